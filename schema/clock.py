@@ -1,0 +1,37 @@
+"""Where time comes from. Guarantee: one injected clock; only `SystemClock` reads the machine's."""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Passed to everything that needs the time, the emulators of the tests included."""
+
+    trusted: bool
+    """True where an operator set the time (`--at`): then rule S9 asks no questions."""
+
+    def now_ms(self) -> int:
+        """The present moment in milliseconds since the epoch, UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def __init__(self, *, trusted: bool = False) -> None:
+        self.trusted = trusted
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+@dataclass
+class FixedClock:
+    """A clock that stands where it was put: `--at T`, tests, the simulation."""
+
+    at_ms: int
+    trusted: bool = True
+
+    def now_ms(self) -> int:
+        return self.at_ms

@@ -1,0 +1,10 @@
+"""Alembic's entry: runs on the connection that `schema.migrate` hands over, inside its transaction."""
+
+from alembic import context
+
+from drawdown.schema.tables import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
+with context.begin_transaction():
+    context.run_migrations()

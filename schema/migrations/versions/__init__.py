@@ -1,0 +1,1 @@
+"""One file a schema version; tables as SQL per database, rules as guards."""

@@ -1,0 +1,68 @@
+"""The units and ids everything else is written in.
+
+Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window is decided
+by arithmetic alone. Nothing here reads a clock.
+"""
+
+from typing import Final, NewType
+
+OrgId = NewType("OrgId", str)
+CellId = NewType("CellId", str)
+CustomerId = NewType("CustomerId", str)
+Feature = NewType("Feature", str)
+ProviderName = NewType("ProviderName", str)
+PushKey = NewType("PushKey", str)
+
+Ms = NewType("Ms", int)
+"""A moment (UTC, since the epoch) or a length of time, in integer milliseconds."""
+WindowStart = NewType("WindowStart", int)
+"""The start of a window, in milliseconds: a multiple of WINDOW_MS."""
+Quantity = NewType("Quantity", int)
+"""An amount of a feature in its base unit (seconds, MB-seconds)."""
+MicroCredits = NewType("MicroCredits", int)
+"""Money of the embedded ledger: a millionth of a credit."""
+
+SECOND_MS: Final = 1_000
+MINUTE_MS: Final = 60 * SECOND_MS
+DAY_MS: Final = 86_400 * SECOND_MS
+WINDOW_MS: Final = 300 * SECOND_MS
+GRACE_MS: Final = 120 * SECOND_MS
+"""How long after its end a window may first be sealed."""
+LATE_HORIZON_MS: Final = 35 * DAY_MS
+"""How far back the nightly sweep looks (rule S2); also the furthest back Stripe takes a timestamp."""
+
+BUCKETS: Final = 256
+MICRO: Final = 1_000_000
+
+EARLIEST_TS: Final = 946_684_800_000
+"""2000-01-01T00:00:00Z. A sample from before it is a unit mistake (seconds read as milliseconds)."""
+FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
+MAX_INTERVAL_S: Final = 86_400
+MAX_MEMORY_MB: Final = 16_777_216
+"""16 TiB: with MAX_INTERVAL_S, six million samples of one window still fit in 64 bits as MB-seconds."""
+MAX_ID_CHARS: Final = 200
+
+EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
+"""Assignments that bill nothing here: another system does, or nobody."""
+
+
+def window_of(ts_ms: int) -> WindowStart:
+    """The start of the half-open window [start, start + WINDOW_MS) that holds this moment."""
+    return WindowStart(ts_ms - ts_ms % WINDOW_MS)
+
+
+def next_window(ts_ms: int) -> WindowStart:
+    """The first window boundary at or after this moment ("bill forward only")."""
+    return WindowStart(-(-ts_ms // WINDOW_MS) * WINDOW_MS)
+
+
+def horizon(now_ms: int) -> WindowStart:
+    """Every window that ends at or before this boundary may be sealed (grace has passed)."""
+    return window_of(now_ms - GRACE_MS)
+
+
+def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKey:
+    """The push's idempotency key. It holds no quantity and no epoch (rule P6): a collision that can be seen
+    is better than a double that cannot."""
+    suffix = f":r{revision}" if revision else ""
+    return PushKey(f"usage:{org_id}:{window_ms}:{feature}{suffix}")
