@@ -56,7 +56,7 @@ def connect(url: str) -> sa.Engine:
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
             connect_args={
-                "options": f"-c synchronous_commit=on -c lock_timeout={PG_LOCK_TIMEOUT} -c timezone=UTC",
+                "options": f"-c synchronous_commit=on -c lock_timeout={PG_LOCK_TIMEOUT} -c timezone=UTC -c work_mem=64MB",
                 "connect_timeout": 10,
             },
         )

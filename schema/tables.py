@@ -230,6 +230,7 @@ pushes = sa.Table(
     sa.Column("sent_qty", Big, nullable=False),
     _id("key"),
     _ms("sealed_at_ms"),
+    sa.Column("seal_id", Big, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     _ms("due_at_ms"),
     sa.Column("claim_owner", sa.Text, nullable=True),
@@ -240,7 +241,10 @@ pushes = sa.Table(
     sa.CheckConstraint(
         "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried')", name="pushes_state"
     ),
-    sa.Index("pushes_by_org", "org_id", "window_ms"),
+    # SQLite turns an overflowing product into a float; cut back to an integer it lands outside these bounds (S8).
+    sa.CheckConstraint(
+        "sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"
+    ),
     comment="The outbox: one immutable quantity a row (S3). Only its delivery state changes.",
 )
 sa.Index(
@@ -299,7 +303,6 @@ seals = sa.Table(
     _ms("horizon_ms"),
     sa.Column("cursor", Big, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
-    sa.Column("pushes", Big, nullable=False),
     comment="One row a committed seal: how far watermark and cursor had come (invariant 4).",
 )
 

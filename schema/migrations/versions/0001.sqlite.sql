@@ -246,6 +246,7 @@ CREATE TABLE pushes (
     sent_qty BIGINT NOT NULL,
     "key" TEXT NOT NULL,
     sealed_at_ms BIGINT NOT NULL,
+    seal_id BIGINT NOT NULL,
     state TEXT NOT NULL,
     due_at_ms BIGINT NOT NULL,
     claim_owner TEXT,
@@ -254,10 +255,9 @@ CREATE TABLE pushes (
     settled_ms BIGINT,
     last_error TEXT,
     PRIMARY KEY (window_ms, org_id, feature, revision),
+    CONSTRAINT pushes_quantity_bound CHECK (sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000),
     CONSTRAINT pushes_state CHECK (state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried'))
 ) WITHOUT ROWID;
-
-CREATE INDEX pushes_by_org ON pushes (org_id, window_ms);
 
 CREATE INDEX pushes_open ON pushes (provider, due_at_ms) WHERE state IN ('due', 'queued', 'in_doubt', 'rejected');
 
@@ -293,7 +293,6 @@ CREATE TABLE seals (
     horizon_ms BIGINT NOT NULL,
     cursor BIGINT NOT NULL,
     epoch INTEGER NOT NULL,
-    pushes BIGINT NOT NULL,
     PRIMARY KEY (seal_id)
 );
 

@@ -39,6 +39,7 @@ PUSH_FROZEN = " OR ".join(
         "sent_qty",
         "key",
         "sealed_at_ms",
+        "seal_id",
     )
 )
 

@@ -1,0 +1,1 @@
+"""How people call it: the command line and the composition root."""

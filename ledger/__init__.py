@@ -1,0 +1,1 @@
+"""The embedded prepaid wallet: accounts, entries, rate card."""

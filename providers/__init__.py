@@ -1,0 +1,1 @@
+"""Who bills: one protocol, one file per provider."""

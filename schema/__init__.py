@@ -1,0 +1,1 @@
+"""What is stored and exchanged: tables, migrations, units, windows, errors."""

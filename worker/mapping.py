@@ -1,0 +1,108 @@
+"""Which memory size makes which feature, in which window (rule S5). Pure.
+
+Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose
+feature a new row would change, so that reaching back can only fill holes.
+
+How a size is looked up: an exact row for that size wins; else the smallest "up to" tier that holds it; else the open
+top. Rows with the same selector (kind and size) follow one another in time: the last one started is in force, and a
+row without a feature ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from drawdown.schema.units import MAX_MEMORY_MB
+
+FOREVER_MS: Final = 1 << 52
+SECONDS: Final = "s"
+MB_SECONDS: Final = "mb_s"
+
+
+@dataclass(frozen=True)
+class MappingRow:
+    """One row of `mappings`. `memory_mb` None: the open top. `feature` None: the selector ends."""
+
+    kind: str
+    memory_mb: int | None
+    feature: str | None
+    unit: str
+    start_ms: int
+
+    @property
+    def selector(self) -> tuple[str, int | None]:
+        return (self.kind, self.memory_mb)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Sizes lo..hi (inclusive) make `feature` in windows that start in [start_ms, end_ms)."""
+
+    lo: int
+    hi: int
+    start_ms: int
+    end_ms: int
+    feature: str
+    unit: str
+
+
+def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:
+    """The row in force for one size in one window; None where the size has no feature."""
+    in_force: dict[tuple[str, int | None], MappingRow] = {}
+    for row in rows:  # in the order they were added: of two with one start, the later one counts
+        before = in_force.get(row.selector)
+        if row.start_ms <= window_ms and (before is None or row.start_ms >= before.start_ms):
+            in_force[row.selector] = row
+    live = {selector: row for selector, row in in_force.items() if row.feature is not None}
+    exact = live.get(("exact", memory_mb))
+    if exact is not None:
+        return exact
+    tiers = sorted(size for kind, size in live if kind == "up_to" and size is not None and size >= memory_mb)
+    return live.get(("up_to", tiers[0] if tiers else None))
+
+
+def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
+    """Where the answer may change with the size: each edge begins a range of sizes that are all answered alike."""
+    edges = {0, MAX_MEMORY_MB + 1}
+    for row in rows:
+        if row.memory_mb is not None:
+            edges.add(row.memory_mb + 1)
+            if row.kind == "exact":
+                edges.add(row.memory_mb)
+    return sorted(edges)
+
+
+def segments(rows: Sequence[MappingRow]) -> list[Segment]:
+    """The mapping as rectangles of sizes and windows that do not overlap: what the seal joins."""
+    times = sorted({row.start_ms for row in rows})
+    sizes = _size_edges(rows)
+    found: list[Segment] = []
+    for lo, after in zip(sizes, sizes[1:], strict=False):
+        for start, end in zip(times, [*times[1:], FOREVER_MS], strict=True):
+            row = resolve(rows, lo, start)
+            if row is None or row.feature is None:
+                continue
+            last = found[-1] if found else None
+            alike = last and (last.lo, last.end_ms, last.feature, last.unit) == (lo, start, row.feature, row.unit)
+            if last is not None and alike:
+                found[-1] = Segment(lo, last.hi, last.start_ms, end, last.feature, last.unit)
+            else:
+                found.append(Segment(lo, after - 1, start, end, row.feature, row.unit))
+    return found
+
+
+def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> tuple[int, int, str] | None:
+    """The first (size, window, feature) below `sealed_to_ms` whose meaning the new row would change; None if it
+    changes nothing there, or only gives a feature to what had none."""
+    after = [*rows, new]
+    times = {new.start_ms, *(row.start_ms for row in rows if new.start_ms <= row.start_ms < sealed_to_ms)}
+    for size in _size_edges(after)[:-1]:
+        for window in sorted(time for time in times if time < sealed_to_ms):
+            was, becomes = resolve(rows, size, window), resolve(after, size, window)
+            if was is None or was.feature is None:
+                continue
+            if becomes is None or (becomes.feature, becomes.unit) != (was.feature, was.unit):
+                return size, window, was.feature
+    return None
