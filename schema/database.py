@@ -24,7 +24,12 @@ from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
 T = TypeVar("T")
 
 SQLITE_BUSY_S: Final = 60
-PG_LOCK_TIMEOUT: Final = "60s"
+PG_SETTINGS: Final = (
+    "synchronous_commit=on",  # P1: what is committed stays committed
+    "lock_timeout=60s",
+    "timezone=UTC",
+    "work_mem=64MB",  # the seal groups by hash; with the default it spills to disk
+)
 CONFLICT_TRIES: Final = 5
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 _NOT_READY: Final = {
@@ -56,7 +61,7 @@ def connect(url: str) -> sa.Engine:
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
             connect_args={
-                "options": f"-c synchronous_commit=on -c lock_timeout={PG_LOCK_TIMEOUT} -c timezone=UTC -c work_mem=64MB",
+                "options": " ".join(f"-c {setting}" for setting in PG_SETTINGS),
                 "connect_timeout": 10,
             },
         )
@@ -131,7 +136,9 @@ def explain(error: Exception) -> DrawdownError | None:
         return DatabaseNotReady(_NOT_READY["28P01"])
     lost = error.connection_invalidated or (state is None and isinstance(error, sa.exc.OperationalError))
     if lost or (state or "")[:2] in ("08", "53", "57") or state in _CONFLICTS | {"55P03"}:
-        return DatabaseBusy(f"the database does not answer or is busy; nothing uncommitted was kept, try again ({text})")
+        return DatabaseBusy(
+            f"the database does not answer or is busy; nothing uncommitted was kept, try again ({text})"
+        )
     return None
 
 
@@ -172,9 +179,9 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bo
             return result
 
     with clear_errors():
-        return Retrying(
-            retry=retry_if_exception(_is_conflict), stop=stop_after_attempt(CONFLICT_TRIES), reraise=True
-        )(once)
+        return Retrying(retry=retry_if_exception(_is_conflict), stop=stop_after_attempt(CONFLICT_TRIES), reraise=True)(
+            once
+        )
 
 
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
@@ -194,3 +201,15 @@ def clear_errors() -> Iterator[None]:
         if meaning is None:
             raise
         raise meaning from error
+
+
+def rows_sql(connection: sa.Connection, columns: dict[str, str]) -> str:
+    """A SELECT that turns the JSON array bound as `:rows` into rows, so that a whole batch is one statement.
+
+    `columns` maps names to SQL types (text, bigint).
+    """
+    if connection.dialect.name == "postgresql":
+        shape = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        return f"SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({shape})"
+    fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
+    return f"SELECT {fields} FROM json_each(:rows)"

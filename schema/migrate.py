@@ -62,7 +62,9 @@ def require_ready(connection: sa.Connection) -> None:
         raise DatabaseNotReady(
             f"the database has schema {found.current}, newer than this program's {found.head}: upgrade Drawdown"
         )
-    raise DatabaseNotReady(f"the database has schema {found.current}: run `drawdown init` to upgrade it to {found.head}")
+    raise DatabaseNotReady(
+        f"the database has schema {found.current}: run `drawdown init` to upgrade it to {found.head}"
+    )
 
 
 def upgrade(engine: sa.Engine) -> Version:

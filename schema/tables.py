@@ -242,9 +242,7 @@ pushes = sa.Table(
         "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried')", name="pushes_state"
     ),
     # SQLite turns an overflowing product into a float; cut back to an integer it lands outside these bounds (S8).
-    sa.CheckConstraint(
-        "sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"
-    ),
+    sa.CheckConstraint("sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"),
     comment="The outbox: one immutable quantity a row (S3). Only its delivery state changes.",
 )
 sa.Index(

@@ -284,18 +284,31 @@ def _make_work_table(connection: sa.Connection) -> None:
 
 def _meet_strangers(run: Statements, connection: sa.Connection, request: SealRequest, lock: _Lock) -> int:
     """Give a row and a bucket to organisations first seen in samples; assign them where that is asked for (S6)."""
-    found = [str(row[0]) for row in run.run(sql.STRANGERS)]
-    mine = [org for org in found if request.shard.lo <= bucket_of(org) <= request.shard.hi]
-    for org in mine:
-        values = {"org": org, "bucket": bucket_of(org)}
+    _give_buckets(connection, request, [str(row[0]) for row in run.run(sql.STRANGERS)])
+    return _assign_new(connection, request, lock) if request.new_orgs is not None else 0
+
+
+def meet_strangers_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
+    """The same without a scan, for when the shard's samples cannot be added up: one of them is at fault (S8)."""
+    lock, _ = _lock(connection, request)
+    found = connection.execute(sa.text(sql.STRANGERS_BY_ARRIVAL), {"cursor": lock.cursor})
+    _give_buckets(connection, request, [str(row[0]) for row in found])
+
+
+def _give_buckets(connection: sa.Connection, request: SealRequest, strangers: Sequence[str]) -> None:
+    mine = [
+        {"org": org, "bucket": bucket_of(org)}
+        for org in strangers
+        if request.shard.lo <= bucket_of(org) <= request.shard.hi
+    ]
+    if mine:
         connection.execute(
             sa.text(
                 "INSERT INTO orgs (org_id, bucket, registered) VALUES (:org, :bucket, false) "
                 "ON CONFLICT (org_id) DO UPDATE SET bucket = excluded.bucket"
             ),
-            values,
+            mine,
         )
-    return _assign_new(connection, request, lock) if request.new_orgs is not None else 0
 
 
 def _assign_new(connection: sa.Connection, request: SealRequest, lock: _Lock) -> int:
@@ -333,9 +346,7 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: _Lock) ->
     return len(rows)
 
 
-def _write(
-    run: Statements, connection: sa.Connection, request: SealRequest, epoch: int, *, reached_ms: int
-) -> Sealed:
+def _write(run: Statements, connection: sa.Connection, request: SealRequest, epoch: int, *, reached_ms: int) -> Sealed:
     cursor = connection.execute(
         sa.text("SELECT MIN(cursor) FROM buckets WHERE id BETWEEN :lo AND :hi"),
         {"lo": request.shard.lo, "hi": request.shard.hi},

@@ -16,7 +16,7 @@ WHERE id BETWEEN :lo AND :hi ORDER BY id {for_update}
 
 WORK_TABLES: Final = {
     "postgresql": (
-        "CREATE TEMP TABLE seal_work (org_id text COLLATE \"C\", window_ms bigint, memory_mb bigint, seconds bigint, "
+        'CREATE TEMP TABLE seal_work (org_id text COLLATE "C", window_ms bigint, memory_mb bigint, seconds bigint, '
         "samples bigint) ON COMMIT DROP",
     ),
     "sqlite": (

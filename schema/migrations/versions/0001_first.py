@@ -23,7 +23,10 @@ APPEND_ONLY = (
     "ledger_rates",
 )
 
-WATERMARK = "(SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE o.org_id = NEW.org_id)"
+WATERMARK = (
+    "(SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket "
+    "WHERE o.org_id = NEW.org_id)"
+)
 FLOOR = "COALESCE((SELECT floor_ms FROM orgs WHERE org_id = OLD.org_id), 0)"
 
 PUSH_FROZEN = " OR ".join(

@@ -1,0 +1,97 @@
+"""The embedded prepaid ledger as a billing provider: a thin adapter onto `ledger/`.
+
+Guarantee: keys are kept for good, so any push may be sent again at any time, and a duplicate proves delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import sqlalchemy as sa
+
+from drawdown.ledger import wallet
+from drawdown.providers.protocol import (
+    Accepted,
+    Capabilities,
+    CustomerRead,
+    CustomerState,
+    Duplicate,
+    Outcome,
+    PushRequest,
+    Rejected,
+)
+from drawdown.schema.clock import Clock
+from drawdown.schema.database import read, write
+
+T = TypeVar("T")
+
+NAME: Final = "embedded"
+CAPABILITIES: Final = Capabilities(
+    batch_size=2000,
+    key_retention_ms=None,
+    duplicate_proves_delivery=True,
+    lookup=True,
+    reads_a_call=5000,
+)
+
+
+class EmbeddedProvider:
+    """Bills from wallets in our own database. Its calls never leave the process."""
+
+    name = NAME
+    capabilities = CAPABILITIES
+
+    def __init__(self, engine: sa.Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        uses = [wallet.Usage(p.key, p.customer_id, p.feature, p.quantity, p.ts) for p in batch]
+        charges = write(self._engine, lambda connection: wallet.charge(connection, uses, self._clock.now_ms()))
+        return [_outcome(charge, push) for charge, push in zip(charges, batch, strict=True)]
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        wallets = self._read(lambda connection: wallet.read_wallets(connection, customer_ids))
+        return {
+            customer_id: CustomerState(found.balance_micro, found.plan, found.max_concurrent)
+            for customer_id, found in wallets.items()
+        }
+
+    async def lookup(self, request: PushRequest) -> int | None:
+        return self._read(partial(wallet.read_charge, key=request.key))
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int]:
+        return self._read(lambda connection: wallet.read_totals(connection, customer_id, from_ms, to_ms))
+
+    async def check(self) -> Sequence[str]:
+        return self._read(_features_without_rate)
+
+    def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        return read(self._engine, work)
+
+
+def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
+    if charge is wallet.Charge.CHARGED:
+        return Accepted()
+    if charge is wallet.Charge.ALREADY:
+        return Duplicate()
+    if charge is wallet.Charge.NO_RATE:
+        return Rejected(
+            f"no rate for {push.feature}: `drawdown ledger rate {push.feature} --micro-credits N`, "
+            "then `drawdown push retry`"
+        )
+    return Rejected(f"the key {push.key} was charged before with another customer, feature or quantity")
+
+
+def _features_without_rate(connection: sa.Connection) -> list[str]:
+    rows = connection.execute(
+        sa.text(
+            "SELECT DISTINCT m.feature FROM mappings m WHERE m.feature IS NOT NULL "
+            "AND NOT EXISTS (SELECT 1 FROM ledger_rates r WHERE r.feature = m.feature) ORDER BY 1"
+        )
+    )
+    return [
+        f"the feature {feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`" for (feature,) in rows
+    ]

@@ -1,0 +1,114 @@
+"""A small world for tests: a database with the defaults, an injected clock, the embedded ledger, cells that obey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from drawdown.providers.embedded import EmbeddedProvider
+from drawdown.providers.protocol import Provider
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import read, write
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker import runner
+from drawdown.worker.context import Context
+from drawdown.worker.effects import HaltRequest
+from drawdown.worker.features import install_defaults
+from drawdown.worker.orgs import Said, assign
+from drawdown.worker.tick import Report, tick
+
+T0 = 1_767_225_600_000
+"""2026-01-01T00:00:00Z, a window's start."""
+
+
+class Cells:
+    """Cells that acknowledge every halt, or fail as told."""
+
+    def __init__(self) -> None:
+        self.received: list[HaltRequest] = []
+        self.failing: set[str] = set()
+
+    async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
+        self.received += halts
+        return ["down" if halt.cell_id in self.failing else None for halt in halts]
+
+
+@dataclass
+class Fleet:
+    """One database under test."""
+
+    engine: sa.Engine
+    clock: FixedClock = field(default_factory=lambda: FixedClock(T0))
+    cells: Cells = field(default_factory=Cells)
+    extra: Mapping[str, Provider] = field(default_factory=dict)
+    _samples: int = 0
+
+    def __post_init__(self) -> None:
+        self.write("INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES ('free', 2)")
+        write(self.engine, lambda connection: install_defaults(connection, self.said))
+
+    @property
+    def said(self) -> Said:
+        return Said(self.clock.now_ms(), "test", "a test")
+
+    @property
+    def providers(self) -> dict[str, Provider]:
+        return {"embedded": EmbeddedProvider(self.engine, self.clock), **self.extra}
+
+    def write(self, text: str, values: object = None) -> None:
+        write(self.engine, lambda connection: connection.execute(sa.text(text), values))  # type: ignore[arg-type]
+
+    def rows(self, text: str, **values: object) -> list[tuple[object, ...]]:
+        return read(self.engine, lambda c: [tuple(row) for row in c.execute(sa.text(text), values)])
+
+    def one(self, text: str, **values: object) -> object:
+        return self.rows(text, **values)[0][0]
+
+    def assign(self, *orgs: str, provider: str = "embedded", from_ms: int | None = None) -> None:
+        write(self.engine, lambda c: assign(c, orgs, provider, self.said, from_ms=from_ms))
+
+    def sample(
+        self, org: str, ts: int, interval_s: object = 60, memory_mb: object = 1024, *, sample_id: str | None = None
+    ) -> str:
+        """Insert one sample as another program would."""
+        self._samples += 1
+        name = sample_id or f"s{self._samples}"
+        self.write(
+            "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+            "VALUES (:id, :org, 'box', 'cell-1', :memory_mb, :interval_s, :ts, :now)",
+            {
+                "id": name,
+                "org": org,
+                "memory_mb": memory_mb,
+                "interval_s": interval_s,
+                "ts": ts,
+                "now": max(ts, self.clock.now_ms()),
+            },
+        )
+        return name
+
+    def context(self, worker: str = "w1", **options: object) -> Context:
+        capabilities = {name: provider.capabilities for name, provider in self.providers.items()}
+        return Context(worker, self.clock, capabilities, **options)  # type: ignore[arg-type]
+
+    def tick(self, at_ms: int | None = None, **options: object) -> Report:
+        if at_ms is not None:
+            self.clock.at_ms = at_ms
+        world = runner.World(self.engine, self.providers, self.cells)  # type: ignore[arg-type]
+        return runner.run(tick(self.context(**options)), world)
+
+    def tick_windows(self, count: int) -> Report:
+        """Let `count` windows go by and tick once."""
+        return self.tick(self.clock.at_ms + count * WINDOW_MS)
+
+    def pushes(self) -> list[tuple[object, ...]]:
+        return self.rows(
+            "SELECT org_id, window_ms, feature, revision, sealed_qty, state FROM pushes ORDER BY 1, 2, 3, 4"
+        )
+
+
+def total(rows: Iterable[tuple[object, ...]]) -> int:
+    """The sum of the sealed quantities of `Fleet.pushes`."""
+    return sum(int(str(row[4])) for row in rows)

@@ -1,0 +1,78 @@
+"""What is left: counted for the tick's row, for status and for the exit status.
+
+Guarantee: everything that is used and not settled is in one of these counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from drawdown.worker.seal import Shard
+
+
+@dataclass
+class Backlog:
+    """Counts of what is not settled. `pending_s` is in seconds, by reason."""
+
+    due: int = 0
+    queued: int = 0
+    in_doubt: int = 0
+    rejected: int = 0
+    dirty_windows: int = 0
+    halts_due: int = 0
+    projections_due: int = 0
+    stopped_orgs: int = 0
+    pending_s: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def needs_person(self) -> bool:
+        return bool(self.in_doubt or self.rejected or self.stopped_orgs)
+
+    @property
+    def waits_for_tick(self) -> bool:
+        return bool(self.due or self.queued or self.dirty_windows or self.halts_due or self.projections_due)
+
+
+_SHARD = "IN (SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi)"
+
+
+def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
+    """Count what is left in a shard (a whole database with the default one)."""
+    values = {"lo": shard.lo, "hi": shard.hi}
+
+    def count(text: str) -> int:
+        return int(connection.execute(sa.text(text), values).scalar_one())
+
+    states = connection.execute(
+        sa.text(
+            "SELECT state, COUNT(*) FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') "
+            f"AND org_id {_SHARD} GROUP BY state"
+        ),
+        values,
+    )
+    pending = connection.execute(
+        sa.text(f"SELECT reason, SUM(seconds) FROM pending_usage WHERE org_id {_SHARD} GROUP BY reason"), values
+    )
+    problems = connection.execute(
+        sa.text("SELECT problem, COUNT(*) FROM usage_samples WHERE problem IS NOT NULL GROUP BY problem")
+    )
+    quarantined = {reason: int(number) for reason, number in problems}
+    for reason, table in (("id_conflict", "sample_conflicts"), ("below_floor", "late_quarantine")):
+        if number := count(f"SELECT COUNT(*) FROM {table}"):
+            quarantined[reason] = number
+    return Backlog(
+        **{state: int(number) for state, number in states},
+        dirty_windows=count(f"SELECT COUNT(*) FROM dirty_windows WHERE org_id {_SHARD}"),
+        halts_due=count(f"SELECT COUNT(*) FROM halts WHERE due_at_ms IS NOT NULL AND org_id {_SHARD}"),
+        projections_due=count(
+            f"SELECT COUNT(*) FROM orgs o WHERE projection_due_ms IS NOT NULL AND org_id {_SHARD} AND EXISTS "
+            "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL "
+            f"AND a.start_ms <= {int(now_ms)} AND a.provider NOT IN ('legacy', 'none'))"
+        ),
+        stopped_orgs=count(f"SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND org_id {_SHARD}"),
+        pending_s={reason: int(seconds) for reason, seconds in pending},
+        quarantined=quarantined,
+    )

@@ -1,0 +1,53 @@
+"""What a tick is given. Guarantee: steps take time, providers and limits from here, never from the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.breaker import Breaker
+from drawdown.worker.seal import NewOrgs, Shard
+
+LEASE_MS = 2 * MINUTE_MS
+"""How long a claim keeps other workers away. Correctness never rests on it: two senders send identical bytes (P1)."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class Context:
+    """One worker's tick."""
+
+    worker: str
+    clock: Clock
+    capabilities: Mapping[str, Capabilities]
+    shard: Shard = Shard()
+    new_orgs: NewOrgs | None = None
+    deadline_ms: int | None = None
+    accept_clock: bool = False
+    stopping: Callable[[], bool] = _never
+    """Asked between effects: true once the process was told to end."""
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    progress: Callable[[str, int], None] | None = None
+    _claims: int = 0
+
+    def out_of_time(self) -> bool:
+        """Whether to leave what remains to the next tick."""
+        return self.stopping() or (self.deadline_ms is not None and self.clock.now_ms() >= self.deadline_ms)
+
+    def new_claim(self) -> str:
+        """A name for one claim of this worker, unlike any other claim."""
+        self._claims += 1
+        return f"{self.worker}/{self._claims}"
+
+    def breaker(self, provider: str) -> Breaker:
+        return self.breakers.setdefault(provider, Breaker())
+
+    def advanced(self, what: str, count: int) -> None:
+        if self.progress is not None:
+            self.progress(what, count)

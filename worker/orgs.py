@@ -1,0 +1,289 @@
+"""Who bills an organisation, and what the operator says about it.
+
+Guarantee: an assignment starts at or after the watermark, or fills a hole where nothing was ever assigned (P4);
+whatever it mends becomes dirty, so that the next tick seals it (S6).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import rows_sql
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.migrate import bucket_of
+from drawdown.schema.tables import orgs, projections
+from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS, WINDOW_MS, next_window
+from drawdown.worker.actions import lock_buckets, record, require_org
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """One assignment that was made, and what used time it brings in (`mended_s`, seconds that had been pending)."""
+
+    org_id: str
+    provider: str
+    customer_id: str
+    start_ms: int
+    mended_s: int
+    before_start_s: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """When, by whom and why."""
+
+    now_ms: int
+    actor: str
+    reason: str
+
+
+def assign(
+    connection: sa.Connection,
+    org_ids: Sequence[str],
+    provider: str,
+    said: Said,
+    *,
+    customer_id: str | None = None,
+    from_ms: int | None = None,
+) -> list[Assigned]:
+    """Assign organisations to a provider, from the next window boundary on unless a time is given.
+
+    Errors: Refused where that would rewrite sealed windows, or take another organisation's customer.
+    """
+    if customer_id is not None and len(org_ids) != 1:
+        raise UsageError("--customer names one customer, so give exactly one organisation")
+    start = next_window(said.now_ms) if from_ms is None else from_ms
+    if start % WINDOW_MS:
+        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+    lock_buckets(connection)
+    return [_assign_one(connection, org, provider, customer_id or org, start, said) for org in org_ids]
+
+
+def unassigned(connection: sa.Connection) -> list[str]:
+    """Organisations with no assignment at all, those first seen in samples included."""
+    seen = connection.execute(
+        sa.text(
+            "SELECT org_id FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id) "
+            "UNION SELECT DISTINCT s.org_id FROM usage_samples s WHERE s.problem IS NULL AND NOT EXISTS "
+            "(SELECT 1 FROM orgs o WHERE o.org_id = s.org_id) ORDER BY 1"
+        )
+    )
+    return [str(name) for name in seen.scalars()]
+
+
+def _assign_one(
+    connection: sa.Connection, org_id: str, provider: str, customer_id: str, start: int, said: Said
+) -> Assigned:
+    register(connection, org_id)
+    floor = require_org(connection, org_id).floor_ms
+    if start < floor:
+        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
+    _check_customer(connection, org_id, provider, customer_id)
+    values = {"org": org_id, "start": start}
+    later = connection.execute(
+        sa.text("SELECT MIN(start_ms) FROM assignments WHERE org_id = :org AND start_ms >= :start"), values
+    ).scalar_one()
+    if later == start:
+        raise Refused(f"{org_id} has an assignment that starts then already; `drawdown org show {org_id}`")
+    first = connection.execute(
+        sa.text("SELECT MIN(start_ms) FROM assignments WHERE org_id = :org"), values
+    ).scalar_one()
+    if later is not None and first != later:
+        raise Refused(f"{org_id} has a later assignment already, from {later} on; `drawdown org show {org_id}`")
+    if first is not None and first < start:
+        _require_unsealed(connection, org_id, start)
+    connection.execute(
+        sa.text("UPDATE assignments SET end_ms = :start WHERE org_id = :org AND end_ms IS NULL AND start_ms < :start"),
+        values,
+    )
+    connection.execute(
+        sa.text(
+            "INSERT INTO assignments (org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason) "
+            "VALUES (:org, :start, :end, :provider, :customer, :now, :actor, :reason)"
+        ),
+        {
+            **values,
+            "end": later,
+            "provider": provider,
+            "customer": customer_id,
+            "now": said.now_ms,
+            "actor": said.actor,
+            "reason": said.reason,
+        },
+    )
+    _take_effect(connection, org_id, said.now_ms)
+    details = {"provider": provider, "customer": customer_id, "start_ms": start}
+    record(connection, "org_assign", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    mended, before = _mend(connection, org_id, start)
+    return Assigned(org_id, provider, customer_id, start, mended, before)
+
+
+def register(connection: sa.Connection, org_id: str) -> None:
+    """Make the organisation known.
+
+    Errors: UsageError for an id that no sample could carry.
+    """
+    if not 1 <= len(org_id) <= MAX_ID_CHARS or any(not char.isprintable() for char in org_id):
+        raise UsageError(f"an organisation's id has 1 to {MAX_ID_CHARS} characters, none of them control characters")
+    connection.execute(
+        sa.text(
+            "INSERT INTO orgs (org_id, bucket, registered) VALUES (:org, :bucket, true) "
+            "ON CONFLICT (org_id) DO UPDATE SET registered = true, bucket = COALESCE(orgs.bucket, excluded.bucket)"
+        ),
+        {"org": org_id, "bucket": bucket_of(org_id)},
+    )
+
+
+def _check_customer(connection: sa.Connection, org_id: str, provider: str, customer_id: str) -> None:
+    if provider in EXEMPT_PROVIDERS:
+        return
+    other = connection.execute(
+        sa.text(
+            "SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :customer AND end_ms IS NULL "
+            "AND org_id <> :org"
+        ),
+        {"provider": provider, "customer": customer_id, "org": org_id},
+    ).scalar()
+    if other is not None:
+        raise Refused(f"the customer {customer_id} at {provider} belongs to the organisation {other}")
+
+
+def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> None:
+    watermark = connection.execute(
+        sa.text(
+            "SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket "
+            "WHERE o.org_id = :org"
+        ),
+        {"org": org_id},
+    ).scalar_one()
+    if start < watermark:
+        raise Refused(
+            f"{org_id}: windows up to {watermark} are sealed for its present provider; start at or after that"
+        )
+
+
+def _take_effect(connection: sa.Connection, org_id: str, now_ms: int) -> None:
+    connection.execute(
+        sa.text(
+            "UPDATE orgs SET billing_provider = COALESCE((SELECT provider FROM assignments a WHERE a.org_id = :org "
+            "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)), billing_provider), "
+            "projection_due_ms = :now WHERE org_id = :org"
+        ),
+        {"org": org_id, "now": now_ms},
+    )
+
+
+def _mend(connection: sa.Connection, org_id: str, start: int) -> tuple[int, int]:
+    """Mark the windows that had waited for an assignment; returns (seconds mended, seconds still before the start)."""
+    values = {"org": org_id, "start": start}
+    connection.execute(
+        sa.text(
+            "INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM pending_usage "
+            "WHERE org_id = :org AND window_ms >= :start ON CONFLICT DO NOTHING"
+        ),
+        values,
+    )
+    seconds = connection.execute(
+        sa.text(
+            "SELECT COALESCE(SUM(CASE WHEN window_ms >= :start THEN seconds END), 0), "
+            "COALESCE(SUM(CASE WHEN window_ms < :start THEN seconds END), 0) FROM pending_usage "
+            "WHERE org_id = :org AND reason <> 'no_mapping'"
+        ),
+        values,
+    ).one()
+    return int(seconds[0]), int(seconds[1])
+
+
+def halt(connection: sa.Connection, org_id: str, said: Said, *, lift: bool = False) -> bool:
+    """Halt an organisation at once, or lift the operator's halt (then the provider's verdict counts again).
+
+    Returns whether it is halted now. Errors: Refused for an unknown organisation.
+    """
+    org = require_org(connection, org_id)
+    action = "org_halt_lift" if lift else "org_halt"
+    record(connection, action, org_id, {}, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    connection.execute(
+        orgs.update()
+        .where(orgs.c.org_id == org_id)
+        .values(operator_halt=not lift, projection_due_ms=max(said.now_ms, (org.projection_due_ms or 0) + 1))
+    )
+    if lift and org.billing_provider in (None, *EXEMPT_PROVIDERS):
+        _halted_now(connection, org, said, halted=False)  # nobody to ask
+        return False
+    if not lift:
+        _halted_now(connection, org, said, halted=True)
+    return True if not lift else bool(org.is_halted)
+
+
+def _halted_now(connection: sa.Connection, org: sa.Row[tuple[object, ...]], said: Said, *, halted: bool) -> None:
+    if org.is_halted == halted:
+        return
+    connection.execute(
+        orgs.update()
+        .where(orgs.c.org_id == org.org_id)
+        .values(
+            is_halted=halted,
+            halted_at=said.now_ms if halted else None,
+            halt_reason="operator" if halted else None,
+            projection_read_ms=max(said.now_ms, org.projection_read_ms or 0),
+        )
+    )
+    connection.execute(
+        projections.insert().values(
+            org_id=org.org_id,
+            read_ms=max(said.now_ms, org.projection_read_ms or 0),
+            at_ms=said.now_ms,
+            is_halted=halted,
+            max_concurrent_sandboxes=org.max_concurrent_sandboxes,
+            reason="operator" if halted else None,
+        )
+    )
+
+
+def override(
+    connection: sa.Connection,
+    org_id: str,
+    said: Said,
+    *,
+    max_concurrent: int | None,
+    halted: bool | None,
+    until_ms: int | None,
+) -> None:
+    """Let the operator's word win over the provider's, until a time or until cleared (all None).
+
+    Errors: Refused for an unknown organisation, UsageError for a limit below zero or an expiry in the past.
+    """
+    if max_concurrent is not None and max_concurrent < 0:
+        raise UsageError("--max-concurrent is zero or more")
+    if until_ms is not None and until_ms <= said.now_ms:
+        raise UsageError("--until lies in the past")
+    org = require_org(connection, org_id)
+    connection.execute(
+        orgs.update()
+        .where(orgs.c.org_id == org_id)
+        .values(
+            override_max_concurrent=max_concurrent,
+            override_halted=halted,
+            override_until_ms=until_ms,
+            projection_due_ms=max(said.now_ms, (org.projection_due_ms or 0) + 1),
+        )
+    )
+    details = {"max_concurrent": max_concurrent, "halted": halted, "until_ms": until_ms}
+    record(connection, "org_override", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+
+
+def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
+    """Have the provider asked again about these organisations. The mark grows each time, so that a projection clears
+    only the mark it has read."""
+    shape = rows_sql(connection, {"org_id": "text"})
+    connection.execute(
+        sa.text(
+            "UPDATE orgs SET projection_due_ms = CASE WHEN projection_due_ms >= :now THEN projection_due_ms + 1 "
+            f"ELSE :now END WHERE org_id IN (SELECT org_id FROM ({shape}) r)"
+        ),
+        {"now": now_ms, "rows": json.dumps([{"org_id": org} for org in sorted(set(org_ids))])},
+    )

@@ -1,0 +1,282 @@
+"""One tick: seal, then push, project and dispatch, each provider beside the others.
+
+Guarantee: whatever part fails, the parts before it are committed and the next tick goes on from there; one bad
+organisation (S8) or provider delays no other. Each tick leaves a row: what it did and what is left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.schema.errors import ClockDoubted, DatabaseBusy, DatabaseNotReady, DrawdownError
+from drawdown.schema.tables import ticks
+from drawdown.schema.units import DAY_MS, SECOND_MS, WINDOW_MS, horizon
+from drawdown.worker import seal as sealing
+from drawdown.worker.backlog import Backlog, read_backlog
+from drawdown.worker.context import Context
+from drawdown.worker.dispatch import Dispatched, dispatch
+from drawdown.worker.effects import Steps, Together, Transaction
+from drawdown.worker.project import Projected, project
+from drawdown.worker.push import Pushed, push
+from drawdown.worker.seal import Sealed, SealRequest, Shard
+from drawdown.worker.stops import stop_org
+
+log = structlog.get_logger()
+
+MAX_SKEW_MS = 30 * SECOND_MS
+MAX_JUMP_MS = DAY_MS
+
+
+@dataclass
+class Report:
+    """What one tick did, and what it left."""
+
+    tick_id: int
+    at_ms: int
+    horizon_ms: int
+    sealed: int = 0
+    swept: int = 0
+    accepted: int = 0
+    not_accepted: int = 0
+    projected: int = 0
+    halted: int = 0
+    resumed: int = 0
+    halts_acknowledged: int = 0
+    halts_failed: int = 0
+    stopped_orgs: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    left: Backlog = field(default_factory=Backlog)
+
+    @property
+    def exit_status(self) -> int:
+        """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
+        if self.left.needs_person:
+            return 1
+        return 75 if self.failures or self.left.waits_for_tick else 0
+
+
+def tick(context: Context) -> Steps[Report]:
+    """One whole tick of one shard.
+
+    Errors: ClockDoubted (S9) before anything is sealed; DatabaseBusy and DatabaseNotReady as they come.
+    """
+    report: Report = yield Transaction("begin_tick", partial(_begin, context=context))
+    log.info("tick_started", tick=report.tick_id, worker=context.worker, horizon_ms=report.horizon_ms)
+    yield from _seal_all(context, report)
+    yield from _sweep(context, report)
+    lanes = [_lane(context, provider) for provider in sorted(context.capabilities)]
+    results = yield Together([*lanes, dispatch(context)])
+    _collect(report, results)
+    again = yield Together([dispatch(context)])  # what the lanes halted just now
+    _collect(report, again)
+    yield Transaction("end_tick", partial(_end, context=context, report=report))
+    log.info(
+        "tick_finished",
+        tick=report.tick_id,
+        sealed=report.sealed,
+        accepted=report.accepted,
+        left=asdict(report.left),
+        exit_status=report.exit_status,
+    )
+    return report
+
+
+def _lane(context: Context, provider: str) -> Steps[tuple[Pushed, Projected]]:
+    pushed = yield from push(context, provider)
+    projected = yield from project(context, provider)
+    return pushed, projected
+
+
+def _collect(report: Report, results: Sequence[object]) -> None:
+    for result in results:
+        match result:
+            case (Pushed() as pushed, Projected() as projected):
+                report.accepted += pushed.accepted
+                report.not_accepted += pushed.other
+                report.projected += projected.read
+                report.halted += projected.halted
+                report.resumed += projected.resumed
+            case Dispatched():
+                report.halts_acknowledged += result.acknowledged
+                report.halts_failed += result.failed
+            case DatabaseBusy() | DatabaseNotReady():
+                raise result
+            case Exception():
+                log.error("lane_failed", error=f"{type(result).__name__}: {result}")
+                report.failures.append(f"{type(result).__name__}: {result}")
+            case _:
+                raise AssertionError(f"an unexpected result: {result!r}")
+
+
+def _begin(connection: sa.Connection, *, context: Context) -> Report:
+    now = context.clock.now_ms()
+    database_now = _database_now(connection, now)
+    previous = connection.execute(
+        sa.text("SELECT MAX(started_ms) FROM ticks WHERE NOT clock_trusted")
+    ).scalar_one_or_none()
+    if not (context.clock.trusted or context.accept_clock):
+        _doubt_the_clock(now, database_now, previous)
+    _bring_providers_up_to_date(connection, now)
+    tick_id = connection.execute(
+        ticks.insert().values(
+            worker=context.worker,
+            bucket_lo=context.shard.lo,
+            bucket_hi=context.shard.hi,
+            started_ms=now,
+            clock_trusted=context.clock.trusted,
+        )
+    ).inserted_primary_key
+    assert tick_id is not None
+    return Report(tick_id=int(tick_id[0]), at_ms=now, horizon_ms=horizon(min(now, database_now)))
+
+
+def _database_now(connection: sa.Connection, now: int) -> int:
+    """The database server's clock; a SQLite file has none but ours."""
+    if connection.dialect.name != "postgresql":
+        return now
+    return int(
+        connection.execute(sa.text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")).scalar_one()
+    )
+
+
+def _doubt_the_clock(now: int, database_now: int, previous: int | None) -> None:
+    """Rule S9. A wrong clock seals windows that are still open, or none at all; a person can tell which it is."""
+    if abs(now - database_now) > MAX_SKEW_MS:
+        raise ClockDoubted(
+            f"this machine's clock and the database's differ by {abs(now - database_now) / 1000:.0f} s: "
+            "set them right (NTP), or run `drawdown tick --accept-clock` once"
+        )
+    if previous is not None and abs(now - previous) > MAX_JUMP_MS:
+        side = "ago" if now > previous else "in the future"
+        raise ClockDoubted(
+            f"the last tick was {abs(now - previous) / DAY_MS:.1f} days {side}: "
+            "if the clock is right, run `drawdown tick --accept-clock` once"
+        )
+
+
+def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
+    """`orgs.billing_provider` shows the assignment in force; one that began since the last tick takes effect."""
+    since = connection.execute(sa.text("SELECT MAX(started_ms) FROM ticks")).scalar_one_or_none()
+    connection.execute(
+        sa.text(
+            "UPDATE orgs SET billing_provider = a.provider FROM assignments a WHERE a.org_id = orgs.org_id "
+            "AND a.start_ms <= :now AND a.start_ms >= :since AND (a.end_ms IS NULL OR :now < a.end_ms) "
+            "AND (orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
+        ),
+        {"now": now, "since": 0 if since is None else min(since, now) - WINDOW_MS},
+    )
+
+
+def _request(context: Context, report: Report, shard: Shard) -> SealRequest:
+    return SealRequest(
+        shard=shard,
+        horizon_ms=report.horizon_ms,
+        now_ms=context.clock.now_ms(),
+        providers=context.capabilities,
+        new_orgs=context.new_orgs,
+    )
+
+
+def _seal_all(context: Context, report: Report) -> Steps[None]:
+    """Seal the shard in one transaction; where that fails, halve it until the bad organisation stands alone (S8)."""
+    queue = [context.shard]
+    while queue:
+        shard = queue.pop()
+        request = _request(context, report, shard)
+        try:
+            sealed: Sealed = yield Transaction("seal", partial(sealing.seal, request=request))
+        except (DBAPIError, DrawdownError) as error:
+            if not _is_about_data(error):
+                raise
+            log.error("seal_failed", bucket_lo=shard.lo, bucket_hi=shard.hi, error=str(error).splitlines()[0])
+            if shard.lo < shard.hi:
+                middle = (shard.lo + shard.hi) // 2
+                queue += [Shard(middle + 1, shard.hi), Shard(shard.lo, middle)]
+            elif (yield from _stop_bad_orgs(context, report, request)):
+                queue.append(shard)
+            else:
+                report.failures.append(f"bucket {shard.lo} cannot be sealed: {str(error).splitlines()[0]}")
+            continue
+        report.sealed += sealed.pushes
+        context.advanced("sealed", sealed.pushes)
+        if sealed.restored:
+            log.error(
+                "database_restored", detail="the arrival cursor lay beyond the database's counter; reading all again"
+            )
+        log.info("sealed", bucket_lo=shard.lo, bucket_hi=shard.hi, pushes=sealed.pushes, seal=sealed.seal_id)
+
+
+def _is_about_data(error: Exception) -> bool:
+    """Whether a failed seal may be one organisation's fault, and not the database's state or a lost connection."""
+    return not isinstance(error, DrawdownError)
+
+
+def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> Steps[bool]:
+    """Find, by dry runs of halves, the organisations of one bucket that cannot be sealed, and stop those alone."""
+    orgs: list[str] = yield Transaction("orgs_of_bucket", partial(_orgs_of, request=request))
+    groups, found = [orgs] if orgs else [], False
+    while groups:
+        group = groups.pop()
+        probe = replace(request, only=tuple(group))
+        try:
+            yield Transaction("probe", partial(sealing.seal, request=probe), rollback=True)
+        except (DBAPIError, DrawdownError) as error:
+            if not _is_about_data(error):
+                raise
+            if len(group) > 1:
+                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+                continue
+            reason = f"cannot be sealed: {str(error).splitlines()[0][:300]}"
+            yield Transaction(
+                "stop_org",
+                partial(stop_org, org_id=group[0], reason=reason, now_ms=request.now_ms, actor="drawdown"),
+            )
+            log.error("org_stopped", org=group[0], reason=reason)
+            report.stopped_orgs.append(group[0])
+            found = True
+    return found
+
+
+def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
+    """The organisations of the shard that may be at fault, those first seen in samples included."""
+    sealing.meet_strangers_by_arrival(connection, request)
+    known = connection.execute(
+        sa.text("SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi AND stopped_at_ms IS NULL ORDER BY org_id"),
+        {"lo": request.shard.lo, "hi": request.shard.hi},
+    )
+    return [str(name) for name in known.scalars()]
+
+
+def _sweep(context: Context, report: Report) -> Steps[None]:
+    """A part of the nightly sweep (S2's net). Its failure is the next tick's to repeat, not this tick's to die of."""
+    try:
+        swept: Sealed | None = yield Transaction(
+            "sweep", partial(sealing.sweep, request=_request(context, report, context.shard))
+        )
+    except DBAPIError as error:
+        log.error("sweep_failed", error=str(error).splitlines()[0])
+        report.failures.append(f"sweep: {str(error).splitlines()[0]}")
+        return
+    if swept is not None and swept.pushes:
+        log.error("sweep_found_usage", pushes=swept.pushes, detail="the arrival cursor had missed it")
+        report.swept = swept.pushes
+
+
+def _end(connection: sa.Connection, *, context: Context, report: Report) -> None:
+    report.left = read_backlog(connection, context.shard, report.at_ms)
+    connection.execute(
+        ticks.update()
+        .where(ticks.c.tick_id == report.tick_id)
+        .values(
+            finished_ms=context.clock.now_ms(),
+            exit_status=report.exit_status,
+            report=json.dumps(asdict(report), sort_keys=True),
+        )
+    )
