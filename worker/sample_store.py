@@ -20,16 +20,16 @@ Stored = tuple[int, list[int]]
 _NAMES: Final = ", ".join(COLUMNS)
 # The database fills `arrival` and `problem`. Of equal ids in one chunk the first wins.
 _INSERT: Final = {
-    "sqlite": f"INSERT INTO usage_samples ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
+    "sqlite": f"INSERT INTO usage_samples ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))}) "
     "ON CONFLICT (id) DO NOTHING",
     # One statement from arrays, without a temporary table. In the order of ids, because two imports of the same
     # samples would otherwise wait for each other crosswise.
-    "postgresql": f"INSERT INTO usage_samples ({_NAMES}) SELECT {_NAMES} FROM unnest("  # noqa: S608
+    "postgresql": f"INSERT INTO usage_samples ({_NAMES}) SELECT {_NAMES} FROM unnest("
     "%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::numeric[], %s::bigint[], %s::bigint[], "
     f'%s::bigint[]) WITH ORDINALITY AS incoming ({_NAMES}, n) ORDER BY id COLLATE "C", n ON CONFLICT (id) DO NOTHING',
 }
 _SELECT: Final = {
-    dialect: f"SELECT {', '.join(FIELDS)} FROM usage_samples WHERE id {among}"  # noqa: S608
+    dialect: f"SELECT {', '.join(FIELDS)} FROM usage_samples WHERE id {among}"
     for dialect, among in (("sqlite", "IN (SELECT value FROM json_each(?))"), ("postgresql", "= ANY (%s)"))
 }
 _QUARANTINE: Final = sa.text(

@@ -50,7 +50,7 @@ REASONS: Final = {
 """Each reason, as a machine says it and as a person reads it after the column's name."""
 
 
-class BadRow(Exception):  # noqa: N818 -- a row's fault, not the program's
+class BadRow(Exception):
     """A row is refused: `column` (empty where the whole row is meant), `reason`, and the offending `text`."""
 
     def __init__(self, column: str, reason: str, text: str = "") -> None:

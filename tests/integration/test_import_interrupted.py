@@ -1,0 +1,146 @@
+"""Imports that are killed, meet each other, break off or must not begin: nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import connect
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, UsageError
+from drawdown.worker import importer
+from drawdown.worker.importer import ImportReport, import_samples
+from drawdown.worker.sample_store import store
+from tests.integration.importing import HEADER, NOW, counts, line, options, quarantine, samples, usage
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_killed_half_way_then_imported_again(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    file = usage(tmp_path, *(line(n) for n in range(35)))
+    calls = count(1)
+
+    def killed(connection: sa.Connection, rows: list[Any], origins: list[str]) -> Any:
+        assert len(rows) <= 10, "a chunk is bounded"
+        stored = store(connection, rows, origins)
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return stored
+
+    monkeypatch.setattr(importer, "store", killed)
+    with pytest.raises(KeyboardInterrupt):
+        import_samples(engine, [file], options(strict=strict), NOW)
+    assert len(samples(engine)) == (0 if strict else 20), "whole chunks, or nothing"
+    report = import_samples(engine, [file], options(strict=strict), NOW)
+    assert counts(report) == ((35, 0, 0, 0) if strict else (15, 20, 0, 0))
+    assert len(samples(engine)) == 35
+
+
+def test_strict_takes_all_files_or_none(engine: sa.Engine, tmp_path: Path) -> None:
+    good, bad = usage(tmp_path, *(line(n) for n in range(25))), usage(tmp_path, line(30), line(31, interval_s="x"))
+    report = import_samples(engine, [good, bad], options(strict=True), NOW)
+    assert (report.committed, report.rejected, report.first_rejects[0].line) == (False, 1, 3)
+    assert samples(engine) == []
+    report = import_samples(engine, [good, usage(tmp_path, line(30))], options(strict=True), NOW)
+    assert report.committed
+    assert counts(report) == (26, 0, 0, 0)
+
+
+def test_strict_takes_nothing_where_one_sample_conflicts(engine: sa.Engine, tmp_path: Path) -> None:
+    import_samples(engine, [usage(tmp_path, line(1))], options(), NOW)
+    report = import_samples(engine, [usage(tmp_path, line(2), line(1, interval_s=61))], options(strict=True), NOW)
+    assert (report.committed, report.conflicts, report.first_conflicts[0].line) == (False, 1, 3)
+    assert len(samples(engine)) == 1
+    assert quarantine(engine) == []
+
+
+class _Deadlock(Exception):
+    sqlstate = "40P01"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_deadlock_is_run_again_and_counts_once(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    calls = count(1)
+
+    def deadlocked(connection: sa.Connection, rows: list[Any], origins: list[str]) -> Any:
+        stored = store(connection, rows, origins)
+        if next(calls) == 2:
+            raise sa.exc.OperationalError("INSERT", {}, _Deadlock())
+        return stored
+
+    monkeypatch.setattr(importer, "store", deadlocked)
+    file = usage(tmp_path, *(line(n) for n in range(15)), "x")
+    assert counts(import_samples(engine, [file], options(), NOW)) == (15, 0, 1, 0)
+    calls = count(2)
+    again = ["-"] if strict else [usage(tmp_path, line(99))]
+    data = io.BytesIO(f"{HEADER}\n{line(99)}\n".encode())
+
+    def run() -> ImportReport:
+        return import_samples(engine, again, options(strict=strict, format="csv"), NOW, stdin=data)
+
+    if strict:  # standard input cannot be read twice, and must not look empty the second time
+        with pytest.raises(DatabaseBusy):
+            run()
+    else:
+        assert counts(run()) == (1, 0, 0, 0)
+    assert len(samples(engine)) == (15 if strict else 16)
+
+
+def test_two_imports_of_the_same_samples_at_once(engine: sa.Engine, tmp_path: Path) -> None:
+    forth = usage(tmp_path, *(line(n) for n in range(3000)), line(5, interval_s=61))
+    back = usage(tmp_path, *(line(n) for n in reversed(range(3000))), line(5, interval_s=61))
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(
+            pool.map(lambda file: import_samples(engine, [file], options(chunk_rows=250), NOW), [forth, back])
+        )
+    assert [(r.read, r.conflicts, r.rejected) for r in reports] == [(3001, 1, 0)] * 2
+    assert sum(counts(r)[0] for r in reports) == 3000 == len(samples(engine))
+    assert len(quarantine(engine)) == 1
+
+
+def test_a_damaged_file_keeps_what_came_before_and_can_be_imported_again(engine: sa.Engine, tmp_path: Path) -> None:
+    whole = gzip.compress("\n".join([HEADER, *(line(n, org_id=n * 7919) for n in range(5000))]).encode())
+    file = tmp_path / "u.csv.gz"
+    file.write_bytes(whole[:-30])
+    with pytest.raises(DrawdownError, match="cannot be read beyond line"):
+        import_samples(engine, [str(file)], options(chunk_rows=100), NOW)
+    kept = len(samples(engine))
+    assert 2000 < kept < 5000
+    file.write_bytes(whole)
+    assert counts(import_samples(engine, [str(file)], options(), NOW)) == (5000 - kept, kept, 0, 0)
+
+
+def test_nothing_is_imported_where_any_file_cannot_be(engine: sa.Engine, tmp_path: Path) -> None:
+    good, empty, headless = usage(tmp_path, line(1)), tmp_path / "empty.csv", tmp_path / "headless.csv"
+    empty.touch()
+    headless.write_text("1,2,3\n")
+    for other in (str(tmp_path / "missing.csv"), str(empty), str(headless), str(tmp_path), good + ".txt"):
+        with pytest.raises(UsageError):
+            import_samples(engine, [good, other], options(), NOW)
+    for how in ({"rejects": Path(good)}, {"rejects": tmp_path / "no" / "folder.csv"}):
+        with pytest.raises(UsageError, match="--rejects"):
+            import_samples(engine, [good], options(**how), NOW)
+    with pytest.raises(UsageError, match="same ids"):
+        import_samples(engine, [good, good], options(id_from_line=True), NOW)
+    with pytest.raises(UsageError, match="no file"):
+        import_samples(engine, [], options(), NOW)
+    assert samples(engine) == []
+    assert Path(good).read_text().startswith(HEADER)
+
+
+def test_a_database_that_is_missing_or_bare_is_one_clear_line(tmp_path: Path) -> None:
+    bare = connect(f"sqlite:///{tmp_path}/bare.db")
+    with pytest.raises(DatabaseNotReady, match="drawdown init"):
+        import_samples(bare, [usage(tmp_path, line(1))], options(), NOW)
+    (tmp_path / "bare.db").touch()
+    with pytest.raises(DatabaseNotReady, match="drawdown init"):
+        import_samples(bare, [usage(tmp_path, line(1))], options(), NOW)

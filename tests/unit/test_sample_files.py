@@ -1,0 +1,246 @@
+"""Whatever bytes a file holds, every line that is not blank is in exactly one record, under its own number."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from drawdown.schema.errors import DrawdownError, UsageError
+from drawdown.worker.sample_files import (
+    MAX_LINE_BYTES,
+    Lines,
+    format_of,
+    open_lines,
+    prefix_of,
+    read_records,
+)
+from drawdown.worker.sample_rows import ImportOptions
+from drawdown.worker.sample_values import BadRow
+from tests.unit.reading import HEADER, NOW, changed, outcomes, records, row
+
+
+def test_csv_lines_have_their_own_numbers() -> None:
+    data = HEADER + row(2) + "\n" + "\r\n" + row(5) + row(6).rstrip("\n")
+    assert outcomes(data) == {2: "s2", 5: "s5", 6: "s6"}
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_content() -> None:
+    data = "\ufeff" + (HEADER + row(2) + row(3)).replace("\n", "\r\n")
+    assert outcomes(data) == {2: "s2", 3: "s3"}
+
+
+def test_other_line_separators_of_unicode_end_no_line() -> None:
+    assert outcomes(HEADER + row(2, prompt="a\u2028b\x0bc\x0cd\u0085e") + row(3)) == {2: "s2", 3: "s3"}
+
+
+def test_quoted_fields_may_hold_commas_quotes_and_line_breaks() -> None:
+    data = HEADER + row(2, '"a,""b"""') + row(3, prompt='"one\ntwo, ""three""\r\n\nfour"') + row(7)
+    found = records(data)
+    assert [(line, outcome[0]) for line, _, outcome in found if not isinstance(outcome, BadRow)] == [
+        (2, "s2"),
+        (3, "s3"),
+        (7, "s7"),
+    ]
+    assert found[0][2][1] == 'a,"b"'  # type: ignore[index]
+
+
+def test_a_row_that_is_not_utf8_is_refused_alone() -> None:
+    data = (HEADER + row(2)).encode() + row(3, "caf\xe9").encode("latin-1") + row(4, "café").encode()
+    assert outcomes(data) == {2: "s2", 3: "not_utf8", 4: "s4"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (row(3, '"acme'), "csv_syntax"),  # open to the end of the file, or to the next quote
+        (row(3, '"ac"me'), "csv_syntax"),
+        (row(3, prompt='"open'), "csv_syntax"),
+        ("s3,acme\n", "too_few_columns"),
+        (row(3, prompt="a,b"), "too_many_columns"),
+        (row(3, "a\rb"), "bad_org_id"),
+        (row(3, "a\x00b"), "bad_org_id"),
+        (row(3, '""'), "bad_org_id"),
+    ],
+)
+@pytest.mark.parametrize("later", ["hi", '"quoted"', '"two\nlines"'])
+def test_a_broken_row_swallows_no_neighbour(broken: str, reason: str, later: str) -> None:
+    data = HEADER + row(2) + broken + row(4) + row(5, prompt=later) + row(6)
+    found = outcomes(data)
+    last = 7 if "\n" in later else 6
+    assert found == {2: "s2", 3: reason, 4: "s4", 5: "s5", last: "s6"}
+
+
+def test_a_quote_closed_many_rows_later_swallows_nothing() -> None:
+    data = HEADER + row(2, '"acme') + "".join(row(n) for n in range(3, 600)) + row(600, 'acme"') + row(601)
+    found = outcomes(data)
+    assert found[2] == "csv_syntax"
+    assert all(found[n] == f"s{n}" for n in (*range(3, 600), 601))
+
+
+def test_a_quote_closed_two_rows_later_in_the_same_column_swallows_nothing() -> None:
+    """The three lines are one well-formed record with the right number of fields; but no id holds a line break."""
+    data = HEADER + row(2, '"acme') + row(3) + row(4, 'acme"') + row(5)
+    assert outcomes(data) == {2: "csv_syntax", 3: "s3", 4: "s4", 5: "s5"}
+
+
+def test_a_line_without_an_end_takes_no_memory() -> None:
+    huge = b"x" * (3 * MAX_LINE_BYTES + 17)
+    data = HEADER.encode() + row(2).encode() + huge + b"\n" + row(4).encode() + huge
+    assert outcomes(data) == {2: "s2", 3: "line_too_long", 4: "s4", 5: "line_too_long"}
+    assert max(len(raw) for _, raw, _ in records(data)) == MAX_LINE_BYTES + 1
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_lines_at_the_limit(extra: int) -> None:
+    start = row(2, prompt="")[:-1]
+    line = start + "p" * (MAX_LINE_BYTES - len(start) - 1 + extra) + "\n"
+    assert outcomes(HEADER + line + row(3)) == {2: "line_too_long" if extra > 0 else "s2", 3: "s3"}
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, lambda data: gzip.compress(data[:99]) + gzip.compress(data[99:])])
+def test_gzip_is_known_by_its_bytes(tmp_path: Path, packed: object) -> None:
+    file = tmp_path / "u.csv"  # the name says nothing of it
+    file.write_bytes(packed((HEADER + row(2) + row(3)).encode()))  # type: ignore[operator]
+    with open_lines(str(file)) as lines:
+        assert [line for line, _, _ in read_records(lines, ImportOptions(), NOW)] == [2, 3]
+        assert lines.bytes_read == file.stat().st_size
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: data[:40] + b"\xff" * 40 + data[80:]])
+def test_a_damaged_gzip_is_an_error_that_says_where(tmp_path: Path, damage: object) -> None:
+    file = tmp_path / "u.csv.gz"
+    whole = gzip.compress((HEADER + "".join(row(n, f"org{n * 7919}") for n in range(2, 9000))).encode())
+    file.write_bytes(damage(whole))  # type: ignore[operator]
+    with pytest.raises(DrawdownError, match="cannot be read beyond line"), open_lines(str(file)) as lines:
+        list(read_records(lines, ImportOptions(), NOW))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("", "is empty"),
+        ("\ufeff", "is empty"),
+        ("\n\r\n", "only blank lines"),
+        ("id,org_id\n", "no column 'sandbox_id'"),
+        ("id,org_id,id\n", "the header names 'id' twice"),
+        ('id,"org_id\n', "line 1 is no CSV header"),
+        (HEADER.encode("utf-16"), "line 1 is no CSV header (not_utf8"),
+        (b"\x1f\x8b" + b"\0" * 30, "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_understood_is_a_usage_error(data: bytes | str, said: str) -> None:
+    with pytest.raises(DrawdownError) as wrong:
+        records(data)
+    assert said in str(wrong.value)
+    assert str(wrong.value).startswith(("u.csv: ", "-: "))
+
+
+@pytest.mark.parametrize("name", ["nothing.csv", ".", "a\0b.csv"])
+def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="give a file that can be read"), open_lines(f"{tmp_path}/{name}"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "prefix"),
+    [
+        ("a/usage.csv", "csv", "usage"),
+        ("usage.CSV.GZ", "csv", "usage"),
+        ("2024.11.jsonl", "jsonl", "2024.11"),
+        ("x.ndjson.gz", "jsonl", "x"),
+    ],
+)
+def test_format_and_prefix_come_from_the_name(name: str, kind: str, prefix: str) -> None:
+    assert format_of(name, ImportOptions()) == kind
+    assert prefix_of(name, ImportOptions(id_from_line=True)) == prefix
+    assert prefix_of(name, ImportOptions()) is None
+
+
+def test_what_a_name_does_not_say_must_be_given() -> None:
+    for name in ("usage.txt", "-", "usage"):
+        with pytest.raises(UsageError, match="--format"):
+            format_of(name, ImportOptions())
+        assert format_of(name, ImportOptions(format="csv")) == "csv"
+    assert prefix_of("a/usage.2024", ImportOptions(id_from_line=True)) == "usage.2024"
+    with pytest.raises(UsageError, match="--id-prefix"):
+        prefix_of("-", ImportOptions(id_from_line=True))
+    with pytest.raises(UsageError, match="--id-prefix"):
+        prefix_of("-", ImportOptions(id_from_line=True, id_prefix="a\nb"))
+
+
+class _Slow(io.RawIOBase):
+    """A pipe that gives one byte at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        byte = self._data.read(1)
+        buffer[: len(byte)] = byte
+        return len(byte)
+
+
+def test_gzip_is_known_from_a_slow_pipe_too() -> None:
+    pipe = io.BufferedReader(_Slow(gzip.compress((HEADER + row(2)).encode())))
+    with open_lines("-", pipe) as lines:
+        assert [line for line, _, _ in read_records(lines, ImportOptions(format="csv"), NOW)] == [2]
+
+
+PIECES = st.sampled_from(
+    [
+        b'"',
+        b'""',
+        b",",
+        b"\n",
+        b"\r\n",
+        b"\r",
+        b"\0",
+        b"\xff",
+        b"x",
+        b'","',
+        row(1).encode(),
+        row(2, '"a').encode(),
+        changed().encode() + b"\n",
+        b"{",
+        b"}",
+        b"[" * 50,
+        b"\xef\xbb\xbf",
+        b"\x1f\x8b",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(st.binary(max_size=300), st.lists(PIECES, max_size=60).map(b"".join)), st.sampled_from(["csv", "jsonl"])
+)
+@example(b'"\n' * 50, "csv")
+@example(b'x","y\n' * 50, "csv")
+def test_whatever_the_bytes_every_line_is_in_one_record(garbage: bytes, kind: str) -> None:
+    data = (HEADER.encode() if kind == "csv" else changed().encode() + b"\n") + garbage
+    found = records(data, f"u.{kind}")
+    lines = re.findall(rb"[^\n]*\n|[^\n]+", data)
+    covered: list[int] = []
+    for line, raw, _ in found:
+        span = range(line, line + raw.count(b"\n") + (not raw.endswith(b"\n")))
+        assert raw == b"".join(lines[n - 1] for n in span), "a record is what stands on its lines"
+        covered.extend(span)
+    assert covered == sorted(set(covered)), "no line twice, none out of order"
+    missing = set(range(2 if kind == "csv" else 1, len(lines) + 1)) - set(covered)
+    assert not any(lines[n - 1].strip(b"\r\n") for n in missing), "only blank lines are left out"
+
+
+def test_lines_put_back_come_again_in_order() -> None:
+    lines = Lines("-", io.BytesIO(b"a\nb\nc\n"))
+    first, second = next(lines), next(lines)
+    lines.put_back([first, second])
+    assert list(lines) == [(1, b"a\n"), (2, b"b\n"), (3, b"c\n")]
