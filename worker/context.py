@@ -26,7 +26,7 @@ class Context:
     worker: str
     clock: Clock
     capabilities: Mapping[str, Capabilities]
-    shard: Shard = Shard()
+    shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None
     accept_clock: bool = False

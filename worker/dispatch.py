@@ -120,9 +120,9 @@ def _claim(connection: sa.Connection, *, claim: str, now: int, shard: Shard) -> 
         sa.text(CLAIM.replace("{skip_locked}", skip)),
         {**values, "claim": claim, "lease_end": now + LEASE_MS, "most": BATCH},
     ).all()
-    urls = (
-        {cell_id: url for cell_id, url in connection.execute(sa.text("SELECT cell_id, url FROM cells"))} if rows else {}
-    )
+    urls = {}
+    if rows:
+        urls = {str(cell): str(url) for cell, url in connection.execute(sa.text("SELECT cell_id, url FROM cells"))}
     return [
         ClaimedHalt(
             HaltRequest(org_id, cell_id, urls[cell_id], halted_at) if cell_id in urls else None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from drawdown.schema.units import MAX_MEMORY_MB
@@ -79,7 +80,7 @@ def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     times = sorted({row.start_ms for row in rows})
     sizes = _size_edges(rows)
     found: list[Segment] = []
-    for lo, after in zip(sizes, sizes[1:], strict=False):
+    for lo, after in pairwise(sizes):
         for start, end in zip(times, [*times[1:], FOREVER_MS], strict=True):
             row = resolve(rows, lo, start)
             if row is None or row.feature is None:

@@ -202,7 +202,8 @@ def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
     """One day of the nightly sweep of the late horizon (S2's net); None when it is done for today."""
     row = connection.execute(
         sa.text(
-            "SELECT MIN(sweep_next_ms), MIN(sweep_began_ms), MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi"
+            "SELECT MIN(sweep_next_ms), MIN(sweep_began_ms), MIN(watermark_ms) FROM buckets "
+            "WHERE id BETWEEN :lo AND :hi"
         ),
         {"lo": request.shard.lo, "hi": request.shard.hi},
     ).one()

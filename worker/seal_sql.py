@@ -197,7 +197,8 @@ INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id,
     + OWED
     + """
 SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, sent_qty,
-    'usage:' || org_id || ':' || window_ms || ':' || feature || CASE WHEN revision > 0 THEN '\\:r' || revision ELSE '' END,
+    'usage:' || org_id || ':' || window_ms || ':' || feature
+        || CASE WHEN revision > 0 THEN '\\:r' || revision ELSE '' END,
     :now, :seal_id, CASE WHEN sent_qty = 0 THEN 'carried' ELSE 'due' END, :now
 FROM ({sent}) sized
 ORDER BY window_ms, org_id, feature

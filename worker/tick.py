@@ -117,12 +117,12 @@ def _collect(report: Report, results: Sequence[object]) -> None:
 
 def _begin(connection: sa.Connection, *, context: Context) -> Report:
     now = context.clock.now_ms()
-    database_now = _database_now(connection, now)
+    server_now = database_now(connection, now)
     previous = connection.execute(
         sa.text("SELECT MAX(started_ms) FROM ticks WHERE NOT clock_trusted")
     ).scalar_one_or_none()
     if not (context.clock.trusted or context.accept_clock):
-        _doubt_the_clock(now, database_now, previous)
+        _doubt_the_clock(now, server_now, previous)
     _bring_providers_up_to_date(connection, now)
     tick_id = connection.execute(
         ticks.insert().values(
@@ -134,10 +134,10 @@ def _begin(connection: sa.Connection, *, context: Context) -> Report:
         )
     ).inserted_primary_key
     assert tick_id is not None
-    return Report(tick_id=int(tick_id[0]), at_ms=now, horizon_ms=horizon(min(now, database_now)))
+    return Report(tick_id=int(tick_id[0]), at_ms=now, horizon_ms=horizon(min(now, server_now)))
 
 
-def _database_now(connection: sa.Connection, now: int) -> int:
+def database_now(connection: sa.Connection, now: int) -> int:
     """The database server's clock; a SQLite file has none but ours."""
     if connection.dialect.name != "postgresql":
         return now
@@ -146,11 +146,11 @@ def _database_now(connection: sa.Connection, now: int) -> int:
     )
 
 
-def _doubt_the_clock(now: int, database_now: int, previous: int | None) -> None:
+def _doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
     """Rule S9. A wrong clock seals windows that are still open, or none at all; a person can tell which it is."""
-    if abs(now - database_now) > MAX_SKEW_MS:
+    if abs(now - server_now) > MAX_SKEW_MS:
         raise ClockDoubted(
-            f"this machine's clock and the database's differ by {abs(now - database_now) / 1000:.0f} s: "
+            f"this machine's clock and the database's differ by {abs(now - server_now) / 1000:.0f} s: "
             "set them right (NTP), or run `drawdown tick --accept-clock` once"
         )
     if previous is not None and abs(now - previous) > MAX_JUMP_MS:

@@ -1,0 +1,118 @@
+"""`drawdown init`, `doctor`, `verify`, `status`, `demo`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from drawdown.cli import doctor
+from drawdown.cli.options import Actor
+from drawdown.cli.orgs import show_org
+from drawdown.cli.render import show, table
+from drawdown.cli.state import State
+from drawdown.cli.times import show_time
+from drawdown.schema.database import write
+from drawdown.schema.migrate import upgrade
+from drawdown.worker.features import install_defaults
+from drawdown.worker.status import org_status, status
+from drawdown.worker.verify import stop_breached, verify
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("init")(init)
+    app.command("doctor")(doctor_)
+    app.command("status")(status_)
+    app.command("verify")(verify_)
+
+
+def init(context: typer.Context, actor: Actor = None) -> None:
+    """Create the database, or bring it up to date; safe to repeat."""
+    state: State = context.obj
+    before = upgrade(state.engine)
+    if before.current is None:
+        said = state.said(actor, "drawdown init")
+        write(state.engine, lambda connection: install_defaults(connection, said))
+    what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
+    where = state.engine.url.render_as_string(hide_password=True)
+    lines = [f"{where}: {what}, schema {before.head}"]
+    if before.current is None:
+        lines += [
+            "Billed by default: memory of exactly 1, 4, 8, 16, 32 or 64 GB, in seconds (`drawdown feature list`).",
+            "Next: `drawdown import FILE`, `drawdown org assign --unassigned --from TIME`, `drawdown tick`.",
+        ]
+    show(state, {"database": where, "was": before.current, "schema": before.head}, lines)
+
+
+def doctor_(context: typer.Context) -> None:
+    """Say what is wrong with this set-up, and how to mend it."""
+    state: State = context.obj
+    findings = doctor.examine(state)
+    rows = [("ok" if f.ok else "WRONG", f.what, f.mend) for f in findings]
+    show(state, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(help="One organisation")] = None) -> None:
+    """Show what is behind, since when and why."""
+    state: State = context.obj
+    now = state.clock.now_ms()
+    if org is not None:
+        show_org(state, state.read(lambda c: org_status(c, org, now)))
+        return
+    found = state.read(lambda c: status(c, now))
+    show(state, found, _status_lines(found))
+
+
+def _status_lines(found: dict[str, Any]) -> list[str | Table]:
+    left, last = found["left"], found["last_tick"]
+    tick = "none yet" if last is None else f"{show_time(last['started_ms'])}, exit status {last['exit_status']}"
+    lines: list[str | Table] = [
+        f"last tick: {tick}",
+        f"sealed up to {show_time(found['watermark_ms'])}" if found["watermark_ms"] else "nothing is sealed yet",
+        f"{found['orgs']:,} organisations, {found['unassigned']:,} billed by nobody, {found['halted']:,} halted",
+    ]
+    names = {name: left[name] for name in ("dirty_windows", "halts_due", "projections_due") if left[name]}
+    lines += [f"{count:,} {name.replace('_', ' ')}" for name, count in names.items()]
+    lines += [f"pending, {reason}: {seconds:,} s" for reason, seconds in left["pending_s"].items()]
+    lines += [f"quarantined, {reason}: {count:,} samples" for reason, count in left["quarantined"].items()]
+    opened = [
+        (o["state"], o["provider"], o["pushes"], show_time(o["since_ms"]), o["example"]) for o in found["open_pushes"]
+    ]
+    if opened:
+        lines.append(table("Not settled", ("state", "provider", "#pushes", "since", "an error"), opened))
+    if found["stopped"]:
+        rows = [(s["org_id"], show_time(s["stopped_at_ms"]), s["stopped_reason"]) for s in found["stopped"]]
+        lines.append(table("Stopped (`drawdown org release`)", ("org", "since", "why"), rows))
+    return lines
+
+
+def verify_(
+    context: typer.Context,
+    org: Annotated[list[str] | None, typer.Option(help="Only these organisations")] = None,
+    stop: Annotated[bool, typer.Option(help="Stop the pushes of an organisation with a breach")] = True,
+    actor: Actor = None,
+) -> None:
+    """Prove the nine invariants from the raw tables. A breach stops that organisation's pushes, and no other's."""
+    state: State = context.obj
+    found = state.read(lambda c: verify(c, orgs=org))
+    stopped: list[str] = []
+    if found.breaches and stop:
+        said = state.said(actor, "verify")
+        stopped = list(state.write(lambda c: stop_breached(c, found, said.now_ms, said.actor)))
+    rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
+    lines: list[str | Table] = [
+        "verified: " + ", ".join(f"{count:,} {what}" for what, count in found.checked.items()),
+        *(f"open, and no breach: {count:,} {what}" for what, count in found.open.items() if count),
+    ]
+    if rows:
+        lines.append(table("BREACHES", ("#invariant", "org", "window", "feature", "what"), rows))
+        lines += [f"stopped: {name}; mend it, then `drawdown org release {name} --reason …`" for name in stopped]
+    else:
+        lines.append("all nine invariants hold")
+    show(state, {"breaches": found.breaches, "checked": found.checked, "open": found.open, "stopped": stopped}, lines)
+    if found.breaches:
+        raise typer.Exit(1)

@@ -1,0 +1,116 @@
+"""What may be wrong with a set-up, and how to mend it. Guarantee: changes nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.cli.state import State
+from drawdown.schema.database import read, sqlite_file
+from drawdown.schema.errors import DrawdownError
+from drawdown.schema.migrate import require_ready
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.cells import origin
+from drawdown.worker.tick import MAX_SKEW_MS, database_now
+
+MIN_SQLITE = (3, 37, 0)
+MIN_SECRET_CHARS = 16
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    ok: bool
+    what: str
+    mend: str = ""
+
+
+def examine(state: State) -> list[Finding]:
+    """Look at everything a tick needs."""
+    try:
+        read(state.engine, require_ready)
+    except DrawdownError as error:
+        return [Finding(False, "the database", str(error))]
+    found = [Finding(True, f"the database has this program's schema ({state.engine.dialect.name})")]
+    checks: tuple[Callable[[State], Iterator[Finding]], ...] = (_sqlite, _clock, _ticks, _mapping, _cells)
+    for check in checks:
+        found += check(state)
+    return found
+
+
+def _sqlite(state: State) -> Iterator[Finding]:
+    if state.engine.dialect.name != "sqlite":
+        return
+    version = sqlite3.sqlite_version_info
+    yield Finding(
+        version >= MIN_SQLITE, f"SQLite {sqlite3.sqlite_version}", "needs 3.37 or newer: a newer Python has it"
+    )
+    file = sqlite_file(state.engine)
+    if file is not None:
+        try:
+            state.write(lambda _: None, rollback=True)
+            yield Finding(True, f"{file} can be written")
+        except DrawdownError as error:
+            yield Finding(False, f"{file}", str(error))
+
+
+def _clock(state: State) -> Iterator[Finding]:
+    now = state.clock.now_ms()
+    skew = state.read(lambda c: abs(database_now(c, now) - now))
+    mend = "set both clocks right (NTP); a tick stops above 30 s"
+    yield Finding(skew <= MAX_SKEW_MS or state.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", mend)
+
+
+def _ticks(state: State) -> Iterator[Finding]:
+    last = state.read(lambda c: c.execute(sa.text("SELECT MAX(finished_ms) FROM ticks")).scalar_one_or_none())
+    late = last is None or state.clock.now_ms() - int(last) > 3 * WINDOW_MS
+    mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` running"
+    yield Finding(
+        not late,
+        "no tick yet" if last is None else "the last tick was minutes ago" if late else "ticks run",
+        mend if late else "",
+    )
+
+
+def _mapping(state: State) -> Iterator[Finding]:
+    unrated = state.read(
+        lambda c: c.execute(
+            sa.text(
+                "SELECT DISTINCT m.feature FROM mappings m WHERE m.feature IS NOT NULL AND NOT EXISTS "
+                "(SELECT 1 FROM ledger_rates r WHERE r.feature = m.feature)"
+            )
+        ).scalars().all()
+    )  # fmt: skip
+    for feature in unrated:
+        yield Finding(
+            False, f"the feature {feature} has no rate", f"`drawdown ledger rate {feature} --micro-credits N`"
+        )
+    if not unrated:
+        yield Finding(True, "every feature has a rate in the embedded ledger")
+
+
+def _cells(state: State) -> Iterator[Finding]:
+    cells = state.read(lambda c: [tuple(row) for row in c.execute(sa.text("SELECT cell_id, url FROM cells"))])
+    named = state.read(
+        lambda c: c.execute(
+            sa.text(
+                "SELECT DISTINCT cell_id FROM sandboxes WHERE state <> 'stopped' AND cell_id NOT IN "
+                "(SELECT cell_id FROM cells)"
+            )
+        ).scalars().all()
+    )  # fmt: skip
+    settings = state.settings.cells()
+    for cell, url in cells:
+        allowed = origin(str(url)) in settings.allowed
+        yield Finding(allowed, f"cell {cell} at {url}", "" if allowed else "add its origin to DRAWDOWN_CELL_ORIGINS")
+    for cell in named:
+        yield Finding(False, f"cell {cell} runs sandboxes and has no URL", f"`drawdown cell set {cell} URL`")
+    if cells:
+        strong = len(settings.secret) >= MIN_SECRET_CHARS
+        yield Finding(
+            strong, "the secret that signs halts", "" if strong else "set DRAWDOWN_CELL_SECRET, 16 characters or more"
+        )

@@ -1,0 +1,123 @@
+"""`drawdown ledger`: the embedded provider's wallets and rate card."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+
+from drawdown.cli.options import Actor, Reason
+from drawdown.cli.render import show, table
+from drawdown.cli.state import State
+from drawdown.cli.times import parse_credits, parse_window, show_credits, show_time
+from drawdown.schema.errors import UsageError
+from drawdown.worker import credit
+
+app = typer.Typer(help="The embedded prepaid ledger: credit, rates, plans.", no_args_is_help=True)
+
+ENTRIES = """
+SELECT key, kind, amount_micro, feature, quantity, ts, actor, reason FROM ledger_entries
+WHERE from_account = :account OR to_account = :account ORDER BY at_ms DESC, key DESC LIMIT :most
+"""
+RATES = "SELECT feature, micro_credits, per_quantity, start_ms FROM ledger_rates ORDER BY feature, start_ms"
+ACCOUNTS = """
+SELECT account_id, balance_micro, plan FROM ledger_accounts WHERE kind = 'wallet' ORDER BY balance_micro LIMIT :most
+"""
+
+
+@app.command()
+def grant(
+    context: typer.Context,
+    customer: Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")],
+    amount: Annotated[str, typer.Argument(metavar="CREDITS", help="12.50; a negative amount after -- takes back")],
+    key: Annotated[str | None, typer.Option(help="Makes a repetition harmless, e.g. an invoice's number")] = None,
+    plan: Annotated[str | None, typer.Option(help="Also put the customer on this plan")] = None,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Give a customer credit. Organisations billed as this customer are looked at again by the next tick."""
+    state: State = context.obj
+    said, micro = state.said(actor, reason), parse_credits(amount)
+    balance = state.write(lambda c: credit.grant(c, customer, micro, said, key=key, plan=plan))
+    show(
+        state,
+        {"customer_id": customer, "granted_micro": micro, "balance_micro": balance},
+        [f"{customer}: {show_credits(balance)} credits"],
+    )
+
+
+@app.command("show")
+def show_(
+    context: typer.Context,
+    customer: Annotated[str | None, typer.Argument(help="One customer's entries")] = None,
+    most: Annotated[int, typer.Option(help="How many rows at most")] = 20,
+) -> None:
+    """Show wallets, lowest first, and the rate card; or one customer's wallet and its last entries."""
+    state: State = context.obj
+    if customer is None:
+        wallets = state.read(lambda c: [dict(r._mapping) for r in c.execute(sa.text(ACCOUNTS), {"most": most})])
+        rates = state.read(lambda c: [dict(r._mapping) for r in c.execute(sa.text(RATES))])
+        tables = [
+            table(
+                "Wallets",
+                ("customer", "#credits", "plan"),
+                [(w["account_id"].split(":", 1)[1], show_credits(w["balance_micro"]), w["plan"]) for w in wallets],
+            ),
+            table(
+                "Rate card",
+                ("feature", "#micro-credits", "#per", "from"),
+                [(r["feature"], r["micro_credits"], r["per_quantity"], show_time(r["start_ms"])) for r in rates],
+            ),
+        ]
+        show(state, {"wallets": wallets, "rates": rates}, tables)
+        return
+    values = {"account": f"wallet:{customer}", "most": most}
+    found = state.read(lambda c: credit.wallet_of(c, customer))
+    entries = state.read(lambda c: [dict(r._mapping) for r in c.execute(sa.text(ENTRIES), values)])
+    rows = [
+        (show_time(e["ts"]), e["kind"], show_credits(-e["amount_micro"] if e["kind"] == "usage" else e["amount_micro"]),
+         e["feature"], e["quantity"], e["key"])
+        for e in entries
+    ]  # fmt: skip
+    title = f"{customer}: {show_credits(found.balance_micro)} credits, plan {found.plan or '-'}"
+    columns = ("at", "kind", "#credits", "feature", "#quantity", "key")
+    show(state, {"customer_id": customer, "wallet": found, "entries": entries}, [table(title, columns, rows)])
+
+
+@app.command()
+def rate(
+    context: typer.Context,
+    feature: Annotated[str, typer.Argument(help="The feature")],
+    micro_credits: Annotated[int, typer.Option(min=0, help="Micro-credits (a credit is a million)")],
+    per: Annotated[int, typer.Option(min=1, help="For this many base units (seconds, or MB-seconds)")] = 1,
+    from_: Annotated[str | None, typer.Option("--from", help="For usage from this window on")] = None,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Set a feature's price. What was charged keeps its price; the first rate of a feature counts from ever."""
+    state: State = context.obj
+    said, start = state.said(actor, reason), parse_window(from_, "--from")
+    begins = state.write(lambda c: credit.set_rate(c, feature, micro_credits, per, said, from_ms=start))
+    show(
+        state,
+        {"feature": feature, "micro_credits": micro_credits, "per_quantity": per, "start_ms": begins},
+        [f"{feature}: {micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on"],
+    )
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The plan's name")],
+    max_concurrent: Annotated[int, typer.Option(help="Sandboxes at once")],
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Make or change a plan."""
+    state: State = context.obj
+    if max_concurrent < 0:
+        raise UsageError("--max-concurrent is zero or more")
+    said = state.said(actor, reason)
+    state.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, said))
+    show(state, {"plan": name, "max_concurrent": max_concurrent}, [f"plan {name}: {max_concurrent} at once"])

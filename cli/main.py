@@ -1,0 +1,143 @@
+"""The command line: `drawdown NOUN VERB`.
+
+Guarantee: exit status 0 all settled, 75 something is left for the next tick, 1 a person is needed, 2 wrong usage; an
+error is one clear line on stderr; with --json, stdout holds one object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Annotated
+
+import structlog
+import typer
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.cli import cells, database, features, imports, ledger, metering, orgs, pushes, samples, settings
+from drawdown.cli.state import State
+from drawdown.cli.times import parse_time
+from drawdown.schema.clock import Clock, FixedClock, SystemClock
+from drawdown.schema.database import explain
+from drawdown.schema.errors import DrawdownError, UsageError
+
+EPILOG = (
+    "--database-url, --at, --json work on every command, in any place. DRAWDOWN_DATABASE_URL sets the database, too. "
+    "Exit status: 0 all settled; 75 something is left for the next tick; 1 a person is needed; 2 wrong usage."
+)
+VALUED, BARE = ("--database-url", "--at"), ("--json",)
+
+app = typer.Typer(
+    name="drawdown",
+    help="Bill every unit used exactly once. Start with `drawdown demo`, or `drawdown init`.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    database_url: Annotated[
+        str | None, typer.Option(help="sqlite:///FILE or postgresql://USER@HOST/NAME", show_default="drawdown.db here")
+    ] = None,
+    at: Annotated[str | None, typer.Option(help="The time it is taken to be, for historical data")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+) -> None:
+    """Options of every command."""
+    found = settings.load()
+    if database_url is not None:
+        found.database_url = database_url
+    clock: Clock = SystemClock() if at is None else FixedClock(parse_time(at, "--at"))
+    set_up_logs(found.log_level)
+    context.obj = State(found, clock, json_)
+
+
+for module in (database, metering, imports):
+    module.register(app)
+app.add_typer(orgs.app, name="org")
+app.add_typer(features.app, name="feature")
+app.add_typer(samples.app, name="sample")
+app.add_typer(pushes.app, name="push")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(cells.app, name="cell")
+
+
+def set_up_logs(level: str) -> None:
+    """Events with keys on stderr; JSON unless a person is looking."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise UsageError(f"DRAWDOWN_LOG_LEVEL: {level!r} is none of DEBUG, INFO, WARNING, ERROR")
+    if sys.stderr.isatty() and number <= logging.INFO:
+        number = max(number, logging.WARNING)  # a person watches the progress bar instead
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def global_options_first(arguments: list[str]) -> list[str]:
+    """Move the options of every command to the front, so that they work in any place."""
+    front: list[str] = []
+    rest: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        name = argument.split("=", 1)[0]
+        if argument == "--":
+            rest += [argument, *left]
+        elif argument in BARE or (name in VALUED and "=" in argument):
+            front.append(argument)
+        elif argument in VALUED:
+            front += [argument, *(value for value in [next(left, None)] if value is not None)]
+        else:
+            rest.append(argument)
+    return front + rest
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: runs the command and ends the process with its exit status."""
+    given = global_options_first(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(given))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns its exit status."""
+    as_json = "--json" in arguments
+    try:
+        result = app(arguments, standalone_mode=False)
+    except typer.Exit as ended:
+        return int(ended.exit_code)
+    except typer.Abort:
+        return _fail("stopped", 1, as_json=as_json)
+    except typer.TyperException as error:
+        return _fail(f"{error.format_message()} (`--help` shows how)", 2, as_json=as_json)
+    except DrawdownError as error:
+        return _fail(str(error), error.exit_status, as_json=as_json)
+    except DBAPIError as error:
+        meaning = explain(error)
+        text = str(meaning or error.orig).splitlines()[0]
+        return _fail(text, meaning.exit_status if meaning else 1, as_json=as_json)
+    except KeyboardInterrupt:
+        return _fail("stopped; whatever was not committed did not happen", 75, as_json=as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(text: str, status: int, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": text, "exit_status": status}))
+    print(f"drawdown: {text}", file=sys.stderr)
+    return status

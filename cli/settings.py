@@ -1,0 +1,41 @@
+"""What the environment says. Guarantee: this is the only module that reads it; secrets never print."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from drawdown.schema.errors import UsageError
+from drawdown.worker.cells import CellSettings, origin
+
+
+class Settings(BaseSettings):
+    """Each is also an environment variable: DRAWDOWN_ and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore")
+
+    database_url: str = "sqlite:///drawdown.db"
+    cell_origins: str = ""
+    """Origins of cells that may be called, separated by commas: https://cell-1.internal:8443"""
+    cell_secret: SecretStr = SecretStr("")
+    """Signs halts; the cells check it."""
+    log_level: str = "INFO"
+
+    def cells(self) -> CellSettings:
+        """Errors: UsageError for an entry that is no origin."""
+        allowed = set()
+        for entry in filter(None, (part.strip() for part in self.cell_origins.split(","))):
+            found = origin(entry)
+            if found is None:
+                raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {entry!r} is no http(s) origin such as https://cell-1:8443")
+            allowed.add(found)
+        return CellSettings(frozenset(allowed), self.cell_secret.get_secret_value())
+
+
+def load() -> Settings:
+    """The settings of this process."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        names = ", ".join(str(one["loc"][0]) for one in error.errors())
+        raise UsageError(f"these settings cannot be read: {names}") from error

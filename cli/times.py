@@ -1,0 +1,74 @@
+"""Reading times and amounts that people type. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import MICRO, WINDOW_MS
+
+
+def parse_time(text: str, option: str, zone: str = "UTC") -> int:
+    """Milliseconds since the epoch, from ISO 8601 (without an offset: in `zone`) or from milliseconds.
+
+    Errors: UsageError naming the option.
+    """
+    if text.isdigit() and len(text) >= 12:
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=ZoneInfo(zone))
+        seconds = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+        return (seconds.days * 86_400 + seconds.seconds) * 1000 + seconds.microseconds // 1000
+    except ZoneInfoNotFoundError as error:
+        raise UsageError(f"there is no time zone {zone!r}; use a name such as Europe/Berlin") from error
+    except (ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{option}: {text!r} is no time; write 2026-01-31, 2026-01-31T12:05, 2026-01-31T12:05:00+01:00 "
+            "or milliseconds since 1970"
+        ) from error
+
+
+def parse_window(text: str | None, option: str) -> int | None:
+    """The same, for a time that must be a window's boundary."""
+    if text is None:
+        return None
+    moment = parse_time(text, option)
+    if moment % WINDOW_MS:
+        near = moment - moment % WINDOW_MS
+        raise UsageError(
+            f"{option}: {show_time(moment)} is no window boundary; the nearest before is {show_time(near)}"
+        )
+    return moment
+
+
+def show_time(ms: int | None) -> str:
+    """ISO 8601 in UTC, to the second; to the millisecond where it has some."""
+    if ms is None:
+        return "-"
+    moment = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{moment}.{ms % 1000:03d}Z" if ms % 1000 else f"{moment}Z"
+
+
+def parse_credits(text: str) -> int:
+    """Micro-credits from a decimal number of credits.
+
+    Errors: UsageError for what is no number, or finer than a micro-credit.
+    """
+    try:
+        micro = Decimal(text) * MICRO
+    except InvalidOperation as error:
+        raise UsageError(f"{text!r} is no amount of credits; write 12 or 12.50") from error
+    if not micro.is_finite() or micro != micro.to_integral_value() or abs(micro) > 10**15:
+        raise UsageError(f"{text!r}: credits have at most six decimals and lie below a thousand million")
+    return int(micro)
+
+
+def show_credits(micro: int) -> str:
+    """Credits with as many decimals as needed, two at least."""
+    whole, rest = divmod(abs(micro), MICRO)
+    decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if micro < 0 else ''}{whole:,}.{decimals}"

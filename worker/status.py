@@ -1,0 +1,86 @@
+"""How things stand: for everything, or for one organisation. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from drawdown.worker.actions import require_org
+from drawdown.worker.backlog import read_backlog
+from drawdown.worker.seal import Shard
+
+COUNTS = {
+    "orgs": "SELECT COUNT(*) FROM orgs",
+    "halted": "SELECT COUNT(*) FROM orgs WHERE is_halted",
+    "unassigned": "SELECT COUNT(*) FROM orgs o WHERE NOT EXISTS "
+    "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)",
+    "watermark_ms": "SELECT MIN(watermark_ms) FROM buckets",
+}
+LAST_TICK = "SELECT * FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1"
+OLDEST = """
+SELECT state, provider, COUNT(*) AS pushes, MIN(sealed_at_ms) AS since_ms, MIN(last_error) AS example FROM pushes
+WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY state, provider ORDER BY state, provider
+"""
+STOPPED = (
+    "SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY org_id LIMIT 20"
+)
+
+
+def status(connection: sa.Connection, now_ms: int) -> dict[str, Any]:
+    """What is behind, since when and why."""
+    found: dict[str, Any] = {
+        name: int(connection.execute(sa.text(text)).scalar_one() or 0) for name, text in COUNTS.items()
+    }
+    backlog = read_backlog(connection, Shard(), now_ms)
+    last = connection.execute(sa.text(LAST_TICK)).one_or_none()
+    return {
+        **found,
+        "left": asdict(backlog),
+        "open_pushes": [dict(row._mapping) for row in connection.execute(sa.text(OLDEST))],
+        "stopped": [dict(row._mapping) for row in connection.execute(sa.text(STOPPED))],
+        "last_tick": None if last is None else {k: v for k, v in last._mapping.items() if k != "report"},
+        "needs_person": backlog.needs_person,
+    }
+
+
+ORG_PENDING = """
+SELECT reason, memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples, MIN(window_ms) AS since_ms
+FROM pending_usage WHERE org_id = :org GROUP BY reason, memory_mb ORDER BY reason, memory_mb
+"""
+ORG_PUSHES = """
+SELECT state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes
+WHERE org_id = :org GROUP BY state, provider, feature ORDER BY feature, provider, state
+"""
+ORG_HALTS = "SELECT cell_id, halted_at, due_at_ms, acked_at_ms, attempts, last_error FROM halts WHERE org_id = :org"
+ORG_ASSIGNMENTS = """
+SELECT start_ms, end_ms, provider, customer_id, actor, reason FROM assignments WHERE org_id = :org ORDER BY start_ms
+"""
+ORG_WATERMARK = """
+SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket
+WHERE o.org_id = :org
+"""
+
+
+def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> dict[str, Any]:
+    """How one organisation stands. Errors: Refused where there is none."""
+    org = require_org(connection, org_id)
+
+    def rows(text: str) -> list[dict[str, Any]]:
+        found = connection.execute(sa.text(text), {"org": org_id})
+        return [{name: _plain(value) for name, value in row._mapping.items()} for row in found]
+
+    watermark = connection.execute(sa.text(ORG_WATERMARK), {"org": org_id}).scalar_one_or_none()
+    return {
+        **{name: value for name, value in org._mapping.items() if name not in ("held_watermark_ms", "bucket")},
+        "watermark_ms": watermark,
+        "assignments": rows(ORG_ASSIGNMENTS),
+        "pending": rows(ORG_PENDING),
+        "pushes": rows(ORG_PUSHES),
+        "halts": rows(ORG_HALTS),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if hasattr(value, "to_integral_value") else value
