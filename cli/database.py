@@ -1,4 +1,4 @@
-"""`drawdown init`, `doctor`, `verify`, `status`, `demo`."""
+"""`drawdown init`, `doctor`, `verify`, `status`."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.cli.state import State
+from drawdown.cli.times import show_time
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
@@ -71,7 +72,7 @@ def _ticks(state: State) -> Iterator[Finding]:
     mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` running"
     yield Finding(
         not late,
-        "no tick yet" if last is None else "the last tick was minutes ago" if late else "ticks run",
+        "no tick yet" if last is None else f"the last tick ended at {show_time(int(last))}",
         mend if late else "",
     )
 

@@ -15,7 +15,7 @@ import structlog
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.cli import cells, database, features, imports, ledger, metering, orgs, pushes, samples, settings
+from drawdown.cli import cells, database, demo, features, imports, ledger, metering, orgs, pushes, samples, settings
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_time
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
@@ -57,7 +57,7 @@ def root(
     context.obj = State(found, clock, json_)
 
 
-for module in (database, metering, imports):
+for module in (demo, database, metering, imports):
     module.register(app)
 app.add_typer(orgs.app, name="org")
 app.add_typer(features.app, name="feature")

@@ -76,8 +76,8 @@ def tick_(
     raise typer.Exit(report.exit_status)
 
 
-def run_tick(state: State, made: Context) -> Report:
-    """One tick with a progress bar where somebody looks."""
+def run_tick(state: State, made: Context, *, always: bool = False) -> Report:
+    """One tick with a progress bar, where somebody looks or `always`."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -85,7 +85,7 @@ def run_tick(state: State, made: Context) -> Report:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=state.err, disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=state.err, disable=not (always or sys.stderr.isatty())) as progress:
         tasks = {
             "pushed": progress.add_task("pushed of sealed", total=0),
             "projected": progress.add_task("organisations read", total=None),

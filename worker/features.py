@@ -22,7 +22,7 @@ from drawdown.worker.seal import mapping_rows
 
 FEATURE: Final = re.compile(r"[a-z0-9_]{1,64}")
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
-DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 1
+DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _assign_one(
             "reason": said.reason,
         },
     )
-    _take_effect(connection, org_id, said.now_ms)
+    _take_effect(connection, org_id, start, said.now_ms)
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
     record(connection, "org_assign", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
     mended, before = _mend(connection, org_id, start)
@@ -166,14 +166,14 @@ def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> Non
         )
 
 
-def _take_effect(connection: sa.Connection, org_id: str, now_ms: int) -> None:
+def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int) -> None:
     connection.execute(
         sa.text(
             "UPDATE orgs SET billing_provider = COALESCE((SELECT provider FROM assignments a WHERE a.org_id = :org "
             "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)), billing_provider), "
-            "projection_due_ms = :now WHERE org_id = :org"
+            "projection_due_ms = :due WHERE org_id = :org"
         ),
-        {"org": org_id, "now": now_ms},
+        {"org": org_id, "now": now_ms, "due": min(now_ms, start)},
     )
 
 

@@ -24,7 +24,7 @@ def test_a_window_is_billed_once_after_its_grace(fleet: Fleet) -> None:
     assert (report.sealed, report.accepted, report.exit_status) == (1, 1, 0)
     assert fleet.pushes() == [("acme", T0, "compute_1gb", 0, 90, "accepted")]
     assert fleet.tick().sealed == 0
-    assert fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == -90
+    assert fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == -9000
 
 
 def test_a_late_sample_becomes_a_revision(fleet: Fleet) -> None:

@@ -1,0 +1,52 @@
+# Two commands: `make demo` and `make test`. Each sets up all it needs, in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := schema ledger providers worker cli
+
+.PHONY: demo test lint types install simulate mutants crash bench clean
+
+demo: install
+	@$(BIN)/drawdown demo
+
+test: lint types
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy $(PACKAGES) tests
+
+# Seeded, repeatable: make simulate SEEDS=1000 TICKS=40 START=0
+SEEDS ?= 200
+TICKS ?= 30
+START ?= 0
+simulate: install
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --ticks $(TICKS) --start $(START)
+
+mutants: install
+	$(BIN)/python -m tests.simulation.mutants
+
+crash: install
+	$(BIN)/python -m tests.crash.run
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.run
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Drawdown needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "This Python cannot make virtual environments; install its venv package (Debian: python3-venv)" >&2; \
+		  rm -rf $(VENV); exit 1; }
+
+# Each time: a strict editable install knows only the files that were there when it was made. The import packages
+# stand at the top level, and only in this mode do both pytest and the type checker find them.
+install: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+		--config-settings editable_mode=strict
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis drawdown-demo.db*
