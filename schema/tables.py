@@ -40,7 +40,7 @@ buckets = sa.Table(
     sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
     _ms("sweep_began_ms"),
     _ms("sweep_next_ms"),
-    comment="256 fixed hash buckets of organisations. The row is the seal's lock (S1) and holds the arrival cursor (S2).",
+    comment="256 fixed hash buckets of organisations. The row is the seal's lock (S1), with the arrival cursor (S2).",
 )
 
 orgs = sa.Table(
@@ -160,7 +160,7 @@ mappings = sa.Table(
     sa.CheckConstraint("unit IN ('s', 'mb_s')", name="mappings_unit"),
     sa.CheckConstraint("kind = 'up_to' OR memory_mb IS NOT NULL", name="mappings_exact_has_size"),
     sa.CheckConstraint("start_ms % 300000 = 0", name="mappings_on_window"),
-    comment="Which memory sizes make which feature, from which window on (S5). Append-only; feature NULL ends a selector.",
+    comment="Which memory sizes make which feature, from which window on (S5). Append-only; NULL ends a selector.",
 )
 
 assignments = sa.Table(

@@ -150,15 +150,17 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     """
     lock, restored = _lock(connection, request)
     run = Statements(connection, request, lock.pack_ms, lock.cursor)
-    _narrow_if_needed(run, connection, request)
+    some_stopped = _narrow_if_needed(run, connection, request)
     _make_work_table(connection)
     for statement in sql.SCAN[connection.dialect.name]:
         if request.only is None or "UPDATE buckets" not in statement or connection.dialect.name == "postgresql":
             run.run(statement)
     new_orgs = _meet_strangers(run, connection, request, lock)
-    if run.run(sql.ANY_BELOW_FLOOR).first():
+    if some_stopped or run.run(sql.ANY_BELOW_FLOOR).first():
         run.run(sql.BELOW_FLOOR)
     run.run(sql.LATE_IS_DIRTY)
+    if some_stopped:
+        run.run(sql.LATE_OF_STOPPED)
     if run.run(sql.ANY_LAGGARD).first():
         run.run(sql.LAGGARDS_ARE_DIRTY)
     run.run(sql.DROP_PARTIAL)
@@ -266,16 +268,20 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: _Lock
     return _Lock(cursor=0, pack_ms=lock.pack_ms, epoch=lock.epoch + 1)
 
 
-def _narrow_if_needed(run: Statements, connection: sa.Connection, request: SealRequest) -> None:
-    """A stopped organisation's samples are not even added up: what broke the seal would break it again (S8)."""
+def _narrow_if_needed(run: Statements, connection: sa.Connection, request: SealRequest) -> bool:
+    """A stopped organisation's samples are not even added up: what broke the seal would break it again (S8).
+
+    Returns whether there is one."""
     shard = {"lo": request.shard.lo, "hi": request.shard.hi}
     if request.only is not None:
         names = ", ".join("'" + org.replace("'", "''").replace(":", "\\:") + "'" for org in request.only)
         run.narrow("{} IN (" + (names or "NULL") + ")")
-        return
+        return False
     stopped = "SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi"
     if connection.execute(sa.text(stopped), shard).scalar_one():
         run.texts["scope"] += " AND s.org_id NOT IN (SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL)"
+        return True
+    return False
 
 
 def _make_work_table(connection: sa.Connection) -> None:
@@ -285,7 +291,10 @@ def _make_work_table(connection: sa.Connection) -> None:
 
 def _meet_strangers(run: Statements, connection: sa.Connection, request: SealRequest, lock: _Lock) -> int:
     """Give a row and a bucket to organisations first seen in samples; assign them where that is asked for (S6)."""
-    _give_buckets(connection, request, [str(row[0]) for row in run.run(sql.STRANGERS)])
+    found = [str(row[0]) for row in run.run(sql.STRANGERS)]
+    if run.run(sql.ANY_LAGGARD).first():
+        found += [str(row[0]) for row in run.run(sql.STRANGERS_BEHIND)]
+    _give_buckets(connection, request, found)
     return _assign_new(connection, request, lock) if request.new_orgs is not None else 0
 
 

@@ -63,6 +63,14 @@ STRANGERS: Final = """
 SELECT DISTINCT w.org_id FROM seal_work w LEFT JOIN orgs o ON o.org_id = w.org_id WHERE o.bucket IS NULL
 """
 
+# A bucket behind the pack: its cursor may have passed a stranger's sample while the sample's window was still open, and
+# an organisation without a row is no laggard that could be found below.
+STRANGERS_BEHIND: Final = """
+SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
+WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi) AND s.ts < :upto
+    AND s.problem IS NULL AND o.bucket IS NULL {scope}
+"""
+
 STRANGERS_BY_ARRIVAL: Final = """
 SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
 WHERE s.arrival >= :cursor AND s.problem IS NULL AND o.bucket IS NULL
@@ -85,6 +93,16 @@ LATE_IS_DIRTY: Final = """
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT w.org_id, w.window_ms FROM seal_work w JOIN orgs o ON o.org_id = w.org_id
 WHERE w.window_ms < :pack AND w.window_ms >= o.floor_ms AND o.bucket BETWEEN :lo AND :hi
+ON CONFLICT DO NOTHING
+"""
+
+# The cursor passes what arrives while its organisation is stopped, so it is noted without being added up; it waits for
+# the release. What lies above the held watermark is found by that.
+LATE_OF_STOPPED: Final = """
+INSERT INTO dirty_windows (org_id, window_ms)
+SELECT DISTINCT s.org_id, s.ts - s.ts % 300000 FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
+WHERE s.arrival >= :cursor AND s.problem IS NULL AND s.ts >= o.floor_ms AND s.ts < o.held_watermark_ms
+    AND o.stopped_at_ms IS NOT NULL AND o.bucket BETWEEN :lo AND :hi
 ON CONFLICT DO NOTHING
 """
 

@@ -31,7 +31,7 @@ CREATE TABLE attempts (
     PRIMARY KEY (window_ms, org_id, feature, revision, attempt)
 );
 
--- 256 fixed hash buckets of organisations. The row is the seal's lock (S1) and holds the arrival cursor (S2).
+-- 256 fixed hash buckets of organisations. The row is the seal's lock (S1), with the arrival cursor (S2).
 CREATE TABLE buckets (
     id INTEGER NOT NULL,
     watermark_ms BIGINT NOT NULL,
@@ -141,7 +141,7 @@ CREATE TABLE ledger_rates (
     CONSTRAINT ledger_rates_sane CHECK (micro_credits >= 0 AND per_quantity > 0)
 );
 
--- Which memory sizes make which feature, from which window on (S5). Append-only; feature NULL ends a selector.
+-- Which memory sizes make which feature, from which window on (S5). Append-only; NULL ends a selector.
 CREATE TABLE mappings (
     mapping_id BIGSERIAL NOT NULL,
     kind TEXT NOT NULL,
