@@ -1,0 +1,87 @@
+"""The tables of the fleet and of those who watch it: cells, sandboxes, halts, verdicts, ticks, what people did."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.columns import Serial, id_column, metadata, ms_column, said_columns
+
+cells = sa.Table(
+    "cells",
+    metadata,
+    id_column("cell_id", key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    comment="Host groups that run sandboxes and obey POST /admin/halt-org.",
+)
+
+sandboxes = sa.Table(
+    "sandboxes",
+    metadata,
+    id_column("sandbox_id", key=True),
+    id_column("org_id"),
+    id_column("cell_id"),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.CheckConstraint("state IN ('running', 'hibernated', 'migrating', 'stopped')", name="sandboxes_state"),
+    sa.Index("sandboxes_by_org", "org_id", "cell_id"),
+    comment="Where an organisation's sandboxes are. The hosts' own program keeps it.",
+)
+
+halts = sa.Table(
+    "halts",
+    metadata,
+    id_column("org_id", key=True),
+    id_column("cell_id", key=True),
+    ms_column("halted_at", key=True),
+    ms_column("due_at_ms", null=True),
+    ms_column("acked_at_ms", null=True),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("claim_owner", sa.Text, nullable=True),
+    sa.Column("last_error", sa.Text, nullable=True),
+    sa.CheckConstraint("due_at_ms IS NOT NULL OR acked_at_ms IS NOT NULL", name="halts_due_or_acked"),
+    comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged.",
+)
+sa.Index(
+    "halts_due",
+    halts.c.due_at_ms,
+    sqlite_where=sa.text("due_at_ms IS NOT NULL"),
+    postgresql_where=sa.text("due_at_ms IS NOT NULL"),
+)
+
+projections = sa.Table(
+    "projections",
+    metadata,
+    sa.Column("projection_id", Serial, primary_key=True),
+    id_column("org_id"),
+    ms_column("read_ms"),
+    ms_column("at_ms"),
+    sa.Column("is_halted", sa.Boolean, nullable=False),
+    sa.Column("max_concurrent_sandboxes", sa.Integer, nullable=True),
+    sa.Column("reason", sa.Text, nullable=True),
+    sa.Index("projections_by_org", "org_id", "projection_id"),
+    comment="Each change of the verdict, with the moment its read began (invariant 8).",
+)
+
+ticks = sa.Table(
+    "ticks",
+    metadata,
+    sa.Column("tick_id", Serial, primary_key=True),
+    sa.Column("worker", sa.Text, nullable=False),
+    sa.Column("bucket_lo", sa.Integer, nullable=False),
+    sa.Column("bucket_hi", sa.Integer, nullable=False),
+    ms_column("started_ms"),
+    ms_column("finished_ms", null=True),
+    sa.Column("exit_status", sa.Integer, nullable=True),
+    sa.Column("clock_trusted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("report", sa.Text, nullable=True),
+    comment="One row a tick: what it did and what it left (JSON).",
+)
+
+operator_actions = sa.Table(
+    "operator_actions",
+    metadata,
+    sa.Column("action_id", Serial, primary_key=True),
+    ms_column("at_ms"),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("details", sa.Text, nullable=False),
+    *said_columns(),
+    comment="Everything a person changed. Append-only.",
+)

@@ -1,0 +1,86 @@
+"""The rules that the database keeps itself, whoever writes to it."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.schema.units import WINDOW_MS
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """One organisation with an accepted push, pending usage, a halt and a grant."""
+    made = Fleet(engine)
+    made.assign("acme")
+    made.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    made.write("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'running')")
+    made.sample("acme", T0 + 1, sample_id="one")
+    made.sample("acme", T0 + 2, memory_mb=77)
+    made.sample("acme", T0 + 3, interval_s=-1)
+    made.tick_windows(3)
+    return made
+
+
+REFUSED = {
+    "a sample is changed": ("UPDATE usage_samples SET interval_s = 1", "S7"),
+    "a sample above the floor is deleted": ("DELETE FROM usage_samples", "S4"),
+    "a push's quantity is changed": ("UPDATE pushes SET sealed_qty = 1", "S3"),
+    "a push's key is changed": ("UPDATE pushes SET key = 'x'", "S3"),
+    "a push is deleted": ("DELETE FROM pushes", "S3"),
+    "a push is voided without evidence": ("UPDATE pushes SET state = 'voided'", "P5"),
+    "an accepted push is opened again": ("UPDATE pushes SET state = 'due'", "P5"),
+    "an attempt is deleted": ("DELETE FROM attempts", "P1"),
+    "an attempt is rewritten": ("UPDATE attempts SET started_ms = 1", "P1"),
+    "a watermark moves back": ("UPDATE buckets SET watermark_ms = watermark_ms - 300000", "Invariant 4"),
+    "a cursor moves back": ("UPDATE buckets SET cursor = cursor - 1", "Invariant 4"),
+    "an organisation's watermark moves back": ("UPDATE orgs SET held_watermark_ms = 0", "Invariant 4"),
+    "a floor passes pending usage": (f"UPDATE orgs SET floor_ms = {T0 + WINDOW_MS}", "S4"),
+    "an organisation is deleted": ("DELETE FROM orgs", "never deleted"),
+    "an assignment begins in sealed windows": (
+        f"INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
+        f"VALUES ('acme', {T0 + WINDOW_MS}, 'other', 'x', 0, 'a', 'b')",
+        "P4",
+    ),
+    "an assignment is rewritten": ("UPDATE assignments SET provider = 'other'", "P4"),
+    "an assignment is deleted": ("DELETE FROM assignments", "P4"),
+    "a mapping is changed": ("UPDATE mappings SET feature = 'x'", "append-only"),
+    "a ledger entry is changed": ("UPDATE ledger_entries SET amount_micro = 0", "append-only"),
+    "a ledger entry is deleted": ("DELETE FROM ledger_entries", "append-only"),
+    "an operator's action is deleted": ("DELETE FROM operator_actions", "append-only"),
+    "a withdrawal says other than its sample": (
+        f"INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, actor, reason) "
+        f"VALUES ('one', 'acme', {T0 + 1}, 1024, 61, 0, 'a', 'b')",
+        "S7",
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", REFUSED)
+def test_the_database_refuses(fleet: Fleet, situation: str) -> None:
+    statement, rule = REFUSED[situation]
+    with pytest.raises(DBAPIError, match=rule):
+        fleet.write(statement)
+
+
+def test_the_same_key_cannot_be_sealed_twice(fleet: Fleet) -> None:
+    columns = "window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, sealed_at_ms, "
+    columns += "seal_id, state, due_at_ms"
+    with pytest.raises(DBAPIError, match=r"(?i)unique"):
+        fleet.write(f"INSERT INTO pushes ({columns}) SELECT {columns} FROM pushes")
+
+
+def test_one_customer_belongs_to_one_organisation(fleet: Fleet) -> None:
+    with pytest.raises(DBAPIError, match=r"(?i)unique"):
+        fleet.write(
+            "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
+            "VALUES ('globex', 0, 'embedded', 'acme', 0, 'a', 'b')"
+        )
+
+
+def test_a_sandbox_that_moves_to_another_cell_takes_its_halt_along(fleet: Fleet) -> None:
+    assert fleet.one("SELECT COUNT(*) FROM halts") == 1
+    fleet.write("UPDATE sandboxes SET cell_id = 'cell-2'")
+    assert fleet.rows("SELECT cell_id, acked_at_ms IS NULL FROM halts ORDER BY cell_id")[1][0] == "cell-2"

@@ -1,0 +1,70 @@
+"""The migrations, the table definitions and the program agree."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from drawdown.schema.database import connect, read
+from drawdown.schema.errors import DatabaseNotReady
+from drawdown.schema.migrate import require_ready, upgrade
+from drawdown.schema.tables import metadata
+
+
+def test_the_migrated_database_has_the_tables_that_the_program_knows(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": False})
+        differences = compare_metadata(context, metadata)
+        found = {
+            table: {column["name"]: column["nullable"] for column in sa.inspect(connection).get_columns(table)}
+            for table in metadata.tables
+        }
+    structural = [one for one in differences if not {"constraint", "comment"} & set(str(one[0]).split("_"))]
+    assert [one for one in structural if not _is_arrival(one)] == []
+    for name, table in metadata.tables.items():
+        for column in table.columns:
+            assert column.name in found[name], f"{name}.{column.name}"
+
+
+def _is_arrival(difference: object) -> bool:
+    """SQLite's arrival is its rowid, and both kinds of index on samples are written by hand."""
+    return "usage_samples" in str(difference)
+
+
+def test_ids_compare_by_their_bytes_on_postgresql(postgres: sa.Engine) -> None:
+    text = (
+        "SELECT table_name, column_name, collation_name FROM information_schema.columns WHERE table_schema = 'public' "
+        "AND data_type = 'text' AND (column_name LIKE '%_id' OR column_name IN ('id', 'key', 'feature', 'provider'))"
+    )
+    with postgres.connect() as connection:
+        rows = connection.execute(sa.text(text)).all()
+    wrong = [row for row in rows if row[2] != "C" and row[0] != "ledger_lines"]
+    assert len(rows) > 30
+    assert wrong == []
+
+
+def test_upgrading_twice_changes_nothing(database_url: str) -> None:
+    engine = connect(database_url)
+    assert upgrade(engine).current is None
+    assert upgrade(engine).ready
+    read(engine, require_ready)
+
+
+def test_a_database_newer_than_the_program_is_refused(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    for work in (lambda: upgrade(engine), lambda: read(engine, require_ready)):
+        with pytest.raises(DatabaseNotReady, match="newer than this program"):
+            work()
+
+
+def test_a_database_without_tables_says_what_to_do(database_url: str) -> None:
+    engine = connect(database_url)
+    if engine.dialect.name == "sqlite":
+        with pytest.raises(DatabaseNotReady, match="drawdown init"):
+            read(engine, require_ready)
+        engine.connect().close()
+    with pytest.raises(DatabaseNotReady, match="drawdown init"):
+        read(engine, require_ready)

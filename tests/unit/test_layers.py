@@ -1,0 +1,54 @@
+"""Imports point one way: cli -> server -> worker -> providers -> ledger -> schema."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = ("cli", "server", "worker", "providers", "ledger", "schema")
+FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """The layers a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("drawdown.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_its_own_layer_and_those_below(path: Path) -> None:
+    layer = path.relative_to(ROOT).parts[0]
+    allowed = set(LAYERS[LAYERS.index(layer) :])
+    assert imported(path) <= allowed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_edges_read_the_clock_or_the_environment(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    edges = {"schema/clock.py", "cli/settings.py", "cli/state.py"}
+    text = path.read_text(encoding="utf-8")
+    reads = [word for word in ("time.time", "datetime.now", "os.environ", "os.getenv", "utcnow") if word in text]
+    assert name in edges or not reads
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_begins_by_saying_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_files_and_functions_stay_readable() -> None:
+    long_files = [path.name for path in FILES if path.read_text(encoding="utf-8").count("\n") > 400]
+    assert long_files == []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= 65, f"{path.name}:{node.name} has {length} lines"
