@@ -159,6 +159,8 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     if some_stopped or run.run(sql.ANY_BELOW_FLOOR).first():
         run.run(sql.BELOW_FLOOR)
     run.run(sql.LATE_IS_DIRTY)
+    if run.texts["scope"]:
+        run.run(sql.STOPPED_IS_DIRTY)
     if some_stopped:
         run.run(sql.LATE_OF_STOPPED)
     if run.run(sql.ANY_LAGGARD).first():
@@ -329,9 +331,10 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: _Lock) ->
     unassigned = connection.execute(
         sa.text(
             "SELECT org_id FROM orgs o WHERE bucket BETWEEN :lo AND :hi AND NOT EXISTS "
-            "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)"
+            "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id) AND NOT EXISTS (SELECT 1 FROM assignments c "
+            "WHERE c.provider = :provider AND c.customer_id = o.org_id AND c.end_ms IS NULL)"
         ),
-        {"lo": request.shard.lo, "hi": request.shard.hi},
+        {"lo": request.shard.lo, "hi": request.shard.hi, "provider": new.provider},
     ).scalars()
     said = {"actor": "drawdown", "reason": "--new-org-provider", "at_ms": request.now_ms}
     rows = [

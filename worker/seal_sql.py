@@ -106,6 +106,16 @@ WHERE s.arrival >= :cursor AND s.problem IS NULL AND s.ts >= o.floor_ms AND s.ts
 ON CONFLICT DO NOTHING
 """
 
+# A stopped organisation's samples are left out of the scan that adds up, but not out of what has arrived.
+STOPPED_IS_DIRTY: Final = """
+INSERT INTO dirty_windows (org_id, window_ms)
+SELECT DISTINCT s.org_id, s.ts - s.ts % 300000
+FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
+WHERE s.arrival >= :cursor AND s.problem IS NULL AND s.ts < :pack AND s.ts >= o.floor_ms
+    AND o.stopped_at_ms IS NOT NULL AND o.bucket BETWEEN :lo AND :hi
+ON CONFLICT DO NOTHING
+"""
+
 ANY_LAGGARD: Final = """
 SELECT 1 FROM orgs WHERE held_watermark_ms < :upto AND stopped_at_ms IS NULL AND bucket BETWEEN :lo AND :hi
 UNION ALL SELECT 1 FROM buckets WHERE watermark_ms < :upto AND id BETWEEN :lo AND :hi LIMIT 1

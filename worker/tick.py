@@ -119,7 +119,7 @@ def _begin(connection: sa.Connection, *, context: Context) -> Report:
     now = context.clock.now_ms()
     server_now = database_now(connection, now)
     previous = connection.execute(
-        sa.text("SELECT MAX(started_ms) FROM ticks WHERE NOT clock_trusted")
+        sa.text("SELECT started_ms FROM ticks WHERE NOT clock_trusted ORDER BY tick_id DESC LIMIT 1")
     ).scalar_one_or_none()
     if not (context.clock.trusted or context.accept_clock):
         _doubt_the_clock(now, server_now, previous)
@@ -162,13 +162,17 @@ def _doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
 
 
 def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
-    """`orgs.billing_provider` shows the assignment in force; one that began since the last tick takes effect."""
-    since = connection.execute(sa.text("SELECT MAX(started_ms) FROM ticks")).scalar_one_or_none()
+    """`orgs.billing_provider` shows the assignment in force; one that began since the last tick takes effect, and its
+    provider is asked: a halted organisation uses nothing, so nothing else would ever ask."""
+    since = connection.execute(
+        sa.text("SELECT started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1")
+    ).scalar_one_or_none()
     connection.execute(
         sa.text(
-            "UPDATE orgs SET billing_provider = a.provider FROM assignments a WHERE a.org_id = orgs.org_id "
-            "AND a.start_ms <= :now AND a.start_ms >= :since AND (a.end_ms IS NULL OR :now < a.end_ms) "
-            "AND (orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
+            "UPDATE orgs SET billing_provider = a.provider, projection_due_ms = CASE WHEN projection_due_ms >= :now "
+            "THEN projection_due_ms + 1 ELSE :now END FROM assignments a WHERE a.org_id = orgs.org_id "
+            "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) AND (a.start_ms >= :since "
+            "OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
         ),
         {"now": now, "since": 0 if since is None else min(since, now) - WINDOW_MS},
     )
@@ -220,6 +224,8 @@ def _is_about_data(error: Exception) -> bool:
 
 def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> Steps[bool]:
     """Find, by dry runs of halves, the organisations of one bucket that cannot be sealed, and stop those alone."""
+    # What fails with no organisation at all is no organisation's fault: then the error goes up, and nobody is stopped.
+    yield Transaction("probe", partial(sealing.seal, request=replace(request, only=())), rollback=True)
     orgs: list[str] = yield Transaction("orgs_of_bucket", partial(_orgs_of, request=request))
     groups, found = [orgs] if orgs else [], False
     while groups:
