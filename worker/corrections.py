@@ -144,8 +144,10 @@ def _void_one(connection: sa.Connection, push: sa.Row[Any], said: Said, evidence
     if push.sealed_qty != push.sent_qty:  # S10: the carry is what is sealed and not sent, of pushes that stand
         connection.execute(
             sa.text(
-                "UPDATE carries SET carry_qty = carry_qty - :change WHERE org_id = :org AND provider = :provider "
-                "AND customer_id = :customer AND feature = :feature"
+                "INSERT INTO carries (org_id, provider, customer_id, feature, carry_qty) "
+                "VALUES (:org, :provider, :customer, :feature, -CAST(:change AS BIGINT)) "
+                "ON CONFLICT (org_id, provider, customer_id, feature) "
+                "DO UPDATE SET carry_qty = carries.carry_qty + excluded.carry_qty"
             ),
             {
                 "change": push.sealed_qty - push.sent_qty,

@@ -33,6 +33,8 @@ class Due:
     org_id: str
     customer_id: str
     mark: int
+    read_before_ms: int | None
+    """The read that was last written when this one was asked for."""
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Projected:
 
 
 DUE = """
-SELECT o.org_id, a.customer_id, o.projection_due_ms AS mark
+SELECT o.org_id, a.customer_id, o.projection_due_ms AS mark, o.projection_read_ms AS read_before_ms
 FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
 WHERE o.projection_due_ms <= :now AND a.provider = :provider AND o.bucket BETWEEN :lo AND :hi
 ORDER BY o.projection_due_ms LIMIT :most
@@ -124,13 +126,14 @@ def _apply(
             changes.append(_unchanged(org, mark=max(now + READ_AGAIN_MS, org.projection_due_ms or 0)))
             continue
         done.read += 1
-        if org.projection_read_ms is not None and org.projection_read_ms > read_ms:
-            changes.append(_unchanged(org, mark=cleared))  # a newer read has been written already
+        if org.projection_read_ms != one.read_before_ms:
+            # Another read was written meanwhile, and two machines' clocks cannot tell which is newer: ask again.
+            changes.append(_unchanged(org, mark=now if org.projection_due_ms is None else org.projection_due_ms))
             continue
-        found = decide(org, state, now)
-        changes.append(_changed(org, found, mark=cleared, read_ms=read_ms, now=now))
+        found, stamp = decide(org, state, now), max(read_ms, (one.read_before_ms or 0) + 1)
+        changes.append(_changed(org, found, mark=cleared, read_ms=stamp, now=now))
         if (org.is_halted, org.max_concurrent_sandboxes) != (found.is_halted, found.max_concurrent):
-            history.append(transition(org.org_id, found, read_ms=read_ms, now=now))
+            history.append(transition(org.org_id, found, read_ms=stamp, now=now))
             done.halted += found.is_halted and not org.is_halted
             done.resumed += org.is_halted and not found.is_halted
             log.info("projection_changed", org=org.org_id, halted=found.is_halted, reason=found.reason)
