@@ -61,6 +61,7 @@ orgs = sa.Table(
     sa.Column("halt_reason", sa.Text, nullable=True),
     ms_column("projection_read_ms", null=True),
     ms_column("projection_due_ms", null=True),
+    sa.Column("projection_asks", sa.Integer, nullable=False, server_default="0"),
     sa.Column("operator_halt", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("override_halted", sa.Boolean, nullable=True),
     sa.Column("override_max_concurrent", sa.Integer, nullable=True),

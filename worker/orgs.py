@@ -171,7 +171,7 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
         sa.text(
             "UPDATE orgs SET billing_provider = COALESCE((SELECT provider FROM assignments a WHERE a.org_id = :org "
             "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)), billing_provider), "
-            "projection_due_ms = :due WHERE org_id = :org"
+            "projection_due_ms = :due, projection_asks = projection_asks + 1 WHERE org_id = :org"
         ),
         {"org": org_id, "now": now_ms, "due": min(now_ms, start)},
     )
@@ -206,11 +206,8 @@ def halt(connection: sa.Connection, org_id: str, said: Said, *, lift: bool = Fal
     org = require_org(connection, org_id)
     action = "org_halt_lift" if lift else "org_halt"
     record(connection, action, org_id, {}, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
-    connection.execute(
-        orgs.update()
-        .where(orgs.c.org_id == org_id)
-        .values(operator_halt=not lift, projection_due_ms=max(said.now_ms, (org.projection_due_ms or 0) + 1))
-    )
+    connection.execute(orgs.update().where(orgs.c.org_id == org_id).values(operator_halt=not lift))
+    mark_for_projection(connection, [org_id], said.now_ms)
     if lift and org.billing_provider in (None, *EXEMPT_PROVIDERS):
         _halted_now(connection, org, said, halted=False)  # nobody to ask
         return False
@@ -261,7 +258,7 @@ def override(
         raise UsageError("--max-concurrent is zero or more")
     if until_ms is not None and until_ms <= said.now_ms:
         raise UsageError("--until lies in the past")
-    org = require_org(connection, org_id)
+    require_org(connection, org_id)
     connection.execute(
         orgs.update()
         .where(orgs.c.org_id == org_id)
@@ -269,21 +266,21 @@ def override(
             override_max_concurrent=max_concurrent,
             override_halted=halted,
             override_until_ms=until_ms,
-            projection_due_ms=max(said.now_ms, (org.projection_due_ms or 0) + 1),
         )
     )
+    mark_for_projection(connection, [org_id], said.now_ms)
     details = {"max_concurrent": max_concurrent, "halted": halted, "until_ms": until_ms}
     record(connection, "org_override", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
 
 
 def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
-    """Have the provider asked again about these organisations. The mark grows each time, so that a projection clears
-    only the mark it has read."""
+    """Have the provider asked again about these organisations. The count of asks grows each time, so that a
+    projection answers only those asks that came before its read."""
     shape = rows_sql(connection, {"org_id": "text"})
     connection.execute(
         sa.text(
-            "UPDATE orgs SET projection_due_ms = CASE WHEN projection_due_ms >= :now THEN projection_due_ms + 1 "
-            f"ELSE :now END WHERE org_id IN (SELECT org_id FROM ({shape}) r)"
+            "UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1 "
+            f"WHERE org_id IN (SELECT org_id FROM ({shape}) r)"
         ),
         {"now": now_ms, "rows": json.dumps([{"org_id": org} for org in sorted(set(org_ids))])},
     )

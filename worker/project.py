@@ -28,11 +28,12 @@ READ_AGAIN_MS = MINUTE_MS
 
 @dataclass(frozen=True)
 class Due:
-    """One organisation whose projection is due, and the mark that says so."""
+    """One organisation whose projection is due."""
 
     org_id: str
     customer_id: str
-    mark: int
+    asks: int
+    """How often it had been asked for: a later ask is not answered by this read."""
     read_before_ms: int | None
     """The read that was last written when this one was asked for."""
 
@@ -48,7 +49,7 @@ class Projected:
 
 
 DUE = """
-SELECT o.org_id, a.customer_id, o.projection_due_ms AS mark, o.projection_read_ms AS read_before_ms
+SELECT o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms
 FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
 WHERE o.projection_due_ms <= :now AND a.provider = :provider AND o.bucket BETWEEN :lo AND :hi
 ORDER BY o.projection_due_ms LIMIT :most
@@ -56,14 +57,14 @@ ORDER BY o.projection_due_ms LIMIT :most
 
 # An override that has run out changes the verdict without anything else happening.
 OVERRIDES_ENDED = """
-UPDATE orgs SET projection_due_ms = :now, override_halted = NULL, override_max_concurrent = NULL,
-    override_until_ms = NULL
+UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1,
+    override_halted = NULL, override_max_concurrent = NULL, override_until_ms = NULL
 WHERE override_until_ms <= :now AND bucket BETWEEN :lo AND :hi
 """
 
 
 def project(context: Context, provider: str) -> Steps[Projected]:
-    """Read again every customer of one provider whose organisation is marked, and write the verdict."""
+    """Read again every customer of one provider whose organisation is asked for, and write the verdict."""
     done = Projected()
     most = context.capabilities[provider].reads_a_call
     seen: set[tuple[str, int]] = set()
@@ -72,9 +73,9 @@ def project(context: Context, provider: str) -> Steps[Projected]:
         due: list[Due] = yield Transaction(
             "projections_due", partial(_due, provider=provider, now=now, most=most, shard=context.shard)
         )
-        if not due or (due[0].org_id, due[0].mark) in seen:
+        if not due or (due[0].org_id, due[0].asks) in seen:
             break
-        seen.update((one.org_id, one.mark) for one in due)
+        seen.update((one.org_id, one.asks) for one in due)
         read_ms = context.clock.now_ms()
         states = yield from _read(provider, due)
         yield Transaction(
@@ -110,28 +111,29 @@ def _apply(
     now: int,
     done: Projected,
 ) -> None:
-    marks = {one.org_id: one for one in due}
+    asked = {one.org_id: one for one in due}
     current = connection.execute(
-        sa.select(orgs).where(orgs.c.org_id.in_(marks)).order_by(orgs.c.org_id).with_for_update()
+        sa.select(orgs).where(orgs.c.org_id.in_(asked)).order_by(orgs.c.org_id).with_for_update()
     ).all()
     changes: list[dict[str, object]] = []
     history: list[dict[str, object]] = []
     for org in current:
-        one = marks[org.org_id]
+        one = asked[org.org_id]
         state = states.get(one.customer_id, ReadFailed("the provider said nothing of this customer"))
-        cleared = None if org.projection_due_ms == one.mark else org.projection_due_ms
+        asked_again = org.projection_asks != one.asks
+        cleared = org.projection_due_ms if asked_again else None
         if not isinstance(state, CustomerState):
             done.failed += 1
             log.warning("customer_not_read", org=org.org_id, reason=state.reason)
-            changes.append(_unchanged(org, mark=max(now + READ_AGAIN_MS, org.projection_due_ms or 0)))
+            changes.append(_unchanged(org, due=cleared if asked_again else now + READ_AGAIN_MS))
             continue
         done.read += 1
         if org.projection_read_ms != one.read_before_ms:
             # Another read was written meanwhile, and two machines' clocks cannot tell which is newer: ask again.
-            changes.append(_unchanged(org, mark=now if org.projection_due_ms is None else org.projection_due_ms))
+            changes.append(_unchanged(org, due=now))
             continue
         found, stamp = decide(org, state, now), max(read_ms, (one.read_before_ms or 0) + 1)
-        changes.append(_changed(org, found, mark=cleared, read_ms=stamp, now=now))
+        changes.append(_changed(org, found, due=cleared, read_ms=stamp, now=now))
         if (org.is_halted, org.max_concurrent_sandboxes) != (found.is_halted, found.max_concurrent):
             history.append(transition(org.org_id, found, read_ms=stamp, now=now))
             done.halted += found.is_halted and not org.is_halted
@@ -158,20 +160,20 @@ def transition(org_id: str, found: Verdict, *, read_ms: int, now: int) -> dict[s
     }
 
 
-def _unchanged(org: sa.Row[tuple[object, ...]], *, mark: int | None) -> dict[str, object]:
+def _unchanged(org: sa.Row[tuple[object, ...]], *, due: int | None) -> dict[str, object]:
     kept = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
-    return _row(org, kept, mark=mark, read_ms=org.projection_read_ms, halted_at=org.halted_at)
+    return _row(org, kept, due=due, read_ms=org.projection_read_ms, halted_at=org.halted_at)
 
 
 def _changed(
-    org: sa.Row[tuple[object, ...]], found: Verdict, *, mark: int | None, read_ms: int, now: int
+    org: sa.Row[tuple[object, ...]], found: Verdict, *, due: int | None, read_ms: int, now: int
 ) -> dict[str, object]:
     since = org.halted_at if org.is_halted else now  # a transition only: a grace period must be able to end
-    return _row(org, found, mark=mark, read_ms=read_ms, halted_at=since if found.is_halted else None)
+    return _row(org, found, due=due, read_ms=read_ms, halted_at=since if found.is_halted else None)
 
 
 def _row(
-    org: sa.Row[tuple[object, ...]], found: Verdict, *, mark: int | None, read_ms: int | None, halted_at: int | None
+    org: sa.Row[tuple[object, ...]], found: Verdict, *, due: int | None, read_ms: int | None, halted_at: int | None
 ) -> dict[str, object]:
     return {
         "name": org.org_id,
@@ -180,7 +182,7 @@ def _row(
         "why": found.reason,
         "most": found.max_concurrent,
         "read": read_ms,
-        "mark": mark,
+        "due": due,
     }
 
 
@@ -197,7 +199,7 @@ def _write(
                 halt_reason=sa.bindparam("why"),
                 max_concurrent_sandboxes=sa.bindparam("most"),
                 projection_read_ms=sa.bindparam("read"),
-                projection_due_ms=sa.bindparam("mark"),
+                projection_due_ms=sa.bindparam("due"),
             ),
             list(changes),
         )

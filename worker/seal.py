@@ -346,7 +346,12 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: _Lock) ->
         connection.execute(
             orgs.update()
             .where(orgs.c.org_id == sa.bindparam("name"))
-            .values(registered=True, billing_provider=new.provider, projection_due_ms=request.now_ms),
+            .values(
+                registered=True,
+                billing_provider=new.provider,
+                projection_due_ms=request.now_ms,
+                projection_asks=orgs.c.projection_asks + 1,
+            ),
             [{"name": name} for name in names],
         )
         connection.execute(

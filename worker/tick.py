@@ -169,8 +169,8 @@ def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
     ).scalar_one_or_none()
     connection.execute(
         sa.text(
-            "UPDATE orgs SET billing_provider = a.provider, projection_due_ms = CASE WHEN projection_due_ms >= :now "
-            "THEN projection_due_ms + 1 ELSE :now END FROM assignments a WHERE a.org_id = orgs.org_id "
+            "UPDATE orgs SET billing_provider = a.provider, projection_due_ms = :now, "
+            "projection_asks = projection_asks + 1 FROM assignments a WHERE a.org_id = orgs.org_id "
             "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) AND (a.start_ms >= :since "
             "OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
         ),

@@ -183,6 +183,7 @@ CREATE TABLE orgs (
     halt_reason TEXT,
     projection_read_ms BIGINT,
     projection_due_ms BIGINT,
+    projection_asks INTEGER DEFAULT 0 NOT NULL,
     operator_halt BOOLEAN DEFAULT 0 NOT NULL,
     override_halted BOOLEAN,
     override_max_concurrent INTEGER,
