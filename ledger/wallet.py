@@ -8,7 +8,7 @@ size is a few statements.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -58,24 +58,30 @@ def wallet_account(customer_id: str) -> str:
 def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> list[Charge]:
     """Charge usages, each key once for good; one answer each, in order."""
     rates = read_rates(connection)
-    priced = {
-        use.key: _entry(use, price(use.quantity, rate), now_ms)
-        for use in batch
-        if (rate := rate_for(rates, use.feature, use.ts)) is not None
-    }
-    new = _post(connection, list(priced.values()))
-    repeated = [use for use in batch if use.key in priced and use.key not in new]
-    same = _same_content(connection, repeated)
+    entries: dict[str, dict[str, object]] = {}
+    for use in batch:
+        rate = rate_for(rates, use.feature, use.ts)
+        if rate is not None and use.key not in entries:  # of a key that comes twice, the first counts
+            entries[use.key] = _entry(use, price(use.quantity, rate), now_ms)
+    new = _post(connection, list(entries.values()))
+    repeated = _repeated(batch, new)
+    known = _content(connection, repeated)
     answers = []
     for use in batch:
-        if use.key not in priced:
-            answers.append(Charge.NO_RATE)
-        elif use.key in new:
-            new.discard(use.key)  # the same key a second time in one batch is a repetition
+        if use.key in new:
+            new.discard(use.key)
             answers.append(Charge.CHARGED)
+        elif use.key in known:
+            answers.append(Charge.ALREADY if known[use.key] == _said(use) else Charge.OTHER_CONTENT)
         else:
-            answers.append(Charge.ALREADY if same.get(use.key, _said(use)) == _said(use) else Charge.OTHER_CONTENT)
+            answers.append(Charge.NO_RATE)
     return answers
+
+
+def _repeated(batch: Sequence[Usage], new: set[str]) -> list[str]:
+    """Keys that were charged before, or come a second time in this batch."""
+    count = Counter(use.key for use in batch)
+    return [key for key, times in count.items() if times > 1 or key not in new]
 
 
 def grant(
@@ -247,15 +253,15 @@ def _move(connection: sa.Connection, moves: Mapping[str, int]) -> None:
     )
 
 
-def _same_content(connection: sa.Connection, uses: Sequence[Usage]) -> dict[str, tuple[str, str, int]]:
-    """What the ledger holds under the keys of repeated usages."""
-    if not uses:
+def _content(connection: sa.Connection, keys: Sequence[str]) -> dict[str, tuple[str, str, int]]:
+    """What the ledger holds under these keys."""
+    if not keys:
         return {}
     rows = connection.execute(
         sa.text(
             f"WITH wanted AS ({rows_sql(connection, {'key': 'text'})}) SELECT e.key, e.from_account, e.feature, "
             "e.quantity FROM ledger_entries e JOIN wanted w ON w.key = e.key"
         ),
-        {"rows": json.dumps([{"key": use.key} for use in uses])},
+        {"rows": json.dumps([{"key": key} for key in keys])},
     )
     return {row[0]: (row[1], row[2], row[3]) for row in rows}

@@ -81,7 +81,7 @@ def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     sizes = _size_edges(rows)
     found: list[Segment] = []
     for lo, after in pairwise(sizes):
-        for start, end in zip(times, [*times[1:], FOREVER_MS], strict=True):
+        for start, end in pairwise([*times, FOREVER_MS]):
             row = resolve(rows, lo, start)
             if row is None or row.feature is None:
                 continue

@@ -1,0 +1,132 @@
+"""The embedded ledger: charged once for good, balances that are sums."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from drawdown.ledger import wallet
+from drawdown.ledger.wallet import Charge, Usage
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.errors import Refused
+from drawdown.schema.migrate import upgrade
+from drawdown.worker import credit
+from tests.world import T0, Fleet
+
+FEATURE = "compute_1gb"
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    return Fleet(engine)
+
+
+def charge(fleet: Fleet, *uses: Usage) -> list[Charge]:
+    return write(fleet.engine, lambda connection: wallet.charge(connection, uses, T0))
+
+
+def use(key: str, quantity: int = 10, customer: str = "acme", feature: str = FEATURE) -> Usage:
+    return Usage(key, customer, feature, quantity, T0)
+
+
+def test_a_key_is_charged_once_for_good(fleet: Fleet) -> None:
+    assert charge(fleet, use("k"), use("k")) == [Charge.CHARGED, Charge.ALREADY]
+    assert charge(fleet, use("k"), use("l")) == [Charge.ALREADY, Charge.CHARGED]
+    assert fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == -2000
+
+
+@pytest.mark.parametrize("other", [use("k", 11), use("k", customer="globex"), use("k", feature="compute_4gb")])
+def test_the_same_key_with_other_content_is_no_duplicate(fleet: Fleet, other: Usage) -> None:
+    charge(fleet, use("k"))
+    assert charge(fleet, other) == [Charge.OTHER_CONTENT]
+    assert charge(fleet, use("n"), use("n", 99)) == [Charge.CHARGED, Charge.OTHER_CONTENT]
+    assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 2
+
+
+def test_what_has_no_rate_is_charged_once_it_has_one(fleet: Fleet) -> None:
+    assert charge(fleet, use("k", feature="new")) == [Charge.NO_RATE]
+    write(fleet.engine, lambda c: credit.set_rate(c, "new", 7, 2, fleet.said, from_ms=None))
+    assert charge(fleet, use("k", feature="new")) == [Charge.CHARGED]
+    assert fleet.one("SELECT amount_micro FROM ledger_entries") == 35
+
+
+def test_usage_keeps_the_price_of_its_own_time(fleet: Fleet) -> None:
+    write(fleet.engine, lambda c: credit.set_rate(c, FEATURE, 5, 1, fleet.said, from_ms=T0 + 300_000))
+    later = Usage("later", "acme", FEATURE, 1, T0 + 300_000)
+    charge(fleet, use("k", 1), later)
+    assert fleet.rows("SELECT key, amount_micro FROM ledger_entries ORDER BY key") == [("k", 100), ("later", 5)]
+
+
+def test_a_grant_with_a_key_is_given_once(fleet: Fleet) -> None:
+    def give(amount: int) -> int:
+        return write(fleet.engine, lambda c: credit.grant(c, "acme", amount, fleet.said, key="invoice-1", plan=None))
+
+    assert give(500) == give(500) == 500
+    with pytest.raises(Refused, match="invoice-1"):
+        give(501)
+
+
+def test_two_grants_without_a_key_are_two(fleet: Fleet) -> None:
+    for balance in (5, 10):
+        assert write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.said, key=None, plan="free")) == balance
+    found = read(fleet.engine, lambda c: credit.wallet_of(c, "acme"))
+    assert (found.plan, found.max_concurrent) == ("free", 2)
+
+
+def test_an_unknown_plan_is_refused_and_nothing_is_given(fleet: Fleet) -> None:
+    with pytest.raises(Refused, match="drawdown ledger plan gold"):
+        write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.said, key=None, plan="gold"))
+    assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
+
+
+def test_odd_names_are_names(fleet: Fleet) -> None:
+    odd = "a'; DROP TABLE orgs;-- :x %s {} \u00fc\u4e2d"
+    assert charge(fleet, use("k:" + odd, customer=odd)) == [Charge.CHARGED]
+    assert read(fleet.engine, lambda c: credit.wallet_of(c, odd)).balance_micro == -1000
+
+
+class Ledger(RuleBasedStateMachine):
+    """Random charges and grants beside a plain model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = connect("sqlite://")
+        upgrade(self.engine)
+        self.fleet = Fleet(self.engine)
+        self.model: dict[str, tuple[str, int]] = {}
+        self.granted: dict[str, int] = {}
+
+    @rule(
+        batch=st.lists(
+            st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["x", "y"]), st.integers(-50, 50)), max_size=6
+        )
+    )
+    def charge(self, batch: list[tuple[str, str, int]]) -> None:
+        answers = charge(self.fleet, *(use(key, quantity, customer) for key, customer, quantity in batch))
+        for (key, customer, quantity), answer in zip(batch, answers, strict=True):
+            known = self.model.setdefault(key, (customer, quantity))
+            if answer is Charge.CHARGED:
+                assert known == (customer, quantity)
+            else:
+                assert answer is (Charge.ALREADY if known == (customer, quantity) else Charge.OTHER_CONTENT)
+
+    @rule(customer=st.sampled_from(["x", "y"]), amount=st.integers(-100, 100))
+    def grant(self, customer: str, amount: int) -> None:
+        write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.said, key=None, plan=None))
+        self.granted[customer] = self.granted.get(customer, 0) + amount
+
+    @invariant()
+    def balances_are_what_the_model_says_and_sum_to_zero(self) -> None:
+        for customer in ("x", "y"):
+            used = sum(quantity for owner, quantity in self.model.values() if owner == customer)
+            found = read(self.engine, lambda c, name=customer: credit.wallet_of(c, name))  # type: ignore[misc]
+            assert found.balance_micro == self.granted.get(customer, 0) - 100 * used
+        assert self.fleet.one("SELECT COALESCE(SUM(balance_micro), 0) FROM ledger_accounts") == 0
+        assert self.fleet.one("SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_lines") == 0
+
+
+def test_any_order_of_charges_and_grants_keeps_the_books() -> None:
+    run_state_machine_as_test(Ledger, settings=settings(max_examples=25, stateful_step_count=15, deadline=None))

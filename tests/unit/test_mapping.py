@@ -1,0 +1,77 @@
+"""The mapping: what a size means in a window, and that history keeps its meaning (S5)."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drawdown.worker.mapping import MappingRow, resolve, rewrites, segments
+
+SIZES = st.integers(0, 12)
+rows = st.builds(
+    MappingRow,
+    kind=st.just("exact"),
+    memory_mb=SIZES,
+    feature=st.sampled_from(["a", "b", None]),
+    unit=st.sampled_from(["s", "mb_s"]),
+    start_ms=st.integers(0, 6),
+) | st.builds(
+    MappingRow,
+    kind=st.just("up_to"),
+    memory_mb=SIZES | st.none(),
+    feature=st.sampled_from(["c", "d", None]),
+    unit=st.just("s"),
+    start_ms=st.integers(0, 6),
+)
+
+
+def row(kind: str, size: int | None, feature: str | None, start: int = 0, unit: str = "s") -> MappingRow:
+    return MappingRow(kind, size, feature, unit, start)
+
+
+def feature(found: MappingRow | None) -> str | None:
+    return None if found is None else found.feature
+
+
+def test_an_exact_size_wins_over_a_tier_and_a_smaller_tier_over_a_larger_one() -> None:
+    known = [row("up_to", None, "top"), row("up_to", 8, "mid"), row("up_to", 4, "low"), row("exact", 3, "three")]
+    wanted = {0: "low", 3: "three", 4: "low", 5: "mid", 8: "mid", 9: "top"}
+    assert {size: feature(resolve(known, size, 0)) for size in wanted} == wanted
+
+
+def test_a_selector_ends_and_begins_again() -> None:
+    known = [row("exact", 4, "a"), row("exact", 4, None, start=2), row("exact", 4, "b", start=5)]
+    assert [feature(resolve(known, 4, window)) for window in range(7)] == ["a", "a", None, None, None, "b", "b"]
+
+
+def test_where_an_exact_size_ends_the_tier_takes_over() -> None:
+    known = [row("up_to", 8, "tier"), row("exact", 4, "a"), row("exact", 4, None, start=2)]
+    assert [feature(resolve(known, 4, window)) for window in (1, 2)] == ["a", "tier"]
+
+
+@given(st.lists(rows, max_size=7), SIZES, st.integers(0, 8))
+def test_segments_say_the_same_as_looking_a_size_up(known: list[MappingRow], size: int, window: int) -> None:
+    found = [s for s in segments(known) if s.lo <= size <= s.hi and s.start_ms <= window < s.end_ms]
+    looked_up = resolve(known, size, window)
+    assert len(found) <= 1
+    assert (found[0].feature, found[0].unit) == (looked_up.feature, looked_up.unit) if looked_up else found == []
+
+
+@given(st.lists(rows, max_size=6), rows, st.integers(0, 8))
+def test_rewrites_finds_every_change_of_a_sealed_meaning(known: list[MappingRow], new: MappingRow, sealed: int) -> None:
+    changed = []
+    for size in range(14):
+        for window in range(sealed):
+            was, becomes = resolve(known, size, window), resolve([*known, new], size, window)
+            if was is not None and (becomes is None or (becomes.feature, becomes.unit) != (was.feature, was.unit)):
+                changed.append((size, window))
+    assert bool(changed) == (rewrites(known, new, sealed) is not None)
+
+
+def test_reaching_back_may_fill_a_hole_and_nothing_else() -> None:
+    known = [row("exact", 4, "a"), row("up_to", 8, "tier", start=4)]
+    assert rewrites(known, row("exact", 5, "b"), 4) is None  # 5 had nothing before window 4
+    assert rewrites(known, row("exact", 5, "b"), 6) == (5, 4, "tier")
+    assert rewrites(known, row("up_to", None, "top"), 9) is None
+    assert rewrites(known, row("exact", 4, "z", start=3), 4) == (4, 3, "a")
+    assert rewrites(known, row("exact", 4, "z", start=4), 4) is None

@@ -1,0 +1,107 @@
+"""Times and amounts as people type them; windows to the millisecond."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drawdown.cli.main import global_options_first
+from drawdown.cli.metering import parse_shard
+from drawdown.cli.times import parse_credits, parse_time, parse_window, show_credits, show_time
+from drawdown.ledger.rates import Rate, price
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import BUCKETS, GRACE_MS, WINDOW_MS, horizon, next_window, push_key, window_of
+
+MOMENT = 1_733_702_400_000
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-12-09", "2024-12-09T00:00", "2024-12-09T01:00:00+01:00", "2024-12-09T00:00:00Z", str(MOMENT)]
+)
+def test_a_time_may_be_written_in_many_ways(text: str) -> None:
+    assert parse_time(text, "--at") == MOMENT
+
+
+def test_a_time_without_offset_lies_in_the_zone_that_is_given() -> None:
+    assert parse_time("2024-12-09T01:00", "--from", "Europe/Berlin") == MOMENT
+
+
+@pytest.mark.parametrize("text", ["", "tomorrow", "2024-13-01", "12", "2024-12-09T25:00"])
+def test_no_time_is_refused_with_the_option_named(text: str) -> None:
+    with pytest.raises(UsageError, match="--at"):
+        parse_time(text, "--at")
+
+
+def test_a_window_must_lie_on_its_boundary() -> None:
+    assert parse_window(None, "--from") is None
+    assert parse_window("2024-12-09T00:05", "--from") == MOMENT + WINDOW_MS
+    with pytest.raises(UsageError, match="2024-12-09T00:05:00Z"):
+        parse_window("2024-12-09T00:07", "--from")
+
+
+def test_times_are_shown_as_they_are() -> None:
+    assert show_time(MOMENT) == "2024-12-09T00:00:00Z"
+    assert show_time(MOMENT + 5) == "2024-12-09T00:00:00.005Z"
+    assert show_time(None) == "-"
+
+
+@pytest.mark.parametrize(("text", "micro"), [("1", 1_000_000), ("12.50", 12_500_000), ("-0.000001", -1), ("0", 0)])
+def test_credits_are_exact(text: str, micro: int) -> None:
+    assert parse_credits(text) == micro
+
+
+@pytest.mark.parametrize("text", ["", "x", "NaN", "inf", "0.0000001", "1e30"])
+def test_no_amount_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_credits(text)
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_credits_read_back_as_they_were_shown(micro: int) -> None:
+    assert parse_credits(show_credits(micro).replace(",", "")) == micro
+
+
+@given(st.integers(0, 1 << 50))
+def test_a_moment_lies_in_exactly_one_window(ts: int) -> None:
+    window = window_of(ts)
+    assert window % WINDOW_MS == 0
+    assert window <= ts < window + WINDOW_MS
+    assert next_window(ts) - ts in range(WINDOW_MS)
+
+
+def test_a_window_may_be_sealed_when_its_grace_is_over_and_not_a_millisecond_before() -> None:
+    end = MOMENT + WINDOW_MS
+    assert horizon(end + GRACE_MS - 1) == MOMENT
+    assert horizon(end + GRACE_MS) == end
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(0, 10**6), st.integers(1, 10**6))
+def test_giving_back_costs_exactly_what_it_cost(quantity: int, micro: int, per: int) -> None:
+    rate = Rate("f", 0, micro, per)
+    assert price(quantity, rate) == -price(-quantity, rate)
+    assert abs(price(quantity, rate) * per - quantity * micro) * 2 <= per
+
+
+def test_keys_tell_revisions_apart_and_hold_no_quantity() -> None:
+    assert push_key("a:1", 300_000, "compute", 0) == "usage:a:1:300000:compute"
+    assert push_key("a:1", 300_000, "compute", 2) == "usage:a:1:300000:compute:r2"
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 256])
+def test_shards_cover_every_bucket_once(count: int) -> None:
+    shards = [parse_shard(f"{index}/{count}") for index in range(count)]
+    covered = [bucket for shard in shards for bucket in range(shard.lo, shard.hi + 1)]
+    assert covered == list(range(BUCKETS))
+
+
+@pytest.mark.parametrize("text", ["", "1", "1/0", "2/2", "-1/2", "0/257", "a/b"])
+def test_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_shard(text)
+
+
+def test_options_of_every_command_work_in_any_place() -> None:
+    given_ = ["org", "show", "x", "--json", "--at", "2024-12-09", "--database-url=sqlite:///y", "--", "--json"]
+    moved = ["--json", "--at", "2024-12-09", "--database-url=sqlite:///y", "org", "show", "x", "--", "--json"]
+    assert global_options_first(given_) == moved
