@@ -16,7 +16,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import mappings
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.actions import lock_buckets, record
-from drawdown.worker.mapping import MB_SECONDS, SECONDS, MappingRow, rewrites, segments
+from drawdown.worker.mapping import FOREVER_MS, MB_SECONDS, SECONDS, MappingRow, resolve, rewrites
 from drawdown.worker.orgs import Said
 from drawdown.worker.seal import mapping_rows
 
@@ -107,7 +107,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
     action = "feature_map" if row.feature else "feature_end"
     record(connection, action, row.feature or "", details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
-    return _mend(connection, start, [*known, row])
+    return _mend(connection, start, known, row)
 
 
 def _check(row: MappingRow) -> None:
@@ -121,19 +121,18 @@ def _check(row: MappingRow) -> None:
         raise UsageError("give --memory-mb N, --up-to N or --rest")
 
 
-def _mend(connection: sa.Connection, start: int, rows: list[MappingRow]) -> Mapped:
-    """Mark the windows in which pending usage has a feature now."""
+def _mend(connection: sa.Connection, start: int, known: list[MappingRow], row: MappingRow) -> Mapped:
+    """Mark the windows in which pending usage has a feature by this row, and had none before it."""
     seconds = windows = sizes = 0
     pending = connection.execute(
         sa.text("SELECT DISTINCT memory_mb FROM pending_usage WHERE reason = 'no_mapping' AND window_ms >= :start"),
         {"start": start},
     ).scalars()
-    found = segments(rows)
     for size in pending.all():
-        ranges = [(one.start_ms, one.end_ms) for one in found if one.lo <= size <= one.hi and one.end_ms > start]
+        ranges = _filled(known, row, size, start)
         sizes += bool(ranges)
         for lo, hi in ranges:
-            values = {"size": size, "lo": max(lo, start), "hi": hi}
+            values = {"size": size, "lo": lo, "hi": hi}
             where = "reason = 'no_mapping' AND memory_mb = :size AND window_ms >= :lo AND window_ms < :hi"
             some = connection.execute(
                 sa.text(f"SELECT COALESCE(SUM(seconds), 0), COUNT(*) FROM pending_usage WHERE {where}"), values
@@ -147,6 +146,18 @@ def _mend(connection: sa.Connection, start: int, rows: list[MappingRow]) -> Mapp
                 values,
             )
     return Mapped(start, seconds, windows, sizes)
+
+
+def _filled(known: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
+    """The ranges of windows, from `start` on, in which the new row gives a size its first feature."""
+    times = sorted({start, *(one.start_ms for one in known if one.start_ms > start)})
+
+    def has(rows: list[MappingRow], window: int) -> bool:
+        found = resolve(rows, size, window)
+        return found is not None and found.feature is not None
+
+    spans = zip(times, [*times[1:], FOREVER_MS], strict=True)
+    return [(lo, hi) for lo, hi in spans if has([*known, row], lo) and not has(known, lo)]
 
 
 def install_defaults(connection: sa.Connection, said: Said) -> None:
