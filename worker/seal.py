@@ -86,13 +86,16 @@ class Statements:
             "first": 0,
             "seal_id": 0,
         }
+        mapping = segments(mapping_rows(connection))
         self.texts = {
+            "seconds": sql.SECONDS[connection.dialect.name],
+            "mapped": sql.MAPPED_EXACT if all(one.lo == one.hi for one in mapping) else sql.MAPPED_TIERS,
             "scope": "",
             "prior_scope": "",
             "dirty_scope": "",
             "pending_scope": "",
             "below_watermark": "",
-            "segments": _segments_sql(segments(mapping_rows(connection))),
+            "segments": _segments_sql(mapping),
             "sent": _sent_sql(request.providers),
         }
 
@@ -161,8 +164,6 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     run.run(sql.LATE_IS_DIRTY)
     if run.texts["scope"]:
         run.run(sql.STOPPED_IS_DIRTY)
-    if some_stopped:
-        run.run(sql.LATE_OF_STOPPED)
     if run.run(sql.ANY_LAGGARD).first():
         run.run(sql.LAGGARDS_ARE_DIRTY)
     run.run(sql.DROP_PARTIAL)
@@ -215,7 +216,8 @@ def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
     if start >= watermark:
         if request.now_ms - began < DAY_MS:
             return None
-        start, began = max(0, min(watermark, request.horizon_ms) - LATE_HORIZON_MS), request.now_ms
+        start, began = 0, request.now_ms
+    start = max(start, min(watermark, request.horizon_ms) - LATE_HORIZON_MS)
     end = min(start + SWEEP_CHUNK_MS, watermark)
     sealed = seal_range(connection, request, start, end) if end > start else None
     connection.execute(

@@ -1,0 +1,259 @@
+"""Withdrawals, voids, retries, replays, mappings that reach back, pruning: what a person may do about the past."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Rejected, RetryAt, Unknown
+from drawdown.schema.database import write
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker import corrections, runner
+from drawdown.worker.explain import explain_push
+from drawdown.worker.features import end_feature, map_size
+from drawdown.worker.prune import prune
+from drawdown.worker.replay import Replayed, replay
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+KEY = f"usage:acme:{T0}:compute_1gb"
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    return FakeProvider(capabilities())
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
+    made = Fleet(engine, extra={"fake": provider})
+    made.assign("acme", provider="fake")
+    return made
+
+
+def billed(provider: FakeProvider) -> int:
+    return sum(push.quantity for push in provider.charged.values())
+
+
+def do_replay(fleet: Fleet, from_ms: int, to_ms: int, *, dry_run: bool = False, org: str | None = None) -> Replayed:
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells)  # type: ignore[arg-type]
+    steps = replay(fleet.context(), None if org is None else [org], from_ms, to_ms, dry_run=dry_run)
+    return runner.run(steps, world)
+
+
+def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) -> None:
+    wrong = fleet.sample("acme", T0 + 1, 50)
+    fleet.sample("acme", T0 + 2, 10)
+    fleet.tick_windows(2)
+    assert billed(provider) == 60
+    for already in (False, True):
+        (done,) = write(fleet.engine, lambda c: corrections.withdraw(c, [wrong], fleet.said))
+        assert done.already == already
+    assert fleet.tick_windows(1).sealed == 1
+    assert billed(provider) == 10
+    assert fleet.tick_windows(1).sealed == 0
+
+
+def test_a_sample_withdrawn_before_its_window_is_sealed_is_never_billed(fleet: Fleet, provider: FakeProvider) -> None:
+    wrong = fleet.sample("acme", T0 + 1, 50)
+    write(fleet.engine, lambda c: corrections.withdraw(c, [wrong], fleet.said))
+    assert fleet.tick_windows(2).sealed == 0
+    assert provider.seen == []
+
+
+def test_what_cannot_be_withdrawn_is_refused_and_nothing_else_is(fleet: Fleet) -> None:
+    good = fleet.sample("acme", T0 + 1)
+    bad = fleet.sample("acme", T0 + 1, -1)
+    for ids, text in (([good, "unknown"], "no sample unknown"), ([good, bad], "interval_negative")):
+        with pytest.raises(Refused, match=text):
+            write(fleet.engine, lambda c, ids=ids: corrections.withdraw(c, ids, fleet.said))  # type: ignore[misc]
+    assert fleet.one("SELECT COUNT(*) FROM withdrawals") == 0
+
+
+def test_a_rejected_push_waits_for_a_person_and_is_sealed_anew(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.sample("acme", T0 + 1)
+    provider.answers[KEY] = Rejected("no such feature")
+    report = fleet.tick_windows(2)
+    assert (report.exit_status, report.left.rejected) == (1, 1)
+    assert fleet.tick_windows(1).accepted == 0
+    write(fleet.engine, lambda c: corrections.retry(c, [KEY], fleet.said))
+    report = fleet.tick_windows(1)
+    assert (report.sealed, report.accepted, report.exit_status) == (1, 1, 0)
+    assert list(provider.charged) == [KEY + ":r1"]
+    assert fleet.rows("SELECT evidence_kind, evidence FROM voids") == [("rejected", "no such feature")]
+
+
+def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.sample("acme", T0 + 1)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    with pytest.raises(UsageError, match="evidence"):
+        write(fleet.engine, lambda c: corrections.void(c, [KEY], fleet.said, "  "))
+    with pytest.raises(Refused, match="is due"):
+        write(fleet.engine, lambda c: corrections.void(c, [KEY], fleet.said, "I think so"))
+    with pytest.raises(Refused, match="no push"):
+        write(fleet.engine, lambda c: corrections.void(c, [KEY + ":r7"], fleet.said, "seen"))
+
+
+def test_an_unknown_answer_is_sent_again_under_the_same_key(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.sample("acme", T0 + 1)
+    provider.fails = ConnectionError("cut")
+    assert fleet.tick_windows(2).exit_status == 75
+    provider.fails = None
+    assert fleet.tick_windows(1).accepted == 1
+    assert [(push.key, push.quantity) for push in provider.seen] == [(KEY, 60), (KEY, 60)]
+    assert fleet.rows("SELECT attempt, outcome FROM attempts ORDER BY attempt") == [(1, "unknown"), (2, "accepted")]
+
+
+def test_a_push_in_doubt_is_resolved_by_a_person_either_way(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.sample("acme", T0 + 1)
+    fleet.sample("acme", T0 + WINDOW_MS)
+    other = f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"
+    from drawdown.providers.protocol import Duplicate
+
+    provider.answers = {KEY: Duplicate(), other: Duplicate()}
+    report = fleet.tick_windows(3)
+    assert (report.left.in_doubt, report.exit_status) == (2, 1)
+    provider.answers.clear()
+    write(fleet.engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
+    write(fleet.engine, lambda c: corrections.void(c, [other], fleet.said, "absent in their console"))
+    assert fleet.tick_windows(1).accepted == 1
+    states = {(row[1], row[3]): row[5] for row in fleet.pushes()}
+    assert states == {(T0, 0): "accepted", (T0 + WINDOW_MS, 0): "voided", (T0 + WINDOW_MS, 1): "accepted"}
+
+
+def test_a_push_too_old_for_its_key_is_in_doubt_and_not_sent(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(key_retention_ms=DAY_MS))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1)
+    provider.answers[KEY] = RetryAt(0, "busy")
+    fleet.tick_windows(2)
+    fleet.tick(fleet.clock.at_ms + 23 * 3_600_000)
+    assert len(provider.seen) == 1
+    assert fleet.one("SELECT state FROM pushes") == "in_doubt"
+
+
+def test_one_push_is_explained_from_samples_to_answer(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + 1, 40, sample_id="first")
+    fleet.sample("acme", T0 + 2, 20, memory_mb=4096)
+    fleet.tick_windows(2)
+    found = write(fleet.engine, lambda c: explain_push(c, KEY))
+    assert [sample["id"] for sample in found["samples"]] == ["first"]  # type: ignore[attr-defined]
+    assert found["samples_in_force_qty"] == found["sealed_qty"] == 40
+    assert found["attempts"][0]["outcome"] == "accepted"  # type: ignore[index]
+
+
+def test_a_replay_bills_nothing_that_is_billed(fleet: Fleet, provider: FakeProvider) -> None:
+    for window in range(4):
+        fleet.sample("acme", T0 + window * WINDOW_MS + 5)
+    fleet.tick_windows(6)
+    for dry_run in (True, False):
+        assert do_replay(fleet, T0 - DAY_MS, fleet.clock.at_ms, dry_run=dry_run).pushes == 0
+    assert (billed(provider), len(provider.seen)) == (240, 4)
+
+
+def test_a_replay_finds_what_the_cursor_missed_and_a_dry_run_leaves_it(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.tick_windows(3)
+    fleet.sample("acme", T0 + 5, 11)
+    fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 1")  # as if the sample had been seen
+    assert do_replay(fleet, T0, T0 + 1, dry_run=True).quantity == 11
+    assert fleet.pushes() == []
+    assert do_replay(fleet, T0, T0 + 1, org="acme").quantity == 11
+    assert billed(provider) == 11
+
+
+@pytest.mark.parametrize(("start", "end"), [(T0 + 5, T0 + 5), (T0 + 5, T0), (T0 + DAY_MS, T0 + 2 * DAY_MS)])
+def test_a_range_that_is_empty_or_in_the_future_is_refused(fleet: Fleet, start: int, end: int) -> None:
+    fleet.tick_windows(2)
+    with pytest.raises(UsageError):
+        do_replay(fleet, start, end)
+
+
+def test_a_size_without_feature_is_sealed_once_it_has_one(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.sample("acme", T0 + 1, memory_mb=3000)
+    assert fleet.tick_windows(2).left.pending_s == {"no_mapping": 60}
+
+    def add(*, confirmed: bool, start: int = T0) -> int:
+        return write(
+            fleet.engine,
+            lambda c: (
+                map_size(
+                    c, "odd", fleet.said, kind="up_to", memory_mb=None, unit="mb_s", from_ms=start, confirmed=confirmed
+                ).mended_s
+            ),
+        )
+
+    with pytest.raises(Refused, match="--dry-run"):
+        add(confirmed=False)
+    assert add(confirmed=True) == 60
+    report = fleet.tick_windows(1)
+    assert report.left.pending_s == {}
+    assert [push.quantity for push in provider.charged.values()] == [180_000]
+
+
+def test_a_mapping_cannot_change_what_sealed_windows_meant(fleet: Fleet) -> None:
+    fleet.tick_windows(3)
+    with pytest.raises(Refused, match="compute_1gb"):
+        write(
+            fleet.engine,
+            lambda c: map_size(
+                c, "other", fleet.said, kind="exact", memory_mb=1024, unit="s", from_ms=T0, confirmed=True
+            ),
+        )
+
+
+def test_a_feature_ends_at_the_next_window(fleet: Fleet) -> None:
+    write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.said))
+    fleet.sample("acme", T0 - 1)
+    fleet.sample("acme", T0)
+    fleet.assign("globex", from_ms=T0 - WINDOW_MS)
+    fleet.sample("globex", T0 - 1)
+    fleet.sample("globex", T0)
+    report = fleet.tick_windows(2)
+    assert [(row[0], row[1]) for row in fleet.pushes()] == [("globex", T0 - WINDOW_MS)]
+    assert report.left.pending_s == {"no_assignment": 60, "no_mapping": 120}
+
+
+def test_pruning_closes_old_windows_and_bills_nothing(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.sample("acme", T0 + 1)
+    fleet.sample("nobody", T0 + 1)
+    fleet.tick_windows(2)
+    fleet.clock.at_ms = T0 + 60 * DAY_MS
+    with pytest.raises(UsageError, match="35 days"):
+        write(fleet.engine, lambda c: prune(c, fleet.clock.at_ms - DAY_MS, fleet.said))
+    fleet.tick()
+    done = write(fleet.engine, lambda c: prune(c, T0 + DAY_MS, fleet.said))
+    assert (done.samples, done.held_back) == (1, 1)  # what is pending holds its organisation back
+    late = fleet.sample("acme", T0 + 7)
+    report = fleet.tick_windows(1)
+    assert report.left.quarantined == {"below_floor": 1}
+    assert fleet.rows("SELECT sample_id FROM late_quarantine") == [(late,)]
+    assert do_replay(fleet, T0, T0 + 2 * DAY_MS).pushes == 0
+    assert billed(provider) == 60
+
+
+def test_whole_units_are_sent_and_the_rest_is_carried(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(unit=60, negatives=False))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    for window, seconds in enumerate((100, 50, 10, 59)):
+        fleet.sample("acme", T0 + window * WINDOW_MS, seconds)
+    wrong = fleet.sample("acme", T0 + 4 * WINDOW_MS, 300)
+    fleet.tick_windows(6)
+    # 100, 150, 160, 219, 519 in all: whole minutes of them are 1, 2, 2, 3, 8.
+    assert fleet.rows("SELECT sealed_qty, sent_qty, state FROM pushes ORDER BY window_ms") == [
+        (100, 60, "accepted"),
+        (50, 60, "accepted"),
+        (10, 0, "carried"),
+        (59, 60, "accepted"),
+        (300, 300, "accepted"),
+    ]
+    assert fleet.one("SELECT carry_qty FROM carries") == 39
+    write(fleet.engine, lambda c: corrections.withdraw(c, [wrong], fleet.said))
+    fleet.tick_windows(1)
+    assert fleet.one("SELECT carry_qty FROM carries") == -261  # a negative is not taken: it is owed to the customer
+    fleet.sample("acme", fleet.clock.at_ms, 330)
+    fleet.tick_windows(2)
+    assert (billed(provider), fleet.one("SELECT carry_qty FROM carries")) == (540, 9)

@@ -1,0 +1,241 @@
+"""Clocks, restores, sweeps, stops, projections and new organisations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerState, ReadFailed
+from drawdown.schema.database import write
+from drawdown.schema.errors import ClockDoubted, Refused, UsageError
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker import credit, orgs, stops
+from drawdown.worker.seal import NewOrgs, Shard
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    return FakeProvider(capabilities())
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
+    made = Fleet(engine, extra={"fake": provider})
+    made.assign("acme", provider="fake")
+    return made
+
+
+def test_a_jump_of_the_clock_stops_and_asks(engine: sa.Engine) -> None:
+    if engine.dialect.name == "postgresql":
+        pytest.skip("there the server's clock is asked first")
+    fleet = Fleet(engine)
+    fleet.clock.trusted = False
+    fleet.tick()
+    for jump in (DAY_MS + 1, -DAY_MS - 1):
+        with pytest.raises(ClockDoubted, match="--accept-clock"):
+            fleet.tick(T0 + jump)
+    assert fleet.tick(T0 + DAY_MS).exit_status == 0
+    assert fleet.tick(T0 + 5 * DAY_MS, accept_clock=True).exit_status == 0
+
+
+def test_a_clock_that_differs_from_the_servers_stops_and_asks(postgres: sa.Engine) -> None:
+    fleet = Fleet(postgres)
+    fleet.clock.trusted = False
+    with pytest.raises(ClockDoubted, match="differ"):
+        fleet.tick()
+
+
+def test_a_clock_set_back_loses_nothing(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.sample("acme", T0 + 1)
+    fleet.tick(T0 + 6 * WINDOW_MS)
+    fleet.sample("acme", T0 + 3 * WINDOW_MS)  # late for the watermark, early for the clock
+    assert fleet.tick(T0 + 2 * WINDOW_MS).left.dirty_windows == 1
+    fleet.sample("acme", T0 + 2)
+    fleet.tick(T0 + 7 * WINDOW_MS)
+    assert sum(push.quantity for push in provider.charged.values()) == 180
+
+
+def test_a_cursor_from_before_a_restore_is_noticed_and_all_is_read_again(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.sample("acme", T0 + 1)
+    fleet.tick_windows(2)
+    fleet.write("UPDATE buckets SET cursor = 900000000000")  # what another server's counter had reached
+    fleet.sample("acme", T0 + 2)
+    assert fleet.tick_windows(1).sealed == 1
+    assert sum(push.quantity for push in provider.charged.values()) == 120
+    assert fleet.rows("SELECT action FROM operator_actions WHERE action = 'cursor_restart'") != []
+
+
+def test_the_nightly_sweep_finds_what_the_cursor_missed(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.tick_windows(3)
+    fleet.sample("acme", T0 + 1)
+    newest = "(SELECT MAX(arrival) + 1 FROM usage_samples)"
+    fleet.write(f"UPDATE buckets SET cursor = {newest}")  # as if a bug had passed it over
+    fleet.clock.at_ms = T0 + DAY_MS + WINDOW_MS
+    found = 0
+    for _ in range(40):
+        fleet.clock.at_ms += 1000
+        found += fleet.tick().swept
+    assert found == 1
+    assert len(provider.charged) == 1
+
+
+def test_a_stopped_organisation_keeps_everything_for_its_release(fleet: Fleet, provider: FakeProvider) -> None:
+    fleet.tick_windows(3)
+    said = {"now_ms": fleet.clock.at_ms, "actor": "test"}
+    write(fleet.engine, lambda c: stops.stop_org(c, org_id="acme", reason="a breach", **said))
+    fleet.sample("acme", T0 + 1, 1)
+    fleet.sample("acme", fleet.clock.at_ms, 2)
+    report = fleet.tick_windows(2)
+    assert (report.sealed, report.left.stopped_orgs, report.exit_status) == (0, 1, 1)
+    fleet.tick_windows(3)
+    write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="mended", **said))
+    assert fleet.tick_windows(1).sealed == 2
+    assert sum(push.quantity for push in provider.charged.values()) == 3
+    assert fleet.one("SELECT held_watermark_ms FROM orgs WHERE org_id = 'acme'") is None
+    with pytest.raises(Refused, match="not stopped"):
+        write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="again", **said))
+
+
+def test_organisations_are_assigned_as_they_appear(fleet: Fleet) -> None:
+    fleet.tick_windows(2)
+    fleet.sample("new", T0 + 1)  # before it was known: not billed, and not forgotten
+    fleet.sample("new", fleet.clock.at_ms, 7)
+    report = fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS, new_orgs=NewOrgs("fake"))
+    assert report.left.pending_s == {"no_assignment": 60}
+    assert [(row[0], row[4]) for row in fleet.pushes()] == [("new", 7)]
+    assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'new'") == "fake"
+
+
+def test_the_first_tick_does_not_bill_history_unless_told_to(fleet: Fleet) -> None:
+    fleet.sample("old", T0 - DAY_MS)
+    assert fleet.tick_windows(2).left.pending_s == {"unknown_org": 60}
+    fleet.tick(fleet.clock.at_ms + WINDOW_MS, new_orgs=NewOrgs("fake", T0 - 2 * DAY_MS))
+    assert fleet.tick_windows(1).left.pending_s == {}
+    assert [row[0] for row in fleet.pushes()] == ["old"]
+
+
+def test_an_assignment_cannot_rewrite_sealed_windows_or_take_a_customer(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + 1)
+    fleet.tick_windows(3)
+    with pytest.raises(Refused, match="sealed"):
+        fleet.assign("acme", from_ms=T0 + WINDOW_MS)
+    with pytest.raises(Refused, match="starts then already"):
+        fleet.assign("acme", from_ms=T0)
+    with pytest.raises(Refused, match="belongs to"):
+        write(
+            fleet.engine,
+            lambda c: orgs.assign(c, ["globex"], "fake", fleet.said, customer_id="acme", from_ms=None),
+        )
+    with pytest.raises(UsageError, match="boundary"):
+        fleet.assign("globex", from_ms=T0 + 1)
+
+
+def test_a_flip_begins_where_it_says_and_each_window_has_one_biller(fleet: Fleet, provider: FakeProvider) -> None:
+    flip = T0 + 2 * WINDOW_MS
+    fleet.assign("acme", provider="embedded", from_ms=flip)
+    assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'acme'") == "fake"
+    for window in range(4):
+        fleet.sample("acme", T0 + window * WINDOW_MS)
+    fleet.tick_windows(6)
+    assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'acme'") == "embedded"
+    fleet.sample("acme", T0 + 1)
+    fleet.tick_windows(1)
+    found = fleet.rows("SELECT window_ms, revision, provider FROM pushes ORDER BY 1, 2")
+    assert [(int(str(w)) < flip, r, p) for w, r, p in found] == [
+        (True, 0, "fake"),
+        (True, 1, "fake"),
+        (True, 0, "fake"),
+        (False, 0, "embedded"),
+        (False, 0, "embedded"),
+    ]
+
+
+@pytest.mark.parametrize("exempt", ["legacy", "none"])
+def test_exempt_organisations_are_billed_nothing_and_pend_nothing(fleet: Fleet, exempt: str) -> None:
+    fleet.assign("else", provider=exempt, from_ms=T0)
+    fleet.sample("else", T0 + 1)
+    report = fleet.tick_windows(2)
+    assert (report.sealed, report.left.pending_s, report.exit_status) == (0, {}, 0)
+
+
+def test_a_balance_that_cannot_be_read_is_not_zero(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.states["acme"] = ReadFailed("503")
+    fleet.sample("acme", T0 + 1)
+    report = fleet.tick_windows(2)
+    assert (report.halted, report.exit_status) == (0, 75)
+    provider.states["acme"] = CustomerState(0, "free", 2)
+    assert fleet.tick(fleet.clock.at_ms + MINUTE_MS).halted == 1
+
+
+def test_halted_at_changes_only_when_the_verdict_does(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.states["acme"] = CustomerState(-1, None, 5)
+    moments = []
+    for window in range(3):
+        fleet.sample("acme", T0 + window * WINDOW_MS)
+        fleet.tick(T0 + (window + 2) * WINDOW_MS)
+        moments.append(fleet.one("SELECT halted_at FROM orgs WHERE org_id = 'acme'"))
+    assert len(set(moments)) == 1
+    provider.states["acme"] = CustomerState(10, None, 5)
+    fleet.sample("acme", T0 + 3 * WINDOW_MS)
+    assert fleet.tick(T0 + 5 * WINDOW_MS).resumed == 1
+    assert fleet.rows("SELECT is_halted, halted_at, max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == [
+        (False, None, 5)
+    ]
+
+
+def test_the_operators_halt_and_override_win_until_they_end(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.states["acme"] = CustomerState(-1, None, 5)
+    until = T0 + 3 * WINDOW_MS
+    write(
+        fleet.engine,
+        lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=9, halted=False, until_ms=until),
+    )
+    fleet.tick_windows(1)
+    state = "SELECT is_halted, max_concurrent_sandboxes, halt_reason FROM orgs WHERE org_id = 'acme'"
+    assert fleet.rows(state) == [(False, 9, None)]
+    fleet.tick(until)
+    assert fleet.rows(state) == [(True, 5, "credits_exhausted")]
+    provider.states["acme"] = CustomerState(100, None, 5)
+    write(fleet.engine, lambda c: orgs.halt(c, "acme", replace(fleet.said, now_ms=fleet.clock.at_ms)))
+    fleet.tick_windows(1)
+    assert fleet.rows(state) == [(True, 5, "operator")]
+    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said, lift=True))
+    fleet.tick_windows(1)
+    assert fleet.rows(state) == [(False, 5, None)]
+
+
+def test_a_top_up_resumes_with_the_next_tick(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("acme")
+    fleet.sample("acme", T0 + 1)
+    assert fleet.tick_windows(2).halted == 1
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key=None, plan="free"))
+    assert fleet.tick_windows(1).resumed == 1
+    assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 2
+
+
+def test_two_halves_make_the_whole(fleet: Fleet, provider: FakeProvider) -> None:
+    names = [f"org-{n}" for n in range(40)]
+    fleet.assign(*names, provider="fake", from_ms=T0)
+    for name in names:
+        fleet.sample(name, T0 + 1)
+    fleet.clock.at_ms = T0 + 2 * WINDOW_MS
+    halves = [fleet.tick(shard=Shard(0, 127)).sealed, fleet.tick(shard=Shard(128, 255)).sealed]
+    assert sum(halves) == 40
+    assert min(halves) > 0
+    assert len(provider.charged) == 40
+
+
+def test_one_providers_failure_delays_no_other(engine: sa.Engine, provider: FakeProvider) -> None:
+    provider.fails = RuntimeError("a broken plug-in")
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.assign("globex")
+    fleet.sample("acme", T0 + 1)
+    fleet.sample("globex", T0 + 1)
+    fleet.tick_windows(2)
+    assert {row[0]: row[5] for row in fleet.pushes()} == {"acme": "due", "globex": "accepted"}
