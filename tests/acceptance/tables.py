@@ -1,0 +1,46 @@
+"""Sums of the raw tables, for comparison with sums taken from the input."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import connect, read
+from tests.acceptance.gentd26 import Sums
+
+SEALED = "SELECT org_id, window_ms, SUM(sealed_qty) FROM pushes WHERE state <> 'voided' GROUP BY org_id, window_ms"
+CHARGED = """
+SELECT SUBSTR(from_account, 8), ts, SUM(quantity) FROM ledger_entries WHERE kind = 'usage' GROUP BY from_account, ts
+"""
+OPEN = "SELECT state, COUNT(*) FROM pushes WHERE state <> 'accepted' GROUP BY state"
+
+
+def rows(url: str, text: str) -> list[tuple[object, ...]]:
+    """What a query finds."""
+    engine = connect(url)
+    try:
+        return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])
+    finally:
+        engine.dispose()
+
+
+def number(url: str, text: str) -> int:
+    """The one number that a query finds."""
+    return int(str(rows(url, text)[0][0] or 0))
+
+
+def by_window(url: str, text: str) -> Sums:
+    """Seconds by (organisation, window), of the pushes or of the ledger."""
+    return {(str(org), int(str(window))): int(str(seconds)) for org, window, seconds in rows(url, text)}
+
+
+def billed_exactly(url: str, expected: Sums) -> None:
+    """Every (organisation, window) is sealed and charged exactly as expected, and nothing is left open."""
+    assert rows(url, OPEN) == []
+    assert by_window(url, SEALED) == expected
+    assert by_window(url, CHARGED) == expected
+    assert number(url, "SELECT COUNT(*) FROM ledger_entries WHERE kind = 'usage'") == number(
+        url, "SELECT COUNT(*) FROM pushes"
+    )
+    lines = "SELECT COUNT(*) FROM (SELECT account_id, SUM(amount_micro) AS total FROM ledger_lines GROUP BY account_id)"
+    wrong = f"{lines} l JOIN ledger_accounts a ON a.account_id = l.account_id WHERE a.balance_micro <> l.total"
+    assert number(url, wrong) == 0

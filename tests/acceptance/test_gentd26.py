@@ -1,0 +1,100 @@
+"""Real requests of 4,247 tenants, end to end, as an operator would bill them."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from drawdown.worker.importer import import_samples
+from drawdown.worker.sample_rows import ImportOptions
+from drawdown.worker.seal import NewOrgs
+from tests.acceptance import gentd26
+from tests.acceptance.commands import must
+from tests.acceptance.gentd26 import AT, FROM, ORGS, PUSHES, SAMPLES, SECONDS
+from tests.acceptance.tables import billed_exactly, number, rows
+from tests.world import Fleet
+
+pytestmark = gentd26.needed()
+
+PARTS = 20
+
+
+def _import(url: str) -> dict[str, object]:
+    found = must(url, "import", str(gentd26.FILE), "--id-from-line", *gentd26.MAPPED, at=AT)["import"]
+    return {name: found[name] for name in ("inserted", "already_there", "rejected", "conflicts")}
+
+
+def _figures(url: str) -> tuple[int, ...]:
+    """Everything that may not change when nothing new was used."""
+    tables = ("usage_samples", "pushes", "attempts", "ledger_entries", "orgs", "sample_conflicts", "dirty_windows")
+    balance = number(url, "SELECT SUM(balance_micro) FROM ledger_accounts WHERE kind = 'wallet'")
+    return (balance, *(number(url, f"SELECT COUNT(*) FROM {table}") for table in tables))
+
+
+def test_the_figures_are_those_of_the_file() -> None:
+    found = gentd26.sums()
+    assert (len(found), sum(found.values())) == (PUSHES, SECONDS)
+    assert sum(seconds for (org, _), seconds in found.items() if org == "G0264") == 25_383
+
+
+def test_billed_exactly_once_however_often_everything_is_repeated(database_url: str) -> None:
+    url = database_url
+    must(url, "init", at=FROM)
+    assert _import(url) == {"inserted": SAMPLES, "already_there": 0, "rejected": 0, "conflicts": 0}
+    assigned = must(url, "org", "assign", "--unassigned", "--from", FROM, "--reason", "the trace", at=AT)["assigned"]
+    assert len(assigned) == ORGS
+    tick = must(url, "tick", at=AT)["tick"]
+    assert (tick["sealed"], tick["accepted"], tick["failures"]) == (PUSHES, PUSHES, [])
+    billed_exactly(url, gentd26.sums())
+    assert rows(url, "SELECT COUNT(*), SUM(sealed_qty), MAX(revision) FROM pushes") == [(PUSHES, SECONDS, 0)]
+    assert number(url, "SELECT SUM(sealed_qty) FROM pushes WHERE org_id = 'G0264'") == 25_383
+    before = _figures(url)
+
+    assert _import(url) == {"inserted": 0, "already_there": SAMPLES, "rejected": 0, "conflicts": 0}
+    assert must(url, "tick", at=AT)["tick"]["sealed"] == 0
+    for dry_run in ("--dry-run",), ():
+        replayed = must(url, "replay", "--all", "--from", FROM, "--to", AT, *dry_run, at=AT)["replay"]
+        assert (replayed["pushes"], replayed["quantity"]) == (0, 0)
+    assert must(url, "verify", at=AT)["breaches"] == []
+    assert _figures(url) == before
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The file's rows in random order, each with its line number as its id, in 20 files."""
+    with gentd26.FILE.open(newline="") as file:
+        header, *lines = csv.reader(file)
+    numbered = [(str(number), *line) for number, line in enumerate(lines, start=2)]
+    random.Random(26_823).shuffle(numbered)
+    made = []
+    for part in range(PARTS):
+        made.append(folder / f"part{part}.csv")
+        with made[-1].open("w", newline="") as out:
+            csv.writer(out).writerows([("id", *header), *numbered[part::PARTS]])
+    return made
+
+
+def test_random_order_in_twenty_parts_with_a_tick_after_each_bills_the_same(
+    engine: sa.Engine, database_url: str, tmp_path: Path
+) -> None:
+    fleet = Fleet(engine)
+    fleet.clock.at_ms = gentd26.AT_MS
+    pairs = [text.partition("=") for text in gentd26.MAPPED]
+    columns = {name: to for (name, _, to), flag in zip(pairs, ("", *gentd26.MAPPED), strict=False) if flag == "--map"}
+    how = ImportOptions(columns=columns, constants={"cell_id": "cell-1", "memory_mb": "1024"})
+    from_ms = 1_731_628_800_000  # 2024-11-15
+    sealed = []
+    for part in _parts(tmp_path):
+        assert import_samples(engine, [str(part)], how, gentd26.AT_MS).rejected == 0
+        report = fleet.tick(fleet.clock.at_ms + 1000, new_orgs=NewOrgs("embedded", from_ms))
+        assert report.sealed == report.accepted
+        sealed.append(report.sealed)
+    assert all(sealed), "each part brought something"
+    assert sum(sealed) > PUSHES
+    billed_exactly(database_url, gentd26.sums())
+    assert number(database_url, "SELECT SUM(sealed_qty) FROM pushes WHERE revision > 0") > SECONDS // 4
+    assert number(database_url, "SELECT COUNT(*) FROM usage_samples") == SAMPLES
+    assert fleet.tick(fleet.clock.at_ms + 1000).exit_status == 0
+    must(database_url, "verify", at=AT)
