@@ -1,0 +1,224 @@
+"""What the rest of the world does while workers tick: samples arrive, hosts move sandboxes, customers pay.
+
+Guarantee: the oracle is told of what was committed, and of nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import wallet
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.orgs import mark_for_projection
+from tests.simulation.oracle import Sample
+from tests.simulation.providers import BILLING, MEMORY, WHOLE
+from tests.simulation.world import START, World
+
+ORGS: Final = tuple(f"org{n}" for n in range(6))
+STRANGERS: Final = ("stranger0", "stranger1", "stranger2")
+CELLS: Final = ("cell-a", "cell-b", "cell-c")
+SIZES: Final = (1024, 1024, 4096, 2048, 3000)
+MAX_LATE_MS: Final = 40 * DAY_MS
+
+_INSERT: Final = sa.text(
+    "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+    "VALUES (:id, :org, 'box', 'cell-a', :memory_mb, :seconds, :ts, :now) ON CONFLICT (id) DO NOTHING"
+)
+
+
+def _lateness(world: World) -> int:
+    """How old a sample is when it arrives: mostly fresh, sometimes anything up to forty days."""
+    kind = world.rng.random()
+    if kind < 0.6:
+        return world.rng.randrange(2 * MINUTE_MS)
+    if kind < 0.65:
+        return -world.rng.randrange(4 * MINUTE_MS)  # a host whose clock is ahead, within bounds
+    if kind < 0.9:
+        world.faults.note("late_sample")
+        return int(10 ** world.rng.uniform(0, 8))
+    world.faults.note("very_late_sample")
+    return world.rng.randrange(MAX_LATE_MS)
+
+
+def _moment(world: World) -> int:
+    """A sample's ts; now and then exactly on a window's edge."""
+    ts = world.time.now - _lateness(world)
+    if world.rng.random() < 0.15:
+        ts = ts - ts % WINDOW_MS + world.rng.choice((-1, 0, 1))
+    return min(ts, world.time.now + 4 * MINUTE_MS)
+
+
+def _who(world: World) -> str:
+    return world.rng.choice(STRANGERS if world.rng.random() < 0.13 else ORGS)
+
+
+def samples(world: World) -> str:
+    """A host inserts a few samples in one transaction; a lost answer makes it insert them again."""
+    made = []
+    for _ in range(world.rng.randrange(1, 6)):
+        world.samples_made += 1
+        seconds = world.rng.choice((0, 1, 7, 30, 59, 60, 60, 60, 300, 86_400))
+        name = f"s{world.samples_made}"
+        made.append(Sample(name, _who(world), _moment(world), world.rng.choice(SIZES), seconds, good=True))
+    insert(world, made)
+    if world.rng.random() < 0.1:
+        world.faults.note("samples_inserted_twice")
+        insert(world, made)
+    return "inserts " + " ".join(f"{one.id}:{one.org}@{(one.ts - START) // 1000}s={one.seconds}" for one in made)
+
+
+def insert(world: World, made: list[Sample]) -> None:
+    rows = [{**one._asdict(), "now": world.time.now} for one in made]
+    world.write(lambda c: c.execute(_INSERT, rows))
+    for one in made:
+        world.oracle.took(one)
+
+
+_BAD: Final[tuple[dict[str, Any], ...]] = (
+    {"seconds": -1},
+    {"seconds": 12.5},
+    {"seconds": 86_401},
+    {"seconds": None},
+    {"ts": START - 40 * 366 * DAY_MS},
+    {"ts": None},
+    {"ts": START + 400 * DAY_MS},
+    {"org": ""},
+    {"org": "o" * 201},
+    {"org": "new\nline"},
+    {"memory_mb": None},
+    {"memory_mb": -1},
+)
+
+
+def bad_sample(world: World) -> str:
+    """Another program inserts what must be quarantined, without looking; or 32.0, which is fine."""
+    world.samples_made += 1
+    change = world.rng.choice((*_BAD, {"seconds": 32.0}))
+    name = f"b{world.samples_made}"
+    row = {"org": _who(world), "ts": world.time.now, "memory_mb": 1024, "seconds": 60, "id": name}
+    row.update(change)
+    world.write(lambda c: c.execute(_INSERT, {**row, "now": world.time.now}))
+    good = change == {"seconds": 32.0}
+    world.faults.note("whole_float" if good else "bad_sample")
+    if good:
+        world.oracle.took(Sample(name, str(row["org"]), world.time.now, 1024, 32, good=True))
+    else:
+        world.oracle.took(Sample(name, "", 0, 0, 0, good=False))
+    return f"inserts the odd sample {name}: {change}"
+
+
+def same_id(world: World) -> str | None:
+    """The same id again, with other content: the first one counts."""
+    if not world.oracle.samples:
+        return None
+    old = world.rng.choice(list(world.oracle.samples.values()))
+    if not old.good:
+        return None
+    insert(world, [old._replace(seconds=old.seconds + 1)])
+    world.faults.note("same_id_other_content")
+    return f"inserts {old.id} again with other content"
+
+
+def org_row(world: World) -> str:
+    """The product's own program adds an organisation, without a bucket."""
+    org = world.rng.choice(STRANGERS)
+    world.execute("INSERT INTO orgs (org_id) VALUES (:org) ON CONFLICT DO NOTHING", org=org)
+    return f"adds the organisation {org}"
+
+
+def sandbox(world: World) -> str:
+    """A sandbox starts, moves to another cell, hibernates, stops."""
+    name, org = f"box{world.rng.randrange(12)}", world.rng.choice(ORGS)
+    cell = world.rng.choice(CELLS)
+    state = world.rng.choice(("running", "running", "hibernated", "migrating", "stopped"))
+    world.execute(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, :cell, :state) "
+        "ON CONFLICT (sandbox_id) DO UPDATE SET cell_id = excluded.cell_id, state = excluded.state",
+        name=name,
+        org=org,
+        cell=cell,
+        state=state,
+    )
+    world.faults.note("sandbox_moved")
+    return f"{name} of {org} on {cell} is {state}"
+
+
+def grant(world: World) -> str | None:
+    """A customer pays, or is paid back; the provider's webhook names the customer, and he is read again."""
+    org = world.rng.choice(ORGS)
+    biller = world.oracle.assigned(org, world.time.now)
+    if biller is None or biller.provider not in BILLING:
+        return None
+    amount = world.rng.choice((60, 3_000, 500_000, -2_000, -400_000))
+    if biller.provider in world.memory:
+        world.memory[biller.provider].granted[biller.customer] += amount
+        world.write(lambda c: mark_for_projection(c, [org], world.time.now))
+    else:
+        key = f"grant{world.effects}:{world.rng.randrange(1 << 30)}"
+
+        def pay(connection: sa.Connection) -> None:
+            said = {"key": key, "now_ms": world.time.now, "actor": "sim", "reason": "paid"}
+            wallet.grant(connection, biller.customer, amount, **said)  # type: ignore[arg-type]
+            mark_for_projection(connection, [org], world.time.now)
+
+        world.write(pay)
+    world.faults.note("grant")
+    return f"{biller.customer} at {biller.provider} gets {amount}"
+
+
+def provider_trouble(world: World) -> str:
+    """A provider goes down or comes back."""
+    name = world.rng.choice(BILLING)
+    world.down ^= {name}
+    return f"{name} is {'down' if name in world.down else 'up'}"
+
+
+def price_trouble(world: World) -> str:
+    """A memory provider loses or gets a price: pushes of that feature are rejected meanwhile."""
+    provider = world.memory[world.rng.choice((MEMORY, WHOLE))]
+    provider.refused_features ^= {world.rng.choice(("compute_1gb", "compute_4gb"))}
+    world.faults.note("price_missing")
+    return f"{provider.name} refuses {sorted(provider.refused_features)}"
+
+
+def cell_trouble(world: World) -> str:
+    """A cell goes down, lies, or is well again."""
+    cell = world.rng.choice(CELLS)
+    kind = world.rng.choice(("down", "lying", "well"))
+    for name, which in (("down", world.cells.down), ("lying", world.cells.lying)):
+        which.discard(cell)
+        if kind == name:
+            which.add(cell)
+            world.faults.note(f"cell_{name}")
+    return f"{cell} is {kind}"
+
+
+def clock_trouble(world: World) -> str:
+    """A worker's clock is set: a little wrong, an hour back or forth, or days away."""
+    worker = world.rng.choice(world.workers)
+    kind = world.rng.choices(("skew", "hour", "days", "right"), (6, 3, 1, 2))[0]
+    reach = {"skew": 30_000, "hour": 60 * MINUTE_MS, "days": 3 * DAY_MS, "right": 0}[kind]
+    worker.clock.offset_ms = world.rng.randint(-reach, reach)
+    worker.clock.trusted = kind == "days" and world.rng.random() < 0.5
+    world.faults.note(f"clock_{kind}")
+    return (
+        f"{worker.name}'s clock is off by {worker.clock.offset_ms / 1000} s{' by --at' if worker.clock.trusted else ''}"
+    )
+
+
+Action = Callable[[World], str | None]
+ACTIONS: Final[tuple[tuple[Action, float], ...]] = (
+    (samples, 10.0),
+    (bad_sample, 0.8),
+    (same_id, 0.4),
+    (org_row, 0.2),
+    (sandbox, 2.0),
+    (grant, 2.0),
+    (provider_trouble, 0.4),
+    (price_trouble, 0.4),
+    (cell_trouble, 0.5),
+    (clock_trouble, 0.5),
+)

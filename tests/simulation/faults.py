@@ -1,0 +1,55 @@
+"""What goes wrong, how often, and how often it did. Guarantee: all chance comes from the seed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+CHANCE: Final = {
+    # at any effect
+    "crash_before": 0.008,
+    "crash_after": 0.008,
+    "paused_past_lease": 0.004,
+    "answer_delayed": 0.25,
+    # transactions
+    "transaction_failed": 0.008,
+    "commit_answer_lost": 0.008,
+    # providers
+    "request_lost": 0.03,
+    "answer_lost": 0.04,
+    "answer_raised": 0.03,
+    "answer_partly_lost": 0.04,
+    "throttled": 0.03,
+    "throttled_nonsense": 0.01,
+    "read_failed": 0.03,
+    "read_raised": 0.02,
+    # cells
+    "halt_request_lost": 0.1,
+    "halt_answer_lost": 0.1,
+    "halts_raised": 0.08,
+    # crash: what the other steps of that process had in flight is delivered all the same
+    "delivered_after_death": 0.5,
+}
+INTENSITIES: Final = (0.0, 0.3, 1.0, 1.0, 2.5)
+
+
+@dataclass
+class Faults:
+    """Draws faults from the seed and counts those that struck."""
+
+    rng: random.Random
+    intensity: float = 1.0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def strikes(self, kind: str) -> bool:
+        """Whether this fault happens now. Draws in any case, so that a trace does not depend on what is switched on."""
+        struck = self.rng.random() < CHANCE[kind] * self.intensity
+        if struck:
+            self.counts[kind] += 1
+        return struck
+
+    def note(self, kind: str) -> None:
+        """Count what the world does by itself: a provider goes down, a sample is late."""
+        self.counts[kind] += 1

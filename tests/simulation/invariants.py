@@ -1,0 +1,241 @@
+"""The invariants of the design, judged on raw tables against the oracle.
+
+Guarantee: `check` may be asked at any moment, `settled` once everything has healed. Neither calls the worker's code.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from drawdown.schema.migrate import bucket_of
+from tests.simulation.oracle import EXEMPT, WINDOW, Expected
+from tests.simulation.world import World
+
+
+class Push(NamedTuple):
+    """A row of the outbox."""
+
+    window: int
+    org: str
+    feature: str
+    revision: int
+    provider: str
+    customer: str
+    sealed: int
+    sent: int
+    key: str
+    state: str
+    attempts: int
+
+
+class Tables(NamedTuple):
+    """The raw tables, read once a check."""
+
+    pushes: list[Push]
+    watermarks: dict[str, int]
+    cursors: list[tuple[int, int, int, int]]
+    dirty: set[tuple[str, int]]
+    stopped: set[str]
+    pending: dict[tuple[int, str, int], tuple[str, int, int]]
+    arrivals: dict[str, int]
+
+
+def _read(world: World) -> Tables:
+    buckets = world.rows("SELECT id, watermark_ms, cursor, epoch FROM buckets")
+    marks = {number: mark for number, mark, _, _ in buckets}
+    orgs = world.rows("SELECT org_id, held_watermark_ms, stopped_at_ms FROM orgs")
+    held = {org: mark for org, mark, _ in orgs if mark is not None}
+    names = {org for org, _, _ in orgs} | {one.org for one in world.oracle.samples.values() if one.good}
+    pending = world.rows("SELECT window_ms, org_id, memory_mb, reason, seconds, samples FROM pending_usage")
+    return Tables(
+        [
+            Push(*row)
+            for row in world.rows(
+                "SELECT window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, state, "
+                "attempts FROM pushes"
+            )
+        ],
+        {org: held.get(org, marks[bucket_of(org)]) for org in names},
+        [(int(a), int(b), int(c), int(d)) for a, b, c, d in buckets],
+        {(org, window) for org, window in world.rows("SELECT org_id, window_ms FROM dirty_windows")},
+        {org for org, _, stopped in orgs if stopped is not None},
+        {(w, org, size): (reason, s, n) for w, org, size, reason, s, n in pending},
+        dict(world.rows("SELECT id, arrival FROM usage_samples")),
+    )
+
+
+def check(world: World) -> list[str]:
+    """Every breach that can be told at this moment."""
+    tables = _read(world)
+    expected = world.oracle.expected()
+    judges: list[Callable[[], Iterator[str]]] = [
+        lambda: _conservation(world, tables, expected),
+        lambda: _carried(world, tables),
+        lambda: _one_biller(world, tables),
+        lambda: _revisions(tables),
+        lambda: _delivered(world, tables),
+        lambda: _attempts(world, tables),
+        lambda: _ledger(world),
+        lambda: _halts(world),
+        lambda: _quarantine(world),
+        lambda: (str(row[0]) for row in world.rows("SELECT what FROM audit")),
+    ]
+    return [breach for judge in judges for breach in judge()]
+
+
+def open_windows(world: World, tables: Tables) -> set[tuple[str, int]]:
+    """Windows that a seal still has to look at: dirty, or with arrivals after the cursor."""
+    cursors = {number: cursor for number, _, cursor, _ in tables.cursors}
+    return tables.dirty | {
+        (one.org, one.ts // WINDOW * WINDOW)
+        for one in world.oracle.samples.values()
+        if one.good and tables.arrivals[one.id] >= cursors[bucket_of(one.org)]
+    }
+
+
+def _conservation(world: World, tables: Tables, expected: Expected) -> Iterator[str]:
+    """1 and 9: below the watermark what is sealed is what was used; what cannot be sealed is pending."""
+    waiting = open_windows(world, tables)
+
+    def closed(org: str, window: int) -> bool:
+        return window < tables.watermarks.get(org, 0) and (org, window) not in waiting
+
+    sealed: dict[tuple[str, int, str], int] = defaultdict(int)
+    for push in tables.pushes:
+        if push.state != "voided":
+            sealed[(push.org, push.window, push.feature)] += push.sealed
+    for org, window, feature in sorted(sealed.keys() | expected.owed.keys()):
+        place = (org, window, feature)
+        have, want = sealed.get(place, 0), expected.owed.get(place, 0)
+        if have != want and closed(org, window):
+            yield f"1: {org} window {window} {feature}: sealed {have}, used {want}"
+    for spot in sorted(tables.pending.keys() | expected.pending.keys()):
+        window, org, size = spot
+        got, due = _loosely(tables.pending.get(spot)), expected.pending.get(spot)
+        if got != due and closed(org, window):
+            yield f"9: {org} window {window} {size} MB: pending {got}, should be {due}"
+
+
+def _loosely(row: tuple[str, int, int] | None) -> tuple[str, int, int] | None:
+    """An organisation may become known without an assignment: which of the two reasons was written is history."""
+    if row is None or row[0] == "no_mapping":
+        return row
+    return ("no_biller", row[1], row[2])
+
+
+def _carried(world: World, tables: Tables) -> Iterator[str]:
+    """2: sent + carry = sealed."""
+    sums: dict[tuple[str, str, str, str], int] = defaultdict(int)
+    for push in tables.pushes:
+        if push.state != "voided":
+            sums[(push.org, push.provider, push.customer, push.feature)] += push.sealed - push.sent
+    carries = {
+        (org, provider, customer, feature): quantity
+        for org, provider, customer, feature, quantity in world.rows(
+            "SELECT org_id, provider, customer_id, feature, carry_qty FROM carries"
+        )
+    }
+    for place in sorted(sums.keys() | carries.keys()):
+        if sums.get(place, 0) != carries.get(place, 0):
+            yield f"2: {place}: sealed - sent = {sums.get(place, 0)}, the carry says {carries.get(place, 0)}"
+
+
+def _one_biller(world: World, tables: Tables) -> Iterator[str]:
+    for push in tables.pushes:
+        found = world.oracle.assigned(push.org, push.window)
+        if found is None or (found.provider, found.customer) != (push.provider, push.customer):
+            yield f"3: {push.key} is billed by {push.provider} to {push.customer}, assigned is {found}"
+
+
+def _revisions(tables: Tables) -> Iterator[str]:
+    """S3: 0, 1, 2, … without a hole, each with the key that says so."""
+    numbers: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+    for push in tables.pushes:
+        numbers[(push.org, push.window, push.feature)].append(push.revision)
+        suffix = f":r{push.revision}" if push.revision else ""
+        if push.key != f"usage:{push.org}:{push.window}:{push.feature}{suffix}":
+            yield f"5: {push.key} is not the key of its push"
+    for place, found in numbers.items():
+        if sorted(found) != list(range(len(found))):
+            yield f"S3: {place} has the revisions {sorted(found)}"
+
+
+def _delivered(world: World, tables: Tables) -> Iterator[str]:
+    """2 and 6: what counts as accepted was charged, with that quantity; what was voided was not."""
+    charged = {
+        key: ("embedded", quantity)
+        for key, quantity in world.rows("SELECT key, quantity FROM ledger_entries WHERE kind = 'usage'")
+    }
+    for name, provider in world.memory.items():
+        charged.update({key: (name, one.quantity) for key, one in provider.charges.items()})
+    for push in tables.pushes:
+        found = charged.pop(push.key, None)
+        if push.state == "accepted" and found != (push.provider, push.sent):
+            yield f"2: {push.key} counts as accepted with {push.sent}; charged: {found}"
+        if push.state in ("voided", "rejected", "carried") and found is not None:
+            yield f"6: {push.key} is {push.state}, and was charged: {found}"
+        if push.state in ("voided", "rejected") and push.key not in world.rejected:
+            yield f"P5: {push.key} is {push.state}, and no provider ever rejected it"
+        if (push.state == "carried") != (push.sent == 0) and push.state != "voided":
+            yield f"S10: {push.key} sends {push.sent} and is {push.state}"
+    for key, what in charged.items():
+        yield f"5: {key} was charged ({what}) and is no push of ours"
+
+
+def _attempts(world: World, tables: Tables) -> Iterator[str]:
+    counted = {
+        (window, org, feature, revision): (number, most)
+        for window, org, feature, revision, number, most in world.rows(
+            "SELECT window_ms, org_id, feature, revision, COUNT(*), MAX(attempt) FROM attempts GROUP BY 1, 2, 3, 4"
+        )
+    }
+    for push in tables.pushes:
+        got = counted.get((push.window, push.org, push.feature, push.revision), (0, 0))
+        if got != (push.attempts, push.attempts):
+            yield f"P1: {push.key} counts {push.attempts} attempts, on record are {got}"
+
+
+def _ledger(world: World) -> Iterator[str]:
+    rows = world.rows(
+        "SELECT a.account_id, a.balance_micro, COALESCE((SELECT SUM(l.amount_micro) FROM ledger_lines l "
+        "WHERE l.account_id = a.account_id), 0) FROM ledger_accounts a"
+    )
+    yield from (f"ledger: {name} says {kept}, its lines say {summed}" for name, kept, summed in rows if kept != summed)
+    if sum(kept for _, kept, _ in rows):
+        yield "ledger: the balances do not sum to zero"
+
+
+def _halts(world: World) -> Iterator[str]:
+    """7: each sandbox of a halted organisation has a halt on its cell, due or acknowledged, for this very halt."""
+    missing = world.rows(
+        "SELECT DISTINCT s.org_id, s.cell_id FROM sandboxes s JOIN orgs o ON o.org_id = s.org_id AND o.is_halted "
+        "WHERE s.state <> 'stopped' AND NOT EXISTS (SELECT 1 FROM halts h WHERE h.org_id = s.org_id "
+        "AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at)"
+    )
+    yield from (f"7: {org} is halted, and {cell} was never to be told" for org, cell in missing)
+    told = {(one.org_id, one.cell_id, one.halted_at) for one in world.cells.told}
+    acked = world.rows("SELECT org_id, cell_id, halted_at FROM halts WHERE acked_at_ms IS NOT NULL")
+    yield from (
+        f"7: the halt {row} counts as acknowledged, and never reached its cell" for row in sorted(set(acked) - told)
+    )
+    backwards = world.rows(
+        "SELECT a.org_id FROM projections a JOIN projections b ON b.org_id = a.org_id "
+        "AND b.projection_id > a.projection_id AND b.read_ms < a.read_ms"
+    )
+    yield from (f"8: the projections of {org} go back in time" for (org,) in backwards)
+
+
+def _quarantine(world: World) -> Iterator[str]:
+    got: set[Any] = {row[0] for row in world.rows("SELECT id FROM usage_samples WHERE problem IS NOT NULL")}
+    want = {one.id for one in world.oracle.samples.values() if not one.good}
+    for name in sorted(got ^ want):
+        yield f"9: the sample {name!r} is {'quarantined' if name in got else 'not quarantined'}, and should not be so"
+    for table, problem in (("pushes", "state = 'in_doubt'"), ("orgs", "stopped_reason LIKE 'cannot be sealed%'")):
+        if number := world.rows(f"SELECT COUNT(*) FROM {table} WHERE {problem}")[0][0]:
+            yield f"S8: {number} rows of {table} with {problem}, though nothing was lost and no organisation is bad"
+
+
+def exempt(provider: str | None) -> bool:
+    return provider is None or provider in EXEMPT

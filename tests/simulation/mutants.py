@@ -1,0 +1,264 @@
+"""Bugs planted on purpose, one at a time, in the running process: each has to be caught, and the report says by what.
+
+Guarantee: a mutant that no longer fits the code fails loudly, and everything is put back afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.ledger import wallet
+from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
+from drawdown.worker import corrections, dispatch, project, push, seal, tick
+from drawdown.worker import seal_sql as sql
+from drawdown.worker.decide import Settlement, settle
+from drawdown.worker.effects import Transaction
+from drawdown.worker.mapping import FOREVER_MS, segments
+from tests.simulation.scheduler import simulate
+
+SEEDS: Final = 30
+TICKS: Final = 20
+
+
+class Patches:
+    """Changes that are undone."""
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[Any, str, Any]] = []
+
+    def put(self, where: Any, name: str, value: Any) -> None:
+        self._undo.append((where, name, getattr(where, name)))
+        setattr(where, name, value)
+
+    def text(self, where: Any, name: str, old: str, new: str) -> None:
+        """Replace a piece of a statement, which has to be there."""
+        before = getattr(where, name)
+        assert old in before, f"{name} no longer holds {old!r}: the mutant has to follow the code"
+        self.put(where, name, before.replace(old, new))
+
+    def undo(self) -> None:
+        while self._undo:
+            where, name, value = self._undo.pop()
+            setattr(where, name, value)
+
+
+def _settles_as(patches: Patches, kind: type, state: str) -> None:
+    def wrong(outcome: Any, attempt: int, now_ms: int, capabilities: Any) -> Settlement:
+        right = settle(outcome, attempt, now_ms, capabilities)
+        return replace(right, state=state) if isinstance(outcome, kind) else right
+
+    patches.put(push, "settle", wrong)
+
+
+def _keys(patches: Patches, change: Callable[[str, int], str]) -> None:
+    def wrong(key: str, customer: str, feature: str, quantity: int, ts: int, attempt: int) -> PushRequest:
+        return PushRequest(change(key, attempt), customer, feature, quantity, ts, attempt)
+
+    patches.put(push, "PushRequest", wrong)
+
+
+def _claim_not_committed(patches: Patches) -> None:
+    patches.put(push, "Transaction", lambda name, work: Transaction(name, work, rollback=name == "claim"))
+
+
+def _dirty_deleted_before_sealing(patches: Patches) -> None:
+    right = seal.Statements.run
+
+    def wrong(self: seal.Statements, statement: str, **values: int) -> Any:
+        if statement is sql.SCAN_DIRTY:
+            right(self, sql.FORGET_DIRTY)
+        return right(self, statement, **values)
+
+    patches.put(seal.Statements, "run", wrong)
+
+
+def _mapping_of_today(patches: Patches) -> None:
+    right = segments
+    patches.put(
+        seal,
+        "segments",
+        lambda rows: [replace(one, start_ms=0) for one in right(rows) if one.end_ms == FOREVER_MS],
+    )
+
+
+def _no_arrivals(patches: Patches) -> None:
+    first, fresh, late = sql.SCAN["sqlite"]
+    patches.put(sql, "SCAN", {**sql.SCAN, "sqlite": (first, fresh, late.replace("AND +s.ts", "AND 1 = 0 AND +s.ts"))})
+
+
+def _revision_reused(patches: Patches) -> None:
+    patches.text(sql, "SEAL", "MAX(revision) + 1 AS revision", "0 AS revision")
+    patches.put(sql, "SEAL", sql.SEAL + " ON CONFLICT DO NOTHING")
+
+
+def _pending_never_cleared(patches: Patches) -> None:
+    patches.put(sql, "FORGET_PENDING", ())
+    again = "DO UPDATE SET reason = excluded.reason, seconds = excluded.seconds, samples = excluded.samples"
+    patches.put(sql, "PENDING", f"{sql.PENDING} ON CONFLICT (window_ms, org_id, memory_mb) {again}")
+
+
+def _halted_at_rewritten(patches: Patches) -> None:
+    right = project._changed
+
+    def wrong(org: Any, found: Any, *, now: int, **rest: Any) -> Any:
+        return {**right(org, found, now=now, **rest), "since": now if found.is_halted else None}
+
+    patches.put(project, "_changed", wrong)
+
+
+def _older_read_overwrites(patches: Patches) -> None:
+    right = project._apply
+
+    def wrong(connection: Any, *, due: Any, **rest: Any) -> None:
+        now = {
+            one.org_id: connection.execute(
+                sa.text("SELECT projection_read_ms FROM orgs WHERE org_id = :org"), {"org": one.org_id}
+            ).scalar()
+            for one in due
+        }
+        right(connection, due=[replace(one, read_before_ms=now[one.org_id]) for one in due], **rest)
+
+    patches.put(project, "_apply", wrong)
+
+
+def _charged_again(patches: Patches) -> None:
+    right = wallet._post
+
+    def wrong(connection: Any, entries: Any) -> set[str]:
+        new = right(connection, entries)
+        again = [{**one, "key": f"{one['key']} "} for one in entries if one["key"] not in new]
+        right(connection, again)
+        return {str(one["key"]) for one in entries}
+
+    patches.put(wallet, "_post", wrong)
+
+
+def _acknowledged_on_failure(patches: Patches) -> None:
+    right = dispatch._settle
+    patches.put(dispatch, "_settle", lambda c, *, errors, **rest: right(c, errors=[None for _ in errors], **rest))
+
+
+def _answers_mixed_up(patches: Patches) -> None:
+    right = push._settled
+    patches.put(push, "_settled", lambda a, b, batch, outcomes: right(a, b, batch, list(reversed(outcomes))))
+
+
+def _watermark_runs_ahead(patches: Patches) -> None:
+    patches.text(sql, "ADVANCE", ":horizon", ":horizon + 300000")
+
+
+_BILLER = "JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms\n        AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)"  # noqa: E501
+_OPEN = "JOIN assignments a ON a.org_id = w.org_id AND a.end_ms IS NULL"
+MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
+    "watermark advanced without sealing": _watermark_runs_ahead,
+    "cursor advanced without scanning late arrivals": _no_arrivals,
+    "fresh key on retry": lambda p: _keys(p, lambda key, n: key if n == 1 else f"{key}:again"),
+    "key holds the attempt": lambda p: _keys(p, lambda key, n: f"{key}:a{n}"),
+    "429 taken as a rejection": lambda p: _settles_as(p, RetryAt, "rejected"),
+    "unknown taken as accepted": lambda p: _settles_as(p, Unknown, "accepted"),
+    "unknown taken as rejected, voided and sealed again": lambda p: _settles_as(p, Unknown, "rejected"),
+    "duplicate taken as a failure": lambda p: _settles_as(p, Duplicate, "rejected"),
+    "voided pushes still count as sealed": lambda p: p.text(
+        sql, "SEAL", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", "-sealed_qty"
+    ),
+    "revision reused, conflict ignored": _revision_reused,
+    "inner join drops usage without mapping": lambda p: p.text(sql, "PENDING", "LEFT JOIN mapped m", "JOIN mapped m"),
+    "inner join drops usage without assignment": lambda p: p.text(sql, "PENDING", "LEFT JOIN assign", "JOIN assign"),
+    "claim and attempt committed after the send": _claim_not_committed,
+    "late windows forgotten before they are sealed": _dirty_deleted_before_sealing,
+    "partial sums of late windows kept": lambda p: p.text(sql, "DROP_PARTIAL", "window_ms < :pack", "window_ms < 0"),
+    "withdrawals of sealed windows ignored": lambda p: p.text(
+        sql, "WITHDRAWN_DIRTY", "-SUM(s.interval_s), -COUNT(*)", "0, 0"
+    ),
+    "mapping of today used for old windows": _mapping_of_today,
+    "assignment of now used for old windows": lambda p: p.text(sql, "SEAL", _BILLER, _OPEN),
+    "pending usage never cleared": _pending_never_cleared,
+    "carry forgotten by the seal": lambda p: p.text(sql, "CARRY", "HAVING SUM(sealed_qty - sent_qty) <> 0", "HAVING 0"),
+    "carry forgotten by a void": lambda p: p.put(corrections, "_void_one", _void_without_carry(corrections._void_one)),
+    "arrivals of a stopped organisation lost": lambda p: p.text(sql, "STOPPED_IS_DIRTY", "WHERE ", "WHERE 0 AND "),
+    "strangers in a bucket behind the pack lost": lambda p: p.text(
+        sql, "STRANGERS_BEHIND", "WHERE s.ts", "WHERE 0 AND s.ts"
+    ),
+    "answers given to the wrong pushes": _answers_mixed_up,
+    "ledger charges a known key again": _charged_again,
+    "ledger does not move the balance": lambda p: p.put(wallet, "_move", lambda connection, moves: None),
+    "halted_at rewritten by every projection": _halted_at_rewritten,
+    "older read overwrites a newer one": _older_read_overwrites,
+    "the provider is not asked when an assignment begins": lambda p: p.put(
+        tick, "_bring_providers_up_to_date", lambda connection, now: None
+    ),
+    "halt acknowledged on failure": _acknowledged_on_failure,
+    "a halt acknowledged once is never told again": lambda p: p.text(
+        dispatch, "STILL_RUNNING", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
+    ),
+}
+
+
+def _void_without_carry(right: Any) -> Any:
+    def wrong(connection: Any, push_row: Any, *rest: Any) -> None:
+        before = {name: getattr(push_row, name) for name in push_row._fields}
+        before["sent_qty"] = before["sealed_qty"]
+        right(connection, type("Row", (), before)(), *rest)
+
+    return wrong
+
+
+@dataclass
+class Caught:
+    """How a mutant ended: `seeds` tried, and what the last of them said."""
+
+    name: str
+    seeds: int
+    by: str | None
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """The bug, for as long as the block runs."""
+    patches = Patches()
+    try:
+        MUTANTS[name](patches)
+        yield
+    finally:
+        patches.undo()
+
+
+def hunt(name: str, seeds: int = SEEDS, ticks: int = TICKS) -> Caught:
+    """Run seeds until the bug shows."""
+    with planted(name):
+        for seed in range(seeds):
+            outcome = simulate(seed, ticks)
+            if outcome.breaches:
+                assert "wrong()" not in outcome.breaches[0], f"{name} does not fit the code: {outcome.breaches[0]}"
+                return Caught(name, seed + 1, outcome.breaches[0])
+    return Caught(name, seeds, None)
+
+
+def main() -> int:
+    """Hunt all mutants, or those whose name holds a word; exit status 1 if one survived."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("word", nargs="?", default="")
+    asked.add_argument("--seeds", type=int, default=SEEDS)
+    asked.add_argument("--ticks", type=int, default=TICKS)
+    options = asked.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    began, survived = time.perf_counter(), 0
+    for name in (one for one in MUTANTS if options.word in one):
+        found = hunt(name, options.seeds, options.ticks)
+        survived += found.by is None
+        print(f"{name}: {'SURVIVED' if found.by is None else f'seed {found.seeds - 1}'}: {found.by}"[:220], flush=True)
+    print(f"{survived} survived, {time.perf_counter() - began:.0f} s")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What should have been billed, worked out apart from Drawdown: plain Python over what the world itself handed out.
+
+Guarantee: it reads no table and calls no code of the worker's; it knows the samples, withdrawals, mappings and
+assignments because the world told it when each was committed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+WINDOW: Final = 300_000
+EXEMPT: Final = frozenset({"legacy", "none"})
+
+
+class Sample(NamedTuple):
+    """One sample as it was first committed; `good` is false for one that must be quarantined."""
+
+    id: str
+    org: str
+    ts: int
+    memory_mb: int
+    seconds: int
+    good: bool
+
+
+class Rule(NamedTuple):
+    """One line of the mapping, in the order it was added."""
+
+    kind: str
+    size: int | None
+    feature: str | None
+    unit: str
+    start: int
+
+
+class Assignment(NamedTuple):
+    start: int
+    provider: str
+    customer: str
+
+
+Cell = tuple[str, int, str]
+"""(org, window, feature)."""
+
+
+@dataclass
+class Expected:
+    """What has to be sealed, and what has to wait, in some windows."""
+
+    owed: dict[Cell, int] = field(default_factory=dict)
+    pending: dict[tuple[int, str, int], tuple[str, int, int]] = field(default_factory=dict)
+
+
+@dataclass
+class Oracle:
+    """Everything the world handed out."""
+
+    samples: dict[str, Sample] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
+    rules: list[Rule] = field(default_factory=list)
+    assignments: dict[str, list[Assignment]] = field(default_factory=lambda: defaultdict(list))
+    default: Assignment | None = None
+    """How organisations are assigned as they appear, where the workers do that."""
+
+    def took(self, sample: Sample) -> None:
+        """A sample was committed; the first one of an id counts."""
+        self.samples.setdefault(sample.id, sample)
+
+    def assigned(self, org: str, window: int) -> Assignment | None:
+        known = [one for one in self.assignments[org] if one.start <= window]
+        found = max(known, key=lambda one: one.start, default=None)
+        if found is None and self.default is not None and self.default.start <= window:
+            return self.default._replace(customer=org)
+        return found
+
+    def rule(self, size: int, window: int) -> Rule | None:
+        """The exact size's rule, else the narrowest tier's that holds it, else the open top's."""
+        tiers = sorted({r.size for r in self.rules if r.kind == "up_to" and r.size is not None and r.size >= size})
+        choices: list[tuple[str, int | None]] = [("exact", size), *(("up_to", tier) for tier in tiers), ("up_to", None)]
+        for kind, limit in choices:
+            found = None
+            for one in self.rules:
+                if (one.kind, one.size) == (kind, limit) and one.start <= window:
+                    found = one if found is None or one.start >= found.start else found
+            if found is not None and found.feature is not None:
+                return found
+        return None
+
+    def in_force(self) -> list[Sample]:
+        return [one for one in self.samples.values() if one.good and one.id not in self.withdrawn]
+
+    def expected(self) -> Expected:
+        """Over all windows."""
+        answer = Expected()
+        used: dict[tuple[int, str, int], list[int]] = defaultdict(lambda: [0, 0])
+        for one in self.in_force():
+            place = used[(one.ts // WINDOW * WINDOW, one.org, one.memory_mb)]
+            place[0] += one.seconds
+            place[1] += 1
+        owed: dict[Cell, int] = defaultdict(int)
+        for (window, org, size), (seconds, count) in used.items():
+            biller, rule = self.assigned(org, window), self.rule(size, window)
+            if biller is None or (rule is None and biller.provider not in EXEMPT):
+                reason = "no_mapping" if biller else "no_biller"
+                answer.pending[(window, org, size)] = (reason, seconds, count)
+            elif rule is not None and biller.provider not in EXEMPT:
+                assert rule.feature is not None
+                owed[(org, window, rule.feature)] += seconds * size if rule.unit == "mb_s" else seconds
+        answer.owed = {place: quantity for place, quantity in owed.items() if quantity}
+        return answer
+
+    def ever_gave_back(self, org: str) -> bool:
+        """Whether a withdrawal may have made this organisation's usage shrink."""
+        return any(self.samples[one].org == org for one in self.withdrawn)

@@ -1,0 +1,150 @@
+"""Billing providers and cells in memory: small state machines that remember everything they were told.
+
+Guarantee: what they charged is kept apart from our database, so "billed exactly once" is read where it counts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.providers.protocol import (
+    Accepted,
+    Capabilities,
+    CustomerRead,
+    CustomerState,
+    Duplicate,
+    Outcome,
+    PushRequest,
+    Rejected,
+)
+from drawdown.worker.effects import HaltRequest
+
+MEMORY: Final = "memory"
+WHOLE: Final = "whole"
+BILLING: Final = (EMBEDDED, MEMORY, WHOLE)
+UNIT: Final = 60
+OLDEST_READ: Final = 1_000
+CAPABILITIES: Final = {
+    MEMORY: Capabilities(
+        batch_size=3, key_retention_ms=None, duplicate_proves_delivery=True, lookup=True, reads_a_call=3
+    ),
+    WHOLE: Capabilities(
+        batch_size=2,
+        key_retention_ms=None,
+        duplicate_proves_delivery=True,
+        lookup=False,
+        negatives=False,
+        unit=UNIT,
+        reads_a_call=2,
+    ),
+}
+Billed = dict[tuple[str, str, int], int]
+"""(customer, feature, window) to the quantity charged."""
+
+
+@dataclass
+class MemoryProvider:
+    """Charges each key once, rejects what it has no price for, and answers a repeated key with a duplicate."""
+
+    name: str
+    charges: dict[str, PushRequest] = field(default_factory=dict)
+    granted: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    refused_features: set[str] = field(default_factory=set)
+    reads: int = 0
+
+    def __post_init__(self) -> None:
+        self.capabilities: Capabilities = CAPABILITIES[self.name]
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        assert len(batch) <= self.capabilities.batch_size, "a batch longer than the provider takes"
+        return [self._charge(request) for request in batch]
+
+    def _charge(self, request: PushRequest) -> Outcome:
+        if request.key in self.charges:
+            return Duplicate()
+        if request.feature in self.refused_features:
+            return Rejected(f"no price for {request.feature}")
+        if request.quantity % self.capabilities.unit or (request.quantity < 0 and not self.capabilities.negatives):
+            return Rejected(f"{request.quantity} is no whole, positive amount")
+        self.charges[request.key] = request
+        return Accepted()
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        self.reads += 1
+        return {one: CustomerState(self.balance(one), "plan", self.limit) for one in customer_ids}
+
+    @property
+    def limit(self) -> int:
+        """How many sandboxes at once. At one provider it grows with each read, so that an older read shows itself."""
+        return OLDEST_READ + self.reads if self.name == MEMORY else 4
+
+    def balance(self, customer_id: str) -> int:
+        spent = sum(one.quantity for one in self.charges.values() if one.customer_id == customer_id)
+        return self.granted[customer_id] - spent
+
+    async def lookup(self, request: PushRequest) -> int | None:
+        found = self.charges.get(request.key)
+        return None if found is None else found.quantity
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int]:
+        sums: dict[str, int] = defaultdict(int)
+        for one in self.charges.values():
+            if one.customer_id == customer_id and from_ms <= one.ts < to_ms:
+                sums[one.feature] += one.quantity
+        return sums
+
+    async def check(self) -> Sequence[str]:
+        return []
+
+
+def billed_in_memory(provider: MemoryProvider) -> Billed:
+    """What a memory provider charged."""
+    sums: Billed = defaultdict(int)
+    for one in provider.charges.values():
+        sums[(one.customer_id, one.feature, one.ts)] += one.quantity
+    return {key: quantity for key, quantity in sums.items() if quantity}
+
+
+def billed_in_ledger(connection: sa.Connection) -> Billed:
+    """What the embedded ledger charged."""
+    sums: Billed = defaultdict(int)
+    rows = connection.execute(
+        sa.text("SELECT from_account, feature, ts, quantity FROM ledger_entries WHERE kind = 'usage'")
+    )
+    for account, feature, ts, quantity in rows:
+        sums[(account.removeprefix("wallet:"), feature, ts)] += quantity
+    return {key: quantity for key, quantity in sums.items() if quantity}
+
+
+@dataclass
+class Cells:
+    """Cells that obey, lie (acknowledge and go on running), or are down."""
+
+    down: set[str] = field(default_factory=set)
+    lying: set[str] = field(default_factory=set)
+    told: list[HaltRequest] = field(default_factory=list)
+
+    def halt(self, connection: sa.Connection, halts: Sequence[HaltRequest]) -> list[str | None]:
+        """Obey; the hosts' own program keeps `sandboxes`."""
+        answers: list[str | None] = []
+        for one in halts:
+            if one.cell_id in self.down:
+                answers.append("the cell is down")
+                continue
+            self.told.append(one)
+            answers.append(None)
+            if one.cell_id not in self.lying:
+                connection.execute(
+                    sa.text(
+                        "UPDATE sandboxes SET state = 'stopped' WHERE org_id = :org AND cell_id = :cell "
+                        "AND state = 'running'"
+                    ),
+                    {"org": one.org_id, "cell": one.cell_id},
+                )
+        return answers

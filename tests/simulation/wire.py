@@ -1,0 +1,70 @@
+"""What is checked at the moment bytes leave, against the committed database.
+
+Guarantee: invariants 5 and 6, and rules P1 and P2, are judged where a provider would see them broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import PushRequest
+from drawdown.schema.database import read
+from drawdown.worker.effects import HaltRequest
+
+_OUTBOX = """
+SELECT p.key, p.customer_id, p.feature, p.sent_qty, p.window_ms, p.provider, p.state, p.revision, p.org_id,
+    (SELECT MAX(a.attempt) FROM attempts a WHERE a.window_ms = p.window_ms AND a.org_id = p.org_id
+        AND a.feature = p.feature AND a.revision = p.revision)
+FROM pushes p WHERE p.key = :key
+"""
+
+
+class Wire:
+    """Watches every request that reaches a provider or a cell."""
+
+    def __init__(self, engine: sa.Engine, breaches: list[str]) -> None:
+        self._engine = engine
+        self._breaches = breaches
+        self.sent: dict[tuple[str, str], tuple[str, str, int, int]] = {}
+
+    def check(self, provider: str, batch: Sequence[PushRequest]) -> None:
+        """Judge the requests of one call."""
+        for request in batch:
+            said = (request.customer_id, request.feature, request.quantity, request.ts)
+            before = self.sent.setdefault((provider, request.key), said)
+            if before != said:
+                self._breaches.append(f"P2: {request.key} was sent with other bytes: {before}, then {said}")
+            self._check_outbox(provider, request)
+
+    def _check_outbox(self, provider: str, request: PushRequest) -> None:
+        rows = read(self._engine, lambda c: c.execute(sa.text(_OUTBOX), {"key": request.key}).all())
+        if len(rows) != 1:
+            self._breaches.append(f"5: {request.key} was sent and {len(rows)} committed pushes carry that key")
+            return
+        key, customer, feature, sent, window, biller, state, revision, org, attempt = rows[0]
+        committed = (key, customer, feature, sent, window, biller)
+        asked = (request.key, request.customer_id, request.feature, request.quantity, request.ts, provider)
+        if committed != asked:
+            self._breaches.append(f"5: sent {asked}, committed {committed}")
+        if attempt is None or attempt < request.attempt:
+            self._breaches.append(f"P1: {key} attempt {request.attempt} was sent before it was on record ({attempt})")
+        if state in ("in_doubt", "voided"):
+            self._breaches.append(f"6: {key} was sent while {state}")
+        plain = f"usage:{org}:{window}:{feature}" + (f":r{revision}" if revision else "")
+        if key != plain:
+            self._breaches.append(f"P6: {key} is not the key of its push, {plain}")
+
+    def check_halts(self, halts: Sequence[HaltRequest]) -> None:
+        """A halt that is sent was once decided, for that very moment."""
+        for one in halts:
+            known = read(
+                self._engine,
+                lambda c, one=one: c.execute(  # type: ignore[misc]
+                    sa.text("SELECT 1 FROM projections WHERE org_id = :org AND is_halted AND at_ms = :at"),
+                    {"org": one.org_id, "at": one.halted_at},
+                ).first(),
+            )
+            if known is None:
+                self._breaches.append(f"7: a halt of {one.org_id} at {one.halted_at} was sent, never decided")
