@@ -383,7 +383,12 @@ def _write(run: Statements, connection: sa.Connection, request: SealRequest, epo
     ).inserted_primary_key
     assert seal_id is not None
     number = int(seal_id[0])
+    sorting = sql.GROUP_BY_SORTING[connection.dialect.name]
+    for statement in sorting[:1]:
+        run.run(statement)
     written = run.run(sql.SEAL, seal_id=number).rowcount
+    for statement in sorting[1:]:
+        run.run(statement)
     if run.texts["sent"] != sql.SENT_WHOLE and written:
         run.run(sql.CARRY, seal_id=number)
     return Sealed(number, written)

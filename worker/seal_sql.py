@@ -29,11 +29,15 @@ WORK_TABLES: Final = {
 # Windows at or above :pack are read whole. Below it only arrivals are, to learn which windows they make dirty.
 _AGGREGATE: Final = """
 INSERT INTO seal_work (org_id, window_ms, memory_mb, seconds, samples)
-SELECT s.org_id, s.ts - s.ts % 300000, s.memory_mb, SUM(s.interval_s), COUNT(*)
+SELECT s.org_id, s.ts - s.ts % 300000, s.memory_mb, SUM({seconds}), COUNT(*)
 FROM usage_samples s
 WHERE {where} AND s.problem IS NULL {scope}
 GROUP BY 1, 2, 3
 """
+
+# A sample without a problem has whole seconds, a day of them at most. PostgreSQL adds up integers, into a bigint, with
+# a twentieth less work for the whole scan than numerics.
+SECONDS: Final = {"postgresql": "s.interval_s::int", "sqlite": "s.interval_s"}
 
 # Rule S2: the scan of arrivals and the next cursor are one statement, so they share one snapshot. Whatever that
 # snapshot cannot see yet belongs to a transaction at or above its xmin and is scanned next time.
@@ -45,7 +49,9 @@ WITH moved AS (
     WHERE id BETWEEN :lo AND :hi
 )"""
         + _AGGREGATE.format(
-            where="((s.ts >= :pack AND s.ts < :horizon) OR (s.arrival >= :cursor AND s.ts < :pack))", scope="{scope}"
+            where="((s.ts >= :pack AND s.ts < :horizon) OR (s.arrival >= :cursor AND s.ts < :pack))",
+            scope="{scope}",
+            seconds="{seconds}",
         ),
     ),
     # SQLite: one writer at a time, so the whole transaction is one snapshot; each scan uses its own index.
@@ -53,8 +59,8 @@ WITH moved AS (
         """
 UPDATE buckets SET cursor = COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)
 WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)""",
-        _AGGREGATE.format(where="s.ts >= :pack AND s.ts < :horizon", scope="{scope}"),
-        _AGGREGATE.format(where="s.arrival >= :cursor AND +s.ts < :pack", scope="{scope}"),
+        _AGGREGATE.format(where="s.ts >= :pack AND s.ts < :horizon", scope="{scope}", seconds="{seconds}"),
+        _AGGREGATE.format(where="s.arrival >= :cursor AND +s.ts < :pack", scope="{scope}", seconds="{seconds}"),
     ),
 }
 
@@ -96,16 +102,6 @@ WHERE w.window_ms < :pack AND w.window_ms >= o.floor_ms AND o.bucket BETWEEN :lo
 ON CONFLICT DO NOTHING
 """
 
-# The cursor passes what arrives while its organisation is stopped, so it is noted without being added up; it waits for
-# the release. What lies above the held watermark is found by that.
-LATE_OF_STOPPED: Final = """
-INSERT INTO dirty_windows (org_id, window_ms)
-SELECT DISTINCT s.org_id, s.ts - s.ts % 300000 FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
-WHERE s.arrival >= :cursor AND s.problem IS NULL AND s.ts >= o.floor_ms AND s.ts < o.held_watermark_ms
-    AND o.stopped_at_ms IS NOT NULL AND o.bucket BETWEEN :lo AND :hi
-ON CONFLICT DO NOTHING
-"""
-
 # A stopped organisation's samples are left out of the scan that adds up, but not out of what has arrived.
 STOPPED_IS_DIRTY: Final = """
 INSERT INTO dirty_windows (org_id, window_ms)
@@ -136,6 +132,13 @@ ON CONFLICT DO NOTHING
 
 # Without statistics the planner takes the work table for a tiny one and looks each row up by index.
 KNOW_WORK: Final = {"postgresql": ("SET LOCAL default_statistics_target = 10", "ANALYZE seal_work"), "sqlite": ()}
+
+# The rows of SEAL are sorted by what they are grouped by, for the primary key's sake. One sort for both costs a fifth
+# less of the statement than grouping by hash and sorting after; the planner expects few groups and would do that.
+GROUP_BY_SORTING: Final = {
+    "postgresql": ("SET LOCAL enable_hashagg = off", "SET LOCAL enable_hashagg TO DEFAULT"),
+    "sqlite": (),
+}
 
 DROP_PARTIAL: Final = "DELETE FROM seal_work WHERE window_ms < :pack"
 
@@ -171,10 +174,16 @@ GROUP BY 1, 2, 3
 
 _MAPPED: Final = """
 segments (lo, hi, start_ms, end_ms, feature, unit) AS ({segments}),
-mapped AS (
-    SELECT z.memory_mb, g.start_ms, g.end_ms, g.feature, g.unit
-    FROM (SELECT DISTINCT memory_mb FROM seal_work) z JOIN segments g ON z.memory_mb BETWEEN g.lo AND g.hi
-)"""
+mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped})"""
+
+# Where each segment is one size, it is the mapping; tiers are applied to the sizes there are, each once.
+MAPPED_EXACT: Final = "SELECT lo, start_ms, end_ms, feature, unit FROM segments"
+MAPPED_TIERS: Final = """SELECT z.memory_mb, g.start_ms, g.end_ms, g.feature, g.unit
+    FROM (SELECT DISTINCT memory_mb FROM seal_work) z JOIN segments g ON z.memory_mb BETWEEN g.lo AND g.hi"""
+
+# PostgreSQL takes two of three rows to fail a comparison of columns, and after three of them it expects hundreds of
+# rows where there are 40,000, and looks each up by index. Of an expression unlike a constant it expects nothing.
+_ABOVE_FLOOR: Final = "CASE WHEN w.window_ms < o.floor_ms THEN 1 ELSE 0 END <> 1"
 
 # A replay leaves alone what the next tick will seal as fresh.
 BELOW_WATERMARK: Final = """AND w.window_ms < COALESCE(o.held_watermark_ms,
@@ -210,10 +219,10 @@ billed AS (
     SELECT w.window_ms, w.org_id, w.feature, w.revision, w.quantity, a.provider, a.customer_id
     FROM owed w
     JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
-        AND w.window_ms >= o.floor_ms
-    JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms
+        AND {_ABOVE_FLOOR}
+    LEFT JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms
         AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)
-    WHERE a.provider NOT IN ('legacy', 'none') {{below_watermark}}
+    WHERE COALESCE(a.provider, 'none') NOT IN ('legacy', 'none') {{below_watermark}}
 )
 """
 
@@ -286,7 +295,7 @@ SELECT w.window_ms, w.org_id, w.memory_mb,
     CAST(SUM(w.seconds) AS BIGINT), CAST(SUM(w.samples) AS BIGINT)
 FROM seal_work w
 JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
-    AND w.window_ms >= o.floor_ms
+    AND {_ABOVE_FLOOR}
 LEFT JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms
     AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)
 LEFT JOIN mapped m ON m.memory_mb = w.memory_mb AND w.window_ms >= m.start_ms AND w.window_ms < m.end_ms
