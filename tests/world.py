@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -57,8 +58,8 @@ class Fleet:
     def providers(self) -> dict[str, Provider]:
         return {"embedded": EmbeddedProvider(self.engine, self.clock), **self.extra}
 
-    def write(self, text: str, values: object = None) -> None:
-        write(self.engine, lambda connection: connection.execute(sa.text(text), values))  # type: ignore[arg-type]
+    def write(self, text: str, values: Mapping[str, Any] | None = None) -> None:
+        write(self.engine, lambda connection: connection.execute(sa.text(text), values))
 
     def rows(self, text: str, **values: object) -> list[tuple[object, ...]]:
         return read(self.engine, lambda c: [tuple(row) for row in c.execute(sa.text(text), values)])
@@ -89,11 +90,11 @@ class Fleet:
         )
         return name
 
-    def context(self, worker: str = "w1", **options: object) -> Context:
+    def context(self, worker: str = "w1", **options: Any) -> Context:
         capabilities = {name: provider.capabilities for name, provider in self.providers.items()}
-        return Context(worker, self.clock, capabilities, **options)  # type: ignore[arg-type]
+        return Context(worker, self.clock, capabilities, **options)
 
-    def tick(self, at_ms: int | None = None, **options: object) -> Report:
+    def tick(self, at_ms: int | None = None, **options: Any) -> Report:
         if at_ms is not None:
             self.clock.at_ms = at_ms
         world = runner.World(self.engine, self.providers, self.cells)  # type: ignore[arg-type]

@@ -85,19 +85,19 @@ def test_the_nightly_sweep_finds_what_the_cursor_missed(fleet: Fleet, provider: 
 
 def test_a_stopped_organisation_keeps_everything_for_its_release(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.tick_windows(3)
-    said = {"now_ms": fleet.clock.at_ms, "actor": "test"}
-    write(fleet.engine, lambda c: stops.stop_org(c, org_id="acme", reason="a breach", **said))
+    now = fleet.clock.at_ms
+    write(fleet.engine, lambda c: stops.stop_org(c, org_id="acme", reason="a breach", now_ms=now, actor="test"))
     fleet.sample("acme", T0 + 1, 1)
     fleet.sample("acme", fleet.clock.at_ms, 2)
     report = fleet.tick_windows(2)
     assert (report.sealed, report.left.stopped_orgs, report.exit_status) == (0, 1, 1)
     fleet.tick_windows(3)
-    write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="mended", **said))
+    write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="mended", now_ms=now, actor="test"))
     assert fleet.tick_windows(1).sealed == 2
     assert sum(push.quantity for push in provider.charged.values()) == 3
     assert fleet.one("SELECT held_watermark_ms FROM orgs WHERE org_id = 'acme'") is None
     with pytest.raises(Refused, match="not stopped"):
-        write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="again", **said))
+        write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="again", now_ms=now, actor="test"))
 
 
 def test_organisations_are_assigned_as_they_appear(fleet: Fleet) -> None:
