@@ -1,0 +1,52 @@
+"""The commands that the README shows, run as it shows them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks() -> list[str]:
+    """The shell blocks, in order: they are one session."""
+    return re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+def test_the_readmes_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
+    environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
+    script = "set -e\n" + "\n".join(blocks())
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "all nine invariants hold" in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`drawdown ([a-z]+(?: [a-z]+)?)", TEXT))))
+def test_every_command_that_the_readme_names_exists(command: str) -> None:
+    words = command.split()
+    done = subprocess.run([str(BIN / "drawdown"), *words, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 or words[0] in ("tick", "verify"), done.stderr
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"make ([a-z]+)", TEXT)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_demo_ends_in_a_proof(tmp_path: Path) -> None:
+    done = subprocess.run([str(BIN / "drawdown"), "demo"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for said in ("initech", "signature verified", "compute_4gb:r1", "0 pushes", "all hold", "drawdown-demo.db"):
+        assert said in done.stdout
+    url = f"sqlite:///{tmp_path}/drawdown-demo.db"
+    verified = subprocess.run([str(BIN / "drawdown"), "verify", "--database-url", url], capture_output=True, text=True)
+    assert verified.returncode == 0, verified.stdout
