@@ -1,0 +1,125 @@
+"""`verify` finds nothing in a busy database, and each of the nine invariants where it is broken on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import connect, write
+from drawdown.schema.migrate import upgrade
+from drawdown.worker.verify import stop_breached
+from tests.integration.breaking import BROKEN, LATER, sample
+from tests.integration.verifying import NEXT, busy, copy, tamper, verified
+from tests.world import T0, Fleet
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('verify')}/busy.db"
+    else:
+        server = sa.make_url(request.getfixturevalue("postgres_server")).set(drivername="postgresql+psycopg")
+        admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with admin.connect() as connection:
+            connection.execute(sa.text("CREATE DATABASE verify_busy"))
+        url = server.set(database="verify_busy").render_as_string(hide_password=False)
+    engine = connect(url)
+    upgrade(engine)
+    return busy(engine)
+
+
+@pytest.fixture
+def fleet(original: Fleet, tmp_path: Path) -> Iterator[Fleet]:
+    made = copy(original, tmp_path)
+    yield made
+    made.engine.dispose()
+
+
+def test_a_busy_database_is_clean(fleet: Fleet) -> None:
+    found = verified(fleet)
+    assert found.breaches == []
+    assert found.clean
+    states = {str(state) for (state,) in fleet.rows("SELECT DISTINCT state FROM pushes")}
+    assert states == {"accepted", "voided", "carried"}
+    assert fleet.rows("SELECT DISTINCT reason FROM pending_usage ORDER BY 1") == [
+        ("no_assignment",),
+        ("no_mapping",),
+        ("unknown_org",),
+    ]
+    assert fleet.one("SELECT COUNT(*) FROM projections WHERE org_id = 'acme'") == 3
+    assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
+    assert fleet.one("SELECT carry_qty FROM carries WHERE org_id = 'rest'") != 0
+    in_force = fleet.one("SELECT COUNT(*) FROM usage_samples WHERE problem IS NULL")
+    assert found.checked["samples"] == int(str(in_force)) - 2  # two are withdrawn
+    assert found.checked["windows"] > 10
+    assert found.checked["pushes"] == fleet.one("SELECT COUNT(*) FROM pushes")
+    assert found.checked["entries"] == fleet.one("SELECT COUNT(*) FROM ledger_entries")
+    assert found.open == {"samples_after_cursor": 1, "dirty_windows": 0, "stopped_orgs": 1}
+
+
+def test_what_is_not_settled_yet_is_open_and_no_breach(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + 1)  # late, and not looked at yet
+    fleet.sample("stranger", T0 + 1)
+    fleet.write("INSERT INTO dirty_windows (org_id, window_ms) VALUES ('other', :w)", {"w": NEXT})
+    tamper(fleet, f"DELETE FROM usage_samples WHERE org_id = 'other' AND ts = {NEXT + 1}")
+    found = verified(fleet)
+    assert found.breaches == []
+    assert found.open == {"samples_after_cursor": 3, "dirty_windows": 1, "stopped_orgs": 1}
+
+
+def test_an_empty_database_is_clean_and_says_that_it_is_empty(engine: sa.Engine) -> None:
+    found = verified(Fleet(engine))
+    assert (found.clean, found.checked["samples"], found.checked["pushes"]) == (True, 0, 0)
+
+
+def test_each_of_the_nine_is_broken_somewhere_here() -> None:
+    assert {broken.invariant for broken in BROKEN.values()} == set(range(1, 10))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_database_is_found_out(fleet: Fleet, name: str) -> None:
+    broken = BROKEN[name]
+    tamper(fleet, *broken.statements)
+    found = verified(fleet)
+    assert set(found.by_invariant) == {broken.invariant}, found.breaches
+    assert {breach.org_id for breach in found.breaches} <= {broken.org, None}
+    assert [
+        breach
+        for breach in found.breaches
+        if (breach.org_id, breach.window_ms, breach.feature) == (broken.org, broken.window_ms, broken.feature)
+        and broken.text in breach.text
+    ], found.breaches
+    assert verified(fleet, "idle", "nobody").clean
+    assert not verified(fleet, broken.org).clean
+
+
+def test_two_orgs_with_one_customer_are_both_named(fleet: Fleet) -> None:
+    tamper(
+        fleet,
+        "DROP INDEX assignments_one_org_a_customer",
+        "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
+        f"VALUES ('idle', {LATER}, 'embedded', 'acme', 0, 't', 't')",
+    )
+    found = verified(fleet)
+    assert {(breach.invariant, breach.org_id) for breach in found.breaches} == {(3, "acme"), (3, "idle")}
+
+
+def test_a_void_taken_back_shows_twice(fleet: Fleet) -> None:
+    """What was voided counts as sealed again, beside the revision that took its place."""
+    tamper(fleet, "DELETE FROM voids")
+    assert set(verified(fleet).by_invariant) == {1, 6}
+
+
+def test_a_breach_stops_its_org_and_no_other(fleet: Fleet) -> None:
+    tamper(fleet, sample("acme", NEXT + 9, 20, 1024))
+    found = verified(fleet)
+    now = fleet.clock.at_ms
+    assert write(fleet.engine, lambda c: stop_breached(c, found, now, "test")) == ["acme"]
+    assert fleet.rows("SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY 1") == [("acme",), ("stuck",)]
+    reason = str(fleet.one("SELECT stopped_reason FROM orgs WHERE org_id = 'acme'"))
+    assert "invariant 1" in reason
+    assert "samples in force 120, sealed 100" in reason
+    assert write(fleet.engine, lambda c: stop_breached(c, found, now, "test")) == []

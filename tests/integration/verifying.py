@@ -1,0 +1,173 @@
+"""A busy database to verify, and the means to break it behind its guards' backs."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.wallet import grant
+from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.corrections import void, withdraw
+from drawdown.worker.features import map_size
+from drawdown.worker.stops import stop_org
+from drawdown.worker.verify import Verification, verify
+from tests.world import T0, Fleet
+
+NEXT: Final = T0 + WINDOW_MS
+ONE: Final = "compute_1gb"
+
+
+class Minutes:
+    """A provider that sells whole minutes and takes nothing back: the rest is carried (S10)."""
+
+    name = "minutes"
+    capabilities = Capabilities(100, None, True, False, negatives=False, unit=60, reads_a_call=100)
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return [Accepted() for _ in batch]
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerState]:
+        return {customer_id: CustomerState(None, None, 5) for customer_id in customer_ids}
+
+    async def lookup(self, request: PushRequest) -> int | None:
+        return None
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int]:
+        return {}
+
+    async def check(self) -> Sequence[str]:
+        return ()
+
+
+def busy(engine: sa.Engine) -> Fleet:
+    """A database in which everything happened that may happen, and nothing that may not."""
+    fleet = Fleet(engine, extra={"minutes": Minutes()})
+    fleet.write("INSERT INTO orgs (org_id) VALUES ('idle')")
+    fleet.assign("acme", "other", "stuck", from_ms=T0)
+    fleet.assign("exempt", provider="legacy", from_ms=T0)
+    fleet.assign("rest", provider="minutes", from_ms=T0)
+    _credit(fleet, "g1", 50)
+    _sandboxes(fleet)
+    for start in (T0, NEXT):
+        for org in ("acme", "other", "stuck", "exempt", "rest", "idle", "nobody"):
+            fleet.sample(org, start + 1, 100)
+        fleet.sample("acme", start + 2, 40, memory_mb=4096)
+    fleet.sample("acme", T0 + 3, 20, memory_mb=3000)  # a size that makes no feature
+    fleet.sample("acme", T0 + 3, "x", memory_mb=1024) if engine.dialect.name == "sqlite" else None
+    fleet.sample("acme", T0 + 4, -5)  # quarantined
+    fleet.sample("rest", T0 + 3, 0)
+    wrong = [fleet.sample("other", T0 + 5, 30), fleet.sample("rest", T0 + 5, 59)]
+    fleet.tick_windows(2)
+    _lateness(fleet, wrong)
+    _reject_and_void(fleet)
+    write(engine, lambda c: stop_org(c, org_id="stuck", reason="a test", now_ms=fleet.clock.at_ms, actor="test"))
+    fleet.sample("stuck", fleet.clock.at_ms)
+    fleet.sample("other", fleet.clock.at_ms)
+    fleet.tick_windows(2)
+    fleet.sample("other", fleet.clock.at_ms)  # in the open window
+    return fleet
+
+
+@dataclass
+class Copied(Fleet):
+    """A fleet whose database was filled before."""
+
+    def __post_init__(self) -> None:
+        self._samples = 1_000
+
+
+_copies = itertools.count()
+
+
+def copy(original: Fleet, folder: Path) -> Copied:
+    """The same database again, to be broken. Nothing may be connected to the original."""
+    original.engine.dispose()
+    url = original.engine.url
+    if url.get_backend_name() == "sqlite":
+        made = url.set(database=f"{folder}/copy.db")
+        shutil.copy(str(url.database), str(made.database))
+    else:
+        made = url.set(database=f"{url.database}_{next(_copies)}")
+        admin = sa.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with admin.connect() as connection:
+            connection.execute(sa.text(f'CREATE DATABASE "{made.database}" TEMPLATE "{url.database}"'))
+    engine = connect(made.render_as_string(hide_password=False))
+    return Copied(engine, FixedClock(original.clock.at_ms), extra=original.extra)
+
+
+def _credit(fleet: Fleet, key: str, amount: int) -> None:
+    write(
+        fleet.engine,
+        lambda c: grant(c, "acme", amount, key=key, now_ms=fleet.clock.at_ms, actor="test", reason="a test"),
+    )
+
+
+def _sandboxes(fleet: Fleet) -> None:
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    for name, org, state in (("b1", "acme", "running"), ("b2", "acme", "hibernated"), ("b3", "exempt", "running")):
+        fleet.write(
+            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, 'cell-1', :state)",
+            {"name": name, "org": org, "state": state},
+        )
+
+
+def _lateness(fleet: Fleet, wrong: Sequence[str]) -> None:
+    """Late samples and withdrawn ones, credit that comes and goes again, a hole in the mapping that is filled."""
+    fleet.sample("acme", T0 + 6, 7)
+    fleet.sample("rest", T0 + 6, 7)
+    fleet.sample("nobody", T0 + 6, 7)
+    write(fleet.engine, lambda c: withdraw(c, wrong, fleet.said))
+    _credit(fleet, "g2", 10**12)
+    write(
+        fleet.engine,
+        lambda c: map_size(c, "tiny", fleet.said, kind="up_to", memory_mb=512, unit="mb_s", from_ms=T0, confirmed=True),
+    )
+    fleet.tick_windows(1)
+    _credit(fleet, "g3", -(10**13))
+    fleet.sample("acme", T0 + 8, 1)
+    fleet.tick_windows(1)
+
+
+def _reject_and_void(fleet: Fleet) -> None:
+    """A feature without a rate is rejected, voided with evidence, and sealed again once it has one."""
+    fleet.write(
+        "INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason) "
+        "VALUES ('exact', 2048, 'compute_2gb', 's', 0, 0, 'test', 'a test')"
+    )
+    fleet.sample("acme", T0 + 9, 11, memory_mb=2048)
+    fleet.tick_windows(1)
+    write(fleet.engine, lambda c: void(c, [f"usage:acme:{T0}:compute_2gb"], fleet.said, "the ledger has no such entry"))
+    fleet.write(
+        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+        "VALUES ('compute_2gb', 0, 2, 1, 0, 'test', 'a test')"
+    )
+    fleet.tick_windows(1)
+
+
+def tamper(fleet: Fleet, *statements: str) -> None:
+    """Change the database as somebody would who first switches its guards off."""
+
+    def work(connection: sa.Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        else:
+            for name in connection.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars():
+                connection.execute(sa.text(f"DROP TRIGGER {name}"))
+        for statement in statements:
+            done = connection.execute(sa.text(statement.replace(":", "\\:")))
+            assert done.rowcount != 0, f"changed nothing: {statement}"
+
+    write(fleet.engine, work)
+
+
+def verified(fleet: Fleet, *orgs: str) -> Verification:
+    return read(fleet.engine, lambda connection: verify(connection, orgs=orgs or None))

@@ -1,0 +1,170 @@
+"""Pushes against their attempts, voids, carries, assignments and the ledger (invariants 2, 3, 5 and 6).
+
+Guarantee and notation as in `verify_sql`.
+"""
+
+from typing import Final
+
+from drawdown.worker.verify_words_sql import NONE, same
+
+_PUSH: Final = "p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty"
+_VOID: Final = f"LEFT JOIN voids v ON {same('v', 'p')}"
+# What a person settled is on record under the push's key.
+_PERSON: Final = (
+    "EXISTS (SELECT 1 FROM operator_actions x WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry'))"
+)
+
+# Invariant 2. Rule S10, over the pushes that stand.
+CARRY: Final = f"""
+SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
+    SELECT org_id, provider, customer_id, feature, WIDE(sealed) AS sealed, WIDE(sent) AS sent, SUM(carry) AS carry
+    FROM (
+        SELECT p.org_id, p.provider, p.customer_id, p.feature, p.sealed_qty AS sealed, p.sent_qty AS sent, 0 AS carry
+        FROM pushes p {_VOID} WHERE v.org_id IS NULL
+        UNION ALL SELECT org_id, provider, customer_id, feature, 0, 0, carry_qty FROM carries
+    ) sides GROUP BY org_id, provider, customer_id, feature
+) q WHERE q.sealed <> q.sent + q.carry
+"""
+
+STATE: Final = f"""
+SELECT 'state' AS what, {_PUSH} FROM pushes p WHERE p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
+"""
+
+KEY: Final = f"""
+SELECT 'key' AS what, q.* FROM (
+    SELECT {_PUSH}, 'usage:' || p.org_id || ':' || p.window_ms || ':' || p.feature
+        || CASE WHEN p.revision > 0 THEN '\\:r' || p.revision ELSE '' END AS wanted
+    FROM pushes p
+) q WHERE q.key <> q.wanted
+"""
+
+TWICE: Final = """
+SELECT 'twice' AS what, MIN(org_id) AS org_id, MIN(window_ms) AS window_ms, MIN(feature) AS feature, key,
+    COUNT(*) AS pushes
+FROM pushes WHERE state = 'accepted' GROUP BY key HAVING COUNT(*) > 1
+"""
+
+REVISIONS: Final = """
+SELECT 'revisions' AS what, org_id, window_ms, feature, COUNT(*) AS pushes, MAX(revision) AS highest
+FROM pushes GROUP BY window_ms, org_id, feature HAVING MIN(revision) <> 0 OR MAX(revision) <> COUNT(*) - 1
+"""
+
+# The ledger is ours, so what it charged and what we call accepted are compared both ways (2), and nothing may be
+# charged that was not sent (5).
+CHARGED: Final = f"""
+SELECT CASE WHEN e.key IS NULL THEN 'not_charged' WHEN p.attempts = 0 THEN 'charged_unsent'
+        WHEN e.from_account <> 'wallet:' || p.customer_id OR e.feature <> p.feature OR e.quantity <> p.sent_qty
+        THEN 'charged_otherwise' ELSE 'charged_in_vain' END AS what,
+    {_PUSH}, p.customer_id, e.from_account, e.quantity
+FROM pushes p {_VOID} LEFT JOIN ledger_entries e ON e.key = p.key AND e.kind = 'usage'
+WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v.org_id IS NULL)
+    OR (e.key IS NOT NULL AND (p.attempts = 0 OR p.state IN ('voided', 'rejected', 'carried') OR v.org_id IS NOT NULL
+        OR e.from_account <> 'wallet:' || p.customer_id OR e.feature <> p.feature OR e.quantity <> p.sent_qty)))
+"""
+
+_OWNERS: Final = """(SELECT 'wallet:' || customer_id AS account_id, MAX(org_id) AS org_id FROM assignments
+    WHERE provider = 'embedded' GROUP BY 1)"""
+
+# Pushes have no index by key, so both sides are grouped and not joined.
+UNCOMMITTED: Final = f"""
+SELECT 'uncommitted' AS what, w.org_id, e.ts - e.ts % 300000 AS window_ms, e.feature, e.key, e.quantity
+FROM (
+    SELECT key FROM (
+        SELECT key, 1 AS entries, 0 AS pushes FROM ledger_entries WHERE kind = 'usage'
+        UNION ALL SELECT key, 0, 1 FROM pushes WHERE provider = 'embedded'
+    ) sides GROUP BY key HAVING SUM(entries) > 0 AND SUM(pushes) = 0
+) q JOIN ledger_entries e ON e.key = q.key
+LEFT JOIN {_OWNERS} w ON w.account_id = e.from_account LEFT JOIN orgs o ON o.org_id = w.org_id
+WHERE e.ts >= COALESCE(o.floor_ms, 0)
+"""
+
+BALANCE: Final = f"""
+SELECT 'balance' AS what, w.org_id, {NONE}, q.account_id, q.kept, q.lines FROM (
+    SELECT account_id, SUM(kept) AS kept, WIDE(line) AS lines FROM (
+        SELECT account_id, balance_micro AS kept, 0 AS line FROM ledger_accounts
+        UNION ALL SELECT from_account, 0, -amount_micro FROM ledger_entries
+        UNION ALL SELECT to_account, 0, amount_micro FROM ledger_entries
+    ) sides GROUP BY account_id
+) q LEFT JOIN {_OWNERS} w ON w.account_id = q.account_id WHERE q.kept <> q.lines
+"""
+
+BOOKS: Final = f"""
+SELECT 'books' AS what, CAST(NULL AS TEXT) AS org_id, {NONE}, q.kept
+FROM (SELECT WIDE(balance_micro) AS kept FROM ledger_accounts) q WHERE q.kept <> 0
+"""
+
+# Invariant 3. A push's biller is the one assigned to its window, whatever became of the push.
+BILLER: Final = f"""
+SELECT 'biller' AS what, {_PUSH}, p.provider, p.customer_id, COALESCE((
+    SELECT MAX(a.provider || ' as ' || a.customer_id) FROM assignments a WHERE a.org_id = p.org_id
+        AND a.start_ms <= p.window_ms AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)), 'nobody') AS assigned
+FROM pushes p WHERE NOT EXISTS (
+    SELECT 1 FROM assignments a WHERE a.org_id = p.org_id AND a.provider = p.provider
+        AND a.customer_id = p.customer_id AND a.provider NOT IN ('legacy', 'none') AND a.start_ms <= p.window_ms
+        AND (a.end_ms IS NULL OR p.window_ms < a.end_ms))
+"""
+
+ASSIGNED: Final = f"""
+SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice' END AS what, q.*, {NONE} FROM (
+    SELECT org_id, start_ms, end_ms, LEAD(start_ms) OVER (PARTITION BY org_id ORDER BY start_ms) AS next_ms
+    FROM assignments
+) q WHERE q.next_ms IS NOT NULL AND (q.end_ms IS NULL OR q.end_ms <> q.next_ms)
+"""
+
+SHARED: Final = f"""
+SELECT 'shared' AS what, a.org_id, {NONE}, a.provider, a.customer_id, c.org_id AS other
+FROM assignments a JOIN assignments c ON c.provider = a.provider AND c.customer_id = a.customer_id
+WHERE c.org_id <> a.org_id AND a.provider NOT IN ('legacy', 'none')
+    AND (c.end_ms IS NULL OR a.start_ms < c.end_ms) AND (a.end_ms IS NULL OR c.start_ms < a.end_ms)
+"""
+
+# Invariant 5. Attempts are on record before a byte leaves, for pushes that were committed before.
+ATTEMPT: Final = f"""
+SELECT CASE WHEN p.org_id IS NULL THEN 'no_push' WHEN t.sent_qty <> p.sent_qty THEN 'other_bytes'
+        ELSE 'sent_carried' END AS what,
+    t.org_id, t.window_ms, t.feature, t.attempt, t.sent_qty AS sent, p.sent_qty
+FROM attempts t LEFT JOIN pushes p ON {same("p", "t")} LEFT JOIN orgs o ON o.org_id = t.org_id
+WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
+"""
+
+# The first attempt's time is compared alone: later ones may follow a clock that was set back.
+ATTEMPTS: Final = f"""
+SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
+        WHEN t.first_ms < p.sealed_at_ms THEN 'early' ELSE 'unproven' END AS what,
+    {_PUSH}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
+FROM pushes p LEFT JOIN (
+    SELECT window_ms, org_id, feature, revision, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest,
+        MIN(CASE WHEN attempt = 1 THEN started_ms END) AS first_ms,
+        MAX(CASE WHEN outcome IN ('accepted', 'duplicate', 'queued', 'unknown') THEN 1 ELSE 0 END) AS proven
+    FROM attempts GROUP BY window_ms, org_id, feature, revision
+) t ON {same("t", "p")}
+WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries
+    OR ((t.first_ms < p.sealed_at_ms OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0)
+        OR (p.state IN ('rejected', 'in_doubt') AND t.tries IS NULL)) AND NOT {_PERSON})
+"""
+
+# Invariant 6. A first attempt that met a key known already put its push in doubt (rule R1). One whose claim had passed
+# on by then did not, and shows it: the second attempt had begun before.
+RESENT: Final = f"""
+SELECT 'resent' AS what, {_PUSH}, t.finished_ms AS doubt_ms, n.started_ms
+FROM attempts t JOIN attempts n ON {same("n", "t")} AND n.attempt = 2 AND n.started_ms > t.finished_ms
+JOIN pushes p ON {same("p", "t")}
+WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND NOT {_PERSON}
+"""
+
+NO_EVIDENCE: Final = f"""
+SELECT 'no_evidence' AS what, {_PUSH} FROM pushes p {_VOID}
+WHERE (p.state = 'voided' AND v.org_id IS NULL) OR TRIM(v.evidence) = ''
+"""
+
+VOID_OF_NOTHING: Final = f"""
+SELECT CASE WHEN p.org_id IS NULL THEN 'void_of_nothing' ELSE 'not_voided' END AS what, v.org_id, v.window_ms,
+    v.feature, v.revision, p.key, p.state
+FROM voids v LEFT JOIN pushes p ON {same("p", "v")} LEFT JOIN orgs o ON o.org_id = v.org_id
+WHERE p.state <> 'voided' OR (p.org_id IS NULL AND v.window_ms >= COALESCE(o.floor_ms, 0))
+"""
+
+SENT_VOID: Final = f"""
+SELECT 'sent_void' AS what, {_PUSH}, v.at_ms, t.started_ms
+FROM voids v JOIN attempts t ON {same("t", "v")} AND t.started_ms > v.at_ms JOIN pushes p ON {same("p", "v")}
+"""

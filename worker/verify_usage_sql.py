@@ -1,0 +1,153 @@
+"""Used against sealed and pending: the one big statement of `verify` (invariants 1 and 9).
+
+Guarantee: it reads raw tables alone and shares nothing with the seal: withdrawn samples are taken out by their ids, the
+mapping is resolved for each size at each moment it changed, and void is what `voids` says.
+
+Samples that arrived at or after their bucket's cursor may be sealed already or not yet (on PostgreSQL the cursor is the
+oldest transaction a seal could not see, and younger ones may have been visible). So what is sealed must lie between
+what is used without them and what is used with them; where there are none, both are one number. Windows that are dirty
+are known to be unsettled and are left out; the next tick settles them.
+
+`[x.org_id]` stands for the choice of organisations, `WIDE(x)` for a sum that cannot overflow.
+"""
+
+from typing import Final
+
+# Each organisation with how far it is sealed; the marks of one not known yet are those of the bucket furthest behind.
+_PLACED: Final = """
+WITH placed AS (
+    SELECT o.org_id, o.floor_ms, o.registered, b.cursor, COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
+    FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE [o.org_id]
+),
+earliest AS (SELECT MIN(cursor) AS cursor, MIN(watermark_ms) AS watermark_ms FROM buckets),
+"""
+
+# Samples in force for each (organisation, window, memory size); of these, `new_…` arrived at or after the cursor.
+# CROSS JOIN is the order SQLite keeps: withdrawals are few, samples are looked up by their ids.
+_USED: Final = """
+used AS MATERIALIZED (
+    SELECT org_id, window_ms, memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples,
+        SUM(new_seconds) AS new_seconds, SUM(new_samples) AS new_samples
+    FROM (
+        SELECT s.org_id, s.ts - s.ts % 300000 AS window_ms, s.memory_mb, s.interval_s AS seconds, 1 AS samples,
+            0 AS new_seconds, 0 AS new_samples
+        FROM usage_samples s WHERE s.problem IS NULL AND [s.org_id]
+        UNION ALL
+        SELECT s.org_id, s.ts - s.ts % 300000, s.memory_mb, 0, 0, s.interval_s, 1
+        FROM usage_samples s LEFT JOIN placed o ON o.org_id = s.org_id
+        WHERE s.arrival >= (SELECT cursor FROM earliest) AND s.arrival >= COALESCE(o.cursor, 0)
+            AND s.problem IS NULL AND [s.org_id]
+        UNION ALL
+        SELECT s.org_id, s.ts - s.ts % 300000, s.memory_mb, -s.interval_s, -1,
+            CASE WHEN s.arrival >= COALESCE(o.cursor, e.cursor) THEN -s.interval_s ELSE 0 END,
+            CASE WHEN s.arrival >= COALESCE(o.cursor, e.cursor) THEN -1 ELSE 0 END
+        FROM withdrawals w CROSS JOIN usage_samples s CROSS JOIN earliest e LEFT JOIN placed o ON o.org_id = s.org_id
+        WHERE s.id = w.sample_id AND s.problem IS NULL AND [s.org_id]
+    ) observed GROUP BY org_id, window_ms, memory_mb
+),
+"""
+
+# What each size means between one change of the mapping and the next (rule S5): of each selector the row started last
+# is in force, and it ends the selector where it has no feature; exact beats "up to", the smallest tier that holds the
+# size beats larger ones and the open top.
+_MEANING: Final = """
+spans AS (
+    SELECT start_ms, LEAD(start_ms) OVER (ORDER BY start_ms) AS end_ms FROM (SELECT DISTINCT start_ms FROM mappings) t
+),
+live AS MATERIALIZED (
+    SELECT t.start_ms, m.mapping_id, m.kind, m.memory_mb
+    FROM spans t JOIN mappings m ON m.start_ms <= t.start_ms
+    WHERE m.feature IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM mappings n WHERE n.kind = m.kind AND COALESCE(n.memory_mb, -1) = COALESCE(m.memory_mb, -1)
+            AND n.start_ms <= t.start_ms
+            AND (n.start_ms > m.start_ms OR (n.start_ms = m.start_ms AND n.mapping_id > m.mapping_id)))
+),
+chosen AS (
+    SELECT z.memory_mb, t.start_ms, t.end_ms, (
+        SELECT l.mapping_id FROM live l WHERE l.start_ms = t.start_ms AND ((l.kind = 'exact'
+            AND l.memory_mb = z.memory_mb) OR (l.kind = 'up_to' AND COALESCE(l.memory_mb, z.memory_mb) >= z.memory_mb))
+        ORDER BY CASE WHEN l.kind = 'exact' THEN 0 WHEN l.memory_mb IS NOT NULL THEN 1 ELSE 2 END, l.memory_mb LIMIT 1
+    ) AS mapping_id
+    FROM (SELECT DISTINCT memory_mb FROM used) z CROSS JOIN spans t
+),
+meaning AS MATERIALIZED (
+    SELECT c.memory_mb, c.start_ms, COALESCE(c.end_ms, 9000000000000000) AS end_ms, m.feature,
+        CASE WHEN m.unit = 'mb_s' THEN c.memory_mb ELSE 1 END AS factor
+    FROM chosen c JOIN mappings m ON m.mapping_id = c.mapping_id
+),
+"""
+
+_BOTH: Final = """
+owed AS (
+    SELECT org_id, window_ms, feature, WIDE(total) AS total, WIDE(fresh) AS fresh, WIDE(sealed) AS sealed
+    FROM (
+        SELECT u.org_id, u.window_ms, m.feature, u.seconds * m.factor AS total, u.new_seconds * m.factor AS fresh,
+            0 AS sealed
+        FROM used u JOIN meaning m
+            ON m.memory_mb = u.memory_mb AND u.window_ms >= m.start_ms AND u.window_ms < m.end_ms
+        UNION ALL
+        SELECT p.org_id, p.window_ms, p.feature, 0, 0, p.sealed_qty
+        FROM pushes p LEFT JOIN voids v ON v.window_ms = p.window_ms AND v.org_id = p.org_id
+            AND v.feature = p.feature AND v.revision = p.revision
+        WHERE v.org_id IS NULL AND [p.org_id]
+    ) sides GROUP BY org_id, window_ms, feature
+),
+waiting AS (
+    SELECT org_id, window_ms, memory_mb, MAX(wanted) AS wanted, MAX(kept) AS kept, SUM(seconds) AS seconds,
+        SUM(new_seconds) AS new_seconds, SUM(samples) AS samples, SUM(new_samples) AS new_samples,
+        SUM(kept_seconds) AS kept_seconds, SUM(kept_samples) AS kept_samples
+    FROM (
+        SELECT u.org_id, u.window_ms, u.memory_mb, CASE WHEN a.org_id IS NOT NULL THEN 'no_mapping'
+                WHEN o.registered THEN 'no_assignment' ELSE 'unknown_org' END AS wanted, '' AS kept,
+            u.seconds, u.new_seconds, u.samples, u.new_samples, 0 AS kept_seconds, 0 AS kept_samples
+        FROM used u JOIN placed o ON o.org_id = u.org_id AND u.window_ms >= o.floor_ms AND u.window_ms < o.watermark_ms
+        LEFT JOIN assignments a ON a.org_id = u.org_id AND a.start_ms <= u.window_ms
+            AND (a.end_ms IS NULL OR u.window_ms < a.end_ms)
+        LEFT JOIN meaning m ON m.memory_mb = u.memory_mb AND u.window_ms >= m.start_ms AND u.window_ms < m.end_ms
+        WHERE a.org_id IS NULL OR (m.memory_mb IS NULL AND a.provider NOT IN ('legacy', 'none'))
+        UNION ALL
+        SELECT p.org_id, p.window_ms, p.memory_mb, '', p.reason, 0, 0, 0, 0, p.seconds, p.samples
+        FROM pending_usage p LEFT JOIN placed o ON o.org_id = p.org_id
+        WHERE (o.org_id IS NULL OR p.window_ms < o.watermark_ms) AND [p.org_id]
+    ) sides GROUP BY org_id, window_ms, memory_mb
+)
+"""
+
+_CLEAN: Final = "NOT EXISTS (SELECT 1 FROM dirty_windows d WHERE d.org_id = q.org_id AND d.window_ms = q.window_ms)"
+
+# The reason may lag: usage of an organisation unknown then stays so named when it is registered later.
+_OTHER_REASON: Final = (
+    "q.wanted <> '' AND q.kept <> '' AND q.kept <> q.wanted "
+    "AND NOT (q.kept = 'unknown_org' AND q.wanted = 'no_assignment')"
+)
+
+USAGE: Final = (
+    _PLACED
+    + _USED
+    + _MEANING
+    + _BOTH
+    + f"""
+SELECT 'counted' AS what, '' AS org_id, 0 AS window_ms, '' AS feature, COALESCE(SUM(samples), 0) AS n1,
+    COALESCE(SUM(new_samples), 0) AS n2, (SELECT COUNT(*) FROM (SELECT DISTINCT org_id, window_ms FROM used) w) AS n3,
+    0 AS n4, 0 AS n5, '' AS t1, '' AS t2
+FROM used
+UNION ALL
+SELECT 'owed', q.org_id, q.window_ms, q.feature, CASE WHEN q.sealed > q.total THEN q.total ELSE q.total - q.fresh END,
+    q.sealed, 0, 0, 0, '', ''
+FROM owed q JOIN placed o ON o.org_id = q.org_id AND q.window_ms >= o.floor_ms AND q.window_ms < o.watermark_ms
+WHERE (q.sealed > q.total OR q.sealed < q.total - q.fresh) AND {_CLEAN} AND EXISTS (
+    SELECT 1 FROM assignments a WHERE a.org_id = q.org_id AND a.start_ms <= q.window_ms
+        AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.provider NOT IN ('legacy', 'none'))
+UNION ALL
+SELECT 'pending', q.org_id, q.window_ms, '', q.memory_mb, q.seconds, q.samples, q.kept_seconds, q.kept_samples,
+    q.wanted, q.kept
+FROM waiting q
+WHERE (q.kept_seconds > q.seconds OR q.kept_seconds < q.seconds - q.new_seconds OR q.kept_samples > q.samples
+    OR q.kept_samples < q.samples - q.new_samples OR ({_OTHER_REASON})) AND {_CLEAN}
+UNION ALL
+SELECT 'stranger', u.org_id, MIN(u.window_ms), '', SUM(u.samples - u.new_samples), 0, 0, 0, 0, '', ''
+FROM used u LEFT JOIN placed o ON o.org_id = u.org_id
+WHERE o.org_id IS NULL AND u.window_ms < (SELECT watermark_ms FROM earliest)
+GROUP BY u.org_id HAVING SUM(u.samples - u.new_samples) > 0
+"""
+)
