@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.tables import assignments, buckets, operator_actions, orgs, seals
-from drawdown.schema.units import BUCKETS, DAY_MS, LATE_HORIZON_MS
+from drawdown.schema.units import BUCKETS, DAY_MS, LATE_HORIZON_MS, window_of
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.mapping import MappingRow, Segment, segments
 
@@ -200,6 +200,8 @@ def seal_range(connection: sa.Connection, request: SealRequest, from_ms: int, to
     where = "s.ts >= :pack AND s.ts < :horizon"
     run.run(sql._AGGREGATE.replace("{where}", where))
     run.run(sql.WITHDRAWN)
+    for statement in sql.KNOW_WORK[connection.dialect.name]:
+        run.run(statement)
     return _write(run, connection, request, lock.epoch, reached_ms=0)
 
 
@@ -213,12 +215,12 @@ def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
         {"lo": request.shard.lo, "hi": request.shard.hi},
     ).one()
     start, began, watermark = (int(value) for value in row)
-    if start >= watermark:
+    if start >= min(watermark, window_of(began)):  # what was sealed since this round began is the next round's
         if request.now_ms - began < DAY_MS:
             return None
         start, began = 0, request.now_ms
     start = max(start, min(watermark, request.horizon_ms) - LATE_HORIZON_MS)
-    end = min(start + SWEEP_CHUNK_MS, watermark)
+    end = min(start + SWEEP_CHUNK_MS, watermark, window_of(began))
     sealed = seal_range(connection, request, start, end) if end > start else None
     connection.execute(
         buckets.update()
