@@ -1,0 +1,90 @@
+"""make bench: how fast, how small, beside what. Ratios of one run on one machine; see each case's baseline.
+
+python -m tests.benchmarks.run [--scale 1.0] [--only NAME] [--database KIND] [--runs N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from tests.benchmarks import case_idle, case_import, case_memory, case_seal, case_tick
+from tests.benchmarks.databases import KINDS, Databases, databases
+from tests.benchmarks.fleet import scaled
+from tests.benchmarks.measure import Result
+
+IMPORT_ROWS: Final = 200_000
+IDLE_ORGS: Final = 100_000
+FEWEST: Final = 50
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much of it to run. At scale 1 a window holds a million samples, and the backlog ten million."""
+
+    scale: float = 1.0
+    only: str = ""
+    kinds: Sequence[str] = KINDS
+    runs: int = 7
+
+
+Case = Callable[[Databases, str, Options], list[Result]]
+CASES: Final[dict[str, Case]] = {
+    "seal": lambda made, kind, o: [case_seal.run(made, kind, scaled(o.scale), o.runs)],
+    "import": lambda made, kind, o: [
+        case_import.run(made, kind, max(int(IMPORT_ROWS * o.scale), FEWEST), min(o.runs, 3))
+    ],
+    "tick": lambda made, kind, o: case_tick.run(made, kind, scaled(o.scale), min(o.runs, 3)),
+    "idle": lambda made, kind, o: [case_idle.run(made, kind, max(int(IDLE_ORGS * o.scale), FEWEST), o.runs)],
+    "memory": lambda made, kind, o: case_memory.run(made, kind, scaled(o.scale), min(o.runs, 5)),
+}
+"""`tick` gives also `ledger`, `memory` gives also `seal_of_many`."""
+
+
+def results(options: Options) -> Iterator[Result]:
+    """Every case asked for, on every database, as it ends."""
+    with databases(options.kinds) as made:
+        for name, case in CASES.items():
+            if options.only not in ("", name):
+                continue
+            for kind in options.kinds:
+                yield from case(made, kind, options)
+
+
+def show(result: Result, scale: float) -> str:
+    lines = [f"{result.case} on {result.database}: {result.compares}"]
+    if result.baseline:
+        lines += ["  baseline:", *(f"    {line}" for line in result.baseline.splitlines())]
+    lines += [f"  {figure.text(judged=scale >= 1)}" for figure in result.figures]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0, also where a goal is not met: a benchmark reports, on a machine it does not know."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--scale", type=float, default=1.0, help="1: a million samples a window, ten million in all")
+    asked.add_argument("--only", choices=sorted(CASES), default="", help="one case")
+    asked.add_argument("--database", choices=KINDS, help="one kind of database")
+    asked.add_argument("--runs", type=int, default=7, help="alternating runs of what is compared")
+    asked.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    given = asked.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    options = Options(given.scale, given.only, (given.database,) if given.database else KINDS, given.runs)
+    began, found = time.perf_counter(), []
+    for result in results(options):
+        found.append(result.as_json())
+        print(show(result, options.scale), file=sys.stderr if given.json else sys.stdout, flush=True)
+    if given.json:
+        print(json.dumps({"scale": options.scale, "seconds": time.perf_counter() - began, "results": found}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Where a tick's time goes: the real steps and effects, done one after the other, each timed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from typing import Any, TypeVar
+
+from drawdown.worker import runner
+from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Steps, Together, Transaction
+
+R = TypeVar("R")
+
+STEPS = ("seal", "push", "project", "dispatch", "other")
+_STEP_OF = {
+    "seal": "seal",
+    "sweep": "seal",
+    "expire": "push",
+    "claim": "push",
+    "settle": "push",
+    "projections_due": "project",
+    "project": "project",
+    "claim_halts": "dispatch",
+    "settle_halts": "dispatch",
+}
+
+
+def step_of(effect: Effect) -> str:
+    match effect:
+        case Transaction(name):
+            return _STEP_OF.get(name, "other")
+        case Push():
+            return "push"
+        case ReadCustomers():
+            return "project"
+        case SendHalts():
+            return "dispatch"
+        case _:
+            return "other"
+
+
+def drive(steps: Steps[R], world: runner.World) -> tuple[R, Counter[str]]:
+    """Run steps to their end; returns also the seconds that each step of the tick took."""
+    spent: Counter[str] = Counter()
+    return asyncio.run(_drive(steps, world, spent)), spent
+
+
+async def _drive(steps: Steps[R], world: runner.World, spent: Counter[str]) -> R:
+    answer: Any = None
+    while True:
+        try:
+            effect = steps.send(answer)
+        except StopIteration as stop:
+            result: R = stop.value
+            return result
+        if isinstance(effect, Together):
+            answer = [await _drive(one, world, spent) for one in effect.steps]
+            continue
+        began = time.perf_counter()
+        answer = await runner._do(effect, world)
+        spent[step_of(effect)] += time.perf_counter() - began  # type: ignore[assignment]
