@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -19,6 +19,9 @@ from drawdown.worker.actions import lock_buckets, record
 from drawdown.worker.orgs import Said
 
 _PROVEN = ("rejected", "in_doubt")
+
+MAY_ARRIVE_MS: Final = 3_600_000
+"""How long an attempt whose answer was never seen may still reach the provider, and be charged there (P5)."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def void(
 
 def _void_one(connection: sa.Connection, push: sa.Row[Any], said: Said, evidence: str, kind: str) -> None:
     where = {name: getattr(push, name) for name in ("window_ms", "org_id", "feature", "revision")}
+    _require_all_answered(connection, push, where, said.now_ms)
     connection.execute(
         voids.insert().values(
             **where, at_ms=said.now_ms, evidence_kind=kind, evidence=evidence, actor=said.actor, reason=said.reason
@@ -160,6 +164,23 @@ def _void_one(connection: sa.Connection, push: sa.Row[Any], said: Said, evidence
     _make_dirty(connection, push.org_id, push.window_ms)
     details = {"evidence": evidence, "evidence_kind": kind, "was": push.state}
     record(connection, "push_void", push.key, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+
+
+def _require_all_answered(connection: sa.Connection, push: sa.Row[Any], where: dict[str, Any], now_ms: int) -> None:
+    """An attempt held up on its way may be charged after a later one was rejected; voiding then would bill twice."""
+    newest = connection.execute(
+        sa.text(
+            "SELECT MAX(started_ms) FROM attempts WHERE window_ms = :window_ms AND org_id = :org_id "
+            "AND feature = :feature AND revision = :revision AND (outcome IS NULL OR outcome = 'unknown')"
+        ),
+        where,
+    ).scalar_one_or_none()
+    if newest is not None and now_ms - int(newest) < MAY_ARRIVE_MS:
+        minutes = -(-(MAY_ARRIVE_MS - now_ms + int(newest)) // 60_000)
+        raise Refused(
+            f"{push.key}: an attempt whose answer was never seen may still arrive at {push.provider}; "
+            f"void it in {minutes} minutes"
+        )
 
 
 def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said, evidence: str) -> list[str]:

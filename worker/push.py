@@ -86,8 +86,9 @@ SETTLE = """
 UPDATE pushes SET state = r.state, due_at_ms = r.due_at_ms, settled_ms = :now, last_error = r.error
 FROM ({rows}) r
 WHERE pushes.window_ms = r.window_ms AND pushes.org_id = r.org_id AND pushes.feature = r.feature
-    AND pushes.revision = r.revision AND pushes.state IN ('due', 'queued')
-    AND (pushes.claim_owner = :claim OR r.state = 'accepted')
+    AND pushes.revision = r.revision
+    AND (pushes.state IN ('due', 'queued') AND pushes.claim_owner = :claim
+        OR pushes.state IN ('due', 'queued', 'rejected', 'in_doubt') AND r.state = 'accepted')
 """
 
 FINISH = """

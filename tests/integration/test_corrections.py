@@ -257,3 +257,13 @@ def test_whole_units_are_sent_and_the_rest_is_carried(engine: sa.Engine) -> None
     fleet.sample("acme", fleet.clock.at_ms, 330)
     fleet.tick_windows(2)
     assert (billed(provider), fleet.one("SELECT carry_qty FROM carries")) == (540, 9)
+
+
+@pytest.mark.parametrize("odd", ["a'; DROP TABLE orgs;--", "a:b :lo \\:hi", "100%", "\u00fc\u4e2d {scope}", 'q"x'])
+def test_an_odd_name_is_replayed_like_any_other(fleet: Fleet, provider: FakeProvider, odd: str) -> None:
+    fleet.assign(odd, provider="fake", from_ms=T0)
+    fleet.tick_windows(3)
+    fleet.sample(odd, T0 + 5, 11)
+    fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 1")
+    assert do_replay(fleet, T0, T0 + 1, org=odd).quantity == 11
+    assert list(provider.charged) == [f"usage:{odd}:{T0}:compute_1gb"]

@@ -101,9 +101,6 @@ def test_an_answer_that_comes_after_the_claim_passed_on_still_counts(world: Worl
     assert (states(world), world.breaches, settled(world)) == (["accepted"], [], [])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="P5: a rejection of the second attempt does not prove that the first is not on its way"
-)
 def test_a_push_is_not_voided_while_an_earlier_attempt_may_still_arrive(world: World) -> None:
     world.memory[MEMORY].refused_features.add(FEATURE)
     slow = drive(world, start(world, "slow", pushing), until=sends)  # its request is held up on the way

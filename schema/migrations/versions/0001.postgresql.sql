@@ -153,6 +153,7 @@ CREATE TABLE mappings (
     actor TEXT NOT NULL,
     reason TEXT NOT NULL,
     PRIMARY KEY (mapping_id),
+    CONSTRAINT mappings_feature_name CHECK (feature !~ '[^a-z0-9_]'),
     CONSTRAINT mappings_kind CHECK (kind IN ('exact', 'up_to')),
     CONSTRAINT mappings_unit CHECK (unit IN ('s', 'mb_s')),
     CONSTRAINT mappings_exact_has_size CHECK (kind = 'up_to' OR memory_mb IS NOT NULL),
