@@ -7,12 +7,14 @@ crash, a second worker or a replay can only find that nothing is owed any more.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
+from drawdown.schema.database import rows_sql
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.tables import assignments, buckets, operator_actions, orgs, seals
 from drawdown.schema.units import BUCKETS, DAY_MS, LATE_HORIZON_MS, window_of
@@ -75,7 +77,7 @@ class Statements:
 
     def __init__(self, connection: sa.Connection, request: SealRequest, pack_ms: int, cursor: int = 0) -> None:
         self.connection = connection
-        self.values = {
+        self.values: dict[str, int | str] = {
             "lo": request.shard.lo,
             "hi": request.shard.hi,
             "now": request.now_ms,
@@ -127,7 +129,7 @@ def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
 
 
 def _segments_sql(found: Sequence[Segment]) -> str:
-    """The mapping as SQL values. Features are `[a-z0-9_]+` by the command line's and the table's own check."""
+    """The mapping as SQL values. Features are made of a-z, 0-9 and _ by a constraint of the table."""
     if not found:
         return "SELECT 0, 0, 0, 0, '', '' WHERE 1 = 0"
     rows = ", ".join(f"({g.lo}, {g.hi}, {g.start_ms}, {g.end_ms}, '{g.feature}', '{g.unit}')" for g in found)
@@ -280,8 +282,8 @@ def _narrow_if_needed(run: Statements, connection: sa.Connection, request: SealR
     Returns whether there is one."""
     shard = {"lo": request.shard.lo, "hi": request.shard.hi}
     if request.only is not None:
-        names = ", ".join("'" + org.replace("'", "''").replace(":", "\\:") + "'" for org in request.only)
-        run.narrow("{} IN (" + (names or "NULL") + ")")
+        run.values["only"] = json.dumps([{"org_id": org} for org in request.only])
+        run.narrow("{} IN (" + rows_sql(connection, {"org_id": "text"}).replace(":rows", ":only") + ")")
         return False
     stopped = "SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi"
     if connection.execute(sa.text(stopped), shard).scalar_one():
