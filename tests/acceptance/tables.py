@@ -33,14 +33,21 @@ def by_window(url: str, text: str) -> Sums:
     return {(str(org), int(str(window))): int(str(seconds)) for org, window, seconds in rows(url, text)}
 
 
+def difference(found: Sums, expected: Sums) -> dict[tuple[str, int], tuple[int, int]]:
+    """Where two sums are not alike: (found, expected)."""
+    pairs = {key: (found.get(key, 0), expected.get(key, 0)) for key in found.keys() | expected.keys()}
+    return {key: pair for key, pair in sorted(pairs.items()) if pair[0] != pair[1]}
+
+
 def billed_exactly(url: str, expected: Sums) -> None:
     """Every (organisation, window) is sealed and charged exactly as expected, and nothing is left open."""
     assert rows(url, OPEN) == []
-    assert by_window(url, SEALED) == expected
-    assert by_window(url, CHARGED) == expected
+    for what, text in (("sealed", SEALED), ("charged", CHARGED)):
+        wrong = difference(by_window(url, text), expected)
+        assert not wrong, f"{len(wrong)} windows with ({what}, expected) seconds, the first {list(wrong.items())[:5]}"
     assert number(url, "SELECT COUNT(*) FROM ledger_entries WHERE kind = 'usage'") == number(
         url, "SELECT COUNT(*) FROM pushes"
     )
     lines = "SELECT COUNT(*) FROM (SELECT account_id, SUM(amount_micro) AS total FROM ledger_lines GROUP BY account_id)"
-    wrong = f"{lines} l JOIN ledger_accounts a ON a.account_id = l.account_id WHERE a.balance_micro <> l.total"
-    assert number(url, wrong) == 0
+    unbalanced = f"{lines} l JOIN ledger_accounts a ON a.account_id = l.account_id WHERE a.balance_micro <> l.total"
+    assert number(url, unbalanced) == 0

@@ -1,0 +1,114 @@
+"""Watches one real process from inside: writes down each step it begins and ends, and ends it there when told to.
+
+Production code has no hooks for this: the functions that do effects are replaced, in this process alone, by ones that
+leave a mark before, in the middle (worked, not committed) and after.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import sqlalchemy as sa
+
+from drawdown.providers import embedded
+from drawdown.schema import database
+from drawdown.worker import importer, runner
+from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Together, Transaction
+
+Work = Callable[[sa.Connection], Any]
+_NAMES: Final = {Push: "push", ReadCustomers: "read", SendHalts: "halts"}
+
+
+class _Write(Protocol):
+    def __call__(self, engine: sa.Engine, work: Work, *, rollback: bool = False) -> Any: ...
+
+
+@dataclass
+class Observer:
+    """`log` gets a line a mark; the file `order` names the mark at which this process ends; `slow` waits at marks."""
+
+    log: Path
+    order: Path | None = None
+    slow: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def note(self, text: str) -> None:
+        """One line, in the file before this returns, whatever becomes of the process."""
+        os.write(self._out, f"{text}\n".encode())
+
+    def mark(self, when: str, name: str) -> None:
+        """`begin`, `inside` or `end` of a step."""
+        at = f"{when} {name}"
+        self.note(at)
+        if at in self.slow:
+            time.sleep(self.slow[at])
+        if self._ordered(at):
+            self.note(f"killed {at}")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _ordered(self, at: str) -> bool:
+        """Whether this process is the one that the order is for: the first to get here takes it."""
+        if self.order is None:
+            return False
+        try:
+            if self.order.read_text() != at:
+                return False
+            self.order.rename(self.order.with_suffix(f".{os.getpid()}"))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _work(self, name: str, work: Work, connection: sa.Connection) -> Any:
+        result = work(connection)
+        self.mark("inside", name)
+        return result
+
+    def _written(self, name: str) -> _Write:
+        def write(engine: sa.Engine, work: Work, *, rollback: bool = False) -> Any:
+            self.mark("begin", name)
+            result = database.write(engine, partial(self._work, name, work), rollback=rollback)
+            self.mark("end", name)
+            return result
+
+        return write
+
+    def install(self) -> None:
+        """Replace what does effects: the runner's, the import's chunks, the embedded ledger's charges."""
+        original = runner._do
+
+        async def do(effect: Effect, world: runner.World) -> Any:
+            if isinstance(effect, Together):
+                return await original(effect, world)
+            name = effect.name if isinstance(effect, Transaction) else _NAMES[type(effect)]
+            self.mark("begin", name)
+            if isinstance(effect, Transaction):
+                effect = Transaction(name, partial(self._work, name, effect.work), effect.rollback)
+            try:
+                return await original(effect, world)
+            finally:
+                self.mark("end", name)
+
+        vars(runner)["_do"] = do
+        vars(importer)["write"] = self._written("chunk")
+        vars(embedded)["write"] = self._written("charge")
+
+
+def open_steps(log: Path) -> list[str]:
+    """The steps that a process had begun and not ended when its log broke off."""
+    found: list[str] = []
+    for line in log.read_text().splitlines() if log.exists() else ():
+        when, _, name = line.partition(" ")
+        if when == "begin":
+            found.append(name)
+        elif when == "end" and name in found:
+            found.remove(name)
+    return found

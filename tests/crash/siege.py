@@ -1,0 +1,56 @@
+"""One siege, from an empty database to the proof that nothing was lost and nothing doubled."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.acceptance.commands import must
+from tests.acceptance.tables import billed_exactly, number
+from tests.crash.controller import Controller, Toll
+from tests.crash.data import FROM_MS, usage
+
+LATER_MS = 86_400_000
+"""After the last sample: every window is closed, every dead worker's lease has ended."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a siege came to; it is only returned where every sum was exact."""
+
+    toll: Toll
+    samples: int
+    pushes: int
+    seconds: int
+    sent_again: int
+    """Pushes with more than one attempt: their first sender died, or its answer was lost."""
+    took_s: float
+
+
+def siege(
+    folder: Path, url: str, *, kills: int, seed: int, parts: int | None = None, most: int | None = None
+) -> Outcome:
+    """Errors: AssertionError where anything is lost, doubled, left over or broken."""
+    dice = random.Random(seed)
+    made = usage(parts or kills + 6, dice, most=most)
+    must(url, "init", at=str(made.released_ms[0]))
+    began = time.monotonic()
+    toll = Controller(folder, url, made, dice).besiege(kills)
+    took = time.monotonic() - began
+    later = str(made.released_ms[-1] + LATER_MS)
+    assign = ("--new-org-provider", "embedded", "--new-org-from", str(FROM_MS))
+    must(url, "tick", *assign, at=later)  # one tick heals: the exit status says that nothing is left
+    expected = made.sums()
+    billed_exactly(url, expected)
+    assert number(url, "SELECT COUNT(*) FROM usage_samples") == made.samples
+    assert must(url, "verify", at=later)["breaches"] == []
+    return Outcome(
+        toll=toll,
+        samples=made.samples,
+        pushes=number(url, "SELECT COUNT(*) FROM pushes"),
+        seconds=sum(expected.values()),
+        sent_again=number(url, "SELECT COUNT(*) FROM pushes WHERE attempts > 1"),
+        took_s=took,
+    )

@@ -1,0 +1,128 @@
+"""Real processes die at bad moments; what was used is billed once all the same. At length: `make crash`."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.schema.units import WINDOW_MS
+from tests.acceptance.commands import PROJECT, environment, must
+from tests.acceptance.tables import billed_exactly, number, rows
+from tests.crash.siege import siege
+from tests.world import T0, Fleet
+
+BATCH = 2000
+"""The embedded ledger's; what is more than that is a second batch."""
+WINDOWS = BATCH + 400
+AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
+
+
+def test_killed_again_and_again_with_two_workers(database_url: str, tmp_path: Path) -> None:
+    found = siege(tmp_path, database_url, kills=6, seed=3, most=4000)
+    assert found.toll.kills == 6
+    assert found.toll.inside > 0, "kills that hit nothing show nothing"
+    assert found.toll.starts == 3 + 6
+
+
+def test_left_in_peace_nothing_counts_as_a_kill(tmp_path: Path) -> None:
+    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", kills=0, seed=3, parts=3, most=600)
+    assert (found.toll.kills, found.toll.inside, found.toll.ordered, found.sent_again) == (0, 0, 0, 0)
+    assert found.samples == 600
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """Two organisations with usage in more windows than one batch of pushes holds."""
+    made = Fleet(engine)
+    made.assign("acme", "bolt", from_ms=T0)
+    values = [
+        {"id": f"s{n}", "org": ("acme", "bolt")[n % 2], "ts": T0 + n * WINDOW_MS + 1, "now": T0 + n * WINDOW_MS + 9}
+        for n in range(WINDOWS)
+    ]
+    insert = sa.text(
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+        "VALUES (:id, :org, 'box', 'cell-1', 1024, 60, :ts, :now)"
+    )
+    write(engine, lambda connection: connection.execute(insert, values))
+    return made
+
+
+EXPECTED = {(("acme", "bolt")[n % 2], T0 + n * WINDOW_MS): 60 for n in range(WINDOWS)}
+
+
+class Running:
+    """`drawdown run` as a real process that waits at one step."""
+
+    def __init__(self, url: str, folder: Path, slow: str, *options: str) -> None:
+        command = [sys.executable, "-m", "tests.crash.process", "--slow", slow, "once", str(folder), "--", "run"]
+        self.process = subprocess.Popen(
+            [*command, "--at", AT, *options],
+            env=environment(url, {"DRAWDOWN_LOG_LEVEL": "WARNING"}),
+            cwd=PROJECT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        self.log = folder / f"once.{self.process.pid}.log"
+
+    def marks(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def wait_for(self, mark: str, count: int = 1) -> None:
+        until = time.monotonic() + 60
+        while self.marks().count(mark) < count:
+            assert self.process.poll() is None and time.monotonic() < until, self.marks()[-5:]
+            time.sleep(0.01)
+
+    def terminate(self, *, within_s: float) -> str:
+        """SIGTERM; returns what the process said on stderr."""
+        self.process.send_signal(signal.SIGTERM)
+        _, err = self.process.communicate(timeout=within_s)
+        return err.decode()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_sigterm_in_the_middle_of_a_push_ends_soundly(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
+    fleet.engine.dispose()
+    with Running(database_url, tmp_path, "begin push=1.5") as running:
+        running.wait_for("begin push")
+        err = running.terminate(within_s=10)
+        assert "Traceback" not in err
+        assert running.process.returncode == 75, "something is left for the next tick"
+        assert running.marks()[-1] == "end end_tick"
+        assert running.marks().count("begin push") == 1
+    states = "SELECT state, COUNT(*) FROM pushes GROUP BY state ORDER BY state"
+    assert rows(database_url, states) == [("accepted", BATCH), ("due", WINDOWS - BATCH)]
+    assert number(database_url, "SELECT COUNT(*) FROM attempts WHERE outcome IS NULL") == 0
+    must(database_url, "verify", at=AT)
+    assert must(database_url, "tick", at=AT)["tick"]["accepted"] == WINDOWS - BATCH
+    billed_exactly(database_url, EXPECTED)
+
+
+def test_ticks_that_take_longer_than_their_interval_never_overlap(
+    fleet: Fleet, database_url: str, tmp_path: Path
+) -> None:
+    with Running(database_url, tmp_path, "end end_tick=1.7", "--every", "1") as running:
+        running.wait_for("begin end_tick")
+        fleet.clock.at_ms = int(AT)
+        fleet.sample("acme", T0 + 2, 7, sample_id="late")
+        fleet.engine.dispose()
+        running.wait_for("end end_tick", 4)
+        err = running.terminate(within_s=10)
+        ticks = [mark.split()[1] for mark in running.marks() if mark in ("begin begin_tick", "end end_tick")]
+    assert ticks[: len(ticks) // 2 * 2] == ["begin_tick", "end_tick"] * (len(ticks) // 2), "one after another"
+    assert "tick_overlaps" in err and "Traceback" not in err
+    assert running.process.returncode == 0
+    billed_exactly(database_url, {**EXPECTED, ("acme", T0): 67})
