@@ -109,10 +109,12 @@ def verify_(
         *(f"open, and no breach: {count:,} {what}" for what, count in found.open.items() if count),
     ]
     if rows:
-        lines.append(table("BREACHES", ("#invariant", "org", "window", "feature", "what"), rows))
+        title = f"BREACHES: {found.count:,}" + (f", the first {len(rows):,}" if found.count > len(rows) else "")
+        lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
         lines += [f"stopped: {name}; mend it, then `drawdown org release {name} --reason …`" for name in stopped]
     else:
         lines.append("all nine invariants hold")
-    show(state, {"breaches": found.breaches, "checked": found.checked, "open": found.open, "stopped": stopped}, lines)
+    result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
+    show(state, {**result, "stopped": stopped}, lines)
     if found.breaches:
         raise typer.Exit(1)
