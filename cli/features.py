@@ -13,8 +13,7 @@ from drawdown.cli.state import State
 from drawdown.cli.times import parse_window, show_time
 from drawdown.schema.errors import UsageError
 from drawdown.worker import features
-from drawdown.worker.mapping import FOREVER_MS, segments
-from drawdown.worker.seal import mapping_rows
+from drawdown.worker.mapping import FOREVER_MS, mapping_rows, segments
 
 app = typer.Typer(help="Features: which memory sizes are billed as what.", no_args_is_help=True)
 

@@ -20,7 +20,7 @@ from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker import runner
 from drawdown.worker.context import Context
 from drawdown.worker.replay import replay
-from drawdown.worker.seal import NewOrgs, Shard
+from drawdown.worker.shard import NewOrgs, Shard
 from drawdown.worker.tick import Report, tick
 
 NewOrgProvider = Annotated[str | None, typer.Option(help="Assign organisations to this provider as they appear")]

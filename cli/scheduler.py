@@ -19,7 +19,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from drawdown.cli.state import State
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker import runner
-from drawdown.worker.seal import NewOrgs, Shard
+from drawdown.worker.shard import NewOrgs, Shard
 from drawdown.worker.tick import tick
 
 log = structlog.get_logger()

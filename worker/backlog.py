@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from drawdown.worker.seal import Shard
+from drawdown.worker.shard import Shard
 
 
 @dataclass
@@ -36,7 +36,8 @@ class Backlog:
         return bool(self.due or self.queued or self.dirty_windows or self.halts_due or self.projections_due)
 
 
-_SHARD = "IN (SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi)"
+# Looked up for each row that is left, so that a tick with nothing left does not read all organisations.
+_SHARD = "EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi)"
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
@@ -48,13 +49,13 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
 
     states = connection.execute(
         sa.text(
-            "SELECT state, COUNT(*) FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') "
-            f"AND org_id {_SHARD} GROUP BY state"
+            "SELECT state, COUNT(*) FROM pushes left_over WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') "
+            f"AND {_SHARD} GROUP BY state"
         ),
         values,
     )
     pending = connection.execute(
-        sa.text(f"SELECT reason, SUM(seconds) FROM pending_usage WHERE org_id {_SHARD} GROUP BY reason"), values
+        sa.text(f"SELECT reason, SUM(seconds) FROM pending_usage left_over WHERE {_SHARD} GROUP BY reason"), values
     )
     problems = connection.execute(
         sa.text("SELECT problem, COUNT(*) FROM usage_samples WHERE problem IS NOT NULL GROUP BY problem")
@@ -65,14 +66,14 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
             quarantined[reason] = number
     return Backlog(
         **{state: int(number) for state, number in states},
-        dirty_windows=count(f"SELECT COUNT(*) FROM dirty_windows WHERE org_id {_SHARD}"),
-        halts_due=count(f"SELECT COUNT(*) FROM halts WHERE due_at_ms IS NOT NULL AND org_id {_SHARD}"),
+        dirty_windows=count(f"SELECT COUNT(*) FROM dirty_windows left_over WHERE {_SHARD}"),
+        halts_due=count(f"SELECT COUNT(*) FROM halts left_over WHERE due_at_ms IS NOT NULL AND {_SHARD}"),
         projections_due=count(
-            f"SELECT COUNT(*) FROM orgs o WHERE projection_due_ms IS NOT NULL AND org_id {_SHARD} AND EXISTS "
+            "SELECT COUNT(*) FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi AND EXISTS "
             "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL "
             f"AND a.start_ms <= {int(now_ms)} AND a.provider NOT IN ('legacy', 'none'))"
         ),
-        stopped_orgs=count(f"SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND org_id {_SHARD}"),
+        stopped_orgs=count("SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi"),
         pending_s={reason: int(seconds) for reason, seconds in pending},
         quarantined=quarantined,
     )

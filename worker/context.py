@@ -9,7 +9,7 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.breaker import Breaker
-from drawdown.worker.seal import NewOrgs, Shard
+from drawdown.worker.shard import NewOrgs, Shard
 
 LEASE_MS = 2 * MINUTE_MS
 """How long a claim keeps other workers away. Correctness never rests on it: two senders send identical bytes (P1)."""

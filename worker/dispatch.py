@@ -18,7 +18,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import backoff_ms
 from drawdown.worker.effects import HaltRequest, SendHalts, Steps, Transaction
-from drawdown.worker.seal import Shard
+from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()
 

@@ -6,8 +6,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.corrections import find_push
-from drawdown.worker.mapping import MB_SECONDS, resolve
-from drawdown.worker.seal import mapping_rows
+from drawdown.worker.mapping import MB_SECONDS, mapping_rows, resolve
 
 SAMPLES_SHOWN = 200
 

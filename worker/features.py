@@ -16,9 +16,8 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import mappings
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.actions import lock_buckets, record
-from drawdown.worker.mapping import FOREVER_MS, MB_SECONDS, SECONDS, MappingRow, resolve, rewrites
+from drawdown.worker.mapping import FOREVER_MS, MB_SECONDS, SECONDS, MappingRow, mapping_rows, resolve, rewrites
 from drawdown.worker.orgs import Said
-from drawdown.worker.seal import mapping_rows
 
 FEATURE: Final = re.compile(r"[a-z0-9_]{1,64}")
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)

@@ -1,4 +1,4 @@
-"""Which memory size makes which feature, in which window (rule S5). Pure.
+"""Which memory size makes which feature, in which window (rule S5). Pure, but for `mapping_rows`, which reads it.
 
 Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose
 feature a new row would change, so that reaching back can only fill holes.
@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+import sqlalchemy as sa
 
 from drawdown.schema.units import MAX_MEMORY_MB
 
@@ -47,6 +49,14 @@ class Segment:
     end_ms: int
     feature: str
     unit: str
+
+
+def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
+    """The whole mapping, in the order it was added."""
+    rows = connection.execute(
+        sa.text("SELECT kind, memory_mb, feature, unit, start_ms FROM mappings ORDER BY mapping_id")
+    )
+    return [MappingRow(*row) for row in rows]
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:

@@ -19,7 +19,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.context import Context
 from drawdown.worker.decide import Overrides, Verdict, verdict
 from drawdown.worker.effects import ReadCustomers, Steps, Transaction
-from drawdown.worker.seal import Shard
+from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()
 

@@ -20,7 +20,7 @@ from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import Settlement, safe_retention_ms, settle
 from drawdown.worker.effects import Push, Steps, Transaction
 from drawdown.worker.orgs import mark_for_projection
-from drawdown.worker.seal import Shard
+from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()
 
@@ -45,28 +45,31 @@ class Pushed:
     rounds: int = 0
 
 
+# Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were.
+_OPEN = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
+
 # `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
-CLAIM = """
+CLAIM = f"""
 UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end, attempts = attempts + 1,
     first_attempt_ms = COALESCE(first_attempt_ms, :now)
 WHERE (window_ms, org_id, feature, revision) IN (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-    WHERE p.provider = :provider AND p.state = 'due' AND p.due_at_ms <= :now
+    WHERE p.provider = :provider AND p.{_OPEN} AND p.state = 'due' AND p.due_at_ms <= :now
         AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
-    ORDER BY p.due_at_ms LIMIT :most {skip_locked})
+    ORDER BY p.due_at_ms LIMIT :most {{skip_locked}})
 RETURNING window_ms, org_id, feature, revision, key, customer_id, sent_qty, attempts
 """
 
-ATTEMPTS = """
+ATTEMPTS = f"""
 INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)
 SELECT window_ms, org_id, feature, revision, attempts, :now, :claim, sent_qty FROM pushes
-WHERE provider = :provider AND state = 'due' AND due_at_ms = :lease_end AND claim_owner = :claim
+WHERE provider = :provider AND {_OPEN} AND state = 'due' AND due_at_ms = :lease_end AND claim_owner = :claim
 """
 
 # Rule P2: past this a key may be forgotten over there, and sending it again could bill twice.
-EXPIRE = """
+EXPIRE = f"""
 UPDATE pushes SET state = 'in_doubt', last_error = 'the provider may have forgotten the key: look the push up'
-WHERE provider = :provider AND state = 'due' AND due_at_ms <= :now AND first_attempt_ms <= :oldest
+WHERE provider = :provider AND {_OPEN} AND state = 'due' AND due_at_ms <= :now AND first_attempt_ms <= :oldest
 """
 
 _SETTLED = {

@@ -19,7 +19,7 @@ from drawdown.worker.context import Context
 from drawdown.worker.effects import Steps, Together, Transaction
 from drawdown.worker.project import project
 from drawdown.worker.push import push
-from drawdown.worker.seal import SealRequest
+from drawdown.worker.seal_statements import SealRequest
 
 SHOWN = 1000
 """How many of the found pushes are listed; all are counted."""

@@ -27,7 +27,7 @@ WORK_TABLES: Final = {
 }
 
 # Windows at or above :pack are read whole. Below it only arrivals are, to learn which windows they make dirty.
-_AGGREGATE: Final = """
+AGGREGATE: Final = """
 INSERT INTO seal_work (org_id, window_ms, memory_mb, seconds, samples)
 SELECT s.org_id, s.ts - s.ts % 300000, s.memory_mb, SUM({seconds}), COUNT(*)
 FROM usage_samples s
@@ -48,7 +48,7 @@ WITH moved AS (
     UPDATE buckets SET cursor = greatest(cursor, pg_snapshot_xmin(pg_current_snapshot())::text::bigint)
     WHERE id BETWEEN :lo AND :hi
 )"""
-        + _AGGREGATE.format(
+        + AGGREGATE.format(
             where="((s.ts >= :pack AND s.ts < :horizon) OR (s.arrival >= :cursor AND s.ts < :pack))",
             scope="{scope}",
             seconds="{seconds}",
@@ -59,8 +59,8 @@ WITH moved AS (
         """
 UPDATE buckets SET cursor = COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)
 WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)""",
-        _AGGREGATE.format(where="s.ts >= :pack AND s.ts < :horizon", scope="{scope}", seconds="{seconds}"),
-        _AGGREGATE.format(where="s.arrival >= :cursor AND +s.ts < :pack", scope="{scope}", seconds="{seconds}"),
+        AGGREGATE.format(where="s.ts >= :pack AND s.ts < :horizon", scope="{scope}", seconds="{seconds}"),
+        AGGREGATE.format(where="s.arrival >= :cursor AND +s.ts < :pack", scope="{scope}", seconds="{seconds}"),
     ),
 }
 
@@ -142,8 +142,12 @@ GROUP_BY_SORTING: Final = {
 
 DROP_PARTIAL: Final = "DELETE FROM seal_work WHERE window_ms < :pack"
 
+# From a few dirty windows to what lies in them. SQLite, which knows of no table how big it is, might begin with all
+# pushes there ever were; of a cross join it keeps the order.
+THEN: Final = {"postgresql": "JOIN", "sqlite": "CROSS JOIN"}
+
 _DIRTY: Final = """
-FROM dirty_windows d JOIN orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :lo AND :hi
+FROM dirty_windows d {then} orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :lo AND :hi
     AND o.stopped_at_ms IS NULL AND d.window_ms >= o.floor_ms
 """
 _DIRTY_WHERE: Final = "WHERE d.window_ms < :pack AND d.window_ms < :horizon {dirty_scope}"
@@ -151,7 +155,7 @@ _DIRTY_WHERE: Final = "WHERE d.window_ms < :pack AND d.window_ms < :horizon {dir
 SCAN_DIRTY: Final = f"""
 INSERT INTO seal_work (org_id, window_ms, memory_mb, seconds, samples)
 SELECT d.org_id, d.window_ms, s.memory_mb, SUM(s.interval_s), COUNT(*)
-{_DIRTY} JOIN usage_samples s ON s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
+{_DIRTY} {{then}} usage_samples s ON s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
     AND s.problem IS NULL
 {_DIRTY_WHERE}
 GROUP BY 1, 2, 3
@@ -167,7 +171,7 @@ GROUP BY 1, 2, 3
 WITHDRAWN_DIRTY: Final = f"""
 INSERT INTO seal_work (org_id, window_ms, memory_mb, seconds, samples)
 SELECT d.org_id, d.window_ms, s.memory_mb, -SUM(s.interval_s), -COUNT(*)
-{_DIRTY} JOIN withdrawals s ON s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
+{_DIRTY} {{then}} withdrawals s ON s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
 {_DIRTY_WHERE}
 GROUP BY 1, 2, 3
 """
@@ -198,7 +202,7 @@ prior AS (
     WHERE p.window_ms >= :pack AND p.window_ms < :horizon {{prior_scope}}
     UNION ALL
     SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.revision
-    {_DIRTY} JOIN pushes p ON p.org_id = d.org_id AND p.window_ms = d.window_ms
+    {_DIRTY} {{then}} pushes p ON p.org_id = d.org_id AND p.window_ms = d.window_ms
     {_DIRTY_WHERE}
 ),
 owed AS (
@@ -279,7 +283,8 @@ DO UPDATE SET carry_qty = carries.carry_qty + excluded.carry_qty
 FORGET_PENDING: Final = (
     """
 DELETE FROM pending_usage WHERE window_ms >= :pack AND window_ms < :horizon
-    AND org_id IN (SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi) {pending_scope}
+    AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = pending_usage.org_id AND o.bucket BETWEEN :lo AND :hi)
+    {pending_scope}
 """,
     f"""
 DELETE FROM pending_usage WHERE (window_ms, org_id) IN (SELECT d.window_ms, d.org_id {_DIRTY} {_DIRTY_WHERE})
@@ -304,8 +309,8 @@ GROUP BY 1, 2, 3, 4 HAVING SUM(w.samples) <> 0
 """
 
 FORGET_DIRTY: Final = """
-DELETE FROM dirty_windows WHERE window_ms < :horizon AND org_id IN (
-    SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi AND stopped_at_ms IS NULL) {pending_scope}
+DELETE FROM dirty_windows WHERE window_ms < :horizon AND EXISTS (SELECT 1 FROM orgs o
+    WHERE o.org_id = dirty_windows.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL) {pending_scope}
 """
 
 ADVANCE: Final = """

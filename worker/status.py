@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.worker.actions import require_org
 from drawdown.worker.backlog import read_backlog
-from drawdown.worker.seal import Shard
+from drawdown.worker.shard import Shard
 
 COUNTS = {
     "orgs": "SELECT COUNT(*) FROM orgs",

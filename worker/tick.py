@@ -23,9 +23,11 @@ from drawdown.worker.backlog import Backlog, read_backlog
 from drawdown.worker.context import Context
 from drawdown.worker.dispatch import Dispatched, dispatch
 from drawdown.worker.effects import Steps, Together, Transaction
+from drawdown.worker.newcomers import meet_strangers_by_arrival
 from drawdown.worker.project import Projected, project
 from drawdown.worker.push import Pushed, push
-from drawdown.worker.seal import Sealed, SealRequest, Shard
+from drawdown.worker.seal_statements import Sealed, SealRequest
+from drawdown.worker.shard import Shard
 from drawdown.worker.stops import stop_org
 
 log = structlog.get_logger()
@@ -167,14 +169,16 @@ def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
     since = connection.execute(
         sa.text("SELECT started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1")
     ).scalar_one_or_none()
+    # A clock set back since may have passed an assignment's start before the assignment was made: look at them all.
+    looked_at = 0 if since is None or since > now else since - DAY_MS
     connection.execute(
         sa.text(
             "UPDATE orgs SET billing_provider = a.provider, projection_due_ms = :now, "
             "projection_asks = projection_asks + 1 FROM assignments a WHERE a.org_id = orgs.org_id "
-            "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) AND (a.start_ms >= :since "
-            "OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
+            "AND a.start_ms BETWEEN :looked_at AND :now AND (a.end_ms IS NULL OR :now < a.end_ms) "
+            "AND (a.start_ms >= :since OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
         ),
-        {"now": now, "since": 0 if since is None else min(since, now) - WINDOW_MS},
+        {"now": now, "since": 0 if since is None else min(since, now) - WINDOW_MS, "looked_at": looked_at},
     )
 
 
@@ -252,7 +256,7 @@ def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> St
 
 def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
     """The organisations of the shard that may be at fault, those first seen in samples included."""
-    sealing.meet_strangers_by_arrival(connection, request)
+    meet_strangers_by_arrival(connection, request)
     known = connection.execute(
         sa.text("SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi AND stopped_at_ms IS NULL ORDER BY org_id"),
         {"lo": request.shard.lo, "hi": request.shard.hi},

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.worker.importer import import_samples
 from drawdown.worker.sample_rows import ImportOptions
-from drawdown.worker.seal import NewOrgs
+from drawdown.worker.shard import NewOrgs
 from tests.acceptance import gentd26
 from tests.acceptance.commands import must
 from tests.acceptance.gentd26 import AT, FROM, ORGS, PUSHES, SAMPLES, SECONDS

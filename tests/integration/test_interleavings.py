@@ -17,7 +17,9 @@ from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS, horizon
 from drawdown.worker import seal as sealing
 from drawdown.worker import seal_sql as sql
-from drawdown.worker.seal import Sealed, SealRequest, Shard, Statements, seal
+from drawdown.worker.seal import seal
+from drawdown.worker.seal_statements import Sealed, SealRequest, Statements
+from drawdown.worker.shard import Shard
 from tests.world import T0, Fleet
 
 LATE = (

@@ -12,7 +12,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import ClockDoubted, Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import credit, orgs, stops
-from drawdown.worker.seal import NewOrgs, Shard
+from drawdown.worker.shard import NewOrgs, Shard
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

@@ -18,7 +18,7 @@ import structlog
 
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
-from drawdown.worker import corrections, dispatch, project, push, seal, tick
+from drawdown.worker import corrections, dispatch, project, push, seal_statements, tick
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.decide import Settlement, settle
 from drawdown.worker.effects import Transaction
@@ -71,20 +71,20 @@ def _claim_not_committed(patches: Patches) -> None:
 
 
 def _dirty_deleted_before_sealing(patches: Patches) -> None:
-    right = seal.Statements.run
+    right = seal_statements.Statements.run
 
-    def wrong(self: seal.Statements, statement: str, **values: int) -> Any:
+    def wrong(self: seal_statements.Statements, statement: str, **values: int) -> Any:
         if statement is sql.SCAN_DIRTY:
             right(self, sql.FORGET_DIRTY)
         return right(self, statement, **values)
 
-    patches.put(seal.Statements, "run", wrong)
+    patches.put(seal_statements.Statements, "run", wrong)
 
 
 def _mapping_of_today(patches: Patches) -> None:
     right = segments
     patches.put(
-        seal,
+        seal_statements,
         "segments",
         lambda rows: [replace(one, start_ms=0) for one in right(rows) if one.end_ms == FOREVER_MS],
     )

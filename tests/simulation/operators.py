@@ -16,7 +16,8 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
 from drawdown.worker.corrections import void, withdraw
 from drawdown.worker.features import map_size
 from drawdown.worker.orgs import Said, assign, halt, override
-from drawdown.worker.seal import SealRequest, seal_range
+from drawdown.worker.seal import seal_range
+from drawdown.worker.seal_statements import SealRequest
 from drawdown.worker.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action
 from tests.simulation.oracle import EXEMPT, Assignment, Rule

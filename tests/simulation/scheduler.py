@@ -18,7 +18,7 @@ from drawdown.worker.context import Context
 from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Transaction
 from drawdown.worker.features import install_defaults
 from drawdown.worker.orgs import assign
-from drawdown.worker.seal import NewOrgs, Shard
+from drawdown.worker.shard import NewOrgs, Shard
 from drawdown.worker.stops import release_org
 from drawdown.worker.tick import Report, tick
 from tests.simulation.actions import ACTIONS, CELLS, ORGS

@@ -13,7 +13,7 @@ from typing import Any
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.context import Context
 from drawdown.worker.effects import Effect, Steps, Together
-from drawdown.worker.seal import Shard
+from drawdown.worker.shard import Shard
 
 
 @dataclass

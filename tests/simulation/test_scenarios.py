@@ -14,7 +14,9 @@ from drawdown.worker.effects import Effect, Push, Steps
 from drawdown.worker.features import install_defaults
 from drawdown.worker.orgs import assign
 from drawdown.worker.push import push
-from drawdown.worker.seal import SealRequest, Shard, seal
+from drawdown.worker.seal import seal
+from drawdown.worker.seal_statements import SealRequest
+from drawdown.worker.shard import Shard
 from drawdown.worker.tick import tick
 from tests.simulation.actions import insert
 from tests.simulation.faults import Faults

@@ -1,0 +1,88 @@
+"""Organisations first seen in samples.
+
+Guarantee: each gets a row and a bucket before its usage is sealed or becomes pending; none is lost by a join (S6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from drawdown.schema.migrate import bucket_of
+from drawdown.schema.tables import assignments, orgs
+from drawdown.worker import seal_sql as sql
+from drawdown.worker.seal_statements import Lock, SealRequest, Statements, lock_shard
+
+
+def meet_strangers(run: Statements, connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
+    """Give a row and a bucket to organisations first seen in samples; assign them where that is asked for (S6)."""
+    found = [str(row[0]) for row in run.run(sql.STRANGERS)]
+    if run.run(sql.ANY_LAGGARD).first():
+        found += [str(row[0]) for row in run.run(sql.STRANGERS_BEHIND)]
+    _give_buckets(connection, request, found)
+    return _assign_new(connection, request, lock) if request.new_orgs is not None else 0
+
+
+def meet_strangers_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
+    """The same without a scan, for when the shard's samples cannot be added up: one of them is at fault (S8)."""
+    lock, _ = lock_shard(connection, request)
+    found = connection.execute(sa.text(sql.STRANGERS_BY_ARRIVAL), {"cursor": lock.cursor})
+    _give_buckets(connection, request, [str(row[0]) for row in found])
+
+
+def _give_buckets(connection: sa.Connection, request: SealRequest, strangers: Sequence[str]) -> None:
+    mine = [
+        {"org": org, "bucket": bucket_of(org)}
+        for org in strangers
+        if request.shard.lo <= bucket_of(org) <= request.shard.hi
+    ]
+    if mine:
+        connection.execute(
+            sa.text(
+                "INSERT INTO orgs (org_id, bucket, registered) VALUES (:org, :bucket, false) "
+                "ON CONFLICT (org_id) DO UPDATE SET bucket = excluded.bucket"
+            ),
+            mine,
+        )
+
+
+def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
+    new = request.new_orgs
+    assert new is not None
+    # The watermark is the first moment nothing was sealed for; before the very first tick that would be all history.
+    start = new.start_ms if new.start_ms is not None else (lock.pack_ms or request.horizon_ms)
+    unassigned = connection.execute(
+        sa.text(
+            "SELECT org_id FROM orgs o WHERE bucket BETWEEN :lo AND :hi AND NOT EXISTS "
+            "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id) AND NOT EXISTS (SELECT 1 FROM assignments c "
+            "WHERE c.provider = :provider AND c.customer_id = o.org_id AND c.end_ms IS NULL)"
+        ),
+        {"lo": request.shard.lo, "hi": request.shard.hi, "provider": new.provider},
+    ).scalars()
+    said = {"actor": "drawdown", "reason": "--new-org-provider", "at_ms": request.now_ms}
+    rows = [
+        {"org_id": org, "start_ms": start, "provider": new.provider, "customer_id": org, **said} for org in unassigned
+    ]
+    if rows:
+        connection.execute(assignments.insert(), rows)
+        names = [row["org_id"] for row in rows]
+        connection.execute(
+            orgs.update()
+            .where(orgs.c.org_id == sa.bindparam("name"))
+            .values(
+                registered=True,
+                billing_provider=new.provider,
+                projection_due_ms=request.now_ms,
+                projection_asks=orgs.c.projection_asks + 1,
+            ),
+            [{"name": name} for name in names],
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM pending_usage "
+                "WHERE org_id = :name AND window_ms >= :start ON CONFLICT DO NOTHING"
+            ),
+            [{"name": name, "start": start} for name in names],
+        )
+    return len(rows)

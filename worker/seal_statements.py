@@ -1,0 +1,184 @@
+"""What a seal is asked for, its lock, and how its statements run.
+
+Guarantee: the lock is a seal's first statement (rule S1), and values are bound, never pasted into SQL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema.database import rows_sql
+from drawdown.schema.tables import buckets, operator_actions
+from drawdown.worker import seal_sql as sql
+from drawdown.worker.mapping import Segment, mapping_rows, segments
+from drawdown.worker.shard import NewOrgs, Shard
+
+
+@dataclass(frozen=True)
+class SealRequest:
+    """What one seal transaction is asked for."""
+
+    shard: Shard
+    horizon_ms: int
+    now_ms: int
+    providers: Mapping[str, Capabilities] = field(default_factory=dict)
+    new_orgs: NewOrgs | None = None
+    only: tuple[str, ...] | None = None
+    """Seal these organisations alone and move no watermark: how a bad one is found (S8)."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What one seal transaction did."""
+
+    seal_id: int
+    pushes: int
+    new_orgs: int = 0
+    restored: bool = False
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What the bucket rows said once they were locked."""
+
+    cursor: int
+    pack_ms: int
+    epoch: int
+
+
+class Statements:
+    """Runs the named statements with this seal's values."""
+
+    def __init__(self, connection: sa.Connection, request: SealRequest, pack_ms: int, cursor: int = 0) -> None:
+        self.connection = connection
+        self.values: dict[str, int | str] = {
+            "lo": request.shard.lo,
+            "hi": request.shard.hi,
+            "now": request.now_ms,
+            "horizon": request.horizon_ms,
+            "pack": pack_ms,
+            "upto": min(pack_ms, request.horizon_ms),
+            "cursor": cursor,
+            "first": 0,
+            "seal_id": 0,
+        }
+        mapping = segments(mapping_rows(connection))
+        self.texts = {
+            "seconds": sql.SECONDS[connection.dialect.name],
+            "then": sql.THEN[connection.dialect.name],
+            "mapped": sql.MAPPED_EXACT if all(one.lo == one.hi for one in mapping) else sql.MAPPED_TIERS,
+            "scope": "",
+            "prior_scope": "",
+            "dirty_scope": "",
+            "pending_scope": "",
+            "below_watermark": "",
+            "segments": _segments_sql(mapping),
+            "sent": _sent_sql(request.providers),
+        }
+
+    def narrow(self, predicate: str) -> None:
+        """Let only organisations for which `predicate` (over `{}`) holds take part."""
+        for name, column in (
+            ("scope", "s.org_id"),
+            ("prior_scope", "p.org_id"),
+            ("dirty_scope", "d.org_id"),
+            ("pending_scope", "org_id"),
+        ):
+            self.texts[name] += f" AND {predicate.format(column)}"
+
+    def run(self, statement: str, **values: int) -> sa.CursorResult[tuple[object, ...]]:
+        text = statement
+        for name, replacement in self.texts.items():
+            text = text.replace("{" + name + "}", replacement)
+        prepared = sa.text(text)
+        known = {**self.values, **values}
+        return self.connection.execute(prepared, {name: known[name] for name in prepared._bindparams})
+
+
+def _segments_sql(found: Sequence[Segment]) -> str:
+    """The mapping as SQL values. Features are made of a-z, 0-9 and _ by a constraint of the table."""
+    if not found:
+        return "SELECT 0, 0, 0, 0, '', '' WHERE 1 = 0"
+    rows = ", ".join(f"({g.lo}, {g.hi}, {g.start_ms}, {g.end_ms}, '{g.feature}', '{g.unit}')" for g in found)
+    return f"VALUES {rows}"
+
+
+def _sent_sql(providers: Mapping[str, Capabilities]) -> str:
+    """All of the owed quantity is sent, unless some provider takes only whole units or no negatives (S10)."""
+    carrying = [(name, c.unit, int(c.negatives)) for name, c in providers.items() if c.unit != 1 or not c.negatives]
+    if not carrying:
+        return sql.SENT_WHOLE
+    terms = " UNION ALL ".join(
+        f"SELECT '{name}' AS provider, {unit} AS unit, {negatives} AS negatives" for name, unit, negatives in carrying
+    )
+    return sql.SENT_CARRIED.replace("{terms}", terms)
+
+
+def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
+    postgres = connection.dialect.name == "postgresql"
+    text = sql.LOCK.replace("{for_update}", "FOR UPDATE" if postgres else "")
+    rows = connection.execute(sa.text(text), {"lo": request.shard.lo, "hi": request.shard.hi}).all()
+    assert rows, "the buckets are never deleted"
+    lock = Lock(
+        cursor=min(row.cursor for row in rows),
+        pack_ms=max(row.watermark_ms for row in rows),
+        epoch=max(row.epoch for row in rows),
+    )
+    if not _beyond_the_database(connection, max(row.cursor for row in rows)):
+        return lock, False
+    return _restart_cursor(connection, request, lock), True
+
+
+def _beyond_the_database(connection: sa.Connection, cursor: int) -> bool:
+    """S2: a cursor that the database's own counter has not reached yet comes from before a restore."""
+    if connection.dialect.name == "postgresql":
+        newest = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+    else:
+        newest = "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'usage_samples'), 0) + 1"
+    return cursor > int(connection.execute(sa.text(newest)).scalar_one())
+
+
+def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock) -> Lock:
+    """Start a new epoch: read all arrivals again. Nothing can be billed twice by it, only found."""
+    connection.execute(
+        buckets.update()
+        .where(buckets.c.id.between(request.shard.lo, request.shard.hi))
+        .values(cursor=0, epoch=lock.epoch + 1)
+    )
+    connection.execute(
+        operator_actions.insert().values(
+            at_ms=request.now_ms,
+            action="cursor_restart",
+            target=f"buckets {request.shard.lo}..{request.shard.hi}",
+            details=f"cursor {lock.cursor} lay beyond the database's own counter: it was restored",
+            actor="drawdown",
+            reason="S2",
+        )
+    )
+    return Lock(cursor=0, pack_ms=lock.pack_ms, epoch=lock.epoch + 1)
+
+
+def narrow_if_needed(run: Statements, connection: sa.Connection, request: SealRequest) -> bool:
+    """A stopped organisation's samples are not even added up: what broke the seal would break it again (S8).
+
+    Returns whether there is one."""
+    shard = {"lo": request.shard.lo, "hi": request.shard.hi}
+    if request.only is not None:
+        run.values["only"] = json.dumps([{"org_id": org} for org in request.only])
+        run.narrow("{} IN (" + rows_sql(connection, {"org_id": "text"}).replace(":rows", ":only") + ")")
+        return False
+    stopped = "SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi"
+    if connection.execute(sa.text(stopped), shard).scalar_one():
+        run.texts["scope"] += " AND s.org_id NOT IN (SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL)"
+        return True
+    return False
+
+
+def make_work_table(connection: sa.Connection) -> None:
+    for statement in sql.WORK_TABLES[connection.dialect.name]:
+        connection.execute(sa.text(statement))
