@@ -74,7 +74,6 @@ orgs = sa.Table(
     sa.CheckConstraint("is_halted = (halted_at IS NOT NULL)", name="orgs_halted_at_with_is_halted"),
     sa.CheckConstraint("floor_ms % 300000 = 0", name="orgs_floor_on_window"),
     sa.CheckConstraint("held_watermark_ms % 300000 = 0", name="orgs_watermark_on_window"),
-    sa.Index("orgs_by_bucket", "bucket"),
     comment="One row an organisation: who bills it now, and the provider's verdict (the projection).",
 )
 sa.Index(
@@ -82,6 +81,12 @@ sa.Index(
     orgs.c.bucket,
     sqlite_where=sa.text("held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL"),
     postgresql_where=sa.text("held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_override_ends",
+    orgs.c.override_until_ms,
+    sqlite_where=sa.text("override_until_ms IS NOT NULL"),
+    postgresql_where=sa.text("override_until_ms IS NOT NULL"),
 )
 sa.Index(
     "orgs_projection_due",
@@ -181,6 +186,7 @@ assignments = sa.Table(
     *said_columns(),
     sa.CheckConstraint("start_ms % 300000 = 0 AND end_ms % 300000 = 0", name="assignments_on_window"),
     sa.CheckConstraint("end_ms IS NULL OR end_ms > start_ms", name="assignments_not_empty"),
+    sa.Index("assignments_by_start", "start_ms"),
     comment="Which provider bills an organisation, as which customer, from which window on (P4).",
 )
 sa.Index(

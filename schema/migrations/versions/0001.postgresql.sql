@@ -13,6 +13,8 @@ CREATE TABLE assignments (
     CONSTRAINT assignments_not_empty CHECK (end_ms IS NULL OR end_ms > start_ms)
 );
 
+CREATE INDEX assignments_by_start ON assignments (start_ms);
+
 CREATE UNIQUE INDEX assignments_one_org_a_customer ON assignments (provider, customer_id) WHERE end_ms IS NULL AND provider NOT IN ('legacy', 'none');
 
 -- Each send, committed before a byte leaves (P1). No outcome means: the answer was never seen.
@@ -200,11 +202,11 @@ CREATE TABLE orgs (
     CONSTRAINT orgs_watermark_on_window CHECK (held_watermark_ms % 300000 = 0)
 );
 
-CREATE INDEX orgs_by_bucket ON orgs (bucket);
-
 CREATE INDEX orgs_exceptional ON orgs (bucket) WHERE held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL;
 
 CREATE INDEX orgs_halted ON orgs (org_id) WHERE is_halted;
+
+CREATE INDEX orgs_override_ends ON orgs (override_until_ms) WHERE override_until_ms IS NOT NULL;
 
 CREATE INDEX orgs_projection_due ON orgs (projection_due_ms) WHERE projection_due_ms IS NOT NULL;
 
