@@ -18,6 +18,7 @@ from drawdown.schema.migrate import bucket_of
 from drawdown.schema.tables import orgs, projections
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS, WINDOW_MS, next_window
 from drawdown.worker.actions import lock_buckets, record, require_org
+from drawdown.worker.sample_values import is_clean_id
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,6 @@ def _assign_one(
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
         raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
-    _check_customer(connection, org_id, provider, customer_id)
     values = {"org": org_id, "start": start}
     later = connection.execute(
         sa.text("SELECT MIN(start_ms) FROM assignments WHERE org_id = :org AND start_ms >= :start"), values
@@ -96,6 +96,7 @@ def _assign_one(
         raise Refused(f"{org_id} has a later assignment already, from {later} on; `drawdown org show {org_id}`")
     if first is not None and first < start:
         _require_unsealed(connection, org_id, start)
+    _check_customer(connection, org_id, provider, customer_id, start, later)
     connection.execute(
         sa.text("UPDATE assignments SET end_ms = :start WHERE org_id = :org AND end_ms IS NULL AND start_ms < :start"),
         values,
@@ -127,7 +128,7 @@ def register(connection: sa.Connection, org_id: str) -> None:
 
     Errors: UsageError for an id that no sample could carry.
     """
-    if not 1 <= len(org_id) <= MAX_ID_CHARS or any(not char.isprintable() for char in org_id):
+    if not is_clean_id(org_id):
         raise UsageError(f"an organisation's id has 1 to {MAX_ID_CHARS} characters, none of them control characters")
     connection.execute(
         sa.text(
@@ -138,18 +139,20 @@ def register(connection: sa.Connection, org_id: str) -> None:
     )
 
 
-def _check_customer(connection: sa.Connection, org_id: str, provider: str, customer_id: str) -> None:
+def _check_customer(
+    connection: sa.Connection, org_id: str, provider: str, customer_id: str, start: int, end: int | None
+) -> None:
     if provider in EXEMPT_PROVIDERS:
         return
     other = connection.execute(
         sa.text(
-            "SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :customer AND end_ms IS NULL "
-            "AND org_id <> :org"
-        ),
-        {"provider": provider, "customer": customer_id, "org": org_id},
+            "SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :customer AND org_id <> :org "
+            "AND (end_ms IS NULL OR end_ms > :start) AND (:end IS NULL OR start_ms < :end)"
+        ).bindparams(sa.bindparam("end", end, sa.BigInteger)),
+        {"provider": provider, "customer": customer_id, "org": org_id, "start": start},
     ).scalar()
     if other is not None:
-        raise Refused(f"the customer {customer_id} at {provider} belongs to the organisation {other}")
+        raise Refused(f"the customer {customer_id} at {provider} belongs to the organisation {other} in that time")
 
 
 def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> None:
