@@ -189,6 +189,7 @@ assignments = sa.Table(
     sa.Index("assignments_by_start", "start_ms"),
     comment="Which provider bills an organisation, as which customer, from which window on (P4).",
 )
+sa.Index("assignments_by_customer", assignments.c.provider, assignments.c.customer_id)
 sa.Index(
     "assignments_one_org_a_customer",
     assignments.c.provider,

@@ -50,14 +50,17 @@ _OPEN = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
 
 # `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
 CLAIM = f"""
-UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end, attempts = attempts + 1,
-    first_attempt_ms = COALESCE(first_attempt_ms, :now)
-WHERE (window_ms, org_id, feature, revision) IN (
+UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end, attempts = pushes.attempts + 1,
+    first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now)
+FROM (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE p.provider = :provider AND p.{_OPEN} AND p.state = 'due' AND p.due_at_ms <= :now
         AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
-    ORDER BY p.due_at_ms LIMIT :most {{skip_locked}})
-RETURNING window_ms, org_id, feature, revision, key, customer_id, sent_qty, attempts
+    ORDER BY p.due_at_ms LIMIT :most {{skip_locked}}) c
+WHERE pushes.window_ms = c.window_ms AND pushes.org_id = c.org_id AND pushes.feature = c.feature
+    AND pushes.revision = c.revision
+RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
+    pushes.sent_qty, pushes.attempts
 """
 
 ATTEMPTS = f"""
@@ -68,7 +71,8 @@ WHERE provider = :provider AND {_OPEN} AND state = 'due' AND due_at_ms = :lease_
 
 # Rule P2: past this a key may be forgotten over there, and sending it again could bill twice.
 EXPIRE = f"""
-UPDATE pushes SET state = 'in_doubt', last_error = 'the provider may have forgotten the key: look the push up'
+UPDATE pushes SET state = 'in_doubt', settled_ms = :now,
+    last_error = 'the provider may have forgotten the key: look the push up'
 WHERE provider = :provider AND {_OPEN} AND state = 'due' AND due_at_ms <= :now AND first_attempt_ms <= :oldest
 """
 

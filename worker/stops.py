@@ -9,11 +9,17 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
-from drawdown.worker.actions import record, require_org
+from drawdown.worker.actions import lock_buckets, record, require_org
 
 
 def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:
-    """Stop an organisation's seals and pushes; false where it is stopped already."""
+    """Stop an organisation's seals and pushes; false where it is stopped already.
+
+    Under its bucket's lock: a seal that is under way ends first, so that the watermark is held where it then is.
+    """
+    bucket = connection.execute(sa.text("SELECT bucket FROM orgs WHERE org_id = :org"), {"org": org_id}).scalar()
+    if bucket is not None:
+        lock_buckets(connection, bucket, bucket)
     changed = connection.execute(
         sa.text(
             "UPDATE orgs SET stopped_at_ms = :now, stopped_reason = :reason, held_watermark_ms = COALESCE("

@@ -239,3 +239,15 @@ def test_one_providers_failure_delays_no_other(engine: sa.Engine, provider: Fake
     fleet.sample("globex", T0 + 1)
     fleet.tick_windows(2)
     assert {row[0]: row[5] for row in fleet.pushes()} == {"acme": "due", "globex": "accepted"}
+
+
+def test_a_customer_that_is_given_up_later_is_still_taken_until_then(fleet: Fleet) -> None:
+    later = T0 + 10 * WINDOW_MS
+
+    def take(org: str, customer: str, start: int) -> None:
+        write(fleet.engine, lambda c: orgs.assign(c, [org], "fake", fleet.said, customer_id=customer, from_ms=start))
+
+    take("acme", "another", later)
+    with pytest.raises(Refused, match="belongs to"):
+        take("idle", "acme", T0)
+    take("idle", "acme", later)

@@ -15,6 +15,8 @@ CREATE TABLE assignments (
 
 CREATE INDEX assignments_by_start ON assignments (start_ms);
 
+CREATE INDEX assignments_by_customer ON assignments (provider, customer_id);
+
 CREATE UNIQUE INDEX assignments_one_org_a_customer ON assignments (provider, customer_id) WHERE end_ms IS NULL AND provider NOT IN ('legacy', 'none');
 
 -- Each send, committed before a byte leaves (P1). No outcome means: the answer was never seen.
