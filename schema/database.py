@@ -49,9 +49,12 @@ def connect(url: str) -> sa.Engine:
     Errors: UsageError for any other kind of URL.
     """
     try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+        return _engine(sa.make_url(url))
+    except (sa.exc.ArgumentError, ValueError) as error:
         raise UsageError("--database-url is not a URL; use sqlite:///FILE or postgresql://USER@HOST/NAME") from error
+
+
+def _engine(parsed: sa.URL) -> sa.Engine:
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         return _sqlite(parsed)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger import wallet
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import pushes, voids, withdrawals
 from drawdown.schema.units import window_of
@@ -194,6 +195,8 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said,
         push = find_push(connection, key)
         if push.state not in (*_PROVEN, "queued") or not push.attempts:
             raise Refused(f"{key} is {push.state}: only a push that was sent and is not settled can be resolved")
+        if push.provider == "embedded" and wallet.read_charge(connection, push.key) is None:
+            raise Refused(f"{key}: the embedded ledger has no such charge, so it is --absent")
         connection.execute(
             pushes.update()
             .where(

@@ -88,7 +88,7 @@ def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
 def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     """The mapping as rectangles of sizes and windows that do not overlap: what the seal joins."""
     times = sorted({row.start_ms for row in rows})
-    sizes = _size_edges(rows)
+    sizes = _size_edges(rows) if rows else []
     found: list[Segment] = []
     for lo, after in pairwise(sizes):
         for start, end in pairwise([*times, FOREVER_MS]):

@@ -137,6 +137,10 @@ def register(connection: sa.Connection, org_id: str) -> None:
         ),
         {"org": org_id, "bucket": bucket_of(org_id)},
     )
+    connection.execute(
+        sa.text("UPDATE pending_usage SET reason = 'no_assignment' WHERE org_id = :org AND reason = 'unknown_org'"),
+        {"org": org_id},
+    )
 
 
 def _check_customer(

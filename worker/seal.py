@@ -17,6 +17,7 @@ from drawdown.worker.seal_statements import (
     Sealed,
     SealRequest,
     Statements,
+    know_tables,
     lock_shard,
     make_work_table,
     narrow_if_needed,
@@ -50,8 +51,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     run.run(sql.SCAN_DIRTY)
     run.run(sql.WITHDRAWN)
     run.run(sql.WITHDRAWN_DIRTY)
-    for statement in sql.KNOW_WORK[connection.dialect.name]:
-        run.run(statement)
+    know_tables(run)
     reached = request.horizon_ms if request.only is None else 0
     sealed = _write(run, connection, request, lock.epoch, reached_ms=reached)
     for statement in sql.FORGET_PENDING:
@@ -80,8 +80,7 @@ def seal_range(connection: sa.Connection, request: SealRequest, from_ms: int, to
     where = "s.ts >= :pack AND s.ts < :horizon"
     run.run(sql.AGGREGATE.replace("{where}", where))
     run.run(sql.WITHDRAWN)
-    for statement in sql.KNOW_WORK[connection.dialect.name]:
-        run.run(statement)
+    know_tables(run)
     return _write(run, connection, request, lock.epoch, reached_ms=0)
 
 

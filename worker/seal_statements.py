@@ -70,6 +70,7 @@ class Statements:
         mapping = segments(mapping_rows(connection))
         self.texts = {
             "seconds": sql.SECONDS[connection.dialect.name],
+            "apart": sql.APART[connection.dialect.name],
             "then": sql.THEN[connection.dialect.name],
             "mapped": sql.MAPPED_EXACT if all(one.lo == one.hi for one in mapping) else sql.MAPPED_TIERS,
             "scope": "",
@@ -182,3 +183,12 @@ def narrow_if_needed(run: Statements, connection: sa.Connection, request: SealRe
 def make_work_table(connection: sa.Connection) -> None:
     for statement in sql.WORK_TABLES[connection.dialect.name]:
         connection.execute(sa.text(statement))
+
+
+def know_tables(run: Statements) -> None:
+    """Give PostgreSQL's planner the statistics without which it joins row by row."""
+    if run.connection.dialect.name == "postgresql":
+        for name in run.run(sql.UNKNOWN_TABLES).scalars().all():
+            run.connection.execute(sa.text(f"ANALYZE {name}"))
+    for statement in sql.KNOW_WORK[run.connection.dialect.name]:
+        run.run(statement)

@@ -138,8 +138,8 @@ GUARDS = (
         "assignments",
         "INSERT",
         "NEW.provider NOT IN ('legacy', 'none') AND EXISTS (SELECT 1 FROM assignments a "
-        "WHERE a.provider = NEW.provider AND a.customer_id = NEW.customer_id AND a.org_id <> NEW.org_id AND (a.end_ms IS NULL OR "
-        "a.end_ms > NEW.start_ms) AND (NEW.end_ms IS NULL OR a.start_ms < NEW.end_ms))",
+        "WHERE a.provider = NEW.provider AND a.customer_id = NEW.customer_id AND a.org_id <> NEW.org_id "
+        "AND (a.end_ms IS NULL OR a.end_ms > NEW.start_ms) AND (NEW.end_ms IS NULL OR a.start_ms < NEW.end_ms))",
         "P4: a customer belongs to one organisation at a time",
     ),
     Guard(
