@@ -1,0 +1,141 @@
+"""The plans of the hot statements on PostgreSQL: with a history behind them, they read what is new and what is due."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import connect, write
+from drawdown.schema.migrate import upgrade
+from drawdown.worker import runner
+from drawdown.worker.tick import tick
+from tests.benchmarks.case_tick import world_of
+from tests.benchmarks.databases import tidy
+from tests.benchmarks.fleet import Fleet, give_credit, place_sandboxes, sealable_at, settle_in, use, window
+from tests.conftest import _new_database
+
+HISTORY = 40
+"""Windows sealed and settled before the one that is looked at."""
+FLEET = Fleet(orgs=400, samples_a_push=5)
+LATE_WINDOW = 3
+
+Plans = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def plans(postgres_server: str) -> Iterator[Plans]:
+    """Each statement of one tick, and how PostgreSQL would do it: a fresh window, one late sample, a long history."""
+    engine = connect(_new_database(postgres_server, "plans"))
+    upgrade(engine)
+    settle_in(engine, FLEET.orgs)
+    give_credit(engine, FLEET.orgs)
+    place_sandboxes(engine, FLEET.orgs)
+    for number in range(HISTORY):
+        use(engine, FLEET, number)
+    _tick(engine, HISTORY - 1)
+    use(engine, FLEET, HISTORY)
+    _late_sample(engine)
+    tidy(engine)
+    with _explained(engine) as found:
+        _tick(engine, HISTORY)
+    yield found
+    engine.dispose()
+
+
+def _tick(engine: sa.Engine, number: int) -> None:
+    context, world = world_of(engine, FixedClock(sealable_at(number)))
+    report = runner.run(tick(context), world)
+    assert report.exit_status == 0, report
+
+
+def _late_sample(engine: sa.Engine) -> None:
+    text = (
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+        f"VALUES ('late', 'org-7', 'box-7', 'cell-0', 1024, 12, {window(LATE_WINDOW)}, {window(HISTORY)})"
+    )
+    write(engine, lambda connection: connection.execute(sa.text(text)))
+
+
+@contextmanager
+def _explained(engine: sa.Engine) -> Iterator[Plans]:
+    """Explains each statement right before it runs, in its own transaction, with its own values."""
+    found: Plans = {}
+
+    def explain(_c: object, cursor: object, text: str, values: object, _x: object, many: bool) -> None:
+        name = " ".join(text.split())
+        if many or name in found or not re.match(r"(WITH|SELECT|INSERT|UPDATE|DELETE)\b", name):
+            return
+        found[name] = ""
+        beside = cursor.connection.cursor()  # type: ignore[attr-defined]
+        found[name] = "\n".join(row[0] for row in beside.execute(f"EXPLAIN {text}", values))
+
+    sa.event.listen(engine, "before_cursor_execute", explain)
+    yield found
+    sa.event.remove(engine, "before_cursor_execute", explain)
+
+
+def plan_of(plans: Plans, *marks: str) -> str:
+    """The plan of the one statement that holds all the marks."""
+    found = [plan for text, plan in plans.items() if all(mark in text for mark in marks)]
+    assert len(found) == 1, f"{len(found)} statements hold {marks}"
+    return found[0]
+
+
+def sequential(plan: str) -> set[str]:
+    """The tables that a plan reads from end to end."""
+    return set(re.findall(r"Seq Scan on (\w+)", plan))
+
+
+def test_the_scan_finds_fresh_windows_and_late_arrivals_by_their_own_index(plans: Plans) -> None:
+    plan = plan_of(plans, "WITH moved", "INTO seal_work")
+    assert "Bitmap Index Scan on usage_samples_by_ts" in plan
+    assert "Bitmap Index Scan on usage_samples_by_arrival" in plan
+    assert "usage_samples" not in sequential(plan)
+
+
+def test_a_dirty_window_is_read_by_its_organisation_and_time(plans: Plans) -> None:
+    plan = plan_of(plans, "INTO seal_work", "FROM dirty_windows", "JOIN usage_samples")
+    assert "usage_samples_by_org_ts" in plan
+    assert "usage_samples" not in sequential(plan)
+
+
+def test_the_seal_looks_up_what_was_sealed_before_by_the_primary_key(plans: Plans) -> None:
+    plan = plan_of(plans, "INSERT INTO pushes")
+    assert plan.count("pushes_pkey") >= 2, "the fresh window's, and the dirty windows'"
+    assert "pushes" not in sequential(plan)
+
+
+def test_a_claim_finds_what_is_due_without_reading_what_is_settled(plans: Plans) -> None:
+    for marks in (("UPDATE pushes SET claim_owner",), ("INSERT INTO attempts",)):
+        plan = plan_of(plans, *marks)
+        assert "pushes_open" in plan
+        assert "pushes" not in sequential(plan)
+
+
+def test_a_settlement_finds_its_rows_by_the_primary_key(plans: Plans) -> None:
+    assert "pushes_pkey" in plan_of(plans, "UPDATE pushes SET state")
+    assert "attempts_pkey" in plan_of(plans, "UPDATE attempts SET finished_ms")
+
+
+def test_what_is_left_is_counted_without_reading_what_is_settled(plans: Plans) -> None:
+    plan = plan_of(plans, "SELECT state, COUNT(*) FROM pushes")
+    assert "pushes_open" in plan
+    assert "usage_samples_problems" in plan_of(plans, "SELECT problem, COUNT(*) FROM usage_samples")
+
+
+def test_assignments_that_begin_are_found_by_their_start(plans: Plans) -> None:
+    plan = plan_of(plans, "UPDATE orgs SET billing_provider")
+    assert "assignments_by_start" in plan
+
+
+def test_nothing_in_a_tick_reads_all_samples_or_all_pushes(plans: Plans) -> None:
+    whole = {
+        text: sequential(plan) & {"usage_samples", "pushes", "attempts", "ledger_entries"}
+        for text, plan in plans.items()
+    }
+    assert {text: tables for text, tables in whole.items() if tables} == {}
