@@ -7,14 +7,16 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import Actor, Reason
+from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, Reason
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_credits, parse_window, show_credits, show_time
-from drawdown.schema.errors import UsageError
 from drawdown.worker import credit
 
 app = typer.Typer(help="The embedded prepaid ledger: credit, rates, plans.", no_args_is_help=True)
+
+MAX_RATE = 10**12
+"""A million credits for a second: whatever is above is a slip."""
 
 ENTRIES = """
 SELECT key, kind, amount_micro, feature, quantity, ts, actor, reason FROM ledger_entries
@@ -51,7 +53,7 @@ def grant(
 def show_(
     context: typer.Context,
     customer: Annotated[str | None, typer.Argument(help="One customer's entries")] = None,
-    most: Annotated[int, typer.Option(help="How many rows at most")] = 20,
+    most: Most = 20,
 ) -> None:
     """Show wallets, lowest first, and the rate card; or one customer's wallet and its last entries."""
     state: State = context.obj
@@ -89,8 +91,10 @@ def show_(
 def rate(
     context: typer.Context,
     feature: Annotated[str, typer.Argument(help="The feature")],
-    micro_credits: Annotated[int, typer.Option(min=0, help="Micro-credits (a credit is a million)")],
-    per: Annotated[int, typer.Option(min=1, help="For this many base units (seconds, or MB-seconds)")] = 1,
+    micro_credits: Annotated[int, typer.Option(min=0, max=MAX_RATE, help="Micro-credits (a credit is a million)")],
+    per: Annotated[
+        int, typer.Option(min=1, max=MAX_RATE, help="For this many base units (seconds, or MB-seconds)")
+    ] = 1,
     from_: Annotated[str | None, typer.Option("--from", help="For usage from this window on")] = None,
     actor: Actor = None,
     reason: Reason = "not given",
@@ -110,14 +114,12 @@ def rate(
 def plan(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The plan's name")],
-    max_concurrent: Annotated[int, typer.Option(help="Sandboxes at once")],
+    max_concurrent: Annotated[int, typer.Option(min=0, max=MAX_CONCURRENT, help="Sandboxes at once")],
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Make or change a plan."""
     state: State = context.obj
-    if max_concurrent < 0:
-        raise UsageError("--max-concurrent is zero or more")
     said = state.said(actor, reason)
     state.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, said))
     show(state, {"plan": name, "max_concurrent": max_concurrent}, [f"plan {name}: {max_concurrent} at once"])

@@ -57,7 +57,9 @@ def new_orgs(state: State, provider: str | None, start: str | None) -> NewOrgs |
 def tick_(
     context: typer.Context,
     shard: Annotated[str | None, typer.Option(help="Only this part of the organisations: i/n, i from 0")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Leave what remains after so many seconds", min=0)] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Leave what remains after so many seconds", min=0, max=86_400)
+    ] = None,
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
@@ -138,7 +140,7 @@ def run_(
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
-    every: Annotated[int, typer.Option(help="Seconds between ticks", min=1)] = 300,
+    every: Annotated[int, typer.Option(help="Seconds between ticks", min=1, max=86_400)] = 300,
 ) -> None:
     """Tick every five minutes until told to end (SIGTERM, Ctrl-C)."""
     state: State = context.obj

@@ -7,7 +7,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import Actor, DryRun, From, Org, Reason
+from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, From, Most, Org, Reason
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_time, parse_window, show_time
@@ -31,7 +31,7 @@ def list_(
     provider: Annotated[str, typer.Option(help="Only those this provider bills now")] = "",
     halted: Annotated[bool, typer.Option("--halted", help="Only halted ones")] = False,
     unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those nobody bills")] = False,
-    most: Annotated[int, typer.Option(help="How many rows at most")] = 100,
+    most: Most = 100,
 ) -> None:
     """List organisations."""
     state: State = context.obj
@@ -105,7 +105,9 @@ def assign(
 def override(
     context: typer.Context,
     org: Org,
-    max_concurrent: Annotated[int | None, typer.Option(help="Sandboxes at once, whatever the plan says")] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=0, max=MAX_CONCURRENT, help="Sandboxes at once, whatever the plan says")
+    ] = None,
     never_halt: Annotated[bool, typer.Option("--never-halt", help="Not halted, whatever the balance")] = False,
     until: Annotated[str | None, typer.Option(help="When this ends", show_default="until cleared")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="End the override")] = False,

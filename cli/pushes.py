@@ -7,7 +7,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import Actor, Keys, Reason
+from drawdown.cli.options import Actor, Keys, Most, Reason
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
@@ -33,7 +33,7 @@ def list_(
     ] = None,
     org: Annotated[str, typer.Option(help="Only this organisation's")] = "",
     provider: Annotated[str, typer.Option(help="Only this provider's")] = "",
-    most: Annotated[int, typer.Option(help="How many rows at most")] = 100,
+    most: Most = 100,
 ) -> None:
     """List pushes; without --state, those that are not settled."""
     state: State = context.obj

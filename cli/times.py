@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MICRO, WINDOW_MS
+
+LATEST_MS: Final = 253_402_300_799_999
+"""The last moment of the year 9999: no calendar here knows a later one."""
 
 
 def parse_time(text: str, option: str, zone: str = "UTC") -> int:
@@ -15,9 +19,11 @@ def parse_time(text: str, option: str, zone: str = "UTC") -> int:
 
     Errors: UsageError naming the option.
     """
-    if text.isdigit() and len(text) >= 12:
-        return int(text)
     try:
+        if text.isascii() and text.isdigit() and len(text) >= 12:
+            if int(text) > LATEST_MS:
+                raise ValueError("beyond the year 9999")
+            return int(text)
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=ZoneInfo(zone))
