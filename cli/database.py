@@ -16,6 +16,7 @@ from drawdown.cli.times import show_time
 from drawdown.schema.database import write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.features import install_defaults
+from drawdown.worker.mapping import mapping_rows
 from drawdown.worker.status import org_status, status
 from drawdown.worker.verify import stop_breached, verify
 
@@ -32,9 +33,8 @@ def init(context: typer.Context, actor: Actor = None) -> None:
     """Create the database, or bring it up to date; safe to repeat."""
     state: State = context.obj
     before = upgrade(state.engine)
-    if before.current is None:
-        said = state.said(actor, "drawdown init")
-        write(state.engine, lambda connection: install_defaults(connection, said))
+    said = state.said(actor, "drawdown init")
+    write(state.engine, lambda connection: install_defaults(connection, said) if not mapping_rows(connection) else None)
     what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
     where = state.engine.url.render_as_string(hide_password=True)
     lines = [f"{where}: {what}, schema {before.head}"]
