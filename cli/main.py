@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from typing import Annotated
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, TextIO, cast
 
 import structlog
 import typer
@@ -21,6 +24,8 @@ from drawdown.cli.times import parse_time
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
 from drawdown.schema.database import explain
 from drawdown.schema.errors import DrawdownError, UsageError
+
+log = structlog.get_logger()
 
 EPILOG = (
     "--database-url, --at, --json work on every command, in any place. DRAWDOWN_DATABASE_URL sets the database, too. "
@@ -85,7 +90,7 @@ def set_up_logs(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Stderr())),
         cache_logger_on_first_use=False,
     )
 
@@ -110,7 +115,13 @@ def global_options_first(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: runs the command and ends the process with its exit status."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # whoever called us closed it, as some schedulers do
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 for as long as we live
     given = global_options_first(sys.argv[1:] if arguments is None else arguments)
+    for argument in given:
+        if any("\ud800" <= char <= "\udfff" for char in argument):
+            sys.exit(_fail(f"the argument {argument!r} is not UTF-8", 2, as_json="--json" in given))
     sys.exit(run(given))
 
 
@@ -133,11 +144,31 @@ def run(arguments: list[str]) -> int:
         return _fail(text, meaning.exit_status if meaning else 1, as_json=as_json)
     except KeyboardInterrupt:
         return _fail("stopped; whatever was not committed did not happen", 75, as_json=as_json)
+    except Exception as error:  # one line for whoever called, where it happened for whoever mends it
+        if structlog.is_configured():
+            log.debug("unexpected_error", exc_info=True)
+        text = f"{type(error).__name__}: {error}; DRAWDOWN_LOG_LEVEL=DEBUG shows where"
+        return _fail(text, 1, as_json=as_json)
     return result if isinstance(result, int) else 0
 
 
 def _fail(text: str, status: int, *, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps({"error": text, "exit_status": status}))
-    print(f"drawdown: {text}", file=sys.stderr)
+    """One line, whatever ids and messages hold; a stream that cannot be written changes no exit status."""
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    with suppress(OSError, ValueError):
+        if as_json:
+            print(json.dumps({"error": text, "exit_status": status}), flush=True)
+    Stderr().write(f"drawdown: {line}\n")
     return status
+
+
+class Stderr:
+    """stderr for logs: one that is closed, full or a broken pipe never stops what is being logged."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
