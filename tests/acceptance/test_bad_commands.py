@@ -1,0 +1,180 @@
+"""Hostile command lines: each failure is one clear line and the right exit status; nothing changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli import main
+from drawdown.schema.clock import SystemClock
+from drawdown.schema.database import read
+from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment, one_clear_line
+from tests.acceptance.tables import number
+from tests.world import Fleet
+
+HUGE, RANGE = "9" * 20, ("--from", "2024-01-01", "--to", "2024-01-02")
+WRONG: dict[int, list[Sequence[str]]] = {
+    2: [
+        (), ("nonsense",), ("--nonsense",), ("tick", "extra"), ("status", "--at"), ("--database-url",),
+        *(("tick", "--at", text) for text in ("2024-13-01", "", "0", "1e5", "-5", "soon", "²" * 13, HUGE, "9" * 19)),
+        *(("tick", "--at", text) for text in ("253402300800000", "9" * 15)),
+        *(("tick", "--shard", text) for text in ("1/0", "1/1", "0/257", "a", "-1/2", "1", "")),
+        *(("tick", "--deadline", text) for text in ("-1", "nan", "inf", "1e308", "soon")),
+        *(("run", "--every", text) for text in ("0", "-1", "x", HUGE)),
+        ("tick", "--new-org-from", "2024-01-01"),
+        ("tick", "--new-org-provider", "embedded", "--new-org-from", "2024-01-01T00:01"),
+        ("replay",), ("replay", "acme"), ("replay", "acme", "--all", *RANGE), ("replay", "--all"),
+        ("replay", "--all", "--from", "2024-01-02", "--to", "2024-01-01"),
+        *(("replay", "--all", *RANGE, "--zone", zone) for zone in ("Mars/X", "/etc/passwd", "", "../x")),
+        *(("feature", "map", name, "--memory-mb", "5") for name in ("a b", "x'; drop table orgs", "", "A", "x" * 65)),
+        ("feature", "map", "x"), ("feature", "map", "x", "--memory-mb", "5", "--rest"),
+        *(("feature", "map", "x", "--memory-mb", size) for size in ("-5", "five", "1.5", "16777217", HUGE)),
+        ("feature", "map", "x", "--memory-mb", "5", "--unit", "gb"),
+        ("feature", "map", "x", "--memory-mb", "5", "--from", "2024-01-01T00:01"),
+        *(("ledger", "rate", "x", "--micro-credits", rate) for rate in ("-1", "1.5", "x", HUGE)),
+        *(("ledger", "rate", "x", "--micro-credits", "1", "--per", per) for per in ("0", "-1", HUGE)),
+        *(("ledger", "grant", "acme", much) for much in ("abc", "nan", "inf", "1e400", "0.0000001", "9" * 5000, "-5")),
+        ("ledger", "plan", "p", "--max-concurrent", "-1"), ("ledger", "plan", "p", "--max-concurrent", HUGE),
+        *((*noun, "list", "--most", most) for noun in (("org",), ("push",)) for most in ("-1", HUGE)),
+        ("ledger", "show", "--most", "-1"), ("ledger", "show", "--most", HUGE),
+        ("org", "override", "acme"), ("org", "override", "acme", "--clear", "--never-halt"),
+        ("org", "override", "acme", "--max-concurrent", "-1"), ("org", "override", "acme", "--max-concurrent", HUGE),
+        ("org", "override", "acme", "--never-halt", "--until", "2000-01-01"),
+        ("org", "assign"), ("org", "assign", "x", "--unassigned"), ("org", "assign", "a", "b", "--customer", "c"),
+        *(("org", "assign", "--", org) for org in ("", "a\tb", "a\nb", "x" * 201, "\udcff")),
+        ("push", "retry"), ("push", "void", "k"), ("push", "resolve", "k"),
+        ("push", "resolve", "k", "--accepted", "--absent"),
+        ("sample", "withdraw"), ("sample", "prune"), ("sample", "prune", "--before", "soon"),
+        *(("cell", "set", "c", url) for url in ("ftp://x", "x", "http://a:b@c", "http://x:70000", "http://\udcff")),
+        ("import",), ("import", "-"), ("import", "/nonexistent.csv"), ("import", "/dev/null"),
+        ("--database-url", "mysql://x/y", "tick"), ("--database-url", "not a url", "tick"),
+        ("--database-url", "postgresql://h:port/x", "tick"), ("--database-url", "sqlite:///x?timeout=y", "tick"),
+    ],
+    1: [
+        ("tick", "--new-org-provider", "nope"), ("org", "assign", "z", "--provider", "nope"),
+        *(("org", verb, "nosuch'") for verb in ("show", "halt", "release")), ("status", "nosuch"),
+        ("org", "show", "two\nlines"), ("org", "override", "nosuch", "--never-halt"), ("replay", "nosuch", *RANGE),
+        ("feature", "end", "nosuch"), ("push", "show", "nosuch"), ("push", "retry", "nosuch"),
+        ("push", "void", "nosuch", "--evidence", "e"), ("push", "resolve", "nosuch", "--accepted", "--evidence", "e"),
+        ("sample", "withdraw", "nosuch"), ("sample", "withdraw", "x'); DROP TABLE orgs;--"),
+        ("ledger", "grant", "acme", "1", "--plan", "nosuch"), ("org", "release", "acme"),
+        ("org", "assign", "acme", "--from", "2024-01-01"), ("org", "assign", "bolt", "--customer", "acme"),
+        ("feature", "map", "other", "--memory-mb", "1024", "--from", "2024-01-01", "--yes"),
+        ("feature", "map", "other", "--memory-mb", "5", "--from", "2024-01-01"),
+        ("--database-url", "sqlite:////nonexistent/x.db", "tick"), ("--database-url", "sqlite:////etc", "tick"),
+    ],
+    75: [("--database-url", "postgresql://nobody@127.0.0.1:1/x", "tick")],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A database in which a little has happened."""
+
+    url: str
+    engine: sa.Engine
+
+    def content(self) -> dict[str, list[tuple[object, ...]]]:
+        tables = sa.inspect(self.engine).get_table_names()
+        return {
+            name: read(self.engine, lambda c, n=name: sorted(map(tuple, c.execute(sa.text(f'SELECT * FROM "{n}"')))))  # type: ignore[misc]
+            for name in tables
+            if name not in ("ticks", "seals")
+        }
+
+
+@pytest.fixture
+def shop(engine: sa.Engine, database_url: str) -> Shop:
+    fleet = Fleet(engine)
+    fleet.assign("acme", "bolt", from_ms=1_704_067_200_000)
+    fleet.tick(SystemClock().now_ms())
+    return Shop(database_url, engine)
+
+
+def _run(arguments: Sequence[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """In this process: what an installed command does, without a second to start it."""
+    with pytest.raises(SystemExit) as ended:
+        main.main(list(arguments))
+    said = capfd.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, said.out, said.err
+
+
+def test_wrong_words_are_one_clear_line_and_change_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment(shop.url).items():
+        monkeypatch.setenv(name, value)
+    before, wrong = shop.content(), []
+    for expected, commands in WRONG.items():
+        for arguments in commands:
+            status, _, err = _run(arguments, capfd)
+            clear = err.startswith("drawdown: ") and err.count("\n") == 1 and "Error:" not in err
+            if status != expected or not clear:
+                wrong.append((arguments, expected, status, err[-300:]))
+    assert wrong == []
+    assert shop.content() == before
+
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Where no database matters."""
+
+
+@on_sqlite
+def test_with_json_an_error_is_an_object_too(shop: Shop) -> None:
+    for arguments, status in ((("org", "show", "nosuch"), 1), (("tick", "--shard", "9"), 2), (("nonsense",), 2)):
+        found = drawdown(shop.url, *arguments, "--json")
+        assert found.json["exit_status"] == status == found.status
+        assert found.json["error"] in one_clear_line(found, status)
+
+
+@on_sqlite
+@pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
+def test_a_log_that_cannot_be_written_stops_no_tick(shop: Shop, tmp_path: Path, level: str) -> None:
+    """cron's mail is full, the log collector died: usage is metered all the same."""
+    env = environment(shop.url, {"DRAWDOWN_LOG_LEVEL": level})
+    for shell in ("2>/dev/full", "2>&-", "2>&1 >/dev/null | true"):
+        ticks = number(shop.url, "SELECT COUNT(*) FROM ticks WHERE exit_status = 0")
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f'"$0" tick {shell}', SCRIPT], env=env, cwd=PROJECT, capture_output=True
+        )
+        assert done.returncode == 0, (shell, done.stderr[-500:])
+        assert number(shop.url, "SELECT COUNT(*) FROM ticks WHERE exit_status = 0") == ticks + 1, shell
+
+
+@on_sqlite
+def test_output_that_nobody_takes_is_no_traceback(shop: Shop) -> None:
+    for command in ("org list", "tick --json", "--help"):
+        for shell in ("| true", ">/dev/full", ">&-"):
+            done = subprocess.run(
+                ["bash", "-c", f'"$0" {command} {shell}', SCRIPT],
+                env=environment(shop.url),
+                cwd=PROJECT,
+                capture_output=True,
+            )
+            err = done.stderr.decode()
+            assert "Traceback" not in err and err.count("\n") <= 1, (command, shell, err)
+
+
+@on_sqlite
+def test_settings_that_make_no_sense_are_named(shop: Shop) -> None:
+    for name, value in (
+        ("DRAWDOWN_LOG_LEVEL", "loud"),
+        ("DRAWDOWN_CELL_ORIGINS", "cell-1"),
+        ("DRAWDOWN_CELL_ORIGINS", "http://cell:99999"),
+        ("DRAWDOWN_DATABASE_URL", "drawdown.db"),
+    ):
+        said = one_clear_line(drawdown(shop.url, "tick", env={name: value}), 2)
+        assert name in said or "--database-url" in said
+
+
+def test_what_is_not_there_is_not_made(tmp_path: Path) -> None:
+    for command in (("status",), ("tick",), ("verify",), ("import", os.devnull, "--format", "csv")):
+        one_clear_line(drawdown(f"sqlite:///{tmp_path}/none.db", *command), 1, 2)
+    assert list(tmp_path.iterdir()) == []
