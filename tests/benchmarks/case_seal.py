@@ -24,7 +24,7 @@ SELECT ts - ts % 300000, org_id, 'compute_' || (memory_mb / 1024) || 'gb', 0, 'e
     'usage:' || org_id || ':' || (ts - ts % 300000) || ':' || 'compute_' || (memory_mb / 1024) || 'gb',
     {now}, 1, 'due', {now}
 FROM usage_samples WHERE problem IS NULL AND ts >= {start} AND ts < {end}
-GROUP BY ts - ts % 300000, org_id, memory_mb
+GROUP BY org_id, ts - ts % 300000, memory_mb
 """
 
 
