@@ -20,6 +20,8 @@ from drawdown.schema.database import rows_sql
 from drawdown.schema.errors import Refused
 
 SOURCE = "source:grants"
+MAX_ENTRY_MICRO = 10**15
+"""A thousand million credits, as for a grant: balances of many such entries still fit in 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Charge(Enum):
     ALREADY = "already"
     OTHER_CONTENT = "other_content"
     NO_RATE = "no_rate"
+    TOO_LARGE = "too_large"
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,15 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
     """Charge usages, each key once for good; one answer each, in order."""
     rates = read_rates(connection)
     entries: dict[str, dict[str, object]] = {}
+    too_large: set[str] = set()
     for use in batch:
         rate = rate_for(rates, use.feature, use.ts)
         if rate is not None and use.key not in entries:  # of a key that comes twice, the first counts
-            entries[use.key] = _entry(use, price(use.quantity, rate), now_ms)
+            amount = price(use.quantity, rate)
+            if abs(amount) > MAX_ENTRY_MICRO:
+                too_large.add(use.key)
+            else:
+                entries[use.key] = _entry(use, amount, now_ms)
     new = _post(connection, list(entries.values()))
     repeated = _repeated(batch, new)
     known = _content(connection, repeated)
@@ -74,7 +82,7 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
         elif use.key in known:
             answers.append(Charge.ALREADY if known[use.key] == _said(use) else Charge.OTHER_CONTENT)
         else:
-            answers.append(Charge.NO_RATE)
+            answers.append(Charge.TOO_LARGE if use.key in too_large else Charge.NO_RATE)
     return answers
 
 

@@ -82,6 +82,8 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
             f"no rate for {push.feature}: `drawdown ledger rate {push.feature} --micro-credits N`, "
             "then `drawdown push retry`"
         )
+    if charge is wallet.Charge.TOO_LARGE:
+        return Rejected(f"more than a thousand million credits: is the rate of {push.feature} what it should be?")
     return Rejected(f"the key {push.key} was charged before with another customer, feature or quantity")
 
 

@@ -172,6 +172,17 @@ def test_a_bad_odd_id_stops_alone(fleet: Fleet, database_url: str) -> None:
     assert drawdown(database_url, "org", "show", "--", evil).status == 0
 
 
+def test_an_absurd_price_stops_no_other_and_is_never_a_float(fleet: Fleet, database_url: str) -> None:
+    rate = ("ledger", "rate", "compute_64gb", "--micro-credits", str(10**12), "--from", str(T0))
+    must(database_url, *rate, at=str(T0))
+    large = {"memory_mb": 65_536, "interval_s": MAX_INTERVAL_S}
+    _insert(fleet.engine, [{**GOOD, **large, "id": f"large{number}"} for number in range(130)])
+    _insert(fleet.engine, [{**GOOD, "org_id": "bolt"}])
+    report = fleet.tick()
+    assert (report.accepted, report.left.rejected, report.exit_status) == (1, 1, 1)
+    assert fleet.rows("SELECT org_id, amount_micro FROM ledger_entries") == [("bolt", 6_000)]
+
+
 @pytest.mark.xfail(reason="product bug: an organisation's id that is not UTF-8 stops every tick", strict=True)
 def test_an_id_that_is_not_utf8_stops_nobody(tmp_path: Path) -> None:
     """SQLite stores any bytes as text; PostgreSQL refuses them itself."""
