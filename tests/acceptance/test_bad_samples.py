@@ -180,7 +180,7 @@ def test_an_absurd_price_stops_no_other_and_is_never_a_float(fleet: Fleet, datab
     _insert(fleet.engine, [{**GOOD, "org_id": "bolt"}])
     report = fleet.tick()
     assert (report.accepted, report.left.rejected, report.exit_status) == (1, 1, 1)
-    assert fleet.rows("SELECT org_id, amount_micro FROM ledger_entries") == [("bolt", 6_000)]
+    assert fleet.rows("SELECT from_account, amount_micro FROM ledger_entries") == [("wallet:bolt", 6_000)]
 
 
 @pytest.mark.xfail(reason="product bug: an organisation's id that is not UTF-8 stops every tick", strict=True)
