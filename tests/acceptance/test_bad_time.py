@@ -1,0 +1,137 @@
+"""Time that jumps, repeats itself or runs twice at once: the totals stay the same."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.metering import parse_shard
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment, must, one_clear_line
+from tests.acceptance.gentd26 import Sums
+from tests.acceptance.tables import billed_exactly, number
+from tests.world import T0, Fleet
+
+HOUR_MS = 60 * MINUTE_MS
+ORGS = tuple(f"org-{number}" for number in range(12))
+END = T0 + 24 * HOUR_MS
+
+
+class Usage:
+    """Random samples of some organisations, and what they add up to."""
+
+    def __init__(self, fleet: Fleet, seed: int) -> None:
+        self.fleet, self.dice = fleet, random.Random(seed)
+        self.sums: Sums = {}
+        fleet.assign(*ORGS, from_ms=T0)
+
+    def add(self, count: int, from_ms: int, to_ms: int) -> None:
+        for _ in range(count):
+            org, ts = self.dice.choice(ORGS), self.dice.randrange(from_ms, to_ms)
+            seconds = self.dice.randrange(1, 300)
+            self.fleet.sample(org, ts, seconds)
+            window = ts - ts % WINDOW_MS
+            self.sums[org, window] = self.sums.get((org, window), 0) + seconds
+
+
+@pytest.fixture
+def usage(engine: sa.Engine) -> Usage:
+    return Usage(Fleet(engine), seed=5)
+
+
+def test_three_workers_at_once(usage: Usage, database_url: str) -> None:
+    usage.add(300, T0, T0 + HOUR_MS)
+    at = str(T0 + 2 * HOUR_MS)
+    usage.fleet.engine.dispose()
+    both = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, "tick", "--at", at],
+            env=environment(database_url),
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for _ in range(3)
+    ]
+    for process in both:
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode in (0, 75), said.decode()
+    must(database_url, "tick", at=at)
+    billed_exactly(database_url, usage.sums)
+    assert number(database_url, "SELECT MAX(revision) FROM pushes") == 0
+    must(database_url, "verify", at=at)
+
+
+def test_twice_in_a_second(usage: Usage, database_url: str) -> None:
+    usage.add(100, T0, T0 + HOUR_MS)
+    first = usage.fleet.tick(T0 + 2 * HOUR_MS)
+    usage.add(5, T0, T0 + HOUR_MS)
+    second = usage.fleet.tick(T0 + 2 * HOUR_MS)
+    third = usage.fleet.tick(T0 + 2 * HOUR_MS + 1)
+    assert first.sealed > second.sealed > third.sealed == 0
+    billed_exactly(database_url, usage.sums)
+
+
+def test_a_clock_set_back_an_hour(usage: Usage, database_url: str) -> None:
+    fleet = usage.fleet
+    fleet.clock.trusted = fleet.engine.dialect.name == "postgresql"  # its server's own clock stands elsewhere
+    now = T0 + 3 * HOUR_MS
+    for minutes in (0, 5, 10, -60, -55, -50, -5, 0, 5, 10, 15):
+        usage.add(20, T0, now + minutes * MINUTE_MS)
+        fleet.tick(now + minutes * MINUTE_MS)
+        assert number(database_url, "SELECT MIN(watermark_ms) FROM buckets") >= now - 10 * MINUTE_MS, "never back"
+    fleet.tick(now + HOUR_MS)
+    billed_exactly(database_url, usage.sums)
+    must(database_url, "verify", at=str(now + HOUR_MS))
+
+
+def test_a_jump_over_a_day_stops_and_asks(usage: Usage, database_url: str) -> None:
+    usage.fleet.tick(END)
+    usage.fleet.write("UPDATE ticks SET clock_trusted = :no, started_ms = :then", {"no": False, "then": T0})
+    assert "--accept-clock" in one_clear_line(drawdown(database_url, "tick"), 1)
+    ticks = number(database_url, "SELECT COUNT(*) FROM ticks")
+    usage.add(5, T0, T0 + HOUR_MS)
+    must(database_url, "tick", "--accept-clock")
+    assert number(database_url, "SELECT COUNT(*) FROM ticks") == ticks + 1
+    billed_exactly(database_url, usage.sums)
+
+
+def test_parts_make_the_whole(usage: Usage, database_url: str) -> None:
+    usage.add(200, T0, T0 + HOUR_MS)
+    at = str(T0 + 2 * HOUR_MS)
+    parts = [must(database_url, "tick", "--shard", f"{part}/2", at=at)["tick"]["sealed"] for part in range(2)]
+    assert all(parts) and sum(parts) == len(usage.sums)
+    billed_exactly(database_url, usage.sums)
+    assert must(database_url, "tick", at=at)["tick"]["sealed"] == 0
+    must(database_url, "verify", at=at)
+
+
+def test_a_tick_before_earlier_ones_loses_nothing(usage: Usage, database_url: str) -> None:
+    usage.add(100, T0, T0 + 2 * HOUR_MS)
+    usage.fleet.tick(T0 + 3 * HOUR_MS)
+    usage.add(30, T0, T0 + 4 * HOUR_MS)
+    sealed = usage.fleet.tick(T0 + HOUR_MS)
+    assert 0 < sealed.sealed < 30
+    usage.add(10, T0, T0 + 4 * HOUR_MS)
+    assert usage.fleet.tick(T0 - HOUR_MS).sealed == 0
+    assert usage.fleet.tick(T0 + 5 * HOUR_MS).exit_status == 0
+    billed_exactly(database_url, usage.sums)
+    must(database_url, "verify", at=str(T0 + 5 * HOUR_MS))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_order_of_times_shards_and_arrivals(engine: sa.Engine, database_url: str, seed: int) -> None:
+    usage = Usage(Fleet(engine), seed)
+    dice = usage.dice
+    for _ in range(40):
+        usage.add(dice.randrange(4), T0, END)
+        at = dice.randrange(T0, END) // SECOND_MS * SECOND_MS
+        parts = dice.choice((1, 2, 3, 5))
+        usage.fleet.tick(at, shard=parse_shard(f"{dice.randrange(parts)}/{parts}"))
+    usage.fleet.tick(END + HOUR_MS)
+    billed_exactly(database_url, usage.sums)
+    must(database_url, "verify", at=str(END + HOUR_MS))
