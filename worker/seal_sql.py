@@ -44,6 +44,10 @@ SECONDS: Final = {"postgresql": "s.interval_s::int", "sqlite": "s.interval_s"}
 # and miss the cache for each sample (an eighth to a quarter of the scan, the more samples there are).
 APART: Final = {"postgresql": "OFFSET 0", "sqlite": ""}
 
+# SQLite groups by sorting, and a tick has one fresh window as a rule: not sorting by it is a quarter less work.
+FRESH_ONE: Final = {"fresh_window": ":pack", "fresh_keys": "1, 3"}
+FRESH_MANY: Final = {"fresh_window": "s.ts - s.ts % 300000", "fresh_keys": "1, 2, 3"}
+
 # Rule S2: the scan of arrivals and the next cursor are one statement, so they share one snapshot. Whatever that
 # snapshot cannot see yet belongs to a transaction at or above its xmin and is scanned next time.
 SCAN: Final = {
@@ -62,7 +66,9 @@ WITH moved AS (
         """
 UPDATE buckets SET cursor = COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)
 WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)""",
-        AGGREGATE.replace("{where}", "s.ts >= :pack AND s.ts < :horizon"),
+        AGGREGATE.replace("{where}", "s.ts >= :pack AND s.ts < :horizon")
+        .replace("s.ts - s.ts % 300000", "{fresh_window}")
+        .replace("1, 2, 3", "{fresh_keys}"),
         AGGREGATE.replace("{where}", "s.arrival >= :cursor AND +s.ts < :pack"),
     ),
 }
@@ -144,8 +150,8 @@ WHERE pg_relation_size(t.name\\:\\:regclass) > 0 AND NOT EXISTS (SELECT 1 FROM p
     WHERE s.schemaname = current_schema() AND s.tablename = t.name AND s.attname = t.attribute)
 """
 
-# The rows of SEAL are sorted by what they are grouped by, for the primary key's sake. One sort for both costs a fifth
-# less of the statement than grouping by hash and sorting after; the planner expects few groups and would do that.
+# SEAL's rows are best inserted in the primary key's order, and grouped by sorting they come in it: a fifth less work
+# for the statement than grouping by hash, which the planner, expecting few groups, would take.
 GROUP_BY_SORTING: Final = {
     "postgresql": ("SET LOCAL enable_hashagg = off", "SET LOCAL enable_hashagg TO DEFAULT"),
     "sqlite": (),
@@ -253,7 +259,6 @@ SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, se
         || CASE WHEN revision > 0 THEN '\\:r' || revision ELSE '' END,
     :now, :seal_id, CASE WHEN sent_qty = 0 THEN 'carried' ELSE 'due' END, :now
 FROM ({sent}) sized
-ORDER BY window_ms, org_id, feature
 """
 )
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.database import rows_sql
 from drawdown.schema.tables import buckets, operator_actions
+from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.mapping import Segment, mapping_rows, segments
 from drawdown.worker.shard import NewOrgs, Shard
@@ -68,7 +69,9 @@ class Statements:
             "seal_id": 0,
         }
         mapping = segments(mapping_rows(connection))
+        one_window = pack_ms == window_of(pack_ms) and request.horizon_ms == pack_ms + WINDOW_MS
         self.texts = {
+            **(sql.FRESH_ONE if one_window else sql.FRESH_MANY),
             "seconds": sql.SECONDS[connection.dialect.name],
             "apart": sql.APART[connection.dialect.name],
             "then": sql.THEN[connection.dialect.name],

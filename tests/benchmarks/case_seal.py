@@ -101,7 +101,11 @@ def _bound_free(text: str) -> str:
 def _forget(engine: sa.Engine, number: int) -> None:
     """Undo the seal of the last window, which the guards forbid: for the moment of it they are put aside."""
     values = {"start": window(number)}
-    undo = ("DELETE FROM pushes WHERE window_ms >= :start", "UPDATE buckets SET watermark_ms = :start")
+    undo = (
+        "DELETE FROM pushes WHERE window_ms >= :start",
+        "UPDATE buckets SET watermark_ms = :start, "
+        "cursor = (SELECT MIN(arrival) FROM usage_samples WHERE ts >= :start)",
+    )
 
     def work(connection: sa.Connection) -> None:
         put_back = _put_guards_aside(connection)
