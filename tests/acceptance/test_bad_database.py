@@ -1,0 +1,193 @@
+"""A database that is missing, bare, newer, read-only, locked, full or broken: one clear line, nothing half-done."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli import main, state
+from drawdown.schema import database
+from drawdown.schema.database import connect
+from tests.acceptance.commands import environment, must
+from tests.acceptance.tables import billed_exactly, number
+from tests.world import T0, Fleet
+
+AT = str(T0 + 3_600_000)
+CSV = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\nlate,acme,box,cell-1,1024,5,2026-01-01T00:00:09Z\n"
+WRITING = (("tick",), ("import", "usage.csv"), ("org", "assign", "new"), ("ledger", "grant", "acme", "5"))
+READING = (("status",), ("org", "list"), ("feature", "list"), ("push", "list", "--state", "accepted"), ("verify",))
+IN_ALL = {("acme", T0): 65, ("bolt", T0): 30}
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """Two organisations with something to bill; a file with one sample more lies in the working directory."""
+    made = Fleet(engine)
+    made.assign("acme", "bolt", from_ms=T0)
+    made.sample("acme", T0 + 1)
+    made.sample("bolt", T0 + 2, 30)
+    (tmp_path / "usage.csv").write_text(CSV)
+    monkeypatch.chdir(tmp_path)
+    engine.dispose()
+    return made
+
+
+def _here(url: str, arguments: Sequence[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run a command in this process; returns its exit status and what it said on stderr."""
+    os.environ.update(environment(url))
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--at", AT, *arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, capfd.readouterr().err
+
+
+def _refused(
+    url: str, commands: Sequence[Sequence[str]], capfd: pytest.CaptureFixture[str], status: int, words: str
+) -> None:
+    """Each command ends with this status and one line that holds these words."""
+    for arguments in commands:
+        code, err = _here(url, arguments, capfd)
+        assert (code, err.count("\n")) == (status, 1), (arguments, code, err)
+        assert err.startswith("drawdown: ") and words in err, (arguments, err)
+
+
+def _settles(url: str, expected: dict[tuple[str, int], int] = IN_ALL) -> None:
+    """Once all is well again, everything is billed exactly."""
+    must(url, "import", str(Path("usage.csv").absolute()), at=AT)
+    must(url, "tick", at=AT)
+    billed_exactly(url, expected)
+    must(url, "verify", at=AT)
+
+
+@pytest.fixture(autouse=True)
+def same_environment_after() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_missing(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    url = sa.make_url(database_url)
+    missing = url.set(database=f"{url.database}-none").render_as_string(hide_password=False)
+    _refused(missing, (*WRITING, *READING), capfd, 1, "`drawdown init`")
+    assert not Path(f"{url.database}-none").exists()
+
+
+def test_not_migrated(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with fleet.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM alembic_version"))
+    _refused(database_url, (*WRITING, *READING), capfd, 1, "run `drawdown init`")
+
+
+def test_newer_than_the_program(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    fleet.write("UPDATE alembic_version SET version_num = '9999'")
+    _refused(database_url, (*WRITING, *READING, ("init",)), capfd, 1, "schema 9999, newer than this program's")
+    fleet.write("UPDATE alembic_version SET version_num = '0001'")
+    assert fleet.one("SELECT COUNT(*) FROM ticks") == 0
+    _settles(database_url)
+
+
+def _each_connection(monkeypatch: pytest.MonkeyPatch, *statements: str) -> None:
+    """Have every connection of the command line begin with these."""
+
+    def made(url: str) -> sa.Engine:
+        engine = connect(url)
+
+        @sa.event.listens_for(engine, "connect")
+        def _first(connection: sqlite3.Connection, _record: object) -> None:
+            for statement in statements:
+                connection.execute(statement)
+
+        return engine
+
+    monkeypatch.setattr(state, "connect", made)
+
+
+def test_read_only(
+    fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        if fleet.engine.dialect.name == "sqlite":
+            _each_connection(patch, "PRAGMA query_only = ON")  # what a read-only file is, also where we are root
+        else:
+            fleet.write(f'ALTER DATABASE "{sa.make_url(database_url).database}" SET default_transaction_read_only = on')
+            fleet.engine.dispose()
+        _refused(database_url, WRITING, capfd, 1, "the database is read-only")
+        for arguments in READING:
+            assert _here(database_url, arguments, capfd) == (0, ""), arguments
+    if fleet.engine.dialect.name == "postgresql":
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f'ALTER DATABASE "{connection.info.dbname}" RESET default_transaction_read_only')
+    _settles(database_url)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="file modes do not bind root")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_file_that_may_not_be_written(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    file = Path(str(sa.make_url(database_url).database))
+    for mode, words in ((0o444, "read-only"), (0o000, "cannot be opened")):
+        file.chmod(mode)
+        _refused(database_url, WRITING, capfd, 1, words)
+    file.chmod(0o644)
+    _settles(database_url)
+
+
+@contextmanager
+def _locked(url: str) -> Iterator[None]:
+    """Another program holds what every writer needs."""
+    if url.startswith("sqlite"):
+        with sqlite3.connect(str(sa.make_url(url).database), isolation_level=None) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.rollback()
+        connection.close()
+        return
+    with psycopg.connect(url) as holder:
+        holder.execute("LOCK TABLE buckets, ticks, usage_samples, ledger_accounts IN EXCLUSIVE MODE")
+        yield
+
+
+def test_locked(
+    fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SQLITE_BUSY_S", 0.2)
+    monkeypatch.setattr(database, "PG_SETTINGS", (*database.PG_SETTINGS, "lock_timeout=200ms"))
+    with _locked(database_url):
+        _refused(database_url, WRITING, capfd, 75, "try again")
+        for arguments in READING:
+            assert _here(database_url, arguments, capfd) == (0, ""), arguments
+    assert number(database_url, "SELECT COUNT(*) FROM ticks") == 0
+    _settles(database_url)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_full(
+    fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fleet.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    with monkeypatch.context() as patch:
+        _each_connection(patch, f"PRAGMA max_page_count = {pages}")
+        rows = "".join(f"n{n},acme,{'x' * 200},cell-1,1024,5,2026-01-01T00:00:09Z\n" for n in range(2000))
+        Path("many.csv").write_text(CSV.splitlines()[0] + "\n" + rows)
+        _refused(database_url, (("import", "many.csv"),), capfd, 75, "cannot be written")
+    assert number(database_url, "SELECT COUNT(*) FROM usage_samples") == 2
+    _settles(database_url)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_no_database_at_all(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("text.db").write_text("This is a text. " * 1000)
+    broken = Path(str(sa.make_url(database_url).database)).read_bytes()
+    Path("broken.db").write_bytes(broken[:100] + os.urandom(len(broken) - 100))
+    for name in ("text.db", "broken.db"):
+        _refused(f"sqlite:///{name}", (*WRITING, *READING), capfd, 1, "no sound SQLite database")
