@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.tables import buckets, seals
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, window_of
+from drawdown.worker import seal_plans as plans
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.newcomers import meet_strangers
 from drawdown.worker.seal_statements import (
@@ -126,7 +127,7 @@ def _write(run: Statements, connection: sa.Connection, request: SealRequest, epo
     ).inserted_primary_key
     assert seal_id is not None
     number = int(seal_id[0])
-    sorting = sql.GROUP_BY_SORTING[connection.dialect.name]
+    sorting = plans.GROUP_BY_SORTING[connection.dialect.name]
     for statement in sorting[:1]:
         run.run(statement)
     written = run.run(sql.SEAL, seal_id=number).rowcount

@@ -1,7 +1,6 @@
 """The seal's statements, named and described, for both databases.
-
 `{scope}` narrows samples to some organisations (used only while a bad one is being found), `{segments}` stands for
-the mapping as a list of values, `{sent}` for what of the owed quantity is sent (rule S10).
+the mapping as a list of values, `{sent}` for what of the owed quantity is sent (rule S10); the rest is `seal_plans`.
 
 Guarantee: samples are aggregated first and joined after; every join that could drop usage is an outer one (S6).
 """
@@ -26,6 +25,8 @@ WORK_TABLES: Final = {
     ),
 }
 
+_FRESH: Final = "s.ts >= :pack AND s.ts < :horizon"
+
 # Windows at or above :pack are read whole. Below it only arrivals are, to learn which windows they make dirty.
 AGGREGATE: Final = """
 INSERT INTO seal_work (org_id, window_ms, memory_mb, seconds, samples)
@@ -36,18 +37,6 @@ FROM (SELECT s.org_id, s.ts - s.ts % 300000 AS window_ms, s.memory_mb, {seconds}
 GROUP BY 1, 2, 3
 """
 
-# A sample without a problem has whole seconds, a day of them at most. PostgreSQL adds up integers, into a bigint, with
-# a twentieth less work for the whole scan than numerics.
-SECONDS: Final = {"postgresql": "s.interval_s::int", "sqlite": "s.interval_s"}
-
-# Keeps PostgreSQL from counting the groups by how many moments differ: it would make a hash table ten times too large,
-# and miss the cache for each sample (an eighth to a quarter of the scan, the more samples there are).
-APART: Final = {"postgresql": "OFFSET 0", "sqlite": ""}
-
-# SQLite groups by sorting, and a tick has one fresh window as a rule: not sorting by it is a quarter less work.
-FRESH_ONE: Final = {"fresh_window": ":pack", "fresh_keys": "1, 3"}
-FRESH_MANY: Final = {"fresh_window": "s.ts - s.ts % 300000", "fresh_keys": "1, 2, 3"}
-
 # Rule S2: the scan of arrivals and the next cursor are one statement, so they share one snapshot. Whatever that
 # snapshot cannot see yet belongs to a transaction at or above its xmin and is scanned next time.
 SCAN: Final = {
@@ -57,16 +46,14 @@ WITH moved AS (
     UPDATE buckets SET cursor = greatest(cursor, pg_snapshot_xmin(pg_current_snapshot())::text::bigint)
     WHERE id BETWEEN :lo AND :hi
 )"""
-        + AGGREGATE.replace(
-            "{where}", "((s.ts >= :pack AND s.ts < :horizon) OR (s.arrival >= :cursor AND s.ts < :pack))"
-        ),
+        + AGGREGATE.replace("{where}", f"(({_FRESH}) OR (s.arrival >= :cursor AND s.ts < :pack))"),
     ),
     # SQLite: one writer at a time, so the whole transaction is one snapshot; each scan uses its own index.
     "sqlite": (
         """
 UPDATE buckets SET cursor = COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)
 WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)""",
-        AGGREGATE.replace("{where}", "s.ts >= :pack AND s.ts < :horizon")
+        AGGREGATE.replace("{where}", _FRESH)
         .replace("s.ts - s.ts % 300000", "{fresh_window}")
         .replace("1, 2, 3", "{fresh_keys}"),
         AGGREGATE.replace("{where}", "s.arrival >= :cursor AND +s.ts < :pack"),
@@ -139,29 +126,7 @@ WHERE s.problem IS NULL {scope}
 ON CONFLICT DO NOTHING
 """
 
-# Without statistics the planner takes the work table for a tiny one and looks each row up by index.
-KNOW_WORK: Final = {"postgresql": ("SET LOCAL default_statistics_target = 10", "ANALYZE seal_work"), "sqlite": ()}
-
-# A table that was filled and never analysed: the planner takes `bucket BETWEEN 0 AND 255` for one row, and compares
-# every group with every organisation (5 s for 20,000 of each, where it takes a tenth of one).
-UNKNOWN_TABLES: Final = """
-SELECT t.name FROM (VALUES ('orgs', 'bucket'), ('assignments', 'start_ms')) t(name, attribute)
-WHERE pg_relation_size(t.name\\:\\:regclass) > 0 AND NOT EXISTS (SELECT 1 FROM pg_stats s
-    WHERE s.schemaname = current_schema() AND s.tablename = t.name AND s.attname = t.attribute)
-"""
-
-# SEAL's rows are best inserted in the primary key's order, and grouped by sorting they come in it: a fifth less work
-# for the statement than grouping by hash, which the planner, expecting few groups, would take.
-GROUP_BY_SORTING: Final = {
-    "postgresql": ("SET LOCAL enable_hashagg = off", "SET LOCAL enable_hashagg TO DEFAULT"),
-    "sqlite": (),
-}
-
 DROP_PARTIAL: Final = "DELETE FROM seal_work WHERE window_ms < :pack"
-
-# From a few dirty windows to what lies in them. SQLite, which knows of no table how big it is, might begin with all
-# pushes there ever were; of a cross join it keeps the order.
-THEN: Final = {"postgresql": "JOIN", "sqlite": "CROSS JOIN"}
 
 _DIRTY: Final = """
 FROM dirty_windows d {then} orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :lo AND :hi
@@ -196,11 +161,6 @@ GROUP BY 1, 2, 3
 _MAPPED: Final = """
 segments (lo, hi, start_ms, end_ms, feature, unit) AS ({segments}),
 mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped})"""
-
-# Where each segment is one size, it is the mapping; tiers are applied to the sizes there are, each once.
-MAPPED_EXACT: Final = "SELECT lo, start_ms, end_ms, feature, unit FROM segments"
-MAPPED_TIERS: Final = """SELECT z.memory_mb, g.start_ms, g.end_ms, g.feature, g.unit
-    FROM (SELECT DISTINCT memory_mb FROM seal_work) z JOIN segments g ON z.memory_mb BETWEEN g.lo AND g.hi"""
 
 # PostgreSQL takes two of three rows to fail a comparison of columns, and after three of them it expects hundreds of
 # rows where there are 40,000, and looks each up by index. Of an expression unlike a constant it expects nothing.
@@ -329,9 +289,7 @@ DELETE FROM dirty_windows WHERE window_ms < :horizon AND EXISTS (SELECT 1 FROM o
     WHERE o.org_id = dirty_windows.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL) {pending_scope}
 """
 
-ADVANCE: Final = """
-UPDATE buckets SET watermark_ms = :horizon WHERE id BETWEEN :lo AND :hi AND watermark_ms < :horizon
-"""
+ADVANCE: Final = "UPDATE buckets SET watermark_ms = :horizon WHERE id BETWEEN :lo AND :hi AND watermark_ms < :horizon"
 
 # An organisation that was held back has caught up with its bucket, or comes as far as the horizon.
 CAUGHT_UP: Final = """

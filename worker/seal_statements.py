@@ -15,6 +15,7 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.database import rows_sql
 from drawdown.schema.tables import buckets, operator_actions
 from drawdown.schema.units import WINDOW_MS, window_of
+from drawdown.worker import seal_plans as plans
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.mapping import Segment, mapping_rows, segments
 from drawdown.worker.shard import NewOrgs, Shard
@@ -71,11 +72,11 @@ class Statements:
         mapping = segments(mapping_rows(connection))
         one_window = pack_ms == window_of(pack_ms) and request.horizon_ms == pack_ms + WINDOW_MS
         self.texts = {
-            **(sql.FRESH_ONE if one_window else sql.FRESH_MANY),
-            "seconds": sql.SECONDS[connection.dialect.name],
-            "apart": sql.APART[connection.dialect.name],
-            "then": sql.THEN[connection.dialect.name],
-            "mapped": sql.MAPPED_EXACT if all(one.lo == one.hi for one in mapping) else sql.MAPPED_TIERS,
+            **(plans.FRESH_ONE if one_window else plans.FRESH_MANY),
+            "seconds": plans.SECONDS[connection.dialect.name],
+            "apart": plans.APART[connection.dialect.name],
+            "then": plans.THEN[connection.dialect.name],
+            "mapped": plans.MAPPED_EXACT if all(one.lo == one.hi for one in mapping) else plans.MAPPED_TIERS,
             "scope": "",
             "prior_scope": "",
             "dirty_scope": "",
@@ -191,7 +192,7 @@ def make_work_table(connection: sa.Connection) -> None:
 def know_tables(run: Statements) -> None:
     """Give PostgreSQL's planner the statistics without which it joins row by row."""
     if run.connection.dialect.name == "postgresql":
-        for name in run.run(sql.UNKNOWN_TABLES).scalars().all():
+        for name in run.run(plans.UNKNOWN_TABLES).scalars().all():
             run.connection.execute(sa.text(f"ANALYZE {name}"))
-    for statement in sql.KNOW_WORK[run.connection.dialect.name]:
+    for statement in plans.KNOW_WORK[run.connection.dialect.name]:
         run.run(statement)
