@@ -85,6 +85,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _setup(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
+        connection.text_factory = _lenient  # SQLite keeps any bytes as text; none may stop a tick (S8)
         for pragma in (
             f"busy_timeout = {SQLITE_BUSY_S * 1000}",
             "synchronous = FULL",
@@ -105,6 +106,10 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _lenient(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def sqlite_file(engine: sa.Engine) -> Path | None:

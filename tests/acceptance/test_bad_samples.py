@@ -183,7 +183,6 @@ def test_an_absurd_price_stops_no_other_and_is_never_a_float(fleet: Fleet, datab
     assert fleet.rows("SELECT from_account, amount_micro FROM ledger_entries") == [("wallet:bolt", 6_000)]
 
 
-@pytest.mark.xfail(reason="product bug: an organisation's id that is not UTF-8 stops every tick", strict=True)
 def test_an_id_that_is_not_utf8_stops_nobody(tmp_path: Path) -> None:
     """SQLite stores any bytes as text; PostgreSQL refuses them itself."""
     url = f"sqlite:///{tmp_path}/drawdown.db"

@@ -332,10 +332,10 @@ CREATE TABLE usage_samples (
     ts BIGINT,
     ingested_at BIGINT DEFAULT ((extract(epoch FROM clock_timestamp()) * 1000)::bigint),
     problem TEXT GENERATED ALWAYS AS (CASE
-        WHEN id IS NULL OR length(id) NOT BETWEEN 1 AND 200 OR id ~ E'[\\u0001-\\u001f\\u007f-\\u009f]' THEN 'bad_id'
-        WHEN org_id IS NULL OR length(org_id) NOT BETWEEN 1 AND 200 OR org_id ~ E'[\\u0001-\\u001f\\u007f-\\u009f]' THEN 'bad_org_id'
-        WHEN sandbox_id IS NULL OR length(sandbox_id) NOT BETWEEN 1 AND 200 OR sandbox_id ~ E'[\\u0001-\\u001f\\u007f-\\u009f]' THEN 'bad_sandbox_id'
-        WHEN cell_id IS NULL OR length(cell_id) NOT BETWEEN 1 AND 200 OR cell_id ~ E'[\\u0001-\\u001f\\u007f-\\u009f]' THEN 'bad_cell_id'
+        WHEN id IS NULL OR length(id) NOT BETWEEN 1 AND 200 OR id ~ E'[\\u0001-\\u001f\\u007f-\\u009f\\ufffd]' THEN 'bad_id'
+        WHEN org_id IS NULL OR length(org_id) NOT BETWEEN 1 AND 200 OR org_id ~ E'[\\u0001-\\u001f\\u007f-\\u009f\\ufffd]' THEN 'bad_org_id'
+        WHEN sandbox_id IS NULL OR length(sandbox_id) NOT BETWEEN 1 AND 200 OR sandbox_id ~ E'[\\u0001-\\u001f\\u007f-\\u009f\\ufffd]' THEN 'bad_sandbox_id'
+        WHEN cell_id IS NULL OR length(cell_id) NOT BETWEEN 1 AND 200 OR cell_id ~ E'[\\u0001-\\u001f\\u007f-\\u009f\\ufffd]' THEN 'bad_cell_id'
         WHEN memory_mb IS NULL THEN 'memory_missing'
         WHEN memory_mb NOT BETWEEN 0 AND 16777216 THEN 'memory_out_of_bounds'
         WHEN interval_s IS NULL THEN 'interval_missing'

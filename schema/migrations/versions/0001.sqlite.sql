@@ -331,13 +331,13 @@ CREATE TABLE usage_samples (
     ingested_at BIGINT DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)),
     problem TEXT GENERATED ALWAYS AS (CASE
         WHEN typeof(id) <> 'text' OR length(id) NOT BETWEEN 1 AND 200 OR instr(id, char(0)) > 0
-          OR id GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*' THEN 'bad_id'
+          OR id GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || char(65533) || ']*' THEN 'bad_id'
         WHEN typeof(org_id) <> 'text' OR length(org_id) NOT BETWEEN 1 AND 200 OR instr(org_id, char(0)) > 0
-          OR org_id GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*' THEN 'bad_org_id'
+          OR org_id GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || char(65533) || ']*' THEN 'bad_org_id'
         WHEN typeof(sandbox_id) <> 'text' OR length(sandbox_id) NOT BETWEEN 1 AND 200 OR instr(sandbox_id, char(0)) > 0
-          OR sandbox_id GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*' THEN 'bad_sandbox_id'
+          OR sandbox_id GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || char(65533) || ']*' THEN 'bad_sandbox_id'
         WHEN typeof(cell_id) <> 'text' OR length(cell_id) NOT BETWEEN 1 AND 200 OR instr(cell_id, char(0)) > 0
-          OR cell_id GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*' THEN 'bad_cell_id'
+          OR cell_id GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || char(65533) || ']*' THEN 'bad_cell_id'
         WHEN memory_mb IS NULL THEN 'memory_missing'
         WHEN typeof(memory_mb) <> 'integer' OR memory_mb NOT BETWEEN 0 AND 16777216 THEN 'memory_out_of_bounds'
         WHEN interval_s IS NULL THEN 'interval_missing'
