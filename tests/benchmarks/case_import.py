@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 
 from drawdown.worker.importer import import_samples
 from drawdown.worker.sample_rows import ImportOptions
-from tests.benchmarks.databases import Databases, indexes_of
+from tests.benchmarks.databases import Databases, indexes_of, url_of
 from tests.benchmarks.fleet import START_MS
 from tests.benchmarks.measure import Result, compared, stopwatch
 
@@ -78,8 +81,12 @@ def _statement(kind: str) -> str:
 
 
 def _plain(engine: sa.Engine, file: Path) -> None:
-    with file.open(encoding="utf-8", newline="") as text, engine.begin() as connection:
+    """On the driver alone, with the driver's own settings."""
+    connect: Any = sqlite3.connect if engine.dialect.name == "sqlite" else psycopg.connect
+    where = engine.url.database if engine.dialect.name == "sqlite" else url_of(engine.url)
+    with file.open(encoding="utf-8", newline="") as text, closing(connect(where)) as connection:
         reader = csv.reader(text)
         next(reader)
-        cursor: Any = connection.connection.cursor()
-        cursor.executemany(_statement(engine.dialect.name), ((*row, NOW_MS) for row in reader))
+        rows = ((*row, NOW_MS) for row in reader)
+        connection.cursor().executemany(_statement(engine.dialect.name), rows)
+        connection.commit()
