@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from drawdown.cli.main import global_options_first, run
+
 DRAWDOWN = Path(sys.executable).with_name("drawdown")
 HEADER = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
 SECRET = "canary-0123456789-canary"
@@ -109,12 +111,24 @@ def test_a_first_hour(shell: Shell) -> None:
         (["status", "--database-url", "sqlite:///no-such-file.db"], 1, "drawdown init"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(shell: Shell, arguments: list[str], status: int, text: str) -> None:
-    shell.run("init")
-    said = shell.run(*arguments, status=status)
-    assert text in said
-    assert said.count("\n") == 1
-    assert shell.json(*arguments, status=status)["exit_status"] == status
+def test_what_is_wrong_is_said_in_one_line(
+    arguments: list[str],
+    status: int,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", f"sqlite:///{tmp_path}/drawdown.db")
+    assert run(["init"]) == 0
+    capsys.readouterr()
+    assert run(global_options_first(arguments)) == status
+    said = capsys.readouterr()
+    assert text in said.err
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert run(global_options_first([*arguments, "--json"])) == status
+    assert json.loads(capsys.readouterr().out)["exit_status"] == status
 
 
 def test_a_database_without_tables_says_what_to_do(shell: Shell) -> None:
