@@ -191,3 +191,13 @@ def test_no_database_at_all(fleet: Fleet, database_url: str, capfd: pytest.Captu
     Path("broken.db").write_bytes(broken[:100] + os.urandom(len(broken) - 100))
     for name in ("text.db", "broken.db"):
         _refused(f"sqlite:///{name}", (*WRITING, *READING), capfd, 1, "no sound SQLite database")
+
+
+def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.Engine, database_url: str) -> None:
+    engine.dispose()  # the tables are there, the default mapping and rates are not
+    for command in (("feature", "list"), ("tick",), ("verify",)):
+        must(database_url, *command, at=AT)
+    must(database_url, "init", at=AT)
+    assert len(must(database_url, "feature", "list", at=AT)["mapping"]) == 6
+    must(database_url, "init", at=AT)
+    assert number(database_url, "SELECT COUNT(*) FROM mappings") == 6
