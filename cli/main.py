@@ -24,6 +24,7 @@ from drawdown.cli.times import parse_time
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
 from drawdown.schema.database import explain
 from drawdown.schema.errors import DrawdownError, UsageError
+from drawdown.schema.units import FUTURE_SLACK_MS
 
 log = structlog.get_logger()
 
@@ -57,7 +58,12 @@ def root(
     found = settings.load()
     if database_url is not None:
         found.database_url = database_url
-    clock: Clock = SystemClock() if at is None else FixedClock(parse_time(at, "--at"))
+    clock: Clock = SystemClock()
+    if at is not None:
+        moment = parse_time(at, "--at")
+        if moment > clock.now_ms() + FUTURE_SLACK_MS:  # windows sealed ahead of time could never be taken back
+            raise UsageError(f"--at {at} lies in the future; it is for historical data")
+        clock = FixedClock(moment)
     set_up_logs(found.log_level)
     context.obj = State(found, clock, json_)
 

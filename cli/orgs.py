@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import typer
 
 from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, From, Most, Org, Reason
-from drawdown.cli.render import show, table
+from drawdown.cli.render import show, shown, table
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_time, parse_window, show_time
 from drawdown.schema.errors import UsageError
@@ -53,7 +53,7 @@ def show_org(state: State, found: dict[str, object]) -> None:
     """Print what `org_status` found."""
     assignments = found["assignments"]
     assert isinstance(assignments, list)
-    facts = [(name, value) for name, value in found.items() if not isinstance(value, list)]
+    facts = [(name, shown(name, value)) for name, value in found.items() if not isinstance(value, list)]
     rows = [(show_time(a["start_ms"]), show_time(a["end_ms"]), a["provider"], a["customer_id"]) for a in assignments]
     show(
         state,

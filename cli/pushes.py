@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import typer
 
 from drawdown.cli.options import Actor, Keys, Most, Reason
-from drawdown.cli.render import show, table
+from drawdown.cli.render import show, shown, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
 from drawdown.schema.errors import UsageError
@@ -56,7 +56,7 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
         state,
         found,
         [
-            table(key, ("", ""), list(push.items())),
+            table(key, ("", ""), [(name, shown(name, value)) for name, value in push.items()]),
             table(
                 f"Samples of {show_time(push['window_ms'])}, this feature: {found['samples_in_force_qty']:,} in force, "
                 f"{found['sealed_qty']:,} sealed in all revisions",

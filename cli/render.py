@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from drawdown.cli.state import State
+from drawdown.cli.times import show_time
 
 
 def plain(value: object) -> Any:
@@ -38,6 +39,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     return made
+
+
+def shown(name: str, value: object) -> object:
+    """A column's value for people: times as times."""
+    return show_time(value) if isinstance(value, int) and name.endswith(("_ms", "halted_at")) else value
 
 
 def _cell(value: object) -> str:

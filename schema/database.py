@@ -142,6 +142,8 @@ def explain(error: Exception) -> DrawdownError | None:
         return DatabaseNotReady(_NOT_READY["3D000"])
     if state is None and ("authentication failed" in text or "no password supplied" in text):
         return DatabaseNotReady(_NOT_READY["28P01"])
+    if state is None and "role" in text and "does not exist" in text:
+        return DatabaseNotReady(_NOT_READY["28000"])
     lost = error.connection_invalidated or (state is None and isinstance(error, sa.exc.OperationalError))
     if lost or (state or "")[:2] in ("08", "53", "57") or state in _CONFLICTS | {"55P03"}:
         return DatabaseBusy(

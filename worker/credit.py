@@ -53,7 +53,9 @@ def set_rate(
     Errors: UsageError for a name no feature has; Refused for a second rate from the same window on.
     """
     if not FEATURE.fullmatch(feature):
-        raise UsageError("a feature's name is made of a-z, 0-9 and _, at most 64 of them")
+        raise UsageError(
+            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+        )
     known = [rate for rate in wallet.read_rates(connection) if rate.feature == feature]
     start = from_ms if from_ms is not None else (next_window(said.now_ms) if known else 0)
     if any(rate.start_ms == start for rate in known):

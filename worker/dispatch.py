@@ -47,7 +47,8 @@ class Dispatched:
 
 
 _IN_FORCE = """EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
-    AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi)"""
+    AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi
+    AND (:provider = '' OR o.billing_provider = :provider))"""
 
 OBSOLETE = """
 DELETE FROM halts WHERE due_at_ms IS NOT NULL AND NOT EXISTS (
@@ -74,13 +75,13 @@ WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND cla
 """
 
 
-def dispatch(context: Context) -> Steps[Dispatched]:
-    """Send every due halt of the shard once."""
+def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
+    """Send every due halt of the shard once, or those of the organisations that one provider bills."""
     done = Dispatched()
     while not context.out_of_time():
         now, claim = context.clock.now_ms(), context.new_claim()
         batch: list[ClaimedHalt] = yield Transaction(
-            "claim_halts", partial(_claim, claim=claim, now=now, shard=context.shard)
+            "claim_halts", partial(_claim, claim=claim, now=now, shard=context.shard, provider=provider)
         )
         if not batch:
             break
@@ -111,8 +112,8 @@ def _send(batch: Sequence[ClaimedHalt]) -> Steps[list[str | None]]:
     ]
 
 
-def _claim(connection: sa.Connection, *, claim: str, now: int, shard: Shard) -> list[ClaimedHalt]:
-    values = {"now": now, "lo": shard.lo, "hi": shard.hi}
+def _claim(connection: sa.Connection, *, claim: str, now: int, shard: Shard, provider: str) -> list[ClaimedHalt]:
+    values = {"now": now, "lo": shard.lo, "hi": shard.hi, "provider": provider}
     connection.execute(sa.text(OBSOLETE))
     connection.execute(sa.text(STILL_RUNNING), {**values, "told": now - STILL_RUNNING_MS})
     skip = "FOR UPDATE SKIP LOCKED" if connection.dialect.name == "postgresql" else ""

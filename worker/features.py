@@ -19,7 +19,8 @@ from drawdown.worker.actions import lock_buckets, record
 from drawdown.worker.mapping import FOREVER_MS, MB_SECONDS, SECONDS, MappingRow, mapping_rows, resolve, rewrites
 from drawdown.worker.orgs import Said
 
-FEATURE: Final = re.compile(r"[a-z0-9_]{1,64}")
+FEATURE: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
+"""Neither a number nor like a revision, so that keys of two pushes can never read alike (P6)."""
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
 
@@ -51,7 +52,9 @@ def map_size(
     where it reaches back (only holes can be filled so) and was not confirmed.
     """
     if not FEATURE.fullmatch(feature):
-        raise UsageError("a feature's name is made of a-z, 0-9 and _, at most 64 of them")
+        raise UsageError(
+            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+        )
     return _add(connection, MappingRow(kind, memory_mb, feature, unit, 0), said, from_ms, confirmed=confirmed)
 
 

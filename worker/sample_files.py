@@ -1,7 +1,8 @@
 """From files to rows: opening, unpacking, decoding, and what CSV and JSON lines say.
 
 Guarantee: every line that is not blank becomes part of exactly one record, under its own number, whatever bytes it
-holds; a broken line costs only itself; memory is bounded by the longest record, not by the file.
+holds; a broken record is refused with all its lines, for they may be the inside of a field; memory is bounded by the
+longest record, not by the file.
 """
 
 from __future__ import annotations
@@ -176,10 +177,9 @@ def _header(lines: Lines) -> list[str]:
     for number, raw in lines:
         if _is_blank(raw):
             continue
-        try:
-            header = _quoted(lines, number, raw)[1]
-        except BadRow as bad:
-            raise UsageError(f"{lines.name}: line {number} is no CSV header ({bad.reason}: {bad.text})") from bad
+        header = _quoted(lines, number, raw)[1]
+        if isinstance(header, BadRow):
+            raise UsageError(f"{lines.name}: line {number} is no CSV header ({header.reason}: {header.text})")
         twice = sorted({column for column in header if header.count(column) > 1})
         if twice:
             raise UsageError(f"{lines.name}: the header names {', '.join(map(repr, twice))} twice; rename one of them")
@@ -188,20 +188,31 @@ def _header(lines: Lines) -> list[str]:
 
 
 def _csv_records(lines: Lines, read: RowReader) -> Iterator[Record]:
+    inside = False  # of a quote that a refused record left open
     for number, raw in lines:
         if _is_blank(raw):
+            continue
+        if inside:
+            inside ^= _turns(raw)
+            yield number, raw, BadRow("", "csv_syntax", "inside a quote that an earlier line left open")
             continue
         whole = raw
         outcome: Sample | BadRow
         try:
             if b'"' in raw:
-                whole, fields = _quoted(lines, number, raw, read)
+                whole, found = _quoted(lines, number, raw, read)
+                outcome = found if isinstance(found, BadRow) else read(found, number)
+                inside = isinstance(found, BadRow) and _turns(whole)
             else:  # then CSV is no more than this
-                fields = _text(raw).split(",")
-            outcome = read(fields, number)
+                outcome = read(_text(raw).split(","), number)
         except BadRow as bad:
             outcome = bad
         yield number, whole, outcome
+
+
+def _turns(raw: bytes) -> bool:
+    """Whether a quote is open after these lines that was closed before them, or the other way round."""
+    return raw.count(b'"') % 2 == 1
 
 
 def _is_blank(raw: bytes) -> bool:
@@ -217,32 +228,48 @@ def _text(raw: bytes) -> str:
         raise BadRow("", "not_utf8") from error
 
 
-def _quoted(lines: Lines, number: int, raw: bytes, read: RowReader | None = None) -> tuple[bytes, list[str]]:
+def _quoted(lines: Lines, number: int, raw: bytes, read: RowReader | None = None) -> tuple[bytes, list[str] | BadRow]:
     """A record that has quotes, with the lines it spans.
 
-    Where it spans several and cannot be a row, its first line alone is refused and the others are read again: a quote
-    left open must not swallow its neighbours.
+    Where it cannot be a row, all of its lines are refused with it: they are the inside of a field, and whoever wrote
+    that text must not be able to write samples. So a quote left open costs what follows it, and says so.
     """
-    taken = [(number, raw)]
+    taken, clean = [(number, raw)], True
 
     def feed() -> Iterator[str]:
-        yield _text(raw) + "\n"
-        size = len(raw)
-        while len(taken) < MAX_RECORD_LINES and size < MAX_LINE_BYTES and (line := next(lines, None)):
-            taken.append(line)
-            size += len(line[1])
-            yield _text(line[1]) + "\n"
+        nonlocal clean
+        size, line = 0, raw
+        while size < MAX_LINE_BYTES and len(taken) <= MAX_RECORD_LINES:
+            size += len(line)
+            clean = clean and _is_utf8(line)
+            yield line.decode("utf-8", "replace").rstrip("\r\n") + "\n"
+            following = next(lines, None)
+            if following is None:
+                return
+            taken.append(following)
+            line = following[1]
 
+    csv.field_size_limit(2 * MAX_LINE_BYTES)  # the bound on a record is ours, and refuses it whole
     try:
         fields = next(csv.reader(feed(), strict=True))
-        if len(taken) > 1 and read is not None and (len(fields) != read.width or read.has_line_break(fields)):
-            raise BadRow("", "csv_syntax", "a quote is left open")
-    except (csv.Error, BadRow) as error:
-        lines.put_back(taken[1:])
-        if len(taken) == 1 and isinstance(error, BadRow):
-            raise
-        raise BadRow("", "csv_syntax", str(error) if isinstance(error, csv.Error) else "") from error
-    return b"".join(line for _, line in taken), fields
+    except csv.Error as error:
+        return b"".join(line for _, line in taken), BadRow("", "csv_syntax", str(error))
+    whole = b"".join(line for _, line in taken)
+    if len(raw) > MAX_LINE_BYTES:
+        return whole, BadRow("", "line_too_long")
+    if not clean:
+        return whole, BadRow("", "not_utf8")
+    if len(taken) > 1 and read is not None and (len(fields) != read.width or read.has_line_break(fields)):
+        return whole, BadRow("", "csv_syntax", "it spans lines and is no row")
+    return whole, fields
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

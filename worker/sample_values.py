@@ -33,7 +33,7 @@ REASONS: Final = {
     "ts_missing": "is missing",
     "ts_unreadable": "does not have the time format given (--time)",
     "ts_not_in_zone": "does not exist in its zone: the clocks were put forward over it",
-    "ts_before_2000": "is before the year 2000; are the units right (--time s, --time ms)?",
+    "ts_before_2000": "is before the year 2000; are the units right (--time-format s, or ms)?",
     "ts_in_the_future": "is more than 5 minutes ahead of now",
     "cpu_not_a_number": "is not a number",
     "cpu_out_of_bounds": f"must be between 0 and {MAX_CPU_COUNT}",
@@ -155,11 +155,11 @@ def time_reader(style: str, zone: str) -> Callable[[str], int]:
     if style == "iso":
         return _dated(_from_iso, place)
     if "%" not in style:
-        raise UsageError(f"--time {style}: use iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")
+        raise UsageError(f"--time-format {style}: use iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")
     try:
         datetime.strptime(_PROBE.strftime(style), style).astimezone(UTC)
     except (ValueError, re.error) as error:
-        raise UsageError(f"--time {style}: not a pattern that times can be read with ({error})") from error
+        raise UsageError(f"--time-format {style}: not a pattern that times can be read with ({error})") from error
     return _dated(lambda text: datetime.strptime(text, style), place)  # noqa: DTZ007 -- _dated gives it its zone
 
 

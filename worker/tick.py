@@ -73,11 +73,10 @@ def tick(context: Context) -> Steps[Report]:
     log.info("tick_started", tick=report.tick_id, worker=context.worker, horizon_ms=report.horizon_ms)
     yield from _seal_all(context, report)
     yield from _sweep(context, report)
-    lanes = [_lane(context, provider) for provider in sorted(context.capabilities)]
-    results = yield Together([*lanes, dispatch(context)])
+    results = yield Together([_lane(context, provider) for provider in sorted(context.capabilities)])
     _collect(report, results)
-    again = yield Together([dispatch(context)])  # what the lanes halted just now
-    _collect(report, again)
+    others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
+    _collect(report, others)
     yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
         "tick_finished",
@@ -90,21 +89,24 @@ def tick(context: Context) -> Steps[Report]:
     return report
 
 
-def _lane(context: Context, provider: str) -> Steps[tuple[Pushed, Projected]]:
+def _lane(context: Context, provider: str) -> Steps[tuple[Pushed, Projected, Dispatched]]:
+    """Halts come last: one that was due may have been lifted by what the provider says now."""
     pushed = yield from push(context, provider)
     projected = yield from project(context, provider)
-    return pushed, projected
+    dispatched = yield from dispatch(context, provider)
+    return pushed, projected, dispatched
 
 
 def _collect(report: Report, results: Sequence[object]) -> None:
     for result in results:
         match result:
-            case (Pushed() as pushed, Projected() as projected):
+            case (Pushed() as pushed, Projected() as projected, Dispatched() as dispatched):
                 report.accepted += pushed.accepted
                 report.not_accepted += pushed.other
                 report.projected += projected.read
                 report.halted += projected.halted
                 report.resumed += projected.resumed
+                _collect(report, [dispatched])
             case Dispatched():
                 report.halts_acknowledged += result.acknowledged
                 report.halts_failed += result.failed

@@ -37,7 +37,7 @@ def test_bad_rows_are_reported_and_the_rest_goes_in(engine: sa.Engine, tmp_path:
         6: (line(6) + ",more", "", "too_many_columns"),
         7: ("s7,acme", "", "too_few_columns"),
         8: (line(8, ts="soon"), "ts", "ts_unreadable"),
-        9: (line(9, cell_id='"c1'), "", "csv_syntax"),
+        9: (line(9, cell_id='"c"1'), "", "csv_syntax"),
         10: (line(10, sandbox_id="x" * 201), "sandbox_id", "bad_sandbox_id"),
     }
     file = usage(tmp_path, line(2), *(text for text, _, _ in bad.values()), line(11, interval_s="32.0"))

@@ -251,3 +251,17 @@ def test_a_customer_that_is_given_up_later_is_still_taken_until_then(fleet: Flee
     with pytest.raises(Refused, match="belongs to"):
         take("idle", "acme", T0)
     take("idle", "acme", later)
+
+
+def test_who_paid_is_not_halted_by_a_halt_that_was_due_before(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("acme")
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    fleet.write("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'running')")
+    fleet.sample("acme", T0 + 1)
+    fleet.cells.failing = {"cell-1"}
+    assert fleet.tick_windows(2).halts_failed == 1
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key=None, plan=None))
+    fleet.cells.failing.clear()
+    report = fleet.tick_windows(1)
+    assert (report.resumed, report.halts_acknowledged, len(fleet.cells.received)) == (1, 0, 1)

@@ -58,9 +58,7 @@ def test_a_row_that_is_not_utf8_is_refused_alone() -> None:
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (row(3, '"acme'), "csv_syntax"),  # open to the end of the file, or to the next quote
         (row(3, '"ac"me'), "csv_syntax"),
-        (row(3, prompt='"open'), "csv_syntax"),
         ("s3,acme\n", "too_few_columns"),
         (row(3, prompt="a,b"), "too_many_columns"),
         (row(3, "a\rb"), "bad_org_id"),
@@ -76,17 +74,29 @@ def test_a_broken_row_swallows_no_neighbour(broken: str, reason: str, later: str
     assert found == {2: "s2", 3: reason, 4: "s4", 5: "s5", last: "s6"}
 
 
-def test_a_quote_closed_many_rows_later_swallows_nothing() -> None:
+def test_the_inside_of_a_refused_field_never_becomes_a_sample() -> None:
+    """Whoever writes a prompt must not be able to bill another organisation."""
+    evil = row(9, "victim").rstrip("\n")
+    for prompt in (
+        f'"hi\n{evil}\nbye",more',
+        f'"hi\n{evil}\nbye"x',
+        f'"hi\n{evil}\n',
+        '"' + f"hi\n{evil}\n" * 300 + '"',
+    ):
+        found = outcomes(HEADER + row(2) + row(3, prompt=prompt) + (row(1) if prompt.endswith('"') else ""))
+        assert found[2] == "s2"
+        assert found[3] == "csv_syntax"
+        assert "s9" not in found.values()
+    spoiled = (HEADER + row(3, prompt=f'"hi\n{evil}\n#"') + row(6)).encode().replace(b"#", b"\xff")
+    assert outcomes(spoiled) == {2: "not_utf8", 5: "s6"}
+
+
+def test_a_quote_left_open_refuses_what_follows_line_by_line() -> None:
     data = HEADER + row(2, '"acme') + "".join(row(n) for n in range(3, 600)) + row(600, 'acme"') + row(601)
     found = outcomes(data)
-    assert found[2] == "csv_syntax"
-    assert all(found[n] == f"s{n}" for n in (*range(3, 600), 601))
-
-
-def test_a_quote_closed_two_rows_later_in_the_same_column_swallows_nothing() -> None:
-    """The three lines are one well-formed record with the right number of fields; but no id holds a line break."""
-    data = HEADER + row(2, '"acme') + row(3) + row(4, 'acme"') + row(5)
-    assert outcomes(data) == {2: "csv_syntax", 3: "s3", 4: "s4", 5: "s5"}
+    assert found[601] == "s601"
+    assert set(found.values()) == {"csv_syntax", "s601"}
+    assert found[600] == "csv_syntax"
 
 
 def test_a_line_without_an_end_takes_no_memory() -> None:
