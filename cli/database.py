@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from drawdown.cli.state import State
 from drawdown.cli.times import show_time
 from drawdown.schema.database import write
 from drawdown.schema.migrate import upgrade
+from drawdown.worker.actions import require_org
 from drawdown.worker.features import install_defaults
 from drawdown.worker.mapping import mapping_rows
 from drawdown.worker.status import org_status, status
@@ -98,6 +100,8 @@ def verify_(
 ) -> None:
     """Prove the nine invariants from the raw tables. A breach stops that organisation's pushes, and no other's."""
     state: State = context.obj
+    for name in org or ():
+        state.read(partial(require_org, org_id=name))
     found = state.read(lambda c: verify(c, orgs=org))
     stopped: list[str] = []
     if found.breaches and stop:

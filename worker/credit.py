@@ -13,6 +13,7 @@ from drawdown.schema.units import next_window
 from drawdown.worker.actions import record
 from drawdown.worker.features import FEATURE
 from drawdown.worker.orgs import Said, mark_for_projection
+from drawdown.worker.sample_values import is_clean_id
 
 
 def grant(
@@ -22,6 +23,8 @@ def grant(
 
     Errors: Refused for a key used before with another amount or customer, or an unknown plan.
     """
+    if not is_clean_id(customer_id):
+        raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
     action_id = connection.execute(sa.text("SELECT COUNT(*) FROM operator_actions")).scalar_one()
     name = f"grant:{key}" if key else f"grant:{customer_id}:{said.now_ms}:{action_id}"
     if plan is not None:

@@ -19,6 +19,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.context import Context
 from drawdown.worker.decide import Overrides, Verdict, verdict
 from drawdown.worker.effects import ReadCustomers, Steps, Transaction
+from drawdown.worker.push import in_short
 from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()
@@ -91,7 +92,7 @@ def _read(provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]
         states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, wanted)
     except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
-        return {customer_id: ReadFailed(f"{type(error).__name__}: {error}") for customer_id in wanted}
+        return {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
     return states
 
 

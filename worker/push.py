@@ -153,8 +153,13 @@ def _send(context: Context, provider: str, batch: Sequence[Claimed], *, lease_en
         assert len(outcomes) == len(batch), f"{provider} answered {len(outcomes)} outcomes for {len(batch)} pushes"
     except Exception as error:  # a provider that breaks its contract has told us nothing about what was charged
         log.exception("provider_failed", provider=provider, first_key=batch[0].request.key)
-        return [Unknown(f"{type(error).__name__}: {error}")] * len(batch)
+        return [Unknown(in_short(error))] * len(batch)
     return outcomes
+
+
+def in_short(error: Exception) -> str:
+    """An error's first line: what follows may be a statement with other customers' values."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _settled(

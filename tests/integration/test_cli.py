@@ -101,6 +101,8 @@ def test_a_first_hour(shell: Shell) -> None:
         (["feature", "end", "x"], 1, "nothing makes"),
         (["sample", "withdraw", "x"], 1, "no sample x"),
         (["ledger", "grant", "acme", "much"], 2, "no amount"),
+        (["ledger", "grant", "a\x01", "5"], 2, "control characters"),
+        (["verify", "--org", "nobody"], 1, "no organisation nobody"),
         (["replay", "--all", "--from", "2026-01-02", "--to", "2026-01-01"], 2, "ends before"),
         (["replay", "acme", "--all", "--from", "2026-01-01", "--to", "2026-01-02"], 2, "one organisation"),
         (["tick", "--shard", "2/2"], 2, "--shard"),
