@@ -11,7 +11,7 @@ from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.schema.database import write
 from drawdown.schema.errors import ClockDoubted, Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import credit, orgs, stops
+from drawdown.worker import credit, orgs, stops, tick
 from drawdown.worker.shard import NewOrgs, Shard
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -265,3 +265,20 @@ def test_who_paid_is_not_halted_by_a_halt_that_was_due_before(engine: sa.Engine)
     fleet.cells.failing.clear()
     report = fleet.tick_windows(1)
     assert (report.resumed, report.halts_acknowledged, len(fleet.cells.received)) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_new_provider_is_asked_when_its_time_begins(
+    fleet: Fleet, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """A halted organisation uses nothing, so nothing else would ever ask; without the asking it stays halted."""
+    provider.states["acme"] = CustomerState(-1, None, None)
+    fleet.tick_windows(1)
+    assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
+    write(fleet.engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key=None, plan=None))
+    fleet.assign("acme", provider="embedded", from_ms=T0 + 4 * WINDOW_MS)
+    fleet.tick_windows(1)
+    assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
+    if not asked:
+        monkeypatch.setattr(tick, "_bring_providers_up_to_date", lambda connection, now: None)
+    assert fleet.tick_windows(3).resumed == int(asked)

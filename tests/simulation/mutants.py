@@ -18,7 +18,7 @@ import structlog
 
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
-from drawdown.worker import corrections, dispatch, project, push, seal_statements, tick
+from drawdown.worker import corrections, dispatch, project, push, seal_statements
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.decide import Settlement, settle
 from drawdown.worker.effects import Transaction
@@ -193,9 +193,6 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "ledger does not move the balance": lambda p: p.put(wallet, "_move", lambda connection, moves: None),
     "halted_at rewritten by every projection": _halted_at_rewritten,
     "older read overwrites a newer one": _older_read_overwrites,
-    "the provider is not asked when an assignment begins": lambda p: p.put(
-        tick, "_bring_providers_up_to_date", lambda connection, now: None
-    ),
     "halt acknowledged on failure": _acknowledged_on_failure,
     "a halt acknowledged once is never told again": lambda p: p.text(
         dispatch, "STILL_RUNNING", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
