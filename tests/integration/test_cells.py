@@ -48,10 +48,16 @@ class Odd(BaseHTTPRequestHandler):
         return
 
 
+class Roomy(ThreadingHTTPServer):
+    """Takes many connections at once; with the default of five waiting, a busy machine drops some."""
+
+    request_queue_size = 128
+
+
 @pytest.fixture
 def odd() -> Iterator[str]:
     Odd.requests.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    server = Roomy(("127.0.0.1", 0), Odd)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
