@@ -13,14 +13,22 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import (
+    Absent,
     Accepted,
     Capabilities,
     CustomerRead,
     CustomerState,
+    Drawn,
     Duplicate,
+    Found,
+    LookupResult,
+    Notice,
     Outcome,
     PushRequest,
     Rejected,
+    Setup,
+    Totals,
+    WebhookRefused,
 )
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
@@ -32,7 +40,9 @@ CAPABILITIES: Final = Capabilities(
     batch_size=2000,
     key_retention_ms=None,
     duplicate_proves_delivery=True,
-    lookup=True,
+    lookup_lag_ms=0,
+    applied_within_ms=0,
+    totals_lag_ms=0,
     reads_a_call=5000,
 )
 
@@ -42,6 +52,7 @@ class EmbeddedProvider:
 
     name = NAME
     capabilities = CAPABILITIES
+    dormant = None
 
     def __init__(self, engine: sa.Engine, clock: Clock) -> None:
         self._engine = engine
@@ -59,14 +70,21 @@ class EmbeddedProvider:
             for customer_id, found in wallets.items()
         }
 
-    async def lookup(self, request: PushRequest) -> int | None:
-        return self._read(partial(wallet.read_charge, key=request.key))
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        found = self._read(partial(wallet.read_charge, key=request.key))
+        return Absent() if found is None else Found(found)
 
-    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int]:
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals:
         return self._read(lambda connection: wallet.read_totals(connection, customer_id, from_ms, to_ms))
 
-    async def check(self) -> Sequence[str]:
-        return self._read(_features_without_rate)
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
+        return {}
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
+        raise WebhookRefused("the embedded ledger sends no webhooks")
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        return self._read(partial(_features_without_rate, features=features))
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
         return read(self._engine, work)
@@ -87,13 +105,14 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
     return Rejected(f"the key {push.key} was charged before with another customer, feature or quantity")
 
 
-def _features_without_rate(connection: sa.Connection) -> list[str]:
-    rows = connection.execute(
-        sa.text(
-            "SELECT DISTINCT m.feature FROM mappings m WHERE m.feature IS NOT NULL "
-            "AND NOT EXISTS (SELECT 1 FROM ledger_rates r WHERE r.feature = m.feature) ORDER BY 1"
-        )
-    )
+def _features_without_rate(connection: sa.Connection, *, features: Sequence[str]) -> list[str]:
+    known = set(connection.execute(sa.text("SELECT feature FROM ledger_rates")).scalars())
     return [
-        f"the feature {feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`" for (feature,) in rows
+        f"the feature {feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`"
+        for feature in sorted(set(features) - known)
     ]
+
+
+def build(setup: Setup) -> EmbeddedProvider:
+    """The entry point."""
+    return EmbeddedProvider(setup.engine, setup.clock)

@@ -1,40 +1,90 @@
 """What a billing provider can do, and what it may answer.
 
-Guarantee: outcomes are a closed type. "Not sent" is never guessed: whatever is not proven is Unknown.
+Guarantee: outcomes are a closed type. "Not sent" is never guessed: whatever is not proven is Unknown. What a provider
+declares in its capabilities, the worker obeys; a provider does one call of its service and says what came of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias, runtime_checkable
+
+import sqlalchemy as sa
+
+from drawdown.providers.http import Http
+from drawdown.schema.clock import Clock
+from drawdown.schema.errors import DrawdownError
+from drawdown.schema.units import MINUTE_MS
+
+HOUR_MS: Final = 60 * MINUTE_MS
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a provider declares, and the worker obeys."""
+    """What a provider declares, and the worker obeys. Times are milliseconds."""
 
-    batch_size: int
-    """Pushes a call, at most."""
     key_retention_ms: int | None
     """How long a key is remembered; None: for good. Rule P2 rests on it."""
     duplicate_proves_delivery: bool
     """Whether "this key was seen" proves that it was charged (rule P3)."""
-    lookup: bool
-    """Whether one push can be looked up."""
+
+    batch_size: int = 1
+    """Pushes a call, at most."""
+    in_flight: int = 1
+    """Calls at once, at most."""
+    calls_per_s: float | None = None
+    """Pushing calls a second, at most, of one worker; None: as fast as they are answered."""
+    reads_per_s: float | None = None
+    """Reading calls (customers, lookups, totals) a second, at most, of one worker."""
+    one_at_a_time: bool = False
+    """Whether two pushes of one customer and feature must not be on their way together."""
+    reads_a_call: int = 1
+    """Customers a read, at most."""
+    max_key_chars: int | None = None
+    """A longer key is sent as a stable hash of it."""
+
     negatives: bool = True
     """Whether a negative quantity gives back; else it is carried (rule S10)."""
     unit: int = 1
     """Base units in one unit of the provider's; the remainder is carried (rule S10)."""
-    in_flight: int = 1
-    """Calls at once, at most."""
-    reads_a_call: int = 1
-    """Customers a read, at most."""
+    units: Mapping[str, int] = field(default_factory=dict)
+    """The same for single features, where they differ."""
+    max_quantity: int | None = None
+    """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
+
+    oldest_ms: int | None = None
+    """How far back a push may be dated; an older one is rejected unsent, visibly."""
+    live_from_ms: int | None = None
+    """Windows that start before this are sealed and compared, never sent (shadow mode, a cut-over)."""
+
+    lookup_lag_ms: int | None = None
+    """How long after a send a lookup may still miss what was applied; None: one push cannot be looked up."""
+    applied_within_ms: int = HOUR_MS
+    """How long after a send the service may still apply it: until then, absence proves nothing for good (rule P5)."""
+    totals_lag_ms: int | None = None
+    """How far totals trail behind what was accepted; None: there are no totals."""
+    drawn: bool = False
+    """Whether balances say what was drawn from them, apart from the events: needed where a key store can fail open."""
+
+    own_customer_ids: bool = False
+    """Whether customers have ids of the provider's own, so that an organisation's id will not do for one."""
+    balance_in_ledger: bool = False
+    """Whether there is no hard stop over there: the balance is a wallet of the embedded ledger, if there is one."""
+
+    @property
+    def lookup(self) -> bool:
+        return self.lookup_lag_ms is not None
+
+    def unit_of(self, feature: str) -> int:
+        """Base units of a feature in one unit of the provider's."""
+        return self.units.get(feature, self.unit)
 
 
 @dataclass(frozen=True)
 class PushRequest:
-    """One push as it is sent. `quantity` counts base units of the feature; `ts` lies in the window."""
+    """One push as it is sent. `quantity` counts base units of the feature and is a multiple of the declared unit; `ts`
+    (milliseconds) lies in the window; `key` is what the service deduplicates by; `attempt` 1 is the first."""
 
     key: str
     customer_id: str
@@ -96,15 +146,72 @@ class CustomerState:
 
 
 @dataclass(frozen=True)
+class NoCustomer:
+    """The provider has no such customer. That is not a balance of zero."""
+
+
+@dataclass(frozen=True)
 class ReadFailed:
-    """The state could not be read. A balance that cannot be read is not zero."""
+    """It could not be read; ask again later. A balance that cannot be read is not zero."""
 
     reason: str
 
 
-CustomerRead: TypeAlias = CustomerState | ReadFailed
+CustomerRead: TypeAlias = CustomerState | NoCustomer | ReadFailed
 
-NO_LOOKUP: Final = "this provider cannot look a push up"
+
+@dataclass(frozen=True)
+class Found:
+    """The provider has this push, and charged `quantity` base units for it."""
+
+    quantity: int
+
+
+@dataclass(frozen=True)
+class Absent:
+    """The provider does not have it: proof only once the declared lag is over."""
+
+
+@dataclass(frozen=True)
+class CannotTell:
+    """It can be asked again and again and will not say: a person decides, with this reason before them."""
+
+    reason: str
+
+
+LookupResult: TypeAlias = Found | Absent | CannotTell | ReadFailed
+Totals: TypeAlias = Mapping[str, int]
+"""Base units by feature."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a balance says was drawn from it (base units) since `since_ms`; None: since ever."""
+
+    quantity: int
+    since_ms: int | None
+
+
+@dataclass(frozen=True)
+class CustomerChanged:
+    """Something happened to this customer: read it again. A webhook's own figures are never trusted."""
+
+    customer_id: str
+
+
+@dataclass(frozen=True)
+class PushRefused:
+    """A push that had been accepted was refused later. `key` is the one it was sent with."""
+
+    key: str
+    reason: str
+
+
+Notice: TypeAlias = CustomerChanged | PushRefused
+
+
+class WebhookRefused(DrawdownError):
+    """A webhook that is not signed as it must be, too old, or of another account. Nothing was done."""
 
 
 @runtime_checkable
@@ -113,23 +220,55 @@ class Provider(Protocol):
 
     name: str
     capabilities: Capabilities
+    dormant: str | None
+    """Why nothing is sent or asked (no key is set); None: it is ready."""
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        """Send pushes; one outcome each, in order. The same key always comes with the same content."""
+        """One call with at most `batch_size` pushes; one outcome each, in order. The same key always comes with the same
+        content."""
         ...
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
-        """The present state of customers, read afresh."""
+        """The present state of at most `reads_a_call` customers, read afresh."""
         ...
 
-    async def lookup(self, request: PushRequest) -> int | None:
-        """The quantity applied under this push's key; None where the provider has no such push."""
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        """What became of a push. Asked only where `lookup_lag_ms` is declared."""
         ...
 
-    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int]:
-        """Applied quantity by feature, of events dated in [from_ms, to_ms)."""
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
+        """What was charged, by feature, for events dated in [from_ms, to_ms). Asked only where `totals_lag_ms` is
+        declared."""
         ...
 
-    async def check(self) -> Sequence[str]:
-        """What is wrong with this provider's set-up, a line each; empty when all is well."""
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
+        """What the customer's balances say was drawn, by feature. Asked only where `drawn` is declared."""
         ...
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
+        """What a webhook says, once it is proven to be the provider's. Header names are in lower case.
+
+        Errors: WebhookRefused. ReadFailed where the webhook is genuine and what it names could not be fetched.
+        """
+        ...
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        """What is wrong with key, version, these features and these customers, a line each; empty when all is well.
+        Charges nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a provider is built from. `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in
+    lower case; secrets among them go into no message."""
+
+    name: str
+    settings: Mapping[str, str]
+    clock: Clock
+    http: Http
+    engine: sa.Engine
+
+
+Build: TypeAlias = Callable[[Setup], Provider]
+"""What an entry point of the group `drawdown.providers` names. Errors: UsageError for settings it cannot use."""

@@ -1,0 +1,78 @@
+"""Which providers there are: entry points of the group `drawdown.providers`, built from the settings.
+
+Guarantee: one that cannot be loaded or built is named with its reason, and disables only itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.http import Http
+from drawdown.providers.protocol import Capabilities, Provider, Setup
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import EXEMPT_PROVIDERS
+
+GROUP: Final = "drawdown.providers"
+NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The providers that can be used, and why the others cannot."""
+
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def capabilities(self) -> dict[str, Capabilities]:
+        return {name: one.capabilities for name, one in self.providers.items()}
+
+
+def installed() -> list[EntryPoint]:
+    """What is installed on this machine, by name."""
+    return sorted(entry_points(group=GROUP), key=lambda one: one.name)
+
+
+def load(
+    settings: Mapping[str, str], clock: Clock, http: Http, engine: sa.Engine, found: Iterable[EntryPoint] | None = None
+) -> Registry:
+    """Build every installed provider. `settings` holds DRAWDOWN_… by the rest of their names, in lower case."""
+    providers: dict[str, Provider] = {}
+    broken: dict[str, str] = {}
+    for entry in installed() if found is None else found:
+        try:
+            name = _checked_name(entry.name, providers)
+            own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
+            providers[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
+        except Exception as error:  # somebody else's code: whatever it raises disables it alone
+            broken[entry.name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return Registry(providers, broken)
+
+
+def _checked_name(name: str, taken: Mapping[str, Provider]) -> str:
+    if not NAME.fullmatch(name) or name in EXEMPT_PROVIDERS:
+        raise ValueError(f"{name!r} is no name for a provider: use a-z, 0-9 and _, and not a word that bills nothing")
+    if name in taken:
+        raise ValueError(f"two installed packages offer a provider named {name}")
+    return name
+
+
+def _checked(name: str, built: object) -> Provider:
+    """Errors: TypeError for something that is no provider, ValueError for capabilities that contradict themselves."""
+    if not isinstance(built, Provider):
+        raise TypeError(f"{type(built).__name__} lacks a part of drawdown.providers.protocol.Provider")
+    can = built.capabilities
+    if built.name != name:
+        raise ValueError(f"it calls itself {built.name!r}")
+    counts = (can.batch_size, can.in_flight, can.reads_a_call, can.unit, *can.units.values())
+    if min(counts) < 1:
+        raise ValueError("batch_size, in_flight, reads_a_call and units are 1 or more")
+    if not can.duplicate_proves_delivery and not can.lookup:
+        raise ValueError("a duplicate that proves nothing has to be looked up: declare lookup_lag_ms")
+    return built

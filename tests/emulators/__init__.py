@@ -1,0 +1,1 @@
+"""Services that Drawdown talks to, as state machines without I/O, and served over real HTTP."""
