@@ -1,0 +1,391 @@
+"""The client that sends money's calls, against sockets that misbehave. A wrong `NotSent` here is a double bill."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+
+from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.http_client import HttpClient
+from tests.contract import sockets
+from tests.contract.sockets import Manner, Peer, answering, body_of, serving
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+CANARY = "Bearer am_sk_canary"
+GZIP = b"content-encoding: gzip\r\n"
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Both kinds of loop: their sockets do not fail in the same words."""
+    make = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def runs(work: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=make) as runner:
+            return runner.run(work)
+
+    return runs
+
+
+def call(url: str, method: str = "POST", timeout_s: float = 5.0, headers: Mapping[str, str] | None = None) -> Call:
+    body = b'{"who": "body-canary"}' if method == "POST" else b""
+    return Call(method, url, {"authorization": CANARY, **(headers or {})}, body, timeout_s)
+
+
+async def once(client: HttpClient, one: Call) -> HttpResult:
+    """Send, close, and see that no secret came back."""
+    try:
+        result = await client.send(one)
+    finally:
+        await client.close()
+    if not isinstance(result, Answer):
+        assert not any(word in result.reason for word in ("canary", "/v1", "track", "127.0.0.1")), result
+        assert 0 < len(result.reason) <= 80
+    assert "canary" not in repr((result, client)) and "am_sk" not in repr(one) and "body-canary" not in repr(one)
+    return result
+
+
+async def against(manner: Manner, timeout_s: float = 5.0, method: str = "POST") -> tuple[HttpResult, int]:
+    """What a call to such a server gives, and how many requests reached it."""
+    async with serving(manner) as seen:
+        result = await once(HttpClient(), call(seen.url, method, timeout_s))
+        return result, len(seen.requests)
+
+
+# What cannot have reached the service.
+
+
+def test_a_port_that_refuses_was_not_sent_to(run: Run[HttpResult]) -> None:
+    result = run(once(HttpClient(), call(f"http://127.0.0.1:{sockets.free_port()}/v1/track")))
+    assert result == NotSent("no connection (ECONNREFUSED)")
+
+
+def test_a_host_without_address_was_not_sent_to(run: Run[HttpResult]) -> None:
+    assert run(once(HttpClient(), call("http://nosuch.invalid/v1/track"))) == NotSent("the host has no address")
+
+
+def test_a_certificate_that_nobody_trusts_ends_it_before_anything_is_sent(run: Run[Any], tmp_path: Path) -> None:
+    async def work() -> tuple[HttpResult, int]:
+        async with serving(sockets.polite, sockets.own_tls(tmp_path)[0]) as seen:
+            return await once(HttpClient(), call(seen.url)), len(seen.requests)
+
+    assert run(work()) == (NotSent("the certificate is not trusted"), 0)
+
+
+def test_a_certificate_for_another_host_is_not_trusted(run: Run[Any], tmp_path: Path) -> None:
+    async def work() -> HttpResult:
+        tls, ca_file = sockets.own_tls(tmp_path)
+        async with serving(sockets.polite, tls) as seen:
+            return await once(HttpClient(ca_file=ca_file), call(seen.url.replace("127.0.0.1", "127.0.0.2")))
+
+    # Whether or not that address leads here, nothing is sent to it.
+    assert isinstance(run(work()), NotSent)
+
+
+def test_a_ca_file_makes_it_trusted(run: Run[Any], tmp_path: Path) -> None:
+    async def work() -> HttpResult:
+        tls, ca_file = sockets.own_tls(tmp_path)
+        async with serving(sockets.polite, tls) as seen:
+            return await once(HttpClient(ca_file=ca_file), call(seen.url))
+
+    result = run(work())
+    assert isinstance(result, Answer) and result.body == b"ok"
+
+
+def test_a_ca_file_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        HttpClient(ca_file=str(tmp_path / "none.pem"))
+
+
+@pytest.mark.parametrize("manner", [sockets.plaintext, sockets.close_at_once, sockets.reset_at_once])
+def test_a_server_without_tls_gets_nothing_on_https(run: Run[Any], manner: Manner) -> None:
+    async def work() -> tuple[HttpResult, int]:
+        async with serving(manner, scheme="https") as seen:
+            return await once(HttpClient(), call(seen.url)), len(seen.requests)
+
+    result, received = run(work())
+    assert isinstance(result, NotSent) and received == 0
+
+
+def test_a_handshake_that_never_ends_was_not_sent(run: Run[Any]) -> None:
+    async def work(client: HttpClient, timeout_s: float) -> HttpResult:
+        async with serving(sockets.never_shakes_hands, scheme="https") as seen:
+            return await once(client, call(seen.url, timeout_s=timeout_s))
+
+    assert run(work(HttpClient(connect_timeout_s=0.2), 5)) == NotSent("no connection in time")
+    assert run(work(HttpClient(), 0.2)) == NotSent("no connection in time")
+
+
+def test_a_call_that_never_got_a_connection_of_its_own_was_not_sent(run: Run[Any]) -> None:
+    async def work() -> tuple[HttpResult, int]:
+        client = HttpClient(connections=1, connect_timeout_s=0.3)
+        async with serving(sockets.silent) as seen:
+            first = asyncio.create_task(client.send(call(seen.url, timeout_s=1)))
+            await asyncio.sleep(0.1)
+            second = await client.send(call(seen.url))
+            assert await first == NoAnswer("no whole answer within 1 s")
+            await client.close()
+            return second, len(seen.requests)
+
+    assert run(work()) == (NotSent("no connection in time"), 1)
+
+
+@pytest.mark.parametrize(
+    ("url", "method", "headers"),
+    [
+        ("", "POST", {}),
+        ("/v1/track", "POST", {}),
+        ("ftp://127.0.0.1/x", "POST", {}),
+        ("http://[::1/x", "POST", {}),
+        ("http://127.0.0.1:99999999/x", "POST", {}),
+        ("http:///x", "POST", {}),
+        ("http://127.0.0.1/x", "PO ST", {}),
+        ("http://127.0.0.1/x", "POST", {"x-a": "canary\r\nx-b: 1"}),
+        ("http://127.0.0.1/x", "POST", {"x-a\r\n": "1"}),
+        ("http://127.0.0.1/x", "POST", {"x-a": "canary\N{SNOWMAN}"}),
+        ("http://127.0.0.1/x", "POST", {"Content-Length": "1"}),
+        ("http://127.0.0.1/x", "POST", {"transfer-encoding": "chunked"}),
+    ],
+)
+def test_what_http_cannot_say_is_not_sent(run: Run[HttpResult], url: str, method: str, headers: dict[str, str]) -> None:
+    assert isinstance(run(once(HttpClient(), call(url, method, headers=headers))), NotSent)
+
+
+# What may have reached it.
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize(
+    ("manner", "reason", "received"),
+    [
+        (sockets.close_at_once, None, 0),
+        (sockets.reset_at_once, None, 0),
+        (answering(b""), "closed before an answer", 1),
+        (sockets.reset_after_reading, "the connection broke", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-le"), "closed before an answer", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"), "the answer was cut short", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf"), "the answer was cut short", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"), None, 1),
+        (answering(b"220 mail.example ESMTP\r\n\r\n"), "the answer is not HTTP", 1),
+        (answering(b"\x16\x03\x01\x00\xff\xfe\x00\r\n\r\n"), "the answer is not HTTP", 1),
+        (answering(b"HTTP/1.1 abc OK\r\n\r\n"), "the answer is not HTTP", 1),
+        (answering(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n"), "the answer is not HTTP", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n"), "the answer is not HTTP", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nokk"), None, 1),
+        (answering(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n"), "the answer is not HTTP", 1),
+        (answering(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"), None, 1),
+        (answering(b"HTTP/1.1 100 Continue\r\n\r\n"), "closed before an answer", 1),
+        (answering(body_of(b"not gzip", GZIP)), "an answer that is not the gzip it says it is", 1),
+        (answering(body_of(gzip.compress(b"x" * 999)[:-9], GZIP)), "an answer that is not the gzip it says it is", 1),
+        (answering(body_of(b"x", b"content-encoding: br\r\n")), "an answer in an encoding that was not asked for", 1),
+        (answering(sockets.BOMB), f"an answer of over {MAX_ANSWER_BYTES} bytes", 1),
+        (sockets.endless, f"an answer of over {MAX_ANSWER_BYTES} bytes", 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_after_the_first_byte_nobody_knows(
+    run: Run[Any], manner: Manner, reason: str | None, received: int, method: str
+) -> None:
+    result, requests = run(against(manner, method=method))
+    assert isinstance(result, NoAnswer), result
+    if method == "GET" and reason == "closed before an answer":
+        reason = "the connection broke"  # what kept aiohttp from trying again
+    assert reason is None or result.reason == reason
+    assert requests == received
+
+
+@pytest.mark.parametrize("manner", [sockets.silent, sockets.drip])
+def test_the_time_limit_is_for_the_whole_call(run: Run[Any], manner: Manner) -> None:
+    assert run(against(manner, timeout_s=0.3)) == (NoAnswer("no whole answer within 0.3 s"), 1)
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+def test_a_large_body_that_is_never_read_has_a_time_limit_too(run: Run[Any]) -> None:
+    async def work() -> HttpResult:
+        async with serving(sockets.never_shakes_hands) as seen:
+            return await once(HttpClient(), Call("POST", seen.url, {}, bytes(20_000_000), 0.3))
+
+    assert run(work()) == NoAnswer("no whole answer within 0.3 s")
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_kept_connection_that_closes_under_the_second_call_is_not_tried_again(run: Run[Any], method: str) -> None:
+    async def work() -> tuple[HttpResult, HttpResult, int]:
+        client = HttpClient()
+        async with serving(sockets.close_after_one) as seen:
+            first = await client.send(call(seen.url, method))
+            return first, await once(client, call(seen.url, method)), len(seen.requests)
+
+    first, second, requests = run(work())
+    assert isinstance(first, Answer)
+    assert isinstance(second, NoAnswer) and requests == 2
+
+
+def test_a_kept_connection_that_was_closed_in_between_is_replaced(run: Run[Any]) -> None:
+    async def work() -> tuple[HttpResult, HttpResult, int]:
+        client = HttpClient()
+        async with serving(answering(sockets.OK)) as seen:
+            first = await client.send(call(seen.url))
+            await asyncio.sleep(0.05)
+            return first, await once(client, call(seen.url)), seen.connections
+
+    first, second, connections = run(work())
+    assert isinstance(first, Answer) and isinstance(second, Answer) and connections == 2
+
+
+def test_an_answer_that_nobody_asked_for_is_nobodys(run: Run[Any]) -> None:
+    async def work() -> tuple[HttpResult, HttpResult, int]:
+        client = HttpClient()
+        async with serving(sockets.two_answers) as seen:
+            await client.send(call(seen.url))
+            await asyncio.sleep(0.15)
+            second = await client.send(call(seen.url))
+            received = len(seen.requests)
+            return second, await once(client, call(seen.url)), received
+
+    second, third, received = run(work())
+    assert second == NotSent("the kept connection was not clean") and received == 1
+    assert isinstance(third, Answer) and third.body == b"ok"
+
+
+# What is an answer.
+
+
+def test_an_answer_comes_whole_with_names_in_lower_case(run: Run[Any]) -> None:
+    zipped = gzip.compress(b'{"a": 1}')
+    data = body_of(zipped, GZIP + b"Retry-After: 7\r\nX-Two: a\r\nx-two: b\r\n").replace(b"200 OK", b"429 Slow Down")
+    result, _ = run(against(answering(data)))
+    assert isinstance(result, Answer)
+    assert (result.status, result.body) == (429, b'{"a": 1}')
+    assert result.headers["retry-after"] == "7" and result.headers["x-two"] == "a, b"
+
+
+def test_a_first_answer_of_1xx_is_passed_over(run: Run[Any]) -> None:
+    result, _ = run(against(answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + sockets.OK)))
+    assert isinstance(result, Answer) and (result.status, result.body) == (200, b"ok")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_an_answer_and_is_not_followed(run: Run[Any], status: int) -> None:
+    data = b"HTTP/1.1 %d Elsewhere\r\nlocation: /v2\r\ncontent-length: 0\r\n\r\n" % status
+    result, requests = run(against(answering(data)))
+    assert isinstance(result, Answer) and result.status == status and requests == 1
+
+
+def test_the_largest_answer_still_comes_through(run: Run[Any]) -> None:
+    result, _ = run(against(answering(body_of(b"x" * MAX_ANSWER_BYTES))))
+    assert isinstance(result, Answer) and len(result.body) == MAX_ANSWER_BYTES
+
+
+def test_what_is_sent_is_what_was_said_and_cookies_are_forgotten(run: Run[Any]) -> None:
+    async def cookies(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.say(body_of(b"", b"set-cookie: session=1; path=/\r\n"))
+
+    async def work() -> list[bytes]:
+        client = HttpClient()
+        async with serving(cookies) as seen:
+            url = seen.url.replace("127.0.0.1", "localhost")  # an address has no cookies
+            await client.send(call(url, headers={"content-type": "text/x"}))
+            await once(client, call(url + "&a=%2Fb%20c", "GET"))
+            assert seen.connections == 1
+            return seen.requests
+
+    post, get = run(work())
+    assert post.endswith(b'\r\n\r\n{"who": "body-canary"}')
+    for said in (b"POST /v1/track?who=query-canary HTTP/1.1\r\n", b"authorization: " + CANARY.encode(), b": text/x"):
+        assert said in post
+    assert get.startswith(b"GET /v1/track?who=query-canary&a=%2Fb%20c HTTP/1.1\r\n")
+    assert b"cookie" not in get.lower()
+
+
+def test_proxies_of_the_environment_are_not_used(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{sockets.free_port()}")
+    result, _ = run(against(sockets.polite))
+    assert isinstance(result, Answer)
+
+
+def test_a_named_proxy_is_used(run: Run[Any]) -> None:
+    async def work() -> tuple[HttpResult, bytes]:
+        async with serving(sockets.polite) as seen:
+            proxy = seen.url.partition("/v1")[0]
+            return await once(HttpClient(proxy=proxy), call("http://service.invalid/v1/track")), seen.requests[0]
+
+    result, request = run(work())
+    assert isinstance(result, Answer) and request.startswith(b"POST http://service.invalid/v1/track HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("status", [403, 407, 502])
+def test_a_proxy_that_refuses_the_tunnel_was_told_no_secret(run: Run[Any], status: int) -> None:
+    async def work() -> tuple[HttpResult, bytes]:
+        async with serving(answering(b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status)) as seen:
+            proxy = seen.url.partition("/v1")[0]
+            return await once(HttpClient(proxy=proxy), call("https://service.invalid/v1/track")), seen.requests[0]
+
+    result, request = run(work())
+    assert result == NotSent("refused by the proxy") and b"canary" not in request
+
+
+# Loops, and being called off.
+
+
+def test_one_client_serves_one_loop_after_another(run: Run[Any]) -> None:
+    client = HttpClient()
+
+    async def work(close: bool) -> HttpResult:
+        async with serving(sockets.polite) as seen:
+            results = await asyncio.gather(*(client.send(call(seen.url)) for _ in range(20)))
+            if close:
+                await client.close()
+                results.append(await client.send(call(seen.url)))
+            assert all(isinstance(one, Answer) for one in results)
+            return results[-1]
+
+    for close in (False, False, True, True):
+        assert isinstance(run(work(close)), Answer)
+    asyncio.run(client.close())
+    asyncio.run(client.close())
+
+
+def test_a_call_that_is_called_off_leaves_the_next_one_alone(run: Run[Any]) -> None:
+    async def slow_first(peer: Peer) -> None:
+        if len(peer.seen.requests) == 0:
+            await peer.request()
+            await asyncio.sleep(0.3)
+            await peer.say(body_of(b"the first one's"))
+        await sockets.polite(peer)
+
+    async def work() -> HttpResult:
+        client = HttpClient(connections=1)
+        async with serving(slow_first) as seen:
+            first = asyncio.create_task(client.send(call(seen.url)))
+            await asyncio.sleep(0.1)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            return await once(client, call(seen.url))
+
+    result = run(work())
+    assert isinstance(result, Answer) and result.body == b"ok"
+
+
+def test_many_calls_at_once_are_each_sent_once(run: Run[Any]) -> None:
+    async def work() -> tuple[set[str], int, int]:
+        client = HttpClient(connections=16)
+        async with serving(sockets.polite) as seen:
+            results = await asyncio.gather(*(client.send(call(seen.url)) for _ in range(400)))
+            await client.close()
+            return {type(one).__name__ for one in results}, len(seen.requests), seen.connections
+
+    kinds, requests, connections = run(work())
+    assert kinds == {"Answer"} and requests == 400 and connections <= 16
