@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Final
+
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from drawdown.schema.errors import UsageError
 from drawdown.worker.cells import CellSettings, origin
+
+PREFIX: Final = "DRAWDOWN_"
 
 
 class Settings(BaseSettings):
@@ -21,6 +27,10 @@ class Settings(BaseSettings):
     """Signs halts; the cells check it."""
     log_level: str = "INFO"
 
+    def of_providers(self) -> Mapping[str, str]:
+        """The environment's DRAWDOWN_… by the rest of their names, in lower case: `autumn_secret_key`."""
+        return _of_providers()
+
     def cells(self) -> CellSettings:
         """Errors: UsageError for an entry that is no origin."""
         allowed = set()
@@ -30,6 +40,13 @@ class Settings(BaseSettings):
                 raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {entry!r} is no http(s) origin such as https://cell-1:8443")
             allowed.add(found)
         return CellSettings(frozenset(allowed), self.cell_secret.get_secret_value())
+
+
+def _of_providers() -> Mapping[str, str]:
+    """What the environment says to providers; it is theirs to name and to check."""
+    return {
+        name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
+    }
 
 
 def load() -> Settings:

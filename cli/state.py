@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import sqlalchemy as sa
+import structlog
 from rich.console import Console
 
 from drawdown.cli.settings import Settings
-from drawdown.providers.embedded import EmbeddedProvider
-from drawdown.providers.protocol import Provider
+from drawdown.providers import registry
+from drawdown.providers.http_client import HttpClient
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
@@ -23,6 +24,8 @@ from drawdown.worker.cells import CellClient
 from drawdown.worker.context import Context
 from drawdown.worker.orgs import Said
 from drawdown.worker.runner import World
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -37,6 +40,8 @@ class State:
     out: Console = field(default_factory=lambda: Console(soft_wrap=True))
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True))
     _engine: sa.Engine | None = None
+    _registry: registry.Registry | None = None
+    _http: HttpClient = field(default_factory=HttpClient)
 
     @property
     def engine(self) -> sa.Engine:
@@ -56,22 +61,31 @@ class State:
     def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
         return write(self.ready(), work, rollback=rollback)
 
-    def providers(self) -> dict[str, Provider]:
-        return {"embedded": EmbeddedProvider(self.engine, self.clock)}
+    @property
+    def registry(self) -> registry.Registry:
+        """The providers there are, and why others cannot be used."""
+        if self._registry is None:
+            self._registry = registry.load(self.settings.of_providers(), self.clock, self._http, self.engine)
+        return self._registry
 
     def require_provider(self, name: str) -> str:
-        """Errors: Refused for a provider that is neither installed nor one that bills nothing."""
-        known = sorted({*self.providers(), *EXEMPT_PROVIDERS})
+        """Errors: Refused for a provider that is neither usable nor one that bills nothing."""
+        if name in self.registry.broken:
+            raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}")
+        known = sorted({*self.registry.providers, *EXEMPT_PROVIDERS})
         if name not in known:
             raise Refused(f"there is no provider {name!r}; there are: {', '.join(known)}")
         return name
 
     def world(self) -> World:
-        return World(self.ready(), self.providers(), CellClient(self.settings.cells(), self.clock))
+        cells = CellClient(self.settings.cells(), self.clock)
+        return World(self.ready(), self.registry.providers, cells, self.clock, self._http)
 
     def context(self) -> Context:
-        capabilities = {name: provider.capabilities for name, provider in self.providers().items()}
-        return Context(worker_name(), self.clock, capabilities)
+        for name, why in self.registry.broken.items():
+            log.error("provider_broken", provider=name, reason=why)
+        dormant = {name for name, one in self.registry.providers.items() if one.dormant is not None}
+        return Context(worker_name(), self.clock, self.registry.capabilities, dormant)
 
     def said(self, actor: str | None, reason: str | None) -> Said:
         return Said(self.clock.now_ms(), actor or default_actor(), reason or "not given")

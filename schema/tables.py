@@ -4,10 +4,20 @@ triggers that carry the rules; a test holds the two equal."""
 import sqlalchemy as sa
 
 from drawdown.schema.columns import Big, Exact, Id, Serial, id_column, metadata, ms_column, push_reference, said_columns
-from drawdown.schema.tables_fleet import cells, halts, operator_actions, projections, sandboxes, ticks
+from drawdown.schema.tables_fleet import (
+    cells,
+    halts,
+    operator_actions,
+    projections,
+    provider_states,
+    reconciliations,
+    sandboxes,
+    ticks,
+)
 from drawdown.schema.tables_ledger import ledger_accounts, ledger_entries, ledger_plans, ledger_rates
 
 __all__ = [
+    "adoptions",
     "assignments",
     "attempts",
     "buckets",
@@ -26,7 +36,9 @@ __all__ = [
     "orgs",
     "pending_usage",
     "projections",
+    "provider_states",
     "pushes",
+    "reconciliations",
     "sample_conflicts",
     "sandboxes",
     "seals",
@@ -187,7 +199,7 @@ assignments = sa.Table(
     sa.CheckConstraint("start_ms % 300000 = 0 AND end_ms % 300000 = 0", name="assignments_on_window"),
     sa.CheckConstraint("end_ms IS NULL OR end_ms > start_ms", name="assignments_not_empty"),
     sa.Index("assignments_by_start", "start_ms"),
-    comment="Which provider bills an organisation, as which customer, from which window on (P4).",
+    comment="Which provider bills an organisation, as which customer ('': not known yet), from which window on (P4).",
 )
 sa.Index("assignments_by_customer", assignments.c.provider, assignments.c.customer_id)
 sa.Index(
@@ -195,8 +207,8 @@ sa.Index(
     assignments.c.provider,
     assignments.c.customer_id,
     unique=True,
-    sqlite_where=sa.text("end_ms IS NULL AND provider NOT IN ('legacy', 'none')"),
-    postgresql_where=sa.text("end_ms IS NULL AND provider NOT IN ('legacy', 'none')"),
+    sqlite_where=sa.text("end_ms IS NULL AND provider NOT IN ('legacy', 'none') AND customer_id <> ''"),
+    postgresql_where=sa.text("end_ms IS NULL AND provider NOT IN ('legacy', 'none') AND customer_id <> ''"),
 )
 
 dirty_windows = sa.Table(
@@ -216,7 +228,9 @@ pending_usage = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("seconds", Big, nullable=False),
     sa.Column("samples", Big, nullable=False),
-    sa.CheckConstraint("reason IN ('unknown_org', 'no_assignment', 'no_mapping')", name="pending_usage_reason"),
+    sa.CheckConstraint(
+        "reason IN ('unknown_org', 'no_assignment', 'no_customer', 'no_mapping')", name="pending_usage_reason"
+    ),
     sa.Index("pending_usage_by_org", "org_id", "window_ms"),
     comment="Used but not sealable yet, with the reason (S6). What mends it makes the window dirty.",
 )
@@ -239,8 +253,11 @@ pushes = sa.Table(
     ms_column("first_attempt_ms", null=True),
     ms_column("settled_ms", null=True),
     sa.Column("last_error", sa.Text, nullable=True),
+    id_column("wire_key", null=True),
+    sa.Column("lookups", sa.Integer, nullable=False, server_default="0"),
     sa.CheckConstraint(
-        "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried')", name="pushes_state"
+        "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",
+        name="pushes_state",
     ),
     # SQLite turns an overflowing product into a float; cut back to an integer it lands outside these bounds (S8).
     sa.CheckConstraint("sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"),
@@ -252,6 +269,13 @@ sa.Index(
     pushes.c.due_at_ms,
     sqlite_where=sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')"),
     postgresql_where=sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')"),
+)
+
+sa.Index(
+    "pushes_by_wire_key",
+    pushes.c.wire_key,
+    sqlite_where=sa.text("wire_key IS NOT NULL"),
+    postgresql_where=sa.text("wire_key IS NOT NULL"),
 )
 
 attempts = sa.Table(
@@ -276,9 +300,20 @@ voids = sa.Table(
     sa.Column("evidence_kind", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     *said_columns(),
-    sa.CheckConstraint("evidence_kind IN ('rejected', 'absent', 'operator')", name="voids_evidence_kind"),
+    sa.CheckConstraint("evidence_kind IN ('rejected', 'absent', 'operator', 'adopted')", name="voids_evidence_kind"),
     sa.CheckConstraint("length(evidence) > 0", name="voids_evidence_given"),
     comment="Statements that a push never reached its provider, with evidence (P5).",
+)
+
+adoptions = sa.Table(
+    "adoptions",
+    metadata,
+    *push_reference(),
+    ms_column("at_ms"),
+    sa.Column("evidence", sa.Text, nullable=False),
+    *said_columns(),
+    sa.CheckConstraint("length(evidence) > 0", name="adoptions_evidence_given"),
+    comment="Pushes that the provider was found to have, at its quantity; the difference makes the rest (R1, R2).",
 )
 
 carries = sa.Table(

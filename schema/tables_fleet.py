@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from drawdown.schema.columns import Serial, id_column, metadata, ms_column, said_columns
+from drawdown.schema.columns import Big, Serial, id_column, metadata, ms_column, said_columns
 
 cells = sa.Table(
     "cells",
@@ -57,6 +57,32 @@ projections = sa.Table(
     sa.Column("reason", sa.Text, nullable=True),
     sa.Index("projections_by_org", "org_id", "projection_id"),
     comment="Each change of the verdict, with the moment its read began (invariant 8).",
+)
+
+provider_states = sa.Table(
+    "provider_states",
+    metadata,
+    id_column("provider", key=True),
+    sa.Column("terms", sa.Text, nullable=True),
+    ms_column("paused_ms", null=True),
+    sa.Column("paused_reason", sa.Text, nullable=True),
+    comment="What a provider last declared of quantities (JSON; seals rest on it), and whether a person paused it.",
+)
+
+reconciliations = sa.Table(
+    "reconciliations",
+    metadata,
+    ms_column("day_ms", key=True),
+    id_column("org_id", key=True),
+    id_column("provider", key=True),
+    id_column("customer_id", key=True),
+    id_column("feature", key=True),
+    sa.Column("ours_qty", Big, nullable=False),
+    sa.Column("theirs_qty", Big, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    ms_column("at_ms"),
+    sa.CheckConstraint("verdict IN ('equal', 'short', 'over', 'shadow')", name="reconciliations_verdict"),
+    comment="What we call accepted beside the provider's own total, by day (UTC): the last comparison of each (R2).",
 )
 
 ticks = sa.Table(

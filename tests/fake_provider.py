@@ -6,13 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drawdown.providers.protocol import (
+    Absent,
     Accepted,
     Capabilities,
     CustomerRead,
     CustomerState,
+    Drawn,
     Duplicate,
+    Found,
+    LookupResult,
+    Notice,
     Outcome,
     PushRequest,
+    ReadFailed,
+    WebhookRefused,
 )
 
 
@@ -22,11 +29,17 @@ class FakeProvider:
 
     capabilities: Capabilities
     name: str = "fake"
+    dormant: str | None = None
     charged: dict[str, PushRequest] = field(default_factory=dict)
     seen: list[PushRequest] = field(default_factory=list)
     answers: dict[str, Outcome] = field(default_factory=dict)
     states: dict[str, CustomerRead] = field(default_factory=dict)
     fails: Exception | None = None
+    lookups: dict[str, LookupResult] = field(default_factory=dict)
+    over: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    """What is charged beyond the keys, by (customer, feature, ts)."""
+    drawn_says: dict[str, dict[str, Drawn]] = field(default_factory=dict)
+    totals_fail: bool = False
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         self.seen += batch
@@ -45,18 +58,31 @@ class FakeProvider:
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         return {name: self.states.get(name, CustomerState(None, None, None)) for name in customer_ids}
 
-    async def lookup(self, request: PushRequest) -> int | None:
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        if request.key in self.lookups:
+            return self.lookups[request.key]
         found = self.charged.get(request.key)
-        return None if found is None else found.quantity
+        return Absent() if found is None else Found(found.quantity)
 
-    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int]:
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int] | ReadFailed:
+        if self.totals_fail:
+            return ReadFailed("503")
         found: dict[str, int] = {}
         for push in self.charged.values():
             if push.customer_id == customer_id and from_ms <= push.ts < to_ms:
                 found[push.feature] = found.get(push.feature, 0) + push.quantity
+        for (customer, feature, ts), quantity in self.over.items():
+            if customer == customer_id and from_ms <= ts < to_ms:
+                found[feature] = found.get(feature, 0) + quantity
         return found
 
-    async def check(self) -> Sequence[str]:
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
+        return self.drawn_says.get(customer_id, {})
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
+        raise WebhookRefused("the fake provider sends none")
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         return []
 
 
@@ -66,6 +92,5 @@ def capabilities(**changes: object) -> Capabilities:
         "batch_size": 10,
         "key_retention_ms": None,
         "duplicate_proves_delivery": True,
-        "lookup": True,
     }
     return Capabilities(**{**simple, **changes})  # type: ignore[arg-type]

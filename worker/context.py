@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from drawdown.providers.protocol import Capabilities
@@ -26,6 +26,8 @@ class Context:
     worker: str
     clock: Clock
     capabilities: Mapping[str, Capabilities]
+    dormant: Collection[str] = ()
+    """Providers whose usage is sealed and waits: they cannot be called yet."""
     shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None
@@ -39,6 +41,10 @@ class Context:
     def out_of_time(self) -> bool:
         """Whether to leave what remains to the next tick."""
         return self.stopping() or (self.deadline_ms is not None and self.clock.now_ms() >= self.deadline_ms)
+
+    def ready(self) -> list[str]:
+        """The providers that can be called."""
+        return sorted(set(self.capabilities) - set(self.dormant))
 
     def new_claim(self) -> str:
         """A name for one claim of this worker, unlike any other claim."""

@@ -13,10 +13,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
+from drawdown.providers.protocol import PushRequest
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import pushes, voids, withdrawals
 from drawdown.schema.units import window_of
 from drawdown.worker.actions import lock_buckets, record
+from drawdown.worker.mirror import give_back
 from drawdown.worker.orgs import Said
 
 _PROVEN = ("rejected", "in_doubt")
@@ -76,13 +78,14 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> With
             reason=said.reason,
         )
     )
-    _make_dirty(connection, sample.org_id, window)
+    make_dirty(connection, sample.org_id, window)
     details = {"org_id": sample.org_id, "window_ms": window, "interval_s": int(sample.interval_s)}
     record(connection, "sample_withdraw", sample_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
     return found
 
 
-def _make_dirty(connection: sa.Connection, org_id: str, window_ms: int) -> None:
+def make_dirty(connection: sa.Connection, org_id: str, window_ms: int) -> None:
+    """Have the difference of a window computed again by the next seal."""
     connection.execute(
         sa.text("INSERT INTO dirty_windows (org_id, window_ms) VALUES (:org, :window) ON CONFLICT DO NOTHING"),
         {"org": org_id, "window": window_ms},
@@ -127,13 +130,20 @@ def void(
         push = find_push(connection, key)
         if push.state not in _PROVEN:
             raise Refused(f"{key} is {push.state}: only a push that is rejected or in doubt can be voided")
-        _void_one(connection, push, said, evidence.strip(), kind)
+        void_one(connection, push, said, evidence.strip(), kind)
     return list(keys)
 
 
-def _void_one(connection: sa.Connection, push: sa.Row[Any], said: Said, evidence: str, kind: str) -> None:
+def void_one(
+    connection: sa.Connection, push: sa.Row[Any], said: Said, evidence: str, kind: str, *, answered: bool = True
+) -> None:
+    """Void one push, under S1's lock. `answered`: insist that no attempt of it may still be on its way; a lookup that
+    waited that out has shown it already."""
     where = {name: getattr(push, name) for name in ("window_ms", "org_id", "feature", "revision")}
-    _require_all_answered(connection, push, where, said.now_ms)
+    if answered:
+        _require_all_answered(connection, push, where, said.now_ms)
+    if push.state == "accepted":
+        give_back(connection, _request(push), said.now_ms)
     connection.execute(
         voids.insert().values(
             **where, at_ms=said.now_ms, evidence_kind=kind, evidence=evidence, actor=said.actor, reason=said.reason
@@ -162,9 +172,31 @@ def _void_one(connection: sa.Connection, push: sa.Row[Any], said: Said, evidence
                 "feature": push.feature,
             },
         )
-    _make_dirty(connection, push.org_id, push.window_ms)
+    make_dirty(connection, push.org_id, push.window_ms)
     details = {"evidence": evidence, "evidence_kind": kind, "was": push.state}
     record(connection, "push_void", push.key, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+
+
+def refuse_late(connection: sa.Connection, push: sa.Row[Any], reason: str, now_ms: int) -> None:
+    """A push the provider had taken is refused by it after all: it is rejected, and what it drew is given back."""
+    if push.state == "accepted":
+        give_back(connection, _request(push), now_ms)
+    connection.execute(
+        sa.text(
+            "UPDATE pushes SET state = 'rejected', settled_ms = :now, last_error = :reason WHERE window_ms = :window_ms "
+            "AND org_id = :org_id AND feature = :feature AND revision = :revision"
+        ),
+        {
+            **{name: getattr(push, name) for name in ("window_ms", "org_id", "feature", "revision")},
+            "now": now_ms,
+            "reason": f"refused later: {reason}"[:300],
+        },
+    )
+
+
+def _request(push: sa.Row[Any]) -> PushRequest:
+    key = push.wire_key or push.key
+    return PushRequest(key, push.customer_id, push.feature, push.sent_qty, push.window_ms, push.attempts)
 
 
 def _require_all_answered(connection: sa.Connection, push: sa.Row[Any], where: dict[str, Any], now_ms: int) -> None:
@@ -222,7 +254,7 @@ def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[st
     for key in keys:
         push = find_push(connection, key)
         if push.state == "rejected":
-            _void_one(connection, push, said, push.last_error or "the provider rejected it", "rejected")
+            void_one(connection, push, said, push.last_error or "the provider rejected it", "rejected")
         elif push.state == "due":
             connection.execute(
                 pushes.update()

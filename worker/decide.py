@@ -10,21 +10,25 @@ from dataclasses import dataclass
 from typing import Final
 
 from drawdown.providers.protocol import (
+    HOUR_MS,
+    Absent,
     Accepted,
+    CannotTell,
     Capabilities,
     Duplicate,
+    Found,
+    LookupResult,
     Outcome,
     Queued,
+    ReadFailed,
     Rejected,
     RetryAt,
     Unknown,
 )
-from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 
-HOUR_MS: Final = 60 * MINUTE_MS
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
 MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
-LOOKUP_LAG_MS: Final = 30 * SECOND_MS
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,21 @@ def safe_retention_ms(capabilities: Capabilities) -> int | None:
     return None if kept is None else kept - min(HOUR_MS, kept // 2)
 
 
-def settle(outcome: Outcome, attempt: int, now_ms: int, capabilities: Capabilities) -> Settlement:
-    """What to write for a push whose `attempt` (1 is the first) had this outcome."""
+def settle(
+    outcome: Outcome, attempt: int, now_ms: int, capabilities: Capabilities, *, sent_before: bool | None = None
+) -> Settlement:
+    """What to write for a push whose `attempt` (1 is the first) had this outcome.
+
+    `sent_before`: whether an earlier attempt may have reached the provider; by default any earlier one may have.
+    """
     match outcome:
         case Accepted():
             return Settlement("accepted", now_ms, "accepted")
         case Duplicate():
-            return _settle_duplicate(attempt, now_ms, capabilities)
+            return _settle_duplicate(attempt > 1 if sent_before is None else sent_before, now_ms, capabilities)
         case Queued(confirm_at_ms):
-            return Settlement("queued", confirm_at_ms, "queued")
+            state = "queued" if capabilities.lookup else "in_doubt"
+            return Settlement(state, confirm_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
         case RetryAt(at_ms, reason):
             return Settlement("due", max(at_ms, now_ms + SECOND_MS), "retry", reason)
         case Rejected(reason):
@@ -66,21 +76,94 @@ def settle(outcome: Outcome, attempt: int, now_ms: int, capabilities: Capabiliti
             return _settle_unknown(reason, attempt, now_ms, capabilities)
 
 
-def _settle_duplicate(attempt: int, now_ms: int, capabilities: Capabilities) -> Settlement:
-    if attempt <= 1:
-        # We never sent this key, and the provider knows it: our history is not all there is (R1).
-        return Settlement(
-            "in_doubt", now_ms, "duplicate", "the provider knows this key, but no earlier attempt is known here"
-        )
-    if capabilities.duplicate_proves_delivery:
+NO_LOOKUP: Final = "the provider queued it, and cannot be asked what became of it"
+
+
+def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities) -> Settlement:
+    if sent_before and capabilities.duplicate_proves_delivery:
         return Settlement("accepted", now_ms, "duplicate")
-    return Settlement("queued", now_ms + LOOKUP_LAG_MS, "duplicate", "claimed, not proven: to be looked up")
+    if sent_before:
+        return Settlement(
+            "queued", _look_up_at(now_ms, capabilities), "duplicate", "claimed, not proven: to be looked up"
+        )
+    # We never sent this key, and the provider knows it: our history is not all there is (R1).
+    lost = "the provider knows this key, but no earlier attempt is known here"
+    return Settlement(
+        "queued" if capabilities.lookup else "in_doubt", _look_up_at(now_ms, capabilities), "duplicate", lost
+    )
 
 
 def _settle_unknown(reason: str, attempt: int, now_ms: int, capabilities: Capabilities) -> Settlement:
     if capabilities.duplicate_proves_delivery or not capabilities.lookup:
         return Settlement("due", now_ms + backoff_ms(attempt), "unknown", reason)
-    return Settlement("queued", now_ms + LOOKUP_LAG_MS, "unknown", reason)
+    return Settlement("queued", _look_up_at(now_ms, capabilities), "unknown", reason)
+
+
+def _look_up_at(now_ms: int, capabilities: Capabilities) -> int:
+    return now_ms + (capabilities.lookup_lag_ms or 0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A push that was looked up, and what is known of its sends."""
+
+    state: str
+    sent_qty: int
+    lookups: int
+    """How often it has been looked up, this time included."""
+    last_sent_ms: int
+    """When the last attempt began that may have arrived; the first attempt's time where none is known."""
+    first_sent_ms: int
+    claimed: bool
+    """Whether the provider said that it has the key: sending again could only say so again."""
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """The provider has it at another quantity: that quantity is taken over, and the difference makes the rest (R1)."""
+
+    quantity: int
+
+
+@dataclass(frozen=True)
+class Void:
+    """Looked up and absent, later than it could still be applied: proven not to have arrived (P5)."""
+
+    evidence: str
+
+
+def after_lookup(
+    found: LookupResult, asked: Asked, now_ms: int, capabilities: Capabilities
+) -> Settlement | Adopt | Void:
+    """What a lookup means. Only what was never in doubt is sent again, and only while its key is remembered."""
+    match found:
+        case Found(quantity) if quantity == asked.sent_qty:
+            return Settlement("accepted", now_ms, "found")
+        case Found(0):
+            return Settlement("rejected", now_ms, "found", "the provider has it on record and charged nothing for it")
+        case Found(quantity):
+            return Adopt(quantity)
+        case Absent():
+            return _after_absent(asked, now_ms, capabilities)
+        case CannotTell(reason):
+            return Settlement("in_doubt", now_ms + DAY_MS, "cannot_tell", reason)
+        case ReadFailed(reason):
+            later = now_ms + backoff_ms(asked.lookups)
+            return Settlement(asked.state, later, "not_read", f"could not be looked up: {reason}")
+
+
+def _after_absent(asked: Asked, now_ms: int, capabilities: Capabilities) -> Settlement | Void:
+    waited = now_ms - asked.last_sent_ms
+    if waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0):
+        return Void(f"looked up and absent {waited // SECOND_MS} s after the last send that may have arrived")
+    if waited < (capabilities.lookup_lag_ms or 0):
+        return Settlement(asked.state, _look_up_at(asked.last_sent_ms, capabilities), "absent", "absent so far")
+    kept = safe_retention_ms(capabilities)
+    remembered = kept is None or now_ms - asked.first_sent_ms < kept
+    if remembered and not asked.claimed and asked.state == "queued":
+        return Settlement("due", now_ms, "absent", "looked up and absent: the same bytes are sent again")
+    again = min(now_ms + backoff_ms(asked.lookups), asked.last_sent_ms + capabilities.applied_within_ms)
+    return Settlement(asked.state, max(again, now_ms + SECOND_MS), "absent", "absent so far; it may still be applied")
 
 
 @dataclass(frozen=True)

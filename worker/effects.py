@@ -28,10 +28,36 @@ class Transaction:
 
 @dataclass(frozen=True)
 class Push:
-    """Send a batch to a provider; the answer is one Outcome each, in order."""
+    """Send pushes to a provider, in as many calls as it takes, none begun at or after `before_ms`; the answer is one
+    Outcome each, in order."""
 
     provider: str
     batch: Sequence[PushRequest]
+    before_ms: int
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """Ask a provider what became of pushes; the answer is one LookupResult each, in order."""
+
+    provider: str
+    requests: Sequence[PushRequest]
+
+
+@dataclass(frozen=True)
+class ReadTotals:
+    """Ask a provider what it charged customers in [from_ms, to_ms); Totals or ReadFailed each, in order."""
+
+    provider: str
+    customers: Sequence[tuple[str, int, int]]
+
+
+@dataclass(frozen=True)
+class ReadDrawn:
+    """Ask a provider what customers' balances say was drawn; by feature, or ReadFailed, each in order."""
+
+    provider: str
+    customer_ids: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -66,5 +92,5 @@ class Together:
     steps: Sequence[Steps[Any]]
 
 
-Effect: TypeAlias = Transaction | Push | ReadCustomers | SendHalts | Together
+Effect: TypeAlias = Transaction | Push | LookUp | ReadCustomers | ReadTotals | ReadDrawn | SendHalts | Together
 Steps: TypeAlias = Generator[Effect, Any, R]

@@ -16,10 +16,10 @@ import structlog
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.tables import orgs, projections
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.calls import in_short
 from drawdown.worker.context import Context
 from drawdown.worker.decide import Overrides, Verdict, verdict
 from drawdown.worker.effects import ReadCustomers, Steps, Transaction
-from drawdown.worker.push import in_short
 from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()
@@ -125,7 +125,8 @@ def _apply(
         cleared = org.projection_due_ms if asked_again else None
         if not isinstance(state, CustomerState):
             done.failed += 1
-            log.warning("customer_not_read", org=org.org_id, reason=state.reason)
+            reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {one.customer_id}"
+            log.warning("customer_not_read", org=org.org_id, reason=reason)
             changes.append(_unchanged(org, due=cleared if asked_again else now + READ_AGAIN_MS))
             continue
         done.read += 1

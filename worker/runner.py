@@ -7,16 +7,30 @@ Database work is synchronous, in a thread, so that no provider's answer waits fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from drawdown.providers.http import Http
 from drawdown.providers.protocol import Provider
+from drawdown.schema.clock import Clock
 from drawdown.schema.database import write
+from drawdown.worker.calls import Calls
 from drawdown.worker.cells import CellClient
-from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Steps, Together, Transaction
+from drawdown.worker.effects import (
+    Effect,
+    LookUp,
+    Push,
+    ReadCustomers,
+    ReadDrawn,
+    ReadTotals,
+    SendHalts,
+    Steps,
+    Together,
+    Transaction,
+)
 
 R = TypeVar("R")
 
@@ -28,14 +42,36 @@ class World:
     engine: sa.Engine
     providers: Mapping[str, Provider]
     cells: CellClient
+    clock: Clock
+    http: Http | None = None
+    """What providers share, closed when the steps have ended."""
 
 
 def run(steps: Steps[R], world: World) -> R:
     """Drive steps to their end."""
-    return asyncio.run(_drive(steps, world))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_whole(steps, world))
 
 
-async def _drive(steps: Steps[R], world: World) -> R:
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one: several times the calls a second."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _whole(steps: Steps[R], world: World) -> R:
+    calls = {name: Calls(provider, world.clock) for name, provider in world.providers.items()}
+    try:
+        return await _drive(steps, world, calls)
+    finally:
+        if world.http is not None:
+            await world.http.close()
+
+
+async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R:
     answer: Any = None
     failure: Exception | None = None
     while True:
@@ -46,20 +82,26 @@ async def _drive(steps: Steps[R], world: World) -> R:
             return result
         answer, failure = None, None
         try:
-            answer = await _do(effect, world)
+            answer = await _do(effect, world, calls)
         except Exception as error:  # handed to the step, which decides
             failure = error
 
 
-async def _do(effect: Effect, world: World) -> Any:
+async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> Any:
     match effect:
         case Transaction(_, work, rollback):
             return await asyncio.to_thread(write, world.engine, work, rollback=rollback)
-        case Push(provider, batch):
-            return await world.providers[provider].push(batch)
+        case Push(provider, batch, before_ms):
+            return await calls[provider].push(batch, before_ms)
+        case LookUp(provider, requests):
+            return await calls[provider].look_up(requests)
         case ReadCustomers(provider, customer_ids):
-            return await world.providers[provider].customers(customer_ids)
+            return await calls[provider].customers(customer_ids)
+        case ReadTotals(provider, customers):
+            return await calls[provider].totals(customers)
+        case ReadDrawn(provider, customer_ids):
+            return await calls[provider].drawn(customer_ids)
         case SendHalts(halts):
             return await world.cells.send(halts)
         case Together(steps):
-            return await asyncio.gather(*(_drive(one, world) for one in steps), return_exceptions=True)
+            return await asyncio.gather(*(_drive(one, world, calls) for one in steps), return_exceptions=True)

@@ -197,13 +197,14 @@ owed AS (
     HAVING SUM(quantity) <> 0
 ),
 billed AS (
-    SELECT w.window_ms, w.org_id, w.feature, w.revision, w.quantity, a.provider, a.customer_id
+    SELECT w.window_ms, w.org_id, w.feature, w.revision, w.quantity, a.provider, a.customer_id,
+        CASE WHEN {{shadow}} THEN 1 ELSE 0 END AS shadow
     FROM owed w
     JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
         AND {_ABOVE_FLOOR}
     LEFT JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms
         AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)
-    WHERE COALESCE(a.provider, 'none') NOT IN ('legacy', 'none') {{below_watermark}}
+    WHERE COALESCE(a.provider, 'none') NOT IN ('legacy', 'none') AND a.customer_id <> '' {{below_watermark}}
 )
 """
 
@@ -217,7 +218,7 @@ INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id,
 SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, sent_qty,
     'usage:' || org_id || ':' || window_ms || ':' || feature
         || CASE WHEN revision > 0 THEN '\\:r' || revision ELSE '' END,
-    :now, :seal_id, CASE WHEN sent_qty = 0 THEN 'carried' ELSE 'due' END, :now
+    :now, :seal_id, CASE WHEN sent_qty = 0 THEN 'carried' WHEN shadow = 1 THEN 'shadow' ELSE 'due' END, :now
 FROM ({sent}) sized
 """
 )
@@ -225,22 +226,25 @@ FROM ({sent}) sized
 SENT_WHOLE: Final = "SELECT billed.*, quantity AS sent_qty FROM billed"
 
 # Rule S10. Running totals of (carry + sealed), cut to whole units; where negatives are not taken, never falling.
+# What is sealed in shadow is never sent, so it leaves nothing over for what is.
 SENT_CARRIED: Final = """
 SELECT r.*, CASE WHEN r.unit IS NULL THEN r.quantity ELSE r.unit * (r.units
-    - COALESCE(LAG(r.units) OVER (PARTITION BY r.org_id, r.provider, r.customer_id, r.feature
+    - COALESCE(LAG(r.units) OVER (PARTITION BY r.org_id, r.provider, r.customer_id, r.feature, r.shadow
         ORDER BY r.window_ms), 0)) END AS sent_qty
 FROM (
     SELECT c.*, CASE WHEN c.negatives = 1 THEN c.floored ELSE
         MAX(CASE WHEN c.floored > 0 THEN c.floored ELSE 0 END)
-            OVER (PARTITION BY c.org_id, c.provider, c.customer_id, c.feature ORDER BY c.window_ms) END AS units
+            OVER (PARTITION BY c.org_id, c.provider, c.customer_id, c.feature, c.shadow
+                ORDER BY c.window_ms) END AS units
     FROM (
         SELECT t.*, (t.total - ((t.total % t.unit) + t.unit) % t.unit) / t.unit AS floored
         FROM (
-            SELECT l.*, p.unit, p.negatives, COALESCE(k.carry_qty, 0) + CAST(SUM(l.quantity)
-                OVER (PARTITION BY l.org_id, l.provider, l.customer_id, l.feature ORDER BY l.window_ms) AS BIGINT)
-                AS total
+            SELECT l.*, CASE WHEN l.shadow = 0 THEN COALESCE(f.unit, p.unit) END AS unit, p.negatives,
+                COALESCE(k.carry_qty, 0) + CAST(SUM(l.quantity) OVER (PARTITION BY l.org_id, l.provider,
+                l.customer_id, l.feature, l.shadow ORDER BY l.window_ms) AS BIGINT) AS total
             FROM billed l
-            LEFT JOIN ({terms}) p ON p.provider = l.provider
+            LEFT JOIN ({terms}) p ON p.provider = l.provider AND p.feature = ''
+            LEFT JOIN ({terms}) f ON f.provider = l.provider AND f.feature = l.feature
             LEFT JOIN carries k ON k.org_id = l.org_id AND k.provider = l.provider
                 AND k.customer_id = l.customer_id AND k.feature = l.feature
         ) t
@@ -272,7 +276,8 @@ PENDING: Final = f"""
 INSERT INTO pending_usage (window_ms, org_id, memory_mb, reason, seconds, samples)
 WITH {_MAPPED}
 SELECT w.window_ms, w.org_id, w.memory_mb,
-    CASE WHEN a.org_id IS NOT NULL THEN 'no_mapping' WHEN o.registered THEN 'no_assignment' ELSE 'unknown_org' END,
+    CASE WHEN m.memory_mb IS NULL AND a.org_id IS NOT NULL THEN 'no_mapping'
+        WHEN a.org_id IS NOT NULL THEN 'no_customer' WHEN o.registered THEN 'no_assignment' ELSE 'unknown_org' END,
     CAST(SUM(w.seconds) AS BIGINT), CAST(SUM(w.samples) AS BIGINT)
 FROM seal_work w
 JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
@@ -280,7 +285,8 @@ JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stoppe
 LEFT JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms
     AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)
 LEFT JOIN mapped m ON m.memory_mb = w.memory_mb AND w.window_ms >= m.start_ms AND w.window_ms < m.end_ms
-WHERE a.org_id IS NULL OR (m.memory_mb IS NULL AND a.provider NOT IN ('legacy', 'none'))
+WHERE a.org_id IS NULL OR (a.provider NOT IN ('legacy', 'none') AND (m.memory_mb IS NULL
+    OR (a.customer_id = '' AND m.feature <> '')))
 GROUP BY 1, 2, 3, 4 HAVING SUM(w.samples) <> 0
 """
 

@@ -84,6 +84,7 @@ class Statements:
             "below_watermark": "",
             "segments": _segments_sql(mapping),
             "sent": _sent_sql(request.providers),
+            "shadow": _shadow_sql(request.providers),
         }
 
     def narrow(self, predicate: str) -> None:
@@ -115,13 +116,25 @@ def _segments_sql(found: Sequence[Segment]) -> str:
 
 def _sent_sql(providers: Mapping[str, Capabilities]) -> str:
     """All of the owed quantity is sent, unless some provider takes only whole units or no negatives (S10)."""
-    carrying = [(name, c.unit, int(c.negatives)) for name, c in providers.items() if c.unit != 1 or not c.negatives]
-    if not carrying:
+    rows = [
+        (name, feature, unit, int(can.negatives))
+        for name, can in providers.items()
+        if can.unit != 1 or can.units or not can.negatives
+        for feature, unit in (("", can.unit), *can.units.items())
+    ]
+    if not rows:
         return sql.SENT_WHOLE
     terms = " UNION ALL ".join(
-        f"SELECT '{name}' AS provider, {unit} AS unit, {negatives} AS negatives" for name, unit, negatives in carrying
+        f"SELECT '{name}' AS provider, '{feature}' AS feature, {unit} AS unit, {negatives} AS negatives"
+        for name, feature, unit, negatives in rows
     )
     return sql.SENT_CARRIED.replace("{terms}", terms)
+
+
+def _shadow_sql(providers: Mapping[str, Capabilities]) -> str:
+    """Which of what is billed is sealed and never sent. Names of providers are made of a-z, 0-9 and _."""
+    later = [(name, can.live_from_ms) for name, can in providers.items() if can.live_from_ms is not None]
+    return " OR ".join(f"(a.provider = '{name}' AND w.window_ms < {live})" for name, live in later) or "1 = 0"
 
 
 def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:

@@ -20,6 +20,7 @@ from drawdown.schema.tables import ticks
 from drawdown.schema.units import DAY_MS, SECOND_MS, WINDOW_MS, horizon
 from drawdown.worker import seal as sealing
 from drawdown.worker.backlog import Backlog, read_backlog
+from drawdown.worker.confirm import Confirmed, confirm
 from drawdown.worker.context import Context
 from drawdown.worker.dispatch import Dispatched, dispatch
 from drawdown.worker.effects import Steps, Together, Transaction
@@ -47,6 +48,9 @@ class Report:
     swept: int = 0
     accepted: int = 0
     not_accepted: int = 0
+    looked_up: int = 0
+    voided: int = 0
+    adopted: int = 0
     projected: int = 0
     halted: int = 0
     resumed: int = 0
@@ -73,7 +77,7 @@ def tick(context: Context) -> Steps[Report]:
     log.info("tick_started", tick=report.tick_id, worker=context.worker, horizon_ms=report.horizon_ms)
     yield from _seal_all(context, report)
     yield from _sweep(context, report)
-    results = yield Together([_lane(context, provider) for provider in sorted(context.capabilities)])
+    results = yield Together([_lane(context, provider) for provider in context.ready()])
     _collect(report, results)
     others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
     _collect(report, others)
@@ -89,24 +93,34 @@ def tick(context: Context) -> Steps[Report]:
     return report
 
 
-def _lane(context: Context, provider: str) -> Steps[tuple[Pushed, Projected, Dispatched]]:
+def _lane(context: Context, provider: str) -> Steps[list[object]]:
     """Halts come last: one that was due may have been lifted by what the provider says now."""
-    pushed = yield from push(context, provider)
+    confirmed = yield from confirm(context, provider)
+    # Two at a time where calls take time: while one writes down what came back, the other keeps the line busy.
+    at_once = 1 if context.capabilities[provider].in_flight == 1 else 2
+    pushed: list[object] = yield Together([push(context, provider) for _ in range(at_once)])
     projected = yield from project(context, provider)
     dispatched = yield from dispatch(context, provider)
-    return pushed, projected, dispatched
+    return [confirmed, *pushed, projected, dispatched]
 
 
 def _collect(report: Report, results: Sequence[object]) -> None:
     for result in results:
         match result:
-            case (Pushed() as pushed, Projected() as projected, Dispatched() as dispatched):
-                report.accepted += pushed.accepted
-                report.not_accepted += pushed.other
-                report.projected += projected.read
-                report.halted += projected.halted
-                report.resumed += projected.resumed
-                _collect(report, [dispatched])
+            case list():
+                _collect(report, result)
+            case Confirmed():
+                report.looked_up += result.asked
+                report.accepted += result.accepted
+                report.voided += result.voided
+                report.adopted += result.adopted
+            case Pushed():
+                report.accepted += result.accepted
+                report.not_accepted += result.other
+            case Projected():
+                report.projected += result.read
+                report.halted += result.halted
+                report.resumed += result.resumed
             case Dispatched():
                 report.halts_acknowledged += result.acknowledged
                 report.halts_failed += result.failed

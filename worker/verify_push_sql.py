@@ -27,7 +27,8 @@ SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
 """
 
 STATE: Final = f"""
-SELECT 'state' AS what, {_PUSH} FROM pushes p WHERE p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
+SELECT 'state' AS what, {_PUSH} FROM pushes p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0))
+    OR (p.state = 'shadow' AND p.attempts > 0)
 """
 
 KEY: Final = f"""
@@ -70,7 +71,7 @@ UNCOMMITTED: Final = f"""
 SELECT 'uncommitted' AS what, w.org_id, e.ts - e.ts % 300000 AS window_ms, e.feature, e.key, e.quantity
 FROM (
     SELECT key FROM (
-        SELECT key, 1 AS entries, 0 AS pushes FROM ledger_entries WHERE kind = 'usage'
+        SELECT key, 1 AS entries, 0 AS pushes FROM ledger_entries WHERE kind = 'usage' AND key NOT LIKE 'mirror:%'
         UNION ALL SELECT key, 0, 1 FROM pushes WHERE provider = 'embedded'
     ) sides GROUP BY key HAVING SUM(entries) > 0 AND SUM(pushes) = 0
 ) q JOIN ledger_entries e ON e.key = q.key
@@ -140,7 +141,8 @@ FROM pushes p LEFT JOIN (
 ) t ON {same("t", "p")}
 WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries
     OR ((t.first_ms < p.sealed_at_ms OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0)
-        OR (p.state IN ('rejected', 'in_doubt') AND t.tries IS NULL)) AND NOT {_PERSON})
+        OR (p.state IN ('rejected', 'in_doubt') AND t.tries IS NULL AND p.last_error NOT LIKE 'not sent:%'))
+        AND NOT {_PERSON} AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE {same("x", "p")}))
 """
 
 # Invariant 6. A first attempt that met a key known already put its push in doubt (rule R1). One whose claim had passed
@@ -149,7 +151,7 @@ RESENT: Final = f"""
 SELECT 'resent' AS what, {_PUSH}, t.finished_ms AS doubt_ms, n.started_ms
 FROM attempts t JOIN attempts n ON {same("n", "t")} AND n.attempt = 2 AND n.started_ms > t.finished_ms
 JOIN pushes p ON {same("p", "t")}
-WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND NOT {_PERSON}
+WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND p.lookups = 0 AND NOT {_PERSON}
 """
 
 NO_EVIDENCE: Final = f"""

@@ -97,14 +97,17 @@ waiting AS (
         SUM(new_seconds) AS new_seconds, SUM(samples) AS samples, SUM(new_samples) AS new_samples,
         SUM(kept_seconds) AS kept_seconds, SUM(kept_samples) AS kept_samples
     FROM (
-        SELECT u.org_id, u.window_ms, u.memory_mb, CASE WHEN a.org_id IS NOT NULL THEN 'no_mapping'
-                WHEN o.registered THEN 'no_assignment' ELSE 'unknown_org' END AS wanted, '' AS kept,
+        SELECT u.org_id, u.window_ms, u.memory_mb, CASE
+                WHEN a.org_id IS NOT NULL AND m.memory_mb IS NULL THEN 'no_mapping'
+                WHEN a.org_id IS NOT NULL THEN 'no_customer' WHEN o.registered THEN 'no_assignment'
+                ELSE 'unknown_org' END AS wanted, '' AS kept,
             u.seconds, u.new_seconds, u.samples, u.new_samples, 0 AS kept_seconds, 0 AS kept_samples
         FROM used u JOIN placed o ON o.org_id = u.org_id AND u.window_ms >= o.floor_ms AND u.window_ms < o.watermark_ms
         LEFT JOIN assignments a ON a.org_id = u.org_id AND a.start_ms <= u.window_ms
             AND (a.end_ms IS NULL OR u.window_ms < a.end_ms)
         LEFT JOIN meaning m ON m.memory_mb = u.memory_mb AND u.window_ms >= m.start_ms AND u.window_ms < m.end_ms
-        WHERE a.org_id IS NULL OR (m.memory_mb IS NULL AND a.provider NOT IN ('legacy', 'none'))
+        WHERE a.org_id IS NULL OR (a.provider NOT IN ('legacy', 'none')
+            AND (m.memory_mb IS NULL OR a.customer_id = ''))
         UNION ALL
         SELECT p.org_id, p.window_ms, p.memory_mb, '', p.reason, 0, 0, 0, 0, p.seconds, p.samples
         FROM pending_usage p LEFT JOIN placed o ON o.org_id = p.org_id
@@ -137,7 +140,8 @@ SELECT 'owed', q.org_id, q.window_ms, q.feature, CASE WHEN q.sealed > q.total TH
 FROM owed q JOIN placed o ON o.org_id = q.org_id AND q.window_ms >= o.floor_ms AND q.window_ms < o.watermark_ms
 WHERE (q.sealed > q.total OR q.sealed < q.total - q.fresh) AND {_CLEAN} AND EXISTS (
     SELECT 1 FROM assignments a WHERE a.org_id = q.org_id AND a.start_ms <= q.window_ms
-        AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.provider NOT IN ('legacy', 'none'))
+        AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.customer_id <> ''
+        AND a.provider NOT IN ('legacy', 'none'))
 UNION ALL
 SELECT 'pending', q.org_id, q.window_ms, '', q.memory_mb, q.seconds, q.samples, q.kept_seconds, q.kept_samples,
     q.wanted, q.kept

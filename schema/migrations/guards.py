@@ -45,3 +45,12 @@ def create(guard: Guard) -> None:
         f"CREATE TRIGGER {guard.name} BEFORE {guard.event} ON {guard.table} FOR EACH ROW {native} "
         f"EXECUTE FUNCTION {guard.name}()"
     )
+
+
+def drop(name: str, table: str) -> None:
+    """Take a guard away, to put a better one in its place."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(f"DROP TRIGGER {name} ON {table}")
+        op.execute(f"DROP FUNCTION {name}()")
+    else:
+        op.execute(f"DROP TRIGGER {name}")

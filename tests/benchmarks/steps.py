@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any, TypeVar
 
 from drawdown.worker import runner
+from drawdown.worker.calls import Calls
 from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Steps, Together, Transaction
 
 R = TypeVar("R")
@@ -43,10 +44,15 @@ def step_of(effect: Effect) -> str:
 def drive(steps: Steps[R], world: runner.World) -> tuple[R, Counter[str]]:
     """Run steps to their end; returns also the seconds that each step of the tick took."""
     spent: Counter[str] = Counter()
-    return asyncio.run(_drive(steps, world, spent)), spent
+    return asyncio.run(_whole(steps, world, spent)), spent
 
 
-async def _drive(steps: Steps[R], world: runner.World, spent: Counter[str]) -> R:
+async def _whole(steps: Steps[R], world: runner.World, spent: Counter[str]) -> R:
+    calls = {name: Calls(provider, world.clock) for name, provider in world.providers.items()}
+    return await _drive(steps, world, calls, spent)
+
+
+async def _drive(steps: Steps[R], world: runner.World, calls: dict[str, Calls], spent: Counter[str]) -> R:
     answer: Any = None
     while True:
         try:
@@ -55,8 +61,8 @@ async def _drive(steps: Steps[R], world: runner.World, spent: Counter[str]) -> R
             result: R = stop.value
             return result
         if isinstance(effect, Together):
-            answer = [await _drive(one, world, spent) for one in effect.steps]
+            answer = [await _drive(one, world, calls, spent) for one in effect.steps]
             continue
         began = time.perf_counter()
-        answer = await runner._do(effect, world)
+        answer = await runner._do(effect, world, calls)
         spent[step_of(effect)] += time.perf_counter() - began  # type: ignore[assignment]

@@ -37,7 +37,7 @@ def billed(provider: FakeProvider) -> int:
 
 
 def do_replay(fleet: Fleet, from_ms: int, to_ms: int, *, dry_run: bool = False, org: str | None = None) -> Replayed:
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
     steps = replay(fleet.context(), None if org is None else [org], from_ms, to_ms, dry_run=dry_run)
     return runner.run(steps, world)
 
@@ -128,11 +128,25 @@ def test_a_push_too_old_for_its_key_is_in_doubt_and_not_sent(engine: sa.Engine) 
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", provider="fake")
     fleet.sample("acme", T0 + 1)
-    provider.answers[KEY] = RetryAt(0, "busy")
+    provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
     fleet.tick(fleet.clock.at_ms + 23 * 3_600_000)
     assert len(provider.seen) == 1
     assert fleet.one("SELECT state FROM pushes") == "in_doubt"
+
+
+def test_a_push_that_was_refused_all_day_is_sent_under_its_key(engine: sa.Engine) -> None:
+    """Proven not to have arrived, so its key cannot have been forgotten there (P2)."""
+    provider = FakeProvider(capabilities(key_retention_ms=DAY_MS))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1)
+    provider.answers[KEY] = RetryAt(0, "busy")
+    fleet.tick_windows(2)
+    fleet.tick(fleet.clock.at_ms + 23 * 3_600_000)
+    provider.answers.clear()
+    assert fleet.tick(fleet.clock.at_ms + 36 * DAY_MS).accepted == 1
+    assert list(provider.charged) == [KEY]
 
 
 def test_one_push_is_explained_from_samples_to_answer(fleet: Fleet) -> None:

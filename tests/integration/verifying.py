@@ -20,32 +20,26 @@ from drawdown.worker.corrections import void, withdraw
 from drawdown.worker.features import map_size
 from drawdown.worker.stops import stop_org
 from drawdown.worker.verify import Verification, verify
+from tests.fake_provider import FakeProvider
 from tests.world import T0, Fleet
 
 NEXT: Final = T0 + WINDOW_MS
 ONE: Final = "compute_1gb"
 
 
-class Minutes:
+class Minutes(FakeProvider):
     """A provider that sells whole minutes and takes nothing back: the rest is carried (S10)."""
 
-    name = "minutes"
-    capabilities = Capabilities(100, None, True, False, negatives=False, unit=60, reads_a_call=100)
+    def __init__(self) -> None:
+        super().__init__(
+            Capabilities(None, True, batch_size=100, negatives=False, unit=60, reads_a_call=100), "minutes"
+        )
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         return [Accepted() for _ in batch]
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerState]:
         return {customer_id: CustomerState(None, None, 5) for customer_id in customer_ids}
-
-    async def lookup(self, request: PushRequest) -> int | None:
-        return None
-
-    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int]:
-        return {}
-
-    async def check(self) -> Sequence[str]:
-        return ()
 
 
 def busy(engine: sa.Engine) -> Fleet:

@@ -25,6 +25,7 @@ CHANCE: Final = {
     "throttled_nonsense": 0.01,
     "read_failed": 0.03,
     "read_raised": 0.02,
+    "lookup_failed": 0.1,
     # cells
     "halt_request_lost": 0.1,
     "halt_answer_lost": 0.1,

@@ -52,8 +52,8 @@ class Patches:
 
 
 def _settles_as(patches: Patches, kind: type, state: str) -> None:
-    def wrong(outcome: Any, attempt: int, now_ms: int, capabilities: Any) -> Settlement:
-        right = settle(outcome, attempt, now_ms, capabilities)
+    def wrong(outcome: Any, attempt: int, now_ms: int, capabilities: Any, **more: Any) -> Settlement:
+        right = settle(outcome, attempt, now_ms, capabilities, **more)
         return replace(right, state=state) if isinstance(outcome, kind) else right
 
     patches.put(push, "settle", wrong)
@@ -183,7 +183,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "assignment of now used for old windows": lambda p: p.text(sql, "SEAL", _BILLER, _OPEN),
     "pending usage never cleared": _pending_never_cleared,
     "carry forgotten by the seal": lambda p: p.text(sql, "CARRY", "HAVING SUM(sealed_qty - sent_qty) <> 0", "HAVING 0"),
-    "carry forgotten by a void": lambda p: p.put(corrections, "_void_one", _void_without_carry(corrections._void_one)),
+    "carry forgotten by a void": lambda p: p.put(corrections, "void_one", _void_without_carry(corrections.void_one)),
     "arrivals of a stopped organisation lost": lambda p: p.text(sql, "STOPPED_IS_DIRTY", "WHERE ", "WHERE 0 AND "),
     "strangers in a bucket behind the pack lost": lambda p: p.text(
         sql, "STRANGERS_BEHIND", "WHERE s.ts", "WHERE 0 AND s.ts"
@@ -201,10 +201,10 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
 
 
 def _void_without_carry(right: Any) -> Any:
-    def wrong(connection: Any, push_row: Any, *rest: Any) -> None:
+    def wrong(connection: Any, push_row: Any, *rest: Any, **more: Any) -> None:
         before = {name: getattr(push_row, name) for name in push_row._fields}
         before["sent_qty"] = before["sealed_qty"]
-        right(connection, type("Row", (), before)(), *rest)
+        right(connection, type("Row", (), before)(), *rest, **more)
 
     return wrong
 

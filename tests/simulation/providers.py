@@ -14,15 +14,22 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import (
+    Absent,
     Accepted,
     Capabilities,
     CustomerRead,
     CustomerState,
+    Drawn,
     Duplicate,
+    Found,
+    LookupResult,
+    Notice,
     Outcome,
     PushRequest,
     Rejected,
+    WebhookRefused,
 )
+from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.effects import HaltRequest
 
 MEMORY: Final = "memory"
@@ -32,13 +39,12 @@ UNIT: Final = 60
 OLDEST_READ: Final = 1_000
 CAPABILITIES: Final = {
     MEMORY: Capabilities(
-        batch_size=3, key_retention_ms=None, duplicate_proves_delivery=True, lookup=True, reads_a_call=3
+        batch_size=3, key_retention_ms=None, duplicate_proves_delivery=True, lookup_lag_ms=0, reads_a_call=3
     ),
     WHOLE: Capabilities(
         batch_size=2,
         key_retention_ms=None,
         duplicate_proves_delivery=True,
-        lookup=False,
         negatives=False,
         unit=UNIT,
         reads_a_call=2,
@@ -57,6 +63,7 @@ class MemoryProvider:
     granted: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     refused_features: set[str] = field(default_factory=set)
     reads: int = 0
+    dormant: str | None = None
 
     def __post_init__(self) -> None:
         self.capabilities: Capabilities = CAPABILITIES[self.name]
@@ -88,9 +95,15 @@ class MemoryProvider:
         spent = sum(one.quantity for one in self.charges.values() if one.customer_id == customer_id)
         return self.granted[customer_id] - spent
 
-    async def lookup(self, request: PushRequest) -> int | None:
+    async def lookup(self, request: PushRequest) -> LookupResult:
         found = self.charges.get(request.key)
-        return None if found is None else found.quantity
+        return Absent() if found is None else Found(found.quantity)
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
+        return {}
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
+        raise WebhookRefused("none are sent")
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int]:
         sums: dict[str, int] = defaultdict(int)
@@ -99,7 +112,7 @@ class MemoryProvider:
                 sums[one.feature] += one.quantity
         return sums
 
-    async def check(self) -> Sequence[str]:
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         return []
 
 
@@ -107,7 +120,7 @@ def billed_in_memory(provider: MemoryProvider) -> Billed:
     """What a memory provider charged."""
     sums: Billed = defaultdict(int)
     for one in provider.charges.values():
-        sums[(one.customer_id, one.feature, one.ts)] += one.quantity
+        sums[(one.customer_id, one.feature, one.ts - one.ts % WINDOW_MS)] += one.quantity
     return {key: quantity for key, quantity in sums.items() if quantity}
 
 
@@ -118,7 +131,7 @@ def billed_in_ledger(connection: sa.Connection) -> Billed:
         sa.text("SELECT from_account, feature, ts, quantity FROM ledger_entries WHERE kind = 'usage'")
     )
     for account, feature, ts, quantity in rows:
-        sums[(account.removeprefix("wallet:"), feature, ts)] += quantity
+        sums[(account.removeprefix("wallet:"), feature, ts - ts % WINDOW_MS)] += quantity
     return {key: quantity for key, quantity in sums.items() if quantity}
 
 

@@ -45,7 +45,8 @@ class Wire:
             return
         key, customer, feature, sent, window, biller, state, revision, org, attempt = rows[0]
         committed = (key, customer, feature, sent, window, biller)
-        asked = (request.key, request.customer_id, request.feature, request.quantity, request.ts, provider)
+        start = request.ts - request.ts % 300_000
+        asked = (request.key, request.customer_id, request.feature, request.quantity, start, provider)
         if committed != asked:
             self._breaches.append(f"5: sent {asked}, committed {committed}")
         if attempt is None or attempt < request.attempt:

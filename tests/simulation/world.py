@@ -24,7 +24,7 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Transaction
+from drawdown.worker.effects import Effect, LookUp, Push, ReadCustomers, SendHalts, Transaction
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle
 from tests.simulation.providers import MEMORY, WHOLE, Cells, MemoryProvider
@@ -157,6 +157,8 @@ class World:
                 return self._transaction(effect)
             case Push(provider, batch):
                 return self._push(provider, batch)
+            case LookUp(provider, requests):
+                return self._look_up(provider, requests)
             case ReadCustomers(provider, customer_ids):
                 return self._read_customers(provider, customer_ids)
             case SendHalts(halts):
@@ -200,6 +202,11 @@ class World:
         if self.faults.strikes("answer_raised"):
             raise OSError("the connection was cut")
         return [Unknown("no answer")] * count if self.faults.strikes("answer_lost") else answers
+
+    def _look_up(self, provider: str, requests: Sequence[PushRequest]) -> Any:
+        if provider in self.down or self.faults.strikes("lookup_failed"):
+            return [ReadFailed("503")] * len(requests)
+        return [run_coroutine(self.providers[provider].lookup(one)) for one in requests]
 
     def _read_customers(self, provider: str, customer_ids: Iterable[str]) -> Any:
         if provider in self.down or self.faults.strikes("read_failed"):

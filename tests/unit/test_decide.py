@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from drawdown.providers.protocol import (
+    HOUR_MS,
+    Absent,
     Accepted,
+    CannotTell,
     Capabilities,
     Duplicate,
+    Found,
+    LookupResult,
     Outcome,
     Queued,
+    ReadFailed,
     Rejected,
     RetryAt,
     Unknown,
 )
 from drawdown.worker.breaker import OPEN_AFTER, OPEN_FOR_MS, Breaker
-from drawdown.worker.decide import HOUR_MS, Overrides, backoff_ms, safe_retention_ms, settle, verdict
+from drawdown.worker.decide import (
+    Adopt,
+    Asked,
+    Overrides,
+    Settlement,
+    Void,
+    after_lookup,
+    backoff_ms,
+    safe_retention_ms,
+    settle,
+    verdict,
+)
 
-NOW = 1_000_000
-LEDGER = Capabilities(batch_size=1, key_retention_ms=None, duplicate_proves_delivery=True, lookup=True)
-CLAIMS = Capabilities(batch_size=1, key_retention_ms=24 * HOUR_MS, duplicate_proves_delivery=False, lookup=True)
-BLIND = Capabilities(batch_size=1, key_retention_ms=24 * HOUR_MS, duplicate_proves_delivery=True, lookup=False)
+NOW = 1_767_225_600_000
+LEDGER = Capabilities(batch_size=1, key_retention_ms=None, duplicate_proves_delivery=True, lookup_lag_ms=30_000)
+CLAIMS = Capabilities(key_retention_ms=24 * HOUR_MS, duplicate_proves_delivery=False, lookup_lag_ms=30_000)
+BLIND = Capabilities(batch_size=1, key_retention_ms=24 * HOUR_MS, duplicate_proves_delivery=True)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +47,9 @@ BLIND = Capabilities(batch_size=1, key_retention_ms=24 * HOUR_MS, duplicate_prov
     [
         (Accepted(), 1, LEDGER, "accepted"),
         (Duplicate(), 2, LEDGER, "accepted"),
-        (Duplicate(), 1, LEDGER, "in_doubt"),  # R1: we never sent it
+        (Duplicate(), 1, LEDGER, "queued"),  # R1: we never sent it, so it is looked up
+        (Duplicate(), 1, BLIND, "in_doubt"),
+        (Queued(NOW + 5), 1, BLIND, "in_doubt"),
         (Duplicate(), 2, CLAIMS, "queued"),  # P3: a claim, not a proof
         (Queued(NOW + 5), 1, CLAIMS, "queued"),
         (RetryAt(NOW + 5, "429"), 1, LEDGER, "due"),
@@ -56,7 +77,7 @@ def test_waiting_times_double_up_to_a_bound() -> None:
 
 def test_a_key_is_trusted_an_hour_less_than_it_is_kept_or_half_of_a_short_time() -> None:
     def kept(ms: int | None) -> int | None:
-        return safe_retention_ms(Capabilities(1, ms, duplicate_proves_delivery=True, lookup=True))
+        return safe_retention_ms(Capabilities(ms, duplicate_proves_delivery=True, lookup_lag_ms=30_000))
 
     assert kept(None) is None
     assert kept(24 * HOUR_MS) == 23 * HOUR_MS
@@ -99,3 +120,41 @@ def test_an_override_of_the_limit_wins_while_it_lasts() -> None:
     overrides = Overrides(max_concurrent=9, until_ms=NOW + 1)
     assert verdict(1, 3, overrides, NOW).max_concurrent == 9
     assert verdict(1, 3, overrides, NOW + 1).max_concurrent == 3
+
+
+ASKED = Asked("queued", sent_qty=60, lookups=1, last_sent_ms=NOW, first_sent_ms=NOW, claimed=False)
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "later_ms", "meaning"),
+    [
+        (Found(60), ASKED, 60_000, "accepted"),
+        (Found(0), ASKED, 60_000, "rejected"),  # on record, and nothing charged
+        (Found(50), ASKED, 60_000, Adopt(50)),
+        (Absent(), ASKED, 29_999, "queued"),  # the lag is not over: absence proves nothing yet
+        (Absent(), ASKED, 30_000, "due"),  # the same bytes again
+        (Absent(), replace(ASKED, claimed=True), 60_000, "queued"),  # sending again could only meet the claim
+        (Absent(), replace(ASKED, state="in_doubt"), 60_000, "in_doubt"),  # in doubt is never sent again
+        (Absent(), replace(ASKED, first_sent_ms=NOW - 23 * HOUR_MS), 60_000, "queued"),  # P2: the key may be forgotten
+        (Absent(), replace(ASKED, claimed=True), HOUR_MS, Void),
+        (Absent(), replace(ASKED, state="in_doubt"), HOUR_MS, Void),
+        (CannotTell("who knows"), ASKED, 60_000, "in_doubt"),
+        (ReadFailed("503"), ASKED, 60_000, "queued"),
+        (ReadFailed("503"), replace(ASKED, state="in_doubt"), 60_000, "in_doubt"),
+    ],
+)
+def test_each_lookup_has_one_meaning(found: LookupResult, asked: Asked, later_ms: int, meaning: object) -> None:
+    end = after_lookup(found, asked, NOW + later_ms, CLAIMS)
+    if isinstance(meaning, str):
+        assert isinstance(end, Settlement) and end.state == meaning
+        assert end.due_at_ms >= NOW + later_ms, "nothing is due in the past"
+    else:
+        assert end == meaning or type(end) is meaning
+
+
+def test_a_push_that_stays_absent_is_asked_about_until_it_can_no_longer_be_applied() -> None:
+    now, asked, count = NOW + 30_000, replace(ASKED, claimed=True), 0
+    while isinstance(end := after_lookup(Absent(), asked, now, CLAIMS), Settlement):
+        assert end.due_at_ms > now
+        now, asked, count = end.due_at_ms, replace(asked, lookups=asked.lookups + 1), count + 1
+    assert isinstance(end, Void) and now == NOW + HOUR_MS and 5 < count < 20

@@ -1,0 +1,55 @@
+"""Wallets of customers whose provider has no hard stop: what they use there is drawn from the embedded ledger too.
+
+Guarantee: drawn once for each push, by its key, in the transaction that accepts it; given back once where the push is
+refused later. A customer without a wallet is never charged here, and never halted for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.ledger import wallet
+from drawdown.providers.protocol import PushRequest
+from drawdown.schema.database import rows_sql
+
+log = structlog.get_logger()
+
+PREFIX: Final = "mirror:"
+
+
+def charge_wallets(connection: sa.Connection, accepted: Sequence[PushRequest], now_ms: int) -> None:
+    """Draw accepted pushes from their customers' wallets, where there are such."""
+    have = _with_wallet(connection, sorted({one.customer_id for one in accepted}))
+    uses = [_usage(one) for one in accepted if one.customer_id in have]
+    for use, charge in zip(uses, wallet.charge(connection, uses, now_ms) if uses else [], strict=True):
+        if charge is wallet.Charge.NO_RATE:
+            log.warning("wallet_not_drawn", feature=use.feature, detail="the feature has no rate in the ledger")
+
+
+def give_back(connection: sa.Connection, refused: PushRequest, now_ms: int) -> None:
+    """Undo what `charge_wallets` drew for a push that the provider does not have after all."""
+    use = _usage(refused)
+    if wallet.read_charge(connection, use.key) is not None:
+        wallet.charge(connection, [replace(use, key=f"{use.key}:back", quantity=-use.quantity)], now_ms)
+
+
+def _usage(one: PushRequest) -> wallet.Usage:
+    return wallet.Usage(f"{PREFIX}{one.key}", one.customer_id, one.feature, one.quantity, one.ts)
+
+
+def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[str]:
+    shape = rows_sql(connection, {"id": "text"})
+    found = connection.execute(
+        sa.text(
+            f"SELECT w.id FROM ({shape}) w JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id "
+            "WHERE a.kind = 'wallet'"
+        ),
+        {"rows": json.dumps([{"id": one} for one in customer_ids])},
+    )
+    return set(found.scalars())
