@@ -18,7 +18,20 @@ import structlog
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.cli import cells, database, demo, features, imports, ledger, metering, orgs, pushes, samples, settings
+from drawdown.cli import (
+    cells,
+    database,
+    demo,
+    features,
+    imports,
+    ledger,
+    metering,
+    orgs,
+    providers,
+    pushes,
+    samples,
+    settings,
+)
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_time
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
@@ -74,6 +87,7 @@ app.add_typer(orgs.app, name="org")
 app.add_typer(features.app, name="feature")
 app.add_typer(samples.app, name="sample")
 app.add_typer(pushes.app, name="push")
+app.add_typer(providers.app, name="provider")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(cells.app, name="cell")
 

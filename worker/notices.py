@@ -39,7 +39,9 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
             values = {"provider": provider, "customer": customer_id, "now": now_ms}
             orgs = list(connection.execute(sa.text(CUSTOMER), values).scalars())
             mark_for_projection(connection, orgs, now_ms)
-            return f"{customer_id}: {'asked again by the next tick' if orgs else 'nobody here is billed as this customer'}"
+            return (
+                f"{customer_id}: {'asked again by the next tick' if orgs else 'nobody here is billed as this customer'}"
+            )
         case PushRefused(key, reason):
             return _refused(connection, provider, key, reason, now_ms)
 

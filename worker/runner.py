@@ -7,7 +7,7 @@ Database work is synchronous, in a thread, so that no provider's answer waits fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,6 +51,20 @@ def run(steps: Steps[R], world: World) -> R:
     """Drive steps to their end."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_whole(steps, world))
+
+
+def ask(question: Callable[[], Coroutine[Any, Any, R]], world: World) -> R:
+    """Ask one thing outside of any step."""
+
+    async def whole() -> R:
+        try:
+            return await question()
+        finally:
+            if world.http is not None:
+                await world.http.close()
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(whole())
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

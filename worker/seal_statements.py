@@ -18,6 +18,7 @@ from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker import seal_plans as plans
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.mapping import Segment, mapping_rows, segments
+from drawdown.worker.provider_states import stored_terms
 from drawdown.worker.shard import NewOrgs, Shard
 
 
@@ -70,6 +71,7 @@ class Statements:
             "seal_id": 0,
         }
         mapping = segments(mapping_rows(connection))
+        providers = {**stored_terms(connection), **request.providers}
         one_window = pack_ms == window_of(pack_ms) and request.horizon_ms == pack_ms + WINDOW_MS
         self.texts = {
             **(plans.FRESH_ONE if one_window else plans.FRESH_MANY),
@@ -83,8 +85,8 @@ class Statements:
             "pending_scope": "",
             "below_watermark": "",
             "segments": _segments_sql(mapping),
-            "sent": _sent_sql(request.providers),
-            "shadow": _shadow_sql(request.providers),
+            "sent": _sent_sql(providers),
+            "shadow": _shadow_sql(providers),
         }
 
     def narrow(self, predicate: str) -> None:

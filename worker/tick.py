@@ -26,6 +26,7 @@ from drawdown.worker.dispatch import Dispatched, dispatch
 from drawdown.worker.effects import Steps, Together, Transaction
 from drawdown.worker.newcomers import meet_strangers_by_arrival
 from drawdown.worker.project import Projected, project
+from drawdown.worker.provider_states import keep_terms
 from drawdown.worker.push import Pushed, push
 from drawdown.worker.seal_statements import Sealed, SealRequest
 from drawdown.worker.shard import Shard
@@ -141,6 +142,7 @@ def _begin(connection: sa.Connection, *, context: Context) -> Report:
     ).scalar_one_or_none()
     if not (context.clock.trusted or context.accept_clock):
         _doubt_the_clock(now, server_now, previous)
+    keep_terms(connection, context.capabilities)
     _bring_providers_up_to_date(connection, now)
     tick_id = connection.execute(
         ticks.insert().values(

@@ -1,0 +1,128 @@
+"""`drawdown provider`: the services that bill, and whether they can be used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+
+from drawdown.cli.options import Actor, Reason
+from drawdown.cli.render import show, table
+from drawdown.cli.state import State
+from drawdown.cli.times import show_time
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker import provider_states
+from drawdown.worker.runner import ask
+
+app = typer.Typer(help="Providers: the services that bill, and whether they can be used.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="PROVIDER", help="The provider's name")]
+
+COUNTS = """
+SELECT a.provider, COUNT(*) AS orgs, SUM(CASE WHEN a.customer_id = '' THEN 1 ELSE 0 END) AS without_customer
+FROM assignments a WHERE a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) GROUP BY a.provider
+"""
+OPEN = """
+SELECT provider, COUNT(*) AS pushes FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected')
+GROUP BY provider
+"""
+FEATURES = "SELECT DISTINCT feature FROM mappings WHERE feature IS NOT NULL ORDER BY 1"
+CUSTOMERS = """
+SELECT customer_id FROM assignments WHERE provider = :provider AND customer_id <> ''
+    AND (end_ms IS NULL OR :now < end_ms) ORDER BY 1 LIMIT :most
+"""
+
+
+@app.command("list")
+def list_(context: typer.Context) -> None:
+    """List providers: ready, dormant, paused or broken; organisations, and what is open."""
+    state: State = context.obj
+    now = state.clock.now_ms()
+    counts = state.read(lambda c: {row.provider: row for row in c.execute(sa.text(COUNTS), {"now": now})})
+    open_: dict[str, int] = state.read(lambda c: dict(c.execute(sa.text(OPEN)).tuples().all()))
+    paused = state.read(provider_states.paused)
+    found = []
+    for name in sorted({*state.registry.providers, *state.registry.broken, *counts, *open_} - EXEMPT_PROVIDERS):
+        stands, why = _stands(state, name, paused)
+        held = counts.get(name)
+        found.append(
+            {
+                "provider": name,
+                "state": stands,
+                "why": why,
+                "orgs": int(held.orgs) if held else 0,
+                "without_customer": int(held.without_customer) if held else 0,
+                "open_pushes": int(open_.get(name, 0)),
+            }
+        )
+    columns = ("provider", "state", "why", "#orgs", "#without customer", "#open pushes")
+    show(state, {"providers": found}, [table("Providers", columns, [tuple(one.values()) for one in found])])
+
+
+def _stands(state: State, name: str, paused: dict[str, tuple[int, str]]) -> tuple[str, str | None]:
+    if name in state.registry.broken:
+        return "broken", state.registry.broken[name]
+    provider = state.registry.providers.get(name)
+    if provider is None:
+        return "missing", "its package is not installed here"
+    if name in paused:
+        since, reason = paused[name]
+        return "paused", f"since {show_time(since)}: {reason}"
+    if provider.dormant is not None:
+        return "dormant", provider.dormant
+    live = provider.capabilities.live_from_ms
+    if live is not None and live > state.clock.now_ms():
+        return "shadow", "usage is sealed and compared, and nothing is sent"
+    return "ready", None
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    name: Name,
+    feature: Annotated[list[str] | None, typer.Option(help="Only these features", show_default="all mapped")] = None,
+    customer: Annotated[
+        list[str] | None, typer.Option(help="Only these customers", show_default="the assigned ones")
+    ] = None,
+    most: Annotated[int, typer.Option(min=0, max=100_000, help="Assigned customers at most")] = 50,
+) -> None:
+    """Prove key, version, features and customers, before anything is billed. Charges nothing."""
+    state: State = context.obj
+    if state.require_provider(name) in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} bills nothing here: there is nothing to check")
+    provider = state.registry.providers[name]
+    wanted = {"provider": name, "now": state.clock.now_ms(), "most": most}
+    features = feature or state.read(lambda c: list(c.execute(sa.text(FEATURES)).scalars()))
+    customers = customer or state.read(lambda c: list(c.execute(sa.text(CUSTOMERS), wanted).scalars()))
+    found = (
+        [provider.dormant]
+        if provider.dormant
+        else list(ask(lambda: provider.check(features, customers), state.world()))
+    )
+    done = {"provider": name, "problems": found, "features": features, "customers": len(customers)}
+    good = f"{name}: well ({len(features)} features, {len(customers)} customers looked at)"
+    show(state, done, [f"{name}: {line}" for line in found] or [good])
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def pause(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Send nothing to a provider until it is resumed. Usage goes on being sealed, and waits."""
+    state: State = context.obj
+    if state.require_provider(name) in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} bills nothing here: there is nothing to pause")
+    said = state.said(actor, reason)
+    state.write(lambda c: provider_states.pause(c, name, said))
+    show(state, {"provider": name, "paused": True}, [f"{name}: paused; `drawdown provider resume {name}` ends it"])
+
+
+@app.command()
+def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Send to a paused provider again: the next tick sends what has waited."""
+    state: State = context.obj
+    said = state.said(actor, reason)
+    since = state.write(lambda c: provider_states.resume(c, name, said))
+    text = f"{name}: resumed; it had been paused since {show_time(since)}"
+    show(state, {"provider": name, "paused": False, "since_ms": since}, [text])
