@@ -1,0 +1,194 @@
+"""What Stripe is set up with: DRAWDOWN_STRIPE_…, read once and judged.
+
+Guarantee: a setting that cannot be meant is refused by its name, never by its value, before anything is sent; a name
+that does not exist is refused too, because a mistyped cut-over would bill what nobody wanted billed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from drawdown.providers.protocol import HOUR_MS, Capabilities
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS, next_window
+
+PREFIX: Final = "DRAWDOWN_STRIPE_"
+DEFAULT_URL: Final = "https://api.stripe.com"
+DEFAULT_VERSION: Final = "2026-08-26.dahlia"
+"""The version whose shapes (stripe-python 15.6) this was written to and is tested with. It is sent with every call, so
+that an upgrade of the account changes nothing here."""
+NAMES: Final = frozenset(
+    {"secret_key", "url", "api_version", "webhook_secrets", "account", "meters", "mode", "cut_over"}
+)
+MAX_DIGITS: Final = 15
+"""Stripe refuses a value of more significant digits."""
+NEVER_MS: Final = next_window(253_402_300_000_000)
+"""The last day of the year 9999: beyond any window, and still a date that can be printed."""
+
+_KEY: Final = re.compile(r"(sk|rk)_[A-Za-z0-9_]+")
+_WEBHOOK_SECRET: Final = re.compile(r"whsec_[\x21-\x2b\x2d-\x7e]+")
+_ACCOUNT: Final = re.compile(r"acct_[A-Za-z0-9]+")
+_VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(\.[a-z]+)?")
+_METER: Final = re.compile(r"([a-z0-9_]+)\s*=\s*([^\s,/=]{1,100})(?:\s*/\s*([0-9]{1,15}))?")
+
+
+@dataclass(frozen=True)
+class MeterName:
+    """Where a feature goes: the `event_name` of its meter, and base units in one whole unit there."""
+
+    event_name: str
+    unit: int = 1
+
+
+@dataclass(frozen=True)
+class StripeSettings:
+    """`live_from_ms`: windows that start before it are never sent. Secrets show in no representation."""
+
+    secret_key: str = field(repr=False)
+    url: str
+    api_version: str
+    webhook_secrets: tuple[str, ...] = field(repr=False)
+    account: str | None
+    meters: Mapping[str, MeterName]
+    live_from_ms: int | None
+
+    def meter_of(self, feature: str) -> MeterName:
+        """A feature that is not listed goes to the meter of its own name, in base units."""
+        return self.meters.get(feature) or MeterName(feature)
+
+    def taken(self, feature: str) -> str | None:
+        """The listed feature whose meter an unlisted one would end up in; None where there is no such mix-up."""
+        if feature in self.meters:
+            return None
+        return next((other for other, meter in self.meters.items() if meter.event_name == feature), None)
+
+    def feature_of(self, event_name: str) -> str | None:
+        """The feature whose usage a meter holds; None where no feature could be meant."""
+        for feature, meter in self.meters.items():
+            if meter.event_name == event_name:
+                return feature
+        return event_name if re.fullmatch(r"[a-z0-9_]+", event_name) and event_name not in self.meters else None
+
+
+def read_settings(given: Mapping[str, str]) -> StripeSettings:
+    """Errors: UsageError naming the setting, and what it should be."""
+    unknown = sorted(set(given) - NAMES)
+    if unknown:
+        known = ", ".join(sorted(NAMES)).upper()
+        raise UsageError(f"{PREFIX}{unknown[0].upper()} is no setting of Stripe; after {PREFIX} there are {known}")
+    return StripeSettings(
+        secret_key=_secret_key(given.get("secret_key", "")),
+        url=_url(given.get("url") or DEFAULT_URL),
+        api_version=_matching(_VERSION, given.get("api_version") or DEFAULT_VERSION, "api_version", DEFAULT_VERSION),
+        webhook_secrets=_webhook_secrets(given.get("webhook_secrets", "")),
+        account=_matching(_ACCOUNT, given["account"], "account", "acct_…") if given.get("account") else None,
+        meters=_meters(given.get("meters", "")),
+        live_from_ms=_live_from(given.get("mode", ""), given.get("cut_over", "")),
+    )
+
+
+def capabilities(settings: StripeSettings) -> Capabilities:
+    """What the worker has to obey."""
+    return Capabilities(
+        batch_size=1,
+        in_flight=64,
+        calls_per_s=950,  # 1,000/s are allowed: the rest is for somebody with a dashboard
+        reads_per_s=20,  # most reading endpoints allow 25/s
+        reads_a_call=1000,  # a read of customers is one of our own database
+        one_at_a_time=True,  # "one concurrent call per customer per meter"
+        key_retention_ms=24 * HOUR_MS,
+        duplicate_proves_delivery=True,
+        max_key_chars=100,
+        negatives=True,
+        unit=1,
+        units={feature: meter.unit for feature, meter in settings.meters.items()},
+        max_quantity=10**MAX_DIGITS - 1,  # base units; where a unit holds several, the sent value is shorter still
+        # 35 days, less an hour: Stripe judges the timestamp when it works the event off, and by its own clock.
+        oldest_ms=35 * DAY_MS - HOUR_MS,
+        live_from_ms=settings.live_from_ms,
+        # Summaries are eventually consistent, without a figure; Stripe's own invoices wait an hour for them.
+        lookup_lag_ms=HOUR_MS,
+        applied_within_ms=24 * HOUR_MS,
+        totals_lag_ms=HOUR_MS,
+        own_customer_ids=True,
+        balance_in_ledger=True,
+    )
+
+
+def _refused(name: str, wanted: str) -> UsageError:
+    return UsageError(f"{PREFIX}{name.upper()} is not {wanted}")
+
+
+def _matching(pattern: re.Pattern[str], text: str, name: str, like: str) -> str:
+    if not pattern.fullmatch(text):
+        raise _refused(name, f"of the form {like}")
+    return text
+
+
+def _secret_key(text: str) -> str:
+    if text.startswith("pk_"):
+        raise _refused("secret_key", "a secret key but a publishable one: take the one that begins with sk_ or rk_")
+    if text and not _KEY.fullmatch(text):
+        raise _refused("secret_key", "a key as Stripe makes them: sk_… or rk_…, without blanks or line ends")
+    return text
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 (a property that raises for a port that is none)
+    except ValueError as error:
+        raise _refused("url", "a URL") from error
+    plain = not (parts.username or parts.password or parts.query or parts.fragment)
+    clean = text.isascii() and text.isprintable() and " " not in text
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain or not clean:
+        raise _refused("url", f"an http(s) URL without user, query or fragment, such as {DEFAULT_URL}")
+    return text.rstrip("/")
+
+
+def _webhook_secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(_WEBHOOK_SECRET.fullmatch(secret) for secret in secrets):
+        raise _refused("webhook_secrets", "a list of whsec_…, separated by commas")
+    return secrets
+
+
+def _meters(text: str) -> dict[str, MeterName]:
+    meters: dict[str, MeterName] = {}
+    for part in (part.strip() for part in text.split(",")):
+        if not part:
+            continue
+        found = _METER.fullmatch(part)
+        unit = int(found.group(3) or 1) if found else 0
+        if found is None or unit < 1:
+            raise _refused("meters", "a list such as compute_4gb=vm_seconds_4gb, compute=gb_seconds/1024")
+        if found.group(1) in meters:
+            raise _refused("meters", f"clear: {found.group(1)} stands in it twice")
+        meters[found.group(1)] = MeterName(found.group(2), unit)
+    if len({meter.event_name for meter in meters.values()}) < len(meters):
+        # Two features in one meter could not be told apart any more: no lookup, no totals.
+        raise _refused("meters", "clear: two features go to one event name")
+    return meters
+
+
+def _live_from(mode: str, cut_over: str) -> int | None:
+    if mode not in ("", "live", "shadow"):
+        raise _refused("mode", "live or shadow")
+    moment = _moment(cut_over) if cut_over else None
+    return NEVER_MS if mode == "shadow" else moment
+
+
+def _moment(text: str) -> int:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise _refused("cut_over", "a time such as 2026-09-01T00:00:00Z") from error
+    if found.tzinfo is None:
+        raise _refused("cut_over", "a time with its zone, such as 2026-09-01T00:00:00Z")
+    # A window that began before the cut-over was somebody else's to bill: the first one of ours starts after it.
+    return next_window(-(-int(found.timestamp() * 1_000_000) // 1000))
