@@ -1,0 +1,712 @@
+"""Stripe as a provider: what each answer means, against an emulator of it and against answers made by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger import wallet
+from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.protocol import (
+    Absent,
+    Accepted,
+    CannotTell,
+    CustomerState,
+    Duplicate,
+    Found,
+    Outcome,
+    Provider,
+    PushRequest,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+    Unknown,
+)
+from drawdown.providers.registry import load
+from drawdown.providers.stripe import StripeProvider, build
+from drawdown.providers.stripe_settings import DEFAULT_VERSION, read_settings
+from drawdown.providers.stripe_wire import idempotency_key, key_of
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import connect, write
+from drawdown.schema.errors import UsageError
+from drawdown.schema.migrate import upgrade
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from tests.contract.stripe_setup import KEY, NOW_MS, SECRET, WINDOW, Stub, World, error, push, said, setup, stubbed
+from tests.emulators.stripe import BILLING_FAULTS
+
+T = TypeVar("T")
+HOUR_MS = 60 * MINUTE_MS
+DUPLICATE = f"An event already exists with identifier {KEY}."
+
+
+def done(work: Awaitable[T]) -> T:
+    async def run() -> T:
+        return await work
+
+    return asyncio.run(run())
+
+
+def one(provider: StripeProvider, request: PushRequest) -> Outcome:
+    (outcome,) = done(provider.push([request]))
+    return outcome
+
+
+def answered(answer: HttpResult, attempt: int = 1) -> Outcome:
+    return one(stubbed(answer)[0], push(attempt=attempt))
+
+
+def retry_after(outcome: Outcome) -> int:
+    assert isinstance(outcome, RetryAt), outcome
+    return outcome.at_ms - NOW_MS
+
+
+# Settings and capabilities.
+
+
+def test_it_is_found_by_its_entry_point_and_dormant_without_a_key() -> None:
+    registry = load({}, FixedClock(NOW_MS), Stub(NotSent("")), sa.create_engine("sqlite://"))
+    stripe = registry.providers["stripe"]
+    assert isinstance(stripe, Provider)
+    assert stripe.dormant == "DRAWDOWN_STRIPE_SECRET_KEY is not set"
+
+
+def test_a_dormant_one_sends_nothing() -> None:
+    provider, stub = stubbed(said(200, {}), secret_key="")
+    assert isinstance(one(provider, push()), RetryAt)
+    assert isinstance(done(provider.lookup(push())), ReadFailed)
+    assert isinstance(done(provider.totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
+    assert "DRAWDOWN_STRIPE_SECRET_KEY" in done(provider.check(["compute"], ["cus_1"]))[0]
+    assert stub.calls == []
+
+
+def test_the_worker_is_told_what_stripe_allows() -> None:
+    can = World().provider.capabilities
+    assert (can.batch_size, can.in_flight, can.calls_per_s, can.reads_per_s) == (1, 64, 950, 20)
+    assert can.one_at_a_time and can.duplicate_proves_delivery and can.negatives
+    assert can.own_customer_ids and can.balance_in_ledger and not can.drawn
+    assert can.key_retention_ms == 24 * HOUR_MS
+    assert can.max_key_chars == 100
+    assert can.max_quantity == 999_999_999_999_999
+    assert can.oldest_ms == 35 * DAY_MS - HOUR_MS
+    assert (can.lookup_lag_ms, can.applied_within_ms, can.totals_lag_ms) == (HOUR_MS, 24 * HOUR_MS, HOUR_MS)
+    assert can.live_from_ms is None
+    assert (can.unit_of("compute"), can.unit_of("compute_4gb")) == (1024, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("secret_key", "pk_live_ABC"),
+        ("secret_key", " sk_live_ABC"),
+        ("secret_key", "sk_live_ABC\n"),
+        ("secret_key", "sk_live_A\x00BC"),
+        ("secret_key", "topsecret"),
+        ("url", "api.stripe.com"),
+        ("url", "ftp://api.stripe.com"),
+        ("url", "https://user:topsecret@api.stripe.com"),
+        ("url", "https://api.stripe.com?x=topsecret"),
+        ("url", "https://api.stripe.com:port"),
+        ("url", "https://api.stripe.com/a b"),
+        ("api_version", "newest"),
+        ("webhook_secrets", "whsec_a topsecret"),
+        ("webhook_secrets", "whsec_a,topsecret"),
+        ("account", "topsecret"),
+        ("meters", "compute"),
+        ("meters", "compute=a/0"),
+        ("meters", "compute=a/1.5"),
+        ("meters", "compute=a/-1"),
+        ("meters", "compute=a b"),
+        ("meters", "Compute=a"),
+        ("meters", "compute=a, compute=b"),
+        ("meters", "compute=a, other=a"),
+        ("mode", "test"),
+        ("cut_over", "2026-09-01T00:00:00"),
+        ("cut_over", "tomorrow"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused_by_name_and_never_shown(name: str, text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        build(setup(Stub(NotSent("")), FixedClock(NOW_MS), **{name: text}))
+    assert f"DRAWDOWN_STRIPE_{name.upper()}" in str(refused.value)
+    assert "topsecret" not in str(refused.value) and "ABC" not in str(refused.value)
+
+
+def test_a_setting_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError, match="DRAWDOWN_STRIPE_CUTOVER is no setting"):
+        read_settings({"cutover": "2026-09-01T00:00:00Z"})
+
+
+def test_secrets_show_in_no_representation() -> None:
+    settings = read_settings({"secret_key": "rk_live_topsecret", "webhook_secrets": "whsec_topsecret, whsec_old"})
+    assert settings.webhook_secrets == ("whsec_topsecret", "whsec_old")
+    assert "topsecret" not in repr(settings)
+
+
+def test_shadow_mode_sends_no_window_ever_and_a_cut_over_none_that_began_before_it() -> None:
+    def live_from(**settings: str) -> int | None:
+        return read_settings(settings).live_from_ms
+
+    cut_over = 1_788_220_800_000
+    assert live_from(mode="live") is None
+    assert live_from(cut_over="2026-09-01T00:00:00Z") == cut_over
+    assert live_from(cut_over="2026-09-01T02:00:00+02:00") == cut_over
+    assert live_from(cut_over="2026-09-01T00:00:00.001Z") == cut_over + WINDOW_MS
+    assert live_from(mode="live", cut_over="2026-08-31T23:55:01Z") == cut_over
+    for shadow in (live_from(mode="shadow"), live_from(mode="shadow", cut_over="2026-09-01T00:00:00Z")):
+        assert shadow is not None and shadow > NOW_MS + 1000 * 365 * DAY_MS and shadow % WINDOW_MS == 0
+
+
+# What is sent.
+
+
+def test_a_push_is_one_meter_event_in_whole_units_and_seconds() -> None:
+    provider, stub = stubbed(NoAnswer("cut"))
+    one(provider, push(-4096, attempt=3))
+    (call,) = stub.calls
+    assert (call.method, call.url) == ("POST", "https://stripe.test/v1/billing/meter_events")
+    assert dict(parse_qsl(call.body.decode())) == {
+        "event_name": "gb_seconds",
+        "payload[stripe_customer_id]": "cus_1",
+        "payload[value]": "-4",
+        "identifier": KEY,
+        "timestamp": str(WINDOW // 1000),
+    }
+    assert call.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert call.headers["Authorization"] == f"Bearer {SECRET}"
+    assert call.headers["Stripe-Version"] == DEFAULT_VERSION
+    assert call.headers["Idempotency-Key"] == f"{KEY}.3"
+    assert SECRET not in repr(call)
+
+
+def test_each_attempt_sends_the_same_bytes_under_a_fresh_idempotency_key() -> None:
+    provider, stub = stubbed(NoAnswer("cut"))
+    for attempt in (1, 2, 3):
+        one(provider, push(attempt=attempt))
+    assert len({call.body for call in stub.calls}) == 1
+    assert len({call.headers["Idempotency-Key"] for call in stub.calls}) == 3
+
+
+@pytest.mark.parametrize("key", [KEY, f"{KEY}:r4", "usage:a%2Eb:0:c", "usage:a.7:0:c", "usage:ü\r\n:0:c", "0a" * 32])
+def test_the_idempotency_key_leads_back_to_the_push(key: str) -> None:
+    sent = idempotency_key(push(key=key, attempt=12))
+    assert sent.isascii() and sent.isprintable() and " " not in sent and len(sent) <= 255
+    assert key_of(sent) == key
+    assert key_of(KEY) == KEY
+
+
+def test_a_key_that_no_header_holds_is_hashed() -> None:
+    sent = idempotency_key(push(key="\U0001f4a3" * 100, attempt=2))
+    assert len(sent) <= 255 and sent.endswith(".2")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantity": 1500},
+        {"quantity": -1},
+        {"quantity": 10**15 * 1024},
+        {"quantity": -(10**15) * 1024},
+        {"feature": "gb_seconds"},
+    ],
+)
+def test_what_stripe_could_not_take_is_rejected_unsent(changes: dict[str, int]) -> None:
+    provider, stub = stubbed(NoAnswer("cut"))
+    outcome = one(provider, push(**changes))
+    assert isinstance(outcome, Rejected) and outcome.reason
+    assert stub.calls == []
+
+
+def test_fifteen_digits_are_taken() -> None:
+    world = World()
+    assert one(world.provider, push((10**15 - 1) * 1024)) == Accepted()
+    assert world.stripe.charged("cus_1", "gb_seconds") == 10**15 - 1
+
+
+def test_a_feature_that_is_not_listed_goes_to_the_meter_of_its_name() -> None:
+    world = World()
+    assert one(world.provider, push(7, feature="compute_4gb", key="k")) == Accepted()
+    assert world.stripe.charged_by() == {("cus_1", "compute_4gb", WINDOW // 1000): 7}
+
+
+# What comes back.
+
+
+def test_a_push_is_charged_once_and_the_second_time_is_a_duplicate() -> None:
+    world = World()
+    assert one(world.provider, push()) == Accepted()
+    assert one(world.provider, push(attempt=2)) == Duplicate()
+    assert world.stripe.charged("cus_1", "gb_seconds", WINDOW // 1000) == 2
+
+
+def test_a_correction_gives_back() -> None:
+    world = World()
+    one(world.provider, push(4096))
+    assert one(world.provider, push(-1024, revision=1)) == Accepted()
+    assert world.stripe.charged("cus_1", "gb_seconds") == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"object": "billing.meter_event", "identifier": "another"},
+        {"object": "billing.meter_event"},
+        {"object": "list", "identifier": KEY},
+        [KEY],
+        b"<html>",
+        b"",
+        b'{"object": "billing.meter_event", "identifier": "' + KEY.encode(),
+        b"[" * 100_000,
+        b'{"x": 1e99999999999999999999, "object": NaN}',
+    ],
+)
+def test_a_success_that_does_not_repeat_the_identifier_proves_nothing(body: object) -> None:
+    assert isinstance(answered(said(200, body)), Unknown)
+
+
+def test_a_duplicate_is_delivered_however_it_is_coded() -> None:
+    assert answered(said(400, error(DUPLICATE))) == Duplicate()
+    assert answered(said(400, error("Seen.", code="duplicate_meter_event"))) == Duplicate()
+
+
+def test_a_duplicate_in_other_words_is_never_a_rejection() -> None:
+    assert isinstance(answered(said(400, error(f"Identifier {KEY} has already been used."))), Unknown)
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_what_stripe_refuses_in_its_own_words_is_rejected(status: int) -> None:
+    outcome = answered(said(status, error("No such customer: 'cus_1'", code="resource_missing"), request_id="req_abc"))
+    assert outcome == Rejected(f"HTTP {status}: resource_missing: No such customer: 'cus_1' (req_abc)")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b"<h1>Bad request</h1>"),
+        (404, b"not found"),
+        (400, error("Keys for idempotent requests ...", "idempotency_error")),
+        (400, error("odd", "api_error")),
+        (402, b""),
+        (302, b""),
+        (204, b""),
+        (500, error("broken", "api_error")),
+        (502, b"<h1>Bad gateway</h1>"),
+        (503, error(DUPLICATE)),
+        (599, b""),
+    ],
+)
+def test_whatever_proves_nothing_is_unknown(status: int, body: object) -> None:
+    assert isinstance(answered(said(status, body)), Unknown)
+    assert isinstance(answered(said(status, body, stripe_should_retry="false", retry_after="9")), Unknown)
+
+
+def test_a_lost_answer_is_unknown_and_a_refused_connection_is_tried_again() -> None:
+    assert isinstance(answered(NoAnswer("timed out")), Unknown)
+    assert retry_after(answered(NotSent("refused"))) >= 1000
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_holds_pushes_back_and_rejects_none(status: int) -> None:
+    outcome = answered(said(status, error(f"Invalid API Key provided: {SECRET}")))
+    assert retry_after(outcome) == 5 * MINUTE_MS
+    assert isinstance(outcome, RetryAt) and SECRET not in outcome.reason and "sk_test" not in outcome.reason
+
+
+def test_text_from_outside_is_short_and_one_line() -> None:
+    outcome = answered(said(400, error("bad\n\x1b[31m" + "x" * 10_000)))
+    assert isinstance(outcome, Rejected)
+    assert len(outcome.reason) < 300 and outcome.reason.isprintable()
+
+
+@pytest.mark.parametrize("status", [409, 429])
+@pytest.mark.parametrize(
+    ("headers", "wait_ms"),
+    [
+        ({"retry_after": "7"}, 7000),
+        ({"retry_after": "1.5"}, 1500),
+        ({"retry_after": "0"}, 1000),
+        ({"retry_after": "999999999999999"}, 15 * MINUTE_MS),
+        ({"retry_after": "7", "stripe_should_retry": "false"}, 7000),
+        ({"stripe_should_retry": "true"}, 1000),
+        ({"stripe_should_retry": "false"}, 15 * MINUTE_MS),
+        ({}, 2000),
+        ({"retry_after": "soon"}, 2000),
+        ({"retry_after": "-5"}, 2000),
+        ({"retry_after": "1e999"}, 2000),
+        ({"retry_after": "nan"}, 2000),
+        ({"retry_after": "9" * 1000}, 2000),
+        ({"retry_after": "Wed, 99 Foo 2026"}, 2000),
+        ({"retry_after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 1000),
+    ],
+)
+def test_not_now_waits_as_it_is_told(status: int, headers: dict[str, str], wait_ms: int) -> None:
+    assert retry_after(answered(said(status, b"Slow down", **headers))) == wait_ms
+
+
+def test_a_date_to_come_back_at_is_kept() -> None:
+    world = World({"throttled": 1.0}, seed=1)
+    waits = {retry_after(one(world.provider, push(attempt=attempt))) for attempt in range(1, 40)}
+    assert {wait for wait in waits if wait <= 20_000 and wait % 1000 == 0}
+    assert world.stripe.charged_by() == {}
+
+
+def test_waits_grow_to_a_quarter_of_an_hour() -> None:
+    waits = [retry_after(answered(said(429, b""), attempt)) for attempt in (1, 2, 3, 10, 1000)]
+    assert waits == [2000, 4000, 8000, 15 * MINUTE_MS, 15 * MINUTE_MS]
+
+
+@pytest.mark.parametrize("code", ["rate_limit", "lock_timeout"])
+def test_not_now_is_known_by_its_code_too(code: str) -> None:
+    assert isinstance(answered(said(400, error("later", code=code))), RetryAt)
+
+
+@pytest.mark.parametrize("kind", ["throttled", "throttled_nonsense", "lock_timeout", "connection_refused"])
+def test_what_was_not_applied_is_charged_once_later(kind: str) -> None:
+    world = World({kind: 1.0})
+    assert isinstance(one(world.provider, push()), RetryAt)
+    world.stripe.faults.rates = {}
+    assert one(world.provider, push(attempt=2)) == Accepted()
+    assert world.stripe.charged("cus_1", "gb_seconds") == 2
+
+
+@pytest.mark.parametrize("kind", ["request_lost", "answer_lost", "error_500_before", "error_500_after", "cached_500"])
+def test_what_is_unknown_is_charged_once_in_the_end(kind: str) -> None:
+    world = World({kind: 1.0})
+    assert isinstance(one(world.provider, push()), Unknown)
+    world.stripe.faults.rates = {}
+    assert one(world.provider, push(attempt=2)) in (Accepted(), Duplicate())
+    assert world.stripe.charged("cus_1", "gb_seconds") == 2
+
+
+def test_a_saved_500_is_not_met_twice() -> None:
+    """Under one Idempotency-Key it would be replayed for a day, and the push never go through."""
+    world = World({"cached_500": 1.0})
+    assert isinstance(one(world.provider, push()), Unknown)
+    world.stripe.faults.rates = {}
+    assert isinstance(one(world.provider, push()), Unknown), "the same attempt number meets the saved answer"
+    assert one(world.provider, push(attempt=2)) == Accepted()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_through_every_fault_each_push_is_charged_exactly_once(seed: int) -> None:
+    kinds = [kind for kind in BILLING_FAULTS if kind not in ("late_rejection", "accepted_then_lost", "reads_lag")]
+    world = World(dict.fromkeys(kinds, 0.07), seed)
+    for number in range(40):
+        for attempt in range(1, 60):
+            request = push(1024 * (number + 1), key=f"k{number}", attempt=attempt, ts=WINDOW + number * 1000)
+            outcome = one(world.provider, request)
+            assert not isinstance(outcome, Rejected), outcome
+            if isinstance(outcome, Accepted | Duplicate):
+                break
+            world.clock.at_ms = outcome.at_ms if isinstance(outcome, RetryAt) else world.clock.at_ms + 60_000
+    assert sorted(world.stripe.charged_by().values()) == list(range(1, 41))
+    assert len(world.stripe.faults.counts) >= 8
+
+
+def test_after_a_day_the_same_identifier_would_be_charged_again() -> None:
+    """Why rule P2 stops sending an hour before that."""
+    world = World()
+    one(world.provider, push())
+    world.clock.at_ms += DAY_MS - 1
+    assert one(world.provider, push(attempt=2)) == Duplicate()
+    world.clock.at_ms += 1
+    assert one(world.provider, push(attempt=3)) == Accepted()
+    assert world.stripe.doubles == [KEY]
+
+
+def test_the_emulator_knows_how_old_and_how_new_an_event_may_be() -> None:
+    world = World()
+    oldest = NOW_MS - 35 * DAY_MS
+    assert one(world.provider, push(ts=oldest, key="a")) == Accepted()
+    assert isinstance(one(world.provider, push(ts=oldest - 1000, key="b")), Rejected)
+    assert one(world.provider, push(ts=NOW_MS + 300_000, key="c")) == Accepted()
+    assert isinstance(one(world.provider, push(ts=NOW_MS + 301_000, key="d")), Rejected)
+
+
+def test_a_meter_that_is_missing_or_archived_rejects() -> None:
+    world = World()
+    assert isinstance(one(world.provider, push(feature="other")), Rejected)
+    next(iter(world.stripe.meters.values())).active = False
+    assert isinstance(one(world.provider, push()), Rejected)
+
+
+# Customers.
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> sa.Engine:
+    made = connect(f"sqlite:///{tmp_path}/ledger.db")
+    upgrade(made)
+    return made
+
+
+def grant(engine: sa.Engine, customer_id: str, amount: int, key: str) -> None:
+    def work(connection: sa.Connection) -> None:
+        wallet.grant(connection, customer_id, amount, key=key, now_ms=NOW_MS, actor="a", reason="r")
+
+    write(engine, work)
+
+
+def plan(engine: sa.Engine, customer_id: str) -> None:
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.text("INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES ('pro', 9)"))
+        wallet.set_plan(connection, customer_id, "pro")
+
+    write(engine, work)
+
+
+def test_a_customer_without_a_wallet_is_never_halted_and_nobody_is_asked(ledger: sa.Engine) -> None:
+    stub = Stub(NotSent("nobody"))
+    provider = build(setup(stub, FixedClock(NOW_MS), ledger))
+    assert done(provider.customers(["cus_1", "cus_2"])) == {
+        "cus_1": CustomerState(None, None, None),
+        "cus_2": CustomerState(None, None, None),
+    }
+    assert stub.calls == []
+
+
+def test_a_wallet_in_the_ledger_is_the_balance(ledger: sa.Engine) -> None:
+    provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), ledger))
+    grant(ledger, "cus_1", 5_000_000, "g1")
+    plan(ledger, "cus_1")
+    assert done(provider.customers(["cus_1"])) == {"cus_1": CustomerState(5_000_000, "pro", 9)}
+
+
+def test_a_wallet_that_was_emptied_is_zero_and_one_that_never_held_anything_is_none(ledger: sa.Engine) -> None:
+    provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), ledger))
+    grant(ledger, "cus_1", 5_000_000, "g1")
+    grant(ledger, "cus_1", -5_000_000, "g2")
+    plan(ledger, "cus_2")
+    states = done(provider.customers(["cus_1", "cus_2"]))
+    assert states == {"cus_1": CustomerState(0, None, None), "cus_2": CustomerState(None, "pro", 9)}
+
+
+# Lookups and totals.
+
+
+@pytest.mark.parametrize("revision", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero_summaries", [False, True])
+def test_a_revision_is_looked_up_by_its_own_minute(revision: int, zero_summaries: bool) -> None:
+    world = World()
+    world.stripe.zero_summaries = zero_summaries
+    for other in set(range(4)) - {revision}:
+        one(world.provider, push(1024 * (other + 1), revision=other))
+    mine = push(5120, revision=revision)
+    assert done(world.provider.lookup(mine)) == Absent()
+    one(world.provider, mine)
+    assert done(world.provider.lookup(mine)) == Found(5120)
+
+
+def test_the_shared_fifth_minute_tells_nothing() -> None:
+    world = World()
+    mine = push(revision=4)
+    assert isinstance(done(world.provider.lookup(mine)), CannotTell)
+    one(world.provider, mine)
+    found = done(world.provider.lookup(mine))
+    assert isinstance(found, CannotTell) and "holds 2 units" in found.reason and "2 were sent" in found.reason
+
+
+def test_another_figure_is_told_with_both() -> None:
+    world = World()
+    one(world.provider, push(3072, key="of somebody else"))
+    found = done(world.provider.lookup(push(2048)))
+    assert isinstance(found, CannotTell) and "3 units" in found.reason and "2 were sent" in found.reason
+
+
+def test_a_lookup_that_lags_says_absent_and_then_found() -> None:
+    world = World({"reads_lag": 1.0})
+    one(world.provider, push())
+    assert done(world.provider.lookup(push())) == Absent()
+    world.clock.at_ms += HOUR_MS
+    assert done(world.provider.lookup(push())) == Found(2048)
+
+
+def test_a_silent_loss_is_found_absent() -> None:
+    world = World({"accepted_then_lost": 1.0})
+    assert one(world.provider, push()) == Accepted()
+    assert done(world.provider.lookup(push())) == Absent()
+
+
+def test_a_missing_meter_or_customer_is_not_taken_for_absent() -> None:
+    world = World()
+    assert isinstance(done(world.provider.lookup(push(feature="other"))), CannotTell)
+    assert isinstance(done(world.provider.lookup(push(customer_id="cus_nobody"))), CannotTell)
+
+
+def test_a_meter_made_again_under_the_same_name_is_counted_with_the_old_one() -> None:
+    world = World()
+    one(world.provider, push())
+    next(iter(world.stripe.meters.values())).active = False
+    world.stripe.add_meter("gb_seconds")
+    assert done(world.provider.lookup(push())) == Found(2048)
+
+
+def test_a_meter_that_does_not_sum_tells_nothing() -> None:
+    world = World()
+    world.stripe.add_meter("counted", formula="count")
+    assert isinstance(done(world.provider.lookup(push(feature="counted"))), CannotTell)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_read_that_fails_is_no_answer(seed: int) -> None:
+    world = World({"reads_fail": 1.0}, seed)
+    assert isinstance(done(world.provider.lookup(push())), ReadFailed)
+    assert isinstance(done(world.provider.totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
+
+
+def summaries(*values: object, more: bool = False) -> Answer:
+    data = [{"id": f"s{number}", "aggregated_value": value} for number, value in enumerate(values)]
+    return said(200, {"object": "list", "data": data, "has_more": more})
+
+
+def meters_then(answer: HttpResult) -> StripeProvider:
+    listed = World().stripe.handle(Call("GET", "/v1/billing/meters", {"authorization": f"Bearer {SECRET}"}), NOW_MS)
+    return stubbed(lambda call: answer if "event_summaries" in call.url else listed)[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said(200, b'{"data": [{"aggregated_value": NaN}]}'),
+        said(200, {"data": [{"aggregated_value": "2"}]}),
+        said(200, {"data": [{"aggregated_value": True}]}),
+        said(200, {"data": [{}]}),
+        said(200, b'{"data": [{"aggregated_value": 1e999999}]}'),
+        said(200, {"data": ["2"]}),
+        said(200, {"data": None}),
+        said(200, {}),
+        said(200, {"data": [], "has_more": True}),
+        summaries(1.0, more=True),
+        said(500, b""),
+        said(401, error("no")),
+        said(429, error("later", code="rate_limit")),
+        said(404, b"<h1>not Stripe's</h1>"),
+        NoAnswer("cut"),
+        NotSent("refused"),
+    ],
+)
+def test_a_figure_that_is_none_is_a_failed_read(answer: HttpResult) -> None:
+    assert isinstance(done(meters_then(answer).lookup(push())), ReadFailed)
+    assert isinstance(done(meters_then(answer).totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
+
+
+def test_figures_are_exact() -> None:
+    large = (10**15 - 1) * 1024
+    provider = meters_then(said(200, b'{"data": [{"aggregated_value": 999999999999999.0}]}'))
+    assert done(provider.lookup(push(large))) == Found(large)
+    assert isinstance(done(meters_then(summaries(2.5)).lookup(push())), CannotTell)
+    assert isinstance(done(meters_then(summaries(2.5)).totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
+
+
+def test_totals_are_base_units_by_feature_of_a_range() -> None:
+    world = World()
+    one(world.provider, push(4096))
+    one(world.provider, push(1024, revision=1))
+    one(world.provider, push(7, feature="compute_4gb", key="b"))
+    one(world.provider, push(1024, customer_id="cus_2", key="c"))
+    one(world.provider, push(1024, key="d", ts=WINDOW + WINDOW_MS))
+    assert done(world.provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {"compute": 5120, "compute_4gb": 7}
+    assert done(world.provider.totals("cus_1", WINDOW, WINDOW + MINUTE_MS)) == {"compute": 4096, "compute_4gb": 7}
+    assert done(world.provider.totals("cus_1", WINDOW - WINDOW_MS, WINDOW)) == {}
+
+
+def test_totals_of_parts_of_minutes_are_not_guessed() -> None:
+    assert isinstance(done(World().provider.totals("cus_1", WINDOW + 1, NOW_MS)), ReadFailed)
+
+
+def test_meters_that_are_not_ours_do_not_spoil_totals() -> None:
+    world = World()
+    world.stripe.add_meter("api_requests", formula="count")
+    world.stripe.add_meter("Some Meter")
+    one(world.provider, push())
+    assert done(world.provider.totals("cus_1", WINDOW, NOW_MS)) == {"compute": 2048}
+
+
+def test_many_meters_are_read_page_by_page_and_remembered() -> None:
+    world = World()
+    for number in range(250):
+        world.stripe.add_meter(f"Other {number}")
+    one(world.provider, push())
+    for _ in range(3):
+        assert done(world.provider.lookup(push())) == Found(2048)
+    assert world.stripe.calls["GET /v1/billing/meters"] == 3
+    world.clock.at_ms += 11 * MINUTE_MS
+    done(world.provider.lookup(push()))
+    assert world.stripe.calls["GET /v1/billing/meters"] == 6
+
+
+def test_there_is_nothing_drawn() -> None:
+    assert done(World().provider.drawn("cus_1")) == {}
+
+
+# The check.
+
+
+def test_all_is_well() -> None:
+    assert done(World(account="acct_emulator").provider.check(["compute", "compute_4gb"], ["cus_1", "cus_2"])) == []
+
+
+def test_the_check_charges_nothing() -> None:
+    world = World()
+    done(world.provider.check(["compute"], ["cus_1"]))
+    assert all(name.startswith("GET ") for name in world.stripe.calls)
+
+
+def test_what_is_wrong_with_meters_and_customers_is_named() -> None:
+    world = World()
+    world.stripe.add_meter("archived", active=False)
+    world.stripe.add_meter("counts", formula="count")
+    world.stripe.add_meter("keys", customer_key="customer", value_key="amount")
+    world.stripe.customers["cus_2"] = True
+    features = ["compute", "gb_seconds", "missing", "archived", "counts", "keys"]
+    lines = done(world.provider.check(features, ["cus_1", "cus_2", "cus_3"]))
+    assert len(lines) == 8
+    for start, words in (
+        ("archived:", "reactivate"),
+        ("counts:", "formula sum"),
+        ("gb_seconds:", "DRAWDOWN_STRIPE_METERS"),
+        ("keys:", "stripe_customer_id"),
+        ("keys:", "under amount; it has to be value"),
+        ("missing:", "create it"),
+        ("cus_2:", "deleted"),
+        ("cus_3:", "no such customer"),
+    ):
+        assert any(line.startswith(start) and words in line for line in lines), (start, lines)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (said(401, error("Invalid API Key provided: sk_test_emulator")), "DRAWDOWN_STRIPE_SECRET_KEY"),
+        (said(403, error("no permissions")), "restricted key needs"),
+        (said(400, error("Invalid Stripe API version")), "DRAWDOWN_STRIPE_API_VERSION"),
+        (said(200, {"data": []}, stripe_version="2020-01-01"), "DRAWDOWN_STRIPE_API_VERSION"),
+        (said(200, b"<html>"), "does not answer as Stripe does"),
+        (said(503, b""), "does not answer as Stripe does"),
+        (NoAnswer("timed out"), "DRAWDOWN_STRIPE_URL"),
+        (NotSent("refused"), "DRAWDOWN_STRIPE_URL"),
+    ],
+)
+def test_a_key_or_address_that_does_not_work_is_all_the_check_says(answer: HttpResult, words: str) -> None:
+    provider, stub = stubbed(answer)
+    (line,) = done(provider.check(["compute"], ["cus_1"]))
+    assert words in line and SECRET not in line
+    assert len(stub.calls) == 1
+
+
+def test_the_key_of_another_account_and_a_plain_connection_are_told() -> None:
+    lines = done(World(account="acct_other", url="http://stripe.test").provider.check([], []))
+    assert len(lines) == 2 and "https" in lines[0] and "acct_emulator" in lines[1]
+
+
+def test_customers_that_could_not_be_read_are_counted() -> None:
+    def answer(call: Call) -> HttpResult:
+        return said(429, b"", request_id="req_1") if "/customers/" in call.url else said(200, {"data": []})
+
+    provider = stubbed(answer, url="http://localhost:1")[0]
+    assert done(provider.check([], ["a", "b", "c"])) == ["3 customers could not be read: HTTP 429"]
