@@ -1,0 +1,94 @@
+"""Webhooks signed the way Svix signs them (the open "standard webhooks" scheme), checked against a given moment.
+
+Guarantee: nothing of a body is believed before its signature, made with one of the secrets over id, time and body, was
+compared in constant time, and its time lies within TOLERANCE_MS of the moment passed in. No clock is read here: the
+library's own `verify` does, so only its signing is used. Source: Svix's documentation and the library standardwebhooks.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from standardwebhooks import Webhook
+
+from drawdown.providers.protocol import WebhookRefused
+from drawdown.schema.units import MINUTE_MS
+
+TOLERANCE_MS: Final = 5 * MINUTE_MS
+VERSION: Final = "v1"
+MAX_SIGNATURES: Final = 20
+"""Signatures of one header that are looked at: one for each secret in use, and room."""
+_SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/_-]{16,}={0,2}")
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
+
+
+def is_secret(text: str) -> bool:
+    """Whether this can be a signing secret: `whsec_` and Base64."""
+    if not _SECRET.fullmatch(text):
+        return False
+    try:
+        Webhook(text)
+    except (ValueError, RuntimeError):
+        return False
+    return True
+
+
+def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_ms: int) -> str:
+    """The body's text, once it is proven genuine and fresh. Header names are in lower case.
+
+    Errors: WebhookRefused, which names what is wrong and holds nothing of secrets or signatures.
+    """
+    message_id, sent, signatures = (_header(headers, part) for part in ("id", "timestamp", "signature"))
+    sent_at = _fresh(sent, now_ms)
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise WebhookRefused("the webhook's body is not UTF-8") from None
+    offered = _offered(signatures)
+    # Every secret and every signature is compared, whatever the first ones said.
+    genuine = [
+        hmac.compare_digest(_expected(secret, message_id, sent_at, text), one) for secret in secrets for one in offered
+    ]
+    if not any(genuine):
+        raise WebhookRefused("the webhook's signature is of none of the secrets that are set")
+    return text
+
+
+def _header(headers: Mapping[str, str], part: str) -> str:
+    """Svix's own name of a header, or the unbranded one that its self-hosted servers may be told to send."""
+    found = headers.get(f"svix-{part}") or headers.get(f"webhook-{part}")
+    if not found:
+        raise WebhookRefused(f"the webhook has no header svix-{part}")
+    return found
+
+
+def _fresh(sent: str, now_ms: int) -> datetime:
+    if not _SECONDS.fullmatch(sent):
+        raise WebhookRefused("the webhook's svix-timestamp is no time in seconds")
+    if abs(now_ms - int(sent) * 1000) > TOLERANCE_MS:
+        # Older ones could be replayed by whoever once saw them; newer ones are kept for such a replay.
+        raise WebhookRefused("the webhook was signed more than 300 s from now: a replay, or a clock that is wrong")
+    return datetime.fromtimestamp(int(sent), UTC)
+
+
+def _offered(header: str) -> list[bytes]:
+    found = []
+    for one in header.split(" ")[:MAX_SIGNATURES]:
+        version, _, encoded = one.partition(",")
+        if version == VERSION:
+            try:
+                found.append(base64.b64decode(encoded, validate=True))
+            except (binascii.Error, ValueError):
+                continue
+    return found
+
+
+def _expected(secret: str, message_id: str, sent_at: datetime, text: str) -> bytes:
+    signature = Webhook(secret).sign(message_id, sent_at, text)
+    return base64.b64decode(signature.removeprefix(f"{VERSION},"))
