@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from drawdown.providers.http import Answer, Call, Http, HttpResult
 from drawdown.providers.protocol import PushRequest, Setup
 from drawdown.providers.stripe import StripeProvider, build
-from drawdown.schema.clock import FixedClock
+from drawdown.schema.clock import Clock, FixedClock
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import Direct, FaultPlan
@@ -29,7 +29,7 @@ SETTINGS = {
 }
 
 
-def setup(http: Http, clock: FixedClock, engine: sa.Engine | None = None, /, **settings: str) -> Setup:
+def setup(http: Http, clock: Clock, engine: sa.Engine | None = None, /, **settings: str) -> Setup:
     """`settings` change those above; an empty one is left out."""
     given = {name: text for name, text in {**SETTINGS, **settings}.items() if text}
     return Setup("stripe", given, clock, http, engine or sa.create_engine("sqlite://"))
