@@ -1,0 +1,195 @@
+"""The emulators over real HTTP: in a test, in a thread, and as the program people start at home."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.schema.clock import FixedClock, SystemClock
+from drawdown.worker.cells import CellClient, CellSettings
+from drawdown.worker.effects import HaltRequest
+from tests.emulators.cell import CellEmulator
+from tests.emulators.serve import serving, serving_in_thread
+from tests.emulators.stripe import StripeEmulator
+from tests.emulators.wire import FaultPlan
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW_MS = 1_790_000_000_000
+
+
+@dataclass
+class Echo:
+    """Keeps what it is sent, answers what it is told."""
+
+    answer: HttpResult = field(default_factory=lambda: Answer(200, {"X-Said": "yes"}, b"\x00\xff"))
+    calls: list[tuple[Call, int]] = field(default_factory=list)
+
+    def handle(self, call: Call, now_ms: int) -> HttpResult:
+        self.calls.append((call, now_ms))
+        return self.answer
+
+
+def test_a_call_arrives_as_it_was_sent_and_the_answer_as_it_was_given() -> None:
+    echo = Echo()
+    with serving_in_thread(echo, FixedClock(NOW_MS)) as url:
+        answer = httpx.put(f"{url}/a%2Fb/c?x=1%20&y=%C3%BC", content=b"\x00body", headers={"X-One": "1"})
+    ((call, now_ms),) = echo.calls
+    assert (answer.status_code, answer.headers["x-said"], answer.content) == (200, "yes", b"\x00\xff")
+    assert (call.method, call.body, now_ms) == ("PUT", b"\x00body", NOW_MS)
+    assert call.url == f"{url}/a%2Fb/c?x=1%20&y=%C3%BC"
+    assert call.headers["x-one"] == "1"
+
+
+@pytest.mark.parametrize("result", [NoAnswer("cut"), NotSent("refused")])
+def test_no_answer_cuts_the_connection_after_the_call_was_read(result: HttpResult) -> None:
+    echo = Echo(result)
+    with serving_in_thread(echo) as url, pytest.raises(httpx.TransportError):
+        httpx.post(url, content=b"x" * 100_000)
+    assert len(echo.calls[0][0].body) == 100_000
+
+
+def test_an_answer_can_be_slow() -> None:
+    with serving_in_thread(Echo(), latency_ms=200) as url:
+        began = time.monotonic()
+        httpx.get(url)
+    assert time.monotonic() - began >= 0.2
+
+
+def test_it_serves_many_at_once_inside_a_loop_and_leaves_nothing_behind() -> None:
+    async def run() -> str:
+        async with serving(Echo(), latency_ms=50) as url, httpx.AsyncClient() as client:
+            answers = await asyncio.gather(*(client.get(url) for _ in range(50)))
+            assert {answer.status_code for answer in answers} == {200}
+        return url
+
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(asyncio.run(run()))
+
+
+# The cell.
+
+
+def halt(cell: CellEmulator, *, secret: str = "cell-secret", now_ms: int | None = None) -> str | None:
+    """Tells a served cell to halt, by the worker's own client: None where it acknowledged."""
+    with serving_in_thread(cell) as url:
+        clock = SystemClock() if now_ms is None else FixedClock(now_ms)
+        client = CellClient(CellSettings(frozenset({url}), secret), clock)
+        (said,) = asyncio.run(client.send([_request(url)]))
+    return said
+
+
+def _request(url: str) -> HaltRequest:
+    return HaltRequest(org_id="org1", cell_id="cell1", url=url, halted_at=NOW_MS)
+
+
+def test_a_cell_obeys_what_the_worker_signs() -> None:
+    cell = CellEmulator()
+    assert halt(cell) is None
+    assert cell.halted == {"org1": NOW_MS} and cell.acknowledged["org1"] == 1
+
+
+def test_a_cell_refuses_another_secret_and_another_time() -> None:
+    cell = CellEmulator()
+    assert halt(cell, secret="wrong") == "the cell answered 401"
+    assert halt(cell, now_ms=SystemClock().now_ms() - 301_000) == "the cell answered 401"
+    assert cell.halted == {} and cell.refused == {401: 2}
+
+
+def test_a_cell_refuses_what_is_no_halt() -> None:
+    cell = CellEmulator()
+    for call, status in (
+        (Call("POST", "http://cell/admin/other"), 404),
+        (Call("GET", "http://cell/admin/halt-org"), 405),
+        (Call("POST", "http://cell/admin/halt-org"), 401),
+        (Call("POST", "http://cell/admin/halt-org", {"X-Timestamp": "٣", "X-Signature": "é"}), 401),
+    ):
+        answer = cell.handle(call, NOW_MS)
+        assert isinstance(answer, Answer) and answer.status == status
+    assert cell.halted == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "acknowledged", "done"),
+    [
+        ("down", False, False),
+        ("slow", False, False),
+        ("broken", False, False),
+        ("answer_lost", False, True),
+        ("lie", True, False),
+    ],
+)
+def test_a_cell_fails_as_it_is_planned(kind: str, acknowledged: bool, done: bool) -> None:
+    cell = CellEmulator(faults=FaultPlan(0, {kind: 1.0}))
+    assert (halt(cell) is None) == acknowledged
+    assert ("org1" in cell.halted) == done
+    assert cell.lies == (["org1"] if kind == "lie" else [])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cell_that_talks_nonsense_has_acknowledged_nothing(seed: int) -> None:
+    assert halt(CellEmulator(faults=FaultPlan(seed, {"nonsense": 1.0}))) is not None
+
+
+# At home.
+
+
+def test_started_at_home_it_prints_what_to_set_and_runs_until_interrupted() -> None:
+    ports = ["--autumn-port", "0", "--stripe-port", "0", "--cell-port", "0"]
+    command = [sys.executable, "-m", "tests.emulators.serve", *ports]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = _lines(process)
+            check_home(lines)
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def _lines(process: subprocess.Popen[str]) -> dict[str, str]:
+    """What it prints, by the names to set, up to the line that says that it runs."""
+    assert process.stdout is not None
+    found: dict[str, str] = {}
+    for line in process.stdout:
+        setting = re.fullmatch(r"export (DRAWDOWN_[A-Z_]+)=(\S+)\n", line)
+        if setting:
+            found[setting.group(1)] = setting.group(2)
+        if "Interrupt to stop" in line:
+            break
+    return found
+
+
+def check_home(lines: Mapping[str, str]) -> None:
+    assert lines["DRAWDOWN_CELL_ORIGINS"].startswith("http://127.0.0.1:") and lines["DRAWDOWN_CELL_SECRET"]
+    assert lines["DRAWDOWN_STRIPE_WEBHOOK_SECRETS"].startswith("whsec_")
+    answer = httpx.post(
+        lines["DRAWDOWN_STRIPE_URL"] + "/v1/billing/meter_events",
+        headers={"Authorization": f"Bearer {lines['DRAWDOWN_STRIPE_SECRET_KEY']}"},
+        data={
+            "event_name": "compute",
+            "payload[stripe_customer_id]": "cus_alice",
+            "payload[value]": "5",
+            "identifier": "try-1",
+        },
+    )
+    assert (answer.status_code, answer.json()["identifier"]) == (200, "try-1")
+
+
+def test_a_port_of_its_own_can_be_chosen() -> None:
+    with serving_in_thread(Echo()) as url:
+        free = int(url.rsplit(":", 1)[1])
+    with serving_in_thread(StripeEmulator(), port=free) as again:
+        assert again == f"http://127.0.0.1:{free}"
+        assert httpx.get(f"{again}/v1/billing/meters").status_code == 401
