@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import Annotated
 
 import sqlalchemy as sa
 import typer
+from rich.table import Table
 
 from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, From, Most, Org, Reason
 from drawdown.cli.render import show, shown, table
 from drawdown.cli.state import State
-from drawdown.cli.times import parse_time, parse_window, show_time
+from drawdown.cli.times import parse_time, parse_window, show_credits, show_time
 from drawdown.schema.errors import UsageError
-from drawdown.worker import orgs, stops
+from drawdown.worker import flips, orgs, stops
+from drawdown.worker.runner import run
+from drawdown.worker.sample_values import is_clean_id
 from drawdown.worker.status import org_status
 
 app = typer.Typer(help="Organisations: who bills them, limits, halts.", no_args_is_help=True)
 
+SCHEDULED = """
+SELECT a.org_id, o.billing_provider, a.provider, a.customer_id, a.start_ms, a.actor, a.reason
+FROM assignments a JOIN orgs o ON o.org_id = a.org_id
+WHERE a.start_ms > :now AND (:provider = '' OR a.provider = :provider) ORDER BY a.start_ms, a.org_id LIMIT :most
+"""
 LIST = """
 SELECT o.org_id, o.billing_provider, o.is_halted, o.halt_reason, o.max_concurrent_sandboxes, o.stopped_reason
 FROM orgs o WHERE (:provider = '' OR o.billing_provider = :provider) AND (:halted = 0 OR o.is_halted)
@@ -31,14 +41,21 @@ def list_(
     provider: Annotated[str, typer.Option(help="Only those this provider bills now")] = "",
     halted: Annotated[bool, typer.Option("--halted", help="Only halted ones")] = False,
     unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those nobody bills")] = False,
+    scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
     most: Most = 100,
 ) -> None:
-    """List organisations."""
+    """List organisations, or the flips that are still to come."""
     state: State = context.obj
+    if scheduled:
+        later = {"now": state.clock.now_ms(), "provider": provider, "most": most}
+        coming = state.read(lambda c: [dict(row._mapping) for row in c.execute(sa.text(SCHEDULED), later)])
+        for_people = [tuple(shown(name, value) for name, value in row.items()) for row in coming]
+        headings = ("org", "billed by", "then by", "as", "from", "who", "why")
+        return show(state, {"scheduled": coming}, [table("Flips to come", headings, for_people)])
     values = {"provider": provider, "halted": int(halted), "unassigned": int(unassigned), "most": most}
     rows = state.read(lambda c: [dict(row._mapping) for row in c.execute(sa.text(LIST), values)])
     columns = ("org", "billed by", "halted", "why", "#at once", "stopped")
-    show(state, {"orgs": rows}, [table("Organisations", columns, [tuple(row.values()) for row in rows])])
+    return show(state, {"orgs": rows}, [table("Organisations", columns, [tuple(row.values()) for row in rows])])
 
 
 @app.command("show")
@@ -69,36 +86,143 @@ def show_org(state: State, found: dict[str, object]) -> None:
 def assign(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")] = None,
-    provider: Annotated[str, typer.Option(help="embedded, or none or legacy (bill nothing here)")] = "embedded",
+    provider: Annotated[
+        str, typer.Option(help="embedded, autumn, stripe, …; or none or legacy (bill nothing here)")
+    ] = "embedded",
     customer: Annotated[
-        str | None, typer.Option(help="The customer there", show_default="the organisation's id")
+        str | None, typer.Option(help="The customer there", show_default="the organisation's id, where that will do")
     ] = None,
     from_: From = None,
     unassigned: Annotated[bool, typer.Option("--unassigned", help="All that nobody bills yet")] = False,
+    file: Annotated[
+        Path | None, typer.Option(help="A CSV file with the columns org_id, customer_id; may be given again")
+    ] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Take back an assignment that has not begun")] = False,
+    allow_halt: Annotated[
+        bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")
+    ] = False,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="Also where the provider cannot say")] = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Have organisations billed by a provider, from the next window boundary on unless --from is given.
 
-    What was used before that is not billed; it stays visible as pending. An organisation's first assignment may reach
-    back with --from, later ones only to windows that are not sealed yet.
+    The provider is asked first: a customer it does not have, or one whose lack of credit would halt a running
+    organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
+    organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
     """
     state: State = context.obj
     state.require_provider(provider)
-    start, said = parse_window(from_, "--from"), state.said(actor, reason)
-    if bool(names) == unassigned:
-        raise UsageError("name the organisations, or give --unassigned")
+    said = state.said(actor, reason)
+    if [bool(names), unassigned, file is not None].count(True) != 1:
+        raise UsageError("name the organisations, or give --unassigned, or --file")
+    if cancel:
+        return _cancel(state, names or [], said, dry_run=dry_run)
+    if customer is not None and (not names or len(names) != 1):
+        raise UsageError("--customer names one customer, so give exactly one organisation")
+    if customer is not None and not is_clean_id(customer):
+        raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
+    wishes = _wishes(state, names, customer, file)
+    terms = flips.Terms(
+        provider, parse_window(from_, "--from"), dry_run, allow_halt, unchecked, each_alone=file is not None
+    )
+    done = run(flips.flip(state.context(), wishes, terms, said), state.world())
+    show(state, {"assigned": done, "provider": provider, "dry_run": dry_run}, _flip_lines(done, terms))
+    if any(one.problem for one in done):
+        raise typer.Exit(1)
+    return None
+
+
+def _wishes(state: State, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
+    if file is not None:
+        return read_flips(file)
+    chosen = list(dict.fromkeys(names)) if names else state.read(orgs.unassigned)
+    return [flips.Wish(org, customer) for org in chosen]
+
+
+def read_flips(file: Path) -> list[flips.Wish]:
+    """Organisations and customers from a CSV file.
+
+    Errors: UsageError naming the line, and nothing is assigned.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines, strict=True)
+            if not rows.fieldnames or "org_id" not in rows.fieldnames:
+                raise UsageError(f"{file}: the first line names the columns: org_id, customer_id")
+            found = [_wish(file, rows.line_num, row) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    seen: dict[str, int] = {}
+    for one in found:
+        assert one.line is not None
+        if one.org_id in seen:
+            raise UsageError(f"{file}, line {one.line}: {one.org_id} stands in line {seen[one.org_id]} already")
+        seen[one.org_id] = one.line
+    return found
+
+
+def _wish(file: Path, line: int, row: dict[str, str | None]) -> flips.Wish:
+    org, customer = (row.get("org_id") or "").strip(), (row.get("customer_id") or "").strip()
+    for name, text in (("org_id", org), ("customer_id", customer or "-")):
+        if not is_clean_id(text):
+            raise UsageError(f"{file}, line {line}: {name} {text!r} is no id")
+    return flips.Wish(org, customer or None, line)
+
+
+def _flip_lines(done: list[flips.Flip], terms: flips.Terms) -> list[str | Table]:
+    moved = [one for one in done if one.start_ms is not None]
+    already = sum(one.already for one in done)
+    title = f"{'Would assign' if terms.dry_run else 'Assigned'} {len(moved):,} to {terms.provider}"
+    if already:
+        title += f"; {already:,} were so already"
+    columns = ("org", "billed by", "customer", "from", "#pending s now billed", "#pending s before")
+    rows = [
+        (
+            one.org_id,
+            one.was,
+            one.customer_id or None,
+            show_time(one.start_ms),
+            one.mended_s,
+            one.before_start_s,
+        )
+        for one in moved[:50]
+    ]
+    lines: list[str | Table] = [table(title, columns, rows)]
+    notes = [(one.org_id, note) for one in moved[:50] if (note := _notes(one))]
+    lines += [f"{org}: {note}" for org, note in notes]
+    problems = [one for one in done if one.problem is not None]
+    return lines + [_problem_line(one) for one in problems[:50]]
+
+
+def _problem_line(one: flips.Flip) -> str:
+    where = "" if one.line is None else f"line {one.line}: "
+    return f"{where}{one.org_id}: {(one.problem or '').removeprefix(f'{one.org_id}: ')}"
+
+
+def _notes(one: flips.Flip) -> str | None:
+    parts = [one.note] if one.note else []
+    if one.open_pushes:
+        held = ", ".join(f"{count:,} {state}" for state, count in one.open_pushes.items())
+        parts.append(f"open with {one.was}, and settled there: {held}")
+    if one.credit_behind_micro:
+        parts.append(f"{show_credits(one.credit_behind_micro)} credits stay behind")
+    if one.credit_there_micro is not None:
+        parts.append(f"{show_credits(one.credit_there_micro)} credits there")
+    return "; ".join(parts) or None
+
+
+def _cancel(state: State, names: list[str], said: orgs.Said, *, dry_run: bool) -> None:
+    if not names:
+        raise UsageError("--cancel: name the organisations")
 
     def work(connection: sa.Connection) -> list[orgs.Assigned]:
-        chosen = orgs.unassigned(connection) if unassigned else list(names or ())
-        return orgs.assign(connection, chosen, provider, said, customer_id=customer, from_ms=start)
+        return [orgs.cancel(connection, org, said) for org in names]
 
-    made = state.write(work, rollback=dry_run)
-    shown = [(a.org_id, a.provider, a.customer_id, show_time(a.start_ms), a.mended_s, a.before_start_s) for a in made]
-    columns = ("org", "provider", "customer", "from", "#pending s now billed", "#pending s before that")
-    title = f"{'Would assign' if dry_run else 'Assigned'} {len(made):,}"
-    show(state, {"assigned": made, "dry_run": dry_run}, [table(title, columns, shown[:50])])
+    done = state.write(work, rollback=dry_run)
+    lines = [f"{one.org_id}: not moved to {one.provider} at {show_time(one.start_ms)}" for one in done]
+    show(state, {"cancelled": done, "dry_run": dry_run}, lines)
 
 
 @app.command()

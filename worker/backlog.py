@@ -71,7 +71,7 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
         projections_due=count(
             "SELECT COUNT(*) FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi AND EXISTS "
             "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL "
-            f"AND a.start_ms <= {int(now_ms)} AND a.provider NOT IN ('legacy', 'none'))"
+            f"AND a.start_ms <= {int(now_ms)} AND a.provider NOT IN ('legacy', 'none') AND a.customer_id <> '')"
         ),
         stopped_orgs=count("SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi"),
         pending_s={reason: int(seconds) for reason, seconds in pending},

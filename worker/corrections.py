@@ -183,8 +183,8 @@ def refuse_late(connection: sa.Connection, push: sa.Row[Any], reason: str, now_m
         give_back(connection, _request(push), now_ms)
     connection.execute(
         sa.text(
-            "UPDATE pushes SET state = 'rejected', settled_ms = :now, last_error = :reason WHERE window_ms = :window_ms "
-            "AND org_id = :org_id AND feature = :feature AND revision = :revision"
+            "UPDATE pushes SET state = 'rejected', settled_ms = :now, last_error = :reason "
+            "WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision"
         ),
         {
             **{name: getattr(push, name) for name in ("window_ms", "org_id", "feature", "revision")},

@@ -60,9 +60,12 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
         ),
         {"lo": request.shard.lo, "hi": request.shard.hi, "provider": new.provider},
     ).scalars()
+    # Where customers have ids of the provider's own, usage waits until one is given.
+    own_ids = new.provider in request.providers and request.providers[new.provider].own_customer_ids
     said = {"actor": "drawdown", "reason": "--new-org-provider", "at_ms": request.now_ms}
     rows = [
-        {"org_id": org, "start_ms": start, "provider": new.provider, "customer_id": org, **said} for org in unassigned
+        {"org_id": org, "start_ms": start, "provider": new.provider, "customer_id": "" if own_ids else org, **said}
+        for org in unassigned
     ]
     if rows:
         connection.execute(assignments.insert(), rows)

@@ -57,11 +57,10 @@ def assign(
     """
     if customer_id is not None and len(org_ids) != 1:
         raise UsageError("--customer names one customer, so give exactly one organisation")
-    start = next_window(said.now_ms) if from_ms is None else from_ms
-    if start % WINDOW_MS:
-        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+    start = start_of(from_ms, said)
     lock_buckets(connection)
-    return [_assign_one(connection, org, provider, customer_id or org, start, said) for org in org_ids]
+    customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
+    return [assign_one(connection, org, provider, customer, start, said) for org, customer in customers]
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
@@ -76,10 +75,24 @@ def unassigned(connection: sa.Connection) -> list[str]:
     return [str(name) for name in seen.scalars()]
 
 
-def _assign_one(
+def start_of(from_ms: int | None, said: Said) -> int:
+    """When an assignment begins: at the next window boundary, unless a time is given.
+
+    Errors: UsageError for a time that is no boundary.
+    """
+    start = next_window(said.now_ms) if from_ms is None else from_ms
+    if start % WINDOW_MS:
+        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+    return start
+
+
+def assign_one(
     connection: sa.Connection, org_id: str, provider: str, customer_id: str, start: int, said: Said
 ) -> Assigned:
+    """Assign one organisation, under S1's lock. Errors: as `assign`."""
     register(connection, org_id)
+    if customer_id and (filled := _fill_customer(connection, org_id, provider, customer_id, said)) is not None:
+        return filled
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
         raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
@@ -123,6 +136,60 @@ def _assign_one(
     return Assigned(org_id, provider, customer_id, start, mended, before)
 
 
+def _fill_customer(
+    connection: sa.Connection, org_id: str, provider: str, customer_id: str, said: Said
+) -> Assigned | None:
+    """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
+    found = connection.execute(
+        sa.text(
+            "SELECT start_ms, end_ms FROM assignments WHERE org_id = :org AND provider = :provider "
+            "AND customer_id = '' AND end_ms IS NULL"
+        ),
+        {"org": org_id, "provider": provider},
+    ).one_or_none()
+    if found is None:
+        return None
+    _check_customer(connection, org_id, provider, customer_id, found.start_ms, found.end_ms)
+    connection.execute(
+        sa.text("UPDATE assignments SET customer_id = :customer WHERE org_id = :org AND start_ms = :start"),
+        {"customer": customer_id, "org": org_id, "start": found.start_ms},
+    )
+    _take_effect(connection, org_id, found.start_ms, said.now_ms)
+    details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
+    record(connection, "org_customer", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    mended, before = _mend(connection, org_id, found.start_ms)
+    return Assigned(org_id, provider, customer_id, found.start_ms, mended, before)
+
+
+def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
+    """Take back an assignment that has not begun; whoever billed before goes on.
+
+    Errors: Refused where the latest one is in force already.
+    """
+    lock_buckets(connection)
+    require_org(connection, org_id)
+    found = connection.execute(
+        sa.text("SELECT * FROM assignments WHERE org_id = :org ORDER BY start_ms DESC LIMIT 2"), {"org": org_id}
+    ).all()
+    if not found or found[0].start_ms <= said.now_ms:
+        raise Refused(f"{org_id} has no assignment that begins later; `drawdown org list --scheduled` shows such")
+    latest = found[0]
+    connection.execute(
+        sa.text("DELETE FROM assignments WHERE org_id = :org AND start_ms = :start"),
+        {"org": org_id, "start": latest.start_ms},
+    )
+    if len(found) == 2:
+        before = found[1]
+        _check_customer(connection, org_id, before.provider, before.customer_id, latest.start_ms, None)
+        connection.execute(
+            sa.text("UPDATE assignments SET end_ms = NULL WHERE org_id = :org AND start_ms = :start"),
+            {"org": org_id, "start": before.start_ms},
+        )
+    details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
+    record(connection, "org_assign_cancel", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, 0, 0)
+
+
 def register(connection: sa.Connection, org_id: str) -> None:
     """Make the organisation known.
 
@@ -146,7 +213,7 @@ def register(connection: sa.Connection, org_id: str) -> None:
 def _check_customer(
     connection: sa.Connection, org_id: str, provider: str, customer_id: str, start: int, end: int | None
 ) -> None:
-    if provider in EXEMPT_PROVIDERS:
+    if provider in EXEMPT_PROVIDERS or not customer_id:
         return
     other = connection.execute(
         sa.text(

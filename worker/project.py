@@ -52,7 +52,7 @@ class Projected:
 DUE = """
 SELECT o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms
 FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
-WHERE o.projection_due_ms <= :now AND a.provider = :provider AND o.bucket BETWEEN :lo AND :hi
+WHERE o.projection_due_ms <= :now AND a.provider = :provider AND a.customer_id <> '' AND o.bucket BETWEEN :lo AND :hi
 ORDER BY o.projection_due_ms LIMIT :most
 """
 

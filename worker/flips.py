@@ -1,0 +1,245 @@
+"""Flip: move organisations to another biller, or give them their first one, after asking what they would meet there.
+
+Guarantee: nothing is assigned that a preflight shows to be wrong (no such customer, a balance that would halt at once),
+unless a person says so; with one problem among organisations named by hand nothing changes, and from a file each line
+stands for itself, so that the same file can be given again until all of it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerRead, CustomerState, NoCustomer, ReadFailed
+from drawdown.schema.errors import DrawdownError, Refused
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.actions import lock_buckets
+from drawdown.worker.context import Context
+from drawdown.worker.effects import ReadCustomers, Steps, Transaction
+from drawdown.worker.orgs import Said, assign_one, start_of
+
+CHUNK: Final = 200
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One organisation to assign. A customer of None stands for the organisation's own id, or for none yet where the
+    provider has ids of its own. `line` is where it stands in a file."""
+
+    org_id: str
+    customer_id: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for all organisations of one command."""
+
+    provider: str
+    from_ms: int | None = None
+    dry_run: bool = False
+    allow_halt: bool = False
+    unchecked: bool = False
+    each_alone: bool = False
+    """A problem stops only its own organisation (a file), not all of them."""
+
+
+@dataclass(frozen=True)
+class Flip:
+    """What moved, or would: `open_pushes` of the old biller stay with it, and so does `credit_behind_micro`."""
+
+    org_id: str
+    customer_id: str
+    was: str | None = None
+    open_pushes: Mapping[str, int] = field(default_factory=dict)
+    credit_behind_micro: int | None = None
+    credit_there_micro: int | None = None
+    start_ms: int | None = None
+    mended_s: int = 0
+    before_start_s: int = 0
+    already: bool = False
+    problem: str | None = None
+    note: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """How one organisation stands before the flip."""
+
+    wish: Wish
+    customer_id: str
+    provider: str | None
+    customer_before: str | None
+    is_halted: bool
+    already: bool
+    open_pushes: Mapping[str, int]
+
+
+def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
+    """Assign organisations, a chunk at a time; each chunk is one transaction.
+
+    Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand.
+    """
+    done: list[Flip] = []
+    size = CHUNK if terms.each_alone else max(len(wishes), 1)
+    for at in range(0, len(wishes), size):
+        done += yield from _chunk(context, wishes[at : at + size], terms, said)
+    return done
+
+
+def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
+    own_ids = terms.provider in context.capabilities and context.capabilities[terms.provider].own_customer_ids
+    standing: list[_Standing] = yield Transaction(
+        "flip_standing", partial(_standing, wishes=wishes, provider=terms.provider, own_ids=own_ids), rollback=True
+    )
+    there = yield from _read(context, {terms.provider: [one.customer_id for one in standing if not one.already]})
+    behind: Mapping[tuple[str, str], CustomerRead] = {}
+    if terms.dry_run:
+        behind = yield from _read(context, _old_customers(standing))
+    planned = [_judge(one, terms, there, behind, context) for one in standing]
+    problems = [one for one in planned if one.problem is not None]
+    if problems and not terms.each_alone and not terms.dry_run:
+        raise Refused("; ".join(f"{one.org_id}: {one.problem}" for one in problems[:5]))
+    made: list[Flip] = yield Transaction(
+        "assign", partial(_assign, planned=planned, terms=terms, said=said), rollback=terms.dry_run
+    )
+    return made
+
+
+def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], provider: str, own_ids: bool) -> list[_Standing]:
+    found = []
+    for wish in wishes:
+        customer = wish.customer_id if wish.customer_id is not None else "" if own_ids else wish.org_id
+        latest = connection.execute(
+            sa.text(
+                "SELECT a.provider, a.customer_id, o.is_halted FROM assignments a JOIN orgs o ON o.org_id = a.org_id "
+                "WHERE a.org_id = :org ORDER BY a.start_ms DESC LIMIT 1"
+            ),
+            {"org": wish.org_id},
+        ).one_or_none()
+        same = latest is not None and (latest.provider, latest.customer_id) == (provider, customer)
+        found.append(
+            _Standing(
+                wish,
+                customer,
+                None if latest is None else latest.provider,
+                None if latest is None else latest.customer_id,
+                latest is not None and bool(latest.is_halted),
+                same,
+                {} if latest is None or same else _open(connection, wish.org_id),
+            )
+        )
+    return found
+
+
+def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
+    rows = connection.execute(
+        sa.text(
+            "SELECT state, COUNT(*) FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') "
+            "AND org_id = :org GROUP BY state"
+        ),
+        {"org": org_id},
+    )
+    return {state: int(count) for state, count in rows.tuples()}
+
+
+def _old_customers(standing: Sequence[_Standing]) -> dict[str, list[str]]:
+    old: dict[str, list[str]] = {}
+    for one in standing:
+        if one.provider is not None and one.customer_before and not one.already:
+            old.setdefault(one.provider, []).append(one.customer_before)
+    return old
+
+
+def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mapping[tuple[str, str], CustomerRead]]:
+    """The state of customers at each provider that can be asked; those it cannot ask are left out."""
+    found: dict[tuple[str, str], CustomerRead] = {}
+    for provider, customers in wanted.items():
+        named = [one for one in dict.fromkeys(customers) if one]
+        if provider not in context.ready() or not named:
+            continue
+        try:
+            states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, named)
+        except Exception as error:
+            states = {one: ReadFailed(type(error).__name__) for one in named}
+        found.update({(provider, one): states.get(one, ReadFailed("no answer")) for one in named})
+    return found
+
+
+def _judge(
+    one: _Standing,
+    terms: Terms,
+    there: Mapping[tuple[str, str], CustomerRead],
+    behind: Mapping[tuple[str, str], CustomerRead],
+    context: Context,
+) -> Flip:
+    state = there.get((terms.provider, one.customer_id))
+    left = behind.get((one.provider or "", one.customer_before or ""))
+    problem, note = _problem(one, terms, state, context)
+    return Flip(
+        org_id=one.wish.org_id,
+        customer_id=one.customer_id,
+        was=one.provider,
+        open_pushes=one.open_pushes,
+        credit_behind_micro=left.balance_micro if isinstance(left, CustomerState) else None,
+        credit_there_micro=state.balance_micro if isinstance(state, CustomerState) else None,
+        already=one.already,
+        problem=None if one.already else problem,
+        note=note,
+        line=one.wish.line,
+    )
+
+
+def _problem(
+    one: _Standing, terms: Terms, state: CustomerRead | None, context: Context
+) -> tuple[str | None, str | None]:
+    """What speaks against it, and what is worth knowing."""
+    if terms.provider in EXEMPT_PROVIDERS:
+        return None, "its usage is billed by nobody here from then on"
+    if one.customer_id == "":
+        return None, f"it has no customer at {terms.provider} yet: its usage waits until one is given"
+    match state:
+        case None:
+            return None, f"{terms.provider} was not asked: it cannot be called yet"
+        case NoCustomer() if not terms.unchecked:
+            return f"{terms.provider} has no customer {one.customer_id}: make it there first, or give --customer", None
+        case ReadFailed(reason) if not terms.unchecked:
+            return (
+                f"{terms.provider} did not say how {one.customer_id} stands ({reason}): try again, or --unchecked",
+                None,
+            )
+        case CustomerState(balance) if balance is not None and balance <= 0 and _would_newly_halt(one, terms):
+            if not terms.allow_halt:
+                text = f"{one.customer_id} has no credit at {terms.provider}, so the flip would halt it at once"
+                return f"{text}: give credit there first, or --allow-halt", None
+            return None, "it is halted once the flip is in force: no credit there"
+    return None, None
+
+
+def _would_newly_halt(one: _Standing, terms: Terms) -> bool:
+    """Whether it runs now, under another biller."""
+    return one.provider is not None and one.provider != terms.provider and not one.is_halted
+
+
+def _assign(connection: sa.Connection, *, planned: Sequence[Flip], terms: Terms, said: Said) -> list[Flip]:
+    start = start_of(terms.from_ms, said)
+    lock_buckets(connection)
+    return [one if one.already or one.problem else _assign_one(connection, one, terms, start, said) for one in planned]
+
+
+def _assign_one(connection: sa.Connection, one: Flip, terms: Terms, start: int, said: Said) -> Flip:
+    fields = {name: getattr(one, name) for name in Flip.__dataclass_fields__}
+    try:
+        with connection.begin_nested():
+            made = assign_one(connection, one.org_id, terms.provider, one.customer_id, start, said)
+    except DrawdownError as error:
+        if not (terms.each_alone or terms.dry_run):
+            raise
+        return Flip(**{**fields, "problem": str(error)})
+    found = {"start_ms": made.start_ms, "mended_s": made.mended_s, "before_start_s": made.before_start_s}
+    return Flip(**{**fields, **found})
