@@ -145,23 +145,23 @@ def _judged(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
 
 
 def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str]) -> Mapping[str, CustomerState]:
-    """The wallets there are. `read_wallets` gives an empty one for anybody, and a plan alone opens an account: only
-    where something was ever entered does a balance of zero mean that it is spent."""
-    opened = connection.execute(
+    """The accounts that the ledger holds. `read_wallets` gives an empty one for anybody, and a plan alone opens an
+    account: only a customer who was once granted credit is prepaid, and has a balance that can be spent."""
+    known = connection.execute(
         sa.text(
-            f"WITH wanted AS ({rows_sql(connection, {'id': 'text'})}) SELECT w.id, a.balance_micro <> 0 "
-            "OR EXISTS (SELECT 1 FROM ledger_entries e WHERE e.from_account = a.account_id) "
-            "OR EXISTS (SELECT 1 FROM ledger_entries e WHERE e.from_account = :source AND e.to_account = a.account_id) "
-            "FROM wanted w JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id"
+            f"WITH wanted AS ({rows_sql(connection, {'id': 'text'})}), "
+            "granted AS (SELECT DISTINCT to_account FROM ledger_entries WHERE from_account = :source) "
+            "SELECT w.id, g.to_account IS NOT NULL FROM wanted w "
+            "JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id "
+            "LEFT JOIN granted g ON g.to_account = a.account_id"
         ),
         {"rows": json.dumps([{"id": customer_id} for customer_id in customer_ids]), "source": wallet.SOURCE},
     )
-    entered = {str(customer_id): bool(used) for customer_id, used in opened}
+    prepaid = {str(customer_id): bool(granted) for customer_id, granted in known}
+    wallets = wallet.read_wallets(connection, list(prepaid))
     return {
-        customer_id: CustomerState(
-            found.balance_micro if entered[customer_id] else None, found.plan, found.max_concurrent
-        )
-        for customer_id, found in wallet.read_wallets(connection, list(entered)).items()
+        customer_id: CustomerState(one.balance_micro if prepaid[customer_id] else None, one.plan, one.max_concurrent)
+        for customer_id, one in wallets.items()
     }
 
 

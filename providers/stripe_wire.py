@@ -170,7 +170,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if result.status in (401, 403):
         # Nothing was applied; once the key is mended the same push goes through.
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}")
-    if result.status in (409, 429):
+    if result.status == 429:  # comes before anything is done, whoever says it
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result))
     if 400 <= result.status < 500:
         return _refused(result, push, now_ms)
@@ -187,10 +187,11 @@ def _taken(answer: Answer, push: PushRequest) -> Outcome:
 def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     """A 4xx. Only one in Stripe's own words proves that nothing was applied: anything in between may answer a 400."""
     error = error_of(answer)
-    if error is None or error.type == "idempotency_error":
-        # Another request, of other parameters, was sent with our Idempotency-Key: it proves nothing about this one.
+    if error is None or error.type == "idempotency_error" or error.code == "idempotency_key_in_use":
+        # Another request came with our Idempotency-Key. It may be this very push, sent twice by something in between
+        # and still being worked on: "not applied" would be a guess.
         return Unknown(described(answer))
-    if error.code in _LATER:
+    if answer.status == 409 or error.code in _LATER:
         return RetryAt(now_ms + wait_ms(answer.headers, push.attempt, now_ms), described(answer))
     if error.type != "invalid_request_error":
         return Unknown(described(answer))

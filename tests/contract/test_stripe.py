@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
@@ -33,9 +32,8 @@ from drawdown.providers.stripe import StripeProvider, build
 from drawdown.providers.stripe_settings import DEFAULT_VERSION, read_settings
 from drawdown.providers.stripe_wire import idempotency_key, key_of
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import connect, write
+from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
-from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from tests.contract.stripe_setup import KEY, NOW_MS, SECRET, WINDOW, Stub, World, error, push, said, setup, stubbed
 from tests.emulators.stripe import BILLING_FAULTS
@@ -291,6 +289,9 @@ def test_what_stripe_refuses_in_its_own_words_is_rejected(status: int) -> None:
         (404, b"not found"),
         (400, error("Keys for idempotent requests ...", "idempotency_error")),
         (400, error("odd", "api_error")),
+        (409, b"<h1>Conflict</h1>"),
+        (409, error("in use", "idempotency_error", "idempotency_key_in_use")),
+        (409, error("in use", code="idempotency_key_in_use")),
         (402, b""),
         (302, b""),
         (204, b""),
@@ -345,7 +346,8 @@ def test_text_from_outside_is_short_and_one_line() -> None:
     ],
 )
 def test_not_now_waits_as_it_is_told(status: int, headers: dict[str, str], wait_ms: int) -> None:
-    assert retry_after(answered(said(status, b"Slow down", **headers))) == wait_ms
+    body = b"Slow down" if status == 429 else error("locked", code="lock_timeout")
+    assert retry_after(answered(said(status, body, **headers))) == wait_ms
 
 
 def test_a_date_to_come_back_at_is_kept() -> None:
@@ -438,11 +440,10 @@ def test_a_meter_that_is_missing_or_archived_rejects() -> None:
 # Customers.
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> sa.Engine:
-    made = connect(f"sqlite:///{tmp_path}/ledger.db")
-    upgrade(made)
-    return made
+RATE = (
+    "INSERT INTO ledger_rates (feature, start_ms, micro_credits, at_ms, actor, reason) "
+    "VALUES ('compute', 0, 1000, 0, 'a', 'r')"
+)
 
 
 def grant(engine: sa.Engine, customer_id: str, amount: int, key: str) -> None:
@@ -460,9 +461,18 @@ def plan(engine: sa.Engine, customer_id: str) -> None:
     write(engine, work)
 
 
-def test_a_customer_without_a_wallet_is_never_halted_and_nobody_is_asked(ledger: sa.Engine) -> None:
+def spend(engine: sa.Engine, customer_id: str) -> None:
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.text(RATE))
+        wallet.charge(connection, [wallet.Usage("u1", customer_id, "compute", 5, NOW_MS)], NOW_MS)
+        assert wallet.read_wallets(connection, [customer_id])[customer_id].balance_micro < 0
+
+    write(engine, work)
+
+
+def test_a_customer_without_a_wallet_is_never_halted_and_nobody_is_asked(engine: sa.Engine) -> None:
     stub = Stub(NotSent("nobody"))
-    provider = build(setup(stub, FixedClock(NOW_MS), ledger))
+    provider = build(setup(stub, FixedClock(NOW_MS), engine))
     assert done(provider.customers(["cus_1", "cus_2"])) == {
         "cus_1": CustomerState(None, None, None),
         "cus_2": CustomerState(None, None, None),
@@ -470,18 +480,19 @@ def test_a_customer_without_a_wallet_is_never_halted_and_nobody_is_asked(ledger:
     assert stub.calls == []
 
 
-def test_a_wallet_in_the_ledger_is_the_balance(ledger: sa.Engine) -> None:
-    provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), ledger))
-    grant(ledger, "cus_1", 5_000_000, "g1")
-    plan(ledger, "cus_1")
+def test_a_wallet_in_the_ledger_is_the_balance(engine: sa.Engine) -> None:
+    provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), engine))
+    grant(engine, "cus_1", 5_000_000, "g1")
+    plan(engine, "cus_1")
     assert done(provider.customers(["cus_1"])) == {"cus_1": CustomerState(5_000_000, "pro", 9)}
 
 
-def test_a_wallet_that_was_emptied_is_zero_and_one_that_never_held_anything_is_none(ledger: sa.Engine) -> None:
-    provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), ledger))
-    grant(ledger, "cus_1", 5_000_000, "g1")
-    grant(ledger, "cus_1", -5_000_000, "g2")
-    plan(ledger, "cus_2")
+def test_a_wallet_that_was_emptied_is_zero_and_one_that_was_never_granted_anything_is_none(engine: sa.Engine) -> None:
+    provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), engine))
+    grant(engine, "cus_1", 5_000_000, "g1")
+    grant(engine, "cus_1", -5_000_000, "g2")
+    plan(engine, "cus_2")
+    spend(engine, "cus_2")
     states = done(provider.customers(["cus_1", "cus_2"]))
     assert states == {"cus_1": CustomerState(0, None, None), "cus_2": CustomerState(None, "pro", 9)}
 
