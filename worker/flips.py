@@ -95,7 +95,7 @@ def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> 
 def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
     own_ids = terms.provider in context.capabilities and context.capabilities[terms.provider].own_customer_ids
     standing: list[_Standing] = yield Transaction(
-        "flip_standing", partial(_standing, wishes=wishes, provider=terms.provider, own_ids=own_ids), rollback=True
+        "flip_standing", partial(_standing, wishes=wishes, terms=terms, own_ids=own_ids), rollback=True
     )
     there = yield from _read(context, {terms.provider: [one.customer_id for one in standing if not one.already]})
     behind: Mapping[tuple[str, str], CustomerRead] = {}
@@ -111,18 +111,20 @@ def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -
     return made
 
 
-def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], provider: str, own_ids: bool) -> list[_Standing]:
+def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[_Standing]:
     found = []
     for wish in wishes:
         customer = wish.customer_id if wish.customer_id is not None else "" if own_ids else wish.org_id
         latest = connection.execute(
             sa.text(
-                "SELECT a.provider, a.customer_id, o.is_halted FROM assignments a JOIN orgs o ON o.org_id = a.org_id "
+                "SELECT a.provider, a.customer_id, a.start_ms, o.is_halted FROM assignments a JOIN orgs o ON o.org_id = a.org_id "
                 "WHERE a.org_id = :org ORDER BY a.start_ms DESC LIMIT 1"
             ),
             {"org": wish.org_id},
         ).one_or_none()
-        same = latest is not None and (latest.provider, latest.customer_id) == (provider, customer)
+        same = latest is not None and (latest.provider, latest.customer_id) == (terms.provider, customer)
+        if same and terms.from_ms is not None:
+            same = latest is not None and latest.start_ms == terms.from_ms
         found.append(
             _Standing(
                 wish,
