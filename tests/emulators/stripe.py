@@ -116,7 +116,7 @@ class StripeEmulator:
         """Identifiers charged a second time."""
         self.v2_events: dict[str, Json] = {}
         self._taken: dict[str, int] = {}
-        self._counted: set[str] = set()
+        self._counted: dict[str, Decimal] = {}
         self._saved: dict[str, Saved] = {}
         self._charges: dict[tuple[str, str], dict[int, list[Charge]]] = {}
         self._truth: dict[tuple[str, str, int], Decimal] = {}
@@ -143,6 +143,11 @@ class StripeEmulator:
     def charged_by(self) -> dict[tuple[str, str, int], int]:
         """Units charged by (customer, event_name, timestamp in seconds)."""
         return {key: int(value) for key, value in self._truth.items()}
+
+    def charged_under(self, identifier: str) -> int | None:
+        """Units charged under an identifier, all times together; None: nothing."""
+        found = self._counted.get(identifier)
+        return None if found is None else int(found)
 
     def webhooks(self, now_ms: int) -> list[tuple[dict[str, str], bytes]]:
         """Error reports that are due, each as signed headers and a body; each is given once."""
@@ -319,7 +324,7 @@ class StripeEmulator:
             return
         if identifier in self._counted:
             self.doubles.append(identifier)
-        self._counted.add(identifier)
+        self._counted[identifier] = self._counted.get(identifier, Decimal(0)) + charge.value
         minutes = self._charges.setdefault((meter.id, who), {})
         minutes.setdefault(charge.timestamp_s // MINUTE_S * MINUTE_S, []).append(charge)
         truth = (who, meter.event_name, charge.timestamp_s)
