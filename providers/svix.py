@@ -63,8 +63,8 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
 def _header(headers: Mapping[str, str], part: str) -> str:
     """Svix's own name of a header, or the unbranded one that its self-hosted servers may be told to send."""
     found = headers.get(f"svix-{part}") or headers.get(f"webhook-{part}")
-    if not found:
-        raise WebhookRefused(f"the webhook has no header svix-{part}")
+    if not found or not found.isascii():
+        raise WebhookRefused(f"the webhook has no header svix-{part} that can be read")
     return found
 
 

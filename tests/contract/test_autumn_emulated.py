@@ -1,0 +1,168 @@
+"""The Autumn provider against the emulated service: single faults, and many of them settled by the worker's rules."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from drawdown.providers.protocol import (
+    Absent,
+    Accepted,
+    Duplicate,
+    Found,
+    Outcome,
+    Queued,
+    Rejected,
+    RetryAt,
+    Unknown,
+)
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker.decide import Asked, Settlement, after_lookup, settle
+from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, World, done, push
+
+HOUR_MS = 60 * MINUTE_MS
+
+
+def test_a_charge_overflows_an_empty_balance() -> None:
+    world = World()
+    assert world.push(push(250)) == Accepted()
+    assert world.charged() == 250
+
+
+def test_the_same_charge_twice_is_a_duplicate_and_charged_once() -> None:
+    world = World()
+    assert world.push() == Accepted()
+    assert world.push(push(attempt=2)) == Duplicate()
+    assert world.charged() == 7
+
+
+def test_a_customer_without_a_balance_is_rejected_and_charged_nothing() -> None:
+    world = World()
+    world.emulator.account.add_customer("cus_2", NOW_MS)
+    outcome = world.push(push(customer_id="cus_2"))
+    assert isinstance(outcome, Rejected) and "no balance" in outcome.reason
+    assert done(world.provider.lookup(push(customer_id="cus_2"))) == Absent()
+    world.wait(2_000)
+    assert done(world.provider.lookup(push(customer_id="cus_2"))) == Found(0)
+
+
+def test_a_full_balance_takes_back_nothing_and_a_used_one_what_was_used() -> None:
+    world = World()
+    refused = world.push(push(-5, key="a"))
+    assert isinstance(refused, Rejected) and "gave nothing back" in refused.reason
+    assert world.push(push(20, key="b")) == Accepted()
+    assert world.push(push(-5, key="c")) == Accepted()
+    partly = push(-50, key="d")
+    assert isinstance(world.push(partly), Queued)
+    world.wait(2_000)
+    assert done(world.provider.lookup(partly)) == Found(-15)
+
+
+def test_a_credit_system_is_charged_and_found_in_the_features_own_unit() -> None:
+    world = World()
+    account = world.emulator.account
+    account.add_feature("credits", kind="credit_system", credit_schema={"compute": 3})
+    account.add_customer("cus_2", NOW_MS)
+    account.grant("cus_2", "credits", 100, NOW_MS)
+    request = push(customer_id="cus_2")
+    assert world.push(request) == Accepted()
+    world.wait(2_000)
+    assert done(world.provider.lookup(request)) == Found(7)
+    assert done(world.provider.totals("cus_2", WINDOW, WINDOW + 1)) == {"compute": 7}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "charged_then", "found"),
+    [
+        ("request_lost", Unknown, 0, Absent()),
+        ("answer_lost", Unknown, 7, Found(7)),
+        ("error_500_before", Unknown, 0, Absent()),
+        ("error_500_after", Unknown, 7, Found(7)),
+        ("throttled", RetryAt, 0, Absent()),
+        ("throttled_nonsense", RetryAt, 0, Absent()),
+        ("queued_late", Queued, 7, Found(7)),
+        ("queued_dropped", Queued, 0, Absent()),
+        ("claimed_not_applied", Unknown, 0, Absent()),
+        ("uncharged_200", Rejected, 0, Found(0)),
+        ("accepted_then_lost", Accepted, 0, Absent()),
+        ("key_store_refuses", Accepted, 7, Found(7)),
+        ("key_store_hangs", Unknown, 7, Found(7)),
+        ("connection_refused", RetryAt, 0, Absent()),
+    ],
+)
+def test_each_fault_is_told_and_looked_up_for_what_it_was(
+    fault: str, kind: type[Outcome], charged_then: int, found: object
+) -> None:
+    world = World({fault: 1.0})
+    assert type(world.push()) is kind
+    world.emulator.faults.rates = {}
+    world.wait(2 * MINUTE_MS)
+    assert world.charged() == charged_then
+    assert done(world.provider.lookup(push())) == found
+
+
+def test_a_key_store_that_fails_open_doubles_and_only_the_balance_shows_it() -> None:
+    world = World()
+    assert world.push() == Accepted()
+    world.emulator.key_store = "refusing"
+    assert world.push(push(attempt=2)) == Accepted()
+    world.wait(2_000)
+    assert world.charged() == 14 and len(world.emulator.doubles) == 1
+    assert done(world.provider.lookup(push())) == Found(7)
+    assert done(world.provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {"compute": 7}
+    drawn = done(world.provider.drawn("cus_1"))
+    assert isinstance(drawn, dict) and drawn["compute"].quantity == 14
+
+
+SOUND = (
+    "request_lost", "answer_lost", "error_500_before", "error_500_after", "throttled", "throttled_nonsense",
+    "queued_late", "queued_dropped", "claimed_not_applied", "uncharged_200", "key_store_hangs", "connection_refused",
+    "nonsense", "reads_fail", "reads_lag",
+)  # fmt: skip
+"""Faults after which the worker's rules alone end in exactly one charge."""
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_workers_rules_end_in_one_charge_under_every_fault(seed: int) -> None:
+    rates = dict.fromkeys(SOUND, 0.04)
+    world = World(rates, seed)
+    rng = random.Random(seed)
+    owed = {f"{KEY}-{n}": (rng.randrange(1, 50), WINDOW - n * WINDOW_MS) for n in range(40)}
+    for key, (quantity, ts) in owed.items():
+        _settle(world, key, quantity, ts)
+    world.emulator.faults.rates = {}
+    world.wait(HOUR_MS)
+    for quantity, ts in owed.values():
+        assert world.charged(ts) == quantity
+    assert world.emulator.doubles == [] and sum(world.emulator.faults.counts.values()) > 5
+
+
+def _settle(world: World, key: str, quantity: int, ts: int) -> None:
+    """One push to its end by the worker's own decisions; what is rejected or void is sealed again under a new key."""
+    can = world.provider.capabilities
+    revision = attempt = lookups = 0
+    state, at_ms, first_ms, last_ms, claimed = "due", world.clock.at_ms, 0, 0, False
+    for _step in range(500):
+        world.wait(max(0, at_ms - world.clock.at_ms))
+        now = world.clock.at_ms
+        request = push(quantity, key=f"{key}:r{revision}", ts=ts, attempt=attempt + 1)
+        if state == "due":
+            attempt += 1
+            first_ms = first_ms or now
+            outcome = world.push(request)
+            last_ms = last_ms if isinstance(outcome, RetryAt | Duplicate) and last_ms else now
+            claimed = claimed or isinstance(outcome, Queued | Duplicate)
+            end: object = settle(outcome, attempt, now, can)
+        else:
+            lookups += 1
+            asked = Asked(state, quantity, lookups, last_ms, first_ms, claimed)
+            end = after_lookup(done(world.provider.lookup(request)), asked, now, can)
+        if isinstance(end, Settlement):
+            state, at_ms = end.state, end.due_at_ms
+        if state == "accepted":
+            return
+        if state == "rejected" or not isinstance(end, Settlement):
+            revision, attempt, lookups = revision + 1, 0, 0
+            state, at_ms, first_ms, last_ms, claimed = "due", now, 0, 0, False
+    raise AssertionError(f"{key} came to no end")

@@ -1,0 +1,139 @@
+"""Autumn's list of events: one push looked up in it, and totals of what was charged."""
+
+from __future__ import annotations
+
+import pytest
+
+from drawdown.providers.http import Answer
+from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, Found, ReadFailed
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
+
+Body = dict[str, object]
+
+
+def event(name: str = "evt_1", **changes: object) -> Body:
+    own = {"balance_id": "b", "feature_id": "compute", "plan_id": "p", "value": 7}
+    told: Body = {
+        "id": name, "timestamp": WINDOW, "feature_id": "compute", "customer_id": "cus_1", "value": 7,
+        "properties": {"drawdown_key": KEY}, "deductions": [own],
+    }  # fmt: skip
+    return told | changes
+
+
+def taken(value: object, feature: str = "compute") -> list[Body]:
+    return [{"balance_id": "b", "feature_id": feature, "value": value}]
+
+
+@pytest.mark.parametrize(
+    ("events", "result"),
+    [
+        ([event()], Found(7)),
+        ([event(properties={"drawdown_key": "another"})], Absent()),
+        ([event(properties=None)], Absent()),
+        ([event(properties={})], Absent()),
+        ([event(properties={"drawdown_key": 7})], Absent()),
+        ([], Absent()),
+        ([event(), event("evt_2")], Found(14)),
+        ([event(), event()], Found(7)),
+        ([event(deductions=[])], Found(0)),
+        ([event(value=20, deductions=taken(5))], Found(5)),
+        ([event(deductions=taken(4.25) + taken(2.75))], Found(7)),
+        ([event(value=-7, deductions=taken(-7))], Found(-7)),
+        ([event(deductions=taken(21, "credits"))], Found(7)),
+        ([event(deductions=taken(5.5))], CannotTell),
+        ([event(deductions=None)], CannotTell),
+        ([event(deductions=taken("7"))], CannotTell),
+        ([event(), {"id": 5}], CannotTell),
+        ([None], CannotTell),
+        ([event(timestamp="yesterday")], CannotTell),
+        ([event(properties="{}")], CannotTell),
+    ],
+)
+def test_a_push_is_found_by_its_key_at_what_was_deducted(events: list[object], result: object) -> None:
+    found = done(stubbed(said(200, {"list": events, "next_cursor": None})).lookup(push()))
+    assert type(found) is result if isinstance(result, type) else found == result
+
+
+@pytest.mark.parametrize("answer", [no(400, "invalid_inputs"), no(404, "feature_not_found")])
+def test_a_list_that_autumn_will_never_give_is_told_a_person(answer: Answer) -> None:
+    assert isinstance(done(stubbed(answer).lookup(push())), CannotTell)
+
+
+@pytest.mark.parametrize("body", [{}, {"list": None}, {"list": []}, {"list": [], "has_more": True}, [], "x"])
+def test_a_list_that_is_none_is_not_read_as_empty(body: object) -> None:
+    assert isinstance(done(stubbed(said(200, body)).lookup(push())), ReadFailed)
+
+
+def test_a_list_that_never_ends_is_given_up() -> None:
+    turning = said(200, {"list": [event()], "next_cursor": "again"})
+    assert isinstance(done(stubbed(turning).lookup(push())), ReadFailed)
+    pages = iter(range(10_000))
+    endless = stubbed(lambda _call: said(200, {"list": [event()], "next_cursor": f"page {next(pages)}"}))
+    assert isinstance(done(endless.totals("cus_1", 0, NOW_MS)), ReadFailed)
+
+
+def test_lookup_asks_around_the_time_of_the_push() -> None:
+    http = Stub(said(200, {"list": [], "next_cursor": None}))
+    done(made(http).lookup(push()))
+    (asked,) = http.bodies
+    assert asked["customer_id"] == "cus_1" and asked["feature_id"] == "compute"
+    assert asked["custom_range"] == {"start": WINDOW - 60_000, "end": WINDOW + 1 + 60_000}
+
+
+@pytest.mark.parametrize(
+    ("pages", "second"),
+    [
+        ([{"next_cursor": "c1"}, {"next_cursor": None}], ("start_cursor", "c1")),
+        ([{"has_more": True}, {"has_more": False}], ("offset", 1)),
+    ],
+    ids=["2.3", "2.1"],
+)
+def test_all_pages_are_read_in_both_shapes(pages: list[Body], second: tuple[str, object]) -> None:
+    http = Stub(lambda _call: said(200, {"list": [event(f"evt_{len(http.sent)}")], **pages[len(http.sent) - 1]}))
+    assert done(made(http).lookup(push())) == Found(14)
+    name, value = second
+    assert name not in http.bodies[0] and http.bodies[1][name] == value
+
+
+def test_many_pushes_are_looked_up_and_totalled_in_the_emulated_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drawdown.providers.autumn_events.PAGE", 7)
+    world = World()
+    world.emulator.lists_per_s = 1_000
+    requests = [push(n + 1, key=f"k{n}", ts=WINDOW + n * 1_000) for n in range(50)]
+    for one in requests:
+        assert world.push(one) == Accepted()
+    assert done(world.provider.lookup(requests[0])) == Absent()  # listed a second later
+    world.wait(2_000)
+    assert [done(world.provider.lookup(one)) for one in requests] == [Found(one.quantity) for one in requests]
+    assert done(world.provider.totals("cus_1", WINDOW, WINDOW + 10_000)) == {"compute": sum(range(1, 11))}
+    assert done(world.provider.totals("cus_1", WINDOW + 10_000, WINDOW + DAY_MS)) == {"compute": sum(range(11, 51))}
+    assert done(world.provider.totals("cus_2", WINDOW, WINDOW + DAY_MS)) == {}
+
+
+def test_totals_count_everyones_events_by_what_was_deducted_within_the_range() -> None:
+    events = [
+        event("a"),
+        event("b", properties=None, deductions=taken(0.4)),
+        event("c", timestamp=WINDOW - 1),
+        event("d", timestamp=WINDOW + WINDOW_MS),
+        event("e", feature_id="other", deductions=[], value=50),
+        event("f", customer_id="cus_2"),
+    ]
+    provider = stubbed(said(200, {"list": events, "next_cursor": None}))
+    assert done(provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {"compute": 7, "other": 0}
+    silent = stubbed(said(200, {"list": [event(deductions=None)], "next_cursor": None}))
+    assert isinstance(done(silent.totals("cus_1", WINDOW, WINDOW + 1)), ReadFailed)
+
+
+def test_a_list_that_lags_says_absent_and_a_faulty_one_never_says_it_wrongly() -> None:
+    world = World({"reads_lag": 1.0}, seed=3)
+    assert world.push() == Accepted()
+    assert done(world.provider.lookup(push())) == Absent()
+    world.wait(world.provider.capabilities.lookup_lag_ms or 0)
+    assert done(world.provider.lookup(push())) == Found(7)
+    world.emulator.faults.rates = {"reads_fail": 0.5, "nonsense": 0.3, "connection_refused": 0.2}
+    for _ in range(200):
+        world.wait(1_000)
+        assert isinstance(done(world.provider.lookup(push())), ReadFailed | Found)
+        assert isinstance(done(world.provider.customers(["cus_1"]))["cus_1"], ReadFailed | CustomerState)

@@ -1,0 +1,282 @@
+"""What the Autumn provider reads back: customers, lookups, totals, what was drawn, and a check of the account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from drawdown.providers.autumn_customers import MAX_MICRO, cycle_start_ms
+from drawdown.providers.http import Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.protocol import (
+    CustomerState,
+    Drawn,
+    NoCustomer,
+    ReadFailed,
+)
+from drawdown.schema.units import DAY_MS
+from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
+
+Body = dict[str, object]
+FEATURES = {
+    "list": [
+        {"id": "compute", "type": "metered", "consumable": True, "archived": False},
+        {"id": "seats", "type": "metered", "consumable": False, "archived": False},
+        {"id": "credits", "type": "credit_system", "credit_schema": [{"metered_feature_id": "compute"}]},
+    ]
+}
+
+
+def balance(remaining: object = 93, granted: object = 100, **more: object) -> Body:
+    return {"remaining": remaining, "granted": granted, "usage": 7, "unlimited": False, "overage_allowed": False} | more
+
+
+def subscription(plan: str, status: str = "active", *, add_on: bool = False) -> Body:
+    return {"plan_id": plan, "status": status, "add_on": add_on}
+
+
+def customer(balances: object, *subscriptions: Body) -> Body:
+    return {"id": "cus_1", "subscriptions": list(subscriptions), "balances": balances}
+
+
+def account(body: object, features: object = None) -> Callable[[Call], HttpResult]:
+    """Answers the question for features, and everything else with one body."""
+    return lambda call: said(200, (features or FEATURES) if call.url.endswith("features.list") else body)
+
+
+def state(body: object, **settings: str) -> object:
+    return done(stubbed(account(body), **settings).customers(["cus_1"]))["cus_1"]
+
+
+# Customers
+
+
+def test_a_customer_is_read_from_the_emulated_service() -> None:
+    world = World()
+    world.push(push(30))
+    assert done(world.provider.customers(["cus_1", "nobody"])) == {
+        "cus_1": CustomerState(70_000_000, "starter", 3),
+        "nobody": NoCustomer(),
+    }
+    world.push(push(90, key="more"))
+    assert done(world.provider.customers(["cus_1"])) == {"cus_1": CustomerState(0, "starter", 3)}
+
+
+def test_the_older_shape_is_read_alike() -> None:
+    older = {
+        "current_balance": 12.5, "granted_balance": 100, "usage": 87.5, "unlimited": False, "overage_allowed": False,
+        "reset": {"interval": "month", "resets_at": NOW_MS},
+    }  # fmt: skip
+    assert state(customer({"compute": older}, subscription("pro"))) == CustomerState(12_500_000, "pro", None)
+
+
+@pytest.mark.parametrize(
+    ("balances", "micro"),
+    [
+        ({"compute": balance(0.000001)}, 1),
+        ({"compute": balance(99.876543211)}, 99_876_543),
+        ({"compute": balance(0)}, 0),
+        ({"compute": balance(-3)}, -3_000_000),
+        ({"compute": balance(10**15)}, MAX_MICRO),
+        ({"compute": balance(unlimited=True)}, None),
+        ({"compute": balance(0, overage_allowed=True)}, None),
+        ({"compute": balance(0), "credits": balance(5)}, 5_000_000),
+        ({"compute": balance(0), "credits": balance(0)}, 0),
+        ({"compute": balance(0), "seats": balance(3)}, 0),
+        ({"compute": balance(0), "concurrency": balance(3)}, 0),
+        ({"compute": balance(0), "unheard_of": balance(3)}, 3_000_000),
+        ({}, 0),
+    ],
+)
+def test_the_balance_is_what_remains_of_everything_that_is_used_up(balances: Body, micro: int | None) -> None:
+    found = state(customer(balances))
+    assert isinstance(found, CustomerState) and found.balance_micro == micro
+
+
+def test_a_feature_that_decides_decides_alone() -> None:
+    balances = {"compute": balance(9), "credits": balance(0)}
+    for feature, micro in (("compute", 9_000_000), ("credits", 0), ("missing", 0)):
+        found = state(customer(balances), balance_feature=feature)
+        assert isinstance(found, CustomerState) and found.balance_micro == micro
+
+
+def test_features_are_asked_for_once() -> None:
+    http = Stub(account(customer({"compute": balance()})))
+    provider = made(http)
+    for _ in range(3):
+        done(provider.customers(["cus_1"]))
+    assert [one.url.rpartition("/")[2] for one in http.sent].count("features.list") == 1
+
+
+@pytest.mark.parametrize(
+    ("subscriptions", "plan", "most"),
+    [
+        ([subscription("free")], "free", 2),
+        ([subscription("extra", add_on=True), subscription("free")], "free", 2),
+        ([subscription("free"), subscription("pro")], "free", 20),
+        ([subscription("pro", "scheduled"), subscription("free")], "free", 2),
+        ([subscription("pro", "expired")], None, 5),
+        ([subscription("gold", "trialing")], "gold", 5),
+        ([], None, 5),
+    ],
+)
+def test_concurrency_is_the_highest_of_active_plans_or_what_was_granted(
+    subscriptions: list[Body], plan: str | None, most: int
+) -> None:
+    body = customer({"compute": balance(), "concurrency": balance(1, granted=5)}, *subscriptions)
+    assert state(body, plans="free=2, pro=20") == CustomerState(93_000_000, plan, most)
+
+
+def test_concurrency_without_a_limit() -> None:
+    for balances in ({"compute": balance()}, {"compute": balance(), "concurrency": balance(unlimited=True)}):
+        assert state(customer(balances)) == CustomerState(93_000_000, None, None)
+    assert state(customer({"compute": balance(), "seats": balance()}), concurrency_feature="seats") == CustomerState(
+        93_000_000, None, 100
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": "cus_1", "subscriptions": []},
+        customer(None),
+        customer([]),
+        customer("many"),
+        customer({"compute": None}),
+        customer({"compute": balance(None)}),
+        customer({"compute": balance("93")}),
+        customer({"compute": balance(True)}),
+        customer({"compute": {"granted": 1, "usage": 0}}),
+        {"balances": {}, "subscriptions": None},
+        {"balances": {}},
+        [],
+        None,
+        "<html>",
+        b"",
+    ],
+)
+def test_a_balance_that_cannot_be_read_is_not_zero(body: object) -> None:
+    assert isinstance(state(body), ReadFailed)
+
+
+FAILURES: list[HttpResult] = [
+    no(503, "service_unavailable"), no(500, "internal_error"), said(429, "Too many"), said(502, "<html>"),
+    said(302, ""), no(401, "invalid_secret_key", "Invalid secret key: am_sk_test_wron**"), no(401, "no_auth_header"),
+    no(400, "invalid_api_version"), said(202, {}), NoAnswer("timed out"), NotSent("refused"), said(404, "<html>"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", FAILURES)
+def test_a_read_that_fails_says_so_everywhere_and_tells_no_secret(answer: HttpResult) -> None:
+    provider = stubbed(answer)
+    results = [
+        done(provider.customers(["cus_1"]))["cus_1"],
+        done(provider.lookup(push())),
+        done(provider.totals("cus_1", WINDOW, WINDOW + 1)),
+        done(provider.drawn("cus_1")),
+    ]
+    assert all(isinstance(one, ReadFailed) for one in results)
+    lines = done(provider.check(["compute"], ["cus_1"]))
+    assert len(lines) == 1
+    assert "am_sk" not in repr((results, lines, provider._settings))
+
+
+def test_an_id_autumn_cannot_have_is_no_customer() -> None:
+    http = Stub(NoAnswer("must not be asked"))
+    assert done(made(http).customers(["org 1"])) == {"org 1": NoCustomer()}
+    assert http.sent == []
+
+
+# What was drawn
+
+
+def test_what_was_drawn_is_told_from_the_start_of_the_cycle() -> None:
+    world = World()
+    world.push(push(30))
+    began = WINDOW - 1_000
+    assert done(world.provider.drawn("cus_1")) == {"compute": Drawn(30, began)}
+
+
+def part(interval: str | None, resets_at: int | None = NOW_MS, **more: object) -> Body:
+    return {"reset": None if interval is None else {"interval": interval, "resets_at": resets_at, **more}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([part(None)], Drawn(7, None)),
+        ([part("one_off", None)], Drawn(7, None)),
+        ([part("day")], Drawn(7, NOW_MS - DAY_MS)),
+        ([part("week", interval_count=2)], Drawn(7, NOW_MS - 14 * DAY_MS)),
+        ([part("day"), part("day")], Drawn(7, NOW_MS - DAY_MS)),
+        ([part("day"), part("day", NOW_MS + 1)], None),
+        ([part("day"), part(None)], None),
+        ([part("fortnight")], None),
+        ([part("day", None)], None),
+        ([part("day", interval_count=0)], None),
+        ([{"reset": "monthly"}], None),
+    ],
+)
+def test_a_cycle_that_cannot_be_told_leaves_the_feature_out(parts: list[Body], expected: Drawn | None) -> None:
+    body = customer({"compute": balance(breakdown=parts), "concurrency": balance(breakdown=[part(None)])})
+    assert done(stubbed(said(200, body)).drawn("cus_1")) == ({} if expected is None else {"compute": expected})
+
+
+@pytest.mark.parametrize(
+    ("interval", "ends", "began"),
+    [
+        ("month", "2026-12-20", "2026-11-20"), ("month", "2026-01-15", "2025-12-15"),
+        ("month", "2026-03-31", "2026-02-28"),
+        ("month", "2026-02-28", None), ("month", "2026-11-30", None), ("month", "2026-12-31", "2026-11-30"),
+        ("quarter", "2026-02-10", "2025-11-10"), ("semi_annual", "2026-02-10", "2025-08-10"),
+        ("year", "2024-02-29", "2023-02-28"), ("year", "2025-02-28", None), ("year", "2026-07-01", "2025-07-01"),
+        ("hour", "2026-07-01", "2026-06-30T23"), ("century", "2026-07-01", None),
+    ],
+)  # fmt: skip
+def test_cycles_begin_by_the_calendar(interval: str, ends: str, began: str | None) -> None:
+    end_ms, began_ms = (
+        None if day is None else int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000 + 101
+        for day in (ends, began)
+    )
+    assert end_ms is not None and cycle_start_ms(interval, 1, end_ms) == began_ms
+
+
+# The check of an account
+
+
+def test_a_sound_account_has_nothing_wrong() -> None:
+    world = World()
+    assert done(world.provider.check(["compute"], ["cus_1"])) == []
+
+
+def test_each_thing_that_is_wrong_is_named_with_what_to_do() -> None:
+    world = World(settings={"balance_feature": "gold", "concurrency_feature": "compute"})
+    world.emulator.account.add_customer("cus_2", NOW_MS)
+    lines = "\n".join(done(world.provider.check(["compute", "nothing", "pro_flag", "concurrency"], ["cus_2", "cus_3"])))
+    for words in (
+        "feature nothing: Autumn has none", "feature pro_flag is boolean", "feature concurrency is not consumable",
+        "DRAWDOWN_AUTUMN_BALANCE_FEATURE names gold", "DRAWDOWN_AUTUMN_CONCURRENCY_FEATURE names compute",
+        "customer cus_2 has no balance of compute", "customer cus_2 has no balance of gold", "customer cus_3: ",
+    ):  # fmt: skip
+        assert words in lines
+    assert sum(world.emulator.calls[route] for route in ("track", "check")) == 0
+
+
+def test_credits_cover_the_features_they_pay_for() -> None:
+    body = customer({"credits": balance()})
+    assert done(stubbed(account(body)).check(["compute"], ["cus_1"])) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (no(401, "invalid_secret_key"), "DRAWDOWN_AUTUMN_SECRET_KEY"),
+        (no(401, "no_auth_header"), "DRAWDOWN_AUTUMN_URL"),
+        (no(400, "invalid_api_version"), "API version 2.3.0"),
+        (NotSent("connection refused"), "connection refused"),
+    ],
+)
+def test_a_key_address_or_version_that_is_wrong_is_named(answer: HttpResult, word: str) -> None:
+    (line,) = done(stubbed(answer).check(["compute"], []))
+    assert word in line
