@@ -12,8 +12,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -23,8 +22,13 @@ from tests.emulators.cell import CellEmulator
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import Emulator
 
+if TYPE_CHECKING:
+    from tests.emulators.autumn import AutumnEmulator
+
 HOST = "127.0.0.1"
 MAX_BODY = 16 * 1024 * 1024
+PEOPLE = ("alice", "bob", "carol")
+FEATURES = ("compute", *(f"compute_{size}gb" for size in (1, 2, 4, 8, 16, 32, 64)))
 AUTUMN_PORT, STRIPE_PORT, CELL_PORT = 8701, 8702, 8703
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
 
@@ -85,13 +89,26 @@ def _app(emulator: Emulator, clock: Clock, latency_ms: int) -> web.Application:
 
 def home_stripe() -> StripeEmulator:
     """A Stripe to try things with: meters by the usual feature names, and three customers."""
-    stripe = StripeEmulator(
-        secret_key="sk_test_home", webhook_secret="whsec_home", account="acct_home", calls_per_s=1000
-    )
-    stripe.add_customer("cus_alice", "cus_bob", "cus_carol")
-    for name in ("compute", *(f"compute_{size}gb" for size in (1, 2, 4, 8, 16, 32))):
+    stripe = StripeEmulator(secret_key="sk_test_home", webhook_secret="whsec_home", calls_per_s=1000)
+    stripe.add_customer(*(f"cus_{name}" for name in PEOPLE))
+    for name in FEATURES:
         stripe.add_meter(name)
     return stripe
+
+
+def home_autumn(now_ms: int) -> AutumnEmulator:
+    """An Autumn with the same features and customers, on a plan of a hundred hours of each feature a month."""
+    from tests.emulators.autumn import AutumnEmulator
+
+    autumn = AutumnEmulator()
+    for name in FEATURES:
+        autumn.account.add_feature(name)
+    autumn.account.add_feature("concurrency", consumable=False)
+    autumn.account.add_plan("starter", {**dict.fromkeys(FEATURES, (360_000, "month")), "concurrency": (5, None)})
+    for name in PEOPLE:
+        autumn.account.add_customer(name, now_ms)
+        autumn.account.attach(name, "starter", now_ms)
+    return autumn
 
 
 def stripe_lines(stripe: StripeEmulator, url: str) -> list[str]:
@@ -108,33 +125,26 @@ def cell_lines(cell: CellEmulator, url: str) -> list[str]:
     return [f"DRAWDOWN_CELL_ORIGINS={url}", f"DRAWDOWN_CELL_SECRET={cell.secret}"]
 
 
-def home_autumn() -> Emulator | None:
-    """The Autumn emulator; None where this copy has none."""
-    with suppress(ImportError, AttributeError):
-        return cast("Emulator", import_module("tests.emulators.autumn").AutumnEmulator())
-    return None
-
-
-def autumn_lines(autumn: Emulator, url: str) -> list[str]:
+def autumn_lines(autumn: AutumnEmulator, url: str) -> list[str]:
     """What to set so that Drawdown bills this one."""
-    key = getattr(autumn, "secret_key", "am_sk_test_home")
-    return [f"DRAWDOWN_AUTUMN_SECRET_KEY={key}", f"DRAWDOWN_AUTUMN_URL={url}"]
+    return [f"DRAWDOWN_AUTUMN_SECRET_KEY={autumn.secret_key}", f"DRAWDOWN_AUTUMN_URL={url}"]
 
 
 async def run(ports: Mapping[str, int], latency_ms: int) -> None:
     """All of them, until interrupted."""
-    autumn, stripe, cell = home_autumn(), home_stripe(), CellEmulator()
+    autumn, stripe, cell = home_autumn(SystemClock().now_ms()), home_stripe(), CellEmulator()
     async with AsyncExitStack() as stack:
 
         async def start(emulator: Emulator, name: str) -> str:
             return await stack.enter_async_context(serving(emulator, port=ports[name], latency_ms=latency_ms))
 
-        lines = [] if autumn is None else autumn_lines(autumn, await start(autumn, "autumn"))
+        lines = autumn_lines(autumn, await start(autumn, "autumn"))
         lines += stripe_lines(stripe, await start(stripe, "stripe"))
         lines += cell_lines(cell, await start(cell, "cell"))
         print("# Emulators: they charge nobody and forget everything when they end. Paste this, then run drawdown:")
         print("\n".join(f"export {line}" for line in lines))
-        print(f"# Stripe's customers: {', '.join(stripe.customers)}. Interrupt to stop.", flush=True)
+        print(f"# Customers: {', '.join(PEOPLE)} at Autumn, {', '.join(stripe.customers)} at Stripe.")
+        print("# Interrupt to stop.", flush=True)
         await asyncio.Event().wait()
 
 
