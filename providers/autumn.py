@@ -124,7 +124,7 @@ class AutumnProvider:
 
     async def lookup(self, request: PushRequest) -> LookupResult:
         try:
-            items = await self._events(request.customer_id, request.feature, request.ts, request.ts + 1)
+            items = await self._events(request.customer_id, request.ts, request.ts + 1)
         except Unreadable as trouble:
             if trouble.status in (400, 404) and trouble.code is not None:
                 return CannotTell(f"Autumn will not list this customer's events: {trouble}")
@@ -133,14 +133,14 @@ class AutumnProvider:
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         try:
-            items = await self._events(customer_id, None, from_ms, to_ms)
+            items = await self._events(customer_id, from_ms, to_ms)
             return autumn_events.totals(customer_id, items, from_ms, to_ms)
         except Unreadable as trouble:
             return ReadFailed(str(trouble))
 
-    async def _events(self, customer_id: str, feature: str | None, from_ms: int, to_ms: int) -> list[object]:
+    async def _events(self, customer_id: str, from_ms: int, to_ms: int) -> list[object]:
         """All events of a range, page by page. Errors: Unreadable; a part of them is never given for the whole."""
-        asked = autumn_events.question(customer_id, feature, from_ms, to_ms)
+        asked = autumn_events.question(customer_id, from_ms, to_ms)
         items: list[object] = []
         rest: Mapping[str, object] | None = {}
         for _page in range(autumn_events.MAX_PAGES):

@@ -16,13 +16,13 @@ from typing import Final
 from drawdown.providers.autumn_customers import Unreadable
 from drawdown.providers.autumn_wire import KEY_PROPERTY, deducted, whole
 from drawdown.providers.protocol import Absent, CannotTell, Found, LookupResult, PushRequest
-from drawdown.schema.units import MINUTE_MS
+from drawdown.schema.units import SECOND_MS
 
 PAGE: Final = 1_000
 """The most events a call that Autumn's published source speaks of."""
 MAX_PAGES: Final = 20
 """Of one question; a customer's list may be asked five times a second, so more would be answered 429 anyway."""
-MARGIN_MS: Final = MINUTE_MS
+MARGIN_MS: Final = 10 * SECOND_MS
 """Asked for on both sides and cut off here: whether bounds are inclusive, or rounded, is the server's business."""
 
 
@@ -46,14 +46,17 @@ class Page:
     rest: Mapping[str, object] | None
 
 
-def question(customer_id: str, feature: str | None, from_ms: int, to_ms: int) -> dict[str, object]:
-    """The first page of a customer's events dated in [from_ms, to_ms), with a margin."""
-    asked: dict[str, object] = {
+def question(customer_id: str, from_ms: int, to_ms: int) -> dict[str, object]:
+    """The first page of a customer's events dated in [from_ms, to_ms), with a margin.
+
+    Of all features: how the list maps a feature onto the names of its events was never observed, and a push that it
+    missed would be called absent and billed again.
+    """
+    return {
         "customer_id": customer_id,
         "custom_range": {"start": max(0, from_ms - MARGIN_MS), "end": to_ms + MARGIN_MS},
         "limit": PAGE,
     }
-    return asked if feature is None else asked | {"feature_id": feature}
 
 
 def read_page(body: Mapping[str, object], seen: int) -> Page:

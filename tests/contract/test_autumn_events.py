@@ -77,8 +77,8 @@ def test_lookup_asks_around_the_time_of_the_push() -> None:
     http = Stub(said(200, {"list": [], "next_cursor": None}))
     done(made(http).lookup(push()))
     (asked,) = http.bodies
-    assert asked["customer_id"] == "cus_1" and asked["feature_id"] == "compute"
-    assert asked["custom_range"] == {"start": WINDOW - 60_000, "end": WINDOW + 1 + 60_000}
+    assert asked.keys() == {"customer_id", "custom_range", "limit"} and asked["customer_id"] == "cus_1"
+    assert asked["custom_range"] == {"start": WINDOW - 10_000, "end": WINDOW + 1 + 10_000}
 
 
 @pytest.mark.parametrize(

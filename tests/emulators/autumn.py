@@ -78,6 +78,10 @@ class AutumnEmulator:
         """What was deducted, by customer, feature and the event's time, doubles included."""
         return self.account.truth
 
+    def charged_under(self, key: str) -> Number | None:
+        """What was deducted under a key, all times together; None: nothing."""
+        return self.account.by_key.get(key)
+
     @property
     def doubles(self) -> list[Charge]:
         return self.account.doubles

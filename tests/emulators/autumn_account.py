@@ -83,7 +83,8 @@ class Account:
     claims: dict[str, int] = field(default_factory=dict)
     """When each claimed key is forgotten."""
     queue: list[tuple[int, int, Track]] = field(default_factory=list)
-    _charged_keys: set[str] = field(default_factory=set)
+    by_key: dict[str, Number] = field(default_factory=dict)
+    """What was deducted under each key."""
     _event_keys: set[tuple[str, str, str]] = field(default_factory=set)
     _count: int = 0
 
@@ -212,10 +213,10 @@ class Account:
     def _remember(self, made: Charge, track: Track, deductions: list[Json], now_ms: int) -> None:
         if made.value:
             self.truth[made.customer, made.feature, made.ts] += made.value
-            if made.key is not None and made.key in self._charged_keys:
-                self.doubles.append(made)
-            elif made.key is not None:
-                self._charged_keys.add(made.key)
+            if made.key is not None:
+                if made.key in self.by_key:
+                    self.doubles.append(made)
+                self.by_key[made.key] = self.by_key.get(made.key, 0) + made.value
         self.note(track, deductions, now_ms)
 
     def note(self, track: Track, deductions: list[Json], now_ms: int) -> None:
