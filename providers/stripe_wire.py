@@ -187,10 +187,13 @@ def _taken(answer: Answer, push: PushRequest) -> Outcome:
 def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     """A 4xx. Only one in Stripe's own words proves that nothing was applied: anything in between may answer a 400."""
     error = error_of(answer)
-    if error is None or error.type == "idempotency_error" or error.code == "idempotency_key_in_use":
-        # Another request came with our Idempotency-Key. It may be this very push, sent twice by something in between
-        # and still being worked on: "not applied" would be a guess.
+    if error is None or error.code == "idempotency_key_in_use":
+        # The key in use may be this very push, sent twice by something in between: "not applied" would be a guess.
         return Unknown(described(answer))
+    if error.type == "idempotency_error":
+        # Our Idempotency-Key came before, with other content. At a first attempt that is a history we have lost (rule
+        # R1): as Unknown, the next attempt would meet a duplicate of that other quantity and take it for this one.
+        return Duplicate() if push.attempt <= 1 else Unknown(described(answer))
     if answer.status == 409 or error.code in _LATER:
         return RetryAt(now_ms + wait_ms(answer.headers, push.attempt, now_ms), described(answer))
     if error.type != "invalid_request_error":

@@ -276,6 +276,15 @@ def test_a_duplicate_in_other_words_is_never_a_rejection() -> None:
     assert isinstance(answered(said(400, error(f"Identifier {KEY} has already been used."))), Unknown)
 
 
+def test_an_idempotency_key_that_came_before_with_other_content_is_lost_history() -> None:
+    """A first attempt that the provider knows of is never settled by itself: the worker looks it up (rule R1)."""
+    world = World()
+    assert one(world.provider, push(4096)) == Accepted()
+    assert one(world.provider, push(2048)) == Duplicate()
+    assert isinstance(answered(said(400, error("Keys for ...", "idempotency_error")), attempt=2), Unknown)
+    assert isinstance(done(world.provider.lookup(push(2048))), CannotTell)
+
+
 @pytest.mark.parametrize("status", [400, 404, 422])
 def test_what_stripe_refuses_in_its_own_words_is_rejected(status: int) -> None:
     outcome = answered(said(status, error("No such customer: 'cus_1'", code="resource_missing"), request_id="req_abc"))
@@ -287,7 +296,6 @@ def test_what_stripe_refuses_in_its_own_words_is_rejected(status: int) -> None:
     [
         (400, b"<h1>Bad request</h1>"),
         (404, b"not found"),
-        (400, error("Keys for idempotent requests ...", "idempotency_error")),
         (400, error("odd", "api_error")),
         (409, b"<h1>Conflict</h1>"),
         (409, error("in use", "idempotency_error", "idempotency_key_in_use")),
@@ -408,6 +416,16 @@ def test_through_every_fault_each_push_is_charged_exactly_once(seed: int) -> Non
             world.clock.at_ms = outcome.at_ms if isinstance(outcome, RetryAt) else world.clock.at_ms + 60_000
     assert sorted(world.stripe.charged_by().values()) == list(range(1, 41))
     assert len(world.stripe.faults.counts) >= 8
+
+
+def test_the_emulator_counts_calls_by_the_second() -> None:
+    world = World()
+    world.stripe.calls_per_s = 3
+    outcomes = [one(world.provider, push(1024, key=f"k{number}")) for number in range(4)]
+    assert outcomes[:3] == [Accepted()] * 3
+    assert retry_after(outcomes[3]) == 1000
+    world.clock.at_ms += 1000
+    assert one(world.provider, push(1024, key="k3", attempt=2)) == Accepted()
 
 
 def test_after_a_day_the_same_identifier_would_be_charged_again() -> None:

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import pytest
 import stripe
 
-from drawdown.providers.protocol import Accepted, CustomerChanged, Duplicate
-from drawdown.providers.stripe import build
+from drawdown.providers.http_client import HttpClient
+from drawdown.providers.protocol import Accepted, CustomerChanged, Duplicate, RetryAt, Unknown
+from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import SystemClock
 from tests.contract.stripe_setup import World as ProviderWorld
 from tests.contract.stripe_setup import push, setup
-from tests.emulators.serve import serving_in_thread
-from tests.emulators.stripe import StripeEmulator
-from tests.emulators.wire import Direct
+from tests.emulators.serve import serving, serving_in_thread
+from tests.emulators.stripe import BILLING_FAULTS, StripeEmulator
+from tests.emulators.wire import Direct, FaultPlan
 
 SECRET = "whsec_emulator"
 MINUTE_S = 60
@@ -218,3 +219,31 @@ def test_the_provider_and_the_client_mean_the_same_event(world: World) -> None:
     assert asyncio.run(pushed(world.minute_s + 60)) == [Accepted()]
     charged = world.emulator.charged_by()
     assert charged == {("cus_1", "gb_seconds", world.minute_s + later): 2 for later in (0, 60)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_over_real_sockets_each_push_is_charged_once_whatever_fails(seed: int) -> None:
+    emulator = StripeEmulator(faults=FaultPlan(seed, dict.fromkeys(BILLING_FAULTS[:10], 0.05)))
+    emulator.add_customer("cus_1")
+    emulator.add_meter("gb_seconds")
+    now_s = int(time.time()) // 3600 * 3600
+
+    async def run() -> None:
+        async with serving(emulator) as url:
+            http = HttpClient()
+            provider = build(setup(http, SystemClock(), url=url))
+            await asyncio.gather(*(see_through(provider, number) for number in range(60)))
+            await http.close()
+
+    async def see_through(provider: StripeProvider, number: int) -> None:
+        """Until it is settled; waits are cut short."""
+        for attempt in range(1, 60):
+            request = push((number + 1) * 1024, key=f"k{number}", attempt=attempt, ts=(now_s - number) * 1000)
+            (outcome,) = await provider.push([request])
+            if isinstance(outcome, Accepted | Duplicate):
+                return
+            assert isinstance(outcome, RetryAt | Unknown), outcome
+        raise AssertionError(f"k{number} comes to no end")
+
+    asyncio.run(run())
+    assert sorted(emulator.charged_by().values()) == list(range(1, 61))
