@@ -29,6 +29,7 @@ from drawdown.cli import (
     orgs,
     providers,
     pushes,
+    reconcile,
     samples,
     settings,
 )
@@ -81,7 +82,7 @@ def root(
     context.obj = State(found, clock, json_)
 
 
-for module in (demo, database, metering, imports):
+for module in (demo, database, metering, imports, reconcile):
     module.register(app)
 app.add_typer(orgs.app, name="org")
 app.add_typer(features.app, name="feature")

@@ -310,8 +310,11 @@ adoptions = sa.Table(
     metadata,
     *push_reference(),
     ms_column("at_ms"),
+    # other: its key at another quantity; excess: charged beside our keys; drawn: only a balance shows it, no event does.
+    sa.Column("kind", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     *said_columns(),
+    sa.CheckConstraint("kind IN ('other', 'excess', 'drawn')", name="adoptions_kind"),
     sa.CheckConstraint("length(evidence) > 0", name="adoptions_evidence_given"),
     comment="Pushes that the provider was found to have, at its quantity; the difference makes the rest (R1, R2).",
 )

@@ -23,10 +23,17 @@ def adopt_other(connection: sa.Connection, push: sa.Row[tuple[object, ...]], qua
 
 
 def adopt_excess(
-    connection: sa.Connection, push: sa.Row[tuple[object, ...]], quantity: int, said: Said, why: str
+    connection: sa.Connection,
+    push: sa.Row[tuple[object, ...]],
+    quantity: int,
+    said: Said,
+    evidence: str,
+    *,
+    drawn: bool = False,
 ) -> None:
-    """The provider charged `quantity` more in this push's window than was pushed, under S1's lock."""
-    _insert(connection, push, quantity, said, why, None)
+    """The provider charged `quantity` more in this push's window than was pushed, under S1's lock. `drawn`: its balance
+    says so alone, and none of its events does."""
+    _insert(connection, push, quantity, said, evidence, None, kind="drawn" if drawn else "excess")
 
 
 def _insert(
@@ -36,6 +43,8 @@ def _insert(
     said: Said,
     evidence: str,
     known_as: str | None,
+    *,
+    kind: str = "other",
 ) -> None:
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature}
     revision = 1 + int(
@@ -50,7 +59,13 @@ def _insert(
     key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision)
     connection.execute(
         adoptions.insert().values(
-            **where, revision=revision, at_ms=said.now_ms, evidence=evidence, actor=said.actor, reason=said.reason
+            **where,
+            revision=revision,
+            at_ms=said.now_ms,
+            kind=kind,
+            evidence=evidence,
+            actor=said.actor,
+            reason=said.reason,
         )
     )
     connection.execute(

@@ -104,7 +104,7 @@ def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -
     planned = [_judge(one, terms, there, behind, context) for one in standing]
     problems = [one for one in planned if one.problem is not None]
     if problems and not terms.each_alone and not terms.dry_run:
-        raise Refused("; ".join(f"{one.org_id}: {one.problem}" for one in problems[:5]))
+        raise Refused("; ".join(f"{one.org_id}: {one.problem}" for one in problems[:5]) + "; nothing was changed")
     made: list[Flip] = yield Transaction(
         "assign", partial(_assign, planned=planned, terms=terms, said=said), rollback=terms.dry_run
     )
@@ -117,8 +117,8 @@ def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms
         customer = wish.customer_id if wish.customer_id is not None else "" if own_ids else wish.org_id
         latest = connection.execute(
             sa.text(
-                "SELECT a.provider, a.customer_id, a.start_ms, o.is_halted FROM assignments a JOIN orgs o ON o.org_id = a.org_id "
-                "WHERE a.org_id = :org ORDER BY a.start_ms DESC LIMIT 1"
+                "SELECT a.provider, a.customer_id, a.start_ms, o.is_halted FROM assignments a "
+                "JOIN orgs o ON o.org_id = a.org_id WHERE a.org_id = :org ORDER BY a.start_ms DESC LIMIT 1"
             ),
             {"org": wish.org_id},
         ).one_or_none()
@@ -217,8 +217,10 @@ def _problem(
             )
         case CustomerState(balance) if balance is not None and balance <= 0 and _would_newly_halt(one, terms):
             if not terms.allow_halt:
-                text = f"{one.customer_id} has no credit at {terms.provider}, so the flip would halt it at once"
-                return f"{text}: give credit there first, or --allow-halt", None
+                text = (
+                    f"the customer {one.customer_id} has no credit at {terms.provider}: the flip would halt it at once"
+                )
+                return f"{text}; give credit there first, or --allow-halt", None
             return None, "it is halted once the flip is in force: no credit there"
     return None, None
 

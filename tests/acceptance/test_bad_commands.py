@@ -64,7 +64,7 @@ WRONG: dict[int, list[Sequence[str]]] = {
         ("push", "void", "nosuch", "--evidence", "e"), ("push", "resolve", "nosuch", "--accepted", "--evidence", "e"),
         ("sample", "withdraw", "nosuch"), ("sample", "withdraw", "x'); DROP TABLE orgs;--"),
         ("ledger", "grant", "acme", "1", "--plan", "nosuch"), ("org", "release", "acme"),
-        ("org", "assign", "acme", "--from", "2024-01-01"), ("org", "assign", "bolt", "--customer", "acme"),
+        ("org", "assign", "acme", "--from", "2024-01-02"), ("org", "assign", "bolt", "--customer", "acme"),
         ("feature", "map", "other", "--memory-mb", "1024", "--from", "2024-01-01", "--yes"),
         ("feature", "map", "other", "--memory-mb", "5", "--from", "2024-01-01"),
         ("--database-url", "sqlite:////nonexistent/x.db", "tick"), ("--database-url", "sqlite:////etc", "tick"),

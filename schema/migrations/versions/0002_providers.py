@@ -213,10 +213,12 @@ _TABLES = """CREATE TABLE adoptions (
     feature {id} NOT NULL,
     revision INTEGER NOT NULL,
     at_ms BIGINT NOT NULL,
+    kind TEXT NOT NULL,
     evidence TEXT NOT NULL,
     actor TEXT NOT NULL,
     reason TEXT NOT NULL,
     PRIMARY KEY (window_ms, org_id, feature, revision),
+    CONSTRAINT adoptions_kind CHECK (kind IN ('other', 'excess', 'drawn')),
     CONSTRAINT adoptions_evidence_given CHECK (length(evidence) > 0)
 );
 CREATE TABLE provider_states (

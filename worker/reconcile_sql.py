@@ -1,0 +1,67 @@
+"""What we say was charged, for `reconcile`. Quantities are base units; a day is UTC's.
+
+Guarantee: what only a balance showed (adopted as `drawn`) is no event over there, so it is left out where events are
+compared, and counted where balances are.
+"""
+
+from typing import Final
+
+_DRAWN: Final = """EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
+    AND x.feature = p.feature AND x.revision = p.revision AND x.kind = 'drawn')"""
+_SUMS: Final = f"""
+    CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {_DRAWN} THEN p.sent_qty ELSE 0 END) AS BIGINT) AS accepted,
+    CAST(SUM(CASE WHEN p.state = 'shadow' THEN p.sent_qty ELSE 0 END) AS BIGINT) AS shadow,
+    SUM(CASE WHEN p.state IN ('due', 'queued', 'in_doubt') THEN 1 ELSE 0 END) AS unsettled,
+    MAX(CASE WHEN p.state = 'accepted' THEN COALESCE(p.settled_ms, p.sealed_at_ms) ELSE 0 END) AS settled_ms"""
+
+OURS: Final = f"""
+SELECT p.window_ms - p.window_ms % 86400000 AS day_ms, p.org_id, p.customer_id, p.feature, {_SUMS}
+FROM pushes p
+WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND (:org = '' OR p.org_id = :org)
+    AND p.state NOT IN ('voided', 'carried')
+GROUP BY 1, 2, 3, 4
+HAVING MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) >= :since
+ORDER BY 1, 2, 3, 4
+"""
+
+BY_WINDOW: Final = """
+SELECT p.window_ms, {sums} FROM pushes p
+WHERE p.provider = :provider AND p.window_ms >= :day AND p.window_ms < :day + 86400000 AND p.org_id = :org
+    AND p.customer_id = :customer AND p.feature = :feature AND p.state NOT IN ('voided', 'carried')
+GROUP BY 1 ORDER BY 1
+""".replace("{sums}", _SUMS)
+
+ACCEPTED: Final = f"""
+SELECT p.* FROM pushes p
+WHERE p.provider = :provider AND p.window_ms >= :day AND p.window_ms < :day + 86400000 AND p.org_id = :org
+    AND p.customer_id = :customer AND p.feature = :feature AND p.state = 'accepted' AND NOT {_DRAWN}
+    AND (p.attempts > 0 OR p.wire_key IS NOT NULL) ORDER BY p.window_ms, p.revision
+"""
+
+# A push confirmed after a balance's cycle began may have been drawn before it: counted on the safe side.
+DRAWN: Final = """
+SELECT p.org_id, CAST(SUM(p.sent_qty) AS BIGINT) AS ours,
+    SUM(CASE WHEN p.state IN ('due', 'queued', 'in_doubt') THEN 1 ELSE 0 END) AS unsettled,
+    MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) AS settled_ms
+FROM pushes p
+WHERE p.provider = :provider AND p.customer_id = :customer AND p.feature = :feature
+    AND p.state IN ('accepted', 'due', 'queued', 'in_doubt') AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since
+GROUP BY p.org_id
+"""
+
+# What may have been charged more than once without an event of its own: pushes that were sent more than once.
+SENT_AGAIN: Final = """
+SELECT p.* FROM pushes p
+WHERE p.provider = :provider AND p.customer_id = :customer AND p.feature = :feature AND p.state = 'accepted'
+    AND p.attempts > 1 AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since AND p.sent_qty > 0
+    AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
+        AND x.feature = p.feature AND x.kind = 'drawn')
+ORDER BY p.window_ms, p.revision
+"""
+
+KEEP: Final = """
+INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, verdict, at_ms)
+VALUES (:day_ms, :org_id, :provider, :customer_id, :feature, :ours, :theirs, :verdict, :now)
+ON CONFLICT (day_ms, org_id, provider, customer_id, feature) DO UPDATE SET ours_qty = excluded.ours_qty,
+    theirs_qty = excluded.theirs_qty, verdict = excluded.verdict, at_ms = excluded.at_ms
+"""
