@@ -9,15 +9,17 @@ import pytest
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
+    CustomerState,
     Duplicate,
     Found,
     Outcome,
     Queued,
+    ReadFailed,
     Rejected,
     RetryAt,
     Unknown,
 )
-from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.decide import Asked, Settlement, after_lookup, settle
 from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, World, done, push
 
@@ -113,6 +115,45 @@ def test_a_key_store_that_fails_open_doubles_and_only_the_balance_shows_it() -> 
     assert done(world.provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {"compute": 7}
     drawn = done(world.provider.drawn("cus_1"))
     assert isinstance(drawn, dict) and drawn["compute"].quantity == 14
+
+
+def test_while_the_balances_are_away_charges_queue_and_nothing_is_read_as_zero() -> None:
+    world = World()
+    world.emulator.balance_store = "down"
+    assert isinstance(world.push(), Queued)
+    assert isinstance(done(world.provider.customers(["cus_1"]))["cus_1"], ReadFailed)
+    world.wait(5 * MINUTE_MS)
+    assert world.push(push(attempt=2)) == Duplicate() and world.charged() == 0
+    world.emulator.balance_store = "up"
+    world.wait(2_000)
+    assert done(world.provider.lookup(push())) == Found(7) and world.charged() == 7
+
+
+def test_above_the_accounts_cap_charges_queue_and_are_applied() -> None:
+    world = World()
+    world.emulator.tracks_per_minute = 3
+    told = [type(world.push(push(key=f"k{n}"))) for n in range(5)]
+    assert told == [Accepted, Accepted, Accepted, Queued, Queued]
+    world.wait(MINUTE_MS)
+    assert world.charged() == 35
+
+
+def test_a_key_is_forgotten_after_its_retention_and_the_same_push_doubles() -> None:
+    world = World()
+    assert world.push() == Accepted()
+    world.wait(world.provider.capabilities.key_retention_ms or 0)
+    assert world.push(push(attempt=2)) == Accepted()
+    assert world.charged() == 14
+
+
+def test_a_new_cycle_grants_anew_and_what_was_drawn_begins_at_zero() -> None:
+    world = World()
+    assert world.push(push(130)) == Accepted()
+    world.wait(31 * DAY_MS)
+    assert done(world.provider.customers(["cus_1"])) == {"cus_1": CustomerState(100_000_000, "starter", 3)}
+    drawn = done(world.provider.drawn("cus_1"))
+    assert isinstance(drawn, dict) and drawn["compute"].quantity == 0
+    assert drawn["compute"].since_ms is not None and WINDOW < drawn["compute"].since_ms < world.clock.at_ms
 
 
 SOUND = (

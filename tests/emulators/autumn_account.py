@@ -6,7 +6,6 @@ Guarantee: `truth` holds what was really deducted, whatever was answered and wha
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 from tests.emulators.autumn_list import Events
@@ -75,7 +74,7 @@ class Account:
     plans: dict[str, Plan] = field(default_factory=dict)
     customers: dict[str, Customer] = field(default_factory=dict)
     events: Events = field(default_factory=Events)
-    truth: dict[tuple[str, str, int], Number] = field(default_factory=lambda: defaultdict(int))
+    truth: dict[tuple[str, str, int], Number] = field(default_factory=dict)
     doubles: list[Charge] = field(default_factory=list)
     """Deductions of a key that was deducted before: the key store failed open."""
     lost: list[Charge] = field(default_factory=list)
@@ -212,7 +211,8 @@ class Account:
 
     def _remember(self, made: Charge, track: Track, deductions: list[Json], now_ms: int) -> None:
         if made.value:
-            self.truth[made.customer, made.feature, made.ts] += made.value
+            place = (made.customer, made.feature, made.ts)
+            self.truth[place] = self.truth.get(place, 0) + made.value
             if made.key is not None:
                 if made.key in self.by_key:
                     self.doubles.append(made)
