@@ -1,0 +1,308 @@
+"""Somebody else's provider: installed from its own package, found by its entry point, held to the same suite. And those
+that are broken, each in its own way, disable only themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import unittest
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers import registry
+from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
+from drawdown.providers.conformance_bench import Secret
+from drawdown.providers.http import Answer, Call, Http, HttpResult
+from drawdown.providers.protocol import Provider, PushRequest
+from drawdown.schema.clock import FixedClock
+from tests.emulators.wire import Direct
+from tests.world import T0
+
+PACKAGE = Path(__file__).parent / "third_party"
+PROVIDER = (PACKAGE / "drawdown_tally.py").read_text(encoding="utf-8")
+KEY = "tally_key_canary"
+SECRETS: Mapping[Secret, str] = {"current": "hook_now", "previous": "hook_before", "strange": "hook_of_a_stranger"}
+
+
+def plug_in(folder: Path, name: str, source: str, entry_points: Mapping[str, str]) -> None:
+    """What an installer leaves behind: a module, and a folder that tells of it."""
+    module, about = f"drawdown_{name}", folder / f"drawdown_{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / f"{module}.py").write_text(source, encoding="utf-8")
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: drawdown-{name}\nVersion: 1.0\n", encoding="utf-8")
+    lines = [f"{name} = {where}" for name, where in entry_points.items()]
+    (about / "entry_points.txt").write_text("\n".join([f"[{registry.GROUP}]", *lines, ""]), encoding="utf-8")
+
+
+def install(folder: Path) -> None:
+    """By pip and without a network. Before 70.1, setuptools needs another package to build: then as pip would."""
+    source = shutil.copytree(PACKAGE, folder.parent / f"{folder.name}-source")  # building leaves traces
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    options = ["--no-deps", "--no-build-isolation", "--target", str(folder), str(source)]
+    if subprocess.run([*command, *options], capture_output=True, timeout=120).returncode != 0:
+        project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        plug_in(folder, "tally", PROVIDER, project["entry-points"][registry.GROUP])
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the sample is installed, with that place on the path."""
+    folder = tmp_path_factory.mktemp("site")
+    install(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        importlib.invalidate_caches()
+        yield folder
+        sys.modules.pop("drawdown_tally", None)
+
+
+def load(http: Http, clock: FixedClock, **settings: str) -> registry.Registry:
+    return registry.load(settings, clock, http, sa.create_engine("sqlite://"))
+
+
+class Service:
+    """Tally: charges a key once, for good."""
+
+    def __init__(self) -> None:
+        self.charges: dict[str, dict[str, object]] = {}
+        self.credit = {"c-1": 10**15, "c-idle": 0}
+        self.meters = {"compute"}
+
+    def handle(self, call: Call, now_ms: int) -> HttpResult:
+        status, body = self._answer(call)
+        return Answer(status, {"content-type": "application/json"}, json.dumps(body).encode())
+
+    def _answer(self, call: Call) -> tuple[int, dict[str, object]]:
+        if call.headers.get("authorization") != f"Bearer {KEY}":
+            return 401, {"error": f"no such key: {call.headers.get('authorization')}"}
+        _, _, what, *rest = call.url.removeprefix("https:").split("/")[1:]
+        if call.method == "POST":
+            return self._charge(json.loads(call.body))
+        name = unquote(rest[0])
+        known = {"charges": name in self.charges, "customers": name in self.credit, "meters": name in self.meters}
+        if not known[what]:
+            return 404, {"error": f"no such {what}"}
+        return 200, {"id": name, "unit": 1, "credit": self.credit.get(name), **self.charges.get(name, {})}
+
+    def _charge(self, asked: dict[str, object]) -> tuple[int, dict[str, object]]:
+        key, before = str(asked["key"]), self.charges.get(str(asked["key"]))
+        if before is not None:
+            same = before["asked"] == asked
+            return 409, {"key": key, "charged": before["charged"], **({} if same else {"error": "other content"})}
+        if asked["customer"] not in self.credit or asked["meter"] not in self.meters:
+            return 404, {"error": "no such customer or meter"}
+        if asked["customer"] == "c-idle":
+            return 201, {"key": key, "charged": 0, "error": "the customer does not pay for this meter"}
+        self.charges[key] = {"asked": asked, "charged": asked["amount"]}
+        return 201, {"key": key, "charged": asked["amount"]}
+
+
+class TallyBench(Bench):
+    customer, unknown_customer = "c-1", "c-2"
+    feature, unknown_feature = "compute", "nosuch"
+    secrets = (KEY, *SECRETS.values())
+
+    def __init__(self) -> None:
+        self.clock = FixedClock(T0)
+        self.service = Service()
+        self.wire = self._wire = Wire(Direct(self.service, self.clock))
+        self.provider = self._with_key(KEY)
+
+    def _with_key(self, key: str) -> Provider:
+        hooks = f"{SECRETS['current']} {SECRETS['previous']}"
+        found = load(self._wire, self.clock, tally_key=key, tally_webhook_secrets=hooks)
+        assert "tally" not in found.broken, found.broken
+        return found.providers["tally"]
+
+    def charged(self, request: PushRequest) -> int | None:
+        found = self.service.charges.get(request.key)
+        return None if found is None else int(str(found["charged"]))
+
+    def charged_total(self, customer_id: str, feature: str) -> int:
+        return sum(int(str(one["charged"])) for one in self.service.charges.values())
+
+    def charging_nothing(self) -> str:
+        return "c-idle"
+
+    def webhook(self, customer_id: str, secret: Secret) -> tuple[Mapping[str, str], bytes]:
+        body, at = json.dumps({"customer": customer_id}).encode(), str(self.clock.now_ms())
+        mac = hmac.new(SECRETS[secret].encode(), at.encode() + b"." + body, "sha256").hexdigest()
+        return {"tally-signature": f"{at}.{mac}", "content-type": "application/json"}, body
+
+    def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
+        raise Unsupported("what Tally has accepted stays accepted")
+
+    def with_bad_key(self) -> Provider:
+        return self._with_key("tally_key_of_before")
+
+
+@pytest.mark.usefixtures("installed")
+class TestTally(ProviderConformance):
+    def make_bench(self) -> Bench:
+        return TallyBench()
+
+
+def test_the_sample_is_short_and_comes_from_where_it_was_installed(installed: Path) -> None:
+    assert (installed / "drawdown_tally.py").read_text(encoding="utf-8").count("\n") < 100
+    assert TallyBench().provider.__class__.__module__ == "drawdown_tally"
+    assert str(installed) in str(sys.modules["drawdown_tally"].__file__)
+
+
+def test_without_a_key_it_sleeps(installed: Path) -> None:
+    clock = FixedClock(T0)
+    assert load(Wire(Direct(Service(), clock)), clock).providers["tally"].dormant == "DRAWDOWN_TALLY_KEY is not set"
+
+
+BROKEN: Mapping[str, tuple[str | None, str]] = {
+    "raises_at_import": ("raise RuntimeError('no such library\\nsecond line')", "RuntimeError: no such library"),
+    "no_syntax": ("def build(:", "SyntaxError: "),
+    "no_module": (None, "ModuleNotFoundError: "),
+    "no_such_name": ("pass", "AttributeError: "),
+    "raises_when_built": (
+        "def build(setup): raise ValueError('the key is malformed')",
+        "ValueError: the key is malformed",
+    ),
+    "gives_nothing": ("def build(setup): return None", "TypeError: NoneType lacks a part of "),
+    "gives_half_a_provider": (
+        "class Half:\n    name = 'gives_half_a_provider'\ndef build(setup): return Half()",
+        "TypeError: Half lacks a part of ",
+    ),
+    "lies_about_its_name": (
+        PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n    one.name = 'embedded'\n    return one",
+        "ValueError: it calls itself 'embedded'",
+    ),
+    "contradicts_itself": (
+        PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n    one.capabilities = p.Capabilities(None, False)\n"
+        "    return one",
+        "ValueError: a duplicate that proves nothing has to be looked up",
+    ),
+    "legacy": (PROVIDER + "\nbuild = Tally", "ValueError: 'legacy' is no name for a provider"),
+    "Upper-case": (PROVIDER + "\nbuild = Tally", "ValueError: 'Upper-case' is no name for a provider"),
+}
+
+
+@pytest.fixture
+def beside(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., registry.Registry]:
+    """Everything that is installed, with one more provider beside it."""
+
+    def load_beside(name: str, source: str | None) -> registry.Registry:
+        module = f"drawdown_broken_{name.replace('-', '_').lower()}"
+        plug_in(tmp_path, module.removeprefix("drawdown_"), source or "", {name: f"{module}:build"})
+        if source is None:
+            (tmp_path / f"{module}.py").unlink()
+        monkeypatch.syspath_prepend(str(tmp_path))
+        importlib.invalidate_caches()
+        clock = FixedClock(T0)
+        return load(Wire(Direct(Service(), clock)), clock, tally_key=KEY)
+
+    return load_beside
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_provider_disables_only_itself(name: str, beside: Callable[..., registry.Registry]) -> None:
+    source, reason = BROKEN[name]
+    found = beside(name, source)
+    assert list(found.broken) == [name]
+    assert found.broken[name].startswith(reason) and "\n" not in found.broken[name]
+    assert found.providers.keys() == {"autumn", "embedded", "stripe", "tally"}
+
+
+@pytest.mark.xfail(reason="SystemExit is no Exception: registry.load lets it through")
+def test_one_that_ends_the_process_does_not(beside: Callable[..., registry.Registry]) -> None:
+    try:
+        found = beside("ends_the_process", "raise SystemExit(3)")
+    except SystemExit:
+        pytest.fail("it did")
+    assert list(found.broken) == ["ends_the_process"]
+
+
+@pytest.mark.xfail(reason="which of two is first depends on the path: registry.installed sorts by name alone")
+def test_nobody_takes_the_place_of_a_provider_of_ours(beside: Callable[..., registry.Registry]) -> None:
+    found = beside("embedded", PROVIDER + "\nbuild = Tally")
+    assert found.providers["embedded"].__class__.__name__ == "EmbeddedProvider"
+    assert found.broken["embedded"] == "ValueError: two installed packages offer a provider named embedded"
+
+
+# A provider that is wrong in one place, and what the suite must say to it.
+WRONG = {
+    "a timeout is taken for not sent": ("p.Unknown(result.reason)", 'self._later("30", result.reason)'),
+    "what was not sent is taken for unknown": ("isinstance(result, NotSent) else", "isinstance(result, Call) else"),
+    "a timeout is taken for a refusal": ("p.Unknown(result.reason)", "p.Rejected(result.reason)"),
+    "success that charged nothing is accepted": ("push.key, push.quantity)", 'push.key, told.get("charged"))'),
+    "any success is accepted": (
+        "told = _told(result)\n",
+        "told = _told(result)\n        if result.status < 300:\n            return p.Accepted()\n",
+    ),
+    "any error is a refusal": ("return p.Unknown(f", "return p.Rejected(f"),
+    "any error is for later": ("return p.Unknown(f", "return p.RetryAt(self._clock.now_ms() + 1000, f"),
+    "a new key at each attempt": ('"key": push.key,', '"key": f"{push.key}#{push.attempt}",'),
+    "a duplicate is a refusal": ("else p.Duplicate()", 'else p.Rejected("a duplicate")'),
+    "429 is a refusal": ("(401, 429)", "(401,)"),
+    "a bad key is a refusal": (
+        "if result.status in (401, 429):",
+        "if result.status == 401:\n            return p.Rejected('a bad key')\n        if result.status == 429:",
+    ),
+    "Retry-After is ignored": ('result.headers.get("retry-after", "")', '"30"'),
+    "Retry-After is believed, whatever it says": ("min(at_ms, now_ms + 900_000)", "at_ms"),
+    "Retry-After may be in the past": ("max(now_ms + 1_000, min(at_ms, now_ms + 900_000))", "at_ms"),
+    "no date is expected": ("(ValueError, TypeError, OverflowError)", "OverflowError"),
+    "no nonsense is expected": ("(ValueError, RecursionError)", "RecursionError"),
+    "no depth is expected": ("(ValueError, RecursionError)", "ValueError"),
+    "no list is expected": ("told if isinstance(told, dict) else {}", "told"),
+    "the key is in a reason": ('f"HTTP {result.status}, and nothing', 'f"{self._headers} {result.status}, and nothing'),
+    "the answer is in a reason": ("HTTP {result.status}, and not what", "HTTP {result.body.decode()}, and not what"),
+    "quantities are floating": ('"amount": push.quantity', '"amount": int(float(push.quantity))'),
+    "what cannot be read is an empty wallet": (
+        "**failed, **states",
+        "**{one: p.CustomerState(0, None, None) for one in failed}, **states",
+    ),
+    "nobody is unknown": ("p.NoCustomer())", 'p.ReadFailed("no such customer"))'),
+    "the unknown are left out": ("**dict.fromkeys(customer_ids, p.NoCustomer()), ", ""),
+    "what cannot be looked up is absent": ('p.ReadFailed(f"{what}: HTTP', 'p.Absent() or (f"{what}: HTTP'),
+    "lookups are of the first digits": ("return p.Found(told)", "return p.Found(told % 1000)"),
+    "any webhook is genuine": ("signed = any(", "signed = bool(at) or any("),
+    "webhooks never age": ("abs(now_ms - int(at)) > 300_000", "False"),
+    "the old secret is forgotten": ("for one in self._secrets]", "for one in self._secrets[:1]]"),
+    "signatures are of any text": ("given.encode())", "given.encode('ascii'))"),
+    "check sees no trouble": ("if not isinstance(told, int)]", "if told is None]"),
+    "batches lose one": ("for one in batch]", "for one in batch][1:]"),
+    "outcomes are words": ("return p.Accepted()", 'return "accepted"'),
+    "it proves nothing and cannot be asked": ("Capabilities(None, True, lookup_lag_ms=0,", "Capabilities(None, False,"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_suite_finds_a_provider_that_is_wrong(wrong: str, installed: Path) -> None:
+    right, other = WRONG[wrong]
+    assert PROVIDER.count(right) == 1, right
+    module = sys.modules["drawdown_tally"]
+    try:
+        exec(compile(PROVIDER.replace(right, other), "wrong", "exec"), vars(module))
+        assert failures() != []
+    finally:
+        exec(compile(PROVIDER, str(installed), "exec"), vars(module))
+
+
+def failures() -> list[str]:
+    """The tests of the suite that this provider does not pass, up to the first."""
+    for name in [name for name in vars(ProviderConformance) if name.startswith("test_")]:
+        suite = TestTally()
+        suite.seeds = 3
+        with contextlib.suppress(unittest.SkipTest):
+            try:
+                suite.setup_method()
+                getattr(suite, name)()
+                suite.teardown_method()
+            except Exception:
+                return [name]
+    return []
