@@ -40,7 +40,7 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
-MAX_STEPS: Final = 60
+MAX_STEPS: Final = 300
 """Of one push: attempts and lookups."""
 FAULTY_STEPS: Final = 6
 """After these nothing fails any more, and the push has to come to its end."""
@@ -115,7 +115,7 @@ class Law:
                 break
         if self._bench.wire is not None:
             self._bench.wire.spoil = None
-        assert course.state == "settled", f"{request.key} comes to no end: {self.story[-MAX_STEPS:]}"
+        assert course.state == "settled", f"{request.key} comes to no end: {self.story[-60:]}"
         return course.request
 
     def _step(self, course: Course) -> None:

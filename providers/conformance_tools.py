@@ -54,8 +54,14 @@ class Tools:
         self._newest = window_of(self.now_ms - GRACE_MS) - WINDOW_MS
         self._requests = 0
 
-    def teardown_method(self) -> None:
+    def finish(self) -> None:
+        """Give back what `start` opened."""
+        if self.bench.wire is not None:
+            self.run(self.bench.wire.close())
         self.bench.close()
+
+    def teardown_method(self) -> None:
+        self.finish()
         self._runner.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

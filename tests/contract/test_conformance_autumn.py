@@ -1,0 +1,125 @@
+"""The Autumn provider keeps the protocol, against the emulator of a recorded server."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+from standardwebhooks import Webhook
+
+from drawdown.providers.autumn import build
+from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
+from drawdown.providers.conformance_bench import Secret
+from drawdown.providers.http import Http
+from drawdown.providers.http_client import HttpClient
+from drawdown.providers.protocol import Provider, PushRequest, Setup
+from drawdown.schema.clock import FixedClock
+from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
+from tests.emulators.serve import serving_in_thread
+from tests.emulators.wire import Direct, FaultPlan
+from tests.world import T0
+
+SECRETS: Mapping[Secret, str] = {
+    name: "whsec_" + base64.b64encode(f"{name}-canary-of-32-characters!!"[:32].encode()).decode()
+    for name in ("current", "previous", "strange")
+}
+
+
+class AutumnBench(Bench):
+    customer, unknown_customer = "c-1", "c-2"
+    feature, unknown_feature = "compute", "nosuch"
+    secrets = (SECRET_KEY, *SECRETS.values())
+
+    def __init__(self) -> None:
+        self.clock = FixedClock(T0)
+        # As many lists a second as a test may ask for: its clock stands still.
+        self.service = AutumnEmulator(lists_per_s=1_000_000)
+        account = self.service.account
+        account.add_feature("compute")
+        account.add_plan("starter", {"compute": (10**12, None)})
+        for customer in ("c-1", "c-idle"):
+            account.add_customer(customer, T0)
+        account.attach("c-1", "starter", T0)
+        self.url, http = self.reached()
+        self.wire = self._wire = Wire(http)
+        self.provider = self._with_key(SECRET_KEY)
+
+    def reached(self) -> tuple[str, Http]:
+        """The service's address, and what sends to it."""
+        return "https://autumn.test", Direct(self.service, self.clock)
+
+    def _with_key(self, key: str) -> Provider:
+        hooks = f"{SECRETS['current']},{SECRETS['previous']}"
+        settings = {"secret_key": key, "webhook_secrets": hooks, "url": self.url}
+        return build(Setup("autumn", settings, self.clock, self._wire, sa.create_engine("sqlite://")))
+
+    def charged(self, request: PushRequest) -> int | None:
+        self.service.work_off(self.clock.now_ms())
+        found = self.service.charged_under(request.key)
+        return None if found is None else int(found)
+
+    def charged_total(self, customer_id: str, feature: str) -> int:
+        self.service.work_off(self.clock.now_ms())
+        truth = self.service.charged_by()
+        return int(sum(value for (who, what, _), value in truth.items() if (who, what) == (customer_id, feature)))
+
+    def charging_nothing(self) -> str:
+        return "c-idle"  # has no plan: 200, "balance": null, "deductions": []
+
+    def webhook(self, customer_id: str, secret: Secret) -> tuple[Mapping[str, str], bytes]:
+        body = json.dumps({"type": "balances.limit_reached", "data": {"customer_id": customer_id}})
+        at = datetime.fromtimestamp(self.clock.now_ms() // 1000, UTC)
+        signature = Webhook(SECRETS[secret]).sign("msg_1", at, body)
+        stamps = {"svix-id": "msg_1", "svix-timestamp": str(int(at.timestamp())), "svix-signature": signature}
+        return {**stamps, "content-type": "application/json"}, body.encode()
+
+    def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
+        raise Unsupported("what Autumn drops later it drops without a word: lookups and reconcile find it")
+
+    def with_bad_key(self) -> Provider:
+        return self._with_key("am_sk_test_of_another_account")
+
+
+class SocketBench(AutumnBench):
+    """The same over real HTTP on a loopback socket."""
+
+    def reached(self) -> tuple[str, Http]:
+        self._server = serving_in_thread(self.service, self.clock)
+        return self._server.__enter__(), HttpClient()
+
+    def close(self) -> None:
+        self._server.__exit__(None, None, None)
+
+
+class TestAutumn(ProviderConformance):
+    def make_bench(self) -> Bench:
+        return AutumnBench()
+
+
+class TestAutumnOverSockets(ProviderConformance):
+    seeds = 3
+
+    def make_bench(self) -> Bench:
+        return SocketBench()
+
+
+SURVIVED = (
+    "request_lost", "answer_lost", "error_500_before", "error_500_after", "throttled", "throttled_nonsense",
+    "queued_late", "queued_dropped", "claimed_not_applied", "connection_refused", "nonsense", "reads_fail", "reads_lag",
+)  # fmt: skip
+"""What a push has to survive by itself. A 200 that is lost later, or a key store that fails open, is reconcile's."""
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_law_holds_with_faults_of_autumns_own(seed: int) -> None:
+    suite = TestAutumn()
+    suite.setup_method()
+    assert isinstance(suite.bench, AutumnBench)
+    suite.bench.service.faults = FaultPlan(seed, dict.fromkeys(SURVIVED, 0.04))
+    suite.keeps_the_law(seed)
+    assert sum(suite.bench.service.faults.counts.values()) > 0 and suite.bench.service.doubles == []
+    suite.teardown_method()

@@ -1,0 +1,117 @@
+"""The Stripe provider keeps the protocol, against the emulator of what Stripe documents."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
+from drawdown.providers.conformance_bench import Secret
+from drawdown.providers.protocol import Provider, PushRequest, Setup
+from drawdown.providers.stripe import build
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import connect
+from drawdown.schema.migrate import upgrade
+from tests.emulators.stripe import StripeEmulator
+from tests.emulators.wire import Direct, FaultPlan
+from tests.world import T0
+
+KEY = "sk_test_canary0123456789"
+SECRETS: Mapping[Secret, str] = {name: f"whsec_{name}Canary0123456789" for name in ("current", "previous", "strange")}
+
+
+@cache
+def no_wallets() -> sa.Engine:
+    """A database of our own in which no customer has a prepaid wallet."""
+    engine = connect(f"sqlite:///{Path(tempfile.mkdtemp())}/drawdown.db")
+    upgrade(engine)
+    return engine
+
+
+class StripeBench(Bench):
+    customer, unknown_customer = "cus_1", "cus_2"
+    feature, unknown_feature = "compute", "nosuch"
+    secrets = (KEY, *SECRETS.values())
+    meters = ""
+
+    def __init__(self) -> None:
+        self.clock = FixedClock(T0)
+        self.service = StripeEmulator(secret_key=KEY)
+        self.service.add_customer("cus_1")
+        self.service.add_meter("compute")
+        self.service.add_meter("gb_seconds")
+        self.wire = self._wire = Wire(Direct(self.service, self.clock))
+        self.provider = self._with_key(KEY)
+
+    def _with_key(self, key: str) -> Provider:
+        hooks = f"{SECRETS['current']},{SECRETS['previous']}"
+        settings = {"secret_key": key, "webhook_secrets": hooks, "meters": self.meters}
+        return build(Setup("stripe", settings, self.clock, self._wire, no_wallets()))
+
+    def charged(self, request: PushRequest) -> int | None:
+        units = self.service.charged_under(request.key)
+        return None if units is None else int(units) * self._unit
+
+    def charged_total(self, customer_id: str, feature: str) -> int:
+        return self.service.charged(customer_id, "gb_seconds" if self.meters else feature) * self._unit
+
+    @property
+    def _unit(self) -> int:
+        return self.provider.capabilities.unit_of(self.feature)
+
+    def charging_nothing(self) -> str:
+        raise Unsupported(
+            "Stripe's success does not say what it charged: error reports and reconcile find what is gone"
+        )
+
+    def webhook(self, customer_id: str, secret: Secret) -> tuple[Mapping[str, str], bytes]:
+        self.service.webhook_secret = SECRETS[secret]
+        return self.service.customer_webhook("customer.updated", customer_id, self.clock.now_ms())
+
+    def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
+        self.advance(self.service.report_after_ms)
+        self.service.webhook_secret = SECRETS["current"]
+        (report,) = self.service.webhooks(self.clock.now_ms())
+        return report
+
+    def with_bad_key(self) -> Provider:
+        return self._with_key("sk_test_ofAnotherAccount")
+
+
+class StripeInUnits(StripeBench):
+    """Megabyte-seconds, sold as gigabyte-seconds."""
+
+    meters = "compute=gb_seconds/1024"
+
+
+class TestStripe(ProviderConformance):
+    def make_bench(self) -> Bench:
+        return StripeBench()
+
+
+class TestStripeInUnits(ProviderConformance):
+    def make_bench(self) -> Bench:
+        return StripeInUnits()
+
+
+SURVIVED = (
+    "connection_refused", "request_lost", "throttled", "throttled_nonsense", "lock_timeout", "error_500_before",
+    "cached_500", "error_500_after", "answer_lost", "nonsense", "reads_lag", "reads_fail",
+)  # fmt: skip
+"""What a push has to survive by itself. What is refused after it was accepted is told by a webhook, or by reconcile."""
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_law_holds_with_faults_of_stripes_own(seed: int) -> None:
+    suite = TestStripe()
+    suite.setup_method()
+    assert isinstance(suite.bench, StripeBench)
+    suite.bench.service.faults = FaultPlan(seed, dict.fromkeys(SURVIVED, 0.04))
+    suite.keeps_the_law(seed)
+    assert sum(suite.bench.service.faults.counts.values()) > 0 and suite.bench.service.doubles == []
+    suite.teardown_method()
