@@ -52,7 +52,7 @@ class EmbeddedProvider:
 
     name = NAME
     capabilities = CAPABILITIES
-    dormant = None
+    dormant: str | None = None
 
     def __init__(self, engine: sa.Engine, clock: Clock) -> None:
         self._engine = engine

@@ -37,6 +37,13 @@ ledger_entries = sa.Table(
     comment="Each entry moves an amount from one account to another: two lines that sum to zero by construction.",
 )
 
+sa.Index(
+    "ledger_entries_grants",
+    ledger_entries.c.to_account,
+    sqlite_where=sa.text("kind = 'grant'"),
+    postgresql_where=sa.text("kind = 'grant'"),
+)
+
 ledger_rates = sa.Table(
     "ledger_rates",
     metadata,

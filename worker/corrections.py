@@ -225,7 +225,8 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said,
         raise UsageError("say what shows that the provider has this push (--evidence)")
     for key in keys:
         push = find_push(connection, key)
-        if push.state not in (*_PROVEN, "queued") or not push.attempts:
+        # One that the provider would never take is rejected unsent: a person may have billed it there by hand.
+        if push.state not in (*_PROVEN, "queued") or not (push.attempts or push.state == "rejected"):
             raise Refused(f"{key} is {push.state}: only a push that was sent and is not settled can be resolved")
         if push.provider == "embedded" and wallet.read_charge(connection, push.key) is None:
             raise Refused(f"{key}: the embedded ledger has no such charge, so it is --absent")

@@ -1,7 +1,7 @@
 """Wallets of customers whose provider has no hard stop: what they use there is drawn from the embedded ledger too.
 
 Guarantee: drawn once for each push, by its key, in the transaction that accepts it; given back once where the push is
-refused later. A customer without a wallet is never charged here, and never halted for it.
+refused later. A customer that was never given credit here is never charged here, and never halted for it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[
     shape = rows_sql(connection, {"id": "text"})
     found = connection.execute(
         sa.text(
-            f"SELECT w.id FROM ({shape}) w JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id "
-            "WHERE a.kind = 'wallet'"
+            f"SELECT w.id FROM ({shape}) w WHERE EXISTS (SELECT 1 FROM ledger_entries e "
+            "WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant')"
         ),
         {"rows": json.dumps([{"id": one} for one in customer_ids])},
     )

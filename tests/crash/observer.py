@@ -20,10 +20,28 @@ import sqlalchemy as sa
 from drawdown.providers import embedded
 from drawdown.schema import database
 from drawdown.worker import importer, runner
-from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Together, Transaction
+from drawdown.worker.calls import Calls
+from drawdown.worker.effects import (
+    Effect,
+    LookUp,
+    Push,
+    ReadCustomers,
+    ReadDrawn,
+    ReadTotals,
+    SendHalts,
+    Together,
+    Transaction,
+)
 
 Work = Callable[[sa.Connection], Any]
-_NAMES: Final = {Push: "push", ReadCustomers: "read", SendHalts: "halts"}
+_NAMES: Final = {
+    Push: "push",
+    LookUp: "look_up",
+    ReadCustomers: "read",
+    ReadTotals: "totals",
+    ReadDrawn: "drawn",
+    SendHalts: "halts",
+}
 
 
 class _Write(Protocol):
@@ -85,15 +103,15 @@ class Observer:
         """Replace what does effects: the runner's, the import's chunks, the embedded ledger's charges."""
         original = runner._do
 
-        async def do(effect: Effect, world: runner.World) -> Any:
+        async def do(effect: Effect, world: runner.World, calls: Mapping[str, Calls]) -> Any:
             if isinstance(effect, Together):
-                return await original(effect, world)
+                return await original(effect, world, calls)
             name = effect.name if isinstance(effect, Transaction) else _NAMES[type(effect)]
             self.mark("begin", name)
             if isinstance(effect, Transaction):
                 effect = Transaction(name, partial(self._work, name, effect.work), effect.rollback)
             try:
-                return await original(effect, world)
+                return await original(effect, world, calls)
             finally:
                 self.mark("end", name)
 

@@ -111,6 +111,7 @@ def upgrade() -> None:
         op.execute("PRAGMA legacy_alter_table = OFF")
     for statement in _NEW_TABLES[dialect]:
         op.execute(statement)
+    op.execute("CREATE INDEX ledger_entries_grants ON ledger_entries (to_account) WHERE kind = 'grant'")
     only = "end_ms IS NULL AND provider NOT IN ('legacy', 'none') AND customer_id <> ''"
     op.execute("DROP INDEX assignments_one_org_a_customer")
     op.execute(

@@ -1,0 +1,395 @@
+"""Providers that queue, forget, cannot be asked, bill elsewhere, or change their mind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger.wallet import grant
+from drawdown.providers.protocol import (
+    HOUR_MS,
+    Accepted,
+    CannotTell,
+    CustomerChanged,
+    Duplicate,
+    Found,
+    PushRefused,
+    PushRequest,
+    Queued,
+    ReadFailed,
+    Rejected,
+    Unknown,
+)
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker import corrections, provider_states
+from drawdown.worker.notices import apply_notices
+from drawdown.worker.verify import verify
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+KEY = f"usage:acme:{T0}:compute_1gb"
+LAG = MINUTE_MS
+ASKED: dict[str, object] = {
+    "key_retention_ms": DAY_MS,
+    "duplicate_proves_delivery": False,
+    "lookup_lag_ms": LAG,
+    "applied_within_ms": DAY_MS,
+    "totals_lag_ms": LAG,
+}
+
+
+def fleet_of(engine: sa.Engine, **changes: object) -> tuple[Fleet, FakeProvider]:
+    """One organisation at a provider of these capabilities, with a minute used in the first window."""
+    provider = FakeProvider(capabilities(**changes))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1)
+    return fleet, provider
+
+
+def states(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT revision, sealed_qty, sent_qty, state FROM pushes ORDER BY window_ms, revision")
+
+
+def settle(fleet: Fleet, ticks: int = 3) -> None:
+    for _ in range(ticks):
+        fleet.tick(fleet.clock.at_ms + LAG)
+
+
+def clean(fleet: Fleet) -> None:
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_an_answer_that_was_lost_is_looked_up_and_not_sent_again(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = Unknown("cut")
+    provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
+    assert fleet.tick_windows(2).left.queued == 1
+    assert fleet.tick(fleet.clock.at_ms + LAG - 1).looked_up == 0, "the lag is not over"
+    report = fleet.tick(fleet.clock.at_ms + 1)
+    assert (report.looked_up, report.accepted, report.exit_status, len(provider.seen)) == (1, 1, 0, 1)
+    clean(fleet)
+
+
+def test_what_was_lost_on_the_way_is_sent_again_with_the_same_bytes(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    provider.answers.clear()
+    assert fleet.tick(fleet.clock.at_ms + LAG).accepted == 1
+    first, second = provider.seen
+    assert (first.key, first.quantity, first.ts) == (second.key, second.quantity, second.ts)
+    clean(fleet)
+
+
+@pytest.mark.parametrize("claim", [Duplicate(), Queued(0)])
+def test_what_is_claimed_and_absent_waits_until_it_cannot_be_applied_any_more(
+    engine: sa.Engine, claim: Duplicate | Queued
+) -> None:
+    """Seen at Autumn: killed between claim and deduction; queued and dropped. Its key would only meet the claim."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    provider.answers[KEY] = claim
+    for _ in range(60):
+        fleet.tick(fleet.clock.at_ms + 15 * MINUTE_MS)
+    assert states(fleet) == [(0, 60, 60, "queued")]
+    assert len(provider.seen) == 2, "a claim is not knocked at again"
+    for _ in range(60):
+        fleet.tick(fleet.clock.at_ms + 15 * MINUTE_MS)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    assert fleet.one("SELECT evidence_kind FROM voids") == "absent"
+    clean(fleet)
+
+
+def test_past_its_keys_life_a_push_is_looked_up_and_never_sent_blind(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True})
+    provider.answers[KEY] = Unknown("cut")
+    provider.lookups[KEY] = ReadFailed("503")
+    fleet.tick_windows(2)
+    for _ in range(5):
+        fleet.tick(fleet.clock.at_ms + 5 * HOUR_MS)
+    sent = len(provider.seen)
+    for _ in range(5):
+        fleet.tick(fleet.clock.at_ms + 5 * HOUR_MS)
+    assert len(provider.seen) == sent and states(fleet) == [(0, 60, 60, "queued")]
+    provider.lookups[KEY] = Found(60)
+    fleet.tick(fleet.clock.at_ms + HOUR_MS)
+    assert states(fleet) == [(0, 60, 60, "accepted")] and len(provider.seen) == sent
+    clean(fleet)
+
+
+def test_what_the_provider_will_not_say_waits_for_a_person(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = Unknown("cut")
+    provider.lookups[KEY] = CannotTell("the minute holds 90, not 60 or nothing")
+    fleet.tick_windows(2)
+    report = fleet.tick(fleet.clock.at_ms + LAG)
+    assert (report.left.in_doubt, report.exit_status) == (1, 1)
+    assert fleet.one("SELECT last_error FROM pushes") == "the minute holds 90, not 60 or nothing"
+    settle(fleet)
+    assert len(provider.seen) == 1
+    write(fleet.engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
+    assert fleet.tick_windows(1).exit_status == 0
+    clean(fleet)
+
+
+def test_history_that_was_lost_is_adopted_and_the_difference_sent(engine: sa.Engine) -> None:
+    """R1: the provider knows this key at another quantity, from before a restore."""
+    fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True})
+    provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 50, T0, 1)
+    fleet.tick_windows(2)
+    report = fleet.tick(fleet.clock.at_ms + LAG)
+    assert report.adopted == 1
+    assert fleet.tick(fleet.clock.at_ms + LAG).accepted == 1
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 50, 50, "accepted"), (2, 10, 10, "accepted")]
+    assert sum(one.quantity for one in provider.charged.values()) == 60
+    clean(fleet)
+
+
+def test_success_that_charged_nothing_is_a_rejection_when_it_is_looked_up(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = Queued(0)
+    provider.lookups[KEY] = Found(0)
+    fleet.tick_windows(2)
+    assert fleet.tick(fleet.clock.at_ms + LAG).left.rejected == 1
+
+
+def test_what_is_too_old_for_the_provider_is_kept_and_said(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, oldest_ms=35 * DAY_MS)
+    report = fleet.tick(T0 + 36 * DAY_MS)
+    assert (report.sealed, report.left.rejected, report.exit_status, provider.seen) == (1, 1, 1, [])
+    assert "35 days back" in str(fleet.one("SELECT last_error FROM pushes"))
+    write(fleet.engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1, by hand"))
+    assert fleet.tick_windows(1).exit_status == 0
+    clean(fleet)
+
+
+def test_what_is_too_large_for_the_provider_is_kept_and_said(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, max_quantity=59)
+    assert fleet.tick_windows(2).left.rejected == 1
+    assert provider.seen == [] and "above 59" in str(fleet.one("SELECT last_error FROM pushes"))
+    clean(fleet)
+
+
+def test_a_long_key_is_sent_as_a_hash_and_found_by_it(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(max_key_chars=100))
+    fleet = Fleet(engine, extra={"fake": provider})
+    org = "o" * 150
+    fleet.assign(org, provider="fake")
+    fleet.sample(org, T0 + 1)
+    fleet.tick_windows(2)
+    (sent,) = provider.charged
+    assert len(sent) <= 100 and fleet.one("SELECT wire_key FROM pushes") == sent
+    (said,) = write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(sent, "no such meter")], T0))
+    assert "is rejected now" in said and fleet.one("SELECT state FROM pushes") == "rejected"
+    clean(fleet)
+
+
+def test_what_is_refused_later_is_rejected_visibly_and_can_be_sent_anew(engine: sa.Engine) -> None:
+    fleet, _provider = fleet_of(engine)
+    fleet.tick_windows(2)
+    notices = [PushRefused(KEY, "archived_meter"), PushRefused(KEY, "archived_meter")]
+    write(fleet.engine, lambda c: apply_notices(c, "fake", notices, fleet.clock.at_ms))
+    report = fleet.tick_windows(1)
+    assert (report.left.rejected, report.exit_status) == (1, 1)
+    assert fleet.one("SELECT last_error FROM pushes") == "refused later: archived_meter"
+    write(fleet.engine, lambda c: corrections.retry(c, [KEY], fleet.said))
+    assert fleet.tick_windows(1).accepted == 1
+    clean(fleet)
+
+
+def test_a_notice_of_a_push_of_another_provider_changes_nothing(engine: sa.Engine) -> None:
+    fleet, _ = fleet_of(engine)
+    fleet.tick_windows(2)
+    write(fleet.engine, lambda c: apply_notices(c, "stripe", [PushRefused(KEY, "no_meter")], T0))
+    assert states(fleet) == [(0, 60, 60, "accepted")]
+    with pytest.raises(Refused, match="there is no push usage:nobody"):
+        write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused("usage:nobody:0:x", "no_meter")], T0))
+
+
+def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
+    fleet, _ = fleet_of(engine)
+    fleet.tick_windows(2)
+    assert fleet.one("SELECT projection_due_ms FROM orgs") is None
+    said = write(
+        fleet.engine,
+        lambda c: apply_notices(c, "fake", [CustomerChanged("acme"), CustomerChanged("who")], fleet.clock.at_ms),
+    )
+    assert "nobody here" in said[1] and fleet.tick_windows(1).projected == 1
+
+
+def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine)
+    write(fleet.engine, lambda c: provider_states.pause(c, "fake", fleet.said))
+    report = fleet.tick_windows(2)
+    assert (report.sealed, report.left.due, provider.seen) == (1, 1, [])
+    write(fleet.engine, lambda c: provider_states.resume(c, "fake", fleet.said))
+    assert fleet.tick_windows(1).accepted == 1
+    with pytest.raises(Refused, match="not paused"):
+        write(fleet.engine, lambda c: provider_states.resume(c, "fake", fleet.said))
+
+
+def test_a_dormant_provider_waits_for_its_key(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine)
+    report = fleet.tick(T0 + 3 * WINDOW_MS, dormant=("fake",))
+    assert (report.sealed, report.left.due, report.exit_status, provider.seen) == (1, 1, 75, [])
+    assert fleet.tick_windows(1).accepted == 1
+
+
+def test_units_of_a_provider_outlive_its_plug_in(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, unit=60)
+    fleet.tick_windows(2)
+    fleet.extra = {}
+    fleet.sample("acme", fleet.clock.at_ms, 100)
+    assert fleet.tick_windows(2).left.due == 1
+    fleet.extra = {"fake": provider}
+    fleet.tick_windows(1)
+    assert [one.quantity for one in provider.seen] == [60, 60]
+    assert fleet.one("SELECT carry_qty FROM carries") == 40
+    clean(fleet)
+
+
+def test_features_have_units_of_their_own(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, units={"compute_1gb": 50, "compute_4gb": 7})
+    fleet.sample("acme", T0 + 2, 30, memory_mb=4096)
+    fleet.sample("acme", T0 + 2, 30, memory_mb=8192)
+    fleet.tick_windows(2)
+    sent = {one.feature: one.quantity for one in provider.seen}
+    assert sent == {"compute_1gb": 50, "compute_4gb": 28, "compute_8gb": 30}
+    clean(fleet)
+
+
+@pytest.mark.parametrize("unit", [1, 7])
+def test_before_its_cut_over_usage_is_sealed_in_shadow_and_never_sent(engine: sa.Engine, unit: int) -> None:
+    fleet, provider = fleet_of(engine, live_from_ms=T0 + WINDOW_MS, unit=unit, totals_lag_ms=0)
+    fleet.sample("acme", T0 + WINDOW_MS, 70)
+    report = fleet.tick_windows(3)
+    assert (report.sealed, report.exit_status) == (2, 0)
+    assert [one.quantity for one in provider.seen] == [70], "what is in shadow leaves nothing over for what is sent"
+    fleet.sample("acme", T0 + 2)  # late, and still before the cut-over
+    assert fleet.tick_windows(1).sealed == 1 and len(provider.seen) == 1
+    assert states(fleet) == [(0, 60, 60, "shadow"), (1, 60, 60, "shadow"), (0, 70, 70, "accepted")]
+    clean(fleet)
+
+
+def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(own_customer_ids=True))
+    fleet = Fleet(engine, extra={"fake": provider})
+    from drawdown.worker.orgs import assign
+
+    write(engine, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id=""))
+    fleet.sample("acme", T0 + 1)
+    report = fleet.tick_windows(2)
+    assert (report.sealed, report.left.pending_s, report.exit_status) == (0, {"no_customer": 60}, 0)
+    clean(fleet)
+    (made,) = write(engine, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id="cus_1"))
+    assert (made.start_ms, made.mended_s) == (T0, 60)
+    report = fleet.tick_windows(1)
+    assert (report.accepted, report.left.pending_s) == (1, {})
+    assert [one.customer_id for one in provider.seen] == ["cus_1"]
+    clean(fleet)
+
+
+def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: sa.Engine) -> None:
+    fleet, _provider = fleet_of(engine, balance_in_ledger=True)
+
+    def balance() -> object:
+        return fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
+
+    write(engine, lambda c: grant(c, "acme", 10_000, key="g", now_ms=0, actor="t", reason="t"))
+    fleet.tick_windows(2)
+    assert balance() == 4_000
+    write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
+    assert balance() == 10_000, "what was refused is given back"
+    write(engine, lambda c: corrections.retry(c, [KEY], fleet.said))
+    fleet.tick_windows(1)
+    assert balance() == 4_000
+    clean(fleet)
+
+
+def test_without_a_wallet_nothing_is_drawn(engine: sa.Engine) -> None:
+    fleet, _ = fleet_of(engine, balance_in_ledger=True)
+    fleet.tick_windows(2)
+    assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
+
+
+def test_one_call_that_breaks_its_contract_says_nothing_of_the_others(engine: sa.Engine) -> None:
+    class Odd(FakeProvider):
+        async def push(self, batch: Any) -> Any:
+            if batch[0].customer_id == "bolt":
+                raise RuntimeError("a bug of theirs")
+            return await super().push(batch)
+
+    provider = Odd(capabilities(batch_size=1, in_flight=4))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", "bolt", "core", provider="fake")
+    for org in ("acme", "bolt", "core"):
+        fleet.sample(org, T0 + 1)
+    report = fleet.tick_windows(2)
+    assert (report.accepted, report.not_accepted) == (2, 1)
+    assert fleet.one("SELECT last_error FROM pushes WHERE org_id = 'bolt'") == "RuntimeError: a bug of theirs"
+
+
+def test_an_outage_costs_a_few_calls_and_not_one_a_push(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(batch_size=1, in_flight=4))
+    fleet = Fleet(engine, extra={"fake": provider})
+    orgs = [f"org-{number}" for number in range(200)]
+    fleet.assign(*orgs, provider="fake")
+    for org in orgs:
+        fleet.sample(org, T0 + 1)
+    provider.fails = ConnectionError("cut")
+    assert fleet.tick_windows(2).left.due == 200
+    assert len(provider.seen) < 150
+    provider.fails = None
+    fleet.tick_windows(1)
+    assert len(provider.charged) == 200
+
+
+def test_pushes_of_one_customer_and_feature_go_one_after_the_other_where_asked(engine: sa.Engine) -> None:
+    import asyncio
+
+    class Watched(FakeProvider):
+        flying: set[tuple[str, str]]
+        most = 0
+
+        async def push(self, batch: Any) -> Any:
+            line = (batch[0].customer_id, batch[0].feature)
+            assert line not in self.flying, "two at once"
+            self.flying.add(line)
+            self.most = max(self.most, len(self.flying))
+            await asyncio.sleep(0.001)
+            self.flying.discard(line)
+            return await super().push(batch)
+
+    provider = Watched(capabilities(batch_size=1, in_flight=8, one_at_a_time=True))
+    provider.flying = set()
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", "bolt", provider="fake")
+    for number in range(20):
+        for org in ("acme", "bolt"):
+            fleet.sample(org, T0 + number * WINDOW_MS)
+    report = fleet.tick_windows(21)
+    assert (report.accepted, provider.most) == (40, 2)
+
+
+def test_outcomes_of_a_provider_are_believed_for_their_own_push_alone(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(batch_size=1, in_flight=3))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", "bolt", "core", provider="fake")
+    for org in ("acme", "bolt", "core"):
+        fleet.sample(org, T0 + 1)
+    provider.answers = {
+        f"usage:bolt:{T0}:compute_1gb": Rejected("no"),
+        f"usage:core:{T0}:compute_1gb": Accepted(),
+    }
+    fleet.tick_windows(2)
+    assert fleet.rows("SELECT org_id, state FROM pushes ORDER BY 1") == [
+        ("acme", "accepted"),
+        ("bolt", "rejected"),
+        ("core", "accepted"),
+    ]
