@@ -9,7 +9,7 @@ from tests.acceptance.gentd26 import Sums
 
 SEALED = "SELECT org_id, window_ms, SUM(sealed_qty) FROM pushes WHERE state <> 'voided' GROUP BY org_id, window_ms"
 CHARGED = """
-SELECT SUBSTR(from_account, 8), ts, SUM(quantity) FROM ledger_entries WHERE kind = 'usage' GROUP BY from_account, ts
+SELECT SUBSTR(from_account, 8), ts - ts % 300000, SUM(quantity) FROM ledger_entries WHERE kind = 'usage' GROUP BY 1, 2
 """
 OPEN = "SELECT state, COUNT(*) FROM pushes WHERE state <> 'accepted' GROUP BY state"
 
