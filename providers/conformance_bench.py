@@ -9,7 +9,7 @@ import contextlib
 import json
 import unittest
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
@@ -19,6 +19,9 @@ from drawdown.schema.clock import FixedClock
 
 Secret: TypeAlias = Literal["current", "previous", "strange"]
 """What a webhook is signed with: the secret in use, the one before it, which is still taken, or somebody else's."""
+Path: TypeAlias = tuple[str | int, ...]
+"""Where something is in a JSON value."""
+WRONG_TYPES: Final[Sequence[object]] = (None, "x", -7, 1.5, True, [None], {"x": [None]}, 10**400)
 Spoil: TypeAlias = Callable[[Call, Http], Awaitable[HttpResult]]
 """What happens to a call in place of being sent."""
 
@@ -86,17 +89,40 @@ def garbled(answer: Answer) -> Spoil:
     return spoil
 
 
-def retyped(name: str, value: object) -> Spoil:
+def retyped(path: Path, value: object) -> Spoil:
     """The service does it, and one field of its answer becomes this."""
 
     async def spoil(call: Call, inner: Http) -> HttpResult:
         result = await inner.send(call)
-        body = fields(result)
-        return (
-            replace(result, body=json.dumps({**body, name: value}).encode()) if isinstance(result, Answer) else result
-        )
+        if not isinstance(result, Answer):
+            return result
+        return replace(result, body=json.dumps(changed(fields(result), path, value)).encode())
 
     return spoil
+
+
+def changed(body: object, path: Path, value: object) -> object:
+    """The same JSON but for one place in it; where that place is not, the same."""
+    if not path:
+        return value
+    first, rest = path[0], path[1:]
+    if isinstance(body, dict) and first in body:
+        return {**body, first: changed(body[first], rest, value)}
+    if isinstance(body, list) and isinstance(first, int) and first < len(body):
+        return [changed(one, rest, value) if n == first else one for n, one in enumerate(body)]
+    return body
+
+
+def paths(body: object) -> Iterator[Path]:
+    """Every place in a JSON value, but for lists: there the first two."""
+    within: Iterable[tuple[str | int, object]] = ()
+    if isinstance(body, Mapping):
+        within = body.items()
+    elif isinstance(body, list):
+        within = enumerate(body[:2])
+    for name, part in within:
+        yield (name,)
+        yield from ((name, *rest) for rest in paths(part))
 
 
 def fields(result: HttpResult | None) -> Mapping[str, object]:
@@ -131,6 +157,17 @@ NONSENSE: Final[Mapping[str, Answer]] = {
     "an error of another shape": Answer(500, _JSON, b'{"error": [null], "code": 7, "message": {}}'),
 }
 """Answers no service gives on purpose. Whether the push was charged before them cannot be told from them."""
+
+FOREIGN: Final[Mapping[str, Answer]] = {
+    f"{status} {name}": Answer(status, headers, body)
+    for status in (400, 401, 403, 404, 405, 408, 409, 413, 422)
+    for name, headers, body in (
+        ("as a page", {"content-type": "text/html"}, _HTML),
+        ("without words", {}, b""),
+        ("of a gateway", _JSON, b'{"message": "Not Found", "statusCode": 404, "request_id": "7"}'),
+    )
+}
+"""A no in words that are not the service's."""
 
 THROTTLED: Final[Mapping[str, Mapping[str, str]]] = {
     "seconds": {"retry-after": "7"},
@@ -172,8 +209,12 @@ class Bench(ABC):
         """A customer for whom the service answers with success and charges nothing."""
 
     @abstractmethod
-    def webhook(self, customer_id: str, secret: Secret) -> tuple[Mapping[str, str], bytes]:
-        """Headers (names in lower case) and body of a webhook, signed now, that says this customer changed."""
+    def change_of(self, customer_id: str) -> bytes:
+        """The body of a webhook that says this customer changed."""
+
+    @abstractmethod
+    def signed(self, body: bytes, secret: Secret) -> Mapping[str, str]:
+        """The headers of a webhook with this body, signed now; names in lower case."""
 
     @abstractmethod
     def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
@@ -182,6 +223,10 @@ class Bench(ABC):
     @abstractmethod
     def with_bad_key(self) -> Provider:
         """The same provider with a key that the service refuses."""
+
+    @abstractmethod
+    def without_key(self) -> Provider:
+        """The same provider with no key set."""
 
     def advance(self, ms: int) -> None:
         """Let time pass, for provider and service alike."""

@@ -39,6 +39,7 @@ class Tools:
     """A bench for each test, and questions to its provider."""
 
     bench: Bench
+    patience_s = 10.0
 
     def make_bench(self) -> Bench:
         """Everything afresh: service, clock, provider."""
@@ -65,7 +66,8 @@ class Tools:
         self._runner.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
+        """Errors: TimeoutError for what waits: waiting is the worker's."""
+        return self._runner.run(asyncio.wait_for(work, self.patience_s))
 
     @property
     def now_ms(self) -> int:

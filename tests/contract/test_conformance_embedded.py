@@ -52,13 +52,19 @@ class EmbeddedBench(Bench):
     def charging_nothing(self) -> str:
         raise Unsupported("a charge is a row of our own database: there is no success without it")
 
-    def webhook(self, customer_id: str, secret: Secret) -> tuple[Mapping[str, str], bytes]:
+    def change_of(self, customer_id: str) -> bytes:
+        raise Unsupported("it sends no webhooks")
+
+    def signed(self, body: bytes, secret: Secret) -> Mapping[str, str]:
         raise Unsupported("it sends no webhooks")
 
     def late_refusal(self, request: PushRequest) -> tuple[Mapping[str, str], bytes]:
         raise Unsupported("it sends no webhooks")
 
     def with_bad_key(self) -> Provider:
+        raise Unsupported("it has no key")
+
+    def without_key(self) -> Provider:
         raise Unsupported("it has no key")
 
     def close(self) -> None:

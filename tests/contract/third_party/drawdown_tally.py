@@ -13,11 +13,10 @@ from drawdown.providers.http import Answer, Call, HttpResult, NotSent
 class Tally:
     """One account, by DRAWDOWN_TALLY_KEY, _URL and _WEBHOOK_SECRETS. Keys are kept for good, duplicates are proof."""
 
-    capabilities = p.Capabilities(None, True, lookup_lag_ms=0, applied_within_ms=0)
-
     def __init__(self, setup: p.Setup) -> None:
         self.name, self._clock, self._http = setup.name, setup.clock, setup.http
         key, self._url = setup.settings.get("key"), setup.settings.get("url", "https://tally.invalid")
+        self.capabilities = p.Capabilities(None, True, lookup_lag_ms=0, applied_within_ms=0)
         self._headers = {"authorization": f"Bearer {key}"}
         self._secrets = setup.settings.get("webhook_secrets", "").split()
         self.dormant = None if key else "DRAWDOWN_TALLY_KEY is not set"
@@ -32,7 +31,7 @@ class Tally:
             return self._later("30", result.reason) if isinstance(result, NotSent) else p.Unknown(result.reason)
         if result.status in (401, 429):
             return self._later(result.headers.get("retry-after", ""), f"HTTP {result.status}")
-        told = _told(result)
+        told = _told(result.body)
         if result.status in (201, 409) and (told.get("key"), told.get("charged")) == (push.key, push.quantity):
             return p.Accepted() if result.status == 201 else p.Duplicate()
         if (result.status in (400, 404, 409) or told.get("charged") == 0) and isinstance(told.get("error"), str):
@@ -69,7 +68,8 @@ class Tally:
         signed = any(hmac.compare_digest(one.encode(), given.encode()) for one in macs)
         if not signed or abs(now_ms - int(at)) > 300_000:
             raise p.WebhookRefused("not signed by Tally within five minutes")
-        return [p.CustomerChanged(str(json.loads(body)["customer"]))]
+        who = _told(body).get("customer")
+        return [p.CustomerChanged(who)] if isinstance(who, str) else []
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         units = {f"meter {one}": await self._read("meters", one, "unit") for one in features}
@@ -80,7 +80,7 @@ class Tally:
         result = await self._send("GET", f"/{what}/{quote(name, safe='')}")
         if not isinstance(result, Answer):
             return p.ReadFailed(f"{what}: {result.reason}")
-        match result.status, _told(result):
+        match result.status, _told(result.body):
             case 200, {"id": str(said), **told} if said == name and type(told.get(field)) is int:
                 return int(str(told[field]))
             case 404, {"error": error} if error == f"no such {what}":
@@ -91,9 +91,9 @@ class Tally:
         return await self._http.send(Call(method, self._url + path, self._headers, body))
 
 
-def _told(answer: Answer) -> dict[str, object]:
+def _told(body: bytes) -> dict[str, object]:
     try:
-        told = json.loads(answer.body)
+        told = json.loads(body)
     except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
