@@ -13,19 +13,12 @@ A hook that a service cannot serve raises `Unsupported` with the reason: its tes
 
 from __future__ import annotations
 
-from drawdown.providers.conformance_bench import (
-    Bench,
-    Unsupported,
-    Wire,
-)
+from drawdown.providers.conformance_bench import Bench, Unsupported, Wire
 from drawdown.providers.conformance_law import Law
 from drawdown.providers.conformance_push import ChargeTests, TroubleTests
 from drawdown.providers.conformance_read import CheckTests, ReadTests
 from drawdown.providers.conformance_webhooks import WebhookTests
-from drawdown.providers.protocol import (
-    HOUR_MS,
-    Provider,
-)
+from drawdown.providers.protocol import HOUR_MS, Provider
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
 
 __all__ = ["Bench", "ProviderConformance", "Unsupported", "Wire"]

@@ -9,12 +9,18 @@ import json
 from collections.abc import Mapping, Sequence
 
 from drawdown.providers.conformance_bench import (
+    FOREIGN,
+    LOST,
+    NONSENSE,
     WRONG_TYPES,
     Secret,
     changed,
+    fields,
+    instead,
     paths,
+    retyped,
 )
-from drawdown.providers.conformance_tools import Tools, awaited
+from drawdown.providers.conformance_tools import Tools, awaited, outcomes
 from drawdown.providers.protocol import (
     CustomerChanged,
     Notice,
@@ -86,9 +92,30 @@ class WebhookTests(Tools):
             for value in WRONG_TYPES:
                 self.harmless(json.dumps(changed(json.loads(genuine), path, value)).encode())
 
+    def test_a_late_refusal_is_told_once_it_can_be_read(self) -> None:
+        request = self.request(customer=self.bench.unknown_customer)
+        self.run(outcomes(self.bench.provider, [request]))
+        headers, body = self.bench.late_refusal(request)
+        strange = {name: instead(answer) for name, answer in {**NONSENSE, **FOREIGN}.items()}
+        for name, spoil in {**LOST, **strange}.items():
+            calls = self.wire.calls
+            with self.wire.spoiled(spoil):
+                found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
+            assert isinstance(found, ReadFailed) or self.wire.calls == calls, f"{name}: the webhook must come again"
+            self.clean(found)
+        self.wire.last = None
+        (refusal,) = self.notices(headers, body)
+        assert isinstance(refusal, PushRefused) and refusal.key == request.key
+        for path in paths(fields(self.wire.last)):
+            for value in WRONG_TYPES:
+                with self.wire.spoiled(retyped(path, value)):
+                    self.told(headers, body)
+
     def harmless(self, body: bytes) -> Sequence[Notice]:
+        return self.told(self.bench.signed(body, "current"), body)
+
+    def told(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
         """What it says, which may be nothing; a refusal, or a failure to read more, is nothing too."""
-        headers = self.bench.signed(body, "current")
         try:
             found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
         except WebhookRefused as error:
@@ -96,6 +123,7 @@ class WebhookTests(Tools):
             return []
         told = [] if isinstance(found, ReadFailed) else list(found)
         assert all(isinstance(one, CustomerChanged | PushRefused) for one in told), told
-        assert all(isinstance(one.customer_id, str) for one in told if isinstance(one, CustomerChanged)), told
+        names = [one.customer_id if isinstance(one, CustomerChanged) else one.key for one in told]
+        assert all(isinstance(name, str) for name in names), told
         self.clean(*told)
         return told

@@ -164,6 +164,11 @@ def test_the_sample_is_short_and_comes_from_where_it_was_installed(installed: Pa
     assert str(installed) in str(sys.modules["drawdown_tally"].__file__)
 
 
+def test_the_suite_needs_no_pytest_to_be_imported() -> None:
+    line = "import sys; sys.modules['pytest'] = None; import drawdown.providers.conformance"
+    subprocess.run([sys.executable, "-c", line], check=True, timeout=60)
+
+
 def test_without_a_key_it_sleeps(installed: Path) -> None:
     clock = FixedClock(T0)
     assert load(Wire(Direct(Service(), clock)), clock).providers["tally"].dormant == "DRAWDOWN_TALLY_KEY is not set"
