@@ -62,6 +62,10 @@ class _Stale(aiohttp.ClientError):
     """On a kept connection something had come in that nobody asked for."""
 
 
+# "Not sent" hangs on this one method. Were it gone, a timeout would be taken for no connection.
+assert "send" in vars(aiohttp.ClientRequest), "this version of aiohttp is not one that drawdown was tried with"
+
+
 class _Request(aiohttp.ClientRequest):
     """Marks the moment after which nothing can be proven any more."""
 
