@@ -38,12 +38,15 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
-from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 
 MAX_STEPS: Final = 300
 """Of one push: attempts and lookups."""
 FAULTY_STEPS: Final = 6
 """After these nothing fails any more, and the push has to come to its end."""
+
+OUTAGE_CHANCE: Final = 0.05
+"""That a day goes by before the next step."""
 
 FAULTS: Final[Sequence[Spoil | None]] = (
     None,
@@ -107,7 +110,10 @@ class Law:
         """Send, ask and send again until it is settled; returns it as it was charged, which may be a later revision."""
         course = Course(request)
         for step in range(MAX_STEPS):
-            spoil = self._rng.choice(FAULTS) if step < FAULTY_STEPS else None
+            faulty = step < FAULTY_STEPS
+            spoil = self._rng.choice(FAULTS) if faulty else None
+            if faulty and self._rng.random() < OUTAGE_CHANCE:
+                self._bench.advance(DAY_MS)  # longer than most keys are remembered
             if self._bench.wire is not None:
                 self._bench.wire.spoil = spoil
             self._step(course)
@@ -156,7 +162,9 @@ class Law:
                 self._bench.advance(max(can.lookup_lag_ms or 0, SECOND_MS))
 
     def _look_up(self, course: Course) -> None:
-        assert self._bench.provider.capabilities.lookup, f"neither sent again nor looked up: {self.story}"
+        if not self._bench.provider.capabilities.lookup:
+            self._ask_a_person(course)
+            return
         found = self._run(self._bench.provider.lookup(course.request))
         self.story.append(f"{course.request.key}: {found}")
         match found:
