@@ -104,7 +104,6 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
                 done=done,
             ),
         )
-        context.advanced("looked up", len(asked))
         if all(isinstance(one, ReadFailed) for one in found):
             break
     return done
