@@ -150,13 +150,13 @@ def test_a_call_that_never_got_a_connection_of_its_own_was_not_sent(run: Run[Any
         ("http://127.0.0.1/x", "PO ST", {}),
         ("http://127.0.0.1/x", "POST", {"x-a": "canary\r\nx-b: 1"}),
         ("http://127.0.0.1/x", "POST", {"x-a\r\n": "1"}),
-        ("http://127.0.0.1/x", "POST", {"x-a": "canary\N{SNOWMAN}"}),
         ("http://127.0.0.1/x", "POST", {"Content-Length": "1"}),
         ("http://127.0.0.1/x", "POST", {"transfer-encoding": "chunked"}),
     ],
 )
 def test_what_http_cannot_say_is_not_sent(run: Run[HttpResult], url: str, method: str, headers: dict[str, str]) -> None:
-    assert isinstance(run(once(HttpClient(), call(url, method, headers=headers))), NotSent)
+    result = run(once(HttpClient(), call(url, method, headers=headers)))
+    assert result == NotSent("not a request that can be sent")
 
 
 # What may have reached it.
