@@ -36,6 +36,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
 CHANGES: Final = frozenset(
     {
         "billing.updated",
@@ -198,14 +199,14 @@ class AutumnProvider:
         return body
 
     async def _send(self, route: str, body: Mapping[str, object]) -> HttpResult:
+        url = f"{self._settings.url}/v1/{route}"
         headers = {
             "authorization": f"Bearer {self._settings.secret_key}",
             "content-type": "application/json",
             "accept": "application/json",
             "x-api-version": autumn_wire.VERSION,
         }
-        url = f"{self._settings.url}/v1/{route}"
-        return await self._http.send(Call("POST", url, headers, json.dumps(body, separators=(",", ":")).encode()))
+        return await self._http.send(Call("POST", url, headers, _JSON.encode(body).encode()))
 
 
 def _unreadable(route: str, answer: Answer) -> Unreadable:

@@ -1,10 +1,12 @@
-"""Sends calls over real sockets: the httpx API over an aiohttp transport of our own.
+"""Sends calls over real sockets, by aiohttp.
 
 Guarantee: `NotSent` needs two proofs: the request was never handed to a connection (`_Request.send` marks that, before
 a byte can leave), and the error is one of making a connection. Whatever else happens is `NoAnswer`. Nothing is sent
 twice, followed or remembered: no retries, no redirects, no cookies, and no proxy but one that is named.
 
-The rows of httpx-aiohttp 0.2.0 that are corrected, each tried on a socket (tests/contract/test_http_client.py):
+Not by httpx, whose own pool is searched on every call, and whose messages cost as much as aiohttp's whole call: see
+ops/decisions. The rows of httpx-aiohttp 0.2.0 that say otherwise, each tried on a socket
+(tests/contract/test_http_client.py):
 
     situation                                    httpx-aiohttp raises or returns     here
     closed or reset after the request was read   ConnectTimeout, "not sent"          NoAnswer
@@ -24,15 +26,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import ssl
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
-import httpx
+import certifi
 from aiohttp import client_exceptions as trouble
 from yarl import URL
 
@@ -46,6 +49,11 @@ KEEP_ALIVE_S: Final = 4.0
 
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
 """What decides where a request ends: with one of these wrong, the next on the same connection is garbled."""
+
+
+_URL: Final = re.compile(r"[!-~]+")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE: Final = re.compile(r"[^\r\n\0]*")
 
 
 @dataclass
@@ -100,16 +108,16 @@ _UNKNOWN: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 
-def _failure(error: Exception, mark: _Mark) -> httpx.TransportError:
-    """What an error proves: ConnectError that nothing was sent, ReadError nothing at all."""
+def _failure(error: Exception, mark: _Mark) -> NotSent | NoAnswer:
+    """What an error proves."""
     if not mark.handed_over:
         for kind, text in _UNSENT:
             if isinstance(error, kind):
-                return httpx.ConnectError(text + _code(error))
+                return NotSent(text + _code(error))
     for kind, text in _UNKNOWN:
         if isinstance(error, kind):
-            return httpx.ReadError(text)
-    return httpx.ReadError(type(error).__name__)
+            return NoAnswer(text)
+    return NoAnswer(type(error).__name__)
 
 
 def _code(error: Exception) -> str:
@@ -118,55 +126,8 @@ def _code(error: Exception) -> str:
     return f" ({name})" if name else ""
 
 
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: aiohttp.ClientResponse, mark: _Mark) -> None:
-        self._response, self._mark = response, mark
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except Exception as error:
-            raise _failure(error, self._mark) from None
-
-    async def aclose(self) -> None:
-        self._response.close()  # one that was read to its end has given its connection back already
-
-
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Raises ConnectError where nothing was sent, ReadError for all else. Limits the time to connect and no other: that
-    is the caller's."""
-
-    def __init__(self, tls: ssl.SSLContext, connections: int, connect_timeout_s: float, proxy: str | None) -> None:
-        self._proxy = proxy
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, ssl=tls, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_s, ceil_threshold=connect_timeout_s + 1),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            request_class=_Request,
-        )
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        mark = request.extensions.setdefault("mark", _Mark())
-        _MARK.set(mark)
-        try:
-            response = await self._session.request(
-                request.method,
-                URL(str(request.url), encoded=True),
-                headers=request.headers,
-                data=request.content or None,
-                allow_redirects=False,
-                proxy=self._proxy,
-            )
-        except Exception as error:
-            raise _failure(error, mark) from None  # what aiohttp says has URLs and headers in it
-        return httpx.Response(
-            response.status, headers=response.raw_headers, stream=_Body(response, mark), request=request
-        )
-
-    async def aclose(self) -> None:
-        await self._session.close()
+class _NoAnswer(Exception):
+    """What came back is no answer; the message says why."""
 
 
 class HttpClient:
@@ -188,101 +149,125 @@ class HttpClient:
         self._connect_timeout_s = connect_timeout_s
         self._proxy = proxy
         self._tls = None if ca_file is None else _tls(ca_file)
-        self._open: tuple[AiohttpTransport, asyncio.AbstractEventLoop] | None = None
+        self._open: tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop] | None = None
 
     async def send(self, call: Call) -> HttpResult:
         """Send once. Whatever the other side does is a result; only cancelling raises."""
         try:
-            request = _request(call)
-        except (ValueError, TypeError, httpx.InvalidURL):  # the URL, the method or a header; nothing was opened yet
+            url, headers = _checked(call)
+        except (ValueError, TypeError):  # the URL, the method or a header; nothing was opened yet
             return NotSent("not a request that can be sent")
-        mark = request.extensions["mark"]
+        mark = _Mark()
+        _MARK.set(mark)
         try:
             async with asyncio.timeout(call.timeout_s):
-                transport = await self._transport()
-                return await _answer(await transport.handle_async_request(request))
-        except TimeoutError:
+                session = await self._session()
+                response = await session.request(
+                    call.method,
+                    url,
+                    headers=headers,
+                    data=call.body or None,
+                    allow_redirects=False,
+                    proxy=self._proxy,
+                )
+                return await _answer(response)
+        except TimeoutError as error:
             late = NoAnswer(f"no whole answer within {call.timeout_s:g} s")
+            if isinstance(error, trouble.ClientError):
+                return _failure(error, mark)
             return late if mark.handed_over else NotSent("no connection in time")
-        except httpx.ConnectError as error:
-            return NotSent(str(error))
-        except httpx.TransportError as error:
+        except _NoAnswer as error:
             return NoAnswer(str(error))
-        except Exception as error:
-            return NoAnswer(type(error).__name__)
+        except Exception as error:  # what aiohttp says has URLs and headers in it: only its kind is told
+            return _failure(error, mark)
 
     async def close(self) -> None:
         """Give connections back; a later call opens new ones."""
         given_up, self._open = self._open, None
         await _close(given_up)
 
-    async def _transport(self) -> AiohttpTransport:
+    async def _session(self) -> aiohttp.ClientSession:
         here = asyncio.get_running_loop()
         if self._open is not None and self._open[1] is here:
             return self._open[0]
         if self._tls is None:
             self._tls = _tls(None)
-        transport = AiohttpTransport(self._tls, self._connections, self._connect_timeout_s, self._proxy)
-        given_up, self._open = self._open, (transport, here)
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls, keepalive_timeout=KEEP_ALIVE_S),
+            # To connect alone; for a call as a whole there is one limit, and it is ours.
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=self._connect_timeout_s, ceil_threshold=self._connect_timeout_s + 1
+            ),
+            headers={"accept-encoding": "gzip", "user-agent": "drawdown"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            request_class=_Request,
+        )
+        given_up, self._open = self._open, (session, here)
         await _close(given_up)
-        return transport
+        return session
 
 
-async def _close(opened: tuple[AiohttpTransport, asyncio.AbstractEventLoop] | None) -> None:
+async def _close(opened: tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop] | None) -> None:
     """Close what belongs to this loop, or to one that has ended; what belongs to another is not ours to touch."""
     if opened is not None and (opened[1] is asyncio.get_running_loop() or opened[1].is_closed()):
-        await opened[0].aclose()
+        await opened[0].close()
 
 
 def _tls(ca_file: str | None) -> ssl.SSLContext:
-    context = httpx.create_ssl_context(trust_env=False)
+    context = ssl.create_default_context(cafile=certifi.where())
     if ca_file is not None:
         context.load_verify_locations(cafile=ca_file)
     return context
 
 
-def _request(call: Call) -> httpx.Request:
-    """Errors: ValueError, TypeError or httpx.InvalidURL for what HTTP cannot say."""
-    headers = httpx.Headers({"accept-encoding": "gzip", "user-agent": "drawdown", **call.headers})
-    if not call.method.isalpha() or not _OWN_HEADERS.isdisjoint(headers):
+def _checked(call: Call) -> tuple[URL, Mapping[str, str]]:
+    """Errors: ValueError or TypeError for what HTTP cannot say."""
+    if not call.method.isalpha():
         raise ValueError
-    if any(byte in value for _, value in headers.raw for byte in b"\r\n\0"):
+    for name, value in call.headers.items():
+        if name.lower() in _OWN_HEADERS or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise ValueError
+    if not _URL.fullmatch(call.url):
         raise ValueError
-    url = httpx.URL(call.url)
+    url = URL(call.url, encoded=True)
     if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65536:
         raise ValueError
-    return httpx.Request(call.method, url, headers=headers, content=call.body, extensions={"mark": _Mark()})
+    return url, call.headers
 
 
-async def _answer(response: httpx.Response) -> Answer:
-    """The whole of it. Errors: httpx.ReadError for what is none, or too large."""
+async def _answer(response: aiohttp.ClientResponse) -> Answer:
+    """The whole of it. Errors: _NoAnswer for what is none, or too large; whatever reading raises."""
     try:
-        if response.status_code < 200:
-            raise httpx.ReadError("an answer of 1xx, and no other")
+        if response.status < 200:
+            raise _NoAnswer("an answer of 1xx, and no other")
         body = bytearray()
-        async for chunk in response.aiter_raw():
+        async for chunk in response.content.iter_any():
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
-                raise httpx.ReadError(f"an answer of over {MAX_ANSWER_BYTES} bytes")
-        plain = _plain(bytes(body), response.headers.get("content-encoding", "identity"))
-        return Answer(response.status_code, dict(response.headers), plain)
+                raise _NoAnswer(f"an answer of over {MAX_ANSWER_BYTES} bytes")
+        headers: dict[str, str] = {}
+        for name, value in response.headers.items():
+            known = headers.get(name.lower())
+            headers[name.lower()] = value if known is None else f"{known}, {value}"
+        return Answer(response.status, headers, _plain(bytes(body), headers.get("content-encoding", "identity")))
     finally:
-        await response.aclose()
+        response.close()  # one that was read to its end has given its connection back already
 
 
 def _plain(body: bytes, encoding: str) -> bytes:
-    """Errors: httpx.ReadError. Not by httpx: that takes a gzip cut short for a whole one, and knows no limit."""
+    """Errors: _NoAnswer. Not by aiohttp: that takes a gzip cut short for a whole one, and knows no limit."""
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
-        raise httpx.ReadError("an answer in an encoding that was not asked for")
+        raise _NoAnswer("an answer in an encoding that was not asked for")
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(body, MAX_ANSWER_BYTES + 1)
     except zlib.error:
-        raise httpx.ReadError("an answer that is not the gzip it says it is") from None
+        raise _NoAnswer("an answer that is not the gzip it says it is") from None
     if len(plain) > MAX_ANSWER_BYTES:
-        raise httpx.ReadError(f"an answer of over {MAX_ANSWER_BYTES} bytes")
+        raise _NoAnswer(f"an answer of over {MAX_ANSWER_BYTES} bytes")
     if not unzip.eof or unzip.unused_data:
-        raise httpx.ReadError("an answer that is not the gzip it says it is")
+        raise _NoAnswer("an answer that is not the gzip it says it is")
     return plain

@@ -18,12 +18,13 @@ Timed = Callable[[], float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number measured several times. `goal` is the most it should be."""
+    """One number measured several times. `goal` is the most it should be, `at_least` the least."""
 
     name: str
     unit: str
     values: Sequence[float]
     goal: float | None = None
+    at_least: float | None = None
 
     @property
     def median(self) -> float:
@@ -31,6 +32,8 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
+        if self.at_least is not None:
+            return self.median >= self.at_least
         return None if self.goal is None else self.median <= self.goal
 
     def text(self, *, judged: bool) -> str:
@@ -38,9 +41,11 @@ class Figure:
         text = f"{self.name}: {_short(self.median)} {self.unit}".rstrip()
         if len(self.values) > 1:
             text += f"  (min {_short(min(self.values))}, max {_short(max(self.values))}, {len(self.values)} runs)"
+        said = ("met" if self.met else "NOT MET") if judged else "at scale 1"
         if self.goal is not None:
-            said = ("met" if self.met else "NOT MET") if judged else "at scale 1"
             text += f"  goal: {_short(self.goal)} or less, {said}"
+        if self.at_least is not None:
+            text += f"  goal: {_short(self.at_least)} or more, {said}"
         return text
 
 
@@ -76,6 +81,7 @@ class Result:
                     "max": max(one.values),
                     "runs": len(one.values),
                     "goal": one.goal,
+                    "at_least": one.at_least,
                     "met": one.met,
                 }
                 for one in self.figures
