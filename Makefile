@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := schema ledger providers worker cli
 
-.PHONY: demo test lint types install simulate mutants crash bench clean
+.PHONY: demo test lint types install simulate mutants crash bench conformance emulators clean
 
 demo: install
 	@$(BIN)/drawdown demo
@@ -34,6 +34,14 @@ crash: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.run
+
+# The suite that every provider has to pass, run on all there are, a third party's among them.
+conformance: install
+	$(BIN)/pytest tests/contract
+
+# "Autumn", "Stripe" and a cell on this machine, to try Drawdown against; prints the settings to use.
+emulators: install
+	@$(BIN)/python -m tests.emulators.serve
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -13,7 +13,7 @@ from drawdown.cli.times import show_time
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.cells import origin
 from drawdown.worker.tick import MAX_SKEW_MS, database_now
 
@@ -37,7 +37,7 @@ def examine(state: State) -> list[Finding]:
     except DrawdownError as error:
         return [Finding(False, "the database", str(error))]
     found = [Finding(True, f"the database has this program's schema ({state.engine.dialect.name})")]
-    checks: tuple[Callable[[State], Iterator[Finding]], ...] = (_sqlite, _clock, _ticks, _mapping, _cells)
+    checks: tuple[Callable[[State], Iterator[Finding]], ...] = (_sqlite, _clock, _ticks, _mapping, _providers, _cells)
     for check in checks:
         found += check(state)
     return found
@@ -92,6 +92,24 @@ def _mapping(state: State) -> Iterator[Finding]:
         )
     if not unrated:
         yield Finding(True, "every feature has a rate in the embedded ledger")
+
+
+def _providers(state: State) -> Iterator[Finding]:
+    used = state.read(
+        lambda c: c.execute(
+            sa.text("SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN :exempt")
+            .bindparams(sa.bindparam("exempt", sorted(EXEMPT_PROVIDERS), expanding=True))
+        ).scalars().all()
+    )  # fmt: skip
+    for name, why in state.registry.broken.items():
+        yield Finding(False, f"the provider {name}", why)
+    for name in used:
+        provider = state.registry.providers.get(name)
+        if provider is None:
+            yield Finding(False, f"the provider {name} bills organisations", "its package is not installed here")
+        else:
+            mend = provider.dormant or ""
+            yield Finding(not mend, f"the provider {name} is {'dormant' if mend else 'ready'}", mend)
 
 
 def _cells(state: State) -> Iterator[Finding]:

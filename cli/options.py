@@ -14,4 +14,6 @@ Most = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many rows at 
 MAX_CONCURRENT = 2**31 - 1
 Org = Annotated[str, typer.Argument(metavar="ORG", help="The organisation's id")]
 Orgs = Annotated[list[str], typer.Argument(metavar="ORG...", help="Organisations")]
-Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]")]
+Keys = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]")
+]

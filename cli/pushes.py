@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import Actor, Keys, Most, Reason
+from drawdown.cli.options import Actor, DryRun, Keys, Most, Reason
 from drawdown.cli.render import show, shown, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
@@ -17,6 +19,7 @@ from drawdown.worker.explain import explain_push
 
 app = typer.Typer(help="Pushes: quantities on their way to a provider.", no_args_is_help=True)
 
+STATES = ("due", "queued", "in_doubt", "rejected", "accepted", "voided", "carried", "shadow")
 OPEN = ("due", "queued", "in_doubt", "rejected")
 LIST = """
 SELECT key, provider, customer_id, sent_qty, state, attempts, due_at_ms, last_error FROM pushes
@@ -29,7 +32,8 @@ ORDER BY window_ms, org_id, feature, revision LIMIT :most
 def list_(
     context: typer.Context,
     state_: Annotated[
-        list[str] | None, typer.Option("--state", help="due, queued, in_doubt, rejected, accepted, voided, carried")
+        list[str] | None,
+        typer.Option("--state", help="due, queued, in_doubt, rejected, accepted, voided, carried, shadow"),
     ] = None,
     org: Annotated[str, typer.Option(help="Only this organisation's")] = "",
     provider: Annotated[str, typer.Option(help="Only this provider's")] = "",
@@ -37,6 +41,8 @@ def list_(
 ) -> None:
     """List pushes; without --state, those that are not settled."""
     state: State = context.obj
+    if wrong := set(state_ or ()) - set(STATES):
+        raise UsageError(f"--state {sorted(wrong)[0]}: there is {', '.join(STATES)}")
     values = {"states": list(state_ or OPEN), "org": org, "provider": provider, "most": most}
     query = sa.text(LIST).bindparams(sa.bindparam("states", expanding=True))
     rows = state.read(lambda c: [dict(row._mapping) for row in c.execute(query, values)])
@@ -75,46 +81,111 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
     )
 
 
+OfState = Annotated[list[str] | None, typer.Option("--state", help="All in this state")]
+OfOrg = Annotated[str, typer.Option("--org", help="All of this organisation")]
+OfProvider = Annotated[str, typer.Option("--provider", help="All at this provider")]
+Saying = Annotated[str, typer.Option("--error", help="All whose last error holds this text")]
+BY_FILTER = """
+SELECT key FROM pushes WHERE state IN :states AND (:org = '' OR org_id = :org)
+    AND (:provider = '' OR provider = :provider) AND (:error = '' OR last_error LIKE '%' || :error || '%')
+ORDER BY window_ms, org_id, feature, revision
+"""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which pushes a command is about: by their keys, or all that a filter finds."""
+
+    keys: list[str] | None
+    states: list[str] | None
+    org: str
+    provider: str
+    error: str
+
+    def find(self, connection: sa.Connection, possible: Sequence[str]) -> list[str]:
+        """Keys, in the order of their windows; a filter finds only states for which the command is meant.
+
+        Errors: UsageError for neither keys nor filter, or a state it is not meant for.
+        """
+        filtered = bool(self.states or self.org or self.provider or self.error)
+        if bool(self.keys) == filtered:
+            raise UsageError("name pushes by their keys, or choose them by --state, --org, --provider, --error")
+        if self.keys:
+            return list(self.keys)
+        if wrong := set(self.states or ()) - set(possible):
+            raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
+        values = {"states": self.states or list(possible), "org": self.org, "provider": self.provider}
+        query = sa.text(BY_FILTER).bindparams(sa.bindparam("states", expanding=True))
+        return list(connection.execute(query, {**values, "error": self.error}).scalars())
+
+
 @app.command()
-def retry(context: typer.Context, keys: Keys, actor: Actor = None, reason: Reason = "not given") -> None:
+def retry(
+    context: typer.Context,
+    keys: Keys = None,
+    states: OfState = None,
+    org: OfOrg = "",
+    provider: OfProvider = "",
+    error: Saying = "",
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
     """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
     state: State = context.obj
-    said = state.said(actor, reason)
-    done = state.write(lambda c: corrections.retry(c, keys, said))
-    show(state, {"retried": done}, [f"{len(done)} to be sent again by the next tick"])
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error)
+    done = state.write(lambda c: corrections.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
+    show(state, {"retried": done, "dry_run": dry_run}, _lines(done, "to be sent again by the next tick"))
 
 
 @app.command()
 def resolve(
     context: typer.Context,
-    keys: Keys,
+    keys: Keys = None,
     accepted: Annotated[bool, typer.Option("--accepted", help="The provider has it")] = False,
     absent: Annotated[bool, typer.Option("--absent", help="The provider does not have it: void it")] = False,
     evidence: Annotated[str, typer.Option(help="What shows it")] = "",
+    states: OfState = None,
+    org: OfOrg = "",
+    provider: OfProvider = "",
+    error: Saying = "",
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Say what became of a push that is in doubt or rejected."""
+    """Say what became of pushes that are in doubt or rejected."""
     state: State = context.obj
     if accepted == absent:
         raise UsageError("give --accepted or --absent")
-    said = state.said(actor, reason)
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error)
     work = corrections.resolve_accepted if accepted else corrections.void
-    done = state.write(lambda c: work(c, keys, said, evidence))
+    done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run)
     what = "accepted" if accepted else "voided; what they held is owed again"
-    show(state, {"resolved": done, "accepted": accepted}, [f"{len(done)} {what}"])
+    show(state, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what))
 
 
 @app.command()
 def void(
     context: typer.Context,
-    keys: Keys,
+    keys: Keys = None,
     evidence: Annotated[str, typer.Option(help="What shows that the provider does not have it")] = "",
+    states: OfState = None,
+    org: OfOrg = "",
+    provider: OfProvider = "",
+    error: Saying = "",
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Declare that a rejected or doubtful push never reached its provider; its usage is sealed and sent anew."""
+    """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
     state: State = context.obj
-    said = state.said(actor, reason)
-    done = state.write(lambda c: corrections.void(c, keys, said, evidence))
-    show(state, {"voided": done}, [f"{len(done)} voided; the next tick seals what they held"])
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error)
+    done = state.write(
+        lambda c: corrections.void(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run
+    )
+    show(state, {"voided": done, "dry_run": dry_run}, _lines(done, "voided; the next tick seals what they held"))
+
+
+def _lines(keys: Sequence[str], what: str) -> list[str]:
+    shown = [f"  {key}" for key in keys[:20]]
+    return [f"{len(keys):,} {what}", *shown, *(["  …"] if len(keys) > 20 else [])]

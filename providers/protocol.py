@@ -224,8 +224,8 @@ class Provider(Protocol):
     """Why nothing is sent or asked (no key is set); None: it is ready."""
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        """One call with at most `batch_size` pushes; one outcome each, in order. The same key always comes with the same
-        content."""
+        """One call with at most `batch_size` pushes; one outcome each, in order. The same key always comes with the
+        same content."""
         ...
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
@@ -260,8 +260,8 @@ class Provider(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a provider is built from. `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in
-    lower case; secrets among them go into no message."""
+    """What a provider is built from. `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names,
+    in lower case; secrets among them go into no message."""
 
     name: str
     settings: Mapping[str, str]

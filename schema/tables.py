@@ -310,7 +310,7 @@ adoptions = sa.Table(
     metadata,
     *push_reference(),
     ms_column("at_ms"),
-    # other: its key at another quantity; excess: charged beside our keys; drawn: only a balance shows it, no event does.
+    # other: its key at another quantity; excess: charged beside our keys; drawn: a balance shows it, and no event.
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     *said_columns(),

@@ -25,6 +25,8 @@ from drawdown.worker.shard import Shard
 log = structlog.get_logger()
 
 READ_AGAIN_MS = MINUTE_MS
+ORGS_A_ROUND = 64
+"""Where several can be read at once: enough to keep the line busy, few enough that no verdict waits long for others."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ WHERE override_until_ms <= :now AND bucket BETWEEN :lo AND :hi
 def project(context: Context, provider: str) -> Steps[Projected]:
     """Read again every customer of one provider whose organisation is asked for, and write the verdict."""
     done = Projected()
-    most = context.capabilities[provider].reads_a_call
+    can = context.capabilities[provider]
+    most = can.reads_a_call if can.in_flight == 1 else max(can.reads_a_call, ORGS_A_ROUND)
     seen: set[tuple[str, int]] = set()
     while not context.out_of_time():
         now = context.clock.now_ms()
