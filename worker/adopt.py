@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from drawdown.schema.tables import adoptions, pushes
 from drawdown.schema.units import push_key
 from drawdown.worker.actions import record
-from drawdown.worker.corrections import make_dirty, void_one
+from drawdown.worker.corrections import find_push, make_dirty, void_one
+from drawdown.worker.mirror import draw_if_ours
 from drawdown.worker.orgs import Said
 
 
@@ -85,6 +86,8 @@ def _insert(
             wire_key=known_as,
         )
     )
+    adopted = find_push(connection, key)
+    draw_if_ours(connection, adopted, said.now_ms)
     make_dirty(connection, str(push.org_id), int(push.window_ms))
     details = {"quantity": quantity, "evidence": evidence, "instead_of": push.key if known_as else None}
     record(connection, "push_adopt", key, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)

@@ -21,7 +21,7 @@ from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.corrections import void_one
 from drawdown.worker.decide import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.effects import LookUp, Steps, Transaction
-from drawdown.worker.mirror import charge_wallets
+from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
 from drawdown.worker.push import request_of
 from drawdown.worker.shard import Shard
@@ -96,7 +96,6 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
             partial(
                 _apply,
                 asked=asked,
-                requests=requests,
                 found=found,
                 claim=claim,
                 now=context.clock.now_ms(),
@@ -134,7 +133,6 @@ def _apply(
     connection: sa.Connection,
     *,
     asked: Sequence[sa.Row[tuple[object, ...]]],
-    requests: Sequence[PushRequest],
     found: Sequence[LookupResult],
     claim: str,
     now: int,
@@ -145,14 +143,14 @@ def _apply(
     if any(isinstance(one, Adopt | Void) for one in ends):
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")
-    for row, request, end in zip(asked, requests, ends, strict=True):
+    for row, end in zip(asked, ends, strict=True):
         done.asked += 1
         if isinstance(end, Settlement):
             changed = _settle(connection, row, end, claim, now)
             done.accepted += changed and end.state == "accepted"
             done.again += changed and end.state == "due"
             if changed and end.state == "accepted" and capabilities.balance_in_ledger:
-                charge_wallets(connection, [request], now)
+                draw(connection, [usage_of(row)], now)
         elif not _still_mine(connection, row, claim):
             continue  # somebody else has settled it meanwhile, or looks it up
         elif isinstance(end, Adopt):

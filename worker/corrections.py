@@ -13,12 +13,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
-from drawdown.providers.protocol import PushRequest
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import pushes, voids, withdrawals
 from drawdown.schema.units import window_of
 from drawdown.worker.actions import lock_buckets, record
-from drawdown.worker.mirror import give_back
+from drawdown.worker.mirror import draw_if_ours, give_back
 from drawdown.worker.orgs import Said
 
 _PROVEN = ("rejected", "in_doubt")
@@ -143,7 +142,7 @@ def void_one(
     if answered:
         _require_all_answered(connection, push, where, said.now_ms)
     if push.state == "accepted":
-        give_back(connection, _request(push), said.now_ms)
+        give_back(connection, push, said.now_ms)
     connection.execute(
         voids.insert().values(
             **where, at_ms=said.now_ms, evidence_kind=kind, evidence=evidence, actor=said.actor, reason=said.reason
@@ -180,7 +179,7 @@ def void_one(
 def refuse_late(connection: sa.Connection, push: sa.Row[Any], reason: str, now_ms: int) -> None:
     """A push the provider had taken is refused by it after all: it is rejected, and what it drew is given back."""
     if push.state == "accepted":
-        give_back(connection, _request(push), now_ms)
+        give_back(connection, push, now_ms)
     connection.execute(
         sa.text(
             "UPDATE pushes SET state = 'rejected', settled_ms = :now, last_error = :reason "
@@ -192,11 +191,6 @@ def refuse_late(connection: sa.Connection, push: sa.Row[Any], reason: str, now_m
             "reason": f"refused later: {reason}"[:300],
         },
     )
-
-
-def _request(push: sa.Row[Any]) -> PushRequest:
-    key = push.wire_key or push.key
-    return PushRequest(key, push.customer_id, push.feature, push.sent_qty, push.window_ms, push.attempts)
 
 
 def _require_all_answered(connection: sa.Connection, push: sa.Row[Any], where: dict[str, Any], now_ms: int) -> None:
@@ -240,6 +234,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said,
             )
             .values(state="accepted", settled_ms=said.now_ms)
         )
+        draw_if_ours(connection, push, said.now_ms)
         details = {"evidence": evidence.strip(), "was": push.state, "outcome": "accepted"}
         record(connection, "push_resolve", key, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
     return list(keys)

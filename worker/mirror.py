@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger import wallet
-from drawdown.providers.protocol import PushRequest
 from drawdown.schema.database import rows_sql
 
 log = structlog.get_logger()
@@ -23,24 +22,35 @@ log = structlog.get_logger()
 PREFIX: Final = "mirror:"
 
 
-def charge_wallets(connection: sa.Connection, accepted: Sequence[PushRequest], now_ms: int) -> None:
-    """Draw accepted pushes from their customers' wallets, where there are such."""
+def usage_of(push: Any) -> wallet.Usage:
+    """What a push (a row of `pushes`) draws from its customer's wallet."""
+    return wallet.Usage(f"{PREFIX}{push.key}", push.customer_id, push.feature, push.sent_qty, push.window_ms)
+
+
+def draw(connection: sa.Connection, accepted: Sequence[wallet.Usage], now_ms: int) -> None:
+    """Draw accepted pushes from their customers' wallets, where there are such. Only for providers without a hard stop
+    of their own; `draw_if_ours` asks."""
     have = _with_wallet(connection, sorted({one.customer_id for one in accepted}))
-    uses = [_usage(one) for one in accepted if one.customer_id in have]
+    uses = [one for one in accepted if one.customer_id in have]
     for use, charge in zip(uses, wallet.charge(connection, uses, now_ms) if uses else [], strict=True):
         if charge is wallet.Charge.NO_RATE:
             log.warning("wallet_not_drawn", feature=use.feature, detail="the feature has no rate in the ledger")
 
 
-def give_back(connection: sa.Connection, refused: PushRequest, now_ms: int) -> None:
-    """Undo what `charge_wallets` drew for a push that the provider does not have after all."""
-    use = _usage(refused)
+def draw_if_ours(connection: sa.Connection, push: Any, now_ms: int) -> None:
+    """The same for one push, if its provider keeps no balance of its own."""
+    terms = connection.execute(
+        sa.text("SELECT terms FROM provider_states WHERE provider = :provider"), {"provider": push.provider}
+    ).scalar_one_or_none()
+    if terms is not None and json.loads(terms).get("balance_in_ledger"):
+        draw(connection, [usage_of(push)], now_ms)
+
+
+def give_back(connection: sa.Connection, push: Any, now_ms: int) -> None:
+    """Undo what was drawn for a push that the provider does not have after all."""
+    use = usage_of(push)
     if wallet.read_charge(connection, use.key) is not None:
         wallet.charge(connection, [replace(use, key=f"{use.key}:back", quantity=-use.quantity)], now_ms)
-
-
-def _usage(one: PushRequest) -> wallet.Usage:
-    return wallet.Usage(f"{PREFIX}{one.key}", one.customer_id, one.feature, one.quantity, one.ts)
 
 
 def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[str]:

@@ -48,6 +48,7 @@ def _terms(can: Capabilities) -> dict[str, object]:
         "units": dict(can.units),
         "negatives": can.negatives,
         "live_from_ms": can.live_from_ms,
+        "balance_in_ledger": can.balance_in_ledger,
     }
 
 

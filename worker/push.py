@@ -23,7 +23,7 @@ from drawdown.worker.calls import in_short
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import Settlement, safe_retention_ms, settle
 from drawdown.worker.effects import Push, Steps, Transaction
-from drawdown.worker.mirror import charge_wallets
+from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import mark_for_projection
 from drawdown.worker.shard import Shard
 
@@ -66,6 +66,7 @@ _OPEN = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
 PAUSED = "(SELECT COUNT(*) FROM provider_states s WHERE s.provider = :provider AND s.paused_ms IS NOT NULL)"
 
 # `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
+# Rule P2 is asked for here as well: a process may have slept since it expired what was too old.
 CLAIM = f"""
 UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end, attempts = pushes.attempts + 1,
     first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now)
@@ -73,6 +74,7 @@ FROM (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE p.provider = :provider AND p.{_OPEN} AND p.state = 'due' AND p.due_at_ms <= :now
         AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi AND {PAUSED} = 0
+        AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt)
     ORDER BY p.due_at_ms LIMIT :most {{skip_locked}}) c
 WHERE pushes.window_ms = c.window_ms AND pushes.org_id = c.org_id AND pushes.feature = c.feature
     AND pushes.revision = c.revision
@@ -144,7 +146,7 @@ WHERE pushes.window_ms = r.window_ms AND pushes.org_id = r.org_id AND pushes.fea
     AND pushes.revision = r.revision
     AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim
         OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND r.state = 'accepted')
-RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.state
+RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
 """
 
 FINISH = """
@@ -261,7 +263,9 @@ def _claim(
 ) -> list[Claimed]:
     skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
     mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
+    kept = safe_retention_ms(capabilities)
     limits = {"now": now, "most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
+    limits["oldest_attempt"] = -1 if kept is None else now - kept
     rows = connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all()
     if not rows:
         return []
@@ -337,7 +341,5 @@ def _settle(
     changed = connection.execute(sa.text(SETTLE.replace("{rows}", shape)), values).all()
     connection.execute(sa.text(FINISH.replace("{rows}", shape)), {"rows": rows, "now": now})
     if in_ledger:
-        accepted = {tuple(row[:4]) for row in changed if row.state == "accepted"}
-        taken = [one for one in batch if (one.window_ms, one.org_id, one.feature, one.revision) in accepted]
-        charge_wallets(connection, [one.request for one in taken], now)
+        draw(connection, [usage_of(row) for row in changed if row.state == "accepted"], now)
     mark_for_projection(connection, [one.org_id for one in batch], now)

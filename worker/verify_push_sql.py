@@ -63,6 +63,25 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
         OR e.from_account <> 'wallet:' || p.customer_id OR e.feature <> p.feature OR e.quantity <> p.sent_qty)))
 """
 
+# What is billed where there is no hard stop is drawn from a wallet too: once while it is accepted, else not at all.
+MIRRORED: Final = """
+SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' ELSE 'mirrored' END AS what, p.org_id, p.window_ms, p.feature,
+    q.mirrored AS key, p.state, p.sent_qty, q.drawn AS quantity
+FROM (
+    SELECT CASE WHEN key LIKE '%\\:back' THEN SUBSTR(key, 8, LENGTH(key) - 12) ELSE SUBSTR(key, 8) END AS mirrored,
+        SUM(quantity) AS drawn
+    FROM ledger_entries WHERE kind = 'usage' AND key LIKE 'mirror:%' GROUP BY 1
+) q LEFT JOIN pushes p ON p.key = q.mirrored
+WHERE p.org_id IS NULL OR q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
+"""
+
+ADOPTED: Final = f"""
+SELECT 'adopted' AS what, a.org_id, a.window_ms, a.feature, p.key, p.state, p.attempts
+FROM adoptions a LEFT JOIN pushes p ON {same("p", "a")} LEFT JOIN orgs o ON o.org_id = a.org_id
+WHERE (p.org_id IS NULL AND a.window_ms >= COALESCE(o.floor_ms, 0))
+    OR p.attempts <> 0 OR p.state NOT IN ('accepted', 'rejected', 'voided') OR TRIM(a.evidence) = ''
+"""
+
 _OWNERS: Final = """(SELECT 'wallet:' || customer_id AS account_id, MAX(org_id) AS org_id FROM assignments
     WHERE provider = 'embedded' GROUP BY 1)"""
 
@@ -129,6 +148,7 @@ WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qt
 """
 
 # The first attempt's time is compared alone: later ones may follow a clock that was set back.
+# A push whose sender died before it saw any answer is accepted by a lookup, and none of its attempts shows it.
 ATTEMPTS: Final = f"""
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
         WHEN t.first_ms < p.sealed_at_ms THEN 'early' ELSE 'unproven' END AS what,
@@ -140,7 +160,7 @@ FROM pushes p LEFT JOIN (
     FROM attempts GROUP BY window_ms, org_id, feature, revision
 ) t ON {same("t", "p")}
 WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries
-    OR ((t.first_ms < p.sealed_at_ms OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0)
+    OR ((t.first_ms < p.sealed_at_ms OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0 AND p.lookups = 0)
         OR (p.state IN ('rejected', 'in_doubt') AND t.tries IS NULL AND p.last_error NOT LIKE 'not sent:%'))
         AND NOT {_PERSON} AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE {same("x", "p")}))
 """

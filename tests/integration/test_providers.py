@@ -312,6 +312,30 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
     clean(fleet)
 
 
+def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine) -> None:
+    """By a lookup, by a person, at another quantity: each time what stands accepted, and verify holds it to that."""
+    fleet, provider = fleet_of(engine, **{**ASKED, "balance_in_ledger": True})
+    write(engine, lambda c: grant(c, "acme", 100_000, key="g", now_ms=0, actor="t", reason="t"))
+    for number in (1, 2):
+        fleet.sample("acme", T0 + number * WINDOW_MS)
+    keys = [f"usage:acme:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(3)]
+    provider.answers = {key: Unknown("cut") for key in keys}
+    provider.lookups = {keys[0]: Found(60), keys[1]: CannotTell("who knows"), keys[2]: Found(50)}
+    fleet.tick_windows(4)
+    fleet.tick(fleet.clock.at_ms + LAG)
+    write(fleet.engine, lambda c: corrections.resolve_accepted(c, [keys[1]], fleet.said, "seen"))
+    fleet.tick(fleet.clock.at_ms + LAG)
+    assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 180
+    clean(fleet)
+    fleet.write(
+        "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, "
+        "actor, reason) SELECT key || 'x', kind, from_account, to_account, 0, feature, 1, ts, at_ms, actor, reason "
+        "FROM ledger_entries WHERE kind = 'usage' AND quantity = 50"
+    )
+    found = read(engine, verify)
+    assert set(found.by_invariant) == {5}
+
+
 def test_without_a_wallet_nothing_is_drawn(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine, balance_in_ledger=True)
     fleet.tick_windows(2)
