@@ -84,6 +84,15 @@ def _status_lines(found: dict[str, Any]) -> list[str | Table]:
     opened = [
         (o["state"], o["provider"], o["pushes"], show_time(o["since_ms"]), o["example"]) for o in found["open_pushes"]
     ]
+    lines += [
+        f"{name} is paused since {show_time(one['since_ms'])}: {one['reason']} (`drawdown provider resume {name}`)"
+        for name, one in found["paused"].items()
+    ]
+    lines += [
+        f"{one['provider']}: {one['days']:,} organisation-days {one['verdict']} when last compared "
+        f"(`drawdown reconcile --provider {one['provider']}`)"
+        for one in found["differing"]
+    ]
     if opened:
         lines.append(table("Not settled", ("state", "provider", "#pushes", "since", "an error"), opened))
     if found["stopped"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import sqlalchemy as sa
 import typer
@@ -11,9 +11,11 @@ from drawdown.cli.options import Actor, Reason
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
-from drawdown.schema.errors import Refused
+from drawdown.providers.protocol import ReadFailed
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker import provider_states
+from drawdown.worker.notices import apply_notices
 from drawdown.worker.runner import ask
 
 app = typer.Typer(help="Providers: the services that bill, and whether they can be used.", no_args_is_help=True)
@@ -24,6 +26,7 @@ COUNTS = """
 SELECT a.provider, COUNT(*) AS orgs, SUM(CASE WHEN a.customer_id = '' THEN 1 ELSE 0 END) AS without_customer
 FROM assignments a WHERE a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) GROUP BY a.provider
 """
+MAX_WEBHOOK_BYTES: Final = 1_000_000
 OPEN = """
 SELECT provider, COUNT(*) AS pushes FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected')
 GROUP BY provider
@@ -126,3 +129,36 @@ def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     since = state.write(lambda c: provider_states.resume(c, name, said))
     text = f"{name}: resumed; it had been paused since {show_time(since)}"
     show(state, {"provider": name, "paused": False, "since_ms": since}, [text])
+
+
+@app.command()
+def webhook(
+    context: typer.Context,
+    name: Name,
+    body: Annotated[typer.FileBinaryRead, typer.Argument(help="The body, byte for byte; - for standard input")],
+    header: Annotated[list[str], typer.Option(help="'Name: value', each header that came with it")],
+) -> None:
+    """Take a webhook that came in elsewhere: verified here, by the provider's own scheme, before it changes anything.
+
+    Exit status 75: it is genuine, and what it names could not be fetched; give it again.
+    """
+    state: State = context.obj
+    if state.require_provider(name) in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} bills nothing here: it sends no webhooks")
+    headers = {}
+    for one in header:
+        key, colon, value = one.partition(":")
+        if not colon:
+            raise UsageError(f"--header {one.split(' ')[0]!r}: write 'Name: value'")
+        headers[key.strip().lower()] = value.strip()
+    provider, now = state.registry.providers[name], state.clock.now_ms()
+    content = body.read(MAX_WEBHOOK_BYTES + 1)
+    if len(content) > MAX_WEBHOOK_BYTES:
+        raise UsageError(f"a webhook of more than {MAX_WEBHOOK_BYTES:,} bytes is none")
+    state.ready()
+    notices = ask(lambda: provider.notices(headers, content, now), state.world())
+    if isinstance(notices, ReadFailed):
+        show(state, {"provider": name, "done": [], "later": notices.reason}, [f"{name}: later: {notices.reason}"])
+        raise typer.Exit(75)
+    done = state.write(lambda c: apply_notices(c, name, notices, now))
+    show(state, {"provider": name, "done": done}, done or [f"{name}: nothing that concerns us"])

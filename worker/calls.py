@@ -121,6 +121,10 @@ class Calls:
     async def drawn(self, customer_ids: Sequence[str]) -> list[Mapping[str, Drawn] | ReadFailed]:
         return await self._each(customer_ids, self._provider.drawn)
 
+    async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
+        """What is wrong with each customer, a line each."""
+        return await self._each(customer_ids, lambda one: self._provider.check((), (one,)))
+
     async def _each(self, asked: Sequence[A], ask: Callable[[A], Awaitable[B]]) -> list[B | ReadFailed]:
         answers: list[B | ReadFailed] = [ReadFailed("not asked")] * len(asked)
         places = iter(range(len(asked)))

@@ -90,6 +90,8 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
         if not asked:
             break
         requests = [request_of(row, capabilities) for row in asked]
+        # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
+        asked_ms = context.clock.now_ms()
         found = yield from _look_up(provider, requests)
         yield Transaction(
             "confirm",
@@ -98,6 +100,7 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
                 asked=asked,
                 found=found,
                 claim=claim,
+                asked_ms=asked_ms,
                 now=context.clock.now_ms(),
                 capabilities=capabilities,
                 done=done,
@@ -135,11 +138,12 @@ def _apply(
     asked: Sequence[sa.Row[tuple[object, ...]]],
     found: Sequence[LookupResult],
     claim: str,
+    asked_ms: int,
     now: int,
     capabilities: Capabilities,
     done: Confirmed,
 ) -> None:
-    ends = [after_lookup(one, _known(row), now, capabilities) for one, row in zip(found, asked, strict=True)]
+    ends = [after_lookup(one, _known(row), asked_ms, capabilities) for one, row in zip(found, asked, strict=True)]
     if any(isinstance(one, Adopt | Void) for one in ends):
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")

@@ -69,6 +69,14 @@ class ReadCustomers:
 
 
 @dataclass(frozen=True)
+class CheckCustomers:
+    """Ask a provider what is wrong with customers; lines of text each, or ReadFailed, in order."""
+
+    provider: str
+    customer_ids: Sequence[str]
+
+
+@dataclass(frozen=True)
 class HaltRequest:
     """One halt for one cell."""
 
@@ -92,5 +100,7 @@ class Together:
     steps: Sequence[Steps[Any]]
 
 
-Effect: TypeAlias = Transaction | Push | LookUp | ReadCustomers | ReadTotals | ReadDrawn | SendHalts | Together
+Effect: TypeAlias = (
+    Transaction | Push | LookUp | ReadCustomers | ReadTotals | ReadDrawn | CheckCustomers | SendHalts | Together
+)
 Steps: TypeAlias = Generator[Effect, Any, R]

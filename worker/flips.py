@@ -8,7 +8,7 @@ stands for itself, so that the same file can be given again until all of it is d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -19,7 +19,7 @@ from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.actions import lock_buckets
 from drawdown.worker.context import Context
-from drawdown.worker.effects import ReadCustomers, Steps, Transaction
+from drawdown.worker.effects import CheckCustomers, ReadCustomers, Steps, Transaction
 from drawdown.worker.orgs import Said, assign_one, start_of
 
 CHUNK: Final = 200
@@ -102,6 +102,8 @@ def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -
     if terms.dry_run:
         behind = yield from _read(context, _old_customers(standing))
     planned = [_judge(one, terms, there, behind, context) for one in standing]
+    if own_ids and not terms.unchecked:
+        planned = yield from _checked(context, terms.provider, planned)
     problems = [one for one in planned if one.problem is not None]
     if problems and not terms.each_alone and not terms.dry_run:
         raise Refused("; ".join(f"{one.org_id}: {one.problem}" for one in problems[:5]) + "; nothing was changed")
@@ -109,6 +111,21 @@ def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -
         "assign", partial(_assign, planned=planned, terms=terms, said=said), rollback=terms.dry_run
     )
     return made
+
+
+def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[list[Flip]]:
+    """Where customers have ids of the provider's own, whether it knows them is asked one by one: their state does not
+    tell, as it may come from a wallet here."""
+    asked = [one.customer_id for one in planned if one.customer_id and not one.already and one.problem is None]
+    if provider not in context.ready() or not asked:
+        return list(planned)
+    found: Sequence[Sequence[str] | ReadFailed] = yield CheckCustomers(provider, asked)
+    wrong = {name: one for name, one in zip(asked, found, strict=True) if isinstance(one, ReadFailed) or one}
+    return [replace(one, problem=_said(wrong[one.customer_id])) if one.customer_id in wrong else one for one in planned]
+
+
+def _said(wrong: Sequence[str] | ReadFailed) -> str:
+    return f"could not be checked: {wrong.reason}" if isinstance(wrong, ReadFailed) else "; ".join(wrong)
 
 
 def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[_Standing]:
@@ -237,13 +254,11 @@ def _assign(connection: sa.Connection, *, planned: Sequence[Flip], terms: Terms,
 
 
 def _assign_one(connection: sa.Connection, one: Flip, terms: Terms, start: int, said: Said) -> Flip:
-    fields = {name: getattr(one, name) for name in Flip.__dataclass_fields__}
     try:
         with connection.begin_nested():
             made = assign_one(connection, one.org_id, terms.provider, one.customer_id, start, said)
     except DrawdownError as error:
         if not (terms.each_alone or terms.dry_run):
             raise
-        return Flip(**{**fields, "problem": str(error)})
-    found = {"start_ms": made.start_ms, "mended_s": made.mended_s, "before_start_s": made.before_start_s}
-    return Flip(**{**fields, **found})
+        return replace(one, problem=str(error))
+    return replace(one, start_ms=made.start_ms, mended_s=made.mended_s, before_start_s=made.before_start_s)

@@ -234,7 +234,8 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
         connection.execute(sa.text(EXPIRE), {**values, **limits, "state": state})
     if oldest or capabilities.max_quantity is not None:
         words = {
-            "days": str((capabilities.oldest_ms or 0) // DAY_MS),
+            # Rounded up: a provider may declare a little less than it takes, for a call that is late.
+            "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
             "largest": capabilities.max_quantity or 2**63 - 1,
         }
         connection.execute(sa.text(UNSENDABLE), {**values, **words})

@@ -144,6 +144,7 @@ def _compare(
     done: Reconciled,
 ) -> Steps[None]:
     lines = []
+    settled_by = context.clock.now_ms() - (context.capabilities[provider].totals_lag_ms or 0)
     for row in rows:
         read = theirs[(row.customer_id, row.day_ms)]
         if isinstance(read, ReadFailed):
@@ -157,7 +158,7 @@ def _compare(
         if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold):
             ended = line
             if scope.correct and line.verdict != "shadow":
-                ended = yield from (_short if line.verdict == "short" else _over)(context, line, said)
+                ended = yield from (_short if line.verdict == "short" else _over)(context, line, settled_by, said)
             tell(ended)
             done.differing.append(ended)
 
@@ -208,14 +209,16 @@ def _of(line: Line) -> dict[str, object]:
     }
 
 
-def _short(context: Context, line: Line, said: Said) -> Steps[Line]:
-    """They have less than we call accepted: look up each push of that day, and void those they do not have."""
+def _short(context: Context, line: Line, settled_by: int, said: Said) -> Steps[Line]:
+    """They have less than we call accepted: look up each push of that day, and void those they do not have. One that
+    was settled meanwhile may not be seen there yet."""
     can = context.capabilities[line.provider]
     if not can.lookup:
         return replace(line, note="one push cannot be looked up there: compare with their console, then `push void`")
     rows: list[Any] = yield Transaction(
         "reconcile_accepted", lambda c: list(c.execute(sa.text(sql.ACCEPTED), _of(line))), rollback=True
     )
+    rows = [row for row in rows if row.settled_ms <= settled_by]
     requests = [request_of(row, can) for row in rows]
     found: Sequence[LookupResult] = (yield LookUp(line.provider, requests)) if requests else []
     corrected: int = yield Transaction(
@@ -240,8 +243,9 @@ def _void_absent(
     for row, request, one in zip(rows, requests, found, strict=True):
         if not _is_still(connection, row, "accepted"):
             continue
-        if isinstance(one, Absent):
-            evidence = f"accepted, and absent when it was looked up at {said.now_ms} under {request.key}"
+        if isinstance(one, Absent) or one == Found(0):
+            what = "absent" if isinstance(one, Absent) else "charged nothing"
+            evidence = f"accepted, and {what} when it was looked up at {said.now_ms} under {request.key}"
             void_one(connection, row, said, evidence, "absent", answered=False)
             explained += int(row.sent_qty)
         elif isinstance(one, Found) and one.quantity != row.sent_qty:
@@ -262,34 +266,51 @@ def _is_still(connection: sa.Connection, row: Any, state: str) -> bool:
     return bool(found == state)
 
 
-def _over(context: Context, line: Line, said: Said) -> Steps[Line]:
+def _over(context: Context, line: Line, settled_by: int, said: Said) -> Steps[Line]:
     """They have more than we call accepted: find the windows, and adopt what is too much there."""
-    windows: list[Any] = yield Transaction(
-        "reconcile_windows", lambda c: list(c.execute(sa.text(sql.BY_WINDOW), _of(line))), rollback=True
-    )
+    windows: list[Any] = yield Transaction("reconcile_windows", partial(_windows, line=line), rollback=True)
     spans = [(line.customer_id, int(row.window_ms), int(row.window_ms) + WINDOW_MS) for row in windows]
     totals = yield from _totals(line.provider, spans)
-    excess = {}
+    excess: dict[Any, int] = {}
+    by_hand, open_still = 0, 0
     for row, read in zip(windows, totals, strict=True):
         if isinstance(read, ReadFailed):
             return replace(line, note=f"could not be read by window: {read.reason}")
         more = int(read.get(line.feature, 0)) - int(row.accepted)
-        if more > 0:
-            excess[int(row.window_ms)] = more
+        if more > 0 and row.by_hand:
+            by_hand += more
+        elif more > 0 and (row.unsettled or row.settled_ms > settled_by):
+            open_still += more
+        elif more > 0:
+            excess[row] = more
     corrected: int = yield Transaction("reconcile_over", partial(_adopt_windows, line=line, excess=excess, said=said))
+    open_still += sum(excess.values()) - corrected
     rest = line.theirs - line.ours - corrected
     note = None if rest <= 0 else f"{rest:,} lie in no window of ours: somebody else charges this customer"
+    if open_still:
+        note = f"{open_still:,} lie in windows that were being settled: the next run tells"
+    elif by_hand:
+        note = f"{by_hand:,} lie in windows that a person settled by hand: compare with their console"
     return replace(line, corrected=corrected, note=note)
 
 
-def _adopt_windows(connection: sa.Connection, *, line: Line, excess: Mapping[int, int], said: Said) -> int:
+def _windows(connection: sa.Connection, *, line: Line) -> list[Any]:
+    return list(connection.execute(sa.text(sql.BY_WINDOW), _of(line)))
+
+
+def _adopt_windows(connection: sa.Connection, *, line: Line, excess: Mapping[Any, int], said: Said) -> int:
+    """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or an
+    excess that another run adopted, would be given back."""
     lock_buckets(connection)
+    now, adopted = set(_windows(connection, line=line)) if excess else set(), 0
     for window, more in excess.items():
-        row = _last_push(connection, line, window)
-        adopt_excess(
-            connection, row, more, said, f"{line.provider} charged {more:,} more in this window than was pushed"
-        )
-    return sum(excess.values())
+        if window not in now:
+            continue
+        row = _last_push(connection, line, int(window.window_ms))
+        evidence = f"{line.provider} charged {more:,} more in this window than was pushed"
+        adopt_excess(connection, row, more, said, evidence)
+        adopted += more
+    return adopted
 
 
 def _last_push(connection: sa.Connection, line: Line, window_ms: int) -> Any:

@@ -8,6 +8,9 @@ from typing import Final
 
 _DRAWN: Final = """EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
     AND x.feature = p.feature AND x.revision = p.revision AND x.kind = 'drawn')"""
+# Never sent, and settled all the same: a person charged it by hand, as an event over there or beside them.
+_BY_HAND: Final = """p.state = 'accepted' AND p.attempts = 0 AND NOT EXISTS (SELECT 1 FROM adoptions x
+    WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.revision = p.revision)"""
 _SUMS: Final = f"""
     CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {_DRAWN} THEN p.sent_qty ELSE 0 END) AS BIGINT) AS accepted,
     CAST(SUM(CASE WHEN p.state = 'shadow' THEN p.sent_qty ELSE 0 END) AS BIGINT) AS shadow,
@@ -24,12 +27,14 @@ HAVING MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) >= :since
 ORDER BY 1, 2, 3, 4
 """
 
+# The last revision is read too, so that whatever was sealed or settled meanwhile shows.
 BY_WINDOW: Final = """
-SELECT p.window_ms, {sums} FROM pushes p
+SELECT p.window_ms, {sums}, SUM(CASE WHEN {by_hand} THEN 1 ELSE 0 END) AS by_hand, COUNT(*) AS pushes,
+    MAX(p.revision) AS last FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :day AND p.window_ms < :day + 86400000 AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state NOT IN ('voided', 'carried')
 GROUP BY 1 ORDER BY 1
-""".replace("{sums}", _SUMS)
+""".replace("{sums}", _SUMS).replace("{by_hand}", _BY_HAND)
 
 ACCEPTED: Final = f"""
 SELECT p.* FROM pushes p

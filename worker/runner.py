@@ -20,6 +20,7 @@ from drawdown.schema.database import write
 from drawdown.worker.calls import Calls
 from drawdown.worker.cells import CellClient
 from drawdown.worker.effects import (
+    CheckCustomers,
     Effect,
     LookUp,
     Push,
@@ -115,6 +116,8 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> Any:
             return await calls[provider].totals(customers)
         case ReadDrawn(provider, customer_ids):
             return await calls[provider].drawn(customer_ids)
+        case CheckCustomers(provider, customer_ids):
+            return await calls[provider].check(customer_ids)
         case SendHalts(halts):
             return await world.cells.send(halts)
         case Together(steps):

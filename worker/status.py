@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.worker.actions import require_org
 from drawdown.worker.backlog import read_backlog
+from drawdown.worker.provider_states import paused
 from drawdown.worker.shard import Shard
 
 COUNTS = {
@@ -22,6 +23,10 @@ LAST_TICK = "SELECT * FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id 
 OLDEST = """
 SELECT state, provider, COUNT(*) AS pushes, MIN(sealed_at_ms) AS since_ms, MIN(last_error) AS example FROM pushes
 WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY state, provider ORDER BY state, provider
+"""
+DIFFERING = """
+SELECT provider, verdict, COUNT(*) AS days, MIN(day_ms) AS since_ms, MAX(at_ms) AS compared_ms FROM reconciliations
+WHERE verdict IN ('short', 'over') GROUP BY provider, verdict ORDER BY provider, verdict
 """
 STOPPED = (
     "SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY org_id LIMIT 20"
@@ -39,6 +44,8 @@ def status(connection: sa.Connection, now_ms: int) -> dict[str, Any]:
         **found,
         "left": asdict(backlog),
         "open_pushes": [dict(row._mapping) for row in connection.execute(sa.text(OLDEST))],
+        "paused": {name: {"since_ms": since, "reason": why} for name, (since, why) in paused(connection).items()},
+        "differing": [dict(row._mapping) for row in connection.execute(sa.text(DIFFERING))],
         "stopped": [dict(row._mapping) for row in connection.execute(sa.text(STOPPED))],
         "last_tick": None if last is None else {k: v for k, v in last._mapping.items() if k != "report"},
         "needs_person": backlog.needs_person,

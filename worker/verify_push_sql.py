@@ -134,7 +134,7 @@ SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice
 SHARED: Final = f"""
 SELECT 'shared' AS what, a.org_id, {NONE}, a.provider, a.customer_id, c.org_id AS other
 FROM assignments a JOIN assignments c ON c.provider = a.provider AND c.customer_id = a.customer_id
-WHERE c.org_id <> a.org_id AND a.provider NOT IN ('legacy', 'none')
+WHERE c.org_id <> a.org_id AND a.customer_id <> '' AND a.provider NOT IN ('legacy', 'none')
     AND (c.end_ms IS NULL OR a.start_ms < c.end_ms) AND (a.end_ms IS NULL OR c.start_ms < a.end_ms)
 """
 

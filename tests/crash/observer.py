@@ -22,6 +22,7 @@ from drawdown.schema import database
 from drawdown.worker import importer, runner
 from drawdown.worker.calls import Calls
 from drawdown.worker.effects import (
+    CheckCustomers,
     Effect,
     LookUp,
     Push,
@@ -40,6 +41,7 @@ _NAMES: Final = {
     ReadCustomers: "read",
     ReadTotals: "totals",
     ReadDrawn: "drawn",
+    CheckCustomers: "check",
     SendHalts: "halts",
 }
 

@@ -1,0 +1,155 @@
+"""Autumn and Stripe from the command line, as a new user meets them: over real sockets, with emulators behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from drawdown.schema.clock import SystemClock
+from drawdown.schema.units import WINDOW_MS, window_of
+from tests.acceptance.commands import Ended, drawdown
+from tests.acceptance.tables import number, rows
+from tests.emulators.autumn import AutumnEmulator
+from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
+from tests.emulators.stripe import StripeEmulator
+
+WINDOW = window_of(SystemClock().now_ms()) - 3 * WINDOW_MS
+"""A window that can be sealed by now. The emulators and the commands go by the machine's clock here."""
+CANARIES = ("sk_test_home", "whsec_home", "am_sk_")
+
+
+@dataclass(frozen=True)
+class Home:
+    """A database, both services, and the settings that lead to them."""
+
+    url: str
+    env: dict[str, str]
+    stripe: StripeEmulator
+    autumn: AutumnEmulator
+
+    def run(
+        self, *arguments: str, status: int = 0, stdin: bytes | None = None, env: Mapping[str, str] | None = None
+    ) -> Ended:
+        found = drawdown(self.url, *arguments, env={**self.env, **(env or {})}, stdin=stdin)
+        assert found.status == status, (arguments, found)
+        said = found.out + found.err
+        assert not [one for one in CANARIES if one in said], "a secret was printed"
+        return found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    url = f"sqlite:///{tmp_path}/home.db"
+    stripe, autumn = home_stripe(), home_autumn(SystemClock().now_ms())
+    with serving_in_thread(stripe) as stripe_url, serving_in_thread(autumn) as autumn_url:
+        lines = [*stripe_lines(stripe, stripe_url), *autumn_lines(autumn, autumn_url)]
+        made = Home(url, dict(line.split("=", 1) for line in lines), stripe, autumn)
+        made.run("init")
+        samples = tmp_path / "samples.csv"
+        people = ("alice", "bob", "carol")
+        moment = datetime.fromtimestamp(WINDOW // 1000 + 1, UTC).isoformat()
+        text = [f"{one}-1,{one},box,cell-1,4096,60,{moment}" for one in people]
+        samples.write_text("\n".join(["id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts", *text]) + "\n")
+        made.run("import", str(samples))
+        yield made
+
+
+def test_usage_is_billed_at_both_checked_compared_and_proven(home: Home) -> None:
+    states = {one["provider"]: one["state"] for one in home.run("provider", "list", "--json").json["providers"]}
+    assert states == {"autumn": "ready", "embedded": "ready", "stripe": "ready"}
+    start = str(WINDOW)
+    home.run("org", "assign", "alice", "--provider", "autumn", "--from", start)
+    home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", start)
+    for name in ("autumn", "stripe"):
+        checked = home.run("provider", "check", name, "--json").json
+        assert (checked["problems"], checked["customers"], len(checked["features"])) == ([], 1, 6)
+    home.run("tick")
+    assert sum(home.autumn.charged_by().values()) == 60
+    assert home.stripe.charged("cus_bob", "compute_4gb") == 60
+    waits = home.run("reconcile", "--json").json["reconcile"]
+    assert (waits["compared"], waits["waiting"]) == (0, 2), "fresher than the providers' lag"
+    assert rows(home.url, "SELECT org_id, reason, seconds FROM pending_usage") == [("carol", "unknown_org", 60)]
+    home.run("verify")
+
+
+def test_a_push_that_stripe_refuses_later_is_rejected_by_its_webhook_and_sent_anew(home: Home, tmp_path: Path) -> None:
+    home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", str(WINDOW))
+    home.stripe.faults.rates = {"late_rejection": 1.0}
+    home.run("tick")
+    home.stripe.faults.rates = {}
+    assert number(home.url, "SELECT COUNT(*) FROM pushes WHERE state = 'accepted'") == 1
+    ((headers, body),) = home.stripe.webhooks(SystemClock().now_ms() + 3_600_000) or [({}, b"")]
+    headers, body = home.stripe.signed(json.loads(body), SystemClock().now_ms())
+    given = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
+    forged = home.run(
+        "provider", "webhook", "stripe", "-", "--header", "Stripe-Signature: t=1,v1=00", stdin=body, status=1
+    )
+    assert "webhook" in forged.err.lower() or "signature" in forged.err.lower()
+    assert number(home.url, "SELECT COUNT(*) FROM pushes WHERE state = 'accepted'") == 1
+    for _ in range(2):
+        home.run("provider", "webhook", "stripe", "-", *given, stdin=body)
+    assert number(home.url, "SELECT COUNT(*) FROM pushes WHERE state = 'rejected'") == 1
+    home.run("tick", status=1)
+    home.run("push", "retry", "--provider", "stripe", "--state", "rejected", "--reason", "the meter is back")
+    home.run("tick")
+    assert home.stripe.charged("cus_bob", "compute_4gb") == 60
+    home.run("verify")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_nobody"), "no such customer"),
+        (("org", "assign", "dave", "--provider", "autumn"), "no customer dave"),
+        (("org", "assign", "bob", "--provider", "nosuch"), "no provider 'nosuch'"),
+        (("provider", "check", "nosuch"), "no provider 'nosuch'"),
+        (("provider", "pause", "legacy"), "bills nothing here"),
+        (("provider", "resume", "stripe"), "not paused"),
+    ],
+)
+def test_what_cannot_be_is_said_and_changes_nothing(home: Home, arguments: tuple[str, ...], text: str) -> None:
+    assert text in home.run(*arguments, status=1).err
+    assert number(home.url, "SELECT COUNT(*) FROM assignments") == 0
+
+
+def test_a_setting_that_cannot_be_meant_disables_its_provider_alone(home: Home) -> None:
+    start = str(WINDOW)
+    home.run("org", "assign", "alice", "--provider", "autumn", "--from", start)
+    home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", start)
+    wrong = {"DRAWDOWN_STRIPE_SECRET_KEY": "sk_test home"}
+    listed = home.run("provider", "list", "--json", env=wrong).json["providers"]
+    (stripe,) = [one for one in listed if one["provider"] == "stripe"]
+    assert stripe["state"] == "broken" and "DRAWDOWN_STRIPE_SECRET_KEY" in stripe["why"]
+    home.run("tick", status=75, env=wrong)
+    assert rows(home.url, "SELECT provider, state FROM pushes ORDER BY 1") == [
+        ("autumn", "accepted"),
+        ("stripe", "due"),
+    ]
+    assert "DRAWDOWN_STRIPE_SECRET_KEY" in home.run("provider", "check", "stripe", status=1, env=wrong).err
+    home.run("tick")
+    assert home.stripe.charged("cus_bob", "compute_4gb") == 60
+
+
+def test_what_a_provider_misses_is_found_before_anything_is_billed(home: Home) -> None:
+    found = home.run(
+        "provider", "check", "stripe", "--feature", "compute_9gb", "--customer", "cus_nobody", "--json", status=1
+    ).json
+    assert len(found["problems"]) == 2
+    assert "compute_9gb" in found["problems"][0] and "cus_nobody" in found["problems"][1]
+    key = {"DRAWDOWN_AUTUMN_SECRET_KEY": "am_sk_test_anotherkey0000000000"}
+    assert "DRAWDOWN_AUTUMN_SECRET_KEY" in home.run("provider", "check", "autumn", status=1, env=key).out
+
+
+def test_secrets_are_nowhere_in_the_database(home: Home, tmp_path: Path) -> None:
+    home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", str(WINDOW))
+    home.stripe.faults.rates = {"error_500_before": 1.0}
+    home.run("tick", status=75)
+    home.run("tick", status=75, env={"DRAWDOWN_STRIPE_SECRET_KEY": "sk_test_homeless"})
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("home.db*"))
+    assert b"usage:bob" in stored
+    assert not [one for one in CANARIES if one.encode() in stored]
