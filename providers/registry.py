@@ -35,8 +35,12 @@ class Registry:
 
 
 def installed() -> list[EntryPoint]:
-    """What is installed on this machine, by name."""
-    return sorted(entry_points(group=GROUP), key=lambda one: one.name)
+    """What is installed on this machine, by name; of one name, this package's own comes first."""
+    return sorted(entry_points(group=GROUP), key=lambda one: (one.name, _package(one) != "drawdown"))
+
+
+def _package(entry: EntryPoint) -> str:
+    return "" if entry.dist is None else entry.dist.name
 
 
 def load(
@@ -51,7 +55,8 @@ def load(
             own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
             providers[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
         except Exception as error:  # somebody else's code: whatever it raises disables it alone
-            broken[entry.name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            name = f"{entry.name} of {_package(entry)}" if entry.name in providers else entry.name
+            broken[name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     return Registry(providers, broken)
 
 
