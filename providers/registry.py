@@ -54,7 +54,7 @@ def load(
             name = _checked_name(entry.name, providers)
             own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
             providers[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
-        except Exception as error:  # somebody else's code: whatever it raises disables it alone
+        except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
             name = f"{entry.name} of {_package(entry)}" if entry.name in providers else entry.name
             broken[name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     return Registry(providers, broken)
