@@ -308,6 +308,17 @@ def test_what_is_sent_is_what_was_said_and_cookies_are_forgotten(run: Run[Any]) 
     assert b"cookie" not in get.lower()
 
 
+def test_a_header_of_the_callers_takes_the_place_of_ours_in_any_case(run: Run[Any]) -> None:
+    async def work() -> bytes:
+        async with serving(sockets.polite) as seen:
+            await once(HttpClient(), call(seen.url, headers={"User-Agent": "mine", "Accept-Encoding": "identity"}))
+            return seen.requests[0].lower()
+
+    request = run(work())
+    assert request.count(b"user-agent: mine\r\n") == request.count(b"user-agent") == 1
+    assert request.count(b"accept-encoding: identity\r\n") == request.count(b"accept-encoding") == 1
+
+
 def test_proxies_of_the_environment_are_not_used(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{sockets.free_port()}")
