@@ -56,13 +56,20 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
     """Explain one push: samples, mapping, quantity, attempts, the provider's answer."""
     state: State = context.obj
     found = state.read(lambda c: explain_push(c, key))
-    push, samples, attempts = found["push"], found["samples"], found["attempts"]
-    assert isinstance(push, dict) and isinstance(samples, list) and isinstance(attempts, list)
+    push, samples, attempts, sent_as = found["push"], found["samples"], found["attempts"], found["sent_as"]
+    assert (
+        isinstance(sent_as, dict)
+        and isinstance(push, dict)
+        and isinstance(samples, list)
+        and isinstance(attempts, list)
+    )
     show(
         state,
         found,
         [
             table(key, ("", ""), [(name, shown(name, value)) for name, value in push.items()]),
+            f"sent to {push['provider']} as customer {sent_as['customer']}, key {sent_as['key']}, "
+            f"dated {show_time(sent_as['ts'])}",
             table(
                 f"Samples of {show_time(push['window_ms'])}, this feature: {found['samples_in_force_qty']:,} in force, "
                 f"{found['sealed_qty']:,} sealed in all revisions",

@@ -49,6 +49,8 @@ _LIMIT: Final = 10**18
 """No number of a customer's is larger than this; one that is cannot be meant (and 1e999999 would eat the memory)."""
 _HALF_UNIT: Final = Decimal("0.000001")
 """Sums of binary fractions may miss a whole number by less than this."""
+_CODE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){1,10}")
+"""Every code that was recorded is words and underscores, beside a message."""
 _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer\s+\S+")
 
 
@@ -186,9 +188,9 @@ def read_said(answer: Answer) -> Said:
     body = parse(answer.body)
     code = body.get("code") if body is not None else None
     message = body.get("message") if body is not None else None
-    if not isinstance(code, str) or not re.fullmatch(r"[a-z0-9_]{1,80}", code):
+    if not isinstance(message, str) or not isinstance(code, str) or not _CODE.fullmatch(code):
         return Said(answer.status, None, "" if body is not None else "not Autumn's JSON")
-    return Said(answer.status, code, _quoted(message) if isinstance(message, str) else "")
+    return Said(answer.status, code, _quoted(message))
 
 
 def _quoted(message: str) -> str:

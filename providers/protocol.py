@@ -36,7 +36,9 @@ class Capabilities:
     calls_per_s: float | None = None
     """Pushing calls a second, at most, of one worker; None: as fast as they are answered."""
     reads_per_s: float | None = None
-    """Reading calls (customers, lookups, totals) a second, at most, of one worker."""
+    """Reading calls (customers, lookups, totals, checks) a second, at most, of one worker."""
+    lookups_per_s: float | None = None
+    """Lookups and totals of one customer a second, at most, of one worker."""
     one_at_a_time: bool = False
     """Whether two pushes of one customer and feature must not be on their way together."""
     reads_a_call: int = 1

@@ -56,6 +56,7 @@ class Calls:
         self._slots = asyncio.Semaphore(can.in_flight)
         self._pushes = _limiter(can.calls_per_s)
         self._reads = _limiter(can.reads_per_s)
+        self._of_customer: dict[str, AsyncLimiter | None] = {}
         self._lines: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def push(self, batch: Sequence[PushRequest], before_ms: int) -> list[Outcome]:
@@ -113,10 +114,10 @@ class Calls:
         return found
 
     async def look_up(self, requests: Sequence[PushRequest]) -> list[LookupResult]:
-        return await self._each(requests, self._provider.lookup)
+        return await self._each(requests, self._provider.lookup, lambda one: one.customer_id)
 
     async def totals(self, wanted: Sequence[tuple[str, int, int]]) -> list[Totals | ReadFailed]:
-        return await self._each(wanted, lambda one: self._provider.totals(*one))
+        return await self._each(wanted, lambda one: self._provider.totals(*one), lambda one: one[0])
 
     async def drawn(self, customer_ids: Sequence[str]) -> list[Mapping[str, Drawn] | ReadFailed]:
         return await self._each(customer_ids, self._provider.drawn)
@@ -125,14 +126,15 @@ class Calls:
         """What is wrong with each customer, a line each."""
         return await self._each(customer_ids, lambda one: self._provider.check((), (one,)))
 
-    async def _each(self, asked: Sequence[A], ask: Callable[[A], Awaitable[B]]) -> list[B | ReadFailed]:
+    async def _each(
+        self, asked: Sequence[A], ask: Callable[[A], Awaitable[B]], customer: Callable[[A], str] | None = None
+    ) -> list[B | ReadFailed]:
         answers: list[B | ReadFailed] = [ReadFailed("not asked")] * len(asked)
         places = iter(range(len(asked)))
 
         async def work() -> None:
             for place in places:
-                if self._reads is not None:
-                    await self._reads.acquire()
+                await self._may_read(None if customer is None else customer(asked[place]))
                 try:
                     answers[place] = await ask(asked[place])
                 except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
@@ -142,6 +144,17 @@ class Calls:
         at_once = min(READS_AT_ONCE, self._provider.capabilities.in_flight, len(asked))
         await asyncio.gather(*(work() for _ in range(at_once)))
         return answers
+
+    async def _may_read(self, customer_id: str | None) -> None:
+        a_second = self._provider.capabilities.lookups_per_s
+        if customer_id is not None and a_second is not None:
+            if customer_id not in self._of_customer:
+                self._of_customer[customer_id] = _limiter(a_second)
+            limiter = self._of_customer[customer_id]
+            assert limiter is not None
+            await limiter.acquire()
+        if self._reads is not None:
+            await self._reads.acquire()
 
 
 class _InARow:

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.corrections import find_push
 from drawdown.worker.mapping import MB_SECONDS, mapping_rows, resolve
+from drawdown.worker.push import dated
 
 SAMPLES_SHOWN = 200
 
@@ -52,6 +53,11 @@ def explain_push(connection: sa.Connection, key: str) -> dict[str, object]:
     void = connection.execute(sa.text(VOID), values).one_or_none()
     return {
         "push": dict(push._mapping),
+        "sent_as": {
+            "key": push.wire_key or push.key,
+            "customer": push.customer_id,
+            "ts": dated(push.window_ms, push.revision),
+        },
         "samples": samples,
         "samples_in_force_qty": quantity,
         "sealed_qty": int(

@@ -96,13 +96,14 @@ def tick(context: Context) -> Steps[Report]:
 
 def _lane(context: Context, provider: str) -> Steps[list[object]]:
     """Halts come last: one that was due may have been lifted by what the provider says now."""
-    confirmed = yield from confirm(context, provider)
-    # Two at a time where calls take time: while one writes down what came back, the other keeps the line busy.
+    # Two at a time where calls take time: while one writes down what came back, the other keeps the line busy. Lookups
+    # are slow where they are limited, so they delay no push.
     at_once = 1 if context.capabilities[provider].in_flight == 1 else 2
-    pushed: list[object] = yield Together([push(context, provider) for _ in range(at_once)])
+    pushes = [push(context, provider) for _ in range(at_once)]
+    done: list[object] = yield Together([confirm(context, provider), *pushes])
     projected = yield from project(context, provider)
     dispatched = yield from dispatch(context, provider)
-    return [confirmed, *pushed, projected, dispatched]
+    return [*done, projected, dispatched]
 
 
 def _collect(report: Report, results: Sequence[object]) -> None:
