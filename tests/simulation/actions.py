@@ -14,10 +14,12 @@ from drawdown.ledger import wallet
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.orgs import mark_for_projection
 from tests.simulation.oracle import Sample
-from tests.simulation.providers import BILLING, MEMORY, WHOLE
+from tests.simulation.providers import MEMORY, WHOLE
+from tests.simulation.remote import FEATURES, Autumn
 from tests.simulation.world import START, World
 
-ORGS: Final = tuple(f"org{n}" for n in range(6))
+ORGS: Final = (*(f"org{n}" for n in range(5)), f"org5-{'long-' * 20}")
+"""One has an id so long that its keys are sent as a hash where a provider takes no more than a hundred characters."""
 STRANGERS: Final = ("stranger0", "stranger1", "stranger2")
 CELLS: Final = ("cell-a", "cell-b", "cell-c")
 SIZES: Final = (1024, 1024, 4096, 2048, 3000)
@@ -58,7 +60,7 @@ def _who(world: World) -> str:
 def samples(world: World) -> str:
     """A host inserts a few samples in one transaction; a lost answer makes it insert them again."""
     made = []
-    for _ in range(world.rng.randrange(1, 6)):
+    for _ in range(world.rng.randrange(1, 8)):
         world.samples_made += 1
         seconds = world.rng.choice((0, 1, 7, 30, 59, 60, 60, 60, 300, 86_400))
         name = f"s{world.samples_made}"
@@ -150,10 +152,19 @@ def grant(world: World) -> str | None:
     """A customer pays, or is paid back; the provider's webhook names the customer, and he is read again."""
     org = world.rng.choice(ORGS)
     biller = world.oracle.assigned(org, world.time.now)
-    if biller is None or biller.provider not in BILLING:
+    if biller is None or biller.provider not in world.billing or not biller.customer:
         return None
     amount = world.rng.choice((60, 3_000, 500_000, -2_000, -400_000))
-    if biller.provider in world.memory:
+    autumn = world.remote.get(biller.provider)
+    if isinstance(autumn, Autumn):
+        if biller.customer not in autumn.emulator.account.customers:
+            return None
+        amount, feature = abs(amount), world.rng.choice(FEATURES)
+        if feature not in autumn.emulator.account.customers[biller.customer].grants:
+            return None
+        autumn.emulator.account.grant(biller.customer, feature, amount, world.time.now)
+        world.write(lambda c: mark_for_projection(c, [org], world.time.now))
+    elif biller.provider in world.memory:
         world.memory[biller.provider].granted[biller.customer] += amount
         world.write(lambda c: mark_for_projection(c, [org], world.time.now))
     else:
@@ -171,14 +182,19 @@ def grant(world: World) -> str | None:
 
 def provider_trouble(world: World) -> str:
     """A provider goes down or comes back."""
-    name = world.rng.choice(BILLING)
+    if world.down and world.rng.random() < 0.7:
+        name = world.rng.choice(sorted(world.down))
+    else:
+        name = world.rng.choice(world.billing)
     world.down ^= {name}
     return f"{name} is {'down' if name in world.down else 'up'}"
 
 
-def price_trouble(world: World) -> str:
+def price_trouble(world: World) -> str | None:
     """A memory provider loses or gets a price: pushes of that feature are rejected meanwhile."""
-    provider = world.memory[world.rng.choice((MEMORY, WHOLE))]
+    provider = world.memory.get(world.rng.choice((MEMORY, WHOLE)))
+    if provider is None:
+        return None
     provider.refused_features ^= {world.rng.choice(("compute_1gb", "compute_4gb"))}
     world.faults.note("price_missing")
     return f"{provider.name} refuses {sorted(provider.refused_features)}"
@@ -200,7 +216,9 @@ def clock_trouble(world: World) -> str:
     """A worker's clock is set: a little wrong, an hour back or forth, or days away."""
     worker = world.rng.choice(world.workers)
     kind = world.rng.choices(("skew", "hour", "days", "right"), (6, 3, 1, 2))[0]
-    reach = {"skew": 30_000, "hour": 60 * MINUTE_MS, "days": 3 * DAY_MS, "right": 0}[kind]
+    if kind == "days" and world.remote:
+        kind = "hour"  # whether a provider has forgotten a key, or may still apply one, is told by a clock alone
+    reach = {"skew": 30_000, "hour": world.skew_ms, "days": 3 * DAY_MS, "right": 0}[kind]
     worker.clock.offset_ms = world.rng.randint(-reach, reach)
     worker.clock.trusted = kind == "days" and world.rng.random() < 0.5
     world.faults.note(f"clock_{kind}")

@@ -7,6 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.emulators.autumn import READ_FAULTS, TRACK_FAULTS
+from tests.emulators.stripe import BILLING_FAULTS
+from tests.emulators.wire import FaultPlan
+
 CHANCE: Final = {
     # at any effect
     "crash_before": 0.008,
@@ -25,14 +29,37 @@ CHANCE: Final = {
     "throttled_nonsense": 0.01,
     "read_failed": 0.03,
     "read_raised": 0.02,
-    "lookup_failed": 0.1,
+    "lookup_failed": 0.2,
     # cells
     "halt_request_lost": 0.1,
     "halt_answer_lost": 0.1,
     "halts_raised": 0.08,
     # crash: what the other steps of that process had in flight is delivered all the same
     "delivered_after_death": 0.5,
+    # providers behind HTTP: a crash between two calls of one effect; a request that arrives long after it was given up
+    "crash_within": 0.02,
+    "held_up": 0.04,
+    # webhooks
+    "webhook_lost": 0.5,
+    "webhook_doubled": 0.5,
+    "webhook_late": 0.5,
 }
+EMULATED: Final = {
+    "autumn": {
+        **dict.fromkeys(TRACK_FAULTS, 0.03),
+        **dict.fromkeys(READ_FAULTS, 0.03),
+        "reads_lag": 0.2,
+        "key_store_refuses": 0.1,
+    },
+    "stripe": {
+        **dict.fromkeys(BILLING_FAULTS, 0.04),
+        "error_500_after": 0.06,
+        "late_rejection": 0.12,
+        "reads_lag": 0.1,
+        "reads_fail": 0.15,
+    },
+}
+"""What the emulators are given, at an intensity of one."""
 INTENSITIES: Final = (0.0, 0.3, 1.0, 1.0, 2.5)
 
 
@@ -54,3 +81,13 @@ class Faults:
     def note(self, kind: str) -> None:
         """Count what the world does by itself: a provider goes down, a sample is late."""
         self.counts[kind] += 1
+
+    def plan(self, provider: str) -> FaultPlan:
+        """An emulator's plan, drawn from the same seed."""
+        most = min(self.intensity, 1.3)  # some calls go through
+        # One event stands for a key: where it says "charged nothing", a key store that fails open draws on the balance
+        # without a trace. No account has both troubles.
+        never = self.rng.choice(("uncharged_200", "key_store_refuses"))
+        made = FaultPlan(rates={kind: rate * most for kind, rate in EMULATED[provider].items() if kind != never})
+        made.rng = self.rng
+        return made

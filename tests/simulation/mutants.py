@@ -97,7 +97,7 @@ def _no_arrivals(patches: Patches) -> None:
 
 def _revision_reused(patches: Patches) -> None:
     patches.text(sql, "SEAL", "MAX(revision) + 1 AS revision", "0 AS revision")
-    patches.put(sql, "SEAL", sql.SEAL + " ON CONFLICT DO NOTHING")
+    patches.put(sql, "SEAL", sql.SEAL + " WHERE 1 = 1 ON CONFLICT DO NOTHING")
 
 
 def _pending_never_cleared(patches: Patches) -> None:

@@ -13,15 +13,15 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
-from drawdown.worker.corrections import void, withdraw
+from drawdown.worker.corrections import retry, void, withdraw
 from drawdown.worker.features import map_size
-from drawdown.worker.orgs import Said, assign, halt, override
+from drawdown.worker.orgs import Said, assign, cancel, halt, override
 from drawdown.worker.seal import seal_range
 from drawdown.worker.seal_statements import SealRequest
 from drawdown.worker.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action
 from tests.simulation.oracle import EXEMPT, Assignment, Rule
-from tests.simulation.providers import BILLING
+from tests.simulation.providers import STRIPE
 from tests.simulation.world import World
 
 
@@ -49,15 +49,59 @@ def assign_org(world: World) -> str | None:
     known = world.oracle.assignments[org]
     if not known and world.oracle.default is not None:
         return None  # the workers do it, and two of them could be first
-    provider = world.rng.choice((*BILLING, *BILLING, "legacy", "none"))
+    provider = world.rng.choice((*world.billing, *world.billing, "legacy", "none"))
     from_ms = _window(world, 2 * DAY_MS) if not known and world.rng.random() < 0.6 else None
-    customer = org if world.rng.random() < 0.5 else f"c-{org}"
+    if known and world.rng.random() < 0.2:
+        from_ms = _window(world, WINDOW_MS) + world.rng.randrange(1, 24) * WINDOW_MS
+    customer = customer_at(world, provider, org)
     made = attempt(world, lambda c: assign(c, [org], provider, said(world), customer_id=customer, from_ms=from_ms))
     if made is None:
         return f"{org} to {provider}: refused"
+    if customer and world.oracle.fill(org, provider, customer):
+        world.faults.note("customer_filled")
+        return f"{org} is {customer} at {provider} from {made[0].start_ms}"
     world.oracle.assignments[org].append(Assignment(made[0].start_ms, provider, customer))
     world.faults.note("flip" if known else "first_assignment_in_the_past" if from_ms else "first_assignment")
     return f"{org} is assigned to {provider} as {customer} from {made[0].start_ms}"
+
+
+def customer_at(world: World, provider: str, org: str) -> str:
+    """Who an organisation is at a provider; where customers have ids of their own, perhaps nobody knows it yet."""
+    if provider == STRIPE:
+        return f"cus_{org}" if world.rng.random() < 0.85 else ""
+    return org if world.rng.random() < 0.5 else f"c-{org}"
+
+
+def fill_customer(world: World, org: str) -> str | None:
+    """Give an organisation its customer where an assignment had none."""
+    customer = f"cus_{org}"
+    latest = world.oracle.latest(org)
+    if latest is None or latest.provider != STRIPE or latest.customer:
+        return None
+    if not world.rows("SELECT 1 FROM assignments WHERE org_id = :org AND customer_id = '' AND end_ms IS NULL", org=org):
+        return None  # not met yet by a worker
+    if attempt(world, lambda c: assign(c, [org], STRIPE, said(world), customer_id=customer)) is None:
+        return f"{org} is {customer}: refused"
+    assert world.oracle.fill(org, STRIPE, customer), "the assignment had no customer"
+    world.faults.note("customer_filled")
+    return f"{org} is {customer} at {STRIPE}"
+
+
+def cancel_flip(world: World) -> str | None:
+    """Take back an assignment that has not begun."""
+    org = world.rng.choice((*ORGS, *STRANGERS))
+    latest = world.oracle.latest(org)
+    scheduled = [one for one in world.oracle.assignments if world.oracle.begins_later(one, world.time.now)]
+    if scheduled and world.rng.random() < 0.8:
+        org = world.rng.choice(scheduled)
+        latest = world.oracle.latest(org)
+    if latest is None or (latest.start <= world.time.now and world.rng.random() < 0.9):
+        return None
+    if attempt(world, lambda c: cancel(c, org, said(world))) is None:
+        return f"cancels the flip of {org}: refused"
+    world.oracle.assignments[org].remove(latest)
+    world.faults.note("flip_cancelled")
+    return f"cancels the flip of {org} to {latest.provider}"
 
 
 def map_feature(world: World) -> str:
@@ -98,12 +142,16 @@ def withdraw_samples(world: World) -> str | None:
 
 
 def void_rejected(world: World) -> str | None:
-    """Void pushes the provider rejected, with its rejection as evidence."""
+    """Void pushes the provider rejected, with its rejection as evidence, as `push void` and `push retry` do."""
     rows = world.rows(
         "SELECT key, org_id, provider, feature, last_error FROM pushes WHERE state = 'rejected' ORDER BY key LIMIT 20"
     )
     for key, org, provider, feature, error in rows:
-        done = attempt(world, partial(void, keys=[key], said=said(world), evidence=str(error), kind="rejected"))
+        if str(error).startswith("not sent: the provider takes nothing"):
+            continue  # it would be rejected again, for good
+        work = partial(void, keys=[key], said=said(world), evidence=str(error), kind="rejected")
+        again = partial(retry, keys=[key], said=said(world))
+        done = attempt(world, again if world.rng.random() < 0.5 else work)
         if done is not None:
             world.voided.add((org, provider, feature))
             world.faults.note("void")
@@ -141,8 +189,7 @@ def replay(world: World) -> str:
     """On-call replays a range: what was billed is not billed again."""
     to_ms = _window(world, DAY_MS) + WINDOW_MS
     from_ms = to_ms - world.rng.choice((WINDOW_MS, 12 * WINDOW_MS, 7 * DAY_MS))
-    capabilities = {name: one.capabilities for name, one in world.providers.items()}
-    request = SealRequest(world.workers[0].shard, horizon(world.time.now), world.time.now, capabilities)
+    request = SealRequest(world.workers[0].shard, horizon(world.time.now), world.time.now, world.capabilities)
     sealed = world.write(lambda c: seal_range(c, request, from_ms, to_ms))
     world.faults.note("replay")
     return f"replays {from_ms}..{to_ms}: {sealed.pushes} pushes"
@@ -174,4 +221,5 @@ OPERATORS: Final[tuple[tuple[Action, float], ...]] = (
     (override_org, 0.3),
     (replay, 0.3),
     (add_rates, 0.3),
+    (cancel_flip, 0.5),
 )

@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 WINDOW: Final = 300_000
 EXEMPT: Final = frozenset({"legacy", "none"})
+OWN_IDS: Final = frozenset({"stripe"})
+"""Providers whose customers have ids of their own: an organisation met for the first time has none there yet."""
 
 
 class Sample(NamedTuple):
@@ -72,8 +74,27 @@ class Oracle:
         known = [one for one in self.assignments[org] if one.start <= window]
         found = max(known, key=lambda one: one.start, default=None)
         if found is None and self.default is not None and self.default.start <= window:
-            return self.default._replace(customer=org)
+            # Whoever was met before and assigned by hand later: the first assignment is the default's.
+            return self.default._replace(customer="" if self.default.provider in OWN_IDS else org)
         return found
+
+    def latest(self, org: str) -> Assignment | None:
+        """The last assignment, whether it has begun or not."""
+        found = max(self.assignments[org], key=lambda one: one.start, default=None)
+        return found or (self.default and self.assigned(org, self.default.start))
+
+    def begins_later(self, org: str, now_ms: int) -> bool:
+        """Whether an assignment is scheduled."""
+        return any(one.start > now_ms for one in self.assignments[org])
+
+    def fill(self, org: str, provider: str, customer: str) -> bool:
+        """An assignment that is open, and had no customer, has one; false where there is none such."""
+        latest = self.latest(org)
+        if latest is None or (latest.provider, latest.customer) != (provider, ""):
+            return False
+        self.assignments[org] = [one for one in self.assignments[org] if one != latest]
+        self.assignments[org].append(latest._replace(customer=customer))
+        return True
 
     def rule(self, size: int, window: int) -> Rule | None:
         """The exact size's rule, else the narrowest tier's that holds it, else the open top's."""
@@ -102,8 +123,8 @@ class Oracle:
         owed: dict[Cell, int] = defaultdict(int)
         for (window, org, size), (seconds, count) in used.items():
             biller, rule = self.assigned(org, window), self.rule(size, window)
-            if biller is None or (rule is None and biller.provider not in EXEMPT):
-                reason = "no_mapping" if biller else "no_biller"
+            if biller is None or (biller.provider not in EXEMPT and (rule is None or not biller.customer)):
+                reason = "no_biller" if biller is None else "no_mapping" if rule is None else "no_customer"
                 answer.pending[(window, org, size)] = (reason, seconds, count)
             elif rule is not None and biller.provider not in EXEMPT:
                 assert rule.feature is not None

@@ -34,7 +34,20 @@ from drawdown.worker.effects import HaltRequest
 
 MEMORY: Final = "memory"
 WHOLE: Final = "whole"
-BILLING: Final = (EMBEDDED, MEMORY, WHOLE)
+AUTUMN: Final = "autumn"
+STRIPE: Final = "stripe"
+LOCAL: Final = (EMBEDDED, MEMORY, WHOLE)
+REMOTE: Final = (AUTUMN, STRIPE)
+DEPLOYED: Final = (
+    (EMBEDDED, AUTUMN, STRIPE),
+    (EMBEDDED, AUTUMN, STRIPE, WHOLE),
+    (EMBEDDED, AUTUMN, STRIPE, MEMORY),
+    (EMBEDDED, WHOLE, AUTUMN),
+    (EMBEDDED, MEMORY, STRIPE),
+    LOCAL,
+    LOCAL,
+)
+"""Which providers a seed's world has."""
 UNIT: Final = 60
 OLDEST_READ: Final = 1_000
 CAPABILITIES: Final = {
@@ -128,7 +141,10 @@ def billed_in_ledger(connection: sa.Connection) -> Billed:
     """What the embedded ledger charged."""
     sums: Billed = defaultdict(int)
     rows = connection.execute(
-        sa.text("SELECT from_account, feature, ts, quantity FROM ledger_entries WHERE kind = 'usage'")
+        sa.text(
+            "SELECT from_account, feature, ts, quantity FROM ledger_entries WHERE kind = 'usage' "
+            "AND key NOT LIKE 'mirror:%'"
+        )
     )
     for account, feature, ts, quantity in rows:
         sums[(account.removeprefix("wallet:"), feature, ts - ts % WINDOW_MS)] += quantity

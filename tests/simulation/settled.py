@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections import defaultdict
 from collections.abc import Iterator
 
-from drawdown.providers.embedded import NAME as EMBEDDED
+from tests.simulation.billed import billed
 from tests.simulation.invariants import exempt
-from tests.simulation.oracle import Expected
-from tests.simulation.providers import MEMORY, OLDEST_READ, UNIT, WHOLE, Billed, billed_in_ledger, billed_in_memory
+from tests.simulation.providers import OLDEST_READ
+from tests.simulation.remote import Autumn
 from tests.simulation.world import World
 
+SETTLED = "pushes not settled"
 LEFT = {
-    "pushes not settled": "SELECT COUNT(*) FROM pushes WHERE state NOT IN ('accepted', 'carried', 'voided')",
+    SETTLED: "SELECT COUNT(*) FROM pushes WHERE state NOT IN ('accepted', 'carried', 'voided')",
     "dirty windows": "SELECT COUNT(*) FROM dirty_windows",
     "halts due": "SELECT COUNT(*) FROM halts h JOIN orgs o ON o.org_id = h.org_id AND o.is_halted "
     "AND o.halted_at = h.halted_at WHERE h.due_at_ms IS NOT NULL",
     "halted and still running": "SELECT COUNT(*) FROM sandboxes s JOIN orgs o ON o.org_id = s.org_id AND o.is_halted "
     "WHERE s.state = 'running'",
     "projections due": "SELECT COUNT(*) FROM orgs o WHERE o.projection_due_ms IS NOT NULL AND EXISTS (SELECT 1 "
-    "FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.provider NOT IN ('legacy', 'none'))",
+    "FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.customer_id <> '' "
+    "AND a.provider NOT IN ('legacy', 'none'))",
     "organisations stopped": "SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL",
     "held watermarks": "SELECT COUNT(*) FROM orgs WHERE held_watermark_ms IS NOT NULL",
 }
@@ -41,54 +42,10 @@ def settled(world: World) -> list[str]:
     expected = world.oracle.expected()
     return [
         *(f"not healed: {number} {what}" for what, number in left(world).items()),
-        *_billed(world, expected),
-        *_whole_units(world, expected),
+        *billed(world, expected),
         *_verdicts(world),
         *_verified(world),
     ]
-
-
-def _expected_at(world: World, expected: Expected, provider: str) -> Billed:
-    sums: Billed = defaultdict(int)
-    for (org, window, feature), quantity in expected.owed.items():
-        biller = world.oracle.assigned(org, window)
-        assert biller is not None
-        if biller.provider == provider:
-            sums[(biller.customer, feature, window)] += quantity
-    return sums
-
-
-def _billed(world: World, expected: Expected) -> Iterator[str]:
-    """At providers that take any quantity: each window exactly once."""
-    for name in (EMBEDDED, MEMORY):
-        got = world.read(billed_in_ledger) if name == EMBEDDED else billed_in_memory(world.memory[name])
-        want = _expected_at(world, expected, name)
-        for place in sorted(got.keys() | want.keys()):
-            if got.get(place, 0) != want.get(place, 0):
-                yield f"billed: {name} {place}: charged {got.get(place, 0)}, used {want.get(place, 0)}"
-
-
-def _whole_units(world: World, expected: Expected) -> Iterator[str]:
-    """Where only whole units and no negatives are taken: the total, but for what stays below a unit."""
-    used: dict[tuple[str, str], int] = defaultdict(int)
-    charged: dict[tuple[str, str], int] = defaultdict(int)
-    for (customer, feature, _), quantity in _expected_at(world, expected, WHOLE).items():
-        used[(customer, feature)] += quantity
-    for (customer, feature, _), quantity in billed_in_memory(world.memory[WHOLE]).items():
-        charged[(customer, feature)] += quantity
-    carries = {
-        (customer, feature): (org, quantity)
-        for org, customer, feature, quantity in world.rows(
-            "SELECT org_id, customer_id, feature, carry_qty FROM carries WHERE provider = :name", name=WHOLE
-        )
-    }
-    for place in sorted(used.keys() | charged.keys() | carries.keys()):
-        org, carry = carries.get(place, (place[0].removeprefix("c-"), 0))
-        if charged[place] + carry != used[place]:
-            yield f"billed: {WHOLE} {place}: charged {charged[place]} + carry {carry}, used {used[place]}"
-        shrank = world.oracle.ever_gave_back(org) or (org, WHOLE, place[1]) in world.voided
-        if carry >= UNIT or (carry < 0 and not shrank):
-            yield f"billed: {WHOLE} {place}: a carry of {carry} should have been sent"
 
 
 def _verdicts(world: World) -> Iterator[str]:
@@ -101,8 +58,11 @@ def _verdicts(world: World) -> Iterator[str]:
         biller = world.oracle.assigned(org, world.time.now)
         if biller is None or exempt(biller.provider):
             continue
+        if not biller.customer:
+            continue  # nobody to ask
         balance, limit = _asked(world, biller.provider, biller.customer)
-        want = True if operator else bool(override) if override is not None else balance <= 0
+        spent = balance is not None and balance <= 0
+        want = True if operator else bool(override) if override is not None else spent
         if bool(halted) != want:
             yield f"projection: {org} is_halted={bool(halted)}; {biller.provider} says {balance}, operator {operator}"
         want_most = limit if override_most is None else override_most
@@ -111,9 +71,16 @@ def _verdicts(world: World) -> Iterator[str]:
             yield f"projection: {org} may run {most} sandboxes; {biller.provider} says {limit}"
 
 
-def _asked(world: World, provider: str, customer: str) -> tuple[int, int | None]:
+def _asked(world: World, provider: str, customer: str) -> tuple[int | None, int | None]:
+    """What the provider truly says: a balance (None: unlimited) and a limit."""
     if provider in world.memory:
         return world.memory[provider].balance(customer), world.memory[provider].limit
+    remote = world.remote.get(provider)
+    if isinstance(remote, Autumn):
+        return remote.balance(customer), None
+    granted = "SELECT 1 FROM ledger_entries WHERE kind = 'grant' AND to_account = :id"
+    if remote is not None and not world.rows(granted, id=f"wallet:{customer}"):
+        return None, None  # Stripe stops nobody, but for who has a wallet in the ledger
     rows = world.rows(
         "SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_lines WHERE account_id = :id", id=f"wallet:{customer}"
     )

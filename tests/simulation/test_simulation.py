@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.faults import CHANCE
+from tests.simulation.faults import CHANCE, EMULATED
 from tests.simulation.oracle import Assignment, Oracle, Rule, Sample
 from tests.simulation.run import failure
 from tests.simulation.scheduler import simulate
@@ -41,6 +41,12 @@ ALSO_COUNTED = (
     "clock_skew",
     "clock_hour",
     "replay",
+    "customer_filled",
+    "flip_cancelled",
+    "paused",
+    "reconcile",
+    "webhook",
+    *(f"{provider} {kind}" for provider, kinds in EMULATED.items() for kind in kinds),
 )
 pytestmark = pytest.mark.xdist_group("simulation")  # one process, so that no seed is run twice
 

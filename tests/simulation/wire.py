@@ -5,19 +5,20 @@ Guarantee: invariants 5 and 6, and rules P1 and P2, are judged where a provider 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import PushRequest
+from drawdown.providers.protocol import Outcome, PushRequest, RetryAt
 from drawdown.schema.database import read
 from drawdown.worker.effects import HaltRequest
 
 _OUTBOX = """
-SELECT p.key, p.customer_id, p.feature, p.sent_qty, p.window_ms, p.provider, p.state, p.revision, p.org_id,
+SELECT p.key, p.customer_id, p.feature, p.sent_qty, p.window_ms, p.provider, p.state, p.revision, p.org_id, p.wire_key,
     (SELECT MAX(a.attempt) FROM attempts a WHERE a.window_ms = p.window_ms AND a.org_id = p.org_id
         AND a.feature = p.feature AND a.revision = p.revision)
-FROM pushes p WHERE p.key = :key
+FROM pushes p WHERE p.key = :key OR (p.wire_key = :key AND p.attempts > 0)
 """
 
 
@@ -28,6 +29,10 @@ class Wire:
         self._engine = engine
         self._breaches = breaches
         self.sent: dict[tuple[str, str], tuple[str, str, int, int]] = {}
+        self.may_send_ms: dict[str, int] = {}
+        """How long after a first attempt that may have arrived a provider's key may be sent again (P2)."""
+        self.arrived: set[tuple[str, str]] = set()
+        self.began: dict[tuple[str, str], int] = {}
 
     def check(self, provider: str, batch: Sequence[PushRequest]) -> None:
         """Judge the requests of one call."""
@@ -38,13 +43,28 @@ class Wire:
                 self._breaches.append(f"P2: {request.key} was sent with other bytes: {before}, then {said}")
             self._check_outbox(provider, request)
 
+    def first(self, provider: str, request: PushRequest, now_ms: int) -> None:
+        """A request leaves for a provider that forgets."""
+        began = self.began.setdefault((provider, request.key), now_ms)
+        if now_ms - began > self.may_send_ms.get(provider, now_ms):
+            self._breaches.append(
+                f"P2: {request.key} was sent again {(now_ms - began) // 1000} s after its first attempt"
+            )
+
+    def answered(self, provider: str, request: PushRequest, outcome: Outcome) -> None:
+        """Only an answer that proves a first attempt not to have arrived makes the next one the first."""
+        if isinstance(outcome, RetryAt) and (provider, request.key) not in self.arrived:
+            del self.began[(provider, request.key)]
+        elif not isinstance(outcome, RetryAt):
+            self.arrived.add((provider, request.key))
+
     def _check_outbox(self, provider: str, request: PushRequest) -> None:
         rows = read(self._engine, lambda c: c.execute(sa.text(_OUTBOX), {"key": request.key}).all())
         if len(rows) != 1:
             self._breaches.append(f"5: {request.key} was sent and {len(rows)} committed pushes carry that key")
             return
-        key, customer, feature, sent, window, biller, state, revision, org, attempt = rows[0]
-        committed = (key, customer, feature, sent, window, biller)
+        key, customer, feature, sent, window, biller, state, revision, org, wire_key, attempt = rows[0]
+        committed = (wire_key or key, customer, feature, sent, window, biller)
         start = request.ts - request.ts % 300_000
         asked = (request.key, request.customer_id, request.feature, request.quantity, start, provider)
         if committed != asked:
@@ -56,6 +76,8 @@ class Wire:
         plain = f"usage:{org}:{window}:{feature}" + (f":r{revision}" if revision else "")
         if key != plain:
             self._breaches.append(f"P6: {key} is not the key of its push, {plain}")
+        if wire_key is not None and wire_key != f"usage:{hashlib.sha256(plain.encode()).hexdigest()}":
+            self._breaches.append(f"P6: {wire_key} is not the hash of {plain}")
 
     def check_halts(self, halts: Sequence[HaltRequest]) -> None:
         """A halt that is sent was once decided, for that very moment."""

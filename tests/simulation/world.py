@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -18,16 +18,26 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.embedded import EmbeddedProvider
-from drawdown.providers.protocol import Outcome, Provider, PushRequest, ReadFailed, Rejected, RetryAt, Unknown
+from drawdown.providers.protocol import (
+    Capabilities,
+    Outcome,
+    Provider,
+    PushRequest,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+    Unknown,
+)
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.effects import Effect, LookUp, Push, ReadCustomers, SendHalts, Transaction
+from drawdown.worker.effects import Effect, LookUp, Push, ReadCustomers, ReadDrawn, ReadTotals, SendHalts, Transaction
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle
-from tests.simulation.providers import MEMORY, WHOLE, Cells, MemoryProvider
+from tests.simulation.providers import AUTUMN, LOCAL, MEMORY, STRIPE, WHOLE, Cells, MemoryProvider
+from tests.simulation.remote import Autumn, Network, Remote, Stripe
 from tests.simulation.stepping import Time, Worker
 from tests.simulation.wire import Wire
 
@@ -120,18 +130,45 @@ class World:
     """The latest moment any clock ever showed."""
     effects: int = 0
     samples_made: int = 0
+    billing: tuple[str, ...] = LOCAL
+    """The providers there are."""
+    skew_ms: int = 60 * MINUTE_MS
+    """How wrong a worker's clock may be."""
     rejected: set[str] = field(default_factory=set)
     """Keys a provider truly rejected."""
+    by_hand: dict[tuple[str, str, str, int], int] = field(default_factory=dict)
+    """What a person charged beside the worker, by (provider, customer, feature, day): the worker said it could not."""
+    resolved: set[str] = field(default_factory=set)
+    """Keys that a person charged by hand."""
+    paused: set[str] = field(default_factory=set)
+    told: list[bytes] = field(default_factory=list)
+    """Webhooks that were not taken yet."""
     voided: set[tuple[str, str, str]] = field(default_factory=set)
     """(org, provider, feature) of pushes that were voided."""
 
     def __post_init__(self) -> None:
         self.clock = FixedClock(self.time.now)
-        self.memory = {name: MemoryProvider(name) for name in (MEMORY, WHOLE)}
-        embedded = EmbeddedProvider(self.engine, self.clock)
-        memory: Mapping[str, Provider] = self.memory
-        self.providers: Mapping[str, Provider] = {EMBEDDED: embedded, **memory}
+        self.process_clock = FixedClock(self.time.now)
+        self.memory: dict[str, MemoryProvider] = {
+            name: MemoryProvider(name) for name in (MEMORY, WHOLE) if name in self.billing
+        }
+        self.network = Network(self.faults, self.time, self.down, self.breaches)
+        makers: dict[str, type[Remote]] = {AUTUMN: Autumn, STRIPE: Stripe}
+        self.remote: dict[str, Remote] = {
+            name: make(self.faults, self.network, self.process_clock, self.engine)
+            for name, make in makers.items()
+            if name in self.billing
+        }
+        self.providers: dict[str, Provider] = {
+            EMBEDDED: EmbeddedProvider(self.engine, self.clock),
+            **self.memory,
+            **{name: one.provider for name, one in self.remote.items()},
+        }
         self.wire = Wire(self.engine, self.breaches)
+
+    @property
+    def capabilities(self) -> dict[str, Capabilities]:
+        return {name: one.capabilities for name, one in self.providers.items()}
 
     def say(self, who: str, what: str) -> None:
         self.trace.add(f"{(self.time.now - START) / 1000:>12.3f} {who:<6} {what}")
@@ -148,19 +185,28 @@ class World:
     def execute(self, text: str, **values: object) -> int:
         return self.write(lambda c: c.execute(sa.text(text), values).rowcount)
 
-    def do(self, effect: Effect) -> Any:
-        """Do one effect, with whatever goes wrong on the way."""
+    def do(self, effect: Effect, process_ms: int | None = None, *, dies: bool = False) -> Any:
+        """Do one effect, with whatever goes wrong on the way. `process_ms` is what its process takes the time for; with
+        `dies`, only some of its calls are made."""
         self.effects += 1
+        self.network.deliver()
         self.clock.at_ms = self.time.now
+        self.process_clock.at_ms = self.time.now if process_ms is None else process_ms
         match effect:
             case Transaction():
                 return self._transaction(effect)
-            case Push(provider, batch):
-                return self._push(provider, batch)
+            case Push(provider, batch, before_ms):
+                if provider in self.remote:
+                    return self._call_each(provider, batch, before_ms, dies=dies)
+                return self._push_each(provider, batch)
             case LookUp(provider, requests):
-                return self._look_up(provider, requests)
+                return self._read_each(provider, "lookup", [(one,) for one in requests])
             case ReadCustomers(provider, customer_ids):
                 return self._read_customers(provider, customer_ids)
+            case ReadTotals(provider, customers):
+                return self._read_each(provider, "totals", customers)
+            case ReadDrawn(provider, customer_ids):
+                return self._read_each(provider, "drawn", [(one,) for one in customer_ids])
             case SendHalts(halts):
                 self.wire.check_halts(halts)
                 if self.faults.strikes("halt_request_lost"):
@@ -179,9 +225,39 @@ class World:
             write(self.engine, effect.work, rollback=True)
             raise DatabaseBusy("injected: rolled back")
         answer = write(self.engine, effect.work, rollback=effect.rollback)
+        if effect.name == "claim" and answer:
+            provider = effect.work.keywords["provider"]  # type: ignore[attr-defined]
+            if provider in self.paused:
+                self.breaches.append(f"paused: {len(answer)} pushes were claimed to be sent to {provider}")
         if self.faults.strikes("commit_answer_lost"):
             raise DatabaseBusy("injected: committed, and the answer was lost")
         return answer
+
+    def _call_each(self, provider: str, batch: Sequence[PushRequest], before_ms: int, *, dies: bool) -> list[Outcome]:
+        """As `worker.calls` does it: a call for each, in any order, none once the claim has run out. What goes wrong
+        with each is the network's and the emulator's."""
+        now, answers = self.process_clock.at_ms, dict[int, Outcome]()
+        order = self.rng.sample(range(len(batch)), len(batch))
+        for place in order[: self.rng.randrange(len(batch))] if dies else order:
+            if now >= before_ms:
+                answers[place] = RetryAt(now, "not sent: the claim ran out before")
+                continue
+            one = batch[place]
+            self.wire.check(provider, [one])
+            self.wire.first(provider, one, self.time.now)
+            (answers[place],) = run_coroutine(self.providers[provider].push([one]))
+            self.wire.answered(provider, one, answers[place])
+            if isinstance(answers[place], Rejected):
+                self.rejected.add(one.key)
+        return [answers.get(place, Unknown("the process died")) for place in range(len(batch))]
+
+    def _push_each(self, provider: str, batch: Sequence[PushRequest]) -> list[Outcome]:
+        """Each call of at most the declared size has its own fate."""
+        size = self.providers[provider].capabilities.batch_size
+        answers: list[Outcome] = []
+        for at in range(0, len(batch), size):
+            answers += self._push(provider, batch[at : at + size])
+        return answers
 
     def _push(self, provider: str, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         now, count = self.time.now, len(batch)
@@ -203,14 +279,33 @@ class World:
             raise OSError("the connection was cut")
         return [Unknown("no answer")] * count if self.faults.strikes("answer_lost") else answers
 
-    def _look_up(self, provider: str, requests: Sequence[PushRequest]) -> Any:
+    def _read_each(self, provider: str, what: str, asked: Iterable[Sequence[Any]]) -> list[Any]:
+        """Lookups, totals, balances: one question each."""
+        ask = getattr(self.providers[provider], what)
+        if provider in self.remote:
+            return [run_coroutine(ask(*one)) for one in asked]
         if provider in self.down or self.faults.strikes("lookup_failed"):
-            return [ReadFailed("503")] * len(requests)
-        return [run_coroutine(self.providers[provider].lookup(one)) for one in requests]
+            return [ReadFailed("503") for _ in asked]
+        return [run_coroutine(ask(*one)) for one in asked]
 
     def _read_customers(self, provider: str, customer_ids: Iterable[str]) -> Any:
-        if provider in self.down or self.faults.strikes("read_failed"):
-            return {one: ReadFailed("503") for one in customer_ids}
-        if self.faults.strikes("read_raised"):
-            raise OSError("the connection was cut")
+        if provider not in self.remote:
+            if provider in self.down or self.faults.strikes("read_failed"):
+                return {one: ReadFailed("503") for one in customer_ids}
+            if self.faults.strikes("read_raised"):
+                raise OSError("the connection was cut")
         return run_coroutine(self.providers[provider].customers(list(customer_ids)))
+
+    def charged(self) -> dict[str, tuple[str, int]]:
+        """What was truly charged under each key: by whom, and how much in the service's own units."""
+        found = {
+            key: (EMBEDDED, quantity)
+            for key, quantity in self.rows(
+                "SELECT key, quantity FROM ledger_entries WHERE kind = 'usage' AND key NOT LIKE 'mirror:%'"
+            )
+        }
+        for name, provider in self.memory.items():
+            found.update({key: (name, one.quantity) for key, one in provider.charges.items()})
+        for name, remote in self.remote.items():
+            found.update({key: (name, quantity) for key, quantity in remote.keys().items()})
+        return found

@@ -1,0 +1,107 @@
+"""What each provider truly charged, beside what was used.
+
+Guarantee: "billed exactly once" is judged at the provider, not in our tables; where a provider takes whole units only,
+or a person had to charge by hand, it is judged over all windows of a customer and feature.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from drawdown.providers.embedded import NAME as EMBEDDED
+from tests.simulation.oracle import Expected
+from tests.simulation.providers import AUTUMN, STRIPE, UNIT, WHOLE, Billed, billed_in_ledger, billed_in_memory
+from tests.simulation.remote import METERS
+from tests.simulation.world import World
+
+Totals = dict[tuple[str, str], int]
+"""(customer, feature) to a quantity."""
+
+
+def billed(world: World, expected: Expected) -> Iterator[str]:
+    """Every difference between what was charged and what was used."""
+    for name in world.billing:
+        got, want = _truth(world, name), _expected_at(world, expected, name)
+        if name == WHOLE:
+            yield from _whole_units(world, got, want)
+        elif name in world.remote:
+            yield from _remote(world, name, got, want)
+        else:
+            yield from _each_window(name, got, want)
+
+
+def _truth(world: World, provider: str) -> Billed:
+    if provider == EMBEDDED:
+        return world.read(billed_in_ledger)
+    if provider in world.memory:
+        return billed_in_memory(world.memory[provider])
+    return world.remote[provider].billed(world.time.now)
+
+
+def _expected_at(world: World, expected: Expected, provider: str) -> Billed:
+    sums: Billed = defaultdict(int)
+    for (org, window, feature), quantity in expected.owed.items():
+        biller = world.oracle.assigned(org, window)
+        assert biller is not None
+        if biller.provider == provider:
+            sums[(biller.customer, feature, window)] += quantity
+    return sums
+
+
+def _each_window(name: str, got: Billed, want: Billed) -> Iterator[str]:
+    for place in sorted(got.keys() | want.keys()):
+        if got.get(place, 0) != want.get(place, 0):
+            yield f"billed: {name} {place}: charged {got.get(place, 0)}, used {want.get(place, 0)}"
+
+
+def _in_total(found: Billed) -> Totals:
+    sums: Totals = defaultdict(int)
+    for (customer, feature, _), quantity in found.items():
+        sums[(customer, feature)] += quantity
+    return sums
+
+
+def _carries(world: World, provider: str) -> dict[tuple[str, str], tuple[str, int]]:
+    return {
+        (customer, feature): (org, quantity)
+        for org, customer, feature, quantity in world.rows(
+            "SELECT org_id, customer_id, feature, carry_qty FROM carries WHERE provider = :name", name=provider
+        )
+    }
+
+
+def _whole_units(world: World, got: Billed, want: Billed) -> Iterator[str]:
+    """Where only whole units and no negatives are taken: the total, but for what stays below a unit."""
+    charged, used, carries = _in_total(got), _in_total(want), _carries(world, WHOLE)
+    for place in sorted(used.keys() | charged.keys() | carries.keys()):
+        org, carry = carries.get(place, (place[0].removeprefix("c-"), 0))
+        if charged[place] + carry != used[place]:
+            yield f"billed: {WHOLE} {place}: charged {charged[place]} + carry {carry}, used {used[place]}"
+        shrank = world.oracle.ever_gave_back(org) or (org, WHOLE, place[1]) in world.voided
+        if carry >= UNIT or (carry < 0 and not shrank):
+            yield f"billed: {WHOLE} {place}: a carry of {carry} should have been sent"
+
+
+def _remote(world: World, name: str, got: Billed, want: Billed) -> Iterator[str]:
+    """The total of each customer and feature; and each window, where nothing moved between windows: no unit above one,
+    no key that was charged twice and given back in another window, nothing charged by hand."""
+    charged, used, carries = _in_total(got), _in_total(want), _carries(world, name)
+    again = _in_total(world.remote[name].given_back_again())
+    doubled = world.remote[name].doubled()
+    by_hand: Totals = defaultdict(int)
+    for (provider, customer, feature, _), quantity in world.by_hand.items():
+        by_hand[(customer, feature)] += quantity if provider == name else 0
+    for place in sorted(used.keys() | charged.keys() | carries.keys()):
+        carry, hand = carries.get(place, ("", 0))[1], by_hand.get(place, 0)
+        have = charged[place] + carry + hand
+        # What was given back twice is seen neither in events nor in a balance that may only have been topped up.
+        if not used[place] + again.get(place, 0) <= have <= used[place]:
+            yield (
+                f"billed: {name} {place}: charged {charged[place]} + carry {carry} + by hand {hand}, used {used[place]}"
+            )
+    whole = {place for place in charged if place[1] in METERS and name == STRIPE} | set(by_hand)
+    if name == AUTUMN and doubled:
+        return
+    some = [{p: q for p, q in found.items() if p[:2] not in whole} for found in (got, want)]
+    yield from _each_window(name, some[0], some[1])

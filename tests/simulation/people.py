@@ -1,0 +1,148 @@
+"""What people do about providers: pause them, take their webhooks in, look at their consoles, reconcile.
+
+Guarantee: a person decides by what the service truly holds, and never sooner than it shows.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from drawdown.providers.protocol import ReadFailed
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.corrections import resolve_accepted, void
+from drawdown.worker.notices import apply_notices
+from drawdown.worker.provider_states import pause, paused, resume
+from drawdown.worker.reconcile import Line
+from tests.simulation.actions import Action
+from tests.simulation.operators import attempt, said
+from tests.simulation.providers import STRIPE
+from tests.simulation.remote import Stripe, unit_at
+from tests.simulation.world import World, run_coroutine
+
+TOO_OLD: Final = "not sent: the provider takes nothing"
+
+
+def pause_or_resume(world: World) -> str:
+    """A provider is paused, or goes on."""
+    known = world.read(paused)
+    name = world.rng.choice(sorted(known) if known and world.rng.random() < 0.8 else world.billing)
+    if name in known:
+        world.write(lambda c: resume(c, name, said(world)))
+        world.paused.discard(name)
+        return f"resumes {name}"
+    world.write(lambda c: pause(c, name, said(world)))
+    world.paused.add(name)
+    world.faults.note("paused")
+    return f"pauses {name}"
+
+
+def webhooks(world: World) -> str | None:
+    """Stripe's error reports come in: some are lost, some come twice or late, in any order."""
+    stripe = world.remote.get(STRIPE)
+    if not isinstance(stripe, Stripe):
+        return None
+    world.told += [body for _, body in stripe.emulator.webhooks(world.time.now) if not _lost(world)]
+    now = [body for body in world.told if not world.faults.strikes("webhook_late")]
+    world.told = [body for body in world.told if body not in now]
+    now += [body for body in now if world.faults.strikes("webhook_doubled")]
+    world.rng.shuffle(now)
+    done = []
+    for body in now:
+        # Each delivery is signed anew.
+        headers, raw = stripe.emulator.signed(json.loads(body), world.time.now)
+        world.process_clock.at_ms = world.time.now
+        read = run_coroutine(stripe.provider.notices(headers, raw, world.time.now))
+        if isinstance(read, ReadFailed):
+            world.told.append(body)  # answered 503, so it comes again
+            continue
+        done += world.write(partial(apply_notices, provider=STRIPE, notices=read, now_ms=world.time.now))
+        world.faults.note("webhook")
+    return f"webhooks of Stripe's: {done}" if done else None
+
+
+def _lost(world: World) -> bool:
+    return world.faults.strikes("webhook_lost")
+
+
+def decide(world: World) -> str | None:
+    """What is in doubt is looked at on the provider's console; what cannot be sent is charged there by hand."""
+    rows = world.rows(
+        "SELECT key, COALESCE(wire_key, key), state, provider, customer_id, feature, window_ms, sent_qty, attempts, "
+        "COALESCE(last_error, '') FROM pushes WHERE state IN ('in_doubt', 'rejected') ORDER BY key LIMIT 20"
+    )
+    told = [one for row in rows if (one := _decide(world, Open(*row))) is not None]
+    return f"decides {told}" if told else None
+
+
+class Open(NamedTuple):
+    """A push that waits for a person."""
+
+    key: str
+    wire_key: str
+    state: str
+    provider: str
+    customer: str
+    feature: str
+    window: int
+    sent: int
+    attempts: int
+    error: str
+
+
+def _decide(world: World, one: Open) -> str | None:
+    asked: dict[str, Any] = {"keys": [one.key], "said": said(world), "evidence": "looked at the console"}
+
+    def done(work: Any) -> bool:
+        return attempt(world, partial(work, **asked)) is not None
+
+    if one.state == "rejected":
+        if not one.error.startswith(TOO_OLD):
+            return None
+        if one.attempts:
+            # Reconcile would void what was once sent and is not there: only a fresh push is charged by hand.
+            return f"{one.key}: anew" if done(void) else None
+        if not done(resolve_accepted):
+            return None
+        charge_by_hand(world, one.provider, one.customer, one.feature, one.window - one.window % DAY_MS, one.sent)
+        world.resolved.add(one.key)
+        return f"{one.key}: charged by hand"
+    found = world.remote[one.provider].keys().get(one.wire_key)
+    if found is None:
+        if not done(void):
+            return None
+        world.faults.note("decided_absent")
+        return f"{one.key}: absent"
+    assert found * unit_at(one.provider, one.feature) % one.sent == 0, f"{one}: {found} was charged"
+    if not done(resolve_accepted):
+        return None
+    world.faults.note("decided_accepted")
+    return f"{one.key}: accepted"
+
+
+def charge_by_hand(world: World, provider: str, customer: str, feature: str, day_ms: int, quantity: int) -> None:
+    """An item on an invoice, beside the meters."""
+    place = (provider, customer, feature, day_ms)
+    world.by_hand[place] = world.by_hand.get(place, 0) + quantity
+    world.faults.note("charged_by_hand")
+
+
+def missing(world: World, line: Line) -> int:
+    """How much less the provider holds than was accepted, and than was charged there by hand."""
+    by_hand = world.by_hand.get((line.provider, line.customer_id, line.feature, line.day_ms), 0)
+    return line.ours - line.theirs - by_hand
+
+
+def make_up_for(world: World, line: Line) -> None:
+    """Reconcile found less there than was accepted, and cannot tell of which push."""
+    more = missing(world, line)
+    charge_by_hand(world, line.provider, line.customer_id, line.feature, line.day_ms, more)
+    world.say("world", f"makes up for {more} of {line}")
+
+
+PEOPLE: Final[tuple[tuple[Action, float], ...]] = (
+    (pause_or_resume, 0.4),
+    (webhooks, 6.0),
+    (decide, 0.8),
+)

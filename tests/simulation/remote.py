@@ -1,0 +1,210 @@
+"""The providers behind HTTP: the real adapters, on emulated services, with a network that holds requests up.
+
+Guarantee: what a service truly charged is read from the emulator, whatever was answered; all chance comes from the
+seed, and a service is only ever told the true time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+import sqlalchemy as sa
+
+from drawdown.providers.autumn import build as build_autumn
+from drawdown.providers.http import Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.protocol import Provider, Setup
+from drawdown.providers.stripe import build as build_stripe
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
+from tests.emulators.stripe import StripeEmulator
+from tests.simulation.faults import Faults
+from tests.simulation.providers import AUTUMN, STRIPE, Billed
+from tests.simulation.stepping import Time
+
+HELD_UP_MS: Final = 15 * MINUTE_MS
+FEATURES: Final = ("compute", "compute_1gb", "compute_2gb", "compute_3gb", "compute_4gb")
+METERS: Final = {"compute": ("gb_seconds", 1024), "compute_1gb": ("minutes_1gb", 60)}
+"""Event name and unit, where they are not the feature's own name and one."""
+BY_EVENT: Final = {METERS.get(one, (one, 1))[0]: (one, METERS.get(one, (one, 1))[1]) for one in FEATURES}
+MANY: Final = 10**9
+
+
+@dataclass
+class Network:
+    """The `Http` of all providers: straight to the emulators, or held up on the way, or refused."""
+
+    faults: Faults
+    time: Time
+    down: set[str]
+    breaches: list[str]
+    emulators: dict[str, AutumnEmulator | StripeEmulator] = field(default_factory=dict)
+    flying: list[tuple[int, str, Call]] = field(default_factory=list)
+    sent: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    calls: int = 0
+
+    async def send(self, call: Call) -> HttpResult:
+        self.calls += 1
+        name = (urlsplit(call.url).hostname or "").removesuffix(".test")
+        charges = call.url.endswith(("/v1/track", "/v1/billing/meter_events"))
+        if charges:
+            self._check(name, call)
+        if name in self.down:
+            self.faults.note("provider_down")
+            return NotSent("connection refused")
+        if charges and self.faults.strikes("held_up"):
+            self.flying.append((self.time.now + self.faults.rng.randrange(1, HELD_UP_MS), name, call))
+            return NoAnswer("timed out")
+        return self.emulators[name].handle(call, self.time.now)
+
+    def _check(self, name: str, call: Call) -> None:
+        """P2, judged on the bytes themselves."""
+        if name == AUTUMN:
+            key = str(json.loads(call.body)["idempotency_key"])
+        else:
+            key = dict(parse_qsl(call.body.decode()))["identifier"]
+        if self.sent.setdefault((name, key), call.body) != call.body:
+            self.breaches.append(f"P2: {key} was sent to {name} with other bytes")
+
+    def deliver(self) -> None:
+        """Let what was held up arrive, each at its own time."""
+        due = sorted((one for one in self.flying if one[0] <= self.time.now), key=lambda one: one[0])
+        self.flying = [one for one in self.flying if one[0] > self.time.now]
+        for at_ms, name, call in due:
+            self.emulators[name].handle(call, at_ms)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Autumn:
+    """An account at Autumn, and what is true there."""
+
+    unit_of: Callable[[str], int]
+
+    def __init__(self, faults: Faults, network: Network, clock: Clock, engine: sa.Engine) -> None:
+        hours = faults.rng.choice((1, 24, 24))
+        self.retention_ms = hours * 60 * MINUTE_MS
+        self.emulator = AutumnEmulator(faults=faults.plan(AUTUMN), lists_per_s=MANY)
+        self.emulator.account.key_retention_ms = self.retention_ms
+        network.emulators[AUTUMN] = self.emulator
+        given = {"secret_key": SECRET_KEY, "url": "https://autumn.test", "key_retention_h": str(hours)}
+        self.provider: Provider = build_autumn(Setup(AUTUMN, given, clock, network, engine))
+        for feature in FEATURES:
+            self.emulator.account.add_feature(feature)
+
+    def meet(self, org: str, faults: Faults) -> None:
+        """Make the customers of an organisation there, some without one of their balances, a few not at all."""
+        rng, account = faults.rng, self.emulator.account
+        for customer in (org, f"c-{org}"):
+            if rng.random() < 0.05:
+                continue
+            account.add_customer(customer, 0)
+            for feature in FEATURES:
+                if rng.random() < 0.95:
+                    account.grant(customer, feature, rng.choice((0, 4_000, 10_000_000)), 0)
+
+    def mend(self, orgs: Sequence[str], now_ms: int) -> None:
+        """Nothing goes wrong any more, and what was missing is made."""
+        self.emulator.faults.rates = {}
+        account = self.emulator.account
+        for customer in (name for org in orgs for name in (org, f"c-{org}")):
+            if customer not in account.customers:
+                account.add_customer(customer, now_ms)
+            for feature in FEATURES:
+                if feature not in account.customers[customer].grants:
+                    account.grant(customer, feature, 0, now_ms)
+
+    def billed(self, now_ms: int) -> Billed:
+        self.emulator.work_off(now_ms)
+        sums: Billed = defaultdict(int)
+        for (customer, feature, ts), value in self.emulator.charged_by().items():
+            sums[(customer, feature, ts - ts % WINDOW_MS)] += int(value)
+        return sums
+
+    def keys(self) -> dict[str, int]:
+        return {key: int(value) for key, value in self.emulator.account.by_key.items()}
+
+    def taken(self) -> set[str]:
+        """Keys that were answered with a success, and are charged nothing all the same."""
+        return {str(one.key) for one in self.emulator.lost}
+
+    def doubled(self) -> set[str]:
+        """Keys that a key store which failed open let through again."""
+        return {str(one.key) for one in self.emulator.doubles}
+
+    def given_back_again(self) -> Billed:
+        """What was given back more than once, by customer and feature: neither events nor balances can show it."""
+        sums: Billed = defaultdict(int)
+        for one in self.emulator.doubles:
+            if one.value < 0:
+                sums[(one.customer, one.feature, 0)] += int(one.value)
+        return sums
+
+    def balance(self, customer: str) -> int:
+        grants = self.emulator.account.customers[customer].grants.values()
+        return sum(int(max(0, one.balance)) for of_feature in grants for one in of_feature)
+
+
+class Stripe:
+    """An account at Stripe, and what is true there."""
+
+    retention_ms = 24 * 60 * MINUTE_MS
+
+    def __init__(self, faults: Faults, network: Network, clock: Clock, engine: sa.Engine) -> None:
+        self.emulator = StripeEmulator(faults=faults.plan(STRIPE))
+        network.emulators[STRIPE] = self.emulator
+        meters = ",".join(f"{feature}={name}/{unit}" for feature, (name, unit) in METERS.items())
+        given = {
+            "secret_key": "sk_test_emulator",
+            "url": "https://stripe.test",
+            "webhook_secrets": "whsec_emulator",
+            "meters": meters,
+        }
+        self.provider: Provider = build_stripe(Setup(STRIPE, given, clock, network, engine))
+        for name in BY_EVENT:
+            self.emulator.add_meter(name).active = faults.rng.random() < 0.95
+
+    def meet(self, org: str, faults: Faults) -> None:
+        """Make the customer of an organisation there; a few are missing."""
+        if faults.rng.random() < 0.95:
+            self.emulator.add_customer(f"cus_{org}")
+
+    def mend(self, orgs: Sequence[str], now_ms: int) -> None:
+        self.emulator.faults.rates = {}
+        self.emulator.add_customer(*(f"cus_{org}" for org in orgs))
+        for meter in self.emulator.meters.values():
+            meter.active = True
+
+    def billed(self, now_ms: int) -> Billed:
+        sums: Billed = defaultdict(int)
+        for (customer, event, stamp_s), units in self.emulator.charged_by().items():
+            feature, unit = BY_EVENT[event]
+            sums[(customer, feature, stamp_s * 1000 - stamp_s * 1000 % WINDOW_MS)] += units * unit
+        return sums
+
+    def keys(self) -> dict[str, int]:
+        """In units of the meters."""
+        return {key: int(value) for key, value in self.emulator._counted.items()}
+
+    def taken(self) -> set[str]:
+        return set(self.emulator._taken) - set(self.emulator._counted)
+
+    def doubled(self) -> set[str]:
+        return set()
+
+    def given_back_again(self) -> Billed:
+        return {}
+
+
+Remote = Autumn | Stripe
+
+
+def unit_at(provider: str, feature: str) -> int:
+    """Base units in what a key is charged."""
+    return METERS.get(feature, (feature, 1))[1] if provider == STRIPE else 1
