@@ -174,6 +174,7 @@ def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
     if not found or found[0].start_ms <= said.now_ms:
         raise Refused(f"{org_id} has no assignment that begins later; `drawdown org list --scheduled` shows such")
     latest = found[0]
+    _require_unsealed(connection, org_id, latest.start_ms)  # by a machine whose clock is ahead of this one's
     connection.execute(
         sa.text("DELETE FROM assignments WHERE org_id = :org AND start_ms = :start"),
         {"org": org_id, "start": latest.start_ms},

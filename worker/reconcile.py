@@ -24,7 +24,7 @@ from drawdown.worker.context import Context
 from drawdown.worker.corrections import void_one
 from drawdown.worker.effects import LookUp, ReadDrawn, ReadTotals, Steps, Transaction
 from drawdown.worker.orgs import Said
-from drawdown.worker.push import request_of
+from drawdown.worker.push import dated, request_of
 
 log = structlog.get_logger()
 
@@ -219,7 +219,7 @@ def _short(context: Context, line: Line, settled_by: int, said: Said) -> Steps[L
         "reconcile_accepted", lambda c: list(c.execute(sa.text(sql.ACCEPTED), _of(line))), rollback=True
     )
     rows = [row for row in rows if row.settled_ms <= settled_by]
-    requests = [request_of(row, can) for row in rows]
+    requests = [replace(request_of(row, can), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
     found: Sequence[LookupResult] = (yield LookUp(line.provider, requests)) if requests else []
     corrected: int = yield Transaction(
         "reconcile_short", partial(_void_absent, rows=rows, requests=requests, found=found, said=said)
@@ -299,8 +299,8 @@ def _windows(connection: sa.Connection, *, line: Line) -> list[Any]:
 
 
 def _adopt_windows(connection: sa.Connection, *, line: Line, excess: Mapping[Any, int], said: Said) -> int:
-    """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or an
-    excess that another run adopted, would be given back."""
+    """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
+    an excess that another run adopted, would be given back."""
     lock_buckets(connection)
     now, adopted = set(_windows(connection, line=line)) if excess else set(), 0
     for window, more in excess.items():

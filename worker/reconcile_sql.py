@@ -36,8 +36,11 @@ WHERE p.provider = :provider AND p.window_ms >= :day AND p.window_ms < :day + 86
 GROUP BY 1 ORDER BY 1
 """.replace("{sums}", _SUMS).replace("{by_hand}", _BY_HAND)
 
+# What was adopted under a key of ours is dated over there as the push was that had the key before it.
 ACCEPTED: Final = f"""
-SELECT p.* FROM pushes p
+SELECT p.*, COALESCE((SELECT MIN(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
+    AND o.feature = p.feature AND COALESCE(o.wire_key, o.key) = p.wire_key), p.revision) AS dated_as
+FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :day AND p.window_ms < :day + 86400000 AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state = 'accepted' AND NOT {_DRAWN}
     AND (p.attempts > 0 OR p.wire_key IS NOT NULL) ORDER BY p.window_ms, p.revision
