@@ -1,0 +1,262 @@
+"""A trace drained by real processes through an emulated provider, with one clock for all of them.
+
+Guarantee: the emulator is served from the process that judges, so it outlives every worker; the clock is a file that
+all of them map, so a jump is a jump for everybody. A worker speaks through its own settings and registry as the command
+line does, but for the provider's rates: seconds of this clock are not the machine's.
+
+    python -m tests.acceptance.drain FOLDER      reads commands on stdin, a line each, and answers with a line of JSON
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from drawdown.cli import settings
+from drawdown.cli.main import set_up_logs
+from drawdown.cli.state import State
+from drawdown.providers.protocol import ReadFailed
+from drawdown.schema.errors import Refused
+from drawdown.worker import corrections, runner
+from drawdown.worker.notices import apply_notices
+from drawdown.worker.orgs import Said
+from drawdown.worker.reconcile import Scope, reconcile
+from drawdown.worker.tick import tick
+from tests.acceptance.commands import PROJECT, environment
+
+LEASE_MS = 120_000
+STUCK_S, END_S = 5.0, 240.0
+"""How long a siege waits for calls, and for its end."""
+
+
+class SharedClock:
+    """One clock of several processes. Only one of them jumps at a time."""
+
+    trusted = True
+
+    def __init__(self, path: Path, start_ms: int | None = None) -> None:
+        if start_ms is not None:
+            path.write_bytes(struct.pack("<q", start_ms - self._ran_ms()))
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 8)
+
+    def now_ms(self) -> int:
+        (base,) = struct.unpack_from("<q", self._map)
+        return int(base) + self._ran_ms()
+
+    def jump(self, ms: int) -> None:
+        (base,) = struct.unpack_from("<q", self._map)
+        struct.pack_into("<q", self._map, 0, base + ms)
+
+    @staticmethod
+    def _ran_ms() -> int:
+        return time.monotonic_ns() // 1_000_000
+
+
+# In the process that is told
+
+
+class Worker:
+    """What a process does when it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = SharedClock(folder / "clock")
+        self.provider = (folder / "provider").read_text()
+        self.stop = folder / "stop"
+        found = settings.load()
+        set_up_logs(found.log_level)
+        self.state = State(found, self.clock, json=True)
+        for one in self.state.registry.providers.values():
+            one.capabilities = replace(one.capabilities, calls_per_s=None, reads_per_s=None)
+
+    @property
+    def said(self) -> Said:
+        return Said(self.clock.now_ms(), "operator", "the drain")
+
+    def drain(self) -> dict[str, Any]:
+        """Ticks, on and on, until the file `stop` is there."""
+        ticks = 0
+        while not self.stop.exists():
+            self.tick()
+            ticks += 1
+            time.sleep(0.02)
+        return {"ticks": ticks}
+
+    def tick(self) -> dict[str, Any]:
+        report = runner.run(tick(self.state.context()), self.state.world())
+        return {**asdict(report), "exit_status": report.exit_status}
+
+    def retry(self) -> dict[str, Any]:
+        """`push retry` of whatever is rejected, one by one: what may still arrive waits."""
+        keys = self.state.read(
+            lambda c: list(c.execute(sa.text("SELECT key FROM pushes WHERE state = 'rejected'")).scalars())
+        )
+        waits = 0
+        for key in keys:
+            try:
+                self.state.write(lambda c, key=key: corrections.retry(c, [key], self.said))  # type: ignore[misc]
+            except Refused:
+                waits += 1
+        return {"retried": len(keys) - waits, "waits": waits}
+
+    def reconcile(self) -> dict[str, Any]:
+        scope = Scope(provider=self.provider, correct=True)
+        found = runner.run(reconcile(self.state.context(), scope, self.said), self.state.world())
+        return {**asdict(found), "exit_status": found.exit_status}
+
+    def notice(self, headers: Mapping[str, str], body: str) -> dict[str, Any]:
+        """A webhook, as a server would take it; `again` where it is to be delivered once more."""
+        provider, now = self.state.registry.providers[self.provider], self.clock.now_ms()
+        said = runner.ask(lambda: provider.notices(headers, body.encode(), now), self.state.world())
+        if isinstance(said, ReadFailed):
+            return {"again": True}
+        return {"again": False, "done": self.state.write(lambda c: apply_notices(c, self.provider, said, now))}
+
+
+def main() -> None:
+    worker = Worker(Path(sys.argv[1]))
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        command, *given = json.loads(line)
+        print(json.dumps(getattr(worker, command)(*given), default=str), flush=True)
+
+
+# In the process that judges
+
+
+@dataclass
+class Process:
+    """A worker of its own process."""
+
+    url: str
+    folder: Path
+    env: Mapping[str, str]
+    child: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with (self.folder / "workers.err").open("ab") as err:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "tests.acceptance.drain", str(self.folder)],
+                env=environment(self.url, self.env), cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=err, text=True,
+            )  # fmt: skip
+
+    def ready(self) -> Process:
+        assert self.answer() == "ready"
+        return self
+
+    def tell(self, *command: object) -> None:
+        assert self.child.stdin is not None
+        self.child.stdin.write(json.dumps(command) + "\n")
+        self.child.stdin.flush()
+
+    def answer(self) -> Any:
+        assert self.child.stdout is not None
+        line = self.child.stdout.readline()
+        assert line, (self.folder / "workers.err").read_text()[-3000:]
+        return json.loads(line)
+
+    def do(self, *command: object) -> Any:
+        self.tell(*command)
+        return self.answer()
+
+    def kill(self) -> None:
+        os.kill(self.child.pid, signal.SIGKILL)
+        assert self.child.wait() == -signal.SIGKILL
+        self.close()
+
+    def end(self) -> None:
+        """However it stands."""
+        self.child.kill()
+        self.child.wait()
+        self.close()
+
+    def close(self) -> None:
+        for stream in (self.child.stdin, self.child.stdout):
+            if stream is not None and not stream.closed:
+                stream.close()
+
+
+@dataclass
+class Siege:
+    """Two workers that tick on and on; one of them or both are killed whenever so many more calls were made."""
+
+    url: str
+    folder: Path
+    clock: SharedClock
+    env: Mapping[str, str]
+    dice: random.Random
+    calls: Callable[[], int]
+    """How many calls that bill the service has taken so far."""
+    kills: int = 0
+    workers: list[Process] = field(default_factory=list)
+
+    def new(self) -> Process:
+        return Process(self.url, self.folder, self.env)
+
+    def run(self, after: Sequence[int], done: Callable[[], bool], between: Callable[[], None]) -> None:
+        """Kill once that many calls were made, each time; then go on in peace until all is done."""
+        (self.folder / "stop").unlink(missing_ok=True)
+        self.workers = [self.new(), self.new()]
+        try:
+            for one in self.workers:
+                one.ready().tell("drain")
+            for calls in after:
+                self._wait(lambda calls=calls: self.calls() >= calls, STUCK_S)  # type: ignore[misc]
+                self._kill()
+                between()
+            self._wait(done, END_S)
+            assert done(), "the siege does not end"
+            (self.folder / "stop").touch()
+            for one in self.workers:
+                one.answer()
+        finally:
+            for one in self.workers:
+                one.end()
+
+    @staticmethod
+    def _wait(until: Callable[[], bool], most_s: float) -> None:
+        end = time.monotonic() + most_s
+        while not until() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def _kill(self) -> None:
+        """One worker or, as a power cut would, both. Their leases end soon after."""
+        hit = self.dice.choice(([0], [1], [0, 1]))
+        for at in hit:
+            self.workers[at].kill()
+            self.kills += 1
+        self.clock.jump(LEASE_MS)
+        for at in hit:
+            self.workers[at] = self.new()
+        for at in hit:
+            self.workers[at].ready().tell("drain")
+
+
+def insert_samples(engine: sa.Engine, rows: Sequence[tuple[int, str, int, int]]) -> None:
+    """Requests of the trace as samples: (line, organisation, time, seconds)."""
+    text = sa.text(
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+        "VALUES (:id, :org, :org, 'cell-1', 1024, :seconds, :ts, :ts)"
+    )
+    with engine.begin() as connection:
+        connection.execute(
+            text, [{"id": f"line-{line}", "org": org, "ts": ts, "seconds": s} for line, org, ts, s in rows]
+        )
+
+
+if __name__ == "__main__":
+    main()
