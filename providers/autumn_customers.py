@@ -92,7 +92,7 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     subscriptions = body.get("subscriptions")
     if not isinstance(subscriptions, list):
         raise Unreadable("Autumn's answer has no list of subscriptions")
-    active = [one for one in subscriptions if isinstance(one, dict) and one.get("status") in ACTIVE]
+    active = [one for one in subscriptions if isinstance(one, dict) and str(one.get("status")) in ACTIVE]
     named = [(one.get("add_on") is True, one["plan_id"]) for one in active if isinstance(one.get("plan_id"), str)]
     return [plan for _add_on, plan in sorted(named, key=lambda one: one[0])]
 

@@ -35,7 +35,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CheckTests, Webh
         assert min(can.batch_size, can.in_flight, can.reads_a_call, can.unit, *can.units.values(), 1) == 1
         assert can.duplicate_proves_delivery or can.lookup, "a duplicate that proves nothing has to be looked up"
         assert can.key_retention_ms is None or can.key_retention_ms >= HOUR_MS
-        assert all(rate is None or rate > 0 for rate in (can.calls_per_s, can.reads_per_s))
+        assert all(rate is None or rate > 0 for rate in (can.calls_per_s, can.reads_per_s, can.lookups_per_s))
         assert all(lag is None or lag >= 0 for lag in (can.lookup_lag_ms, can.totals_lag_ms, can.applied_within_ms))
         assert can.max_quantity is None or can.max_quantity >= can.unit_of(self.bench.feature)
         assert can.oldest_ms is None or can.oldest_ms > WINDOW_MS + GRACE_MS, "a window is older once it is sealed"

@@ -33,10 +33,10 @@ async def notices(
     verify(settings.webhook_secrets, headers.get("stripe-signature", ""), body, now_ms)
     event = json_object(body) or {}
     _check_account(settings.account, event)
-    kind = event.get("type")
+    kind = str(event.get("type"))
     if kind in ERROR_REPORTS:
         return await _refusals(settings, http, event)
-    if isinstance(kind, str) and kind.startswith(_CUSTOMER_EVENTS):
+    if kind.startswith(_CUSTOMER_EVENTS):
         customer = _customer(event)
         return [CustomerChanged(customer)] if customer else []
     return []
@@ -102,7 +102,7 @@ async def _refusals(
     fetched = read_object(await http.send(get(settings, path_of("v2", "core", "events", event_id), context=inside)))
     if isinstance(fetched, ReadFailed):
         return fetched
-    if fetched.get("id") != event_id or fetched.get("type") not in ERROR_REPORTS:
+    if fetched.get("id") != event_id or str(fetched.get("type")) not in ERROR_REPORTS:
         return ReadFailed(f"asked for the event {event_id}, another one came")
     return list({refused.key: refused for refused in _samples(fetched)}.values())
 

@@ -101,26 +101,10 @@ class TestStripe(ProviderConformance):
     def make_bench(self) -> Bench:
         return StripeBench()
 
-    @pytest.mark.xfail(reason="the same in the event that is fetched")
-    def test_a_late_refusal_is_told_once_it_can_be_read(self) -> None:
-        super().test_a_late_refusal_is_told_once_it_can_be_read()
-
-    @pytest.mark.xfail(reason="a type that is a list: TypeError in stripe_webhooks")
-    def test_a_genuine_webhook_may_say_anything(self) -> None:
-        super().test_a_genuine_webhook_may_say_anything()
-
 
 class TestStripeInUnits(ProviderConformance):
     def make_bench(self) -> Bench:
         return StripeInUnits()
-
-    @pytest.mark.xfail(reason="the same in the event that is fetched")
-    def test_a_late_refusal_is_told_once_it_can_be_read(self) -> None:
-        super().test_a_late_refusal_is_told_once_it_can_be_read()
-
-    @pytest.mark.xfail(reason="the same")
-    def test_a_genuine_webhook_may_say_anything(self) -> None:
-        super().test_a_genuine_webhook_may_say_anything()
 
 
 SURVIVED = (

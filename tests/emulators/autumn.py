@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from tests.emulators import autumn_setup
 from tests.emulators.autumn_account import QUEUE_MS, WINDOW_MS, Account, Charge, Insufficient, Track
-from tests.emulators.autumn_call import Ask, Plain, Refused, answer_json, duplicate, too_many, unavailable
+from tests.emulators.autumn_call import Ask, Plain, Refused, answer_json, bad, duplicate, too_many, unavailable
 from tests.emulators.autumn_state import Json, Number, balance
 from tests.emulators.wire import FaultPlan
 
@@ -301,7 +301,10 @@ class AutumnEmulator:
         if self.event_store == "off":
             raise Refused(500, "internal_error", "Tinybird is not configured")
         behind = self.faults.rng.randrange(LISTING_LAG_MS) if ask.fault == "reads_lag" else 0
-        return 200, ask.account.events.page(ask.body, ask.version, ask.now_ms - behind)
+        try:
+            return 200, ask.account.events.page(ask.body, ask.version, ask.now_ms - behind)
+        except (ValueError, TypeError, KeyError):  # its words were never observed
+            raise bad("start_cursor: not a cursor of this list") from None
 
     def _aggregate(self, ask: Ask) -> tuple[int, Json]:
         self._limit(ask, "aggregate", self.lists_per_s)
