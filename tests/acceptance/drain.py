@@ -80,7 +80,7 @@ class Worker:
         set_up_logs(found.log_level)
         self.state = State(found, self.clock, json=True)
         for one in self.state.registry.providers.values():
-            one.capabilities = replace(one.capabilities, calls_per_s=None, reads_per_s=None)
+            one.capabilities = replace(one.capabilities, calls_per_s=None, reads_per_s=None, lookups_per_s=None)
 
     @property
     def said(self) -> Said:

@@ -100,7 +100,7 @@ class Outage:
         build = autumn.build if name == "autumn" else stripe.build
         made: Provider = build(Setup(name, settings, self.fleet.clock, self.line, engine))
         # Seconds of this clock are not the machine's: rates a second would only make the test slow.
-        made.capabilities = replace(made.capabilities, calls_per_s=None, reads_per_s=None)
+        made.capabilities = replace(made.capabilities, calls_per_s=None, reads_per_s=None, lookups_per_s=None)
         self.fleet.extra = {name: made}
         self._customers(emulator)
         write(engine, lambda c: [assign(c, [org], name, self.fleet.said, customer_id=org, from_ms=T0) for org in ORGS])
