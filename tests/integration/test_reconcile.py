@@ -23,7 +23,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker import runner
+from drawdown.worker import corrections, runner
 from drawdown.worker.orgs import assign
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.verify import verify
@@ -135,6 +135,34 @@ def test_what_is_there_at_another_quantity_is_adopted(engine: sa.Engine) -> None
     assert charged(provider) == 60
     assert compare(fleet, correct=True).exit_status == 0
     clean(fleet)
+
+
+def test_what_is_on_record_there_and_charged_nothing_is_voided(engine: sa.Engine) -> None:
+    """Seen with Autumn emulated: a killed worker's send had left an event that charged nothing, under the same key."""
+    fleet, provider = billed(engine)
+    provider.charged[KEY] = replace(provider.charged[KEY], quantity=0)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 60, 0, 60)], 75)
+    clean(fleet)
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) -> None:
+    """Too old to be sent, put into an invoice by hand, and resolved so: what is over in its window may be that."""
+    provider = FakeProvider(capabilities(**TOTALS, max_quantity=59))
+    fleet, _ = billed(engine, provider=provider)
+    said = "invoice item ii_1"
+    write(engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, said))
+    fleet.clock.at_ms += LAG
+    provider.over["acme", FEATURE, T0 + 1] = 100
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 60, 100, 0)], 1)
+    assert found.differing[0].note is not None
+    assert everything(fleet) == before
 
 
 @pytest.mark.parametrize("said", [Found(60), CannotTell("shared minute"), ReadFailed("503")])
