@@ -129,7 +129,7 @@ def test_a_call_that_never_got_a_connection_of_its_own_was_not_sent(run: Run[Any
         client = HttpClient(connections=1, connect_timeout_s=0.3)
         async with serving(sockets.silent) as seen:
             first = asyncio.create_task(client.send(call(seen.url, timeout_s=1)))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             second = await client.send(call(seen.url))
             assert await first == NoAnswer("no whole answer within 1 s")
             await client.close()
@@ -234,7 +234,7 @@ def test_a_kept_connection_that_was_closed_in_between_is_replaced(run: Run[Any])
         client = HttpClient()
         async with serving(answering(sockets.OK)) as seen:
             first = await client.send(call(seen.url))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
             return first, await once(client, call(seen.url)), seen.connections
 
     first, second, connections = run(work())
@@ -246,7 +246,7 @@ def test_an_answer_that_nobody_asked_for_is_nobodys(run: Run[Any]) -> None:
         client = HttpClient()
         async with serving(sockets.two_answers) as seen:
             await client.send(call(seen.url))
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.4)
             second = await client.send(call(seen.url))
             received = len(seen.requests)
             return second, await once(client, call(seen.url)), received
