@@ -159,6 +159,7 @@ class Drain:
             *(f"  {count:>7,} {kind}" for kind, count in (struck + self.said).most_common()),
             f"  {len(self.account.emulator.doubles):>7,} charged twice, at {len(self.given_back_for()):,} customers",
             f"  charged in the end: {sum(self.account.charged().values()):,} s",
+            f"  {len(difference(self.account.charged(), expected)):>7,} windows off: given back in another of theirs",
             sep="\n",
         )
 
@@ -287,7 +288,7 @@ def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_while_autumns_key_store_is_down_each_double_is_found_and_given_back(database_url: str, tmp_path: Path) -> None:
     """It fails open: what a killed worker had sent is charged again, and leaves one event. Balances tell."""
-    requests = _requests(SHARE * 2)
+    requests = _requests(1 if WHOLE else SHARE * 2)
     expected = _sums(requests)
     with _drain(database_url, tmp_path, "autumn", requests) as drain:
         emulator = drain.account.emulator
@@ -301,7 +302,8 @@ def test_while_autumns_key_store_is_down_each_double_is_found_and_given_back(dat
         assert doubled and too_much == sum(int(one.value) for one in emulator.doubles)
         assert _by_org(_events(emulator)) == _by_org(expected), "the events know nothing of it"
         drain.until_clear()
-        drain.tell(expected, Counter({"doubles": len(emulator.doubles), "seconds": too_much}), emulator.calls.total())
+        drain.said["seconds charged twice"] = too_much
+        drain.tell(expected, Counter(), emulator.calls.total())
 
         drawn = {
             org: sum(CREDIT - one.balance for one in customer.grants[FEATURE])
