@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import Absent, Drawn, Found, LookupResult, PushRequest, ReadFailed, Totals
+from drawdown.providers.protocol import Absent, CannotTell, Drawn, Found, LookupResult, PushRequest, ReadFailed, Totals
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import reconcile_sql as sql
 from drawdown.worker.actions import lock_buckets
@@ -225,7 +225,9 @@ def _short(context: Context, line: Line, settled_by: int, said: Said) -> Steps[L
         "reconcile_short", partial(_void_absent, rows=rows, requests=requests, found=found, said=said)
     )
     missing = line.ours - line.theirs - corrected
-    note = None if not missing else f"{missing:,} more are missing, and no push of that day is"
+    untold = sum(isinstance(one, ReadFailed | CannotTell) for one in found)
+    why = f"{untold:,} pushes of that day could not be looked up" if untold else "no push of that day is"
+    note = None if not missing else f"{missing:,} more are missing, and {why}"
     return replace(line, corrected=corrected, note=note)
 
 
