@@ -60,7 +60,7 @@ def _who(world: World) -> str:
 def samples(world: World) -> str:
     """A host inserts a few samples in one transaction; a lost answer makes it insert them again."""
     made = []
-    for _ in range(world.rng.randrange(1, 8)):
+    for _ in range(world.rng.randrange(1, 10)):
         world.samples_made += 1
         seconds = world.rng.choice((0, 1, 7, 30, 59, 60, 60, 60, 300, 86_400))
         name = f"s{world.samples_made}"

@@ -26,10 +26,10 @@ CHANCE: Final = {
     "answer_raised": 0.03,
     "answer_partly_lost": 0.04,
     "throttled": 0.03,
-    "throttled_nonsense": 0.01,
+    "throttled_nonsense": 0.04,
     "read_failed": 0.03,
     "read_raised": 0.02,
-    "lookup_failed": 0.2,
+    "lookup_failed": 0.3,
     # cells
     "halt_request_lost": 0.1,
     "halt_answer_lost": 0.1,
@@ -38,7 +38,7 @@ CHANCE: Final = {
     "delivered_after_death": 0.5,
     # providers behind HTTP: a crash between two calls of one effect; a request that arrives long after it was given up
     "crash_within": 0.02,
-    "held_up": 0.04,
+    "held_up": 0.1,
     # webhooks
     "webhook_lost": 0.5,
     "webhook_doubled": 0.5,
@@ -55,7 +55,7 @@ EMULATED: Final = {
         **dict.fromkeys(BILLING_FAULTS, 0.04),
         "error_500_after": 0.06,
         "late_rejection": 0.12,
-        "reads_lag": 0.1,
+        "reads_lag": 0.2,
         "reads_fail": 0.15,
     },
 }
@@ -84,7 +84,7 @@ class Faults:
 
     def plan(self, provider: str) -> FaultPlan:
         """An emulator's plan, drawn from the same seed."""
-        most = min(self.intensity, 1.3)  # some calls go through
+        most = min(self.intensity, 1.2)  # some calls go through
         # One event stands for a key: where it says "charged nothing", a key store that fails open draws on the balance
         # without a trace. No account has both troubles.
         never = self.rng.choice(("uncharged_200", "key_store_refuses"))

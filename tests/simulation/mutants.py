@@ -17,46 +17,18 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger import wallet
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
 from drawdown.worker import corrections, dispatch, project, push, seal_statements
 from drawdown.worker import seal_sql as sql
-from drawdown.worker.decide import Settlement, settle
 from drawdown.worker.effects import Transaction
 from drawdown.worker.mapping import FOREVER_MS, segments
+from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
+from tests.simulation.providers import REMOTE as REMOTE_NAMES
 from tests.simulation.scheduler import simulate
 
 SEEDS: Final = 30
 TICKS: Final = 20
-
-
-class Patches:
-    """Changes that are undone."""
-
-    def __init__(self) -> None:
-        self._undo: list[tuple[Any, str, Any]] = []
-
-    def put(self, where: Any, name: str, value: Any) -> None:
-        self._undo.append((where, name, getattr(where, name)))
-        setattr(where, name, value)
-
-    def text(self, where: Any, name: str, old: str, new: str) -> None:
-        """Replace a piece of a statement, which has to be there."""
-        before = getattr(where, name)
-        assert old in before, f"{name} no longer holds {old!r}: the mutant has to follow the code"
-        self.put(where, name, before.replace(old, new))
-
-    def undo(self) -> None:
-        while self._undo:
-            where, name, value = self._undo.pop()
-            setattr(where, name, value)
-
-
-def _settles_as(patches: Patches, kind: type, state: str) -> None:
-    def wrong(outcome: Any, attempt: int, now_ms: int, capabilities: Any, **more: Any) -> Settlement:
-        right = settle(outcome, attempt, now_ms, capabilities, **more)
-        return replace(right, state=state) if isinstance(outcome, kind) else right
-
-    patches.put(push, "settle", wrong)
 
 
 def _keys(patches: Patches, change: Callable[[str, int], str]) -> None:
@@ -163,10 +135,10 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "cursor advanced without scanning late arrivals": _no_arrivals,
     "fresh key on retry": lambda p: _keys(p, lambda key, n: key if n == 1 else f"{key}:again"),
     "key holds the attempt": lambda p: _keys(p, lambda key, n: f"{key}:a{n}"),
-    "429 taken as a rejection": lambda p: _settles_as(p, RetryAt, "rejected"),
-    "unknown taken as accepted": lambda p: _settles_as(p, Unknown, "accepted"),
-    "unknown taken as rejected, voided and sealed again": lambda p: _settles_as(p, Unknown, "rejected"),
-    "duplicate taken as a failure": lambda p: _settles_as(p, Duplicate, "rejected"),
+    "429 taken as a rejection": lambda p: settles_as(p, RetryAt, "rejected"),
+    "unknown taken as accepted": lambda p: settles_as(p, Unknown, "accepted"),
+    "unknown taken as rejected, voided and sealed again": lambda p: settles_as(p, Unknown, "rejected"),
+    "duplicate taken as a failure": lambda p: settles_as(p, Duplicate, "rejected"),
     "voided pushes still count as sealed": lambda p: p.text(
         sql, "SEAL", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", "-sealed_qty"
     ),
@@ -197,6 +169,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "a halt acknowledged once is never told again": lambda p: p.text(
         dispatch, "STILL_RUNNING", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
     ),
+    **REMOTE,
 }
 
 
@@ -222,18 +195,21 @@ class Caught:
 def planted(name: str) -> Iterator[None]:
     """The bug, for as long as the block runs."""
     patches = Patches()
-    try:
+    with patches.kept():
         MUTANTS[name](patches)
         yield
-    finally:
-        patches.undo()
+
+
+def _world_of(name: str, seed: int) -> dict[str, Any]:
+    """Bugs about a provider behind HTTP are looked for where there is one, in turns, and much goes wrong."""
+    return {"billing": (EMBEDDED, REMOTE_NAMES[seed % 2]), "intensity": 1.0} if name in REMOTE else {}
 
 
 def hunt(name: str, seeds: int = SEEDS, ticks: int = TICKS) -> Caught:
     """Run seeds until the bug shows."""
     with planted(name):
         for seed in range(seeds):
-            outcome = simulate(seed, ticks)
+            outcome = simulate(seed, ticks, **_world_of(name, seed))
             if outcome.breaches:
                 assert "wrong()" not in outcome.breaches[0], f"{name} does not fit the code: {outcome.breaches[0]}"
                 return Caught(name, seed + 1, outcome.breaches[0])

@@ -9,7 +9,7 @@ import json
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from drawdown.providers.protocol import ReadFailed
+from drawdown.providers.protocol import PushRefused, ReadFailed
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.corrections import resolve_accepted, void
 from drawdown.worker.notices import apply_notices
@@ -21,6 +21,7 @@ from tests.simulation.providers import STRIPE
 from tests.simulation.remote import Stripe, unit_at
 from tests.simulation.world import World, run_coroutine
 
+_STILL: Final = "SELECT 1 FROM pushes WHERE state = 'accepted' AND attempts > 0 AND COALESCE(wire_key, key) = :key"
 TOO_OLD: Final = "not sent: the provider takes nothing"
 
 
@@ -59,6 +60,9 @@ def webhooks(world: World) -> str | None:
             continue
         done += world.write(partial(apply_notices, provider=STRIPE, notices=read, now_ms=world.time.now))
         world.faults.note("webhook")
+        for notice in read:
+            if isinstance(notice, PushRefused) and world.rows(_STILL, key=notice.key):
+                world.breaches.append(f"2: {notice.key} was refused by {STRIPE} and still counts as accepted")
     return f"webhooks of Stripe's: {done}" if done else None
 
 

@@ -67,9 +67,17 @@ class Outcome:
     pushes: int
 
 
-def simulate(seed: int, ticks: int, *, show: bool = False, intensity: float | None = None) -> Outcome:
-    """Run one seed; stops at the first breach. `intensity` multiplies the faults' chances (else the seed says)."""
-    world = _new_world(seed, intensity, show=show)
+def simulate(
+    seed: int,
+    ticks: int,
+    *,
+    show: bool = False,
+    intensity: float | None = None,
+    billing: tuple[str, ...] | None = None,
+) -> Outcome:
+    """Run one seed; stops at the first breach. `intensity` multiplies the faults' chances, `billing` names the
+    providers there are; the seed says, where they are not given."""
+    world = _new_world(seed, intensity, billing, show=show)
     run = Run(world, ticks)
     run.safety()
     if not world.breaches:
@@ -85,11 +93,14 @@ def simulate(seed: int, ticks: int, *, show: bool = False, intensity: float | No
     return Outcome(seed, world.breaches, digest, last, run.begun, world.effects, world.faults.counts, pushes)
 
 
-def _new_world(seed: int, intensity: float | None, *, show: bool) -> World:
+def _new_world(
+    seed: int, intensity: float | None = None, billing: tuple[str, ...] | None = None, *, show: bool = False
+) -> World:
     rng = random.Random(seed)
     of_seed = rng.choice(INTENSITIES)
     faults = Faults(rng, of_seed if intensity is None else intensity)
-    world = World(rng, faults, billing=rng.choice(DEPLOYED))
+    of_world = rng.choice(DEPLOYED)
+    world = World(rng, faults, billing=of_world if billing is None else billing)
     _set_limits(world)
     for org, remote in ((org, remote) for org in (*ORGS, *STRANGERS) for remote in world.remote.values()):
         remote.meet(org, faults)
@@ -179,7 +190,7 @@ class Run:
             self.step(worker)
         elif self.begun < self.ticks:
             self.world.time.advance(self.rng.choice((0, 1, 1_000, MINUTE_MS, WINDOW_MS, WINDOW_MS, 2 * WINDOW_MS)))
-            if self.rng.random() < 0.06:
+            if self.rng.random() < 0.1:
                 self.compare(worker)
             else:
                 self.begin(worker)

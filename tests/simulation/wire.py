@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Outcome, PushRequest, RetryAt
+from drawdown.providers.protocol import Outcome, PushRequest, Rejected, RetryAt
 from drawdown.schema.database import read
 from drawdown.worker.effects import HaltRequest
 
@@ -53,9 +53,10 @@ class Wire:
 
     def answered(self, provider: str, request: PushRequest, outcome: Outcome) -> None:
         """Only an answer that proves a first attempt not to have arrived makes the next one the first."""
-        if isinstance(outcome, RetryAt) and (provider, request.key) not in self.arrived:
+        proven = isinstance(outcome, RetryAt | Rejected)
+        if proven and (provider, request.key) not in self.arrived:
             del self.began[(provider, request.key)]
-        elif not isinstance(outcome, RetryAt):
+        elif not proven:
             self.arrived.add((provider, request.key))
 
     def _check_outbox(self, provider: str, request: PushRequest) -> None:

@@ -1,0 +1,198 @@
+"""Bugs about providers behind HTTP: what their answers mean, what they forget, what reconcile may correct."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+from drawdown.providers import autumn, autumn_wire, stripe, stripe_wire
+from drawdown.providers.protocol import (
+    Absent,
+    Accepted,
+    Duplicate,
+    Found,
+    PushRequest,
+    Queued,
+    Rejected,
+    Unknown,
+)
+from drawdown.worker import adopt, confirm, decide, notices, orgs, push, reconcile, reconcile_sql, seal_statements
+from drawdown.worker import seal_sql as sql
+from drawdown.worker.decide import Settlement, Void, settle
+
+
+class Patches:
+    """Changes that are undone."""
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[Any, str, Any]] = []
+
+    def put(self, where: Any, name: str, value: Any) -> None:
+        self._undo.append((where, name, getattr(where, name)))
+        setattr(where, name, value)
+
+    def text(self, where: Any, name: str, old: str, new: str) -> None:
+        """Replace a piece of a statement, which has to be there."""
+        before = getattr(where, name)
+        assert old in before, f"{name} no longer holds {old!r}: the mutant has to follow the code"
+        self.put(where, name, before.replace(old, new))
+
+    def undo(self) -> None:
+        while self._undo:
+            where, name, value = self._undo.pop()
+            setattr(where, name, value)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """The changes, for as long as the block runs."""
+        try:
+            yield
+        finally:
+            self.undo()
+
+
+def settles_as(patches: Patches, kind: type, state: str) -> None:
+    def wrong(outcome: Any, attempt: int, now_ms: int, capabilities: Any, **more: Any) -> Settlement:
+        right = settle(outcome, attempt, now_ms, capabilities, **more)
+        return replace(right, state=state) if isinstance(outcome, kind) else right
+
+    patches.put(push, "settle", wrong)
+
+
+def _looked_up(patches: Patches, wrong: Callable[[Any, Any, int, Any], Any]) -> None:
+    """`wrong` answers None where the right answer stands."""
+    right = decide.after_lookup
+
+    def mutant(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
+        answer = wrong(found, asked, now_ms, capabilities)
+        return right(found, asked, now_ms, capabilities) if answer is None else answer
+
+    patches.put(confirm, "after_lookup", mutant)
+
+
+def _void_at_once(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
+    return Void("absent") if isinstance(found, Absent) else None
+
+
+def _void_after_lag(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
+    soon = replace(capabilities, applied_within_ms=0)
+    return decide.after_lookup(found, asked, now_ms, soon) if isinstance(found, Absent) else None
+
+
+def _any_quantity(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
+    return Settlement("accepted", now_ms, "found") if isinstance(found, Found) else None
+
+
+def _lookups_mixed_up(patches: Patches) -> None:
+    right = confirm._look_up
+
+    def wrong(provider: str, requests: Any) -> Any:
+        found = yield from right(provider, requests)
+        return list(reversed(found))
+
+    patches.put(confirm, "_look_up", wrong)
+
+
+def _sent_to_stripe(patches: Patches, change: Callable[[PushRequest], PushRequest]) -> None:
+    right = stripe.StripeProvider._push
+
+    async def wrong(self: Any, one: PushRequest) -> Any:
+        return await right(self, change(one))
+
+    patches.put(stripe.StripeProvider, "_push", wrong)
+
+
+def _unit_forgotten(patches: Patches) -> None:
+    right = stripe_wire.meter_event
+
+    def wrong(settings: Any, one: PushRequest) -> Any:
+        unit = settings.meter_of(one.feature).unit
+        return right(settings, replace(one, quantity=one.quantity * unit) if one.feature == "compute_1gb" else one)
+
+    patches.put(stripe, "meter_event", wrong)
+
+
+def _units_not_sealed(patches: Patches) -> None:
+    right = seal_statements._sent_sql
+    patches.put(
+        seal_statements,
+        "_sent_sql",
+        lambda found: right({name: replace(can, units={}) for name, can in found.items()}),
+    )
+
+
+def _uncharged_is_fine(patches: Patches) -> None:
+    right = autumn_wire._of_success
+
+    def wrong(request: Any, answer: Any, now_ms: int) -> Any:
+        got = right(request, answer, now_ms)
+        return Accepted() if isinstance(got, Rejected) else got
+
+    patches.put(autumn_wire, "_of_success", wrong)
+
+
+def _any_200_is_fine(patches: Patches) -> None:
+    right = stripe_wire.outcome
+
+    def wrong(result: Any, one: PushRequest, now_ms: int) -> Any:
+        return Accepted() if getattr(result, "status", 0) == 200 else right(result, one, now_ms)
+
+    patches.put(stripe, "outcome", wrong)
+
+
+def _keys_kept_for_good(patches: Patches) -> None:
+    patches.put(push, "safe_retention_ms", lambda capabilities: None)
+    patches.put(decide, "safe_retention_ms", lambda capabilities: None)
+
+
+def _no_lag(patches: Patches) -> None:
+    for module in (autumn, stripe):
+        right = module.capabilities
+        patches.put(module, "capabilities", lambda settings, right=right: replace(right(settings), totals_lag_ms=0))
+
+
+def _adopts_twice(patches: Patches) -> None:
+    right = adopt.adopt_excess
+
+    def wrong(connection: Any, row: Any, *rest: Any, **more: Any) -> None:
+        right(connection, row, *rest, **more)
+        right(connection, row, *rest, **more)
+
+    patches.put(reconcile, "adopt_excess", wrong)
+
+
+_OLDEST = "AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt)"
+_LATEST = "(SELECT z.customer_id FROM assignments z WHERE z.org_id = w.org_id ORDER BY z.start_ms DESC LIMIT 1)"
+REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
+    "409 at Autumn taken as delivered": lambda p: settles_as(p, Duplicate, "accepted"),
+    "202 taken as accepted": lambda p: settles_as(p, Queued, "accepted"),
+    "rejection taken as accepted": lambda p: settles_as(p, Rejected, "accepted"),
+    "200 that charged nothing taken as accepted": _uncharged_is_fine,
+    "any 200 of Stripe's taken as accepted": _any_200_is_fine,
+    "no answer of a provider that can be asked taken as a rejection": lambda p: settles_as(p, Unknown, "rejected"),
+    "fresh identifier at each attempt at Stripe": lambda p: _sent_to_stripe(
+        p, lambda one: replace(one, key=f"{one.key}.{one.attempt}")
+    ),
+    "absent before the lag is over, voided at once": lambda p: _looked_up(p, _void_at_once),
+    "absent after the lag, voided while it may be applied": lambda p: _looked_up(p, _void_after_lag),
+    "found as nothing charged, taken as accepted": lambda p: _looked_up(p, _any_quantity),
+    "lookups given to the wrong pushes": _lookups_mixed_up,
+    "key retention ignored": _keys_kept_for_good,
+    "keys expire only as a tick begins": lambda p: p.text(push, "CLAIM", _OLDEST, "AND :oldest_attempt IS NOT NULL"),
+    "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: None),
+    "wire key not kept": lambda p: p.put(push, "_keep_wire_keys", lambda connection, hashed: None),
+    "paused provider still sent": lambda p: p.text(push, "CLAIM", f"AND {push.PAUSED} = 0", ""),
+    "unit of one feature forgotten on the wire": _unit_forgotten,
+    "units of single features not sealed": _units_not_sealed,
+    "customer of the new biller for old windows": lambda p: p.text(
+        sql, "SEAL", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
+    ),
+    "customer filled in, usage left pending": lambda p: p.put(orgs, "_mend", lambda *rest: (0, 0)),
+    "reconcile voids what merely lags": _no_lag,
+    "reconcile adopts twice": _adopts_twice,
+    "reconcile counts what a balance showed as an event": lambda p: p.text(
+        reconcile_sql, "OURS", "AND x.kind = 'drawn'", "AND x.kind = 'never'"
+    ),
+}
