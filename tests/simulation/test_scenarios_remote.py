@@ -1,0 +1,188 @@
+"""Interleavings with providers behind HTTP, written out by hand: what seeds showed, or reach only rarely."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.providers.http import Call
+from drawdown.providers.protocol import Absent
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
+from drawdown.worker.confirm import confirm
+from drawdown.worker.context import Context
+from drawdown.worker.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
+from drawdown.worker.features import install_defaults
+from drawdown.worker.orgs import Said, assign
+from drawdown.worker.push import push
+from drawdown.worker.reconcile import Scope, reconcile
+from drawdown.worker.seal import seal
+from drawdown.worker.seal_statements import SealRequest
+from drawdown.worker.shard import Shard
+from drawdown.worker.tick import tick
+from drawdown.worker.verify import verify
+from tests.simulation.actions import insert
+from tests.simulation.faults import Faults
+from tests.simulation.operators import said
+from tests.simulation.oracle import Assignment, Rule, Sample
+from tests.simulation.providers import AUTUMN, STRIPE
+from tests.simulation.remote import FEATURES, Autumn, Stripe
+from tests.simulation.settled import settled
+from tests.simulation.stepping import Task, WorkerClock
+from tests.simulation.world import START, World
+
+FEATURE = "compute_4gb"
+KEY = f"usage:acme:{START}:{FEATURE}"
+
+
+def a_world(provider: str) -> World:
+    """One push of 60 s, sealed and due, and nothing that goes wrong by itself."""
+    made = World(random.Random(1), Faults(random.Random(1), 0.0), billing=(EMBEDDED, provider))
+    made.write(lambda c: install_defaults(c, said(made)))
+    customer = "cus_acme" if provider == STRIPE else "acme"
+    for remote in made.remote.values():
+        remote.mend(["acme"], START)
+    autumn = made.remote.get(AUTUMN)
+    if isinstance(autumn, Autumn):
+        for feature in FEATURES:
+            autumn.emulator.account.grant("acme", feature, 1_000, START)
+    made.oracle.rules.append(Rule("exact", 4096, FEATURE, "s", 0))
+    made.write(lambda c: assign(c, ["acme"], provider, said(made), customer_id=customer, from_ms=START))
+    made.oracle.assignments["acme"].append(Assignment(START, provider, customer))
+    insert(made, [Sample("s1", "acme", START + 1, 4096, 60, good=True)])
+    made.time.advance(2 * WINDOW_MS)
+    sealed(made)
+    return made
+
+
+def sealed(world: World) -> None:
+    now = world.time.now
+    world.write(lambda c: seal(c, SealRequest(Shard(), horizon(now), now, world.capabilities)))
+
+
+def start(world: World, name: str, steps: Callable[[Context], Steps[Any]]) -> Task:
+    return Task(steps(Context(name, WorkerClock(world.time, trusted=True), world.capabilities)))
+
+
+def drive(world: World, task: Task, *, until: Callable[[Effect | None], bool] = lambda effect: False) -> Task:
+    """Step a task to its end, or to where it asks for something."""
+    while not task.done:
+        leaf = next(task.leaves())
+        if until(leaf.asked):
+            return task
+        assert leaf.asked is not None
+        try:
+            leaf.hold(world.do(leaf.asked), None)
+        except Exception as error:
+            leaf.hold(None, error)
+        leaf.tell()
+        task.join()
+    assert not isinstance(task.result, Exception), task.result
+    return task
+
+
+def comparing(world: World) -> Callable[[Context], Steps[Any]]:
+    return lambda context: reconcile(context, Scope(correct=True), Said(world.time.now, "sim", "reconciles"))
+
+
+def states(world: World) -> list[str]:
+    return [state for (state,) in world.rows("SELECT state FROM pushes ORDER BY window_ms, revision")]
+
+
+def is_transaction(name: str) -> Callable[[Effect | None], bool]:
+    return lambda effect: isinstance(effect, Transaction) and effect.name == name
+
+
+def left_unanswered(world: World, provider: str, kind: str) -> None:
+    """The push is sent once, and this goes wrong with it."""
+    emulator = world.remote[provider].emulator
+    emulator.faults.rates = {kind: 1.0}
+    drive(world, start(world, "first", lambda c: push(c, provider)))
+    emulator.faults.rates = {}
+
+
+def test_a_process_that_slept_past_the_keys_life_sends_nothing_again() -> None:
+    world = a_world(STRIPE)
+    left_unanswered(world, STRIPE, "answer_lost")
+    world.time.advance(MINUTE_MS)
+    slow = drive(world, start(world, "slow", lambda c: push(c, STRIPE)), until=is_transaction("expire"))
+    world.time.advance(25 * 60 * MINUTE_MS)  # the time to compare with was taken before
+    drive(world, slow, until=lambda effect: isinstance(effect, Push))
+    assert slow.done
+    assert world.remote[STRIPE].keys() == {KEY: 60}
+    for _ in range(2):  # the first finds the key too old to be sent, the second looks it up
+        drive(world, start(world, "other", tick))
+    assert (states(world), world.breaches, settled(world)) == (["accepted"], [], [])
+
+
+def test_what_a_lookup_proves_it_proves_of_its_own_time() -> None:
+    world = a_world(AUTUMN)
+    left_unanswered(world, AUTUMN, "request_lost")
+    world.time.advance(2 * MINUTE_MS)
+    slow = drive(world, start(world, "slow", lambda c: confirm(c, AUTUMN)), until=lambda e: isinstance(e, LookUp))
+    leaf = next(slow.leaves())
+    assert leaf.asked is not None
+    answer = world.do(leaf.asked)
+    assert answer == [Absent()]
+    leaf.hold(answer, None)
+    world.time.advance(25 * 60 * MINUTE_MS)  # meanwhile the push may have been applied
+    leaf.tell()
+    drive(world, slow)
+    assert "voided" not in states(world)
+
+
+def test_reconcile_does_not_give_back_what_is_pushed_while_it_compares() -> None:
+    world = a_world(AUTUMN)
+    drive(world, start(world, "w", tick))
+    insert(world, [Sample("s2", "acme", START + 2, 4096, 40, good=True)])
+    world.time.advance(60 * MINUTE_MS)
+    slow = drive(world, start(world, "slow", comparing(world)), until=lambda e: isinstance(e, ReadTotals))
+    sealed(world)
+    flying = drive(world, start(world, "w", lambda c: push(c, AUTUMN)), until=is_transaction("settle"))
+    world.time.advance(MINUTE_MS)
+    drive(world, slow)  # it sees 100, where 60 are accepted and 40 have not been written down yet
+    drive(world, flying)
+    drive(world, start(world, "w", tick))
+    assert (states(world), world.breaches, settled(world)) == (["accepted", "accepted"], [], [])
+
+
+def test_two_reconciles_adopt_once() -> None:
+    world = a_world(STRIPE)
+    drive(world, start(world, "w", tick))
+    stripe = world.remote[STRIPE]
+    assert isinstance(stripe, Stripe)
+    stripe.emulator._taken.clear()  # an identifier forgotten over there: the very same event again
+    emulated = next(body for (name, key), body in world.network.sent.items() if key == KEY)
+    headers = {"authorization": "Bearer sk_test_emulator", "stripe-version": "2026-08-26.dahlia"}
+
+    stripe.emulator.handle(
+        Call("POST", "https://stripe.test/v1/billing/meter_events", headers, emulated), world.time.now
+    )
+    world.time.advance(2 * 60 * MINUTE_MS)
+    one = drive(world, start(world, "one", comparing(world)), until=is_transaction("reconcile_over"))
+    two = drive(world, start(world, "two", comparing(world)), until=is_transaction("reconcile_over"))
+    drive(world, one)
+    drive(world, two)
+    assert world.rows("SELECT SUM(sent_qty) FROM pushes WHERE state = 'accepted'") == [(120,)]
+    drive(world, start(world, "w", tick))
+    assert sum(stripe.billed(world.time.now).values()) == 60
+
+
+def test_a_push_settled_while_reconcile_compares_is_not_called_missing() -> None:
+    world = a_world(STRIPE)
+    left_unanswered(world, STRIPE, "accepted_then_lost")  # this one is missing indeed
+    insert(world, [Sample("s2", "acme", START + 2, 4096, 40, good=True)])
+    world.time.advance(2 * 60 * MINUTE_MS)
+    slow = drive(world, start(world, "slow", comparing(world)), until=is_transaction("reconcile_accepted"))
+    sealed(world)
+    left_unanswered(world, STRIPE, "reads_lag")  # accepted, charged, and seen an hour later at most
+    drive(world, slow)
+    assert states(world) == ["voided", "accepted"]
+
+
+def test_two_organisations_that_wait_for_their_customer_share_none() -> None:
+    world = a_world(STRIPE)
+    for org in ("one", "two"):
+        world.write(lambda c, org=org: assign(c, [org], STRIPE, said(world), customer_id="", from_ms=START - DAY_MS))  # type: ignore[misc]
+    assert not world.read(verify).breaches
