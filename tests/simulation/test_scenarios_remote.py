@@ -6,15 +6,19 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.http import Call
 from drawdown.providers.protocol import Absent
+from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
 from drawdown.worker.confirm import confirm
 from drawdown.worker.context import Context
+from drawdown.worker.corrections import resolve_accepted, withdraw
 from drawdown.worker.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
 from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said, assign
+from drawdown.worker.orgs import Said, assign, cancel
 from drawdown.worker.push import push
 from drawdown.worker.reconcile import Scope, reconcile
 from drawdown.worker.seal import seal
@@ -183,6 +187,71 @@ def test_a_push_settled_while_reconcile_compares_is_not_called_missing() -> None
 
 def test_two_organisations_that_wait_for_their_customer_share_none() -> None:
     world = a_world(STRIPE)
+    drive(world, start(world, "w", tick))
     for org in ("one", "two"):
         world.write(lambda c, org=org: assign(c, [org], STRIPE, said(world), customer_id="", from_ms=START - DAY_MS))  # type: ignore[misc]
     assert not world.read(verify).breaches
+
+
+def test_what_was_adopted_is_found_again_under_its_first_key() -> None:
+    world = a_world(AUTUMN)
+    drive(world, start(world, "w", tick))
+    autumn = world.remote[AUTUMN]
+    assert isinstance(autumn, Autumn)
+    autumn.emulator.account.customers["acme"].grants[FEATURE][-1].balance += 20  # so that 40 of 60 can be given back
+    world.write(lambda c: withdraw(c, ["s1"], said(world)))
+    world.oracle.withdrawn.add("s1")
+    for _ in range(3):
+        world.time.advance(10 * MINUTE_MS)
+        drive(world, start(world, "w", tick))
+    (adopted,) = world.rows("SELECT revision, sent_qty FROM pushes WHERE attempts = 0 AND state = 'accepted'")
+    assert adopted == (2, -40)
+    # Of the same day, and gone: reconcile looks each push of that day up.
+    insert(world, [Sample("s2", "acme", START + WINDOW_MS, 4096, 7, good=True)])
+    world.time.advance(10 * MINUTE_MS)
+    sealed(world)
+    left_unanswered(world, AUTUMN, "accepted_then_lost")
+    world.time.advance(60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    kept = world.rows("SELECT state FROM pushes WHERE revision = 2 AND sent_qty = -40")
+    assert kept == [("accepted",)]
+
+
+def test_what_a_person_charged_by_hand_is_not_adopted() -> None:
+    world = a_world(STRIPE)
+    drive(world, start(world, "w", tick))
+    world.time.advance(36 * DAY_MS)
+    world.write(lambda c: withdraw(c, ["s1"], said(world)))
+    drive(world, start(world, "w", tick))
+    assert states(world) == ["accepted", "rejected"]  # too old to be given back over there
+    world.write(lambda c: resolve_accepted(c, [f"{KEY}:r1"], said(world), "credited on the invoice"))
+    world.time.advance(2 * 60 * MINUTE_MS)
+    compared = drive(world, start(world, "w", comparing(world)))
+    (line,) = compared.result.differing
+    assert (line.ours, line.theirs, line.corrected) == (0, 60, 0)
+    assert "settled by hand" in str(line.note)
+    assert states(world) == ["accepted", "accepted"]
+
+
+def test_a_lookup_accepts_what_a_dead_process_sent_and_verify_agrees() -> None:
+    world = a_world(AUTUMN)
+    slow = drive(world, start(world, "dies", lambda c: push(c, AUTUMN)), until=lambda e: isinstance(e, Push))
+    leaf = next(slow.leaves())
+    assert leaf.asked is not None
+    world.do(leaf.asked)
+    slow.kill()
+    for _ in range(2):
+        world.time.advance(3 * MINUTE_MS)
+        drive(world, start(world, "other", tick))
+    assert (states(world), world.breaches, settled(world)) == (["accepted"], [], [])
+
+
+def test_a_flip_that_a_fast_clock_has_sealed_for_is_not_cancelled() -> None:
+    world = a_world(STRIPE)
+    start_ms = world.time.now - world.time.now % WINDOW_MS + WINDOW_MS
+    world.write(lambda c: assign(c, ["acme"], EMBEDDED, said(world), from_ms=start_ms))
+    insert(world, [Sample("s2", "acme", start_ms + 1, 4096, 7, good=True)])
+    ahead = start_ms + 3 * WINDOW_MS
+    world.write(lambda c: seal(c, SealRequest(Shard(), horizon(ahead), ahead, world.capabilities)))
+    with pytest.raises(Refused, match="are sealed"):
+        world.write(lambda c: cancel(c, "acme", said(world)))
