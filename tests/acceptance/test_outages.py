@@ -239,8 +239,9 @@ def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name:
     assert said.left.due + said.left.queued == len(outage.used)
     assert outage.charged() == outage.used, "it is all there, and we know of none"
     unasked = outage.fleet.rows("SELECT DISTINCT last_error FROM pushes WHERE state = 'queued' AND lookups > 0")
-    assert len(unasked) == 1 and str(unasked[0][0]).startswith("could not be looked up: ")
-    assert NO_ANSWER in str(unasked[0][0])
+    # At Stripe the key's last hour begins with the last tick: whether it is asked for in that tick or the next is open.
+    assert len(unasked) == 1 or (name == "stripe" and not unasked)
+    assert all("could not be looked up: " in str(text) and NO_ANSWER in str(text) for (text,) in unasked)
     sends = {one: len(times) for one, times in outage.line.tried.items()}
     if name == "autumn":
         # A duplicate proves nothing there, so nothing is sent again: it is asked for.
