@@ -105,6 +105,8 @@ def _providers(state: State) -> Iterator[Finding]:
         yield Finding(False, f"the provider {name}", why)
     for name in used:
         provider = state.registry.providers.get(name)
+        if name in state.registry.broken:
+            continue
         if provider is None:
             yield Finding(False, f"the provider {name} bills organisations", "its package is not installed here")
         else:

@@ -130,6 +130,7 @@ def report_lines(report: Report) -> list[str]:
         **{f"samples quarantined ({reason})": number for reason, number in left.quarantined.items()},
     }
     lines += [f"  left: {number:,} {what}" for what, number in facts.items() if number]
+    lines += [f"  {problem}" for problem in report.problems]
     lines += [f"  stopped: {org}; `drawdown org show {org}` says why" for org in report.stopped_orgs]
     return lines + [f"  failed: {failure}" for failure in report.failures]
 

@@ -118,7 +118,8 @@ def assign(
     if [bool(names), unassigned, file is not None].count(True) != 1:
         raise UsageError("name the organisations, or give --unassigned, or --file")
     if cancel:
-        return _cancel(state, names or [], said, dry_run=dry_run)
+        listed = names or ([one.org_id for one in read_flips(file)] if file is not None else [])
+        return _cancel(state, listed, said, dry_run=dry_run)
     if customer is not None and (not names or len(names) != 1):
         raise UsageError("--customer names one customer, so give exactly one organisation")
     if customer is not None and not is_clean_id(customer):
@@ -215,7 +216,7 @@ def _notes(one: flips.Flip) -> str | None:
 
 def _cancel(state: State, names: list[str], said: orgs.Said, *, dry_run: bool) -> None:
     if not names:
-        raise UsageError("--cancel: name the organisations")
+        raise UsageError("--cancel: name the organisations, or give --file")
 
     def work(connection: sa.Connection) -> list[orgs.Assigned]:
         return [orgs.cancel(connection, org, said) for org in names]

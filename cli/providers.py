@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import Actor, Reason
+from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
@@ -45,10 +46,10 @@ def list_(context: typer.Context) -> None:
     now = state.clock.now_ms()
     counts = state.read(lambda c: {row.provider: row for row in c.execute(sa.text(COUNTS), {"now": now})})
     open_: dict[str, int] = state.read(lambda c: dict(c.execute(sa.text(OPEN)).tuples().all()))
-    paused = state.read(provider_states.paused)
+    paused, changed = state.read(provider_states.paused), state.context().changed
     found = []
     for name in sorted({*state.registry.providers, *state.registry.broken, *counts, *open_} - EXEMPT_PROVIDERS):
-        stands, why = _stands(state, name, paused)
+        stands, why = _stands(state, name, paused, changed)
         held = counts.get(name)
         found.append(
             {
@@ -64,7 +65,9 @@ def list_(context: typer.Context) -> None:
     show(state, {"providers": found}, [table("Providers", columns, [tuple(one.values()) for one in found])])
 
 
-def _stands(state: State, name: str, paused: dict[str, tuple[int, str]]) -> tuple[str, str | None]:
+def _stands(
+    state: State, name: str, paused: Mapping[str, tuple[int, str]], changed: Mapping[str, str]
+) -> tuple[str, str | None]:
     if name in state.registry.broken:
         return "broken", state.registry.broken[name]
     provider = state.registry.providers.get(name)
@@ -75,6 +78,8 @@ def _stands(state: State, name: str, paused: dict[str, tuple[int, str]]) -> tupl
         return "paused", f"since {show_time(since)}: {reason}"
     if provider.dormant is not None:
         return "dormant", provider.dormant
+    if name in changed:
+        return "changed", changed[name]
     live = provider.capabilities.live_from_ms
     if live is not None and live > state.clock.now_ms():
         return "shadow", "usage is sealed and compared, and nothing is sent"
@@ -129,6 +134,27 @@ def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     since = state.write(lambda c: provider_states.resume(c, name, said))
     text = f"{name}: resumed; it had been paused since {show_time(since)}"
     show(state, {"provider": name, "paused": False, "since_ms": since}, [text])
+
+
+@app.command()
+def accept(
+    context: typer.Context, name: Name, dry_run: DryRun = False, actor: Actor = None, reason: Reason = "not given"
+) -> None:
+    """Use a provider on its changed settings (meters, units, shadow mode, cut-over) from now on.
+
+    What was sealed on the old ones and never sent is sealed anew; what was billed stays where it is.
+    """
+    state: State = context.obj
+    if state.require_provider(name) in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} bills nothing here: it has no settings")
+    provider, said = state.registry.providers[name], state.said(actor, reason)
+    if provider.dormant is not None:
+        raise Refused(provider.dormant)
+    voided = state.write(lambda c: provider_states.accept(c, name, provider.capabilities, said), rollback=dry_run)
+    text = (
+        f"{name}: {'would be' if dry_run else 'is'} used on its present settings; {voided:,} unsent pushes sealed anew"
+    )
+    show(state, {"provider": name, "voided": voided, "dry_run": dry_run}, [text])
 
 
 @app.command()

@@ -13,8 +13,9 @@ from drawdown.cli.options import Actor, DryRun, Keys, Most, Reason
 from drawdown.cli.render import show, shown, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.worker import corrections
+from drawdown.worker.actions import require_org
 from drawdown.worker.explain import explain_push
 
 app = typer.Typer(help="Pushes: quantities on their way to a provider.", no_args_is_help=True)
@@ -99,6 +100,9 @@ ORDER BY window_ms, org_id, feature, revision
 """
 
 
+KNOWN = sa.text("SELECT 1 FROM assignments WHERE provider = :provider LIMIT 1")
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Which pushes a command is about: by their keys, or all that a filter finds."""
@@ -121,6 +125,10 @@ class Chosen:
             return list(self.keys)
         if wrong := set(self.states or ()) - set(possible):
             raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
+        if self.org:
+            require_org(connection, self.org)
+        if self.provider and not connection.execute(KNOWN, {"provider": self.provider}).first():
+            raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
         values = {"states": self.states or list(possible), "org": self.org, "provider": self.provider}
         query = sa.text(BY_FILTER).bindparams(sa.bindparam("states", expanding=True))
         return list(connection.execute(query, {**values, "error": self.error}).scalars())
@@ -142,7 +150,7 @@ def retry(
     state: State = context.obj
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error)
     done = state.write(lambda c: corrections.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
-    show(state, {"retried": done, "dry_run": dry_run}, _lines(done, "to be sent again by the next tick"))
+    show(state, {"retried": done, "dry_run": dry_run}, _lines(done, "to be sent again by the next tick", dry_run))
 
 
 @app.command()
@@ -168,7 +176,7 @@ def resolve(
     work = corrections.resolve_accepted if accepted else corrections.void
     done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run)
     what = "accepted" if accepted else "voided; what they held is owed again"
-    show(state, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what))
+    show(state, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what, dry_run))
 
 
 @app.command()
@@ -190,9 +198,12 @@ def void(
     done = state.write(
         lambda c: corrections.void(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run
     )
-    show(state, {"voided": done, "dry_run": dry_run}, _lines(done, "voided; the next tick seals what they held"))
+    show(
+        state, {"voided": done, "dry_run": dry_run}, _lines(done, "voided; the next tick seals what they held", dry_run)
+    )
 
 
-def _lines(keys: Sequence[str], what: str) -> list[str]:
+def _lines(keys: Sequence[str], what: str, dry_run: bool) -> list[str]:
+    what = f"would be {what}; nothing was changed" if dry_run else what
     shown = [f"  {key}" for key in keys[:20]]
     return [f"{len(keys):,} {what}", *shown, *(["  …"] if len(keys) > 20 else [])]

@@ -14,6 +14,7 @@ from drawdown.cli.state import State
 from drawdown.cli.times import parse_time, show_time
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.actions import require_org
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.runner import run
 
@@ -64,6 +65,8 @@ def reconcile_(
         correct=correct,
         recent=start is None and end is None,
     )
+    if org:
+        state.read(lambda c: require_org(c, org))
     state.ready()
     found = run(reconcile(state.context(), scope, state.said(actor, reason)), state.world())
     show(state, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
@@ -76,7 +79,10 @@ def _lines(found: Reconciled) -> list[str | Table]:
         text += f"; {found.waiting:,} wait: unsettled, or fresher than the provider's lag"
     if found.unread:
         text += f"; {found.unread:,} could not be read"
+    if found.other_terms:
+        text += f"; {found.other_terms:,} were sent on terms that are no longer used, and cannot be compared"
     lines: list[str | Table] = [text, *(f"{name}: not compared: {why}" for name, why in found.skipped.items())]
+    lines += [f"not read: {reason}" for reason in found.reasons]
     if found.differing:
         columns = ("day", "org", "provider", "feature", "#ours", "#theirs", "", "#corrected")
         rows = [

@@ -20,6 +20,7 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker import provider_states
 from drawdown.worker.cells import CellClient
 from drawdown.worker.context import Context
 from drawdown.worker.orgs import Said
@@ -85,7 +86,9 @@ class State:
         for name, why in self.registry.broken.items():
             log.error("provider_broken", provider=name, reason=why)
         dormant = {name for name, one in self.registry.providers.items() if one.dormant is not None}
-        return Context(worker_name(), self.clock, self.registry.capabilities, dormant)
+        made = Context(worker_name(), self.clock, self.registry.capabilities, dormant, self.registry.broken)
+        made.changed = self.read(lambda c: provider_states.changed(c, made.known()))
+        return made
 
     def said(self, actor: str | None, reason: str | None) -> Said:
         return Said(self.clock.now_ms(), actor or default_actor(), reason or "not given")

@@ -22,6 +22,19 @@ KEY_RETENTION_H: Final = (1, 24, 30 * 24)
 CALLS_PER_S: Final = 1_900.0
 """Under the account's cap of 120,000 tracks a minute, above which Autumn answers 202 and queues, and never 429."""
 
+NAMES: Final = frozenset(
+    {
+        "secret_key",
+        "url",
+        "webhook_secrets",
+        "balance_feature",
+        "concurrency_feature",
+        "plans",
+        "key_retention_h",
+        "calls_per_s",
+    }
+)
+"""A setting that is none of these is a slip, and a slip may bill."""
 ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
 """What Autumn takes as an id; anything else is answered 400 (recorded)."""
 _SECRET_KEY: Final = re.compile(r"am_sk_[A-Za-z0-9_-]{8,200}")
@@ -55,6 +68,9 @@ def _variable(name: str, setting: str) -> str:
 def read(setup: Setup) -> Settings:
     """The settings of one provider. Errors: UsageError, naming the setting."""
     given = _Given(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
+    if unknown := sorted(set(setup.settings) - NAMES):
+        names = ", ".join(one.upper() for one in sorted(NAMES))
+        raise UsageError(f"{_variable(setup.name, unknown[0])} is no setting of Autumn; there are: {names}")
     return Settings(
         name=setup.name,
         secret_key=given.secret_key(),

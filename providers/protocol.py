@@ -52,6 +52,8 @@ class Capabilities:
     """Base units in one unit of the provider's; the remainder is carried (rule S10)."""
     units: Mapping[str, int] = field(default_factory=dict)
     """The same for single features, where they differ."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What features are called over there, where that is set here: where usage lies cannot change unnoticed."""
     max_quantity: int | None = None
     """The largest quantity of one push, in base units, either sign; a larger one is rejected unsent."""
 

@@ -19,6 +19,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.units import EXEMPT_PROVIDERS
 
 GROUP: Final = "drawdown.providers"
+SHORTEST_SECRET: Final = 6
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -56,8 +57,16 @@ def load(
             providers[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
         except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
             name = f"{entry.name} of {_package(entry)}" if entry.name in providers else entry.name
-            broken[name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            broken[name] = _without_secrets(f"{type(error).__name__}: {error}".splitlines()[0][:300], settings)
     return Registry(providers, broken)
+
+
+def _without_secrets(text: str, settings: Mapping[str, str]) -> str:
+    """What somebody else's error says may repeat what it was given."""
+    for value in sorted(settings.values(), key=len, reverse=True):
+        if len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "…")
+    return text
 
 
 def _checked_name(name: str, taken: Mapping[str, Provider]) -> str:

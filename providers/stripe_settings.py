@@ -95,6 +95,7 @@ def read_settings(given: Mapping[str, str]) -> StripeSettings:
 def capabilities(settings: StripeSettings) -> Capabilities:
     """What the worker has to obey."""
     return Capabilities(
+        names={feature: meter.event_name for feature, meter in settings.meters.items()},
         batch_size=1,
         in_flight=64,
         calls_per_s=950,  # 1,000/s are allowed: the rest is for somebody with a dashboard

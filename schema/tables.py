@@ -229,7 +229,8 @@ pending_usage = sa.Table(
     sa.Column("seconds", Big, nullable=False),
     sa.Column("samples", Big, nullable=False),
     sa.CheckConstraint(
-        "reason IN ('unknown_org', 'no_assignment', 'no_customer', 'no_mapping')", name="pending_usage_reason"
+        "reason IN ('unknown_org', 'no_assignment', 'no_customer', 'no_provider', 'no_mapping')",
+        name="pending_usage_reason",
     ),
     sa.Index("pending_usage_by_org", "org_id", "window_ms"),
     comment="Used but not sealable yet, with the reason (S6). What mends it makes the window dirty.",

@@ -64,9 +64,11 @@ provider_states = sa.Table(
     metadata,
     id_column("provider", key=True),
     sa.Column("terms", sa.Text, nullable=True),
+    ms_column("live_from_ms", null=True),
+    sa.Column("wire_since_ms", Big, nullable=False, server_default="0"),
     ms_column("paused_ms", null=True),
     sa.Column("paused_reason", sa.Text, nullable=True),
-    comment="What a provider last declared of quantities (JSON; seals rest on it), and whether a person paused it.",
+    comment="The terms a provider is used on (JSON; seals rest on them), since when, and whether a person paused it.",
 )
 
 reconciliations = sa.Table(

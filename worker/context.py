@@ -27,7 +27,11 @@ class Context:
     clock: Clock
     capabilities: Mapping[str, Capabilities]
     dormant: Collection[str] = ()
-    """Providers whose usage is sealed and waits: they cannot be called yet."""
+    """Providers that cannot be called yet."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Providers that cannot be used at all, and why."""
+    changed: Mapping[str, str] = field(default_factory=dict)
+    """Providers that declare other terms than those in force; they are sent nothing until a person accepts these."""
     shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None
@@ -44,7 +48,11 @@ class Context:
 
     def ready(self) -> list[str]:
         """The providers that can be called."""
-        return sorted(set(self.capabilities) - set(self.dormant))
+        return sorted(set(self.known()) - set(self.changed))
+
+    def known(self) -> dict[str, Capabilities]:
+        """The providers that declare their terms. One without a key may lack other settings, too."""
+        return {name: can for name, can in self.capabilities.items() if name not in self.dormant}
 
     def new_claim(self) -> str:
         """A name for one claim of this worker, unlike any other claim."""

@@ -101,7 +101,8 @@ def find_push(connection: sa.Connection, key: str) -> sa.Row[Any]:
     if len(parts) > 4 and parts[-1].startswith("r") and parts[-1][1:].isdigit() and parts[-3].isdigit():
         revision = int(parts.pop()[1:])
     row = None
-    if len(parts) >= 4 and parts[0] == "usage" and parts[-2].isdigit():
+    # No key holds a number that a column could not.
+    if len(parts) >= 4 and parts[0] == "usage" and parts[-2].isdigit() and len(parts[-2]) < 17 and revision < 2**31:
         row = connection.execute(
             sa.select(pushes).where(
                 pushes.c.window_ms == int(parts[-2]),

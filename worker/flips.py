@@ -86,6 +86,8 @@ def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> 
     Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand.
     """
     done: list[Flip] = []
+    if terms.provider not in context.capabilities and terms.provider not in EXEMPT_PROVIDERS:
+        raise Refused(f"there is no provider {terms.provider} that can be used here; `drawdown provider list`")
     size = CHUNK if terms.each_alone else max(len(wishes), 1)
     for at in range(0, len(wishes), size):
         done += yield from _chunk(context, wishes[at : at + size], terms, said)

@@ -1,51 +1,149 @@
 """What is kept about providers themselves: their terms for quantities, and whether a person paused one.
 
-Guarantee: a seal knows the units of a provider even where its plug-in cannot be loaded, so usage waits in the right
-quantity; a paused provider is sent nothing, and its usage goes on being sealed.
+Guarantee: seals go by terms that lie in the database, so that two hosts with different settings cannot fight; terms
+that change need a person, and until then nothing is sent; without terms, usage waits as pending. A paused provider is
+sent nothing, and its usage goes on being sealed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import sqlalchemy as sa
-import structlog
 
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.errors import Refused
-from drawdown.worker.actions import record
+from drawdown.schema.units import next_window
+from drawdown.worker.actions import lock_buckets, record
+from drawdown.worker.corrections import void_one
 from drawdown.worker.orgs import Said
 
-log = structlog.get_logger()
 
-
-def keep_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
-    """Store what providers declare of quantities, where it changed."""
-    stored: dict[str, str] = dict(
-        connection.execute(sa.text("SELECT provider, terms FROM provider_states WHERE terms IS NOT NULL"))
-        .tuples()
-        .all()
-    )
+def meet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
+    """Take the terms of providers that are met for the first time, or of which nothing was sealed yet; what had waited
+    for that becomes dirty."""
+    stored = _stored(connection)
     for name, can in declared.items():
-        terms = json.dumps(_terms(can), sort_keys=True)
-        if stored.get(name) == terms:
+        text = _text(can)
+        if name in stored and (stored[name].terms == text or _is_used(connection, name)):
             continue
-        if name in stored:
-            log.warning("provider_terms_changed", provider=name, before=stored[name], now=terms)
+        _keep(connection, name, text, can.live_from_ms, 0)
         connection.execute(
             sa.text(
-                "INSERT INTO provider_states (provider, terms) VALUES (:provider, :terms) "
-                "ON CONFLICT (provider) DO UPDATE SET terms = excluded.terms"
-            ),
-            {"provider": name, "terms": terms},
+                "INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM pending_usage "
+                "WHERE reason = 'no_provider' ON CONFLICT DO NOTHING"
+            )
         )
+
+
+def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> dict[str, str]:
+    """Which providers declare other terms than those in force: usage would go elsewhere, or in another unit, than what
+    was sealed and compared so far. Hosts whose settings differ would fight over it."""
+    found = {}
+    for name, stored in _stored(connection).items():
+        if name in declared and stored.terms != _text(declared[name]):
+            then, now = json.loads(stored.terms), _terms(declared[name])
+            parts = [f"{part} was {then.get(part)}, is {now[part]}" for part in now if then.get(part) != now[part]]
+            found[name] = (
+                f"its settings changed on this host ({'; '.join(parts)}): put them back, or "
+                f"`drawdown provider accept {name}`"
+            )
+    return found
+
+
+def accept(connection: sa.Connection, provider: str, can: Capabilities, said: Said) -> int:
+    """Use a provider on its new terms from now on. What was sealed on the old ones and never sent is voided, so that
+    the next tick seals it anew; returns how many pushes that were.
+
+    Errors: Refused while something sent on the old terms is unsettled, and where nothing changed.
+    """
+    lock_buckets(connection)
+    stored = _stored(connection).get(provider)
+    if stored is None or stored.terms == _text(can):
+        raise Refused(f"the terms of {provider} have not changed")
+    unsent, sent = [], 0
+    for row in connection.execute(sa.text(OPEN_AT), {"provider": provider}):
+        if row.state == "due" and row.attempts == 0:
+            unsent.append(row)
+        else:
+            sent += row.state != "rejected"
+    if sent:
+        raise Refused(
+            f"{sent} pushes were sent to {provider} on its old terms and are not settled: put the settings back until "
+            "they are, or settle them with `drawdown push resolve`"
+        )
+    for row in unsent:
+        void_one(connection, row, said, f"never sent: the terms of {provider} changed before", "operator")
+    live_from = _live_from(stored.live_from_ms, can.live_from_ms, said.now_ms)
+    wire = {"unit", "units", "names"}
+    then, now = json.loads(stored.terms), _terms(can)
+    moved = any(then.get(part) != now[part] for part in wire)
+    _keep(connection, provider, _text(can), live_from, said.now_ms if moved else stored.wire_since_ms)
+    details = {"was": stored.terms, "is": _text(can), "live_from_ms": live_from, "voided": len(unsent)}
+    record(connection, "provider_accept", provider, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    return len(unsent)
+
+
+def _live_from(was: int | None, declared: int | None, now_ms: int) -> int | None:
+    """A moment before which nothing is sent never moves back over windows that another system billed: who goes live
+    does so from the next window on."""
+    if was is not None and was > now_ms:
+        return max(declared or 0, next_window(now_ms))
+    return declared if was is None else max(was, declared or 0)
+
+
+OPEN_AT = """
+SELECT * FROM pushes WHERE provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected')
+ORDER BY window_ms, org_id, feature, revision
+"""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The terms in force: as they were declared, and what became of `live_from_ms`. Names and units are since
+    `wire_since_ms`."""
+
+    terms: str
+    live_from_ms: int | None
+    wire_since_ms: int
+
+
+def _stored(connection: sa.Connection) -> dict[str, Stored]:
+    rows = connection.execute(
+        sa.text("SELECT provider, terms, live_from_ms, wire_since_ms FROM provider_states WHERE terms IS NOT NULL")
+    )
+    return {name: Stored(terms, live, since) for name, terms, live, since in rows.tuples()}
+
+
+def _is_used(connection: sa.Connection, provider: str) -> bool:
+    found = connection.execute(
+        sa.text("SELECT 1 FROM pushes WHERE provider = :provider LIMIT 1"), {"provider": provider}
+    )
+    return found.first() is not None
+
+
+def _keep(connection: sa.Connection, provider: str, text: str, live_from: int | None, wire_since: int) -> None:
+    connection.execute(
+        sa.text(
+            "INSERT INTO provider_states (provider, terms, live_from_ms, wire_since_ms) "
+            "VALUES (:provider, :terms, :live, :since) ON CONFLICT (provider) DO UPDATE SET terms = excluded.terms, "
+            "live_from_ms = excluded.live_from_ms, wire_since_ms = excluded.wire_since_ms"
+        ),
+        {"provider": provider, "terms": text, "live": live_from, "since": wire_since},
+    )
+
+
+def _text(can: Capabilities) -> str:
+    return json.dumps(_terms(can), sort_keys=True)
 
 
 def _terms(can: Capabilities) -> dict[str, object]:
     return {
         "unit": can.unit,
         "units": dict(can.units),
+        "names": dict(can.names),
         "negatives": can.negatives,
         "live_from_ms": can.live_from_ms,
         "balance_in_ledger": can.balance_in_ledger,
@@ -53,9 +151,17 @@ def _terms(can: Capabilities) -> dict[str, object]:
 
 
 def stored_terms(connection: sa.Connection) -> dict[str, Capabilities]:
-    """The terms of every provider ever loaded."""
-    rows = connection.execute(sa.text("SELECT provider, terms FROM provider_states WHERE terms IS NOT NULL")).tuples()
-    return {name: Capabilities(None, True, **json.loads(terms)) for name, terms in rows}
+    """The terms in force of every provider met; a seal goes by these alone."""
+    return {
+        name: Capabilities(None, True, **{**json.loads(one.terms), "live_from_ms": one.live_from_ms})
+        for name, one in _stored(connection).items()
+    }
+
+
+def wire_since(connection: sa.Connection, provider: str) -> int:
+    """Since when usage goes to a provider under its present names and units (milliseconds)."""
+    found = _stored(connection).get(provider)
+    return 0 if found is None else found.wire_since_ms
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:

@@ -8,124 +8,115 @@ our pushes is adopted; the next seal then owes, or gives back, the difference. W
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import Absent, CannotTell, Drawn, Found, LookupResult, PushRequest, ReadFailed, Totals
+from drawdown.providers.protocol import Absent, CannotTell, Found, LookupResult, PushRequest, ReadFailed, Totals
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import reconcile_sql as sql
 from drawdown.worker.actions import lock_buckets
 from drawdown.worker.adopt import adopt_excess, adopt_other
 from drawdown.worker.context import Context
 from drawdown.worker.corrections import void_one
-from drawdown.worker.effects import LookUp, ReadDrawn, ReadTotals, Steps, Transaction
+from drawdown.worker.effects import LookUp, ReadTotals, Steps, Transaction
 from drawdown.worker.orgs import Said
+from drawdown.worker.provider_states import stored_terms, wire_since
 from drawdown.worker.push import dated, request_of
+from drawdown.worker.reconcile_drawn import compare_drawn
+from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, tell
 
 log = structlog.get_logger()
+
+__all__ = ["Line", "Reconciled", "Scope", "reconcile"]
 
 CHUNK: Final = 200
 RECENT_MS: Final = 2 * DAY_MS
 """Without a range, those days are compared of which something was settled so recently."""
 
 
-@dataclass(frozen=True)
-class Scope:
-    """What to compare. `threshold` is the share of ours by which theirs may differ without a word."""
-
-    from_ms: int = 0
-    to_ms: int = 2**53
-    org_id: str = ""
-    provider: str = ""
-    threshold: float = 0.0
-    shadow_threshold: float = 0.15
-    """The same for what is only estimated here, and billed by another system over there."""
-    correct: bool = False
-    recent: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """One organisation's feature on one day, in base units."""
-
-    day_ms: int
-    org_id: str
-    provider: str
-    customer_id: str
-    feature: str
-    ours: int
-    theirs: int
-    verdict: str
-    corrected: int = 0
-    """How much of the difference was corrected."""
-    note: str | None = None
-
-
-@dataclass
-class Reconciled:
-    """What was found. `waiting` lines were left for later: something of them is unsettled, or too fresh."""
-
-    compared: int = 0
-    waiting: int = 0
-    unread: int = 0
-    differing: list[Line] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    """Providers that cannot be compared, with the reason."""
-
-    @property
-    def exit_status(self) -> int:
-        """1: a person is needed. 75: what differed was corrected, or could not be read, and the next run tells."""
-        if any(abs(one.theirs - one.ours) != one.corrected for one in self.differing):
-            return 1
-        return 75 if self.differing or self.unread else 0
-
-
 def reconcile(context: Context, scope: Scope, said: Said) -> Steps[Reconciled]:
     """Compare, provider after provider; with `scope.correct`, correct what is proven."""
     done = Reconciled()
-    for name in sorted(context.capabilities):
-        can = context.capabilities[name]
+    for name in sorted({*context.capabilities, *context.broken}):
         if scope.provider not in ("", name):
             continue
-        if can.totals_lag_ms is None or name not in context.ready():
-            done.skipped[name] = "it has no totals" if can.totals_lag_ms is None else "it cannot be called yet"
+        if name in context.ready() and context.capabilities[name].totals_lag_ms is not None:
+            yield from _provider(context, name, scope, said, done)
             continue
-        yield from _provider(context, name, scope, said, done)
+        done.skipped[name] = _why_not(context, name)
+        if name not in context.ready() and (yield Transaction("billed_by", partial(_bills, provider=name))):
+            done.unusable.append(name)
     return done
+
+
+def _why_not(context: Context, provider: str) -> str:
+    if provider in context.broken:
+        return context.broken[provider]
+    if provider in context.changed:
+        return context.changed[provider]
+    return "it has no key" if provider in context.dormant else "it has no totals"
+
+
+def _bills(connection: sa.Connection, *, provider: str) -> bool:
+    found = connection.execute(
+        sa.text("SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1"),
+        {"provider": provider},
+    )
+    return found.first() is not None
 
 
 def _provider(context: Context, provider: str, scope: Scope, said: Said, done: Reconciled) -> Steps[None]:
     lag = context.capabilities[provider].totals_lag_ms or 0
     now = context.clock.now_ms()
-    ours: list[Any] = yield Transaction(
+    ours: list[_Ours] = yield Transaction(
         "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now), rollback=True
     )
-    ready = [row for row in ours if not row.unsettled and row.settled_ms <= now - lag]
-    done.waiting += len(ours) - len(ready)
-    days = sorted({(row.customer_id, row.day_ms) for row in ready})
-    for at in range(0, len(days), CHUNK):
-        part = days[at : at + CHUNK]
-        totals = yield from _totals(provider, [(customer, day, day + DAY_MS) for customer, day in part])
+    done.other_terms += sum(one.other_terms for one in ours)
+    same = [one for one in ours if not one.other_terms]
+    ready = [one for one in same if not one.row.unsettled and one.row.settled_ms <= now - lag]
+    done.waiting += len(same) - len(ready)
+    spans = sorted({one.span for one in ready})
+    for at in range(0, len(spans), CHUNK):
+        part = spans[at : at + CHUNK]
+        totals = yield from _totals(provider, part)
         theirs = dict(zip(part, totals, strict=True))
-        rows = [row for row in ready if (row.customer_id, row.day_ms) in theirs]
-        yield from _compare(context, provider, rows, theirs, scope, said, done)
+        yield from _compare(context, provider, [one for one in ready if one.span in theirs], theirs, scope, said, done)
     if context.capabilities[provider].drawn:
-        yield from _drawn(context, provider, ready, scope, said, done)
+        yield from compare_drawn(context, provider, [one.row for one in ready], scope, said, done)
 
 
-def _ours(connection: sa.Connection, *, provider: str, scope: Scope, now: int) -> list[Any]:
+@dataclass(frozen=True)
+class _Ours:
+    """One organisation's feature on one day, or the part of it that was sent, or in shadow."""
+
+    row: Any
+    span: tuple[str, int, int]
+    """Customer, from, to: the time in which nobody else was billed as this customer."""
+    other_terms: bool
+
+
+def _ours(connection: sa.Connection, *, provider: str, scope: Scope, now: int) -> list[_Ours]:
+    terms = stored_terms(connection).get(provider)
+    live = (terms.live_from_ms if terms is not None else None) or 0
+    since = wire_since(connection, provider)
     values = {
         "provider": provider,
         "from_ms": scope.from_ms,
         "to_ms": min(scope.to_ms, now),
         "org": scope.org_id,
         "since": now - RECENT_MS if scope.recent else 0,
+        "live": live,
     }
-    return list(connection.execute(sa.text(sql.OURS), values))
+    found = []
+    for row in connection.execute(sa.text(sql.OURS), values):
+        begins, ends = max(row.day_ms, row.begins_ms), min(row.day_ms + DAY_MS, row.ends_ms)
+        begins, ends = (max(begins, live), ends) if row.live else (begins, min(ends, live))
+        found.append(_Ours(row, (row.customer_id, int(begins), int(ends)), bool(row.live) and row.sent_ms < since))
+    return found
 
 
 def _totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequence[Totals | ReadFailed]]:
@@ -137,21 +128,21 @@ def _totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequ
 def _compare(
     context: Context,
     provider: str,
-    rows: Sequence[Any],
-    theirs: Mapping[tuple[str, int], Totals | ReadFailed],
+    ours: Sequence[_Ours],
+    theirs: Mapping[tuple[str, int, int], Totals | ReadFailed],
     scope: Scope,
     said: Said,
     done: Reconciled,
 ) -> Steps[None]:
     lines = []
     settled_by = context.clock.now_ms() - (context.capabilities[provider].totals_lag_ms or 0)
-    for row in rows:
-        read = theirs[(row.customer_id, row.day_ms)]
+    for one in ours:
+        read = theirs[one.span]
         if isinstance(read, ReadFailed):
-            done.unread += 1
-            log.warning("totals_not_read", provider=provider, customer=row.customer_id, reason=read.reason)
+            done.not_read(one.row.customer_id, read.reason)
+            log.warning("totals_not_read", provider=provider, customer=one.row.customer_id, reason=read.reason)
         else:
-            lines.append(_line(provider, row, int(read.get(row.feature, 0))))
+            lines.append(_line(provider, one, int(read.get(one.row.feature, 0))))
     yield Transaction("reconcile_keep", partial(_keep, lines=lines, now=said.now_ms))
     done.compared += len(lines)
     for line in lines:
@@ -163,32 +154,21 @@ def _compare(
             done.differing.append(ended)
 
 
-def _line(provider: str, row: Any, theirs: int) -> Line:
+def _line(provider: str, one: _Ours, theirs: int) -> Line:
+    row = one.row
     ours = int(row.accepted) + int(row.shadow)
     verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"
-    if row.shadow:
-        verdict = "shadow"
-    return Line(row.day_ms, row.org_id, provider, row.customer_id, row.feature, ours, theirs, verdict)
-
-
-def above(line: Line, threshold: float) -> bool:
-    """Whether a difference is worth a word."""
-    return line.ours != line.theirs and abs(line.theirs - line.ours) > threshold * abs(line.ours)
-
-
-def tell(line: Line) -> None:
-    """An event for each difference, so that an alert can rest on it."""
-    log.error(
-        "reconcile_differs",
-        org=line.org_id,
-        provider=line.provider,
-        feature=line.feature,
-        day_ms=line.day_ms,
-        verdict=line.verdict,
-        ours=line.ours,
-        theirs=line.theirs,
-        corrected=line.corrected,
-        note=line.note,
+    return Line(
+        day_ms=row.day_ms,
+        org_id=row.org_id,
+        provider=provider,
+        customer_id=row.customer_id,
+        feature=row.feature,
+        ours=ours,
+        theirs=theirs,
+        verdict=verdict if row.live else "shadow",
+        from_ms=one.span[1],
+        to_ms=one.span[2],
     )
 
 
@@ -202,7 +182,8 @@ def _keep(connection: sa.Connection, *, lines: Sequence[Line], now: int) -> None
 def _of(line: Line) -> dict[str, object]:
     return {
         "provider": line.provider,
-        "day": line.day_ms,
+        "from_ms": line.from_ms,
+        "to_ms": line.to_ms,
         "org": line.org_id,
         "customer": line.customer_id,
         "feature": line.feature,
@@ -323,80 +304,3 @@ def _last_push(connection: sa.Connection, line: Line, window_ms: int) -> Any:
         ),
         {**_of(line), "window": window_ms},
     ).one()
-
-
-def _drawn(
-    context: Context, provider: str, ready: Sequence[Any], scope: Scope, said: Said, done: Reconciled
-) -> Steps[None]:
-    """Balances beside pushes: a key store that failed open draws twice, and leaves one event."""
-    customers = sorted({row.customer_id for row in ready})
-    features = {customer: {row.feature for row in ready if row.customer_id == customer} for customer in customers}
-    for at in range(0, len(customers), CHUNK):
-        part = customers[at : at + CHUNK]
-        read: Sequence[Mapping[str, Drawn] | ReadFailed] = yield ReadDrawn(provider, part)
-        for customer, balances in zip(part, read, strict=True):
-            if isinstance(balances, ReadFailed):
-                done.unread += 1
-                continue
-            for feature in sorted(features[customer] & set(balances)):
-                line: Line | None = yield Transaction(
-                    "reconcile_drawn",
-                    partial(
-                        _compare_drawn,
-                        provider=provider,
-                        customer=customer,
-                        feature=feature,
-                        drawn=balances[feature],
-                        settled_by=said.now_ms - (context.capabilities[provider].totals_lag_ms or 0),
-                        correct=scope.correct,
-                        said=said,
-                    ),
-                )
-                if line is not None and above(line, scope.threshold):
-                    tell(line)
-                    done.differing.append(line)
-
-
-def _compare_drawn(
-    connection: sa.Connection,
-    *,
-    provider: str,
-    customer: str,
-    feature: str,
-    drawn: Drawn,
-    settled_by: int,
-    correct: bool,
-    said: Said,
-) -> Line | None:
-    if correct:
-        lock_buckets(connection)
-    since = drawn.since_ms or 0
-    values = {"provider": provider, "customer": customer, "feature": feature, "since": since}
-    found = connection.execute(sa.text(sql.DRAWN), values).all()
-    if len(found) != 1 or found[0].unsettled or found[0].settled_ms > settled_by:
-        return None
-    ours, org = int(found[0].ours), str(found[0].org_id)
-    if drawn.quantity <= ours:
-        return None  # less drawn than pushed: a top-up, a reset or a lost event; events tell those apart
-    line = Line(since - since % DAY_MS, org, provider, customer, feature, ours, drawn.quantity, "over")
-    again = connection.execute(sa.text(sql.SENT_AGAIN), values).all()
-    most = sum((row.attempts - 1) * row.sent_qty for row in again)
-    if drawn.quantity - ours > most:
-        return replace(line, note="the balance was drawn on by more than pushes sent twice: somebody else uses it too")
-    if not correct:
-        return replace(
-            line, note="the balance was drawn on twice for pushes that were sent twice: --correct gives it back"
-        )
-    return replace(line, corrected=_adopt_drawn(connection, again, drawn.quantity - ours, said))
-
-
-def _adopt_drawn(connection: sa.Connection, again: Sequence[Any], excess: int, said: Said) -> int:
-    """Attribute what was drawn too much to pushes that were sent twice: exact matches first, then in their order."""
-    left = excess
-    for row in sorted(again, key=lambda one: (one.sent_qty != excess, one.window_ms, one.revision)):
-        part = min(left, (row.attempts - 1) * row.sent_qty)
-        if part > 0:
-            evidence = f"sent {row.attempts} times; the balance was drawn on by {part:,} more than was pushed"
-            adopt_excess(connection, row, part, said, evidence, drawn=True)
-            left -= part
-    return excess - left

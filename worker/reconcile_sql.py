@@ -18,20 +18,24 @@ _SUMS: Final = f"""
     MAX(CASE WHEN p.state = 'accepted' THEN COALESCE(p.settled_ms, p.sealed_at_ms) ELSE 0 END) AS settled_ms"""
 
 OURS: Final = f"""
-SELECT p.window_ms - p.window_ms % 86400000 AS day_ms, p.org_id, p.customer_id, p.feature, {_SUMS}
-FROM pushes p
+SELECT p.window_ms - p.window_ms % 86400000 AS day_ms, p.org_id, p.customer_id, p.feature,
+    CASE WHEN p.window_ms >= :live THEN 1 ELSE 0 END AS live, MIN(a.start_ms) AS begins_ms,
+    MAX(COALESCE(a.end_ms, 9000000000000000)) AS ends_ms, MIN(COALESCE(p.first_attempt_ms, p.sealed_at_ms)) AS sent_ms,
+    {_SUMS}
+FROM pushes p JOIN assignments a ON a.org_id = p.org_id AND a.start_ms <= p.window_ms
+    AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND (:org = '' OR p.org_id = :org)
     AND p.state NOT IN ('voided', 'carried')
-GROUP BY 1, 2, 3, 4
+GROUP BY 1, 2, 3, 4, 5
 HAVING MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) >= :since
-ORDER BY 1, 2, 3, 4
+ORDER BY 1, 2, 3, 4, 5
 """
 
 # The last revision is read too, so that whatever was sealed or settled meanwhile shows.
 BY_WINDOW: Final = """
 SELECT p.window_ms, {sums}, SUM(CASE WHEN {by_hand} THEN 1 ELSE 0 END) AS by_hand, COUNT(*) AS pushes,
     MAX(p.revision) AS last FROM pushes p
-WHERE p.provider = :provider AND p.window_ms >= :day AND p.window_ms < :day + 86400000 AND p.org_id = :org
+WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state NOT IN ('voided', 'carried')
 GROUP BY 1 ORDER BY 1
 """.replace("{sums}", _SUMS).replace("{by_hand}", _BY_HAND)
@@ -41,7 +45,7 @@ ACCEPTED: Final = f"""
 SELECT p.*, COALESCE((SELECT MIN(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
     AND o.feature = p.feature AND COALESCE(o.wire_key, o.key) = p.wire_key), p.revision) AS dated_as
 FROM pushes p
-WHERE p.provider = :provider AND p.window_ms >= :day AND p.window_ms < :day + 86400000 AND p.org_id = :org
+WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state = 'accepted' AND NOT {_DRAWN}
     AND (p.attempts > 0 OR p.wire_key IS NOT NULL) ORDER BY p.window_ms, p.revision
 """

@@ -65,14 +65,14 @@ def replay(
         shard=context.shard,
         horizon_ms=min(end, horizon(now)),
         now_ms=now,
-        providers=context.capabilities,
+        providers=context.known(),
         only=None if org_ids is None else tuple(org_ids),
     )
     found: Replayed = yield Transaction(
         "replay", partial(_replay, request=request, start=start, end=request.horizon_ms), rollback=dry_run
     )
     if found.pushes and not dry_run:
-        results = yield Together([_send(context, provider) for provider in sorted(context.capabilities)])
+        results = yield Together([_send(context, provider) for provider in context.ready()])
         for result in results:
             if isinstance(result, Exception):
                 raise result

@@ -204,7 +204,8 @@ billed AS (
         AND {_ABOVE_FLOOR}
     LEFT JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms
         AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)
-    WHERE COALESCE(a.provider, 'none') NOT IN ('legacy', 'none') AND a.customer_id <> '' {{below_watermark}}
+    WHERE COALESCE(a.provider, 'none') NOT IN ('legacy', 'none') AND a.customer_id <> ''
+        AND a.provider IN ({{known}}) {{below_watermark}}
 )
 """
 
@@ -277,7 +278,8 @@ INSERT INTO pending_usage (window_ms, org_id, memory_mb, reason, seconds, sample
 WITH {_MAPPED}
 SELECT w.window_ms, w.org_id, w.memory_mb,
     CASE WHEN m.memory_mb IS NULL AND a.org_id IS NOT NULL THEN 'no_mapping'
-        WHEN a.org_id IS NOT NULL THEN 'no_customer' WHEN o.registered THEN 'no_assignment' ELSE 'unknown_org' END,
+        WHEN a.customer_id = '' THEN 'no_customer' WHEN a.org_id IS NOT NULL THEN 'no_provider'
+        WHEN o.registered THEN 'no_assignment' ELSE 'unknown_org' END,
     CAST(SUM(w.seconds) AS BIGINT), CAST(SUM(w.samples) AS BIGINT)
 FROM seal_work w
 JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
@@ -286,7 +288,7 @@ LEFT JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms
     AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)
 LEFT JOIN mapped m ON m.memory_mb = w.memory_mb AND w.window_ms >= m.start_ms AND w.window_ms < m.end_ms
 WHERE a.org_id IS NULL OR (a.provider NOT IN ('legacy', 'none') AND (m.memory_mb IS NULL
-    OR (a.customer_id = '' AND m.feature <> '')))
+    OR (m.feature <> '' AND (a.customer_id = '' OR a.provider NOT IN ({{known}})))))
 GROUP BY 1, 2, 3, 4 HAVING SUM(w.samples) <> 0
 """
 

@@ -71,7 +71,7 @@ class Statements:
             "seal_id": 0,
         }
         mapping = segments(mapping_rows(connection))
-        providers = {**stored_terms(connection), **request.providers}
+        providers = {**request.providers, **stored_terms(connection)}
         one_window = pack_ms == window_of(pack_ms) and request.horizon_ms == pack_ms + WINDOW_MS
         self.texts = {
             **(plans.FRESH_ONE if one_window else plans.FRESH_MANY),
@@ -87,6 +87,8 @@ class Statements:
             "segments": _segments_sql(mapping),
             "sent": _sent_sql(providers),
             "shadow": _shadow_sql(providers),
+            # Names of providers are made of a-z, 0-9 and _. None at all are given where it does not matter who bills.
+            "known": ", ".join(f"'{name}'" for name in sorted(providers)) if request.providers else "a.provider",
         }
 
     def narrow(self, predicate: str) -> None:

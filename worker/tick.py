@@ -26,7 +26,7 @@ from drawdown.worker.dispatch import Dispatched, dispatch
 from drawdown.worker.effects import Steps, Together, Transaction
 from drawdown.worker.newcomers import meet_strangers_by_arrival
 from drawdown.worker.project import Projected, project
-from drawdown.worker.provider_states import keep_terms
+from drawdown.worker.provider_states import changed, meet, stored_terms
 from drawdown.worker.push import Pushed, push
 from drawdown.worker.seal_statements import Sealed, SealRequest
 from drawdown.worker.shard import Shard
@@ -59,12 +59,14 @@ class Report:
     halts_failed: int = 0
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Providers that cannot be used until a person mends it."""
     left: Backlog = field(default_factory=Backlog)
 
     @property
     def exit_status(self) -> int:
         """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
-        if self.left.needs_person:
+        if self.left.needs_person or self.problems:
             return 1
         return 75 if self.failures or self.left.waits_for_tick else 0
 
@@ -143,7 +145,8 @@ def _begin(connection: sa.Connection, *, context: Context) -> Report:
     ).scalar_one_or_none()
     if not (context.clock.trusted or context.accept_clock):
         _doubt_the_clock(now, server_now, previous)
-    keep_terms(connection, context.capabilities)
+    meet(connection, context.known())
+    context.changed = changed(connection, context.known())
     _bring_providers_up_to_date(connection, now)
     tick_id = connection.execute(
         ticks.insert().values(
@@ -155,7 +158,25 @@ def _begin(connection: sa.Connection, *, context: Context) -> Report:
         )
     ).inserted_primary_key
     assert tick_id is not None
-    return Report(tick_id=int(tick_id[0]), at_ms=now, horizon_ms=horizon(min(now, server_now)))
+    return Report(
+        tick_id=int(tick_id[0]),
+        at_ms=now,
+        horizon_ms=horizon(min(now, server_now)),
+        problems=_unusable(connection, context),
+    )
+
+
+def _unusable(connection: sa.Connection, context: Context) -> list[str]:
+    """Providers that bill somebody and cannot be used until a person mends it."""
+    reasons = {**context.broken, **context.changed}
+    missing = set(stored_terms(connection)) - set(context.capabilities) - set(reasons)
+    reasons |= dict.fromkeys(missing, "its package is not installed here")
+    used = sa.text("SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1")
+    return [
+        f"{name}: {reason}"
+        for name, reason in sorted(reasons.items())
+        if connection.execute(used, {"provider": name}).first() is not None
+    ]
 
 
 def database_now(connection: sa.Connection, now: int) -> int:
@@ -206,7 +227,7 @@ def _request(context: Context, report: Report, shard: Shard) -> SealRequest:
         shard=shard,
         horizon_ms=report.horizon_ms,
         now_ms=context.clock.now_ms(),
-        providers=context.capabilities,
+        providers=context.known(),
         new_orgs=context.new_orgs,
     )
 

@@ -19,6 +19,7 @@ WITH placed AS (
     SELECT o.org_id, o.floor_ms, o.registered, b.cursor, COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
     FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE [o.org_id]
 ),
+known AS (SELECT provider FROM provider_states WHERE terms IS NOT NULL),
 earliest AS (SELECT MIN(cursor) AS cursor, MIN(watermark_ms) AS watermark_ms FROM buckets),
 """
 
@@ -99,7 +100,8 @@ waiting AS (
     FROM (
         SELECT u.org_id, u.window_ms, u.memory_mb, CASE
                 WHEN a.org_id IS NOT NULL AND m.memory_mb IS NULL THEN 'no_mapping'
-                WHEN a.org_id IS NOT NULL THEN 'no_customer' WHEN o.registered THEN 'no_assignment'
+                WHEN a.customer_id = '' THEN 'no_customer' WHEN a.org_id IS NOT NULL THEN 'no_provider'
+                WHEN o.registered THEN 'no_assignment'
                 ELSE 'unknown_org' END AS wanted, '' AS kept,
             u.seconds, u.new_seconds, u.samples, u.new_samples, 0 AS kept_seconds, 0 AS kept_samples
         FROM used u JOIN placed o ON o.org_id = u.org_id AND u.window_ms >= o.floor_ms AND u.window_ms < o.watermark_ms
@@ -107,7 +109,7 @@ waiting AS (
             AND (a.end_ms IS NULL OR u.window_ms < a.end_ms)
         LEFT JOIN meaning m ON m.memory_mb = u.memory_mb AND u.window_ms >= m.start_ms AND u.window_ms < m.end_ms
         WHERE a.org_id IS NULL OR (a.provider NOT IN ('legacy', 'none')
-            AND (m.memory_mb IS NULL OR a.customer_id = ''))
+            AND (m.memory_mb IS NULL OR a.customer_id = '' OR a.provider NOT IN (SELECT provider FROM known)))
         UNION ALL
         SELECT p.org_id, p.window_ms, p.memory_mb, '', p.reason, 0, 0, 0, 0, p.seconds, p.samples
         FROM pending_usage p LEFT JOIN placed o ON o.org_id = p.org_id
@@ -140,6 +142,7 @@ SELECT 'owed', q.org_id, q.window_ms, q.feature, CASE WHEN q.sealed > q.total TH
 FROM owed q JOIN placed o ON o.org_id = q.org_id AND q.window_ms >= o.floor_ms AND q.window_ms < o.watermark_ms
 WHERE (q.sealed > q.total OR q.sealed < q.total - q.fresh) AND {_CLEAN} AND EXISTS (
     SELECT 1 FROM assignments a WHERE a.org_id = q.org_id AND a.start_ms <= q.window_ms
+        AND a.provider IN (SELECT provider FROM known)
         AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.customer_id <> ''
         AND a.provider NOT IN ('legacy', 'none'))
 UNION ALL

@@ -125,14 +125,29 @@ def test_a_setting_that_cannot_be_meant_disables_its_provider_alone(home: Home) 
     listed = home.run("provider", "list", "--json", env=wrong).json["providers"]
     (stripe,) = [one for one in listed if one["provider"] == "stripe"]
     assert stripe["state"] == "broken" and "DRAWDOWN_STRIPE_SECRET_KEY" in stripe["why"]
-    home.run("tick", status=75, env=wrong)
-    assert rows(home.url, "SELECT provider, state FROM pushes ORDER BY 1") == [
-        ("autumn", "accepted"),
-        ("stripe", "due"),
-    ]
+    said = home.run("tick", "--json", status=1, env=wrong).json["tick"]
+    assert "DRAWDOWN_STRIPE_SECRET_KEY" in said["problems"][0]
+    assert rows(home.url, "SELECT provider, state FROM pushes") == [("autumn", "accepted")]
+    assert ("bob", "no_provider", 60) in rows(home.url, "SELECT org_id, reason, seconds FROM pending_usage")
     assert "DRAWDOWN_STRIPE_SECRET_KEY" in home.run("provider", "check", "stripe", status=1, env=wrong).err
     home.run("tick")
     assert home.stripe.charged("cus_bob", "compute_4gb") == 60
+
+
+def test_settings_that_change_wait_for_a_person(home: Home) -> None:
+    """A meter renamed: what was billed at the old one must be neither missed there nor billed again here."""
+    home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", str(WINDOW))
+    home.run("tick")
+    renamed = {"DRAWDOWN_STRIPE_METERS": "compute_4gb=compute_8gb"}
+    said = home.run("tick", "--json", status=1, env=renamed).json["tick"]
+    assert "names was {}" in said["problems"][0] and "drawdown provider accept stripe" in said["problems"][0]
+    assert home.run("reconcile", "--json", status=1, env=renamed).json["reconcile"]["unusable"] == ["stripe"]
+    home.run("provider", "accept", "stripe", "--reason", "renamed over there", env=renamed)
+    home.run("tick", env=renamed)
+    later = home.run("reconcile", "--correct", "--json", env=renamed).json["reconcile"]
+    assert (later["other_terms"], later["differing"]) == (1, [])
+    assert (home.stripe.charged("cus_bob", "compute_4gb"), home.stripe.charged("cus_bob", "compute_8gb")) == (60, 0)
+    home.run("verify")
 
 
 def test_what_a_provider_misses_is_found_before_anything_is_billed(home: Home) -> None:

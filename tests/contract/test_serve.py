@@ -81,7 +81,7 @@ def test_it_serves_many_at_once_inside_a_loop_and_leaves_nothing_behind() -> Non
 # The cell.
 
 
-def halt(cell: CellEmulator, *, secret: str = "cell-secret", now_ms: int | None = None) -> str | None:
+def halt(cell: CellEmulator, *, secret: str = "cell-secret-of-the-emulator", now_ms: int | None = None) -> str | None:
     """Tells a served cell to halt, by the worker's own client: None where it acknowledged."""
     with serving_in_thread(cell) as url:
         clock = SystemClock() if now_ms is None else FixedClock(now_ms)

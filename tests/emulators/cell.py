@@ -27,7 +27,7 @@ KINDS = (*NOT_DONE, "answer_lost", "nonsense")
 class CellEmulator:
     """One cell. `resume` is nothing a cell is told: it forgets a halt only by `release`."""
 
-    secret: str = "cell-secret"
+    secret: str = "cell-secret-of-the-emulator"
     faults: FaultPlan = field(default_factory=FaultPlan)
     halted: dict[str, object] = field(default_factory=dict)
     """`halted_at` by organisation, as last told."""

@@ -80,7 +80,7 @@ def test_what_was_lost_on_the_way_is_sent_again_with_the_same_bytes(engine: sa.E
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
     provider.answers.clear()
-    assert fleet.tick(fleet.clock.at_ms + LAG).accepted == 1
+    settle(fleet, 2)
     first, second = provider.seen
     assert (first.key, first.quantity, first.ts) == (second.key, second.quantity, second.ts)
     clean(fleet)
@@ -234,11 +234,73 @@ def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) 
         write(fleet.engine, lambda c: provider_states.resume(c, "fake", fleet.said))
 
 
-def test_a_dormant_provider_waits_for_its_key(engine: sa.Engine) -> None:
-    fleet, provider = fleet_of(engine)
+def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> None:
+    """Without a key other settings may be missing too: whatever was sealed by then could be in the wrong unit."""
+    fleet, provider = fleet_of(engine, unit=60)
     report = fleet.tick(T0 + 3 * WINDOW_MS, dormant=("fake",))
-    assert (report.sealed, report.left.due, report.exit_status, provider.seen) == (1, 1, 75, [])
+    assert (report.sealed, report.left.pending_s, provider.seen) == (0, {"no_provider": 60}, [])
+    clean(fleet)
     assert fleet.tick_windows(1).accepted == 1
+    assert fleet.tick(fleet.clock.at_ms, dormant=("fake",)).exit_status == 0
+    fleet.sample("acme", fleet.clock.at_ms, 100)
+    assert fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS, dormant=("fake",)).left.due == 1, "its terms are known by now"
+    clean(fleet)
+
+
+def test_a_provider_that_cannot_be_used_needs_a_person_where_it_bills_somebody(engine: sa.Engine) -> None:
+    fleet, _ = fleet_of(engine)
+    broken = {"fake": "UsageError: a setting", "nobody": "ImportError: x"}
+    fleet.tick_windows(2)
+    fleet.extra = {}
+    report = fleet.tick(fleet.clock.at_ms, broken=broken)
+    assert (report.problems, report.exit_status) == (["fake: UsageError: a setting"], 1)
+    assert fleet.tick(fleet.clock.at_ms).problems == ["fake: its package is not installed here"]
+
+
+def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> None:
+    """A meter renamed, a unit changed, shadow mode switched: two hosts with different settings must not fight (S5)."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    fleet.tick_windows(2)
+    fleet.sample("acme", fleet.clock.at_ms, 90)
+    fleet.extra = {"fake": (other := FakeProvider(capabilities(**{**ASKED, "unit": 60, "names": {"x": "y"}})))}
+    report = fleet.tick_windows(2)
+    assert (report.sealed, report.left.due, report.exit_status, other.seen) == (1, 1, 1, [])
+    assert "unit was 1, is 60" in report.problems[0] and "names was {}" in report.problems[0]
+    can = other.capabilities
+    assert write(fleet.engine, lambda c: provider_states.accept(c, "fake", can, fleet.said)) == 1
+    report = fleet.tick_windows(1)
+    assert [one.quantity for one in other.seen] == [60] and report.problems == []
+    assert states(fleet)[1:] == [(0, 90, 90, "voided"), (1, 90, 60, "accepted")]
+    clean(fleet)
+    with pytest.raises(Refused, match="have not changed"):
+        write(fleet.engine, lambda c: provider_states.accept(c, "fake", can, fleet.said))
+    fleet.extra = {"fake": provider}
+    assert fleet.tick_windows(1).exit_status == 1
+
+
+def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    can = capabilities(**{**ASKED, "unit": 60})
+    with pytest.raises(Refused, match="1 pushes were sent to fake on its old terms"):
+        write(fleet.engine, lambda c: provider_states.accept(c, "fake", can, fleet.said))
+
+
+def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> None:
+    """Late samples and withdrawals of windows that another system billed stay in shadow."""
+    fleet, provider = fleet_of(engine, live_from_ms=2**52)
+    wrong = fleet.sample("acme", T0 + 2, 7)
+    fleet.tick_windows(2)
+    provider.capabilities = capabilities()
+    write(fleet.engine, lambda c: provider_states.accept(c, "fake", provider.capabilities, fleet.said))
+    write(fleet.engine, lambda c: corrections.withdraw(c, [wrong], fleet.said))
+    fleet.sample("acme", T0 + 3, 11)
+    live = -(-fleet.clock.at_ms // WINDOW_MS) * WINDOW_MS
+    fleet.sample("acme", live, 30)
+    fleet.tick_windows(4)
+    assert [(one.quantity, one.ts // WINDOW_MS) for one in provider.seen] == [(30, live // WINDOW_MS)]
+    clean(fleet)
 
 
 def test_units_of_a_provider_outlive_its_plug_in(engine: sa.Engine) -> None:

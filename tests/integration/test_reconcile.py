@@ -452,7 +452,7 @@ def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     provider.capabilities = capabilities(**TOTALS)
     world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
     context = fleet.context(dormant=("fake",))
-    assert runner.run(reconcile(context, Scope(), fleet.said), world).skipped["fake"] == "it cannot be called yet"
+    assert runner.run(reconcile(context, Scope(), fleet.said), world).skipped["fake"] == "it has no key"
 
 
 def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.Engine) -> None:
@@ -519,7 +519,7 @@ def test_the_command_compares_corrects_and_says_so(tmp_path: Path) -> None:
         assert differs.status == differs.json["reconcile"]["exit_status"] == 1
         (line,) = differs.json["reconcile"]["differing"]
         assert (line["org_id"], line["ours"], line["theirs"], line["verdict"]) == ("acme", 60, 0, "short")
-        for people in ("acme", "stripe: not compared: it cannot be called yet"):
+        for people in ("acme", "stripe: not compared: it has no key"):
             assert people in drawdown(url, "reconcile", at=str(clock.at_ms), env=env).out
         silent = run("reconcile", "--threshold", "100")
         assert (silent.status, silent.json["reconcile"]["differing"]) == (0, [])

@@ -10,7 +10,7 @@ branch_labels = None
 depends_on = None
 
 STATES = "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')"
-REASONS = "reason IN ('unknown_org', 'no_assignment', 'no_customer', 'no_mapping')"
+REASONS = "reason IN ('unknown_org', 'no_assignment', 'no_customer', 'no_provider', 'no_mapping')"
 KINDS = "evidence_kind IN ('rejected', 'absent', 'operator', 'adopted')"
 FLOOR = "COALESCE((SELECT floor_ms FROM orgs WHERE org_id = OLD.org_id), 0)"
 WATERMARK = (
@@ -225,6 +225,8 @@ _TABLES = """CREATE TABLE adoptions (
 CREATE TABLE provider_states (
     provider {id} NOT NULL,
     terms TEXT,
+    live_from_ms BIGINT,
+    wire_since_ms BIGINT DEFAULT 0 NOT NULL,
     paused_ms BIGINT,
     paused_reason TEXT,
     PRIMARY KEY (provider)

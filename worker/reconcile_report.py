@@ -1,0 +1,98 @@
+"""What is compared, and what came of it: the words of `reconcile`. Decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+log = structlog.get_logger()
+
+FEW: Final = 5
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to compare. `threshold` is the share of ours by which theirs may differ without a word."""
+
+    from_ms: int = 0
+    to_ms: int = 2**53
+    org_id: str = ""
+    provider: str = ""
+    threshold: float = 0.0
+    shadow_threshold: float = 0.15
+    """The same for what is only estimated here, and billed by another system over there."""
+    correct: bool = False
+    recent: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One organisation's feature on one day, in base units."""
+
+    day_ms: int
+    org_id: str
+    provider: str
+    customer_id: str
+    feature: str
+    ours: int
+    theirs: int
+    verdict: str
+    corrected: int = 0
+    """How much of the difference was corrected."""
+    note: str | None = None
+    from_ms: int = 0
+    to_ms: int = 0
+    """The part of the day in which this organisation was billed as this customer, and sent or only compared."""
+
+
+@dataclass
+class Reconciled:
+    """What was found. `waiting` lines were left for later: something of them is unsettled, or too fresh."""
+
+    compared: int = 0
+    waiting: int = 0
+    unread: int = 0
+    other_terms: int = 0
+    """Lines of which something was sent under names or units that are no longer used: they cannot be compared."""
+    reasons: list[str] = field(default_factory=list)
+    """Why something could not be read, the first few."""
+    differing: list[Line] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Providers that cannot be compared, with the reason."""
+    unusable: list[str] = field(default_factory=list)
+    """Of these, the ones that bill somebody: nothing was proven of them."""
+
+    def not_read(self, customer_id: str, reason: str) -> None:
+        self.unread += 1
+        if len(self.reasons) < FEW:
+            self.reasons.append(f"{customer_id}: {reason}")
+
+    @property
+    def exit_status(self) -> int:
+        """1: a person is needed. 75: what differed was corrected, or could not be read, and the next run tells."""
+        if self.unusable or any(abs(one.theirs - one.ours) != one.corrected for one in self.differing):
+            return 1
+        return 75 if self.differing or self.unread else 0
+
+
+def above(line: Line, threshold: float) -> bool:
+    """Whether a difference is worth a word."""
+    return line.ours != line.theirs and abs(line.theirs - line.ours) > threshold * abs(line.ours)
+
+
+def tell(line: Line) -> None:
+    """An event for each difference, so that an alert can rest on it."""
+    log.error(
+        "reconcile_differs",
+        org=line.org_id,
+        provider=line.provider,
+        feature=line.feature,
+        day_ms=line.day_ms,
+        verdict=line.verdict,
+        ours=line.ours,
+        theirs=line.theirs,
+        corrected=line.corrected,
+        note=line.note,
+    )
