@@ -1,7 +1,7 @@
 """What an emulator is: a state machine that is handed a call and says what comes back.
 
-Guarantee: an emulator does no I/O and reads no clock; what happens to a call is decided by the call, the state, the time
-it is given and the seeded fault plan. Served over HTTP (`serve.py`), `NoAnswer` cuts the connection.
+Guarantee: an emulator does no I/O and reads no clock; what happens to a call is decided by the call, the state, the
+time it is given and the seeded fault plan. Served over HTTP (`serve.py`), `NoAnswer` cuts the connection.
 """
 
 from __future__ import annotations
