@@ -45,7 +45,7 @@ def list_(context: typer.Context) -> None:
     state: State = context.obj
     now = state.clock.now_ms()
     counts = state.read(lambda c: {row.provider: row for row in c.execute(sa.text(COUNTS), {"now": now})})
-    open_: dict[str, int] = state.read(lambda c: dict(c.execute(sa.text(OPEN)).tuples().all()))
+    open_: dict[str, int] = state.read(lambda c: {row.provider: int(row.pushes) for row in c.execute(sa.text(OPEN))})
     paused, changed = state.read(provider_states.paused), state.context().changed
     found = []
     for name in sorted({*state.registry.providers, *state.registry.broken, *counts, *open_} - EXEMPT_PROVIDERS):

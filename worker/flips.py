@@ -166,7 +166,7 @@ def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
         ),
         {"org": org_id},
     )
-    return {state: int(count) for state, count in rows.tuples()}
+    return {state: int(count) for state, count in rows}
 
 
 def _old_customers(standing: Sequence[_Standing]) -> dict[str, list[str]]:

@@ -114,7 +114,7 @@ def _stored(connection: sa.Connection) -> dict[str, Stored]:
     rows = connection.execute(
         sa.text("SELECT provider, terms, live_from_ms, wire_since_ms FROM provider_states WHERE terms IS NOT NULL")
     )
-    return {name: Stored(terms, live, since) for name, terms, live, since in rows.tuples()}
+    return {name: Stored(terms, live, since) for name, terms, live, since in rows}
 
 
 def _is_used(connection: sa.Connection, provider: str) -> bool:
@@ -169,7 +169,7 @@ def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
     rows = connection.execute(
         sa.text("SELECT provider, paused_ms, paused_reason FROM provider_states WHERE paused_ms IS NOT NULL")
     )
-    return {name: (int(since), str(reason)) for name, since, reason in rows.tuples()}
+    return {name: (int(since), str(reason)) for name, since, reason in rows}
 
 
 def pause(connection: sa.Connection, provider: str, said: Said) -> None:

@@ -84,7 +84,7 @@ def _compare_drawn(
         return None  # less drawn than pushed: a top-up, a reset or a lost event; events tell those apart
     line = Line(since - since % DAY_MS, org, provider, customer, feature, ours, drawn.quantity, "over")
     again = connection.execute(sa.text(sql.SENT_AGAIN), values).all()
-    most = sum((row.attempts - 1) * row.sent_qty for row in again)
+    most = sum(row.may_be for row in again)
     if drawn.quantity - ours > most:
         return replace(line, note="the balance was drawn on by more than pushes sent twice: somebody else uses it too")
     if not correct:
@@ -98,7 +98,7 @@ def _adopt_drawn(connection: sa.Connection, again: Sequence[Any], excess: int, s
     """Attribute what was drawn too much to pushes that were sent twice: exact matches first, then in their order."""
     left = excess
     for row in sorted(again, key=lambda one: (one.sent_qty != excess, one.window_ms, one.revision)):
-        part = min(left, (row.attempts - 1) * row.sent_qty)
+        part = min(left, row.may_be)
         if part > 0:
             evidence = f"sent {row.attempts} times; the balance was drawn on by {part:,} more than was pushed"
             adopt_excess(connection, row, part, said, evidence, drawn=True)

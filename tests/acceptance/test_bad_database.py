@@ -88,9 +88,10 @@ def test_not_migrated(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixt
 
 
 def test_newer_than_the_program(fleet: Fleet, database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    head = fleet.one("SELECT version_num FROM alembic_version")
     fleet.write("UPDATE alembic_version SET version_num = '9999'")
     _refused(database_url, (*WRITING, *READING, ("init",)), capfd, 1, "schema 9999, newer than this program's")
-    fleet.write("UPDATE alembic_version SET version_num = '0001'")
+    fleet.write("UPDATE alembic_version SET version_num = :head", {"head": head})
     assert fleet.one("SELECT COUNT(*) FROM ticks") == 0
     _settles(database_url)
 

@@ -129,7 +129,7 @@ def _sequential(engine: sa.Engine, url: str, count: int) -> float:
     _due(engine, count)
     keys = read(
         engine,
-        lambda c: list(c.execute(sa.text("SELECT window_ms, org_id FROM pushes WHERE state = 'due'")).tuples()),
+        lambda c: list(c.execute(sa.text("SELECT window_ms, org_id FROM pushes WHERE state = 'due'"))),
     )
     mark = sa.text("UPDATE pushes SET state = 'accepted' WHERE window_ms = :window AND org_id = :org")
     began = time.perf_counter()

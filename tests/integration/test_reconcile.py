@@ -288,6 +288,23 @@ def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
     clean(fleet)
 
 
+def test_what_was_drawn_for_a_push_that_left_no_event_is_given_back(engine: sa.Engine) -> None:
+    """Its event was lost, so it was voided and sent anew; the balance had been drawn on all the same."""
+    fleet, provider = billed(engine, drawn=True)
+    provider.charged.clear()
+    drawn(provider, 60)
+    assert told(compare(fleet, correct=True)) == [("short", 60, 0, 60)]
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    drawn(provider, 120)
+    assert told(compare(fleet, correct=True)) == [("over", 60, 120, 60)]
+    settle(fleet)
+    assert states(fleet)[2:] == [(2, 60, 60, "accepted"), (3, -60, -60, "accepted")]
+    drawn(provider, 60)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
 def test_what_was_drawn_in_a_cycle_before_is_not_asked_for_again(engine: sa.Engine) -> None:
     fleet, provider = sent_twice(engine)
     drawn(provider, 0, since_ms=fleet.clock.at_ms)

@@ -18,7 +18,18 @@ from drawdown.providers.protocol import (
     Rejected,
     Unknown,
 )
-from drawdown.worker import adopt, confirm, decide, notices, orgs, push, reconcile, reconcile_sql, seal_statements
+from drawdown.worker import (
+    adopt,
+    confirm,
+    decide,
+    notices,
+    orgs,
+    push,
+    reconcile,
+    reconcile_drawn,
+    reconcile_sql,
+    seal_statements,
+)
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.decide import Settlement, Void, settle
 
@@ -161,6 +172,7 @@ def _adopts_twice(patches: Patches) -> None:
         right(connection, row, *rest, **more)
 
     patches.put(reconcile, "adopt_excess", wrong)
+    patches.put(reconcile_drawn, "adopt_excess", wrong)
 
 
 _OLDEST = "AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt)"
