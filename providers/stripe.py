@@ -38,10 +38,8 @@ from drawdown.providers.stripe_meters import Meter, Meters
 from drawdown.providers.stripe_settings import capabilities, read_settings
 from drawdown.providers.stripe_wire import MAX_WAIT_MS, meter_event, never_sent, outcome
 from drawdown.schema.database import read, rows_sql
-from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, WINDOW_MS
 
-OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
-"""Revisions 0 to 3 of a window are dated in a minute of their own; all later ones share the fifth."""
 DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 
 

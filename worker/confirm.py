@@ -73,7 +73,6 @@ class Confirmed:
 
     asked: int = 0
     accepted: int = 0
-    again: int = 0
     voided: int = 0
     adopted: int = 0
 
@@ -152,7 +151,6 @@ def _apply(
         if isinstance(end, Settlement):
             changed = _settle(connection, row, end, claim, now)
             done.accepted += changed and end.state == "accepted"
-            done.again += changed and end.state == "due"
             if changed and end.state == "accepted" and capabilities.balance_in_ledger:
                 draw(connection, [usage_of(row)], now)
         elif not _still_mine(connection, row, claim):

@@ -65,7 +65,7 @@ def accept(connection: sa.Connection, provider: str, can: Capabilities, said: Sa
         raise Refused(f"the terms of {provider} have not changed")
     unsent, sent = [], 0
     for row in connection.execute(sa.text(OPEN_AT), {"provider": provider}):
-        if row.state == "due" and row.attempts == 0:
+        if row.state == "due" and row.first_attempt_ms is None:  # proven not to have arrived, if it was tried at all
             unsent.append(row)
         else:
             sent += row.state != "rejected"

@@ -18,7 +18,7 @@ import structlog
 
 from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, RetryAt, Unknown
 from drawdown.schema.database import rows_sql
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, OWN_MINUTES
 from drawdown.worker.calls import in_short
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import Settlement, safe_retention_ms, settle
@@ -32,9 +32,6 @@ log = structlog.get_logger()
 MAX_CLAIM: Final = 2_048
 CALLS_A_CLAIM: Final = 8
 """A claim is worth so many rounds of calls: enough to keep all of them busy, few enough to be over within its lease."""
-OWN_MINUTES: Final = 4
-"""Revisions 0 to 3 of a window are dated into minutes of their own, so that a provider which only tells sums by the
-minute can be asked about each; later ones share the fifth."""
 UNSENT: Final = "not sent: "
 
 

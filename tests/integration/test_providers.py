@@ -20,6 +20,7 @@ from drawdown.providers.protocol import (
     Queued,
     ReadFailed,
     Rejected,
+    RetryAt,
     Unknown,
 )
 from drawdown.schema.database import read, write
@@ -285,6 +286,19 @@ def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.E
     can = capabilities(**{**ASKED, "unit": 60})
     with pytest.raises(Refused, match="1 pushes were sent to fake on its old terms"):
         write(fleet.engine, lambda c: provider_states.accept(c, "fake", can, fleet.said))
+
+
+def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
+    """A wrong key and a wrong meter, mended together: nothing of it ever arrived."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = RetryAt(0, "the key is refused")
+    fleet.tick_windows(2)
+    provider.answers.clear()
+    provider.capabilities = capabilities(**{**ASKED, "names": {"x": "y"}})
+    assert write(fleet.engine, lambda c: provider_states.accept(c, "fake", provider.capabilities, fleet.said)) == 1
+    assert fleet.tick_windows(1).accepted == 1
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    clean(fleet)
 
 
 def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> None:
