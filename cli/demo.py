@@ -28,7 +28,7 @@ from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_
 from drawdown.worker import credit, orgs, runner
 from drawdown.worker.features import install_defaults
 from drawdown.worker.replay import replay
-from drawdown.worker.tick import Report
+from drawdown.worker.report import Report
 from drawdown.worker.verify import verify
 
 FILE: Final = "drawdown-demo.db"

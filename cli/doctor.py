@@ -15,7 +15,7 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.cells import origin
-from drawdown.worker.tick import MAX_SKEW_MS, database_now
+from drawdown.worker.clocks import MAX_SKEW_MS, database_now
 
 MIN_SQLITE = (3, 37, 0)
 MIN_SECRET_CHARS = 16

@@ -20,8 +20,9 @@ from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker import runner
 from drawdown.worker.context import Context
 from drawdown.worker.replay import replay
+from drawdown.worker.report import Report
 from drawdown.worker.shard import NewOrgs, Shard
-from drawdown.worker.tick import Report, tick
+from drawdown.worker.tick import tick
 
 NewOrgProvider = Annotated[str | None, typer.Option(help="Assign organisations to this provider as they appear")]
 NewOrgFrom = Annotated[str | None, typer.Option(help="...from this window on", show_default="what is not sealed yet")]

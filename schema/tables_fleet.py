@@ -113,3 +113,48 @@ operator_actions = sa.Table(
     *said_columns(),
     comment="Everything a person changed. Append-only.",
 )
+
+incarnation = sa.Table(
+    "incarnation",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    id_column("database_id"),
+    sa.Column("number", sa.Integer, nullable=False),
+    id_column("system_id", null=True),
+    sa.Column("timeline", sa.Text, nullable=True),
+    sa.Column("sends", Big, nullable=False, server_default="0"),
+    ms_column("doubted_ms", null=True),
+    sa.Column("doubted_reason", sa.Text, nullable=True),
+    sa.CheckConstraint("id = 1", name="incarnation_one_row"),
+    comment="One row: which database this is, and how many sends it ever claimed (R1). Doubted: it stands still.",
+)
+
+losses = sa.Table(
+    "losses",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    ms_column("from_ms"),
+    ms_column("until_ms"),
+    ms_column("at_ms"),
+    sa.Column("found", sa.Text, nullable=False),
+    *said_columns(),
+    sa.CheckConstraint("from_ms <= until_ms", name="losses_in_order"),
+    comment="Spans of time whose history was lost by a restore (R1): their windows are looked up before a first send.",
+)
+
+replays = sa.Table(
+    "replays",
+    metadata,
+    sa.Column("replay_id", Serial, primary_key=True),
+    sa.Column("scope", sa.Text, nullable=False),
+    ms_column("from_ms"),
+    ms_column("to_ms"),
+    ms_column("next_ms"),
+    sa.Column("pushes", Big, nullable=False, server_default="0"),
+    sa.Column("worker", sa.Text, nullable=False),
+    ms_column("started_ms"),
+    ms_column("lease_ms"),
+    ms_column("finished_ms", null=True),
+    *said_columns(),
+    comment="Replays: how far each has come, and until when its process may be taken to be at work.",
+)

@@ -18,7 +18,8 @@ from drawdown.worker.context import Context
 from drawdown.worker.effects import HaltRequest
 from drawdown.worker.features import install_defaults
 from drawdown.worker.orgs import Said, assign
-from drawdown.worker.tick import Report, tick
+from drawdown.worker.report import Report
+from drawdown.worker.tick import tick
 
 T0 = 1_767_225_600_000
 """2026-01-01T00:00:00Z, a window's start."""

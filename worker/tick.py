@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.errors import ClockDoubted, DatabaseBusy, DatabaseNotReady, DrawdownError
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
 from drawdown.schema.tables import ticks
-from drawdown.schema.units import DAY_MS, SECOND_MS, WINDOW_MS, horizon
+from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
 from drawdown.worker import seal as sealing
-from drawdown.worker.backlog import Backlog, read_backlog
+from drawdown.worker.backlog import read_backlog
+from drawdown.worker.clocks import database_now, doubt_the_clock
 from drawdown.worker.confirm import Confirmed, confirm
 from drawdown.worker.context import Context
 from drawdown.worker.dispatch import Dispatched, dispatch
@@ -28,47 +29,12 @@ from drawdown.worker.newcomers import meet_strangers_by_arrival
 from drawdown.worker.project import Projected, project
 from drawdown.worker.provider_states import changed, meet, stored_terms
 from drawdown.worker.push import Pushed, push
+from drawdown.worker.report import Report
 from drawdown.worker.seal_statements import Sealed, SealRequest
 from drawdown.worker.shard import Shard
 from drawdown.worker.stops import stop_org
 
 log = structlog.get_logger()
-
-MAX_SKEW_MS = 30 * SECOND_MS
-MAX_JUMP_MS = DAY_MS
-
-
-@dataclass
-class Report:
-    """What one tick did, and what it left."""
-
-    tick_id: int
-    at_ms: int
-    horizon_ms: int
-    sealed: int = 0
-    swept: int = 0
-    accepted: int = 0
-    not_accepted: int = 0
-    looked_up: int = 0
-    voided: int = 0
-    adopted: int = 0
-    projected: int = 0
-    halted: int = 0
-    resumed: int = 0
-    halts_acknowledged: int = 0
-    halts_failed: int = 0
-    stopped_orgs: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    """Providers that cannot be used until a person mends it."""
-    left: Backlog = field(default_factory=Backlog)
-
-    @property
-    def exit_status(self) -> int:
-        """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
-        if self.left.needs_person or self.problems:
-            return 1
-        return 75 if self.failures or self.left.waits_for_tick else 0
 
 
 def tick(context: Context) -> Steps[Report]:
@@ -144,7 +110,7 @@ def _begin(connection: sa.Connection, *, context: Context) -> Report:
         sa.text("SELECT started_ms FROM ticks WHERE NOT clock_trusted ORDER BY tick_id DESC LIMIT 1")
     ).scalar_one_or_none()
     if not (context.clock.trusted or context.accept_clock):
-        _doubt_the_clock(now, server_now, previous)
+        doubt_the_clock(now, server_now, previous)
     meet(connection, context.known())
     context.changed = changed(connection, context.known())
     _bring_providers_up_to_date(connection, now)
@@ -177,30 +143,6 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
         for name, reason in sorted(reasons.items())
         if connection.execute(used, {"provider": name}).first() is not None
     ]
-
-
-def database_now(connection: sa.Connection, now: int) -> int:
-    """The database server's clock; a SQLite file has none but ours."""
-    if connection.dialect.name != "postgresql":
-        return now
-    return int(
-        connection.execute(sa.text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")).scalar_one()
-    )
-
-
-def _doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
-    """Rule S9. A wrong clock seals windows that are still open, or none at all; a person can tell which it is."""
-    if abs(now - server_now) > MAX_SKEW_MS:
-        raise ClockDoubted(
-            f"this machine's clock and the database's differ by {abs(now - server_now) / 1000:.0f} s: "
-            "set them right (NTP), or run `drawdown tick --accept-clock` once"
-        )
-    if previous is not None and abs(now - previous) > MAX_JUMP_MS:
-        side = "ago" if now > previous else "in the future"
-        raise ClockDoubted(
-            f"the last tick was {abs(now - previous) / DAY_MS:.1f} days {side}: "
-            "if the clock is right, run `drawdown tick --accept-clock` once"
-        )
 
 
 def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:

@@ -23,7 +23,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections
 from drawdown.worker.orgs import assign
-from drawdown.worker.tick import Report
+from drawdown.worker.report import Report
 from drawdown.worker.verify import verify
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator

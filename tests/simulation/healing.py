@@ -11,8 +11,8 @@ from typing import Any, Final, Protocol
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.provider_states import resume
 from drawdown.worker.reconcile import Reconciled
+from drawdown.worker.report import Report
 from drawdown.worker.stops import release_org
-from drawdown.worker.tick import Report
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.invariants import check
 from tests.simulation.operators import add_rates, fill_customer, said, void_rejected

@@ -27,8 +27,9 @@ from drawdown.worker.effects import (
 from drawdown.worker.features import install_defaults
 from drawdown.worker.orgs import Said, assign
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
+from drawdown.worker.report import Report
 from drawdown.worker.shard import NewOrgs, Shard
-from drawdown.worker.tick import Report, tick
+from drawdown.worker.tick import tick
 from tests.simulation.actions import ACTIONS, CELLS, ORGS, STRANGERS
 from tests.simulation.faults import INTENSITIES, Faults
 from tests.simulation.healing import heal
