@@ -23,7 +23,7 @@ from drawdown.worker.decide import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.effects import LookUp, Steps, Transaction
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
-from drawdown.worker.push import request_of
+from drawdown.worker.requests import request_of
 from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.corrections import find_push
 from drawdown.worker.mapping import MB_SECONDS, mapping_rows, resolve
-from drawdown.worker.push import dated
+from drawdown.worker.requests import dated
 
 SAMPLES_SHOWN = 200
 

@@ -6,7 +6,6 @@ answer that was never seen leaves the push due again under the same key, or to b
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +17,26 @@ import structlog
 
 from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, RetryAt, Unknown
 from drawdown.schema.database import rows_sql
-from drawdown.schema.units import DAY_MS, MINUTE_MS, OWN_MINUTES
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.calls import in_short
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import Settlement, safe_retention_ms, settle
 from drawdown.worker.effects import Push, Steps, Transaction
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import mark_for_projection
+from drawdown.worker.push_sql import (
+    ATTEMPTS,
+    CLAIM,
+    EXPIRE,
+    FINISH,
+    REFERENCE,
+    SENT_BEFORE,
+    SETTLE,
+    SETTLED,
+    UNSENDABLE,
+    WIRE_KEYS,
+)
+from drawdown.worker.requests import request_of
 from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()
@@ -32,7 +44,6 @@ log = structlog.get_logger()
 MAX_CLAIM: Final = 2_048
 CALLS_A_CLAIM: Final = 8
 """A claim is worth so many rounds of calls: enough to keep all of them busy, few enough to be over within its lease."""
-UNSENT: Final = "not sent: "
 
 
 @dataclass(frozen=True)
@@ -55,103 +66,6 @@ class Pushed:
     accepted: int = 0
     other: int = 0
     rounds: int = 0
-
-
-# Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were.
-_OPEN = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
-
-PAUSED = "(SELECT COUNT(*) FROM provider_states s WHERE s.provider = :provider AND s.paused_ms IS NOT NULL)"
-
-# `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
-# Rule P2 is asked for here as well: a process may have slept since it expired what was too old.
-CLAIM = f"""
-UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end, attempts = pushes.attempts + 1,
-    first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now)
-FROM (
-    SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-    WHERE p.provider = :provider AND p.{_OPEN} AND p.state = 'due' AND p.due_at_ms <= :now
-        AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi AND {PAUSED} = 0
-        AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt)
-    ORDER BY p.due_at_ms LIMIT :most {{skip_locked}}) c
-WHERE pushes.window_ms = c.window_ms AND pushes.org_id = c.org_id AND pushes.feature = c.feature
-    AND pushes.revision = c.revision
-RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
-    pushes.sent_qty, pushes.attempts, pushes.wire_key
-"""
-
-ATTEMPTS = f"""
-INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)
-SELECT window_ms, org_id, feature, revision, attempts, :now, :claim, sent_qty FROM pushes
-WHERE provider = :provider AND {_OPEN} AND state = 'due' AND due_at_ms = :lease_end AND claim_owner = :claim
-"""
-
-# Rule P2: past this a key may be forgotten over there, and sending it again could bill twice. The same where the window
-# has meanwhile grown too old to be sent at all.
-EXPIRE = f"""
-UPDATE pushes SET state = :state, settled_ms = :now, due_at_ms = :now,
-    last_error = 'the provider may have forgotten the key: it is looked up, and never sent blind'
-WHERE provider = :provider AND {_OPEN} AND state = 'due' AND due_at_ms <= :now AND first_attempt_ms IS NOT NULL
-    AND (first_attempt_ms <= :oldest_attempt OR window_ms < :oldest_window)
-"""
-
-# What the provider declares it will not take is not offered to it. Nothing of it was sent, so a person can decide.
-UNSENDABLE = f"""
-UPDATE pushes SET state = 'rejected', settled_ms = :now, last_error = CASE WHEN window_ms < :oldest_window
-    THEN '{UNSENT}the provider takes nothing dated more than ' || :days || ' days back'
-    ELSE '{UNSENT}the provider takes no quantity above ' || :largest END
-WHERE provider = :provider AND {_OPEN} AND state = 'due' AND due_at_ms <= :now AND first_attempt_ms IS NULL
-    AND (window_ms < :oldest_window OR sent_qty > :largest OR sent_qty < -:largest)
-"""
-
-# Whether an earlier attempt may have arrived: one never answered, or answered in a way that does not exclude it.
-SENT_BEFORE = """
-SELECT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t JOIN pushes p ON p.window_ms = t.window_ms
-    AND p.org_id = t.org_id AND p.feature = t.feature AND p.revision = t.revision
-WHERE p.provider = :provider AND p.state IN ('due', 'queued', 'in_doubt', 'rejected') AND p.state = 'due'
-    AND p.due_at_ms = :lease_end AND p.claim_owner = :claim AND t.attempt < p.attempts
-    AND (t.outcome IS NULL OR t.outcome NOT IN ('retry', 'rejected', 'absent'))
-"""
-
-WIRE_KEYS = """
-UPDATE pushes SET wire_key = r.wire_key FROM ({rows}) r WHERE pushes.window_ms = r.window_ms
-    AND pushes.org_id = r.org_id AND pushes.feature = r.feature AND pushes.revision = r.revision
-    AND pushes.wire_key IS NULL
-"""
-
-_SETTLED = {
-    "window_ms": "bigint",
-    "org_id": "text",
-    "feature": "text",
-    "revision": "bigint",
-    "attempt": "bigint",
-    "state": "text",
-    "due_at_ms": "bigint",
-    "outcome": "text",
-    "error": "text",
-    "unsent": "bigint",
-}
-_REFERENCE = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
-
-# An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer.
-# The state is asked for in a way the index on what is open does not serve: statistics of an hour when nothing was open
-# would have each batch read a whole backlog by it, and not its own rows by their key.
-SETTLE = """
-UPDATE pushes SET state = r.state, due_at_ms = r.due_at_ms, settled_ms = :now, last_error = r.error,
-    first_attempt_ms = CASE WHEN r.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END
-FROM ({rows}) r
-WHERE pushes.window_ms = r.window_ms AND pushes.org_id = r.org_id AND pushes.feature = r.feature
-    AND pushes.revision = r.revision
-    AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim
-        OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND r.state = 'accepted')
-RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
-"""
-
-FINISH = """
-UPDATE attempts SET finished_ms = :now, outcome = r.outcome, detail = r.error
-FROM ({rows}) r
-WHERE attempts.window_ms = r.window_ms AND attempts.org_id = r.org_id AND attempts.feature = r.feature
-    AND attempts.revision = r.revision AND attempts.attempt = r.attempt
-"""
 
 
 def push(context: Context, provider: str) -> Steps[Pushed]:
@@ -244,18 +158,6 @@ def claim_size(capabilities: Capabilities) -> int:
     return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * rounds)
 
 
-def wire_key(key: str, capabilities: Capabilities) -> str:
-    """What a push is known by over there: its key, or a stable hash of it where that is too long."""
-    if capabilities.max_key_chars is None or len(key) <= capabilities.max_key_chars:
-        return key
-    return f"usage:{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-def dated(window_ms: int, revision: int) -> int:
-    """The moment a push is dated at: within its window, in the middle of a minute, whatever sums take for its ends."""
-    return window_ms + min(revision, OWN_MINUTES) * MINUTE_MS + MINUTE_MS // 2
-
-
 def _claim(
     connection: sa.Connection, *, provider: str, claim: str, now: int, capabilities: Capabilities, shard: Shard
 ) -> list[Claimed]:
@@ -282,13 +184,6 @@ def _claimed(row: sa.Row[tuple[object, ...]], capabilities: Capabilities, before
     return Claimed(*reference, request_of(row, capabilities), reference in before)
 
 
-def request_of(row: sa.Row[tuple[object, ...]], capabilities: Capabilities) -> PushRequest:
-    """What is sent, or asked about, for a row of `pushes`."""
-    key = row.wire_key or wire_key(row.key, capabilities)
-    ts = dated(row.window_ms, row.revision)
-    return PushRequest(key, row.customer_id, row.feature, row.sent_qty, ts, row.attempts)
-
-
 def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> None:
     """A key that is sent as something else is stored as that, before it is sent: late errors name it alone."""
     if not hashed:
@@ -303,7 +198,7 @@ def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> Non
         }
         for one in hashed
     ]
-    shape = rows_sql(connection, {**_REFERENCE, "wire_key": "text"})
+    shape = rows_sql(connection, {**REFERENCE, "wire_key": "text"})
     connection.execute(sa.text(WIRE_KEYS.replace("{rows}", shape)), {"rows": json.dumps(rows)})
 
 
@@ -334,7 +229,7 @@ def _settle(
             for one, end in zip(batch, settled, strict=True)
         ]
     )
-    shape = rows_sql(connection, _SETTLED)
+    shape = rows_sql(connection, SETTLED)
     values = {"rows": rows, "claim": claim, "now": now}
     changed = connection.execute(sa.text(SETTLE.replace("{rows}", shape)), values).all()
     connection.execute(sa.text(FINISH.replace("{rows}", shape)), {"rows": rows, "now": now})

@@ -25,9 +25,9 @@ from drawdown.worker.corrections import void_one
 from drawdown.worker.effects import LookUp, ReadTotals, Steps, Transaction
 from drawdown.worker.orgs import Said
 from drawdown.worker.provider_states import stored_terms, wire_since
-from drawdown.worker.push import dated, request_of
 from drawdown.worker.reconcile_drawn import compare_drawn
 from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, tell
+from drawdown.worker.requests import dated, request_of
 
 log = structlog.get_logger()
 

@@ -25,6 +25,7 @@ from drawdown.worker import (
     notices,
     orgs,
     push,
+    push_sql,
     reconcile,
     reconcile_drawn,
     reconcile_sql,
@@ -195,7 +196,7 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "keys expire only as a tick begins": lambda p: p.text(push, "CLAIM", _OLDEST, "AND :oldest_attempt IS NOT NULL"),
     "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: None),
     "wire key not kept": lambda p: p.put(push, "_keep_wire_keys", lambda connection, hashed: None),
-    "paused provider still sent": lambda p: p.text(push, "CLAIM", f"AND {push.PAUSED} = 0", ""),
+    "paused provider still sent": lambda p: p.text(push, "CLAIM", f"AND {push_sql.PAUSED} = 0", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,
     "units of single features not sealed": _units_not_sealed,
     "customer of the new biller for old windows": lambda p: p.text(
