@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_
 from drawdown.worker import credit, orgs, runner
 from drawdown.worker.features import install_defaults
 from drawdown.worker.replay import replay
+from drawdown.worker.replay_plan import Scope, plan
 from drawdown.worker.report import Report
 from drawdown.worker.verify import verify
 
@@ -95,10 +97,11 @@ def demo(
         raise UsageError(f"{file} exists; the demo overwrites only files named drawdown-demo…")
     for suffix in ("", "-wal", "-shm"):
         Path(f"{file}{suffix}").unlink(missing_ok=True)
+    shutil.rmtree(f"{file}-state", ignore_errors=True)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # the tables tell it
     clock = FixedClock(window_of(given.clock.now_ms()) - (WINDOWS + 2) * WINDOW_MS)
     secret = secrets.token_hex(16)
-    settings = Settings(database_url=f"sqlite:///{file}", cell_secret=SecretStr(secret))
+    settings = Settings(database_url=f"sqlite:///{file}", cell_secret=SecretStr(secret), state_dir=f"{file}-state")
     made = Demo(State(settings, clock, out=given.out, err=given.err), clock)
     try:
         for step in STEPS:
@@ -199,7 +202,9 @@ def again(demo: Demo) -> None:
     """The on-call engineer replays everything."""
     demo.say("5. `drawdown replay --all`: the whole range again")
     begin = demo.clock.at_ms - (WINDOWS + 3) * WINDOW_MS
-    steps = replay(demo.state.context(), None, begin, demo.clock.at_ms - WINDOW_MS, dry_run=False)
+    now = demo.clock.now_ms()
+    planned = demo.state.read(lambda c: plan(c, Scope(), begin, now - WINDOW_MS, now))
+    steps = replay(demo.state.context(), planned, demo.state.said("demo", "the demo"), dry_run=False)
     found = runner.run(steps, demo.state.world())
     demo.state.out.print(
         f"{found.pushes} pushes: a replay bills only what is still owed, and nothing is", highlight=False

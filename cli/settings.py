@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr, ValidationError
@@ -26,10 +27,19 @@ class Settings(BaseSettings):
     cell_secret: SecretStr = SecretStr("")
     """Signs halts; the cells check it."""
     log_level: str = "INFO"
+    state_dir: str = ""
+    """Where this host remembers how far it had come, apart from the database; by default ~/.local/state/drawdown."""
 
     def of_providers(self) -> Mapping[str, str]:
         """The environment's DRAWDOWN_… by the rest of their names, in lower case: `autumn_secret_key`."""
         return _of_providers()
+
+    def state_folder(self) -> Path:
+        """Outlives the process, and no backup of the database brings it back (rule R1)."""
+        if self.state_dir:
+            return Path(self.state_dir)
+        home = os.environ.get("XDG_STATE_HOME")
+        return (Path(home) if home else Path.home() / ".local" / "state") / "drawdown"
 
     def cells(self) -> CellSettings:
         """Errors: UsageError for an entry that is no origin."""

@@ -25,6 +25,7 @@ from drawdown.worker.cells import CellClient
 from drawdown.worker.context import Context
 from drawdown.worker.orgs import Said
 from drawdown.worker.runner import World
+from drawdown.worker.witness import WitnessFile
 
 log = structlog.get_logger()
 
@@ -80,7 +81,8 @@ class State:
 
     def world(self) -> World:
         cells = CellClient(self.settings.cells(), self.clock)
-        return World(self.ready(), self.registry.providers, cells, self.clock, self._http)
+        witness = WitnessFile(self.settings.state_folder())
+        return World(self.ready(), self.registry.providers, cells, self.clock, self._http, witness)
 
     def context(self) -> Context:
         for name, why in self.registry.broken.items():

@@ -44,6 +44,7 @@ CAPABILITIES: Final = Capabilities(
     applied_within_ms=0,
     totals_lag_ms=0,
     reads_a_call=5000,
+    same_database=True,
 )
 
 

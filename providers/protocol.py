@@ -71,6 +71,8 @@ class Capabilities:
     drawn: bool = False
     """Whether balances say what was drawn from them, apart from the events: needed where a key store can fail open."""
 
+    same_database: bool = False
+    """Whether its books lie in our own database: then a restore brings both back together (rule R1)."""
     own_customer_ids: bool = False
     """Whether customers have ids of the provider's own, so that an organisation's id will not do for one."""
     balance_in_ledger: bool = False

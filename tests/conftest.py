@@ -14,6 +14,9 @@ import structlog
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
 
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="dd-state-")
+"""What a host remembers of its databases: nothing of the tests' in the home of whoever runs them."""
+
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 

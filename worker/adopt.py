@@ -6,6 +6,8 @@ next seal computes the difference: what is missing is sent, what was charged twi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import sqlalchemy as sa
 
 from drawdown.schema.tables import adoptions, pushes
@@ -16,11 +18,28 @@ from drawdown.worker.mirror import draw_if_ours
 from drawdown.worker.orgs import Said
 
 
+@dataclass(frozen=True)
+class Other:
+    """A push that a provider has, and we do not."""
+
+    revision: int
+    known_as: str
+    quantity: int
+
+
 def adopt_other(connection: sa.Connection, push: sa.Row[tuple[object, ...]], quantity: int, said: Said) -> None:
     """The provider has this push's key at another quantity. Ours is voided, theirs takes its place, under S1's lock."""
     evidence = f"the provider has {quantity:,} under this key, not {push.sent_qty:,}"
     void_one(connection, push, said, evidence, "adopted", answered=False)
     _insert(connection, push, quantity, said, evidence, push.wire_key or push.key)
+
+
+def adopt_unknown(connection: sa.Connection, push: sa.Row[tuple[object, ...]], other: Other, said: Said) -> None:
+    """The provider has a later revision of this push's window that we know nothing of (R1): it takes the place in our
+    outbox that it has over there, under S1's lock."""
+    if _next_revision(connection, push) <= other.revision:
+        evidence = f"the provider has {other.quantity:,} under {other.known_as}, and no push of ours is known"
+        _insert(connection, push, other.quantity, said, evidence, other.known_as, revision=other.revision)
 
 
 def adopt_excess(
@@ -37,6 +56,16 @@ def adopt_excess(
     _insert(connection, push, quantity, said, evidence, None, kind="drawn" if drawn else "excess")
 
 
+def _next_revision(connection: sa.Connection, push: sa.Row[tuple[object, ...]]) -> int:
+    newest = connection.execute(
+        sa.text(
+            "SELECT MAX(revision) FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature"
+        ),
+        {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature},
+    ).scalar_one()
+    return int(newest) + 1
+
+
 def _insert(
     connection: sa.Connection,
     push: sa.Row[tuple[object, ...]],
@@ -46,17 +75,10 @@ def _insert(
     known_as: str | None,
     *,
     kind: str = "other",
+    revision: int | None = None,
 ) -> None:
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature}
-    revision = 1 + int(
-        connection.execute(
-            sa.text(
-                "SELECT MAX(revision) FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id "
-                "AND feature = :feature"
-            ),
-            where,
-        ).scalar_one()
-    )
+    revision = _next_revision(connection, push) if revision is None else revision
     key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision)
     connection.execute(
         adoptions.insert().values(

@@ -7,20 +7,22 @@ absent later than it could still have been applied (P5); a lookup that fails cha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import Capabilities, LookupResult, PushRequest, ReadFailed
+from drawdown.providers.protocol import CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
 from drawdown.worker.actions import lock_buckets
-from drawdown.worker.adopt import adopt_other
+from drawdown.worker.adopt import Other, adopt_other, adopt_unknown
 from drawdown.worker.calls import in_short
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.corrections import void_one
 from drawdown.worker.decide import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.effects import LookUp, Steps, Transaction
+from drawdown.worker.lost import NEXT_REVISIONS, Loss, loss_of, next_revisions, read_losses
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
 from drawdown.worker.requests import request_of
@@ -30,6 +32,8 @@ log = structlog.get_logger()
 
 MOST = 200
 """Lookups a batch: at a few calls a second it is over within its lease."""
+MOST_LOST = MOST // (1 + NEXT_REVISIONS)
+"""The same where history was lost, and each may take several calls."""
 
 _OPEN = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
 _SAME = (
@@ -53,18 +57,31 @@ SELECT p.*,
     COALESCE((SELECT MAX(t.started_ms) FROM attempts t WHERE {_SAME.format("t", "p")}
         AND (t.outcome IS NULL OR t.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms,
         p.sealed_at_ms) AS last_sent_ms,
-    EXISTS (SELECT 1 FROM attempts t WHERE {_SAME.format("t", "p")} AND t.outcome IN ('queued', 'duplicate')) AS claimed
+    EXISTS (SELECT 1 FROM attempts t WHERE {_SAME.format("t", "p")}
+        AND t.outcome IN ('queued', 'duplicate')) AS claimed,
+    (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
+        AND o.feature = p.feature) AS newest
 FROM pushes p
 WHERE p.provider = :provider AND p.{_OPEN} AND p.state IN ('queued', 'in_doubt') AND p.claim_owner = :claim
     AND p.due_at_ms = :lease_end ORDER BY p.window_ms, p.key
 """
 
 SETTLE = """
-UPDATE pushes SET state = :state, due_at_ms = :due, settled_ms = :now, last_error = :error
+UPDATE pushes SET state = :state, due_at_ms = :due, settled_ms = :now, last_error = :error,
+    first_attempt_ms = COALESCE(first_attempt_ms, CAST(:first AS BIGINT))
 WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
     AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim
         OR state IN ('due', 'queued', 'in_doubt', 'rejected') AND :state = 'accepted')
 """
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """One push to look up; where history was lost, when it may have been sent, and what else is there of its window."""
+
+    row: Any
+    loss: Loss | None
+    others: Sequence[Other] = ()
 
 
 @dataclass
@@ -83,15 +100,16 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     capabilities = context.capabilities[provider]
     while capabilities.lookup and not context.out_of_time():
         now, claim = context.clock.now_ms(), context.new_claim()
-        asked: list[sa.Row[tuple[object, ...]]] = yield Transaction(
+        asked: Sequence[Claimed] = yield Transaction(
             "claim_lookups", partial(_claim, provider=provider, claim=claim, now=now, shard=context.shard)
         )
         if not asked:
             break
-        requests = [request_of(row, capabilities) for row in asked]
+        requests = [request_of(one.row, capabilities) for one in asked]
         # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
         asked_ms = context.clock.now_ms()
         found = yield from _look_up(provider, requests)
+        asked, found = yield from _look_further(provider, asked, found, capabilities)
         yield Transaction(
             "confirm",
             partial(
@@ -110,6 +128,26 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     return done
 
 
+def _look_further(
+    provider: str, asked: Sequence[Claimed], found: Sequence[LookupResult], capabilities: Capabilities
+) -> Steps[tuple[Sequence[Claimed], Sequence[LookupResult]]]:
+    """Where history was lost and a push is not there as it is here, ask for what may be there in its place."""
+    asked, found = list(asked), list(found)
+    for place, (one, result) in enumerate(zip(asked, found, strict=True)):
+        if one.loss is None or isinstance(result, ReadFailed | CannotTell) or result == Found(one.row.sent_qty):
+            continue
+        requests = next_revisions(one.row, capabilities)
+        results = yield from _look_up(provider, requests)
+        untold = [other for other in results if isinstance(other, ReadFailed | CannotTell)]
+        if untold:
+            found[place] = untold[0]
+            continue
+        numbered = enumerate(zip(requests, results, strict=True), one.row.newest + 1)
+        others = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
+        asked[place] = replace(one, others=[other for other in others if other.quantity])
+    return asked, found
+
+
 def _look_up(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[LookupResult]]:
     try:
         found: Sequence[LookupResult] = yield LookUp(provider, requests)
@@ -120,21 +158,21 @@ def _look_up(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[L
     return found
 
 
-def _claim(
-    connection: sa.Connection, *, provider: str, claim: str, now: int, shard: Shard
-) -> list[sa.Row[tuple[object, ...]]]:
+def _claim(connection: sa.Connection, *, provider: str, claim: str, now: int, shard: Shard) -> list[Claimed]:
     skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
     mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
-    limits = {"now": now, "most": MOST, "lo": shard.lo, "hi": shard.hi}
+    losses = read_losses(connection)
+    limits = {"now": now, "most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
     if not connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all():
         return []
-    return list(connection.execute(sa.text(CLAIMED), mine))
+    rows = connection.execute(sa.text(CLAIMED), mine).all()
+    return [Claimed(row, loss_of(int(row.window_ms), losses)) for row in rows]
 
 
 def _apply(
     connection: sa.Connection,
     *,
-    asked: Sequence[sa.Row[tuple[object, ...]]],
+    asked: Sequence[Claimed],
     found: Sequence[LookupResult],
     claim: str,
     asked_ms: int,
@@ -142,11 +180,12 @@ def _apply(
     capabilities: Capabilities,
     done: Confirmed,
 ) -> None:
-    ends = [after_lookup(one, _known(row), asked_ms, capabilities) for one, row in zip(found, asked, strict=True)]
+    ends = [after_lookup(result, _known(one), asked_ms, capabilities) for result, one in zip(found, asked, strict=True)]
     if any(isinstance(one, Adopt | Void) for one in ends):
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")
-    for row, end in zip(asked, ends, strict=True):
+    for one, end in zip(asked, ends, strict=True):
+        row = one.row
         done.asked += 1
         if isinstance(end, Settlement):
             changed = _settle(connection, row, end, claim, now)
@@ -156,29 +195,45 @@ def _apply(
         elif not _still_mine(connection, row, claim):
             continue  # somebody else has settled it meanwhile, or looks it up
         elif isinstance(end, Adopt):
+            done.adopted += _adopt_others(connection, one, said)
             adopt_other(connection, row, end.quantity, said)
             done.adopted += 1
             log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
         else:
+            done.adopted += _adopt_others(connection, one, said)
             void_one(connection, row, said, end.evidence, "absent", answered=False)
             done.voided += 1
             log.warning("push_absent", key=row.key, evidence=end.evidence)
-    mark_for_projection(connection, [str(row.org_id) for row in asked], now)
+    mark_for_projection(connection, [str(one.row.org_id) for one in asked], now)
 
 
-def _known(row: sa.Row[tuple[object, ...]]) -> Asked:
+def _adopt_others(connection: sa.Connection, one: Claimed, said: Said) -> int:
+    for other in one.others:
+        adopt_unknown(connection, one.row, other, said)
+        log.error("push_adopted", key=one.row.key, revision=other.revision, theirs=other.quantity)
+    return len(one.others)
+
+
+def _known(one: Claimed) -> Asked:
+    row, loss = one.row, one.loss
+    first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
+    if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
+        first, last = min(first, loss.from_ms), max(last, loss.until_ms)
     return Asked(
         state=str(row.state),
         sent_qty=int(row.sent_qty),
         lookups=int(row.lookups),
-        last_sent_ms=int(row.last_sent_ms),
-        first_sent_ms=int(row.first_attempt_ms or row.last_sent_ms),
+        last_sent_ms=last,
+        first_sent_ms=first,
         claimed=bool(row.claimed),
+        lost=loss is not None and row.attempts == 0,
+        others=bool(one.others),
     )
 
 
 def _settle(connection: sa.Connection, row: sa.Row[tuple[object, ...]], end: Settlement, claim: str, now: int) -> bool:
     values = {"state": end.state, "due": end.due_at_ms, "error": end.error, "claim": claim, "now": now}
+    values["first"] = end.first_sent_ms
     return connection.execute(sa.text(SETTLE), {**values, **_reference(row)}).rowcount == 1
 
 

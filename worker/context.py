@@ -9,6 +9,7 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.breaker import Breaker
+from drawdown.worker.incarnation import Witness
 from drawdown.worker.shard import NewOrgs, Shard
 
 LEASE_MS = 2 * MINUTE_MS
@@ -39,6 +40,8 @@ class Context:
     stopping: Callable[[], bool] = _never
     """Asked between effects: true once the process was told to end."""
     breakers: dict[str, Breaker] = field(default_factory=dict)
+    witness: Witness | None = None
+    """What this host remembers of the database since the tick began."""
     progress: Callable[[str, int], None] | None = None
     _claims: int = 0
 

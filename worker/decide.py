@@ -39,6 +39,8 @@ class Settlement:
     due_at_ms: int
     outcome: str
     error: str | None = None
+    first_sent_ms: int | None = None
+    """When its key may first have been sent, where nothing on record says so (R1): P2 counts from there."""
 
 
 def backoff_ms(attempt: int) -> int:
@@ -116,6 +118,10 @@ class Asked:
     first_sent_ms: int
     claimed: bool
     """Whether the provider said that it has the key: sending again could only say so again."""
+    lost: bool = False
+    """Whether it was never sent as far as we know, and may have been all the same: our history was lost (R1)."""
+    others: bool = False
+    """Whether the provider has later revisions of its window that we know nothing of: they hold what it holds."""
 
 
 @dataclass(frozen=True)
@@ -154,14 +160,18 @@ def after_lookup(
 
 def _after_absent(asked: Asked, now_ms: int, capabilities: Capabilities) -> Settlement | Void:
     waited = now_ms - asked.last_sent_ms
-    if waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0):
+    over = waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0)
+    if over and asked.lost and not asked.others and asked.state == "queued":
+        return Settlement("due", now_ms, "absent", "looked up and absent: it is sent for the first time")
+    if over:
         return Void(f"looked up and absent {waited // SECOND_MS} s after the last send that may have arrived")
     if waited < (capabilities.lookup_lag_ms or 0):
         return Settlement(asked.state, _look_up_at(asked.last_sent_ms, capabilities), "absent", "absent so far")
     kept = safe_retention_ms(capabilities)
     remembered = kept is None or now_ms - asked.first_sent_ms < kept
-    if remembered and not asked.claimed and asked.state == "queued":
-        return Settlement("due", now_ms, "absent", "looked up and absent: the same bytes are sent again")
+    if remembered and not asked.claimed and not asked.others and asked.state == "queued":
+        first = asked.first_sent_ms if asked.lost else None
+        return Settlement("due", now_ms, "absent", "looked up and absent: the same bytes are sent again", first)
     again = min(now_ms + backoff_ms(asked.lookups), asked.last_sent_ms + capabilities.applied_within_ms)
     return Settlement(asked.state, max(again, now_ms + SECOND_MS), "absent", "absent so far; it may still be applied")
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import PushRequest
+from drawdown.worker.incarnation import Witness
 
 R = TypeVar("R")
 
@@ -94,6 +95,18 @@ class SendHalts:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """Ask what this host remembers of the database; the answer is a Witness, or None."""
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Have this host remember, on disk before the answer comes."""
+
+    witness: Witness
+
+
+@dataclass(frozen=True)
 class Together:
     """Run several steps side by side; the answer is their results in order. One that fails stops no other."""
 
@@ -101,6 +114,16 @@ class Together:
 
 
 Effect: TypeAlias = (
-    Transaction | Push | LookUp | ReadCustomers | ReadTotals | ReadDrawn | CheckCustomers | SendHalts | Together
+    Transaction
+    | Push
+    | LookUp
+    | ReadCustomers
+    | ReadTotals
+    | ReadDrawn
+    | CheckCustomers
+    | SendHalts
+    | Recall
+    | Remember
+    | Together
 )
 Steps: TypeAlias = Generator[Effect, Any, R]

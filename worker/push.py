@@ -21,7 +21,8 @@ from drawdown.schema.units import DAY_MS
 from drawdown.worker.calls import in_short
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import Settlement, safe_retention_ms, settle
-from drawdown.worker.effects import Push, Steps, Transaction
+from drawdown.worker.effects import Push, Remember, Steps, Transaction
+from drawdown.worker.incarnation import Witness, count_sends
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import mark_for_projection
 from drawdown.worker.push_sql import (
@@ -57,6 +58,16 @@ class Claimed:
     request: PushRequest
     sent_before: bool = False
     """Whether an earlier attempt may have reached the provider."""
+    first: bool = True
+    """Whether the key was not known there before this attempt: no earlier one arrived, or was lost with our history."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one claim took, and what to remember before it leaves."""
+
+    pushes: Sequence[Claimed]
+    witness: Witness | None
 
 
 @dataclass
@@ -76,12 +87,24 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
     while not context.out_of_time() and context.breaker(provider).allows(context.clock.now_ms()):
         now, claim = context.clock.now_ms(), context.new_claim()
-        batch: list[Claimed] = yield Transaction(
+        claimed: Claim = yield Transaction(
             "claim",
-            partial(_claim, provider=provider, claim=claim, now=now, capabilities=capabilities, shard=context.shard),
+            partial(
+                _claim,
+                provider=provider,
+                claim=claim,
+                now=now,
+                capabilities=capabilities,
+                shard=context.shard,
+                known=context.witness,
+            ),
         )
+        batch = claimed.pushes
         if not batch:
             break
+        if claimed.witness is not None:
+            context.witness = claimed.witness
+            yield Remember(claimed.witness)  # R1: what is sent is counted outside of the database, too
         outcomes = yield from _send(context, provider, batch, lease_end=now + LEASE_MS)
         settled = _settled(context, provider, batch, outcomes)
         yield Transaction(
@@ -159,8 +182,15 @@ def claim_size(capabilities: Capabilities) -> int:
 
 
 def _claim(
-    connection: sa.Connection, *, provider: str, claim: str, now: int, capabilities: Capabilities, shard: Shard
-) -> list[Claimed]:
+    connection: sa.Connection,
+    *,
+    provider: str,
+    claim: str,
+    now: int,
+    capabilities: Capabilities,
+    shard: Shard,
+    known: Witness | None,
+) -> Claim:
     skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
     mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
     kept = safe_retention_ms(capabilities)
@@ -168,20 +198,25 @@ def _claim(
     limits["oldest_attempt"] = -1 if kept is None else now - kept
     rows = connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all()
     if not rows:
-        return []
+        return Claim([], None)
     recorded = connection.execute(sa.text(ATTEMPTS), {**mine, "now": now}).rowcount
     assert recorded == len(rows), "every claimed push has its attempt on record before it is sent"
     before = set()
     if any(row.attempts > 1 for row in rows):
         before = {tuple(row) for row in connection.execute(sa.text(SENT_BEFORE), mine)}
-    claimed = [_claimed(row, capabilities, before) for row in rows]
+    claimed = [_claimed(row, capabilities, before, now) for row in rows]
     _keep_wire_keys(connection, [one for one, row in zip(claimed, rows, strict=True) if one.request.key != row.key])
-    return sorted(claimed, key=lambda one: (one.window_ms, one.request.key))
+    # Last: the count is one row for all workers, held until the commit.
+    witness = count_sends(connection, len(rows), known)
+    return Claim(sorted(claimed, key=lambda one: (one.window_ms, one.request.key)), witness)
 
 
-def _claimed(row: sa.Row[tuple[object, ...]], capabilities: Capabilities, before: set[tuple[object, ...]]) -> Claimed:
+def _claimed(
+    row: sa.Row[tuple[object, ...]], capabilities: Capabilities, before: set[tuple[object, ...]], now: int
+) -> Claimed:
     reference = (row.window_ms, row.org_id, row.feature, row.revision)
-    return Claimed(*reference, request_of(row, capabilities), reference in before)
+    request = request_of(row, capabilities)
+    return Claimed(*reference, request, reference in before, first=row.first_attempt_ms == now)
 
 
 def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> None:
@@ -224,7 +259,7 @@ def _settle(
                 "outcome": end.outcome,
                 "error": end.error,
                 # Proven not to have arrived, and nothing before it may have: the key is not known there yet (P2).
-                "unsent": int(end.outcome == "retry" and not one.sent_before),
+                "unsent": int(end.outcome == "retry" and not one.sent_before and one.first),
             }
             for one, end in zip(batch, settled, strict=True)
         ]

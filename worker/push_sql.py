@@ -26,7 +26,7 @@ FROM (
 WHERE pushes.window_ms = c.window_ms AND pushes.org_id = c.org_id AND pushes.feature = c.feature
     AND pushes.revision = c.revision
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
-    pushes.sent_qty, pushes.attempts, pushes.wire_key
+    pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms
 """
 
 ATTEMPTS = f"""

@@ -17,6 +17,8 @@ class Report:
     sealed: int = 0
     swept: int = 0
     accepted: int = 0
+    accepted_at: dict[str, int] = field(default_factory=dict)
+    """The same by provider: the rate at which each is drained."""
     not_accepted: int = 0
     looked_up: int = 0
     voided: int = 0
@@ -28,6 +30,8 @@ class Report:
     halts_failed: int = 0
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    doubted: str | None = None
+    """Why the database's history is in doubt (R1): nothing is sealed or sent until `drawdown recover`."""
     problems: list[str] = field(default_factory=list)
     """Providers that cannot be used until a person mends it."""
     left: Backlog = field(default_factory=Backlog)
@@ -35,6 +39,6 @@ class Report:
     @property
     def exit_status(self) -> int:
         """0: all settled. 75: something is left for the next tick. 1: a person is needed."""
-        if self.left.needs_person or self.problems:
+        if self.left.needs_person or self.problems or self.doubted is not None:
             return 1
         return 75 if self.failures or self.left.waits_for_tick else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -27,11 +27,14 @@ from drawdown.worker.effects import (
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
+    Recall,
+    Remember,
     SendHalts,
     Steps,
     Together,
     Transaction,
 )
+from drawdown.worker.witness import NoWitness, WitnessFile
 
 R = TypeVar("R")
 
@@ -46,6 +49,7 @@ class World:
     clock: Clock
     http: Http | None = None
     """What providers share, closed when the steps have ended."""
+    witness: WitnessFile | NoWitness = field(default_factory=NoWitness)
 
 
 def run(steps: Steps[R], world: World) -> R:
@@ -120,5 +124,9 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> Any:
             return await calls[provider].check(customer_ids)
         case SendHalts(halts):
             return await world.cells.send(halts)
+        case Recall():
+            return await asyncio.to_thread(world.witness.recall, world.engine)
+        case Remember(witness):
+            return await asyncio.to_thread(world.witness.remember, witness)
         case Together(steps):
             return await asyncio.gather(*(_drive(one, world, calls) for one in steps), return_exceptions=True)

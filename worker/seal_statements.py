@@ -17,6 +17,7 @@ from drawdown.schema.tables import buckets, operator_actions
 from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker import seal_plans as plans
 from drawdown.worker import seal_sql as sql
+from drawdown.worker.incarnation import require_whole
 from drawdown.worker.mapping import Segment, mapping_rows, segments
 from drawdown.worker.provider_states import stored_terms
 from drawdown.worker.shard import NewOrgs, Shard
@@ -87,6 +88,7 @@ class Statements:
             "segments": _segments_sql(mapping),
             "sent": _sent_sql(providers),
             "shadow": _shadow_sql(providers),
+            "else": _unsent_sql(connection, request.providers),
             # Names of providers are made of a-z, 0-9 and _. None at all are given where it does not matter who bills.
             "known": ", ".join(f"'{name}'" for name in sorted(providers)) if request.providers else "a.provider",
         }
@@ -141,11 +143,38 @@ def _shadow_sql(providers: Mapping[str, Capabilities]) -> str:
     return " OR ".join(f"(a.provider = '{name}' AND w.window_ms < {live})" for name, live in later) or "1 = 0"
 
 
+def _unsent_sql(connection: sa.Connection, providers: Mapping[str, Capabilities]) -> str:
+    """In windows whose history was lost (R1), a push may be known at its provider already: it is looked up before it
+    is first sent, or decided by a person where nothing can be looked up, once."""
+    until = lost_until(connection)
+    if until is None:
+        return "ELSE 'due'"
+    here = ", ".join(f"'{name}'" for name, can in providers.items() if can.same_database) or "''"
+    asked = ", ".join(f"'{name}'" for name, can in providers.items() if not can.lookup) or "''"
+    decided = (
+        "EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = sized.window_ms AND v.org_id = sized.org_id "
+        f"AND v.feature = sized.feature AND v.at_ms >= {until})"
+    )
+    return (
+        f"WHEN window_ms >= {until} OR provider IN ({here}) THEN 'due' "
+        f"WHEN provider IN ({asked}) THEN CASE WHEN {decided} THEN 'due' ELSE 'in_doubt' END ELSE 'queued'"
+    )
+
+
+def lost_until(connection: sa.Connection) -> int | None:
+    """Windows that start before this moment may have history that was lost; None: nothing ever was."""
+    found = connection.execute(sa.text("SELECT MAX(until_ms) FROM losses")).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
 def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
+    """Errors: HistoryDoubted while the database stands still (R1): what is sealed for a biller stays sealed, and a flip
+    that was lost could then not be made again."""
     postgres = connection.dialect.name == "postgresql"
     text = sql.LOCK.replace("{for_update}", "FOR UPDATE" if postgres else "")
     rows = connection.execute(sa.text(text), {"lo": request.shard.lo, "hi": request.shard.hi}).all()
     assert rows, "the buckets are never deleted"
+    require_whole(connection)
     lock = Lock(
         cursor=min(row.cursor for row in rows),
         pack_ms=max(row.watermark_ms for row in rows),

@@ -24,7 +24,8 @@ from drawdown.worker.clocks import database_now, doubt_the_clock
 from drawdown.worker.confirm import Confirmed, confirm
 from drawdown.worker.context import Context
 from drawdown.worker.dispatch import Dispatched, dispatch
-from drawdown.worker.effects import Steps, Together, Transaction
+from drawdown.worker.effects import Recall, Remember, Steps, Together, Transaction
+from drawdown.worker.incarnation import Witness, recognise
 from drawdown.worker.newcomers import meet_strangers_by_arrival
 from drawdown.worker.project import Projected, project
 from drawdown.worker.provider_states import changed, meet, stored_terms
@@ -42,12 +43,21 @@ def tick(context: Context) -> Steps[Report]:
 
     Errors: ClockDoubted (S9) before anything is sealed; DatabaseBusy and DatabaseNotReady as they come.
     """
-    report: Report = yield Transaction("begin_tick", partial(_begin, context=context))
+    witness: Witness | None = yield Recall()
+    report: Report = yield Transaction("begin_tick", partial(_begin, context=context, witness=witness))
     log.info("tick_started", tick=report.tick_id, worker=context.worker, horizon_ms=report.horizon_ms)
-    yield from _seal_all(context, report)
-    yield from _sweep(context, report)
-    results = yield Together([_lane(context, provider) for provider in context.ready()])
+    if report.doubted is None:
+        assert context.witness is not None
+        yield Remember(context.witness)
+        yield from _seal_all(context, report)
+        yield from _sweep(context, report)
+    else:
+        log.error("history_doubted", reason=report.doubted)
+    settling = report.doubted is None
+    ready = context.ready()
+    results = yield Together([_lane(context, provider, settling=settling) for provider in ready])
     _collect(report, results)
+    report.accepted_at = {provider: _accepted(lane) for provider, lane in zip(ready, results, strict=True)}
     others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
     _collect(report, others)
     yield Transaction("end_tick", partial(_end, context=context, report=report))
@@ -62,13 +72,14 @@ def tick(context: Context) -> Steps[Report]:
     return report
 
 
-def _lane(context: Context, provider: str) -> Steps[list[object]]:
-    """Halts come last: one that was due may have been lifted by what the provider says now."""
+def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[object]]:
+    """Halts come last: one that was due may have been lifted by what the provider says now. Where history is in doubt
+    (R1), verdicts and halts go on, and nothing is settled."""
     # Two at a time where calls take time: while one writes down what came back, the other keeps the line busy. Lookups
     # are slow where they are limited, so they delay no push.
     at_once = 1 if context.capabilities[provider].in_flight == 1 else 2
-    pushes = [push(context, provider) for _ in range(at_once)]
-    done: list[object] = yield Together([confirm(context, provider), *pushes])
+    pushes = [push(context, provider) for _ in range(at_once)] if settling else []
+    done: list[object] = (yield Together([confirm(context, provider), *pushes])) if settling else []
     projected = yield from project(context, provider)
     dispatched = yield from dispatch(context, provider)
     return [*done, projected, dispatched]
@@ -103,15 +114,22 @@ def _collect(report: Report, results: Sequence[object]) -> None:
                 raise AssertionError(f"an unexpected result: {result!r}")
 
 
-def _begin(connection: sa.Connection, *, context: Context) -> Report:
+def _accepted(lane: object) -> int:
+    done = lane if isinstance(lane, list) else []
+    return sum(one.accepted for one in done if isinstance(one, Confirmed | Pushed))
+
+
+def _begin(connection: sa.Connection, *, context: Context, witness: Witness | None) -> Report:
     now = context.clock.now_ms()
     server_now = database_now(connection, now)
     previous = connection.execute(
         sa.text("SELECT started_ms FROM ticks WHERE NOT clock_trusted ORDER BY tick_id DESC LIMIT 1")
     ).scalar_one_or_none()
-    if not (context.clock.trusted or context.accept_clock):
+    known = recognise(connection, witness, now)
+    if not (context.clock.trusted or context.accept_clock or known.doubted):
         doubt_the_clock(now, server_now, previous)
-    meet(connection, context.known())
+    if known.doubted is None:
+        meet(connection, context.known())
     context.changed = changed(connection, context.known())
     _bring_providers_up_to_date(connection, now)
     tick_id = connection.execute(
@@ -124,10 +142,12 @@ def _begin(connection: sa.Connection, *, context: Context) -> Report:
         )
     ).inserted_primary_key
     assert tick_id is not None
+    context.witness = Witness(known.database_id, known.number, known.sends, int(tick_id[0]), context.worker)
     return Report(
         tick_id=int(tick_id[0]),
         at_ms=now,
         horizon_ms=horizon(min(now, server_now)),
+        doubted=known.doubted,
         problems=_unusable(connection, context),
     )
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.executable).parent / "drawdown"
+STATE = f"{tempfile.gettempdir()}/dd-state-{os.getuid()}"
+"""Where these processes remember their databases, unless the environment says."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Ended:
 def environment(url: str | None, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment, without Drawdown settings of the machine's own; logs off, errors only."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
+    kept.setdefault("XDG_STATE_HOME", STATE)
     named = {} if url is None else {"DRAWDOWN_DATABASE_URL": url}
     return {**kept, "DRAWDOWN_LOG_LEVEL": "CRITICAL", "NO_COLOR": "1", **named, **(extra or {})}
 

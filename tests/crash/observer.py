@@ -1,4 +1,4 @@
-"""Watches one real process from inside: writes down each step it begins and ends, and ends it there when told to.
+"""Watches one real process from inside: writes down each step it begins and ends, and ends or holds it there when told.
 
 Production code has no hooks for this: the functions that do effects are replaced, in this process alone, by ones that
 leave a mark before, in the middle (worked, not committed) and after.
@@ -29,11 +29,15 @@ from drawdown.worker.effects import (
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
+    Recall,
+    Remember,
     SendHalts,
     Together,
     Transaction,
 )
 
+HELD_S: Final = 60.0
+"""Nobody is held for longer, whatever became of the controller."""
 Work = Callable[[sa.Connection], Any]
 _NAMES: Final = {
     Push: "push",
@@ -43,6 +47,8 @@ _NAMES: Final = {
     ReadDrawn: "drawn",
     CheckCustomers: "check",
     SendHalts: "halts",
+    Recall: "recall",
+    Remember: "remember",
 }
 
 
@@ -52,7 +58,11 @@ class _Write(Protocol):
 
 @dataclass
 class Observer:
-    """`log` gets a line a mark; the file `order` names the mark at which this process ends; `slow` waits at marks."""
+    """`log` gets a line a mark; the file `order` says what to do at which mark: `kill`, `hold` or `pass`; `slow` waits
+    at marks.
+
+    A process that is held says by which backend of the database, and waits until the order it took is gone.
+    """
 
     log: Path
     order: Path | None = None
@@ -65,39 +75,55 @@ class Observer:
         """One line, in the file before this returns, whatever becomes of the process."""
         os.write(self._out, f"{text}\n".encode())
 
-    def mark(self, when: str, name: str) -> None:
+    def mark(self, when: str, name: str, connection: sa.Connection | None = None) -> None:
         """`begin`, `inside` or `end` of a step."""
         at = f"{when} {name}"
         self.note(at)
         if at in self.slow:
             time.sleep(self.slow[at])
-        if self._ordered(at):
+        if self.order is None:
+            return
+        if self._took(self.order, f"kill {at}"):
             self.note(f"killed {at}")
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self._took(self.order, f"pass {at}"):
+            self.note(f"passed {at}")
+        elif self._took(self.order, f"hold {at}"):
+            self.note(f"held {at} backend {_backend(connection)}")
+            self._wait()
 
-    def _ordered(self, at: str) -> bool:
+    def _took(self, order: Path, text: str) -> bool:
         """Whether this process is the one that the order is for: the first to get here takes it."""
-        if self.order is None:
-            return False
         try:
-            if self.order.read_text() != at:
+            if order.read_text() != text:
                 return False
-            self.order.rename(self.order.with_suffix(f".{os.getpid()}"))
+            order.rename(self.taken)
         except FileNotFoundError:
             return False
         return True
 
+    @property
+    def taken(self) -> Path:
+        return self.log.with_suffix(".order")
+
+    def _wait(self) -> None:
+        until = time.monotonic() + HELD_S
+        while self.taken.exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        self.note("released")
+
     def _work(self, name: str, work: Work, connection: sa.Connection) -> Any:
         result = work(connection)
-        self.mark("inside", name)
+        self.mark("inside", name, connection)
         return result
 
     def _written(self, name: str) -> _Write:
         def write(engine: sa.Engine, work: Work, *, rollback: bool = False) -> Any:
             self.mark("begin", name)
-            result = database.write(engine, partial(self._work, name, work), rollback=rollback)
-            self.mark("end", name)
-            return result
+            try:
+                return database.write(engine, partial(self._work, name, work), rollback=rollback)
+            finally:
+                self.mark("end", name)
 
         return write
 
@@ -120,6 +146,12 @@ class Observer:
         vars(runner)["_do"] = do
         vars(importer)["write"] = self._written("chunk")
         vars(embedded)["write"] = self._written("charge")
+
+
+def _backend(connection: sa.Connection | None) -> int:
+    """The process of PostgreSQL that serves a connection; 0 where there is none."""
+    driver = None if connection is None else connection.connection.driver_connection
+    return int(driver.info.backend_pid) if driver is not None and hasattr(driver, "info") else 0
 
 
 def open_steps(log: Path) -> list[str]:

@@ -33,11 +33,24 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.effects import Effect, LookUp, Push, ReadCustomers, ReadDrawn, ReadTotals, SendHalts, Transaction
+from drawdown.worker.effects import (
+    Effect,
+    LookUp,
+    Push,
+    ReadCustomers,
+    ReadDrawn,
+    ReadTotals,
+    Recall,
+    Remember,
+    SendHalts,
+    Transaction,
+)
+from drawdown.worker.incarnation import Witness
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle
 from tests.simulation.providers import AUTUMN, LOCAL, MEMORY, STRIPE, WHOLE, Cells, MemoryProvider
 from tests.simulation.remote import Autumn, Network, Remote, Stripe
+from tests.simulation.shortcut import shorten
 from tests.simulation.stepping import Time, Worker
 from tests.simulation.wire import Wire
 
@@ -66,11 +79,13 @@ AUDIT = (
 @cache
 def _template() -> bytes:
     engine = connect("sqlite://")
+    raw = engine.raw_connection()
+    # A database's name is drawn at random: here a seed says all.
+    raw.driver_connection.create_function("randomblob", 1, bytes)  # type: ignore[union-attr]
     upgrade(engine)
     with engine.connect() as connection, connection.begin():
         for statement in AUDIT:
             connection.exec_driver_sql(statement)
-    raw = engine.raw_connection()
     image: bytes = raw.driver_connection.serialize()  # type: ignore[union-attr]
     raw.close()
     return image
@@ -82,6 +97,7 @@ def new_database() -> sa.Engine:
     raw = engine.raw_connection()
     raw.driver_connection.deserialize(_template())  # type: ignore[union-attr]
     raw.close()
+    shorten(engine)
     return engine
 
 
@@ -145,6 +161,8 @@ class World:
     """Webhooks that were not taken yet."""
     voided: set[tuple[str, str, str]] = field(default_factory=set)
     """(org, provider, feature) of pushes that were voided."""
+    witness: Witness | None = None
+    """What is remembered of the database, apart from it."""
 
     def __post_init__(self) -> None:
         self.clock = FixedClock(self.time.now)
@@ -193,6 +211,13 @@ class World:
         self.clock.at_ms = self.time.now
         self.process_clock.at_ms = self.time.now if process_ms is None else process_ms
         match effect:
+            case Recall():
+                return self.witness
+            case Remember(witness):
+                before = self.witness
+                if before is None or (before.number, before.sends) <= (witness.number, witness.sends):
+                    self.witness = witness
+                return None
             case Transaction():
                 return self._transaction(effect)
             case Push(provider, batch, before_ms):
@@ -225,10 +250,10 @@ class World:
             write(self.engine, effect.work, rollback=True)
             raise DatabaseBusy("injected: rolled back")
         answer = write(self.engine, effect.work, rollback=effect.rollback)
-        if effect.name == "claim" and answer:
+        if effect.name == "claim" and answer.pushes:
             provider = effect.work.keywords["provider"]  # type: ignore[attr-defined]
             if provider in self.paused:
-                self.breaches.append(f"paused: {len(answer)} pushes were claimed to be sent to {provider}")
+                self.breaches.append(f"paused: {len(answer.pushes)} pushes were claimed to be sent to {provider}")
         if self.faults.strikes("commit_answer_lost"):
             raise DatabaseBusy("injected: committed, and the answer was lost")
         return answer
@@ -295,6 +320,10 @@ class World:
             if self.faults.strikes("read_raised"):
                 raise OSError("the connection was cut")
         return run_coroutine(self.providers[provider].customers(list(customer_ids)))
+
+    def pushes(self) -> int:
+        """How many there are."""
+        return int(self.rows("SELECT COUNT(*) FROM pushes")[0][0])
 
     def charged(self) -> dict[str, tuple[str, int]]:
         """What was truly charged under each key: by whom, and how much in the service's own units."""
