@@ -136,7 +136,7 @@ def withdraw_samples(world: World) -> str | None:
         return None
     chosen = world.rng.sample(good, min(len(good), world.rng.randrange(1, 4)))
     if attempt(world, lambda c: withdraw(c, chosen, said(world))) is not None:
-        world.oracle.withdrawn.update(chosen)
+        world.oracle.withdraw(*chosen)
         world.faults.note("withdrawal")
     return f"withdraws {chosen}"
 

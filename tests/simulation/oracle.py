@@ -55,6 +55,18 @@ class Expected:
     pending: dict[tuple[int, str, int], tuple[str, int, int]] = field(default_factory=dict)
 
 
+Spot = tuple[int, str, int]
+"""(window, org, memory size)."""
+
+
+@dataclass
+class Known:
+    """What is worked out once for each spot, from `of`: the rules and assignments there are."""
+
+    of: tuple[object, ...]
+    spots: dict[Spot, tuple[Assignment | None, Rule | None]] = field(default_factory=dict)
+
+
 @dataclass
 class Oracle:
     """Everything the world handed out."""
@@ -65,12 +77,38 @@ class Oracle:
     assignments: dict[str, list[Assignment]] = field(default_factory=lambda: defaultdict(list))
     default: Assignment | None = None
     """How organisations are assigned as they appear, where the workers do that."""
+    used: dict[Spot, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    """Seconds and samples in force."""
+    _known: Known = field(default_factory=lambda: Known(()))
 
     def took(self, sample: Sample) -> None:
         """A sample was committed; the first one of an id counts."""
-        self.samples.setdefault(sample.id, sample)
+        if sample.id not in self.samples:
+            self.samples[sample.id] = sample
+            self._count(sample, 1)
+
+    def withdraw(self, *names: str) -> None:
+        """Samples count no more."""
+        for name in names:
+            if name not in self.withdrawn:
+                self.withdrawn.add(name)
+                self._count(self.samples[name], -1)
+
+    def _count(self, sample: Sample, times: int) -> None:
+        if sample.good:
+            place = self.used[(sample.ts // WINDOW * WINDOW, sample.org, sample.memory_mb)]
+            place[0] += times * sample.seconds
+            place[1] += times
+
+    def known(self) -> Known:
+        """What was worked out from these very rules and assignments before."""
+        of = (len(self.rules), self.default, *((org, *found) for org, found in self.assignments.items()))
+        if self._known.of != of:
+            self._known = Known(of)
+        return self._known
 
     def assigned(self, org: str, window: int) -> Assignment | None:
+        """Who bills an organisation's window."""
         known = [one for one in self.assignments[org] if one.start <= window]
         found = max(known, key=lambda one: one.start, default=None)
         if found is None and self.default is not None and self.default.start <= window:
@@ -109,23 +147,21 @@ class Oracle:
                 return found
         return None
 
-    def in_force(self) -> list[Sample]:
-        return [one for one in self.samples.values() if one.good and one.id not in self.withdrawn]
-
     def expected(self) -> Expected:
         """Over all windows."""
-        answer = Expected()
-        used: dict[tuple[int, str, int], list[int]] = defaultdict(lambda: [0, 0])
-        for one in self.in_force():
-            place = used[(one.ts // WINDOW * WINDOW, one.org, one.memory_mb)]
-            place[0] += one.seconds
-            place[1] += 1
+        answer, known = Expected(), self.known()
         owed: dict[Cell, int] = defaultdict(int)
-        for (window, org, size), (seconds, count) in used.items():
-            biller, rule = self.assigned(org, window), self.rule(size, window)
+        for spot, (seconds, count) in self.used.items():
+            if spot not in known.spots:
+                window, org, size = spot
+                known.spots[spot] = (self.assigned(org, window), self.rule(size, window))
+            biller, rule = known.spots[spot]
+            if not count:
+                continue
+            window, org, size = spot
             if biller is None or (biller.provider not in EXEMPT and (rule is None or not biller.customer)):
                 reason = "no_biller" if biller is None else "no_mapping" if rule is None else "no_customer"
-                answer.pending[(window, org, size)] = (reason, seconds, count)
+                answer.pending[spot] = (reason, seconds, count)
             elif rule is not None and biller.provider not in EXEMPT:
                 assert rule.feature is not None
                 owed[(org, window, rule.feature)] += seconds * size if rule.unit == "mb_s" else seconds

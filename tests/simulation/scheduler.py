@@ -38,10 +38,13 @@ from tests.simulation.operators import OPERATORS, customer_at, said
 from tests.simulation.oracle import Assignment, Rule
 from tests.simulation.people import PEOPLE
 from tests.simulation.providers import DEPLOYED, STRIPE
+from tests.simulation.shortcut import texts_kept
 from tests.simulation.stepping import Task, Worker, WorkerClock
 from tests.simulation.world import START, World
 
 CHECK_EVERY = 40
+"""Steps between two checks of all tables, and one more for every `CHECK_SHARE` pushes: a long run is not all checks."""
+CHECK_SHARE = 3
 SPLITS = (
     (Shard(),),
     (Shard(), Shard()),
@@ -78,6 +81,13 @@ def simulate(
 ) -> Outcome:
     """Run one seed; stops at the first breach. `intensity` multiplies the faults' chances, `billing` names the
     providers there are; the seed says, where they are not given."""
+    with texts_kept():
+        return _simulate(seed, ticks, show=show, intensity=intensity, billing=billing)
+
+
+def _simulate(
+    seed: int, ticks: int, *, show: bool, intensity: float | None, billing: tuple[str, ...] | None
+) -> Outcome:
     world = _new_world(seed, intensity, billing, show=show)
     run = Run(world, ticks)
     run.safety()
@@ -85,7 +95,7 @@ def simulate(
         heal(run)
     for row in world.rows("SELECT key, sealed_qty, sent_qty, state, attempts, settled_ms FROM pushes ORDER BY key"):
         world.trace.digest.update(repr(row).encode())
-    pushes = int(world.rows("SELECT COUNT(*) FROM pushes")[0][0])
+    pushes = world.pushes()
     for name, remote in world.remote.items():
         world.faults.counts.update({f"{name} {kind}": count for kind, count in remote.emulator.faults.counts.items()})
     digest = world.trace.digest.hexdigest()[:16]
@@ -157,7 +167,7 @@ class Run:
 
     def safety(self) -> None:
         """Workers, world and time, in an order that only the seed knows."""
-        world, steps = self.world, 0
+        world, steps, check_at = self.world, 0, CHECK_EVERY
         while not world.breaches and (self.begun < self.ticks or any(one.task for one in world.workers)):
             steps += 1
             awake = [one for one in world.workers if one.paused_until <= world.time.now]
@@ -167,8 +177,9 @@ class Run:
                 self._act()
             else:
                 self._work(self.rng.choice(awake))
-            if steps % CHECK_EVERY == 0 or self.rng.random() < 0.005:
+            if steps >= check_at or self.rng.random() < 0.001:
                 world.breaches += check(world)
+                check_at = steps + CHECK_EVERY + world.pushes() // CHECK_SHARE
         world.breaches += [] if world.breaches else check(world)
 
     def _while(self) -> int:

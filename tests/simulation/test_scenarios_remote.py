@@ -200,7 +200,7 @@ def test_what_was_adopted_is_found_again_under_its_first_key() -> None:
     assert isinstance(autumn, Autumn)
     autumn.emulator.account.customers["acme"].grants[FEATURE][-1].balance += 20  # so that 40 of 60 can be given back
     world.write(lambda c: withdraw(c, ["s1"], said(world)))
-    world.oracle.withdrawn.add("s1")
+    world.oracle.withdraw("s1")
     for _ in range(3):
         world.time.advance(10 * MINUTE_MS)
         drive(world, start(world, "w", tick))
