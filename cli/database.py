@@ -1,16 +1,15 @@
-"""`drawdown init`, `doctor`, `verify`, `status`."""
+"""`drawdown init`, `doctor`, `verify`."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from drawdown.cli import doctor
 from drawdown.cli.options import Actor
-from drawdown.cli.orgs import show_org
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
@@ -19,7 +18,6 @@ from drawdown.schema.migrate import upgrade
 from drawdown.worker.actions import require_org
 from drawdown.worker.features import install_defaults
 from drawdown.worker.mapping import mapping_rows
-from drawdown.worker.status import org_status, status
 from drawdown.worker.verify import stop_breached, verify
 
 
@@ -27,7 +25,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("init")(init)
     app.command("doctor")(doctor_)
-    app.command("status")(status_)
     app.command("verify")(verify_)
 
 
@@ -56,49 +53,6 @@ def doctor_(context: typer.Context) -> None:
     show(state, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
-
-
-def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(help="One organisation")] = None) -> None:
-    """Show what is behind, since when and why."""
-    state: State = context.obj
-    now = state.clock.now_ms()
-    if org is not None:
-        show_org(state, state.read(lambda c: org_status(c, org, now)))
-        return
-    found = state.read(lambda c: status(c, now))
-    show(state, found, _status_lines(found))
-
-
-def _status_lines(found: dict[str, Any]) -> list[str | Table]:
-    left, last = found["left"], found["last_tick"]
-    tick = "none yet" if last is None else f"{show_time(last['started_ms'])}, exit status {last['exit_status']}"
-    lines: list[str | Table] = [
-        f"last tick: {tick}",
-        f"sealed up to {show_time(found['watermark_ms'])}" if found["watermark_ms"] else "nothing is sealed yet",
-        f"{found['orgs']:,} organisations, {found['unassigned']:,} billed by nobody, {found['halted']:,} halted",
-    ]
-    names = {name: left[name] for name in ("dirty_windows", "halts_due", "projections_due") if left[name]}
-    lines += [f"{count:,} {name.replace('_', ' ')}" for name, count in names.items()]
-    lines += [f"pending, {reason}: {seconds:,} s" for reason, seconds in left["pending_s"].items()]
-    lines += [f"quarantined, {reason}: {count:,} samples" for reason, count in left["quarantined"].items()]
-    opened = [
-        (o["state"], o["provider"], o["pushes"], show_time(o["since_ms"]), o["example"]) for o in found["open_pushes"]
-    ]
-    lines += [
-        f"{name} is paused since {show_time(one['since_ms'])}: {one['reason']} (`drawdown provider resume {name}`)"
-        for name, one in found["paused"].items()
-    ]
-    lines += [
-        f"{one['provider']}: {one['days']:,} organisation-days {one['verdict']} when last compared "
-        f"(`drawdown reconcile --provider {one['provider']}`)"
-        for one in found["differing"]
-    ]
-    if opened:
-        lines.append(table("Not settled", ("state", "provider", "#pushes", "since", "an error"), opened))
-    if found["stopped"]:
-        rows = [(s["org_id"], show_time(s["stopped_at_ms"]), s["stopped_reason"]) for s in found["stopped"]]
-        lines.append(table("Stopped (`drawdown org release`)", ("org", "since", "why"), rows))
-    return lines
 
 
 def verify_(

@@ -30,8 +30,11 @@ from drawdown.cli import (
     providers,
     pushes,
     reconcile,
+    recover,
+    replay,
     samples,
     settings,
+    status,
 )
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_time
@@ -82,7 +85,7 @@ def root(
     context.obj = State(found, clock, json_)
 
 
-for module in (demo, database, metering, imports, reconcile):
+for module in (demo, database, status, metering, replay, imports, reconcile, recover):
     module.register(app)
 app.add_typer(orgs.app, name="org")
 app.add_typer(features.app, name="feature")

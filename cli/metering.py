@@ -1,4 +1,4 @@
-"""`drawdown tick`, `run`, `replay`: what meters."""
+"""`drawdown tick`, `run`: what meters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from drawdown.cli import scheduler
-from drawdown.cli.options import DryRun
-from drawdown.cli.render import show, table
+from drawdown.cli.render import show
 from drawdown.cli.state import State
-from drawdown.cli.times import parse_time, parse_window, show_time
+from drawdown.cli.times import parse_window, show_time
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker import runner
 from drawdown.worker.context import Context
-from drawdown.worker.replay import replay
 from drawdown.worker.report import Report
 from drawdown.worker.shard import NewOrgs, Shard
 from drawdown.worker.tick import tick
@@ -32,7 +30,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("tick")(tick_)
     app.command("run")(run_)
-    app.command("replay")(replay_)
 
 
 def parse_shard(text: str | None) -> Shard:
@@ -151,31 +148,3 @@ def run_(
         parse_shard(shard), new_orgs(state, new_org_provider, new_org_from), accept_clock, every
     )
     raise typer.Exit(scheduler.run(state, options))
-
-
-def replay_(
-    context: typer.Context,
-    org: Annotated[str | None, typer.Argument(help="One organisation")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="All organisations")] = False,
-    from_: Annotated[str, typer.Option("--from", help="The range's begin")] = "",
-    to: Annotated[str, typer.Option("--to", help="The range's end")] = "",
-    zone: Annotated[str, typer.Option(help="The zone of times that name none")] = "UTC",
-    dry_run: DryRun = False,
-) -> None:
-    """Seal a past range again, and push what it still owes. What is billed already is not billed again."""
-    state: State = context.obj
-    if (org is None) != all_:
-        raise UsageError("name one organisation, or give --all")
-    if not from_ or not to:
-        raise UsageError("give the range: --from and --to")
-    start, end = parse_time(from_, "--from", zone), parse_time(to, "--to", zone)
-    state.ready()
-    found = runner.run(
-        replay(state.context(), None if org is None else [org], start, end, dry_run=dry_run), state.world()
-    )
-    rows = [(f.org_id, show_time(f.window_ms), f.feature, f.revision, f.quantity) for f in found.first]
-    verb = "would seal" if dry_run else "sealed"
-    span = f"{show_time(found.from_ms)} to {show_time(found.to_ms)}"
-    text = f"{span}: {verb} {found.pushes:,} pushes, {found.quantity:,} units"
-    tables = [table("Owed", ("org", "window", "feature", "#revision", "#quantity"), rows)] if rows else []
-    show(state, {"replay": found, "dry_run": dry_run}, [text, *tables])

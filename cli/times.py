@@ -38,6 +38,34 @@ def parse_time(text: str, option: str, zone: str = "UTC") -> int:
         ) from error
 
 
+def parse_zone(zone: str) -> ZoneInfo:
+    """Errors: UsageError for a zone that does not exist."""
+    try:
+        return ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UsageError(f"--zone: there is no time zone {zone!r}; use a name such as Europe/Berlin") from error
+
+
+def in_zone(ms: int, zone: ZoneInfo) -> datetime:
+    """The moment as the clocks of a zone show it."""
+    return datetime.fromtimestamp(ms // 1000, UTC).astimezone(zone)
+
+
+def offset_of(moment: datetime) -> str:
+    """`UTC+01:00`."""
+    return f"UTC{moment.isoformat()[19:]}"
+
+
+def is_said_twice(text: str, zone: ZoneInfo) -> bool:
+    """Whether a time without an offset is one that the clocks of a zone show twice, or never: a daylight change."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    local = moment.replace(tzinfo=zone)
+    return moment.tzinfo is None and local.utcoffset() != local.replace(fold=1).utcoffset()
+
+
 def parse_window(text: str | None, option: str) -> int | None:
     """The same, for a time that must be a window's boundary."""
     if text is None:
@@ -57,6 +85,16 @@ def show_time(ms: int | None) -> str:
         return "-"
     moment = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{moment}.{ms % 1000:03d}Z" if ms % 1000 else f"{moment}Z"
+
+
+def lasting(ms: int) -> str:
+    """A length of time in words, as exact as its size asks for: `45 s`, `3 h 12 min`, `2 d 4 h`."""
+    seconds = max(ms, 0) // 1000
+    for size, name, less, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= size:
+            rest = seconds % size // less
+            return f"{seconds // size:,} {name}" + (f" {rest} {smaller}" if rest else "")
+    return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
 
 
 def parse_credits(text: str) -> int:

@@ -1,106 +1,248 @@
 """Replay: seal a past range again and send what comes out.
 
 Guarantee: what is sealed already is subtracted, so a replay of a healthy range sends nothing; it cannot bill twice.
+It goes in chunks, each of them the seal's own transaction together with how far the replay has come: ticks run in
+between, and one that was killed goes on where it was. The lease keeps a second replay of the same windows away for the
+sake of clear answers only; what keeps money right is the seal's lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.errors import UsageError
-from drawdown.schema.units import WINDOW_MS, horizon, window_of
+from drawdown.schema.errors import Refused
+from drawdown.schema.tables import replays
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import seal as sealing
-from drawdown.worker.actions import require_org
-from drawdown.worker.context import Context
-from drawdown.worker.effects import Steps, Together, Transaction
+from drawdown.worker.actions import lock_buckets, record
+from drawdown.worker.backlog import Backlog, read_backlog
+from drawdown.worker.context import LEASE_MS, Context
+from drawdown.worker.effects import Recall, Steps, Together, Transaction
+from drawdown.worker.incarnation import HistoryDoubted, recognise
+from drawdown.worker.orgs import Said
 from drawdown.worker.project import project
 from drawdown.worker.push import push
+from drawdown.worker.replay_found import Found, Left, Tally, found_in, left_in
+from drawdown.worker.replay_plan import Plan, Scope, overlaps, utc
 from drawdown.worker.seal_statements import SealRequest
 
-SHOWN = 1000
+SHOWN: Final = 1000
 """How many of the found pushes are listed; all are counted."""
+FIRST_CHUNK: Final = 12 * WINDOW_MS
+CHUNK_LOAD: Final = 400_000
+"""Samples and sums that a transaction should read, about: a second or two."""
+RESUME_MS: Final = DAY_MS
+"""A replay that died longer ago begins anew: whoever asks now may well have another reason."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """One push that the range still owed."""
-
-    org_id: str
-    window_ms: int
-    feature: str
-    revision: int
-    quantity: int
-
-
-@dataclass(frozen=True)
+@dataclass
 class Replayed:
     """What a range still owed: `pushes` and `quantity` in all, `first` the first of them."""
 
     from_ms: int
     to_ms: int
+    dry_run: bool
+    resumed_from_ms: int | None = None
+    pushes_before: int = 0
+    """Sealed by the run that is gone on with."""
+    pushes: int = 0
+    quantity: int = 0
+    first: list[Found] = field(default_factory=list)
+    totals: list[Tally] = field(default_factory=list)
+    left_out: list[Left] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    not_ready: list[str] = field(default_factory=list)
+    """Providers of found pushes that cannot be sent to now."""
+    backlog: Backlog = field(default_factory=Backlog)
+
+    @property
+    def exit_status(self) -> int:
+        """As for a tick: 0 all settled, 75 something is left for the next one, 1 a person is needed."""
+        if self.dry_run:
+            return 0
+        if self.backlog.needs_person:
+            return 1
+        return 75 if self.failures or self.backlog.waits_for_tick else 0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The row that keeps how far a replay has come."""
+
+    replay_id: int
+    next_ms: int
     pushes: int
-    quantity: int
-    first: Sequence[Found]
+    resumed: bool
 
 
-def replay(
-    context: Context, org_ids: Sequence[str] | None, from_ms: int, to_ms: int, *, dry_run: bool
-) -> Steps[Replayed]:
-    """Seal what windows that touch [from_ms, to_ms) still owe, and push it; a dry run leaves nothing behind.
+@dataclass(frozen=True)
+class Chunk:
+    """What one transaction found."""
 
-    Errors: UsageError for a range that is empty, in the future or before the floor; Refused for an unknown
-    organisation.
+    found: Sequence[Found]
+    left_out: Sequence[Left]
+    load: int
+
+
+def replay(context: Context, plan: Plan, said: Said, *, dry_run: bool, most: int | None = SHOWN) -> Steps[Replayed]:
+    """Seal what the planned windows still owe, and push it; a dry run leaves nothing behind.
+
+    `most` pushes are listed (None: all). Errors: Refused while another replay of some of these windows is at work.
     """
+    result = Replayed(plan.from_ms, plan.to_ms, dry_run)
+    begun: Begun | None = None
+    if not dry_run:
+        context.witness = yield Recall()
+        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, said=said))
+        result.pushes_before = begun.pushes
+        result.resumed_from_ms = begun.next_ms if begun.resumed else None
+    yield from _seal_all(context, plan, begun, result, most)
+    if dry_run:
+        return result
+    if result.pushes or result.pushes_before:
+        yield from _send_all(context, result)
+    result.backlog = yield Transaction(
+        "replay_backlog", lambda c: read_backlog(c, context.shard, context.clock.now_ms())
+    )
+    return result
+
+
+def _seal_all(context: Context, plan: Plan, begun: Begun | None, result: Replayed, most: int | None) -> Steps[None]:
+    at, size = plan.from_ms if begun is None else max(plan.from_ms, begun.next_ms), FIRST_CHUNK
+    totals: dict[tuple[str, str, str], Tally] = {}
+    left: dict[tuple[str, str], Left] = {}
+    context.advanced("range", (plan.to_ms - at) // WINDOW_MS)
+    while at < plan.to_ms:
+        end = min(at + size, plan.to_ms)
+        work = partial(_chunk, context=context, plan=plan, begun=begun, start=at, end=end)
+        chunk: Chunk = yield Transaction("replay", work, rollback=begun is None)
+        for one in chunk.found:
+            result.pushes += 1
+            result.quantity += one.quantity
+            totals.setdefault((one.org_id, one.provider, one.feature), Tally.of(one)).add(one)
+            if most is None or len(result.first) < most:
+                result.first.append(one)
+        for part in chunk.left_out:
+            left.setdefault((part.why, part.unit), Left(part.why, part.unit)).add(part)
+        context.advanced("replayed", (end - at) // WINDOW_MS)
+        at, size = end, next_size(size, chunk.load)
+    result.totals = [totals[name] for name in sorted(totals)]
+    result.left_out = [left[name] for name in sorted(left)]
+
+
+def next_size(size: int, load: int) -> int:
+    """How much of the range the next transaction takes: a day at most, a window at least, less where there is much."""
+    wanted = size * CHUNK_LOAD // max(load, 1)
+    return int(min(max(wanted - wanted % WINDOW_MS, WINDOW_MS), 4 * size, DAY_MS))
+
+
+def _chunk(
+    connection: sa.Connection, *, context: Context, plan: Plan, begun: Begun | None, start: int, end: int
+) -> Chunk:
     now = context.clock.now_ms()
-    start, end = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1)
-    if to_ms <= from_ms:
-        raise UsageError("the range ends before it begins: --to must lie after --from")
-    if start >= horizon(now):
-        raise UsageError("the range lies in windows that are not closed yet; the next tick will seal them")
-    request = SealRequest(
-        shard=context.shard,
-        horizon_ms=min(end, horizon(now)),
-        now_ms=now,
-        providers=context.known(),
-        only=None if org_ids is None else tuple(org_ids),
+    only = None if plan.orgs is None else tuple(org for org in plan.orgs if org not in set(plan.stopped))
+    request = SealRequest(context.shard, plan.to_ms, now, context.known(), only=only)
+    sealed = sealing.seal_range(connection, request, start, end, biller=plan.scope.provider)
+    found = found_in(connection, sealed.seal_id, start) if sealed.pushes else []
+    load = connection.execute(sa.text("SELECT COUNT(*) + COALESCE(SUM(ABS(samples)), 0) FROM seal_work")).scalar_one()
+    chunk = Chunk(found, left_in(connection, plan, start, end, sealed.seal_id), int(load))
+    if begun is not None:
+        _advance(connection, context, begun, (start, end), sealed.pushes, done=end >= plan.to_ms)
+    return chunk
+
+
+def _advance(
+    connection: sa.Connection, context: Context, begun: Begun, span: tuple[int, int], pushes: int, *, done: bool
+) -> None:
+    now = context.clock.now_ms()
+    moved = connection.execute(
+        replays.update()
+        .where(replays.c.replay_id == begun.replay_id, replays.c.worker == context.worker, replays.c.next_ms <= span[0])
+        .values(
+            next_ms=span[1],
+            pushes=replays.c.pushes + pushes,
+            lease_ms=now + LEASE_MS,
+            finished_ms=now if done else None,
+        )
     )
-    found: Replayed = yield Transaction(
-        "replay", partial(_replay, request=request, start=start, end=request.horizon_ms), rollback=dry_run
+    if moved.rowcount != 1:
+        raise Refused(
+            "this replay stood still for so long that another process took it over; nothing is lost or doubled, and "
+            "that one goes on with it"
+        )
+
+
+UNFINISHED = "SELECT * FROM replays WHERE finished_ms IS NULL AND lease_ms > :since ORDER BY replay_id"
+
+
+def _begin(connection: sa.Connection, *, context: Context, plan: Plan, said: Said) -> Begun:
+    lock_buckets(connection)  # one after the other: of two that begin at once, the second sees the first
+    now = context.clock.now_ms()
+    doubted = recognise(connection, context.witness, now).doubted
+    if doubted is not None:
+        raise HistoryDoubted(f"nothing is replayed before `drawdown recover`: {doubted}")
+    rows = connection.execute(sa.text(UNFINISHED), {"since": now - RESUME_MS}).all()
+    for row in rows:
+        at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms
+        if at_work and overlaps(connection, Scope.of(row.scope), plan.scope):
+            raise Refused(_in_the_way(row))
+    asked = (plan.scope.text(), plan.asked_from_ms, plan.asked_to_ms)
+    same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
+    if same:
+        row = same[-1]
+        connection.execute(
+            replays.update()
+            .where(replays.c.replay_id == row.replay_id)
+            .values(worker=context.worker, lease_ms=now + LEASE_MS)
+        )
+        return Begun(row.replay_id, row.next_ms, row.pushes, resumed=True)
+    return _new(connection, context, plan, said)
+
+
+def _new(connection: sa.Connection, context: Context, plan: Plan, said: Said) -> Begun:
+    now = context.clock.now_ms()
+    values = {
+        "scope": plan.scope.text(),
+        "from_ms": plan.asked_from_ms,
+        "to_ms": plan.asked_to_ms,
+        "next_ms": plan.from_ms,
+        "worker": context.worker,
+        "started_ms": now,
+        "lease_ms": now + LEASE_MS,
+        "actor": said.actor,
+        "reason": said.reason,
+    }
+    key = connection.execute(replays.insert().values(**values)).inserted_primary_key
+    assert key is not None
+    details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}
+    record(connection, "replay", str(plan.scope), details, now_ms=now, actor=said.actor, reason=said.reason)
+    return Begun(int(key[0]), plan.from_ms, 0, resumed=False)
+
+
+def _in_the_way(row: sa.Row[Any]) -> str:
+    return (
+        f"another replay of some of these windows is at work: {row.actor} ({row.worker}) began it at "
+        f"{utc(row.started_ms)}, of {Scope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, and it has come to "
+        f"{utc(row.next_ms)}. Wait for it; if it died, its hold ends at {utc(row.lease_ms)}, and the same command "
+        "then goes on where it was"
     )
-    if found.pushes and not dry_run:
-        results = yield Together([_send(context, provider) for provider in context.ready()])
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-    return found
+
+
+def _send_all(context: Context, result: Replayed) -> Steps[None]:
+    """What is due goes out as in any tick; what does not is the next tick's."""
+    ready = context.ready()
+    result.not_ready = sorted({one.provider for one in result.totals} - set(ready))
+    results = yield Together([_send(context, provider) for provider in ready])
+    for one in results:
+        if isinstance(one, Exception):
+            result.failures.append(f"{type(one).__name__}: {one}")
 
 
 def _send(context: Context, provider: str) -> Steps[None]:
     yield from push(context, provider)
     yield from project(context, provider)
-
-
-def _replay(connection: sa.Connection, *, request: SealRequest, start: int, end: int) -> Replayed:
-    for org_id in request.only or ():
-        floor = require_org(connection, org_id).floor_ms
-        if start < floor:
-            raise UsageError(f"{org_id}: windows before {floor} are closed for good; start there")
-    sealed = sealing.seal_range(connection, request, start, end)
-    values = {"seal": sealed.seal_id, "start": start, "most": SHOWN}
-    rows = connection.execute(
-        sa.text(
-            "SELECT org_id, window_ms, feature, revision, sealed_qty FROM pushes WHERE seal_id = :seal "
-            "AND window_ms >= :start ORDER BY org_id, window_ms, feature LIMIT :most"
-        ),
-        values,
-    )
-    first = [Found(*row) for row in rows]
-    quantity = connection.execute(
-        sa.text("SELECT COALESCE(SUM(sealed_qty), 0) FROM pushes WHERE seal_id = :seal AND window_ms >= :start"),
-        {"seal": sealed.seal_id, "start": start},
-    ).scalar_one()
-    return Replayed(start, end, sealed.pushes, int(quantity), first)

@@ -65,16 +65,21 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     return Sealed(sealed.seal_id, sealed.pushes, new_orgs, restored)
 
 
-def seal_range(connection: sa.Connection, request: SealRequest, from_ms: int, to_ms: int) -> Sealed:
+def seal_range(
+    connection: sa.Connection, request: SealRequest, from_ms: int, to_ms: int, *, biller: str | None = None
+) -> Sealed:
     """Seal again what a past range [from_ms, to_ms) still owes; watermark, cursor and dirty windows stay as they are.
 
     Used by replay and by the nightly sweep. Windows at or above an organisation's watermark, or below its floor,
-    are left alone.
+    are left alone; with `biller`, also those assigned to another provider.
     """
     lock, _ = lock_shard(connection, request)
     run = Statements(connection, request, from_ms)
     run.values.update(horizon=min(to_ms, request.horizon_ms))
     run.texts["below_watermark"] = sql.BELOW_WATERMARK
+    if biller is not None:
+        run.values["biller"] = biller
+        run.texts["below_watermark"] += " AND a.provider = :biller"
     narrow_if_needed(run, connection, request)
     run.texts["dirty_scope"] += " AND 1 = 0"  # the work table holds the range's samples alone
     make_work_table(connection)

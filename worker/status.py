@@ -7,10 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.actions import require_org
 from drawdown.worker.backlog import read_backlog
 from drawdown.worker.provider_states import paused
 from drawdown.worker.shard import Shard
+from drawdown.worker.status_providers import read_providers
+from drawdown.worker.verdict import judge
 
 COUNTS = {
     "orgs": "SELECT COUNT(*) FROM orgs",
@@ -20,9 +23,13 @@ COUNTS = {
     "watermark_ms": "SELECT MIN(watermark_ms) FROM buckets",
 }
 LAST_TICK = "SELECT * FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1"
-OLDEST = """
-SELECT state, provider, COUNT(*) AS pushes, MIN(sealed_at_ms) AS since_ms, MIN(last_error) AS example FROM pushes
-WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY state, provider ORDER BY state, provider
+RUNNING = "SELECT MAX(started_ms) FROM ticks WHERE finished_ms IS NULL AND tick_id > :last AND started_ms > :since"
+PENDING = """
+SELECT reason, SUM(seconds) AS seconds, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage
+GROUP BY reason ORDER BY reason
+"""
+HALTS = """
+SELECT COUNT(*) AS due, MIN(due_at_ms) AS since_ms, MAX(last_error) AS error FROM halts WHERE due_at_ms IS NOT NULL
 """
 DIFFERING = """
 SELECT provider, verdict, COUNT(*) AS days, MIN(day_ms) AS since_ms, MAX(at_ms) AS compared_ms FROM reconciliations
@@ -31,25 +38,51 @@ WHERE verdict IN ('short', 'over') GROUP BY provider, verdict ORDER BY provider,
 STOPPED = (
     "SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY org_id LIMIT 20"
 )
+DOUBTED = "SELECT doubted_ms, doubted_reason FROM incarnation WHERE doubted_ms IS NOT NULL"
+REPLAYS = """
+SELECT replay_id, scope, from_ms, to_ms, next_ms, pushes, actor, started_ms, lease_ms FROM replays
+WHERE finished_ms IS NULL AND lease_ms > :since ORDER BY replay_id
+"""
 
 
 def status(connection: sa.Connection, now_ms: int) -> dict[str, Any]:
-    """What is behind, since when and why."""
+    """What is behind, why, since when, how much it is worth, and when it will be drained; `verdict` sums it up."""
     found: dict[str, Any] = {
         name: int(connection.execute(sa.text(text)).scalar_one() or 0) for name, text in COUNTS.items()
     }
+
+    def rows(text: str, **values: object) -> list[dict[str, Any]]:
+        answer = connection.execute(sa.text(text), values)
+        return [{name: _plain(value) for name, value in row._mapping.items()} for row in answer]
+
     backlog = read_backlog(connection, Shard(), now_ms)
-    last = connection.execute(sa.text(LAST_TICK)).one_or_none()
-    return {
-        **found,
+    found |= {
+        "at_ms": now_ms,
         "left": asdict(backlog),
-        "open_pushes": [dict(row._mapping) for row in connection.execute(sa.text(OLDEST))],
+        "providers": [asdict(one) for one in read_providers(connection, now_ms)],
         "paused": {name: {"since_ms": since, "reason": why} for name, (since, why) in paused(connection).items()},
-        "differing": [dict(row._mapping) for row in connection.execute(sa.text(DIFFERING))],
-        "stopped": [dict(row._mapping) for row in connection.execute(sa.text(STOPPED))],
-        "last_tick": None if last is None else {k: v for k, v in last._mapping.items() if k != "report"},
+        "pending": rows(PENDING),
+        "halts": rows(HALTS)[0],
+        "differing": rows(DIFFERING),
+        "stopped": rows(STOPPED),
+        "doubted": next(iter(rows(DOUBTED)), None),
+        "replays": rows(REPLAYS, since=now_ms - DAY_MS),
+        "last_tick": _last_tick(connection, now_ms),
         "needs_person": backlog.needs_person,
     }
+    verdict = judge(found)
+    return {**found, "verdict": verdict.word, "reason": verdict.reason, "next": verdict.next}
+
+
+def _last_tick(connection: sa.Connection, now_ms: int) -> dict[str, Any] | None:
+    last = connection.execute(sa.text(LAST_TICK)).one_or_none()
+    number = 0 if last is None else last.tick_id
+    since = {"last": number, "since": now_ms - DAY_MS}
+    running = connection.execute(sa.text(RUNNING), since).scalar_one()
+    if last is None:
+        return None
+    kept = {name: value for name, value in last._mapping.items() if name != "report"}
+    return {**kept, "took_ms": last.finished_ms - last.started_ms, "another_began_ms": running}
 
 
 ORG_PENDING = """

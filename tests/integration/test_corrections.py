@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Rejected, RetryAt, Unknown
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import corrections, runner
@@ -14,6 +14,7 @@ from drawdown.worker.explain import explain_push
 from drawdown.worker.features import end_feature, map_size
 from drawdown.worker.prune import prune
 from drawdown.worker.replay import Replayed, replay
+from drawdown.worker.replay_plan import Scope, plan
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -38,8 +39,9 @@ def billed(provider: FakeProvider) -> int:
 
 def do_replay(fleet: Fleet, from_ms: int, to_ms: int, *, dry_run: bool = False, org: str | None = None) -> Replayed:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
-    steps = replay(fleet.context(), None if org is None else [org], from_ms, to_ms, dry_run=dry_run)
-    return runner.run(steps, world)
+    scope = Scope(() if org is None else (org,))
+    made = read(fleet.engine, lambda c: plan(c, scope, from_ms, to_ms, fleet.clock.now_ms()))
+    return runner.run(replay(fleet.context(), made, fleet.said, dry_run=dry_run), world)
 
 
 def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) -> None:

@@ -1,0 +1,92 @@
+"""The one line that somebody who is woken at night needs first. Pure.
+
+Guarantee: a person is asked for only where no tick will mend it; of several reasons the gravest comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from drawdown.schema.units import MINUTE_MS
+
+TICK_MISSED_MS: Final = 15 * MINUTE_MS
+"""Three ticks that did not happen: nobody calls them any more."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`word`: settled, behind or person_needed; the most important reason; and what to do next."""
+
+    word: str
+    reason: str
+    next: str
+
+
+def judge(found: Mapping[str, Any]) -> Verdict:
+    """The verdict on what `status` read."""
+    return _needs_person(found) or _behind(found) or Verdict("settled", "nothing waits", "nothing")
+
+
+def _needs_person(found: Mapping[str, Any]) -> Verdict | None:
+    def person(reason: str, then: str) -> Verdict:
+        return Verdict("person_needed", reason, then)
+
+    if found["doubted"]:
+        return person(f"this database lost history: {found['doubted']['doubted_reason']}", "drawdown recover")
+    if minutes := missed_minutes(found):
+        return person(f"no tick for {minutes:,} min: is the cron running?", "drawdown tick, then mend what calls it")
+    if found["stopped"]:
+        first = found["stopped"][0]
+        count = found["left"]["stopped_orgs"]
+        text = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {first['org_id']}: "
+        return person(text + str(first["stopped_reason"]), f"drawdown org show {first['org_id']}")
+    for one in found["providers"]:
+        for state, word in (("in_doubt", "in doubt"), ("rejected", "rejected")):
+            if one[state]:
+                reason = f"{one[state]:,} pushes {word} at {one['provider']}: {one['error']}"
+                return person(reason, f"drawdown push list --state {state} --provider {one['provider']}")
+    return None
+
+
+def missed_minutes(found: Mapping[str, Any]) -> int:
+    """How long ago the last tick began, where that is too long; 0 where it is not, or where none ever was."""
+    last = found["last_tick"]
+    if last is None:
+        return 0
+    newest = max(last["started_ms"], last["another_began_ms"] or 0)
+    age = found["at_ms"] - max(newest, last["finished_ms"])
+    return int(age // MINUTE_MS) if age > TICK_MISSED_MS else 0
+
+
+def _behind(found: Mapping[str, Any]) -> Verdict | None:
+    left = found["left"]
+    for one in found["providers"]:
+        name, waiting = one["provider"], one["due"] + one["queued"]
+        if one["paused_ms"] is not None:
+            reason = f"{name} is paused ({one['paused_reason']}); {waiting:,} pushes wait"
+            return Verdict("behind", reason, f"drawdown provider resume {name}, once it may go on")
+        if waiting:
+            reason = f"{waiting:,} pushes wait at {name}: {one['error'] or 'not tried yet'}"
+            return Verdict("behind", reason, _mend(one))
+    for name, words in (
+        ("halts_due", "halts are due at cells"),
+        ("dirty_windows", "windows are to be sealed again"),
+        ("projections_due", "organisations are to be read again"),
+    ):
+        if left[name]:
+            return Verdict("behind", f"{left[name]:,} {words}", "nothing: the next tick tries again")
+    if found["differing"]:
+        one = found["differing"][0]
+        reason = f"{one['days']:,} organisation-days {one['verdict']} at {one['provider']}, when last compared"
+        return Verdict("behind", reason, f"drawdown reconcile --provider {one['provider']}")
+    if found["last_tick"] is None:
+        return Verdict("behind", "there was no tick yet", "drawdown tick")
+    return None
+
+
+def _mend(one: Mapping[str, Any]) -> str:
+    if one["drained_ms"] is not None:
+        return "nothing: it drains by itself"
+    return f"drawdown provider check {one['provider']}; ticks send them once it answers"
