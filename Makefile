@@ -29,8 +29,12 @@ simulate: install
 mutants: install
 	$(BIN)/python -m tests.simulation.mutants
 
+# Real processes and a real PostgreSQL, killed: make crash KILLS=1000 SERVER_KILLS=50
+KILLS ?= 60
+SERVER_KILLS ?= 6
+SEED ?= 1
 crash: install
-	$(BIN)/python -m tests.crash.run
+	$(BIN)/python -m tests.crash.run --kills $(KILLS) --server-kills $(SERVER_KILLS) --seed $(SEED)
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.run

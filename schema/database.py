@@ -7,6 +7,7 @@ whatever the driver says about the database becomes one clear line.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sqlite3
@@ -22,6 +23,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, UsageError
 
 T = TypeVar("T")
+
+# What the driver warns of when a connection is lost would be a second line beside the clear one of `explain`.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 SQLITE_BUSY_S: Final = 60
 PG_SETTINGS: Final = (

@@ -1,87 +1,92 @@
-"""The siege: an importer and two tick workers at work, and a controller that kills them one after another.
+"""The siege: an importer and two tick workers at work, and a controller that kills them, and the server, one by one.
 
-Guarantee of the count: a kill counts as `inside` only if its process was alive, ended by SIGKILL, and its own log,
-written before and after each step, breaks off in the middle of one.
+Guarantee: while the server is struck, a worker stands in the middle of a step there; what it was doing has to end in an
+exit status and one clear line, and the next of it goes on.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tests.acceptance.commands import environment
 from tests.crash.data import FROM_MS, Usage
-from tests.crash.observer import open_steps
+from tests.crash.hunt import RANDOM_S, Hunt, taken, wait
+from tests.crash.nursery import Child, Nursery
+from tests.crash.server import Server
+from tests.crash.toll import SOUND, Toll, ends, sound
 
 ROLES = ("importer", "ticker-a", "ticker-b")
-ORDERS = {
-    "import": [f"{when} chunk" for when in ("begin", "inside", "end")],
-    "tick": [
-        *(f"{when} {step}" for when in ("begin", "inside", "end") for step in (
-            "begin_tick", "seal", "sweep", "claim", "charge", "settle", "projections_due", "project", "claim_halts",
-            "end_tick",
-        )),
-        *(f"{when} {step}" for when in ("begin", "end") for step in ("push", "read")),
-    ],
-}  # fmt: skip
-ORDER_WAIT_S = 15.0
-END_WAIT_S = 240.0
+CHUNK = tuple(f"{when} chunk" for when in ("begin", "inside", "end"))
+TICK = (
+    *(f"{when} {step}" for when in ("begin", "inside", "end") for step in (
+        "begin_tick", "seal", "sweep", "claim", "charge", "settle", "projections_due", "project", "claim_halts",
+        "end_tick",
+    )),
+    *(f"{when} {step}" for when in ("begin", "end") for step in ("push", "read")),
+)  # fmt: skip
+HELD = tuple(f"inside {step}" for step in ("begin_tick", "seal", "claim", "charge", "settle", "project", "end_tick"))
+"""Where a worker stands with a transaction open, while its server is struck."""
+KILLED, ONE_KILLED, STOPPED, CUT = (
+    "postmaster killed", "one backend killed", "stopped immediately", "connection cut"
+)  # fmt: skip
+STRIKES = (KILLED, ONE_KILLED, STOPPED, CUT)
+BY_ORDER, IMPORT_SHARE, STRUCK_IMPORT, POWER_CUTS = 0.6, 1 / 3, 0.2, 0.4
 
 
-@dataclass
-class Toll:
-    """What the controller did."""
+@dataclass(frozen=True)
+class Plan:
+    """What a siege does. `strikes` are kills of the server; as many connections are cut besides."""
 
-    kills: int = 0
-    inside: int = 0
-    """Kills that hit a process in the middle of a step: begun, not ended."""
-    ordered: int = 0
-    """Kills at a named step; the others came at random moments."""
-    steps: Counter[str] = field(default_factory=Counter)
-    """In the middle of what."""
-    starts: int = 0
+    kills: int
+    strikes: int = 0
+    no_kill: bool = False
+    at: Sequence[str] = ()
+    """Steps of the tick to kill at; all of them, the import's, and random moments, where none is named."""
+
+    def all_strikes(self, dice: random.Random) -> list[str]:
+        """How the server is struck, one after another."""
+        found = [(KILLED, ONE_KILLED, STOPPED)[number % 3] for number in range(self.strikes)] + [CUT] * self.strikes
+        dice.shuffle(found)
+        return found
 
 
-class Controller:
+class Controller(Hunt):
     """Runs one siege in a folder, against one database."""
 
-    def __init__(self, folder: Path, url: str, usage: Usage, dice: random.Random) -> None:
-        self.folder, self.url, self.usage, self.dice = folder, url, usage, dice
-        self.toll = Toll()
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        usage.write(folder)
+    def __init__(
+        self, nursery: Nursery, usage: Usage, dice: random.Random, plan: Plan, server: Server | None = None
+    ) -> None:
+        super().__init__(nursery, dice, no_kill=plan.no_kill)
+        self.usage, self.plan, self.server = usage, plan, server
+        usage.write(self.folder)
         self._began_ms = time.time_ns() // 1_000_000
         self._release(0)
 
-    def besiege(self, kills: int) -> Toll:
-        """Kill `kills` times while the data comes in, then let everything end in peace."""
-        try:
-            for role in ROLES:
-                self._start(role)
-            for number in range(kills):
-                self._release(1 + (number + 1) * (len(self.usage.parts) - 1) // (kills + 1))
-                self._kill_one(ordered=number % 2 == 0)
-            self._release(len(self.usage.parts))
-            self._end("importer")
-            (self.folder / "stop").touch()
-            for role in ROLES[1:]:
-                self._end(role)
-        finally:
-            for process in self._running.values():
-                process.kill()
-                process.wait()
+    def besiege(self) -> Toll:
+        """Do what is planned while the data comes in, then let everything end in peace."""
+        self.start(*ROLES)
+        strikes, kills = self.plan.all_strikes(self.dice), self.plan.kills
+        total = len(strikes) + kills
+        while left := len(strikes) + kills:
+            self._release(1 + (total - left + 1) * (len(self.usage.parts) - 1) // (total + 1))
+            if self.dice.random() < len(strikes) / left:
+                self._strike(strikes.pop())
+            else:
+                kills -= self._kill(kills)
+        self._release(len(self.usage.parts))
+        self.end(ROLES[:1])
+        (self.folder / "stop").touch()
+        self.end(ROLES[1:])
+        sound(self.nursery, ROLES)
+        self.toll.starts = self.nursery.starts
         return self.toll
 
     def _release(self, parts: int) -> None:
         """Let the importer have the parts before this one, and time go on to where they end."""
+        self._released = parts
         state = {
             "parts": len(self.usage.parts),
             "released": parts,
@@ -93,66 +98,93 @@ class Controller:
         new.write_text(json.dumps(state))
         new.rename(self.folder / "state.json")
 
-    def _start(self, role: str) -> None:
-        command = [sys.executable, "-m", "tests.crash.process", role, str(self.folder)]
-        with (self.folder / f"{role}.err").open("ab") as err:
-            self._running[role] = subprocess.Popen(
-                command, env=environment(self.url), stdout=subprocess.DEVNULL, stderr=err
-            )
-        self.toll.starts += 1
+    def _importing(self) -> bool:
+        """Whether the importer has something to do: it does one part after the other."""
+        return not (self.folder / f"part{self._released - 1}.done").exists()
 
-    def _log(self, role: str) -> Path:
-        return self.folder / f"{role}.{self._running[role].pid}.log"
+    def _kill(self, most: int) -> int:
+        """One of them or, as a power cut would, one after another without a pause, all; how many."""
+        if not self._kill_by_order():
+            self.kill_at_random()
+        others = list(self.running.values())
+        if self.no_kill or most < len(others) or self.dice.random() >= POWER_CUTS:
+            return 1
+        # The one that replaced the first has hardly begun: as long as it has not, it is no worker yet.
+        hit = [one for one in others if one.log.exists() and one.poll() is None]
+        for one in hit:
+            self.kill(one)
+        return 1 + len(hit)
 
-    def _kill_one(self, *, ordered: bool) -> None:
-        if ordered and (role := self._by_order()) is not None:
-            self.toll.ordered += 1
+    def _kill_by_order(self) -> bool:
+        """Whether it was a named step's turn, and somebody came to it."""
+        if self.plan.at:
+            return self.kill_by_order("tick", self.dice.choice(self.plan.at))
+        if self.dice.random() >= BY_ORDER:
+            return False
+        if self._importing() and self.dice.random() < IMPORT_SHARE:
+            return self.kill_by_order("import", self.dice.choice(CHUNK))
+        return self.kill_by_order("tick", self.dice.choice(TICK))
+
+    # Strikes at the server
+
+    def _strike(self, kind: str) -> None:
+        """Strike the server while a worker stands in the middle of a transaction; its work then ends in one line."""
+        assert self.server is not None
+        child, at, backend = self._hold()
+        before, early = len(ends(child)), self.dice.random() < 0.5
+        self._down(self.server, kind, backend)
+        if early:
+            taken(child).unlink()
+        self._up(self.server, kind)
+        taken(child).unlink(missing_ok=True)
+        wait(lambda: len(ends(child)) > before or child.poll() is not None, f"{child.role} to end what it did")
+        assert child.poll() is None, f"{child.role} ended with {child.status}: {self.said(child)}"
+        status = ends(child)[before]
+        assert status in SOUND, f"{child.role}: status {status}: {self.said(child)}"
+        if not self.no_kill:
+            self.toll.strikes[kind] += 1
+            self.toll.held[at] += 1
+            self.toll.struck_ends[status] += 1
+
+    def _hold(self) -> tuple[Child, str, int]:
+        """A worker that stands in the middle of a transaction, which, and by which backend."""
+        kind, at = "tick", self.dice.choice(HELD)
+        if self._importing() and self.dice.random() < STRUCK_IMPORT:
+            kind, at = "import", "inside chunk"
+        child = self.order(kind, f"hold {at}")
+        if child is None:  # nobody came by; but each tick has an end
+            at = "inside end_tick"
+            child = self.order("tick", f"hold {at}")
+        assert child is not None, "no worker comes to the end of a tick"
+        return child, at, self._backend(child, at)
+
+    @staticmethod
+    def _backend(child: Child, at: str) -> int:
+        found: list[int] = []
+
+        def said() -> bool:
+            lines = child.log.read_text().splitlines()
+            found[:] = [int(line.split()[-1]) for line in lines[-2:] if line.startswith(f"held {at} backend ")]
+            return bool(found)
+
+        wait(said, f"{child.role} to say where it stands")
+        return found[0]
+
+    def _down(self, server: Server, kind: str, backend: int) -> None:
+        if self.no_kill:
+            return
+        if kind == KILLED:
+            server.kill()
+        elif kind == ONE_KILLED:
+            server.kill_backend(backend)
+        elif kind == STOPPED:
+            server.stop()
         else:
-            role = self._at_random()
-        process = self._running[role]
-        assert process.wait() == -signal.SIGKILL, (
-            f"{role} ended by itself with {process.returncode}: {self._said(role)}"
-        )
-        self.toll.kills += 1
-        steps = open_steps(self._log(role))
-        if steps:
-            self.toll.inside += 1
-            self.toll.steps[" in ".join(reversed(steps))] += 1
-        self._start(role)
+            server.cut(backend)
 
-    def _by_order(self) -> str | None:
-        """Have the first process that comes to a named step end there; None where none does in time."""
-        kind = self.dice.choice(("import", "tick", "tick"))
-        if kind == "import" and self._running["importer"].poll() is not None:
-            kind = "tick"
-        order = self.folder / f"order.{kind}"
-        new = order.with_suffix(".new")
-        new.write_text(self.dice.choice(ORDERS[kind]))
-        new.rename(order)
-        until = time.monotonic() + ORDER_WAIT_S
-        while time.monotonic() < until:
-            for role, process in self._running.items():
-                if process.poll() == -signal.SIGKILL:
-                    return role
-            time.sleep(0.01)
-        order.unlink(missing_ok=True)
-        return next((role for role, one in self._running.items() if one.poll() == -signal.SIGKILL), None)
-
-    def _at_random(self) -> str:
-        """Kill any process at any moment, once it has come to work."""
-        role = self.dice.choice([role for role, one in self._running.items() if one.poll() is None])
-        log, until = self._log(role), time.monotonic() + END_WAIT_S
-        while not log.exists() and self._running[role].poll() is None and time.monotonic() < until:
-            time.sleep(0.01)
-        time.sleep(self.dice.uniform(0, 0.4))
-        os.kill(self._running[role].pid, signal.SIGKILL)
-        return role
-
-    def _end(self, role: str) -> None:
-        status = self._running[role].wait(timeout=END_WAIT_S)
-        assert status == 0, f"{role} ended with {status}: {self._said(role)}"
-
-    def _said(self, role: str) -> str:
-        log = self._log(role)
-        last = log.read_text()[-300:] if log.exists() else "no log"
-        return f"{(self.folder / f'{role}.err').read_text()[-2000:]}\n{last}"
+    def _up(self, server: Server, kind: str) -> None:
+        if not self.no_kill and kind in (KILLED, STOPPED):
+            time.sleep(self.dice.uniform(0, RANDOM_S))  # the others meet a server that is not there
+            server.start()
+        else:
+            server.wait()

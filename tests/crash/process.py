@@ -1,10 +1,11 @@
 """One real process under observation.
 
     python -m tests.crash.process [--slow 'begin push=2'] once FOLDER -- COMMAND...   one command line, and its status
-    python -m tests.crash.process importer FOLDER         imports each part of the siege's data as it is released
-    python -m tests.crash.process ticker-a|ticker-b FOLDER     ticks, on and on, until told to stop
 
-The database comes from DRAWDOWN_DATABASE_URL, as for any other process.
+In a siege, processes are forked by `tests.crash.nursery` and do `work`: the importer imports each part of the data as
+it is released; tickers tick, on and on, until told to stop, each tick as cron would start it; drainers do so as one
+long-lived process each. The database comes from DRAWDOWN_DATABASE_URL, as for any other process. CRASH_PLANTED names a
+bug to plant.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from pathlib import Path
 from drawdown.cli import imports
 from drawdown.cli.main import global_options_first, run
 from drawdown.worker.sample_rows import ImportOptions
+from tests.acceptance import drain
 from tests.crash.observer import Observer
+from tests.crash.planted import PLANTED
 
 SHARDS = {"ticker-a": ("0/1",), "ticker-b": ("0/2", "1/2")}
 """Two workers whose shards overlap: every organisation is in both."""
 FASTER = 60
 """The siege's minutes pass in seconds, so that a dead worker's lease ends while we watch."""
-CHUNK_ROWS = 40
+CHUNK_ROWS = 15
+TRY_AGAIN = 75
 
 
 class Siege:
@@ -51,19 +55,25 @@ class Siege:
 
 def _import_parts(siege: Siege, observer: Observer) -> int:
     vars(imports)["ImportOptions"] = partial(ImportOptions, chunk_rows=CHUNK_ROWS)
-    for number in range(siege.state()["parts"]):
+    number = 0
+    while number < siege.state()["parts"]:
         while siege.state()["released"] <= number:
             if siege.stopped():
                 return 1
             time.sleep(0.02)
         part, done = siege.folder / f"part{number}.csv", siege.folder / f"part{number}.done"
         if done.exists():
+            number += 1
             continue
         status = run(["--at", siege.now(), "import", str(part), "--time-format", "ms"])
         observer.note(f"status {status}")
-        if status:
+        if status == TRY_AGAIN:
+            time.sleep(0.02)
+        elif status:
             return status
-        done.touch()
+        else:
+            done.touch()
+            number += 1
     return 0
 
 
@@ -75,30 +85,46 @@ def _tick_on(siege: Siege, observer: Observer, role: str) -> int:
         at = ["--at", siege.now(), "tick", "--shard", shard]
         status = run([*at, "--new-org-provider", "embedded", "--new-org-from", start])
         observer.note(f"status {status}")
-        if status not in (0, 75):
+        if status not in (0, TRY_AGAIN):
             return status
         time.sleep(0.02)
     raise AssertionError("shards come round for ever")
 
 
+def _drain_on(folder: Path, observer: Observer) -> int:
+    worker = drain.Worker(folder)
+    while not worker.stop.exists():
+        observer.note(f"status {worker.tick()['exit_status']}")
+        time.sleep(0.02)
+    return 0
+
+
+def work(role: str, number: int, folder: Path) -> int:
+    """What a process of the siege does until it ends; returns its exit status."""
+    order = folder / ("order.import" if role == "importer" else "order.tick")
+    observer = Observer(folder / f"{role}.{number}.log", order)
+    if (bug := os.environ.get("CRASH_PLANTED", "")) != "":
+        PLANTED[bug]()
+    observer.install()
+    observer.note("ready")
+    if role == "importer":
+        return _import_parts(Siege(folder), observer)
+    if role in SHARDS:
+        return _tick_on(Siege(folder), observer, role)
+    return _drain_on(folder, observer)
+
+
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("once", "importer", *SHARDS))
+    parser.add_argument("role", choices=("once",))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--slow", action="append", default=[])
     parser.add_argument("command", nargs="*")
     given = parser.parse_args()
     slow = {mark: float(seconds) for mark, _, seconds in (one.partition("=") for one in given.slow)}
-    log = given.folder / f"{given.role}.{os.getpid()}.log"
-    order = given.folder / ("order.import" if given.role == "importer" else "order.tick")
-    observer = Observer(log, order, slow)
-    observer.install()
-    if given.role == "once":
-        return run(global_options_first(given.command))
-    siege = Siege(given.folder)
-    observer.note("ready")
-    return _import_parts(siege, observer) if given.role == "importer" else _tick_on(siege, observer, given.role)
+    Observer(given.folder / f"once.{os.getpid()}.log", slow=slow).install()
+    return run(global_options_first(given.command))
 
 
 if __name__ == "__main__":

