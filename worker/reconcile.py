@@ -80,13 +80,17 @@ def _provider(context: Context, provider: str, scope: Scope, said: Said, done: R
     ready = [one for one in same if not one.row.unsettled and one.row.settled_ms <= now - lag]
     done.waiting += len(same) - len(ready)
     spans = sorted({one.span for one in ready})
+    untold: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
         part = spans[at : at + CHUNK]
         totals = yield from _totals(provider, part)
         theirs = dict(zip(part, totals, strict=True))
-        yield from _compare(context, provider, [one for one in ready if one.span in theirs], theirs, scope, said, done)
+        part_of = [one for one in ready if one.span in theirs]
+        untold |= yield from _compare(context, provider, part_of, theirs, scope, said, done)
     if context.capabilities[provider].drawn:
-        yield from compare_drawn(context, provider, [one.row for one in ready], scope, said, done)
+        # What events may yet show would be corrected twice, if balances were believed first.
+        known = [one.row for one in ready if (one.row.customer_id, one.row.feature) not in untold]
+        yield from compare_drawn(context, provider, known, scope, said, done)
 
 
 @dataclass(frozen=True)
@@ -133,13 +137,15 @@ def _compare(
     scope: Scope,
     said: Said,
     done: Reconciled,
-) -> Steps[None]:
-    lines = []
+) -> Steps[set[tuple[str, str]]]:
+    """Returns the customers' features of which events have not told all."""
+    lines, untold = [], set[tuple[str, str]]()
     settled_by = context.clock.now_ms() - (context.capabilities[provider].totals_lag_ms or 0)
     for one in ours:
         read = theirs[one.span]
         if isinstance(read, ReadFailed):
             done.not_read(one.row.customer_id, read.reason)
+            untold.add((one.row.customer_id, one.row.feature))
             log.warning("totals_not_read", provider=provider, customer=one.row.customer_id, reason=read.reason)
         else:
             lines.append(_line(provider, one, int(read.get(one.row.feature, 0))))
@@ -152,6 +158,9 @@ def _compare(
                 ended = yield from (_short if line.verdict == "short" else _over)(context, line, settled_by, said)
             tell(ended)
             done.differing.append(ended)
+            if ended.verdict == "over" and ended.corrected != ended.theirs - ended.ours:
+                untold.add((ended.customer_id, ended.feature))
+    return untold
 
 
 def _line(provider: str, one: _Ours, theirs: int) -> Line:

@@ -100,7 +100,9 @@ def _adopt_drawn(connection: sa.Connection, again: Sequence[Any], excess: int, s
     for row in sorted(again, key=lambda one: (one.sent_qty != excess, one.window_ms, one.revision)):
         part = min(left, row.may_be)
         if part > 0:
-            evidence = f"sent {row.attempts} times; the balance was drawn on by {part:,} more than was pushed"
+            evidence = (
+                f"may have arrived {row.arrived} times; the balance was drawn on by {part:,} more than was pushed"
+            )
             adopt_excess(connection, row, part, said, evidence, drawn=True)
             left -= part
     return excess - left

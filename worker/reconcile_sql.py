@@ -61,17 +61,21 @@ WHERE p.provider = :provider AND p.customer_id = :customer AND p.feature = :feat
 GROUP BY p.org_id
 """
 
-# What may have been drawn without an event of its own: pushes that were sent more than once, or that were sent, and
-# voided because no event was found.
+# What may have been drawn without an event of its own: pushes that may have arrived more than once, or that may have
+# arrived, and were voided because no event was found.
 SENT_AGAIN: Final = """
-SELECT p.*, CASE WHEN p.state = 'accepted' THEN p.attempts - 1 ELSE p.attempts END * p.sent_qty AS may_be
-FROM pushes p
-WHERE p.provider = :provider AND p.customer_id = :customer AND p.feature = :feature AND p.sent_qty > 0
-    AND (p.state = 'accepted' AND p.attempts > 1 OR p.state = 'voided' AND p.attempts > 0)
-    AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since
-    AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
-        AND x.feature = p.feature AND x.kind = 'drawn')
-ORDER BY p.window_ms, p.revision
+SELECT s.*, CASE WHEN s.state = 'accepted' THEN s.arrived - 1 ELSE s.arrived END * s.sent_qty AS may_be
+FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts t WHERE t.window_ms = p.window_ms AND t.org_id = p.org_id
+        AND t.feature = p.feature AND t.revision = p.revision
+        AND (t.outcome IS NULL OR t.outcome NOT IN ('retry', 'rejected'))) AS arrived
+    FROM pushes p
+    WHERE p.provider = :provider AND p.customer_id = :customer AND p.feature = :feature AND p.sent_qty > 0
+        AND (p.state = 'accepted' AND p.attempts > 1 OR p.state = 'voided' AND p.attempts > 0)
+        AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since
+        AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
+            AND x.feature = p.feature AND x.kind = 'drawn')) s
+WHERE s.arrived > CASE WHEN s.state = 'accepted' THEN 1 ELSE 0 END
+ORDER BY s.window_ms, s.revision
 """
 
 KEEP: Final = """

@@ -337,6 +337,36 @@ def test_sent_once_a_push_is_not_taken_for_one_that_was_drawn_twice(engine: sa.E
     assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
 
 
+def test_attempts_that_never_arrived_draw_on_nothing(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True}))
+    provider.answers[KEY] = RetryAt(0, "refused")
+    fleet, _ = billed(engine, provider=provider)
+    provider.answers.clear()
+    fleet.tick_windows(1)
+    assert fleet.one("SELECT attempts FROM pushes WHERE key = :key", key=KEY) == 2
+    fleet.clock.at_ms += LAG
+    drawn(provider, 120)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
+
+
+def test_a_balance_is_believed_only_once_all_events_were_read(engine: sa.Engine) -> None:
+    """An event that was charged twice shows in both: corrected from both it would be given back twice."""
+    fleet, provider = sent_twice(engine)
+    provider.over[("acme", FEATURE, T0 + WINDOW_MS)] = 7
+    drawn(provider, 67 + 7)
+    provider.totals_fail = True
+    found = compare(fleet, correct=True)
+    assert (told(found), found.unread) == ([], 1)
+    provider.totals_fail = False
+    found = compare(fleet, correct=True)
+    assert told(found) == [("over", 67, 74, 7)]
+    assert fleet.rows("SELECT kind, window_ms FROM adoptions") == [("excess", T0 + WINDOW_MS)]
+    settle(fleet)
+    drawn(provider, 67)
+    assert compare(fleet, correct=True).exit_status == 0
+
+
 def test_before_the_providers_lag_is_over_nothing_is_compared(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.charged.clear()
@@ -554,7 +584,7 @@ def test_the_command_compares_corrects_and_says_so(tmp_path: Path) -> None:
 
         emulator.balance_store, emulator.event_store = "down", "off"
         unread = run("reconcile")
-        assert (unread.status, unread.json["reconcile"]["unread"]) == (75, 2), "events and balance"
+        assert (unread.status, unread.json["reconcile"]["unread"]) == (75, 1), "events; a balance waits for them"
 
 
 def test_a_tick_that_looks_up_goes_on_to_push_and_project(tmp_path: Path) -> None:
