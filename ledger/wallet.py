@@ -76,7 +76,7 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
     known = _content(connection, repeated)
     answers = []
     for use in batch:
-        if use.key in new:
+        if use.key in new and known.get(use.key, _said(use)) == _said(use):
             new.discard(use.key)
             answers.append(Charge.CHARGED)
         elif use.key in known:

@@ -1,7 +1,7 @@
 """Pruning: raise the floor, then delete samples below it (rule S4).
 
-Guarantee: the floor goes first, under the seal's lock, and never past what is pending, unsealed or to be sealed again;
-so a deleted sample can never look like a refund.
+Guarantee: the floor goes first, under the seal's lock, and never past what is pending, unsealed, to be sealed again
+or not looked at yet; so a deleted sample can never look like a refund, nor go unbilled.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ SELECT org_id, MIN(window_ms) FROM pushes WHERE state IN ('due', 'queued', 'in_d
     AND window_ms < :before GROUP BY org_id
 """
 
+# A late sample that no seal has looked at yet has made nothing dirty, and would go unbilled.
+_ARRIVED = """
+SELECT s.org_id, MIN(s.ts - s.ts % 300000) FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
+JOIN buckets b ON b.id = o.bucket
+WHERE s.arrival >= (SELECT MIN(cursor) FROM buckets) AND s.arrival >= b.cursor AND s.problem IS NULL
+    AND s.ts < :before GROUP BY s.org_id
+"""
+
 
 def prune(connection: sa.Connection, before_ms: int, said: Said) -> Pruned:
     """Delete samples of windows that ended before a moment, as far as each organisation allows.
@@ -52,8 +60,9 @@ def prune(connection: sa.Connection, before_ms: int, said: Said) -> Pruned:
         _REACHABLE if connection.dialect.name == "sqlite" else _REACHABLE.replace("MIN(:before", "LEAST(:before")
     )
     floors = {str(org): int(floor) for org, floor in connection.execute(sa.text(reachable), {"before": before})}
-    for org, window in connection.execute(sa.text(_OPEN), {"before": before}):
-        floors[org] = min(floors.get(org, before), int(window))
+    for statement in (_OPEN, _ARRIVED):
+        for org, window in connection.execute(sa.text(statement), {"before": before}):
+            floors[org] = min(floors.get(org, before), int(window))
     rows = [{"org": org, "floor": floor} for org, floor in floors.items()]
     if rows:
         connection.execute(sa.text("UPDATE orgs SET floor_ms = :floor WHERE org_id = :org AND floor_ms < :floor"), rows)
