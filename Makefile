@@ -19,12 +19,14 @@ lint: install
 types: install
 	$(BIN)/mypy $(PACKAGES) tests
 
-# Seeded, repeatable: make simulate SEEDS=1000 TICKS=40 START=0
+# Seeded, repeatable, on all cores: make simulate SEEDS=1000 TICKS=200 START=0 AT_LEAST=1000
 SEEDS ?= 200
 TICKS ?= 30
 START ?= 0
+AT_LEAST ?= 0
 simulate: install
-	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --ticks $(TICKS) --start $(START)
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --ticks $(TICKS) --start $(START) --at-least $(AT_LEAST) \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(INTENSITY),--intensity $(INTENSITY)) $(if $(SHOW),--show)
 
 mutants: install
 	$(BIN)/python -m tests.simulation.mutants

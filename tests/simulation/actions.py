@@ -163,7 +163,7 @@ def grant(world: World) -> str | None:
         if feature not in autumn.emulator.account.customers[biller.customer].grants:
             return None
         autumn.emulator.account.grant(biller.customer, feature, amount, world.time.now)
-        world.write(lambda c: mark_for_projection(c, [org], world.time.now))
+        autumn.tell(biller.customer)
     elif biller.provider in world.memory:
         world.memory[biller.provider].granted[biller.customer] += amount
         world.write(lambda c: mark_for_projection(c, [org], world.time.now))
@@ -208,14 +208,13 @@ def cell_trouble(world: World) -> str:
         which.discard(cell)
         if kind == name:
             which.add(cell)
-            world.faults.note(f"cell_{name}")
     return f"{cell} is {kind}"
 
 
 def clock_trouble(world: World) -> str:
     """A worker's clock is set: a little wrong, an hour back or forth, or days away."""
     worker = world.rng.choice(world.workers)
-    kind = world.rng.choices(("skew", "hour", "days", "right"), (6, 3, 1, 2))[0]
+    kind = world.rng.choices(("skew", "hour", "days", "right"), (6, 3, 6, 2))[0]
     if kind == "days" and world.remote:
         kind = "hour"  # whether a provider has forgotten a key, or may still apply one, is told by a clock alone
     reach = {"skew": 30_000, "hour": world.skew_ms, "days": 3 * DAY_MS, "right": 0}[kind]
@@ -238,5 +237,5 @@ ACTIONS: Final[tuple[tuple[Action, float], ...]] = (
     (provider_trouble, 0.4),
     (price_trouble, 0.4),
     (cell_trouble, 0.5),
-    (clock_trouble, 0.5),
+    (clock_trouble, 0.7),
 )

@@ -17,11 +17,14 @@ CHANCE: Final = {
     "crash_after": 0.008,
     "paused_past_lease": 0.004,
     "answer_delayed": 0.25,
-    # transactions
+    # transactions: the last is a process that dies when all is done but the commit
     "transaction_failed": 0.008,
+    "serialisation_failure": 0.008,
+    "crash_before_commit": 0.006,
     "commit_answer_lost": 0.008,
     # providers
-    "request_lost": 0.03,
+    "request_lost": 0.04,
+    "delivered_twice": 0.06,
     "answer_lost": 0.04,
     "answer_raised": 0.03,
     "answer_partly_lost": 0.04,
@@ -34,6 +37,7 @@ CHANCE: Final = {
     "halt_request_lost": 0.1,
     "halt_answer_lost": 0.1,
     "halts_raised": 0.08,
+    "halt_delivered_twice": 0.1,
     # crash: what the other steps of that process had in flight is delivered all the same
     "delivered_after_death": 0.5,
     # providers behind HTTP: a crash between two calls of one effect; a request that arrives long after it was given up
@@ -43,6 +47,7 @@ CHANCE: Final = {
     "webhook_lost": 0.5,
     "webhook_doubled": 0.5,
     "webhook_late": 0.5,
+    "webhook_forged": 0.4,
 }
 EMULATED: Final = {
     "autumn": {
@@ -71,11 +76,12 @@ class Faults:
     intensity: float = 1.0
     counts: Counter[str] = field(default_factory=Counter)
 
-    def strikes(self, kind: str) -> bool:
-        """Whether this fault happens now. Draws in any case, so that a trace does not depend on what is switched on."""
+    def strikes(self, kind: str, called: str | None = None) -> bool:
+        """Whether this fault happens now; it is counted as `called`. Draws in any case, so that a trace does not depend
+        on what is switched on."""
         struck = self.rng.random() < CHANCE[kind] * self.intensity
         if struck:
-            self.counts[kind] += 1
+            self.counts[called or kind] += 1
         return struck
 
     def note(self, kind: str) -> None:

@@ -16,9 +16,10 @@ from drawdown.worker.stops import release_org
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.invariants import check
 from tests.simulation.operators import add_rates, fill_customer, said, void_rejected
-from tests.simulation.people import decide, make_up_for, missing, webhooks
+from tests.simulation.people import decide, make_up_for, missing
 from tests.simulation.settled import SETTLED, left, settled
 from tests.simulation.stepping import Worker
+from tests.simulation.webhooks import webhooks
 from tests.simulation.world import World
 
 HEALING_TICKS: Final = 12

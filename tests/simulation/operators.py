@@ -12,12 +12,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.corrections import retry, void, withdraw
 from drawdown.worker.features import map_size
 from drawdown.worker.orgs import Said, assign, cancel, halt, override
-from drawdown.worker.seal import seal_range
-from drawdown.worker.seal_statements import SealRequest
+from drawdown.worker.replay_plan import Plan, Scope, plan
 from drawdown.worker.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action
 from tests.simulation.oracle import EXEMPT, Assignment, Rule
@@ -185,14 +184,17 @@ def override_org(world: World) -> str:
     return f"overrides {org}: halted={halted} most={most} until={until}"
 
 
-def replay(world: World) -> str:
-    """On-call replays a range: what was billed is not billed again."""
+def plan_replay(world: World, now_ms: int) -> Plan | None:
+    """On-call replays a range, of everybody, an organisation or a provider; None where that makes no sense now."""
     to_ms = _window(world, DAY_MS) + WINDOW_MS
     from_ms = to_ms - world.rng.choice((WINDOW_MS, 12 * WINDOW_MS, 7 * DAY_MS))
-    request = SealRequest(world.workers[0].shard, horizon(world.time.now), world.time.now, world.capabilities)
-    sealed = world.write(lambda c: seal_range(c, request, from_ms, to_ms))
-    world.faults.note("replay")
-    return f"replays {from_ms}..{to_ms}: {sealed.pushes} pushes"
+    scope = world.rng.choice((Scope(), Scope(orgs=(world.rng.choice(ORGS),)), Scope(provider=world.billing[0])))
+    try:
+        return world.read(lambda c: plan(c, scope, from_ms, to_ms, now_ms))
+    except (Refused, UsageError) as error:
+        world.faults.note("replay_refused")
+        world.say("world", f"asks for a replay of {scope}: {error}")
+        return None
 
 
 def add_rates(world: World) -> str:
@@ -219,7 +221,6 @@ OPERATORS: Final[tuple[tuple[Action, float], ...]] = (
     (stop_or_release, 0.9),
     (halt_or_lift, 0.3),
     (override_org, 0.3),
-    (replay, 0.3),
     (add_rates, 0.3),
     (cancel_flip, 0.5),
 )

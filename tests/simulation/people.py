@@ -1,27 +1,23 @@
-"""What people do about providers: pause them, take their webhooks in, look at their consoles, reconcile.
+"""What people do about providers: pause them, look at their consoles, charge by hand, reconcile.
 
 Guarantee: a person decides by what the service truly holds, and never sooner than it shows.
 """
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from drawdown.providers.protocol import PushRefused, ReadFailed
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.corrections import resolve_accepted, void
-from drawdown.worker.notices import apply_notices
 from drawdown.worker.provider_states import pause, paused, resume
 from drawdown.worker.reconcile import Line
 from tests.simulation.actions import Action
 from tests.simulation.operators import attempt, said
-from tests.simulation.providers import STRIPE
-from tests.simulation.remote import Stripe, unit_at
-from tests.simulation.world import World, run_coroutine
+from tests.simulation.remote import unit_at
+from tests.simulation.webhooks import webhooks
+from tests.simulation.world import World
 
-_STILL: Final = "SELECT 1 FROM pushes WHERE state = 'accepted' AND attempts > 0 AND COALESCE(wire_key, key) = :key"
 TOO_OLD: Final = "not sent: the provider takes nothing"
 
 
@@ -37,37 +33,6 @@ def pause_or_resume(world: World) -> str:
     world.paused.add(name)
     world.faults.note("paused")
     return f"pauses {name}"
-
-
-def webhooks(world: World) -> str | None:
-    """Stripe's error reports come in: some are lost, some come twice or late, in any order."""
-    stripe = world.remote.get(STRIPE)
-    if not isinstance(stripe, Stripe):
-        return None
-    world.told += [body for _, body in stripe.emulator.webhooks(world.time.now) if not _lost(world)]
-    now = [body for body in world.told if not world.faults.strikes("webhook_late")]
-    world.told = [body for body in world.told if body not in now]
-    now += [body for body in now if world.faults.strikes("webhook_doubled")]
-    world.rng.shuffle(now)
-    done = []
-    for body in now:
-        # Each delivery is signed anew.
-        headers, raw = stripe.emulator.signed(json.loads(body), world.time.now)
-        world.process_clock.at_ms = world.time.now
-        read = run_coroutine(stripe.provider.notices(headers, raw, world.time.now))
-        if isinstance(read, ReadFailed):
-            world.told.append(body)  # answered 503, so it comes again
-            continue
-        done += world.write(partial(apply_notices, provider=STRIPE, notices=read, now_ms=world.time.now))
-        world.faults.note("webhook")
-        for notice in read:
-            if isinstance(notice, PushRefused) and world.rows(_STILL, key=notice.key):
-                world.breaches.append(f"2: {notice.key} was refused by {STRIPE} and still counts as accepted")
-    return f"webhooks of Stripe's: {done}" if done else None
-
-
-def _lost(world: World) -> bool:
-    return world.faults.strikes("webhook_lost")
 
 
 def decide(world: World) -> str | None:

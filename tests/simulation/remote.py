@@ -10,10 +10,12 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 import sqlalchemy as sa
+from standardwebhooks import Webhook
 
 from drawdown.providers.autumn import build as build_autumn
 from drawdown.providers.http import Call, HttpResult, NoAnswer, NotSent
@@ -33,6 +35,7 @@ METERS: Final = {"compute": ("gb_seconds", 1024), "compute_1gb": ("minutes_1gb",
 """Event name and unit, where they are not the feature's own name and one."""
 BY_EVENT: Final = {METERS.get(one, (one, 1))[0]: (one, METERS.get(one, (one, 1))[1]) for one in FEATURES}
 MANY: Final = 10**9
+WEBHOOK_SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @dataclass
@@ -52,24 +55,21 @@ class Network:
         self.calls += 1
         name = (urlsplit(call.url).hostname or "").removesuffix(".test")
         charges = call.url.endswith(("/v1/track", "/v1/billing/meter_events"))
-        if charges:
-            self._check(name, call)
+        key = _key_of(name, call) if charges else ""
+        if charges and self.sent.setdefault((name, key), call.body) != call.body:
+            self.breaches.append(f"P2: {key} was sent to {name} with other bytes")
         if name in self.down:
             self.faults.note("provider_down")
             return NotSent("connection refused")
         if charges and self.faults.strikes("held_up"):
             self.flying.append((self.time.now + self.faults.rng.randrange(1, HELD_UP_MS), name, call))
             return NoAnswer("timed out")
-        return self.emulators[name].handle(call, self.time.now)
-
-    def _check(self, name: str, call: Call) -> None:
-        """P2, judged on the bytes themselves."""
-        if name == AUTUMN:
-            key = str(json.loads(call.body)["idempotency_key"])
-        else:
-            key = dict(parse_qsl(call.body.decode()))["identifier"]
-        if self.sent.setdefault((name, key), call.body) != call.body:
-            self.breaches.append(f"P2: {key} was sent to {name} with other bytes")
+        emulator = self.emulators[name]
+        answer = emulator.handle(call, self.time.now)
+        # A proxy that repeats a request. What proves that nothing was done is an answer to all of it.
+        if charges and emulator.charged_under(key) is not None and self.faults.strikes("delivered_twice"):
+            emulator.handle(call, self.time.now)
+        return answer
 
     def deliver(self) -> None:
         """Let what was held up arrive, each at its own time."""
@@ -80,6 +80,12 @@ class Network:
 
     async def close(self) -> None:
         """There is nothing to close."""
+
+
+def _key_of(name: str, call: Call) -> str:
+    if name == AUTUMN:
+        return str(json.loads(call.body)["idempotency_key"])
+    return dict(parse_qsl(call.body.decode()))["identifier"]
 
 
 class Autumn:
@@ -93,7 +99,13 @@ class Autumn:
         self.emulator = AutumnEmulator(faults=faults.plan(AUTUMN), lists_per_s=MANY)
         self.emulator.account.key_retention_ms = self.retention_ms
         network.emulators[AUTUMN] = self.emulator
-        given = {"secret_key": SECRET_KEY, "url": "https://autumn.test", "key_retention_h": str(hours)}
+        given = {
+            "secret_key": SECRET_KEY,
+            "url": "https://autumn.test",
+            "key_retention_h": str(hours),
+            "webhook_secrets": WEBHOOK_SECRET,
+        }
+        self.untold: list[bytes] = []
         self.provider: Provider = build_autumn(Setup(AUTUMN, given, clock, network, engine))
         for feature in FEATURES:
             self.emulator.account.add_feature(feature)
@@ -119,6 +131,21 @@ class Autumn:
             for feature in FEATURES:
                 if feature not in account.customers[customer].grants:
                     account.grant(customer, feature, 0, now_ms)
+
+    def tell(self, customer: str) -> None:
+        """Something about a customer changed."""
+        kind = self.emulator.faults.rng.choice(("billing.updated", "balances.limit_reached"))
+        self.untold.append(json.dumps({"type": kind, "data": {"customer_id": customer}}).encode())
+
+    def webhooks(self, now_ms: int) -> list[bytes]:
+        """What is due to be told, once."""
+        told, self.untold = self.untold, []
+        return told
+
+    def signed(self, body: bytes, now_ms: int, secret: str = WEBHOOK_SECRET) -> dict[str, str]:
+        moment = datetime.fromtimestamp(now_ms // 1000, UTC)
+        signature = Webhook(secret).sign("msg_1", moment, body.decode())
+        return {"svix-id": "msg_1", "svix-timestamp": str(now_ms // 1000), "svix-signature": signature}
 
     def billed(self, now_ms: int) -> Billed:
         self.emulator.work_off(now_ms)
@@ -159,6 +186,7 @@ class Stripe:
     def __init__(self, faults: Faults, network: Network, clock: Clock, engine: sa.Engine) -> None:
         self.emulator = StripeEmulator(faults=faults.plan(STRIPE))
         network.emulators[STRIPE] = self.emulator
+        self.untold: list[str] = []
         meters = ",".join(f"{feature}={name}/{unit}" for feature, (name, unit) in METERS.items())
         given = {
             "secret_key": "sk_test_emulator",
@@ -180,6 +208,24 @@ class Stripe:
         self.emulator.add_customer(*(f"cus_{org}" for org in orgs))
         for meter in self.emulator.meters.values():
             meter.active = True
+
+    def tell(self, customer: str) -> None:
+        """Something about a customer changed."""
+        self.untold.append(customer)
+
+    def webhooks(self, now_ms: int) -> list[bytes]:
+        """What is due to be told, once."""
+        untold, self.untold = self.untold, []
+        changed = [self.emulator.customer_webhook("customer.updated", one, now_ms) for one in untold]
+        return [body for _, body in (*self.emulator.webhooks(now_ms), *changed)]
+
+    def signed(self, body: bytes, now_ms: int, secret: str | None = None) -> dict[str, str]:
+        right = self.emulator.webhook_secret
+        self.emulator.webhook_secret = secret or right
+        headers, same = self.emulator.signed(json.loads(body), now_ms)
+        self.emulator.webhook_secret = right
+        assert same == body, "a webhook's body is what the emulator would write"
+        return headers
 
     def billed(self, now_ms: int) -> Billed:
         sums: Billed = defaultdict(int)

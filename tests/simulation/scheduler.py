@@ -5,15 +5,12 @@ Guarantee: every choice comes from the seed, so the same seed gives the same tra
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from drawdown.schema.database import write
-from drawdown.schema.errors import ClockDoubted, DatabaseBusy
-from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.context import LEASE_MS, Context
-from drawdown.worker.decide import safe_retention_ms
+from drawdown.schema.errors import ClockDoubted, DatabaseBusy, Refused
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker.context import LEASE_MS
 from drawdown.worker.effects import (
     Effect,
     LookUp,
@@ -24,35 +21,25 @@ from drawdown.worker.effects import (
     SendHalts,
     Transaction,
 )
-from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said, assign
+from drawdown.worker.orgs import Said
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
+from drawdown.worker.replay import Replayed, replay
 from drawdown.worker.report import Report
-from drawdown.worker.shard import NewOrgs, Shard
 from drawdown.worker.tick import tick
-from tests.simulation.actions import ACTIONS, CELLS, ORGS, STRANGERS
-from tests.simulation.faults import INTENSITIES, Faults
+from tests.simulation.actions import ACTIONS
 from tests.simulation.healing import heal
 from tests.simulation.invariants import check
-from tests.simulation.operators import OPERATORS, customer_at, said
-from tests.simulation.oracle import Assignment, Rule
+from tests.simulation.making import new_world
+from tests.simulation.operators import OPERATORS, plan_replay
 from tests.simulation.people import PEOPLE
-from tests.simulation.providers import DEPLOYED, STRIPE
 from tests.simulation.shortcut import texts_kept
-from tests.simulation.stepping import Task, Worker, WorkerClock
-from tests.simulation.world import START, World
+from tests.simulation.stepping import Task, Worker
+from tests.simulation.story import story
+from tests.simulation.world import World
 
 CHECK_EVERY = 40
 """Steps between two checks of all tables, and one more for every `CHECK_SHARE` pushes: a long run is not all checks."""
 CHECK_SHARE = 3
-SPLITS = (
-    (Shard(),),
-    (Shard(), Shard()),
-    (Shard(), Shard(0, 127), Shard(128, 255)),
-    (Shard(0, 127), Shard(128, 255)),
-    (Shard(), Shard(0, 127), Shard(0, 200)),
-    (Shard(), Shard(0, 90), Shard(60, 255), Shard(100, 140)),
-)
 ACTING = (*ACTIONS, *OPERATORS, *PEOPLE)
 ACTS, WEIGHTS = [action for action, _ in ACTING], [weight for _, weight in ACTING]
 
@@ -64,7 +51,8 @@ class Outcome:
     seed: int
     breaches: list[str]
     digest: str
-    last: list[str]
+    story: list[str]
+    """Of a run that failed: what has to do with it."""
     ticks: int
     effects: int
     faults: Counter[str]
@@ -88,7 +76,7 @@ def simulate(
 def _simulate(
     seed: int, ticks: int, *, show: bool, intensity: float | None, billing: tuple[str, ...] | None
 ) -> Outcome:
-    world = _new_world(seed, intensity, billing, show=show)
+    world = new_world(seed, intensity, billing, show=show)
     run = Run(world, ticks)
     run.safety()
     if not world.breaches:
@@ -99,59 +87,9 @@ def _simulate(
     for name, remote in world.remote.items():
         world.faults.counts.update({f"{name} {kind}": count for kind, count in remote.emulator.faults.counts.items()})
     digest = world.trace.digest.hexdigest()[:16]
-    last = list(world.trace.last)
+    told = story(world.breaches, world.trace.last) if world.breaches else []
     world.engine.dispose()
-    return Outcome(seed, world.breaches, digest, last, run.begun, world.effects, world.faults.counts, pushes)
-
-
-def _new_world(
-    seed: int, intensity: float | None = None, billing: tuple[str, ...] | None = None, *, show: bool = False
-) -> World:
-    rng = random.Random(seed)
-    of_seed = rng.choice(INTENSITIES)
-    faults = Faults(rng, of_seed if intensity is None else intensity)
-    of_world = rng.choice(DEPLOYED)
-    world = World(rng, faults, billing=of_world if billing is None else billing)
-    _set_limits(world)
-    for org, remote in ((org, remote) for org in (*ORGS, *STRANGERS) for remote in world.remote.values()):
-        remote.meet(org, faults)
-    world.trace.show = show
-    world.net = rng.random() < 0.3
-    write(world.engine, lambda c: install_defaults(c, said(world)))
-    for size in (1, 4, 8, 16, 32, 64):
-        world.oracle.rules.append(Rule("exact", size * 1024, f"compute_{size}gb", "s", 0))
-    for cell in CELLS[:2]:
-        world.execute("INSERT INTO cells (cell_id, url) VALUES (:cell, 'http://127.0.0.1:1')", cell=cell)
-    for org in ORGS:
-        if rng.random() < 0.8:
-            _assign_first(world, org, rng.choice((*world.billing, *world.remote)))
-    new_orgs = NewOrgs(rng.choice(world.billing), START - 60 * DAY_MS) if rng.random() < 0.3 else None
-    if new_orgs is not None and new_orgs.start_ms is not None:
-        world.oracle.default = Assignment(new_orgs.start_ms, new_orgs.provider, "")
-    for number, shard in enumerate(rng.choice(SPLITS)):
-        clock = WorkerClock(world.time)
-        context = Context(f"w{number}.1", clock, world.capabilities, shard=shard, new_orgs=new_orgs)
-        world.workers.append(Worker(f"w{number}", shard, clock, context))
-    return world
-
-
-def _assign_first(world: World, org: str, provider: str) -> None:
-    start, customer = START - 60 * DAY_MS, org if provider != STRIPE else customer_at(world, provider, org)
-    write(world.engine, lambda c: assign(c, [org], provider, said(world), customer_id=customer, from_ms=start))
-    world.oracle.assignments[org].append(Assignment(start, provider, customer))
-    if provider in world.memory:
-        world.memory[provider].granted[org] = world.rng.choice((0, 4_000, 10_000_000))
-
-
-def _set_limits(world: World) -> None:
-    """How wrong clocks may be, and how long a key may be sent again, where a provider forgets it."""
-    for name, remote in world.remote.items():
-        kept = safe_retention_ms(remote.provider.capabilities)
-        assert kept is not None
-        world.skew_ms = min(world.skew_ms, 20 * MINUTE_MS, (remote.retention_ms - kept) // 6)
-        world.wire.may_send_ms[name] = kept + LEASE_MS
-    for name in world.remote:
-        world.wire.may_send_ms[name] += 2 * world.skew_ms
+    return Outcome(seed, world.breaches, digest, told, run.begun, world.effects, world.faults.counts, pushes)
 
 
 class Run:
@@ -202,8 +140,11 @@ class Run:
             self.step(worker)
         elif self.begun < self.ticks:
             self.world.time.advance(self.rng.choice((0, 1, 1_000, MINUTE_MS, WINDOW_MS, WINDOW_MS, 2 * WINDOW_MS)))
-            if self.rng.random() < 0.1:
+            what = self.rng.random()
+            if what < 0.1:
                 self.compare(worker)
+            elif what < 0.16:
+                self.replay(worker)
             else:
                 self.begin(worker)
 
@@ -220,6 +161,16 @@ class Run:
         self.world.faults.note("reconcile")
         self.world.say(worker.name, "starts to reconcile")
 
+    def replay(self, worker: Worker) -> None:
+        """`replay`, or what it would do."""
+        world, now = self.world, worker.clock.now_ms()
+        planned, dry_run = plan_replay(world, now), self.rng.random() < 0.2
+        if planned is None:
+            return
+        worker.task = Task(replay(worker.context, planned, Said(now, "sim", "replays"), dry_run=dry_run))
+        world.faults.note("replay_dry_run" if dry_run else "replay")
+        world.say(worker.name, f"starts to replay {planned.scope} {planned.from_ms}..{planned.to_ms} dry={dry_run}")
+
     def step(self, worker: Worker) -> None:
         assert worker.task is not None
         faults, world = self.world.faults, self.world
@@ -227,16 +178,20 @@ class Run:
         leaf = self.rng.choice(list(worker.task.leaves()))
         if leaf.held is None:
             assert leaf.asked is not None
-            if faults.strikes("crash_before"):
+            what = "transaction" if isinstance(leaf.asked, Transaction) else "call"
+            if faults.strikes("crash_before", f"crash_before_{what}"):
+                return self._crash(worker, leaf)
+            if isinstance(leaf.asked, Transaction) and faults.strikes("crash_before_commit"):
+                self._do(worker, leaf, replace(leaf.asked, rollback=True))
                 return self._crash(worker, leaf)
             if isinstance(leaf.asked, Push) and faults.strikes("crash_within"):
                 self._do(worker, leaf, leaf.asked, dies=True)
                 return self._crash(worker, leaf)
             self._do(worker, leaf, leaf.asked)
-            if faults.strikes("crash_after"):
+            if faults.strikes("crash_after", f"crash_after_{what}"):
                 return self._crash(worker, leaf)
             if faults.strikes("paused_past_lease"):
-                worker.pause(world.time.now, self.rng.randrange(20 * MINUTE_MS))
+                worker.pause(world.time.now, self.rng.randrange(LEASE_MS + 1, 20 * MINUTE_MS))
                 return None
             if faults.strikes("answer_delayed"):
                 return None
@@ -275,6 +230,10 @@ class Run:
                 self.world.breaches += [f"S8: a lane failed: {one}" for one in bad]
             case Reconciled():
                 self.compared.append(result)
+            case Replayed():
+                pass
+            case Refused():
+                self.world.faults.note("replay_refused")
             case ClockDoubted():
                 self.world.faults.note("clock_doubted")
                 worker.clock.offset_ms = 0

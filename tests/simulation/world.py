@@ -11,8 +11,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
@@ -29,9 +29,8 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import connect, read, write
+from drawdown.schema.database import CONFLICT_TRIES, read, write
 from drawdown.schema.errors import DatabaseBusy
-from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.effects import (
     Effect,
@@ -46,59 +45,17 @@ from drawdown.worker.effects import (
     Transaction,
 )
 from drawdown.worker.incarnation import Witness
+from tests.simulation.database import in_conflict, new_database
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle
 from tests.simulation.providers import AUTUMN, LOCAL, MEMORY, STRIPE, WHOLE, Cells, MemoryProvider
 from tests.simulation.remote import Autumn, Network, Remote, Stripe
-from tests.simulation.shortcut import shorten
 from tests.simulation.stepping import Time, Worker
 from tests.simulation.wire import Wire
 
 T = TypeVar("T")
 START = 1_767_225_600_000
 """2026-01-01T00:00:00Z."""
-
-AUDIT = (
-    "CREATE TABLE audit (what TEXT)",
-    # Invariant 8, and "halted_at changes only on a transition", seen at the very statement that breaks them.
-    "CREATE TRIGGER audit_read AFTER UPDATE ON orgs WHEN NEW.projection_read_ms < OLD.projection_read_ms BEGIN "
-    "INSERT INTO audit VALUES ('a projection of ' || NEW.org_id || ' went back in time'); END",
-    "CREATE TRIGGER audit_older AFTER UPDATE ON orgs WHEN NEW.max_concurrent_sandboxes >= 1000 "
-    "AND NEW.max_concurrent_sandboxes < OLD.max_concurrent_sandboxes BEGIN "
-    "INSERT INTO audit VALUES ('an older read of ' || NEW.org_id || ' overwrote a newer one'); END",
-    "CREATE TRIGGER audit_halt AFTER UPDATE ON orgs WHEN OLD.is_halted AND NEW.is_halted "
-    "AND NEW.halted_at <> OLD.halted_at BEGIN "
-    "INSERT INTO audit VALUES ('halted_at of ' || NEW.org_id || ' was rewritten without a transition'); END",
-    "CREATE TRIGGER audit_held AFTER UPDATE ON orgs WHEN NEW.held_watermark_ms < OLD.held_watermark_ms BEGIN "
-    "INSERT INTO audit VALUES ('the watermark of ' || NEW.org_id || ' went back'); END",
-    "CREATE TRIGGER audit_push AFTER UPDATE ON pushes WHEN OLD.state = 'rejected' AND NEW.state = 'due' BEGIN "
-    "INSERT INTO audit VALUES ('the rejected push ' || NEW.key || ' became due by itself'); END",
-)
-
-
-@cache
-def _template() -> bytes:
-    engine = connect("sqlite://")
-    raw = engine.raw_connection()
-    # A database's name is drawn at random: here a seed says all.
-    raw.driver_connection.create_function("randomblob", 1, bytes)  # type: ignore[union-attr]
-    upgrade(engine)
-    with engine.connect() as connection, connection.begin():
-        for statement in AUDIT:
-            connection.exec_driver_sql(statement)
-    image: bytes = raw.driver_connection.serialize()  # type: ignore[union-attr]
-    raw.close()
-    return image
-
-
-def new_database() -> sa.Engine:
-    """A migrated, empty database in memory, with the audit's triggers."""
-    engine = connect("sqlite://")
-    raw = engine.raw_connection()
-    raw.driver_connection.deserialize(_template())  # type: ignore[union-attr]
-    raw.close()
-    shorten(engine)
-    return engine
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -111,12 +68,15 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("a provider in memory never waits")
 
 
+KEPT: Final = 20_000
+
+
 @dataclass
 class Trace:
-    """What happened, a line each: hashed whole, the last lines kept for a person."""
+    """What happened, a line each: hashed whole, and kept for a person, but for what is older than `KEPT` lines."""
 
     digest: Any = field(default_factory=hashlib.sha256)
-    last: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
     show: bool = False
 
     def add(self, line: str) -> None:
@@ -157,8 +117,10 @@ class World:
     resolved: set[str] = field(default_factory=set)
     """Keys that a person charged by hand."""
     paused: set[str] = field(default_factory=set)
-    told: list[bytes] = field(default_factory=list)
-    """Webhooks that were not taken yet."""
+    told: dict[str, list[bytes]] = field(default_factory=dict)
+    """Webhooks of each provider that were not taken yet."""
+    expired: set[tuple[str, int]] = field(default_factory=set)
+    """Keys that the worker took for forgotten, and when."""
     voided: set[tuple[str, str, str]] = field(default_factory=set)
     """(org, provider, feature) of pushes that were voided."""
     witness: Witness | None = None
@@ -237,6 +199,10 @@ class World:
                 if self.faults.strikes("halt_request_lost"):
                     return ["no answer"] * len(halts)
                 answers = self.write(partial(self.cells.halt, halts=halts))
+                if self.faults.strikes("halt_delivered_twice"):
+                    answers = self.write(partial(self.cells.halt, halts=halts))
+                for kind, cells in (("cell_down", self.cells.down), ("cell_lying", self.cells.lying)):
+                    self.faults.counts[kind] += sum(one.cell_id in cells for one in halts)
                 if self.faults.strikes("halts_raised"):
                     raise OSError("the network went away")
                 lost = self.faults.strikes("halt_answer_lost")
@@ -249,7 +215,12 @@ class World:
         if self.faults.strikes("transaction_failed"):
             write(self.engine, effect.work, rollback=True)
             raise DatabaseBusy("injected: rolled back")
-        answer = write(self.engine, effect.work, rollback=effect.rollback)
+        work = effect.work
+        if self.faults.strikes("serialisation_failure"):
+            work = in_conflict(work, self.rng.randint(1, CONFLICT_TRIES))
+        answer = write(self.engine, work, rollback=effect.rollback)
+        if effect.name == "expire":
+            self._note_expired(**effect.work.keywords)  # type: ignore[attr-defined]
         if effect.name == "claim" and answer.pushes:
             provider = effect.work.keywords["provider"]  # type: ignore[attr-defined]
             if provider in self.paused:
@@ -257,6 +228,19 @@ class World:
         if self.faults.strikes("commit_answer_lost"):
             raise DatabaseBusy("injected: committed, and the answer was lost")
         return answer
+
+    def _note_expired(self, provider: str, now: int, **_: object) -> None:
+        """Count keys that may be forgotten, once each."""
+        found = self.rows(
+            "SELECT key FROM pushes WHERE provider = :provider AND settled_ms = :now "
+            "AND state IN ('queued', 'in_doubt') AND last_error LIKE 'the provider may have forgotten%'",
+            provider=provider,
+            now=now,
+        )
+        for (key,) in found:
+            if (key, now) not in self.expired:
+                self.expired.add((key, now))
+                self.faults.note("key_expired")
 
     def _call_each(self, provider: str, batch: Sequence[PushRequest], before_ms: int, *, dies: bool) -> list[Outcome]:
         """As `worker.calls` does it: a call for each, in any order, none once the claim has run out. What goes wrong
@@ -299,6 +283,8 @@ class World:
         self.wire.check(provider, batch[:reached])
         answers = list(run_coroutine(self.providers[provider].push(batch[:reached])))
         self.rejected |= {one.key for one, got in zip(batch, answers, strict=False) if isinstance(got, Rejected)}
+        if self.faults.strikes("delivered_twice"):
+            run_coroutine(self.providers[provider].push(batch[:reached]))
         answers += [Unknown("no answer")] * (count - reached)
         if self.faults.strikes("answer_raised"):
             raise OSError("the connection was cut")

@@ -1,0 +1,111 @@
+"""What goes wrong in a simulated run, under names a person can read, and which counters make up each.
+
+Guarantee: every counter of `faults` and of the emulators belongs to a kind here, so none goes wrong uncounted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from tests.simulation.faults import CHANCE, EMULATED
+
+
+def _at_providers(kind: str) -> tuple[str, ...]:
+    """A kind in memory, and as the emulators draw it."""
+    return (kind, f"autumn {kind}", f"stripe {kind}")
+
+
+KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "crash before a transaction": ("crash_before_transaction",),
+    "crash before a commit": ("crash_before_commit",),
+    "crash after a commit": ("crash_after_transaction",),
+    "crash before a call": ("crash_before_call",),
+    "crash between the calls of one batch": ("crash_within",),
+    "crash after a call": ("crash_after_call",),
+    "call of a dead process arrives": ("delivered_after_death",),
+    "pause longer than any claim": ("paused_past_lease",),
+    "answer seen late": ("answer_delayed",),
+    "transaction rolled back, database busy": ("transaction_failed",),
+    "serialisation failure": ("serialisation_failure",),
+    "unknown commit: done, and the answer lost": ("commit_answer_lost",),
+    "connection refused, provider down": ("provider_down", "autumn connection_refused", "stripe connection_refused"),
+    "request lost": _at_providers("request_lost"),
+    "answer lost after accept": (*_at_providers("answer_lost"), "answer_raised", "answer_partly_lost"),
+    "request held up for minutes": ("held_up",),
+    "request delivered twice": ("delivered_twice",),
+    "429": (*_at_providers("throttled"), "stripe lock_timeout"),
+    "429 with a nonsense Retry-After": _at_providers("throttled_nonsense"),
+    "5xx, nothing done": ("autumn error_500_before", "stripe error_500_before"),
+    "5xx, and charged": ("autumn error_500_after", "stripe error_500_after"),
+    "cached 500": ("stripe cached_500",),
+    "answer that is nonsense": ("autumn nonsense", "stripe nonsense"),
+    "key claimed, and not applied": ("autumn claimed_not_applied",),
+    "key store refuses: the same key charges again": ("autumn key_store_refuses",),
+    "key store hangs": ("autumn key_store_hangs",),
+    "key too old to be sent again": ("key_expired",),
+    "202, applied late": ("autumn queued_late",),
+    "202, dropped": ("autumn queued_dropped",),
+    "success that charged nothing": ("autumn uncharged_200",),
+    "rejected after it was accepted": ("stripe late_rejection",),
+    "accepted, and then lost": ("autumn accepted_then_lost", "stripe accepted_then_lost"),
+    "rejected: no price, no customer": ("price_missing",),
+    "read fails": ("read_failed", "read_raised", "lookup_failed", "autumn reads_fail", "stripe reads_fail"),
+    "read lags behind": ("autumn reads_lag", "stripe reads_lag"),
+    "webhook lost": ("webhook_lost",),
+    "webhook late": ("webhook_late",),
+    "webhook doubled": ("webhook_doubled",),
+    "webhooks out of order": ("webhook_reordered",),
+    "webhook forged": ("webhook_forged",),
+    "cell down": ("cell_down",),
+    "cell acknowledges, and does not halt": ("cell_lying",),
+    "halt lost": ("halt_request_lost",),
+    "halt's answer lost": ("halt_answer_lost", "halts_raised"),
+    "halt delivered twice": ("halt_delivered_twice",),
+    "clock wrong by up to half a minute": ("clock_skew",),
+    "clock jumps by up to an hour": ("clock_hour",),
+    "clock jumps by days": ("clock_days",),
+    "clock put right": ("clock_right",),
+    "tick refused, the clock is doubted": ("clock_doubted",),
+    "sample late by 1 ms to a day": ("late_sample",),
+    "sample late by up to 40 days": ("very_late_sample",),
+    "samples inserted twice": ("samples_inserted_twice",),
+    "sample with a known id and other content": ("same_id_other_content",),
+    "sample that is nonsense": ("bad_sample", "whole_float"),
+    "withdrawal": ("withdrawal",),
+    "new mapping": ("mapping_forward", "mapping_fills_hole"),
+    "flip to another biller": ("flip",),
+    "flip cancelled": ("flip_cancelled",),
+    "first assignment, and from the past": ("first_assignment", "first_assignment_in_the_past", "customer_filled"),
+    "override": ("override",),
+    "halt by an operator": ("operator_halt",),
+    "organisation stopped or released": ("stop_or_release",),
+    "provider paused": ("paused",),
+    "replay": ("replay", "replay_dry_run"),
+    "replay refused": ("replay_refused",),
+    "reconcile": ("reconcile",),
+    "void": ("void",),
+    "resolved by a person": ("decided_accepted", "decided_absent", "charged_by_hand"),
+    "operator refused": ("operator_refused",),
+    "sandbox starts, moves, stops": ("sandbox_moved",),
+    "customer pays": ("grant",),
+    "webhook taken": ("webhook",),
+}
+_PARTS: Final = {part: kind for kind, parts in KINDS.items() for part in parts}
+NOT_DRAWN: Final = frozenset({"crash_before", "crash_after"})
+"""Chances that are counted under two names each."""
+
+
+def by_kind(counts: Mapping[str, int]) -> Counter[str]:
+    """How often each kind struck."""
+    found: Counter[str] = Counter()
+    for part, number in counts.items():
+        found[_PARTS.get(part, part)] += number
+    return found
+
+
+def unnamed() -> list[str]:
+    """Counters that no kind holds."""
+    emulated = [f"{provider} {kind}" for provider, kinds in EMULATED.items() for kind in kinds]
+    return [part for part in (*CHANCE, *emulated) if part not in _PARTS and part not in NOT_DRAWN]

@@ -1,0 +1,82 @@
+"""A new world, as the seed wants it: its providers, cells, workers, organisations, and how much goes wrong.
+
+Guarantee: every choice comes from the seed.
+"""
+
+from __future__ import annotations
+
+import random
+
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.context import LEASE_MS, Context
+from drawdown.worker.decide import safe_retention_ms
+from drawdown.worker.features import install_defaults
+from drawdown.worker.orgs import assign
+from drawdown.worker.shard import NewOrgs, Shard
+from tests.simulation.actions import CELLS, ORGS, STRANGERS
+from tests.simulation.faults import INTENSITIES, Faults
+from tests.simulation.operators import customer_at, said
+from tests.simulation.oracle import Assignment, Rule
+from tests.simulation.providers import DEPLOYED, STRIPE
+from tests.simulation.stepping import Worker, WorkerClock
+from tests.simulation.world import START, World
+
+SPLITS = (
+    (Shard(),),
+    (Shard(), Shard()),
+    (Shard(), Shard(0, 127), Shard(128, 255)),
+    (Shard(0, 127), Shard(128, 255)),
+    (Shard(), Shard(0, 127), Shard(0, 200)),
+    (Shard(), Shard(0, 90), Shard(60, 255), Shard(100, 140)),
+)
+
+
+def new_world(
+    seed: int, intensity: float | None = None, billing: tuple[str, ...] | None = None, *, show: bool = False
+) -> World:
+    rng = random.Random(seed)
+    of_seed = rng.choice(INTENSITIES)
+    faults = Faults(rng, of_seed if intensity is None else intensity)
+    of_world = rng.choice(DEPLOYED)
+    world = World(rng, faults, billing=of_world if billing is None else billing)
+    _set_limits(world)
+    for org, remote in ((org, remote) for org in (*ORGS, *STRANGERS) for remote in world.remote.values()):
+        remote.meet(org, faults)
+    world.trace.show = show
+    world.net = rng.random() < 0.3
+    write(world.engine, lambda c: install_defaults(c, said(world)))
+    for size in (1, 4, 8, 16, 32, 64):
+        world.oracle.rules.append(Rule("exact", size * 1024, f"compute_{size}gb", "s", 0))
+    for cell in CELLS[:2]:
+        world.execute("INSERT INTO cells (cell_id, url) VALUES (:cell, 'http://127.0.0.1:1')", cell=cell)
+    for org in ORGS:
+        if rng.random() < 0.8:
+            _assign_first(world, org, rng.choice((*world.billing, *world.remote)))
+    new_orgs = NewOrgs(rng.choice(world.billing), START - 60 * DAY_MS) if rng.random() < 0.3 else None
+    if new_orgs is not None and new_orgs.start_ms is not None:
+        world.oracle.default = Assignment(new_orgs.start_ms, new_orgs.provider, "")
+    for number, shard in enumerate(rng.choice(SPLITS)):
+        clock = WorkerClock(world.time)
+        context = Context(f"w{number}.1", clock, world.capabilities, shard=shard, new_orgs=new_orgs)
+        world.workers.append(Worker(f"w{number}", shard, clock, context))
+    return world
+
+
+def _assign_first(world: World, org: str, provider: str) -> None:
+    start, customer = START - 60 * DAY_MS, org if provider != STRIPE else customer_at(world, provider, org)
+    write(world.engine, lambda c: assign(c, [org], provider, said(world), customer_id=customer, from_ms=start))
+    world.oracle.assignments[org].append(Assignment(start, provider, customer))
+    if provider in world.memory:
+        world.memory[provider].granted[org] = world.rng.choice((0, 4_000, 10_000_000))
+
+
+def _set_limits(world: World) -> None:
+    """How wrong clocks may be, and how long a key may be sent again, where a provider forgets it."""
+    for name, remote in world.remote.items():
+        kept = safe_retention_ms(remote.provider.capabilities)
+        assert kept is not None
+        world.skew_ms = min(world.skew_ms, 20 * MINUTE_MS, (remote.retention_ms - kept) // 6)
+        world.wire.may_send_ms[name] = kept + LEASE_MS
+    for name in world.remote:
+        world.wire.may_send_ms[name] += 2 * world.skew_ms
