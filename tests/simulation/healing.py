@@ -27,6 +27,8 @@ HEALING_TICKS: Final = 12
 MORE_TICKS: Final = 60
 COMPARISONS: Final = 12
 QUIET_TICKS: Final = 2
+HEALED_WITHIN: Final = COMPARISONS * (HEALING_TICKS + MORE_TICKS)
+"""Ticks of each worker, at most. A seed needs some ten; one that loses the same push again and again needs more."""
 STEP_MS: Final = 16 * MINUTE_MS
 LONG_STEP_MS: Final = 5 * 60 * MINUTE_MS
 LAG_MS: Final = 61 * MINUTE_MS
@@ -59,7 +61,10 @@ def heal(run: Run) -> None:
         if world.breaches or (_reconciled(run) and not left(world)):
             break
     else:
-        world.breaches.append(f"not healed: {left(world)} is left, and reconcile says {run.compared[-1].differing}")
+        world.breaches.append(
+            f"not healed within {HEALED_WITHIN} ticks: {left(world)} is left, "
+            f"and reconcile says {run.compared[-1].differing}"
+        )
     world.breaches += [] if world.breaches else check(world)
     if not world.breaches:
         before = len(run.reports)
