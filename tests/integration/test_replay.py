@@ -1,0 +1,303 @@
+"""Replay: chunks, a process that dies, two at once, a tick beside it, scopes, dry runs, and what is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import RetryAt
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker import replay as replaying
+from drawdown.worker import runner
+from drawdown.worker.effects import Transaction
+from drawdown.worker.prices import Prices
+from drawdown.worker.replay import Replayed, next_size, replay
+from drawdown.worker.replay_plan import Plan, Scope, plan
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+END = T0 + 2 * DAY_MS
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    return FakeProvider(capabilities())
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
+    """Two days are sealed; then a sample an hour turns up that the cursor had missed."""
+    return missed(Fleet(engine, extra={"fake": provider}))
+
+
+def missed(made: Fleet, hours: int = 48) -> Fleet:
+    made.assign("acme", provider="fake", from_ms=T0)
+    made.assign("globex", provider="embedded", from_ms=T0)
+    made.sample("acme", T0 + 1, 1)
+    made.tick(END + WINDOW_MS)
+    for hour in range(hours):
+        for org in ("acme", "globex"):
+            made.sample(org, T0 + hour * 60 * MINUTE_MS + 5, 10)
+    made.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 1")
+    return made
+
+
+def planned(fleet: Fleet, scope: Scope = Scope(), from_ms: int = T0, to_ms: int = END) -> Plan:  # noqa: B008 frozen
+    return read(fleet.engine, lambda c: plan(c, scope, from_ms, to_ms, fleet.clock.now_ms()))
+
+
+def run(fleet: Fleet, made: Plan, *, dry_run: bool = False, worker: str = "w1") -> Replayed:
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    return runner.run(replay(fleet.context(worker), made, fleet.said, dry_run=dry_run), world)
+
+
+def die_after(fleet: Fleet, made: Plan, chunks: int, worker: str = "dead") -> None:
+    """Do a replay's first transactions, and never come back."""
+    steps = replay(fleet.context(worker), made, fleet.said, dry_run=False)
+    answer = None
+    while True:
+        effect = steps.send(answer)
+        answer = None
+        if isinstance(effect, Transaction):
+            if effect.name == "replay":
+                if not chunks:
+                    return
+                chunks -= 1
+            answer = write(fleet.engine, effect.work)
+
+
+def sealed(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT org_id, COUNT(*), CAST(SUM(sealed_qty) AS BIGINT) FROM pushes GROUP BY 1 ORDER BY 1")
+
+
+BILLED = [("acme", 49, 481), ("globex", 48, 480)]
+"""The first window of acme is billed in two revisions."""
+
+
+def test_what_was_missed_is_sealed_and_sent_once(fleet: Fleet, provider: FakeProvider) -> None:
+    found = run(fleet, planned(fleet))
+    assert (found.pushes, found.quantity, found.exit_status) == (96, 960, 0)
+    assert sealed(fleet) == BILLED
+    assert sum(push.quantity for push in provider.charged.values()) == 481
+    assert run(fleet, planned(fleet)).pushes == 0
+    assert sealed(fleet) == BILLED
+
+
+def test_a_dry_run_shows_it_with_prices_and_leaves_nothing_behind(fleet: Fleet) -> None:
+    tables = ("pushes", "seals", "replays", "attempts", "ledger_entries", "operator_actions", "dirty_windows")
+
+    def figures() -> list[object]:
+        return [fleet.one(f"SELECT COUNT(*) FROM {table}") for table in tables]
+
+    before = figures()
+    found = run(fleet, planned(fleet), dry_run=True)
+    assert (found.pushes, found.exit_status, figures()) == (96, 0, before)
+    totals = {(one.org_id, one.provider): (one.pushes, one.quantity, one.price_micro) for one in found.totals}
+    assert totals == {("acme", "fake"): (48, 480, 48_000), ("globex", "embedded"): (48, 480, 48_000)}
+    assert (found.first[0].org_id, found.first[0].window_ms, found.first[0].price_micro) == ("acme", T0, 1_000)
+    assert Prices([]).of("compute_1gb", T0, 10) is None
+
+
+def test_a_replay_that_died_goes_on_where_it_was(fleet: Fleet) -> None:
+    made = planned(fleet)
+    die_after(fleet, made, 2)
+    so_far = int(str(fleet.one("SELECT next_ms FROM replays")))
+    assert T0 < so_far < END
+    fleet.clock.at_ms += 3 * MINUTE_MS
+    found = run(fleet, planned(fleet))
+    assert found.resumed_from_ms == so_far
+    assert found.pushes + found.pushes_before == 96
+    assert sealed(fleet) == BILLED
+    assert fleet.one("SELECT COUNT(*) FROM replays WHERE finished_ms IS NULL") == 0
+    assert fleet.tick_windows(1).sealed == 0
+
+
+def test_one_that_died_more_than_a_day_ago_begins_anew(fleet: Fleet) -> None:
+    die_after(fleet, planned(fleet), 2)
+    fleet.clock.at_ms += DAY_MS + 3 * MINUTE_MS
+    assert run(fleet, planned(fleet)).resumed_from_ms is None
+    assert sealed(fleet) == BILLED
+
+
+@pytest.mark.parametrize(
+    "second",
+    [Scope(), Scope(("acme", "globex")), Scope(provider="fake")],
+    ids=["all", "orgs", "provider"],
+)
+def test_a_second_replay_of_the_same_windows_is_told_of_the_first(fleet: Fleet, second: Scope) -> None:
+    die_after(fleet, planned(fleet, Scope(("acme",))), 1, worker="the-first")
+    with pytest.raises(Refused, match=r"test \(the-first\) began it at .*, of acme, .*has come to"):
+        run(fleet, planned(fleet, second, T0 + DAY_MS, END), worker="w2")
+    fleet.clock.at_ms += 3 * MINUTE_MS
+    run(fleet, planned(fleet, second, T0, END), worker="w2")
+    assert sealed(fleet)[0] == BILLED[0]
+
+
+def test_replays_of_other_windows_stand_in_nobodys_way(fleet: Fleet) -> None:
+    die_after(fleet, planned(fleet, Scope(("acme",)), T0, T0 + DAY_MS), 1)
+    assert run(fleet, planned(fleet, Scope(("globex",)))).pushes == 48
+    assert run(fleet, planned(fleet, Scope(("acme",)), T0 + DAY_MS, END), worker="w2").pushes == 24
+
+
+def test_who_was_overtaken_stops(fleet: Fleet) -> None:
+    made = planned(fleet)
+    steps = replay(fleet.context("slow"), made, fleet.said, dry_run=False)
+    effect, answer = steps.send(None), None
+    while not (isinstance(effect, Transaction) and effect.name == "replay"):
+        answer = write(fleet.engine, effect.work) if isinstance(effect, Transaction) else None
+        effect = steps.send(answer)
+    fleet.clock.at_ms += 3 * MINUTE_MS
+    run(fleet, planned(fleet), worker="fast")
+    with pytest.raises(Refused, match="took it over"):
+        write(fleet.engine, effect.work)
+    assert sealed(fleet) == BILLED
+
+
+def test_a_tick_between_two_chunks_takes_nothing_twice(fleet: Fleet) -> None:
+    die_after(fleet, planned(fleet), 2)
+    fleet.write("UPDATE buckets SET cursor = 0, epoch = epoch + 1")  # the tick finds all of it, too
+    fleet.tick_windows(1)
+    assert sealed(fleet) == BILLED
+    found = run(fleet, planned(fleet))
+    assert (found.pushes, sealed(fleet)) == (0, BILLED)
+
+
+def test_a_replay_and_ticks_at_the_same_time_bill_once(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = FakeProvider(capabilities())
+    fleet = missed(Fleet(postgres, extra={"fake": provider}))
+    monkeypatch.setattr(replaying, "FIRST_CHUNK", WINDOW_MS)
+    monkeypatch.setattr(replaying, "CHUNK_LOAD", 1)
+    fleet.write("UPDATE buckets SET cursor = 0, epoch = epoch + 1")
+    made = planned(fleet, Scope(), T0, T0 + DAY_MS // 12)
+    start = threading.Barrier(3)
+    failures: list[Exception] = []
+
+    def replayed() -> None:
+        start.wait()
+        run(fleet, made)
+
+    def ticked() -> None:
+        start.wait()
+        for _ in range(3):
+            fleet.tick(worker=threading.current_thread().name)
+
+    def guarded(work: object) -> None:
+        try:
+            work()  # type: ignore[operator]
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in (replayed, ticked, ticked)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert failures == []
+    fleet.tick_windows(1)
+    assert sealed(fleet) == BILLED
+    assert sum(push.quantity for push in provider.charged.values()) == 481
+
+
+def test_a_providers_replay_covers_what_it_bills(fleet: Fleet, provider: FakeProvider) -> None:
+    assert run(fleet, planned(fleet, Scope(provider="fake"))).pushes == 48
+    assert sealed(fleet) == BILLED[:1]
+
+
+def test_across_a_flip_each_window_goes_to_its_biller(fleet: Fleet) -> None:
+    flip = fleet.clock.at_ms + 25 * WINDOW_MS - fleet.clock.at_ms % WINDOW_MS
+    fleet.assign("acme", provider="embedded", from_ms=flip)
+    fleet.tick_windows(60)
+    fleet.sample("acme", flip - 1, 7)
+    fleet.sample("acme", flip, 5)
+    fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 2")
+    ends = (flip - WINDOW_MS, flip + WINDOW_MS)
+    made = planned(fleet, Scope(("acme",)), *ends)
+    assert [(one.org_id, one.at_ms, one.was, one.becomes) for one in made.flips] == [("acme", flip, "fake", "embedded")]
+    assert run(fleet, planned(fleet, Scope(provider="embedded"), *ends), dry_run=True).quantity == 5
+    found = run(fleet, made)
+    assert {(one.provider, one.quantity) for one in found.totals} == {("fake", 7), ("embedded", 5)}
+
+
+def test_what_is_left_out_is_counted_with_its_reason(fleet: Fleet) -> None:
+    fleet.assign("free", provider="none", from_ms=T0)
+    fleet.sample("free", T0 + 5, 30)
+    fleet.sample("free", T0 + 6, -1)
+    fleet.write(
+        "INSERT INTO pending_usage (window_ms, org_id, memory_mb, reason, seconds, samples) "
+        f"VALUES ({T0}, 'acme', 3000, 'no_mapping', 20, 1)"
+    )
+    made = {one.why: (one.unit, one.quantity) for one in run(fleet, planned(fleet), dry_run=True).left_out}
+    assert made["exempt: none"] == ("s", 30)
+    assert made["pending: no_mapping"] == ("s", 20)
+    assert [unit for why, (unit, _) in made.items() if why.startswith("quarantined")] == ["samples"]
+
+
+def test_the_floor_is_a_refusal_for_one_and_a_cut_for_all(fleet: Fleet) -> None:
+    fleet.write(f"UPDATE orgs SET floor_ms = {T0 + DAY_MS} WHERE org_id = 'acme'")
+    with pytest.raises(UsageError, match=r"closed for good.*--from 2026-01-02T00:00:00Z"):
+        planned(fleet, Scope(("acme",)))
+    made = planned(fleet)
+    assert made.floored == 1
+    assert run(fleet, made).pushes == 24 + 48
+
+
+def test_a_stopped_organisation_is_left_out_and_named(fleet: Fleet) -> None:
+    fleet.write("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'")
+    made = planned(fleet)
+    assert made.stopped == ("acme",)
+    assert run(fleet, made).pushes == 48
+    assert run(fleet, planned(fleet, Scope(("acme",)))).pushes == 0
+
+
+def test_a_range_is_cut_at_the_horizon_and_at_the_first_use(fleet: Fleet) -> None:
+    made = planned(fleet, Scope(), T0 - 400 * DAY_MS, END + DAY_MS)
+    assert (made.from_ms, made.to_ms) == (T0, END)
+    assert made.cut_at_horizon
+    assert made.cut_at_first_use
+
+
+@pytest.mark.parametrize(
+    ("scope", "span", "error", "text"),
+    [
+        (Scope(), (T0 + 5, T0), UsageError, "ends before it begins"),
+        (Scope(), (END + DAY_MS, END + 2 * DAY_MS), UsageError, "not closed yet"),
+        (Scope(), (T0 - DAY_MS, T0), UsageError, r"before the first sample of all organisations \(2026-01-01"),
+        (Scope(("globex",)), (T0 - DAY_MS, T0), UsageError, "before the first sample of globex"),
+        (Scope(("nobody",)), (T0, END), Refused, "no organisation nobody"),
+        (Scope(provider="stripe"), (T0, END), Refused, "never billed anybody"),
+        (Scope(provider="none"), (T0, END), Refused, "bills nothing here"),
+        (Scope(provider="fake"), (T0 - DAY_MS, T0), Refused, "bills nobody in that range; its first"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    fleet: Fleet, scope: Scope, span: Sequence[int], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        planned(fleet, scope, *span)
+
+
+def test_what_is_not_taken_is_left_to_the_next_tick(fleet: Fleet, provider: FakeProvider) -> None:
+    key = f"usage:acme:{T0}:compute_1gb:r1"
+    provider.answers[key] = RetryAt(fleet.clock.at_ms + MINUTE_MS, "busy")
+    found = run(fleet, planned(fleet))
+    assert (found.backlog.due, found.exit_status) == (1, 75)
+    del provider.answers[key]
+    assert fleet.tick_windows(1).exit_status == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "load", "following"),
+    [
+        (12 * WINDOW_MS, 0, 48 * WINDOW_MS),
+        (DAY_MS, 0, DAY_MS),
+        (DAY_MS, replaying.CHUNK_LOAD * 2, DAY_MS // 2),
+        (WINDOW_MS, replaying.CHUNK_LOAD * 9, WINDOW_MS),
+    ],
+)
+def test_chunks_grow_to_a_day_and_shrink_where_there_is_much(size: int, load: int, following: int) -> None:
+    assert next_size(size, load) == following
