@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.crash.data import FROM_MS, Usage
-from tests.crash.hunt import RANDOM_S, Hunt, taken, wait
+from tests.crash.hunt import RANDOM_S, WAIT_S, Hunt, taken, wait
 from tests.crash.nursery import Child, Nursery
 from tests.crash.server import Server
 from tests.crash.toll import SOUND, Toll, ends, sound
@@ -107,7 +107,7 @@ class Controller(Hunt):
         if not self._kill_by_order():
             self.kill_at_random()
         others = list(self.running.values())
-        if self.no_kill or most < len(others) or self.dice.random() >= POWER_CUTS:
+        if self.no_kill or most <= len(others) or self.dice.random() >= POWER_CUTS:
             return 1
         # The one that replaced the first has hardly begun: as long as it has not, it is no worker yet.
         hit = [one for one in others if one.log.exists() and one.poll() is None]
@@ -118,7 +118,9 @@ class Controller(Hunt):
     def _kill_by_order(self) -> bool:
         """Whether it was a named step's turn, and somebody came to it."""
         if self.plan.at:
-            return self.kill_by_order("tick", self.dice.choice(self.plan.at))
+            at = self.dice.choice(self.plan.at)
+            assert self.kill_by_order("tick", at, WAIT_S), f"nobody came to {at}"
+            return True
         if self.dice.random() >= BY_ORDER:
             return False
         if self._importing() and self.dice.random() < IMPORT_SHARE:
@@ -154,7 +156,7 @@ class Controller(Hunt):
         child = self.order(kind, f"hold {at}")
         if child is None:  # nobody came by; but each tick has an end
             at = "inside end_tick"
-            child = self.order("tick", f"hold {at}")
+            child = self.order("tick", f"hold {at}", WAIT_S)
         assert child is not None, "no worker comes to the end of a tick"
         return child, at, self._backend(child, at)
 

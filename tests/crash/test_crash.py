@@ -29,14 +29,14 @@ AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
 
 
 def test_killed_again_and_again_with_two_workers_on_sqlite(tmp_path: Path) -> None:
-    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=8), seed=3, most=3000)
+    found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=8), seed=3, most=1500)
     assert found.toll.short_of(8, 0) is None
     assert found.toll.starts == 3 + 8
 
 
 def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -> None:
     with closing(Server()) as server:
-        found = siege(tmp_path, server.url, Plan(kills=8, strikes=3), seed=3, server=server, most=3000)
+        found = siege(tmp_path, server.url, Plan(kills=8, strikes=3), seed=3, server=server, most=1500)
         assert server.recoveries() == 3, "by its own log"
     assert found.toll.short_of(8, 6) is None
     assert set(found.toll.strikes) == set(STRIKES)
@@ -65,14 +65,13 @@ def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("planted", "at", "said"),
-    [("fresh key", ("end charge", "begin settle"), "charged"), ("settled first", ("begin charge",), "charged")],
+    ("planted", "at"), [("fresh key", ("end charge", "begin settle")), ("settled first", ("begin charge",))]
 )
-def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], tmp_path: Path) -> None:
     """What a retry charges again, and what is never sent."""
     url, plan = f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=4, at=at)
-    with pytest.raises(AssertionError, match=said):
-        siege(tmp_path, url, plan, seed=3, most=1500, planted=planted)
+    with pytest.raises(AssertionError, match=r"windows with \(charged, expected\)"):
+        siege(tmp_path, url, plan, seed=3, most=800, planted=planted)
 
 
 @pytest.fixture
