@@ -1,7 +1,8 @@
 """Wallets of customers whose provider has no hard stop: what they use there is drawn from the embedded ledger too.
 
 Guarantee: drawn once for each push, by its key, in the transaction that accepts it; given back once where the push is
-refused later. A customer that was never given credit here is never charged here, and never halted for it.
+refused later; whose wallet moved is asked about again. A customer that was never given credit here is never charged
+here, and never halted for it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import structlog
 
 from drawdown.ledger import wallet
 from drawdown.schema.database import rows_sql
+from drawdown.worker.orgs import mark_for_projection
 
 log = structlog.get_logger()
 
@@ -44,6 +46,7 @@ def draw_if_ours(connection: sa.Connection, push: Any, now_ms: int) -> None:
     ).scalar_one_or_none()
     if terms is not None and json.loads(terms).get("balance_in_ledger"):
         draw(connection, [usage_of(push)], now_ms)
+        mark_for_projection(connection, [push.org_id], now_ms)
 
 
 def give_back(connection: sa.Connection, push: Any, now_ms: int) -> None:
@@ -51,6 +54,7 @@ def give_back(connection: sa.Connection, push: Any, now_ms: int) -> None:
     use = usage_of(push)
     if wallet.read_charge(connection, use.key) is not None:
         wallet.charge(connection, [replace(use, key=f"{use.key}:back", quantity=-use.quantity)], now_ms)
+        mark_for_projection(connection, [push.org_id], now_ms)
 
 
 def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[str]:

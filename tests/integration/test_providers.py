@@ -371,6 +371,10 @@ def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine
     clean(fleet)
 
 
+def is_asked_again(fleet: Fleet) -> bool:
+    return fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is not None
+
+
 def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: sa.Engine) -> None:
     fleet, _provider = fleet_of(engine, balance_in_ledger=True)
 
@@ -382,6 +386,7 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
     assert balance() == 4_000
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
     assert balance() == 10_000, "what was refused is given back"
+    assert is_asked_again(fleet)
     write(engine, lambda c: corrections.retry(c, [KEY], fleet.said))
     fleet.tick_windows(1)
     assert balance() == 4_000
@@ -399,7 +404,9 @@ def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine)
     provider.lookups = {keys[0]: Found(60), keys[1]: CannotTell("who knows"), keys[2]: Found(50)}
     fleet.tick_windows(4)
     fleet.tick(fleet.clock.at_ms + LAG)
+    assert not is_asked_again(fleet)
     write(fleet.engine, lambda c: corrections.resolve_accepted(c, [keys[1]], fleet.said, "seen"))
+    assert is_asked_again(fleet), "or a customer who has spent all goes on"
     fleet.tick(fleet.clock.at_ms + LAG)
     assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 180
     clean(fleet)
