@@ -19,7 +19,7 @@ import structlog
 from drawdown.ledger import wallet
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
-from drawdown.worker import corrections, dispatch, project, push, seal_statements
+from drawdown.worker import corrections, dispatch, project, push, requests, seal_statements
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.effects import Transaction
 from drawdown.worker.mapping import FOREVER_MS, segments
@@ -35,7 +35,7 @@ def _keys(patches: Patches, change: Callable[[str, int], str]) -> None:
     def wrong(key: str, customer: str, feature: str, quantity: int, ts: int, attempt: int) -> PushRequest:
         return PushRequest(change(key, attempt), customer, feature, quantity, ts, attempt)
 
-    patches.put(push, "PushRequest", wrong)
+    patches.put(requests, "PushRequest", wrong)
 
 
 def _claim_not_committed(patches: Patches) -> None:

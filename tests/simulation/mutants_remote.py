@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import CodeType, ModuleType
 from typing import Any, Final
 
 from drawdown.providers import autumn, autumn_wire, stripe, stripe_wire
@@ -35,6 +36,23 @@ from drawdown.worker import seal_sql as sql
 from drawdown.worker.decide import Settlement, Void, settle
 
 
+def _names_used(module: ModuleType) -> set[str]:
+    """All that the code of a module's functions and methods looks up."""
+    found, queue = (
+        set[str](),
+        [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__],
+    )
+    while queue:
+        one = queue.pop()
+        code = getattr(one, "__code__", one if isinstance(one, CodeType) else None)
+        if code is not None:
+            found |= set(code.co_names)
+            queue += [part for part in code.co_consts if isinstance(part, CodeType)]
+        elif isinstance(one, type):
+            queue += vars(one).values()
+    return found
+
+
 class Patches:
     """Changes that are undone."""
 
@@ -42,6 +60,11 @@ class Patches:
         self._undo: list[tuple[Any, str, Any]] = []
 
     def put(self, where: Any, name: str, value: Any) -> None:
+        before = getattr(where, name)
+        if isinstance(where, ModuleType) and getattr(before, "__module__", where.__name__) != where.__name__:
+            assert name in _names_used(where), (
+                f"{where.__name__} only imports {name}: the mutant has to follow the code"
+            )
         self._undo.append((where, name, getattr(where, name)))
         setattr(where, name, value)
 
