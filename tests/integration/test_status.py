@@ -1,0 +1,184 @@
+"""Status: the verdict, what waits at each provider, why and until when; and that only open rows are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.status import WIDTH, status_lines
+from drawdown.cli.times import lasting
+from drawdown.providers.protocol import RetryAt, Unknown
+from drawdown.schema.database import read, write
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker import corrections, provider_states
+from drawdown.worker.status import status
+from drawdown.worker.status_providers import ERRORS, OPEN
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+ORGS = [f"org-{number}" for number in range(8)]
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    return FakeProvider(capabilities())
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
+    made = Fleet(engine, extra={"fake": provider})
+    made.assign(*ORGS, provider="fake", from_ms=T0)
+    for org in ORGS:
+        made.sample(org, T0 + 1, 60)
+    return made
+
+
+def look(fleet: Fleet) -> dict[str, Any]:
+    return read(fleet.engine, lambda c: status(c, fleet.clock.now_ms()))
+
+
+def text(fleet: Fleet) -> str:
+    lines = "\n".join(status_lines(look(fleet))).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    return "\n".join(lines)
+
+
+def keys() -> list[str]:
+    return [f"usage:{org}:{T0}:compute_1gb" for org in ORGS]
+
+
+def busy(provider: FakeProvider, fleet: Fleet, some: int) -> None:
+    for key in keys()[:some]:
+        provider.answers[key] = RetryAt(fleet.clock.now_ms() + 3 * WINDOW_MS, "HTTP 503 from their load balancer")
+
+
+def test_settled_is_three_lines(fleet: Fleet) -> None:
+    fleet.tick_windows(2)
+    found = look(fleet)
+    assert (found["verdict"], found["providers"]) == ("settled", [])
+    assert text(fleet).splitlines()[0] == "ALL SETTLED: nothing waits"
+    assert len(text(fleet).splitlines()) == 3
+
+
+def test_what_waits_is_named_with_cause_age_money_and_end(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 4)
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += 2 * MINUTE_MS
+    (one,) = look(fleet)["providers"]
+    assert (one["provider"], one["due"], one["units"]) == ("fake", 4, {"compute_1gb": 240})
+    assert (one["price_micro"], one["unpriced"], one["settled_per_min"]) == (24_000, {}, 2)
+    assert one["drained_ms"] == fleet.clock.at_ms + 2 * MINUTE_MS
+    said = text(fleet)
+    assert said.startswith("BEHIND: 4 pushes wait at fake: ")
+    for part in ("4 due", "since 2 min (2026-01-01T00:10:00Z)", "503", "0.024 credits", "at 2/min: about 00:14 UTC"):
+        assert part in " ".join(said.split()), said
+
+
+def test_nothing_settled_is_not_draining(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 8)
+    fleet.tick_windows(2)
+    (one,) = look(fleet)["providers"]
+    assert (one["settled_per_min"], one["drained_ms"]) == (0, None)
+    assert "not draining" in text(fleet)
+
+
+def test_anothers_rate_is_not_taken_for_this_ones(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 8)
+    fleet.assign("globex", provider="embedded", from_ms=T0)
+    fleet.sample("globex", T0 + 1)
+    assert fleet.tick_windows(2).accepted_at == {"embedded": 1, "fake": 0}
+    assert look(fleet)["providers"][0]["drained_ms"] is None
+
+
+def test_a_paused_provider_says_by_whom_and_why(fleet: Fleet) -> None:
+    write(fleet.engine, lambda c: provider_states.pause(c, "fake", fleet.said))
+    fleet.tick_windows(2)
+    found = look(fleet)
+    assert (found["verdict"], found["providers"][0]["paused_by"]) == ("behind", "test")
+    assert "drawdown provider resume fake" in found["next"]
+    assert "not draining: paused" in text(fleet)
+
+
+def test_a_push_in_doubt_and_a_stopped_organisation_need_a_person(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 1)
+    fleet.tick_windows(2)
+    fleet.write(f"UPDATE pushes SET state = 'in_doubt', last_error = 'lost' WHERE org_id = '{ORGS[0]}'")
+    found = look(fleet)
+    assert (found["verdict"], found["reason"]) == ("person_needed", "1 pushes in doubt at fake: lost")
+    assert found["next"] == "drawdown push list --state in_doubt --provider fake"
+    fleet.write(f"UPDATE orgs SET stopped_at_ms = {T0}, stopped_reason = 'broken' WHERE org_id = '{ORGS[1]}'")
+    assert look(fleet)["reason"] == f"1 organisation is stopped; {ORGS[1]}: broken"
+    assert text(fleet).startswith("A PERSON IS NEEDED")
+
+
+def test_a_cron_that_stands_still_is_noticed(fleet: Fleet) -> None:
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += 23 * MINUTE_MS
+    assert look(fleet)["reason"] == "no tick for 23 min: is the cron running?"
+    fleet.tick()
+    assert look(fleet)["verdict"] == "settled"
+
+
+def test_usage_that_nobody_bills_is_shown_and_no_failure(fleet: Fleet) -> None:
+    fleet.sample("stranger", T0 + 1, 60)
+    fleet.tick_windows(2)
+    found = look(fleet)
+    assert found["verdict"] == "settled"
+    assert found["pending"] == [{"reason": "unknown_org", "seconds": 60, "orgs": 1, "since_ms": T0}]
+    assert "unknown_org: 60 s of 1" in text(fleet)
+
+
+def test_only_open_pushes_are_read(fleet: Fleet, provider: FakeProvider) -> None:
+    """On a table of which little is open: both questions go by the index of what is."""
+    provider.answers[keys()[0]] = Unknown("cut")
+    fleet.tick_windows(2)
+    postgres = fleet.engine.dialect.name == "postgresql"
+    for query in (OPEN, ERRORS):
+        with fleet.engine.connect() as connection:
+            if postgres:
+                connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
+            prefix = "EXPLAIN " if postgres else "EXPLAIN QUERY PLAN "
+            plan = "\n".join(str(tuple(row)) for row in connection.execute(sa.text(prefix + query)))
+        assert "pushes_open" in plan, plan
+
+
+def test_a_thousand_rejected_pushes_are_retried_in_one_transaction(engine: sa.Engine) -> None:
+    """All in one transaction: all of them, or none where one cannot be."""
+    fleet = Fleet(engine)
+    many(fleet, 1_000)
+    chosen = [str(row[0]) for row in fleet.rows("SELECT key FROM pushes ORDER BY key")]
+    assert len(write(engine, lambda c: corrections.retry(c, chosen, fleet.said))) == 1_000
+    assert fleet.rows("SELECT state, COUNT(*) FROM pushes GROUP BY 1") == [("voided", 1_000)]
+    assert fleet.one("SELECT COUNT(*) FROM dirty_windows") == 1_000
+
+
+def many(fleet: Fleet, count: int) -> None:
+    series = {
+        "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})",
+        "postgresql": "WITH n (i) AS (SELECT generate_series(1, {count}))",
+    }[fleet.engine.dialect.name].format(count=count)
+    fleet.assign("acme", provider="fake", from_ms=T0)
+    window = f"({T0} + CAST(i AS BIGINT) * 300000)"
+    fleet.write(
+        "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, "
+        f"sealed_at_ms, seal_id, state, due_at_ms, last_error) {series} SELECT {window}, 'acme', 'compute_1gb', 0, "
+        f"'fake', 'acme', 60, 60, 'usage\\:acme\\:' || {window} || '\\:compute_1gb', {T0}, 1, 'rejected', {T0}, "
+        "'unknown customer' FROM n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        (0, "0 s"),
+        (59_999, "59 s"),
+        (60_000, "1 min"),
+        (3 * 3_600_000 + 12 * 60_000, "3 h 12 min"),
+        (86_400_000, "1 d"),
+        (100 * 3_600_000, "4 d 4 h"),
+    ],
+)
+def test_lengths_of_time_in_words(length: int, words: str) -> None:
+    assert lasting(length) == words
