@@ -62,7 +62,9 @@ def _server(connection: sa.Connection) -> tuple[str | None, str | None]:
     try:
         with connection.begin_nested():
             system, timeline = connection.execute(sa.text(SERVER)).one()
-    except DBAPIError:  # a service that does not tell: the count of sends and the last tick remain
+    except DBAPIError as error:  # a service that does not tell: the count of sends and the last tick remain
+        if error.connection_invalidated:
+            raise
         return None, None
     return str(system), str(timeline)
 

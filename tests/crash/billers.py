@@ -67,6 +67,7 @@ class Blockade(Hunt):
             insert_samples(engine, [(int(name.split("-")[1]), org, ts, s) for name, org, ts, s in part])
             if at == len(made.parts) - 1:
                 break
+            self.watch()
             self._kill_one()
             self.clock.jump(LEASE_MS if at % LAG_EVERY else 10 * MINUTE_MS)
         engine.dispose()

@@ -71,6 +71,7 @@ class Controller(Hunt):
         strikes, kills = self.plan.all_strikes(self.dice), self.plan.kills
         total = len(strikes) + kills
         while left := len(strikes) + kills:
+            self.watch()
             self._release(1 + (total - left + 1) * (len(self.usage.parts) - 1) // (total + 1))
             if self.dice.random() < len(strikes) / left:
                 self._strike(strikes.pop())
@@ -110,7 +111,7 @@ class Controller(Hunt):
         if self.no_kill or most <= len(others) or self.dice.random() >= POWER_CUTS:
             return 1
         # The one that replaced the first has hardly begun: as long as it has not, it is no worker yet.
-        hit = [one for one in others if one.log.exists() and one.poll() is None]
+        hit = [one for one in others if one.log.exists()]
         for one in hit:
             self.kill(one)
         return 1 + len(hit)

@@ -57,7 +57,7 @@ def usage(parts: int, dice: random.Random, *, most: int | None = None) -> Usage:
         part = at * parts // len(rows)
         late = dice.random() < LATE_SHARE
         split[dice.randrange(part, parts) if late else part].append(row)
-    ends = [rows[(part + 1) * len(rows) // parts - 1][2] for part in range(parts)]
+    ends = [rows[-(-(part + 1) * len(rows) // parts) - 1][2] for part in range(parts)]
     return Usage(split, ends)
 
 

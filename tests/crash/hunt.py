@@ -31,6 +31,11 @@ class Hunt:
         for role in roles:
             self.running[role] = self.nursery.start(role)
 
+    def watch(self) -> None:
+        """Errors: AssertionError where one of them has ended by itself."""
+        for child in self.running.values():
+            assert child.poll() is None, f"{child.role} ended by itself with {child.status}: {self.said(child)}"
+
     def kill_by_order(self, kind: str, at: str, most_s: float = ORDER_WAIT_S) -> bool:
         """Have the first process that comes to a named step end there; False where none does in time."""
         child = self.order(kind, f"{'pass' if self.no_kill else 'kill'} {at}", most_s)
@@ -43,7 +48,7 @@ class Hunt:
 
     def kill_at_random(self) -> None:
         """Any process at any moment, once it has come to work."""
-        child = self.dice.choice([one for one in self.running.values() if one.poll() is None])
+        child = self.dice.choice(list(self.running.values()))
         wait(child.log.exists, f"{child.role} to begin")
         time.sleep(self.dice.uniform(0, RANDOM_S))
         self.kill(child)
@@ -76,7 +81,7 @@ class Hunt:
 
     def said(self, child: Child) -> str:
         last = child.log.read_text()[-300:] if child.log.exists() else "no log"
-        return f"{self.nursery.said(child.role)[-2000:]}\n{last}"
+        return f"{self.nursery.said(child.role)[-2000:]}\n{self.nursery.answered(child.role)[-500:]}\n{last}"
 
     def _killed(self, child: Child, *, ordered: bool) -> None:
         status = child.poll()

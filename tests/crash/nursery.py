@@ -81,7 +81,14 @@ class Nursery:
 
     def said(self, role: str) -> str:
         """What processes of a role wrote on stderr."""
-        file = self.folder / f"{role}.err"
+        return self._written(role, "err")
+
+    def answered(self, role: str) -> str:
+        """What they wrote on stdout."""
+        return self._written(role, "out")
+
+    def _written(self, role: str, stream: str) -> str:
+        file = self.folder / f"{role}.{stream}"
         return file.read_text() if file.exists() else ""
 
     def close(self) -> None:
@@ -124,7 +131,7 @@ def _live(role: str, number: int, folder: Path) -> None:
     try:
         for name, stream, flags in (
             (os.devnull, 0, os.O_RDONLY),
-            (os.devnull, 1, os.O_WRONLY),
+            (str(folder / f"{role}.out"), 1, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
             (str(folder / f"{role}.err"), 2, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
         ):
             opened = os.open(name, flags, 0o644)

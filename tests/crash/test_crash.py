@@ -13,7 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker import incarnation
 from tests.acceptance.commands import PROJECT, environment, must
 from tests.acceptance.tables import billed_exactly, number, rows
 from tests.crash.billers import blockade
@@ -46,6 +48,14 @@ def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -
 def test_what_the_driver_warns_of_when_a_connection_is_lost_is_no_second_line() -> None:
     warn = "import logging; from drawdown.schema import database; logging.getLogger('psycopg').warning('lost')"
     assert subprocess.run([sys.executable, "-c", warn], capture_output=True, check=True).stderr == b""
+
+
+def test_a_connection_lost_while_the_server_is_identified_is_said_as_such(
+    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incarnation, "SERVER", "SELECT pg_terminate_backend(pg_backend_pid()), 1")
+    with pytest.raises(DatabaseBusy, match="try again"):
+        write(postgres, incarnation.read_incarnation)
 
 
 @pytest.mark.parametrize("name", ["autumn", "stripe"])
