@@ -44,9 +44,9 @@ CHANCE: Final = {
     "crash_within": 0.02,
     "held_up": 0.1,
     # webhooks
-    "webhook_lost": 0.5,
+    "webhook_lost": 0.3,
     "webhook_doubled": 0.5,
-    "webhook_late": 0.5,
+    "webhook_late": 0.3,
     "webhook_forged": 0.4,
 }
 EMULATED: Final = {
@@ -55,6 +55,7 @@ EMULATED: Final = {
         **dict.fromkeys(READ_FAULTS, 0.03),
         "reads_lag": 0.2,
         "key_store_refuses": 0.1,
+        "uncharged_200": 0.07,
     },
     "stripe": {
         **dict.fromkeys(BILLING_FAULTS, 0.04),

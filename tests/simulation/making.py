@@ -51,7 +51,7 @@ def new_world(
     for cell in CELLS[:2]:
         world.execute("INSERT INTO cells (cell_id, url) VALUES (:cell, 'http://127.0.0.1:1')", cell=cell)
     for org in ORGS:
-        if rng.random() < 0.8:
+        if rng.random() < 0.7:
             _assign_first(world, org, rng.choice((*world.billing, *world.remote)))
     new_orgs = NewOrgs(rng.choice(world.billing), START - 60 * DAY_MS) if rng.random() < 0.3 else None
     if new_orgs is not None and new_orgs.start_ms is not None:

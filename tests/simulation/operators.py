@@ -45,6 +45,9 @@ def _window(world: World, back_ms: int) -> int:
 def assign_org(world: World) -> str | None:
     """A first assignment, from now on or from the past; or a flip to another provider, forward only."""
     org = world.rng.choice((*ORGS, *ORGS, *STRANGERS))
+    never = [one for one in (*ORGS, *STRANGERS) if not world.oracle.assignments[one]]
+    if never and world.rng.random() < 0.3:
+        org = world.rng.choice(never)
     known = world.oracle.assignments[org]
     if not known and world.oracle.default is not None:
         return None  # the workers do it, and two of them could be first

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from drawdown.worker import seal_sql as sql
-from tests.simulation.mutants import MUTANTS, TICKS, hunt, planted
+from tests.simulation.mutants import MUTANTS, SEEN_AT, TICKS, hunt, planted
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_bug_is_caught(name: str) -> None:
-    caught = hunt(name)
+    caught = hunt(name, first=SEEN_AT.get(name))
     assert caught.by is not None, f"{name!r} survived {caught.seeds} seeds of {TICKS} ticks"
 
 
