@@ -183,6 +183,8 @@ class CannotTell:
     """It can be asked again and again and will not say: a person decides, with this reason before them."""
 
     reason: str
+    holds: int | None = None
+    """What it holds where this push would be (base units), if that place is the push's alone, whoever put it there."""
 
 
 LookupResult: TypeAlias = Found | Absent | CannotTell | ReadFailed

