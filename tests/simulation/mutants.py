@@ -52,6 +52,7 @@ SEEN_AT: Final = {
     "late rejection ignored": 5,
     "wire key not kept": 3,
     "unit of one feature forgotten on the wire": 3,
+    "units of single features not sealed": 3,
     "customer of the new biller for old windows": 3,
     "customer filled in, usage left pending": 3,
 }
