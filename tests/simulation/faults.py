@@ -55,7 +55,8 @@ EMULATED: Final = {
         **dict.fromkeys(READ_FAULTS, 0.03),
         "reads_lag": 0.2,
         "key_store_refuses": 0.1,
-        "uncharged_200": 0.07,
+        "uncharged_200": 0.1,
+        **dict.fromkeys(("queued_late", "queued_dropped", "claimed_not_applied", "key_store_hangs"), 0.05),
     },
     "stripe": {
         **dict.fromkeys(BILLING_FAULTS, 0.04),
