@@ -1,0 +1,324 @@
+"""Each runbook's state made for real, over sockets, and exactly its commands run: billed exactly, proven clean."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.times import show_time
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import connect, write
+from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
+from tests.acceptance.commands import PROJECT, Ended, drawdown
+from tests.acceptance.tables import number, rows
+from tests.contract.sockets import free_port
+from tests.emulators.autumn import AutumnEmulator
+from tests.emulators.cell import CellEmulator
+from tests.emulators.serve import autumn_lines, cell_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
+from tests.emulators.stripe import StripeEmulator
+from tests.world import T0
+
+RUNBOOKS = PROJECT / "ops" / "runbooks"
+FEATURE = "compute_4gb"
+HOUR_MS = 60 * MINUTE_MS
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a runbook, under a heading, with the exit status it should end with."""
+
+    heading: str
+    line: str
+    status: int
+    until_0: bool
+
+
+def steps(name: str) -> list[Step]:
+    """The commands of a runbook, as they stand there."""
+    found, heading, fenced = [], "", False
+    for line in (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            fenced = line == "```console"
+        elif line.startswith("#") and not fenced:
+            heading = line.lstrip("# ")
+        elif fenced:
+            assert line.startswith("$ drawdown "), line
+            command, _, comment = line[2:].partition(" #")
+            status = re.search(r"exit status (\d+)", comment)
+            found.append(Step(heading, command.strip(), int(status[1]) if status else 0, "until 0" in comment))
+    return found
+
+
+@dataclass
+class Home:
+    """A database, two services and a cell, on one clock; what was used, in seconds, by organisation."""
+
+    url: str
+    folder: Path
+    clock: FixedClock
+    env: dict[str, str]
+    autumn: AutumnEmulator
+    stripe: StripeEmulator
+    cell: CellEmulator
+    used: dict[str, int] = field(default_factory=dict)
+    samples: int = 0
+
+    def run(self, *arguments: str, status: int | None = 0) -> Ended:
+        found = drawdown(self.url, *arguments, at=show_time(self.clock.at_ms), env=self.env)
+        assert status is None or found.status == status, (arguments, found)
+        assert "Traceback" not in found.err
+        return found
+
+    def follow(self, name: str, heading: str, values: Mapping[str, str], *, wait_ms: int = WINDOW_MS) -> str:
+        """Run what stands under a heading, with its placeholders filled in; returns all that was printed."""
+        mine = [step for step in steps(name) if step.heading.startswith(heading)]
+        assert mine, f"{name} has no commands under {heading!r}"
+        said = ""
+        for step in mine:
+            filled = re.sub(r"\b[A-Z][A-Z_]{2,}\b", lambda word: values.get(word[0], word[0]), step.line)
+            arguments = shlex.split(filled)[1:]
+            done = self.run(*arguments, status=None)
+            for _ in range(40 if step.until_0 else 0):
+                if done.status == 0:
+                    break
+                assert done.status == 75, done
+                self.clock.at_ms += wait_ms
+                done = self.run(*arguments, status=None)
+            assert done.status == step.status, (step, done)
+            said += done.out
+        return said
+
+    def use(self, org: str, seconds: int, *, memory_mb: int = 4096, ts: int | None = None, billed: bool = True) -> str:
+        """One sample, imported as a person would."""
+        self.samples += 1
+        moment = self.clock.at_ms - WINDOW_MS if ts is None else ts
+        file = self.folder / f"samples-{self.samples}.csv"
+        head = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts"
+        row = f"s-{self.samples},{org},box,cell-1,{memory_mb},{seconds},{show_time(moment)}"
+        file.write_text(f"{head}\n{row}\n", encoding="utf-8")
+        self.run("import", str(file))
+        if billed:
+            self.used[org] = self.used.get(org, 0) + seconds
+        return f"s-{self.samples}"
+
+    def tick(self, status: int = 0, later_ms: int = 2 * WINDOW_MS + GRACE_MS) -> None:
+        self.clock.at_ms += later_ms
+        self.run("tick", status=status)
+
+    def at_autumn(self) -> int:
+        return int(sum(self.autumn.charged_by().values()))
+
+    def clean(self) -> None:
+        """Nothing is open, and what was used is sealed, all of it once."""
+        self.run("verify")
+        assert rows(self.url, "SELECT key FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected')") == []
+        sealed = "SELECT org_id, SUM(sealed_qty) FROM pushes WHERE state <> 'voided' GROUP BY 1 ORDER BY 1"
+        assert rows(self.url, sealed) == sorted(self.used.items())
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    clock = FixedClock(T0)
+    stripe, autumn, cell = home_stripe(), home_autumn(T0), CellEmulator()
+    with (
+        serving_in_thread(stripe, clock) as stripe_url,
+        serving_in_thread(autumn, clock) as autumn_url,
+        serving_in_thread(cell, clock) as cell_url,
+    ):
+        lines = [*stripe_lines(stripe, stripe_url), *autumn_lines(autumn, autumn_url), *cell_lines(cell, cell_url)]
+        env = {**dict(line.split("=", 1) for line in lines), "DRAWDOWN_STATE_DIR": str(tmp_path / "state")}
+        made = Home(f"sqlite:///{tmp_path}/home.db", tmp_path, clock, env, autumn, stripe, cell)
+        made.run("init")
+        yield made
+
+
+def test_each_runbook_is_here_and_linked() -> None:
+    names = {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
+    index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
+    assert all(f"({name}.md)" in index for name in names)
+    for name in names:
+        text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+        assert steps(name) and "**Never**" in text and "In money" in text, name
+        assert len(text.splitlines()) <= 90, f"{name} is longer than a page"
+
+
+def away(home: Home) -> dict[str, str]:
+    """Nobody listens where Autumn was."""
+    before = dict(home.env)
+    home.env["DRAWDOWN_AUTUMN_URL"] = f"http://127.0.0.1:{free_port()}"
+    return before
+
+
+def test_a_provider_is_down_for_an_hour(home: Home) -> None:
+    home.run("org", "assign", "alice", "bob", "--provider", "autumn", "--from", show_time(T0))
+    home.use("alice", 60, ts=T0)
+    home.tick()
+    values, env = {"PROVIDER": "autumn"}, away(home)
+    for _ in range(3):
+        home.use("bob", 61)
+        home.tick(75, 20 * MINUTE_MS)
+    home.follow("provider-down-hour", "While", values)
+    home.env = env
+    home.follow("provider-down-hour", "When", values)
+    assert home.at_autumn() == 60 + 3 * 61
+    home.clean()
+
+
+def test_a_provider_is_down_for_a_day(home: Home) -> None:
+    """Answers are lost for an hour, some of them after they were applied; then nobody can connect."""
+    home.run("org", "assign", "alice", "bob", "--provider", "autumn", "--from", show_time(T0))
+    home.autumn.faults.rates = {"request_lost": 0.5, "answer_lost": 0.5}
+    for turn in range(4):
+        home.clock.at_ms += 2 * WINDOW_MS
+        home.use(("alice", "bob")[turn % 2], 60 + turn)
+        home.tick(75)
+    env = away(home)
+    day = show_time(T0)[:10]
+    values = {"PROVIDER": "autumn", "ORG": "bob", "DAY": day, "NEXT_DAY": show_time(T0 + 3 * DAY_MS)[:10]}
+    home.follow("provider-down-day", "While", values)
+    home.clock.at_ms += 22 * HOUR_MS
+    home.use("alice", 600)
+    home.tick(75)
+    home.env, home.autumn.faults.rates = env, {}
+    home.follow("provider-down-day", "When", values, wait_ms=4 * HOUR_MS)
+    assert home.at_autumn() == sum(home.used.values())
+    assert home.autumn.doubles == []
+    home.clean()
+
+
+def test_a_provider_is_down_for_36_days(home: Home) -> None:
+    home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", show_time(T0))
+    env = dict(home.env)
+    home.env["DRAWDOWN_STRIPE_URL"] = f"http://127.0.0.1:{free_port()}"
+    home.use("bob", 60, ts=T0)
+    home.tick(75)
+    home.clock.at_ms += 36 * DAY_MS
+    home.use("bob", 7)
+    home.clock.at_ms += WINDOW_MS
+    home.env = env
+    values = {"PROVIDER": "stripe", "INVOICE_ITEM": "ii_1"}
+    home.follow("provider-down-36-days", "Let it", values)
+    assert rows(home.url, "SELECT window_ms FROM pushes WHERE state = 'rejected'") == [(T0,)]
+    home.follow("provider-down-36-days", "Bill by hand", values)
+    assert home.stripe.charged("cus_bob", FEATURE) == 7, "the other 60 stand on the invoice"
+    home.clean()
+
+
+def test_a_wrong_rate_or_mapping(home: Home) -> None:
+    home.run("org", "assign", "dave", "--provider", "embedded", "--from", show_time(T0))
+    home.run("ledger", "grant", "dave", "100", "--reason", "paid")
+    home.use("dave", 100, ts=T0)
+    home.use("dave", 30, ts=T0, memory_mb=3000)
+    home.tick()
+    values = {
+        "CUSTOMER": "dave", "FEATURE": "compute_4gb", "RATE": "200", "AMOUNT": "0.02", "GRANT_KEY": "correction-1",
+        "FROM": show_time(T0), "RIGHT_FEATURE": "compute_small", "WRONG_SIZE": "4096",
+    }  # fmt: skip
+    home.follow("wrong-rate-or-mapping", "A wrong rate in", values)
+    wallet = "SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:dave'"
+    assert number(home.url, wallet) == 100_000_000 - 100 * 400 + 20_000
+    home.run("ledger", "rate", "compute_3gb", "--micro-credits", "300")
+    home.follow("wrong-rate-or-mapping", "A size without", {**values, "FEATURE": "compute_3gb", "SIZE": "3000"})
+    home.run("ledger", "rate", "compute_small", "--micro-credits", "50")
+    home.follow("wrong-rate-or-mapping", "A size with the wrong", values)
+    home.clock.at_ms += 3 * WINDOW_MS
+    home.use("dave", 10)
+    home.tick()
+    found = rows(home.url, "SELECT feature, amount_micro FROM ledger_entries WHERE kind = 'usage' ORDER BY 1")
+    assert found == [("compute_3gb", 9000), ("compute_4gb", 40_000), ("compute_small", 500)]
+    home.clean()
+
+
+def broke(home: Home) -> None:
+    """`erin` has a sandbox and no credit."""
+    home.run("org", "assign", "erin", "--provider", "embedded", "--from", show_time(T0), "--allow-halt")
+    insert = "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'erin', 'cell-1', 'running')"
+    execute(home, insert)
+    home.use("erin", 100, ts=T0)
+
+
+def execute(home: Home, text: str) -> None:
+    engine = connect(home.url)
+    write(engine, lambda c: c.execute(sa.text(text)))
+    engine.dispose()
+
+
+def test_a_cell_is_gone(home: Home) -> None:
+    moved = home.env["DRAWDOWN_CELL_ORIGINS"]
+    gone = f"http://127.0.0.1:{free_port()}"
+    home.env["DRAWDOWN_CELL_ORIGINS"] = f"{gone},{moved}"
+    home.run("cell", "set", "cell-1", gone)
+    broke(home)
+    home.tick(75)
+    home.clock.at_ms += HOUR_MS
+    home.follow("cell-gone", "See", {})
+    home.clock.at_ms += HOUR_MS
+    home.follow("cell-gone", "It was moved", {"CELL": "cell-1", "URL": moved})
+    assert home.cell.acknowledged["erin"] >= 1
+    home.clean()
+
+
+def test_a_halted_customer_paid(home: Home) -> None:
+    home.run("cell", "set", "cell-1", home.env["DRAWDOWN_CELL_ORIGINS"])
+    broke(home)
+    home.run("org", "assign", "alice", "--provider", "autumn", "--from", show_time(T0))
+    home.tick()
+    execute(home, "UPDATE sandboxes SET state = 'stopped'")
+    assert number(home.url, "SELECT COUNT(*) FROM orgs WHERE is_halted") == 1
+    tomorrow = show_time(home.clock.at_ms + DAY_MS)
+    values = {
+        "ORG": "erin", "CUSTOMER": "erin", "AMOUNT": "5", "INVOICE": "inv-7", "OTHER_ORG": "alice",
+        "TOMORROW": tomorrow,
+    }  # fmt: skip
+    home.follow("halted-customer-paid", "See why", values)
+    home.follow("halted-customer-paid", "The payment is not", values)
+    assert number(home.url, "SELECT COUNT(*) FROM orgs WHERE is_halted") == 0
+    assert number(home.url, "SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'grant'") == 5_000_000
+    home.follow("halted-customer-paid", "The payment is at", values)
+    home.follow("halted-customer-paid", "It must run", values)
+    home.clean()
+
+
+def test_usage_was_doubled(home: Home) -> None:
+    home.run("org", "assign", "alice", "--provider", "autumn", "--from", show_time(T0))
+    home.use("alice", 60, ts=T0)
+    wrong = home.use("alice", 60, ts=T0, billed=False)
+    home.tick()
+    assert home.at_autumn() == 120
+    home.clock.at_ms += HOUR_MS
+    day = show_time(T0)[:10]
+    values = {
+        "ORG": "alice", "KEY": f"usage:alice:{T0}:{FEATURE}", "FROM": show_time(T0), "SAMPLES": wrong,
+        "UNTIL": show_time(T0 + WINDOW_MS), "DAY": day, "NEXT_DAY": show_time(T0 + DAY_MS)[:10],
+    }  # fmt: skip
+    assert wrong in home.follow("doubled-usage", "Look", values)
+    home.follow("doubled-usage", "Give back", values)
+    assert home.at_autumn() == 60
+    home.clean()
+
+
+def test_the_months_end(home: Home) -> None:
+    home.run("org", "assign", "alice", "--provider", "autumn", "--from", show_time(T0))
+    home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", show_time(T0))
+    month_ms = 31 * DAY_MS
+    for org in ("alice", "bob"):
+        home.use(org, 60, ts=T0)
+    home.tick()
+    home.clock.at_ms = T0 + month_ms
+    for org, seconds, ts in (("alice", 1, T0 + month_ms - 1000), ("bob", 10, T0 + month_ms)):
+        home.use(org, seconds, ts=ts)
+    home.tick()
+    home.clock.at_ms += DAY_MS
+    home.use("bob", 100, ts=T0 + month_ms - 1000)  # late, for the month that ended
+    values = {"FROM": show_time(T0)[:10], "UNTIL": show_time(T0 + month_ms)[:10]}
+    home.follow("months-end", "Is all", values)
+    home.clock.at_ms += DAY_MS
+    home.follow("months-end", "Does every", values)
+    assert (home.at_autumn(), home.stripe.charged("cus_bob", FEATURE)) == (61, 170)
+    home.clean()

@@ -1,0 +1,1 @@
+"""Random sequences of everything that may happen, beside plain models (Hypothesis, stateful)."""
