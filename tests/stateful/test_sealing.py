@@ -25,7 +25,7 @@ PLANTED = {
 
 
 def test_any_order_of_usage_seals_and_corrections_settles_what_is_owed() -> None:
-    run_state_machine_as_test(Sealing, settings=scale(20, 30))
+    run_state_machine_as_test(Sealing, settings=scale(10, 25))
 
 
 @pytest.mark.skipif(not asked_for_more(), reason="minutes: set STATEFUL_EXAMPLES")
