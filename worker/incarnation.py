@@ -53,7 +53,9 @@ def read_incarnation(connection: sa.Connection) -> Incarnation:
     row = connection.execute(
         sa.text("SELECT database_id, number, sends, system_id, timeline, doubted_reason FROM incarnation")
     ).one()
-    return Incarnation(*row, server=_server(connection))
+    return Incarnation(
+        row.database_id, row.number, row.sends, row.system_id, row.timeline, row.doubted_reason, _server(connection)
+    )
 
 
 def _server(connection: sa.Connection) -> tuple[str | None, str | None]:
