@@ -133,10 +133,10 @@ class StripeProvider:
 def _judged(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
     """Whether the figure of a minute is this push's."""
     figures = f"Stripe holds {units.normalize():f} units for that minute, {request.quantity // unit} were sent"
-    if units == 0:
-        return Absent()
     if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:
         return CannotTell(f"several revisions may share the minute it is dated in: {figures}")
+    if units == 0:
+        return Absent()
     if units * unit == request.quantity:
         return Found(request.quantity)
     whole = units == int(units)

@@ -139,7 +139,8 @@ def _look_further(
             continue
         requests = next_revisions(one.row, capabilities)
         results = [_held(other) for other in (yield from _look_up(provider, requests))]
-        untold = [other for other in results if isinstance(other, ReadFailed | CannotTell)]
+        # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
+        untold = [other for other in results if isinstance(other, ReadFailed)]
         if untold:
             found[place] = untold[0]
             continue
