@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.cells import origin
 from drawdown.worker.clocks import MAX_SKEW_MS, database_now
+from drawdown.worker.incarnation import read_incarnation
+from drawdown.worker.witness import WitnessFile
 
 MIN_SQLITE = (3, 37, 0)
 MIN_SECRET_CHARS = 16
@@ -37,7 +40,15 @@ def examine(state: State) -> list[Finding]:
     except DrawdownError as error:
         return [Finding(False, "the database", str(error))]
     found = [Finding(True, f"the database has this program's schema ({state.engine.dialect.name})")]
-    checks: tuple[Callable[[State], Iterator[Finding]], ...] = (_sqlite, _clock, _ticks, _mapping, _providers, _cells)
+    checks: tuple[Callable[[State], Iterator[Finding]], ...] = (
+        _sqlite,
+        _witness,
+        _clock,
+        _ticks,
+        _mapping,
+        _providers,
+        _cells,
+    )
     for check in checks:
         found += check(state)
     return found
@@ -57,6 +68,21 @@ def _sqlite(state: State) -> Iterator[Finding]:
             yield Finding(True, f"{file} can be written")
         except DrawdownError as error:
             yield Finding(False, f"{file}", str(error))
+
+
+def _witness(state: State) -> Iterator[Finding]:
+    folder = state.settings.state_folder()
+    mend = "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process"
+    try:
+        doubted = state.read(read_incarnation).doubted
+        WitnessFile(folder).recall(state.engine)
+        above = next(one for one in (folder, *folder.parents) if one.exists())
+        yield Finding(os.access(above, os.W_OK), f"what this host remembers is kept in {folder}", mend)
+    except DrawdownError as error:
+        yield Finding(False, f"what this host remembers, in {folder}", str(error))
+        return
+    if doubted is not None:
+        yield Finding(False, f"the database's history is in doubt: {doubted}", "`drawdown recover --dry-run`")
 
 
 def _clock(state: State) -> Iterator[Finding]:

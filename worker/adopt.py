@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.schema.tables import adoptions, pushes
+from drawdown.schema.tables import adoptions, pushes, voids
 from drawdown.schema.units import push_key
 from drawdown.worker.actions import record
-from drawdown.worker.corrections import find_push, make_dirty, void_one
+from drawdown.worker.corrections import make_dirty, void_one
 from drawdown.worker.mirror import draw_if_ours
 from drawdown.worker.orgs import Said
+from drawdown.worker.push_rows import find_push
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,42 @@ def adopt_other(connection: sa.Connection, push: sa.Row[tuple[object, ...]], qua
 
 def adopt_unknown(connection: sa.Connection, push: sa.Row[tuple[object, ...]], other: Other, said: Said) -> None:
     """The provider has a later revision of this push's window that we know nothing of (R1): it takes the place in our
-    outbox that it has over there, under S1's lock."""
-    if _next_revision(connection, push) <= other.revision:
+    outbox that it has over there, under S1's lock. A revision before it that is not there was voided, or never sent."""
+    for revision in range(_next_revision(connection, push), other.revision):
+        _insert_absent(connection, push, revision, said)
+    if _next_revision(connection, push) == other.revision:
         evidence = f"the provider has {other.quantity:,} under {other.known_as}, and no push of ours is known"
         _insert(connection, push, other.quantity, said, evidence, other.known_as, revision=other.revision)
+
+
+def _insert_absent(connection: sa.Connection, push: sa.Row[tuple[object, ...]], revision: int, said: Said) -> None:
+    where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
+    evidence = "of the history that was lost; the provider has a later one, and not this"
+    connection.execute(
+        voids.insert().values(
+            **where,
+            at_ms=said.now_ms,
+            evidence_kind="absent",
+            evidence=evidence,
+            actor=said.actor,
+            reason=said.reason,
+        )
+    )
+    connection.execute(
+        pushes.insert().values(
+            **where,
+            provider=push.provider,
+            customer_id=push.customer_id,
+            sealed_qty=0,
+            sent_qty=0,
+            key=push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision),
+            sealed_at_ms=said.now_ms,
+            seal_id=push.seal_id,
+            state="voided",
+            due_at_ms=said.now_ms,
+            settled_ms=said.now_ms,
+        )
+    )
 
 
 def adopt_excess(
@@ -109,7 +142,7 @@ def _insert(
         )
     )
     adopted = find_push(connection, key)
-    draw_if_ours(connection, adopted, said.now_ms)
-    make_dirty(connection, str(push.org_id), int(push.window_ms))
+    draw_if_ours(connection, [adopted], said.now_ms)
+    make_dirty(connection, [push])
     details = {"quantity": quantity, "evidence": evidence, "instead_of": push.key if known_as else None}
     record(connection, "push_adopt", key, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)

@@ -23,6 +23,7 @@ from drawdown.worker.adopt import adopt_excess, adopt_other
 from drawdown.worker.context import Context
 from drawdown.worker.corrections import void_one
 from drawdown.worker.effects import LookUp, ReadTotals, Steps, Transaction
+from drawdown.worker.incarnation import require_whole
 from drawdown.worker.orgs import Said
 from drawdown.worker.provider_states import stored_terms, wire_since
 from drawdown.worker.reconcile_drawn import compare_drawn
@@ -39,8 +40,12 @@ RECENT_MS: Final = 2 * DAY_MS
 
 
 def reconcile(context: Context, scope: Scope, said: Said) -> Steps[Reconciled]:
-    """Compare, provider after provider; with `scope.correct`, correct what is proven."""
+    """Compare, provider after provider; with `scope.correct`, correct what is proven.
+
+    Errors: HistoryDoubted for corrections while the database stands still: they would rest on what it forgot (R1)."""
     done = Reconciled()
+    if scope.correct:
+        yield Transaction("reconcile_begins", require_whole, rollback=True)
     for name in sorted({*context.capabilities, *context.broken}):
         if scope.provider not in ("", name):
             continue
