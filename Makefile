@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := schema ledger providers worker cli
+PACKAGES := schema ledger providers worker server cli
 
 .PHONY: demo test lint types install simulate mutants crash bench conformance emulators clean
 

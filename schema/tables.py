@@ -18,6 +18,7 @@ from drawdown.schema.tables_fleet import (
     ticks,
 )
 from drawdown.schema.tables_ledger import ledger_accounts, ledger_entries, ledger_plans, ledger_rates
+from drawdown.schema.tables_server import gate_asks, used_signatures, webhooks
 
 __all__ = [
     "adoptions",
@@ -27,6 +28,7 @@ __all__ = [
     "carries",
     "cells",
     "dirty_windows",
+    "gate_asks",
     "halts",
     "incarnation",
     "late_quarantine",
@@ -50,7 +52,9 @@ __all__ = [
     "seals",
     "ticks",
     "usage_samples",
+    "used_signatures",
     "voids",
+    "webhooks",
     "withdrawals",
 ]
 
@@ -296,6 +300,7 @@ attempts = sa.Table(
     ms_column("finished_ms", null=True),
     sa.Column("outcome", sa.Text, nullable=True),
     sa.Column("detail", sa.Text, nullable=True),
+    sa.Index("attempts_by_start", "started_ms"),
     comment="Each send, committed before a byte leaves (P1). No outcome means: the answer was never seen.",
 )
 

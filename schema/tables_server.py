@@ -1,0 +1,38 @@
+"""The server's tables: webhooks that were taken, who was last asked for the gate, signatures that were used."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.columns import id_column, metadata, ms_column
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    id_column("provider", key=True),
+    id_column("event_id", key=True),
+    ms_column("received_ms"),
+    sa.Column("body_sha256", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text, nullable=True),
+    sa.CheckConstraint("state IN ('done', 'ignored', 'failed')", name="webhooks_state"),
+    sa.Index("webhooks_by_time", "received_ms"),
+    comment="Webhooks proven genuine, by their provider's event id, so that a repeat is known. failed: comes again.",
+)
+
+gate_asks = sa.Table(
+    "gate_asks",
+    metadata,
+    id_column("org_id", key=True),
+    ms_column("asked_ms"),
+    ms_column("busy_until_ms", null=True),
+    comment="When the gate last had a provider asked about an organisation, and until when that call may be under way.",
+)
+
+used_signatures = sa.Table(
+    "used_signatures",
+    metadata,
+    sa.Column("signature_sha256", sa.Text, primary_key=True),
+    ms_column("expires_ms"),
+    sa.Index("used_signatures_by_time", "expires_ms"),
+    comment="Signatures of admin requests that were taken: each counts once, for as long as it is fresh.",
+)

@@ -1,0 +1,1 @@
+"""How programs call it: webhooks, the gate, admin, health and metrics over HTTP."""
