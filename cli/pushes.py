@@ -150,7 +150,11 @@ def retry(
     state: State = context.obj
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error)
     done = state.write(lambda c: corrections.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
-    show(state, {"retried": done, "dry_run": dry_run}, _lines(done, "to be sent again by the next tick", dry_run))
+    show(
+        state,
+        {"retried": done, "dry_run": dry_run},
+        _lines(done, "sent again by the next tick", dry_run, will="will be "),
+    )
 
 
 @app.command()
@@ -203,7 +207,8 @@ def void(
     )
 
 
-def _lines(keys: Sequence[str], what: str, dry_run: bool) -> list[str]:
-    what = f"would be {what}; nothing was changed" if dry_run else what
+def _lines(keys: Sequence[str], what: str, dry_run: bool, *, will: str = "") -> list[str]:
+    what += ", all in one transaction" if len(keys) > 1 else ""
+    what = f"would be {what}; nothing was changed" if dry_run else will + what
     shown = [f"  {key}" for key in keys[:20]]
     return [f"{len(keys):,} {what}", *shown, *(["  …"] if len(keys) > 20 else [])]

@@ -151,10 +151,19 @@ def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms
 
 def read_charge(connection: sa.Connection, key: str) -> int | None:
     """The quantity charged under a key; None where it was never charged."""
-    found = connection.execute(
-        sa.text("SELECT quantity FROM ledger_entries WHERE key = :key AND kind = 'usage'"), {"key": key}
-    ).scalar_one_or_none()
-    return None if found is None else int(found)
+    return read_charges(connection, [key]).get(key)
+
+
+def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
+    """The quantities charged under those of these keys that were charged."""
+    rows = connection.execute(
+        sa.text(
+            f"WITH wanted AS ({rows_sql(connection, {'key': 'text'})}) SELECT e.key, e.quantity FROM ledger_entries e "
+            "JOIN wanted w ON w.key = e.key WHERE e.kind = 'usage'"
+        ),
+        {"rows": json.dumps([{"key": key} for key in keys])},
+    )
+    return {key: int(quantity) for key, quantity in rows}
 
 
 def read_rates(connection: sa.Connection) -> list[Rate]:

@@ -7,13 +7,15 @@ whatever the driver says about the database becomes one clear line.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -217,7 +219,7 @@ def clear_errors() -> Iterator[None]:
         raise meaning from error
 
 
-def rows_sql(connection: sa.Connection, columns: dict[str, str]) -> str:
+def rows_sql(connection: sa.Connection, columns: Mapping[str, str]) -> str:
     """A SELECT that turns the JSON array bound as `:rows` into rows, so that a whole batch is one statement.
 
     `columns` maps names to SQL types (text, bigint).
@@ -227,3 +229,24 @@ def rows_sql(connection: sa.Connection, columns: dict[str, str]) -> str:
         return f"SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({shape})"
     fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
     return f"SELECT {fields} FROM json_each(:rows)"
+
+
+def insert_rows(
+    connection: sa.Connection,
+    table: str,
+    columns: Mapping[str, str],
+    rows: Sequence[Mapping[str, object]],
+    *,
+    same: Mapping[str, object] = MappingProxyType({}),
+    end: str = "",
+) -> None:
+    """Insert a whole batch in one statement, in its order; `same` is what all its rows hold, `end` what follows the
+    rows, as ON CONFLICT."""
+    names = ", ".join([*columns, *same])
+    values = ", ".join([*columns, *(f":{name}" for name in same)])
+    connection.execute(
+        sa.text(
+            f"INSERT INTO {table} ({names}) SELECT {values} FROM ({rows_sql(connection, columns)}) r WHERE 1 = 1 {end}"
+        ),
+        {**same, "rows": json.dumps(list(rows))},
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.schema.database import insert_rows
 from drawdown.schema.errors import Refused
-from drawdown.schema.tables import operator_actions, orgs
+from drawdown.schema.tables import orgs
 
 
 def record(
@@ -23,15 +24,25 @@ def record(
     reason: str,
 ) -> None:
     """Append to `operator_actions`."""
-    connection.execute(
-        operator_actions.insert().values(
-            at_ms=now_ms,
-            action=action,
-            target=target,
-            details=json.dumps(details, sort_keys=True),
-            actor=actor,
-            reason=reason,
-        )
+    record_many(connection, action, [(target, details)], now_ms=now_ms, actor=actor, reason=reason)
+
+
+def record_many(
+    connection: sa.Connection,
+    action: str,
+    done: Sequence[tuple[str, Mapping[str, object]]],
+    *,
+    now_ms: int,
+    actor: str,
+    reason: str,
+) -> None:
+    """The same done to many targets: a row for each, in one statement."""
+    insert_rows(
+        connection,
+        "operator_actions",
+        {"target": "text", "details": "text"},
+        [{"target": target, "details": json.dumps(details, sort_keys=True)} for target, details in done],
+        same={"at_ms": now_ms, "action": action, "actor": actor, "reason": reason},
     )
 
 

@@ -6,19 +6,23 @@ dirty, so that the next tick seals the difference (S7, P5). What is unknown is n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
+from drawdown.schema.database import insert_rows
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.tables import pushes, voids, withdrawals
+from drawdown.schema.tables import withdrawals
 from drawdown.schema.units import window_of
-from drawdown.worker.actions import lock_buckets, record
+from drawdown.worker.actions import lock_buckets, record, record_many
 from drawdown.worker.mirror import draw_if_ours, give_back
 from drawdown.worker.orgs import Said
+from drawdown.worker.push_rows import PLACE, change, find_pushes, newest_unanswered, place_of, require_push
 
 _PROVEN = ("rejected", "in_doubt")
 
@@ -77,43 +81,17 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> With
             reason=said.reason,
         )
     )
-    make_dirty(connection, sample.org_id, window)
+    make_dirty(connection, [found])
     details = {"org_id": sample.org_id, "window_ms": window, "interval_s": int(sample.interval_s)}
     record(connection, "sample_withdraw", sample_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
     return found
 
 
-def make_dirty(connection: sa.Connection, org_id: str, window_ms: int) -> None:
-    """Have the difference of a window computed again by the next seal."""
-    connection.execute(
-        sa.text("INSERT INTO dirty_windows (org_id, window_ms) VALUES (:org, :window) ON CONFLICT DO NOTHING"),
-        {"org": org_id, "window": window_ms},
-    )
-
-
-def find_push(connection: sa.Connection, key: str) -> sa.Row[Any]:
-    """The push with a key, `usage:{org}:{window}:{feature}[:rN]`.
-
-    Errors: Refused where there is none.
-    """
-    parts = key.split(":")
-    revision = 0
-    if len(parts) > 4 and parts[-1].startswith("r") and parts[-1][1:].isdigit() and parts[-3].isdigit():
-        revision = int(parts.pop()[1:])
-    row = None
-    # No key holds a number that a column could not.
-    if len(parts) >= 4 and parts[0] == "usage" and parts[-2].isdigit() and len(parts[-2]) < 17 and revision < 2**31:
-        row = connection.execute(
-            sa.select(pushes).where(
-                pushes.c.window_ms == int(parts[-2]),
-                pushes.c.org_id == ":".join(parts[1:-2]),
-                pushes.c.feature == parts[-1],
-                pushes.c.revision == revision,
-            )
-        ).one_or_none()
-    if row is None:
-        raise Refused(f"there is no push {key}; `drawdown push list` shows those that are open")
-    return row
+def make_dirty(connection: sa.Connection, what: Sequence[Any]) -> None:
+    """Have the differences of windows computed again by the next seal; each of `what` names one."""
+    rows = [{"org_id": one.org_id, "window_ms": one.window_ms} for one in what]
+    columns = {"org_id": "text", "window_ms": "bigint"}
+    insert_rows(connection, "dirty_windows", columns, rows, end="ON CONFLICT DO NOTHING")
 
 
 def void(
@@ -126,89 +104,114 @@ def void(
     if not evidence.strip():
         raise UsageError("a void needs evidence: what shows that the provider does not have this push? (--evidence)")
     lock_buckets(connection)
+    with _all_or_none(keys):
+        chosen = _chosen(connection, keys, _PROVEN, "only a push that is rejected or in doubt can be voided")
+        void_many(connection, chosen, said, [evidence.strip()] * len(chosen), kind)
+    return [push.key for push in chosen]
+
+
+@contextmanager
+def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
+    """One transaction holds them all, so one that does not fit refuses all; with many, that is worth a word."""
+    try:
+        yield
+    except Refused as error:
+        raise Refused(f"{error}; none of the {len(keys):,} was changed") if len(keys) > 1 else error from None
+
+
+def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str) -> list[sa.Row[Any]]:
+    """The pushes with these keys, each once, held until the transaction ends.
+
+    Errors: Refused where one is not there or in no such state.
+    """
+    found = find_pushes(connection, keys, hold=True)
+    chosen: dict[str, sa.Row[Any]] = {}
     for key in keys:
-        push = find_push(connection, key)
-        if push.state not in _PROVEN:
-            raise Refused(f"{key} is {push.state}: only a push that is rejected or in doubt can be voided")
-        void_one(connection, push, said, evidence.strip(), kind)
-    return list(keys)
+        push = require_push(found, key)
+        if push.state not in states:
+            raise Refused(f"{key} is {push.state}: {rule}")
+        chosen[push.key] = push
+    return list(chosen.values())
 
 
 def void_one(
     connection: sa.Connection, push: sa.Row[Any], said: Said, evidence: str, kind: str, *, answered: bool = True
 ) -> None:
-    """Void one push, under S1's lock. `answered`: insist that no attempt of it may still be on its way; a lookup that
-    waited that out has shown it already."""
-    where = {name: getattr(push, name) for name in ("window_ms", "org_id", "feature", "revision")}
+    """Void one push, under S1's lock."""
+    void_many(connection, [push], said, [evidence], kind, answered=answered)
+
+
+def void_many(
+    connection: sa.Connection,
+    chosen: Sequence[Any],
+    said: Said,
+    evidence: Sequence[str],
+    kind: str,
+    *,
+    answered: bool = True,
+) -> None:
+    """Void pushes under S1's lock, each with its evidence, in a few statements however many there are. `answered`:
+    insist that no attempt of them may still be on its way; a lookup that waited that out has shown it already."""
+    if not chosen:
+        return
     if answered:
-        _require_all_answered(connection, push, where, said.now_ms)
-    if push.state == "accepted":
-        give_back(connection, push, said.now_ms)
-    connection.execute(
-        voids.insert().values(
-            **where, at_ms=said.now_ms, evidence_kind=kind, evidence=evidence, actor=said.actor, reason=said.reason
+        _require_all_answered(connection, chosen, said.now_ms)
+    give_back(connection, [push for push in chosen if push.state == "accepted"], said.now_ms)
+    person = {"actor": said.actor, "reason": said.reason}
+    rows = [{**place_of(push), "evidence": why} for push, why in zip(chosen, evidence, strict=True)]
+    same = {"at_ms": said.now_ms, "evidence_kind": kind, **person}
+    insert_rows(connection, "voids", {**PLACE, "evidence": "text"}, rows, same=same)
+    change(connection, chosen, "state = 'voided', settled_ms = :now", said.now_ms)
+    _take_from_carries(connection, chosen)
+    make_dirty(connection, chosen)
+    done = [
+        (str(push.key), {"evidence": why, "evidence_kind": kind, "was": push.state})
+        for push, why in zip(chosen, evidence, strict=True)
+    ]
+    record_many(connection, "push_void", done, now_ms=said.now_ms, **person)
+
+
+_CARRY: Final = dict.fromkeys(("org_id", "provider", "customer_id", "feature"), "text")
+
+
+def _take_from_carries(connection: sa.Connection, voided: Sequence[Any]) -> None:
+    """S10: the carry is what is sealed and not sent, of pushes that stand."""
+    changes: dict[tuple[str, ...], int] = defaultdict(int)
+    for push in voided:
+        if push.sealed_qty != push.sent_qty:
+            changes[tuple(getattr(push, name) for name in _CARRY)] -= push.sealed_qty - push.sent_qty
+    if changes:
+        insert_rows(
+            connection,
+            "carries",
+            {**_CARRY, "carry_qty": "bigint"},
+            [{**dict(zip(_CARRY, whose, strict=True)), "carry_qty": change} for whose, change in changes.items()],
+            end=f"ON CONFLICT ({', '.join(_CARRY)}) DO UPDATE SET carry_qty = carries.carry_qty + excluded.carry_qty",
         )
-    )
-    connection.execute(
-        sa.text(
-            "UPDATE pushes SET state = 'voided', settled_ms = :now WHERE window_ms = :window_ms AND org_id = :org_id "
-            "AND feature = :feature AND revision = :revision"
-        ),
-        {**where, "now": said.now_ms},
-    )
-    if push.sealed_qty != push.sent_qty:  # S10: the carry is what is sealed and not sent, of pushes that stand
-        connection.execute(
-            sa.text(
-                "INSERT INTO carries (org_id, provider, customer_id, feature, carry_qty) "
-                "VALUES (:org, :provider, :customer, :feature, -CAST(:change AS BIGINT)) "
-                "ON CONFLICT (org_id, provider, customer_id, feature) "
-                "DO UPDATE SET carry_qty = carries.carry_qty + excluded.carry_qty"
-            ),
-            {
-                "change": push.sealed_qty - push.sent_qty,
-                "org": push.org_id,
-                "provider": push.provider,
-                "customer": push.customer_id,
-                "feature": push.feature,
-            },
-        )
-    make_dirty(connection, push.org_id, push.window_ms)
-    details = {"evidence": evidence, "evidence_kind": kind, "was": push.state}
-    record(connection, "push_void", push.key, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
 
 
 def refuse_late(connection: sa.Connection, push: sa.Row[Any], reason: str, now_ms: int) -> None:
     """A push the provider had taken is refused by it after all: it is rejected, and what it drew is given back."""
     if push.state == "accepted":
-        give_back(connection, push, now_ms)
+        give_back(connection, [push], now_ms)
     connection.execute(
         sa.text(
             "UPDATE pushes SET state = 'rejected', settled_ms = :now, last_error = :reason "
             "WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision"
         ),
-        {
-            **{name: getattr(push, name) for name in ("window_ms", "org_id", "feature", "revision")},
-            "now": now_ms,
-            "reason": f"refused later: {reason}"[:300],
-        },
+        {**place_of(push), "now": now_ms, "reason": f"refused later: {reason}"[:300]},
     )
 
 
-def _require_all_answered(connection: sa.Connection, push: sa.Row[Any], where: dict[str, Any], now_ms: int) -> None:
+def _require_all_answered(connection: sa.Connection, chosen: Sequence[Any], now_ms: int) -> None:
     """An attempt held up on its way may be charged after a later one was rejected; voiding then would bill twice."""
-    newest = connection.execute(
-        sa.text(
-            "SELECT MAX(started_ms) FROM attempts WHERE window_ms = :window_ms AND org_id = :org_id "
-            "AND feature = :feature AND revision = :revision AND (outcome IS NULL OR outcome = 'unknown')"
-        ),
-        where,
-    ).scalar_one_or_none()
-    if newest is not None and now_ms - int(newest) < MAY_ARRIVE_MS:
-        minutes = -(-(MAY_ARRIVE_MS - now_ms + int(newest)) // 60_000)
-        raise Refused(
-            f"{push.key}: an attempt whose answer was never seen may still arrive at {push.provider}; "
-            f"void it in {minutes} minutes"
-        )
+    for push, newest in zip(chosen, newest_unanswered(connection, chosen), strict=True):
+        if newest is not None and now_ms - newest < MAY_ARRIVE_MS:
+            minutes = -(-(MAY_ARRIVE_MS - now_ms + newest) // 60_000)
+            raise Refused(
+                f"{push.key}: an attempt whose answer was never seen may still arrive at {push.provider}; "
+                f"void it in {minutes} minutes"
+            )
 
 
 def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said, evidence: str) -> list[str]:
@@ -218,27 +221,22 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said,
     """
     if not evidence.strip():
         raise UsageError("say what shows that the provider has this push (--evidence)")
-    for key in keys:
-        push = find_push(connection, key)
-        # One that the provider would never take is rejected unsent: a person may have billed it there by hand.
-        if push.state not in (*_PROVEN, "queued") or not (push.attempts or push.state == "rejected"):
-            raise Refused(f"{key} is {push.state}: only a push that was sent and is not settled can be resolved")
-        if push.provider == "embedded" and wallet.read_charge(connection, push.key) is None:
-            raise Refused(f"{key}: the embedded ledger has no such charge, so it is --absent")
-        connection.execute(
-            pushes.update()
-            .where(
-                pushes.c.window_ms == push.window_ms,
-                pushes.c.org_id == push.org_id,
-                pushes.c.feature == push.feature,
-                pushes.c.revision == push.revision,
-            )
-            .values(state="accepted", settled_ms=said.now_ms)
-        )
-        draw_if_ours(connection, push, said.now_ms)
-        details = {"evidence": evidence.strip(), "was": push.state, "outcome": "accepted"}
-        record(connection, "push_resolve", key, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
-    return list(keys)
+    rule = "only a push that was sent and is not settled can be resolved"
+    with _all_or_none(keys):
+        chosen = _chosen(connection, keys, (*_PROVEN, "queued"), rule)
+        charged = wallet.read_charges(connection, [push.key for push in chosen if push.provider == "embedded"])
+        for push in chosen:
+            # One that the provider would never take is rejected unsent: a person may have billed it there by hand.
+            if not (push.attempts or push.state == "rejected"):
+                raise Refused(f"{push.key} is {push.state}: {rule}")
+            if push.provider == "embedded" and push.key not in charged:
+                raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")
+    change(connection, chosen, "state = 'accepted', settled_ms = :now", said.now_ms)
+    draw_if_ours(connection, chosen, said.now_ms)
+    about = {"evidence": evidence.strip(), "outcome": "accepted"}
+    done = [(push.key, {**about, "was": push.state}) for push in chosen]
+    record_many(connection, "push_resolve", done, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    return [push.key for push in chosen]
 
 
 def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[str]:
@@ -248,22 +246,13 @@ def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[st
     Errors: Refused, for all of them, where one is settled or in doubt.
     """
     lock_buckets(connection)
-    for key in keys:
-        push = find_push(connection, key)
-        if push.state == "rejected":
-            void_one(connection, push, said, push.last_error or "the provider rejected it", "rejected")
-        elif push.state == "due":
-            connection.execute(
-                pushes.update()
-                .where(
-                    pushes.c.window_ms == push.window_ms,
-                    pushes.c.org_id == push.org_id,
-                    pushes.c.feature == push.feature,
-                    pushes.c.revision == push.revision,
-                )
-                .values(due_at_ms=said.now_ms)
-            )
-            record(connection, "push_retry", key, {}, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
-        else:
-            raise Refused(f"{key} is {push.state}: only a push that is due or rejected can be sent again")
-    return list(keys)
+    with _all_or_none(keys):
+        chosen = _chosen(connection, keys, ("due", "rejected"), "only a push that is due or rejected can be sent again")
+        rejected = [push for push in chosen if push.state == "rejected"]
+        why = [push.last_error or "the provider rejected it" for push in rejected]
+        void_many(connection, rejected, said, why, "rejected")
+    waiting = [push for push in chosen if push.state == "due"]
+    change(connection, waiting, "due_at_ms = :now", said.now_ms)
+    done = [(str(push.key), dict[str, object]()) for push in waiting]
+    record_many(connection, "push_retry", done, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    return [push.key for push in chosen]

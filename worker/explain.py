@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.corrections import find_push
 from drawdown.worker.mapping import MB_SECONDS, mapping_rows, resolve
+from drawdown.worker.push_rows import find_push
 from drawdown.worker.requests import dated
 
 SAMPLES_SHOWN = 200

@@ -39,22 +39,25 @@ def draw(connection: sa.Connection, accepted: Sequence[wallet.Usage], now_ms: in
             log.warning("wallet_not_drawn", feature=use.feature, detail="the feature has no rate in the ledger")
 
 
-def draw_if_ours(connection: sa.Connection, push: Any, now_ms: int) -> None:
-    """The same for one push, if its provider keeps no balance of its own."""
-    terms = connection.execute(
-        sa.text("SELECT terms FROM provider_states WHERE provider = :provider"), {"provider": push.provider}
-    ).scalar_one_or_none()
-    if terms is not None and json.loads(terms).get("balance_in_ledger"):
-        draw(connection, [usage_of(push)], now_ms)
-        mark_for_projection(connection, [push.org_id], now_ms)
+def draw_if_ours(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
+    """The same for pushes of any provider, where it keeps no balance of its own."""
+    known = connection.execute(sa.text("SELECT provider, terms FROM provider_states WHERE terms IS NOT NULL"))
+    ours = {provider for provider, terms in known if json.loads(terms).get("balance_in_ledger")}
+    some = [push for push in pushes if push.provider in ours]
+    if some:
+        draw(connection, [usage_of(push) for push in some], now_ms)
+        mark_for_projection(connection, [push.org_id for push in some], now_ms)
 
 
-def give_back(connection: sa.Connection, push: Any, now_ms: int) -> None:
-    """Undo what was drawn for a push that the provider does not have after all."""
-    use = usage_of(push)
-    if wallet.read_charge(connection, use.key) is not None:
-        wallet.charge(connection, [replace(use, key=f"{use.key}:back", quantity=-use.quantity)], now_ms)
-        mark_for_projection(connection, [push.org_id], now_ms)
+def give_back(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
+    """Undo what was drawn for pushes that the provider does not have after all."""
+    drawn = wallet.read_charges(connection, [usage_of(push).key for push in pushes])
+    some = [push for push in pushes if usage_of(push).key in drawn]
+    if some:
+        uses = [usage_of(push) for push in some]
+        back = [replace(use, key=f"{use.key}:back", quantity=-use.quantity) for use in uses]
+        wallet.charge(connection, back, now_ms)
+        mark_for_projection(connection, [push.org_id for push in some], now_ms)
 
 
 def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[str]:

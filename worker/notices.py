@@ -13,8 +13,9 @@ import structlog
 
 from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused
 from drawdown.worker.actions import record
-from drawdown.worker.corrections import find_push, refuse_late
+from drawdown.worker.corrections import refuse_late
 from drawdown.worker.orgs import mark_for_projection
+from drawdown.worker.push_rows import find_push
 
 log = structlog.get_logger()
 

@@ -183,7 +183,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "assignment of now used for old windows": lambda p: p.text(sql, "SEAL", _BILLER, _OPEN),
     "pending usage never cleared": _pending_never_cleared,
     "carry forgotten by the seal": lambda p: p.text(sql, "CARRY", "HAVING SUM(sealed_qty - sent_qty) <> 0", "HAVING 0"),
-    "carry forgotten by a void": lambda p: p.put(corrections, "void_one", _void_without_carry(corrections.void_one)),
+    "carry forgotten by a void": lambda p: p.put(corrections, "void_many", _void_without_carry(corrections.void_many)),
     "arrivals of a stopped organisation lost": lambda p: p.text(sql, "STOPPED_IS_DIRTY", "WHERE ", "WHERE 0 AND "),
     "strangers in a bucket behind the pack lost": lambda p: p.text(
         sql, "STRANGERS_BEHIND", "WHERE s.ts", "WHERE 0 AND s.ts"
@@ -202,10 +202,13 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
 
 
 def _void_without_carry(right: Any) -> Any:
-    def wrong(connection: Any, push_row: Any, *rest: Any, **more: Any) -> None:
-        before = {name: getattr(push_row, name) for name in push_row._fields}
+    def without(row: Any) -> Any:
+        before = {name: getattr(row, name) for name in row._fields}
         before["sent_qty"] = before["sealed_qty"]
-        right(connection, type("Row", (), before)(), *rest, **more)
+        return type("Row", (), before)()
+
+    def wrong(connection: Any, chosen: Any, *rest: Any, **more: Any) -> None:
+        right(connection, [without(row) for row in chosen], *rest, **more)
 
     return wrong
 

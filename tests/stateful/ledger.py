@@ -179,12 +179,13 @@ class Ledger(RuleBasedStateMachine):
         use, amount = self.charged[data.draw(st.sampled_from(drawn))]
         push = SimpleNamespace(
             key=use.key.removeprefix("mirror:"),
+            org_id=use.customer_id,
             customer_id=use.customer_id,
             feature=use.feature,
             sent_qty=use.quantity,
             window_ms=use.ts,
         )
-        write(self.engine, lambda c: mirror.give_back(c, push, self.fleet.clock.at_ms))
+        write(self.engine, lambda c: mirror.give_back(c, [push], self.fleet.clock.at_ms))
         back = Usage(f"{use.key}:back", use.customer_id, use.feature, -use.quantity, use.ts)
         self.charged.setdefault(back.key, (back, -amount))
 

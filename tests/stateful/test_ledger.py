@@ -70,8 +70,8 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "rounding down": (wallet, "price", _halves_down),
     "the newest rate for all usage": (wallet, "rate_for", _newest),
     "a key of another account taken for the same": (wallet, "_said", lambda use: ("", use.feature, use.quantity)),
-    "given back twice": (mirror, "give_back", lambda c, push, now: wallet.charge(
-        c, [Usage(f"mirror:{push.key}:{now}", push.customer_id, push.feature, -push.sent_qty, push.window_ms)], now)),
+    "given back twice": (mirror, "give_back", lambda c, pushes, now: wallet.charge(
+        c, [Usage(f"mirror:{p.key}:{now}", p.customer_id, p.feature, -p.sent_qty, p.window_ms) for p in pushes], now)),
 }  # fmt: skip
 
 

@@ -1,0 +1,183 @@
+"""Many pushes settled by a person at once: as if one by one, in a few statements, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run
+from drawdown.ledger.wallet import grant
+from drawdown.providers.protocol import Duplicate, Rejected, Unknown
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker import corrections
+from drawdown.worker.actions import lock_buckets
+from drawdown.worker.push_rows import find_pushes
+from drawdown.worker.verify import verify
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+WINDOWS = 120
+TABLES = {
+    "pushes": "window_ms, org_id, feature, revision, state, due_at_ms, settled_ms",
+    "voids": "window_ms, org_id, feature, revision, at_ms, evidence_kind, evidence, actor, reason",
+    "carries": "org_id, provider, customer_id, feature, carry_qty",
+    "dirty_windows": "org_id, window_ms",
+    "operator_actions": "target, action, details, at_ms, actor, reason",
+    "ledger_entries": "key, from_account, amount_micro, quantity, at_ms",
+    "ledger_accounts": "account_id, balance_micro",
+}
+Keys = Sequence[str]
+
+
+def keys(org: str, *, part: int, of: int = 3) -> list[str]:
+    return [f"usage:{org}:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(WINDOWS) if number % of == part]
+
+
+def provider_of(orgs: Keys) -> FakeProvider:
+    """It sells whole minutes and keeps no balance: what is left over is carried, what is used is drawn from a wallet.
+    Of each three windows one is charged, one rejected, and one in doubt."""
+    made = FakeProvider(capabilities(unit=60, negatives=False, balance_in_ledger=True))
+    for org in orgs:
+        made.answers |= dict.fromkeys(keys(org, part=1), Rejected("no such meter"))
+        made.answers |= dict.fromkeys(keys(org, part=2), Duplicate())
+    return made
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    orgs = ("acme", "globex")
+    made = Fleet(engine, extra={"fake": provider_of(orgs)})
+    made.assign(*orgs, provider="fake")
+    rows = [(org, number) for org in orgs for number in range(WINDOWS)]
+    insert = sa.text(
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+        "VALUES (:id, :org, 'box', 'cell-1', 1024, :seconds, :ts, :ts)"
+    )
+    samples = [
+        {"id": f"{org}-{number}", "org": org, "seconds": 61 + number * 7 % 50, "ts": T0 + number * WINDOW_MS}
+        for org, number in rows
+    ]
+    write(engine, lambda c: c.execute(insert, samples))
+    for org in orgs:
+        write(engine, lambda c, org=org: grant(c, org, 10**9, key=org, now_ms=0, actor="t", reason="t"))  # type: ignore[misc]
+    made.tick_windows(WINDOWS + 1)
+    assert made.rows("SELECT state, COUNT(*) FROM pushes GROUP BY 1 ORDER BY 1") == [
+        ("accepted", 80),
+        ("in_doubt", 80),
+        ("rejected", 80),
+    ]
+    return made
+
+
+def tables(connection: sa.Connection) -> dict[str, list[tuple[object, ...]]]:
+    return {
+        name: [tuple(row) for row in connection.execute(sa.text(f"SELECT {columns} FROM {name} ORDER BY {columns}"))]
+        for name, columns in TABLES.items()
+    }
+
+
+def absent(connection: sa.Connection, chosen: Keys, fleet: Fleet) -> None:
+    """As when a provider turns out not to have what it took."""
+    lock_buckets(connection)
+    rows = list(find_pushes(connection, chosen).values())
+    corrections.void_many(connection, rows, fleet.said, ["looked up"] * len(rows), "absent", answered=False)
+
+
+SETTLED: dict[str, Callable[[sa.Connection, Keys, Fleet], object]] = {
+    "retry": lambda c, chosen, fleet: corrections.retry(c, chosen, fleet.said),
+    "void": lambda c, chosen, fleet: corrections.void(c, chosen, fleet.said, "not in their console"),
+    "resolve": lambda c, chosen, fleet: corrections.resolve_accepted(c, chosen, fleet.said, "in their console"),
+    "absent": absent,
+}
+PART = {"retry": 1, "void": 2, "resolve": 2, "absent": 0}
+
+
+@pytest.mark.parametrize("how", SETTLED)
+def test_many_at_once_are_settled_as_one_by_one(fleet: Fleet, how: str) -> None:
+    chosen = keys("acme", part=PART[how]) + keys("globex", part=PART[how])
+
+    def settled(connection: sa.Connection, *, together: bool) -> dict[str, list[tuple[object, ...]]]:
+        for some in [chosen] if together else [[key] for key in chosen]:
+            SETTLED[how](connection, some, fleet)
+        return tables(connection)
+
+    before = read(fleet.engine, tables)
+    singly = write(fleet.engine, lambda c: settled(c, together=False), rollback=True)
+    assert read(fleet.engine, tables) == before
+    assert write(fleet.engine, lambda c: settled(c, together=True)) == singly
+    assert len(singly["operator_actions"]) == len(before["operator_actions"]) + len(chosen)
+    moved = {name for name in TABLES if singly[name] != before[name]}
+    wallets, voided = {"ledger_entries", "ledger_accounts"}, {"voids", "carries", "dirty_windows"}
+    assert (
+        moved
+        == {"pushes", "operator_actions"}
+        | {
+            "retry": voided,
+            "void": voided,
+            "resolve": wallets,
+            "absent": wallets | voided,
+        }[how]
+    )
+    assert read(fleet.engine, verify).breaches == []
+    fleet.extra["fake"].answers.clear()  # type: ignore[attr-defined]
+    fleet.tick_windows(1)
+    assert fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'due'") == 0
+    assert read(fleet.engine, verify).breaches == []
+
+
+@pytest.mark.parametrize(
+    ("how", "part", "other", "text"),
+    [
+        ("retry", 1, 2, "is in_doubt: only a push that is due or rejected"),
+        ("void", 2, 0, "is accepted: only a push that is rejected or in doubt"),
+        ("resolve", 2, 0, "is accepted: only a push that was sent"),
+    ],
+)
+def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: int, other: int, text: str) -> None:
+    before = read(fleet.engine, tables)
+    for odd, said in ((keys("globex", part=other)[7], text), ("usage:nobody:0:compute_1gb", "there is no push")):
+        chosen = [*keys("acme", part=part), odd, *keys("globex", part=part)]
+        with pytest.raises(Refused, match=rf"{odd}.*; none of the 81 was changed") as refused:
+            write(fleet.engine, lambda c, chosen=chosen: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
+        assert said in str(refused.value)
+        assert read(fleet.engine, tables) == before
+
+
+def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -> None:
+    fleet = Fleet(engine, extra={"fake": (provider := FakeProvider(capabilities()))})
+    fleet.assign("acme", provider="fake")
+    chosen = [f"usage:acme:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(3)]
+    for number in range(3):
+        fleet.sample("acme", T0 + number * WINDOW_MS)
+    provider.answers = {key: Rejected("no") for key in chosen} | {chosen[1]: Unknown("cut")}
+    fleet.tick_windows(4)
+    provider.answers[chosen[1]] = Rejected("no")
+    fleet.tick_windows(1)
+    before = read(engine, tables)
+    for how in ("void", "retry"):
+        with pytest.raises(Refused, match=rf"^{chosen[1]}: an attempt .*; void it in 55 minutes; none of the 3"):
+            write(engine, lambda c, how=how: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
+    assert read(engine, tables) == before
+    fleet.clock.at_ms += 55 * 60_000
+    assert write(engine, lambda c: corrections.void(c, chosen * 2, fleet.said, "not there")) == chosen
+
+
+def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
+    url += ["--at", str(fleet.clock.at_ms)]
+    odd = keys("acme", part=0)[0]
+    assert run([*url, "push", "void", *keys("acme", part=1), odd, "--evidence", "seen"]) == 1
+    assert f"{odd} is accepted" in (said := capsys.readouterr().err)
+    assert "none of the 41 was changed" in said
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 0
+    given = ["push", "retry", "--provider", "fake", "--error", "no such meter"]
+    assert run([*url, *given, "--dry-run"]) == 0
+    assert "80 would be sent again by the next tick, all in one transaction; nothing" in capsys.readouterr().out
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 0
+    assert run([*url, *given]) == 0
+    assert "80 will be sent again by the next tick, all in one transaction" in capsys.readouterr().out
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 80
