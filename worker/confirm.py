@@ -22,6 +22,7 @@ from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.corrections import void_one
 from drawdown.worker.decide import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.effects import LookUp, Steps, Transaction
+from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.lost import NEXT_REVISIONS, Loss, loss_of, next_revisions, read_losses
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
@@ -101,7 +102,8 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     while capabilities.lookup and not context.out_of_time():
         now, claim = context.clock.now_ms(), context.new_claim()
         asked: Sequence[Claimed] = yield Transaction(
-            "claim_lookups", partial(_claim, provider=provider, claim=claim, now=now, shard=context.shard)
+            "claim_lookups",
+            partial(_claim, provider=provider, claim=claim, now=now, shard=context.shard, known=context.witness),
         )
         if not asked:
             break
@@ -121,6 +123,7 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
                 now=context.clock.now_ms(),
                 capabilities=capabilities,
                 done=done,
+                known=context.witness,
             ),
         )
         if all(isinstance(one, ReadFailed) for one in found):
@@ -165,7 +168,10 @@ def _look_up(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[L
     return found
 
 
-def _claim(connection: sa.Connection, *, provider: str, claim: str, now: int, shard: Shard) -> list[Claimed]:
+def _claim(
+    connection: sa.Connection, *, provider: str, claim: str, now: int, shard: Shard, known: Witness | None
+) -> list[Claimed]:
+    require_same(connection, known)
     skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
     mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
     losses = read_losses(connection)
@@ -186,7 +192,9 @@ def _apply(
     now: int,
     capabilities: Capabilities,
     done: Confirmed,
+    known: Witness | None,
 ) -> None:
+    require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
     ends = [after_lookup(result, _known(one), asked_ms, capabilities) for result, one in zip(found, asked, strict=True)]
     if any(isinstance(one, Adopt | Void) for one in ends):
         lock_buckets(connection)
@@ -225,7 +233,7 @@ def _known(one: Claimed) -> Asked:
     row, loss = one.row, one.loss
     first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
     if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
-        first, last = min(first, loss.from_ms), max(last, loss.until_ms)
+        first, last = min(first, loss.from_ms), max(last, loss.until_ms) if row.attempts else loss.until_ms
     return Asked(
         state=str(row.state),
         sent_qty=int(row.sent_qty),

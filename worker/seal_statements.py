@@ -17,7 +17,7 @@ from drawdown.schema.tables import buckets, operator_actions
 from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker import seal_plans as plans
 from drawdown.worker import seal_sql as sql
-from drawdown.worker.incarnation import require_whole
+from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.mapping import Segment, mapping_rows, segments
 from drawdown.worker.provider_states import stored_terms
 from drawdown.worker.shard import NewOrgs, Shard
@@ -34,6 +34,8 @@ class SealRequest:
     new_orgs: NewOrgs | None = None
     only: tuple[str, ...] | None = None
     """Seal these organisations alone and move no watermark: how a bad one is found (S8)."""
+    witness: Witness | None = None
+    """What the tick began on (R1)."""
 
 
 @dataclass(frozen=True)
@@ -146,25 +148,19 @@ def _shadow_sql(providers: Mapping[str, Capabilities]) -> str:
 def _unsent_sql(connection: sa.Connection, providers: Mapping[str, Capabilities]) -> str:
     """In windows whose history was lost (R1), a push may be known at its provider already: it is looked up before it
     is first sent, or decided by a person where nothing can be looked up, once."""
-    until = lost_until(connection)
+    until, recovered = connection.execute(sa.text("SELECT MAX(until_ms), MAX(at_ms) FROM losses")).one()
     if until is None:
         return "ELSE 'due'"
     here = ", ".join(f"'{name}'" for name, can in providers.items() if can.same_database) or "''"
     asked = ", ".join(f"'{name}'" for name, can in providers.items() if not can.lookup) or "''"
     decided = (
         "EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = sized.window_ms AND v.org_id = sized.org_id "
-        f"AND v.feature = sized.feature AND v.at_ms >= {until})"
+        f"AND v.feature = sized.feature AND v.at_ms >= {recovered})"
     )
     return (
         f"WHEN window_ms >= {until} OR provider IN ({here}) THEN 'due' "
         f"WHEN provider IN ({asked}) THEN CASE WHEN {decided} THEN 'due' ELSE 'in_doubt' END ELSE 'queued'"
     )
-
-
-def lost_until(connection: sa.Connection) -> int | None:
-    """Windows that start before this moment may have history that was lost; None: nothing ever was."""
-    found = connection.execute(sa.text("SELECT MAX(until_ms) FROM losses")).scalar_one_or_none()
-    return None if found is None else int(found)
 
 
 def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
@@ -174,7 +170,7 @@ def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, b
     text = sql.LOCK.replace("{for_update}", "FOR UPDATE" if postgres else "")
     rows = connection.execute(sa.text(text), {"lo": request.shard.lo, "hi": request.shard.hi}).all()
     assert rows, "the buckets are never deleted"
-    require_whole(connection)
+    require_same(connection, request.witness)
     lock = Lock(
         cursor=min(row.cursor for row in rows),
         pack_ms=max(row.watermark_ms for row in rows),

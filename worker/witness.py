@@ -13,12 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
 from drawdown.worker.incarnation import Witness
+
+ELSEWHERE: Final = (
+    "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process and is not restored with the database"
+)
 
 
 class WitnessFile:
@@ -51,10 +56,7 @@ class WitnessFile:
                     os.fsync(out.fileno())
                 new.replace(file)
         except OSError as error:
-            raise UsageError(
-                f"{file} cannot be written ({error.strerror}): set DRAWDOWN_STATE_DIR to a folder of this host that "
-                "outlives the process and is not restored together with the database"
-            ) from error
+            raise UsageError(f"{file} cannot be written ({error.strerror}): {ELSEWHERE}") from error
 
     def _file(self, database_id: str) -> Path:
         return self._folder / f"drawdown-{database_id}.json"
@@ -64,9 +66,11 @@ class WitnessFile:
             return Witness(**json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read ({error.strerror}): {ELSEWHERE}") from error
+        except (ValueError, TypeError) as error:
             raise UsageError(
-                f"{file} cannot be read ({error}): if the database was never restored, delete the file"
+                f"{file} holds something else: if the database was never restored, delete the file"
             ) from error
 
 

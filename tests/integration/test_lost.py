@@ -1,0 +1,210 @@
+"""After a loss of history (rule R1): what a provider has that we know nothing of, and what a host remembers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import PushRequest
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker import corrections, runner, seal
+from drawdown.worker.incarnation import HistoryDoubted, Witness, recognise
+from drawdown.worker.recover import Recovered, recover
+from drawdown.worker.seal_statements import SealRequest
+from drawdown.worker.shard import Shard
+from drawdown.worker.tick import tick
+from drawdown.worker.verify import verify
+from drawdown.worker.witness import WitnessFile
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+KEY = f"usage:acme:{T0}:compute_1gb"
+ASKED: dict[str, object] = {
+    "key_retention_ms": DAY_MS,
+    "duplicate_proves_delivery": False,
+    "lookup_lag_ms": MINUTE_MS,
+    "applied_within_ms": DAY_MS,
+    "totals_lag_ms": MINUTE_MS,
+}
+
+
+def restored(
+    engine: sa.Engine, has: dict[str, int], *, used: int = 60, **changes: object
+) -> tuple[Fleet, FakeProvider]:
+    """A database that was just recovered, at a provider that has some keys of one window already."""
+    provider = FakeProvider(capabilities(**changes))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.tick(T0 + MINUTE_MS)
+    for suffix, quantity in has.items():
+        key = KEY + suffix
+        provider.charged[key] = PushRequest(key, "acme", "compute_1gb", quantity, T0, 1)
+    fleet.clock.at_ms = T0 + 2 * WINDOW_MS
+    assert recovered(fleet).number == 2
+    fleet.sample("acme", T0 + 1, used)
+    return fleet, provider
+
+
+def recovered(fleet: Fleet) -> Recovered:
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    return runner.run(recover(fleet.context(), fleet.said, restored=True), world)
+
+
+def pass_by(fleet: Fleet, *minutes: int) -> None:
+    for one in minutes:
+        fleet.tick(fleet.clock.at_ms + one * MINUTE_MS)
+
+
+def charged(provider: FakeProvider) -> int:
+    return sum(one.quantity for one in provider.charged.values())
+
+
+def proven(fleet: Fleet) -> None:
+    assert read(fleet.engine, verify).breaches == []
+    assert fleet.rows("SELECT key FROM pushes WHERE state NOT IN ('accepted', 'voided')") == []
+
+
+def test_what_is_there_as_it_is_here_is_accepted_and_never_sent(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {"": 60}, **ASKED)
+    pass_by(fleet, 1, 3)
+    assert (charged(provider), provider.seen) == (60, [])
+    proven(fleet)
+
+
+def test_what_is_there_in_several_revisions_is_adopted_before_the_difference_is_sealed(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {"": 40, ":r1": 15}, **ASKED)
+    pass_by(fleet, 1, 3, 3, 3)
+    assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r3", 5)], "r2 holds what r0 is there"
+    assert charged(provider) == 60
+    proven(fleet)
+
+
+def test_what_was_voided_and_sealed_again_in_the_lost_history_is_found_under_its_later_key(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {":r2": 60}, **ASKED)
+    pass_by(fleet, 1, 3, 60)
+    assert provider.seen == [], "the first one may still be applied there"
+    pass_by(fleet, 24 * 60, 5)
+    assert (charged(provider), provider.seen) == (60, [])
+    states = fleet.rows("SELECT revision, sealed_qty, state FROM pushes ORDER BY revision")
+    assert states == [(0, 60, "voided"), (1, 0, "voided"), (2, 60, "accepted")]
+    proven(fleet)
+
+
+def test_what_is_not_there_is_sent_once_it_was_asked_for(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {}, **ASKED)
+    pass_by(fleet, 1)
+    assert (provider.seen, fleet.one("SELECT state FROM pushes")) == ([], "queued")
+    pass_by(fleet, 3, 1)
+    assert [(one.key, one.quantity) for one in provider.seen] == [(KEY, 60)]
+    proven(fleet)
+
+
+def test_a_key_that_may_be_forgotten_by_now_is_not_sent_before_the_lost_send_can_no_longer_be_applied(
+    engine: sa.Engine,
+) -> None:
+    fleet, provider = restored(engine, {}, **ASKED)
+    fleet.clock.at_ms += DAY_MS - MINUTE_MS
+    pass_by(fleet, 0, 1, 1)
+    assert provider.seen == []
+    pass_by(fleet, 1, 1)
+    assert len(provider.seen) == 1, "a day after the loss nothing lost can be applied any more"
+    proven(fleet)
+
+
+def test_windows_from_after_the_loss_are_sent_as_ever(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {"": 60}, **ASKED)
+    fleet.sample("acme", T0 + 3 * WINDOW_MS + 1, 30)
+    fleet.tick(T0 + 5 * WINDOW_MS)
+    assert [one.quantity for one in provider.seen] == [30]
+
+
+def test_where_nothing_can_be_asked_a_person_decides_once(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {}, duplicate_proves_delivery=False)
+    pass_by(fleet, 1)
+    assert (fleet.one("SELECT state FROM pushes"), provider.seen) == ("in_doubt", [])
+    write(engine, lambda c: corrections.void(c, [KEY], fleet.said, "their console shows nothing"))
+    pass_by(fleet, 1, 1)
+    assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r1", 60)]
+    proven(fleet)
+
+
+def test_the_embedded_ledger_was_restored_with_the_database(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("bolt")
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    recovered(fleet)
+    fleet.sample("bolt", T0 + 1, 60)
+    assert fleet.tick().accepted == 1
+
+
+def test_a_database_that_stands_still_seals_and_sends_nothing_for_anybody(engine: sa.Engine, tmp_path: Path) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("bolt")
+    fleet.tick(T0)
+    fleet.sample("bolt", T0 + 1, 60)
+    known = read(engine, lambda c: recognise(c, None, T0))
+    ahead = Witness(known.database_id, known.number, known.sends + 1, 1, "w1")
+    doubted = write(engine, lambda c: recognise(c, ahead, T0)).doubted
+    assert doubted is not None and "there were 1" in doubted
+    report = fleet.tick(T0 + 3 * WINDOW_MS)
+    assert (report.exit_status, report.sealed, fleet.rows("SELECT * FROM pushes")) == (1, 0, [])
+    assert fleet.one("SELECT MAX(watermark_ms) FROM buckets") == T0 - WINDOW_MS
+    with pytest.raises(HistoryDoubted, match="drawdown recover"):
+        write(engine, lambda c: seal.seal(c, SealRequest(Shard(), T0, T0)))
+    recovered(fleet)
+    assert fleet.tick().accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"sends": 5}, "knows of 0 sends, and there were 5"),
+        ({"number": 2}, "its incarnation 1, and was 2"),
+        ({"tick_id": 99}, "does not know of tick 99"),
+        ({"tick_worker": "another"}, "does not know of tick 1"),
+    ],
+)
+def test_each_thing_a_host_remembers_shows_a_loss(engine: sa.Engine, changes: dict[str, object], text: str) -> None:
+    fleet = Fleet(engine)
+    fleet.tick(T0)
+    known = read(engine, lambda c: recognise(c, None, T0))
+    values = {"number": 1, "sends": 0, "tick_id": 1, "tick_worker": "w1", **changes}
+    witness = Witness(known.database_id, **values)  # type: ignore[arg-type]
+    found = write(engine, lambda c: recognise(c, witness, T0))
+    assert found.doubted is not None and text in found.doubted
+
+
+def test_what_a_host_remembers_never_goes_back(engine: sa.Engine, tmp_path: Path) -> None:
+    file, known = WitnessFile(tmp_path / "state"), read(engine, lambda c: recognise(c, None, T0))
+    assert file.recall(engine) is None
+    newer, older = (Witness(known.database_id, 1, sends, 7, "w1") for sends in (9, 4))
+    file.remember(newer)
+    file.remember(older)
+    assert WitnessFile(tmp_path / "state").recall(engine) == newer
+
+
+def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file, and no folder")
+    fleet = Fleet(engine)
+    fleet.assign("bolt")
+    fleet.sample("bolt", T0 + 1, 60)
+    world = runner.World(
+        engine,
+        fleet.providers,
+        fleet.cells,
+        fleet.clock,
+        witness=WitnessFile(tmp_path / "state"),  # type: ignore[arg-type]
+    )
+    fleet.clock.at_ms = T0 + 2 * WINDOW_MS
+    with pytest.raises(UsageError, match="DRAWDOWN_STATE_DIR"):
+        runner.run(tick(fleet.context()), world)
+    assert fleet.rows("SELECT * FROM attempts") == []
+    broken = WitnessFile(tmp_path)
+    known = read(engine, lambda c: recognise(c, None, T0))
+    (tmp_path / f"drawdown-{known.database_id}.json").write_text("{")
+    with pytest.raises(UsageError, match="holds something else"):
+        broken.recall(engine)
