@@ -55,6 +55,7 @@ DUE = """
 SELECT o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms
 FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
 WHERE o.projection_due_ms <= :now AND a.provider = :provider AND a.customer_id <> '' AND o.bucket BETWEEN :lo AND :hi
+    AND (:org = '' OR o.org_id = :org)
 ORDER BY o.projection_due_ms LIMIT :most
 """
 
@@ -66,8 +67,9 @@ WHERE override_until_ms <= :now AND bucket BETWEEN :lo AND :hi
 """
 
 
-def project(context: Context, provider: str) -> Steps[Projected]:
-    """Read again every customer of one provider whose organisation is asked for, and write the verdict."""
+def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
+    """Read again every customer of one provider whose organisation is asked for, or one organisation's, and write the
+    verdict."""
     done = Projected()
     can = context.capabilities[provider]
     most = can.reads_a_call if can.in_flight == 1 else max(can.reads_a_call, ORGS_A_ROUND)
@@ -75,7 +77,7 @@ def project(context: Context, provider: str) -> Steps[Projected]:
     while not context.out_of_time():
         now = context.clock.now_ms()
         due: list[Due] = yield Transaction(
-            "projections_due", partial(_due, provider=provider, now=now, most=most, shard=context.shard)
+            "projections_due", partial(_due, provider=provider, now=now, most=most, shard=context.shard, org=org)
         )
         if not due or (due[0].org_id, due[0].asks) in seen:
             break
@@ -99,10 +101,10 @@ def _read(provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]
     return states
 
 
-def _due(connection: sa.Connection, *, provider: str, now: int, most: int, shard: Shard) -> list[Due]:
+def _due(connection: sa.Connection, *, provider: str, now: int, most: int, shard: Shard, org: str) -> list[Due]:
     values = {"now": now, "lo": shard.lo, "hi": shard.hi}
     connection.execute(sa.text(OVERRIDES_ENDED), values)
-    rows = connection.execute(sa.text(DUE), {**values, "provider": provider, "most": most})
+    rows = connection.execute(sa.text(DUE), {**values, "provider": provider, "most": most, "org": org})
     return [Due(*row) for row in rows]
 
 
