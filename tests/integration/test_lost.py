@@ -32,9 +32,7 @@ ASKED: dict[str, object] = {
 }
 
 
-def restored(
-    engine: sa.Engine, has: dict[str, int], *, used: int = 60, **changes: object
-) -> tuple[Fleet, FakeProvider]:
+def restored(engine: sa.Engine, has: dict[str, int], **changes: object) -> tuple[Fleet, FakeProvider]:
     """A database that was just recovered, at a provider that has some keys of one window already."""
     provider = FakeProvider(capabilities(**changes))
     fleet = Fleet(engine, extra={"fake": provider})
@@ -45,7 +43,7 @@ def restored(
         provider.charged[key] = PushRequest(key, "acme", "compute_1gb", quantity, T0, 1)
     fleet.clock.at_ms = T0 + 2 * WINDOW_MS
     assert recovered(fleet).number == 2
-    fleet.sample("acme", T0 + 1, used)
+    fleet.sample("acme", T0 + 1, 60)
     return fleet, provider
 
 
@@ -192,13 +190,8 @@ def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: 
     fleet = Fleet(engine)
     fleet.assign("bolt")
     fleet.sample("bolt", T0 + 1, 60)
-    world = runner.World(
-        engine,
-        fleet.providers,
-        fleet.cells,
-        fleet.clock,
-        witness=WitnessFile(tmp_path / "state"),  # type: ignore[arg-type]
-    )
+    full = WitnessFile(tmp_path / "state")
+    world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock, witness=full)  # type: ignore[arg-type]
     fleet.clock.at_ms = T0 + 2 * WINDOW_MS
     with pytest.raises(UsageError, match="DRAWDOWN_STATE_DIR"):
         runner.run(tick(fleet.context()), world)
