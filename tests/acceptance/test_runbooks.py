@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,14 +43,17 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield made
 
 
-def test_each_runbook_is_here_and_linked() -> None:
+def test_each_runbook_is_listed_and_each_of_its_sections_is_run() -> None:
     names = {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
-    index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
-    assert all(f"({name}.md)" in index for name in names)
+    assert set(re.findall(r"\]\(([^)]+)\.md\)", (RUNBOOKS / "README.md").read_text(encoding="utf-8"))) == names
+    followed = re.findall(r'follow\("([^"]+)", "([^"]+)"', Path(__file__).read_text(encoding="utf-8"))
     for name in names:
         text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
-        assert steps(name) and "**Never**" in text and "In money" in text, name
+        assert "**Never**" in text and "In money" in text and "**It is over**" in text, name
         assert len(text.splitlines()) <= 90, f"{name} is longer than a page"
+        headings = {step.heading for step in steps(name)}
+        untried = [one for one in headings if not any(name == n and one.startswith(begin) for n, begin in followed)]
+        assert headings and not untried, (name, untried)
 
 
 def away(home: Home) -> dict[str, str]:
@@ -88,6 +95,8 @@ def test_a_provider_is_down_for_a_day(home: Home) -> None:
     home.tick(75)
     home.env, home.autumn.faults.rates = env, {}
     home.follow("provider-down-day", "When", values, wait_ms=4 * HOUR_MS)
+    home.clock.at_ms += DAY_MS
+    home.follow("provider-down-day", "A day later", values)
     assert home.at_autumn() == sum(home.used.values())
     assert home.autumn.doubles == []
     home.clean()
@@ -165,24 +174,38 @@ def test_a_cell_is_gone(home: Home) -> None:
     home.clean()
 
 
+def halted(home: Home) -> list[object]:
+    return [org for (org,) in rows(home.url, "SELECT org_id FROM orgs WHERE is_halted ORDER BY 1")]
+
+
 def test_a_halted_customer_paid(home: Home) -> None:
+    """`erin` drew on the embedded ledger, `alice` on Autumn; `bob` pays nobody for now."""
     home.run("cell", "set", "cell-1", home.env["DRAWDOWN_CELL_ORIGINS"])
     broke(home)
-    home.run("org", "assign", "alice", "--provider", "autumn", "--from", show_time(T0))
+    home.autumn.account.add_plan("tiny", {FEATURE: (60, None)})
+    home.autumn.account.add_customer("dave", T0)
+    home.autumn.account.attach("dave", "tiny", T0)
+    home.run("org", "assign", "dave", "--provider", "autumn", "--from", show_time(T0))
+    home.use("dave", 60, ts=T0)
     home.tick()
     execute(home, "UPDATE sandboxes SET state = 'stopped'")
-    assert number(home.url, "SELECT COUNT(*) FROM orgs WHERE is_halted") == 1
-    tomorrow = show_time(home.clock.at_ms + DAY_MS)
-    values = {
-        "ORG": "erin", "CUSTOMER": "erin", "AMOUNT": "5", "INVOICE": "inv-7", "OTHER_ORG": "alice",
-        "TOMORROW": tomorrow,
-    }  # fmt: skip
+    assert halted(home) == ["dave", "erin"]
+    values = {"ORG": "erin", "CUSTOMER": "erin", "AMOUNT": "5", "INVOICE": "inv-7"}
     home.follow("halted-customer-paid", "See why", values)
     home.follow("halted-customer-paid", "The payment is not", values)
-    assert number(home.url, "SELECT COUNT(*) FROM orgs WHERE is_halted") == 0
+    assert halted(home) == ["dave"]
     assert number(home.url, "SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'grant'") == 5_000_000
-    home.follow("halted-customer-paid", "The payment is at", values)
+    home.autumn.account.grant("dave", FEATURE, 3600, home.clock.at_ms)  # and its webhook never comes
+    home.tick()
+    assert halted(home) == ["dave"], "nobody told us"
+    home.follow("halted-customer-paid", "The payment is at", {"ORG": "dave"})
+    assert halted(home) == []
+    home.use("dave", 3600)
+    home.tick()
+    assert halted(home) == ["dave"]
+    values = {"ORG": "dave", "TOMORROW": show_time(home.clock.at_ms + DAY_MS)}
     home.follow("halted-customer-paid", "It must run", values)
+    assert halted(home) == []
     home.clean()
 
 
@@ -222,4 +245,47 @@ def test_the_months_end(home: Home) -> None:
     home.clock.at_ms += DAY_MS
     home.follow("months-end", "Does every", values)
     assert (home.at_autumn(), home.stripe.charged("cus_bob", FEATURE)) == (61, 170)
+    home.clean()
+
+
+def test_a_database_was_restored(home: Home) -> None:
+    """Both providers have pushes, late samples and a withdrawal that the backup knows nothing of."""
+    home.run("org", "assign", "alice", "--provider", "autumn", "--from", show_time(T0))
+    home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", show_time(T0))
+    for org, seconds in (("alice", 60), ("bob", 600)):
+        home.use(org, seconds, ts=T0)
+        home.use(org, 2 * seconds, ts=T0 + WINDOW_MS)
+    wrong = [home.use(org, 7, ts=T0 + WINDOW_MS, billed=False) for org in ("alice", "bob")]
+    home.tick(later_ms=3 * WINDOW_MS)
+    with closing(sqlite3.connect(home.folder / "home.db")) as connection:
+        connection.execute(f"VACUUM INTO '{home.folder}/kept.db'")
+    since = home.clock.at_ms
+    for org in ("alice", "bob"):
+        home.use(org, 11, ts=T0)  # late
+        home.use(org, 40, ts=since)
+    wrong.append(home.use("alice", 5, ts=since, billed=False))
+    home.tick()
+    home.run("sample", "withdraw", *wrong, "--reason", "counted twice")
+    home.tick()
+    billed = {"autumn": home.at_autumn(), "stripe": home.stripe.charged("cus_bob", FEATURE)}
+    assert billed == {"autumn": 231, "stripe": 1851}
+    for suffix in ("-wal", "-shm"):
+        Path(f"{home.folder}/home.db{suffix}").unlink(missing_ok=True)
+    shutil.copyfile(home.folder / "kept.db", home.folder / "home.db")
+    home.use("bob", 50)  # since then, and nobody was billed for it
+    home.tick(status=1)
+    assert number(home.url, "SELECT COUNT(*) FROM pushes") == 4, "nothing is sealed meanwhile"
+
+    again = home.folder / "again.csv"
+    kept = [path.read_text(encoding="utf-8").splitlines() for path in sorted(home.folder.glob("samples-*.csv"))]
+    again.write_text("\n".join([kept[0][0], *(lines[1] for lines in kept)]) + "\n", encoding="utf-8")
+    values = {
+        "FILE": str(again), "SAMPLES": " ".join(wrong), "SINCE": show_time(since), "DAY": show_time(T0)[:10],
+    }  # fmt: skip
+    home.follow("database-restored", "Before", values)
+    home.follow("database-restored", "Recover", values, wait_ms=2 * HOUR_MS)
+    home.clock.at_ms += DAY_MS
+    home.follow("database-restored", "When", values)
+    assert (home.at_autumn(), home.stripe.charged("cus_bob", FEATURE)) == (231, 1901)
+    assert home.autumn.doubles == []
     home.clean()
