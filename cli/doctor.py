@@ -22,6 +22,7 @@ from drawdown.worker.witness import WitnessFile
 
 MIN_SQLITE = (3, 37, 0)
 MIN_SECRET_CHARS = 16
+WITH_WEBHOOKS = ("autumn", "stripe")
 
 
 @dataclass(frozen=True)
@@ -161,3 +162,22 @@ def _cells(state: State) -> Iterator[Finding]:
         yield Finding(
             strong, "the secret that signs halts", "" if strong else "set DRAWDOWN_CELL_SECRET, 16 characters or more"
         )
+
+
+def _server(state: State) -> Iterator[Finding]:
+    """What `drawdown serve` would refuse. Not to have set it is no fault: nobody has to serve it."""
+    settings = state.settings.server()
+    for what, name, secrets in (
+        ("/admin", "DRAWDOWN_ADMIN_SECRETS", settings.admin_secrets),
+        ("/cron/tick", "DRAWDOWN_CRON_SECRET", tuple(filter(None, [settings.cron_secret]))),
+    ):
+        if not secrets:
+            yield Finding(True, f"the server's {what} answers 503: {name} is not set")
+        elif min(map(len, secrets)) < MIN_SECRET_CHARS:
+            yield Finding(
+                False, f"the secret of the server's {what}", f"set {name}, {MIN_SECRET_CHARS} characters or more"
+            )
+    for name, provider in state.registry.providers.items():
+        variable = f"{name}_webhook_secrets"
+        if provider.dormant is None and name in WITH_WEBHOOKS and not state.settings.of_providers().get(variable):
+            yield Finding(True, f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set")

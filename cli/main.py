@@ -33,6 +33,7 @@ from drawdown.cli import (
     recover,
     replay,
     samples,
+    serve,
     settings,
     status,
 )
@@ -85,7 +86,7 @@ def root(
     context.obj = State(found, clock, json_)
 
 
-for module in (demo, database, status, metering, replay, imports, reconcile, recover):
+for module in (demo, database, status, metering, serve, replay, imports, reconcile, recover):
     module.register(app)
 app.add_typer(orgs.app, name="org")
 app.add_typer(features.app, name="feature")

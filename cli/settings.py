@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from drawdown.schema.errors import UsageError
+from drawdown.server.services import ServerSettings, UnknownOrg
 from drawdown.worker.cells import CellSettings, origin
 
 PREFIX: Final = "DRAWDOWN_"
@@ -29,6 +30,29 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     state_dir: str = ""
     """Where this host remembers how far it had come, apart from the database; by default ~/.local/state/drawdown."""
+
+    admin_secrets: SecretStr = SecretStr("")
+    """Sign requests to the server's /admin; several, separated by commas, while they are rotated."""
+    cron_secret: SecretStr = SecretStr("")
+    """The bearer secret of the server's /cron/tick."""
+    gate_unknown_org: UnknownOrg = "not_found"
+    """What the gate says of an organisation it does not know: not_found (404), deny or allow."""
+    gate_open_when_in_doubt: bool = False
+    """Whether the gate is open where the database cannot be read, or the provider was not asked yet."""
+    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """What the server takes of one address, on the average."""
+    trusted_proxies: str = ""
+    """Addresses of proxies before the server, whose X-Forwarded-For is believed, separated by commas."""
+
+    def server(self) -> ServerSettings:
+        secrets = (one.strip() for one in self.admin_secrets.get_secret_value().split(","))
+        return ServerSettings(
+            admin_secrets=tuple(filter(None, secrets)),
+            cron_secret=self.cron_secret.get_secret_value(),
+            gate_unknown_org=self.gate_unknown_org,
+            gate_open_when_in_doubt=self.gate_open_when_in_doubt,
+            requests_per_s=self.requests_per_s,
+        )
 
     def of_providers(self) -> Mapping[str, str]:
         """The environment's DRAWDOWN_… by the rest of their names, in lower case: `autumn_secret_key`."""

@@ -1,0 +1,141 @@
+"""The routes, and what each may answer.
+
+Guarantee: every answer a route can give is named here, and so in /openapi.json; errors have one shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from drawdown.schema.errors import DrawdownError
+from drawdown.server import admin, bodies, errors, health, metrics, models, signing, webhooks
+from drawdown.server.crew import Crew
+from drawdown.server.cron import Cron
+from drawdown.server.described import describe, operation
+from drawdown.server.frame import Frame
+from drawdown.server.gate import Gate
+from drawdown.server.services import Services
+from drawdown.server.threads import Threads
+
+METRICS_KEPT_MS: Final = 5_000
+"""However often it is asked, the database is read no oftener than this."""
+
+
+class Server:
+    """One process's server: an ASGI application, and what it holds while it runs."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.threads = Threads(services.engine)
+        self.crew = Crew(services)
+        self._gate = Gate(services, self.threads, self.crew)
+        self._cron = Cron(services, self.crew)
+        self._metrics: tuple[int, bytes] | None = None
+        self._reading = asyncio.Lock()
+        self.routes = self._app()
+        self.app = Frame(self.routes, services.clock, services.settings.requests_per_s)
+
+    def close(self) -> None:
+        """End what is under way at its next effect. Whatever was promised is in the database."""
+        self.crew.close()
+        self.threads.close()
+
+    def _app(self) -> FastAPI:
+        made = FastAPI(
+            title="Drawdown",
+            version="1",
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            lifespan=self._lifespan,
+            exception_handlers={
+                errors.ApiError: errors.on_api_error,
+                DrawdownError: errors.on_drawdown_error,
+                HTTPException: errors.on_http_error,
+                Exception: errors.on_any_error,
+            },
+        )
+        made.include_router(self._router())
+        describe(made)
+        return made
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(self.close)
+        await self.services.http.close()
+
+    def _router(self) -> APIRouter:
+        router = APIRouter()
+        shut = (429, 500)
+        add = partial(router.add_api_route, response_class=JSONResponse)
+        add("/webhooks/{provider}", self.webhook, methods=["POST"],
+            **operation(models.WebhookAnswer, 400, 404, 408, 413, 503, *shut, body="any"))  # fmt: skip
+        add("/v1/gate/{org:path}", self.gate, methods=["GET"],
+            **operation(models.GateAnswer, 404, *shut))  # fmt: skip
+        signed = (400, 401, 404, 408, 409, 413, 415, 422, 503, *shut)
+        add("/admin/orgs/{org:path}/provider", self.assign, methods=["POST"],
+            **operation(models.AssignAnswer, *signed, body=models.ProviderOrder, security="signed"))  # fmt: skip
+        add("/admin/orgs/{org:path}/override", self.override, methods=["POST"],
+            **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
+        add("/cron/tick", self.tick, methods=["POST"],
+            **operation(models.TickAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
+        add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
+        add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
+        router.add_api_route(
+            "/metrics", self.metrics, methods=["GET"], response_class=Response, **operation(None, *shut)
+        )
+        return router
+
+    async def webhook(self, provider: str, request: Request) -> JSONResponse:
+        """What a billing provider says of its own accord, signed in its own way."""
+        body = await bodies.read_body(request, webhooks.MAX_BYTES)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        done = await webhooks.take(self.services, self.threads, self.crew, provider, headers, body)
+        return JSONResponse({"status": done})
+
+    async def gate(self, org: str) -> JSONResponse:
+        """Whether a sandbox of this organisation may be made or woken, and how many at once."""
+        return JSONResponse(await self._gate.answer(org))
+
+    async def assign(self, org: str, request: Request) -> JSONResponse:
+        """Have an organisation billed by a provider, as `drawdown org assign`."""
+        order = await admin.order_of(self.services, self.threads, request, models.ProviderOrder)
+        return JSONResponse(await admin.assign(self.services, self.crew, org, order))
+
+    async def override(self, org: str, request: Request) -> JSONResponse:
+        """Let the operator's word win over the provider's, as `drawdown org override`."""
+        order = await admin.order_of(self.services, self.threads, request, models.OverrideOrder)
+        now = self.services.clock.now_ms()
+        return JSONResponse(await admin.override(self.threads, self.crew, now, org, order))
+
+    async def tick(self, request: Request) -> JSONResponse:
+        """Run one tick to its end, and report as `drawdown tick --json`."""
+        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
+        return JSONResponse(await self._cron.tick())
+
+    async def healthz(self) -> JSONResponse:
+        """Whether the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self) -> JSONResponse:
+        """Whether the database can be reached, has this program's schema, and its history is not in doubt."""
+        await health.require_readiness(self.threads)
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(self) -> Response:
+        """For Prometheus."""
+        now = self.services.clock.now_ms()
+        async with self._reading:  # several who ask at once share one reading
+            if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
+                self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
+            found: Any = self._metrics[1]
+        return Response(found, media_type=metrics.CONTENT_TYPE)

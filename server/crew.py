@@ -1,0 +1,96 @@
+"""Threads that do the worker's steps for the server, each with connections and providers of its own.
+
+Guarantee: a bounded number of threads and of waiting pieces; what does not find room is done by the next tick, since
+whatever matters was marked in the database before. Told to end, a piece ends between two effects.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import structlog
+
+from drawdown.server.frame import told
+from drawdown.server.services import Hands, Services
+from drawdown.worker import runner
+from drawdown.worker.context import Context
+from drawdown.worker.dispatch import dispatch
+from drawdown.worker.effects import Steps
+from drawdown.worker.project import project
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+THREADS: Final = 4
+MOST_WAITING: Final = 1_000
+
+
+class Crew:
+    """`reads` are of one organisation each; one that already waits to be begun is not asked for twice."""
+
+    def __init__(self, services: Services, threads: int = THREADS) -> None:
+        self._services = services
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawdown-crew")
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Future[None]] = {}
+        self._reads: set[Future[None]] = set()
+        self.stopping = threading.Event()
+
+    def do(self, work: Callable[[Hands, Context], T]) -> Future[T]:
+        """Have `work` done by the next free thread."""
+        return self._pool.submit(lambda: self._with_hands(work))
+
+    def read_again(self, org_id: str, provider: str) -> Future[None] | None:
+        """Have a provider asked about an organisation; what it says is projected, and a halt told to the cells at once.
+        None: too many wait."""
+        with self._lock:
+            if org_id in self._waiting:
+                return self._waiting[org_id]
+            if len(self._waiting) >= MOST_WAITING:
+                log.warning("reads_put_off", org=org_id)
+                return None
+            made = self._waiting[org_id] = self._pool.submit(lambda: self._read(org_id, provider))
+            self._reads.add(made)
+        made.add_done_callback(self._reads.discard)
+        return made
+
+    def settle(self) -> None:
+        """Wait until every read that was asked for by now is done."""
+        with self._lock:
+            asked = list(self._reads)
+        for one in asked:
+            one.exception()
+
+    def close(self) -> None:
+        """End what is under way at its next effect, and begin nothing more."""
+        self.stopping.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _with_hands(self, work: Callable[[Hands, Context], T]) -> T:
+        if not hasattr(self._own, "hands"):
+            self._own.hands = self._services.hands()
+        hands: Hands = self._own.hands
+        context = hands.context()
+        context.stopping = self.stopping.is_set
+        return work(hands, context)
+
+    def _read(self, org_id: str, provider: str) -> None:
+        with self._lock:
+            self._waiting.pop(org_id, None)
+        try:
+            self._with_hands(lambda hands, context: runner.run(_read_again(context, provider, org_id), hands.world))
+        except Exception as error:  # it stays marked: the next tick asks
+            log.error("read_again_failed", org=org_id, provider=provider, **told(error))
+
+
+def _read_again(context: Context, provider: str, org_id: str) -> Steps[None]:
+    if provider not in context.ready():
+        return
+    done = yield from project(context, provider, org_id)
+    if done.halted:
+        yield from dispatch(context, provider)

@@ -1,0 +1,75 @@
+"""Errors as programs see them: one shape, a code to decide by, and a line for people.
+
+Guarantee: nothing of a secret, a statement or a stack is ever in an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UsageError
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class ApiError(Exception):
+    """An answer other than the one that was asked for. `retry_s`: when it is worth asking again."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        details: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.details, self.headers = details, dict(headers or {})
+
+
+def error_answer(error: ApiError) -> JSONResponse:
+    """`{"error": {"code": ..., "message": ..., "details": ...}}`."""
+    body: dict[str, object] = {"code": error.code, "message": error.message}
+    if error.details is not None:
+        body["details"] = error.details
+    return JSONResponse({"error": body}, error.status, error.headers)
+
+
+def of_drawdown(error: DrawdownError) -> ApiError:
+    """What an error of ours means to who asked: wrong (400), against a rule (409), or not now (503)."""
+    match error:
+        case UsageError():
+            return ApiError(400, "bad_value", str(error))
+        case Refused():
+            return ApiError(409, "refused", str(error))
+        case DatabaseBusy() | DatabaseNotReady():
+            return ApiError(503, "database", "the database cannot be used at this moment; send it again")
+    return ApiError(500, "failed", str(error))
+
+
+async def on_api_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error_answer(error)
+
+
+async def on_drawdown_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DrawdownError)
+    return error_answer(of_drawdown(error))
+
+
+async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
+    """Unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "bad_request")
+    return error_answer(ApiError(error.status_code, code, str(error.detail), headers=error.headers))
+
+
+async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:
+    """Ours: the frame writes down where it happened."""
+    return error_answer(ApiError(500, "failed", "something failed here; it was written down"))

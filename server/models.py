@@ -1,0 +1,97 @@
+"""What goes in and comes out, as pydantic checks it and OpenAPI describes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_CONCURRENT: Final = 2**31 - 1
+LATEST_MS: Final = 253_402_300_799_999
+"""The last moment of the year 9999."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Why = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00]+$")]
+Moment = Annotated[int, Field(ge=0, le=LATEST_MS)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    actor: Name
+    """Who does this; kept for good."""
+    reason: Why
+    """Why; kept for good."""
+
+
+class ProviderOrder(_Strict):
+    """As `drawdown org assign`: who bills the organisation from a window boundary on."""
+
+    provider: Name
+    customer: Name | None = None
+    from_ms: Moment | None = None
+    cancel: bool = False
+    allow_halt: bool = False
+    unchecked: bool = False
+    dry_run: bool = False
+
+
+class OverrideOrder(_Strict):
+    """As `drawdown org override`: the operator's word against the provider's."""
+
+    max_concurrent: Annotated[int, Field(ge=0, le=MAX_CONCURRENT)] | None = None
+    never_halt: bool = False
+    until_ms: Moment | None = None
+    clear: bool = False
+
+
+class ErrorBody(BaseModel):
+    code: str
+    message: str
+    details: dict[str, Any] | None = None
+
+
+class Error(BaseModel):
+    """Every answer that is not the one asked for."""
+
+    error: ErrorBody
+
+
+class GateAnswer(BaseModel):
+    """Whether a sandbox may be made or woken. `max_concurrent_sandboxes` null: no limit. `as_of`: the moment of the
+    provider's word that this rests on; null: it has not been asked yet, or was not read."""
+
+    org_id: str
+    allowed: bool
+    reason: str | None
+    max_concurrent_sandboxes: int | None
+    as_of: str | None
+
+
+class WebhookAnswer(BaseModel):
+    """`done`, `ignored` (nothing here changes by it) or `repeated`."""
+
+    status: str
+
+
+class AssignAnswer(BaseModel):
+    """What moved, or would, as `drawdown org assign --json` says it."""
+
+    assigned: list[dict[str, Any]]
+    provider: str
+    dry_run: bool
+
+
+class OverrideAnswer(BaseModel):
+    org_id: str
+    cleared: bool
+
+
+class TickAnswer(BaseModel):
+    """As `drawdown tick --json`."""
+
+    tick: dict[str, Any]
+
+
+class Health(BaseModel):
+    status: str

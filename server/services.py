@@ -1,0 +1,62 @@
+"""What the server is given. Guarantee: it reads neither environment nor clock; secrets never print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import sqlalchemy as sa
+
+from drawdown.providers.http import Call, Http, HttpResult, NotSent
+from drawdown.providers.protocol import Provider
+from drawdown.schema.clock import Clock
+from drawdown.worker.context import Context
+from drawdown.worker.runner import World
+
+UnknownOrg = Literal["not_found", "deny", "allow"]
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Secrets are none where the tuple or text is empty: what they guard then answers 503."""
+
+    admin_secrets: tuple[str, ...] = field(default=(), repr=False)
+    cron_secret: str = field(default="", repr=False)
+    gate_unknown_org: UnknownOrg = "not_found"
+    gate_open_when_in_doubt: bool = False
+    requests_per_s: int = 200
+    """Of one caller's address, on the average; twice as many at once."""
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What one thread works with: connections and providers of its own, and a fresh context for each piece of work."""
+
+    world: World
+    context: Callable[[], Context]
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything the routes use. `unasked` are the same providers, on a line that reaches nobody: with them a webhook
+    is proven without a call."""
+
+    engine: sa.Engine
+    clock: Clock
+    settings: ServerSettings
+    providers: Mapping[str, Provider]
+    unasked: Mapping[str, Provider]
+    broken: Mapping[str, str]
+    http: Http
+    hands: Callable[[], Hands]
+
+
+class NobodyThere:
+    """An `Http` that reaches nobody."""
+
+    async def send(self, call: Call) -> HttpResult:
+        return NotSent("not asked")
+
+    async def close(self) -> None:
+        """There is nothing to close."""

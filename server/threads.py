@@ -1,0 +1,35 @@
+"""The database from asynchronous routes. Guarantee: at most so many short transactions at once, so that what waits for
+a dead database waits here, and the server goes on answering."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import sqlalchemy as sa
+
+from drawdown.schema import database
+
+T = TypeVar("T")
+
+AT_ONCE: Final = 6
+"""With the crew's, fewer than the engine has connections."""
+
+
+class Threads:
+    """A pool of threads beside one engine."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="drawdown-db")
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, database.read, self._engine, work)
+
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, database.write, self._engine, work)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

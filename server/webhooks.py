@@ -1,0 +1,135 @@
+"""POST /webhooks/{provider}: what a provider says of its own accord.
+
+Guarantee: nothing is stored or done before the provider's own scheme has proven the body genuine and fresh. What it
+says is applied in the same transaction that stores its event id, so each event counts once; whatever fails here
+answers 5xx, and the provider sends it again. Figures in it are never believed: its customer is read again at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import CustomerChanged, Notice, Provider, ReadFailed, WebhookRefused
+from drawdown.schema.units import DAY_MS
+from drawdown.server.crew import Crew
+from drawdown.server.errors import ApiError
+from drawdown.server.services import Services
+from drawdown.server.threads import Threads
+from drawdown.worker.notices import CUSTOMER, apply_notices
+
+log = structlog.get_logger()
+
+MAX_BYTES: Final = 1_000_000
+KEPT_MS: Final = 30 * DAY_MS
+"""Longer than any provider goes on sending the same event again."""
+_ID: Final = re.compile(r"[!-~]{1,200}")
+
+KNOWN = "SELECT state FROM webhooks WHERE provider = :provider AND event_id = :event AND state <> 'failed'"
+STORE = """
+INSERT INTO webhooks (provider, event_id, received_ms, body_sha256, state, attempts, error)
+VALUES (:provider, :event, :now, :hash, :state, 1, :error)
+ON CONFLICT (provider, event_id) DO UPDATE SET state = :state, attempts = webhooks.attempts + 1, error = :error
+WHERE webhooks.state = 'failed' RETURNING attempts
+"""
+FORGET = "DELETE FROM webhooks WHERE received_ms < :before"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One delivery, proven genuine."""
+
+    provider: str
+    event_id: str
+    body_sha256: str
+
+
+async def take(
+    services: Services, threads: Threads, crew: Crew, name: str, headers: Mapping[str, str], body: bytes
+) -> str:
+    """Take one webhook; returns what became of it. Errors: ApiError, DrawdownError."""
+    provider, unasked = services.providers.get(name), services.unasked.get(name)
+    if provider is None or unasked is None:
+        if name in services.broken:
+            raise ApiError(503, "provider_broken", f"the provider {name} cannot be used here at this moment")
+        raise ApiError(404, "not_found", "there is no such provider")
+    now = services.clock.now_ms()
+    proven = await _notices(unasked, headers, body, now)
+    event = Event(name, event_id(headers, body), hashlib.sha256(body).hexdigest())
+    if await threads.read(lambda connection: _known(connection, event)):
+        return "repeated"
+    if isinstance(proven, ReadFailed):  # it is genuine, and what it names has to be fetched
+        proven = await _notices(provider, headers, body, now)
+    if isinstance(proven, ReadFailed):
+        reason = proven.reason
+        await threads.write(lambda connection: _store(connection, event, "failed", reason, now))
+        log.warning("webhook_not_fetched", provider=name, webhook_event=event.event_id, reason=reason)
+        raise ApiError(503, "not_fetched", "it is genuine, and what it names could not be fetched; send it again")
+    notices = list(proven)
+    changed = await threads.write(lambda connection: _apply(connection, event, notices, now))
+    if changed is None:
+        return "repeated"
+    for org in changed:
+        crew.read_again(org, name)
+    return "done" if notices else "ignored"
+
+
+async def _notices(
+    provider: Provider, headers: Mapping[str, str], body: bytes, now_ms: int
+) -> Sequence[Notice] | ReadFailed:
+    try:
+        return await provider.notices(headers, body, now_ms)
+    except WebhookRefused as error:
+        log.info("webhook_refused", provider=provider.name, reason=str(error))
+        raise ApiError(400, "webhook_refused", str(error)) from None
+
+
+def event_id(headers: Mapping[str, str], body: bytes) -> str:
+    """The provider's own id of the event, from a part that its signature covers: Svix's header, or the body's `id`."""
+    found: object = None
+    if "stripe-signature" not in headers:
+        found = headers.get("svix-id") or headers.get("webhook-id")
+    if found is None:
+        try:
+            told = json.loads(body)
+        except (ValueError, RecursionError):
+            told = None
+        found = told.get("id") if isinstance(told, dict) else None
+    if isinstance(found, str) and _ID.fullmatch(found):
+        return found
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def _known(connection: sa.Connection, event: Event) -> bool:
+    return connection.execute(sa.text(KNOWN), {"provider": event.provider, "event": event.event_id}).first() is not None
+
+
+def _store(connection: sa.Connection, event: Event, state: str, error: str | None, now_ms: int) -> bool:
+    """Whether it is new, or came again after it had failed."""
+    values = {
+        "provider": event.provider, "event": event.event_id, "now": now_ms, "hash": event.body_sha256,
+        "state": state, "error": error,
+    }  # fmt: skip
+    return connection.execute(sa.text(STORE), values).first() is not None
+
+
+def _apply(connection: sa.Connection, event: Event, notices: Sequence[Notice], now_ms: int) -> list[str] | None:
+    """Store and apply it; the organisations to read again, or None for a repeat."""
+    if not _store(connection, event, "done" if notices else "ignored", None, now_ms):
+        return None
+    connection.execute(sa.text(FORGET), {"before": now_ms - KEPT_MS})
+    for line in apply_notices(connection, event.provider, notices, now_ms):
+        log.info("webhook_taken", provider=event.provider, webhook_event=event.event_id, done=line)
+    orgs: list[str] = []
+    for notice in notices:
+        if isinstance(notice, CustomerChanged):
+            values = {"provider": event.provider, "customer": notice.customer_id, "now": now_ms}
+            orgs += connection.execute(sa.text(CUSTOMER), values).scalars()
+    return orgs
