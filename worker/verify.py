@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import rows_sql
 from drawdown.worker.actions import lock_buckets
 from drawdown.worker.stops import stop_org
-from drawdown.worker.verify_sql import COUNTS, FINDINGS, NEWEST, OPEN, STATEMENTS
+from drawdown.worker.verify_sql import COUNTS, FINDINGS, NEWEST, OPEN, PRUNED, STATEMENTS
 
 LISTED: Final = 1_000
 """How many breaches are listed; all are counted."""
@@ -144,8 +144,9 @@ class _Asking:
         # SQLite's SUM fails where it overflows, as one bad organisation's may; parts of a sum do not.
         sqlite = self._connection.dialect.name == "sqlite"
         wide = r"(SUM(\1 / 1000000) * 1000000 + SUM(\1 % 1000000))" if sqlite else r"SUM(\1)"
-        text = statement.replace("{newest}", NEWEST[self._connection.dialect.name])
-        return re.sub(r"WIDE\((\w+)\)", wide, re.sub(r"\[(\w+\.org_id)\]", chosen, text))
+        for name, ours in (("{newest}", NEWEST), ("{pruned}", PRUNED)):
+            statement = statement.replace(name, ours[self._connection.dialect.name])
+        return re.sub(r"WIDE\((\w+)\)", wide, re.sub(r"\[(\w+\.org_id)\]", chosen, statement))
 
 
 def _breach(row: Mapping[str, Any]) -> Breach:

@@ -148,7 +148,7 @@ WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qt
 """
 
 # The first attempt's time is compared alone: later ones may follow a clock that was set back.
-# A push whose sender died before it saw any answer is accepted by a lookup, and none of its attempts shows it.
+# What was queued, not answered, or whose sender died is accepted by a lookup only, and none of its attempts shows it.
 ATTEMPTS: Final = f"""
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
         WHEN t.first_ms < p.sealed_at_ms THEN 'early' ELSE 'unproven' END AS what,
@@ -156,7 +156,7 @@ SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highes
 FROM pushes p LEFT JOIN (
     SELECT window_ms, org_id, feature, revision, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest,
         MIN(CASE WHEN attempt = 1 THEN started_ms END) AS first_ms,
-        MAX(CASE WHEN outcome IN ('accepted', 'duplicate', 'queued', 'unknown') THEN 1 ELSE 0 END) AS proven
+        MAX(CASE WHEN outcome IN ('accepted', 'duplicate') THEN 1 ELSE 0 END) AS proven
     FROM attempts GROUP BY window_ms, org_id, feature, revision
 ) t ON {same("t", "p")}
 WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries

@@ -4,7 +4,7 @@ Guarantee: they read raw tables alone and share nothing with the worker's statem
 both. A row says `what` is wrong (a key of FINDINGS), the organisation, window and feature, and the numbers to name.
 
 `[x.org_id]` stands for the choice of organisations, `WIDE(x)` for a sum that cannot overflow, `{newest}` for how far
-the database's own counter of arrivals has come.
+the database's own counter of arrivals has come, `{pruned}` for the moment up to which an action `a` pruned.
 """
 
 from typing import Final
@@ -35,8 +35,10 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "above": (4, "{key} is sealed, and the watermark is {watermark_ms}"),
     "pending_above": (4, "{memory_mb} MB is pending, and the watermark is {watermark_ms}"),
     "floor": (4, "the floor {floor_ms} lies above the watermark {watermark_ms}"),
+    "floored": (4, "the floor is {floor_ms}, and nothing was ever pruned above {pruned_ms}"),
     "refloored": (4, "the sample {sample_id} came below the floor once; now the floor is {floor_ms}"),
     "watermark": (4, "bucket {bucket} was sealed up to {had}; now its watermark is {has}"),
+    "ahead": (4, "the watermark of bucket {bucket} is {has}, and no seal ever came further than {had}"),
     "cursor": (4, "the cursor of bucket {bucket} had come to {had}; now it is {has}"),
     "cursor_order": (4, "seal {seal_id} of buckets {bucket_lo}..{bucket_hi} moved the cursor from {had} to {has}"),
     "beyond": (4, "the cursor of bucket {bucket} is {has}; the database has counted up to {newest} only"),
@@ -83,6 +85,13 @@ SELECT 'floor' AS what, p.org_id, {NONE}, p.floor_ms, COALESCE(p.held_watermark_
 FROM orgs p JOIN buckets b ON b.id = p.bucket WHERE p.floor_ms > COALESCE(p.held_watermark_ms, b.watermark_ms)
 """
 
+# Only pruning raises floors, and says how far: a floor beyond that closed windows whose samples may be gone unbilled.
+FLOORED: Final = f"""
+SELECT 'floored' AS what, p.org_id, {NONE}, p.floor_ms, q.pruned_ms FROM orgs p CROSS JOIN (
+    SELECT MAX({{pruned}}) AS pruned_ms FROM operator_actions a WHERE a.action = 'sample_prune'
+) q WHERE p.floor_ms > COALESCE(q.pruned_ms, 0)
+"""
+
 REFLOORED: Final = """
 SELECT 'refloored' AS what, s.org_id, s.ts - s.ts % 300000 AS window_ms, CAST(NULL AS TEXT) AS feature, q.sample_id,
     o.floor_ms
@@ -105,6 +114,16 @@ FROM (
 WATERMARK: Final = f"""
 SELECT 'watermark' AS what, o.org_id, {NONE}, m.id AS bucket, m.horizon_ms AS had, m.watermark_ms AS has
 {_MARKS} WHERE m.horizon_ms > m.watermark_ms
+"""
+
+# Nothing but a seal moves a watermark: replays and sweeps write theirs with horizon 0, and a `recover` keeps it.
+AHEAD: Final = f"""
+SELECT 'ahead' AS what, o.org_id, {NONE}, m.id AS bucket, m.reached AS had, m.watermark_ms AS has
+FROM (
+    SELECT b.id, b.watermark_ms, MAX(s.horizon_ms) AS reached FROM buckets b LEFT JOIN (
+        SELECT bucket_lo, bucket_hi, MAX(horizon_ms) AS horizon_ms FROM seals GROUP BY bucket_lo, bucket_hi
+    ) s ON b.id BETWEEN s.bucket_lo AND s.bucket_hi GROUP BY b.id, b.watermark_ms
+) m LEFT JOIN orgs o ON o.bucket = m.id WHERE m.watermark_ms > COALESCE(m.reached, 0)
 """
 
 CURSOR: Final = f"""
@@ -189,8 +208,10 @@ STATEMENTS: Final = (
     ABOVE,
     PENDING_ABOVE,
     FLOOR,
+    FLOORED,
     REFLOORED,
     WATERMARK,
+    AHEAD,
     CURSOR,
     CURSOR_ORDER,
     BEYOND,
@@ -225,4 +246,9 @@ OPEN: Final = {
 NEWEST: Final = {
     "postgresql": "pg_snapshot_xmax(pg_current_snapshot())::text::bigint",
     "sqlite": "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'usage_samples'), 0) + 1",
+}
+
+PRUNED: Final = {
+    "postgresql": "CAST(CAST(a.details AS json) ->> 'before_ms' AS BIGINT)",
+    "sqlite": "json_extract(a.details, '$.before_ms')",
 }

@@ -135,6 +135,20 @@ BROKEN = {
         NEXT,
         ONE,
     ),
+    "a watermark moved ahead without a seal": Broken(
+        4,
+        (f"UPDATE buckets SET watermark_ms = watermark_ms + {WINDOW_MS} WHERE id = {ACME}",),
+        "and no seal ever came further than",
+    ),
+    "a watermark moved ahead, and the seal is of other buckets": Broken(
+        4,
+        (
+            "INSERT INTO seals (at_ms, bucket_lo, bucket_hi, horizon_ms, cursor, epoch) "
+            f"SELECT at_ms, {ACME + 1}, {ACME + 1}, {LATER}, cursor, epoch + 1 FROM seals WHERE seal_id = 1",
+            f"UPDATE buckets SET watermark_ms = {LATER} WHERE id = {ACME}",
+        ),
+        f"is {LATER}, and no seal ever came further than",
+    ),
     "a cursor moved back": Broken(
         4, (f"UPDATE buckets SET cursor = 0 WHERE id = {ACME}",), f"the cursor of bucket {ACME} had come to"
     ),
@@ -143,6 +157,25 @@ BROKEN = {
     ),
     "a floor above the watermark": Broken(
         4, (f"UPDATE orgs SET floor_ms = {LATER} WHERE org_id = 'other'",), "the floor", org="other"
+    ),
+    "a floor raised by hand, and its samples deleted": Broken(
+        4,
+        (
+            f"UPDATE orgs SET floor_ms = {NEXT} WHERE org_id = 'other'",
+            f"DELETE FROM usage_samples WHERE org_id = 'other' AND ts < {NEXT}",
+        ),
+        f"the floor is {NEXT}, and nothing was ever pruned above nothing",
+        org="other",
+    ),
+    "a floor raised beyond what was pruned": Broken(
+        4,
+        (
+            "INSERT INTO operator_actions (at_ms, action, target, details, actor, reason) "
+            f"VALUES ({NEXT}, 'sample_prune', 'all', '{{\"before_ms\": {T0}}}', 't', 't')",
+            f"UPDATE orgs SET floor_ms = {NEXT} WHERE org_id = 'other'",
+        ),
+        f"the floor is {NEXT}, and nothing was ever pruned above {T0}",
+        org="other",
     ),
     "an attempt off the record": Broken(
         5, (f"DELETE FROM attempts WHERE {push('acme', NEXT)}",), "counts 1 attempts; on record are 0", NEXT, ONE
@@ -164,6 +197,21 @@ BROKEN = {
             f"DELETE FROM attempts WHERE {push('rest', NEXT)}",
             f"UPDATE pushes SET attempts = 0 WHERE {push('rest', NEXT)}",
         ),
+        "no attempt or person settled it",
+        NEXT,
+        ONE,
+        "rest",
+    ),
+    "accepted though no answer said so": Broken(
+        5,
+        (f"UPDATE attempts SET outcome = 'unknown' WHERE {push('acme', NEXT)}",),
+        "no attempt or person settled it",
+        NEXT,
+        ONE,
+    ),
+    "accepted though it was only queued": Broken(
+        5,
+        (f"UPDATE attempts SET outcome = 'queued' WHERE {push('rest', NEXT)}",),
         "no attempt or person settled it",
         NEXT,
         ONE,

@@ -153,7 +153,8 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
     chosen = [f"usage:acme:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(3)]
     for number in range(3):
         fleet.sample("acme", T0 + number * WINDOW_MS)
-    provider.answers = {key: Rejected("no") for key in chosen} | {chosen[1]: Unknown("cut")}
+    provider.answers.update({key: Rejected("no") for key in chosen})
+    provider.answers[chosen[1]] = Unknown("cut")
     fleet.tick_windows(4)
     provider.answers[chosen[1]] = Rejected("no")
     fleet.tick_windows(1)

@@ -15,6 +15,7 @@ from drawdown.worker.features import end_feature, map_size
 from drawdown.worker.prune import prune
 from drawdown.worker.replay import Replayed, replay
 from drawdown.worker.replay_plan import Scope, plan
+from drawdown.worker.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -242,6 +243,7 @@ def test_pruning_closes_old_windows_and_bills_nothing(fleet: Fleet, provider: Fa
     fleet.tick()
     done = write(fleet.engine, lambda c: prune(c, T0 + DAY_MS, fleet.said))
     assert (done.samples, done.held_back) == (1, 1)  # what is pending holds its organisation back
+    assert read(fleet.engine, verify).breaches == []
     late = fleet.sample("acme", T0 + 7)
     report = fleet.tick_windows(1)
     assert report.left.quarantined == {"below_floor": 1}
