@@ -145,6 +145,27 @@ def count_sends(connection: sa.Connection, claimed: int, known: Witness | None) 
 STANDS_STILL = "history was lost, so nothing is sealed or sent: `drawdown status` says why, `drawdown recover` goes on"
 
 
+def require_same(connection: sa.Connection, known: Witness | None) -> None:
+    """What a tick read or claimed is worth nothing on another history: a worker may live through a restore, and through
+    `recover`.
+
+    Errors: HistoryDoubted where the database is not the one that the tick began on, or stands still.
+    """
+    require_whole(connection)
+    if known is None:
+        return
+    row = connection.execute(
+        sa.text(
+            "SELECT i.database_id, i.number, i.sends, "
+            "(SELECT t.worker FROM ticks t WHERE t.tick_id = :tick) AS worker FROM incarnation i"
+        ),
+        {"tick": known.tick_id},
+    ).one()
+    same = (row.database_id, row.number, row.worker) == (known.database_id, known.number, known.tick_worker)
+    if not same or row.sends < known.sends:
+        raise HistoryDoubted("the database is not the one this tick began on: the next tick tells")
+
+
 def require_whole(connection: sa.Connection) -> None:
     """Errors: HistoryDoubted while the database stands still."""
     if connection.execute(sa.text("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL")).first() is not None:

@@ -15,7 +15,7 @@ from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused
 from drawdown.worker.actions import record
 from drawdown.worker.corrections import refuse_late
 from drawdown.worker.orgs import mark_for_projection
-from drawdown.worker.push_rows import find_push
+from drawdown.worker.push_rows import find_pushes
 
 log = structlog.get_logger()
 
@@ -49,7 +49,9 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
 
 def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int) -> str:
     known = connection.execute(sa.text(BY_WIRE_KEY), {"key": key, "provider": provider}).scalar_one_or_none() or key
-    push = find_push(connection, known)
+    push = find_pushes(connection, [known]).get(known)
+    if push is None:
+        return f"{known} is no push of this database"  # another program's, or of a history that was lost (R1)
     if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
         return f"{known} is {push.state} at {push.provider}: nothing changes"
     refuse_late(connection, push, reason, now_ms)

@@ -22,7 +22,7 @@ from drawdown.worker.calls import in_short
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import Settlement, safe_retention_ms, settle
 from drawdown.worker.effects import Push, Remember, Steps, Transaction
-from drawdown.worker.incarnation import Witness, count_sends
+from drawdown.worker.incarnation import Witness, count_sends, require_same
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import mark_for_projection
 from drawdown.worker.push_sql import (
@@ -116,6 +116,7 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
                 claim=claim,
                 now=context.clock.now_ms(),
                 in_ledger=capabilities.balance_in_ledger,
+                known=context.witness,
             ),
         )
         accepted = sum(one.state == "accepted" for one in settled)
@@ -206,6 +207,7 @@ def _claim(
         before = {tuple(row) for row in connection.execute(sa.text(SENT_BEFORE), mine)}
     claimed = [_claimed(row, capabilities, before, now) for row in rows]
     _keep_wire_keys(connection, [one for one, row in zip(claimed, rows, strict=True) if one.request.key != row.key])
+    require_same(connection, known)
     # Last: the count is one row for all workers, held until the commit.
     witness = count_sends(connection, len(rows), known)
     return Claim(sorted(claimed, key=lambda one: (one.window_ms, one.request.key)), witness)
@@ -245,7 +247,10 @@ def _settle(
     claim: str,
     now: int,
     in_ledger: bool,
+    known: Witness | None,
 ) -> None:
+    # What was sent in a history that was lost is looked up: the same key may stand for another quantity here (R1).
+    require_same(connection, known)
     rows = json.dumps(
         [
             {

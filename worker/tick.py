@@ -191,6 +191,7 @@ def _request(context: Context, report: Report, shard: Shard) -> SealRequest:
         now_ms=context.clock.now_ms(),
         providers=context.known(),
         new_orgs=context.new_orgs,
+        witness=context.witness,
     )
 
 
@@ -285,7 +286,7 @@ def _end(connection: sa.Connection, *, context: Context, report: Report) -> None
     report.left = read_backlog(connection, context.shard, report.at_ms)
     connection.execute(
         ticks.update()
-        .where(ticks.c.tick_id == report.tick_id)
+        .where(ticks.c.tick_id == report.tick_id, ticks.c.worker == context.worker)  # not another history's (R1)
         .values(
             finished_ms=context.clock.now_ms(),
             exit_status=report.exit_status,
