@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.database import connect, read, write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.migrate import bucket_of, upgrade
+from drawdown.schema.migrate import bucket_of
 from drawdown.schema.units import DAY_MS, GRACE_MS, LATE_HORIZON_MS, MINUTE_MS, WINDOW_MS, horizon, window_of
 from drawdown.worker import corrections, seal
 from drawdown.worker.features import map_size
@@ -25,6 +25,7 @@ from drawdown.worker.seal_statements import SealRequest
 from drawdown.worker.shard import Shard
 from drawdown.worker.verify import verify
 from tests.stateful.sealing_model import Meaning, Model, Sample
+from tests.stateful.template import fresh
 from tests.world import T0, Fleet
 
 BILLERS = {
@@ -58,8 +59,7 @@ class Sealing(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = connect("sqlite://")
-        upgrade(self.engine)
+        self.engine = fresh()
         self.fleet = Fleet(self.engine)
         self.fleet.clock.at_ms = T0 + 40 * DAY_MS
         self.model = Model(meanings=list(DEFAULTS))
@@ -259,7 +259,7 @@ class Sealing(RuleBasedStateMachine):
         for org, floor in self.fleet.rows("SELECT org_id, floor_ms FROM orgs"):
             name, to = str(org), int(str(floor))
             if to > self.model.floor.get(name, 0):
-                assert to <= min(before, self.model.watermark.get(name, 0))
+                assert to <= min(before, self.model.watermark.get(name, 0)), "the floor passed the watermark"
                 assert self.model.owed([name], 0, to) == 0, "the floor passed what is still owed"
                 assert all(key[0] != name or key[1] >= to for key in self.model.pending), "... or pending"
                 self.model.close(name, to)
@@ -274,14 +274,14 @@ class Sealing(RuleBasedStateMachine):
                 f"SELECT org_id, window_ms, feature, SUM(sealed_qty) {NOT_VOIDED} GROUP BY 1, 2, 3"
             )
         }
-        assert self.above(sealed) == self.above(self.model.sealed)
+        assert self.above(sealed) == self.above(self.model.sealed), "sealed is not what the model says"
         pending = {
             (str(org), int(str(window)), int(str(size))): (int(str(seconds)), int(str(count)))
             for org, window, size, seconds, count in self.fleet.rows(
                 "SELECT org_id, window_ms, memory_mb, seconds, samples FROM pending_usage"
             )
         }
-        assert self.above(pending) == self.above(self.model.pending)
+        assert self.above(pending) == self.above(self.model.pending), "pending is not what the model says"
 
     def above(self, found: dict) -> dict:  # type: ignore[type-arg]
         """What lies at or above the floor, and is not nothing."""
@@ -291,26 +291,27 @@ class Sealing(RuleBasedStateMachine):
     def marks_only_grow(self) -> None:
         marks = self.fleet.rows("SELECT watermark_ms, cursor FROM buckets ORDER BY id")
         for before, after in zip(self.marks or marks, marks, strict=True):
-            assert all(int(str(new)) >= int(str(old)) for old, new in zip(before, after, strict=True))
+            assert all(int(str(new)) >= int(str(old)) for old, new in zip(before, after, strict=True)), "a mark fell"
         self.marks = marks
         for org in ORGS:
-            assert marks[bucket_of(org)][0] == self.model.watermark.get(org, 0)
+            assert marks[bucket_of(org)][0] == self.model.watermark.get(org, 0), "the watermark is another one"
 
     @invariant()
     def revisions_have_no_gaps_and_billers_no_doubt(self) -> None:
         gaps = "SELECT org_id FROM pushes GROUP BY window_ms, org_id, feature HAVING MAX(revision) <> COUNT(*) - 1"
-        assert self.fleet.rows(gaps) == []
+        assert self.fleet.rows(gaps) == [], "a revision is missing"
         for org, window, provider in self.fleet.rows("SELECT DISTINCT org_id, window_ms, provider FROM pushes"):
-            assert provider == self.model.biller(str(org), int(str(window)))
+            assert provider == self.model.biller(str(org), int(str(window))), "billed by another"
         sums: dict[object, int] = {}
         for *place, rest in self.fleet.rows(
             f"SELECT org_id, provider, feature, SUM(sealed_qty - sent_qty) {NOT_VOIDED} GROUP BY 1, 2, 3"
         ):
             sums[tuple(place)] = int(str(rest))
         for *place, carry in self.fleet.rows("SELECT org_id, provider, feature, carry_qty FROM carries"):
-            assert sums.pop(tuple(place), 0) == carry
-        assert not any(sums.values()), "sent + carried = sealed"
+            assert sums.pop(tuple(place), 0) == carry, "the carry is not sealed less sent"
+        assert not any(sums.values()), "a carry is missing"
 
     @invariant()
     def verify_agrees(self) -> None:
-        assert read(self.engine, verify).breaches == []
+        found = read(self.engine, verify).breaches
+        assert found == [], f"verify: {found}"

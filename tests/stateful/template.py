@@ -1,0 +1,27 @@
+"""Databases in memory. Guarantee: each is empty and migrated, a copy of one that was migrated once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import connect
+from drawdown.schema.migrate import upgrade
+
+
+@cache
+def _migrated() -> sa.Engine:
+    made = connect("sqlite://")
+    upgrade(made)
+    return made
+
+
+def fresh() -> sa.Engine:
+    """A database of its own."""
+    made = connect("sqlite://")
+    source, target = _migrated().raw_connection(), made.raw_connection()
+    source.driver_connection.backup(target.driver_connection)  # type: ignore[union-attr]
+    source.close()
+    target.close()
+    return made
