@@ -26,7 +26,7 @@ from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.lost import NEXT_REVISIONS, Loss, loss_of, next_revisions, read_losses
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
-from drawdown.worker.requests import request_of
+from drawdown.worker.requests import request_of, wire_key
 from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()
@@ -67,6 +67,11 @@ WHERE p.provider = :provider AND p.{_OPEN} AND p.state IN ('queued', 'in_doubt')
     AND p.due_at_ms = :lease_end ORDER BY p.window_ms, p.key
 """
 
+KEEP_WIRE_KEY = """
+UPDATE pushes SET wire_key = :wire_key
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
+"""
+
 SETTLE = """
 UPDATE pushes SET state = :state, due_at_ms = :due, settled_ms = :now, last_error = :error,
     first_attempt_ms = COALESCE(first_attempt_ms, CAST(:first AS BIGINT))
@@ -103,7 +108,15 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
         now, claim = context.clock.now_ms(), context.new_claim()
         asked: Sequence[Claimed] = yield Transaction(
             "claim_lookups",
-            partial(_claim, provider=provider, claim=claim, now=now, shard=context.shard, known=context.witness),
+            partial(
+                _claim,
+                provider=provider,
+                capabilities=capabilities,
+                claim=claim,
+                now=now,
+                shard=context.shard,
+                known=context.witness,
+            ),
         )
         if not asked:
             break
@@ -169,7 +182,14 @@ def _look_up(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[L
 
 
 def _claim(
-    connection: sa.Connection, *, provider: str, claim: str, now: int, shard: Shard, known: Witness | None
+    connection: sa.Connection,
+    *,
+    provider: str,
+    capabilities: Capabilities,
+    claim: str,
+    now: int,
+    shard: Shard,
+    known: Witness | None,
 ) -> list[Claimed]:
     require_same(connection, known)
     skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
@@ -179,7 +199,21 @@ def _claim(
     if not connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all():
         return []
     rows = connection.execute(sa.text(CLAIMED), mine).all()
+    if _keep_wire_keys(connection, rows, capabilities):
+        rows = connection.execute(sa.text(CLAIMED), mine).all()
     return [Claimed(row, loss_of(int(row.window_ms), losses)) for row in rows]
+
+
+def _keep_wire_keys(connection: sa.Connection, rows: Sequence[Any], capabilities: Capabilities) -> bool:
+    """What was sent in a history that was lost is found under the hash of its key: late refusals name that alone."""
+    hashed = [
+        {**_reference(row), "wire_key": wire_key(row.key, capabilities)}
+        for row in rows
+        if row.wire_key is None and wire_key(row.key, capabilities) != row.key
+    ]
+    if hashed:
+        connection.execute(sa.text(KEEP_WIRE_KEY), hashed)
+    return bool(hashed)
 
 
 def _apply(

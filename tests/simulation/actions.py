@@ -5,7 +5,7 @@ Guarantee: the oracle is told of what was committed, and of nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -75,8 +75,21 @@ def samples(world: World) -> str:
 def insert(world: World, made: list[Sample]) -> None:
     rows = [{**one._asdict(), "now": world.time.now} for one in made]
     world.write(lambda c: c.execute(_INSERT, rows))
-    for one in made:
+    for one, row in zip(made, rows, strict=True):
         world.oracle.took(one)
+        world.written.setdefault(one.id, (one, row))
+
+
+def insert_again(world: World, names: Sequence[str]) -> None:
+    """Hosts write what was lost with the database."""
+    found = [world.written[name] for name in names]
+    if found:
+        world.write(lambda c: c.execute(_INSERT, [{**row, "now": world.time.now} for _, row in found]))
+        world.faults.note("written_again")
+    for sample, _ in found:
+        world.oracle.took(sample)
+    gone = set(names)
+    world.unwritten = [name for name in world.unwritten if name not in gone]
 
 
 _BAD: Final[tuple[dict[str, Any], ...]] = (
@@ -105,10 +118,10 @@ def bad_sample(world: World) -> str:
     world.write(lambda c: c.execute(_INSERT, {**row, "now": world.time.now}))
     good = change == {"seconds": 32.0}
     world.faults.note("whole_float" if good else "bad_sample")
-    if good:
-        world.oracle.took(Sample(name, str(row["org"]), world.time.now, 1024, 32, good=True))
-    else:
-        world.oracle.took(Sample(name, "", 0, 0, 0, good=False))
+    sample = Sample(name, str(row["org"]), world.time.now, 1024, 32, good=True)
+    sample = sample if good else Sample(name, "", 0, 0, 0, good=False)
+    world.oracle.took(sample)
+    world.written[name] = (sample, row)
     return f"inserts the odd sample {name}: {change}"
 
 
@@ -170,12 +183,15 @@ def grant(world: World) -> str | None:
     else:
         key = f"grant{world.effects}:{world.rng.randrange(1 << 30)}"
 
+        now = world.time.now
+
         def pay(connection: sa.Connection) -> None:
-            said = {"key": key, "now_ms": world.time.now, "actor": "sim", "reason": "paid"}
+            said = {"key": key, "now_ms": now, "actor": "sim", "reason": "paid"}
             wallet.grant(connection, biller.customer, amount, **said)  # type: ignore[arg-type]
             mark_for_projection(connection, [org], world.time.now)
 
         world.write(pay)
+        world.decided(lambda w: w.write(pay))
     world.faults.note("grant")
     return f"{biller.customer} at {biller.provider} gets {amount}"
 

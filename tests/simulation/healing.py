@@ -17,6 +17,7 @@ from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.invariants import check
 from tests.simulation.operators import add_rates, fill_customer, said, void_rejected
 from tests.simulation.people import decide, make_up_for, missing
+from tests.simulation.restore import Restores
 from tests.simulation.settled import SETTLED, left, settled
 from tests.simulation.stepping import Worker
 from tests.simulation.webhooks import webhooks
@@ -43,18 +44,20 @@ class Run(Protocol):
     world: World
     reports: list[Report]
     compared: list[Reconciled]
+    restores: Restores
 
     def begin(self, worker: Worker) -> None: ...
 
     def compare(self, worker: Worker) -> None: ...
 
-    def step(self, worker: Worker) -> None: ...
+    def to_the_end(self, worker: Worker) -> None: ...
 
 
 def heal(run: Run) -> None:
     """Switch all faults off, mend what only people can mend, and tick until nothing is left."""
     world = run.world
     _mend(world)
+    run.restores.finish(run)
     world.say("world", "HEALS")
     for _ in range(COMPARISONS):
         _until_quiet(run)
@@ -118,12 +121,7 @@ def _tick_all(run: Run, step_ms: int) -> None:
     for worker in run.world.workers:
         worker.context.accept_clock = True
         run.begin(worker)
-        _to_the_end(run, worker)
-
-
-def _to_the_end(run: Run, worker: Worker) -> None:
-    while worker.task is not None:
-        run.step(worker)
+        run.to_the_end(worker)
 
 
 def _reconciled(run: Run) -> bool:
@@ -132,7 +130,7 @@ def _reconciled(run: Run) -> bool:
     world.time.advance(LAG_MS)
     worker = world.workers[0]
     run.compare(worker)
-    _to_the_end(run, worker)
+    run.to_the_end(worker)
     if world.breaches:
         return True
     found = run.compared[-1]

@@ -6,7 +6,7 @@ Guarantee: `check` may be asked at any moment, `settled` once everything has hea
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from drawdown.schema.migrate import bucket_of
@@ -114,6 +114,14 @@ def open_windows(world: World, tables: Tables) -> set[tuple[str, int]]:
     }
 
 
+def is_closed(world: World, names: Sequence[str]) -> bool:
+    """Whether the windows of these samples are sealed, as far as anything is known of them."""
+    tables = _read(world)
+    waiting = open_windows(world, tables)
+    places = [(one.org, one.ts // WINDOW * WINDOW) for one in (world.oracle.samples[name] for name in names)]
+    return all(place not in waiting and place[1] < tables.watermarks.get(place[0], 0) for place in places)
+
+
 def _conservation(world: World, tables: Tables, expected: Expected) -> Iterator[str]:
     """1 and 9: below the watermark what is sealed is what was used; what cannot be sealed is pending."""
     waiting = open_windows(world, tables)
@@ -195,13 +203,14 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
             lost = push.known_as in taken.get(push.provider, ())
             if found is not None or not (lost or push.key in world.resolved):
                 yield f"2: {push.key} counts as accepted with {push.sent}; charged: {found}"
-        if push.state in ("voided", "rejected", "carried") and found is not None and evidence != "adopted":
+        lost = push.known_as in world.lost_keys
+        if push.state in ("voided", "rejected", "carried") and found and evidence != "adopted" and not lost:
             yield f"6: {push.key} is {push.state} ({evidence}), and was charged: {found}"
         if push.state in ("voided", "rejected") and not _may_be_void(world, push, evidence):
             yield f"P5: {push.key} is {push.state}, and no provider ever rejected it"
         if (push.state == "carried") != (push.sent == 0) and push.state != "voided":
             yield f"S10: {push.key} sends {push.sent} and is {push.state}"
-    for key in sorted(charged.keys() - known):
+    for key in sorted(charged.keys() - known - world.lost_keys):
         yield f"5: {key} was charged ({charged[key]}) and is no push of ours"
 
 
@@ -220,7 +229,8 @@ def _may_be_void(world: World, push: Push, evidence: str | None) -> bool:
     error = push.error or ""
     late = error.startswith(("refused later: ", "not sent: the provider takes"))
     told = evidence in ("absent", "adopted", "operator") or (evidence is None and "charged nothing" in error) or late
-    return push.provider in world.remote and (told or "charged nothing" in error)
+    asked = push.provider in world.remote or bool(world.lost_keys)
+    return asked and (told or "charged nothing" in error)
 
 
 def _attempts(world: World, tables: Tables) -> Iterator[str]:

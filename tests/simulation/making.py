@@ -74,6 +74,7 @@ def _assign_first(world: World, org: str, provider: str) -> None:
 def _set_limits(world: World) -> None:
     """How wrong clocks may be, and how long a key may be sent again, where a provider forgets it."""
     for name, remote in world.remote.items():
+        world.wire.applied_within_ms[name] = remote.provider.capabilities.applied_within_ms
         kept = safe_retention_ms(remote.provider.capabilities)
         assert kept is not None
         world.skew_ms = min(world.skew_ms, 20 * MINUTE_MS, (remote.retention_ms - kept) // 6)

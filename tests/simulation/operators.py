@@ -19,6 +19,7 @@ from drawdown.worker.orgs import Said, assign, cancel, halt, override
 from drawdown.worker.replay_plan import Plan, Scope, plan
 from drawdown.worker.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action
+from tests.simulation.invariants import is_closed
 from tests.simulation.oracle import EXEMPT, Assignment, Rule
 from tests.simulation.providers import STRIPE
 from tests.simulation.world import World
@@ -59,12 +60,44 @@ def assign_org(world: World) -> str | None:
     made = attempt(world, lambda c: assign(c, [org], provider, said(world), customer_id=customer, from_ms=from_ms))
     if made is None:
         return f"{org} to {provider}: refused"
+    start = made[0].start_ms
     if customer and world.oracle.fill(org, provider, customer):
+        world.decided(partial(_fill, org=org, provider=provider, customer=customer))
         world.faults.note("customer_filled")
         return f"{org} is {customer} at {provider} from {made[0].start_ms}"
-    world.oracle.assignments[org].append(Assignment(made[0].start_ms, provider, customer))
+    world.oracle.assignments[org].append(Assignment(start, provider, customer))
+    world.decided(partial(_assign, org=org, provider=provider, customer=customer, start=start))
     world.faults.note("flip" if known else "first_assignment_in_the_past" if from_ms else "first_assignment")
     return f"{org} is assigned to {provider} as {customer} from {made[0].start_ms}"
+
+
+def _assign(world: World, org: str, provider: str, customer: str, start: int) -> None:
+    world.write(lambda c: assign(c, [org], provider, said(world), customer_id=customer, from_ms=start))
+    world.oracle.assignments[org].append(Assignment(start, provider, customer))
+
+
+def _fill(world: World, org: str, provider: str, customer: str) -> None:
+    world.write(lambda c: assign(c, [org], provider, said(world), customer_id=customer))
+    assert world.oracle.fill(org, provider, customer), "the assignment had no customer"
+
+
+def _cancel(world: World, org: str, at: Said) -> None:
+    """At its own time (`--at`): it may have begun since."""
+    latest = world.oracle.latest(org)
+    assert latest is not None
+    world.write(lambda c: cancel(c, org, at))
+    world.oracle.assignments[org].remove(latest)
+
+
+def _map(world: World, rule: Rule) -> None:
+    more = {"kind": rule.kind, "memory_mb": rule.size, "unit": rule.unit, "from_ms": rule.start, "confirmed": True}
+    world.write(lambda c: map_size(c, str(rule.feature), said(world), **more))  # type: ignore[arg-type]
+    world.oracle.rules.append(rule)
+
+
+def _withdraw(world: World, chosen: list[str]) -> None:
+    world.write(lambda c: withdraw(c, chosen, said(world)))
+    world.oracle.withdraw(*chosen)
 
 
 def customer_at(world: World, provider: str, org: str) -> str:
@@ -102,6 +135,7 @@ def cancel_flip(world: World) -> str | None:
     if attempt(world, lambda c: cancel(c, org, said(world))) is None:
         return f"cancels the flip of {org}: refused"
     world.oracle.assignments[org].remove(latest)
+    world.decided(partial(_cancel, org=org, at=said(world)))
     world.faults.note("flip_cancelled")
     return f"cancels the flip of {org} to {latest.provider}"
 
@@ -127,7 +161,9 @@ def map_feature(world: World) -> str:
     )
     if made is None:
         return f"maps {kind} {size} to {feature} from {from_ms}: refused"
-    world.oracle.rules.append(Rule(kind, size, feature, unit, made.start_ms))
+    rule = Rule(kind, size, feature, unit, made.start_ms)
+    world.oracle.rules.append(rule)
+    world.decided(partial(_map, rule=rule))
     world.faults.note("mapping_fills_hole" if from_ms else "mapping_forward")
     return f"maps {kind} {size} to {feature} ({unit}) from {made.start_ms}"
 
@@ -137,8 +173,11 @@ def withdraw_samples(world: World) -> str | None:
     if not good:
         return None
     chosen = world.rng.sample(good, min(len(good), world.rng.randrange(1, 4)))
+    if world.lost_keys and not is_closed(world, chosen):
+        return None  # what was charged for them in a history that was lost is only asked for once they are sealed
     if attempt(world, lambda c: withdraw(c, chosen, said(world))) is not None:
         world.oracle.withdraw(*chosen)
+        world.decided(partial(_withdraw, chosen=chosen), chosen)
         world.faults.note("withdrawal")
     return f"withdraws {chosen}"
 
@@ -174,6 +213,7 @@ def stop_or_release(world: World) -> str:
 def halt_or_lift(world: World) -> str:
     org, lift = world.rng.choice(ORGS), world.rng.random() < 0.6
     answer = attempt(world, lambda c: halt(c, org, said(world), lift=lift))
+    world.decided(lambda w: attempt(w, lambda c: halt(c, org, said(w), lift=lift)))
     world.faults.note("operator_halt")
     return f"{'lifts the halt of' if lift else 'halts'} {org}: {answer}"
 
@@ -182,7 +222,9 @@ def override_org(world: World) -> str:
     org = world.rng.choice(ORGS)
     halted, most = world.rng.choice(((True, None), (False, None), (None, 9), (None, None), (False, 3)))
     until = world.time.now + world.rng.randrange(1, 60 * MINUTE_MS) if world.rng.random() < 0.5 else None
-    attempt(world, lambda c: override(c, org, said(world), max_concurrent=most, halted=halted, until_ms=until))
+    said_so = {"max_concurrent": most, "halted": halted, "until_ms": until}
+    attempt(world, lambda c: override(c, org, said(world), **said_so))  # type: ignore[arg-type]
+    world.decided(lambda w: attempt(w, lambda c: override(c, org, said(w), **said_so)))  # type: ignore[arg-type]
     world.faults.note("override")
     return f"overrides {org}: halted={halted} most={most} until={until}"
 

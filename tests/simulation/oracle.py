@@ -81,6 +81,17 @@ class Oracle:
     """Seconds and samples in force."""
     _known: Known = field(default_factory=lambda: Known(()))
 
+    def copy(self) -> Oracle:
+        """What is known now, to go back to."""
+        return Oracle(
+            dict(self.samples),
+            set(self.withdrawn),
+            list(self.rules),
+            defaultdict(list, {org: list(found) for org, found in self.assignments.items()}),
+            self.default,
+            defaultdict(lambda: [0, 0], {spot: list(sums) for spot, sums in self.used.items()}),
+        )
+
     def took(self, sample: Sample) -> None:
         """A sample was committed; the first one of an id counts."""
         if sample.id not in self.samples:

@@ -74,10 +74,12 @@ def _decide(world: World, one: Open) -> str | None:
             return f"{one.key}: anew" if done(void) else None
         if not done(resolve_accepted):
             return None
-        charge_by_hand(world, one.provider, one.customer, one.feature, one.window - one.window % DAY_MS, one.sent)
+        charge_in_window(world, one)
         world.resolved.add(one.key)
         return f"{one.key}: charged by hand"
     found = world.remote[one.provider].keys().get(one.wire_key)
+    if found is not None and one.wire_key in world.lost_keys and found * unit_at(one.provider, one.feature) != one.sent:
+        return None  # of another history: the daily lookup adopts it
     if found is None:
         if not done(void):
             return None
@@ -88,6 +90,23 @@ def _decide(world: World, one: Open) -> str | None:
         return None
     world.faults.note("decided_accepted")
     return f"{one.key}: accepted"
+
+
+def charge_in_window(world: World, one: Open) -> None:
+    """But for what the same person charged there before the database was restored."""
+    place = (one.provider, one.customer, one.feature, one.window)
+    marked = sum(
+        sent
+        for key, sent in world.rows(
+            "SELECT key, sent_qty FROM pushes WHERE provider = :provider AND customer_id = :customer "
+            "AND feature = :feature AND window_ms = :window AND state = 'accepted' AND attempts = 0",
+            provider=one.provider, customer=one.customer, feature=one.feature, window=one.window,
+        )
+        if key in world.resolved and key != one.key
+    )  # fmt: skip
+    more = one.sent - (world.by_hand_in.get(place, 0) - marked)
+    world.by_hand_in[place] = world.by_hand_in.get(place, 0) + more
+    charge_by_hand(world, one.provider, one.customer, one.feature, one.window - one.window % DAY_MS, more)
 
 
 def charge_by_hand(world: World, provider: str, customer: str, feature: str, day_ms: int, quantity: int) -> None:

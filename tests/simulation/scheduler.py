@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 
 from drawdown.schema.errors import ClockDoubted, DatabaseBusy, Refused
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
@@ -21,8 +22,10 @@ from drawdown.worker.effects import (
     SendHalts,
     Transaction,
 )
+from drawdown.worker.incarnation import HistoryDoubted
 from drawdown.worker.orgs import Said
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
+from drawdown.worker.recover import Recovered
 from drawdown.worker.replay import Replayed, replay
 from drawdown.worker.report import Report
 from drawdown.worker.tick import tick
@@ -32,6 +35,7 @@ from tests.simulation.invariants import check
 from tests.simulation.making import new_world
 from tests.simulation.operators import OPERATORS, plan_replay
 from tests.simulation.people import PEOPLE
+from tests.simulation.restore import Restores, still
 from tests.simulation.shortcut import texts_kept
 from tests.simulation.stepping import Task, Worker
 from tests.simulation.story import story
@@ -41,6 +45,8 @@ CHECK_EVERY = 40
 """Steps between two checks of all tables, and one more for every `CHECK_SHARE` pushes: a long run is not all checks."""
 CHECK_SHARE = 3
 ACTING = (*ACTIONS, *OPERATORS, *PEOPLE)
+HOSTS, HOSTS_WEIGHTS = [action for action, _ in ACTIONS], [weight for _, weight in ACTIONS]
+FINE = ("DatabaseBusy", "went away", "HistoryDoubted")
 ACTS, WEIGHTS = [action for action, _ in ACTING], [weight for _, weight in ACTING]
 
 
@@ -66,18 +72,25 @@ def simulate(
     show: bool = False,
     intensity: float | None = None,
     billing: tuple[str, ...] | None = None,
+    restores: bool | None = None,
 ) -> Outcome:
     """Run one seed; stops at the first breach. `intensity` multiplies the faults' chances, `billing` names the
-    providers there are; the seed says, where they are not given."""
+    providers there are, `restores` whether the database is restored; the seed says, where they are not given."""
     with texts_kept():
-        return _simulate(seed, ticks, show=show, intensity=intensity, billing=billing)
+        return _simulate(seed, ticks, show=show, intensity=intensity, billing=billing, restores=restores)
 
 
 def _simulate(
-    seed: int, ticks: int, *, show: bool, intensity: float | None, billing: tuple[str, ...] | None
+    seed: int,
+    ticks: int,
+    *,
+    show: bool,
+    intensity: float | None,
+    billing: tuple[str, ...] | None,
+    restores: bool | None,
 ) -> Outcome:
     world = new_world(seed, intensity, billing, show=show)
-    run = Run(world, ticks)
+    run = Run(world, ticks, Restores(world, seed, restores))
     run.safety()
     if not world.breaches:
         heal(run)
@@ -95,8 +108,10 @@ def _simulate(
 class Run:
     """The seeded scheduler."""
 
-    def __init__(self, world: World, ticks: int) -> None:
+    def __init__(self, world: World, ticks: int, restores: Restores) -> None:
         self.world = world
+        self.restores = restores
+        world.judged = partial(still, world)
         self.rng = world.rng
         self.ticks = ticks
         self.begun = 0
@@ -108,7 +123,8 @@ class Run:
         world, steps, check_at = self.world, 0, CHECK_EVERY
         while not world.breaches and (self.begun < self.ticks or any(one.task for one in world.workers)):
             steps += 1
-            awake = [one for one in world.workers if one.paused_until <= world.time.now]
+            self.restores.happen()
+            awake = [one for one in world.workers if one.up(world.time.now)]
             if not awake or self.rng.random() < 0.06:
                 world.time.advance(self._while())
             elif self.rng.random() < 0.1:
@@ -130,7 +146,9 @@ class Run:
         return self.rng.choice((MINUTE_MS, 60 * MINUTE_MS, 60 * MINUTE_MS, 6 * 60 * MINUTE_MS, 26 * 60 * MINUTE_MS))
 
     def _act(self) -> None:
-        action = self.rng.choices(ACTS, WEIGHTS)[0]
+        # While history is lost, people do again what they did, and nothing else.
+        acts, weights = (ACTS, WEIGHTS) if self.world.lost_at is None else (HOSTS, HOSTS_WEIGHTS)
+        action = self.rng.choices(acts, weights)[0]
         what = action(self.world)
         if what is not None:
             self.world.say("world", what)
@@ -141,7 +159,9 @@ class Run:
         elif self.begun < self.ticks:
             self.world.time.advance(self.rng.choice((0, 1, 1_000, MINUTE_MS, WINDOW_MS, WINDOW_MS, 2 * WINDOW_MS)))
             what = self.rng.random()
-            if what < 0.1:
+            if self.world.lost_at is not None:
+                self.begin(worker)
+            elif what < 0.1:
                 self.compare(worker)
             elif what < 0.16:
                 self.replay(worker)
@@ -151,12 +171,13 @@ class Run:
     def begin(self, worker: Worker) -> None:
         """A tick."""
         self.begun += 1
-        worker.task = Task(tick(worker.context))
+        worker.task, worker.ticks, worker.began_ms = Task(tick(worker.context)), True, self.world.time.now
         self.world.say(worker.name, "starts a tick")
 
     def compare(self, worker: Worker) -> None:
         """`reconcile --correct`."""
         now = Said(worker.clock.now_ms(), "sim", "reconciles")
+        worker.ticks = False
         worker.task = Task(reconcile(worker.context, Scope(correct=True), now))
         self.world.faults.note("reconcile")
         self.world.say(worker.name, "starts to reconcile")
@@ -167,9 +188,15 @@ class Run:
         planned, dry_run = plan_replay(world, now), self.rng.random() < 0.2
         if planned is None:
             return
+        worker.ticks = False
         worker.task = Task(replay(worker.context, planned, Said(now, "sim", "replays"), dry_run=dry_run))
         world.faults.note("replay_dry_run" if dry_run else "replay")
         world.say(worker.name, f"starts to replay {planned.scope} {planned.from_ms}..{planned.to_ms} dry={dry_run}")
+
+    def to_the_end(self, worker: Worker) -> None:
+        """Nothing comes in between."""
+        while worker.task is not None:
+            self.step(worker)
 
     def step(self, worker: Worker) -> None:
         assert worker.task is not None
@@ -204,7 +231,10 @@ class Run:
     def _do(self, worker: Worker, leaf: Task, effect: Effect, *, dies: bool = False) -> None:
         answer, error = None, None
         try:
-            answer = self.world.do(effect, worker.clock.now_ms(), dies=dies)
+            answer = self.world.do(effect, worker.clock.now_ms(), dies=dies, host=worker.name)
+            if isinstance(effect, Transaction) and effect.name == "claim":
+                provider = effect.work.keywords["provider"]  # type: ignore[attr-defined]
+                worker.claimed |= {(provider, one.request.key) for one in answer.pushes}
         except Exception as problem:  # as production's runner does: handed to the step, which decides
             error = problem
         leaf.hold(answer, error)
@@ -221,17 +251,20 @@ class Run:
         worker.crash()
 
     def _ended(self, worker: Worker, result: object) -> None:
-        worker.task = None
+        worker.task, worker.claimed = None, set()
         self.world.say(worker.name, f"ends its tick: {_short(result)}")
         match result:
             case Report():
                 self.reports.append(result)
-                bad = [one for one in result.failures if "DatabaseBusy" not in one and "went away" not in one]
+                bad = [one for one in result.failures if not any(fine in one for fine in FINE)]
+                self.world.faults.counts["history_doubted"] += result.doubted is not None
                 self.world.breaches += [f"S8: a lane failed: {one}" for one in bad]
             case Reconciled():
                 self.compared.append(result)
-            case Replayed():
+            case Replayed() | Recovered():
                 pass
+            case HistoryDoubted():
+                self.world.faults.note("history_doubted")
             case Refused():
                 self.world.faults.note("replay_refused")
             case ClockDoubted():

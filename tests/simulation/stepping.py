@@ -107,12 +107,20 @@ class Worker:
     paused_until: int = 0
     life: int = 1
     failures: list[str] = field(default_factory=list)
+    ticks: bool = False
+    """Whether its task is a tick, and no command of a person's."""
+    began_ms: int = 0
+    claimed: set[tuple[str, str]] = field(default_factory=set)
+    """(provider, key) of what its task has claimed."""
+    blind: bool = False
+    """Whether it stays down: its host cannot tell that the database was restored."""
 
     def crash(self) -> None:
         """Drop everything in memory; the next life knows only the database."""
         if self.task is not None:
             self.task.kill()
         self.task = None
+        self.claimed = set()
         self.life += 1
         self.context = Context(
             f"{self.name}.{self.life}",
@@ -121,6 +129,10 @@ class Worker:
             shard=self.shard,
             new_orgs=self.context.new_orgs,
         )
+
+    def up(self, now: int) -> bool:
+        """Whether it can take a step; a host that is held down is used for `recover` alone."""
+        return self.paused_until <= now and (not self.blind or (self.task is not None and not self.ticks))
 
     def pause(self, now: int, for_ms: int = 5 * MINUTE_MS) -> None:
         self.paused_until = now + for_ms

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -33,10 +34,23 @@ class Wire:
         """How long after a first attempt that may have arrived a provider's key may be sent again (P2)."""
         self.arrived: set[tuple[str, str]] = set()
         self.began: dict[tuple[str, str], int] = {}
+        self.still = False
+        """Whether the database stands still, until it is recovered (R1)."""
+        self.flying: set[tuple[str, str]] = set()
+        """Claimed in a history that was lost, by processes that lived on."""
+        self.forgotten: dict[tuple[str, str], int] = {}
+        """Keys of lost pushes, and when the database was recovered last."""
+        self.decided: set[tuple[Any, ...]] = set()
+        """Halts of lost histories."""
+        self.applied_within_ms: dict[str, int] = {}
 
     def check(self, provider: str, batch: Sequence[PushRequest]) -> None:
         """Judge the requests of one call."""
         for request in batch:
+            if (provider, request.key) in self.flying:
+                continue
+            if self.still:
+                self._breaches.append(f"R1: {request.key} was sent while history was lost")
             said = (request.customer_id, request.feature, request.quantity, request.ts)
             before = self.sent.setdefault((provider, request.key), said)
             if before != said:
@@ -45,6 +59,10 @@ class Wire:
 
     def first(self, provider: str, request: PushRequest, now_ms: int) -> None:
         """A request leaves for a provider that forgets."""
+        lost_ms = self.forgotten.get((provider, request.key))
+        if lost_ms is not None and now_ms - lost_ms >= self.applied_within_ms.get(provider, 0):
+            self.began.pop((provider, request.key), None)  # it was looked up later than it could still be applied
+            del self.forgotten[(provider, request.key)]
         began = self.began.setdefault((provider, request.key), now_ms)
         if now_ms - began > self.may_send_ms.get(provider, now_ms):
             self._breaches.append(
@@ -55,9 +73,22 @@ class Wire:
         """Only an answer that proves a first attempt not to have arrived makes the next one the first."""
         proven = isinstance(outcome, RetryAt | Rejected)
         if proven and (provider, request.key) not in self.arrived:
-            del self.began[(provider, request.key)]
+            self.began.pop((provider, request.key), None)
         elif not proven:
             self.arrived.add((provider, request.key))
+
+    def lose(self, known: set[str], flying: set[tuple[str, str]], now_ms: int, *, all_known: bool = False) -> None:
+        """History since some moment is gone: what nobody knows of any more may be sent anew, with other bytes, once its
+        provider was asked."""
+        self.still = True
+        self.flying |= flying
+        for place in [one for one in self.sent if one[1] not in known and not all_known]:
+            del self.sent[place]
+        self.forgotten.update(dict.fromkeys(self.began, now_ms))
+
+    def recovered(self, now_ms: int) -> None:
+        self.still = False
+        self.forgotten.update(dict.fromkeys(self.forgotten, now_ms))
 
     def _check_outbox(self, provider: str, request: PushRequest) -> None:
         rows = read(self._engine, lambda c: c.execute(sa.text(_OUTBOX), {"key": request.key}).all())
@@ -83,6 +114,8 @@ class Wire:
     def check_halts(self, halts: Sequence[HaltRequest]) -> None:
         """A halt that is sent was once decided, for that very moment."""
         for one in halts:
+            if (one.org_id, one.halted_at) in self.decided:
+                continue
             known = read(
                 self._engine,
                 lambda c, one=one: c.execute(  # type: ignore[misc]

@@ -47,7 +47,7 @@ from drawdown.worker.effects import (
 from drawdown.worker.incarnation import Witness
 from tests.simulation.database import in_conflict, new_database
 from tests.simulation.faults import Faults
-from tests.simulation.oracle import Oracle
+from tests.simulation.oracle import Oracle, Sample
 from tests.simulation.providers import AUTUMN, LOCAL, MEMORY, STRIPE, WHOLE, Cells, MemoryProvider
 from tests.simulation.remote import Autumn, Network, Remote, Stripe
 from tests.simulation.stepping import Time, Worker
@@ -86,6 +86,15 @@ class Trace:
             print(line)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a person changed in the database, and can change again after it was restored."""
+
+    again: Callable[[World], Any]
+    samples: Sequence[str] = ()
+    """A withdrawal of these: what was charged for them may be forgotten, so it waits until they are sealed again."""
+
+
 @dataclass
 class World:
     """Everything outside the workers."""
@@ -114,6 +123,8 @@ class World:
     """Keys a provider truly rejected."""
     by_hand: dict[tuple[str, str, str, int], int] = field(default_factory=dict)
     """What a person charged beside the worker, by (provider, customer, feature, day): the worker said it could not."""
+    by_hand_in: dict[tuple[str, str, str, int], int] = field(default_factory=dict)
+    """The same, by window, for what the worker could not send."""
     resolved: set[str] = field(default_factory=set)
     """Keys that a person charged by hand."""
     paused: set[str] = field(default_factory=set)
@@ -123,10 +134,26 @@ class World:
     """Keys that the worker took for forgotten, and when."""
     voided: set[tuple[str, str, str]] = field(default_factory=set)
     """(org, provider, feature) of pushes that were voided."""
-    witness: Witness | None = None
-    """What is remembered of the database, apart from it."""
+    own_witness: bool = False
+    """Whether each host remembers for itself, or all share one witness."""
+    witnesses: dict[str, Witness] = field(default_factory=dict)
+    """What hosts remember of the database, apart from it."""
+    written: dict[str, tuple[Sample, dict[str, Any]]] = field(default_factory=dict)
+    """Every sample that any host ever wrote, and its row."""
+    unwritten: list[str] = field(default_factory=list)
+    """Samples that were lost, and have to be written again."""
+    decisions: list[Decision] = field(default_factory=list)
+    redo: int = 0
+    """From which decision on they are lost."""
+    lost_at: int | None = None
+    """When the database was restored, until it is recovered."""
+    lost_keys: set[str] = field(default_factory=set)
+    """What pushes were called that a restore may have forgotten."""
+    still: tuple[Any, ...] = ()
+    """The outbox's counts while nothing may be sealed or sent."""
 
     def __post_init__(self) -> None:
+        self.judged: Callable[[Transaction, Any], None] = lambda effect, answer: None
         self.clock = FixedClock(self.time.now)
         self.process_clock = FixedClock(self.time.now)
         self.memory: dict[str, MemoryProvider] = {
@@ -150,6 +177,14 @@ class World:
     def capabilities(self) -> dict[str, Capabilities]:
         return {name: one.capabilities for name, one in self.providers.items()}
 
+    def host(self, worker: str) -> str:
+        """Who remembers for a worker."""
+        return worker if self.own_witness else ""
+
+    def decided(self, again: Callable[[World], Any], samples: Sequence[str] = ()) -> None:
+        """A person changed the database."""
+        self.decisions.append(Decision(again, samples))
+
     def say(self, who: str, what: str) -> None:
         self.trace.add(f"{(self.time.now - START) / 1000:>12.3f} {who:<6} {what}")
 
@@ -165,7 +200,7 @@ class World:
     def execute(self, text: str, **values: object) -> int:
         return self.write(lambda c: c.execute(sa.text(text), values).rowcount)
 
-    def do(self, effect: Effect, process_ms: int | None = None, *, dies: bool = False) -> Any:
+    def do(self, effect: Effect, process_ms: int | None = None, *, dies: bool = False, host: str = "") -> Any:
         """Do one effect, with whatever goes wrong on the way. `process_ms` is what its process takes the time for; with
         `dies`, only some of its calls are made."""
         self.effects += 1
@@ -174,11 +209,11 @@ class World:
         self.process_clock.at_ms = self.time.now if process_ms is None else process_ms
         match effect:
             case Recall():
-                return self.witness
+                return self.witnesses.get(self.host(host))
             case Remember(witness):
-                before = self.witness
+                before = self.witnesses.get(self.host(host))
                 if before is None or (before.number, before.sends) <= (witness.number, witness.sends):
-                    self.witness = witness
+                    self.witnesses[self.host(host)] = witness
                 return None
             case Transaction():
                 return self._transaction(effect)
@@ -219,6 +254,7 @@ class World:
         if self.faults.strikes("serialisation_failure"):
             work = in_conflict(work, self.rng.randint(1, CONFLICT_TRIES))
         answer = write(self.engine, work, rollback=effect.rollback)
+        self.judged(effect, answer)
         if effect.name == "expire":
             self._note_expired(**effect.work.keywords)  # type: ignore[attr-defined]
         if effect.name == "claim" and answer.pushes:
@@ -254,7 +290,9 @@ class World:
             one = batch[place]
             self.wire.check(provider, [one])
             self.wire.first(provider, one, self.time.now)
+            self.network.of_lost_history = (provider, one.key) in self.wire.flying
             (answers[place],) = run_coroutine(self.providers[provider].push([one]))
+            self.network.of_lost_history = False
             self.wire.answered(provider, one, answers[place])
             if isinstance(answers[place], Rejected):
                 self.rejected.add(one.key)
