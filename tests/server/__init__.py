@@ -1,0 +1,1 @@
+"""The HTTP server: who may say what, and what it answers."""

@@ -1,0 +1,223 @@
+"""A server over a small world: a database, the embedded ledger, emulated Autumn and Stripe, a clock that stands.
+
+Guarantee: requests go through the whole application, frame included, without a socket; whatever status a route answers
+is remembered in SEEN, so that a test can hold the description to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import httpx
+import sqlalchemy as sa
+from svix.webhooks import Webhook
+
+from drawdown.providers.autumn import build as build_autumn
+from drawdown.providers.embedded import EmbeddedProvider
+from drawdown.providers.http import Call, Http, HttpResult
+from drawdown.providers.protocol import Provider, Setup
+from drawdown.providers.stripe import build as build_stripe
+from drawdown.schema.database import read
+from drawdown.server.app import Server
+from drawdown.server.services import Hands, NobodyThere, ServerSettings, Services
+from drawdown.server.signing import signature
+from drawdown.worker import provider_states
+from drawdown.worker.context import Context
+from drawdown.worker.runner import World
+from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
+from tests.emulators.stripe import StripeEmulator
+from tests.emulators.wire import Direct
+from tests.world import T0, Fleet
+
+T = TypeVar("T")
+
+ADMIN: Final = ("admin-secret-of-today", "admin-secret-of-yesterday")
+CRON: Final = "cron-secret-0123456789"
+SVIX: Final = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl7p0C1Zg5")
+FOREIGN: Final = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+SEEN: dict[str, set[int]] = defaultdict(set)
+"""Statuses by route, of all tests of this process."""
+
+
+@dataclass
+class Line:
+    """An `Http` to an emulator that counts, and may be cut or held up."""
+
+    direct: Direct
+    calls: list[str] = field(default_factory=list)
+    cut: HttpResult | None = None
+    wait_s: float = 0.0
+
+    async def send(self, call: Call) -> HttpResult:
+        self.calls.append(call.url)
+        if self.wait_s:
+            await asyncio.sleep(self.wait_s)
+        return self.cut or await self.direct.send(call)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+class House:
+    """One database, its providers, and any number of servers on it."""
+
+    def __init__(self, engine: sa.Engine, **settings: Any) -> None:
+        self.fleet = Fleet(engine)
+        self.clock = self.fleet.clock
+        self.autumn, self.stripe = AutumnEmulator(), StripeEmulator()
+        self.autumn.account.add_feature("compute_1gb")
+        self.autumn_line = Line(Direct(self.autumn, self.clock))
+        self.stripe_line = Line(Direct(self.stripe, self.clock))
+        self.fleet.extra = self._remote(self.autumn_line, self.stripe_line)
+        base = ServerSettings(admin_secrets=ADMIN, cron_secret=CRON, requests_per_s=1_000_000)
+        self.settings = replace(base, **settings)
+        self.server = self.another()
+
+    def _remote(self, autumn: Http, stripe: Http) -> dict[str, Provider]:
+        engine = self.fleet.engine
+        of_autumn = {"secret_key": SECRET_KEY, "webhook_secrets": ",".join(SVIX)}
+        of_stripe = {"secret_key": self.stripe.secret_key, "webhook_secrets": self.stripe.webhook_secret}
+        return {
+            "autumn": build_autumn(Setup("autumn", of_autumn, self.clock, autumn, engine)),
+            "stripe": build_stripe(Setup("stripe", of_stripe, self.clock, stripe, engine)),
+        }
+
+    def another(self, engine: sa.Engine | None = None) -> Server:
+        """One more server process, as far as a process matters."""
+        used = engine or self.fleet.engine
+        nobody = {**self._remote(NobodyThere(), NobodyThere()), "embedded": EmbeddedProvider(used, self.clock)}
+
+        def context() -> Context:
+            made = self.fleet.context()
+            made.changed = read(used, lambda c: provider_states.changed(c, made.known()))
+            return made
+
+        def hands() -> Hands:
+            cells: Any = self.fleet.cells
+            return Hands(World(used, self.fleet.providers, cells, self.clock), context)
+
+        return Server(
+            Services(
+                engine=used,
+                clock=self.clock,
+                settings=self.settings,
+                providers=self.fleet.providers,
+                unasked=nobody,
+                broken={"broken": "its reason"},
+                http=NobodyThere(),
+                hands=hands,
+            )
+        )
+
+    def customer(self, org: str, credit: int = 0) -> None:
+        """An organisation that Autumn bills, with this much left of compute_1gb."""
+        self.autumn.account.add_customer(org, self.clock.now_ms())
+        if credit:
+            self.grant(org, credit)
+        else:
+            self.autumn.account.grant(org, "compute_1gb", 0, self.clock.now_ms())
+        self.fleet.assign(org, provider="autumn", from_ms=T0)
+
+    def grant(self, org: str, credit: int) -> None:
+        self.autumn.account.grant(org, "compute_1gb", credit, self.clock.now_ms())
+
+    def halted(self, org: str) -> bool:
+        return bool(self.fleet.one("SELECT is_halted FROM orgs WHERE org_id = :org", org=org))
+
+    def counts(self) -> dict[str, object]:
+        """How much of everything there is: what a refused request must not change."""
+        tables = ("webhooks", "operator_actions", "projections", "assignments", "used_signatures", "gate_asks", "ticks")
+        found: dict[str, object] = {name: self.fleet.one(f"SELECT COUNT(*) FROM {name}") for name in tables}
+        found["asks"] = self.fleet.one("SELECT COALESCE(SUM(projection_asks), 0) FROM orgs")
+        return found
+
+    # What is sent.
+
+    def autumn_hook(self, org: str, event_id: str = "msg_1", **changes: Any) -> tuple[bytes, dict[str, str]]:
+        """A webhook of Autumn's: body and headers."""
+        kind = changes.get("kind", "billing.updated")
+        body = changes.get("body", json.dumps({"type": kind, "data": {"customer_id": org}}).encode())
+        at_s = changes.get("at_ms", self.clock.now_ms()) // 1000
+        signed = Webhook(changes.get("secret", SVIX[0])).sign(
+            event_id, datetime.fromtimestamp(at_s, UTC), body.decode()
+        )
+        return body, {"svix-id": event_id, "svix-timestamp": str(at_s), "svix-signature": signed}
+
+    def signed(self, path: str, body: bytes, **changes: Any) -> dict[str, str]:
+        """Headers of an admin request."""
+        stamp = str(changes.get("at_ms", self.clock.now_ms()) // 1000)
+        query = changes.get("query", b"")
+        proof = signature(changes.get("secret", ADMIN[0]), stamp, path.encode(), query, body)
+        return {"x-timestamp": stamp, "x-signature": proof, "content-type": "application/json"}
+
+
+class Caller:
+    """A client of one server, inside an event loop."""
+
+    def __init__(self, house: House, server: Server | None = None, address: str = "127.0.0.1") -> None:
+        self.house = house
+        self.server = server or house.server
+        transport = httpx.ASGITransport(self.server.app, client=(address, 4711))
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://drawdown.test")
+
+    async def send(
+        self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        answer = await self.client.request(method, path, content=body, headers=dict(headers or {}))
+        SEEN[_route(path)].add(answer.status_code)
+        if answer.status_code >= 400:
+            assert set(answer.json()) == {"error"}, answer.text
+            assert {"code", "message"} <= set(answer.json()["error"]) <= {"code", "message", "details"}
+        for name in ("x-content-type-options", "cache-control", "content-security-policy", "x-frame-options"):
+            assert answer.headers.get_list(name) and len(answer.headers.get_list(name)) == 1, name
+        return answer
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self.send("GET", path, headers=headers)
+
+    async def hook(self, provider: str, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        return await self.send("POST", f"/webhooks/{provider}", body, headers)
+
+    async def admin(self, org: str, what: str, order: Mapping[str, object] | bytes, **changes: Any) -> httpx.Response:
+        path = f"/admin/orgs/{org}/{what}"
+        body = order if isinstance(order, bytes) else json.dumps(order).encode()
+        return await self.send("POST", path, body, self.house.signed(path, body, **changes))
+
+    async def tick(self, secret: str = CRON) -> httpx.Response:
+        return await self.send("POST", "/cron/tick", headers={"authorization": f"Bearer {secret}"})
+
+    async def settled(self) -> None:
+        """Everything that was asked for in the background is done."""
+        await asyncio.to_thread(self.server.crew.settle)
+
+
+def _route(path: str) -> str:
+    bare = path.partition("?")[0]
+    for start, end, route in (
+        ("/webhooks/", "", "/webhooks/{provider}"),
+        ("/v1/gate/", "", "/v1/gate/{org}"),
+        ("/admin/orgs/", "/provider", "/admin/orgs/{org}/provider"),
+        ("/admin/orgs/", "/override", "/admin/orgs/{org}/override"),
+    ):
+        if bare.startswith(start) and bare.endswith(end):
+            return route
+    return bare
+
+
+def served(house: House, work: Callable[[Caller], Awaitable[T]]) -> T:
+    """Do `work` with a client; whatever runs in the background has ended afterwards."""
+
+    async def whole() -> T:
+        caller = Caller(house)
+        try:
+            return await work(caller)
+        finally:
+            await asyncio.to_thread(house.server.close)
+
+    return asyncio.run(whole())

@@ -1,0 +1,219 @@
+"""Webhooks: proven, stored once, applied, and their customer read again at once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from drawdown.providers.http import NotSent
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from tests.server.house import FOREIGN, SVIX, Caller, House, served
+from tests.world import T0
+
+
+def halt(house: House, org: str = "acme") -> None:
+    """An organisation that used up its credit and was halted by a tick."""
+    house.customer(org)
+    house.fleet.tick(T0 + WINDOW_MS)
+    assert house.halted(org)
+
+
+@pytest.mark.parametrize("secret", SVIX)
+def test_a_top_up_resumes_within_one_webhook(house: House, secret: str) -> None:
+    halt(house)
+    house.clock.at_ms += 7_000
+    house.grant("acme", 100)
+
+    async def work(caller: Caller) -> None:
+        assert (await caller.get("/v1/gate/elsewhere")).status_code == 404
+        answer = await caller.hook("autumn", *house.autumn_hook("acme", secret=secret))
+        assert (answer.status_code, answer.json()) == (200, {"status": "done"})
+        await caller.settled()
+        assert (await caller.get("/v1/gate/acme")).json()["allowed"] is True
+
+    served(house, work)
+    assert not house.halted("acme")
+    assert house.fleet.rows("SELECT provider, event_id, state, attempts FROM webhooks") == [
+        ("autumn", "msg_1", "done", 1)
+    ]
+
+
+def test_a_halt_that_a_webhook_brings_is_told_to_the_cells_at_once(house: House) -> None:
+    house.customer("acme", 100)
+    house.fleet.tick(T0 + WINDOW_MS)
+    house.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell')")
+    house.fleet.write("INSERT INTO sandboxes VALUES ('box', 'acme', 'cell-1', 'running')")
+    for grant in house.autumn.account.customer("acme", house.clock.at_ms).grants["compute_1gb"]:  # type: ignore[union-attr]
+        grant.balance = 0
+    house.clock.at_ms += 5_000
+
+    async def work(caller: Caller) -> None:
+        await caller.hook("autumn", *house.autumn_hook("acme"))
+        await caller.settled()
+
+    served(house, work)
+    assert house.halted("acme")
+    assert [one.org_id for one in house.fleet.cells.received] == ["acme"]
+
+
+def test_a_repeat_is_known_by_its_id_and_changes_nothing(house: House) -> None:
+    halt(house)
+
+    async def work(caller: Caller) -> None:
+        assert (await caller.hook("autumn", *house.autumn_hook("acme"))).json() == {"status": "done"}
+        await caller.settled()
+        before, calls = house.counts(), len(house.autumn_line.calls)
+        for later in range(3):  # signed anew each time, as providers do
+            answer = await caller.hook("autumn", *house.autumn_hook("acme", at_ms=house.clock.at_ms + later * 1000))
+            assert (answer.status_code, answer.json()) == (200, {"status": "repeated"})
+        await caller.settled()
+        assert (house.counts(), len(house.autumn_line.calls)) == (before, calls)
+        assert (await caller.hook("autumn", *house.autumn_hook("acme", "msg_2"))).json() == {"status": "done"}
+
+    served(house, work)
+
+
+def test_unknown_events_and_customers_are_acknowledged(house: House) -> None:
+    async def work(caller: Caller) -> None:
+        body, headers = house.autumn_hook("acme", kind="vercel.resources.deleted")
+        assert (await caller.hook("autumn", body, headers)).json() == {"status": "ignored"}
+        stranger = house.autumn_hook("nobody-here", "msg_2")
+        assert (await caller.hook("autumn", *stranger)).json() == {"status": "done"}
+        headers, body = house.stripe.customer_webhook("customer.updated", "cus_elsewhere", house.clock.at_ms)
+        assert (await caller.hook("stripe", body, headers)).json() == {"status": "done"}
+
+    served(house, work)
+
+
+def test_stripes_events_are_known_by_the_id_in_their_body(house: House) -> None:
+    async def work(caller: Caller) -> None:
+        headers, body = house.stripe.customer_webhook("invoice.paid", "cus_1", house.clock.at_ms)
+        assert (await caller.hook("stripe", body, headers)).json() == {"status": "done"}
+        resent = {**json.loads(body), "pending_webhooks": 3}
+        headers, body = house.stripe.signed(resent, house.clock.at_ms + 60_000)
+        headers["svix-id"], headers["svix-signature"] = "somebody-added-this", "v1,x"
+        assert (await caller.hook("stripe", body, headers)).json() == {"status": "repeated"}
+
+    served(house, work)
+
+
+def thin(house: House) -> tuple[bytes, dict[str, str]]:
+    """An error report that names a push nobody here knows, as Stripe would send it: by name alone."""
+    house.stripe.v2_events["evt_thin"] = {
+        "id": "evt_thin",
+        "object": "v2.core.event",
+        "type": "v1.billing.meter.error_report_triggered",
+        "data": {
+            "reason": {
+                "error_types": [
+                    {"code": "x", "sample_errors": [{"error_message": "no", "request": {"identifier": "usage:a:0:b"}}]}
+                ]
+            }
+        },
+    }
+    event = {"id": "evt_thin", "object": "v2.core.event", "type": "v1.billing.meter.error_report_triggered"}
+    headers, body = house.stripe.signed(event, house.clock.at_ms)
+    return body, headers
+
+
+def test_what_cannot_be_fetched_is_sent_again(house: House) -> None:
+    async def work(caller: Caller) -> None:
+        house.stripe_line.cut = NotSent("no connection")
+        for attempts in (1, 2):
+            answer = await caller.hook("stripe", *thin(house))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_fetched")
+            rows = house.fleet.rows("SELECT state, attempts FROM webhooks")
+            assert rows == [("failed", attempts)]
+        house.stripe_line.cut = None
+        assert (await caller.hook("stripe", *thin(house))).json() == {"status": "done"}
+        calls = len(house.stripe_line.calls)
+        assert (await caller.hook("stripe", *thin(house))).json() == {"status": "repeated"}
+        assert len(house.stripe_line.calls) == calls, "a repeat is not fetched again"
+
+    served(house, work)
+    assert house.fleet.rows("SELECT state, attempts FROM webhooks") == [("done", 3)]
+
+
+def test_a_database_that_is_away_answers_so_that_it_is_sent_again(house: House) -> None:
+    halt(house)
+
+    async def work(caller: Caller) -> None:
+        house.fleet.write("ALTER TABLE webhooks RENAME TO gone")
+        answer = await caller.hook("autumn", *house.autumn_hook("acme"))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database")
+        house.fleet.write("ALTER TABLE gone RENAME TO webhooks")
+        assert (await caller.hook("autumn", *house.autumn_hook("acme"))).json() == {"status": "done"}
+
+    served(house, work)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"secret": FOREIGN},
+        {"at_ms": T0 - 5 * MINUTE_MS - 1000},
+        {"at_ms": T0 + 5 * MINUTE_MS + 1000},
+        {"body": b"not json"},
+        {"body": b"[]"},
+        {"body": b'{"type": 1}'},
+        {"body": b'{"type": "billing.updated", "data": {"customer_id": 7}}'},
+        {"body": b'{"type": "billing.updated"}'},
+        {"body": b"[" * 100_000},
+        {"body": b""},
+    ],
+    ids=str,
+)
+def test_what_is_forged_stale_or_malformed_is_refused(house: House, changes: dict[str, object]) -> None:
+    before = house.counts()
+
+    async def work(caller: Caller) -> None:
+        answer = await caller.hook("autumn", *house.autumn_hook("acme", **changes))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "webhook_refused"), answer.text
+
+    served(house, work)
+    assert house.counts() == before
+
+
+def test_an_altered_body_or_id_is_refused(house: House) -> None:
+    async def work(caller: Caller) -> None:
+        body, headers = house.autumn_hook("acme")
+        assert (await caller.hook("autumn", body.replace(b"acme", b"evil"), headers)).status_code == 400
+        assert (await caller.hook("autumn", body, {**headers, "svix-id": "msg_2"})).status_code == 400
+        assert (await caller.hook("autumn", body[:-1], headers)).status_code == 400
+        assert (await caller.hook("autumn", b"\xff" + body, headers)).status_code == 400
+        assert (await caller.hook("autumn", body, {})).status_code == 400
+        assert (await caller.hook("stripe", body, headers)).status_code == 400
+
+    served(house, work)
+    assert house.counts()["webhooks"] == 0
+
+
+def test_who_sends_no_webhooks_is_not_found(house: House) -> None:
+    async def work(caller: Caller) -> None:
+        body, headers = house.autumn_hook("acme")
+        for name, status in (("nobody", 404), ("legacy", 404), ("embedded", 400), ("broken", 503)):
+            assert (await caller.hook(name, body, headers)).status_code == status, name
+
+    served(house, work)
+
+
+def test_what_is_too_large_is_not_read(house: House) -> None:
+    read: list[int] = []
+
+    async def endless():  # type: ignore[no-untyped-def]
+        for number in range(1_000):
+            read.append(number)
+            yield b"x" * 65_536
+
+    async def work(caller: Caller) -> None:
+        _, headers = house.autumn_hook("acme")
+        answer = await caller.send("POST", "/webhooks/autumn", endless(), headers)
+        assert answer.status_code == 413
+        assert len(read) < 20
+        answer = await caller.send("POST", "/webhooks/autumn", b"x" * 1_000_001, headers)
+        assert answer.status_code == 413
+        answer = await caller.send("POST", "/webhooks/autumn", b"x", {**headers, "content-length": "-7"})
+        assert answer.status_code == 400
+
+    served(house, work)
