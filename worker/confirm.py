@@ -26,6 +26,7 @@ from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.lost import NEXT_REVISIONS, Loss, loss_of, next_revisions, read_losses
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
+from drawdown.worker.push_rows import find_push
 from drawdown.worker.requests import request_of, wire_key
 from drawdown.worker.shard import Shard
 
@@ -111,7 +112,6 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
             partial(
                 _claim,
                 provider=provider,
-                capabilities=capabilities,
                 claim=claim,
                 now=now,
                 shard=context.shard,
@@ -185,7 +185,6 @@ def _claim(
     connection: sa.Connection,
     *,
     provider: str,
-    capabilities: Capabilities,
     claim: str,
     now: int,
     shard: Shard,
@@ -199,21 +198,17 @@ def _claim(
     if not connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all():
         return []
     rows = connection.execute(sa.text(CLAIMED), mine).all()
-    if _keep_wire_keys(connection, rows, capabilities):
-        rows = connection.execute(sa.text(CLAIMED), mine).all()
     return [Claimed(row, loss_of(int(row.window_ms), losses)) for row in rows]
 
 
-def _keep_wire_keys(connection: sa.Connection, rows: Sequence[Any], capabilities: Capabilities) -> bool:
-    """What was sent in a history that was lost is found under the hash of its key: late refusals name that alone."""
-    hashed = [
-        {**_reference(row), "wire_key": wire_key(row.key, capabilities)}
-        for row in rows
-        if row.wire_key is None and wire_key(row.key, capabilities) != row.key
-    ]
-    if hashed:
-        connection.execute(sa.text(KEEP_WIRE_KEY), hashed)
-    return bool(hashed)
+def _known_there(connection: sa.Connection, row: Any, capabilities: Capabilities) -> Any:
+    """What is there, though no attempt of ours is known, keeps the name it was found under: late refusals name it by
+    that, and it is not what a person charged by hand."""
+    if row.attempts or row.wire_key:
+        return row
+    values = {**_reference(row), "wire_key": wire_key(row.key, capabilities)}
+    connection.execute(sa.text(KEEP_WIRE_KEY), values)
+    return find_push(connection, row.key)
 
 
 def _apply(
@@ -241,11 +236,13 @@ def _apply(
             done.accepted += changed and end.state == "accepted"
             if changed and end.state == "accepted" and capabilities.balance_in_ledger:
                 draw(connection, [usage_of(row)], now)
+            if changed and end.state == "accepted":
+                _known_there(connection, row, capabilities)
         elif not _still_mine(connection, row, claim):
             continue  # somebody else has settled it meanwhile, or looks it up
         elif isinstance(end, Adopt):
             done.adopted += _adopt_others(connection, one, said)
-            adopt_other(connection, row, end.quantity, said)
+            adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, said)
             done.adopted += 1
             log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
         else:
