@@ -157,9 +157,12 @@ def _unsent_sql(connection: sa.Connection, providers: Mapping[str, Capabilities]
         "EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = sized.window_ms AND v.org_id = sized.org_id "
         f"AND v.feature = sized.feature AND v.at_ms >= {recovered})"
     )
+    # What a lookup cannot tell a person decided, too.
+    operator = "v.evidence_kind = 'operator' AND v.at_ms"
     return (
         f"WHEN window_ms >= {until} OR provider IN ({here}) THEN 'due' "
-        f"WHEN provider IN ({asked}) THEN CASE WHEN {decided} THEN 'due' ELSE 'in_doubt' END ELSE 'queued'"
+        f"WHEN provider IN ({asked}) THEN CASE WHEN {decided} THEN 'due' ELSE 'in_doubt' END "
+        f"WHEN {decided.replace('v.at_ms', operator)} THEN 'due' ELSE 'queued'"
     )
 
 
