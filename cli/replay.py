@@ -133,10 +133,10 @@ def _plan_lines(made: Plan) -> list[str]:
     if made.open_from_ms is not None:
         lines.append(f"         windows from {show_time(made.open_from_ms)} on are not sealed yet: the next tick's")
     if made.floored:
-        lines.append(f"floor    {made.floored:,} organisations begin at their floor; before it all is closed for good")
+        lines.append(f"floor    {_orgs(made.floored)} cut at the floor; before it all is closed for good")
     if made.stopped:
         names = ", ".join(made.stopped[:3]) + (" …" if len(made.stopped) > 3 else "")
-        lines.append(f"stopped  {len(made.stopped):,} organisations are left out ({names}): `drawdown org release`")
+        lines.append(f"stopped  {_orgs(len(made.stopped))} left out ({names}): `drawdown org release`")
     lines += [
         f"flip     {flip.org_id} at {show_time(flip.at_ms)}: {flip.was} before, {flip.becomes} from then on"
         for flip in made.flips[:5]
@@ -183,12 +183,18 @@ def lines_of(found: Replayed) -> list[str | Table]:
     if found.resumed_from_ms is not None:
         lines.append(
             f"went on at {show_time(found.resumed_from_ms)}, where it had been stopped; "
-            f"{found.pushes_before:,} pushes were sealed before that"
+            f"sealed before that: {_count(found.pushes_before, 'push', 'pushes')}"
         )
     verb = "would seal" if found.dry_run else "sealed"
     lines.append(
-        f"{verb} {found.pushes:,} pushes, {found.quantity:,} units" + ("" if found.pushes else ": all is billed")
+        f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
+        + ("" if found.pushes or found.stopped else ": all is billed")
     )
+    lines += [
+        f"left out {one.org_id} {one.reason}; the rest went on without it. Mend it, then `drawdown org release "
+        f"{one.org_id}`, then replay it"
+        for one in found.stopped
+    ]
     if found.pushes:
         rows = [(t.provider, t.feature, t.pushes, t.quantity, priced(t.price_micro)) for t in by_provider(found.totals)]
         columns = ("provider", "feature", "#pushes", "#quantity", "#credits, by our rate card")
@@ -205,12 +211,20 @@ def lines_of(found: Replayed) -> list[str | Table]:
         names = ("org", "window", "feature", "#revision", "#quantity", "#credits")
         lines.append(table(_title("Windows", found.pushes), names, each))
     lines += [
-        f"not among them, {one.why}: {one.quantity:,} {one.unit} in {one.windows:,} windows"
+        f"not among them, {one.why}: {one.quantity:,} {one.unit} in {_count(one.windows, 'window', 'windows')}"
         if one.unit != "samples"
-        else f"not among them, {one.why}: {one.quantity:,} samples"
+        else f"not among them, {one.why}: {_count(one.quantity, 'sample', 'samples')}"
         for one in found.left_out
     ]
     return lines + _after(found)
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def _orgs(count: int) -> str:
+    return _count(count, "organisation is", "organisations are")
 
 
 def _title(what: str, count: int) -> str:

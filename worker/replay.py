@@ -8,12 +8,14 @@ sake of clear answers only; what keeps money right is the seal's lock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
+import structlog
+from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import Refused
 from drawdown.schema.tables import replays
@@ -24,12 +26,16 @@ from drawdown.worker.backlog import Backlog, read_backlog
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.effects import Recall, Steps, Together, Transaction
 from drawdown.worker.incarnation import HistoryDoubted, recognise
+from drawdown.worker.isolate import Bad, find_bad
 from drawdown.worker.orgs import Said
 from drawdown.worker.project import project
 from drawdown.worker.push import push
 from drawdown.worker.replay_found import Found, Left, Tally, found_in, left_in
 from drawdown.worker.replay_plan import Plan, Scope, overlaps, utc
 from drawdown.worker.seal_statements import SealRequest
+from drawdown.worker.stops import stop_org
+
+log = structlog.get_logger()
 
 SHOWN: Final = 1000
 """How many of the found pushes are listed; all are counted."""
@@ -55,6 +61,8 @@ class Replayed:
     first: list[Found] = field(default_factory=list)
     totals: list[Tally] = field(default_factory=list)
     left_out: list[Left] = field(default_factory=list)
+    stopped: list[Bad] = field(default_factory=list)
+    """Left out, for the seal fails on them (S8); stopped for good, but for a dry run."""
     failures: list[str] = field(default_factory=list)
     not_ready: list[str] = field(default_factory=list)
     """Providers of found pushes that cannot be sent to now."""
@@ -63,11 +71,15 @@ class Replayed:
     @property
     def exit_status(self) -> int:
         """As for a tick: 0 all settled, 75 something is left for the next one, 1 a person is needed."""
+        if self.stopped:
+            return 1
         if self.dry_run:
             return 0
+        if not (self.pushes or self.pushes_before):
+            return 0  # nothing was owed: whatever else waits is not this replay's
         if self.backlog.needs_person:
             return 1
-        return 75 if self.failures or self.backlog.waits_for_tick else 0
+        return 75 if self.failures or self.backlog.due or self.backlog.queued else 0
 
 
 @dataclass(frozen=True)
@@ -116,11 +128,21 @@ def _seal_all(context: Context, plan: Plan, begun: Begun | None, result: Replaye
     at, size = plan.from_ms if begun is None else max(plan.from_ms, begun.next_ms), FIRST_CHUNK
     totals: dict[tuple[str, str, str], Tally] = {}
     left: dict[tuple[str, str], Left] = {}
+    only = None if plan.orgs is None else tuple(org for org in plan.orgs if org not in set(plan.stopped))
     context.advanced("range", (plan.to_ms - at) // WINDOW_MS)
     while at < plan.to_ms:
         end = min(at + size, plan.to_ms)
-        work = partial(_chunk, context=context, plan=plan, begun=begun, start=at, end=end)
-        chunk: Chunk = yield Transaction("replay", work, rollback=begun is None)
+        work = partial(_chunk, context=context, plan=plan, begun=begun, start=at, end=end, only=only)
+        try:
+            chunk: Chunk = yield Transaction("replay", work, rollback=begun is None)
+        except DBAPIError as error:
+            tried = (yield Transaction("orgs_to_replay", _everybody)) if only is None else only
+            bad = yield from _find_and_stop(context, plan, (at, end), tried, dry_run=begun is None)
+            if not bad:
+                raise error from None
+            result.stopped += bad
+            only = tuple(org for org in tried if org not in {one.org_id for one in bad})
+            continue
         for one in chunk.found:
             result.pushes += 1
             result.quantity += one.quantity
@@ -135,6 +157,29 @@ def _seal_all(context: Context, plan: Plan, begun: Begun | None, result: Replaye
     result.left_out = [left[name] for name in sorted(left)]
 
 
+def _find_and_stop(
+    context: Context, plan: Plan, span: tuple[int, int], orgs: Sequence[str], *, dry_run: bool
+) -> Steps[list[Bad]]:
+    """As a tick does (S8): the organisations that a chunk fails on are found, and stopped unless this is a dry run."""
+
+    def probe(only: tuple[str, ...]) -> Callable[[sa.Connection], object]:
+        request = SealRequest(context.shard, plan.to_ms, context.clock.now_ms(), context.known(), only=only)
+        return lambda c: sealing.seal_range(c, request, *span, biller=plan.scope.provider)
+
+    found = yield from find_bad(orgs, probe)
+    for one in found:
+        log.error("org_left_out", org=one.org_id, reason=one.reason, dry_run=dry_run)
+        if not dry_run:
+            stop = partial(stop_org, org_id=one.org_id, reason=one.reason, now_ms=context.clock.now_ms())
+            yield Transaction("stop_org", partial(stop, actor="drawdown"))
+    return found
+
+
+def _everybody(connection: sa.Connection) -> tuple[str, ...]:
+    orgs = connection.execute(sa.text("SELECT org_id FROM orgs WHERE stopped_at_ms IS NULL ORDER BY org_id"))
+    return tuple(str(org) for org in orgs.scalars())
+
+
 def next_size(size: int, load: int) -> int:
     """How much of the range the next transaction takes: a day at most, a window at least, less where there is much."""
     wanted = size * CHUNK_LOAD // max(load, 1)
@@ -142,10 +187,16 @@ def next_size(size: int, load: int) -> int:
 
 
 def _chunk(
-    connection: sa.Connection, *, context: Context, plan: Plan, begun: Begun | None, start: int, end: int
+    connection: sa.Connection,
+    *,
+    context: Context,
+    plan: Plan,
+    begun: Begun | None,
+    start: int,
+    end: int,
+    only: tuple[str, ...] | None,
 ) -> Chunk:
     now = context.clock.now_ms()
-    only = None if plan.orgs is None else tuple(org for org in plan.orgs if org not in set(plan.stopped))
     request = SealRequest(context.shard, plan.to_ms, now, context.known(), only=only)
     sealed = sealing.seal_range(connection, request, start, end, biller=plan.scope.provider)
     found = found_in(connection, sealed.seal_id, start) if sealed.pushes else []

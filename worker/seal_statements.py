@@ -214,7 +214,7 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
 
 
 def narrow_if_needed(run: Statements, connection: sa.Connection, request: SealRequest) -> bool:
-    """A stopped organisation's samples are not even added up: what broke the seal would break it again (S8).
+    """A stopped organisation's samples and pushes are not even added up: what broke the seal would again (S8).
 
     Returns whether there is one."""
     shard = {"lo": request.shard.lo, "hi": request.shard.hi}
@@ -224,7 +224,8 @@ def narrow_if_needed(run: Statements, connection: sa.Connection, request: SealRe
         return False
     stopped = "SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi"
     if connection.execute(sa.text(stopped), shard).scalar_one():
-        run.texts["scope"] += " AND s.org_id NOT IN (SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL)"
+        for name, column in (("scope", "s.org_id"), ("prior_scope", "p.org_id")):
+            run.texts[name] += f" AND {column} NOT IN (SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL)"
         return True
     return False
 

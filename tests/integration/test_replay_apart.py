@@ -1,0 +1,166 @@
+"""Replay: an organisation that it fails on, how it tells of its progress, hours that a clock shows twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.cli.main import run as drawdown
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker import runner
+from drawdown.worker import seal as sealing
+from drawdown.worker.replay import Replayed, replay
+from drawdown.worker.replay_plan import Plan, Scope
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.test_replay import BILLED, END, die_after, missed, planned, run, sealed
+from tests.world import T0, Fleet
+
+BAD_HOUR = T0 + 5 * 60 * MINUTE_MS
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    return missed(Fleet(engine, extra={"fake": FakeProvider(capabilities())}))
+
+
+def break_org(fleet: Fleet, org: str, window: int = BAD_HOUR) -> None:
+    """Rows that no seal wrote: computing what is owed overflows."""
+    if not fleet.rows("SELECT 1 FROM orgs WHERE org_id = :org", org=org):
+        fleet.assign(org, from_ms=T0)
+    fleet.sample(org, window + 1)
+    for revision in (0, 1):
+        fleet.write(
+            "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, "
+            "key, sealed_at_ms, seal_id, state, due_at_ms) VALUES (:w, :org, 'compute_1gb', :r, 'embedded', :org, "
+            "-9000000000000000000, 1, :k, 0, 0, 'accepted', 0)",
+            {"w": window, "r": revision, "k": f"{org}{window}{revision}", "org": org},
+        )
+    fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 1")
+
+
+def healthy(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows(
+        "SELECT org_id, COUNT(*), CAST(SUM(sealed_qty) AS BIGINT) FROM pushes WHERE org_id IN ('acme', 'globex') "
+        "GROUP BY 1 ORDER BY 1"
+    )
+
+
+def test_a_bad_organisation_is_left_out_and_named_and_the_rest_is_billed(fleet: Fleet) -> None:
+    break_org(fleet, "bad")
+    break_org(fleet, "worse", BAD_HOUR + DAY_MS)
+    dry = run(fleet, planned(fleet), dry_run=True)
+    assert ([one.org_id for one in dry.stopped], dry.pushes, dry.exit_status) == (["bad", "worse"], 96, 1)
+    assert fleet.one("SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL") == 0
+    found = run(fleet, planned(fleet))
+    assert ([one.org_id for one in found.stopped], found.pushes, found.exit_status) == (["bad", "worse"], 96, 1)
+    assert healthy(fleet) == BILLED
+    stopped = fleet.rows("SELECT org_id, stopped_reason FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY org_id")
+    assert stopped == [(one.org_id, one.reason) for one in found.stopped]
+    assert all(one.reason.startswith("cannot be sealed: ") for one in found.stopped)
+    assert fleet.one("SELECT COUNT(*) FROM replays WHERE finished_ms IS NULL") == 0
+    assert run(fleet, planned(fleet)).stopped == []  # it is left out from the start now
+
+
+@pytest.mark.parametrize("scope", [Scope(("acme", "bad")), Scope(provider="embedded")], ids=["orgs", "provider"])
+def test_the_same_among_those_that_were_named(fleet: Fleet, scope: Scope) -> None:
+    break_org(fleet, "bad")
+    found = run(fleet, planned(fleet, scope))
+    assert ([one.org_id for one in found.stopped], found.pushes) == (["bad"], 48)
+
+
+def test_what_fails_without_anybody_stops_nobody(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(connection: sa.Connection, *_: object, **__: object) -> None:
+        connection.execute(sa.text("INSERT INTO buckets (id, watermark_ms, cursor) VALUES (0, 0, 0)"))
+
+    monkeypatch.setattr(sealing, "seal_range", broken)
+    with pytest.raises(DBAPIError):
+        run(fleet, planned(fleet))
+    assert fleet.one("SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL") == 0
+
+
+def told(fleet: Fleet, made: Plan) -> tuple[list[tuple[str, int]], Replayed]:
+    said: list[tuple[str, int]] = []
+    context = fleet.context("w1")
+    context.progress = lambda what, count: said.append((what, count))
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    return said, runner.run(replay(context, made, fleet.said, dry_run=False), world)
+
+
+def test_progress_comes_to_all_windows_and_what_was_pushed(fleet: Fleet) -> None:
+    said, found = told(fleet, planned(fleet))
+    assert said[0] == ("range", 576)
+    parts = [count for what, count in said if what == "replayed"]
+    assert len(parts) > 3
+    assert sum(parts) == 576
+    assert sum(count for what, count in said if what == "pushed") == found.pushes == 96
+
+
+def test_one_that_goes_on_tells_of_the_rest(fleet: Fleet) -> None:
+    die_after(fleet, planned(fleet), 2)
+    so_far = int(str(fleet.one("SELECT next_ms FROM replays")))
+    fleet.clock.at_ms += 3 * MINUTE_MS
+    said, _ = told(fleet, planned(fleet))
+    rest = (END - so_far) // WINDOW_MS
+    assert said[0] == ("range", rest)
+    assert 0 < rest < 576
+    assert sum(count for what, count in said if what == "replayed") == rest
+    assert sealed(fleet) == BILLED
+
+
+def command(fleet: Fleet, *arguments: str, status: int = 0) -> None:
+    url = fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    assert drawdown(["--database-url", url, "--at", str(fleet.clock.at_ms), *arguments]) == status
+
+
+TWICE = "a daylight change lies there; taken as"
+
+
+@pytest.mark.parametrize(
+    ("zone", "begin", "taken", "utc"),
+    [
+        ("Europe/Berlin", "2025-10-26T02:30", "2025-10-26T02:30:00+02:00", "2025-10-26T00:30:00Z"),  # twice
+        ("Europe/Berlin", "2025-03-30T02:30", "2025-03-30T03:30:00+02:00", "2025-03-30T01:30:00Z"),  # never
+        ("America/New_York", "2025-11-02T01:15", "2025-11-02T01:15:00-04:00", "2025-11-02T05:15:00Z"),  # twice
+        ("Europe/Berlin", "2025-10-26T04:00", None, "2025-10-26T03:00:00Z"),
+        ("Europe/Berlin", "2025-10-26T02:30+01:00", None, "2025-10-26T01:30:00Z"),
+        ("UTC", "2025-10-26T02:30", None, "2025-10-26T02:30:00Z"),
+    ],
+)
+def test_a_local_time_that_is_there_twice_or_never_is_said_with_how_to_choose(
+    engine: sa.Engine,
+    capsys: pytest.CaptureFixture[str],
+    zone: str,
+    begin: str,
+    taken: str | None,
+    utc: str,
+) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0 - 365 * DAY_MS)
+    fleet.sample("acme", T0 - 364 * DAY_MS)
+    fleet.tick(T0)
+    command(fleet, "replay", "acme", "--from", begin, "--to", "2025-12-01", "--zone", zone, "--dry-run")
+    said = capsys.readouterr().out
+    assert f"range    {utc} to" in said
+    hint = f"{begin}: {TWICE} {taken}, write the offset to choose"
+    assert (hint in said, said.count(TWICE)) == (taken is not None, int(taken is not None)), said
+
+
+def test_one_push_is_one_push(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.write(f"UPDATE orgs SET floor_ms = {T0 + DAY_MS} WHERE org_id = 'globex'")
+    given = ("replay", "--all", "--from", str(T0), "--to", str(T0 + WINDOW_MS))
+    command(fleet, *given, "--dry-run")
+    said = capsys.readouterr().out
+    assert "would seal 1 push, 10 units\n" in said
+    assert "floor    1 organisation is cut at the floor" in said
+    break_org(fleet, "bad", T0)
+    command(fleet, *given, "--dry-run", status=1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out bad cannot be sealed: " in said
+    assert "then `drawdown org release bad`, then replay it" in said
+    command(fleet, "--json", *given, "--dry-run", status=1)
+    shown = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert [one["org_id"] for one in shown["replay"]["stopped"]] == ["bad"]
+    assert shown["exit_status"] == 1
