@@ -75,7 +75,7 @@ WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND rev
 
 SETTLE = """
 UPDATE pushes SET state = :state, due_at_ms = :due, settled_ms = :now, last_error = :error,
-    first_attempt_ms = COALESCE(first_attempt_ms, CAST(:first AS BIGINT))
+    first_attempt_ms = CASE WHEN :never = 1 THEN NULL ELSE COALESCE(first_attempt_ms, CAST(:first AS BIGINT)) END
 WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
     AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim
         OR state IN ('due', 'queued', 'in_doubt', 'rejected') AND :state = 'accepted')
@@ -279,7 +279,7 @@ def _known(one: Claimed) -> Asked:
 
 def _settle(connection: sa.Connection, row: sa.Row[tuple[object, ...]], end: Settlement, claim: str, now: int) -> bool:
     values = {"state": end.state, "due": end.due_at_ms, "error": end.error, "claim": claim, "now": now}
-    values["first"] = end.first_sent_ms
+    values |= {"first": end.first_sent_ms, "never": int(end.never_sent)}
     return connection.execute(sa.text(SETTLE), {**values, **_reference(row)}).rowcount == 1
 
 

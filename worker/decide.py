@@ -41,6 +41,8 @@ class Settlement:
     error: str | None = None
     first_sent_ms: int | None = None
     """When its key may first have been sent, where nothing on record says so (R1): P2 counts from there."""
+    never_sent: bool = False
+    """Whether it is proven that the key never arrived: then P2 counts from the next attempt."""
 
 
 def backoff_ms(attempt: int) -> int:
@@ -162,7 +164,9 @@ def _after_absent(asked: Asked, now_ms: int, capabilities: Capabilities) -> Sett
     waited = now_ms - asked.last_sent_ms
     over = waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0)
     if over and asked.lost and not asked.others and asked.state == "queued":
-        return Settlement("due", now_ms, "absent", "looked up and absent: it is sent for the first time")
+        return Settlement(
+            "due", now_ms, "absent", "looked up and absent: it is sent for the first time", never_sent=True
+        )
     if over:
         return Void(f"looked up and absent {waited // SECOND_MS} s after the last send that may have arrived")
     if waited < (capabilities.lookup_lag_ms or 0):

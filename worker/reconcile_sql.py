@@ -11,7 +11,8 @@ _DRAWN: Final = """EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.windo
 # Never sent, not found there either, and settled all the same: a person charged it by hand, as an event over there or
 # beside them.
 _BY_HAND: Final = """p.state = 'accepted' AND p.attempts = 0 AND p.wire_key IS NULL
-    AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.revision = p.revision)"""
+    AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
+    AND x.feature = p.feature AND x.revision = p.revision)"""
 _SUMS: Final = f"""
     CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {_DRAWN} THEN p.sent_qty ELSE 0 END) AS BIGINT) AS accepted,
     CAST(SUM(CASE WHEN p.state = 'shadow' THEN p.sent_qty ELSE 0 END) AS BIGINT) AS shadow,
