@@ -95,6 +95,16 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "sandbox starts, moves, stops": ("sandbox_moved",),
     "customer pays": ("grant",),
     "webhook taken": ("webhook",),
+    "image of the database made": ("image",),
+    "database restored": ("restored_minutes", "restored_hours", "restored_days"),
+    "restored again before it was recovered": ("restored_again",),
+    "hosts replaced, nothing remembered": ("hosts_replaced",),
+    "process lives through a restore": ("lived_through_restore",),
+    "history doubted, and nothing settled": ("history_doubted", "doubted_again"),
+    "lost samples written again": ("written_again",),
+    "lost decisions made again": ("done_again", "withdrawn_again"),
+    "recover": ("recover", "recover_restored"),
+    "recovered": ("recovered",),
 }
 _PARTS: Final = {part: kind for kind, parts in KINDS.items() for part in parts}
 NOT_DRAWN: Final = frozenset({"crash_before", "crash_after"})

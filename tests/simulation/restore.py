@@ -117,7 +117,7 @@ class Restores:
         world.wire.lose(known, flying, world.time.now)
         world.network.lose(known)
         self.redone = False
-        if self.rng.random() < 0.15:
+        if self.rng.random() < 0.3:
             self._replace_hosts()
         self._hold_blind()
         world.still = world.rows(_PUSHES)[0]
@@ -179,7 +179,7 @@ class Restores:
         world.say("world", "does again what was lost")
 
     def _withdraw_again(self) -> None:
-        """What is withdrawn before it is sealed leaves no push, and what was charged for it would never be asked for."""
+        """What is withdrawn before it is sealed leaves no push, and what was charged for it is never asked for."""
         world = self.world
         for one in list(self.withdrawals):
             if all(name in world.oracle.samples for name in one.samples) and is_closed(world, one.samples):
@@ -307,7 +307,7 @@ def _serialised(world: World) -> bytes:
 
 
 def _deserialise(world: World, data: bytes) -> None:
-    """By SQLite's own backup: a connection that is given other bytes keeps statements that were made for the old ones."""
+    """By SQLite's own backup: a connection that is given other bytes keeps statements made for the old ones."""
     source, raw = sqlite3.connect(":memory:"), world.engine.raw_connection()
     source.deserialize(data)
     source.backup(raw.driver_connection)  # type: ignore[arg-type]
