@@ -32,8 +32,6 @@ RARE = {
         seal_sql, "SEAL", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", OURS, SEALED),
     "a floor above what is pending": (
         prune, "_REACHABLE", "MIN(window_ms) FROM pending", "NULL FROM pending", "S4: a floor never moves"),
-    "a floor above what was not looked at": (
-        prune, "_ARRIVED", "WHERE s", "WHERE 1 = 0 AND s", "the floor passed what is still owed"),
 }  # fmt: skip
 """Seen only after many examples."""
 
