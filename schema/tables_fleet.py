@@ -86,6 +86,14 @@ reconciliations = sa.Table(
     sa.CheckConstraint("verdict IN ('equal', 'short', 'over', 'shadow')", name="reconciliations_verdict"),
     comment="What we call accepted beside the provider's own total, by day (UTC): the last comparison of each (R2).",
 )
+sa.Index(
+    "reconciliations_differing",
+    reconciliations.c.provider,
+    reconciliations.c.verdict,
+    reconciliations.c.day_ms,
+    sqlite_where=sa.text("verdict IN ('short', 'over')"),
+    postgresql_where=sa.text("verdict IN ('short', 'over')"),
+)
 
 ticks = sa.Table(
     "ticks",

@@ -13,7 +13,7 @@ from drawdown.providers.protocol import RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections, provider_states
-from drawdown.worker.status import status
+from drawdown.worker.status import DIFFERING, status
 from drawdown.worker.status_providers import ERRORS, OPEN
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -130,18 +130,18 @@ def test_usage_that_nobody_bills_is_shown_and_no_failure(fleet: Fleet) -> None:
     assert "unknown_org: 60 s of 1" in text(fleet)
 
 
-def test_only_open_pushes_are_read(fleet: Fleet, provider: FakeProvider) -> None:
-    """On a table of which little is open: both questions go by the index of what is."""
+def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvider) -> None:
+    """On tables of which little is: each question goes by the index of what is."""
     provider.answers[keys()[0]] = Unknown("cut")
     fleet.tick_windows(2)
     postgres = fleet.engine.dialect.name == "postgresql"
-    for query in (OPEN, ERRORS):
+    for query, index in ((OPEN, "pushes_open"), (ERRORS, "pushes_open"), (DIFFERING, "reconciliations_differing")):
         with fleet.engine.connect() as connection:
             if postgres:
                 connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
             prefix = "EXPLAIN " if postgres else "EXPLAIN QUERY PLAN "
             plan = "\n".join(str(tuple(row)) for row in connection.execute(sa.text(prefix + query)))
-        assert "pushes_open" in plan, plan
+        assert index in plan, plan
 
 
 def test_a_thousand_rejected_pushes_are_retried_in_one_transaction(engine: sa.Engine) -> None:
