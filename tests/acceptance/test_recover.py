@@ -158,8 +158,8 @@ def backup(place: Place) -> Backup:
         program("pg_dump", "--format=custom", f"--file={kept}", place.url)
 
     def restore_dump() -> None:
-        program("psql", "--quiet", "--set=ON_ERROR_STOP=1", f'--command=DROP DATABASE "{url.database}" WITH (FORCE)', admin)
-        program("psql", "--quiet", "--set=ON_ERROR_STOP=1", f'--command=CREATE DATABASE "{url.database}"', admin)
+        for command in (f'DROP DATABASE "{url.database}" WITH (FORCE)', f'CREATE DATABASE "{url.database}"'):
+            program("psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--command={command}", admin)
         program("pg_restore", f"--dbname={place.url}", str(kept))
 
     return Backup(take_dump, restore_dump)
