@@ -116,7 +116,7 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
     tick = connection.execute(
         sa.text("SELECT worker FROM ticks WHERE tick_id = :tick"), {"tick": witness.tick_id}
     ).scalar_one_or_none()
-    if tick != witness.tick_worker:
+    if witness.tick_id and tick != witness.tick_worker:  # 0: recovered before any tick was on record
         return f"it does not know of tick {witness.tick_id}, which this host began: restored, or commits were lost"
     return None
 

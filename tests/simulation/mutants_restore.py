@@ -30,10 +30,8 @@ def _another_history_settled(patches: Patches) -> None:
 RESTORE: Final[dict[str, Callable[[Patches], None]]] = {
     "the witness is ignored": lambda p: p.put(incarnation, "difference", lambda connection, found, witness: None),
     "lost windows' pushes start as due": lambda p: p.put(seal_statements, "_unsent_sql", lambda *rest: "ELSE 'due'"),
-    "next revisions are not asked for": lambda p: p.put(confirm, "next_revisions", lambda row, capabilities: []),
     "absent in a lost history, voided instead of sent": _absent_is_void,
     "recover forgets open due pushes": lambda p: p.put(recover, "_ask_first", lambda *rest: (0, 0)),
     "a tick goes on in another history": _another_history_settled,
     "what a lookup found keeps no name": lambda p: p.put(confirm, "_known_there", lambda c, row, capabilities: row),
-    "never sent, and still dated by the loss": lambda p: p.text(confirm, "SETTLE", ":never = 1", ":never = 9"),
 }

@@ -96,7 +96,7 @@ class Restores:
         world = self.world
         if len(self.images) >= IMAGES:
             self.images.pop(self.rng.randrange(IMAGES))
-        data = _serialised(world)
+        data = serialised(world)
         self.images.append(Image(world.time.now, data, world.oracle.copy(), len(world.decisions)))
         world.faults.note("image")
 
@@ -105,7 +105,7 @@ class Restores:
         flying = self._who_dies(image)
         world.lost_keys |= {key for (key,) in world.rows("SELECT COALESCE(wire_key, key) FROM pushes")}
         world.wire.decided |= set(world.rows("SELECT org_id, at_ms FROM projections WHERE is_halted"))
-        _deserialise(world, image.data)
+        deserialise(world, image.data)
         age = world.time.now - image.at_ms
         world.faults.note(next(name for name, most in AGES.items() if age < most))
         world.oracle = image.oracle.copy()
@@ -299,14 +299,14 @@ def _claims(worker: Worker) -> set[tuple[str, str]]:
     return set(worker.claimed)
 
 
-def _serialised(world: World) -> bytes:
+def serialised(world: World) -> bytes:
     raw = world.engine.raw_connection()
     image: bytes = raw.driver_connection.serialize()  # type: ignore[union-attr]
     raw.close()
     return image
 
 
-def _deserialise(world: World, data: bytes) -> None:
+def deserialise(world: World, data: bytes) -> None:
     """By SQLite's own backup: a connection that is given other bytes keeps statements made for the old ones."""
     source, raw = sqlite3.connect(":memory:"), world.engine.raw_connection()
     source.deserialize(data)

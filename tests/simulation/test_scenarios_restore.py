@@ -1,0 +1,98 @@
+"""Restores written out by hand: what seeds showed, or reach only rarely."""
+
+from __future__ import annotations
+
+from drawdown.providers.protocol import PushRefused
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.context import Context
+from drawdown.worker.corrections import resolve_accepted, void
+from drawdown.worker.effects import Push, Steps
+from drawdown.worker.incarnation import HistoryDoubted
+from drawdown.worker.notices import apply_notices
+from drawdown.worker.orgs import Said
+from drawdown.worker.recover import Recovered, recover
+from drawdown.worker.requests import wire_key
+from drawdown.worker.tick import tick
+from tests.simulation.actions import insert
+from tests.simulation.operators import said
+from tests.simulation.oracle import Sample
+from tests.simulation.providers import STRIPE
+from tests.simulation.restore import deserialise, serialised
+from tests.simulation.test_scenarios_remote import FEATURE, KEY, a_world, drive, is_transaction, start, states
+from tests.simulation.world import START, World
+
+
+def recovering(context: Context) -> Steps[Recovered]:
+    return recover(context, Said(context.clock.now_ms(), "sim", "recovers"), restored=True)
+
+
+def ticked(world: World, minutes: int = 0) -> None:
+    world.time.advance(minutes * MINUTE_MS)
+    drive(world, start(world, "w", tick))
+
+
+def test_a_tick_that_lives_through_a_restore_seals_and_sends_nothing() -> None:
+    world = a_world(STRIPE)
+    image = serialised(world)
+    slow = drive(world, start(world, "slow", tick), until=is_transaction("seal"))
+    insert(world, [Sample("s2", "acme", START + WINDOW_MS, 4096, 7, good=True)])
+    deserialise(world, image)
+    while not slow.done:
+        leaf = next(slow.leaves())
+        assert leaf.asked is not None
+        assert not isinstance(leaf.asked, Push)
+        try:
+            leaf.hold(world.do(leaf.asked), None)
+        except HistoryDoubted as error:
+            leaf.hold(None, error)
+        leaf.tell()
+        slow.join()
+    assert isinstance(slow.result, HistoryDoubted)
+    assert states(world) == ["due"]
+
+
+def test_what_a_lookup_found_is_no_charge_by_hand() -> None:
+    world = a_world(STRIPE)
+    image = serialised(world)
+    ticked(world)
+    deserialise(world, image)
+    drive(world, start(world, "w", recovering))
+    ticked(world)
+    assert world.rows("SELECT state, attempts, wire_key FROM pushes") == [("accepted", 0, KEY)]
+
+
+def test_a_late_refusal_of_a_push_that_is_unknown_is_no_error() -> None:
+    world = a_world(STRIPE)
+    key = wire_key(f"usage:acme:{START + DAY_MS}:{FEATURE}", world.capabilities[STRIPE])
+    told = world.write(lambda c: apply_notices(c, STRIPE, [PushRefused(key, "no such customer")], world.time.now))
+    assert told == [f"{key} is no push of this database"]
+
+
+def test_what_was_never_sent_and_is_too_old_by_now_is_a_persons() -> None:
+    world = a_world(STRIPE)
+    drive(world, start(world, "w", recovering))
+    # Absent while its key was remembered: due, as if first sent when history ended; then nobody ticked for long.
+    world.execute("UPDATE pushes SET state = 'due', first_attempt_ms = :at", at=world.time.now)
+    world.time.advance(36 * DAY_MS)
+    for _ in range(4):
+        ticked(world, 60)
+    assert states(world) == ["rejected"]
+    world.write(lambda c: resolve_accepted(c, [KEY], said(world), "charged by hand"))
+    assert states(world) == ["accepted"]
+
+
+def test_a_database_without_a_single_tick_is_recovered_once() -> None:
+    world = a_world(STRIPE)
+    drive(world, start(world, "w", recovering))
+    ticked(world)
+    assert world.rows("SELECT doubted_reason FROM incarnation") == [(None,)]
+
+
+def test_what_a_person_decided_is_not_asked_for_again() -> None:
+    world = a_world(STRIPE)
+    drive(world, start(world, "w", recovering))
+    world.execute("UPDATE pushes SET state = 'in_doubt'")  # what several revisions in one minute come to
+    world.write(lambda c: void(c, [KEY], said(world), evidence="looked at the console", kind="operator"))
+    world.time.advance(MINUTE_MS)
+    ticked(world)
+    assert states(world)[-1] == "accepted"
