@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from drawdown.cli import scheduler
+from drawdown.cli import scheduler, watching
 from drawdown.cli.render import show
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_window, show_time
@@ -61,9 +62,33 @@ def tick_(
     new_org_provider: NewOrgProvider = None,
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
+    metrics_file: Annotated[
+        Path | None, typer.Option(help="Write Prometheus metrics here afterwards, whatever became of the tick")
+    ] = None,
+    heartbeat_url: Annotated[str | None, typer.Option(help="Get this URL after a tick that ended with 0 or 75")] = None,
 ) -> None:
     """Settle everything once and exit: the cron form, every five minutes."""
     state: State = context.obj
+    try:
+        report = _tick_once(state, shard, deadline, new_org_provider, new_org_from, accept_clock=accept_clock)
+    finally:
+        if metrics_file is not None:
+            watching.write_metrics(state, metrics_file)
+    if heartbeat_url is not None and report.exit_status in (0, 75):
+        watching.beat(state, heartbeat_url)
+    show(state, {"tick": {**asdict(report), "exit_status": report.exit_status}}, report_lines(report))
+    raise typer.Exit(report.exit_status)
+
+
+def _tick_once(
+    state: State,
+    shard: str | None,
+    deadline: float | None,
+    new_org_provider: str | None,
+    new_org_from: str | None,
+    *,
+    accept_clock: bool,
+) -> Report:
     state.ready()
     made = state.context()
     made.shard = parse_shard(shard)
@@ -71,9 +96,7 @@ def tick_(
     made.accept_clock = accept_clock
     if deadline is not None:
         made.deadline_ms = state.clock.now_ms() + round(deadline * SECOND_MS)
-    report = run_tick(state, made)
-    show(state, {"tick": {**asdict(report), "exit_status": report.exit_status}}, report_lines(report))
-    raise typer.Exit(report.exit_status)
+    return run_tick(state, made)
 
 
 def run_tick(state: State, made: Context, *, always: bool = False) -> Report:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.database import connect
+from drawdown.schema.migrate import upgrade
 from tests.server.house import House
 
 
@@ -15,3 +18,14 @@ def house(engine: sa.Engine) -> Iterator[House]:
     made = House(engine)
     yield made
     made.server.close()
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Iterator[House]:
+    """The same on SQLite alone, for what is decided before any database is asked."""
+    engine = connect(f"sqlite:///{tmp_path}/drawdown.db")
+    upgrade(engine)
+    made = House(engine)
+    yield made
+    made.server.close()
+    engine.dispose()

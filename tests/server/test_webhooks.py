@@ -164,20 +164,20 @@ def test_a_database_that_is_away_answers_so_that_it_is_sent_again(house: House) 
     ],
     ids=str,
 )
-def test_what_is_forged_stale_or_malformed_is_refused(house: House, changes: dict[str, object]) -> None:
-    before = house.counts()
+def test_what_is_forged_stale_or_malformed_is_refused(lone: House, changes: dict[str, object]) -> None:
+    before = lone.counts()
 
     async def work(caller: Caller) -> None:
-        answer = await caller.hook("autumn", *house.autumn_hook("acme", **changes))
+        answer = await caller.hook("autumn", *lone.autumn_hook("acme", **changes))
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "webhook_refused"), answer.text
 
-    served(house, work)
-    assert house.counts() == before
+    served(lone, work)
+    assert lone.counts() == before
 
 
-def test_an_altered_body_or_id_is_refused(house: House) -> None:
+def test_an_altered_body_or_id_is_refused(lone: House) -> None:
     async def work(caller: Caller) -> None:
-        body, headers = house.autumn_hook("acme")
+        body, headers = lone.autumn_hook("acme")
         assert (await caller.hook("autumn", body.replace(b"acme", b"evil"), headers)).status_code == 400
         assert (await caller.hook("autumn", body, {**headers, "svix-id": "msg_2"})).status_code == 400
         assert (await caller.hook("autumn", body[:-1], headers)).status_code == 400
@@ -185,20 +185,20 @@ def test_an_altered_body_or_id_is_refused(house: House) -> None:
         assert (await caller.hook("autumn", body, {})).status_code == 400
         assert (await caller.hook("stripe", body, headers)).status_code == 400
 
-    served(house, work)
-    assert house.counts()["webhooks"] == 0
+    served(lone, work)
+    assert lone.counts()["webhooks"] == 0
 
 
-def test_who_sends_no_webhooks_is_not_found(house: House) -> None:
+def test_who_sends_no_webhooks_is_not_found(lone: House) -> None:
     async def work(caller: Caller) -> None:
-        body, headers = house.autumn_hook("acme")
+        body, headers = lone.autumn_hook("acme")
         for name, status in (("nobody", 404), ("legacy", 404), ("embedded", 400), ("broken", 503)):
             assert (await caller.hook(name, body, headers)).status_code == status, name
 
-    served(house, work)
+    served(lone, work)
 
 
-def test_what_is_too_large_is_not_read(house: House) -> None:
+def test_what_is_too_large_is_not_read(lone: House) -> None:
     read: list[int] = []
 
     async def endless():  # type: ignore[no-untyped-def]
@@ -207,7 +207,7 @@ def test_what_is_too_large_is_not_read(house: House) -> None:
             yield b"x" * 65_536
 
     async def work(caller: Caller) -> None:
-        _, headers = house.autumn_hook("acme")
+        _, headers = lone.autumn_hook("acme")
         answer = await caller.send("POST", "/webhooks/autumn", endless(), headers)
         assert answer.status_code == 413
         assert len(read) < 20
@@ -216,4 +216,4 @@ def test_what_is_too_large_is_not_read(house: House) -> None:
         answer = await caller.send("POST", "/webhooks/autumn", b"x", {**headers, "content-length": "-7"})
         assert answer.status_code == 400
 
-    served(house, work)
+    served(lone, work)

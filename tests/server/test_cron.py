@@ -1,0 +1,90 @@
+"""A tick by URL: for who has the secret, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from drawdown.schema.units import WINDOW_MS
+from tests.server.house import CRON, Caller, House, served
+from tests.world import T0
+
+
+def test_a_tick_is_run_and_reported(house: House) -> None:
+    house.customer("acme", 100)
+    house.fleet.sample("acme", T0)
+    house.clock.at_ms = T0 + 2 * WINDOW_MS
+
+    async def work(caller: Caller) -> None:
+        answer = await caller.tick()
+        assert answer.status_code == 200
+        report = answer.json()["tick"]
+        assert (report["sealed"], report["accepted"], report["exit_status"]) == (1, 1, 0)
+
+    served(house, work)
+
+
+def test_who_has_not_the_secret_is_refused(house: House) -> None:
+    async def work(caller: Caller) -> None:
+        for given in (
+            "",
+            "Bearer",
+            "Bearer ",
+            f"Bearer {CRON}x",
+            f"Bearer {CRON[:-1]}",
+            CRON,
+            f"Basic {CRON}",
+            "Bearer é",
+        ):
+            answer = await caller.send("POST", "/cron/tick", headers={"authorization": given.encode("latin-1")})  # type: ignore[dict-item]
+            assert answer.status_code == 401, given
+        assert (await caller.send("POST", "/cron/tick")).status_code == 401
+        assert (await caller.get("/cron/tick")).status_code == 405
+
+    served(house, work)
+    assert house.counts()["ticks"] == 0
+
+
+def test_two_at_once_are_one(house: House) -> None:
+    house.customer("acme", 100)
+    house.autumn_line.wait_s = 0.3
+
+    async def work(caller: Caller) -> None:
+        first = asyncio.create_task(caller.tick())
+        while not house.autumn_line.calls:
+            await asyncio.sleep(0.01)
+        second = await caller.tick()
+        assert second.status_code == 409
+        assert second.json()["error"]["details"] == {"running_since_ms": T0}
+        assert (await first).status_code == 200
+        assert (await caller.tick()).status_code == 200
+
+    served(house, work)
+    assert house.counts()["ticks"] == 2
+
+
+def test_a_caller_that_goes_away_leaves_the_tick_running(house: House) -> None:
+    house.customer("acme", 100)
+    house.autumn_line.wait_s = 0.3
+
+    async def work(caller: Caller) -> None:
+        first = asyncio.create_task(caller.tick())
+        while not house.autumn_line.calls:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        assert (await caller.tick()).status_code == 409
+        while (await caller.tick()).status_code == 409:
+            await asyncio.sleep(0.01)
+
+    served(house, work)
+    assert house.fleet.rows("SELECT tick_id FROM ticks WHERE finished_ms IS NULL") == []
+
+
+def test_a_clock_that_is_doubted_is_told(house: House) -> None:
+    house.clock.trusted = False
+
+    async def work(caller: Caller) -> None:
+        answer = await caller.tick()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
+        assert "clock" in answer.json()["error"]["message"]
+
+    served(house, work) if house.fleet.engine.dialect.name == "postgresql" else house.server.close()

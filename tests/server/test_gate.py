@@ -1,0 +1,180 @@
+"""The gate: one read, a word asked again where it is shut, and closed when in doubt."""
+
+from __future__ import annotations
+
+import asyncio
+
+from drawdown.providers.http import NotSent
+from drawdown.schema.database import connect
+from drawdown.schema.units import WINDOW_MS
+from drawdown.server.services import ServerSettings, UnknownOrg
+from drawdown.worker.orgs import halt, override
+from tests.server.house import Caller, House, served
+from tests.world import T0
+
+ASKED = "customers.get"
+
+
+def calls(house: House) -> int:
+    """How often Autumn was asked about a customer."""
+    return sum(ASKED in url for url in house.autumn_line.calls)
+
+
+def test_an_open_gate_asks_nobody(house: House) -> None:
+    house.customer("acme", 100)
+    house.fleet.tick(T0 + WINDOW_MS)
+    before, asked = house.counts(), calls(house)
+
+    async def work(caller: Caller) -> None:
+        answer = await caller.get("/v1/gate/acme")
+        assert answer.json() == {
+            "org_id": "acme",
+            "allowed": True,
+            "reason": None,
+            "max_concurrent_sandboxes": None,
+            "as_of": "2026-01-01T00:05:00.000Z",
+        }
+
+    served(house, work)
+    assert (house.counts(), calls(house)) == (before, asked)
+
+
+def test_a_halted_one_heals_itself_with_one_call_in_ten_seconds_however_many_ask(house: House) -> None:
+    house.customer("acme")
+    house.fleet.tick(T0 + WINDOW_MS)
+    other = house.another()
+    asked = calls(house)
+    house.autumn_line.wait_s = 0.05
+
+    async def work(caller: Caller) -> None:
+        callers = [caller, Caller(house, other)]  # two processes
+        for later_ms, more in ((0, 1), (9_000, 1), (10_000, 2), (19_999, 2)):
+            house.clock.at_ms = T0 + WINDOW_MS + later_ms
+            answers = await asyncio.gather(*(callers[n % 2].get("/v1/gate/acme") for n in range(50)))
+            assert {one.json()["reason"] for one in answers} == {"credits_exhausted"}
+            for one in callers:
+                await one.settled()
+            assert calls(house) == asked + more, later_ms
+        house.grant("acme", 100)
+        house.clock.at_ms += 10_001
+        answers = await asyncio.gather(*(caller.get("/v1/gate/acme") for _ in range(50)))
+        assert {one.json()["allowed"] for one in answers} == {True}, "the fresh verdict is answered"
+        assert calls(house) == asked + 3
+
+    served(house, work)
+    other.close()
+
+
+def test_a_slow_provider_delays_no_answer_and_is_asked_once_at_a_time(house: House) -> None:
+    house.customer("acme")
+    house.fleet.tick(T0 + WINDOW_MS)
+    asked, house.autumn_line.wait_s = calls(house), 3.0
+
+    async def work(caller: Caller) -> None:
+        for turn in range(3):
+            house.clock.at_ms = T0 + WINDOW_MS + turn * 11_000
+            answer = await caller.get("/v1/gate/acme")
+            assert (answer.json()["allowed"], answer.json()["reason"]) == (False, "credits_exhausted")
+            assert calls(house) == asked + 1, "one call is in flight, however long it takes"
+            if turn == 0:
+                again = await Caller(house, other).get("/v1/gate/acme")  # of another process
+                assert again.json()["allowed"] is False
+                assert calls(house) == asked + 1
+        await caller.settled()
+
+    other = house.another()
+    served(house, work)
+    other.close()
+
+
+def test_a_provider_that_is_down_changes_nothing(house: House) -> None:
+    house.customer("acme")
+    house.fleet.tick(T0 + WINDOW_MS)
+    house.autumn_line.cut = NotSent("no connection")
+
+    async def work(caller: Caller) -> None:
+        answer = await caller.get("/v1/gate/acme")
+        assert (answer.status_code, answer.json()["allowed"]) == (200, False)
+
+    served(house, work)
+    assert house.halted("acme")
+
+
+def test_an_operators_halt_is_not_asked_about(house: House) -> None:
+    house.customer("acme", 100)
+    house.fleet.tick(T0 + WINDOW_MS)
+    with house.fleet.engine.begin() as connection:
+        halt(connection, "acme", house.fleet.said)
+    asked = calls(house)
+
+    async def work(caller: Caller) -> None:
+        assert (await caller.get("/v1/gate/acme")).json()["reason"] == "operator"
+
+    served(house, work)
+    assert calls(house) == asked
+
+
+def test_one_that_was_never_projected_is_asked_about_and_else_closed(house: House) -> None:
+    house.customer("acme", 100)
+    house.customer("globex", 100)
+    house.fleet.assign("free", provider="none", from_ms=T0)
+
+    async def work(caller: Caller) -> None:
+        assert (await caller.get("/v1/gate/acme")).json()["allowed"] is True
+        house.autumn_line.cut = NotSent("no connection")
+        shut = (await caller.get("/v1/gate/globex")).json()
+        assert (shut["allowed"], shut["reason"], shut["as_of"]) == (False, "never_projected", None)
+        assert (await caller.get("/v1/gate/free")).json()["allowed"] is True, "nobody has a word about it"
+
+    served(house, work)
+
+
+def test_a_limit_of_zero_is_no_leave_to_make_one(house: House) -> None:
+    house.customer("acme", 100)
+    with house.fleet.engine.begin() as connection:
+        override(connection, "acme", house.fleet.said, max_concurrent=0, halted=None, until_ms=None)
+    house.fleet.tick(T0 + WINDOW_MS)
+
+    async def work(caller: Caller) -> None:
+        answer = (await caller.get("/v1/gate/acme")).json()
+        assert (answer["allowed"], answer["reason"], answer["max_concurrent_sandboxes"]) == (False, "limit_zero", 0)
+
+    served(house, work)
+
+
+def test_unknown_organisations_are_answered_as_configured(house: House) -> None:
+    house.fleet.assign("a/b c%", provider="none", from_ms=T0)
+
+    async def unknown(caller: Caller) -> None:
+        for name in ("nobody", "%00", "%FF", "x" * 3000, "..%2f..", "acme'--", "%F0%9F%92%A9", ""):
+            answer = await caller.get(f"/v1/gate/{name}")
+            assert answer.status_code == 404, name
+        assert (await caller.get("/v1/gate/a%2Fb%20c%25")).json()["allowed"] is True
+
+    served(house, unknown)
+    settings: tuple[tuple[UnknownOrg, bool], ...] = (("deny", False), ("allow", True))
+    for wanted, allowed in settings:
+        house.settings = ServerSettings(gate_unknown_org=wanted)
+        house.server = house.another()
+
+        async def configured(caller: Caller, allowed: bool = allowed) -> None:
+            answer = (await caller.get("/v1/gate/nobody")).json()
+            assert (answer["allowed"], answer["reason"]) == (allowed, "unknown_org")
+
+        served(house, configured)
+
+
+def test_an_unreadable_database_is_closed_unless_the_settings_say_otherwise(lone: House) -> None:
+    for open_in_doubt in (False, True):
+        lone.settings = ServerSettings(gate_open_when_in_doubt=open_in_doubt)
+        lone.server = lone.another(connect("sqlite:////nowhere/at/all.db"))
+
+        async def work(caller: Caller, allowed: bool = open_in_doubt) -> None:
+            answer = await caller.get("/v1/gate/acme")
+            assert (answer.status_code, answer.json()["allowed"]) == (200, allowed)
+            assert answer.json()["reason"] == "database_unreadable"
+            assert (await caller.get("/readyz")).status_code == 503
+            assert (await caller.get("/healthz")).status_code == 200
+            assert (await caller.get("/metrics")).text.splitlines()[-1] == "drawdown_database_up 0.0"
+
+        served(lone, work)

@@ -1,0 +1,131 @@
+"""Health, metrics, the description of the routes, limits, and what is left for those who watch a cron."""
+
+from __future__ import annotations
+
+import pytest
+from openapi_spec_validator import validate
+
+from drawdown.schema.units import WINDOW_MS
+from drawdown.server.frame import Buckets
+from drawdown.server.metrics import render
+from drawdown.server.services import ServerSettings
+from tests.server.house import Caller, House, served
+from tests.world import T0
+
+
+def value(text: str, name: str) -> float | None:
+    """A metric's value by its name and labels; None where there is none."""
+    found = [line for line in text.splitlines() if line.rpartition(" ")[0] == f"drawdown_{name}"]
+    return float(found[0].rpartition(" ")[2]) if found else None
+
+
+def test_what_is_measured_is_what_the_tables_hold(house: House) -> None:
+    fleet = house.fleet
+    house.customer("acme", 100)
+    house.customer("spent")
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell'), ('cell-2', 'http://other')")
+    fleet.write("INSERT INTO sandboxes VALUES ('box', 'spent', 'cell-1', 'running')")
+    fleet.sample("acme", T0)
+    fleet.sample("nobody", T0)
+    fleet.cells.failing.add("cell-1")
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    text = render(fleet.engine, T0 + 2 * WINDOW_MS).decode()
+    for name, expected in {
+        "database_up": 1,
+        "history_doubted": 0,
+        'watermark_lag_seconds{of="pack"}': 300,
+        'pending_seconds{reason="unknown_org"}': 60,
+        'pending_seconds{reason="no_mapping"}': 0,
+        'outbox_pushes{provider="autumn",state="due"}': 0,
+        'outbox_pushes{provider="autumn",state="in_doubt"}': 0,
+        'provider_attempts{outcome="accepted",provider="autumn"}': 1,
+        "halts_due": 1,
+        'orgs_halted{reason="credits_exhausted"}': 1,
+        "orgs_stopped": 0,
+        "tick_last_exit_status": 75,
+        "tick_last_success_timestamp_seconds": (T0 + 2 * WINDOW_MS) / 1000,
+        'cell_samples{cell="cell-1"}': 2,
+        'cell_samples{cell="cell-2"}': 0,
+    }.items():
+        assert value(text, name) == expected, f"{name}\n{text}"
+    fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'x'")
+    assert value(render(fleet.engine, T0).decode(), "history_doubted") == 1
+
+
+def test_what_waits_is_counted_with_its_age(lone: House) -> None:
+    lone.customer("acme", 100)
+    lone.fleet.sample("acme", T0)
+    lone.autumn.faults.rates = {"rate_limited": 1.0, "connection_refused": 1.0}
+    lone.fleet.tick(T0 + 2 * WINDOW_MS)
+    text = render(lone.fleet.engine, T0 + 3 * WINDOW_MS).decode()
+    assert value(text, 'outbox_pushes{provider="autumn",state="due"}') == 1, text
+    assert value(text, 'outbox_oldest_age_seconds{provider="autumn",state="due"}') == 300
+
+
+def test_readiness_says_no_where_the_database_is_not_what_it_must_be(house: House) -> None:
+    async def work(caller: Caller) -> None:
+        assert (await caller.get("/readyz")).json() == {"status": "ok"}
+        house.fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'x'")
+        answer = await caller.get("/readyz")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "history_doubted")
+        house.fleet.write("UPDATE alembic_version SET version_num = '9999'")
+        assert (await caller.get("/readyz")).json()["error"]["code"] == "database"
+        assert (await caller.get("/healthz")).json() == {"status": "ok"}
+        assert (await caller.get("/metrics")).headers["content-type"].startswith("text/plain; version=0.0.4")
+
+    served(house, work)
+
+
+def test_the_routes_are_described_as_openapi_wants_and_as_they_answer(lone: House) -> None:
+    async def work(caller: Caller) -> None:
+        found = (await caller.client.get("/openapi.json")).json()
+        validate(found)
+        assert len(found["paths"]) == 8
+        for path, method in (("/healthz", "POST"), ("/nowhere", "GET"), ("/v1/gate/acme", "DELETE"), ("/docs", "GET")):
+            assert (await caller.client.request(method, path)).status_code in (404, 405)
+        for route, operations in found["paths"].items():
+            for one in operations.values():
+                assert {"200", "429", "default"} <= set(one["responses"]) or route == "/healthz"
+                wanted = {part[1:-1] for part in route.split("/") if part.startswith("{")}
+                assert {each["name"] for each in one.get("parameters", [])} == wanted
+
+    served(lone, work)
+
+
+def test_a_caller_that_asks_too_much_is_told_so_and_no_other_is(lone: House) -> None:
+    lone.settings = ServerSettings(requests_per_s=5)
+    lone.server = lone.another()
+
+    async def work(caller: Caller) -> None:
+        statuses = [(await caller.get("/readyz")).status_code for _ in range(12)]
+        assert statuses == [200] * 10 + [429] * 2
+        assert (await caller.get("/healthz")).status_code == 200
+        assert (await Caller(lone, address="10.0.0.9").get("/readyz")).status_code == 200
+        lone.clock.at_ms += 200
+        assert [(await caller.get("/readyz")).status_code for _ in range(2)] == [200, 429]
+
+    served(lone, work)
+
+
+def test_callers_are_remembered_within_bounds() -> None:
+    buckets = Buckets(1, most_callers=100)
+    for number in range(10_000):
+        assert buckets.take(f"10.0.{number // 256}.{number % 256}", 0)
+    assert len(buckets) == 100
+    assert [buckets.take("a", 1_000), buckets.take("a", 0), buckets.take("a", 0)] == [True, True, False]
+
+
+def test_what_fails_here_says_nothing_of_itself(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(caller: Caller) -> None:
+        def broken(*_given: object) -> None:
+            raise RuntimeError("a secret of somebody's")
+
+        monkeypatch.setattr("drawdown.server.health.require_ready", broken)
+        monkeypatch.setattr("drawdown.server.webhooks.apply_notices", broken)
+        assert (await caller.get("/readyz")).status_code == 503
+        answer = await caller.hook("autumn", *lone.autumn_hook("acme"))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
+        assert "secret" not in answer.text
+        assert lone.fleet.rows("SELECT 1 FROM webhooks") == [], "it is sent again, so it must not be known"
+
+    served(lone, work)
