@@ -1,0 +1,157 @@
+"""The command as others meet it: a process that listens, answers, keeps its secrets and ends cleanly."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from drawdown.schema.clock import SystemClock
+from drawdown.schema.database import connect, sqlite_file
+from drawdown.server.signing import signature
+from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment
+from tests.emulators.autumn import AutumnEmulator
+from tests.emulators.serve import serving_in_thread
+from tests.emulators.stripe import StripeEmulator
+
+CANARY = "canary7f3a9c"
+SECRETS = {
+    "DRAWDOWN_ADMIN_SECRETS": f"admin-{CANARY}-1,admin-{CANARY}-2",
+    "DRAWDOWN_CRON_SECRET": f"cron-{CANARY}-0123456789",
+    "DRAWDOWN_CELL_SECRET": f"cell-{CANARY}-0123456789",
+    "DRAWDOWN_AUTUMN_SECRET_KEY": f"am_sk_test_{CANARY}",
+    "DRAWDOWN_AUTUMN_WEBHOOK_SECRETS": f"whsec_{CANARY}AAAAAAAAAAAAAAAAAAAA",
+    "DRAWDOWN_STRIPE_SECRET_KEY": f"sk_test_{CANARY}",
+    "DRAWDOWN_STRIPE_WEBHOOK_SECRETS": f"whsec_{CANARY}",
+}
+
+
+@contextmanager
+def serving(url: str, env: dict[str, str], log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`drawdown serve` on a free port: its URL and process."""
+    with log.open("w") as err:
+        process = subprocess.Popen(
+            [str(SCRIPT), "--json", "serve", "--port", "0", *options],
+            env={**environment(url), "DRAWDOWN_LOG_LEVEL": "DEBUG", **env},
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, log.read_text()
+            yield json.loads(line)["url"], process
+        finally:
+            process.kill()
+            process.wait(30)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path}/served.db"
+    assert drawdown(url, "init").status == 0
+    return url
+
+
+def signed(path: str, order: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+    body, stamp = json.dumps(order).encode(), str(SystemClock().now_ms() // 1000)
+    proof = signature(f"admin-{CANARY}-2", stamp, path.encode(), b"", body)
+    return body, {"x-timestamp": stamp, "x-signature": proof, "content-type": "application/json"}
+
+
+def test_it_ends_cleanly_when_told_and_says_no_secret_anywhere(database: str, tmp_path: Path) -> None:
+    now = SystemClock().now_ms()
+    autumn, stripe = AutumnEmulator(), StripeEmulator(secret_key=SECRETS["DRAWDOWN_STRIPE_SECRET_KEY"])
+    stripe.webhook_secret = SECRETS["DRAWDOWN_STRIPE_WEBHOOK_SECRETS"]
+    said: list[str] = []
+    with serving_in_thread(autumn) as autumn_url, serving_in_thread(stripe) as stripe_url:
+        env = {**SECRETS, "DRAWDOWN_AUTUMN_URL": autumn_url, "DRAWDOWN_STRIPE_URL": stripe_url}
+        with serving(database, env, tmp_path / "log") as (url, process):
+            client = httpx.Client(base_url=url)
+
+            def ask(method: str, path: str, body: bytes = b"", **headers: str) -> int:
+                answer = client.request(method, path, content=body, headers=headers)
+                said.append(answer.text + str(answer.headers))
+                assert answer.headers["x-content-type-options"] == "nosniff" and "server" not in answer.headers
+                return answer.status_code
+
+            order = {"actor": "a", "reason": "r", "provider": "autumn", "unchecked": True}
+            path = "/admin/orgs/a%2Fb%20c/provider"  # the path's own bytes are signed
+            body, headers = signed(path, order)
+            assert ask("POST", path, body, **headers) == 200, said[-1]
+            assert ask("POST", path, body, **headers) == 409
+            assert ask("POST", path, body, **{**headers, "x-signature": "0" * 64}) == 401
+            found, raw = stripe.customer_webhook("customer.updated", "cus_1", SystemClock().now_ms())
+            assert ask("POST", "/webhooks/stripe", raw, **found) == 200, said[-1]
+            assert ask("POST", "/webhooks/stripe", raw + b" ", **found) == 400
+            assert ask("POST", "/webhooks/autumn", raw, **found) == 400
+            assert ask("GET", "/v1/gate/a%2Fb%20c") == 200
+            for token, status in ((SECRETS["DRAWDOWN_CRON_SECRET"], 200), (f"{CANARY}?", 401)):
+                assert ask("POST", "/cron/tick", authorization=f"Bearer {token}") == status, said[-1]
+            for name in ("/readyz", "/healthz", "/metrics", "/openapi.json"):
+                assert ask("GET", name) == 200, name
+            assert ask("GET", f"/nowhere?{CANARY}") == 404
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            assert process.stdout is not None
+            said.append(process.stdout.read())
+    doctor = drawdown(database, "doctor", env=env)
+    said += [(tmp_path / "log").read_text(), doctor.out, doctor.err]
+    assert "tick_finished" in said[-3] and '"stopped"' in said[-3] and "Traceback" not in said[-3]
+    assert [one for one in said if CANARY in one] == []
+    file = sqlite_file(connect(database))
+    assert file is not None and now
+    for one in tmp_path.glob("served.db*"):
+        assert CANARY.encode() not in one.read_bytes()
+
+
+def test_a_head_without_end_and_no_http_are_cut_off_and_others_are_answered(database: str, tmp_path: Path) -> None:
+    with serving(database, {}, tmp_path / "log") as (url, _process):
+        address = ("127.0.0.1", httpx.URL(url).port or 0)
+        with socket.create_connection(address) as slow, socket.create_connection(address) as odd:
+            slow.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+            odd.sendall(b"\x16\x03\x01 no http\r\n\r\n")
+            assert b"400" in odd.recv(1000)
+            assert httpx.get(f"{url}/healthz").status_code == 200
+            slow.settimeout(30)
+            assert slow.recv(1000) == b"", "it is given up"
+
+
+def test_an_address_that_is_taken_is_one_clear_line(database: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = drawdown(database, "serve", "--port", str(taken.getsockname()[1]))
+    assert done.status == 2 and "cannot listen" in done.err and len(done.err.splitlines()) == 1
+
+
+def test_a_tick_leaves_metrics_in_a_file_also_when_it_fails(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "drawdown.prom"
+    assert drawdown(database, "tick", "--metrics-file", str(file)).status == 0
+    assert "drawdown_tick_last_exit_status 0.0" in file.read_text()
+    assert drawdown(f"sqlite:///{tmp_path}/none.db", "tick", "--metrics-file", str(file)).status == 1
+    assert file.read_text().splitlines()[-1] == "drawdown_database_up 0.0"
+    assert [one.name for one in tmp_path.glob("*.prom*")] == ["drawdown.prom"]
+    assert drawdown(database, "tick", "--metrics-file", str(tmp_path / "no" / "folder.prom")).status == 0
+
+
+def test_a_heartbeat_follows_a_tick_that_ended_well_and_never_fails_one(database: str) -> None:
+    stripe = StripeEmulator()
+    with serving_in_thread(stripe) as url:
+        done = drawdown(
+            database, "tick", "--heartbeat-url", f"{url}/ping/{CANARY}", env={"DRAWDOWN_LOG_LEVEL": "DEBUG"}
+        )
+        assert (done.status, stripe.calls[f"GET /ping/{CANARY}"]) == (0, 1)
+        assert "heartbeat_failed" in done.err and CANARY not in done.err, "the emulator knows no such path"
+        failed = drawdown(f"{database}.none", "tick", "--heartbeat-url", f"{url}/ping/{CANARY}")
+        assert (failed.status, stripe.calls[f"GET /ping/{CANARY}"]) == (1, 1)
+    for odd in (f"{url}/gone/{CANARY}", "no url", "ftp://x/", ""):
+        assert drawdown(database, "tick", "--heartbeat-url", odd).status == 0, odd
