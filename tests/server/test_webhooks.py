@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -112,7 +114,11 @@ def thin(house: House) -> tuple[bytes, dict[str, str]]:
             }
         },
     }
-    event = {"id": "evt_thin", "object": "v2.core.event", "type": "v1.billing.meter.error_report_triggered"}
+    event: dict[str, object] = {
+        "id": "evt_thin",
+        "object": "v2.core.event",
+        "type": "v1.billing.meter.error_report_triggered",
+    }
     headers, body = house.stripe.signed(event, house.clock.at_ms)
     return body, headers
 
@@ -164,7 +170,7 @@ def test_a_database_that_is_away_answers_so_that_it_is_sent_again(house: House) 
     ],
     ids=str,
 )
-def test_what_is_forged_stale_or_malformed_is_refused(lone: House, changes: dict[str, object]) -> None:
+def test_what_is_forged_stale_or_malformed_is_refused(lone: House, changes: dict[str, Any]) -> None:
     before = lone.counts()
 
     async def work(caller: Caller) -> None:
@@ -201,7 +207,7 @@ def test_who_sends_no_webhooks_is_not_found(lone: House) -> None:
 def test_what_is_too_large_is_not_read(lone: House) -> None:
     read: list[int] = []
 
-    async def endless():  # type: ignore[no-untyped-def]
+    async def endless() -> AsyncIterator[bytes]:
         for number in range(1_000):
             read.append(number)
             yield b"x" * 65_536
