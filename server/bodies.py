@@ -17,7 +17,7 @@ _LENGTH_DIGITS: Final = 15
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_body(request: Request, most_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
+async def read_body(request: Request, most_bytes: int) -> bytes:
     """The whole body. Errors: ApiError 413, 408, 400 for what is too large, too slow or cut short."""
     said = request.headers.get("content-length", "0")
     if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):
@@ -26,7 +26,7 @@ async def read_body(request: Request, most_bytes: int, timeout_s: float = BODY_T
         raise _too_large(most_bytes)
     body = bytearray()
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > most_bytes:

@@ -1,14 +1,13 @@
 """A server over a small world: a database, the embedded ledger, emulated Autumn and Stripe, a clock that stands.
 
-Guarantee: requests go through the whole application, frame included, without a socket; whatever status a route answers
-is remembered in SEEN, so that a test can hold the description to it.
+Guarantee: requests go through the whole application, frame included, without a socket; every answer is held to what
+/openapi.json says its route may answer, to the one shape of errors, and to the headers that go with each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -41,8 +40,6 @@ ADMIN: Final = ("admin-secret-of-today", "admin-secret-of-yesterday")
 CRON: Final = "cron-secret-0123456789"
 SVIX: Final = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl7p0C1Zg5")
 FOREIGN: Final = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
-SEEN: dict[str, set[int]] = defaultdict(set)
-"""Statuses by route, of all tests of this process."""
 
 
 @dataclass
@@ -170,7 +167,9 @@ class Caller:
         self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
         answer = await self.client.request(method, path, content=body, headers=dict(headers or {}))
-        SEEN[_route(path)].add(answer.status_code)
+        operations = self.server.routes.openapi()["paths"].get(_route(path), {})
+        if method.lower() in operations:
+            assert str(answer.status_code) in operations[method.lower()]["responses"], f"{path}: {answer.status_code}"
         if answer.status_code >= 400:
             assert set(answer.json()) == {"error"}, answer.text
             assert {"code", "message"} <= set(answer.json()["error"]) <= {"code", "message", "details"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 from openapi_spec_validator import validate
 
@@ -127,5 +130,20 @@ def test_what_fails_here_says_nothing_of_itself(lone: House, monkeypatch: pytest
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
         assert "secret" not in answer.text
         assert lone.fleet.rows("SELECT 1 FROM webhooks") == [], "it is sent again, so it must not be known"
+
+    served(lone, work)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drawdown.server.bodies.BODY_TIMEOUT_S", 0.05)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    async def work(caller: Caller) -> None:
+        for path in ("/webhooks/autumn", "/admin/orgs/acme/override"):
+            answer = await caller.send("POST", path, slow())
+            assert (answer.status_code, answer.json()["error"]["code"]) == (408, "too_slow")
 
     served(lone, work)
