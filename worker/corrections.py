@@ -20,6 +20,8 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import withdrawals
 from drawdown.schema.units import window_of
 from drawdown.worker.actions import lock_buckets, record, record_many
+from drawdown.worker.incarnation import require_whole
+from drawdown.worker.lost import loss_of, read_losses
 from drawdown.worker.mirror import draw_if_ours, give_back
 from drawdown.worker.orgs import Said
 from drawdown.worker.push_rows import PLACE, change, find_pushes, newest_unanswered, place_of, require_push
@@ -44,10 +46,20 @@ class Withdrawn:
 def withdraw(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -> list[Withdrawn]:
     """Declare samples wrong; each takes its whole sample out of what is owed.
 
-    Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed) or below the floor.
+    Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of
+    a window that was not sealed since history was lost; HistoryDoubted while the database stands still.
     """
     lock_buckets(connection)
+    require_whole(connection)
     return [_withdraw_one(connection, sample_id, said) for sample_id in sample_ids]
+
+
+UNSEALED: Final = sa.text(
+    "SELECT 1 FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN buckets b ON b.id = o.bucket "
+    "WHERE s.id = :id AND (b.id IS NULL OR s.arrival >= b.cursor "
+    "OR s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms) OR EXISTS (SELECT 1 FROM dirty_windows d "
+    "WHERE d.org_id = s.org_id AND d.window_ms = s.ts - s.ts % 300000))"
+)
 
 
 def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> Withdrawn:
@@ -67,6 +79,12 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> With
     found = Withdrawn(sample_id, sample.org_id, window, int(sample.interval_s), sample.withdrawn is not None)
     if found.already:
         return found
+    if loss_of(window, read_losses(connection)) and connection.execute(UNSEALED, {"id": sample_id}).first():
+        # Without a push of ours its provider would never be asked, and may have billed it (R1).
+        raise Refused(
+            f"the sample {sample_id} lies in the time whose history was lost, and was not sealed since: withdraw it "
+            "after the next tick"
+        )
     if sample.ts < sample.floor_ms:
         raise Refused(f"the sample {sample_id} lies below the floor of {sample.org_id}: its window is closed for good")
     connection.execute(

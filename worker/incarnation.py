@@ -161,9 +161,25 @@ def require_same(connection: sa.Connection, known: Witness | None) -> None:
         ),
         {"tick": known.tick_id},
     ).one()
-    same = (row.database_id, row.number, row.worker) == (known.database_id, known.number, known.tick_worker)
+    same = (row.database_id, row.number, row.worker or "") == (known.database_id, known.number, known.tick_worker)
     if not same or row.sends < known.sends:
         raise HistoryDoubted("the database is not the one this tick began on: the next tick tells")
+
+
+def present(connection: sa.Connection) -> Witness:
+    """The database as it is now, for a command that judges what it reads and changes something by it later.
+
+    Errors: HistoryDoubted while it stands still.
+    """
+    require_whole(connection)
+    row = connection.execute(
+        sa.text(
+            "SELECT i.database_id, i.number, i.sends, COALESCE(t.tick_id, 0) AS tick_id, "
+            "COALESCE(t.worker, '') AS worker FROM incarnation i "
+            "LEFT JOIN ticks t ON t.tick_id = (SELECT MAX(tick_id) FROM ticks)"
+        )
+    ).one()
+    return Witness(row.database_id, int(row.number), int(row.sends), int(row.tick_id), row.worker)
 
 
 def require_whole(connection: sa.Connection) -> None:

@@ -23,10 +23,11 @@ from drawdown.worker.adopt import adopt_excess, adopt_other
 from drawdown.worker.context import Context
 from drawdown.worker.corrections import void_one
 from drawdown.worker.effects import LookUp, ReadTotals, Steps, Transaction
-from drawdown.worker.incarnation import require_whole
+from drawdown.worker.incarnation import Witness, present, require_same
 from drawdown.worker.orgs import Said
 from drawdown.worker.provider_states import stored_terms, wire_since
 from drawdown.worker.reconcile_drawn import compare_drawn
+from drawdown.worker.reconcile_lost import compare_lost
 from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, tell
 from drawdown.worker.requests import dated, request_of
 
@@ -45,7 +46,7 @@ def reconcile(context: Context, scope: Scope, said: Said) -> Steps[Reconciled]:
     Errors: HistoryDoubted for corrections while the database stands still: they would rest on what it forgot (R1)."""
     done = Reconciled()
     if scope.correct:
-        yield Transaction("reconcile_begins", require_whole, rollback=True)
+        context.witness = yield Transaction("reconcile_begins", present, rollback=True)
     for name in sorted({*context.capabilities, *context.broken}):
         if scope.provider not in ("", name):
             continue
@@ -92,6 +93,9 @@ def _provider(context: Context, provider: str, scope: Scope, said: Said, done: R
         theirs = dict(zip(part, totals, strict=True))
         part_of = [one for one in ready if one.span in theirs]
         untold |= yield from _compare(context, provider, part_of, theirs, scope, said, done)
+    seen = {(one.row.org_id, one.row.customer_id, one.row.feature, int(one.row.day_ms)) for one in ours}
+    since = now - RECENT_MS if scope.recent else 0
+    yield from compare_lost(provider, scope, seen, since, now, done)
     if context.capabilities[provider].drawn:
         # What events may yet show would be corrected twice, if balances were believed first.
         known = [one.row for one in ready if (one.row.customer_id, one.row.feature) not in untold]
@@ -217,7 +221,8 @@ def _short(context: Context, line: Line, settled_by: int, said: Said) -> Steps[L
     requests = [replace(request_of(row, can), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
     found: Sequence[LookupResult] = (yield LookUp(line.provider, requests)) if requests else []
     corrected: int = yield Transaction(
-        "reconcile_short", partial(_void_absent, rows=rows, requests=requests, found=found, said=said)
+        "reconcile_short",
+        partial(_void_absent, rows=rows, requests=requests, found=found, said=said, known=context.witness),
     )
     missing = line.ours - line.theirs - corrected
     untold = sum(isinstance(one, ReadFailed | CannotTell) for one in found)
@@ -233,9 +238,11 @@ def _void_absent(
     requests: Sequence[PushRequest],
     found: Sequence[LookupResult],
     said: Said,
+    known: Witness | None,
 ) -> int:
     """Returns how much of a shortfall is explained, in base units."""
     lock_buckets(connection)
+    require_same(connection, known)
     explained = 0
     for row, request, one in zip(rows, requests, found, strict=True):
         if not _is_still(connection, row, "accepted"):
@@ -280,7 +287,9 @@ def _over(context: Context, line: Line, settled_by: int, said: Said) -> Steps[Li
             open_still += more
         elif more > 0:
             excess[row] = more
-    corrected: int = yield Transaction("reconcile_over", partial(_adopt_windows, line=line, excess=excess, said=said))
+    corrected: int = yield Transaction(
+        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, said=said, known=context.witness)
+    )
     open_still += sum(excess.values()) - corrected
     rest = line.theirs - line.ours - corrected
     note = None if rest <= 0 else f"{rest:,} lie in no window of ours: somebody else charges this customer"
@@ -295,10 +304,13 @@ def _windows(connection: sa.Connection, *, line: Line) -> list[Any]:
     return list(connection.execute(sa.text(sql.BY_WINDOW), _of(line)))
 
 
-def _adopt_windows(connection: sa.Connection, *, line: Line, excess: Mapping[Any, int], said: Said) -> int:
+def _adopt_windows(
+    connection: sa.Connection, *, line: Line, excess: Mapping[Any, int], said: Said, known: Witness | None
+) -> int:
     """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
     an excess that another run adopted, would be given back."""
     lock_buckets(connection)
+    require_same(connection, known)
     now, adopted = set(_windows(connection, line=line)) if excess else set(), 0
     for window, more in excess.items():
         if window not in now:

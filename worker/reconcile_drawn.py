@@ -20,6 +20,7 @@ from drawdown.worker.actions import lock_buckets
 from drawdown.worker.adopt import adopt_excess
 from drawdown.worker.context import Context
 from drawdown.worker.effects import ReadDrawn, Steps, Transaction
+from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.orgs import Said
 from drawdown.worker.provider_states import wire_since
 from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, tell
@@ -52,6 +53,7 @@ def compare_drawn(
                         settled_by=said.now_ms - (context.capabilities[provider].totals_lag_ms or 0),
                         correct=scope.correct,
                         said=said,
+                        known=context.witness,
                     ),
                 )
                 if line is not None and above(line, scope.threshold):
@@ -69,9 +71,11 @@ def _compare_drawn(
     settled_by: int,
     correct: bool,
     said: Said,
+    known: Witness | None,
 ) -> Line | None:
     if correct:
         lock_buckets(connection)
+        require_same(connection, known)
     since = drawn.since_ms or 0
     if since < wire_since(connection, provider):
         return None  # something was drawn under another name, or in another unit

@@ -19,7 +19,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.worker.actions import lock_buckets, record
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.effects import Recall, Remember, Steps, Transaction
-from drawdown.worker.incarnation import Incarnation, Witness, read_incarnation, recognise
+from drawdown.worker.incarnation import Incarnation, Witness, present, recognise
 from drawdown.worker.orgs import Said
 
 
@@ -85,7 +85,7 @@ def _recover(
     to_look_up, to_decide = _ask_first(connection, context.capabilities, said.now_ms)
     connection.execute(sa.text(READ_ALL_AGAIN))
     connection.execute(sa.text(ASK_ALL), {"now": said.now_ms})
-    remember = _begin_anew(connection, known, witness, context.worker)
+    remember = _begin_anew(connection, known, witness)
     record(connection, "recover", f"incarnation {known.number}", values, now_ms=said.now_ms, actor=said.actor,
            reason=said.reason)  # fmt: skip
     newest = connection.execute(sa.text("SELECT MAX(ts) FROM usage_samples WHERE problem IS NULL")).scalar_one_or_none()
@@ -138,7 +138,7 @@ def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilitie
     return to_look_up, to_decide
 
 
-def _begin_anew(connection: sa.Connection, known: Incarnation, witness: Witness | None, worker: str) -> Witness:
+def _begin_anew(connection: sa.Connection, known: Incarnation, witness: Witness | None) -> Witness:
     remembered = witness.sends if witness is not None and witness.database_id == known.database_id else 0
     number, sends = max(known.number, witness.number if remembered and witness else 0) + 1, max(known.sends, remembered)
     system, timeline = known.server
@@ -149,8 +149,4 @@ def _begin_anew(connection: sa.Connection, known: Incarnation, witness: Witness 
         ),
         {"number": number, "sends": sends, "system": system, "timeline": timeline},
     )
-    tick = connection.execute(sa.text("SELECT MAX(tick_id) FROM ticks")).scalar_one_or_none()
-    owner = connection.execute(
-        sa.text("SELECT worker FROM ticks WHERE tick_id = :tick"), {"tick": tick or 0}
-    ).scalar_one_or_none()
-    return Witness(read_incarnation(connection).database_id, number, sends, int(tick or 0), str(owner or worker))
+    return present(connection)

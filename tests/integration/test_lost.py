@@ -9,10 +9,12 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import PushRequest
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections, runner, seal
+from drawdown.worker.effects import ReadTotals, Transaction
 from drawdown.worker.incarnation import HistoryDoubted, Witness, recognise
+from drawdown.worker.reconcile import Scope, reconcile
 from drawdown.worker.recover import Recovered, recover
 from drawdown.worker.seal_statements import SealRequest
 from drawdown.worker.shard import Shard
@@ -201,3 +203,50 @@ def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: 
     (tmp_path / f"drawdown-{known.database_id}.json").write_text("{")
     with pytest.raises(UsageError, match="holds something else"):
         broken.recall(engine)
+
+
+def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: sa.Engine) -> None:
+    fleet, _ = restored(engine, {"": 60}, **ASKED)
+    fleet.write("INSERT INTO withdrawals SELECT id, org_id, ts, memory_mb, interval_s, 0, 'a', 'r' FROM usage_samples")
+    pass_by(fleet, 1, 5)
+    assert fleet.rows("SELECT * FROM pushes") == [], "nothing of that day is left to be compared with"
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    found = runner.run(reconcile(fleet.context(), Scope(recent=True), fleet.said), world)
+    assert [(one.org_id, one.feature, one.ours, one.theirs) for one in found.differing] == [
+        ("acme", "compute_1gb", 0, 60)
+    ]
+    assert found.exit_status == 1
+
+
+def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {"": 60}, **ASKED)
+    with pytest.raises(Refused, match="after the next tick"):
+        write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    pass_by(fleet, 1)
+    write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    pass_by(fleet, 3, 3, 3)
+    assert charged(provider) == 0
+    proven(fleet)
+
+
+def test_a_reconcile_that_lives_through_a_restore_corrects_nothing(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {"": 60}, **ASKED)
+    pass_by(fleet, 1, 3, 5)
+    provider.over["acme", "compute_1gb", T0] = 7
+    steps = reconcile(fleet.context(), Scope(correct=True), fleet.said)
+    asked = next(steps)
+    while not isinstance(asked, ReadTotals):
+        assert isinstance(asked, Transaction)
+        work = asked.work
+        asked = steps.send(write(engine, work, rollback=asked.rollback))
+    recovered(fleet)
+    with pytest.raises(HistoryDoubted):
+        answer: object = [{"compute_1gb": 67}]
+        while True:
+            asked = steps.send(answer)
+            answer = (
+                write(engine, asked.work, rollback=asked.rollback)
+                if isinstance(asked, Transaction)
+                else [{"compute_1gb": 67}]
+            )
+    assert fleet.rows("SELECT * FROM adoptions") == []
