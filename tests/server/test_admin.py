@@ -130,7 +130,7 @@ def test_an_order_that_is_not_one_is_refused(lone: House, order: Mapping[str, ob
         (b"[]", 422),
         (b'"text"', 422),
         (b"\xff\xfe", 400),
-        (b'{"actor": "a", "reason": "r", "clear": true, "clear": false}', 400),
+        (b'{"actor": "a", "reason": "r", "clear": false, "clear": true}', 400),
         (b'{"actor": "a", "reason": "r", "max_concurrent": NaN}', 400),
         (b"[" * 60_000, 400),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, 400),

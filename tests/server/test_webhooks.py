@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -72,6 +73,20 @@ def test_a_repeat_is_known_by_its_id_and_changes_nothing(house: House) -> None:
         await caller.settled()
         assert (house.counts(), len(house.autumn_line.calls)) == (before, calls)
         assert (await caller.hook("autumn", *house.autumn_hook("acme", "msg_2"))).json() == {"status": "done"}
+
+    served(house, work)
+
+
+def test_of_one_event_delivered_many_times_at_once_one_counts(house: House) -> None:
+    house.customer("acme")
+
+    async def work(caller: Caller) -> None:
+        asks = house.counts()["asks"]
+        hooks = [caller.hook("autumn", *house.autumn_hook("acme")) for _ in range(12)]
+        said = [one.json()["status"] for one in await asyncio.gather(*hooks)]
+        assert sorted(said) == ["done"] + ["repeated"] * 11
+        await caller.settled()
+        assert house.counts()["asks"] == int(str(asks)) + 1
 
     served(house, work)
 
