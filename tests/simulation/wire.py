@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Outcome, PushRequest, Rejected, RetryAt
 from drawdown.schema.database import read
 from drawdown.worker.effects import HaltRequest
@@ -79,11 +80,12 @@ class Wire:
 
     def lose(self, known: set[str], flying: set[tuple[str, str]], now_ms: int, *, all_known: bool = False) -> None:
         """History since some moment is gone: what nobody knows of any more may be sent anew, with other bytes, once its
-        provider was asked."""
+        provider was asked. The embedded ledger's books went back as well."""
         self.still = True
         self.flying |= flying
-        for place in [one for one in self.sent if one[1] not in known and not all_known]:
-            del self.sent[place]
+        for place in [one for one in self.sent if one[1] not in known or one[0] == EMBEDDED]:
+            if not all_known:
+                del self.sent[place]
         self.forgotten.update(dict.fromkeys(self.began, now_ms))
 
     def recovered(self, now_ms: int) -> None:
