@@ -150,19 +150,24 @@ def _look_further(
     """Where history was lost and a push is not there as it is here, ask for what may be there in its place."""
     asked = list(asked)
     found = [_held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
-    for place, (one, result) in enumerate(zip(asked, found, strict=True)):
-        if one.loss is None or isinstance(result, ReadFailed | CannotTell) or result == Found(one.row.sent_qty):
-            continue
-        requests = next_revisions(one.row, capabilities)
-        results = [_held(other) for other in (yield from _look_up(provider, requests))]
+    places = [
+        place
+        for place, (one, result) in enumerate(zip(asked, found, strict=True))
+        if not (one.loss is None or isinstance(result, ReadFailed | CannotTell) or result == Found(one.row.sent_qty))
+    ]
+    requests = [request for place in places for request in next_revisions(asked[place].row, capabilities)]
+    results = (yield from _look_up(provider, requests)) if requests else []
+    for number, place in enumerate(places):
+        one, part = asked[place], slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
         # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
-        untold = [other for other in results if isinstance(other, ReadFailed)]
+        others = [_held(other) for other in results[part]]
+        untold = [other for other in others if isinstance(other, ReadFailed)]
         if untold:
             found[place] = untold[0]
             continue
-        numbered = enumerate(zip(requests, results, strict=True), one.row.newest + 1)
-        others = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
-        asked[place] = replace(one, others=[other for other in others if other.quantity])
+        numbered = enumerate(zip(requests[part], others, strict=True), one.row.newest + 1)
+        there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
+        asked[place] = replace(one, others=[other for other in there if other.quantity])
     return asked, found
 
 
