@@ -12,7 +12,7 @@ from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.schema.errors import UsageError
 from drawdown.worker.actions import record
-from drawdown.worker.cells import origin
+from drawdown.worker.cell_urls import origin
 
 app = typer.Typer(help="Cells: who is told to halt an organisation.", no_args_is_help=True)
 

@@ -15,7 +15,7 @@ from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
-from drawdown.worker.cells import origin
+from drawdown.worker.cell_urls import origin
 from drawdown.worker.clocks import MAX_SKEW_MS, database_now
 from drawdown.worker.incarnation import read_incarnation
 from drawdown.worker.witness import WitnessFile

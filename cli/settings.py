@@ -10,9 +10,10 @@ from typing import Annotated, Final
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from drawdown.cli import cell_settings
 from drawdown.schema.errors import UsageError
 from drawdown.server.services import ServerSettings, UnknownOrg
-from drawdown.worker.cells import CellSettings, origin
+from drawdown.worker.cells import CellSettings
 
 PREFIX: Final = "DRAWDOWN_"
 
@@ -27,6 +28,10 @@ class Settings(BaseSettings):
     """Origins of cells that may be called, separated by commas: https://cell-1.internal:8443"""
     cell_secret: SecretStr = SecretStr("")
     """Signs halts; the cells check it."""
+    cell_secrets: SecretStr = SecretStr("")
+    """Secrets of single cells, two while they are rotated: cell-1=new,old;cell-2=other;*=new,old"""
+    cell_networks: str = ""
+    """Networks besides the public internet in which cells may be called: 10.0.0.0/8,fd12:3456::/32"""
     log_level: str = "INFO"
     state_dir: str = ""
     """Where this host remembers how far it had come, apart from the database; by default ~/.local/state/drawdown."""
@@ -66,14 +71,13 @@ class Settings(BaseSettings):
         return (Path(home) if home else Path.home() / ".local" / "state") / "drawdown"
 
     def cells(self) -> CellSettings:
-        """Errors: UsageError for an entry that is no origin."""
-        allowed = set()
-        for entry in filter(None, (part.strip() for part in self.cell_origins.split(","))):
-            found = origin(entry)
-            if found is None:
-                raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {entry!r} is no http(s) origin such as https://cell-1:8443")
-            allowed.add(found)
-        return CellSettings(frozenset(allowed), self.cell_secret.get_secret_value())
+        """Errors: UsageError for an entry that makes no sense; what it says of a secret is its place alone."""
+        return CellSettings(
+            cell_settings.origins(self.cell_origins),
+            self.cell_secret.get_secret_value(),
+            cell_settings.secrets(self.cell_secrets.get_secret_value()),
+            cell_settings.networks(self.cell_networks),
+        )
 
 
 def _of_providers() -> Mapping[str, str]:

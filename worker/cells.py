@@ -1,7 +1,8 @@
 """Telling cells over HTTP.
 
-Guarantee: only URLs on the operator's allow-list are called, redirects are not followed, each request is signed, and a
-cell that answers nonsense or never costs its own halt a retry and nobody else's.
+Guarantee: only URLs on the operator's allow-list are called, and only at an address that was checked when the
+connection was made: what a name meant a moment before does not matter. Redirects and proxies are not followed, each
+request is signed, and a cell that answers nonsense, too much or never costs its own halt a retry and nobody else's.
 """
 
 from __future__ import annotations
@@ -10,44 +11,59 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
-from urllib.parse import urlsplit
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, Final
 
-import httpx
+import aiohttp
+import certifi
+from aiohttp import client_exceptions as trouble
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from drawdown.schema.clock import Clock
+from drawdown.worker.addresses import Network, refusal
+from drawdown.worker.cell_urls import CellUrl, parse
 from drawdown.worker.effects import HaltRequest
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
-AT_ONCE: Final = 32
+"""For one halt: name, connection, TLS and answer together."""
+AT_ONCE: Final = 256
+AT_ONCE_PER_CELL: Final = 8
 MAX_ANSWER_BYTES: Final = 64 * 1024
+ANSWERED: Final = "the cell answered"
+"""How the error of a cell begins that is there and said no."""
+
+Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
 class CellSettings:
-    """`allowed`: origins (scheme://host:port) that may be called. `secret` signs; it is never logged."""
+    """`allowed`: origins (scheme://host:port) that may be called. `secret` signs where a cell has none of its own in
+    `secrets`, two while they are rotated. `networks` are allowed besides public addresses. Secrets never print."""
 
     allowed: frozenset[str]
-    secret: str
+    secret: str = ""
+    secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    networks: tuple[Network, ...] = ()
 
     def __repr__(self) -> str:
-        return f"CellSettings(allowed={sorted(self.allowed)}, secret=…)"
+        return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"
 
+    def secrets_of(self, cell_id: str) -> tuple[str, ...]:
+        """What signs halts for this cell: the new secret, and the old one while it is rotated."""
+        default = (self.secret,) if self.secret else ()
+        return self.secrets.get(cell_id) or self.secrets.get("*") or default
 
-def origin(url: str) -> str | None:
-    """The origin of a URL, with its port; None where the URL is no plain http(s) one."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-        return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}"
+    def address_refused(self, url: CellUrl, host: str) -> str | None:
+        """Why a connection for this URL is not made to this address; None where it may be."""
+        address = ip_address(host.partition("%")[0])
+        return refusal(address, self.networks, named=address == url.address and url.origin in self.allowed)
 
 
 def signature(secret: str, timestamp_s: int, body: bytes) -> str:
@@ -55,52 +71,166 @@ def signature(secret: str, timestamp_s: int, body: bytes) -> str:
     return hmac.new(secret.encode(), f"{timestamp_s}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-class CellClient:
-    """Sends halts to cells, a bounded number at once."""
+@dataclass
+class _Target:
+    """One URL that may be called; `refused`: why the last address it had was not connected to."""
 
-    def __init__(self, settings: CellSettings, clock: Clock, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    url: CellUrl
+    settings: CellSettings
+    refused: str | None = None
+    session: aiohttp.ClientSession | None = None
+
+    @property
+    def full(self) -> URL:
+        return URL(f"{self.url.origin}{self.url.path}{HALT_PATH}", encoded=True)
+
+    def socket_to(self, found: Any) -> socket.socket:
+        """The one place where a connection begins: to the address given here, and to no other."""
+        self.refused = self.settings.address_refused(self.url, found[4][0])
+        if self.refused is not None:
+            raise OSError(self.refused)
+        return socket.socket(*found[:3])
+
+
+class _Resolver(AbstractResolver):
+    """Names by the system, in threads of its own: a name server that hangs holds up no transaction."""
+
+    def __init__(self, lookup: Lookup, threads: ThreadPoolExecutor) -> None:
+        self._lookup = lookup
+        self._threads = threads
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port)
+        return [
+            ResolveResult(hostname=host, host=where[0], port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
+            for kind, _, _, _, where in found
+        ]
+
+    async def close(self) -> None:
+        return
+
+
+def _system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+class CellClient:
+    """Sends halts to cells, a bounded number at once: to each cell, and to all."""
+
+    def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = _system_lookup) -> None:
         self._settings = settings
         self._clock = clock
-        self._transport = transport
+        self._lookup = lookup
+        self._tls: ssl.SSLContext | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slots: dict[str | None, asyncio.Semaphore] = {}
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         """One answer each, in order: None where the cell acknowledged, else what went wrong."""
-        at_once = asyncio.Semaphore(AT_ONCE)
-        async with httpx.AsyncClient(
-            transport=self._transport, timeout=TIMEOUT_S, follow_redirects=False, trust_env=False
-        ) as client:
-
-            async def one(halt: HaltRequest) -> str | None:
-                async with at_once:
-                    return await self._halt(client, halt)
-
-            return list(await asyncio.gather(*(one(halt) for halt in halts)))
-
-    async def _halt(self, client: httpx.AsyncClient, halt: HaltRequest) -> str | None:
-        found = origin(halt.url)
-        if found is None or found not in self._settings.allowed:
-            return f"the URL of cell {halt.cell_id} is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
-        if not self._settings.secret:
-            return "no secret to sign with: set DRAWDOWN_CELL_SECRET"
-        body = json.dumps({"halted_at": halt.halted_at, "org_id": halt.org_id}, sort_keys=True).encode()
-        now_s = self._clock.now_ms() // 1000
-        headers = {
-            "Content-Type": "application/json",
-            "X-Timestamp": str(now_s),
-            "X-Signature": signature(self._settings.secret, now_s, body),
-        }
+        threads = ThreadPoolExecutor(AT_ONCE_PER_CELL, thread_name_prefix="cell-names")
+        targets: dict[str, _Target] = {}
+        for text in {halt.url for halt in halts}:
+            url = parse(text)
+            if url is not None and url.origin in self._settings.allowed:
+                targets[text] = _Target(url, self._settings)
+                targets[text].session = self._session(targets[text], threads)
         try:
-            async with client.stream("POST", halt.url.rstrip("/") + HALT_PATH, content=body, headers=headers) as answer:
-                return await _judge(answer)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return f"{type(error).__name__}: {error}"[:300]
+            return list(await asyncio.gather(*(self._one(targets.get(halt.url), halt) for halt in halts)))
+        finally:
+            for one in targets.values():
+                assert one.session is not None
+                await one.session.close()
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _session(self, target: _Target, threads: ThreadPoolExecutor) -> aiohttp.ClientSession:
+        if self._tls is None:
+            self._tls = ssl.create_default_context(cafile=certifi.where())
+        connector = aiohttp.TCPConnector(
+            limit=AT_ONCE_PER_CELL,
+            ssl=self._tls,
+            resolver=_Resolver(self._lookup, threads),
+            use_dns_cache=False,
+            socket_factory=target.socket_to,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"accept-encoding": "identity", "user-agent": "drawdown"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    def _slot(self, cell_id: str | None) -> asyncio.Semaphore:
+        """A cell's share, or with None everybody's; semaphores belong to one event loop."""
+        here = asyncio.get_running_loop()
+        if self._loop is not here:
+            self._loop, self._slots = here, {}
+        return self._slots.setdefault(cell_id, asyncio.Semaphore(AT_ONCE if cell_id is None else AT_ONCE_PER_CELL))
+
+    async def _one(self, target: _Target | None, halt: HaltRequest) -> str | None:
+        if target is None:
+            return f"the URL of cell {halt.cell_id} is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
+        secrets = self._settings.secrets_of(halt.cell_id)
+        if not secrets:
+            return "no secret to sign with: set DRAWDOWN_CELL_SECRET"
+        async with self._slot(halt.cell_id), self._slot(None):
+            return await self._tell(target, halt, secrets)
+
+    async def _tell(self, target: _Target, halt: HaltRequest, secrets: tuple[str, ...]) -> str | None:
+        """While a secret is rotated, a cell that refuses the new one is told again with the old one."""
+        assert target.session is not None
+        body = json.dumps({"halted_at": halt.halted_at, "org_id": halt.org_id}, sort_keys=True).encode()
+        status = 0
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                for number in range(len(secrets)):
+                    headers = self._headers(secrets[number:], body)
+                    async with target.session.post(
+                        target.full, data=body, headers=headers, allow_redirects=False
+                    ) as answer:
+                        status = answer.status
+                        if not await _is_bounded(answer):
+                            return "the cell's answer is too long"
+                    if status not in (401, 403):
+                        break
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+            if target.refused is not None and isinstance(error, trouble.ClientConnectorError):
+                return f"{target.refused}: not called unless DRAWDOWN_CELL_NETWORKS allows it"
+            return _failure(error)
+        return None if 200 <= status < 300 else f"{ANSWERED} {status}"
+
+    def _headers(self, secrets: tuple[str, ...], body: bytes) -> dict[str, str]:
+        now_s = self._clock.now_ms() // 1000
+        names = ("X-Signature", "X-Signature-Previous")
+        signed = {name: signature(secret, now_s, body) for name, secret in zip(names, secrets, strict=False)}
+        return {"Content-Type": "application/json", "X-Timestamp": str(now_s), **signed}
 
 
-async def _judge(answer: httpx.Response) -> str | None:
-    """A 2xx acknowledges; the body is read (and bounded) only so that the answer is known to be whole."""
+async def _is_bounded(answer: aiohttp.ClientResponse) -> bool:
+    """The body is read only so that the answer is known to be whole."""
     size = 0
-    async for chunk in answer.aiter_raw():
+    async for chunk in answer.content.iter_any():
         size += len(chunk)
         if size > MAX_ANSWER_BYTES:
-            return "the cell's answer is too long"
-    return None if answer.is_success else f"the cell answered {answer.status_code}"
+            answer.close()
+            return False
+    return True
+
+
+_FAILURES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (trouble.ClientConnectorCertificateError, "the certificate is not trusted"),
+    (trouble.ClientConnectorSSLError, "no TLS"),
+    (trouble.ClientConnectorDNSError, "the host has no address"),
+    (trouble.ClientConnectorError, "no connection"),
+    (TimeoutError, f"no whole answer within {TIMEOUT_S:g} s"),
+    (trouble.ClientResponseError, "the answer is not HTTP"),
+    (trouble.ClientPayloadError, "the answer was cut short"),
+    (trouble.ClientConnectionError, "the connection broke"),
+)
+
+
+def _failure(error: Exception) -> str:
+    """What went wrong, in our words: those of a library may hold headers."""
+    return next((text for kind, text in _FAILURES if isinstance(error, kind)), type(error).__name__)
