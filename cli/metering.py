@@ -145,6 +145,7 @@ def report_lines(report: Report) -> list[str]:
         "rejected": left.rejected,
         "windows to seal again": left.dirty_windows,
         "halts due": left.halts_due,
+        "halts acknowledged without effect": left.halts_unheeded,
         "organisations to read": left.projections_due,
         "stopped organisations": left.stopped_orgs,
         **{f"seconds pending ({reason})": seconds for reason, seconds in left.pending_s.items()},

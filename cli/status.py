@@ -136,6 +136,7 @@ def _others(found: Mapping[str, Any], now: int) -> list[tuple[str, str]]:
         halts = found["halts"]
         text = f"{halts['due']:,} due at cells, the oldest {since(halts['since_ms'], now)}"
         lines.append(("halts", text + (f": {halts['error']}" if halts["error"] else "")))
+    lines += [("unheeded" if not number else "", one["said"]) for number, one in enumerate(found["unheeded"][:3])]
     if left["projections_due"]:
         lines.append(("reading", f"{left['projections_due']:,} organisations to ask their providers about"))
     lines += [

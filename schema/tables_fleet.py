@@ -35,8 +35,18 @@ halts = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("claim_owner", sa.Text, nullable=True),
     sa.Column("last_error", sa.Text, nullable=True),
+    sa.Column("unheeded", sa.Integer, nullable=False, server_default="0"),
+    ms_column("unheeded_since_ms", null=True),
     sa.CheckConstraint("due_at_ms IS NOT NULL OR acked_at_ms IS NOT NULL", name="halts_due_or_acked"),
-    comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged.",
+    comment="A halt owed to a cell, until the cell acknowledged it. due_at_ms NULL: acknowledged. unheeded: how often "
+    "sandboxes ran on all the same.",
+)
+sa.Index(
+    "halts_due_by_cell",
+    halts.c.cell_id,
+    halts.c.due_at_ms,
+    sqlite_where=sa.text("due_at_ms IS NOT NULL"),
+    postgresql_where=sa.text("due_at_ms IS NOT NULL"),
 )
 sa.Index(
     "halts_due",

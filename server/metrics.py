@@ -16,6 +16,8 @@ from prometheus_client.registry import Collector
 
 from drawdown.schema.database import read
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS, WINDOW_MS, horizon
+from drawdown.worker.shard import Shard
+from drawdown.worker.unheeded import unheeded
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected")
@@ -173,6 +175,8 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[GaugeMetr
     yield _gauge("halts_due", "Halts that a cell has not acknowledged.", [((), due.due)])
     age = 0.0 if due.since_ms is None else _s(now_ms - int(due.since_ms))
     yield _gauge("halts_oldest_age_seconds", "Since the halt that has waited longest.", [((), age)])
+    ignored = len(unheeded(connection, Shard()))
+    yield _gauge("halts_unheeded", "Halts acknowledged again and again while sandboxes still run.", [((), ignored)])
     halted = [((row.reason,), row.orgs) for row in connection.execute(sa.text(HALTED))]
     yield _gauge("orgs_halted", "Organisations that are halted.", halted, ("reason",))
     yield _gauge("orgs_stopped", "Organisations that a person has to look at.", [((), _one(connection, STOPPED))])

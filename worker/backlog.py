@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from drawdown.worker.shard import Shard
+from drawdown.worker.unheeded import unheeded
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Backlog:
     rejected: int = 0
     dirty_windows: int = 0
     halts_due: int = 0
+    halts_unheeded: int = 0
+    """Acknowledged again and again, and sandboxes still run."""
     projections_due: int = 0
     stopped_orgs: int = 0
     pending_s: dict[str, int] = field(default_factory=dict)
@@ -29,7 +32,7 @@ class Backlog:
 
     @property
     def needs_person(self) -> bool:
-        return bool(self.in_doubt or self.rejected or self.stopped_orgs)
+        return bool(self.in_doubt or self.rejected or self.stopped_orgs or self.halts_unheeded)
 
     @property
     def waits_for_tick(self) -> bool:
@@ -68,6 +71,7 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
         **{state: int(number) for state, number in states},
         dirty_windows=count(f"SELECT COUNT(*) FROM dirty_windows left_over WHERE {_SHARD}"),
         halts_due=count(f"SELECT COUNT(*) FROM halts left_over WHERE due_at_ms IS NOT NULL AND {_SHARD}"),
+        halts_unheeded=len(unheeded(connection, shard)),
         projections_due=count(
             "SELECT COUNT(*) FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi AND EXISTS "
             "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL "

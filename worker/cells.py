@@ -28,7 +28,7 @@ from yarl import URL
 from drawdown.schema.clock import Clock
 from drawdown.worker.addresses import Network, refusal
 from drawdown.worker.cell_urls import CellUrl, parse
-from drawdown.worker.effects import HaltRequest
+from drawdown.worker.effects import ANSWERED, HaltRequest
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
@@ -36,8 +36,6 @@ TIMEOUT_S: Final = 10.0
 AT_ONCE: Final = 256
 AT_ONCE_PER_CELL: Final = 8
 MAX_ANSWER_BYTES: Final = 64 * 1024
-ANSWERED: Final = "the cell answered"
-"""How the error of a cell begins that is there and said no."""
 
 Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
 

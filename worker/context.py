@@ -40,6 +40,8 @@ class Context:
     stopping: Callable[[], bool] = _never
     """Asked between effects: true once the process was told to end."""
     breakers: dict[str, Breaker] = field(default_factory=dict)
+    cell_breakers: dict[str, Breaker] = field(default_factory=dict)
+    """By cell: what one dispatch learnt of a dead cell, the next need not."""
     witness: Witness | None = None
     """What this host remembers of the database since the tick began."""
     progress: Callable[[str, int], None] | None = None
@@ -64,6 +66,9 @@ class Context:
 
     def breaker(self, provider: str) -> Breaker:
         return self.breakers.setdefault(provider, Breaker())
+
+    def cell_breaker(self, cell_id: str) -> Breaker:
+        return self.cell_breakers.setdefault(cell_id, Breaker(open_after=2))
 
     def advanced(self, what: str, count: int) -> None:
         if self.progress is not None:

@@ -2,29 +2,36 @@
 
 Guarantee: level-triggered. The database's own triggers make a halt due the moment an organisation is halted or a
 sandbox of a halted one appears on a cell; it stays due until that cell acknowledged it, and is due again while
-sandboxes still run there. Resuming dispatches nothing.
+sandboxes still run there. Resuming dispatches nothing. Each cell has a lane of its own, with its own claims, time and
+circuit: one that is dead, slow or flooded delays no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
-from drawdown.schema.units import MINUTE_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import backoff_ms
-from drawdown.worker.effects import HaltRequest, SendHalts, Steps, Transaction
-from drawdown.worker.shard import Shard
+from drawdown.worker.effects import ANSWERED, HaltRequest, SendHalts, Steps, Together, Transaction
+from drawdown.worker.unheeded import ESCALATE_AFTER, RUNS_ON
 
 log = structlog.get_logger()
 
 STILL_RUNNING_MS = MINUTE_MS
 """How long a cell has, after its acknowledgement, to stop what it runs before it is told again."""
-BATCH = 500
+MOST_BACKOFF_MS: Final = MINUTE_MS
+"""A cell that is back is told within a minute; while it is gone, its circuit spares it the rest."""
+BATCH: Final = 50
+"""Claimed at once for one cell that answers; even if each takes the whole of its time-out, the lease lasts longer."""
+CELL_BUDGET_MS: Final = 30 * SECOND_MS
+"""After so long, what is left of a slow cell waits for the next dispatch."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +62,25 @@ DELETE FROM halts WHERE due_at_ms IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at)
 """
 
-STILL_RUNNING = f"""
-UPDATE halts SET due_at_ms = :now WHERE due_at_ms IS NULL AND acked_at_ms <= :told AND {_IN_FORCE}
-    AND EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
-        AND s.state = 'running')
+HEEDED = f"""
+UPDATE halts SET unheeded = 0, unheeded_since_ms = NULL WHERE unheeded > 0 AND {_IN_FORCE} AND NOT {RUNS_ON}
 """
+
+STILL_RUNNING = f"""
+UPDATE halts SET due_at_ms = :now, unheeded = unheeded + 1,
+    unheeded_since_ms = COALESCE(unheeded_since_ms, acked_at_ms)
+WHERE due_at_ms IS NULL AND acked_at_ms <= :told AND {_IN_FORCE} AND {RUNS_ON}
+RETURNING org_id, cell_id, unheeded, unheeded_since_ms
+"""
+
+DUE_CELLS = f"SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now AND {_IN_FORCE} AND cell_id NOT IN :taken"
 
 CLAIM = f"""
 UPDATE halts SET claim_owner = :claim, due_at_ms = :lease_end, attempts = attempts + 1
 WHERE (org_id, cell_id, halted_at) IN (
-    SELECT org_id, cell_id, halted_at FROM halts WHERE due_at_ms <= :now AND {_IN_FORCE}
+    SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell AND due_at_ms <= :now AND {_IN_FORCE}
     ORDER BY due_at_ms LIMIT :most {{skip_locked}})
-RETURNING org_id, cell_id, halted_at, attempts
+RETURNING org_id, halted_at, attempts
 """
 
 SETTLE = """
@@ -77,24 +91,83 @@ WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND cla
 
 def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
     """Send every due halt of the shard once, or those of the organisations that one provider bills."""
-    done = Dispatched()
-    while not context.out_of_time():
-        now, claim = context.clock.now_ms(), context.new_claim()
-        batch: list[ClaimedHalt] = yield Transaction(
-            "claim_halts", partial(_claim, claim=claim, now=now, shard=context.shard, provider=provider)
-        )
+    run = _Run(context, provider)
+    if not context.out_of_time():
+        yield from run.newcomers()
+    return run.done
+
+
+@dataclass
+class _Lane:
+    """One cell in this dispatch."""
+
+    cell_id: str
+    began_ms: int
+    answers: bool = False
+    """Whether it said anything yet: until then it is told one halt at a time."""
+
+
+@dataclass
+class _Run:
+    """One dispatch. `taken`: cells that have, or had, a lane."""
+
+    context: Context
+    provider: str
+    done: Dispatched = field(default_factory=Dispatched)
+    taken: set[str] = field(default_factory=set)
+
+    def newcomers(self, beside: Sequence[Steps[None]] = ()) -> Steps[bool]:
+        """Lanes for the cells that have halts due and no lane yet, `beside` one that goes on; false where there are
+        none. A sandbox may have moved there this moment."""
+        now = self.context.clock.now_ms()
+        cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.taken)))
+        fresh = [cell for cell in cells if cell not in self.taken]  # another lane may have looked meanwhile
+        self.taken.update(fresh)
+        if fresh:
+            results = yield Together([*beside, *(self.lane(_Lane(cell, now)) for cell in fresh)])
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+        return bool(fresh)
+
+    def lane(self, lane: _Lane) -> Steps[None]:
+        """Tell one cell until nothing is due there, or it does not answer, or its time is up."""
+        breaker = self.context.cell_breaker(lane.cell_id)
+        while not self.context.out_of_time():
+            now = self.context.clock.now_ms()
+            if now - lane.began_ms >= CELL_BUDGET_MS or not breaker.allows(now):
+                log.warning("cell_left_for_later", cell=lane.cell_id, answers=breaker.failures == 0)
+                break
+            errors = yield from self._batch(lane)
+            if not errors:
+                break
+            lane.answers = any(error is None or error.startswith(ANSWERED) for error in errors)
+            breaker.note(failed=not lane.answers, now_ms=self.context.clock.now_ms())
+            # A sandbox may have moved meanwhile: its new cell does not wait for what this one takes.
+            if not lane.answers and (yield from self.newcomers([self.lane(lane)])):
+                return
+        yield from self.newcomers()
+
+    def _batch(self, lane: _Lane) -> Steps[Sequence[str | None]]:
+        context, claim = self.context, self.context.new_claim()
+        most = BATCH if lane.answers else 1
+        work = partial(_claim, claim=claim, now=context.clock.now_ms(), run=self, cell=lane.cell_id, most=most)
+        batch: list[ClaimedHalt] = yield Transaction("claim_halts", work)
         if not batch:
-            break
+            return []
         errors = yield from _send(batch)
-        yield Transaction(
-            "settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=context.clock.now_ms())
-        )
+        now = context.clock.now_ms()
+        yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))
         failed = sum(error is not None for error in errors)
-        done.failed += failed
-        done.acknowledged += len(batch) - failed
+        self.done.failed += failed
+        self.done.acknowledged += len(batch) - failed
         for halt, error in zip(batch, errors, strict=True):
             log.info("halt_sent", org=halt.org_id, cell=halt.cell_id, acknowledged=error is None, error=error)
-    return done
+        return errors
+
+    def values(self, now: int) -> dict[str, object]:
+        shard = self.context.shard
+        return {"now": now, "lo": shard.lo, "hi": shard.hi, "provider": self.provider}
 
 
 def _send(batch: Sequence[ClaimedHalt]) -> Steps[list[str | None]]:
@@ -112,27 +185,41 @@ def _send(batch: Sequence[ClaimedHalt]) -> Steps[list[str | None]]:
     ]
 
 
-def _claim(connection: sa.Connection, *, claim: str, now: int, shard: Shard, provider: str) -> list[ClaimedHalt]:
-    values = {"now": now, "lo": shard.lo, "hi": shard.hi, "provider": provider}
+def _due(connection: sa.Connection, *, now: int, run: _Run, taken: Sequence[str]) -> list[str]:
+    """The cells, but for `taken`, that have halts due."""
+    values = run.values(now)
     connection.execute(sa.text(OBSOLETE))
-    connection.execute(sa.text(STILL_RUNNING), {**values, "told": now - STILL_RUNNING_MS})
+    connection.execute(sa.text(HEEDED), values)
+    for row in connection.execute(sa.text(STILL_RUNNING), {**values, "told": now - STILL_RUNNING_MS}).all():
+        if row.unheeded >= ESCALATE_AFTER:
+            log.error(
+                "halt_unheeded",
+                cell=row.cell_id,
+                org=row.org_id,
+                acknowledged=row.unheeded,
+                since_ms=row.unheeded_since_ms,
+                detail="the cell acknowledges, and the sandboxes still run",
+            )
+    found = sa.text(DUE_CELLS).bindparams(sa.bindparam("taken", list(taken), expanding=True))
+    return sorted(str(cell) for cell in connection.execute(found, values).scalars())
+
+
+def _claim(connection: sa.Connection, *, claim: str, now: int, run: _Run, cell: str, most: int) -> list[ClaimedHalt]:
     skip = "FOR UPDATE SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
     rows = connection.execute(
         sa.text(CLAIM.replace("{skip_locked}", skip)),
-        {**values, "claim": claim, "lease_end": now + LEASE_MS, "most": BATCH},
+        {**run.values(now), "cell": cell, "claim": claim, "lease_end": now + LEASE_MS, "most": most},
     ).all()
-    urls = {}
-    if rows:
-        urls = {str(cell): str(url) for cell, url in connection.execute(sa.text("SELECT cell_id, url FROM cells"))}
+    url = connection.execute(sa.text("SELECT url FROM cells WHERE cell_id = :cell"), {"cell": cell}).scalar()
     return [
         ClaimedHalt(
-            HaltRequest(org_id, cell_id, urls[cell_id], halted_at) if cell_id in urls else None,
-            org_id,
-            cell_id,
-            halted_at,
-            attempt,
+            None if url is None else HaltRequest(row.org_id, cell, str(url), row.halted_at),
+            row.org_id,
+            cell,
+            row.halted_at,
+            row.attempts,
         )
-        for org_id, cell_id, halted_at, attempt in sorted(tuple(row) for row in rows)
+        for row in sorted(rows, key=lambda row: (row.org_id, row.halted_at))
     ]
 
 
@@ -147,7 +234,7 @@ def _settle(
                 "cell_id": halt.cell_id,
                 "halted_at": halt.halted_at,
                 "claim": claim,
-                "due": None if error is None else now + backoff_ms(halt.attempt),
+                "due": None if error is None else now + min(backoff_ms(halt.attempt), MOST_BACKOFF_MS),
                 "acked": now if error is None else None,
                 "error": error,
             }

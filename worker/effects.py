@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
@@ -85,6 +85,10 @@ class HaltRequest:
     cell_id: str
     url: str
     halted_at: int
+
+
+ANSWERED: Final = "the cell answered"
+"""How the error begins of a cell that is there and said no."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from drawdown.worker.backlog import read_backlog
 from drawdown.worker.provider_states import paused
 from drawdown.worker.shard import Shard
 from drawdown.worker.status_providers import read_providers
+from drawdown.worker.unheeded import unheeded
 from drawdown.worker.verdict import judge
 
 COUNTS = {
@@ -63,6 +64,7 @@ def status(connection: sa.Connection, now_ms: int) -> dict[str, Any]:
         "paused": {name: {"since_ms": since, "reason": why} for name, (since, why) in paused(connection).items()},
         "pending": rows(PENDING),
         "halts": rows(HALTS)[0],
+        "unheeded": [{**asdict(one), "said": str(one)} for one in unheeded(connection, Shard())],
         "differing": rows(DIFFERING),
         "stopped": rows(STOPPED),
         "doubted": next(iter(rows(DOUBTED)), None),

@@ -34,6 +34,7 @@ from drawdown.worker.report import Report
 from drawdown.worker.seal_statements import Sealed, SealRequest
 from drawdown.worker.shard import Shard
 from drawdown.worker.stops import stop_org
+from drawdown.worker.unheeded import problems, unheeded
 
 log = structlog.get_logger()
 
@@ -284,6 +285,7 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
 
 def _end(connection: sa.Connection, *, context: Context, report: Report) -> None:
     report.left = read_backlog(connection, context.shard, report.at_ms)
+    report.problems += problems(unheeded(connection, context.shard))
     connection.execute(
         ticks.update()
         .where(ticks.c.tick_id == report.tick_id, ticks.c.worker == context.worker)  # not another history's (R1)

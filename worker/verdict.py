@@ -42,6 +42,9 @@ def _needs_person(found: Mapping[str, Any]) -> Verdict | None:
         count = found["left"]["stopped_orgs"]
         text = f"{count:,} organisation{'s are' if count > 1 else ' is'} stopped; {first['org_id']}: "
         return person(text + str(first["stopped_reason"]), f"drawdown org show {first['org_id']}")
+    if found["unheeded"]:
+        first = found["unheeded"][0]
+        return person(str(first["said"]), f"stop them on the hosts of {first['cell_id']}: ops/runbooks/cell-gone.md")
     for one in found["providers"]:
         for state, word in (("in_doubt", "in doubt"), ("rejected", "rejected")):
             if one[state]:

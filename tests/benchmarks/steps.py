@@ -22,6 +22,7 @@ _STEP_OF = {
     "settle": "push",
     "projections_due": "project",
     "project": "project",
+    "due_halts": "dispatch",
     "claim_halts": "dispatch",
     "settle_halts": "dispatch",
 }

@@ -22,7 +22,7 @@ ROLES = ("importer", "ticker-a", "ticker-b")
 CHUNK = tuple(f"{when} chunk" for when in ("begin", "inside", "end"))
 TICK = (
     *(f"{when} {step}" for when in ("begin", "inside", "end") for step in (
-        "begin_tick", "seal", "sweep", "claim", "charge", "settle", "projections_due", "project", "claim_halts",
+        "begin_tick", "seal", "sweep", "claim", "charge", "settle", "projections_due", "project", "due_halts",
         "end_tick",
     )),
     *(f"{when} {step}" for when in ("begin", "end") for step in ("push", "read")),
