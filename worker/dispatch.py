@@ -200,7 +200,7 @@ def _due(connection: sa.Connection, *, now: int, run: _Run, taken: Sequence[str]
                 since_ms=row.unheeded_since_ms,
                 detail="the cell acknowledges, and the sandboxes still run",
             )
-    found = sa.text(DUE_CELLS).bindparams(sa.bindparam("taken", list(taken), expanding=True))
+    found = sa.text(DUE_CELLS).bindparams(sa.bindparam("taken", list(taken), sa.Text, expanding=True))
     return sorted(str(cell) for cell in connection.execute(found, values).scalars())
 
 
