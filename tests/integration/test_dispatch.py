@@ -1,0 +1,242 @@
+"""Dispatch: a lane for each cell, moves while it is under way, stragglers, and acknowledgements without effect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+import sqlalchemy as sa
+from structlog.testing import CapturingLogger
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker import dispatch as dispatching
+from drawdown.worker import runner
+from drawdown.worker.context import LEASE_MS, Context
+from drawdown.worker.dispatch import Dispatched, dispatch
+from drawdown.worker.effects import ANSWERED, HaltRequest
+from drawdown.worker.orgs import Said
+from drawdown.worker.orgs import halt as halt_org
+from drawdown.worker.status import status
+from drawdown.worker.unheeded import ESCALATE_AFTER
+from tests.world import T0, Fleet
+
+
+class Scripted:
+    """Cells that do as told; `during` happens while a call is under way."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, int]] = []
+        self.answer: dict[str, str | None] = {}
+        self.during: dict[str, Callable[[], None]] = {}
+        self.held: dict[str, asyncio.Event] = {}
+        self.waited_for: dict[str, int] = {}
+
+    async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
+        (cell,) = {halt.cell_id for halt in halts}
+        self.received.append((cell, len(halts)))
+        if cell in self.during:
+            self.during.pop(cell)()
+        if cell in self.held:
+            await asyncio.wait_for(self.held[cell].wait(), 30)
+        for name, event in self.held.items():
+            if self.waited_for.get(name) == sum(one != name for one, _ in self.received):
+                event.set()
+        return [self.answer.get(cell) for _ in halts]
+
+    def told(self, cell: str) -> list[int]:
+        return [count for name, count in self.received if name == cell]
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    made = Fleet(engine)
+    made.cells = Scripted()  # type: ignore[assignment]
+    return made
+
+
+def cells_of(fleet: Fleet) -> Scripted:
+    assert isinstance(fleet.cells, Scripted)
+    return fleet.cells
+
+
+def populate(fleet: Fleet, orgs: int, *cells: str, state: str = "running") -> None:
+    """Halted organisations, each with a sandbox on every cell."""
+    for number in range(orgs):
+        name = f"org-{number:03}"
+        if not fleet.rows("SELECT 1 FROM orgs WHERE org_id = :org", org=name):
+            fleet.assign(name)
+            write(fleet.engine, lambda c, org=name: halt_org(c, org, Said(fleet.clock.at_ms, "a", "r")))  # type: ignore[misc]
+        for cell in cells:
+            fleet.write(
+                "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:box, :org, :cell, :state)",
+                {"box": f"{name}@{cell}", "org": name, "cell": cell, "state": state},
+            )
+    for cell in cells:
+        fleet.write(
+            "INSERT INTO cells (cell_id, url) VALUES (:cell, :url)", {"cell": cell, "url": f"http://{cell}.example"}
+        )
+
+
+def run(fleet: Fleet, context: Context | None = None) -> Dispatched:
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    return runner.run(dispatch(context or fleet.context()), world)
+
+
+def due(fleet: Fleet, cell: str) -> int:
+    return int(str(fleet.one("SELECT COUNT(*) FROM halts WHERE cell_id = :cell AND due_at_ms IS NOT NULL", cell=cell)))
+
+
+def test_a_dead_cell_is_tried_twice_and_keeps_nobody_waiting(fleet: Fleet) -> None:
+    populate(fleet, 120, "dead", "well", state="hibernated")
+    cells_of(fleet).answer["dead"] = "no connection"
+    done = run(fleet)
+    assert (done.acknowledged, done.failed) == (120, 2)
+    assert cells_of(fleet).told("dead") == [1, 1]
+    assert cells_of(fleet).told("well") == [1, 50, 50, 19]
+    assert (due(fleet, "dead"), due(fleet, "well")) == (120, 0)
+    # What was not tried is due all the time: once the cell is back, none waits for a back-off that grew.
+    cells_of(fleet).answer.clear()
+    fleet.clock.at_ms += MINUTE_MS
+    assert run(fleet).acknowledged == 120
+
+
+def test_a_slow_cell_delays_no_other(fleet: Fleet) -> None:
+    """While `slow` holds its first call, the others are told all there is: else it is never let go."""
+    populate(fleet, 60, "slow", "b", "c")
+    cells = cells_of(fleet)
+
+    async def world() -> Dispatched:
+        cells.held["slow"], cells.waited_for["slow"] = asyncio.Event(), 6
+        made = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+        return await runner._whole(dispatch(fleet.context()), made)
+
+    done = asyncio.run(world())
+    assert done.acknowledged == 180
+    assert cells.told("b") == cells.told("c") == [1, 50, 9]
+
+
+def test_a_cell_that_answers_no_is_asked_on(fleet: Fleet) -> None:
+    """It is there: each halt is refused by itself, and the circuit stays closed."""
+    populate(fleet, 5, "rude")
+    cells_of(fleet).answer["rude"] = f"{ANSWERED} 404"
+    assert run(fleet).failed == 5
+
+
+def test_a_cell_without_time_left_waits_for_the_next_dispatch(fleet: Fleet) -> None:
+    populate(fleet, 5, "slow")
+
+    def later() -> None:
+        fleet.clock.at_ms += dispatching.CELL_BUDGET_MS
+
+    cells_of(fleet).during["slow"] = later
+    assert run(fleet).acknowledged == 1
+    assert due(fleet, "slow") == 4
+    assert run(fleet).acknowledged == 4
+
+
+def test_a_tick_learns_of_a_dead_cell_once(fleet: Fleet) -> None:
+    """Each provider's lane dispatches: the circuit is theirs together."""
+    populate(fleet, 10, "dead")
+    cells_of(fleet).answer["dead"] = "no connection"
+    context = fleet.context()
+    run(fleet, context)
+    assert run(fleet, context).failed == 0
+    fleet.clock.at_ms += MINUTE_MS
+    assert run(fleet, context).failed == 1, "one call decides"
+
+
+def test_a_sandbox_that_moves_during_a_dispatch_gets_its_halt_there(fleet: Fleet) -> None:
+    populate(fleet, 1, "old")
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('new', 'http://new.example')")
+    cells_of(fleet).during["old"] = lambda: fleet.write("UPDATE sandboxes SET cell_id = 'new', state = 'migrating'")
+    assert run(fleet).acknowledged == 2
+    assert [cell for cell, _ in cells_of(fleet).received] == ["old", "new"]
+    assert fleet.rows("SELECT cell_id FROM halts WHERE due_at_ms IS NULL ORDER BY 1") == [("new",), ("old",)]
+
+
+def test_it_does_not_wait_for_the_dead_cell_it_came_from(fleet: Fleet) -> None:
+    populate(fleet, 3, "old")
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('new', 'http://new.example')")
+    cells_of(fleet).answer["old"] = "no whole answer within 10 s"
+    cells_of(fleet).during["old"] = lambda: fleet.write(
+        "UPDATE sandboxes SET cell_id = 'new' WHERE org_id = 'org-000'"
+    )
+    run(fleet)
+    assert [cell for cell, _ in cells_of(fleet).received][:1] == ["old"]
+    assert [cell for cell, _ in cells_of(fleet).received].index("new") <= 2, "after its first failure, not its last"
+
+
+def test_a_straggler_whose_worker_died_is_told_by_the_next(fleet: Fleet) -> None:
+    populate(fleet, 1, "a")
+    steps = dispatch(fleet.context())
+    effect, answer = next(steps), None
+    while getattr(effect, "name", "") != "claim_halts":  # one lane: Together's steps are driven by hand
+        if hasattr(effect, "steps"):
+            steps = effect.steps[0]
+            effect = next(steps)
+            continue
+        answer = write(fleet.engine, effect.work)  # type: ignore[union-attr]
+        effect = steps.send(answer)
+    write(fleet.engine, effect.work)  # type: ignore[union-attr]  # claimed; and the worker is gone
+    assert run(fleet).acknowledged == 0
+    fleet.clock.at_ms += LEASE_MS
+    assert run(fleet).acknowledged == 1
+
+
+def ticks_until(fleet: Fleet, count: int) -> int:
+    status_ = 0
+    for _ in range(count):
+        status_ = fleet.tick_windows(1).exit_status
+    return status_
+
+
+def test_an_acknowledgement_without_effect_becomes_a_problem(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    populate(fleet, 1, "liar", "honest")
+    cells_of(fleet).during["honest"] = lambda: fleet.write(
+        "UPDATE sandboxes SET state = 'stopped' WHERE cell_id = 'honest'"
+    )
+    assert ticks_until(fleet, ESCALATE_AFTER) == 0, "each time it is told again, and acknowledges"
+    logs = CapturingLogger()
+    monkeypatch.setattr(dispatching, "log", logs)
+    report = fleet.tick_windows(1)
+    told = "cell liar acknowledged the halt of org-000 3 times since 2026-01-01T00:05:00Z, and its sandboxes still run"
+    assert (report.exit_status, report.problems, report.left.halts_unheeded) == (1, [told], 1)
+    events = [call for call in logs.calls if call.args == ("halt_unheeded",)]
+    assert [(one.method_name, one.kwargs["cell"], one.kwargs["org"]) for one in events] == [
+        ("error", "liar", "org-000")
+    ]
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
+    assert (found["verdict"], found["reason"]) == ("person_needed", told)
+    assert "liar" in found["next"]
+
+
+def test_what_is_stopped_in_the_end_is_no_problem_and_counts_anew(fleet: Fleet) -> None:
+    populate(fleet, 1, "liar")
+    assert ticks_until(fleet, ESCALATE_AFTER + 1) == 1
+    fleet.write("UPDATE sandboxes SET state = 'stopped'")
+    assert fleet.tick_windows(1).exit_status == 0
+    fleet.write("UPDATE sandboxes SET state = 'running'")
+    assert ticks_until(fleet, ESCALATE_AFTER - 1) == 0
+    assert ticks_until(fleet, 1) == 1
+
+
+def test_who_resumes_is_no_problem(fleet: Fleet) -> None:
+    populate(fleet, 1, "liar")
+    assert ticks_until(fleet, ESCALATE_AFTER + 1) == 1
+    fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL, operator_halt = false")
+    assert fleet.tick(fleet.clock.at_ms + WINDOW_MS).problems == []
+
+
+def test_only_one_shard_reports_it(fleet: Fleet) -> None:
+    populate(fleet, 1, "liar")
+    ticks_until(fleet, ESCALATE_AFTER + 1)
+    bucket = int(str(fleet.one("SELECT bucket FROM orgs")))
+    from drawdown.worker.shard import Shard
+    from drawdown.worker.unheeded import unheeded
+
+    assert len(read(fleet.engine, lambda c: unheeded(c, Shard(bucket, bucket)))) == 1
+    others = Shard(bucket + 1, 255) if bucket < 255 else Shard(0, bucket - 1)
+    assert read(fleet.engine, lambda c: unheeded(c, others)) == []
+    assert T0 < fleet.clock.at_ms
