@@ -48,7 +48,7 @@ def set_(
     """Say where a cell listens. It is called only if DRAWDOWN_CELL_ORIGINS allows its origin."""
     state: State = context.obj
     if origin(url) is None:
-        raise UsageError(f"{url!r} is no http(s) URL")
+        raise UsageError("that is no http(s) URL of the plain form, such as https://cell-1.internal:8443")
     said = state.said(actor, reason)
 
     def work(connection: sa.Connection) -> None:
@@ -61,6 +61,8 @@ def set_(
         record(connection, "cell_set", cell, {"url": url}, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
 
     state.write(work)
-    allowed = origin(url) in state.settings.cells().allowed
-    note = "" if allowed else "; its origin is not in DRAWDOWN_CELL_ORIGINS yet, so it will not be called"
+    settings = state.settings.cells()
+    allowed = origin(url) in settings.allowed
+    why = settings.why_not(url)
+    note = "" if why is None else f"; it will not be called yet: {why}"
     show(state, {"cell_id": cell, "url": url, "allowed": allowed}, [f"{cell}: {url}{note}"])

@@ -15,7 +15,6 @@ from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
-from drawdown.worker.cell_urls import origin
 from drawdown.worker.clocks import MAX_SKEW_MS, database_now
 from drawdown.worker.incarnation import read_incarnation
 from drawdown.worker.witness import WitnessFile
@@ -153,15 +152,14 @@ def _cells(state: State) -> Iterator[Finding]:
     )  # fmt: skip
     settings = state.settings.cells()
     for cell, url in cells:
-        allowed = origin(str(url)) in settings.allowed
-        yield Finding(allowed, f"cell {cell} at {url}", "" if allowed else "add its origin to DRAWDOWN_CELL_ORIGINS")
+        mend = settings.why_not(str(url)) or ""
+        yield Finding(not mend, f"cell {cell} at {url}", mend)
+        weak = not all(len(one) >= MIN_SECRET_CHARS for one in settings.secrets_of(cell) or ("",))
+        rotated = " (two, while they are rotated)" if len(settings.secrets_of(cell)) > 1 else ""
+        mend = "set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, 16 characters or more" if weak else ""
+        yield Finding(not weak, f"the secret that signs halts for cell {cell}{rotated}", mend)
     for cell in named:
         yield Finding(False, f"cell {cell} runs sandboxes and has no URL", f"`drawdown cell set {cell} URL`")
-    if cells:
-        strong = len(settings.secret) >= MIN_SECRET_CHARS
-        yield Finding(
-            strong, "the secret that signs halts", "" if strong else "set DRAWDOWN_CELL_SECRET, 16 characters or more"
-        )
 
 
 def _server(state: State) -> Iterator[Finding]:

@@ -58,6 +58,20 @@ class CellSettings:
         default = (self.secret,) if self.secret else ()
         return self.secrets.get(cell_id) or self.secrets.get("*") or default
 
+    def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
+        """What would keep a halt from this URL as its name stands this moment; None where nothing would."""
+        found = parse(url)
+        if found is None or found.origin not in self.allowed:
+            return "add its origin to DRAWDOWN_CELL_ORIGINS"
+        try:
+            hosts = [where[0] for *_, where in (lookup or _system_lookup)(found.host, found.port)]
+        except OSError:
+            return f"the name {found.host} has no address"
+        refused = [self.address_refused(found, host) for host in hosts]
+        if None in refused:
+            return None
+        return f"{refused[0] or 'it has no address'}: DRAWDOWN_CELL_NETWORKS has to allow it"
+
     def address_refused(self, url: CellUrl, host: str) -> str | None:
         """Why a connection for this URL is not made to this address; None where it may be."""
         address = ip_address(host.partition("%")[0])

@@ -168,6 +168,9 @@ def test_settings_that_make_no_sense_are_named(shop: Shop) -> None:
         ("DRAWDOWN_LOG_LEVEL", "loud"),
         ("DRAWDOWN_CELL_ORIGINS", "cell-1"),
         ("DRAWDOWN_CELL_ORIGINS", "http://cell:99999"),
+        ("DRAWDOWN_CELL_NETWORKS", "10.0.0.0/33"),
+        ("DRAWDOWN_CELL_NETWORKS", "10.0.0.1/8"),
+        ("DRAWDOWN_CELL_SECRETS", "no-equals-sign"),
         ("DRAWDOWN_DATABASE_URL", "drawdown.db"),
     ):
         said = one_clear_line(drawdown(shop.url, "tick", env={name: value}), 2)

@@ -245,3 +245,12 @@ def test_proxies_of_the_environment_are_not_used(site: Site, monkeypatch: pytest
 def test_which_addresses_are_refused(address: str, networks: tuple[str, ...], named: bool, why: str | None) -> None:
     found = refusal(ip_address(address), [ip_network(one) for one in networks], named=named)
     assert found is None if why is None else why in (found or ""), found
+
+
+def test_doctor_and_cell_set_say_what_would_be_refused(site: Site) -> None:
+    url = "http://cell.example:81"
+    open_ = CellSettings(frozenset({url}), SECRET, networks=(ip_network("127.0.0.0/8"),))
+    assert open_.why_not(url, site.lookup) is None
+    assert open_.why_not("http://cell.example:82", site.lookup) == "add its origin to DRAWDOWN_CELL_ORIGINS"
+    said = CellSettings(frozenset({url}), SECRET).why_not(url, site.lookup)
+    assert said == "127.0.0.1 is a loopback address: DRAWDOWN_CELL_NETWORKS has to allow it"
