@@ -159,6 +159,19 @@ def execute(home: Home, text: str) -> None:
     engine.dispose()
 
 
+def test_a_tick_is_missing(home: Home) -> None:
+    home.run("org", "assign", "alice", "--provider", "autumn", "--from", show_time(T0))
+    home.use("alice", 60, ts=T0)
+    home.tick()
+    home.clock.at_ms += 20 * MINUTE_MS
+    home.use("alice", 61)
+    assert "no tick for" in home.follow("tick-missing", "See why", {})
+    home.clock.at_ms += 2 * WINDOW_MS
+    home.follow("tick-missing", "Once it is mended", {})
+    assert home.at_autumn() == 121
+    home.clean()
+
+
 def test_a_cell_is_gone(home: Home) -> None:
     moved = home.env["DRAWDOWN_CELL_ORIGINS"]
     gone = f"http://127.0.0.1:{free_port()}"

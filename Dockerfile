@@ -1,0 +1,32 @@
+# One image for every role: `serve` (the default), `run`, `tick` by way of drawdown-tick, `init`.
+# It needs a network only while it is built; at run time it talks to the database, the providers and the cells.
+FROM python:3.12.11-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml README.md ./
+COPY schema schema
+COPY ledger ledger
+COPY providers providers
+COPY worker worker
+COPY server server
+COPY cli cli
+RUN python -m venv /opt/drawdown && /opt/drawdown/bin/pip install --no-cache-dir --no-compile .
+
+FROM python:3.12.11-slim-bookworm
+RUN groupadd --gid 10001 drawdown && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin drawdown \
+    && install -d -o 10001 -g 10001 -m 0750 /var/lib/drawdown
+COPY --from=build /opt/drawdown /opt/drawdown
+COPY --chmod=0755 ops/deploy/drawdown-tick /usr/local/bin/drawdown-tick
+ENV PATH=/opt/drawdown/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    DRAWDOWN_STATE_DIR=/var/lib/drawdown
+# What a host remembers of the database: it outlives the container, and no backup of the database brings it back.
+VOLUME /var/lib/drawdown
+USER 10001:10001
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# For `serve`. Kubernetes has probes of its own; other roles are started with --no-healthcheck.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=3)"]
+ENTRYPOINT ["drawdown"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]

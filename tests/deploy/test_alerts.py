@@ -1,0 +1,155 @@
+"""Alerts and the dashboard use metrics and labels that exist, and each alert names a runbook that is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from drawdown.schema.database import connect, read
+from drawdown.schema.migrate import upgrade
+from drawdown.server.metrics import measure
+from tests.acceptance.commands import PROJECT
+from tests.world import Fleet
+
+DEPLOY = PROJECT / "ops" / "deploy"
+ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
+DASHBOARD = DEPLOY / "grafana" / "drawdown.json"
+
+WORDS = {"absent", "and", "by", "increase", "max", "or", "rate", "sum", "time", "unless", "without"}
+TOKEN = re.compile(
+    r'(?P<range>\[\d+[smhdw]\])|(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)|(?P<number>\d+(\.\d+)?)|(?P<text>"[^"\\]*")'
+    r"|(?P<sign>==|!=|>=|<=|=~|!~|[-+*/><=(){},])|(?P<space>\s+)"
+)
+
+
+def tokens(expression: str) -> list[tuple[str, str]]:
+    """Kinds and texts. Errors: ValueError for what is no token, or brackets that do not match."""
+    found, at, open_ = [], 0, []
+    while at < len(expression):
+        match = TOKEN.match(expression, at)
+        if match is None:
+            raise ValueError(f"{expression!r}: no token at {at}")
+        kind, text = str(match.lastgroup), match[0]
+        if text in ("(", "{"):
+            open_.append({"(": ")", "{": "}"}[text])
+        elif text in (")", "}") and (not open_ or open_.pop() != text):
+            raise ValueError(f"{expression!r}: brackets")
+        if kind != "space":
+            found.append((kind, text))
+        at = match.end()
+    if open_:
+        raise ValueError(f"{expression!r}: brackets")
+    return found
+
+
+def uses(expression: str) -> Iterator[tuple[str, list[str]]]:
+    """Each metric, with the labels it is selected by; and, as `by`, the labels it is grouped by."""
+    all_ = tokens(expression)
+    at = 0
+    while at < len(all_):
+        kind, text = all_[at]
+        at += 1
+        if kind != "name":
+            continue
+        close = {"{": "}", "(": ")"}.get(all_[at][1]) if at < len(all_) else None
+        inside: list[str] = []
+        if close is not None and (text in ("by", "without") or text not in WORDS):
+            end = next(number for number in range(at, len(all_)) if all_[number][1] == close)
+            inside = [word for sort, word in all_[at:end] if sort == "name"]
+            at = end + 1
+        if text in ("by", "without") or text not in WORDS:
+            yield text, inside
+
+
+def rules() -> list[dict[str, Any]]:
+    found = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
+    assert [group["name"] for group in found["groups"]] == ["drawdown"]
+    return list(found["groups"][0]["rules"])
+
+
+def queries() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What there is: labels by metric, from a database that saw a tick."""
+    engine = connect(f"sqlite:///{tmp_path_factory.mktemp('metrics')}/m.db")
+    upgrade(engine)
+    fleet = Fleet(engine)
+    fleet.tick()
+    families = read(engine, lambda c: list(measure(c, fleet.clock.at_ms)))
+    engine.dispose()
+    return {family.name: set(family._labelnames) for family in families}
+
+
+@pytest.mark.parametrize("expression", [*(rule["expr"] for rule in rules()), *queries()])
+def test_metrics_and_labels_exist(expression: str, exported: dict[str, set[str]]) -> None:
+    found = list(uses(expression))
+    metrics = [name for name, _ in found if name not in ("by", "without")]
+    assert metrics, "an expression without a metric"
+    assert set(metrics) <= set(exported)
+    for name, labels in found:
+        known = set().union(*(exported[one] for one in metrics)) if name in ("by", "without") else exported[name]
+        assert set(labels) <= known, (name, labels)
+
+
+@pytest.mark.parametrize(
+    "expression", ["drawdown_no_such > 0", "sum by (nothing) (drawdown_halts_due)", "halts_due > 0"]
+)
+def test_what_does_not_exist_is_seen(expression: str, exported: dict[str, set[str]]) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        test_metrics_and_labels_exist(expression, exported)
+
+
+@pytest.mark.parametrize("expression", ["(a", "a)", "a{b='c'}", "a > £", "sum(a}}"])
+def test_what_cannot_be_parsed_is_seen(expression: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(expression))):
+        tokens(expression)
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
+def test_each_alert_is_whole_and_has_its_runbook(rule: dict[str, Any], exported: dict[str, set[str]]) -> None:
+    assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+    assert re.fullmatch(r"Drawdown[A-Z]\w+", rule["alert"])
+    assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
+    assert rule["labels"] in ({"severity": "page"}, {"severity": "ticket"})
+    runbook = PROJECT / rule["annotations"]["runbook"]
+    assert runbook.parent == PROJECT / "ops" / "runbooks" and runbook.is_file()
+    shown = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
+    kept = set().union(*(exported[name] for name, _ in uses(rule["expr"]) if name in exported))
+    assert set(shown) <= kept, "a label that the alert has"
+
+
+def test_names_are_unique_and_what_matters_is_watched(exported: dict[str, set[str]]) -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names)
+    watched = {name for text in (*(rule["expr"] for rule in rules()), *queries()) for name, _ in uses(text)}
+    assert set(exported) - watched - {"drawdown_tick_last_success_timestamp_seconds"} == set()
+
+
+def test_the_dashboard_is_whole() -> None:
+    found = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    ids = [panel["id"] for panel in found["panels"]]
+    assert len(set(ids)) == len(ids) and found["uid"] == "drawdown"
+    taken: set[tuple[int, int]] = set()
+    for panel in found["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken and at["x"] + at["w"] <= 24, panel["title"]
+        taken |= cells
+        assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_every_link_of_the_pages_leads_somewhere() -> None:
+    for page in DEPLOY.glob("*.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), (page.name, link)
+    assert Path(DEPLOY / "UPGRADE.md").is_file()

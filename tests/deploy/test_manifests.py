@@ -1,0 +1,269 @@
+"""What deploys Drawdown, checked as far as that goes without a cluster: parsed, held to its schema, and to itself."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from typer.main import get_command
+
+from drawdown.cli.main import app
+from drawdown.cli.settings import Settings
+from tests.acceptance.commands import PROJECT
+
+DEPLOY = PROJECT / "ops" / "deploy"
+KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+UNITS = sorted([*(DEPLOY / "systemd").glob("*.service"), *(DEPLOY / "systemd").glob("*.timer")])
+SCHEMA = json.loads(Path(__file__).with_name("kubernetes.schema.json").read_text(encoding="utf-8"))
+WRAPPER = DEPLOY / "drawdown-tick"
+
+
+def documents(*paths: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in paths or KUBERNETES:
+        for number, document in enumerate(yaml.safe_load_all(path.read_text(encoding="utf-8"))):
+            yield f"{path.name}#{number}", document
+
+
+def errors(document: object) -> list[str]:
+    return [
+        f"{'/'.join(map(str, one.path))}: {one.message}" for one in Draft202012Validator(SCHEMA).iter_errors(document)
+    ]
+
+
+def pod_of(document: dict[str, Any]) -> dict[str, Any] | None:
+    spec = document.get("spec", {})
+    template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+    found: dict[str, Any] | None = None if template is None else template["spec"]
+    return found
+
+
+@pytest.mark.parametrize(("name", "document"), list(documents()))
+def test_each_manifest_keeps_to_the_schema(name: str, document: dict[str, Any]) -> None:
+    assert errors(document) == []
+
+
+def test_the_schema_sees_what_is_wrong() -> None:
+    """Each change of a good manifest is one that Kubernetes would refuse, or take without doing what was meant."""
+    cron = dict(documents(DEPLOY / "kubernetes" / "cronjob.yaml"))["cronjob.yaml#0"]
+    assert errors(cron) == []
+    for old, new in (
+        ('"concurrencyPolicy": "Forbid"', '"concurrencyPolicy": "forbid"'),
+        ('"readOnlyRootFilesystem"', '"readonlyRootFilesystem"'),
+        ('"podFailurePolicy"', '"podFailurePolicies"'),
+        ('"values": [1, 2]', '"values": [0]'),
+        ('"apiVersion": "batch/v1"', '"apiVersion": "batch/v1beta1"'),
+        ('"memory": "1Gi"', '"memory": "1 GB"'),
+        ('"schedule": "*/5 * * * *"', '"schedule": "*/5 * * *"'),
+        ('"backoffLimit": 1', '"backoffLimit": "1"'),
+        ('"kind": "CronJob"', '"kind": "Cronjob"'),
+        ('"name": "drawdown-tick"}, "spec"', '"name": "Drawdown_tick"}, "spec"'),
+    ):
+        text = json.dumps(cron)
+        assert old in text, old
+        assert errors(json.loads(text.replace(old, new))), new
+
+
+@pytest.mark.parametrize(("name", "document"), [one for one in documents() if pod_of(one[1]) is not None])
+def test_each_pod_is_confined_and_has_what_it_names(name: str, document: dict[str, Any]) -> None:
+    pod = pod_of(document)
+    assert pod is not None
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+    assert pod["automountServiceAccountToken"] is False
+    own = container["securityContext"]
+    assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"] is True
+    assert own["capabilities"] == {"drop": ["ALL"]}
+    assert re.fullmatch(r".+:\d+\.\d+\.\d+", container["image"]), "an image by its version"
+    there = {(document["kind"], document["metadata"]["name"]) for _, document in documents()}
+    for volume in pod["volumes"]:
+        if "persistentVolumeClaim" in volume:
+            assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in there
+    mounted = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    assert set(mounted) == {one["name"] for one in pod["volumes"]}
+    settings = dict(documents(DEPLOY / "kubernetes" / "settings.yaml"))["settings.yaml#0"]["data"]
+    assert mounted["state"] == settings["DRAWDOWN_STATE_DIR"]
+    sources = [next(iter(one.items())) for one in container["envFrom"]]
+    assert sources == [("configMapRef", {"name": "drawdown"}), ("secretRef", {"name": "drawdown"})]
+    assert ("ConfigMap", "drawdown") in there
+    assert not {name for name in settings if "SECRET" in name or "KEY" in name or "URL" in name}, "those are secrets"
+
+
+def test_settings_of_the_manifests_are_settings() -> None:
+    settings = dict(documents(DEPLOY / "kubernetes" / "settings.yaml"))["settings.yaml#0"]["data"]
+    known = {f"DRAWDOWN_{name.upper()}" for name in Settings.model_fields}
+    assert set(settings) <= known
+    given = {name.removeprefix("DRAWDOWN_").lower(): text for name, text in settings.items()}
+    assert Settings.model_validate(given).cells().networks
+
+
+def test_services_and_deployments_find_their_pods() -> None:
+    pods = [
+        document["spec"]["template"]["metadata"]["labels"]
+        for _, document in documents()
+        if document["kind"] == "Deployment"
+    ]
+    for _, document in documents():
+        if document["kind"] == "Deployment":
+            labels = document["spec"]["template"]["metadata"]["labels"]
+            assert document["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        if document["kind"] == "Service":
+            assert any(document["spec"]["selector"].items() <= labels.items() for labels in pods)
+
+
+def test_a_tick_with_something_left_does_not_fail_its_job() -> None:
+    (cron,) = [document for _, document in documents() if document["kind"] == "CronJob"]
+    job = cron["spec"]["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]
+    assert pod["containers"][0]["command"][0] == WRAPPER.name
+    assert pod["restartPolicy"] == "Never", "a podFailurePolicy needs it"
+    failing = [
+        code for rule in job["podFailurePolicy"]["rules"] for code in rule.get("onExitCodes", {}).get("values", ())
+    ]
+    assert failing == [1, 2]
+    assert cron["spec"]["concurrencyPolicy"] == "Forbid"
+    deadline = int(pod["containers"][0]["command"][2])
+    assert deadline < 300 < job["activeDeadlineSeconds"]
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Path:
+    """A `drawdown` that ends as its environment says, and says what it was told."""
+    found = tmp_path / "drawdown"
+    found.write_text(
+        '#!/bin/sh\necho "$@"\ntrap "exit 75" TERM\n[ -n "$LONG" ] && { sleep 60 & wait; }\nexit "$STATUS"\n'
+    )
+    found.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("status", "said"), [(0, 0), (75, 0), (1, 1), (2, 2), (137, 137)])
+def test_the_wrapper_says_0_for_75_and_nothing_else(stub: Path, status: int, said: int) -> None:
+    env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": str(status), "LONG": ""}
+    done = subprocess.run([WRAPPER, "--deadline", "240"], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (said, "tick --deadline 240")
+
+
+def test_the_wrapper_passes_a_signal_on_and_waits(stub: Path) -> None:
+    env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": "1", "LONG": "1"}
+    running = subprocess.Popen([WRAPPER], env=env, stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None and running.stdout.readline().strip() == "tick"
+    time.sleep(0.2)  # the stub sets its trap after its line
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 0, "the tick ended with 75 upon the signal"
+    running.stdout.close()
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    for name, document in documents():
+        pod = pod_of(document)
+        if pod is not None:
+            command = pod["containers"][0]["command"]
+            yield name, ["tick", *command[1:]] if command[0] == WRAPPER.name else command[1:]
+    for path in UNITS:
+        for line in re.findall(r"^ExecStart=(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            yield path.name, shlex.split(line)[1:]
+    (default,) = re.findall(r"^CMD (\[.+\])$", (PROJECT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    yield "Dockerfile", json.loads(default)
+
+
+@pytest.mark.parametrize(("name", "arguments"), list(commands()))
+def test_each_command_exists_with_its_options(name: str, arguments: list[str]) -> None:
+    group: Any = get_command(app)
+    command = group.commands[arguments[0]]
+    command.make_context(arguments[0], list(arguments[1:]))
+
+
+def unit(path: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None, comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(path.read_text(encoding="utf-8"))
+    return parser
+
+
+def test_units_say_what_matters() -> None:
+    tick, timer, serve = (
+        unit(DEPLOY / "systemd" / f"drawdown-{name}") for name in ("tick.service", "tick.timer", "serve.service")
+    )
+    assert (tick["Service"]["Type"], tick["Service"]["SuccessExitStatus"]) == ("oneshot", "75")
+    assert timer["Timer"]["OnCalendar"] == "*:0/5" and timer["Install"]["WantedBy"] == "timers.target"
+    assert serve["Service"]["Restart"] == "always" and "SuccessExitStatus" not in serve["Service"]
+    for one in (tick["Service"], serve["Service"]):
+        assert one["User"] == "drawdown" and one["NoNewPrivileges"] == "yes" and one["ProtectSystem"] == "strict"
+        assert one["Environment"] == f"DRAWDOWN_STATE_DIR=/var/lib/{one['StateDirectory']}"
+        assert one["EnvironmentFile"].startswith("/etc/drawdown/"), "no secret stands in a unit"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    for path in UNITS:
+        text = path.read_text(encoding="utf-8").replace("/opt/drawdown/bin/drawdown", "/bin/true")
+        (tmp_path / path.name).write_text(text, encoding="utf-8")
+    names = [str(tmp_path / path.name) for path in UNITS]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *names], capture_output=True, text=True, timeout=120
+    )
+    ours = [line for line in done.stderr.splitlines() if "drawdown" in line]
+    assert (done.returncode, ours) == (0, []), done.stderr
+
+
+def instructions() -> list[tuple[str, str]]:
+    text = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#")).replace("\\\n", " ")
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines.splitlines() if line)]
+
+
+def test_the_image_is_small_pinned_and_not_root() -> None:
+    found = instructions()
+    bases = [rest for word, rest in found if word == "FROM"]
+    assert len(bases) == 2, "built in one stage, run in another"
+    assert all(re.match(r"python:\d+\.\d+\.\d+-slim-\w+( AS \w+)?$", base) for base in bases), bases
+    last = found[max(number for number, one in enumerate(found) if one[0] == "FROM") :]
+    words = [word for word, _ in last]
+    (user,) = [rest for word, rest in last if word == "USER"]
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", user), "a number, so that Kubernetes sees that it is not root"
+    assert "HEALTHCHECK" in words and "VOLUME" in words
+    assert words.index("USER") > max(number for number, word in enumerate(words) if word in ("RUN", "COPY"))
+    assert all(json.loads(rest) for word, rest in last if word in ("ENTRYPOINT", "CMD")), "signals need the exec form"
+    assert not [word for word, rest in found if word == "ADD" or "sudo" in rest or "curl" in rest or "|" in rest]
+    assert not [rest for word, rest in found if word in ("ENV", "ARG") and re.search("SECRET|KEY|TOKEN|PASSWORD", rest)]
+
+
+def test_what_the_image_copies_is_there_and_not_ignored() -> None:
+    kept = {
+        line[1:]
+        for line in (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line.startswith("!")
+    }
+    for word, rest in instructions():
+        if word != "COPY" or "--from" in rest:
+            continue
+        *sources, _ = [part for part in rest.split() if not part.startswith("--")]
+        for source in sources:
+            assert (PROJECT / source).exists() and source in kept, source
+    packages = {path.parent.name for path in PROJECT.glob("*/__init__.py")} - {"tests"}
+    assert packages <= kept, "every package is in the image"
+
+
+def test_kubernetes_and_the_image_run_as_the_same_user() -> None:
+    (user,) = [rest for word, rest in instructions() if word == "USER"]
+    for _, document in documents():
+        pod = pod_of(document)
+        if pod is not None:
+            context = pod["securityContext"]
+            assert (
+                f"{context['runAsUser']}:{context['runAsGroup']}" == user
+                and context["fsGroup"] == context["runAsGroup"]
+            )
