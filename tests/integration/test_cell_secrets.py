@@ -12,12 +12,14 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
+from structlog.testing import CapturingLogger
 
 from drawdown.cli.demo_cell import DemoCell
 from drawdown.cli.settings import Settings
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.worker import cells, runner
+from drawdown.worker import dispatch as dispatching
 from drawdown.worker.cells import CellClient, CellSettings, signature
 from drawdown.worker.dispatch import dispatch
 from drawdown.worker.effects import HaltRequest
@@ -134,7 +136,9 @@ def test_nonsense_is_recorded_and_tried_again(
     kind: str, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cells, "TIMEOUT_S", 0.5)
-    caplog.set_level(logging.DEBUG)
+    logs = CapturingLogger()
+    monkeypatch.setattr(dispatching, "log", logs)
+    caplog.set_level(logging.DEBUG)  # what libraries say
     fleet = Fleet(engine)
     populate(fleet, 1, "cell-1")
     answers, close = WRONG[kind]
@@ -146,4 +150,5 @@ def test_nonsense_is_recorded_and_tried_again(
     ((error, due),) = fleet.rows("SELECT last_error, due_at_ms FROM halts")
     assert error and int(str(due)) > fleet.clock.at_ms
     kept = repr([fleet.rows(f"SELECT * FROM {name}") for name in sa.inspect(engine).get_table_names()])
-    assert "canary" not in kept + caplog.text + repr(client._settings) + repr(client.__dict__)
+    assert "halt_sent" in repr(logs.calls)
+    assert "canary" not in kept + repr(logs.calls) + caplog.text + repr(client._settings) + repr(client.__dict__)

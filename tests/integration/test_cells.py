@@ -7,15 +7,21 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
+from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 
 from drawdown.cli.demo_cell import DemoCell
 from drawdown.schema.clock import FixedClock
+from drawdown.worker import cells
 from drawdown.worker.cell_urls import origin
 from drawdown.worker.cells import CellClient, CellSettings
 from drawdown.worker.effects import HaltRequest
+from tests.contract import sockets
 from tests.world import T0
 
 SECRET = "canary-secret-of-the-cells"
@@ -150,3 +156,58 @@ def test_a_dead_cell_delays_no_other(odd: str) -> None:
 
 def test_the_secret_is_in_no_representation() -> None:
     assert SECRET not in repr(CellSettings(frozenset(), SECRET))
+
+
+def test_so_many_at_once_to_each_cell_and_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cells that answer slowly, and count how many calls they hold."""
+    monkeypatch.setattr(cells, "AT_ONCE", 11)
+    held: dict[int, int] = {}
+    most: dict[object, int] = {"both": 0}
+
+    async def answer(request: web.Request) -> web.Response:
+        port = request.url.port or 0
+        held[port] = held.get(port, 0) + 1
+        most[port] = max(most.get(port, 0), held[port])
+        most["both"] = max(most["both"], sum(held.values()))
+        await asyncio.sleep(0.02)
+        held[port] -= 1
+        return web.Response()
+
+    async def run() -> list[str | None]:
+        app = web.Application()
+        app.router.add_post("/admin/halt-org", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        for _ in range(2):
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+        urls = [f"http://127.0.0.1:{address[1]}" for address in runner.addresses]
+        client = CellClient(CellSettings(frozenset(urls), SECRET), FixedClock(T0))
+        halts = [HaltRequest(f"org-{n}", urls[n % 2], urls[n % 2], T0) for n in range(60)]
+        try:
+            one, other = await asyncio.gather(client.send(halts[:30]), client.send(halts[30:]))
+            return [*one, *other]
+        finally:
+            await runner.cleanup()
+
+    assert asyncio.run(run()) == [None] * 60
+    assert most.pop("both") == 11
+    assert max(most.values()) <= cells.AT_ONCE_PER_CELL
+
+
+def test_tls_is_spoken_to_the_name_at_the_address_that_was_checked(tmp_path: Path) -> None:
+    names: list[str | None] = []
+
+    async def run() -> str | None:
+        tls, _ = sockets.own_tls(tmp_path)
+        tls.sni_callback = lambda _socket, name, _context: names.append(name)
+        async with sockets.serving(sockets.polite, tls) as seen:
+            url = f"https://cell.example:{urlsplit(seen.url).port}"
+            found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
+            settings = CellSettings(frozenset({url}), SECRET, networks=(ip_network("127.0.0.0/8"),))
+            client = CellClient(settings, FixedClock(T0), lookup=lambda _host, _port: found)
+            (answer,) = await client.send([HaltRequest("acme", "cell-1", url, T0)])
+            assert seen.requests == []
+            return answer
+
+    assert asyncio.run(run()) == "the certificate is not trusted"
+    assert names == ["cell.example"]
