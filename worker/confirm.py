@@ -147,13 +147,13 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
 def _look_further(
     provider: str, asked: Sequence[Claimed], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Claimed], Sequence[LookupResult]]]:
-    """Where history was lost and a push is not there as it is here, ask for what may be there in its place."""
+    """Where history was lost, ask also for what it may have sent after a push, or in its place."""
     asked = list(asked)
     found = [_held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
     places = [
         place
         for place, (one, result) in enumerate(zip(asked, found, strict=True))
-        if not (one.loss is None or isinstance(result, ReadFailed | CannotTell) or result == Found(one.row.sent_qty))
+        if one.loss is not None and not isinstance(result, ReadFailed | CannotTell)
     ]
     requests = [request for place in places for request in next_revisions(asked[place].row, capabilities)]
     results = (yield from _look_up(provider, requests)) if requests else []
@@ -230,7 +230,7 @@ def _apply(
 ) -> None:
     require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
     ends = [after_lookup(result, _known(one), asked_ms, capabilities) for result, one in zip(found, asked, strict=True)]
-    if any(isinstance(one, Adopt | Void) for one in ends):
+    if any(isinstance(end, Adopt | Void) or one.others for end, one in zip(ends, asked, strict=True)):
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")
     for one, end in zip(asked, ends, strict=True):
@@ -243,6 +243,7 @@ def _apply(
                 draw(connection, [usage_of(row)], now)
             if changed and end.state == "accepted":
                 _known_there(connection, row, capabilities)
+                done.adopted += _adopt_others(connection, one, said)
         elif not _still_mine(connection, row, claim):
             continue  # somebody else has settled it meanwhile, or looks it up
         elif isinstance(end, Adopt):

@@ -99,8 +99,8 @@ SELECT MAX(COALESCE(finished_ms, started_ms)) FROM ticks
 WHERE started_ms < COALESCE((SELECT doubted_ms FROM incarnation), :now)
 """
 KEEP: Final = """
-INSERT INTO losses (number, from_ms, until_ms, at_ms, found, actor, reason)
-VALUES (:number, :from_ms, :until_ms, :at_ms, :found, :actor, :reason)
+INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason)
+VALUES (:number, :from_ms, :until_ms, :at_ms, (SELECT COALESCE(MAX(seal_id), 0) FROM seals), :found, :actor, :reason)
 """
 # S2: arrivals are counted by the database itself, which counts anew. Reading all of them again only costs time.
 READ_ALL_AGAIN: Final = "UPDATE buckets SET cursor = 0, epoch = epoch + 1"

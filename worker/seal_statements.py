@@ -148,21 +148,21 @@ def _shadow_sql(providers: Mapping[str, Capabilities]) -> str:
 def _unsent_sql(connection: sa.Connection, providers: Mapping[str, Capabilities]) -> str:
     """In windows whose history was lost (R1), a push may be known at its provider already: it is looked up before it
     is first sent, or decided by a person where nothing can be looked up, once."""
-    until, recovered = connection.execute(sa.text("SELECT MAX(until_ms), MAX(at_ms) FROM losses")).one()
+    until, last_seal = connection.execute(sa.text("SELECT MAX(until_ms), MAX(seal_id) FROM losses")).one()
     if until is None:
         return "ELSE 'due'"
     here = ", ".join(f"'{name}'" for name, can in providers.items() if can.same_database) or "''"
-    asked = ", ".join(f"'{name}'" for name, can in providers.items() if not can.lookup) or "''"
+    untold = ", ".join(f"'{name}'" for name, can in providers.items() if not can.lookup) or "''"
+    # A person decided about one that was asked for and could not be told: the next would be no other.
     decided = (
-        "EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = sized.window_ms AND v.org_id = sized.org_id "
-        f"AND v.feature = sized.feature AND v.at_ms >= {recovered})"
+        "EXISTS (SELECT 1 FROM voids v JOIN pushes q ON q.window_ms = v.window_ms AND q.org_id = v.org_id "
+        "AND q.feature = v.feature AND q.revision = v.revision WHERE v.window_ms = sized.window_ms "
+        "AND v.org_id = sized.org_id AND v.feature = sized.feature AND v.evidence_kind = 'operator' "
+        f"AND q.seal_id > {last_seal})"
     )
-    # What a lookup cannot tell a person decided, too.
-    operator = "v.evidence_kind = 'operator' AND v.at_ms"
     return (
-        f"WHEN window_ms >= {until} OR provider IN ({here}) THEN 'due' "
-        f"WHEN provider IN ({asked}) THEN CASE WHEN {decided} THEN 'due' ELSE 'in_doubt' END "
-        f"WHEN {decided.replace('v.at_ms', operator)} THEN 'due' ELSE 'queued'"
+        f"WHEN window_ms >= {until} OR provider IN ({here}) OR {decided} THEN 'due' "
+        f"WHEN provider IN ({untold}) THEN 'in_doubt' ELSE 'queued'"
     )
 
 

@@ -83,6 +83,14 @@ def test_what_is_there_in_several_revisions_is_adopted_before_the_difference_is_
     proven(fleet)
 
 
+def test_what_was_given_back_in_the_lost_history_is_owed_again(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {"": 60, ":r1": -60}, **ASKED)
+    pass_by(fleet, 1, 3, 3, 3)
+    assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r2", 60)]
+    assert charged(provider) == 60
+    proven(fleet)
+
+
 def test_what_was_voided_and_sealed_again_in_the_lost_history_is_found_under_its_later_key(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {":r2": 60}, **ASKED)
     pass_by(fleet, 1, 3, 60)
