@@ -111,7 +111,8 @@ WHERE billing_provider NOT IN ('legacy', 'none')
 OPEN: Final = """
 UPDATE pushes SET state = :state, due_at_ms = :now, claim_owner = NULL,
     last_error = 'it may have been sent in the history that was lost: it is looked up first'
-WHERE provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected') AND state IN ('due', 'queued')
+WHERE provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected')
+    AND (state IN ('due', 'queued') OR (state = 'rejected' AND :state = 'queued'))
 """
 
 
