@@ -23,7 +23,7 @@ from drawdown.worker.corrections import void_one
 from drawdown.worker.decide import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.effects import LookUp, Steps, Transaction
 from drawdown.worker.incarnation import Witness, require_same
-from drawdown.worker.lost import NEXT_REVISIONS, Loss, loss_of, next_revisions, read_losses
+from drawdown.worker.lost import NEXT_REVISIONS, Loss, Standing, loss_of, next_revisions, read_losses, standing
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
 from drawdown.worker.push_rows import find_push
@@ -229,7 +229,10 @@ def _apply(
     known: Witness | None,
 ) -> None:
     require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
-    ends = [after_lookup(result, _known(one), asked_ms, capabilities) for result, one in zip(found, asked, strict=True)]
+    ends = [
+        after_lookup(result, _known(connection, one, capabilities), asked_ms, capabilities)
+        for result, one in zip(found, asked, strict=True)
+    ]
     if any(isinstance(end, Adopt | Void) or one.others for end, one in zip(ends, asked, strict=True)):
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")
@@ -266,11 +269,13 @@ def _adopt_others(connection: sa.Connection, one: Claimed, said: Said) -> int:
     return len(one.others)
 
 
-def _known(one: Claimed) -> Asked:
+def _known(connection: sa.Connection, one: Claimed, capabilities: Capabilities) -> Asked:
     row, loss = one.row, one.loss
     first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
     if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
         first, last = min(first, loss.from_ms), max(last, loss.until_ms) if row.attempts else loss.until_ms
+    lost = loss is not None and row.attempts == 0
+    how = standing(connection, row, capabilities) if lost else Standing()
     return Asked(
         state=str(row.state),
         sent_qty=int(row.sent_qty),
@@ -278,8 +283,10 @@ def _known(one: Claimed) -> Asked:
         last_sent_ms=last,
         first_sent_ms=first,
         claimed=bool(row.claimed),
-        lost=loss is not None and row.attempts == 0,
+        lost=lost,
         others=bool(one.others),
+        stale=how.stale,
+        waits=how.waits,
     )
 
 

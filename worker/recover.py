@@ -109,7 +109,7 @@ UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1
 WHERE billing_provider NOT IN ('legacy', 'none')
 """
 OPEN: Final = """
-UPDATE pushes SET state = :state, due_at_ms = :now, claim_owner = NULL,
+UPDATE pushes SET state = :state, due_at_ms = :now, claim_owner = NULL, settled_ms = NULL,
     last_error = 'it may have been sent in the history that was lost: it is looked up first'
 WHERE provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected')
     AND (state IN ('due', 'queued') OR (state = 'rejected' AND :state = 'queued'))

@@ -258,3 +258,25 @@ def test_a_reconcile_that_lives_through_a_restore_corrects_nothing(engine: sa.En
                 else [{"compute_1gb": 67}]
             )
     assert fleet.rows("SELECT * FROM adoptions") == []
+
+
+def test_whole_units_that_were_sent_of_other_windows_are_found_before_any_is_sent(engine: sa.Engine) -> None:
+    """Sealed all at once, after a restore, whole units fall on other windows than they did one by one."""
+    provider = FakeProvider(capabilities(**ASKED, unit=700, negatives=False))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.tick(T0 + MINUTE_MS)
+    for window, suffix in ((3, ""), (0, ":r1")):
+        key = f"usage:acme:{T0 + window * WINDOW_MS}:compute_1gb{suffix}"
+        provider.charged[key] = PushRequest(key, "acme", "compute_1gb", 700, T0 + window * WINDOW_MS, 1)
+    fleet.clock.at_ms = T0 + 6 * WINDOW_MS
+    recovered(fleet)
+    for window, second in ((0, 1), (1, 1), (2, 1), (3, 1), (0, 30)):
+        fleet.sample("acme", T0 + window * WINDOW_MS + second, 300)
+    for _ in range(3):
+        pass_by(fleet, 2, 3, 60, 60)
+    pass_by(fleet, 24 * 60, 5, 5, 5)
+    assert (charged(provider), provider.seen) == (1400, [])
+    assert fleet.rows("SELECT carry_qty FROM carries") == [(100,)]
+    assert fleet.rows("SELECT key FROM pushes WHERE state NOT IN ('accepted', 'voided', 'carried')") == []
+    assert read(fleet.engine, verify).breaches == []

@@ -208,7 +208,8 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
             yield f"6: {push.key} is {push.state} ({evidence}), and was charged: {found}"
         if push.state in ("voided", "rejected") and not _may_be_void(world, push, evidence):
             yield f"P5: {push.key} is {push.state}, and no provider ever rejected it"
-        if (push.state == "carried") != (push.sent == 0) and push.state != "voided":
+        asked_first = push.state == "queued" and push.attempts == 0 and bool(world.lost_keys)
+        if (push.state == "carried") != (push.sent == 0) and push.state != "voided" and not asked_first:
             yield f"S10: {push.key} sends {push.sent} and is {push.state}"
     for key in sorted(charged.keys() - known - world.lost_keys):
         yield f"5: {key} was charged ({charged[key]}) and is no push of ours"
