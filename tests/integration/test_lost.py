@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -208,9 +209,11 @@ def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: 
     assert fleet.rows("SELECT * FROM attempts") == []
     broken = WitnessFile(tmp_path)
     known = read(engine, lambda c: recognise(c, None, T0))
-    (tmp_path / f"drawdown-{known.database_id}.json").write_text("{")
-    with pytest.raises(UsageError, match="holds something else"):
-        broken.recall(engine)
+    kinds: dict[str, object] = {"database_id": 7, "number": None, "sends": "a", "tick_id": [], "tick_worker": {}}
+    for text in ("{", "[]", "{}", json.dumps(kinds)):
+        (tmp_path / f"drawdown-{known.database_id}.json").write_text(text)
+        with pytest.raises(UsageError, match="holds something else"):
+            broken.recall(engine)
 
 
 def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: sa.Engine) -> None:
