@@ -220,7 +220,10 @@ def _as_accepted(push: Push, found: tuple[str, int] | None, doubled: set[str]) -
     """Whether what was charged is what was sent; or, where a key store failed open, so many times of it."""
     if found is None or found[0] != push.provider or push.sent == 0:
         return False
-    times, rest = divmod(found[1] * unit_at(push.provider, push.feature), push.sent)
+    total = found[1] * unit_at(push.provider, push.feature)
+    if push.sent < 0 and push.known_as in doubled:
+        return total <= push.sent  # what is given back again ends where the balance was never drawn on
+    times, rest = divmod(total, push.sent)
     return rest == 0 and (times == 1 or (times > 1 and push.known_as in doubled))
 
 
