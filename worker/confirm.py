@@ -60,7 +60,7 @@ SELECT p.*,
         AND (t.outcome IS NULL OR t.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms,
         p.sealed_at_ms) AS last_sent_ms,
     EXISTS (SELECT 1 FROM attempts t WHERE {_SAME.format("t", "p")}
-        AND t.outcome IN ('queued', 'duplicate')) AS claimed,
+        AND t.outcome IN ('queued', 'duplicate', 'rejected')) AS claimed,
     (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
         AND o.feature = p.feature) AS newest
 FROM pushes p

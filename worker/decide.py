@@ -74,6 +74,9 @@ def settle(
             return Settlement(state, confirm_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
         case RetryAt(at_ms, reason):
             return Settlement("due", max(at_ms, now_ms + SECOND_MS), "retry", reason)
+        case Rejected(reason) if sent_before and capabilities.lookup:
+            # It may be refused for what an earlier attempt has done: that one is looked up, and not sent a third time.
+            return Settlement("queued", _look_up_at(now_ms, capabilities), "rejected", reason)
         case Rejected(reason):
             return Settlement("rejected", now_ms, "rejected", reason)
         case Unknown(reason):
