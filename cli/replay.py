@@ -188,7 +188,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
     verb = "would seal" if found.dry_run else "sealed"
     lines.append(
         f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
-        + ("" if found.pushes or found.stopped else ": all is billed")
+        + ("" if found.pushes or found.stopped else ": nothing more is owed there")
     )
     lines += [
         f"left out {one.org_id} {one.reason}; the rest went on without it. Mend it, then `drawdown org release "

@@ -19,6 +19,7 @@ from drawdown.cli.times import lasting, show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.status import org_status, status
 from drawdown.worker.verdict import missed_minutes
+from drawdown.worker.witness import WitnessFile
 
 WIDTH: Final = 79
 LABEL: Final = 10
@@ -38,7 +39,8 @@ def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(he
         found = state.read(lambda c: org_status(c, org, now))
         show(state, found, org_lines(found, now))
         return
-    found = state.read(lambda c: status(c, now))
+    witness = WitnessFile(state.settings.state_folder()).recall(state.ready())
+    found = state.read(lambda c: status(c, now, witness))
     show(state, found, status_lines(found))
 
 

@@ -154,6 +154,7 @@ losses = sa.Table(
     ms_column("from_ms"),
     ms_column("until_ms"),
     ms_column("at_ms"),
+    sa.Column("seal_id", Big, nullable=False),  # the last one before it
     sa.Column("found", sa.Text, nullable=False),
     *said_columns(),
     sa.CheckConstraint("from_ms <= until_ms", name="losses_in_order"),

@@ -23,7 +23,7 @@ from drawdown.worker.corrections import void_one
 from drawdown.worker.decide import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.effects import LookUp, Steps, Transaction
 from drawdown.worker.incarnation import Witness, require_same
-from drawdown.worker.lost import NEXT_REVISIONS, Loss, loss_of, next_revisions, read_losses
+from drawdown.worker.lost import NEXT_REVISIONS, Loss, Standing, loss_of, next_revisions, read_losses, standing
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
 from drawdown.worker.push_rows import find_push
@@ -60,7 +60,7 @@ SELECT p.*,
         AND (t.outcome IS NULL OR t.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms,
         p.sealed_at_ms) AS last_sent_ms,
     EXISTS (SELECT 1 FROM attempts t WHERE {_SAME.format("t", "p")}
-        AND t.outcome IN ('queued', 'duplicate')) AS claimed,
+        AND t.outcome IN ('queued', 'duplicate', 'rejected')) AS claimed,
     (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
         AND o.feature = p.feature) AS newest
 FROM pushes p
@@ -147,13 +147,13 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
 def _look_further(
     provider: str, asked: Sequence[Claimed], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Claimed], Sequence[LookupResult]]]:
-    """Where history was lost and a push is not there as it is here, ask for what may be there in its place."""
+    """Where history was lost, ask also for what it may have sent after a push, or in its place."""
     asked = list(asked)
     found = [_held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
     places = [
         place
         for place, (one, result) in enumerate(zip(asked, found, strict=True))
-        if not (one.loss is None or isinstance(result, ReadFailed | CannotTell) or result == Found(one.row.sent_qty))
+        if one.loss is not None and not isinstance(result, ReadFailed | CannotTell)
     ]
     requests = [request for place in places for request in next_revisions(asked[place].row, capabilities)]
     results = (yield from _look_up(provider, requests)) if requests else []
@@ -229,8 +229,11 @@ def _apply(
     known: Witness | None,
 ) -> None:
     require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
-    ends = [after_lookup(result, _known(one), asked_ms, capabilities) for result, one in zip(found, asked, strict=True)]
-    if any(isinstance(one, Adopt | Void) for one in ends):
+    ends = [
+        after_lookup(result, _known(connection, one, capabilities), asked_ms, capabilities)
+        for result, one in zip(found, asked, strict=True)
+    ]
+    if any(isinstance(end, Adopt | Void) or one.others for end, one in zip(ends, asked, strict=True)):
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")
     for one, end in zip(asked, ends, strict=True):
@@ -243,6 +246,7 @@ def _apply(
                 draw(connection, [usage_of(row)], now)
             if changed and end.state == "accepted":
                 _known_there(connection, row, capabilities)
+                done.adopted += _adopt_others(connection, one, said)
         elif not _still_mine(connection, row, claim):
             continue  # somebody else has settled it meanwhile, or looks it up
         elif isinstance(end, Adopt):
@@ -265,11 +269,13 @@ def _adopt_others(connection: sa.Connection, one: Claimed, said: Said) -> int:
     return len(one.others)
 
 
-def _known(one: Claimed) -> Asked:
+def _known(connection: sa.Connection, one: Claimed, capabilities: Capabilities) -> Asked:
     row, loss = one.row, one.loss
     first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
     if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
         first, last = min(first, loss.from_ms), max(last, loss.until_ms) if row.attempts else loss.until_ms
+    lost = loss is not None and row.attempts == 0
+    how = standing(connection, row, capabilities) if lost else Standing()
     return Asked(
         state=str(row.state),
         sent_qty=int(row.sent_qty),
@@ -277,8 +283,10 @@ def _known(one: Claimed) -> Asked:
         last_sent_ms=last,
         first_sent_ms=first,
         claimed=bool(row.claimed),
-        lost=loss is not None and row.attempts == 0,
+        lost=lost,
         others=bool(one.others),
+        stale=how.stale,
+        waits=how.waits,
     )
 
 

@@ -74,6 +74,9 @@ def settle(
             return Settlement(state, confirm_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
         case RetryAt(at_ms, reason):
             return Settlement("due", max(at_ms, now_ms + SECOND_MS), "retry", reason)
+        case Rejected(reason) if sent_before and capabilities.lookup:
+            # It may be refused for what an earlier attempt has done: that one is looked up, and not sent a third time.
+            return Settlement("queued", _look_up_at(now_ms, capabilities), "rejected", reason)
         case Rejected(reason):
             return Settlement("rejected", now_ms, "rejected", reason)
         case Unknown(reason):
@@ -122,6 +125,11 @@ class Asked:
     """Whether the provider said that it has the key: sending again could only say so again."""
     lost: bool = False
     """Whether it was never sent as far as we know, and may have been all the same: our history was lost (R1)."""
+    stale: bool = False
+    """Whether it was sealed before something of its customer and feature was adopted: its whole units rest on a carry
+    that is no more."""
+    waits: bool = False
+    """Whether others of its customer and feature have yet to be told: what they come to may make it stale."""
     others: bool = False
     """Whether the provider has later revisions of its window that we know nothing of: they hold what it holds."""
 
@@ -153,6 +161,8 @@ def after_lookup(
             return Adopt(quantity)
         case Absent():
             return _after_absent(asked, now_ms, capabilities)
+        case CannotTell() if asked.sent_qty == 0:
+            return Settlement("carried", now_ms, "cannot_tell")  # nothing is sent under it: reconcile tells
         case CannotTell(reason):
             return Settlement("in_doubt", now_ms + DAY_MS, "cannot_tell", reason)
         case ReadFailed(reason):
@@ -160,10 +170,21 @@ def after_lookup(
             return Settlement(asked.state, later, "not_read", f"could not be looked up: {reason}")
 
 
+OTHERS_FIRST: Final = "absent; others of its customer come first"
+
+
 def _after_absent(asked: Asked, now_ms: int, capabilities: Capabilities) -> Settlement | Void:
     waited = now_ms - asked.last_sent_ms
     over = waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0)
+    if asked.stale and waited >= (capabilities.lookup_lag_ms or 0):
+        return Void("absent, and sealed before it was known what the provider has of this customer and feature")
+    if asked.others and asked.sent_qty == 0:
+        return Void("nothing of it was to be sent, and the provider has later revisions of its window")
+    if asked.waits and not asked.others:
+        return Settlement(asked.state, now_ms + FIRST_BACKOFF_MS, "absent", OTHERS_FIRST)
     if over and asked.lost and not asked.others and asked.state == "queued":
+        if asked.sent_qty == 0:
+            return Settlement("carried", now_ms, "absent")
         return Settlement(
             "due", now_ms, "absent", "looked up and absent: it is sent for the first time", never_sent=True
         )
@@ -174,6 +195,8 @@ def _after_absent(asked: Asked, now_ms: int, capabilities: Capabilities) -> Sett
     kept = safe_retention_ms(capabilities)
     remembered = kept is None or now_ms - asked.first_sent_ms < kept
     if remembered and not asked.claimed and not asked.others and asked.state == "queued":
+        if asked.sent_qty == 0:
+            return Settlement("carried", now_ms, "absent")
         first = asked.first_sent_ms if asked.lost else None
         return Settlement("due", now_ms, "absent", "looked up and absent: the same bytes are sent again", first)
     again = min(now_ms + backoff_ms(asked.lookups), asked.last_sent_ms + capabilities.applied_within_ms)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.units import push_key
+from drawdown.worker.decide import OTHERS_FIRST
 from drawdown.worker.requests import dated, request_of, wire_key
 
 NEXT_REVISIONS: Final = 3
@@ -38,6 +39,41 @@ def loss_of(window_ms: int, losses: Sequence[Loss]) -> Loss | None:
     """When the pushes of a window may have been sent, unknown to us."""
     its = [one for one in losses if window_ms < one.until_ms]
     return Loss(min(one.from_ms for one in its), max(one.until_ms for one in its)) if its else None
+
+
+# What was found absent, and waits for others alone, comes to nothing that is adopted; anything else may.
+UNTOLD: Final = f"""
+SELECT 1 FROM pushes o WHERE o.provider = :provider AND o.state IN ('due', 'queued', 'in_doubt', 'rejected')
+    AND o.state = 'queued' AND o.org_id = :org AND o.customer_id = :customer AND o.feature = :feature AND o.attempts = 0
+    AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') <> '{OTHERS_FIRST}')
+    AND (o.window_ms <> :window OR o.revision <> :revision) LIMIT 1
+"""
+ADOPTED_SINCE: Final = """
+SELECT 1 FROM adoptions x JOIN pushes p ON p.window_ms = x.window_ms AND p.org_id = x.org_id AND p.feature = x.feature
+    AND p.revision = x.revision
+WHERE x.org_id = :org AND x.feature = :feature AND p.provider = :provider AND p.customer_id = :customer
+    AND x.at_ms >= :sealed LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a push of a lost window stands to the others of its customer and feature."""
+
+    stale: bool = False
+    waits: bool = False
+
+
+def standing(connection: sa.Connection, row: Any, capabilities: Capabilities) -> Standing:
+    """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
+    all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
+    if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
+        return Standing()
+    values = {"org": row.org_id, "feature": row.feature, "provider": row.provider, "customer": row.customer_id}
+    place = {"window": row.window_ms, "revision": row.revision}
+    stale = connection.execute(sa.text(ADOPTED_SINCE), {**values, "sealed": row.sealed_at_ms}).first() is not None
+    waits = connection.execute(sa.text(UNTOLD), {**values, **place}).first() is not None
+    return Standing(stale, waits)
 
 
 def next_revisions(row: Any, capabilities: Capabilities) -> list[PushRequest]:

@@ -99,8 +99,8 @@ SELECT MAX(COALESCE(finished_ms, started_ms)) FROM ticks
 WHERE started_ms < COALESCE((SELECT doubted_ms FROM incarnation), :now)
 """
 KEEP: Final = """
-INSERT INTO losses (number, from_ms, until_ms, at_ms, found, actor, reason)
-VALUES (:number, :from_ms, :until_ms, :at_ms, :found, :actor, :reason)
+INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason)
+VALUES (:number, :from_ms, :until_ms, :at_ms, (SELECT COALESCE(MAX(seal_id), 0) FROM seals), :found, :actor, :reason)
 """
 # S2: arrivals are counted by the database itself, which counts anew. Reading all of them again only costs time.
 READ_ALL_AGAIN: Final = "UPDATE buckets SET cursor = 0, epoch = epoch + 1"
@@ -109,9 +109,10 @@ UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1
 WHERE billing_provider NOT IN ('legacy', 'none')
 """
 OPEN: Final = """
-UPDATE pushes SET state = :state, due_at_ms = :now, claim_owner = NULL,
+UPDATE pushes SET state = :state, due_at_ms = :now, claim_owner = NULL, settled_ms = NULL,
     last_error = 'it may have been sent in the history that was lost: it is looked up first'
-WHERE provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected') AND state IN ('due', 'queued')
+WHERE provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected')
+    AND (state IN ('due', 'queued') OR (state = 'rejected' AND :state = 'queued'))
 """
 
 

@@ -75,8 +75,6 @@ class Replayed:
             return 1
         if self.dry_run:
             return 0
-        if not (self.pushes or self.pushes_before):
-            return 0  # nothing was owed: whatever else waits is not this replay's
         if self.backlog.needs_person:
             return 1
         return 75 if self.failures or self.backlog.due or self.backlog.queued else 0

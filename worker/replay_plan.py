@@ -85,7 +85,8 @@ def plan(connection: sa.Connection, scope: Scope, from_ms: int, to_ms: int, now_
     floor; Refused for an organisation or provider that does not exist or was never billed.
     """
     if to_ms <= from_ms:
-        raise UsageError(f"the range ends before it begins ({utc(from_ms)} to {utc(to_ms)}): swap --from and --to")
+        what = "ends before it begins" if to_ms < from_ms else "is empty"
+        raise UsageError(f"the range {what} ({utc(from_ms)} to {utc(to_ms)}): --to must lie after --from")
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
     if start >= last:
         raise UsageError(

@@ -219,7 +219,8 @@ INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id,
 SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, sent_qty,
     'usage:' || org_id || ':' || window_ms || ':' || feature
         || CASE WHEN revision > 0 THEN '\\:r' || revision ELSE '' END,
-    :now, :seal_id, CASE WHEN sent_qty = 0 THEN 'carried' WHEN shadow = 1 THEN 'shadow' {else} END, :now
+    :now, :seal_id, CASE WHEN shadow = 1 AND sent_qty <> 0 THEN 'shadow'
+        WHEN sent_qty = 0 AND NOT ({lost}) THEN 'carried' {else} END, :now
 FROM ({sent}) sized
 """
 )

@@ -76,6 +76,7 @@ class Statements:
         mapping = segments(mapping_rows(connection))
         providers = {**request.providers, **stored_terms(connection)}
         one_window = pack_ms == window_of(pack_ms) and request.horizon_ms == pack_ms + WINDOW_MS
+        lost, states = _lost_sql(connection, request.providers)
         self.texts = {
             **(plans.FRESH_ONE if one_window else plans.FRESH_MANY),
             "seconds": plans.SECONDS[connection.dialect.name],
@@ -90,7 +91,8 @@ class Statements:
             "segments": _segments_sql(mapping),
             "sent": _sent_sql(providers),
             "shadow": _shadow_sql(providers),
-            "else": _unsent_sql(connection, request.providers),
+            "lost": lost,
+            "else": states,
             # Names of providers are made of a-z, 0-9 and _. None at all are given where it does not matter who bills.
             "known": ", ".join(f"'{name}'" for name in sorted(providers)) if request.providers else "a.provider",
         }
@@ -145,24 +147,26 @@ def _shadow_sql(providers: Mapping[str, Capabilities]) -> str:
     return " OR ".join(f"(a.provider = '{name}' AND w.window_ms < {live})" for name, live in later) or "1 = 0"
 
 
-def _unsent_sql(connection: sa.Connection, providers: Mapping[str, Capabilities]) -> str:
+def _lost_sql(connection: sa.Connection, providers: Mapping[str, Capabilities]) -> tuple[str, str]:
     """In windows whose history was lost (R1), a push may be known at its provider already: it is looked up before it
-    is first sent, or decided by a person where nothing can be looked up, once."""
-    until, recovered = connection.execute(sa.text("SELECT MAX(until_ms), MAX(at_ms) FROM losses")).one()
+    is first sent, or decided by a person where nothing can be looked up, once. What is carried is asked for as well:
+    sealed in another order, its window may have been sent a whole unit. Returns what that holds for, and the states."""
+    until, last_seal = connection.execute(sa.text("SELECT MAX(until_ms), MAX(seal_id) FROM losses")).one()
     if until is None:
-        return "ELSE 'due'"
+        return "1 = 0", "ELSE 'due'"
     here = ", ".join(f"'{name}'" for name, can in providers.items() if can.same_database) or "''"
-    asked = ", ".join(f"'{name}'" for name, can in providers.items() if not can.lookup) or "''"
+    untold = ", ".join(f"'{name}'" for name, can in providers.items() if not can.lookup) or "''"
+    # A person decided about one that was asked for and could not be told: the next would be no other.
     decided = (
-        "EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = sized.window_ms AND v.org_id = sized.org_id "
-        f"AND v.feature = sized.feature AND v.at_ms >= {recovered})"
+        "EXISTS (SELECT 1 FROM voids v JOIN pushes q ON q.window_ms = v.window_ms AND q.org_id = v.org_id "
+        "AND q.feature = v.feature AND q.revision = v.revision WHERE v.window_ms = sized.window_ms "
+        "AND v.org_id = sized.org_id AND v.feature = sized.feature AND v.evidence_kind = 'operator' "
+        f"AND q.seal_id > {last_seal})"
     )
-    # What a lookup cannot tell a person decided, too.
-    operator = "v.evidence_kind = 'operator' AND v.at_ms"
-    return (
-        f"WHEN window_ms >= {until} OR provider IN ({here}) THEN 'due' "
-        f"WHEN provider IN ({asked}) THEN CASE WHEN {decided} THEN 'due' ELSE 'in_doubt' END "
-        f"WHEN {decided.replace('v.at_ms', operator)} THEN 'due' ELSE 'queued'"
+    asked = f"window_ms < {until} AND shadow = 0 AND provider NOT IN ({here}, {untold}) AND NOT {decided}"
+    return asked, (
+        f"WHEN {asked} THEN 'queued' WHEN window_ms < {until} AND provider IN ({untold}) AND NOT {decided} "
+        "THEN 'in_doubt' ELSE 'due'"
     )
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.actions import require_org
 from drawdown.worker.backlog import read_backlog
+from drawdown.worker.incarnation import Witness, difference, read_incarnation
 from drawdown.worker.provider_states import paused
 from drawdown.worker.shard import Shard
 from drawdown.worker.status_providers import read_providers
@@ -46,8 +47,15 @@ WHERE finished_ms IS NULL AND lease_ms > :since ORDER BY replay_id
 """
 
 
-def status(connection: sa.Connection, now_ms: int) -> dict[str, Any]:
-    """What is behind, why, since when, how much it is worth, and when it will be drained; `verdict` sums it up."""
+def _doubt(connection: sa.Connection, now_ms: int, witness: Witness | None) -> dict[str, Any] | None:
+    why = difference(connection, read_incarnation(connection), witness)
+    return None if why is None else {"doubted_ms": now_ms, "doubted_reason": why}
+
+
+def status(connection: sa.Connection, now_ms: int, witness: Witness | None = None) -> dict[str, Any]:
+    """What is behind, why, since when, how much it is worth, and when it will be drained; `verdict` sums it up.
+
+    `witness`: what this host remembers of the database, so that a loss shows before the next tick writes it down."""
     found: dict[str, Any] = {
         name: int(connection.execute(sa.text(text)).scalar_one() or 0) for name, text in COUNTS.items()
     }
@@ -67,7 +75,7 @@ def status(connection: sa.Connection, now_ms: int) -> dict[str, Any]:
         "unheeded": [{**asdict(one), "said": str(one)} for one in unheeded(connection, Shard())],
         "differing": rows(DIFFERING),
         "stopped": rows(STOPPED),
-        "doubted": next(iter(rows(DOUBTED)), None),
+        "doubted": next(iter(rows(DOUBTED)), None) or _doubt(connection, now_ms, witness),
         "replays": rows(REPLAYS, since=now_ms - DAY_MS),
         "last_tick": _last_tick(connection, now_ms),
         "needs_person": backlog.needs_person,

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady
 from drawdown.schema.tables import ticks
 from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
 from drawdown.worker import seal as sealing
@@ -26,6 +26,7 @@ from drawdown.worker.context import Context
 from drawdown.worker.dispatch import Dispatched, dispatch
 from drawdown.worker.effects import Recall, Remember, Steps, Together, Transaction
 from drawdown.worker.incarnation import Witness, recognise
+from drawdown.worker.isolate import find_bad
 from drawdown.worker.newcomers import meet_strangers_by_arrival
 from drawdown.worker.project import Projected, project
 from drawdown.worker.provider_states import changed, meet, stored_terms
@@ -204,9 +205,7 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
         request = _request(context, report, shard)
         try:
             sealed: Sealed = yield Transaction("seal", partial(sealing.seal, request=request))
-        except (DBAPIError, DrawdownError) as error:
-            if not _is_about_data(error):
-                raise
+        except DBAPIError as error:  # a database that is busy, away or not ready has errors of its own
             log.error("seal_failed", bucket_lo=shard.lo, bucket_hi=shard.hi, error=str(error).splitlines()[0])
             if shard.lo < shard.hi:
                 middle = (shard.lo + shard.hi) // 2
@@ -225,37 +224,16 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
         log.info("sealed", bucket_lo=shard.lo, bucket_hi=shard.hi, pushes=sealed.pushes, seal=sealed.seal_id)
 
 
-def _is_about_data(error: Exception) -> bool:
-    """Whether a failed seal may be one organisation's fault, and not the database's state or a lost connection."""
-    return not isinstance(error, DrawdownError)
-
-
 def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> Steps[bool]:
-    """Find, by dry runs of halves, the organisations of one bucket that cannot be sealed, and stop those alone."""
-    # What fails with no organisation at all is no organisation's fault: then the error goes up, and nobody is stopped.
-    yield Transaction("probe", partial(sealing.seal, request=replace(request, only=())), rollback=True)
+    """Stop those organisations of one bucket that cannot be sealed, and them alone."""
     orgs: list[str] = yield Transaction("orgs_of_bucket", partial(_orgs_of, request=request))
-    groups, found = [orgs] if orgs else [], False
-    while groups:
-        group = groups.pop()
-        probe = replace(request, only=tuple(group))
-        try:
-            yield Transaction("probe", partial(sealing.seal, request=probe), rollback=True)
-        except (DBAPIError, DrawdownError) as error:
-            if not _is_about_data(error):
-                raise
-            if len(group) > 1:
-                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
-                continue
-            reason = f"cannot be sealed: {str(error).splitlines()[0][:300]}"
-            yield Transaction(
-                "stop_org",
-                partial(stop_org, org_id=group[0], reason=reason, now_ms=request.now_ms, actor="drawdown"),
-            )
-            log.error("org_stopped", org=group[0], reason=reason)
-            report.stopped_orgs.append(group[0])
-            found = True
-    return found
+    bad = yield from find_bad(orgs, lambda only: partial(sealing.seal, request=replace(request, only=only)))
+    for one in bad:
+        work = partial(stop_org, org_id=one.org_id, reason=one.reason, now_ms=request.now_ms, actor="drawdown")
+        yield Transaction("stop_org", work)
+        log.error("org_stopped", org=one.org_id, reason=one.reason)
+        report.stopped_orgs.append(one.org_id)
+    return bool(bad)
 
 
 def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:

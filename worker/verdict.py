@@ -84,9 +84,23 @@ def _behind(found: Mapping[str, Any]) -> Verdict | None:
         one = found["differing"][0]
         reason = f"{one['days']:,} organisation-days {one['verdict']} at {one['provider']}, when last compared"
         return Verdict("behind", reason, f"drawdown reconcile --provider {one['provider']}")
+    if found["pending"]:
+        one = max(found["pending"], key=lambda part: int(part["seconds"]))
+        reason = f"{one['seconds']:,} s of usage are billed by nobody yet ({one['reason']})"
+        return Verdict("behind", reason, PENDING.get(one["reason"], "drawdown org list"))
     if found["last_tick"] is None:
         return Verdict("behind", "there was no tick yet", "drawdown tick")
     return None
+
+
+PENDING: Final = {
+    "unknown_org": "drawdown org assign --unassigned --from TIME",
+    "no_assignment": "drawdown org assign --unassigned --from TIME",
+    "no_customer": "drawdown org assign ORG --provider NAME --customer ID",
+    "no_provider": "drawdown provider list",
+    "no_mapping": "drawdown feature list, then drawdown feature map",
+}
+"""What mends usage that waits for a person, by its reason."""
 
 
 def _mend(one: Mapping[str, Any]) -> str:

@@ -27,7 +27,9 @@ SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
 """
 
 STATE: Final = f"""
-SELECT 'state' AS what, {_PUSH} FROM pushes p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0))
+SELECT 'state' AS what, {_PUSH} FROM pushes p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
+        AND NOT (p.state = 'queued' AND p.attempts = 0
+            AND EXISTS (SELECT 1 FROM losses l WHERE p.window_ms < l.until_ms)))
     OR (p.state = 'shadow' AND p.attempts > 0)
 """
 

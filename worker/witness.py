@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,9 @@ from drawdown.worker.incarnation import Witness
 ELSEWHERE: Final = (
     "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process and is not restored with the database"
 )
+
+
+KINDS: Final = {"str": str, "int": int}
 
 
 class WitnessFile:
@@ -63,14 +66,18 @@ class WitnessFile:
 
     def _load(self, file: Path) -> Witness | None:
         try:
-            return Witness(**json.loads(file.read_text(encoding="utf-8")))
+            found = Witness(**json.loads(file.read_text(encoding="utf-8")))
+            if not all(isinstance(getattr(found, one.name), KINDS[str(one.type)]) for one in fields(found)):
+                raise ValueError("other kinds of values")
+            return found
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UsageError(f"{file} cannot be read ({error.strerror}): {ELSEWHERE}") from error
         except (ValueError, TypeError) as error:
             raise UsageError(
-                f"{file} holds something else: if the database was never restored, delete the file"
+                f"{file} holds something else: delete it and, if the database may have been restored, run "
+                "`drawdown recover --restored`"
             ) from error
 
 

@@ -106,7 +106,7 @@ def test_every_bad_kind_is_quarantined_with_its_reason_and_stops_nobody(fleet: F
     assert row["left"]["quarantined"] == expected
     must(database_url, "verify", at=str(NOW))
     said = drawdown(database_url, "status", at=str(NOW)).out
-    assert all(f"quarantined, {reason}: {count:,} samples" in said for reason, count in expected.items())
+    assert all(f"{count:,} samples quarantined: {reason}" in said for reason, count in expected.items())
 
 
 def test_what_cannot_be_sealed_yet_waits_with_its_reason_and_is_billed_once_mended(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,14 @@ def test_what_is_there_in_several_revisions_is_adopted_before_the_difference_is_
     fleet, provider = restored(engine, {"": 40, ":r1": 15}, **ASKED)
     pass_by(fleet, 1, 3, 3, 3)
     assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r3", 5)], "r2 holds what r0 is there"
+    assert charged(provider) == 60
+    proven(fleet)
+
+
+def test_what_was_given_back_in_the_lost_history_is_owed_again(engine: sa.Engine) -> None:
+    fleet, provider = restored(engine, {"": 60, ":r1": -60}, **ASKED)
+    pass_by(fleet, 1, 3, 3, 3)
+    assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r2", 60)]
     assert charged(provider) == 60
     proven(fleet)
 
@@ -200,9 +209,11 @@ def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: 
     assert fleet.rows("SELECT * FROM attempts") == []
     broken = WitnessFile(tmp_path)
     known = read(engine, lambda c: recognise(c, None, T0))
-    (tmp_path / f"drawdown-{known.database_id}.json").write_text("{")
-    with pytest.raises(UsageError, match="holds something else"):
-        broken.recall(engine)
+    kinds: dict[str, object] = {"database_id": 7, "number": None, "sends": "a", "tick_id": [], "tick_worker": {}}
+    for text in ("{", "[]", "{}", json.dumps(kinds)):
+        (tmp_path / f"drawdown-{known.database_id}.json").write_text(text)
+        with pytest.raises(UsageError, match="holds something else"):
+            broken.recall(engine)
 
 
 def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: sa.Engine) -> None:
@@ -250,3 +261,25 @@ def test_a_reconcile_that_lives_through_a_restore_corrects_nothing(engine: sa.En
                 else [{"compute_1gb": 67}]
             )
     assert fleet.rows("SELECT * FROM adoptions") == []
+
+
+def test_whole_units_that_were_sent_of_other_windows_are_found_before_any_is_sent(engine: sa.Engine) -> None:
+    """Sealed all at once, after a restore, whole units fall on other windows than they did one by one."""
+    provider = FakeProvider(capabilities(**ASKED, unit=700, negatives=False))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.tick(T0 + MINUTE_MS)
+    for window, suffix in ((3, ""), (0, ":r1")):
+        key = f"usage:acme:{T0 + window * WINDOW_MS}:compute_1gb{suffix}"
+        provider.charged[key] = PushRequest(key, "acme", "compute_1gb", 700, T0 + window * WINDOW_MS, 1)
+    fleet.clock.at_ms = T0 + 6 * WINDOW_MS
+    recovered(fleet)
+    for window, second in ((0, 1), (1, 1), (2, 1), (3, 1), (0, 30)):
+        fleet.sample("acme", T0 + window * WINDOW_MS + second, 300)
+    for _ in range(3):
+        pass_by(fleet, 2, 3, 60, 60)
+    pass_by(fleet, 24 * 60, 5, 5, 5)
+    assert (charged(provider), provider.seen) == (1400, [])
+    assert fleet.rows("SELECT carry_qty FROM carries") == [(100,)]
+    assert fleet.rows("SELECT key FROM pushes WHERE state NOT IN ('accepted', 'voided', 'carried')") == []
+    assert read(fleet.engine, verify).breaches == []

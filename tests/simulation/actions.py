@@ -230,7 +230,7 @@ def cell_trouble(world: World) -> str:
 def clock_trouble(world: World) -> str:
     """A worker's clock is set: a little wrong, an hour back or forth, or days away."""
     worker = world.rng.choice(world.workers)
-    kind = world.rng.choices(("skew", "hour", "days", "right"), (6, 3, 6, 2))[0]
+    kind = world.rng.choices(("skew", "hour", "days", "right"), (5, 3, 8, 2))[0]
     if kind == "days" and world.remote:
         kind = "hour"  # whether a provider has forgotten a key, or may still apply one, is told by a clock alone
     reach = {"skew": 30_000, "hour": world.skew_ms, "days": 3 * DAY_MS, "right": 0}[kind]
@@ -248,10 +248,10 @@ ACTIONS: Final[tuple[tuple[Action, float], ...]] = (
     (bad_sample, 0.8),
     (same_id, 0.4),
     (org_row, 0.2),
-    (sandbox, 2.0),
+    (sandbox, 3.0),
     (grant, 2.0),
     (provider_trouble, 0.4),
     (price_trouble, 0.4),
-    (cell_trouble, 0.5),
-    (clock_trouble, 0.7),
+    (cell_trouble, 1.5),
+    (clock_trouble, 1.0),
 )

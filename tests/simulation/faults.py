@@ -34,14 +34,14 @@ CHANCE: Final = {
     "read_raised": 0.02,
     "lookup_failed": 0.3,
     # cells
-    "halt_request_lost": 0.1,
-    "halt_answer_lost": 0.1,
+    "halt_request_lost": 0.2,
+    "halt_answer_lost": 0.2,
     "halts_raised": 0.08,
-    "halt_delivered_twice": 0.1,
+    "halt_delivered_twice": 0.2,
     # crash: what the other steps of that process had in flight is delivered all the same
-    "delivered_after_death": 0.5,
+    "delivered_after_death": 0.6,
     # providers behind HTTP: a crash between two calls of one effect; a request that arrives long after it was given up
-    "crash_within": 0.02,
+    "crash_within": 0.03,
     "held_up": 0.1,
     # webhooks
     "webhook_lost": 0.3,
@@ -61,6 +61,7 @@ EMULATED: Final = {
     "stripe": {
         **dict.fromkeys(BILLING_FAULTS, 0.04),
         "error_500_after": 0.06,
+        "cached_500": 0.1,
         "late_rejection": 0.12,
         "reads_lag": 0.2,
         "reads_fail": 0.15,

@@ -192,6 +192,7 @@ def _revisions(tables: Tables) -> Iterator[str]:
 def _delivered(world: World, tables: Tables) -> Iterator[str]:
     """2 and 6: what counts as accepted was charged, with that quantity; what was voided was not."""
     charged, known = world.charged(), set[str]()
+    recovered = bool(world.rows("SELECT 1 FROM losses"))
     taken = {name: remote.taken() for name, remote in world.remote.items()}
     doubled = {key for remote in world.remote.values() for key in remote.doubled()}
     for push in tables.pushes:
@@ -208,7 +209,8 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
             yield f"6: {push.key} is {push.state} ({evidence}), and was charged: {found}"
         if push.state in ("voided", "rejected") and not _may_be_void(world, push, evidence):
             yield f"P5: {push.key} is {push.state}, and no provider ever rejected it"
-        if (push.state == "carried") != (push.sent == 0) and push.state != "voided":
+        asked_first = push.state == "queued" and push.attempts == 0 and recovered
+        if (push.state == "carried") != (push.sent == 0) and push.state != "voided" and not asked_first:
             yield f"S10: {push.key} sends {push.sent} and is {push.state}"
     for key in sorted(charged.keys() - known - world.lost_keys):
         yield f"5: {key} was charged ({charged[key]}) and is no push of ours"
@@ -218,7 +220,10 @@ def _as_accepted(push: Push, found: tuple[str, int] | None, doubled: set[str]) -
     """Whether what was charged is what was sent; or, where a key store failed open, so many times of it."""
     if found is None or found[0] != push.provider or push.sent == 0:
         return False
-    times, rest = divmod(found[1] * unit_at(push.provider, push.feature), push.sent)
+    total = found[1] * unit_at(push.provider, push.feature)
+    if push.sent < 0 and push.known_as in doubled:
+        return total <= push.sent  # what is given back again ends where the balance was never drawn on
+    times, rest = divmod(total, push.sent)
     return rest == 0 and (times == 1 or (times > 1 and push.known_as in doubled))
 
 

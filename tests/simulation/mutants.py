@@ -44,7 +44,7 @@ SEEN_AT: Final = {
     "409 at Autumn taken as delivered": 4,
     "rejection taken as accepted": 1,
     "200 that charged nothing taken as accepted": 6,
-    "any 200 of Stripe's taken as accepted": 9,
+    "any 200 of Stripe's taken as accepted": 15,
     "fresh identifier at each attempt at Stripe": 3,
     "absent before the lag is over, voided at once": 4,
     "absent after the lag, voided while it may be applied": 4,
@@ -61,7 +61,7 @@ SEEN_AT: Final = {
     "the witness is ignored": 1,
     "lost windows' pushes start as due": 12,
     "absent in a lost history, voided instead of sent": 1,
-    "recover forgets open due pushes": 12,
+    "recover forgets open due pushes": 26,
     "a tick goes on in another history": 6,
     "what a lookup found keeps no name": 4,
 }
@@ -210,6 +210,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     **RESTORE,
 }
 LONGER: Final = {
+    "any 200 of Stripe's taken as accepted": 60,
     "keys expire only as a tick begins": 80,
     "reconcile adopts twice": 80,
     "reconcile counts what a balance showed as an event": 80,

@@ -29,7 +29,9 @@ def _another_history_settled(patches: Patches) -> None:
 
 RESTORE: Final[dict[str, Callable[[Patches], None]]] = {
     "the witness is ignored": lambda p: p.put(incarnation, "difference", lambda connection, found, witness: None),
-    "lost windows' pushes start as due": lambda p: p.put(seal_statements, "_unsent_sql", lambda *rest: "ELSE 'due'"),
+    "lost windows' pushes start as due": lambda p: p.put(
+        seal_statements, "_lost_sql", lambda *rest: ("1 = 0", "ELSE 'due'")
+    ),
     "absent in a lost history, voided instead of sent": _absent_is_void,
     "recover forgets open due pushes": lambda p: p.put(recover, "_ask_first", lambda *rest: (0, 0)),
     "a tick goes on in another history": _another_history_settled,

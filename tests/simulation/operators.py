@@ -54,7 +54,7 @@ def assign_org(world: World) -> str | None:
         return None  # the workers do it, and two of them could be first
     provider = world.rng.choice((*world.billing, *world.billing, "legacy", "none"))
     from_ms = _window(world, 2 * DAY_MS) if not known and world.rng.random() < 0.6 else None
-    if known and world.rng.random() < 0.2:
+    if known and world.rng.random() < 0.3:
         from_ms = _window(world, WINDOW_MS) + world.rng.randrange(1, 24) * WINDOW_MS
     customer = customer_at(world, provider, org)
     made = attempt(world, lambda c: assign(c, [org], provider, said(world), customer_id=customer, from_ms=from_ms))
@@ -264,8 +264,8 @@ OPERATORS: Final[tuple[tuple[Action, float], ...]] = (
     (withdraw_samples, 0.7),
     (void_rejected, 0.6),
     (stop_or_release, 0.9),
-    (halt_or_lift, 0.3),
+    (halt_or_lift, 0.6),
     (override_org, 0.3),
     (add_rates, 0.3),
-    (cancel_flip, 0.5),
+    (cancel_flip, 1.2),
 )

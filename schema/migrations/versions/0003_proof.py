@@ -27,6 +27,7 @@ CREATE TABLE losses (
     from_ms BIGINT NOT NULL,
     until_ms BIGINT NOT NULL,
     at_ms BIGINT NOT NULL,
+    seal_id BIGINT NOT NULL,
     found TEXT NOT NULL,
     actor TEXT NOT NULL,
     reason TEXT NOT NULL,
