@@ -40,6 +40,10 @@ class Context:
     stopping: Callable[[], bool] = _never
     """Asked between effects: true once the process was told to end."""
     breakers: dict[str, Breaker] = field(default_factory=dict)
+    watched: bool = False
+    """Whether somebody watches: then estimates are made, and halt."""
+    hurried: bool = False
+    """A watch: who did not answer a moment ago is not asked, or an outage would cost each round its time."""
     witness: Witness | None = None
     """What this host remembers of the database since the tick began."""
     progress: Callable[[str, int], None] | None = None
@@ -64,6 +68,10 @@ class Context:
 
     def breaker(self, provider: str) -> Breaker:
         return self.breakers.setdefault(provider, Breaker())
+
+    def reading(self, provider: str) -> Breaker:
+        """The breaker of a provider's reads: one that takes no usage may well be read, and the other way round."""
+        return self.breakers.setdefault(f"{provider} reads", Breaker())
 
     def advanced(self, what: str, count: int) -> None:
         if self.progress is not None:
