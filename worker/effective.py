@@ -33,6 +33,8 @@ class Used:
     """What one organisation used that its balance may not show yet, in micro-credits."""
 
     unsealed: int = 0
+    unsampled: int = 0
+    """Not told by any sample yet: what runs is taken to go on until its next one."""
     unsent: int = 0
     """Sealed, and not sent yet or proven not to have arrived."""
     sent_since: int = 0
@@ -52,7 +54,8 @@ class Used:
 
 @dataclass(frozen=True)
 class Effective:
-    """An effective balance with its parts, in micro-credits."""
+    """An effective balance with its parts, in micro-credits. Unsealed is what samples tell, and for whoever is not
+    halted what they will tell next."""
 
     balance: int
     unaccepted: int
@@ -65,17 +68,17 @@ class Effective:
 
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
     """What was sent and a balance just read does not show yet: whatever was unseen before (`was`), and sent since, less
-    what the balance fell by. Never more than what may be unseen at all, and all of that where nothing is known."""
+    what the balance fell by. Never more than what may be unseen at all, and all of that at the first read."""
     low, high = min(used.maybe, 0), max(used.maybe, 0)
-    if before is None or was is None:
+    if before is None:
         return used.maybe
-    return max(low, min(was + used.sent_since - (before - balance), high))
+    return max(low, min((was or 0) + used.sent_since - (before - balance), high))
 
 
 def after_read(org: Any, balance: int, used: Used) -> tuple[Effective, int]:
     """The effective balance by a fresh read, and what of its pushes it does not show."""
     hidden = unseen(org.balance_micro, org.unseen_micro, balance, used)
-    return Effective(balance, hidden + used.unsent, used.unsealed), hidden
+    return Effective(balance, hidden + used.unsent, _unsealed(org, used)), hidden
 
 
 def since_read(org: Any, used: Used) -> Effective | None:
@@ -83,7 +86,11 @@ def since_read(org: Any, used: Used) -> Effective | None:
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
     hidden = (org.unseen_micro or 0) + used.sent_since
-    return Effective(org.balance_micro, hidden + used.unsent, used.unsealed)
+    return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used))
+
+
+def _unsealed(org: Any, used: Used) -> int:
+    return used.unsealed + (0 if org.is_halted else max(used.unsampled, 0))
 
 
 def read_used(
@@ -102,6 +109,7 @@ def read_used(
     for row in run(UNSEALED):
         used = found[row.org_id]
         used.unsealed += run.price(used, row, row.owed)
+        used.unsampled += run.price(used, row, row.unsampled)
         used.lately += run.price(used, row, row.lately)
         used.just_now += run.price(used, row, row.just_now)
     for row in run(PUSHES, since=max(min(read_before, read_ms - lag_ms), now_ms - DAY_MS)):
@@ -110,8 +118,8 @@ def read_used(
         if row.state == "rejected" or row.first_attempt_ms is None:
             used.unsent += amount
             continue
-        used.sent_since += amount if row.first_attempt_ms > (known[row.org_id] or 0) else 0
-        used.maybe += amount if row.state != "accepted" or row.settled_ms > read_ms - lag_ms else 0
+        used.sent_since += amount if row.first_attempt_ms >= (known[row.org_id] or 0) else 0
+        used.maybe += amount if row.state != "accepted" or row.settled_ms >= read_ms - lag_ms else 0
     return found
 
 

@@ -21,10 +21,18 @@ FROM picked p {then} dirty_windows d ON d.org_id = p.org_id AND d.window_ms >= p
 """
 
 # What is owed and not sealed: whole windows at or above the watermark, the difference in dirty ones below it. Beside
-# it, what was used of late, sealed or not: at what rate credit is burnt.
+# it, what was used of late, sealed or not: at what rate credit is burnt; and what sandboxes that run will have used
+# since they last told, where they tell every minute or oftener: for at most that interval, and from when a sample came
+# in, wherever in its interval it is dated.
 UNSEALED: Final = f"""
 WITH {_PICKED},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS ({{segments}}),
+telling AS (
+    SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
+    FROM picked p {{then}} usage_samples s ON s.org_id = p.org_id AND s.ts > :lately
+    {{then}} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
+    WHERE s.problem IS NULL GROUP BY 1, 2, 3
+),
 used AS (
     SELECT p.org_id, s.ts - s.ts % 300000 AS window_ms, s.memory_mb,
         SUM(CASE WHEN s.ts >= p.sealed_to THEN s.interval_s ELSE 0 END) AS seconds,
@@ -47,14 +55,22 @@ used AS (
 both_sides AS (
     SELECT u.org_id, u.window_ms, g.feature, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS owed,
         CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.lately AS lately,
-        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.just_now AS just_now
+        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.just_now AS just_now, 0 AS unsampled
     FROM used u JOIN segments g ON u.memory_mb BETWEEN g.lo AND g.hi AND u.window_ms >= g.start_ms
         AND u.window_ms < g.end_ms
     UNION ALL
-    SELECT d.org_id, d.window_ms, q.feature, -q.sealed_qty, 0, 0
+    SELECT t.org_id, g.window_ms, g.feature, 0, 0, 0, CASE WHEN g.unit = 'mb_s' THEN t.memory_mb ELSE 1 END
+        * CASE WHEN t.told_ms + 2000 * t.every_s < :now OR t.told_ms > :now THEN 0
+            WHEN t.told_ms + 1000 * t.every_s < :now THEN t.every_s ELSE (:now - t.told_ms) / 1000 END
+    FROM telling t JOIN (SELECT s.*, :now - :now % 300000 AS window_ms FROM segments s) g
+        ON t.memory_mb BETWEEN g.lo AND g.hi AND g.window_ms >= g.start_ms AND g.window_ms < g.end_ms
+    WHERE t.every_s <= 60
+    UNION ALL
+    SELECT d.org_id, d.window_ms, q.feature, -q.sealed_qty, 0, 0, 0
     {_DIRTY} {{then}} pushes q ON q.org_id = d.org_id AND q.window_ms = d.window_ms AND q.state <> 'voided'
 )
-SELECT q.org_id, q.window_ms, q.feature, SUM(q.owed) AS owed, SUM(q.lately) AS lately, SUM(q.just_now) AS just_now
+SELECT q.org_id, q.window_ms, q.feature, SUM(q.owed) AS owed, SUM(q.lately) AS lately, SUM(q.just_now) AS just_now,
+    SUM(q.unsampled) AS unsampled
 FROM both_sides q JOIN picked p ON p.org_id = q.org_id
 JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= q.window_ms AND (a.end_ms IS NULL OR q.window_ms < a.end_ms)
     AND a.provider = :provider AND a.customer_id = p.customer_id
@@ -69,7 +85,7 @@ FROM pushes q JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.custome
 WHERE q.provider = :provider AND q.state IN ('due', 'queued', 'in_doubt', 'rejected')
 UNION ALL
 SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
-FROM (SELECT DISTINCT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms > :since) t
+FROM (SELECT DISTINCT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since) t
 {{then}} pushes q ON q.window_ms = t.window_ms AND q.org_id = t.org_id AND q.feature = t.feature
     AND q.revision = t.revision
 JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id

@@ -66,9 +66,7 @@ class Projected:
         log.info("projection_changed", org=org.org_id, halted=halted, reason=change.reason)
         if change.history["reason"] == ESTIMATE_WRONG:
             self.wrong_estimates += 1
-            log.error(
-                "estimate_wrong", org=org.org_id, detail="halted on an estimate, and there is credit: it goes on"
-            )
+            log.error("estimate_wrong", org=org.org_id, detail="halted on an estimate, and there is credit: it goes on")
 
 
 DUE = """

@@ -79,7 +79,7 @@ FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
     AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
 """
 LOOK: Final = f"""
-SELECT o.org_id, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.projection_due_ms {_BILLED}
+SELECT o.org_id, o.is_halted, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.projection_due_ms {_BILLED}
 WHERE o.watch_due_ms <= :now AND NOT o.is_halted AND o.bucket BETWEEN :lo AND :hi
 ORDER BY o.watch_due_ms LIMIT :most {{skip_locked}}
 """
