@@ -16,8 +16,8 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from drawdown.cli.state import State
 from drawdown.cli.rounds import Rounds
+from drawdown.cli.state import State
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker import runner
 from drawdown.worker.shard import NewOrgs, Shard

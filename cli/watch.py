@@ -11,9 +11,9 @@ import typer
 
 from drawdown.cli.metering import parse_shard
 from drawdown.cli.render import show
+from drawdown.cli.rounds import Rounds
 from drawdown.cli.scheduler import stop_on_signals
 from drawdown.cli.state import State
-from drawdown.cli.rounds import Rounds
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 
