@@ -40,8 +40,6 @@ class Context:
     stopping: Callable[[], bool] = _never
     """Asked between effects: true once the process was told to end."""
     breakers: dict[str, Breaker] = field(default_factory=dict)
-    watched: bool = False
-    """Whether somebody watches: then estimates are made, and halt."""
     hurried: bool = False
     """A watch: who did not answer a moment ago is not asked, or an outage would cost each round its time."""
     witness: Witness | None = None

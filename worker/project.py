@@ -26,6 +26,7 @@ from drawdown.worker.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.projection import ESTIMATE_WRONG, Change, Moment, read_to, sound, unchanged, unread_to, write
 from drawdown.worker.provider_rates import policies_of, policy_for
 from drawdown.worker.shard import Shard
+from drawdown.worker.watch_state import is_watched
 
 log = structlog.get_logger()
 
@@ -155,7 +156,9 @@ def _apply(
     current = connection.execute(
         sa.select(orgs).where(orgs.c.org_id.in_(asked)).order_by(orgs.c.org_id).with_for_update()
     ).all()
-    used = _used(connection, context, provider, current, read_ms=read_ms, now=now)
+    watched = is_watched(connection, now)
+    wanted = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
+    used = _used(connection, context, provider, wanted, read_ms=read_ms, now=now)
     policies = policies_of(connection, provider)
     changes = []
     for org in current:
@@ -171,7 +174,7 @@ def _apply(
             # Another read was written meanwhile, and two machines' clocks cannot tell which is newer: ask again.
             changes.append(Change(unchanged(org, now if fresh else again)))
             continue
-        at = Moment(max(read_ms, (one.read_before_ms or 0) + 1), now, context.watched)
+        at = Moment(max(read_ms, (one.read_before_ms or 0) + 1), now, watched)
         if isinstance(state, CustomerState):
             change = read_to(org, state, used.get(org.org_id), at, cleared)
         else:
@@ -184,14 +187,13 @@ def _apply(
 
 
 def _used(
-    connection: sa.Connection, context: Context, provider: str, rows: Sequence[Any], *, read_ms: int, now: int
+    connection: sa.Connection, context: Context, provider: str, wanted: Sequence[Any], *, read_ms: int, now: int
 ) -> Mapping[str, Used]:
-    """What the organisations used beyond their balance. While somebody watches it is read for all of them; else for
-    those alone that are halted for lack of credit, and never while history is in doubt (R1): what the provider charged
-    and we have forgotten would be taken off twice."""
+    """What organisations used beyond their balance. While somebody watches that is read for all of them; else for those
+    alone that are halted for lack of credit. Never while history is in doubt (R1): what the provider charged and we
+    have forgotten would be taken off twice."""
     if connection.execute(sa.text("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL")).first() is not None:
         return {}
-    wanted = [org for org in rows if context.watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
     lag = context.capabilities[provider].balance_lag_ms
     found = read_used(connection, provider, wanted, now_ms=now, read_ms=read_ms, lag_ms=lag)
     return {org.org_id: found.get(org.org_id, Used()) for org in wanted}

@@ -34,7 +34,6 @@ from drawdown.worker.report import Report
 from drawdown.worker.seal_statements import Sealed, SealRequest
 from drawdown.worker.shard import Shard
 from drawdown.worker.stops import stop_org
-from drawdown.worker.watch_state import is_watched
 
 log = structlog.get_logger()
 
@@ -132,7 +131,6 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
     if known.doubted is None:
         meet(connection, context.known())
     context.changed = changed(connection, context.known())
-    context.watched = is_watched(connection, now)
     _bring_providers_up_to_date(connection, now)
     tick_id = connection.execute(
         ticks.insert().values(
@@ -178,8 +176,10 @@ def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
     connection.execute(
         sa.text(
             "UPDATE orgs SET billing_provider = a.provider, projection_due_ms = :now, "
-            "projection_asks = projection_asks + 1, balance_micro = NULL, balance_read_ms = NULL, unseen_micro = NULL, "
-            "unread_since_ms = NULL FROM assignments a WHERE a.org_id = orgs.org_id "
+            "projection_asks = projection_asks + 1, "
+            "balance_read_ms = CASE WHEN balance_read_ms >= a.start_ms THEN balance_read_ms END, "
+            "balance_micro = CASE WHEN balance_read_ms >= a.start_ms THEN balance_micro END "
+            "FROM assignments a WHERE a.org_id = orgs.org_id "
             "AND a.start_ms BETWEEN :looked_at AND :now AND (a.end_ms IS NULL OR :now < a.end_ms) "
             "AND (a.start_ms >= :since OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
         ),

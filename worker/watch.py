@@ -96,7 +96,7 @@ ORDER BY COALESCE(o.balance_read_ms, 0) LIMIT :most
 def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     """One round: look, ask, halt or resume, and tell the cells."""
     done = Watched()
-    context.watched = context.hurried = True
+    context.hurried = True
     witness: Witness | None = yield Recall()
     look = partial(_look, context=context, watcher=watcher, witness=witness, done=done)
     watcher.cursor = yield Transaction("watch", look)

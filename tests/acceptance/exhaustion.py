@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from drawdown.ledger import wallet
 from drawdown.providers.http import Answer, Call
 from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, PushRequest
-from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker import runner
@@ -32,6 +31,7 @@ from drawdown.worker.watch import ROUND_MS, Watcher, watch
 from tests.emulators.cell import HALT_PATH, CellEmulator
 from tests.emulators.wire import FaultPlan
 from tests.fake_provider import FakeProvider, capabilities
+from tests.prepaid import Moving
 from tests.world import T0, Fleet
 
 SIZES = {1024: 1, 4096: 4, 8192: 8, 16384: 16}
@@ -40,15 +40,6 @@ INTERVAL_MS = MINUTE_MS
 LAG_MS = 45 * SECOND_MS
 DECLARED_LAG_MS = MINUTE_MS
 LATE_SHARE = 0.02
-
-
-@dataclass
-class Moving(FixedClock):
-    """A clock that is a millisecond later each time one looks, as real ones are."""
-
-    def now_ms(self) -> int:
-        self.at_ms += 1
-        return self.at_ms
 
 
 @dataclass
