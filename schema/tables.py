@@ -98,6 +98,7 @@ orgs = sa.Table(
     sa.Column("unseen_micro", Big, nullable=True),
     ms_column("unread_since_ms", null=True),
     ms_column("watch_due_ms", null=True),
+    sa.Column("resume_above_micro", Big, nullable=True),
     ms_column("held_watermark_ms", null=True),
     sa.Column("floor_ms", Big, nullable=False, server_default="0"),
     ms_column("stopped_at_ms", null=True),

@@ -10,7 +10,9 @@ _PICKED: Final = """
 picked AS {materialized} (
     SELECT o.org_id, o.floor_ms, a.customer_id, COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS sealed_to,
         CASE WHEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) < :lately
-            THEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) ELSE :lately END AS from_ms
+            THEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) ELSE :lately END AS from_ms,
+        COALESCE((SELECT j.at_ms FROM projections j WHERE j.org_id = o.org_id ORDER BY j.projection_id DESC LIMIT 1),
+            0) AS changed_ms
     FROM ({picked}) r JOIN orgs o ON o.org_id = r.org_id LEFT JOIN buckets b ON b.id = o.bucket
     JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.start_ms <= :now
         AND (a.end_ms IS NULL OR :now < a.end_ms)
@@ -22,14 +24,16 @@ FROM picked p {then} dirty_windows d ON d.org_id = p.org_id AND d.window_ms >= p
 
 # What is owed and not sealed: whole windows at or above the watermark, the difference in dirty ones below it. Beside
 # it, what was used of late, sealed or not: at what rate credit is burnt; and what sandboxes that run will have used
-# since they last told, where they tell every minute or oftener: for at most that interval, and from when a sample came
-# in, wherever in its interval it is dated.
+# since they last told, where they tell every minute or oftener: for at most two intervals (a sample may be late), and
+# from when a sample came in, wherever in its interval it is dated. Who is silent for longer uses nothing,
+# nor does what ran before a halt.
 UNSEALED: Final = f"""
 WITH {_PICKED},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS ({{segments}}),
 telling AS (
     SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
     FROM picked p {{then}} usage_samples s ON s.org_id = p.org_id AND s.ts > :lately
+        AND s.ts > p.changed_ms
     {{then}} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
     WHERE s.problem IS NULL GROUP BY 1, 2, 3
 ),
@@ -60,8 +64,8 @@ both_sides AS (
         AND u.window_ms < g.end_ms
     UNION ALL
     SELECT t.org_id, g.window_ms, g.feature, 0, 0, 0, CASE WHEN g.unit = 'mb_s' THEN t.memory_mb ELSE 1 END
-        * CASE WHEN t.told_ms + 2000 * t.every_s < :now OR t.told_ms > :now THEN 0
-            WHEN t.told_ms + 1000 * t.every_s < :now THEN t.every_s ELSE (:now - t.told_ms) / 1000 END
+        * CASE WHEN t.told_ms + 3000 * t.every_s < :now OR t.told_ms > :now THEN 0
+            WHEN t.told_ms + 2000 * t.every_s < :now THEN 2 * t.every_s ELSE (:now - t.told_ms) / 1000 END
     FROM telling t JOIN (SELECT s.*, :now - :now % 300000 AS window_ms FROM segments s) g
         ON t.memory_mb BETWEEN g.lo AND g.hi AND g.window_ms >= g.start_ms AND g.window_ms < g.end_ms
     WHERE t.every_s <= 60

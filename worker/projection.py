@@ -14,10 +14,13 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.tables import orgs, projections
+from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.decide import CREDIT_REASONS, Estimate, Overrides, Verdict, unread_verdict, verdict
 from drawdown.worker.effective import Effective, Used, after_read, since_read
 
 MAX_BALANCE_MICRO: Final = 9 * 10**18
+HOLD_MS: Final = 15 * MINUTE_MS
+"""For how long after a halt a sliver of credit is no reason to go on: three ticks, by when late samples are in."""
 ESTIMATE_WRONG: Final = "estimate_wrong"
 
 
@@ -62,7 +65,7 @@ def read_to(org: Any, state: CustomerState, used: Used | None, at: Moment, due: 
     if used is not None and state.balance_micro is not None:
         found, hidden = after_read(org, state.balance_micro, used)
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
-        judged = Estimate(found.value, used.lately // 5, spent, at.watched)
+        judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged)
     row = _row(org, new, at, due) | {
         "balance": state.balance_micro,
@@ -70,8 +73,24 @@ def read_to(org: Any, state: CustomerState, used: Used | None, at: Moment, due: 
         "plan_": state.plan,
         "unseen": hidden,
         "unread_since": None,
+        "above": _above(org, new, used),
     }
     return Change(row, _history(org, new, at, state.balance_micro, found))
+
+
+def _margin(org: Any, balance: int, used: Used, at: Moment) -> int:
+    """How much credit it takes to go on: what would be gone in a minute; and as before the halt with what was expected
+    then, for samples come late, unless the balance rose. After a while any credit will do."""
+    if org.halted_at is None or at.now_ms - org.halted_at >= HOLD_MS:
+        return 0
+    paid = org.balance_micro is not None and balance > org.balance_micro
+    return used.burn_a_minute if paid else max(used.burn_a_minute, org.resume_above_micro or 0)
+
+
+def _above(org: Any, new: Verdict, used: Used | None) -> int | None:
+    if new.is_halted and not org.is_halted:
+        return None if used is None else used.burn_a_minute + max(used.unsampled, 0)
+    return org.resume_above_micro if new.is_halted else None
 
 
 def unread_to(org: Any, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
@@ -87,7 +106,10 @@ def unread_to(org: Any, used: Used | None, policy: str, at: Moment, due: int | N
             present, overrides_of(org), at.now_ms, policy=policy, unread_ms=unread_ms, effective_micro=effective
         )
     changed = new.is_halted != present.is_halted
-    row = (_row(org, new, at, due) if changed else unchanged(org, due)) | {"unread_since": since}
+    row = (_row(org, new, at, due) if changed else unchanged(org, due)) | {
+        "unread_since": since,
+        "above": _above(org, new, used),
+    }
     return Change(row, _history(org, new, at, org.balance_micro, found) if changed else None)
 
 
@@ -111,6 +133,7 @@ def unchanged(org: Any, due: int | None) -> dict[str, object]:
         "unseen": org.unseen_micro,
         "unread_since": org.unread_since_ms,
         "look": org.watch_due_ms,
+        "above": org.resume_above_micro,
     }
 
 
@@ -170,6 +193,7 @@ def write(connection: sa.Connection, changes: Sequence[Change]) -> None:
                 unseen_micro=sa.bindparam("unseen"),
                 unread_since_ms=sa.bindparam("unread_since"),
                 watch_due_ms=sa.bindparam("look"),
+                resume_above_micro=sa.bindparam("above"),
             ),
             [one.row for one in changes],
         )

@@ -99,7 +99,8 @@ def test_what_was_gone_in_a_minute_is_not_enough_right_after_a_halt_and_any_cred
     provider.credit["acme"] = 125 * CREDIT  # 5 left, and 24 were burnt a minute
     assert look(fleet).resumed == 0
     fleet.tick(T0 + 5 * MINUTE_MS)
-    assert look(fleet, 2 * MINUTE_MS).resumed == 1
+    assert look(fleet, 5 * MINUTE_MS).resumed == 0  # late samples may be on their way
+    assert look(fleet, 6 * MINUTE_MS).resumed == 1
 
 
 def test_no_resumption_without_a_fresh_read(fleet: Fleet, provider: Prepaid) -> None:
@@ -174,10 +175,10 @@ def test_an_estimate_that_was_wrong_is_reported_and_undone_by_a_fresh_read(
     look(fleet)
     assert stands(fleet) == (True, "estimate")
     fleet.tick(T0 + 7 * MINUTE_MS)
-    done = look(fleet, 0)
-    assert stands(fleet) == (False, None)
+    assert stands(fleet) == (True, "estimate")  # 45 are left: less than what seemed to go in a minute
+    done = look(fleet, 10 * MINUTE_MS)
+    assert (done.wrong_estimates, stands(fleet)) == (1, (False, None))
     assert history(fleet) == [(True, "estimate"), (False, "estimate_wrong")]
-    assert done.wrong_estimates + fleet.one("SELECT COUNT(*) FROM projections WHERE reason = 'estimate_wrong'") == 1  # type: ignore[operator]
     assert [look(fleet).halted for _ in range(3)] == [0, 0, 0]
 
 

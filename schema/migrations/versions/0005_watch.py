@@ -17,6 +17,7 @@ _COLUMNS = {
         "unseen_micro BIGINT",
         "unread_since_ms BIGINT",
         "watch_due_ms BIGINT",
+        "resume_above_micro BIGINT",
     ),
     "projections": ("balance_micro BIGINT", "unaccepted_micro BIGINT", "unsealed_micro BIGINT"),
 }
