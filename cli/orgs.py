@@ -35,6 +35,9 @@ ORDER BY o.org_id LIMIT :most
 """
 
 
+FIGURES = ("balance_micro", "unaccepted_micro", "unsealed_micro")
+
+
 @app.command("list")
 def list_(
     context: typer.Context,
@@ -92,9 +95,18 @@ def _credit_tables(found: dict[str, object]) -> list[Table]:
         parts = [(name, _credits(name, value)) for name, value in credit.items()]
         made.append(table("Credit", ("", ""), parts))
     if verdicts:
-        names = list(verdicts[0])
-        rows = [tuple(_credits(name, value) for name, value in one.items()) for one in verdicts]
-        made.append(table("Verdicts, newest first", [name.removesuffix("_micro") for name in names], rows))
+        rows = [
+            (
+                show_time(one["at_ms"]),
+                "halted" if one["is_halted"] else "runs",
+                one["reason"],
+                one["max_concurrent_sandboxes"],
+                *(show_credits(one[name]) if one[name] is not None else None for name in FIGURES),
+            )
+            for one in verdicts
+        ]
+        columns = ("at", "", "why", "#at once", "#balance", "#unaccepted", "#unsealed")
+        made.append(table("Verdicts, newest first", columns, rows))
     return made
 
 
