@@ -27,6 +27,7 @@ from drawdown.cli import (
     ledger,
     metering,
     orgs,
+    provider_estimates,
     providers,
     pushes,
     reconcile,
@@ -36,6 +37,7 @@ from drawdown.cli import (
     serve,
     settings,
     status,
+    watch,
 )
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_time
@@ -86,12 +88,13 @@ def root(
     context.obj = State(found, clock, json_)
 
 
-for module in (demo, database, status, metering, serve, replay, imports, reconcile, recover):
+for module in (demo, database, status, metering, watch, serve, replay, imports, reconcile, recover):
     module.register(app)
 app.add_typer(orgs.app, name="org")
 app.add_typer(features.app, name="feature")
 app.add_typer(samples.app, name="sample")
 app.add_typer(pushes.app, name="push")
+provider_estimates.register(providers.app)
 app.add_typer(providers.app, name="provider")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(cells.app, name="cell")

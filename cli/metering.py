@@ -22,6 +22,7 @@ from drawdown.worker.context import Context
 from drawdown.worker.report import Report
 from drawdown.worker.shard import NewOrgs, Shard
 from drawdown.worker.tick import tick
+from drawdown.worker.watch import ROUND_MS
 
 NewOrgProvider = Annotated[str | None, typer.Option(help="Assign organisations to this provider as they appear")]
 NewOrgFrom = Annotated[str | None, typer.Option(help="...from this window on", show_default="what is not sealed yet")]
@@ -164,11 +165,16 @@ def run_(
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
     every: Annotated[int, typer.Option(help="Seconds between ticks", min=1, max=86_400)] = 300,
+    watch: Annotated[bool, typer.Option(help="Halt within seconds between ticks, too")] = True,
 ) -> None:
-    """Tick every five minutes until told to end (SIGTERM, Ctrl-C)."""
+    """Tick every five minutes, and watch between ticks, until told to end (SIGTERM, Ctrl-C)."""
     state: State = context.obj
     state.ready()
     options = scheduler.Options(
-        parse_shard(shard), new_orgs(state, new_org_provider, new_org_from), accept_clock, every
+        parse_shard(shard),
+        new_orgs(state, new_org_provider, new_org_from),
+        accept_clock,
+        every,
+        ROUND_MS // SECOND_MS if watch else None,
     )
     raise typer.Exit(scheduler.run(state, options))

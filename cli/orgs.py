@@ -35,6 +35,9 @@ ORDER BY o.org_id LIMIT :most
 """
 
 
+FIGURES = ("balance_micro", "unaccepted_micro", "unsealed_micro")
+
+
 @app.command("list")
 def list_(
     context: typer.Context,
@@ -70,7 +73,7 @@ def show_org(state: State, found: dict[str, object]) -> None:
     """Print what `org_status` found."""
     assignments = found["assignments"]
     assert isinstance(assignments, list)
-    facts = [(name, shown(name, value)) for name, value in found.items() if not isinstance(value, list)]
+    facts = [(name, shown(name, value)) for name, value in found.items() if not isinstance(value, list | dict)]
     rows = [(show_time(a["start_ms"]), show_time(a["end_ms"]), a["provider"], a["customer_id"]) for a in assignments]
     show(
         state,
@@ -78,8 +81,39 @@ def show_org(state: State, found: dict[str, object]) -> None:
         [
             table(str(found["org_id"]), ("", ""), facts),
             table("Billed by", ("from", "to", "provider", "customer"), rows),
+            *_credit_tables(found),
         ],
     )
+
+
+def _credit_tables(found: dict[str, object]) -> list[Table]:
+    """The effective balance with its parts, and the last changes of the verdict."""
+    credit, verdicts = found["credit"], found["verdicts"]
+    assert isinstance(verdicts, list)
+    made = []
+    if isinstance(credit, dict):
+        parts = [(name, _credits(name, value)) for name, value in credit.items()]
+        made.append(table("Credit", ("", ""), parts))
+    if verdicts:
+        rows = [
+            (
+                show_time(one["at_ms"]),
+                "halted" if one["is_halted"] else "runs",
+                one["reason"],
+                one["max_concurrent_sandboxes"],
+                *(show_credits(one[name]) if one[name] is not None else None for name in FIGURES),
+            )
+            for one in verdicts
+        ]
+        columns = ("at", "", "why", "#at once", "#balance", "#unaccepted", "#unsealed")
+        made.append(table("Verdicts, newest first", columns, rows))
+    return made
+
+
+def _credits(name: str, value: object) -> object:
+    if isinstance(value, int) and name.endswith("_micro"):
+        return show_credits(value)
+    return ", ".join(value) or None if isinstance(value, list) else shown(name, value)
 
 
 @app.command()

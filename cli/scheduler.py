@@ -1,4 +1,4 @@
-"""`drawdown run`: a tick every five minutes.
+"""`drawdown run`: a tick every five minutes, and a watch between them.
 
 Guarantee: a late fire still happens, several missed ones become one, two ticks of this process never overlap (an
 overlap is logged and counted), and SIGTERM ends between two effects: whatever was sent has its attempt on record.
@@ -16,6 +16,7 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from drawdown.cli.rounds import Rounds
 from drawdown.cli.state import State
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker import runner
@@ -33,6 +34,8 @@ class Options:
     new_orgs: NewOrgs | None
     accept_clock: bool
     every_s: int
+    watch_every_s: int | None = None
+    """None: nobody is watched."""
 
 
 @dataclass
@@ -60,29 +63,43 @@ class _Loop:
             self.last_status = 1
             log.exception("tick_failed")
 
-    def overlapped(self, _event: JobExecutionEvent) -> None:
+    def overlapped(self, event: JobExecutionEvent) -> None:
+        if event.job_id != "tick":
+            return  # a round that takes longer than it should is made up for by the next
         self.overlaps += 1
         log.warning("tick_overlaps", count=self.overlaps, detail="the tick before still runs; it will be made up for")
+
+
+def stop_on_signals(stopping: threading.Event) -> None:
+    """Have SIGTERM and SIGINT end between two effects."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def run(state: State, options: Options) -> int:
     """Tick now and then every `every_s` seconds, until SIGTERM or SIGINT; returns the last tick's exit status."""
     loop = _Loop(state, options, threading.Event())
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        log.info("stopping", signal=signal.Signals(number).name)
-        loop.stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stop_on_signals(loop.stopping)
     # Late fires count (a sleeping laptop), several become one, and a fire during a tick is skipped and reported.
     scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
     )
     scheduler.add_listener(loop.overlapped, EVENT_JOB_MAX_INSTANCES)
+    if options.watch_every_s is not None:
+        # Connections of its own: a tick that waits for a slow provider holds up no halt.
+        watching = Rounds(State(state.settings, state.clock, state.json), options.shard, loop.stopping)
+        scheduler.add_job(watching.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
+        scheduler.start()
     loop.tick()
-    scheduler.add_job(loop.tick, IntervalTrigger(seconds=options.every_s))
-    scheduler.start()
+    scheduler.add_job(loop.tick, IntervalTrigger(seconds=options.every_s), id="tick")
+    if not scheduler.running:
+        scheduler.start()
     loop.stopping.wait()
     scheduler.shutdown(wait=True)  # the running tick ends at its next effect
     return loop.last_status

@@ -68,6 +68,8 @@ class Capabilities:
     """How long after a send the service may still apply it: until then, absence proves nothing for good (rule P5)."""
     totals_lag_ms: int | None = None
     """How far totals trail behind what was accepted; None: there are no totals."""
+    balance_lag_ms: int = 0
+    """How far a customer's balance may trail behind pushes that were accepted."""
     drawn: bool = False
     """Whether balances say what was drawn from them, apart from the events: needed where a key store can fail open."""
 

@@ -19,6 +19,7 @@ from drawdown.schema.tables_fleet import (
 )
 from drawdown.schema.tables_ledger import ledger_accounts, ledger_entries, ledger_plans, ledger_rates
 from drawdown.schema.tables_server import gate_asks, used_signatures, webhooks
+from drawdown.schema.tables_watch import provider_rates, provider_when_down, watch_state
 
 __all__ = [
     "adoptions",
@@ -43,7 +44,9 @@ __all__ = [
     "orgs",
     "pending_usage",
     "projections",
+    "provider_rates",
     "provider_states",
+    "provider_when_down",
     "pushes",
     "reconciliations",
     "replays",
@@ -54,6 +57,7 @@ __all__ = [
     "usage_samples",
     "used_signatures",
     "voids",
+    "watch_state",
     "webhooks",
     "withdrawals",
 ]
@@ -88,6 +92,13 @@ orgs = sa.Table(
     sa.Column("override_halted", sa.Boolean, nullable=True),
     sa.Column("override_max_concurrent", sa.Integer, nullable=True),
     ms_column("override_until_ms", null=True),
+    sa.Column("balance_micro", Big, nullable=True),
+    ms_column("balance_read_ms", null=True),
+    sa.Column("plan", sa.Text, nullable=True),
+    sa.Column("unseen_micro", Big, nullable=True),
+    ms_column("unread_since_ms", null=True),
+    ms_column("watch_due_ms", null=True),
+    sa.Column("resume_above_micro", Big, nullable=True),
     ms_column("held_watermark_ms", null=True),
     sa.Column("floor_ms", Big, nullable=False, server_default="0"),
     ms_column("stopped_at_ms", null=True),
@@ -115,6 +126,12 @@ sa.Index(
     orgs.c.projection_due_ms,
     sqlite_where=sa.text("projection_due_ms IS NOT NULL"),
     postgresql_where=sa.text("projection_due_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_watch_due",
+    orgs.c.watch_due_ms,
+    sqlite_where=sa.text("watch_due_ms IS NOT NULL"),
+    postgresql_where=sa.text("watch_due_ms IS NOT NULL"),
 )
 sa.Index(
     "orgs_halted",

@@ -65,8 +65,11 @@ projections = sa.Table(
     sa.Column("is_halted", sa.Boolean, nullable=False),
     sa.Column("max_concurrent_sandboxes", sa.Integer, nullable=True),
     sa.Column("reason", sa.Text, nullable=True),
+    sa.Column("balance_micro", Big, nullable=True),
+    sa.Column("unaccepted_micro", Big, nullable=True),
+    sa.Column("unsealed_micro", Big, nullable=True),
     sa.Index("projections_by_org", "org_id", "projection_id"),
-    comment="Each change of the verdict, with the moment its read began (invariant 8).",
+    comment="Each change of the verdict, its reason and figures, and the moment its read began (invariant 8).",
 )
 
 provider_states = sa.Table(

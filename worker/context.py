@@ -42,6 +42,8 @@ class Context:
     breakers: dict[str, Breaker] = field(default_factory=dict)
     cell_breakers: dict[str, Breaker] = field(default_factory=dict)
     """By cell: what one dispatch learnt of a dead cell, the next need not."""
+    hurried: bool = False
+    """A watch: who did not answer a moment ago is not asked, or an outage would cost each round its time."""
     witness: Witness | None = None
     """What this host remembers of the database since the tick began."""
     progress: Callable[[str, int], None] | None = None
@@ -69,6 +71,10 @@ class Context:
 
     def cell_breaker(self, cell_id: str) -> Breaker:
         return self.cell_breakers.setdefault(cell_id, Breaker(open_after=2))
+
+    def reading(self, provider: str) -> Breaker:
+        """The breaker of a provider's reads: one that takes no usage may well be read, and the other way round."""
+        return self.breakers.setdefault(f"{provider} reads", Breaker())
 
     def advanced(self, what: str, count: int) -> None:
         if self.progress is not None:

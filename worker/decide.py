@@ -225,13 +225,94 @@ class Overrides:
         return self.until_ms is None or now_ms < self.until_ms
 
 
-def verdict(balance_micro: int | None, provider_max: int | None, overrides: Overrides, now_ms: int) -> Verdict:
+CREDIT_REASONS: Final = frozenset({"credits_exhausted", "estimate", "unreadable"})
+"""Why an organisation is halted, where neither a person nor history is."""
+UNREAD_STOP_MS: Final = 15 * MINUTE_MS
+"""For how long a provider may be unreadable before those stop whose plan says so: three of its ticks."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fresh read leaves once what it does not show is taken off, in micro-credits."""
+
+    effective_micro: int
+    resume_above_micro: int = 0
+    halted: bool = False
+    """Whether the organisation is halted for lack of credit now: then it takes a little more to go on."""
+    may_halt: bool = True
+
+
+def verdict(
+    balance_micro: int | None,
+    provider_max: int | None,
+    overrides: Overrides,
+    now_ms: int,
+    estimate: Estimate | None = None,
+) -> Verdict:
     """The projection of a fresh read; a balance of None is unlimited. The operator's halt and override win."""
-    active = overrides.in_force(now_ms)
-    limit = overrides.max_concurrent if active and overrides.max_concurrent is not None else provider_max
+    limit = _limit(provider_max, overrides, now_ms)
+    said = _operator(overrides, limit, now_ms)
+    if said is not None:
+        return said
+    if balance_micro is None:
+        return Verdict(False, None, limit)
+    if balance_micro <= 0:
+        return Verdict(True, "credits_exhausted", limit)
+    if estimate is not None:
+        least = estimate.resume_above_micro if estimate.halted else 0
+        if estimate.effective_micro <= least and (estimate.halted or estimate.may_halt):
+            return Verdict(True, "estimate", limit)
+    return Verdict(False, None, limit)
+
+
+def unread_verdict(
+    present: Verdict,
+    overrides: Overrides,
+    now_ms: int,
+    *,
+    policy: str,
+    unread_ms: int,
+    effective_micro: int | None,
+) -> Verdict:
+    """What holds while the provider cannot be read: nothing resumes but by the operator's word, and what halts is the
+    plan's policy. `effective_micro` is by the last read; None where there was none."""
+    limit = _limit(present.max_concurrent, overrides, now_ms)
+    said = _operator(overrides, limit, now_ms)
+    if said is not None:
+        return said
+    if present.is_halted:
+        return present
+    if policy == "stop" and unread_ms >= UNREAD_STOP_MS:
+        return Verdict(True, "unreadable", present.max_concurrent)
+    if policy == "estimate" and effective_micro is not None and effective_micro <= 0:
+        return Verdict(True, "estimate", present.max_concurrent)
+    return present
+
+
+def _limit(provider_max: int | None, overrides: Overrides, now_ms: int) -> int | None:
+    given = overrides.max_concurrent if overrides.in_force(now_ms) else None
+    return provider_max if given is None else given
+
+
+def _operator(overrides: Overrides, limit: int | None, now_ms: int) -> Verdict | None:
     if overrides.operator_halt:
         return Verdict(True, "operator", limit)
-    if active and overrides.halted is not None:
+    if overrides.in_force(now_ms) and overrides.halted is not None:
         return Verdict(overrides.halted, "operator" if overrides.halted else None, limit)
-    spent = balance_micro is not None and balance_micro <= 0
-    return Verdict(spent, "credits_exhausted" if spent else None, limit)
+    return None
+
+
+FIRST_LOOK_MS: Final = 5 * SECOND_MS
+LAST_LOOK_MS: Final = MINUTE_MS
+"""Who is far from the end may begin to burn a hundred times faster at any moment: nobody is left alone for longer."""
+LOOKS_TO_ZERO: Final = 4
+
+
+def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
+    """When to look at an organisation's credit again; None: when it uses something again."""
+    if effective_micro is None:  # no end to it, or never read yet
+        return now_ms + LAST_LOOK_MS
+    if burn_a_minute <= 0:
+        return None
+    to_zero = max(effective_micro, 0) * MINUTE_MS // burn_a_minute
+    return now_ms + max(FIRST_LOOK_MS, min(to_zero // LOOKS_TO_ZERO, LAST_LOOK_MS))

@@ -246,7 +246,8 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
         sa.text(
             "UPDATE orgs SET billing_provider = COALESCE((SELECT provider FROM assignments a WHERE a.org_id = :org "
             "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)), billing_provider), "
-            "projection_due_ms = :due, projection_asks = projection_asks + 1 WHERE org_id = :org"
+            "projection_due_ms = :due, projection_asks = projection_asks + 1, balance_micro = NULL, "
+            "balance_read_ms = NULL, unseen_micro = NULL, unread_since_ms = NULL WHERE org_id = :org"
         ),
         {"org": org_id, "now": now_ms, "due": min(now_ms, start)},
     )

@@ -1,7 +1,8 @@
 """Project: copy the provider's verdict onto the organisation.
 
 Guarantee: the provider is asked afresh; a projection carries the time its read began and an older read never
-overwrites a newer one; `halted_at` changes only when the verdict does; a state that cannot be read changes nothing.
+overwrites a newer one; a state that cannot be read is no balance of zero. Whoever was halted for lack of credit goes on
+only by a fresh read and an effective balance above what would be gone in a minute.
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
-from drawdown.schema.tables import orgs, projections
+from drawdown.schema.tables import orgs
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.calls import in_short
 from drawdown.worker.context import Context
-from drawdown.worker.decide import Overrides, Verdict, verdict
+from drawdown.worker.decide import CREDIT_REASONS
+from drawdown.worker.effective import Used, read_used
 from drawdown.worker.effects import ReadCustomers, Steps, Transaction
+from drawdown.worker.projection import ESTIMATE_WRONG, Change, Moment, read_to, sound, unchanged, unread_to, write
+from drawdown.worker.provider_rates import policies_of, policy_for
 from drawdown.worker.shard import Shard
+from drawdown.worker.watch_state import is_watched
 
 log = structlog.get_logger()
 
@@ -49,6 +55,19 @@ class Projected:
     failed: int = 0
     halted: int = 0
     resumed: int = 0
+    wrong_estimates: int = 0
+
+    def note(self, org: Any, change: Change) -> None:
+        """Count and tell a transition."""
+        if change.history is None:
+            return
+        halted = bool(change.history["is_halted"])
+        self.halted += halted and not org.is_halted
+        self.resumed += org.is_halted and not halted
+        log.info("projection_changed", org=org.org_id, halted=halted, reason=change.reason)
+        if change.history["reason"] == ESTIMATE_WRONG:
+            self.wrong_estimates += 1
+            log.error("estimate_wrong", org=org.org_id, detail="halted on an estimate, and there is credit: it goes on")
 
 
 DUE = """
@@ -83,21 +102,35 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
             break
         seen.update((one.org_id, one.asks) for one in due)
         read_ms = context.clock.now_ms()
-        states = yield from _read(provider, due)
+        states = yield from _read(context, provider, due)
         yield Transaction(
-            "project", partial(_apply, due=due, states=states, read_ms=read_ms, now=context.clock.now_ms(), done=done)
+            "project",
+            partial(
+                _apply,
+                provider=provider,
+                context=context,
+                due=due,
+                states=states,
+                read_ms=read_ms,
+                now=context.clock.now_ms(),
+                done=done,
+            ),
         )
         context.advanced("projected", len(due))
     return done
 
 
-def _read(provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]]:
+def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]]:
     wanted = [one.customer_id for one in due]
+    if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
+        return {customer_id: ReadFailed("not asked: it did not answer a moment ago") for customer_id in wanted}
     try:
         states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, wanted)
     except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
-        return {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
+        states = {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
+    failed = all(isinstance(one, ReadFailed) for one in states.values())
+    context.reading(provider).note(failed=failed, now_ms=context.clock.now_ms())
     return states
 
 
@@ -111,6 +144,8 @@ def _due(connection: sa.Connection, *, provider: str, now: int, most: int, shard
 def _apply(
     connection: sa.Connection,
     *,
+    provider: str,
+    context: Context,
     due: Sequence[Due],
     states: Mapping[str, CustomerRead],
     read_ms: int,
@@ -121,94 +156,44 @@ def _apply(
     current = connection.execute(
         sa.select(orgs).where(orgs.c.org_id.in_(asked)).order_by(orgs.c.org_id).with_for_update()
     ).all()
-    changes: list[dict[str, object]] = []
-    history: list[dict[str, object]] = []
+    watched = is_watched(connection, now)
+    wanted = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
+    used = _used(connection, context, provider, wanted, read_ms=read_ms, now=now)
+    policies = policies_of(connection, provider)
+    changes = []
     for org in current:
         one = asked[org.org_id]
-        state = states.get(one.customer_id, ReadFailed("the provider said nothing of this customer"))
+        state = sound(states.get(one.customer_id, ReadFailed("the provider said nothing of this customer")))
         asked_again = org.projection_asks != one.asks
         cleared = org.projection_due_ms if asked_again else None
-        if not isinstance(state, CustomerState):
-            done.failed += 1
-            reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {one.customer_id}"
-            log.warning("customer_not_read", org=org.org_id, reason=reason)
-            changes.append(_unchanged(org, due=cleared if asked_again else now + READ_AGAIN_MS))
-            continue
-        done.read += 1
+        fresh = isinstance(state, CustomerState)
+        done.read += fresh
+        done.failed += not fresh
+        again = cleared if asked_again else now + READ_AGAIN_MS
         if org.projection_read_ms != one.read_before_ms:
             # Another read was written meanwhile, and two machines' clocks cannot tell which is newer: ask again.
-            changes.append(_unchanged(org, due=now))
+            changes.append(Change(unchanged(org, now if fresh else again)))
             continue
-        found, stamp = decide(org, state, now), max(read_ms, (one.read_before_ms or 0) + 1)
-        changes.append(_changed(org, found, due=cleared, read_ms=stamp, now=now))
-        if (org.is_halted, org.max_concurrent_sandboxes) != (found.is_halted, found.max_concurrent):
-            history.append(transition(org.org_id, found, read_ms=stamp, now=now))
-            done.halted += found.is_halted and not org.is_halted
-            done.resumed += org.is_halted and not found.is_halted
-            log.info("projection_changed", org=org.org_id, halted=found.is_halted, reason=found.reason)
-    _write(connection, changes, history)
+        at = Moment(max(read_ms, (one.read_before_ms or 0) + 1), now, watched)
+        if isinstance(state, CustomerState):
+            change = read_to(org, state, used.get(org.org_id), at, cleared)
+        else:
+            reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {one.customer_id}"
+            log.warning("customer_not_read", org=org.org_id, reason=reason)
+            change = unread_to(org, used.get(org.org_id), policy_for(policies, org.plan), at, again)
+        changes.append(change)
+        done.note(org, change)
+    write(connection, changes)
 
 
-def decide(org: sa.Row[tuple[object, ...]], state: CustomerState, now: int) -> Verdict:
-    """The verdict for an organisation's row and a fresh state."""
-    overrides = Overrides(org.operator_halt, org.override_halted, org.override_max_concurrent, org.override_until_ms)
-    return verdict(state.balance_micro, state.max_concurrent, overrides, now)
-
-
-def transition(org_id: str, found: Verdict, *, read_ms: int, now: int) -> dict[str, object]:
-    """A row of `projections`."""
-    return {
-        "org_id": org_id,
-        "read_ms": read_ms,
-        "at_ms": now,
-        "is_halted": found.is_halted,
-        "max_concurrent_sandboxes": found.max_concurrent,
-        "reason": found.reason,
-    }
-
-
-def _unchanged(org: sa.Row[tuple[object, ...]], *, due: int | None) -> dict[str, object]:
-    kept = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
-    return _row(org, kept, due=due, read_ms=org.projection_read_ms, halted_at=org.halted_at)
-
-
-def _changed(
-    org: sa.Row[tuple[object, ...]], found: Verdict, *, due: int | None, read_ms: int, now: int
-) -> dict[str, object]:
-    since = org.halted_at if org.is_halted else now  # a transition only: a grace period must be able to end
-    return _row(org, found, due=due, read_ms=read_ms, halted_at=since if found.is_halted else None)
-
-
-def _row(
-    org: sa.Row[tuple[object, ...]], found: Verdict, *, due: int | None, read_ms: int | None, halted_at: int | None
-) -> dict[str, object]:
-    return {
-        "name": org.org_id,
-        "halted": found.is_halted,
-        "since": halted_at,
-        "why": found.reason,
-        "most": found.max_concurrent,
-        "read": read_ms,
-        "due": due,
-    }
-
-
-def _write(
-    connection: sa.Connection, changes: Sequence[dict[str, object]], history: Sequence[dict[str, object]]
-) -> None:
-    if changes:
-        connection.execute(
-            orgs.update()
-            .where(orgs.c.org_id == sa.bindparam("name"))
-            .values(
-                is_halted=sa.bindparam("halted"),
-                halted_at=sa.bindparam("since"),
-                halt_reason=sa.bindparam("why"),
-                max_concurrent_sandboxes=sa.bindparam("most"),
-                projection_read_ms=sa.bindparam("read"),
-                projection_due_ms=sa.bindparam("due"),
-            ),
-            list(changes),
-        )
-    if history:
-        connection.execute(projections.insert(), list(history))
+def _used(
+    connection: sa.Connection, context: Context, provider: str, wanted: Sequence[Any], *, read_ms: int, now: int
+) -> Mapping[str, Used]:
+    """What organisations used beyond their balance. While somebody watches that is read for all of them; else for those
+    alone that are halted for lack of credit. Never while history is in doubt (R1): what the provider charged and we
+    have forgotten would be taken off twice."""
+    if connection.execute(sa.text("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL")).first() is not None:
+        return {}
+    lag = context.capabilities[provider].balance_lag_ms
+    found = read_used(connection, provider, wanted, now_ms=now, read_ms=read_ms, lag_ms=lag)
+    return {org.org_id: found.get(org.org_id, Used()) for org in wanted}

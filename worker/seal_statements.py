@@ -88,7 +88,7 @@ class Statements:
             "dirty_scope": "",
             "pending_scope": "",
             "below_watermark": "",
-            "segments": _segments_sql(mapping),
+            "segments": segments_sql(mapping),
             "sent": _sent_sql(providers),
             "shadow": _shadow_sql(providers),
             "lost": lost,
@@ -116,7 +116,7 @@ class Statements:
         return self.connection.execute(prepared, {name: known[name] for name in prepared._bindparams})
 
 
-def _segments_sql(found: Sequence[Segment]) -> str:
+def segments_sql(found: Sequence[Segment]) -> str:
     """The mapping as SQL values. Features are made of a-z, 0-9 and _ by a constraint of the table."""
     if not found:
         return "SELECT 0, 0, 0, 0, '', '' WHERE 1 = 0"

@@ -13,6 +13,7 @@ from drawdown.worker.backlog import read_backlog
 from drawdown.worker.incarnation import Witness, difference, read_incarnation
 from drawdown.worker.provider_states import paused
 from drawdown.worker.shard import Shard
+from drawdown.worker.status_credit import credit_status, verdict_history
 from drawdown.worker.status_providers import read_providers
 from drawdown.worker.unheeded import unheeded
 from drawdown.worker.verdict import judge
@@ -129,6 +130,8 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> dict[str,
         "pending": rows(ORG_PENDING),
         "pushes": rows(ORG_PUSHES),
         "halts": rows(ORG_HALTS),
+        "credit": credit_status(connection, org, now_ms),
+        "verdicts": verdict_history(connection, org_id),
     }
 
 

@@ -178,7 +178,10 @@ def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
     connection.execute(
         sa.text(
             "UPDATE orgs SET billing_provider = a.provider, projection_due_ms = :now, "
-            "projection_asks = projection_asks + 1 FROM assignments a WHERE a.org_id = orgs.org_id "
+            "projection_asks = projection_asks + 1, "
+            "balance_read_ms = CASE WHEN balance_read_ms >= a.start_ms THEN balance_read_ms END, "
+            "balance_micro = CASE WHEN balance_read_ms >= a.start_ms THEN balance_micro END "
+            "FROM assignments a WHERE a.org_id = orgs.org_id "
             "AND a.start_ms BETWEEN :looked_at AND :now AND (a.end_ms IS NULL OR :now < a.end_ms) "
             "AND (a.start_ms >= :since OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
         ),

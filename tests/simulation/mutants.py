@@ -19,7 +19,7 @@ import structlog
 from drawdown.ledger import wallet
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
-from drawdown.worker import corrections, dispatch, project, push, requests, seal_statements
+from drawdown.worker import corrections, dispatch, project, projection, push, requests, seal_statements
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.effects import Transaction
 from drawdown.worker.mapping import FOREVER_MS, segments
@@ -116,12 +116,12 @@ def _pending_never_cleared(patches: Patches) -> None:
 
 
 def _halted_at_rewritten(patches: Patches) -> None:
-    right = project._changed
+    right = projection._row
 
-    def wrong(org: Any, found: Any, *, now: int, **rest: Any) -> Any:
-        return {**right(org, found, now=now, **rest), "since": now if found.is_halted else None}
+    def wrong(org: Any, new: Any, at: Any, due: Any) -> Any:
+        return {**right(org, new, at, due), "since": at.now_ms if new.is_halted else None}
 
-    patches.put(project, "_changed", wrong)
+    patches.put(projection, "_row", wrong)
 
 
 def _older_read_overwrites(patches: Patches) -> None:

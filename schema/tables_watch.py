@@ -1,0 +1,38 @@
+"""The tables of the watch: what usage costs at other providers, and what holds while one cannot be read."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.columns import Big, id_column, metadata, ms_column, said_columns
+
+provider_rates = sa.Table(
+    "provider_rates",
+    metadata,
+    id_column("provider", key=True),
+    id_column("feature", key=True),
+    ms_column("start_ms", key=True),
+    sa.Column("micro", Big, nullable=False),
+    sa.Column("per_quantity", Big, nullable=False, server_default="1"),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("micro >= 0 AND per_quantity > 0", name="provider_rates_sane"),
+    comment="What usage costs at a provider, in millionths of its balance's unit: for estimates alone. Append-only.",
+)
+
+provider_when_down = sa.Table(
+    "provider_when_down",
+    metadata,
+    id_column("provider", key=True),
+    sa.Column("plan", sa.Text, primary_key=True),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.CheckConstraint("policy IN ('go_on', 'estimate', 'stop')", name="provider_when_down_policy"),
+    comment="What holds for a plan ('': every other) while its provider cannot be read.",
+)
+
+watch_state = sa.Table(
+    "watch_state",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    ms_column("round_ms", null=True),
+    sa.CheckConstraint("id = 1", name="watch_state_one_row"),
+    comment="One row: when a watch last went round. While one does, ticks keep its figures too.",
+)

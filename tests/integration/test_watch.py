@@ -1,0 +1,348 @@
+"""The watch: halts between ticks, resumptions, providers that are down, and figures that were wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerState
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker import orgs
+from drawdown.worker.decide import UNREAD_STOP_MS
+from drawdown.worker.provider_rates import set_rate, set_when_down
+from drawdown.worker.verify import verify
+from drawdown.worker.watch import Watcher
+from tests.fake_provider import capabilities
+from tests.prepaid import CREDIT, Moving, Prepaid, look, price
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def provider() -> Prepaid:
+    return Prepaid(capabilities(in_flight=4, reads_a_call=10), credit={"acme": 100 * CREDIT})
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
+    """An organisation with credit for 100 seconds, read once, and a sandbox on a cell."""
+    made = Fleet(engine, Moving(T0), extra={"fake": provider})
+    made.assign("acme", provider="fake", from_ms=T0)
+    made.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    made.write("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'running')")
+    price(made)
+    made.tick(T0 + SECOND_MS)
+    return made
+
+
+def stands(fleet: Fleet, org: str = "acme") -> Any:
+    return fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = :org", org=org)[0]
+
+
+def history(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT is_halted, reason FROM projections WHERE org_id = 'acme' ORDER BY projection_id")[1:]
+
+
+def use(fleet: Fleet, seconds: int = 60) -> None:
+    fleet.sample("acme", fleet.clock.at_ms, interval_s=seconds)
+
+
+def test_credit_that_is_gone_by_what_is_not_sealed_halts_at_once_and_is_billed_once(
+    fleet: Fleet, provider: Prepaid
+) -> None:
+    use(fleet)
+    assert look(fleet).halted == 0
+    use(fleet)
+    done = look(fleet, 10 * SECOND_MS)
+    assert (done.halted, done.halts_acknowledged, stands(fleet)) == (1, 1, (True, "estimate"))
+    figures = fleet.rows(
+        "SELECT balance_micro, unaccepted_micro, unsealed_micro FROM projections ORDER BY projection_id DESC LIMIT 1"
+    )
+    assert figures == [(100 * CREDIT, 0, 120 * CREDIT)]
+    assert provider.charged == {}  # the watch bills nothing
+    fleet.tick(T0 + 8 * MINUTE_MS)
+    assert [one.quantity for one in provider.charged.values()] == [120]
+    assert stands(fleet) == (True, "credits_exhausted")
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_a_top_up_that_nobody_told_of_is_seen_before_an_estimate_halts(fleet: Fleet, provider: Prepaid) -> None:
+    use(fleet, 60)
+    use(fleet, 60)
+    provider.credit["acme"] = 1000 * CREDIT
+    assert look(fleet).halted == 0
+    assert provider.asked[-1] == "acme"
+    assert history(fleet) == []
+
+
+def test_who_pays_goes_on_within_a_round_though_nobody_tells(fleet: Fleet, provider: Prepaid) -> None:
+    use(fleet, 60)
+    use(fleet, 60)
+    look(fleet)
+    provider.credit["acme"] += 10 * CREDIT
+    assert look(fleet).resumed == 0  # 10 more, and 20 were used beyond: it is not enough
+    provider.credit["acme"] += 1000 * CREDIT
+    assert (look(fleet).resumed, stands(fleet)) == (1, (False, None))
+    assert history(fleet) == [(True, "estimate"), (False, None)]
+    assert look(fleet).halted == 0
+
+
+def test_what_was_gone_in_a_minute_is_not_enough_right_after_a_halt_and_any_credit_is_later(
+    fleet: Fleet, provider: Prepaid
+) -> None:
+    use(fleet, 60)
+    use(fleet, 60)
+    look(fleet)
+    provider.credit["acme"] = 125 * CREDIT  # 5 left, and 24 were burnt a minute
+    assert look(fleet).resumed == 0
+    fleet.tick(T0 + 5 * MINUTE_MS)
+    assert look(fleet, 5 * MINUTE_MS).resumed == 0  # late samples may be on their way
+    assert look(fleet, 6 * MINUTE_MS).resumed == 1
+
+
+def test_no_resumption_without_a_fresh_read(fleet: Fleet, provider: Prepaid) -> None:
+    use(fleet, 60)
+    use(fleet, 60)
+    look(fleet)
+    fleet.write("UPDATE orgs SET balance_micro = 1000000000000")
+    provider.down = "503"
+    for _ in range(3):
+        assert look(fleet, MINUTE_MS).resumed == 0
+    assert stands(fleet) == (True, "estimate")
+
+
+@pytest.mark.parametrize("told", [None, "nothing", "text", "no_customer"])
+def test_a_balance_that_cannot_be_read_is_not_zero(fleet: Fleet, provider: Prepaid, told: str | None) -> None:
+    use(fleet, 30)
+    if told == "text":
+        provider.states["acme"] = CustomerState("none", None, None)  # type: ignore[arg-type]
+    elif told == "no_customer":
+        provider.states["acme"] = "what?"  # type: ignore[assignment]
+    else:
+        provider.down = told or "503"
+    fleet.write("UPDATE orgs SET projection_due_ms = 0")
+    done = look(fleet)
+    assert (done.failed, done.halted, stands(fleet)) == (1, 0, (False, None))
+    assert fleet.one("SELECT balance_micro FROM orgs WHERE org_id = 'acme'") == 100 * CREDIT
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"), [(None, "estimate"), ("estimate", "estimate"), ("go_on", None), ("stop", None)]
+)
+def test_while_the_provider_is_down_the_estimate_halts_unless_the_plan_says_otherwise(
+    fleet: Fleet, provider: Prepaid, policy: str | None, reason: str | None
+) -> None:
+    if policy is not None:
+        write(fleet.engine, lambda c: set_when_down(c, "fake", "prepaid", policy, fleet.said))
+        write(fleet.engine, lambda c: set_when_down(c, "fake", "", "go_on", fleet.said))
+    provider.down = "503"
+    use(fleet, 60)
+    use(fleet, 60)
+    look(fleet)
+    assert stands(fleet) == (reason is not None, reason)
+    provider.down, provider.credit["acme"] = None, 1000 * CREDIT
+    look(fleet, 2 * MINUTE_MS)
+    assert stands(fleet) == (False, None)
+
+
+def test_a_plan_that_stops_does_so_after_a_while_and_goes_on_when_it_is_read_again(
+    fleet: Fleet, provider: Prepaid
+) -> None:
+    write(fleet.engine, lambda c: set_when_down(c, "fake", "prepaid", "stop", fleet.said))
+    provider.down = "503"
+    fleet.write("UPDATE orgs SET projection_due_ms = 0")
+    look(fleet)
+    for _ in range(UNREAD_STOP_MS // MINUTE_MS - 1):
+        assert look(fleet, MINUTE_MS).halted == 0
+    assert look(fleet, MINUTE_MS).halted == 1
+    assert stands(fleet) == (True, "unreadable")
+    provider.down = None
+    look(fleet, MINUTE_MS)
+    assert stands(fleet) == (False, None)
+
+
+def test_an_estimate_that_was_wrong_is_reported_and_undone_by_a_fresh_read(
+    engine: sa.Engine, provider: Prepaid
+) -> None:
+    fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
+    fleet.assign("acme", provider="fake", from_ms=T0)
+    price(fleet, 2 * CREDIT)  # twice what it costs over there
+    fleet.tick(T0 + SECOND_MS)
+    use(fleet, 55)
+    look(fleet)
+    assert stands(fleet) == (True, "estimate")
+    fleet.tick(T0 + 7 * MINUTE_MS)
+    assert stands(fleet) == (True, "estimate")  # 45 are left: less than what seemed to go in a minute
+    done = look(fleet, 10 * MINUTE_MS)
+    assert (done.wrong_estimates, stands(fleet)) == (1, (False, None))
+    assert history(fleet) == [(True, "estimate"), (False, "estimate_wrong")]
+    assert [look(fleet).halted for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_balance_that_trails_behind_accepted_pushes_neither_resumes_nor_counts_twice(
+    engine: sa.Engine, provider: Prepaid
+) -> None:
+    provider.capabilities = capabilities(in_flight=4, reads_a_call=10, balance_lag_ms=MINUTE_MS)
+    fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
+    fleet.assign("acme", provider="fake", from_ms=T0)
+    price(fleet)
+    fleet.tick(T0 + SECOND_MS)
+    look(fleet, 0)
+    use(fleet, 110)
+    look(fleet)
+    assert stands(fleet) == (True, "estimate")
+    provider.hides = True
+    fleet.tick(T0 + 7 * MINUTE_MS)
+    assert [look(fleet).resumed for _ in range(6)] == [0] * 6
+    provider.hides = False
+    assert [look(fleet, MINUTE_MS // 2).resumed for _ in range(6)] == [0] * 6
+    provider.credit["acme"] = 130 * CREDIT
+    assert look(fleet).resumed == 1
+    assert history(fleet)[-1] == (False, None)
+
+
+def test_a_push_on_its_way_is_not_taken_off_a_balance_that_shows_it(fleet: Fleet, provider: Prepaid) -> None:
+    look(fleet, 0)
+    use(fleet, 60)
+    provider.fails = RuntimeError("cut")
+
+    async def charged_and_cut(batch: Any) -> Any:
+        for push in batch:
+            provider.charged[push.key] = push
+        raise provider.fails or RuntimeError
+
+    provider.push = charged_and_cut  # type: ignore[method-assign]
+    fleet.tick(T0 + 7 * MINUTE_MS)
+    assert fleet.rows("SELECT state, first_attempt_ms IS NOT NULL FROM pushes") == [("due", True)]
+    use(fleet, 30)
+    assert look(fleet).halted == 0  # 100 - 60 - 30: taken off twice, it would be gone
+    use(fleet, 30)
+    assert look(fleet).halted == 1
+
+
+def test_the_operators_words_win_over_estimates_and_end_in_a_round(fleet: Fleet, provider: Prepaid) -> None:
+    until = T0 + 3 * MINUTE_MS
+    write(
+        fleet.engine,
+        lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=None, halted=False, until_ms=until),
+    )
+    use(fleet, 120)
+    assert look(fleet).halted == 0
+    fleet.clock.at_ms = until
+    assert look(fleet).halted == 1
+    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said))
+    provider.credit["acme"] = 10**6 * CREDIT
+    look(fleet)
+    assert stands(fleet)[0]
+    asked = len(provider.asked)
+    look(fleet)
+    assert len(provider.asked) == asked  # a person's halt is no matter of credit
+    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said, lift=True))
+    assert look(fleet).resumed == 1
+
+
+def test_while_history_is_in_doubt_nothing_is_estimated(fleet: Fleet, provider: Prepaid) -> None:
+    fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'restored'")
+    use(fleet, 120)
+    assert look(fleet).halted == 0
+    fleet.write("UPDATE orgs SET projection_due_ms = 0")
+    assert (look(fleet).halted, stands(fleet)) == (0, (False, None))
+    provider.credit["acme"] = 0
+    fleet.write("UPDATE orgs SET projection_due_ms = 0")
+    look(fleet)
+    assert stands(fleet) == (True, "credits_exhausted")  # what the provider says itself holds
+
+
+def test_a_feature_without_a_rate_is_in_no_estimate(engine: sa.Engine, provider: Prepaid) -> None:
+    fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
+    fleet.assign("acme", provider="fake", from_ms=T0)
+    fleet.tick(T0 + SECOND_MS)
+    use(fleet, 1000)
+    assert look(fleet).halted == 0
+
+
+def test_who_uses_nothing_is_not_looked_at_and_who_begins_is_found_within_a_round(fleet: Fleet) -> None:
+    watcher = Watcher()
+    assert [look(fleet, watcher=watcher).looked for _ in range(3)] == [0, 0, 0]
+    use(fleet, 10)
+    assert look(fleet, watcher=watcher).looked == 1
+    assert look(fleet, watcher=watcher).looked == 0  # far from the end: later
+    assert look(fleet, 10 * MINUTE_MS, watcher=watcher).looked == 1
+    assert fleet.one("SELECT watch_due_ms FROM orgs WHERE org_id = 'acme'") is None
+
+
+def test_an_organisation_that_appears_while_it_runs_is_halted_too(fleet: Fleet, provider: Prepaid) -> None:
+    watcher = Watcher()
+    look(fleet, watcher=watcher)
+    provider.credit["globex"] = 50 * CREDIT
+    fleet.assign("globex", provider="fake", from_ms=T0 + WINDOW_MS)
+    fleet.clock.at_ms = T0 + WINDOW_MS + 90 * SECOND_MS
+    fleet.sample("globex", fleet.clock.at_ms, interval_s=60)
+    look(fleet, watcher=watcher)
+    look(fleet, watcher=watcher)
+    assert stands(fleet, "globex") == (True, "estimate")
+
+
+def test_what_runs_is_taken_to_go_on_until_its_next_sample(fleet: Fleet) -> None:
+    fleet.write("UPDATE sandboxes SET sandbox_id = 'box'")
+    fleet.clock.at_ms += MINUTE_MS
+    use(fleet, 60)
+    assert look(fleet, 20 * SECOND_MS).halted == 0  # 60 told and 20 more: 20 are left
+    assert look(fleet, 25 * SECOND_MS).halted == 1
+
+
+def test_a_sandbox_that_has_stopped_uses_no_more(fleet: Fleet) -> None:
+    fleet.write("UPDATE sandboxes SET sandbox_id = 'box', state = 'stopped'")
+    fleet.clock.at_ms += MINUTE_MS
+    use(fleet, 60)
+    assert look(fleet, 45 * SECOND_MS).halted == 0
+
+
+def test_dirty_windows_count_for_what_they_still_owe(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + MINUTE_MS, interval_s=40)
+    fleet.tick(T0 + 7 * MINUTE_MS)
+    fleet.sample("acme", T0 + 2 * MINUTE_MS, interval_s=50)
+    fleet.write(f"INSERT INTO dirty_windows (org_id, window_ms) VALUES ('acme', {T0})")
+    use(fleet, 5)
+    assert look(fleet).halted == 0  # 100 - 40 - 50 - 5
+    use(fleet, 6)
+    assert look(fleet, 15 * SECOND_MS).halted == 1
+
+
+def test_a_flip_forgets_the_balance_of_who_billed_before(fleet: Fleet) -> None:
+    look(fleet)
+    fleet.assign("acme", provider="embedded", from_ms=T0 + WINDOW_MS)
+    fleet.tick(T0 + WINDOW_MS)
+    assert fleet.one("SELECT balance_micro FROM orgs WHERE org_id = 'acme'") == 0
+
+
+def test_two_watches_at_once_make_one_transition(fleet: Fleet) -> None:
+    first, second = Watcher(), Watcher()
+    use(fleet, 120)
+    look(fleet, watcher=first)
+    look(fleet, 0, watcher=second)
+    look(fleet, watcher=first)
+    assert history(fleet) == [(True, "estimate")]
+    assert len(fleet.cells.received) == 1
+
+
+def test_rates_and_policies_are_checked_and_recorded(fleet: Fleet) -> None:
+    said = fleet.said
+    with pytest.raises(Refused, match="append-only"):
+        write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (1, 1), said, from_ms=0))
+    with pytest.raises(Refused, match="ledger rate"):
+        write(fleet.engine, lambda c: set_rate(c, "embedded", "compute_1gb", (1, 1), said, from_ms=None))
+    with pytest.raises(UsageError):
+        write(fleet.engine, lambda c: set_rate(c, "fake", "No", (1, 1), said, from_ms=None))
+    with pytest.raises(UsageError, match="none of"):
+        write(fleet.engine, lambda c: set_when_down(c, "fake", "", "panic", said))
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"):
+        fleet.write("UPDATE provider_rates SET micro = 1")
+    write(fleet.engine, lambda c: set_when_down(c, "fake", "", "stop", said))
+    assert fleet.rows("SELECT action FROM operator_actions WHERE action LIKE 'provider_%' ORDER BY action") == [
+        ("provider_rate",),
+        ("provider_when_down",),
+    ]

@@ -1,0 +1,89 @@
+"""The watch's commands, in processes of their own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.test_cli import DRAWDOWN, Shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path, database_url: str) -> Shell:
+    """A fleet whose one organisation has used more than it has."""
+    made = Shell(tmp_path, database_url)
+    made.run("init")
+    made.run("ledger", "grant", "acme", "0.000001")
+    made.run("org", "assign", "acme", "--from", "2026-01-01")
+    made.run("import", made.samples("a,acme,box,cell-1,1024,60,2026-01-01T00:01:00Z"))
+    return made
+
+
+def credit(shell: Shell, at: str) -> dict[str, Any]:
+    found = shell.json("org", "show", "acme", "--at", at)
+    return {**found["credit"], "verdicts": [(bool(one["is_halted"]), one["reason"]) for one in found["verdicts"]]}
+
+
+def test_a_round_halts_and_org_show_says_why(shell: Shell) -> None:
+    first = shell.json("watch", "--once", "--at", "2026-01-01T00:01:05Z")["watch"]
+    second = shell.json("watch", "--once", "--at", "2026-01-01T00:01:15Z")["watch"]
+    assert first["halted"] + second["halted"] == 1
+    found = credit(shell, "2026-01-01T00:01:20Z")
+    assert found["verdicts"] == [(True, "estimate")]
+    assert found["effective_micro"] == 1 - found["unsealed_micro"] < 0
+    assert found["when_down"] == "estimate"
+    for words in ("Credit", "Verdicts, newest first", "estimate"):
+        assert words in shell.run("org", "show", "acme", "--at", "2026-01-01T00:01:20Z")
+    shell.run("ledger", "grant", "acme", "50", "--at", "2026-01-01T00:01:20Z")
+    assert shell.json("watch", "--once", "--at", "2026-01-01T00:01:25Z")["watch"]["resumed"] == 1
+
+
+def test_what_is_wrong_is_said(shell: Shell) -> None:
+    assert "--once" in shell.run("watch", "--at", "2026-01-01", status=2)
+    assert "none of go_on" in shell.run("provider", "when-down", "embedded", "--policy", "panic", status=2)
+    assert "ledger rate" in shell.run("provider", "rate", "embedded", "compute_1gb", "--micro", "1", status=1)
+    assert "nothing to estimate" in shell.run("provider", "rate", "legacy", "compute_1gb", "--micro", "1", status=1)
+    assert "there is no provider" in shell.run("provider", "when-down", "nobody", "--policy", "stop", status=1)
+
+
+def test_rates_and_policies_are_kept(shell: Shell) -> None:
+    rate = shell.json("provider", "rate", "autumn", "compute_4gb", "--micro", "1000000", "--per", "3")
+    assert (rate["micro"], rate["per_quantity"], rate["start_ms"]) == (1_000_000, 3, 0)
+    shell.run("provider", "when-down", "embedded", "--plan", "free", "--policy", "stop", "--reason", "abuse")
+    assert "append-only" in shell.run(
+        "provider", "rate", "autumn", "compute_4gb", "--micro", "2", "--from", "1970-01-01", status=1
+    )
+
+
+@pytest.mark.parametrize("command", [("watch", "--every", "1"), ("run", "--every", "3600")])
+def test_it_goes_round_until_it_is_told_to_end(shell: Shell, command: tuple[str, ...]) -> None:
+    process = subprocess.Popen(
+        [str(DRAWDOWN), *command], cwd=shell.folder, env=shell.environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(600):
+            if credit_read(shell):
+                break
+            time.sleep(0.1)
+        assert credit_read(shell)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, 75)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def credit_read(shell: Shell) -> bool:
+    """Whether a round was made: it asks whoever was never read."""
+    from drawdown.schema.database import connect, read
+    from drawdown.worker.watch_state import is_watched
+
+    engine = connect(shell.environment["DRAWDOWN_DATABASE_URL"])
+    found = read(engine, lambda c: is_watched(c, time.time_ns() // 1_000_000))
+    engine.dispose()
+    return found

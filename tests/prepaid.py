@@ -1,0 +1,61 @@
+"""A prepaid provider for tests: what is charged is drawn from credit, and a watch goes round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import write
+from drawdown.worker import runner
+from drawdown.worker.provider_rates import set_rate
+from drawdown.worker.watch import Watched, Watcher, watch
+from tests.fake_provider import FakeProvider
+from tests.world import Fleet
+
+CREDIT = 1_000_000
+"""One second of 1 GB at this provider, in micro-credits."""
+
+
+@dataclass
+class Moving(FixedClock):
+    """A clock that is a millisecond later each time one looks, as real ones are."""
+
+    def now_ms(self) -> int:
+        self.at_ms += 1
+        return self.at_ms
+
+
+@dataclass
+class Prepaid(FakeProvider):
+    """Balances are credit less what was charged, of which `hidden` keys are not shown yet."""
+
+    credit: dict[str, int] = field(default_factory=dict)
+    plan: str | None = "prepaid"
+    down: str | None = None
+    hides: bool = False
+    """Whether balances trail behind: what was charged is not shown."""
+    asked: list[str] = field(default_factory=list)
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        self.asked += customer_ids
+        if self.down is not None:
+            return {name: ReadFailed(self.down) for name in customer_ids}
+        return {name: self.states.get(name) or self._state(name) for name in customer_ids}
+
+    def _state(self, name: str) -> CustomerState:
+        drawn = sum(one.quantity for one in self.charged.values() if one.customer_id == name) * CREDIT
+        return CustomerState(self.credit.get(name, 0) - (0 if self.hides else drawn), self.plan, 3)
+
+
+def look(fleet: Fleet, after_ms: int = 5_000, watcher: Watcher | None = None) -> Watched:
+    """One round of the watch, some time later."""
+    fleet.clock.at_ms += after_ms
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    return runner.run(watch(fleet.context("watch"), watcher or Watcher()), world)
+
+
+def price(fleet: Fleet, micro: int = CREDIT) -> None:
+    """Set what a second of 1 GB takes at the provider."""
+    write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (micro, 1), fleet.said, from_ms=None))

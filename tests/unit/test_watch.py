@@ -1,0 +1,156 @@
+"""What an estimate means, and when to look again: pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from drawdown.providers.protocol import CustomerState, ReadFailed
+from drawdown.worker.decide import (
+    FIRST_LOOK_MS,
+    LAST_LOOK_MS,
+    UNREAD_STOP_MS,
+    Estimate,
+    Overrides,
+    Verdict,
+    next_look_ms,
+    unread_verdict,
+    verdict,
+)
+from drawdown.worker.effective import Used, after_read, since_read, unseen
+from drawdown.worker.projection import sound
+
+NOW = 1_767_225_600_000
+RUNS, HALTED = Verdict(False, None, 3), Verdict(True, "estimate", 3)
+
+
+@dataclass
+class Org:
+    """A row, as far as estimates go."""
+
+    balance_micro: int | None = None
+    unseen_micro: int | None = None
+    balance_read_ms: int | None = NOW
+    is_halted: bool = False
+
+
+@pytest.mark.parametrize(
+    ("estimate", "balance", "reason"),
+    [
+        (Estimate(1), 100, None),
+        (Estimate(0), 100, "estimate"),
+        (Estimate(-5), 100, "estimate"),
+        (Estimate(-5), 0, "credits_exhausted"),
+        (Estimate(-5), None, None),  # no end to it
+        (Estimate(-5, may_halt=False), 100, None),  # nobody watches
+        (Estimate(20, resume_above_micro=20), 100, None),  # runs: the margin is for who is halted
+        (Estimate(20, resume_above_micro=20, halted=True), 100, "estimate"),
+        (Estimate(21, resume_above_micro=20, halted=True), 100, None),
+        (Estimate(-1, halted=True, may_halt=False), 100, "estimate"),  # a resumption always needs more than nothing
+    ],
+)
+def test_a_fresh_read_with_an_estimate(estimate: Estimate, balance: int | None, reason: str | None) -> None:
+    found = verdict(balance, 3, Overrides(), NOW, estimate)
+    assert (found.is_halted, found.reason) == (reason is not None, reason)
+
+
+def test_the_operator_wins_over_an_estimate_until_the_override_ends() -> None:
+    gone = Estimate(-5)
+    never = Overrides(halted=False, until_ms=NOW + 1)
+    assert not verdict(100, 3, never, NOW, gone).is_halted
+    assert verdict(100, 3, never, NOW + 1, gone).reason == "estimate"
+    assert verdict(100, 3, Overrides(operator_halt=True), NOW, Estimate(9)).reason == "operator"
+
+
+@pytest.mark.parametrize(
+    ("policy", "unread_ms", "effective", "reason"),
+    [
+        ("go_on", 10 * UNREAD_STOP_MS, -5, None),
+        ("estimate", 0, -5, "estimate"),
+        ("estimate", 0, 0, "estimate"),
+        ("estimate", 10 * UNREAD_STOP_MS, 1, None),
+        ("estimate", 10 * UNREAD_STOP_MS, None, None),  # never read: that is not zero
+        ("stop", UNREAD_STOP_MS - 1, 1, None),
+        ("stop", UNREAD_STOP_MS, 1, "unreadable"),
+    ],
+)
+def test_while_a_provider_cannot_be_read_the_plans_policy_holds(
+    policy: str, unread_ms: int, effective: int | None, reason: str | None
+) -> None:
+    found = unread_verdict(RUNS, Overrides(), NOW, policy=policy, unread_ms=unread_ms, effective_micro=effective)
+    assert (found.is_halted, found.reason, found.max_concurrent) == (reason is not None, reason, 3)
+
+
+def test_without_a_read_nobody_goes_on_but_by_the_operators_word() -> None:
+    told: dict[str, Any] = {"policy": "go_on", "unread_ms": 0, "effective_micro": 10**9}
+    assert unread_verdict(HALTED, Overrides(), NOW, **told) == HALTED
+    assert not unread_verdict(HALTED, Overrides(halted=False), NOW, **told).is_halted
+    assert unread_verdict(RUNS, Overrides(operator_halt=True), NOW, **told).reason == "operator"
+
+
+def test_a_push_counts_until_the_balance_fell_by_it_and_never_twice() -> None:
+    on_its_way = Used(sent_since=10, maybe=10)
+    assert unseen(100, 0, 100, on_its_way) == 10
+    assert unseen(100, 0, 90, on_its_way) == 0
+    assert unseen(100, 0, 95, on_its_way) == 5
+    assert unseen(100, 10, 90, Used(maybe=10)) == 0  # sent before the last read, seen since
+    assert unseen(100, 10, 100, Used(maybe=0)) == 0  # too long ago not to be seen
+    assert unseen(None, None, 100, Used(maybe=10)) == 10  # the first read: it may all be missing
+    assert unseen(100, None, 100, Used(sent_since=10, maybe=10)) == 10
+
+
+def test_a_top_up_meanwhile_hides_no_more_than_what_is_on_its_way() -> None:
+    assert unseen(100, 0, 1_090, Used(sent_since=10, maybe=10)) == 10
+    assert unseen(100, 0, 1_090, Used(sent_since=10, maybe=0)) == 0
+
+
+def test_what_is_not_in_a_balance_is_taken_off() -> None:
+    used = Used(unsealed=5, unsampled=2, unsent=20, sent_since=10, maybe=10)
+    found, hidden = after_read(Org(100, 0), 100, used)
+    assert (found.value, found.unaccepted, found.unsealed, hidden) == (63, 30, 7, 10)
+    by_the_last = since_read(Org(100, 4), used)
+    assert by_the_last is not None
+    assert by_the_last.value == 100 - (4 + 10 + 20) - 7
+    assert after_read(Org(100, 0, is_halted=True), 100, used)[0].unsealed == 5  # nothing of it runs any more
+
+
+def test_what_was_never_read_or_has_no_end_has_no_estimate() -> None:
+    assert since_read(Org(None, None), Used(unsealed=5)) is None
+    assert since_read(Org(100, 0, balance_read_ms=None), Used(unsealed=5)) is None
+
+
+def test_who_will_run_out_soon_is_looked_at_often_and_who_uses_nothing_not_at_all() -> None:
+    def look(effective: int | None, burn: int) -> int | None:
+        found = next_look_ms(effective, burn, NOW)
+        return None if found is None else found - NOW
+
+    assert look(10, 60) == FIRST_LOOK_MS
+    assert look(-10, 60) == FIRST_LOOK_MS
+    assert look(60, 60) == 15_000
+    assert look(10**12, 60) == LAST_LOOK_MS
+    assert look(None, 60) == LAST_LOOK_MS
+    assert look(10, 0) is None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        CustomerState("12", "free", 3),  # type: ignore[arg-type]
+        CustomerState(True, "free", 3),
+        CustomerState(1.5, "free", 3),  # type: ignore[arg-type]
+        CustomerState(float("nan"), "free", 3),  # type: ignore[arg-type]
+        CustomerState(10**19, "free", 3),
+        CustomerState(1, "free", -1),
+        CustomerState(1, "free", "many"),  # type: ignore[arg-type]
+        CustomerState(1, 7, 3),  # type: ignore[arg-type]
+    ],
+)
+def test_an_answer_that_is_none_has_told_nothing(state: CustomerState) -> None:
+    assert isinstance(sound(state), ReadFailed)
+
+
+@pytest.mark.parametrize("state", [CustomerState(None, None, None), CustomerState(-5, "free", 0)])
+def test_unlimited_and_negative_balances_are_answers(state: CustomerState) -> None:
+    assert sound(state) is state

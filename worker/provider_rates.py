@@ -1,0 +1,100 @@
+"""What an operator says for estimates: what usage costs at a provider, and what holds while it cannot be read.
+
+Guarantee: rates are append-only and begin at a window; both are on record with actor and reason. Nothing is charged by
+them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.rates import Rate
+from drawdown.ledger.wallet import read_rates
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import next_window
+from drawdown.worker.actions import record
+from drawdown.worker.features import FEATURE
+from drawdown.worker.orgs import Said
+from drawdown.worker.provider_states import stored_terms
+
+POLICIES: Final = ("go_on", "estimate", "stop")
+DEFAULT_POLICY: Final = "estimate"
+
+
+def uses_ledger(connection: sa.Connection, provider: str) -> bool:
+    """Whether a provider's balance is a wallet of the embedded ledger, so that the rate card holds."""
+    terms = stored_terms(connection).get(provider)
+    return provider == EMBEDDED or (terms is not None and terms.balance_in_ledger)
+
+
+def rates_of(connection: sa.Connection, provider: str) -> list[Rate]:
+    """What usage costs at a provider, in millionths of the unit of its balance."""
+    if uses_ledger(connection, provider):
+        return list(read_rates(connection))
+    rows = connection.execute(
+        sa.text("SELECT feature, start_ms, micro, per_quantity FROM provider_rates WHERE provider = :provider"),
+        {"provider": provider},
+    )
+    return [Rate(*row) for row in rows]
+
+
+def set_rate(
+    connection: sa.Connection, provider: str, feature: str, rate: tuple[int, int], said: Said, *, from_ms: int | None
+) -> int:
+    """Set what usage of a feature costs: `rate` is (micro, per quantity). Returns from which window on.
+
+    A feature's first rate counts for all its usage, later ones from the next window boundary on.
+    Errors: UsageError for a name no feature has; Refused where the ledger's card holds, or a rate from then.
+    """
+    if not FEATURE.fullmatch(feature):
+        raise UsageError(
+            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+        )
+    if uses_ledger(connection, provider):
+        raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
+    known = [one for one in rates_of(connection, provider) if one.feature == feature]
+    start = from_ms if from_ms is not None else (next_window(said.now_ms) if known else 0)
+    if any(one.start_ms == start for one in known):
+        raise Refused(f"{feature} has a rate at {provider} from then on already; rates are append-only")
+    details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
+    connection.execute(
+        sa.text(
+            "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason) "
+            "VALUES (:provider, :feature, :start_ms, :micro, :per_quantity, :now, :actor, :reason)"
+        ),
+        {**details, "provider": provider, "now": said.now_ms, "actor": said.actor, "reason": said.reason},
+    )
+    record(connection, "provider_rate", provider, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    return start
+
+
+def set_when_down(connection: sa.Connection, provider: str, plan: str, policy: str, said: Said) -> None:
+    """Say what holds for customers of a plan ('': every other one) while the provider cannot be read."""
+    if policy not in POLICIES:
+        raise UsageError(f"the policy {policy!r} is none of {', '.join(POLICIES)}")
+    connection.execute(
+        sa.text(
+            "INSERT INTO provider_when_down (provider, plan, policy) VALUES (:provider, :plan, :policy) "
+            "ON CONFLICT (provider, plan) DO UPDATE SET policy = excluded.policy"
+        ),
+        {"provider": provider, "plan": plan, "policy": policy},
+    )
+    details = {"plan": plan, "policy": policy}
+    record(
+        connection, "provider_when_down", provider, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason
+    )
+
+
+def policies_of(connection: sa.Connection, provider: str) -> dict[str, str]:
+    """The policy of each plan that has one of its own; '' stands for every other."""
+    rows = connection.execute(
+        sa.text("SELECT plan, policy FROM provider_when_down WHERE provider = :provider"), {"provider": provider}
+    )
+    return {str(plan): str(policy) for plan, policy in rows}
+
+
+def policy_for(policies: dict[str, str], plan: str | None) -> str:
+    return policies.get(plan or "", policies.get("", DEFAULT_POLICY))

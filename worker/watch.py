@@ -1,0 +1,199 @@
+"""The watch: between ticks, whose credit is used up is halted within seconds, and whoever has paid goes on.
+
+Guarantee: nothing is sealed, sent or billed here. An estimate only decides whose provider is asked again; the fresh
+read decides (`project`), and its halts go to the cells in the same round. Nothing rests on this process's memory:
+several watches at once, or one that begins anew, do the same things under the same fences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema.units import SECOND_MS
+from drawdown.worker.context import Context
+from drawdown.worker.decide import next_look_ms
+from drawdown.worker.dispatch import Dispatched, dispatch
+from drawdown.worker.effective import read_used, since_read
+from drawdown.worker.effects import Recall, Steps, Together, Transaction
+from drawdown.worker.incarnation import Witness, recognise
+from drawdown.worker.orgs import mark_for_projection
+from drawdown.worker.project import Projected, project
+from drawdown.worker.shard import Shard
+from drawdown.worker.watch_state import note_round
+
+log = structlog.get_logger()
+
+ROUND_MS: Final = 5 * SECOND_MS
+LOOKS_A_ROUND: Final = 5_000
+READS_A_S: Final = 200
+"""Where a provider declares no rate."""
+HALTED_SHARE: Final = 4
+"""Of the reads a round allows, one in so many asks again about the halted; the rest is for whoever may run out."""
+
+
+@dataclass
+class Watched:
+    """What one round did."""
+
+    looked: int = 0
+    asked: int = 0
+    read: int = 0
+    failed: int = 0
+    halted: int = 0
+    resumed: int = 0
+    wrong_estimates: int = 0
+    halts_acknowledged: int = 0
+    halts_failed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Watcher:
+    """What a watch remembers to be quick, and could do without."""
+
+    cursor: int | None = None
+    """Arrivals before it were looked at; None: begin where the seal has come to."""
+
+
+# Whoever uses nothing is not looked at, until it uses something again. Unlike the seal's, this cursor may miss what is
+# not committed yet when it moves on: an organisation that goes on using is seen by its next sample.
+WAKE: Final = """
+UPDATE orgs SET watch_due_ms = :now WHERE watch_due_ms IS NULL AND NOT is_halted AND bucket BETWEEN :lo AND :hi
+    AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE s.arrival >= :cursor AND s.problem IS NULL)
+"""
+NEXT_CURSOR: Final = {
+    "postgresql": "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
+    "sqlite": "SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)",
+}
+SEAL_CURSOR: Final = "SELECT MIN(cursor) FROM buckets WHERE id BETWEEN :lo AND :hi"
+
+_BILLED: Final = """
+FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.customer_id <> ''
+    AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
+"""
+LOOK: Final = f"""
+SELECT o.org_id, o.is_halted, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.projection_due_ms {_BILLED}
+WHERE o.watch_due_ms <= :now AND NOT o.is_halted AND o.bucket BETWEEN :lo AND :hi
+ORDER BY o.watch_due_ms LIMIT :most {{skip_locked}}
+"""
+LOOKED: Final = "UPDATE orgs SET watch_due_ms = :look WHERE org_id = :org AND NOT is_halted"
+
+# A person's halt and override are no matter of credit: there is nothing to ask.
+HALTED: Final = f"""
+SELECT o.org_id {_BILLED} WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL
+    AND o.projection_due_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
+ORDER BY COALESCE(o.balance_read_ms, 0) LIMIT :most
+"""
+
+
+def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
+    """One round: look, ask, halt or resume, and tell the cells."""
+    done = Watched()
+    context.hurried = True
+    witness: Witness | None = yield Recall()
+    look = partial(_look, context=context, watcher=watcher, witness=witness, done=done)
+    watcher.cursor = yield Transaction("watch", look)
+    lanes = yield Together([_lane(context, provider) for provider in context.ready()])
+    others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
+    for result in [one for lane in [*lanes, others] for one in (lane if isinstance(lane, list) else [lane])]:
+        _collect(done, result)
+    if done.halted or done.resumed or done.halts_failed or done.failures:
+        log.info("watched", **{name: value for name, value in vars(done).items() if value})
+    return done
+
+
+def _lane(context: Context, provider: str) -> Steps[list[object]]:
+    """A provider that answers slowly is left after a round's time; what is still to be asked, the next one asks."""
+    bounded = replace(context, deadline_ms=context.clock.now_ms() + ROUND_MS)
+    projected = yield from project(bounded, provider)
+    dispatched = yield from dispatch(context, provider)
+    return [projected, dispatched]
+
+
+def _collect(done: Watched, result: object) -> None:
+    match result:
+        case Projected():
+            done.read += result.read
+            done.failed += result.failed
+            done.halted += result.halted
+            done.resumed += result.resumed
+            done.wrong_estimates += result.wrong_estimates
+        case Dispatched():
+            done.halts_acknowledged += result.acknowledged
+            done.halts_failed += result.failed
+        case Exception():
+            log.error("watch_failed", error=f"{type(result).__name__}: {result}")
+            done.failures.append(f"{type(result).__name__}: {result}")
+        case _:
+            raise AssertionError(f"an unexpected result: {result!r}")
+
+
+def _look(
+    connection: sa.Connection, *, context: Context, watcher: Watcher, witness: Witness | None, done: Watched
+) -> int:
+    now = context.clock.now_ms()
+    doubted = recognise(connection, witness, now).doubted is not None
+    note_round(connection, now)
+    cursor = _wake(connection, watcher, context.shard, now)
+    for provider in context.ready():
+        values = {"provider": provider, "now": now, "lo": context.shard.lo, "hi": context.shard.hi}
+        reads = reads_a_round(context.capabilities[provider])
+        wanted = [] if doubted else _look_at(connection, context, values, done, reads)
+        halted = connection.execute(sa.text(HALTED), {**values, "most": max(reads // HALTED_SHARE, 1)}).scalars().all()
+        mark_for_projection(connection, [*wanted, *halted], now)
+        done.asked += len(wanted) + len(halted)
+    return cursor
+
+
+def reads_a_round(can: Capabilities) -> int:
+    """How many customers may be asked about in one round: half of what the provider declares."""
+    a_second = can.reads_per_s if can.reads_per_s is not None else READS_A_S
+    return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * can.reads_a_call
+
+
+def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> int:
+    values = {"lo": shard.lo, "hi": shard.hi}
+    cursor = watcher.cursor
+    if cursor is None:
+        cursor = int(connection.execute(sa.text(SEAL_CURSOR), values).scalar_one())
+    text = NEXT_CURSOR[connection.dialect.name].replace("::", "\\:\\:")
+    following = int(connection.execute(sa.text(text)).scalar_one())
+    connection.execute(sa.text(WAKE), {**values, "cursor": cursor, "now": now})
+    return following
+
+
+def _look_at(
+    connection: sa.Connection, context: Context, values: dict[str, Any], done: Watched, most: int
+) -> list[str]:
+    """Look at whose turn it is; returns whose provider is to be asked: whose credit is gone by the estimate, and those
+    that were never read."""
+    skip = "FOR UPDATE OF o SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
+    rows: Sequence[Any] = connection.execute(
+        sa.text(LOOK.replace("{skip_locked}", skip)), {**values, "most": LOOKS_A_ROUND}
+    ).all()
+    now, provider = values["now"], values["provider"]
+    lag = context.capabilities[provider].balance_lag_ms
+    used = read_used(connection, provider, rows, now_ms=now, read_ms=now, lag_ms=lag)
+    wanted: list[str] = []
+    looks = []
+    for org in rows:
+        found = since_read(org, used[org.org_id])
+        effective = None if found is None else found.value
+        gone = org.balance_read_ms is None or (effective is not None and effective <= 0)
+        if gone and org.projection_due_ms is None:
+            if len(wanted) == most:
+                continue  # stays due: the next round begins with it
+            wanted.append(org.org_id)
+        look = now + ROUND_MS if gone else next_look_ms(effective, used[org.org_id].burn_a_minute, now)
+        looks.append({"org": org.org_id, "look": look})
+    if looks:
+        connection.execute(sa.text(LOOKED), looks)
+    done.looked += len(looks)
+    return wanted
