@@ -233,8 +233,9 @@ def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Eng
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     with pytest.raises(Refused, match="after the next tick"):
         write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
-    pass_by(fleet, 1)
-    write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    fleet.sample("acme", T0 + 2, 7)
+    pass_by(fleet, 1, 1)
+    write(engine, lambda c: corrections.withdraw(c, ["s1", "s2"], fleet.said))  # of one window, together
     pass_by(fleet, 3, 3, 3)
     assert charged(provider) == 0
     proven(fleet)
