@@ -126,15 +126,12 @@ class Autumn:
     def meet(self, org: str, faults: Faults) -> None:
         """Make the customers of an organisation there, some without one of their balances, a few not at all."""
         rng, account = faults.rng, self.emulator.account
-        # One event stands for a key (see `Faults.plan`): what was first refused for want of a balance, and then drawn
-        # under the same key, is on record as nothing charged.
-        open_store = self.emulator.faults.rates.get("key_store_refuses")
         for customer in (org, f"c-{org}"):
             if rng.random() < 0.05:
                 continue
             account.add_customer(customer, 0)
             for feature in FEATURES:
-                if rng.random() < 0.95 or open_store:
+                if rng.random() < 0.95:
                     account.grant(customer, feature, rng.choice((0, 4_000, 10_000_000)), 0)
 
     def mend(self, orgs: Sequence[str], now_ms: int) -> None:
@@ -180,6 +177,11 @@ class Autumn:
     def doubled(self) -> set[str]:
         """Keys that a key store which failed open let through again."""
         return {str(one.key) for one in self.emulator.doubles}
+
+    def untraced(self) -> dict[str, int]:
+        """What was charged under keys whose one event says that nothing was: the balance alone tells."""
+        nothing = {one.properties.get("drawdown_key") for one in self.emulator.account.events if not one.deductions}
+        return {key: value for key, value in self.keys().items() if key in nothing}
 
     def given_back_again(self) -> Billed:
         """What was given back more than once, by customer and feature: neither events nor balances can show it."""
@@ -256,6 +258,10 @@ class Stripe:
 
     def taken(self) -> set[str]:
         return set(self.emulator._taken) - set(self.emulator._counted)
+
+    def untraced(self) -> dict[str, int]:
+        """Nothing: what is charged is an event."""
+        return {}
 
     def doubled(self) -> set[str]:
         return set()
