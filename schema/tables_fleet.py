@@ -146,6 +146,7 @@ incarnation = sa.Table(
     sa.Column("sends", Big, nullable=False, server_default="0"),
     ms_column("doubted_ms", null=True),
     sa.Column("doubted_reason", sa.Text, nullable=True),
+    sa.Column("doubted_after_tick", Big, nullable=True),  # the last one on record then
     sa.CheckConstraint("id = 1", name="incarnation_one_row"),
     comment="One row: which database this is, and how many sends it ever claimed (R1). Doubted: it stands still.",
 )

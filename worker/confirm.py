@@ -26,7 +26,7 @@ from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.lost import NEXT_REVISIONS, Loss, Standing, loss_of, next_revisions, read_losses, standing
 from drawdown.worker.mirror import draw, usage_of
 from drawdown.worker.orgs import Said, mark_for_projection
-from drawdown.worker.push_rows import find_push
+from drawdown.worker.push_rows import ARRIVALS, find_push
 from drawdown.worker.requests import request_of, wire_key
 from drawdown.worker.shard import Shard
 
@@ -61,6 +61,7 @@ SELECT p.*,
         p.sealed_at_ms) AS last_sent_ms,
     EXISTS (SELECT 1 FROM attempts t WHERE {_SAME.format("t", "p")}
         AND t.outcome IN ('queued', 'duplicate', 'rejected')) AS claimed,
+    {ARRIVALS} AS arrivals,
     (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
         AND o.feature = p.feature) AS newest
 FROM pushes p
@@ -285,6 +286,7 @@ def _known(connection: sa.Connection, one: Claimed, capabilities: Capabilities) 
         claimed=bool(row.claimed),
         lost=lost,
         others=bool(one.others),
+        arrivals=int(row.arrivals),
         stale=how.stale,
         waits=how.waits,
     )

@@ -130,6 +130,8 @@ class Asked:
     that is no more."""
     waits: bool = False
     """Whether others of its customer and feature have yet to be told: what they come to may make it stale."""
+    arrivals: int = 1
+    """How many of its attempts may have arrived, if one of them may have charged."""
     others: bool = False
     """Whether the provider has later revisions of its window that we know nothing of: they hold what it holds."""
 
@@ -155,6 +157,8 @@ def after_lookup(
     match found:
         case Found(quantity) if quantity == asked.sent_qty:
             return Settlement("accepted", now_ms, "found")
+        case Found(0) if asked.arrivals > 1:
+            return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case Found(0):
             return Settlement("rejected", now_ms, "found", "the provider has it on record and charged nothing for it")
         case Found(quantity):
@@ -171,6 +175,11 @@ def after_lookup(
 
 
 OTHERS_FIRST: Final = "absent; others of its customer come first"
+# One event stands for a key: a second send under it, while the store of keys fails open, charges and leaves no trace.
+UNTRACED: Final = (
+    "the provider has it on record as charging nothing, but a later send may have charged without a trace: "
+    "compare the customer's balance"
+)
 
 
 def _after_absent(asked: Asked, now_ms: int, capabilities: Capabilities) -> Settlement | Void:

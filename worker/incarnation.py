@@ -71,6 +71,10 @@ def _server(connection: sa.Connection) -> tuple[str | None, str | None]:
     return str(system), str(timeline)
 
 
+DOUBT = """
+UPDATE incarnation SET doubted_ms = :now, doubted_reason = :why,
+    doubted_after_tick = (SELECT COALESCE(MAX(tick_id), 0) FROM ticks)
+"""
 SERVER = "SELECT (SELECT system_identifier FROM pg_control_system()), left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 
 
@@ -81,7 +85,7 @@ def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -
         doubted = difference(connection, found, witness)
         if doubted is not None:
             connection.execute(
-                sa.text("UPDATE incarnation SET doubted_ms = :now, doubted_reason = :why"),
+                sa.text(DOUBT),
                 {"now": now_ms, "why": doubted},
             )
             return read_incarnation(connection)

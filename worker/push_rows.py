@@ -20,6 +20,14 @@ PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "rev
 """The primary key of a push."""
 _JOINED: Final = " AND ".join(f"p.{name} = w.{name}" for name in PLACE)
 
+# `p` is a push. What was refused may be on record there, and stand for what a later attempt charged.
+ARRIVALS: Final = """(
+    SELECT CASE WHEN SUM(CASE WHEN t.outcome = 'rejected' THEN 0 ELSE 1 END) > 0 THEN COUNT(*) ELSE 0 END
+    FROM attempts t WHERE t.window_ms = p.window_ms AND t.org_id = p.org_id AND t.feature = p.feature
+    AND t.revision = p.revision
+    AND (t.outcome IS NULL OR t.outcome IN ('unknown', 'queued', 'accepted', 'rejected')))"""
+"""How many attempts may have arrived, if one of them may have charged."""
+
 
 def place_of(push: Any) -> dict[str, Any]:
     """The primary key of a row that is about a push."""

@@ -15,21 +15,20 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import Absent, CannotTell, Found, LookupResult, PushRequest, ReadFailed, Totals
+from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import reconcile_sql as sql
 from drawdown.worker.actions import lock_buckets
-from drawdown.worker.adopt import adopt_excess, adopt_other
+from drawdown.worker.adopt import adopt_excess
 from drawdown.worker.context import Context
-from drawdown.worker.corrections import void_one
-from drawdown.worker.effects import LookUp, ReadTotals, Steps, Transaction
+from drawdown.worker.effects import ReadTotals, Steps, Transaction
 from drawdown.worker.incarnation import Witness, present, require_same
 from drawdown.worker.orgs import Said
 from drawdown.worker.provider_states import stored_terms, wire_since
 from drawdown.worker.reconcile_drawn import compare_drawn
 from drawdown.worker.reconcile_lost import compare_lost
-from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, tell
-from drawdown.worker.requests import dated, request_of
+from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, of_line, tell
+from drawdown.worker.reconcile_short import compare_short
 
 log = structlog.get_logger()
 
@@ -164,7 +163,9 @@ def _compare(
         if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold):
             ended = line
             if scope.correct and line.verdict != "shadow":
-                ended = yield from (_short if line.verdict == "short" else _over)(context, line, settled_by, said)
+                ended = yield from (compare_short if line.verdict == "short" else _over)(
+                    context, line, settled_by, said
+                )
             tell(ended)
             done.differing.append(ended)
             if ended.verdict == "over" and ended.corrected != ended.theirs - ended.ours:
@@ -197,79 +198,6 @@ def _keep(connection: sa.Connection, *, lines: Sequence[Line], now: int) -> None
         connection.execute(sa.text(sql.KEEP), values)
 
 
-def _of(line: Line) -> dict[str, object]:
-    return {
-        "provider": line.provider,
-        "from_ms": line.from_ms,
-        "to_ms": line.to_ms,
-        "org": line.org_id,
-        "customer": line.customer_id,
-        "feature": line.feature,
-    }
-
-
-def _short(context: Context, line: Line, settled_by: int, said: Said) -> Steps[Line]:
-    """They have less than we call accepted: look up each push of that day, and void those they do not have. One that
-    was settled meanwhile may not be seen there yet."""
-    can = context.capabilities[line.provider]
-    if not can.lookup:
-        return replace(line, note="one push cannot be looked up there: compare with their console, then `push void`")
-    rows: list[Any] = yield Transaction(
-        "reconcile_accepted", lambda c: list(c.execute(sa.text(sql.ACCEPTED), _of(line))), rollback=True
-    )
-    rows = [row for row in rows if row.settled_ms <= settled_by]
-    requests = [replace(request_of(row, can), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
-    found: Sequence[LookupResult] = (yield LookUp(line.provider, requests)) if requests else []
-    corrected: int = yield Transaction(
-        "reconcile_short",
-        partial(_void_absent, rows=rows, requests=requests, found=found, said=said, known=context.witness),
-    )
-    missing = line.ours - line.theirs - corrected
-    untold = sum(isinstance(one, ReadFailed | CannotTell) for one in found)
-    why = f"{untold:,} pushes of that day could not be looked up" if untold else "no push of that day is"
-    note = None if not missing else f"{missing:,} more are missing, and {why}"
-    return replace(line, corrected=corrected, note=note)
-
-
-def _void_absent(
-    connection: sa.Connection,
-    *,
-    rows: Sequence[Any],
-    requests: Sequence[PushRequest],
-    found: Sequence[LookupResult],
-    said: Said,
-    known: Witness | None,
-) -> int:
-    """Returns how much of a shortfall is explained, in base units."""
-    lock_buckets(connection)
-    require_same(connection, known)
-    explained = 0
-    for row, request, one in zip(rows, requests, found, strict=True):
-        if not _is_still(connection, row, "accepted"):
-            continue
-        if isinstance(one, Absent) or one == Found(0):
-            what = "absent" if isinstance(one, Absent) else "charged nothing"
-            evidence = f"accepted, and {what} when it was looked up at {said.now_ms} under {request.key}"
-            void_one(connection, row, said, evidence, "absent", answered=False)
-            explained += int(row.sent_qty)
-        elif isinstance(one, Found) and one.quantity != row.sent_qty:
-            adopt_other(connection, row, one.quantity, said)
-            explained += int(row.sent_qty) - one.quantity
-    return explained
-
-
-def _is_still(connection: sa.Connection, row: Any, state: str) -> bool:
-    where = {name: getattr(row, name) for name in ("window_ms", "org_id", "feature", "revision")}
-    found = connection.execute(
-        sa.text(
-            "SELECT state FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature "
-            "AND revision = :revision"
-        ),
-        where,
-    ).scalar_one()
-    return bool(found == state)
-
-
 def _over(context: Context, line: Line, settled_by: int, said: Said) -> Steps[Line]:
     """They have more than we call accepted: find the windows, and adopt what is too much there."""
     windows: list[Any] = yield Transaction("reconcile_windows", partial(_windows, line=line), rollback=True)
@@ -296,12 +224,12 @@ def _over(context: Context, line: Line, settled_by: int, said: Said) -> Steps[Li
     if open_still:
         note = f"{open_still:,} lie in windows that were being settled: the next run tells"
     elif by_hand:
-        note = f"{by_hand:,} lie in windows that a person settled by hand: compare with their console"
+        note = f"{by_hand:,} lie in windows of which only their console or the customer's balance tells: compare"
     return replace(line, corrected=corrected, note=note)
 
 
 def _windows(connection: sa.Connection, *, line: Line) -> list[Any]:
-    return list(connection.execute(sa.text(sql.BY_WINDOW), _of(line)))
+    return list(connection.execute(sa.text(sql.BY_WINDOW), of_line(line)))
 
 
 def _adopt_windows(
@@ -328,5 +256,5 @@ def _last_push(connection: sa.Connection, line: Line, window_ms: int) -> Any:
             "SELECT * FROM pushes WHERE window_ms = :window AND org_id = :org AND feature = :feature "
             "AND provider = :provider AND customer_id = :customer ORDER BY revision DESC LIMIT 1"
         ),
-        {**_of(line), "window": window_ms},
+        {**of_line(line), "window": window_ms},
     ).one()

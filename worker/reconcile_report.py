@@ -96,3 +96,15 @@ def tell(line: Line) -> None:
         corrected=line.corrected,
         note=line.note,
     )
+
+
+def of_line(line: Line) -> dict[str, object]:
+    """What the statements about one line ask for."""
+    return {
+        "provider": line.provider,
+        "from_ms": line.from_ms,
+        "to_ms": line.to_ms,
+        "org": line.org_id,
+        "customer": line.customer_id,
+        "feature": line.feature,
+    }

@@ -6,6 +6,8 @@ compared, and counted where balances are.
 
 from typing import Final
 
+from drawdown.worker.push_rows import ARRIVALS
+
 _DRAWN: Final = """EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
     AND x.feature = p.feature AND x.revision = p.revision AND x.kind = 'drawn')"""
 # Never sent, not found there either, and settled all the same: a person charged it by hand, as an event over there or
@@ -34,18 +36,22 @@ ORDER BY 1, 2, 3, 4, 5
 """
 
 # The last revision is read too, so that whatever was sealed or settled meanwhile shows.
+# What was given back by a send that left no event of its own looks like more over there.
+_UNTRACED: Final = f"p.state = 'accepted' AND p.sent_qty < 0 AND p.attempts > 1 AND {ARRIVALS} > 1"
+
 BY_WINDOW: Final = """
 SELECT p.window_ms, {sums}, SUM(CASE WHEN {by_hand} THEN 1 ELSE 0 END) AS by_hand, COUNT(*) AS pushes,
     MAX(p.revision) AS last FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state NOT IN ('voided', 'carried')
 GROUP BY 1 ORDER BY 1
-""".replace("{sums}", _SUMS).replace("{by_hand}", _BY_HAND)
+""".replace("{sums}", _SUMS).replace("{by_hand}", f"{_BY_HAND} OR {_UNTRACED}")
 
 # What was adopted under a key of ours is dated over there as the push was that had the key before it.
 ACCEPTED: Final = f"""
 SELECT p.*, COALESCE((SELECT MIN(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
-    AND o.feature = p.feature AND COALESCE(o.wire_key, o.key) = p.wire_key), p.revision) AS dated_as
+    AND o.feature = p.feature AND COALESCE(o.wire_key, o.key) = p.wire_key), p.revision) AS dated_as,
+    {ARRIVALS} AS arrivals
 FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state = 'accepted' AND NOT {_DRAWN}

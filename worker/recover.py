@@ -93,10 +93,11 @@ def _recover(
     return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last), remember
 
 
-# Ticks that found the doubt, and those after them, belong to the time after the loss.
+# Ticks that found the doubt, and those after them, belong to the time after the loss: by their order, for one host's
+# clock may be behind another's. When they began: one that lives through a restore ends after it.
 LAST_KNOWN: Final = """
-SELECT MAX(COALESCE(finished_ms, started_ms)) FROM ticks
-WHERE started_ms < COALESCE((SELECT doubted_ms FROM incarnation), :now)
+SELECT MAX(started_ms) FROM ticks
+WHERE tick_id <= COALESCE((SELECT doubted_after_tick FROM incarnation), tick_id)
 """
 KEEP: Final = """
 INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason)
@@ -117,7 +118,7 @@ WHERE provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected'
 
 
 def _last_known(connection: sa.Connection, now_ms: int) -> int:
-    last = connection.execute(sa.text(LAST_KNOWN), {"now": now_ms}).scalar_one_or_none()
+    last = connection.execute(sa.text(LAST_KNOWN)).scalar_one_or_none()
     return min(int(last or 0), now_ms)
 
 
@@ -146,7 +147,7 @@ def _begin_anew(connection: sa.Connection, known: Incarnation, witness: Witness 
     connection.execute(
         sa.text(
             "UPDATE incarnation SET number = :number, sends = :sends, system_id = :system, timeline = :timeline, "
-            "doubted_ms = NULL, doubted_reason = NULL"
+            "doubted_ms = NULL, doubted_reason = NULL, doubted_after_tick = NULL"
         ),
         {"number": number, "sends": sends, "system": system, "timeline": timeline},
     )

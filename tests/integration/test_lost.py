@@ -233,8 +233,9 @@ def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Eng
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     with pytest.raises(Refused, match="after the next tick"):
         write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
-    pass_by(fleet, 1)
-    write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    fleet.sample("acme", T0 + 2, 7)
+    pass_by(fleet, 1, 1)
+    write(engine, lambda c: corrections.withdraw(c, ["s1", "s2"], fleet.said))  # of one window, together
     pass_by(fleet, 3, 3, 3)
     assert charged(provider) == 0
     proven(fleet)
@@ -283,3 +284,16 @@ def test_whole_units_that_were_sent_of_other_windows_are_found_before_any_is_sen
     assert fleet.rows("SELECT carry_qty FROM carries") == [(100,)]
     assert fleet.rows("SELECT key FROM pushes WHERE state NOT IN ('accepted', 'voided', 'carried')") == []
     assert read(fleet.engine, verify).breaches == []
+
+
+def test_what_was_known_last_is_told_by_the_order_of_ticks_and_not_by_clocks(engine: sa.Engine) -> None:
+    """A host whose clock is behind ticks after another has found that history was lost."""
+    fleet, _ = restored(engine, {}, **ASKED)
+    before = fleet.clock.at_ms
+    fleet.tick()
+    fleet.write("UPDATE incarnation SET sends = 0")
+    found = read(engine, lambda c: c.execute(sa.text("SELECT database_id, number FROM incarnation")).one())
+    more = Witness(found.database_id, found.number, 99, 0, "")
+    write(engine, lambda c: recognise(c, more, before + 10 * MINUTE_MS))
+    fleet.tick(before + 9 * MINUTE_MS)
+    assert recovered(fleet).from_ms == before

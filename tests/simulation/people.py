@@ -119,7 +119,18 @@ def charge_by_hand(world: World, provider: str, customer: str, feature: str, day
 def missing(world: World, line: Line) -> int:
     """How much less the provider holds than was accepted, and than was charged there by hand."""
     by_hand = world.by_hand.get((line.provider, line.customer_id, line.feature, line.day_ms), 0)
-    return line.ours - line.theirs - by_hand
+    return line.ours - line.theirs - by_hand - _seen_in_the_balance_alone(world, line)
+
+
+def _seen_in_the_balance_alone(world: World, line: Line) -> int:
+    """What a person finds who compares the customer's balance."""
+    untraced = world.remote[line.provider].untraced() if line.provider in world.remote else {}
+    rows = world.rows(
+        "SELECT COALESCE(wire_key, key) FROM pushes WHERE provider = :provider AND customer_id = :customer "
+        "AND feature = :feature AND window_ms >= :day AND window_ms < :day + 86400000 AND state = 'accepted'",
+        provider=line.provider, customer=line.customer_id, feature=line.feature, day=line.day_ms,
+    )  # fmt: skip
+    return sum(untraced.get(key, 0) for (key,) in rows)
 
 
 def make_up_for(world: World, line: Line) -> None:

@@ -178,6 +178,11 @@ class Autumn:
         """Keys that a key store which failed open let through again."""
         return {str(one.key) for one in self.emulator.doubles}
 
+    def untraced(self) -> dict[str, int]:
+        """What was charged under keys whose one event says that nothing was: the balance alone tells."""
+        nothing = {one.properties.get("drawdown_key") for one in self.emulator.account.events if not one.deductions}
+        return {key: value for key, value in self.keys().items() if key in nothing}
+
     def given_back_again(self) -> Billed:
         """What was given back more than once, by customer and feature: neither events nor balances can show it."""
         sums: Billed = defaultdict(int)
@@ -253,6 +258,10 @@ class Stripe:
 
     def taken(self) -> set[str]:
         return set(self.emulator._taken) - set(self.emulator._counted)
+
+    def untraced(self) -> dict[str, int]:
+        """Nothing: what is charged is an event."""
+        return {}
 
     def doubled(self) -> set[str]:
         return set()

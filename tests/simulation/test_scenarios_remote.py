@@ -229,7 +229,7 @@ def test_what_a_person_charged_by_hand_is_not_adopted() -> None:
     compared = drive(world, start(world, "w", comparing(world)))
     (line,) = compared.result.differing
     assert (line.ours, line.theirs, line.corrected) == (0, 60, 0)
-    assert "settled by hand" in str(line.note)
+    assert "only their console" in str(line.note)
     assert states(world) == ["accepted", "accepted"]
 
 

@@ -130,6 +130,7 @@ ASKED = Asked("queued", sent_qty=60, lookups=1, last_sent_ms=NOW, first_sent_ms=
     [
         (Found(60), ASKED, 60_000, "accepted"),
         (Found(0), ASKED, 60_000, "rejected"),  # on record, and nothing charged
+        (Found(0), replace(ASKED, arrivals=2), 60_000, "in_doubt"),  # a later send may have charged without a trace
         (Found(50), ASKED, 60_000, Adopt(50)),
         (Absent(), ASKED, 29_999, "queued"),  # the lag is not over: absence proves nothing yet
         (Absent(), ASKED, 30_000, "due"),  # the same bytes again
