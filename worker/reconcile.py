@@ -8,7 +8,7 @@ our pushes is adopted; the next seal then owes, or gives back, the difference. W
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -16,18 +16,17 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import ReadFailed, Totals
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS
 from drawdown.worker import reconcile_sql as sql
-from drawdown.worker.actions import lock_buckets
-from drawdown.worker.adopt import adopt_excess
 from drawdown.worker.context import Context
-from drawdown.worker.effects import ReadTotals, Steps, Transaction
-from drawdown.worker.incarnation import Witness, present, require_same
+from drawdown.worker.effects import Steps, Transaction
+from drawdown.worker.incarnation import present
 from drawdown.worker.orgs import Said
 from drawdown.worker.provider_states import stored_terms, wire_since
 from drawdown.worker.reconcile_drawn import compare_drawn
 from drawdown.worker.reconcile_lost import compare_lost
-from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, of_line, tell
+from drawdown.worker.reconcile_over import compare_over, read_totals
+from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, tell
 from drawdown.worker.reconcile_short import compare_short
 
 log = structlog.get_logger()
@@ -88,7 +87,7 @@ def _provider(context: Context, provider: str, scope: Scope, said: Said, done: R
     untold: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
         part = spans[at : at + CHUNK]
-        totals = yield from _totals(provider, part)
+        totals = yield from read_totals(provider, part)
         theirs = dict(zip(part, totals, strict=True))
         part_of = [one for one in ready if one.span in theirs]
         untold |= yield from _compare(context, provider, part_of, theirs, scope, said, done)
@@ -131,12 +130,6 @@ def _ours(connection: sa.Connection, *, provider: str, scope: Scope, now: int) -
     return found
 
 
-def _totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequence[Totals | ReadFailed]]:
-    found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted)
-    assert len(found) == len(wanted), f"{provider} answered {len(found)} of {len(wanted)} totals"
-    return found
-
-
 def _compare(
     context: Context,
     provider: str,
@@ -163,9 +156,8 @@ def _compare(
         if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold):
             ended = line
             if scope.correct and line.verdict != "shadow":
-                ended = yield from (compare_short if line.verdict == "short" else _over)(
-                    context, line, settled_by, said
-                )
+                compare = compare_short if line.verdict == "short" else compare_over
+                ended = yield from compare(context, line, settled_by, said)
             tell(ended)
             done.differing.append(ended)
             if ended.verdict == "over" and ended.corrected != ended.theirs - ended.ours:
@@ -196,65 +188,3 @@ def _keep(connection: sa.Connection, *, lines: Sequence[Line], now: int) -> None
     if lines:
         values = [{**{name: getattr(one, name) for name in names}, "now": now} for one in lines]
         connection.execute(sa.text(sql.KEEP), values)
-
-
-def _over(context: Context, line: Line, settled_by: int, said: Said) -> Steps[Line]:
-    """They have more than we call accepted: find the windows, and adopt what is too much there."""
-    windows: list[Any] = yield Transaction("reconcile_windows", partial(_windows, line=line), rollback=True)
-    spans = [(line.customer_id, int(row.window_ms), int(row.window_ms) + WINDOW_MS) for row in windows]
-    totals = yield from _totals(line.provider, spans)
-    excess: dict[Any, int] = {}
-    by_hand, open_still = 0, 0
-    for row, read in zip(windows, totals, strict=True):
-        if isinstance(read, ReadFailed):
-            return replace(line, note=f"could not be read by window: {read.reason}")
-        more = int(read.get(line.feature, 0)) - int(row.accepted)
-        if more > 0 and row.by_hand:
-            by_hand += more
-        elif more > 0 and (row.unsettled or row.settled_ms > settled_by):
-            open_still += more
-        elif more > 0:
-            excess[row] = more
-    corrected: int = yield Transaction(
-        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, said=said, known=context.witness)
-    )
-    open_still += sum(excess.values()) - corrected
-    rest = line.theirs - line.ours - corrected
-    note = None if rest <= 0 else f"{rest:,} lie in no window of ours: somebody else charges this customer"
-    if open_still:
-        note = f"{open_still:,} lie in windows that were being settled: the next run tells"
-    elif by_hand:
-        note = f"{by_hand:,} lie in windows of which only their console or the customer's balance tells: compare"
-    return replace(line, corrected=corrected, note=note)
-
-
-def _windows(connection: sa.Connection, *, line: Line) -> list[Any]:
-    return list(connection.execute(sa.text(sql.BY_WINDOW), of_line(line)))
-
-
-def _adopt_windows(
-    connection: sa.Connection, *, line: Line, excess: Mapping[Any, int], said: Said, known: Witness | None
-) -> int:
-    """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
-    an excess that another run adopted, would be given back."""
-    lock_buckets(connection)
-    require_same(connection, known)
-    now, adopted = set(_windows(connection, line=line)) if excess else set(), 0
-    for window, more in excess.items():
-        if window not in now:
-            continue
-        row = _last_push(connection, line, int(window.window_ms))
-        evidence = f"{line.provider} charged {more:,} more in this window than was pushed"
-        adopt_excess(connection, row, more, said, evidence)
-        adopted += more
-    return adopted
-
-
-def _last_push(connection: sa.Connection, line: Line, window_ms: int) -> Any:
-    return connection.execute(
-        sa.text(
-            "SELECT * FROM pushes WHERE window_ms = :window AND org_id = :org AND feature = :feature "
-            "AND provider = :provider AND customer_id = :customer ORDER BY revision DESC LIMIT 1"
-        ),
-        {**of_line(line), "window": window_ms},
-    ).one()

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Absent, CannotTell, Found, LookupResult, PushRequest, ReadFailed
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
 from drawdown.worker import reconcile_sql as sql
 from drawdown.worker.actions import lock_buckets
 from drawdown.worker.adopt import adopt_other
@@ -37,26 +37,30 @@ def compare_short(context: Context, line: Line, settled_by: int, said: Said) -> 
         "reconcile_accepted", lambda c: list(c.execute(sa.text(sql.ACCEPTED), of_line(line))), rollback=True
     )
     rows = [row for row in rows if row.settled_ms <= settled_by]
-    requests = [replace(request_of(row, can), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
-    found: Sequence[LookupResult] = (yield LookUp(line.provider, requests)) if requests else []
+    found = yield from look_up(line.provider, rows, can)
     corrected: int = yield Transaction(
-        "reconcile_short",
-        partial(_void_absent, rows=rows, requests=requests, found=found, said=said, known=context.witness),
+        "reconcile_short", partial(_void_absent, rows=rows, found=found, said=said, known=context.witness)
     )
     missing = line.ours - line.theirs - corrected
     untold = sum(isinstance(one, ReadFailed | CannotTell) for one in found)
-    unclear = [row.key for row, one in zip(rows, found, strict=True) if _is_unclear(row, one)]
+    unclear = [row.key for row, one in zip(rows, found, strict=True) if is_unclear(row, one)]
     why = f"{untold:,} pushes of that day could not be looked up" if untold else "no push of that day is"
     why = f"of {len(unclear):,} pushes ({unclear[0]}): {UNTRACED}" if unclear else why
     note = None if not missing else f"{missing:,} more are missing, and {why}"
     return replace(line, corrected=corrected, note=note)
 
 
+def look_up(provider: str, rows: Sequence[Any], can: Capabilities) -> Steps[Sequence[LookupResult]]:
+    """Ask for pushes (rows of `ACCEPTED`), in their order."""
+    requests = [replace(request_of(row, can), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
+    found: Sequence[LookupResult] = (yield LookUp(provider, requests)) if requests else []
+    return found
+
+
 def _void_absent(
     connection: sa.Connection,
     *,
     rows: Sequence[Any],
-    requests: Sequence[PushRequest],
     found: Sequence[LookupResult],
     said: Said,
     known: Witness | None,
@@ -65,14 +69,14 @@ def _void_absent(
     lock_buckets(connection)
     require_same(connection, known)
     explained = 0
-    for row, request, one in zip(rows, requests, found, strict=True):
+    for row, one in zip(rows, found, strict=True):
         if not _is_still(connection, row, "accepted"):
             continue
-        if _is_unclear(row, one):
+        if is_unclear(row, one):
             continue
         if isinstance(one, Absent) or one == Found(0):
             what = "absent" if isinstance(one, Absent) else "charged nothing"
-            evidence = f"accepted, and {what} when it was looked up at {said.now_ms} under {request.key}"
+            evidence = f"accepted, and {what} when it was looked up at {said.now_ms} under {row.wire_key or row.key}"
             void_one(connection, row, said, evidence, "absent", answered=False)
             explained += int(row.sent_qty)
         elif isinstance(one, Found) and one.quantity != row.sent_qty:
@@ -81,7 +85,7 @@ def _void_absent(
     return explained
 
 
-def _is_unclear(row: Any, found: LookupResult) -> bool:
+def is_unclear(row: Any, found: LookupResult) -> bool:
     """Whether a later send may have charged without a trace: only the customer's balance tells."""
     return found == Found(0) and int(row.arrivals) > 1
 

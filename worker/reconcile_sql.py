@@ -36,16 +36,13 @@ ORDER BY 1, 2, 3, 4, 5
 """
 
 # The last revision is read too, so that whatever was sealed or settled meanwhile shows.
-# What was given back by a send that left no event of its own looks like more over there.
-_UNTRACED: Final = f"p.state = 'accepted' AND p.sent_qty < 0 AND p.attempts > 1 AND {ARRIVALS} > 1"
-
 BY_WINDOW: Final = """
 SELECT p.window_ms, {sums}, SUM(CASE WHEN {by_hand} THEN 1 ELSE 0 END) AS by_hand, COUNT(*) AS pushes,
     MAX(p.revision) AS last FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state NOT IN ('voided', 'carried')
 GROUP BY 1 ORDER BY 1
-""".replace("{sums}", _SUMS).replace("{by_hand}", f"{_BY_HAND} OR {_UNTRACED}")
+""".replace("{sums}", _SUMS).replace("{by_hand}", _BY_HAND)
 
 # What was adopted under a key of ours is dated over there as the push was that had the key before it.
 ACCEPTED: Final = f"""

@@ -150,6 +150,38 @@ def test_what_is_on_record_there_and_charged_nothing_is_voided(engine: sa.Engine
     clean(fleet)
 
 
+def on_record_as_nothing(engine: sa.Engine, *, back: bool) -> tuple[Fleet, FakeProvider, str]:
+    """A push, or one that gives back, whose first send had no answer, and whose second one was accepted, while the
+    one event of its key says that nothing was charged: a key store that fails open lets the second one charge."""
+    fleet, provider = billed(engine, 30)
+    key = KEY
+    if back:
+        write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+        key = f"{KEY}:r1"
+    else:
+        key = f"usage:acme:{T0 + 4 * WINDOW_MS}:{FEATURE}"
+        fleet.sample("acme", T0 + 4 * WINDOW_MS + 1, 7)
+    provider.answers[key] = Unknown("no answer")
+    fleet.tick_windows(2)
+    del provider.answers[key]
+    fleet.tick_windows(1)
+    fleet.clock.at_ms += LAG
+    provider.charged[key] = replace(provider.charged[key], quantity=0)
+    return fleet, provider, key
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_what_only_the_balance_can_tell_is_left_to_a_person(engine: sa.Engine, back: bool) -> None:
+    """Voided, and sealed anew, it would be billed twice; given back, it would be given back twice."""
+    fleet, _, key = on_record_as_nothing(engine, back=back)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 30, 90, 0) if back else ("short", 97, 90, 0)], 1)
+    assert "balance" in str(found.differing[0].note) and (back or key in str(found.differing[0].note))
+    assert everything(fleet) == before
+    clean(fleet)
+
+
 def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) -> None:
     """Too old to be sent, put into an invoice by hand, and resolved so: what is over in its window may be that."""
     provider = FakeProvider(capabilities(**TOTALS, max_quantity=59))

@@ -4,9 +4,10 @@ Guarantee: what providers charged stays charged, what hosts wrote is written aga
 again while the database stands still, by the same commands; until it is recovered nothing is claimed, or sealed.
 All chance comes from a source of its own, so that worlds without restores are what they were.
 
-Not modelled: restores beside a provider that cannot be asked for one push (a person compares its console line by line),
-or beside a key store that fails open (a balance drawn on twice is explained by attempts, and those are lost); a host
-that cannot tell that anything was lost goes on before one that can has said so.
+Not modelled: a backup of a history that was given up at an earlier restore, in which a sample was withdrawn that was
+billed since (reconcile tells of it); restores beside a provider that cannot be asked for one push (a person compares
+its console line by line), or beside a key store that fails open (a balance drawn on twice is explained by attempts, and
+those are lost); a host that cannot tell that anything was lost goes on before one that can has said so.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ class Restores:
         world.lost_keys |= {key for (key,) in world.rows("SELECT COALESCE(wire_key, key) FROM pushes")}
         world.wire.decided |= set(world.rows("SELECT org_id, at_ms FROM projections WHERE is_halted"))
         deserialise(world, image.data)
+        self.images = [one for one in self.images if not self._withdrawn_since(image, one)]
         age = world.time.now - image.at_ms
         world.faults.note(next(name for name, most in AGES.items() if age < most))
         world.oracle = image.oracle.copy()
@@ -122,6 +124,10 @@ class Restores:
         self._hold_blind()
         world.still = world.rows(_PUSHES)[0]
         world.say("world", f"RESTORES the database of {age // 1000} s ago; {len(world.unwritten)} samples are lost")
+
+    def _withdrawn_since(self, image: Image, later: Image) -> bool:
+        """Whether a later backup, of the history that is given up now, lacks samples that this one will bill."""
+        return any(one.samples for one in self.world.decisions[image.decisions : later.decisions])
 
     def _who_dies(self, image: Image) -> set[tuple[str, str]]:
         """Some processes die with the server; others have a claim in their hands. A person's command ends."""
