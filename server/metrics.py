@@ -54,8 +54,10 @@ SELECT started_ms, finished_ms, exit_status FROM ticks WHERE finished_ms IS NOT 
 """
 LAST_SUCCESS = "SELECT finished_ms FROM ticks WHERE exit_status IN (0, 75) ORDER BY tick_id DESC LIMIT 1"
 DOUBTED = "SELECT COUNT(*) FROM incarnation WHERE doubted_ms IS NOT NULL"
+# Materialized, or SQLite reads all of them in the order of the grouping.
 WEBHOOKS = """
-SELECT provider, state, COUNT(*) AS webhooks FROM webhooks WHERE received_ms >= :since GROUP BY provider, state
+WITH recent AS MATERIALIZED (SELECT provider, state FROM webhooks WHERE received_ms >= :since)
+SELECT provider, state, COUNT(*) AS webhooks FROM recent GROUP BY provider, state
 """
 PAUSED = "SELECT COUNT(*) FROM provider_states WHERE paused_ms IS NOT NULL"
 
