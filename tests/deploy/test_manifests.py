@@ -200,8 +200,8 @@ def test_units_say_what_matters() -> None:
     )
     assert (tick["Service"]["Type"], tick["Service"]["SuccessExitStatus"]) == ("oneshot", "75")
     assert timer["Timer"]["OnCalendar"] == "*:0/5" and timer["Install"]["WantedBy"] == "timers.target"
-    for one in (serve, watch):
-        assert one["Service"]["Restart"] == "always" and "SuccessExitStatus" not in one["Service"]
+    for lasting in (serve["Service"], watch["Service"]):
+        assert lasting["Restart"] == "always" and "SuccessExitStatus" not in lasting
     for one in (tick["Service"], serve["Service"], watch["Service"]):
         assert one["User"] == "drawdown" and one["NoNewPrivileges"] == "yes" and one["ProtectSystem"] == "strict"
         assert one["Environment"] == f"DRAWDOWN_STATE_DIR=/var/lib/{one['StateDirectory']}"

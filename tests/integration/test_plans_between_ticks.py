@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,17 +104,17 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     _fill(engine)
     tidy(engine)
     context, world = world_of(engine, FixedClock(NOW))
+    works: dict[str, Callable[[], object]] = {
+        "dispatch": lambda: runner.run(dispatch(context), world),
+        "watch": lambda: runner.run(watch(context, Watcher()), world),
+        "metrics": lambda: len(read(engine, lambda c: list(measure(c, NOW)))),
+        "status": lambda: len(read(engine, lambda c: status(c, NOW))),
+    }
     with explained(engine) as plans:
-        for what, work in {
-            "dispatch": lambda: runner.run(dispatch(context), world),
-            "watch": lambda: runner.run(watch(context, Watcher()), world),
-            "metrics": lambda: read(engine, lambda c: list(measure(c, NOW))),
-            "status": lambda: read(engine, lambda c: status(c, NOW)),
-        }.items():
+        for what, work in works.items():
             began = time.monotonic()
             done = work()
-            print(f"\n{kind}, {ROWS:,} samples: {what} {time.monotonic() - began:.2f} s", end="")
-            print(f" {done}" if what in ("dispatch", "watch") else "", end="")
+            print(f"\n{kind}, {ROWS:,} samples: {what} {time.monotonic() - began:.2f} s {done}", end="")
     yield Seen(kind, plans)
     engine.dispose()
     Path(str(engine.url.database)).unlink(missing_ok=True)
