@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := schema ledger providers worker server cli
 
-.PHONY: demo test lint types install simulate mutants crash bench conformance emulators clean
+.PHONY: demo test lint types install simulate mutants crash exhaustion bench conformance emulators clean
 
 demo: install
 	@$(BIN)/drawdown demo
@@ -37,6 +37,11 @@ SERVER_KILLS ?= 6
 SEED ?= 1
 crash: install
 	$(BIN)/python -m tests.crash.run --kills $(KILLS) --server-kills $(SERVER_KILLS) --seed $(SEED)
+
+# How long after its last credit an organisation's cells had stopped, with a watch and without: 2,000 on 50 cells.
+exhaustion: install
+	@said=$$(DRAWDOWN_TEST_EXHAUSTION=1 $(BIN)/pytest -n 2 -rP -q tests/acceptance/test_exhaustion.py); status=$$?; \
+		echo "$$said" | grep -E "watched:|^E  | passed| failed"; exit $$status
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.run

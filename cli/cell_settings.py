@@ -16,10 +16,11 @@ MAX_SECRETS: Final = 2
 def origins(text: str) -> frozenset[str]:
     """`https://cell-1:8443,http://10.0.0.7:8080`"""
     found = set()
-    for entry in _entries(text, ","):
+    for number, entry in enumerate(_entries(text, ","), 1):
         one = origin(entry)
         if one is None:
-            raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {entry!r} is no http(s) origin such as https://cell-1:8443")
+            shown = f"entry {number}" if "@" in entry else repr(entry)  # before an @ there may be a password
+            raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {shown} is no http(s) origin such as https://cell-1:8443")
         found.add(one)
     return frozenset(found)
 

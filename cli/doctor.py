@@ -17,6 +17,7 @@ from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.clocks import MAX_SKEW_MS, database_now
 from drawdown.worker.incarnation import read_incarnation
+from drawdown.worker.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.witness import WitnessFile
 
 MIN_SQLITE = (3, 37, 0)
@@ -45,9 +46,11 @@ def examine(state: State) -> list[Finding]:
         _witness,
         _clock,
         _ticks,
+        _watch,
         _mapping,
         _providers,
         _cells,
+        _server,
     )
     for check in checks:
         found += check(state)
@@ -101,6 +104,15 @@ def _ticks(state: State) -> Iterator[Finding]:
         "no tick yet" if last is None else f"the last tick ended at {show_time(int(last))}",
         mend if late else "",
     )
+
+
+def _watch(state: State) -> Iterator[Finding]:
+    last, now = state.read(last_round_ms), state.clock.now_ms()
+    if last is None or now - last >= STOPPED_FOR_MS:  # ticks alone are a way to run it
+        yield Finding(True, "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)")
+        return
+    mend = "keep `drawdown watch` running beside the cron, or `drawdown run`"
+    yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
 
 
 def _mapping(state: State) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from drawdown.cli.state import State
 from drawdown.cli.times import lasting, show_credits, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.status import org_status, status
-from drawdown.worker.verdict import missed_minutes
+from drawdown.worker.verdict import missed_minutes, unwatched_minutes
 from drawdown.worker.witness import WitnessFile
 
 WIDTH: Final = 79
@@ -141,6 +141,12 @@ def _others(found: Mapping[str, Any], now: int) -> list[tuple[str, str]]:
     lines += [("unheeded" if not number else "", one["said"]) for number, one in enumerate(found["unheeded"][:3])]
     if left["projections_due"]:
         lines.append(("reading", f"{left['projections_due']:,} organisations to ask their providers about"))
+    lines += [
+        ("unread", f"{one['orgs']:,} organisations of {one['provider'] or 'nobody'}, {since(one['since_ms'], now)}")
+        for one in found["unread"]
+    ]
+    if minutes := unwatched_minutes(found):
+        lines.append(("watch", f"no round for {minutes:,} min ({show_time(found['watch_ms'])})"))
     lines += [
         ("totals", f"{one['days']:,} organisation-days {one['verdict']} at {one['provider']}, when last compared")
         for one in found["differing"]

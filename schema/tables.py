@@ -19,7 +19,7 @@ from drawdown.schema.tables_fleet import (
 )
 from drawdown.schema.tables_ledger import ledger_accounts, ledger_entries, ledger_plans, ledger_rates
 from drawdown.schema.tables_server import gate_asks, used_signatures, webhooks
-from drawdown.schema.tables_watch import provider_rates, provider_when_down, watch_state
+from drawdown.schema.tables_watch import provider_rates, provider_reads, provider_when_down, watch_state
 
 __all__ = [
     "adoptions",
@@ -45,6 +45,7 @@ __all__ = [
     "pending_usage",
     "projections",
     "provider_rates",
+    "provider_reads",
     "provider_states",
     "provider_when_down",
     "pushes",
@@ -132,6 +133,12 @@ sa.Index(
     orgs.c.watch_due_ms,
     sqlite_where=sa.text("watch_due_ms IS NOT NULL"),
     postgresql_where=sa.text("watch_due_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_unread",
+    orgs.c.unread_since_ms,
+    sqlite_where=sa.text("unread_since_ms IS NOT NULL"),
+    postgresql_where=sa.text("unread_since_ms IS NOT NULL"),
 )
 sa.Index(
     "orgs_halted",

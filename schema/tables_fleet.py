@@ -54,6 +54,12 @@ sa.Index(
     sqlite_where=sa.text("due_at_ms IS NOT NULL"),
     postgresql_where=sa.text("due_at_ms IS NOT NULL"),
 )
+sa.Index(
+    "halts_unheeded",
+    halts.c.org_id,
+    sqlite_where=sa.text("unheeded > 0"),
+    postgresql_where=sa.text("unheeded > 0"),
+)
 
 projections = sa.Table(
     "projections",
@@ -70,6 +76,12 @@ projections = sa.Table(
     sa.Column("unsealed_micro", Big, nullable=True),
     sa.Index("projections_by_org", "org_id", "projection_id"),
     comment="Each change of the verdict, its reason and figures, and the moment its read began (invariant 8).",
+)
+sa.Index(
+    "projections_wrong",
+    projections.c.at_ms,
+    sqlite_where=sa.text("reason = 'estimate_wrong'"),
+    postgresql_where=sa.text("reason = 'estimate_wrong'"),
 )
 
 provider_states = sa.Table(

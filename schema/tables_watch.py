@@ -33,6 +33,17 @@ watch_state = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     ms_column("round_ms", null=True),
+    sa.Column("rounds", Big, nullable=False, server_default="0"),
     sa.CheckConstraint("id = 1", name="watch_state_one_row"),
-    comment="One row: when a watch last went round. While one does, ticks keep its figures too.",
+    comment="One row: when a watch last went round, and how often. While one does, ticks keep its figures too.",
+)
+
+provider_reads = sa.Table(
+    "provider_reads",
+    metadata,
+    id_column("provider", key=True),
+    sa.Column("outcome", sa.Text, primary_key=True),
+    sa.Column("reads", Big, nullable=False),
+    sa.CheckConstraint("outcome IN ('read', 'no_customer', 'failed')", name="provider_reads_outcome"),
+    comment="How many customers a provider was asked about since ever, by what it said. For metrics alone.",
 )

@@ -66,10 +66,12 @@ HEEDED = f"""
 UPDATE halts SET unheeded = 0, unheeded_since_ms = NULL WHERE unheeded > 0 AND {_IN_FORCE} AND NOT {RUNS_ON}
 """
 
+# By the organisations that are halted now: acknowledged halts of former times stay, and are many.
 STILL_RUNNING = f"""
 UPDATE halts SET due_at_ms = :now, unheeded = unheeded + 1,
     unheeded_since_ms = COALESCE(unheeded_since_ms, acked_at_ms)
 WHERE due_at_ms IS NULL AND acked_at_ms <= :told AND {_IN_FORCE} AND {RUNS_ON}
+    AND org_id IN (SELECT o.org_id FROM orgs o WHERE o.is_halted)
 RETURNING org_id, cell_id, unheeded, unheeded_since_ms
 """
 

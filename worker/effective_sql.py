@@ -81,15 +81,19 @@ JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= q.window_ms AND (a.e
 GROUP BY 1, 2, 3
 """
 
-# Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were.
+# Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were; and what was
+# sent of late materialized, or it reads all attempts there ever were, in the order in which they are told apart.
 PUSHES: Final = f"""
-WITH {_PICKED}
+WITH {_PICKED},
+sent AS {{materialized}} (
+    SELECT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since
+)
 SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
 FROM pushes q JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
 WHERE q.provider = :provider AND q.state IN ('due', 'queued', 'in_doubt', 'rejected')
 UNION ALL
 SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
-FROM (SELECT DISTINCT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since) t
+FROM (SELECT DISTINCT s.window_ms, s.org_id, s.feature, s.revision FROM sent s) t
 {{then}} pushes q ON q.window_ms = t.window_ms AND q.org_id = t.org_id AND q.feature = t.feature
     AND q.revision = t.revision
 JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id

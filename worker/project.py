@@ -7,6 +7,7 @@ only by a fresh read and an effective balance above what would be gone in a minu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +24,15 @@ from drawdown.worker.context import Context
 from drawdown.worker.decide import CREDIT_REASONS
 from drawdown.worker.effective import Used, read_used
 from drawdown.worker.effects import ReadCustomers, Steps, Transaction
-from drawdown.worker.projection import ESTIMATE_WRONG, Change, Moment, read_to, sound, unchanged, unread_to, write
+from drawdown.worker.projection import ESTIMATE_WRONG, Change, Moment, read_to, said, unchanged, unread_to, write
 from drawdown.worker.provider_rates import policies_of, policy_for
 from drawdown.worker.shard import Shard
-from drawdown.worker.watch_state import is_watched
+from drawdown.worker.watch_state import is_watched, note_reads
 
 log = structlog.get_logger()
 
 READ_AGAIN_MS = MINUTE_MS
+NOT_ASKED = ReadFailed("not asked: it did not answer a moment ago")
 ORGS_A_ROUND = 64
 """Where several can be read at once: enough to keep the line busy, few enough that no verdict waits long for others."""
 
@@ -123,7 +125,7 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
 def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]]:
     wanted = [one.customer_id for one in due]
     if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
-        return {customer_id: ReadFailed("not asked: it did not answer a moment ago") for customer_id in wanted}
+        return dict.fromkeys(wanted, NOT_ASKED)
     try:
         states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, wanted)
     except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
@@ -163,7 +165,7 @@ def _apply(
     changes = []
     for org in current:
         one = asked[org.org_id]
-        state = sound(states.get(one.customer_id, ReadFailed("the provider said nothing of this customer")))
+        state = said(states, one.customer_id)
         asked_again = org.projection_asks != one.asks
         cleared = org.projection_due_ms if asked_again else None
         fresh = isinstance(state, CustomerState)
@@ -184,6 +186,17 @@ def _apply(
         changes.append(change)
         done.note(org, change)
     write(connection, changes)
+    outcomes = (_outcome(said(states, one.customer_id)) for one in due)
+    note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
+
+
+def _outcome(state: CustomerRead) -> str | None:
+    """What a read counts as; None: nobody was asked."""
+    if state is NOT_ASKED:
+        return None
+    if isinstance(state, ReadFailed):
+        return "failed"
+    return "read" if isinstance(state, CustomerState) else "no_customer"
 
 
 def _used(

@@ -6,7 +6,7 @@ each transition is kept with its reason and the figures it rests on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,6 +57,11 @@ def sound(state: CustomerRead) -> CustomerRead:
     if plan is not None and not isinstance(plan, str):
         return ReadFailed(f"{str(plan)[:40]!r} is no plan")
     return state
+
+
+def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
+    """What a provider told about one of those it was asked about."""
+    return sound(states.get(customer_id, ReadFailed("the provider said nothing of this customer")))
 
 
 def read_to(org: Any, state: CustomerState, used: Used | None, at: Moment, due: int | None) -> Change:

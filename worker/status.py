@@ -17,6 +17,7 @@ from drawdown.worker.status_credit import credit_status, verdict_history
 from drawdown.worker.status_providers import read_providers
 from drawdown.worker.unheeded import unheeded
 from drawdown.worker.verdict import judge
+from drawdown.worker.watch_state import UNREAD, last_round_ms
 
 COUNTS = {
     "orgs": "SELECT COUNT(*) FROM orgs",
@@ -73,6 +74,8 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         "paused": {name: {"since_ms": since, "reason": why} for name, (since, why) in paused(connection).items()},
         "pending": rows(PENDING),
         "halts": rows(HALTS)[0],
+        "watch_ms": last_round_ms(connection),
+        "unread": rows(UNREAD),
         "unheeded": [{**asdict(one), "said": str(one)} for one in unheeded(connection, Shard())],
         "differing": rows(DIFFERING),
         "stopped": rows(STOPPED),

@@ -22,10 +22,12 @@ NAMED: Final = 10
 
 RUNS_ON = """EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
     AND s.state = 'running')"""
+# Word for word the condition of the index first: SQLite does not conclude it.
 UNHEEDED = f"""
 SELECT cell_id, org_id, unheeded AS times, unheeded_since_ms AS since_ms FROM halts
-WHERE unheeded >= {ESCALATE_AFTER} AND {RUNS_ON} AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id
-    AND o.is_halted AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi)
+WHERE unheeded > 0 AND unheeded >= {ESCALATE_AFTER} AND {RUNS_ON}
+    AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at
+        AND o.bucket BETWEEN :lo AND :hi)
 ORDER BY unheeded_since_ms, cell_id, org_id
 """
 

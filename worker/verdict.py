@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS
 
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
 """Three ticks that did not happen: nobody calls them any more."""
@@ -63,6 +64,13 @@ def missed_minutes(found: Mapping[str, Any]) -> int:
     return int(age // MINUTE_MS) if age > TICK_MISSED_MS else 0
 
 
+def unwatched_minutes(found: Mapping[str, Any]) -> int:
+    """How long ago a watch last went round, where one has stopped; 0 where one goes round, or there is none."""
+    last = found["watch_ms"]
+    age = 0 if last is None else found["at_ms"] - last
+    return int(age // MINUTE_MS) if WATCHED_FOR_MS <= age < STOPPED_FOR_MS else 0
+
+
 def _behind(found: Mapping[str, Any]) -> Verdict | None:
     left = found["left"]
     for one in found["providers"]:
@@ -80,6 +88,9 @@ def _behind(found: Mapping[str, Any]) -> Verdict | None:
     ):
         if left[name]:
             return Verdict("behind", f"{left[name]:,} {words}", "nothing: the next tick tries again")
+    if minutes := unwatched_minutes(found):
+        reason = f"nobody watched for {minutes:,} min: halts come with the next tick"
+        return Verdict("behind", reason, "start drawdown watch, or drawdown run: ops/runbooks/watch-stopped.md")
     if found["differing"]:
         one = found["differing"][0]
         reason = f"{one['days']:,} organisation-days {one['verdict']} at {one['provider']}, when last compared"

@@ -13,7 +13,8 @@ import pytest
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.verify import verify
-from tests.acceptance.exhaustion import Exhaustion, Plan, Result
+from tests.acceptance.exhaustion import Exhaustion
+from tests.acceptance.exhaustion_fleet import Plan, Result
 
 WHOLE = os.environ.get("DRAWDOWN_TEST_EXHAUSTION") == "1"
 ORGS, CELLS, MINUTES = (2000, 50, 45) if WHOLE else (60, 6, 20)

@@ -187,6 +187,16 @@ def test_a_cell_is_gone(home: Home) -> None:
     home.clean()
 
 
+def test_the_watch_stopped(home: Home) -> None:
+    home.run("watch", "--once")
+    home.tick()
+    home.follow("watch-stopped", "See why", {})
+    assert "a watch" in home.run("doctor", status=None).out
+    assert "nobody watched" not in home.follow("watch-stopped", "Go on", {})
+    home.clock.at_ms += 2 * DAY_MS
+    assert "nobody watched" not in home.run("status").out, "whoever gave it up is not reminded for ever"
+
+
 def halted(home: Home) -> list[object]:
     return [org for (org,) in rows(home.url, "SELECT org_id FROM orgs WHERE is_halted ORDER BY 1")]
 

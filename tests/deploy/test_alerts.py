@@ -21,7 +21,20 @@ DEPLOY = PROJECT / "ops" / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
 DASHBOARD = DEPLOY / "grafana" / "drawdown.json"
 
-WORDS = {"absent", "and", "by", "increase", "max", "or", "rate", "sum", "time", "unless", "without"}
+WORDS = {
+    "absent",
+    "and",
+    "by",
+    "histogram_quantile",
+    "increase",
+    "max",
+    "or",
+    "rate",
+    "sum",
+    "time",
+    "unless",
+    "without",
+}
 TOKEN = re.compile(
     r'(?P<range>\[\d+[smhdw]\])|(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)|(?P<number>\d+(\.\d+)?)|(?P<text>"[^"\\]*")'
     r"|(?P<sign>==|!=|>=|<=|=~|!~|[-+*/><=(){},])|(?P<space>\s+)"
@@ -80,14 +93,22 @@ def queries() -> list[str]:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """What there is: labels by metric, from a database that saw a tick."""
+    """What there is: labels by metric, from a database that saw a tick and a round of the watch."""
     engine = connect(f"sqlite:///{tmp_path_factory.mktemp('metrics')}/m.db")
     upgrade(engine)
     fleet = Fleet(engine)
     fleet.tick()
+    fleet.write("UPDATE watch_state SET round_ms = 1")
     families = read(engine, lambda c: list(measure(c, fleet.clock.at_ms)))
     engine.dispose()
-    return {family.name: set(family._labelnames) for family in families}
+    suffixes = {"counter": "_total", "gaugehistogram": "_bucket"}
+    return {
+        family.name + suffixes.get(family.type, ""): {
+            *family._labelnames,  # type: ignore[attr-defined]
+            *(["le"] if family.type == "gaugehistogram" else []),
+        }
+        for family in families
+    }
 
 
 @pytest.mark.parametrize("expression", [*(rule["expr"] for rule in rules()), *queries()])

@@ -194,13 +194,15 @@ def unit(path: Path) -> configparser.ConfigParser:
 
 
 def test_units_say_what_matters() -> None:
-    tick, timer, serve = (
-        unit(DEPLOY / "systemd" / f"drawdown-{name}") for name in ("tick.service", "tick.timer", "serve.service")
+    tick, timer, serve, watch = (
+        unit(DEPLOY / "systemd" / f"drawdown-{name}")
+        for name in ("tick.service", "tick.timer", "serve.service", "watch.service")
     )
     assert (tick["Service"]["Type"], tick["Service"]["SuccessExitStatus"]) == ("oneshot", "75")
     assert timer["Timer"]["OnCalendar"] == "*:0/5" and timer["Install"]["WantedBy"] == "timers.target"
-    assert serve["Service"]["Restart"] == "always" and "SuccessExitStatus" not in serve["Service"]
-    for one in (tick["Service"], serve["Service"]):
+    for lasting in (serve["Service"], watch["Service"]):
+        assert lasting["Restart"] == "always" and "SuccessExitStatus" not in lasting
+    for one in (tick["Service"], serve["Service"], watch["Service"]):
         assert one["User"] == "drawdown" and one["NoNewPrivileges"] == "yes" and one["ProtectSystem"] == "strict"
         assert one["Environment"] == f"DRAWDOWN_STATE_DIR=/var/lib/{one['StateDirectory']}"
         assert one["EnvironmentFile"].startswith("/etc/drawdown/"), "no secret stands in a unit"

@@ -146,10 +146,13 @@ def test_a_database_without_tables_says_what_to_do(shell: Shell) -> None:
 def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     shell.run("init")
     shell.run("cell", "set", "cell-1", "http://127.0.0.1:9/")
-    shell.environment["DRAWDOWN_CELL_SECRET"] = "short"
+    shell.environment |= {"DRAWDOWN_CELL_SECRET": "short", "DRAWDOWN_ADMIN_SECRETS": "short"}
     said = shell.json("doctor", status=1)["findings"]
     mends = [finding["mend"] for finding in said if not finding["ok"]]
-    assert [any(word in mend for mend in mends) for word in ("ORIGINS", "SECRET", "cron")] == [True] * 3
+    words = ("ORIGINS", "CELL_SECRET", "ADMIN_SECRETS", "cron")
+    assert [word for word in words if not any(word in mend for mend in mends)] == []
+    assert any("nobody watches" in finding["what"] for finding in said if finding["ok"])
+    assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
 
 
 def test_help_teaches(shell: Shell) -> None:

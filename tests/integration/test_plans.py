@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -18,13 +16,12 @@ from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy
 from tests.benchmarks.fleet import Fleet, give_credit, place_sandboxes, sealable_at, settle_in, use, window
 from tests.conftest import _new_database
+from tests.integration.plans import Plans, explained, plan_of, sequential
 
 HISTORY = 40
 """Windows sealed and settled before the one that is looked at."""
 FLEET = Fleet(orgs=400, samples_a_push=5)
 LATE_WINDOW = 3
-
-Plans = dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +38,7 @@ def plans(postgres_server: str) -> Iterator[Plans]:
     use(engine, FLEET, HISTORY)
     _late_sample(engine)
     tidy(engine)
-    with _explained(engine) as found:
+    with explained(engine) as found:
         _tick(engine, HISTORY)
     yield found
     engine.dispose()
@@ -59,36 +56,6 @@ def _late_sample(engine: sa.Engine) -> None:
         f"VALUES ('late', 'org-7', 'box-7', 'cell-0', 1024, 12, {window(LATE_WINDOW)}, {window(HISTORY)})"
     )
     write(engine, lambda connection: connection.execute(sa.text(text)))
-
-
-@contextmanager
-def _explained(engine: sa.Engine) -> Iterator[Plans]:
-    """Explains each statement right before it runs, in its own transaction, with its own values."""
-    found: Plans = {}
-
-    def explain(_c: object, cursor: object, text: str, values: object, _x: object, many: bool) -> None:
-        name = " ".join(text.split())
-        if many or name in found or not re.match(r"(WITH|SELECT|INSERT|UPDATE|DELETE)\b", name):
-            return
-        found[name] = ""
-        beside = cursor.connection.cursor()  # type: ignore[attr-defined]
-        found[name] = "\n".join(row[0] for row in beside.execute(f"EXPLAIN {text}", values))
-
-    sa.event.listen(engine, "before_cursor_execute", explain)
-    yield found
-    sa.event.remove(engine, "before_cursor_execute", explain)
-
-
-def plan_of(plans: Plans, *marks: str) -> str:
-    """The plan of the one statement that holds all the marks."""
-    found = [plan for text, plan in plans.items() if all(mark in text for mark in marks)]
-    assert len(found) == 1, f"{len(found)} statements hold {marks}"
-    return found[0]
-
-
-def sequential(plan: str) -> set[str]:
-    """The tables that a plan reads from end to end."""
-    return set(re.findall(r"Seq Scan on (\w+)", plan))
 
 
 def test_the_scan_finds_fresh_windows_and_late_arrivals_by_their_own_index(plans: Plans) -> None:

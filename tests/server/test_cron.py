@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
+
 from drawdown.schema.units import WINDOW_MS
 from tests.server.house import CRON, Caller, House, served
 from tests.world import T0
@@ -44,14 +46,20 @@ def test_who_has_not_the_secret_is_refused(house: House) -> None:
     assert house.counts()["ticks"] == 0
 
 
+async def under_way(house: House, caller: Caller) -> asyncio.Task[httpx.Response]:
+    """A tick that waits for Autumn's answer."""
+    house.autumn_line.wait_s = 0.3
+    tick = asyncio.create_task(caller.tick())
+    while not house.autumn_line.calls:
+        await asyncio.sleep(0.01)
+    return tick
+
+
 def test_two_at_once_are_one(house: House) -> None:
     house.customer("acme", 100)
-    house.autumn_line.wait_s = 0.3
 
     async def work(caller: Caller) -> None:
-        first = asyncio.create_task(caller.tick())
-        while not house.autumn_line.calls:
-            await asyncio.sleep(0.01)
+        first = await under_way(house, caller)
         second = await caller.tick()
         assert second.status_code == 409
         assert second.json()["error"]["details"] == {"running_since_ms": T0}
@@ -64,13 +72,9 @@ def test_two_at_once_are_one(house: House) -> None:
 
 def test_a_caller_that_goes_away_leaves_the_tick_running(house: House) -> None:
     house.customer("acme", 100)
-    house.autumn_line.wait_s = 0.3
 
     async def work(caller: Caller) -> None:
-        first = asyncio.create_task(caller.tick())
-        while not house.autumn_line.calls:
-            await asyncio.sleep(0.01)
-        first.cancel()
+        (await under_way(house, caller)).cancel()
         assert (await caller.tick()).status_code == 409
         while (await caller.tick()).status_code == 409:
             await asyncio.sleep(0.01)

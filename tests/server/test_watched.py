@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 from openapi_spec_validator import validate
 
+from drawdown.providers.http import NotSent
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.frame import Buckets
 from drawdown.server.metrics import render
 from drawdown.server.services import ServerSettings
+from drawdown.worker import runner
+from drawdown.worker.watch import Watcher, watch
 from tests.server.house import Caller, House, served
 from tests.world import T0
 
@@ -42,8 +45,15 @@ def test_what_is_measured_is_what_the_tables_hold(house: House) -> None:
         'outbox_pushes{provider="autumn",state="due"}': 0,
         'outbox_pushes{provider="autumn",state="in_doubt"}': 0,
         'provider_attempts{outcome="accepted",provider="autumn"}': 1,
+        'provider_attempt_seconds_bucket{le="0.05",outcome="accepted",provider="autumn"}': 1,
+        'provider_attempt_seconds_bucket{le="+Inf",outcome="accepted",provider="autumn"}': 1,
+        'provider_reads_total{outcome="read",provider="autumn"}': 2,
         "halts_due": 1,
         'orgs_halted{reason="credits_exhausted"}': 1,
+        'orgs_halted{reason="estimate"}': 0,
+        "watch_last_round_timestamp_seconds": None,
+        "watch_rounds_total": 0,
+        "wrong_estimates_total": 0,
         "orgs_stopped": 0,
         "tick_last_exit_status": 75,
         "tick_last_success_timestamp_seconds": (T0 + 2 * WINDOW_MS) / 1000,
@@ -63,6 +73,63 @@ def test_what_waits_is_counted_with_its_age(lone: House) -> None:
     text = render(lone.fleet.engine, T0 + 3 * WINDOW_MS).decode()
     assert value(text, 'outbox_pushes{provider="autumn",state="due"}') == 1, text
     assert value(text, 'outbox_oldest_age_seconds{provider="autumn",state="due"}') == 300
+
+
+def test_how_long_calls_took_is_told_as_a_distribution(lone: House) -> None:
+    """Of nine pushes, one was never answered, and two of those that were took longer than a second."""
+    engine, now = lone.fleet.engine, T0 + WINDOW_MS
+    took = [20, 50, 51, 900, 1_000, 1_001, 99_000, 30_000, None]
+    lone.fleet.write("INSERT INTO orgs (org_id) VALUES ('acme')")
+    for number, ms in enumerate(took):
+        values = {"n": number, "at": now, "end": None if ms is None else now + ms, "said": ms and "accepted"}
+        key = "(window_ms, org_id, feature, revision, "
+        lone.fleet.write(
+            f"INSERT INTO pushes {key}provider, customer_id, sealed_qty, sent_qty, key, sealed_at_ms, seal_id, state, "
+            "due_at_ms) VALUES (0, 'acme', 'compute', :n, 'autumn', 'acme', 1, 1, 'k' || :n, 0, 0, 'accepted', 0)",
+            {"n": number},
+        )
+        lone.fleet.write(
+            f"INSERT INTO attempts {key}attempt, started_ms, owner, sent_qty, finished_ms, outcome) "
+            "VALUES (0, 'acme', 'compute', :n, 1, :at, 'w', 1, :end, :said)",
+            values,
+        )
+    text = render(engine, now).decode()
+    of = 'outcome="accepted",provider="autumn"'
+    for limit, count in {"0.05": 2, "0.1": 3, "1.0": 5, "2.5": 6, "10.0": 6, "30.0": 7, "+Inf": 8}.items():
+        assert value(text, f'provider_attempt_seconds_bucket{{le="{limit}",{of}}}') == count, text
+    assert value(text, f"provider_attempt_seconds_gsum{{{of}}}") == sum(ms or 0 for ms in took) / 1000
+    assert value(text, 'provider_attempts{outcome="unanswered",provider="autumn"}') == 1
+    later = render(engine, now + WINDOW_MS + 1).decode()
+    assert value(later, f"provider_attempts{{{of}}}") is None, "of the last five minutes"
+
+
+def test_what_the_watch_did_is_counted(house: House) -> None:
+    """A round; a provider that cannot be read, and one that knows no such customer; a figure that proved wrong."""
+    fleet = house.fleet
+    house.customer("acme", 100)
+    fleet.assign("nobody", provider="autumn", from_ms=T0)
+    fleet.tick(T0 + 1000)
+    house.autumn_line.cut = NotSent("refused")
+    fleet.write("UPDATE orgs SET projection_due_ms = 1 WHERE org_id = 'acme'")
+    fleet.tick(T0 + 2000)
+    fleet.write(
+        "INSERT INTO projections (org_id, read_ms, at_ms, is_halted, reason) "
+        "VALUES ('acme', 1, 1, FALSE, 'estimate_wrong')"
+    )
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    runner.run(watch(fleet.context(), Watcher()), world)
+    text = render(fleet.engine, T0 + 62_000).decode()
+    for name, expected in {
+        'provider_reads_total{outcome="read",provider="autumn"}': 1,
+        'provider_reads_total{outcome="no_customer",provider="autumn"}': 1,
+        'provider_reads_total{outcome="failed",provider="autumn"}': 2,
+        'orgs_unread{provider="autumn"}': 2,
+        'orgs_unread_oldest_age_seconds{provider="autumn"}': 61,
+        "watch_last_round_timestamp_seconds": (T0 + 2000) / 1000,
+        "watch_rounds_total": 1,
+        "wrong_estimates_total": 1,
+    }.items():
+        assert value(text, name) == expected, f"{name}\n{text}"
 
 
 def test_readiness_says_no_where_the_database_is_not_what_it_must_be(house: House) -> None:

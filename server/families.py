@@ -1,0 +1,30 @@
+"""What metrics are made of. Guarantee: an age is never negative, whatever two clocks say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from prometheus_client.core import GaugeMetricFamily
+
+from drawdown.schema.units import SECOND_MS
+
+
+def gauge(
+    name: str, help_: str, values: Iterable[tuple[Sequence[str], float]], labels: Sequence[str] = ()
+) -> GaugeMetricFamily:
+    """One metric; each value is given with those of its labels."""
+    family = GaugeMetricFamily(f"drawdown_{name}", help_, labels=labels)
+    for key, value in values:
+        family.add_metric(list(key), value)
+    return family
+
+
+def one(connection: sa.Connection, text: str) -> int:
+    """The one number that a statement says; NULL is 0."""
+    return int(connection.execute(sa.text(text)).scalar_one() or 0)
+
+
+def seconds(ms: int | None) -> float:
+    """Milliseconds as seconds."""
+    return max(int(ms or 0), 0) / SECOND_MS
