@@ -66,6 +66,7 @@ class Watcher:
 # not committed yet when it moves on: an organisation that goes on using is seen by its next sample.
 WAKE: Final = """
 UPDATE orgs SET watch_due_ms = :now WHERE watch_due_ms IS NULL AND NOT is_halted AND bucket BETWEEN :lo AND :hi
+    AND billing_provider NOT IN ('legacy', 'none')
     AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE s.arrival >= :cursor AND s.problem IS NULL)
 """
 NEXT_CURSOR: Final = {
