@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.effects import Transaction
 from drawdown.worker.incarnation import Witness
 from drawdown.worker.orgs import Said
@@ -223,6 +223,7 @@ class Restores:
         for _ in range(MOST_TRIES):
             if not self.withdrawals:
                 break
+            world.time.advance(WINDOW_MS)  # a window that is open is sealed only once it has passed
             self._tick_all(run)
             self._withdraw_again()
         if self.withdrawals:
