@@ -51,7 +51,9 @@ def withdraw(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -
     """
     lock_buckets(connection)
     require_whole(connection)
-    return [_withdraw_one(connection, sample_id, said) for sample_id in sample_ids]
+    done = [_withdraw_one(connection, sample_id, said) for sample_id in sample_ids]
+    make_dirty(connection, [one for one in done if not one.already])  # last: the next of a window would count as unsealed
+    return done
 
 
 UNSEALED: Final = sa.text(
@@ -99,7 +101,6 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> With
             reason=said.reason,
         )
     )
-    make_dirty(connection, [found])
     details = {"org_id": sample.org_id, "window_ms": window, "interval_s": int(sample.interval_s)}
     record(connection, "sample_withdraw", sample_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
     return found
