@@ -52,7 +52,7 @@ def withdraw(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -
     lock_buckets(connection)
     require_whole(connection)
     done = [_withdraw_one(connection, sample_id, said) for sample_id in sample_ids]
-    make_dirty(connection, [one for one in done if not one.already])  # last: the next of a window would count as unsealed
+    make_dirty(connection, [one for one in done if not one.already])  # last: it makes the next one unsealed
     return done
 
 
