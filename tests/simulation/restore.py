@@ -105,6 +105,9 @@ class Restores:
         flying = self._who_dies(image)
         world.lost_keys |= {key for (key,) in world.rows("SELECT COALESCE(wire_key, key) FROM pushes")}
         world.wire.decided |= set(world.rows("SELECT org_id, at_ms FROM projections WHERE is_halted"))
+        for server in world.servers:
+            server.crash()  # its connections are cut
+        world.gate_asks.clear()
         deserialise(world, image.data)
         age = world.time.now - image.at_ms
         world.faults.note(next(name for name, most in AGES.items() if age < most))
@@ -203,7 +206,7 @@ class Restores:
         world = self.world
         blind = all(one.blind for one in world.workers) and not _doubted(world)
         now = Said(worker.clock.now_ms(), "sim", "recovers")
-        worker.ticks = False
+        worker.ticks, worker.doing = False, "recover"
         worker.task = Task(recover(worker.context, now, restored=blind or self.rng.random() < 0.2))
         world.faults.note("recover_restored" if blind else "recover")
         world.say(worker.name, "starts to recover")
@@ -267,7 +270,8 @@ def shows(world: World, witness: Witness | None) -> bool:
 def still(world: World, effect: Transaction, answer: Any) -> None:
     """Judge a transaction that was committed while history is lost; a recovery ends that."""
     if world.lost_at is None:
-        if effect.name == "begin_tick" and answer.doubted is not None:
+        began = effect.name == "begin_tick" and answer.doubted is not None
+        if began or (effect.name == "watch" and _doubted(world)):
             _doubted_again(world)
         return
     if effect.name == "recover" and not effect.rollback:
