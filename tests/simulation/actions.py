@@ -163,6 +163,27 @@ def sandbox(world: World) -> str:
     return f"{name} of {org} on {cell} is {state}"
 
 
+def flood(world: World) -> str | None:
+    """Sandboxes of a halted organisation run on every cell, and one of the cells is in trouble."""
+    halted = world.rows("SELECT org_id FROM orgs WHERE is_halted ORDER BY org_id")
+    if not halted or not world.faults.intensity:
+        return None
+    (org,) = world.rng.choice(halted)
+    for cell in CELLS:
+        world.execute(
+            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, :cell, 'running') "
+            "ON CONFLICT (sandbox_id) DO UPDATE SET org_id = excluded.org_id, cell_id = excluded.cell_id, "
+            "state = excluded.state",
+            name=f"flood-{cell}",
+            org=org,
+            cell=cell,
+        )
+    world.cells.heal()
+    trouble, cell = world.rng.choice(CELL_TROUBLES), world.rng.choice(CELLS[:2])
+    world.cells.troubles[trouble].add(cell)
+    return f"{org} runs on every cell, and {cell} is {trouble}"
+
+
 def grant(world: World) -> str | None:
     """A customer pays, or is paid back; the provider's webhook names the customer, and he is read again."""
     org = world.rng.choice(ORGS)

@@ -28,7 +28,7 @@ _STATE: Final = (
 _NEW: Final = """
 SELECT p.org_id, p.is_halted, p.reason, o.operator_halt, o.override_halted, o.override_until_ms, o.plan,
     (SELECT b.is_halted FROM projections b WHERE b.org_id = p.org_id AND b.projection_id < p.projection_id
-        ORDER BY b.projection_id DESC LIMIT 1) AS before, a.provider, a.customer_id
+        ORDER BY b.projection_id DESC LIMIT 1) AS before, a.provider
 FROM projections p JOIN orgs o ON o.org_id = p.org_id LEFT JOIN assignments a ON a.org_id = p.org_id
     AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
 WHERE p.projection_id > :last ORDER BY p.projection_id
@@ -66,7 +66,6 @@ class Decided(NamedTuple):
     plan: str | None
     before: bool | None
     provider: str | None
-    customer: str | None
 
 
 def state_of(world: World) -> State:
@@ -96,7 +95,7 @@ def judged(world: World, worker: Worker, leaf: Task, effect: Effect | Reading) -
         elif after.projection > before.projection:
             rows = world.rows(_NEW, last=before.projection, now=now)
             for one in (Decided(*row) for row in rows):
-                world.breaches += _verdict(world, one, leaf.read, now)
+                world.breaches += _verdict(world, one, _told(leaf, effect, one.org), now)
         if (before.pushes, before.attempts) != (after.pushes, after.attempts):
             world.breaches.append(f"{name}: it sealed or sent something")
         if isinstance(leaf, Asked):
@@ -113,7 +112,13 @@ def heard(leaf: Task, effect: Effect | Reading, answer: Any, error: Exception | 
         leaf.read = {}
 
 
-def _verdict(world: World, one: Decided, read: Mapping[str, Any], now: int) -> Iterator[str]:
+def _told(leaf: Task, effect: Any, org: str) -> Any:
+    """What was said of who was asked about: he may be billed elsewhere by now, and is asked about there next."""
+    customers = {one.org_id: one.customer_id for one in effect.work.keywords["due"]}
+    return leaf.read.get(customers.get(org, ""))
+
+
+def _verdict(world: World, one: Decided, state: Any, now: int) -> Iterator[str]:
     """One transition: the operator's word first, then what was read, then the policy for a provider that is down."""
     world.faults.counts[f"verdict_{one.reason or 'go_on'}"] += 1
     told = f"verdict: {one.org} is_halted={bool(one.halted)} ({one.reason})"
@@ -124,7 +129,6 @@ def _verdict(world: World, one: Decided, read: Mapping[str, Any], now: int) -> I
         return
     if one.reason == "operator":
         yield f"{told}, and no operator said so"
-    state = read.get(one.customer or "")
     if isinstance(state, CustomerState) and type(state.balance_micro) in (int, type(None)):
         yield from _by_read(told, one, state.balance_micro)
     elif not one.halted and one.before:

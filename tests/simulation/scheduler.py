@@ -15,11 +15,7 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.context import LEASE_MS
 from drawdown.worker.effects import (
     Effect,
-    LookUp,
     Push,
-    ReadCustomers,
-    ReadDrawn,
-    ReadTotals,
     SendHalts,
     Transaction,
 )
@@ -32,6 +28,7 @@ from drawdown.worker.report import Report
 from drawdown.worker.tick import tick
 from drawdown.worker.watch import Watched, watch
 from tests.simulation.actions import ACTIONS as DONE_BY_HOSTS
+from tests.simulation.actions import flood
 from tests.simulation.gate import ask_gate
 from tests.simulation.healing import heal
 from tests.simulation.invariants import check
@@ -44,6 +41,7 @@ from tests.simulation.server import Served
 from tests.simulation.shortcut import texts_kept
 from tests.simulation.stepping import Task, Worker
 from tests.simulation.story import story
+from tests.simulation.telling import describe, name_of, short
 from tests.simulation.world import World
 
 CHECK_EVERY = 40
@@ -170,9 +168,7 @@ class Run:
             self.world.time.advance(self.rng.choice((0, 1, 1_000, MINUTE_MS, WINDOW_MS, WINDOW_MS, 2 * WINDOW_MS)))
             what = self.rng.random()
             if worker.watches and self.rng.random() < WATCH_SHARE:
-                self.watch(worker)
-                if self.rng.random() < 0.3:
-                    self.to_the_end(worker, in_one_go=True)
+                self._watch(worker)
             elif self.world.lost_at is not None:
                 self.begin(worker)
             elif what < 0.1:
@@ -188,6 +184,15 @@ class Run:
         worker.task, worker.ticks, worker.began_ms = Task(tick(worker.context)), True, self.world.time.now
         worker.doing = "tick"
         self.world.say(worker.name, "starts a tick")
+
+    def _watch(self, worker: Worker) -> None:
+        in_one_go = self.rng.random() < 0.4
+        flooded = flood(self.world) if in_one_go else None
+        if flooded is not None:
+            self.world.say("world", flooded)
+        self.watch(worker)
+        if in_one_go:
+            self.to_the_end(worker, in_one_go=True)
 
     def watch(self, worker: Worker) -> None:
         """A round of a watch."""
@@ -287,12 +292,12 @@ class Run:
             leaf.late_ms = self.world.cells.takes_ms(effect.halts, self.rng)
         if self.round is not None:
             self.round.saw(effect, answer, error)
-        self.world.say(worker.name, _describe(effect, answer, error))
+        self.world.say(worker.name, describe(effect, answer, error))
 
     def _crash(self, worker: Worker, leaf: Task) -> None:
         """The process dies; what its other steps had asked of the network may arrive all the same."""
         assert worker.task is not None
-        self.world.say(worker.name, f"CRASH {'after' if leaf.held else 'before'} {_name(leaf.asked)}")
+        self.world.say(worker.name, f"CRASH {'after' if leaf.held else 'before'} {name_of(leaf.asked)}")
         for other in worker.task.leaves():
             flying = isinstance(other.asked, Push | SendHalts) and other.held is None and other is not leaf
             if flying and other.asked is not None and self.world.faults.strikes("delivered_after_death"):
@@ -301,7 +306,7 @@ class Run:
 
     def _ended(self, worker: Worker, result: object) -> None:
         worker.task, worker.claimed = None, set()
-        self.world.say(worker.name, f"ends: {_short(result)}")
+        self.world.say(worker.name, f"ends: {short(result)}")
         match result:
             case Watched():
                 self._failures(result.failures)
@@ -331,34 +336,3 @@ class Run:
     def _failures(self, failures: Sequence[str]) -> None:
         bad = [one for one in failures if not any(fine in one for fine in FINE)]
         self.world.breaches += [f"S8: a lane failed: {one}" for one in bad]
-
-
-def _name(effect: Effect | None) -> str:
-    match effect:
-        case Transaction(name):
-            return name
-        case Push(provider) | ReadCustomers(provider) | LookUp(provider) | ReadTotals(provider) | ReadDrawn(provider):
-            return f"{type(effect).__name__} {provider}"
-    return type(effect).__name__
-
-
-def _describe(effect: Effect, answer: object, error: Exception | None) -> str:
-    what = _name(effect)
-    match effect:
-        case Push(_, batch):
-            what += " " + " ".join(f"{one.key}={one.quantity}#{one.attempt}" for one in batch)
-        case LookUp(_, asked):
-            what += " " + " ".join(one.key for one in asked)
-        case ReadTotals(_, asked):
-            what += f" {list(asked)}"
-        case ReadCustomers(_, ids) | ReadDrawn(_, ids):
-            what += f" {list(ids)}"
-        case SendHalts(halts):
-            what += " " + " ".join(f"{one.org_id}@{one.cell_id}" for one in halts)
-    return f"{what} -> {_short(error if error is not None else answer)}"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, Exception):
-        return f"{type(value).__name__}: {value}".split("\n", 1)[0][:160]
-    return repr(value)[:200]
