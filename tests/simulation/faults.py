@@ -41,6 +41,8 @@ CHANCE: Final = {
     "moved_before_halt": 0.2,
     # the server: a request's read of the database
     "unreadable": 0.05,
+    # a watch: its provider answers nothing for a quarter of an hour
+    "outage": 0.08,
     # crash: what the other steps of that process had in flight is delivered all the same
     "delivered_after_death": 0.6,
     # providers behind HTTP: a crash between two calls of one effect; a request that arrives long after it was given up

@@ -36,6 +36,7 @@ LONG_STEP_MS: Final = 5 * 60 * MINUTE_MS
 LAG_MS: Final = 61 * MINUTE_MS
 
 
+PAID: Final = 10**12
 _SPENT: Final = """
 SELECT o.org_id, a.provider, a.customer_id FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.end_ms IS NULL
 WHERE o.is_halted AND o.halt_reason IN ('credits_exhausted', 'estimate') AND a.start_ms <= o.projection_read_ms
@@ -83,6 +84,8 @@ def heal(run: Run) -> None:
         for _ in range(QUIET_TICKS):
             _tick_all(run, STEP_MS)
             _watch_all(run)
+        _pay_untold(world)
+        _watch_all(run)
         if any(one.sealed or one.swept or one.accepted for one in run.reports[before:]):
             world.breaches.append("not healed: a tick over settled usage sealed or pushed something")
         world.breaches += settled(world) + check(world)
@@ -145,6 +148,15 @@ def _watch_all(run: Run) -> None:
         run.to_the_end(worker)
 
 
+def _pay_untold(world: World) -> None:
+    """Some whose credit is used up pay, and no webhook says so."""
+    for org, provider, customer in world.rows(_SPENT)[::2]:
+        if provider in world.memory:
+            world.memory[provider].granted[customer] += PAID
+            world.faults.note("grant_untold")
+            world.say("world", f"{org} pays, and nobody is told")
+
+
 def serve(run: Run) -> None:
     """The server answers all that it was asked."""
     for server in run.world.servers:
@@ -159,7 +171,7 @@ def _who_pays_gets_through(run: Run) -> None:
         if provider not in world.memory:
             continue
         world.time.advance(MINUTE_MS + 1)
-        world.memory[provider].granted[customer] += 10**12
+        world.memory[provider].granted[customer] += PAID
         question = ask(world, world.servers[0], org)
         serve(run)
         world.faults.note("gate_paid")

@@ -109,6 +109,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "gate in doubt": ("gate_in_doubt",),
     "gate opens to who has paid": ("gate_paid",),
     "watch goes round": ("watch",),
+    "outage of a provider, for longer than plans allow": ("outage",),
     "halted: credit used up": ("verdict_credits_exhausted",),
     "halted on an estimate": ("verdict_estimate",),
     "halted: provider unreadable for too long": ("verdict_unreadable",),

@@ -84,9 +84,6 @@ SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
     "a watch halts on its estimate, and asks nobody": _halts_by_itself,
     "the halted are never asked again": lambda p: p.text(watch, "HALTED", "WHERE o.is_halted", "WHERE 0 = 1"),
     "an unread balance is zero": _unread_is_zero,
-    "whoever cannot be read is stopped, whatever the policy": lambda p: p.put(
-        project, "policy_for", lambda policies, plan: "stop"
-    ),
     "an older read of a watch overwrites a newer one": _older_watch_overwrites,
     "a webhook is kept, and applied later": _applied_later,
     "a webhook that was not fetched is done": _not_fetched_is_done,

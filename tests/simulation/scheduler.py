@@ -20,7 +20,7 @@ from drawdown.worker.effects import (
     Transaction,
 )
 from drawdown.worker.incarnation import HistoryDoubted
-from drawdown.worker.orgs import Said
+from drawdown.worker.orgs import Said, mark_for_projection
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.recover import Recovered
 from drawdown.worker.replay import Replayed, replay
@@ -28,7 +28,7 @@ from drawdown.worker.report import Report
 from drawdown.worker.tick import tick
 from drawdown.worker.watch import Watched, watch
 from tests.simulation.actions import ACTIONS as DONE_BY_HOSTS
-from tests.simulation.actions import flood
+from tests.simulation.actions import ORGS, flood
 from tests.simulation.gate import ask_gate
 from tests.simulation.healing import heal
 from tests.simulation.invariants import check
@@ -48,6 +48,7 @@ CHECK_EVERY = 40
 """Steps between two checks of all tables, and one more for every `CHECK_SHARE` pushes: a long run is not all checks."""
 CHECK_SHARE = 3
 WATCH_SHARE = 0.3
+OUTAGE_MS = 16 * MINUTE_MS
 """Of what a worker begins, where it watches."""
 ACTIONS = (*DONE_BY_HOSTS, (ask_gate, 2.5))
 ACTING = (*ACTIONS, *OPERATORS, *PEOPLE)
@@ -186,6 +187,9 @@ class Run:
         self.world.say(worker.name, "starts a tick")
 
     def _watch(self, worker: Worker) -> None:
+        if self.world.faults.strikes("outage"):
+            self._outage(worker)
+            return
         in_one_go = self.rng.random() < 0.4
         flooded = flood(self.world) if in_one_go else None
         if flooded is not None:
@@ -193,6 +197,22 @@ class Run:
         self.watch(worker)
         if in_one_go:
             self.to_the_end(worker, in_one_go=True)
+
+    def _outage(self, worker: Worker) -> None:
+        """A provider is asked about everybody, and answers nothing for longer than some plans allow."""
+        world, life = self.world, worker.life
+        name = self.rng.choice(world.billing)
+        was_down = name in world.down
+        world.down.add(name)
+        world.say("world", f"{name} has an outage")
+        world.write(lambda c: mark_for_projection(c, ORGS, world.time.now))
+        for _ in range(2):
+            if worker.life == life and worker.up(world.time.now):
+                self.watch(worker)
+                self.to_the_end(worker)
+                world.time.advance(OUTAGE_MS)
+        if not was_down:
+            world.down.discard(name)
 
     def watch(self, worker: Worker) -> None:
         """A round of a watch."""
