@@ -164,24 +164,22 @@ def sandbox(world: World) -> str:
 
 
 def flood(world: World) -> str | None:
-    """Sandboxes of a halted organisation run on every cell, and one of the cells is in trouble."""
+    """Sandboxes of all halted organisations run on every cell, and one of the cells is in trouble."""
     halted = world.rows("SELECT org_id FROM orgs WHERE is_halted ORDER BY org_id")
     if not halted or not world.faults.intensity:
         return None
-    (org,) = world.rng.choice(halted)
-    for cell in CELLS:
+    for org, cell in ((org, cell) for (org,) in halted for cell in CELLS):
         world.execute(
             "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, :cell, 'running') "
-            "ON CONFLICT (sandbox_id) DO UPDATE SET org_id = excluded.org_id, cell_id = excluded.cell_id, "
-            "state = excluded.state",
-            name=f"flood-{cell}",
+            "ON CONFLICT (sandbox_id) DO UPDATE SET cell_id = excluded.cell_id, state = excluded.state",
+            name=f"{cell}-{org}"[:60],
             org=org,
             cell=cell,
         )
     world.cells.heal()
     trouble, cell = world.rng.choice(CELL_TROUBLES), world.rng.choice(CELLS[:2])
     world.cells.troubles[trouble].add(cell)
-    return f"{org} runs on every cell, and {cell} is {trouble}"
+    return f"{len(halted)} halted organisations run on every cell, and {cell} is {trouble}"
 
 
 def grant(world: World) -> str | None:

@@ -106,6 +106,8 @@ def ask_gate(world: World) -> str | None:
     org = world.rng.choice((*ORGS, *STRANGERS, NOBODY))
     if halted and world.rng.random() < 0.5:
         org = world.rng.choice(halted)
+    if world.gate_asks and world.rng.random() < 0.4:  # who was refused tries again at once
+        org = max(world.gate_asks, key=lambda one: world.gate_asks[one])
     times = world.rng.choice((1, 1, 1, 2, 5))
     world.faults.note("gate_many" if times > 1 else "gate")
     for _ in range(times):

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from drawdown.providers.protocol import CustomerState
-from drawdown.schema.units import SECOND_MS
 from drawdown.worker.context import Context
 from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Transaction
 from tests.simulation.server import Asked, Reading
@@ -40,7 +39,8 @@ SELECT COALESCE((SELECT policy FROM provider_when_down WHERE provider = :provide
 _DUE: Final = """
 SELECT h.org_id, h.cell_id, h.halted_at, h.attempts FROM halts h JOIN cells c ON c.cell_id = h.cell_id
 JOIN orgs o ON o.org_id = h.org_id AND o.is_halted AND o.halted_at = h.halted_at
-WHERE h.due_at_ms <= :now AND o.bucket BETWEEN :lo AND :hi
+WHERE o.bucket BETWEEN :lo AND :hi AND (h.due_at_ms <= :now OR (h.due_at_ms IS NULL AND h.acked_at_ms <= :now - 60000
+    AND EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = h.org_id AND s.cell_id = h.cell_id AND s.state = 'running')))
 """
 
 
@@ -152,7 +152,7 @@ class Round:
 
     def __init__(self, world: World, worker: Worker, context: Context) -> None:
         self.world, self.worker = world, worker
-        now = worker.clock.now_ms()
+        self.now_ms = now = worker.clock.now_ms()
         shard = worker.shard
         self.due = {tuple(row) for row in world.rows(_DUE, now=now, lo=shard.lo, hi=shard.hi)}
         self.excused = {cell for cell, one in context.cell_breakers.items() if one.failures}
@@ -172,8 +172,7 @@ class Round:
         worker, shard = self.worker, self.worker.shard
         if self.troubled or worker.life != self.life or worker.clock.offset_ms != self.offset_ms:
             return
-        now = worker.clock.now_ms() + SECOND_MS
-        still = {tuple(row) for row in self.world.rows(_DUE, now=now, lo=shard.lo, hi=shard.hi)}
+        still = {tuple(row) for row in self.world.rows(_DUE, now=self.now_ms, lo=shard.lo, hi=shard.hi)}
         for org, cell, at, _ in sorted(self.due & still):
             if cell not in self.excused:
                 yield f"7: the halt of {org} at {at} was due at {cell}, which answers; nobody tried in a whole round"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -12,12 +11,9 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.server import gate, webhooks
-from drawdown.worker import project, projection, watch
-from drawdown.worker.context import Context
+from drawdown.worker import dispatch, project, projection, watch
 from tests.simulation.mutants_remote import Patches
 from tests.simulation.providers import AUTUMN, MEMORY, STRIPE
-
-_breaker_of: Final = Context.cell_breaker
 
 
 def _halts_by_itself(patches: Patches) -> None:
@@ -59,16 +55,14 @@ def _open_to_the_halted(patches: Patches) -> None:
     patches.put(gate.Gate, "_verdict", wrong)
 
 
-def _older_watch_overwrites(patches: Patches) -> None:
-    right = project._apply
+def _one_failure_is_enough(patches: Patches) -> None:
+    right = dispatch._Run.lane
 
-    def wrong(connection: Any, *, due: Any, context: Any, **rest: Any) -> None:
-        known = sa.text("SELECT projection_read_ms FROM orgs WHERE org_id = :org")
-        if context.hurried:
-            due = [replace(one, read_before_ms=connection.execute(known, {"org": one.org_id}).scalar()) for one in due]
-        right(connection, due=due, context=context, **rest)
+    def wrong(self: Any, lane: Any) -> Any:
+        if not any(one.failures for one in self.context.cell_breakers.values()):
+            yield from right(self, lane)
 
-    patches.put(project, "_apply", wrong)
+    patches.put(dispatch._Run, "lane", wrong)
 
 
 def _unread_is_zero(patches: Patches) -> None:
@@ -84,20 +78,16 @@ SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
     "a watch halts on its estimate, and asks nobody": _halts_by_itself,
     "the halted are never asked again": lambda p: p.text(watch, "HALTED", "WHERE o.is_halted", "WHERE 0 = 1"),
     "an unread balance is zero": _unread_is_zero,
-    "an older read of a watch overwrites a newer one": _older_watch_overwrites,
     "a webhook is kept, and applied later": _applied_later,
     "a webhook that was not fetched is done": _not_fetched_is_done,
     "a repeated webhook counts again": _repeats_count,
     "the gate is open to the halted": _open_to_the_halted,
     "the gate asks whenever it is asked": lambda p: p.put(gate, "ASK_EVERY_MS", 0),
-    "one dead cell's circuit is everybody's": lambda p: p.put(
-        Context, "cell_breaker", lambda self, cell_id: _breaker_of(self, "all")
-    ),
+    "once a cell does not answer, none is told": _one_failure_is_enough,
 }
 SEEN_AT: Final[dict[str, int]] = {}
 """Where each showed last, if not in the first seed."""
 BILLED_BY: Final = {
-    "an older read of a watch overwrites a newer one": (EMBEDDED, MEMORY),
     "the halted are never asked again": (EMBEDDED, MEMORY),
     "a webhook that was not fetched is done": (EMBEDDED, STRIPE),
 }

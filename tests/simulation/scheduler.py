@@ -50,7 +50,7 @@ CHECK_SHARE = 3
 WATCH_SHARE = 0.3
 OUTAGE_MS = 16 * MINUTE_MS
 """Of what a worker begins, where it watches."""
-ACTIONS = (*DONE_BY_HOSTS, (ask_gate, 2.5))
+ACTIONS = (*DONE_BY_HOSTS, (ask_gate, 4.0))
 ACTING = (*ACTIONS, *OPERATORS, *PEOPLE)
 HOSTS, HOSTS_WEIGHTS = [action for action, _ in ACTIONS], [weight for _, weight in ACTIONS]
 FINE = ("DatabaseBusy", "went away", "HistoryDoubted")
