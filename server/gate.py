@@ -39,11 +39,12 @@ STANDING = """
 SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms FROM orgs
 WHERE org_id = :org
 """
-# Both conditions in one statement: of all who ask at once, in whichever process, one gets the row back.
+# Both conditions in one statement: of all who ask at once, in whichever process, one gets the row back. An ask from the
+# future counts, unless it lies so far there that a clock was put right since: two hosts' clocks are never quite alike.
 MAY_ASK = """
 INSERT INTO gate_asks (org_id, asked_ms, busy_until_ms) VALUES (:org, :now, :busy)
 ON CONFLICT (org_id) DO UPDATE SET asked_ms = :now, busy_until_ms = :busy
-WHERE (gate_asks.asked_ms <= :earlier AND COALESCE(gate_asks.busy_until_ms, 0) <= :now) OR gate_asks.asked_ms > :now
+WHERE (gate_asks.asked_ms <= :earlier AND COALESCE(gate_asks.busy_until_ms, 0) <= :now) OR gate_asks.asked_ms > :busy
 RETURNING org_id
 """
 ASKED = "UPDATE gate_asks SET busy_until_ms = NULL WHERE org_id = :org AND asked_ms = :now"
@@ -113,13 +114,16 @@ class Gate:
             self._asked.move_to_end(org_id)
             if len(self._asked) > MOST_REMEMBERED:
                 self._asked.popitem(last=False)
-            task = self._asking[org_id] = asyncio.create_task(self._ask(org_id, provider, now))
+            task = self._asking[org_id] = asyncio.create_task(self._ask(org_id, provider))
             task.add_done_callback(lambda _done: self._asking.pop(org_id, None))
         await asyncio.wait([task], timeout=FRESH_WITHIN_S)
 
-    async def _ask(self, org_id: str, provider: str, now: int) -> None:
+    async def _ask(self, org_id: str, provider: str) -> None:
+        clock = self._services.clock
         try:
-            if not await self._threads.write(lambda connection: _may_ask(connection, org_id, now)):
+            # The time is taken in the transaction: one that waited for its thread is late, and not from another clock.
+            now = await self._threads.write(lambda connection: _may_ask(connection, org_id, clock.now_ms()))
+            if now is None:
                 return
             asked = self._crew.read_again(org_id, provider)
             if asked is not None:
@@ -129,12 +133,13 @@ class Gate:
             log.error("gate_ask_failed", org=org_id, **told(error))
 
 
-def _may_ask(connection: sa.Connection, org_id: str, now: int) -> bool:
+def _may_ask(connection: sa.Connection, org_id: str, now: int) -> int | None:
+    """`now`, where it may be asked."""
     values = {"org": org_id, "now": now, "earlier": now - ASK_EVERY_MS, "busy": now + BUSY_MS}
     if connection.execute(sa.text(MAY_ASK), values).first() is None:
-        return False
+        return None
     mark_for_projection(connection, [org_id], now)
-    return True
+    return now
 
 
 def _asked(connection: sa.Connection, org_id: str, now: int) -> None:

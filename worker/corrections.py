@@ -51,12 +51,9 @@ def withdraw(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -
     """
     lock_buckets(connection)
     require_whole(connection)
-    # All are looked at before the first is taken out: that makes its window, which others may share, wait for a seal.
-    chosen = [_may_withdraw(connection, sample_id) for sample_id in dict.fromkeys(sample_ids)]
-    for sample, found in chosen:
-        if not found.already:
-            _withdraw_one(connection, sample, found, said)
-    return [found for _, found in chosen]
+    done = [_withdraw_one(connection, sample_id, said) for sample_id in sample_ids]
+    make_dirty(connection, [one for one in done if not one.already])  # last: it makes the next one unsealed
+    return done
 
 
 UNSEALED: Final = sa.text(
@@ -67,11 +64,10 @@ UNSEALED: Final = sa.text(
 )
 
 
-def _may_withdraw(connection: sa.Connection, sample_id: str) -> tuple[Any, Withdrawn]:
-    """The sample's row, and what withdrawing it comes to. Errors: Refused, as `withdraw`."""
+def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> Withdrawn:
     sample = connection.execute(
         sa.text(
-            "SELECT s.id, s.org_id, s.ts, s.memory_mb, s.interval_s, s.problem, COALESCE(o.floor_ms, 0) AS floor_ms, "
+            "SELECT s.org_id, s.ts, s.memory_mb, s.interval_s, s.problem, COALESCE(o.floor_ms, 0) AS floor_ms, "
             "w.sample_id AS withdrawn FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id "
             "LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.id = :id"
         ),
@@ -84,7 +80,7 @@ def _may_withdraw(connection: sa.Connection, sample_id: str) -> tuple[Any, Withd
     window = window_of(sample.ts)
     found = Withdrawn(sample_id, sample.org_id, window, int(sample.interval_s), sample.withdrawn is not None)
     if found.already:
-        return sample, found
+        return found
     if loss_of(window, read_losses(connection)) and connection.execute(UNSEALED, {"id": sample_id}).first():
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(
@@ -93,13 +89,9 @@ def _may_withdraw(connection: sa.Connection, sample_id: str) -> tuple[Any, Withd
         )
     if sample.ts < sample.floor_ms:
         raise Refused(f"the sample {sample_id} lies below the floor of {sample.org_id}: its window is closed for good")
-    return sample, found
-
-
-def _withdraw_one(connection: sa.Connection, sample: Any, found: Withdrawn, said: Said) -> None:
     connection.execute(
         withdrawals.insert().values(
-            sample_id=sample.id,
+            sample_id=sample_id,
             org_id=sample.org_id,
             ts=sample.ts,
             memory_mb=sample.memory_mb,
@@ -109,9 +101,9 @@ def _withdraw_one(connection: sa.Connection, sample: Any, found: Withdrawn, said
             reason=said.reason,
         )
     )
-    make_dirty(connection, [found])
-    details = {"org_id": found.org_id, "window_ms": found.window_ms, "interval_s": found.interval_s}
-    record(connection, "sample_withdraw", sample.id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    details = {"org_id": sample.org_id, "window_ms": window, "interval_s": int(sample.interval_s)}
+    record(connection, "sample_withdraw", sample_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    return found
 
 
 def make_dirty(connection: sa.Connection, what: Sequence[Any]) -> None:

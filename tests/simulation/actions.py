@@ -14,7 +14,7 @@ from drawdown.ledger import wallet
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.orgs import mark_for_projection
 from tests.simulation.oracle import Sample
-from tests.simulation.providers import MEMORY, WHOLE
+from tests.simulation.providers import CELL_TROUBLES, MEMORY, WHOLE
 from tests.simulation.remote import FEATURES, Autumn
 from tests.simulation.world import START, World
 
@@ -22,12 +22,13 @@ ORGS: Final = (*(f"org{n}" for n in range(5)), f"org5-{'long-' * 20}")
 """One has an id so long that its keys are sent as a hash where a provider takes no more than a hundred characters."""
 STRANGERS: Final = ("stranger0", "stranger1", "stranger2")
 CELLS: Final = ("cell-a", "cell-b", "cell-c")
+BOXES: Final = 12
 SIZES: Final = (1024, 1024, 4096, 2048, 3000)
 MAX_LATE_MS: Final = 40 * DAY_MS
 
 _INSERT: Final = sa.text(
     "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-    "VALUES (:id, :org, 'box', 'cell-a', :memory_mb, :seconds, :ts, :now) ON CONFLICT (id) DO NOTHING"
+    "VALUES (:id, :org, :box, 'cell-a', :memory_mb, :seconds, :ts, :now) ON CONFLICT (id) DO NOTHING"
 )
 
 
@@ -73,7 +74,8 @@ def samples(world: World) -> str:
 
 
 def insert(world: World, made: list[Sample]) -> None:
-    rows = [{**one._asdict(), "now": world.time.now} for one in made]
+    # A box's number says nothing of whose it is: of those that are the organisation's own, more is expected to come.
+    rows = [{**one._asdict(), "box": f"box{len(world.written) % BOXES}", "now": world.time.now} for one in made]
     world.write(lambda c: c.execute(_INSERT, rows))
     for one, row in zip(made, rows, strict=True):
         world.oracle.took(one)
@@ -113,7 +115,7 @@ def bad_sample(world: World) -> str:
     world.samples_made += 1
     change = world.rng.choice((*_BAD, {"seconds": 32.0}))
     name = f"b{world.samples_made}"
-    row = {"org": _who(world), "ts": world.time.now, "memory_mb": 1024, "seconds": 60, "id": name}
+    row = {"org": _who(world), "ts": world.time.now, "memory_mb": 1024, "seconds": 60, "id": name, "box": "box"}
     row.update(change)
     world.write(lambda c: c.execute(_INSERT, {**row, "now": world.time.now}))
     good = change == {"seconds": 32.0}
@@ -146,7 +148,7 @@ def org_row(world: World) -> str:
 
 def sandbox(world: World) -> str:
     """A sandbox starts, moves to another cell, hibernates, stops."""
-    name, org = f"box{world.rng.randrange(12)}", world.rng.choice(ORGS)
+    name, org = f"box{world.rng.randrange(BOXES)}", world.rng.choice(ORGS)
     cell = world.rng.choice(CELLS)
     state = world.rng.choice(("running", "running", "hibernated", "migrating", "stopped"))
     world.execute(
@@ -159,6 +161,25 @@ def sandbox(world: World) -> str:
     )
     world.faults.note("sandbox_moved")
     return f"{name} of {org} on {cell} is {state}"
+
+
+def flood(world: World) -> str | None:
+    """Sandboxes of all halted organisations run on every cell, and one of the cells is in trouble."""
+    halted = world.rows("SELECT org_id FROM orgs WHERE is_halted ORDER BY org_id")
+    if not halted or not world.faults.intensity:
+        return None
+    for org, cell in ((org, cell) for (org,) in halted for cell in CELLS):
+        world.execute(
+            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, :cell, 'running') "
+            "ON CONFLICT (sandbox_id) DO UPDATE SET cell_id = excluded.cell_id, state = excluded.state",
+            name=f"{cell}-{org}"[:60],
+            org=org,
+            cell=cell,
+        )
+    world.cells.heal()
+    trouble, cell = world.rng.choice(CELL_TROUBLES), world.rng.choice(CELLS[:2])
+    world.cells.troubles[trouble].add(cell)
+    return f"{len(halted)} halted organisations run on every cell, and {cell} is {trouble}"
 
 
 def grant(world: World) -> str | None:
@@ -179,7 +200,10 @@ def grant(world: World) -> str | None:
         autumn.tell(biller.customer)
     elif biller.provider in world.memory:
         world.memory[biller.provider].granted[biller.customer] += amount
-        world.write(lambda c: mark_for_projection(c, [org], world.time.now))
+        if amount > 0 and world.rows("SELECT 1 FROM orgs WHERE org_id = :org AND is_halted", org=org):
+            world.faults.note("grant_untold")  # a watch has to find it
+        else:
+            world.write(lambda c: mark_for_projection(c, [org], world.time.now))
     else:
         key = f"grant{world.effects}:{world.rng.randrange(1 << 30)}"
 
@@ -217,10 +241,10 @@ def price_trouble(world: World) -> str | None:
 
 
 def cell_trouble(world: World) -> str:
-    """A cell goes down, lies, or is well again."""
+    """A cell goes down, lies, answers nonsense or too late, or is well again."""
     cell = world.rng.choice(CELLS)
-    kind = world.rng.choice(("down", "lying", "well"))
-    for name, which in (("down", world.cells.down), ("lying", world.cells.lying)):
+    kind = world.rng.choice((*CELL_TROUBLES, "well"))
+    for name, which in world.cells.troubles.items():
         which.discard(cell)
         if kind == name:
             which.add(cell)

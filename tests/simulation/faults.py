@@ -38,6 +38,11 @@ CHANCE: Final = {
     "halt_answer_lost": 0.2,
     "halts_raised": 0.08,
     "halt_delivered_twice": 0.2,
+    "moved_before_halt": 0.2,
+    # the server: a request's read of the database
+    "unreadable": 0.05,
+    # a watch: its provider answers nothing for a quarter of an hour
+    "outage": 0.08,
     # crash: what the other steps of that process had in flight is delivered all the same
     "delivered_after_death": 0.6,
     # providers behind HTTP: a crash between two calls of one effect; a request that arrives long after it was given up

@@ -14,6 +14,7 @@ from drawdown.worker.reconcile import Reconciled
 from drawdown.worker.report import Report
 from drawdown.worker.stops import release_org
 from tests.simulation.actions import ORGS, STRANGERS
+from tests.simulation.gate import ask
 from tests.simulation.invariants import check
 from tests.simulation.operators import add_rates, fill_customer, said, void_rejected
 from tests.simulation.people import decide, make_up_for, missing
@@ -35,6 +36,13 @@ LONG_STEP_MS: Final = 5 * 60 * MINUTE_MS
 LAG_MS: Final = 61 * MINUTE_MS
 
 
+PAID: Final = 10**12
+_SPENT: Final = """
+SELECT o.org_id, a.provider, a.customer_id FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.end_ms IS NULL
+WHERE o.is_halted AND o.halt_reason IN ('credits_exhausted', 'estimate') AND a.start_ms <= o.projection_read_ms
+    AND NOT o.operator_halt AND o.override_halted IS NULL AND COALESCE(o.override_max_concurrent, 1) > 0
+ORDER BY o.org_id
+"""
 _WAITING: Final = "SELECT 1 FROM pushes WHERE state IN ('due', 'queued', 'in_doubt') LIMIT 1"
 
 
@@ -49,6 +57,8 @@ class Run(Protocol):
     def begin(self, worker: Worker) -> None: ...
 
     def compare(self, worker: Worker) -> None: ...
+
+    def watch(self, worker: Worker) -> None: ...
 
     def to_the_end(self, worker: Worker) -> None: ...
 
@@ -73,16 +83,20 @@ def heal(run: Run) -> None:
         before = len(run.reports)
         for _ in range(QUIET_TICKS):
             _tick_all(run, STEP_MS)
+            _watch_all(run)
+        _pay_untold(world)
+        _watch_all(run)
         if any(one.sealed or one.swept or one.accepted for one in run.reports[before:]):
             world.breaches.append("not healed: a tick over settled usage sealed or pushed something")
         world.breaches += settled(world) + check(world)
+    if not world.breaches:
+        _who_pays_gets_through(run)
 
 
 def _mend(world: World) -> None:
     world.faults.intensity = 0.0
     world.down.clear()
-    world.cells.down.clear()
-    world.cells.lying.clear()
+    world.cells.heal()
     for provider in world.memory.values():
         provider.refused_features.clear()
     world.time.now = max(world.time.now, world.latest)
@@ -93,6 +107,8 @@ def _mend(world: World) -> None:
         world.write(partial(resume, provider=name, said=said(world)))
     world.paused.clear()
     world.execute("INSERT INTO cells (cell_id, url) VALUES ('cell-c', 'http://127.0.0.1:1') ON CONFLICT DO NOTHING")
+    for server in world.servers:
+        server.crash()
     for worker in world.workers:
         worker.crash()
         worker.clock.offset_ms, worker.clock.trusted = 0, True
@@ -108,6 +124,7 @@ def _until_quiet(run: Run) -> None:
             fill_customer(world, org)
         for act in (add_rates, webhooks, void_rejected, decide):
             act(world)
+            serve(run)
         _tick_all(run, STEP_MS if number < HEALING_TICKS else LONG_STEP_MS)
         waits = left(world)
         # A correction may be refused until reconcile has found what got lost before.
@@ -122,6 +139,44 @@ def _tick_all(run: Run, step_ms: int) -> None:
         worker.context.accept_clock = True
         run.begin(worker)
         run.to_the_end(worker)
+
+
+def _watch_all(run: Run) -> None:
+    """Whoever has paid, and told nobody, is found by a watch."""
+    for worker in run.world.workers:
+        run.watch(worker)
+        run.to_the_end(worker)
+
+
+def _pay_untold(world: World) -> None:
+    """Some whose credit is used up pay, and no webhook says so."""
+    for org, provider, customer in world.rows(_SPENT)[::2]:
+        if provider in world.memory:
+            world.memory[provider].granted[customer] += PAID
+            world.faults.note("grant_untold")
+            world.say("world", f"{org} pays, and nobody is told")
+
+
+def serve(run: Run) -> None:
+    """The server answers all that it was asked."""
+    for server in run.world.servers:
+        if server.task is not None:
+            run.to_the_end(server)
+
+
+def _who_pays_gets_through(run: Run) -> None:
+    """Whose credit is used up pays; the gate asks his provider, and opens in the same answer."""
+    world = run.world
+    for org, provider, customer in world.rows(_SPENT):
+        if provider not in world.memory:
+            continue
+        world.time.advance(MINUTE_MS + 1)
+        world.memory[provider].granted[customer] += PAID
+        question = ask(world, world.servers[0], org)
+        serve(run)
+        world.faults.note("gate_paid")
+        if not (question.answer or {}).get("allowed"):
+            world.breaches.append(f"gate: {org} paid, and was answered {question.answer}")
 
 
 def _reconciled(run: Run) -> bool:

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import random
 
+import sqlalchemy as sa
+
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.server.services import ServerSettings
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import safe_retention_ms
 from drawdown.worker.features import install_defaults
 from drawdown.worker.orgs import assign
+from drawdown.worker.provider_rates import POLICIES, set_rate, set_when_down
 from drawdown.worker.shard import NewOrgs, Shard
 from tests.simulation.actions import CELLS, ORGS, STRANGERS
 from tests.simulation.faults import INTENSITIES, Faults
 from tests.simulation.operators import customer_at, said
 from tests.simulation.oracle import Assignment, Rule
-from tests.simulation.providers import DEPLOYED, STRIPE
+from tests.simulation.providers import AUTUMN, DEPLOYED, MEMORY, STRIPE, WHOLE
+from tests.simulation.remote import FEATURES
+from tests.simulation.server import new_server
 from tests.simulation.stepping import Worker, WorkerClock
 from tests.simulation.world import START, World
 
@@ -46,6 +52,7 @@ def new_world(
     world.trace.show = show
     world.net = rng.random() < 0.3
     write(world.engine, lambda c: install_defaults(c, said(world)))
+    world.cells.names = CELLS
     for size in (1, 4, 8, 16, 32, 64):
         world.oracle.rules.append(Rule("exact", size * 1024, f"compute_{size}gb", "s", 0))
     for cell in CELLS[:2]:
@@ -60,7 +67,41 @@ def new_world(
         clock = WorkerClock(world.time)
         context = Context(f"w{number}.1", clock, world.capabilities, shard=shard, new_orgs=new_orgs)
         world.workers.append(Worker(f"w{number}", shard, clock, context))
+    _watch(world)
+    _serve(world)
     return world
+
+
+def _watch(world: World) -> None:
+    """Who goes round between ticks, and what estimates rest on: prices that may be wrong, and a policy for outages."""
+    rng = world.rng
+    for worker in world.workers:
+        worker.watches = rng.random() < 0.6
+    for provider in [one for one in world.billing if one in (MEMORY, WHOLE, AUTUMN)]:
+        right = 1_000_000 if provider == AUTUMN else 1
+        price = rng.choice((0, right, right, 4 * right))
+        for feature in FEATURES if price else ():
+            world.write(lambda c, at=provider, of=feature, micro=price: _rate(c, world, at, of, micro))  # type: ignore[misc]
+    for provider, plan in ((provider, plan) for provider in world.billing for plan in ("", "plan")):
+        policy = rng.choice((None, *POLICIES))
+        if policy is not None:
+            world.write(lambda c, at=provider, of=plan, then=policy: set_when_down(c, at, of, then, said(world)))  # type: ignore[misc]
+
+
+def _rate(connection: sa.Connection, world: World, provider: str, feature: str, micro: int) -> None:
+    set_rate(connection, provider, feature, (micro, 1), said(world), from_ms=None)
+
+
+def _serve(world: World) -> None:
+    """Two processes of the server, with the same settings."""
+    rng = world.rng
+    unknown = rng.choice(("not_found", "deny", "allow"))
+    settings = ServerSettings(gate_unknown_org=unknown, gate_open_when_in_doubt=rng.random() < 0.4)  # type: ignore[arg-type]
+    unasked = {name: remote.unasked for name, remote in world.remote.items()}
+    for name in ("s0", "s1"):
+        context = Context(f"{name}.1", WorkerClock(world.time), world.capabilities)
+        made = new_server(name, world.time, context, settings, providers=world.providers, unasked=unasked)
+        world.servers.append(made)
 
 
 def _assign_first(world: World, org: str, provider: str) -> None:

@@ -25,6 +25,8 @@ from drawdown.worker.effects import Transaction
 from drawdown.worker.mapping import FOREVER_MS, segments
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
+from tests.simulation.mutants_seconds import SECONDS, world_of
+from tests.simulation.mutants_seconds import SEEN_AT as SEEN_IN_SECONDS
 from tests.simulation.providers import AUTUMN, MEMORY, STRIPE
 from tests.simulation.providers import REMOTE as REMOTE_NAMES
 from tests.simulation.scheduler import simulate
@@ -64,6 +66,7 @@ SEEN_AT: Final = {
     "recover forgets open due pushes": 26,
     "a tick goes on in another history": 6,
     "what a lookup found keeps no name": 4,
+    **SEEN_IN_SECONDS,
 }
 """Where a bug showed last, if not in the first seed: tests begin with it. `make mutants` begins with the first."""
 
@@ -208,6 +211,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     ),
     **REMOTE,
     **RESTORE,
+    **SECONDS,
 }
 LONGER: Final = {
     "any 200 of Stripe's taken as accepted": 60,
@@ -261,6 +265,8 @@ def _world_of(name: str, seed: int) -> dict[str, Any]:
     """Bugs about a provider behind HTTP are looked for where there is one, in turns, and much goes wrong."""
     if name == "older read overwrites a newer one":  # only there does a read show its age
         return {"billing": (EMBEDDED, MEMORY), "intensity": 1.0, "restores": False}
+    if name in SECONDS:
+        return world_of(name)
     intensity = 0.3 if name in GENTLE else 1.0
     remote = BILLED_BY.get(name, REMOTE_NAMES[seed % 2])
     if name in RESTORE:

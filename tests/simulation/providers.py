@@ -5,6 +5,7 @@ Guarantee: what they charged is kept apart from our database, so "billed exactly
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from drawdown.providers.protocol import (
     WebhookRefused,
 )
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.effects import HaltRequest
+from drawdown.worker.effects import ANSWERED, HaltRequest
 
 MEMORY: Final = "memory"
 WHOLE: Final = "whole"
@@ -63,6 +64,8 @@ CAPABILITIES: Final = {
         reads_a_call=2,
     ),
 }
+CELL_TROUBLES: Final = ("down", "lying", "nonsense", "slow")
+NONSENSE: Final = (f"{ANSWERED} 502", "the answer is not HTTP", "the cell's answer is too long")
 Billed = dict[tuple[str, str, int], int]
 """(customer, feature, window) to the quantity charged."""
 
@@ -153,22 +156,30 @@ def billed_in_ledger(connection: sa.Connection) -> Billed:
 
 @dataclass
 class Cells:
-    """Cells that obey, lie (acknowledge and go on running), or are down."""
+    """Cells that obey, lie (acknowledge and go on running), are down, answer nonsense, or answer too late."""
 
-    down: set[str] = field(default_factory=set)
-    lying: set[str] = field(default_factory=set)
+    names: Sequence[str] = ()
+    troubles: dict[str, set[str]] = field(default_factory=lambda: {kind: set[str]() for kind in CELL_TROUBLES})
     told: list[HaltRequest] = field(default_factory=list)
 
-    def halt(self, connection: sa.Connection, halts: Sequence[HaltRequest]) -> list[str | None]:
+    def has(self, kind: str, cell_id: str) -> bool:
+        return cell_id in self.troubles[kind]
+
+    def heal(self) -> None:
+        for cells in self.troubles.values():
+            cells.clear()
+
+    def halt(self, connection: sa.Connection, halts: Sequence[HaltRequest], rng: random.Random) -> list[str | None]:
         """Obey; the hosts' own program keeps `sandboxes`."""
         answers: list[str | None] = []
         for one in halts:
-            if one.cell_id in self.down:
-                answers.append("the cell is down")
+            odd = self.has("nonsense", one.cell_id) or self.has("slow", one.cell_id)
+            if self.has("down", one.cell_id) or (odd and rng.random() < 0.5):
+                answers.append(self._excuse(one.cell_id, rng))
                 continue
             self.told.append(one)
-            answers.append(None)
-            if one.cell_id not in self.lying:
+            answers.append(self._excuse(one.cell_id, rng) if odd else None)
+            if not self.has("lying", one.cell_id):
                 connection.execute(
                     sa.text(
                         "UPDATE sandboxes SET state = 'stopped' WHERE org_id = :org AND cell_id = :cell "
@@ -177,3 +188,22 @@ class Cells:
                     {"org": one.org_id, "cell": one.cell_id},
                 )
         return answers
+
+    def _excuse(self, cell_id: str, rng: random.Random) -> str:
+        if self.has("down", cell_id):
+            return "no connection"
+        return rng.choice(NONSENSE) if self.has("nonsense", cell_id) else "no whole answer within 10 s"
+
+    def takes_ms(self, halts: Sequence[HaltRequest], rng: random.Random) -> int:
+        """How long a slow cell keeps whoever tells it something waiting."""
+        return rng.randrange(10_000, 40_000) if any(self.has("slow", one.cell_id) for one in halts) else 0
+
+    def move(self, connection: sa.Connection, halt: HaltRequest, rng: random.Random) -> None:
+        """A sandbox leaves for another cell, as the halt is on its way to the one that it was on."""
+        connection.execute(
+            sa.text(
+                "UPDATE sandboxes SET cell_id = :to WHERE sandbox_id IN (SELECT sandbox_id FROM sandboxes "
+                "WHERE org_id = :org AND cell_id = :cell AND state = 'running' ORDER BY sandbox_id LIMIT 1)"
+            ),
+            {"org": halt.org_id, "cell": halt.cell_id, "to": rng.choice(self.names)},
+        )

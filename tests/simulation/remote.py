@@ -23,6 +23,7 @@ from drawdown.providers.protocol import Provider, Setup
 from drawdown.providers.stripe import build as build_stripe
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.server.services import NobodyThere
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
 from tests.simulation.faults import Faults
@@ -119,7 +120,9 @@ class Autumn:
             "webhook_secrets": WEBHOOK_SECRET,
         }
         self.untold: list[bytes] = []
+        self.tellings = 0
         self.provider: Provider = build_autumn(Setup(AUTUMN, given, clock, network, engine))
+        self.unasked: Provider = build_autumn(Setup(AUTUMN, given, clock, NobodyThere(), engine))
         for feature in FEATURES:
             self.emulator.account.add_feature(feature)
 
@@ -148,17 +151,24 @@ class Autumn:
     def tell(self, customer: str) -> None:
         """Something about a customer changed."""
         kind = self.emulator.faults.rng.choice(("billing.updated", "balances.limit_reached"))
-        self.untold.append(json.dumps({"type": kind, "data": {"customer_id": customer}}).encode())
+        self.tellings += 1
+        told = {"id": f"msg_{self.tellings}", "type": kind, "data": {"customer_id": customer}}
+        self.untold.append(json.dumps(told).encode())
 
     def webhooks(self, now_ms: int) -> list[bytes]:
         """What is due to be told, once."""
         told, self.untold = self.untold, []
         return told
 
+    def about(self, body: bytes) -> tuple[str, str | None]:
+        """A webhook's id, and the customer it names."""
+        told = json.loads(body)
+        return str(told["id"]), str(told["data"]["customer_id"])
+
     def signed(self, body: bytes, now_ms: int, secret: str = WEBHOOK_SECRET) -> dict[str, str]:
-        moment = datetime.fromtimestamp(now_ms // 1000, UTC)
-        signature = Webhook(secret).sign("msg_1", moment, body.decode())
-        return {"svix-id": "msg_1", "svix-timestamp": str(now_ms // 1000), "svix-signature": signature}
+        moment, event = datetime.fromtimestamp(now_ms // 1000, UTC), self.about(body)[0]
+        signature = Webhook(secret).sign(event, moment, body.decode())
+        return {"svix-id": event, "svix-timestamp": str(now_ms // 1000), "svix-signature": signature}
 
     def billed(self, now_ms: int) -> Billed:
         self.emulator.work_off(now_ms)
@@ -213,6 +223,7 @@ class Stripe:
             "meters": meters,
         }
         self.provider: Provider = build_stripe(Setup(STRIPE, given, clock, network, engine))
+        self.unasked: Provider = build_stripe(Setup(STRIPE, given, clock, NobodyThere(), engine))
         for name in BY_EVENT:
             self.emulator.add_meter(name).active = faults.rng.random() < 0.95
 
@@ -236,6 +247,11 @@ class Stripe:
         untold, self.untold = self.untold, []
         changed = [self.emulator.customer_webhook("customer.updated", one, now_ms) for one in untold]
         return [body for _, body in (*self.emulator.webhooks(now_ms), *changed)]
+
+    def about(self, body: bytes) -> tuple[str, str | None]:
+        """A webhook's id, and the customer it names; an error report names none."""
+        told = json.loads(body)
+        return str(told["id"]), told["data"]["object"]["id"] if told["type"].startswith("customer.") else None
 
     def signed(self, body: bytes, now_ms: int, secret: str | None = None) -> dict[str, str]:
         right = self.emulator.webhook_secret

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.effects import Transaction
 from drawdown.worker.incarnation import Witness
 from drawdown.worker.orgs import Said
@@ -106,6 +106,9 @@ class Restores:
         flying = self._who_dies(image)
         world.lost_keys |= {key for (key,) in world.rows("SELECT COALESCE(wire_key, key) FROM pushes")}
         world.wire.decided |= set(world.rows("SELECT org_id, at_ms FROM projections WHERE is_halted"))
+        for server in world.servers:
+            server.crash()  # its connections are cut
+        world.gate_asks.clear()
         deserialise(world, image.data)
         self.images = [one for one in self.images if not self._withdrawn_since(image, one)]
         age = world.time.now - image.at_ms
@@ -209,7 +212,7 @@ class Restores:
         world = self.world
         blind = all(one.blind for one in world.workers) and not _doubted(world)
         now = Said(worker.clock.now_ms(), "sim", "recovers")
-        worker.ticks = False
+        worker.ticks, worker.doing = False, "recover"
         worker.task = Task(recover(worker.context, now, restored=blind or self.rng.random() < 0.2))
         world.faults.note("recover_restored" if blind else "recover")
         world.say(worker.name, "starts to recover")
@@ -229,6 +232,7 @@ class Restores:
         for _ in range(MOST_TRIES):
             if not self.withdrawals:
                 break
+            world.time.advance(WINDOW_MS)  # a window that is open is sealed only once it has passed
             self._tick_all(run)
             self._withdraw_again()
         if self.withdrawals:
@@ -272,7 +276,8 @@ def shows(world: World, witness: Witness | None) -> bool:
 def still(world: World, effect: Transaction, answer: Any) -> None:
     """Judge a transaction that was committed while history is lost; a recovery ends that."""
     if world.lost_at is None:
-        if effect.name == "begin_tick" and answer.doubted is not None:
+        began = effect.name == "begin_tick" and answer.doubted is not None
+        if began or (effect.name == "watch" and _doubted(world)):
             _doubted_again(world)
         return
     if effect.name == "recover" and not effect.rollback:

@@ -6,6 +6,7 @@ Guarantee: every choice comes from the seed, so the same seed gives the same tra
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,36 +15,42 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.context import LEASE_MS
 from drawdown.worker.effects import (
     Effect,
-    LookUp,
     Push,
-    ReadCustomers,
-    ReadDrawn,
-    ReadTotals,
     SendHalts,
     Transaction,
 )
 from drawdown.worker.incarnation import HistoryDoubted
-from drawdown.worker.orgs import Said
+from drawdown.worker.orgs import Said, mark_for_projection
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.recover import Recovered
 from drawdown.worker.replay import Replayed, replay
 from drawdown.worker.report import Report
 from drawdown.worker.tick import tick
-from tests.simulation.actions import ACTIONS
+from drawdown.worker.watch import Watched, watch
+from tests.simulation.actions import ACTIONS as DONE_BY_HOSTS
+from tests.simulation.actions import ORGS, flood
+from tests.simulation.gate import ask_gate
 from tests.simulation.healing import heal
 from tests.simulation.invariants import check
+from tests.simulation.judges import Round, heard, judged
 from tests.simulation.making import new_world
 from tests.simulation.operators import OPERATORS, plan_replay
 from tests.simulation.people import PEOPLE
 from tests.simulation.restore import Restores, still
+from tests.simulation.server import Served
 from tests.simulation.shortcut import texts_kept
 from tests.simulation.stepping import Task, Worker
 from tests.simulation.story import story
+from tests.simulation.telling import describe, name_of, short
 from tests.simulation.world import World
 
 CHECK_EVERY = 40
 """Steps between two checks of all tables, and one more for every `CHECK_SHARE` pushes: a long run is not all checks."""
 CHECK_SHARE = 3
+WATCH_SHARE = 0.3
+OUTAGE_MS = 16 * MINUTE_MS
+"""Of what a worker begins, where it watches."""
+ACTIONS = (*DONE_BY_HOSTS, (ask_gate, 4.0))
 ACTING = (*ACTIONS, *OPERATORS, *PEOPLE)
 HOSTS, HOSTS_WEIGHTS = [action for action, _ in ACTIONS], [weight for _, weight in ACTIONS]
 FINE = ("DatabaseBusy", "went away", "HistoryDoubted")
@@ -101,7 +108,7 @@ def _simulate(
         world.faults.counts.update({f"{name} {kind}": count for kind, count in remote.emulator.faults.counts.items()})
     digest = world.trace.digest.hexdigest()[:16]
     told = story(world.breaches, world.trace.last) if world.breaches else []
-    world.engine.dispose()
+    world.close()
     return Outcome(seed, world.breaches, digest, told, run.begun, world.effects, world.faults.counts, pushes)
 
 
@@ -115,6 +122,7 @@ class Run:
         self.rng = world.rng
         self.ticks = ticks
         self.begun = 0
+        self.round: Round | None = None
         self.reports: list[Report] = []
         self.compared: list[Reconciled] = []
 
@@ -124,7 +132,8 @@ class Run:
         while not world.breaches and (self.begun < self.ticks or any(one.task for one in world.workers)):
             steps += 1
             self.restores.happen()
-            awake = [one for one in world.workers if one.up(world.time.now)]
+            asked = [one for one in world.servers if one.task is not None]
+            awake = [one for one in (*world.workers, *asked) if one.up(world.time.now)]
             if not awake or self.rng.random() < 0.06:
                 world.time.advance(self._while())
             elif self.rng.random() < 0.1:
@@ -159,7 +168,9 @@ class Run:
         elif self.begun < self.ticks:
             self.world.time.advance(self.rng.choice((0, 1, 1_000, MINUTE_MS, WINDOW_MS, WINDOW_MS, 2 * WINDOW_MS)))
             what = self.rng.random()
-            if self.world.lost_at is not None:
+            if worker.watches and self.rng.random() < WATCH_SHARE:
+                self._watch(worker)
+            elif self.world.lost_at is not None:
                 self.begin(worker)
             elif what < 0.1:
                 self.compare(worker)
@@ -172,12 +183,49 @@ class Run:
         """A tick."""
         self.begun += 1
         worker.task, worker.ticks, worker.began_ms = Task(tick(worker.context)), True, self.world.time.now
+        worker.doing = "tick"
         self.world.say(worker.name, "starts a tick")
+
+    def _watch(self, worker: Worker) -> None:
+        if self.world.faults.strikes("outage"):
+            self._outage(worker)
+            return
+        in_one_go = self.rng.random() < 0.4
+        flooded = flood(self.world) if in_one_go else None
+        if flooded is not None:
+            self.world.say("world", flooded)
+        self.watch(worker)
+        if in_one_go:
+            self.to_the_end(worker, in_one_go=True)
+
+    def _outage(self, worker: Worker) -> None:
+        """A provider is asked about everybody, and answers nothing for longer than some plans allow."""
+        world, life = self.world, worker.life
+        name = self.rng.choice(world.billing)
+        was_down = name in world.down
+        world.down.add(name)
+        world.say("world", f"{name} has an outage")
+        world.write(lambda c: mark_for_projection(c, ORGS, world.time.now))
+        for _ in range(2):
+            if worker.life == life and worker.up(world.time.now):
+                self.watch(worker)
+                self.to_the_end(worker)
+                world.time.advance(OUTAGE_MS)
+        if not was_down:
+            world.down.discard(name)
+
+    def watch(self, worker: Worker) -> None:
+        """A round of a watch."""
+        context = worker.watch_context()
+        worker.task, worker.ticks, worker.doing = Task(watch(context, worker.watcher)), True, "watch"
+        worker.began_ms = self.world.time.now
+        self.world.faults.note("watch")
+        self.world.say(worker.name, "starts to watch")
 
     def compare(self, worker: Worker) -> None:
         """`reconcile --correct`."""
         now = Said(worker.clock.now_ms(), "sim", "reconciles")
-        worker.ticks = False
+        worker.ticks, worker.doing = False, "reconcile"
         worker.task = Task(reconcile(worker.context, Scope(correct=True), now))
         self.world.faults.note("reconcile")
         self.world.say(worker.name, "starts to reconcile")
@@ -188,21 +236,30 @@ class Run:
         planned, dry_run = plan_replay(world, now), self.rng.random() < 0.2
         if planned is None:
             return
-        worker.ticks = False
+        worker.ticks, worker.doing = False, "replay"
         worker.task = Task(replay(worker.context, planned, Said(now, "sim", "replays"), dry_run=dry_run))
         world.faults.note("replay_dry_run" if dry_run else "replay")
         world.say(worker.name, f"starts to replay {planned.scope} {planned.from_ms}..{planned.to_ms} dry={dry_run}")
 
-    def to_the_end(self, worker: Worker) -> None:
-        """Nothing comes in between."""
+    def to_the_end(self, worker: Worker, *, in_one_go: bool = False) -> None:
+        """Nothing comes in between; in one go, a slow cell is the only thing that takes time."""
+        context = worker.watch_context() if worker.doing == "watch" else worker.context
+        self.round = Round(self.world, worker, context) if in_one_go else None
         while worker.task is not None:
             self.step(worker)
+            if worker.paused_until > self.world.time.now:
+                self.round = None
+        if self.round is not None:
+            self.world.breaches += self.round.ended()
+            self.round = None
 
     def step(self, worker: Worker) -> None:
         assert worker.task is not None
         faults, world = self.world.faults, self.world
         world.latest = max(world.latest, worker.clock.now_ms())
-        leaf = self.rng.choice(list(worker.task.leaves()))
+        leaf = self._leaf(worker.task)
+        if leaf is None:
+            return self._joined(worker)
         if leaf.held is None:
             assert leaf.asked is not None
             what = "transaction" if isinstance(leaf.asked, Transaction) else "call"
@@ -220,30 +277,47 @@ class Run:
             if faults.strikes("paused_past_lease"):
                 worker.pause(world.time.now, self.rng.randrange(LEASE_MS + 1, 20 * MINUTE_MS))
                 return None
-            if faults.strikes("answer_delayed"):
+            if leaf.late_ms or faults.strikes("answer_delayed"):
                 return None
+        if leaf.late_ms:
+            world.time.advance(leaf.late_ms)
+            leaf.late_ms = 0
         leaf.tell()
+        return self._joined(worker)
+
+    def _leaf(self, task: Task) -> Task | None:
+        """Whose turn it is; who waits for a slow cell has time, as long as there is anything else to do."""
+        leaves = list(task.leaves())
+        return self.rng.choice([one for one in leaves if not one.late_ms] or leaves) if leaves else None
+
+    def _joined(self, worker: Worker) -> None:
+        assert worker.task is not None
         worker.task.join()
         if worker.task.done:
             self._ended(worker, worker.task.result)
-        return None
 
     def _do(self, worker: Worker, leaf: Task, effect: Effect, *, dies: bool = False) -> None:
         answer, error = None, None
         try:
-            answer = self.world.do(effect, worker.clock.now_ms(), dies=dies, host=worker.name)
+            with judged(self.world, worker, leaf, effect):
+                answer = self.world.do(effect, worker.clock.now_ms(), dies=dies, host=worker.name)
             if isinstance(effect, Transaction) and effect.name == "claim":
                 provider = effect.work.keywords["provider"]  # type: ignore[attr-defined]
                 worker.claimed |= {(provider, one.request.key) for one in answer.pushes}
         except Exception as problem:  # as production's runner does: handed to the step, which decides
             error = problem
         leaf.hold(answer, error)
-        self.world.say(worker.name, _describe(effect, answer, error))
+        heard(leaf, effect, answer, error)
+        if isinstance(effect, SendHalts):
+            leaf.late_ms = self.world.cells.takes_ms(effect.halts, self.rng)
+        if self.round is not None:
+            self.round.saw(effect, answer, error)
+        self.world.say(worker.name, describe(effect, answer, error))
 
     def _crash(self, worker: Worker, leaf: Task) -> None:
         """The process dies; what its other steps had asked of the network may arrive all the same."""
         assert worker.task is not None
-        self.world.say(worker.name, f"CRASH {'after' if leaf.held else 'before'} {_name(leaf.asked)}")
+        self.world.say(worker.name, f"CRASH {'after' if leaf.held else 'before'} {name_of(leaf.asked)}")
         for other in worker.task.leaves():
             flying = isinstance(other.asked, Push | SendHalts) and other.held is None and other is not leaf
             if flying and other.asked is not None and self.world.faults.strikes("delivered_after_death"):
@@ -252,13 +326,16 @@ class Run:
 
     def _ended(self, worker: Worker, result: object) -> None:
         worker.task, worker.claimed = None, set()
-        self.world.say(worker.name, f"ends its tick: {_short(result)}")
+        self.world.say(worker.name, f"ends: {short(result)}")
         match result:
+            case Watched():
+                self._failures(result.failures)
+            case Served():
+                pass
             case Report():
                 self.reports.append(result)
-                bad = [one for one in result.failures if not any(fine in one for fine in FINE)]
                 self.world.faults.counts["history_doubted"] += result.doubted is not None
-                self.world.breaches += [f"S8: a lane failed: {one}" for one in bad]
+                self._failures(result.failures)
             case Reconciled():
                 self.compared.append(result)
             case Replayed() | Recovered():
@@ -276,33 +353,6 @@ class Run:
             case _:
                 self.world.breaches.append(f"a tick died of {type(result).__name__}: {result}")
 
-
-def _name(effect: Effect | None) -> str:
-    match effect:
-        case Transaction(name):
-            return name
-        case Push(provider) | ReadCustomers(provider) | LookUp(provider) | ReadTotals(provider) | ReadDrawn(provider):
-            return f"{type(effect).__name__} {provider}"
-    return type(effect).__name__
-
-
-def _describe(effect: Effect, answer: object, error: Exception | None) -> str:
-    what = _name(effect)
-    match effect:
-        case Push(_, batch):
-            what += " " + " ".join(f"{one.key}={one.quantity}#{one.attempt}" for one in batch)
-        case LookUp(_, asked):
-            what += " " + " ".join(one.key for one in asked)
-        case ReadTotals(_, asked):
-            what += f" {list(asked)}"
-        case ReadCustomers(_, ids) | ReadDrawn(_, ids):
-            what += f" {list(ids)}"
-        case SendHalts(halts):
-            what += " " + " ".join(f"{one.org_id}@{one.cell_id}" for one in halts)
-    return f"{what} -> {_short(error if error is not None else answer)}"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, Exception):
-        return f"{type(value).__name__}: {value}".split("\n", 1)[0][:160]
-    return repr(value)[:200]
+    def _failures(self, failures: Sequence[str]) -> None:
+        bad = [one for one in failures if not any(fine in one for fine in FINE)]
+        self.world.breaches += [f"S8: a lane failed: {one}" for one in bad]

@@ -14,6 +14,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.context import Context
 from drawdown.worker.effects import Effect, Steps, Together
 from drawdown.worker.shard import Shard
+from drawdown.worker.watch import Watcher
 
 
 @dataclass
@@ -48,6 +49,10 @@ class Task:
         self.done = False
         self.result: Any = None
         self.held: tuple[Any, Exception | None] | None = None
+        self.late_ms = 0
+        """For how long its answer is on its way, once nothing else is left to do."""
+        self.read: dict[str, Any] = {}
+        """What a provider said last of customers, until it is written down."""
         self._go(lambda: next(self.steps))
 
     def hold(self, answer: Any, error: Exception | None) -> None:
@@ -107,6 +112,7 @@ class Worker:
     paused_until: int = 0
     life: int = 1
     failures: list[str] = field(default_factory=list)
+    doing: str = ""
     ticks: bool = False
     """Whether its task is a tick, and no command of a person's."""
     began_ms: int = 0
@@ -114,6 +120,11 @@ class Worker:
     """(provider, key) of what its task has claimed."""
     blind: bool = False
     """Whether it stays down: its host cannot tell that the database was restored."""
+    watching: Context | None = None
+    """The context of its watch, while this life goes on."""
+    watcher: Watcher = field(default_factory=Watcher)
+    watches: bool = False
+    """Whether it goes round between ticks."""
 
     def crash(self) -> None:
         """Drop everything in memory; the next life knows only the database."""
@@ -122,13 +133,19 @@ class Worker:
         self.task = None
         self.claimed = set()
         self.life += 1
-        self.context = Context(
-            f"{self.name}.{self.life}",
-            self.clock,
-            self.context.capabilities,
-            shard=self.shard,
-            new_orgs=self.context.new_orgs,
-        )
+        self.context = self._context("")
+        self.watching, self.watcher = None, Watcher()
+
+    def watch_context(self) -> Context:
+        """Its watch has claims and circuits of its own, and keeps them from round to round."""
+        if self.watching is None:
+            self.watching = self._context("w")
+        return self.watching
+
+    def _context(self, suffix: str) -> Context:
+        name = f"{self.name}.{self.life}{suffix}"
+        known = self.context
+        return Context(name, self.clock, known.capabilities, shard=self.shard, new_orgs=known.new_orgs)
 
     def up(self, now: int) -> bool:
         """Whether it can take a step; a host that is held down is used for `recover` alone."""

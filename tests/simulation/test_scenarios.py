@@ -108,7 +108,7 @@ def test_a_push_is_not_voided_while_an_earlier_attempt_may_still_arrive(world: W
     slow = drive(world, start(world, "slow", pushing), until=sends)  # its request is held up on the way
     world.time.advance(LEASE_MS)
     drive(world, start(world, "other", pushing))
-    assert states(world) == ["queued"]  # looked up first
+    assert states(world) == ["queued"]  # rejected; but the first request may still arrive, so it is looked up
     void_rejected(world)
     world.memory[MEMORY].refused_features.clear()
     drive(world, slow)

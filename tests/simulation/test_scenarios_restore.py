@@ -5,7 +5,7 @@ from __future__ import annotations
 from drawdown.providers.protocol import PushRefused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.context import Context
-from drawdown.worker.corrections import resolve_accepted, void
+from drawdown.worker.corrections import resolve_accepted, void, withdraw
 from drawdown.worker.effects import Push, Steps
 from drawdown.worker.incarnation import HistoryDoubted
 from drawdown.worker.notices import apply_notices
@@ -97,3 +97,13 @@ def test_what_a_person_decided_is_not_asked_for_again_once_the_next_one_was() ->
         world.time.advance(MINUTE_MS)
         ticked(world)
         assert states(world)[-1] == then
+
+
+def test_several_samples_of_one_lost_window_are_withdrawn_at_once() -> None:
+    world = a_world(STRIPE)
+    insert(world, [Sample("s2", "acme", START + 2, 4096, 7, good=True)])
+    ticked(world)
+    drive(world, start(world, "w", recovering))
+    ticked(world)
+    done = world.write(lambda c: withdraw(c, ["s1", "s2"], said(world)))
+    assert [one.already for one in done] == [False, False]

@@ -26,7 +26,15 @@ TICKS = 12
 BATCHES = 20
 SEEDS_A_BATCH = 10
 HALVES = (0, 1)
-RARE = {"key too old to be sent again", "clock jumps by days", "202, applied late", "resolved by a person"}
+RARE = {
+    "key too old to be sent again",
+    "clock jumps by days",
+    "202, applied late",
+    "resolved by a person",
+    "estimate proved wrong, and was undone",
+    "halted: provider unreadable for too long",
+    "webhook answered 503: not fetched, sent again",
+}
 """What a hundred short seeds need not meet."""
 REGRESSIONS: tuple[tuple[int, int, str], ...] = (
     (15, 200, "reconcile gave an excess back twice: from the balance, and from events once they could be read"),

@@ -34,6 +34,7 @@ from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.effects import (
     Effect,
+    HaltRequest,
     LookUp,
     Push,
     ReadCustomers,
@@ -50,6 +51,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle, Sample
 from tests.simulation.providers import AUTUMN, LOCAL, MEMORY, STRIPE, WHOLE, Cells, MemoryProvider
 from tests.simulation.remote import Autumn, Network, Remote, Stripe
+from tests.simulation.server import Reading, Server
 from tests.simulation.stepping import Time, Worker
 from tests.simulation.wire import Wire
 
@@ -108,6 +110,7 @@ class World:
     trace: Trace = field(default_factory=Trace)
     breaches: list[str] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
+    servers: list[Server] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
     net: bool = True
     """Whether the nightly sweep runs. Without it, arrivals have to be found by the cursor alone."""
@@ -128,6 +131,8 @@ class World:
     resolved: set[str] = field(default_factory=set)
     """Keys that a person charged by hand."""
     paused: set[str] = field(default_factory=set)
+    gate_asks: dict[str, int] = field(default_factory=dict)
+    """When the gate had a provider asked about an organisation last."""
     told: dict[str, list[bytes]] = field(default_factory=dict)
     """Webhooks of each provider that were not taken yet."""
     expired: set[tuple[str, int]] = field(default_factory=set)
@@ -200,7 +205,7 @@ class World:
     def execute(self, text: str, **values: object) -> int:
         return self.write(lambda c: c.execute(sa.text(text), values).rowcount)
 
-    def do(self, effect: Effect, process_ms: int | None = None, *, dies: bool = False, host: str = "") -> Any:
+    def do(self, effect: Effect | Reading, process_ms: int | None = None, *, dies: bool = False, host: str = "") -> Any:
         """Do one effect, with whatever goes wrong on the way. `process_ms` is what its process takes the time for; with
         `dies`, only some of its calls are made."""
         self.effects += 1
@@ -217,6 +222,10 @@ class World:
                 return None
             case Transaction():
                 return self._transaction(effect)
+            case Reading(work):
+                if self.faults.strikes("unreadable"):
+                    raise DatabaseBusy("injected: not read")
+                return read(self.engine, work)
             case Push(provider, batch, before_ms):
                 if provider in self.remote:
                     return self._call_each(provider, batch, before_ms, dies=dies)
@@ -230,19 +239,23 @@ class World:
             case ReadDrawn(provider, customer_ids):
                 return self._read_each(provider, "drawn", [(one,) for one in customer_ids])
             case SendHalts(halts):
-                self.wire.check_halts(halts)
-                if self.faults.strikes("halt_request_lost"):
-                    return ["no answer"] * len(halts)
-                answers = self.write(partial(self.cells.halt, halts=halts))
-                if self.faults.strikes("halt_delivered_twice"):
-                    answers = self.write(partial(self.cells.halt, halts=halts))
-                for kind, cells in (("cell_down", self.cells.down), ("cell_lying", self.cells.lying)):
-                    self.faults.counts[kind] += sum(one.cell_id in cells for one in halts)
-                if self.faults.strikes("halts_raised"):
-                    raise OSError("the network went away")
-                lost = self.faults.strikes("halt_answer_lost")
-                return ["no answer"] * len(halts) if lost else answers
+                return self._send_halts(halts)
         raise AssertionError(f"no such effect: {effect!r}")
+
+    def _send_halts(self, halts: Sequence[HaltRequest]) -> list[str | None]:
+        self.wire.check_halts(halts)
+        if self.faults.strikes("halt_request_lost"):
+            return ["no answer"] * len(halts)
+        if self.faults.strikes("moved_before_halt"):
+            self.write(partial(self.cells.move, halt=halts[0], rng=self.rng))
+        answers = self.write(partial(self.cells.halt, halts=halts, rng=self.rng))
+        if self.faults.strikes("halt_delivered_twice"):
+            answers = self.write(partial(self.cells.halt, halts=halts, rng=self.rng))
+        for kind, cells in self.cells.troubles.items():
+            self.faults.counts[f"cell_{kind}"] += sum(one.cell_id in cells for one in halts)
+        if self.faults.strikes("halts_raised"):
+            raise OSError("the network went away")
+        return ["no answer"] * len(halts) if self.faults.strikes("halt_answer_lost") else answers
 
     def _transaction(self, effect: Transaction) -> Any:
         if effect.name == "sweep" and not self.net:
@@ -344,6 +357,12 @@ class World:
             if self.faults.strikes("read_raised"):
                 raise OSError("the connection was cut")
         return run_coroutine(self.providers[provider].customers(list(customer_ids)))
+
+    def close(self) -> None:
+        """Nothing is left of it."""
+        for one in (*self.workers, *self.servers):
+            one.crash()
+        self.engine.dispose()
 
     def pushes(self) -> int:
         """How many there are."""

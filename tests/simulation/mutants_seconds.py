@@ -1,0 +1,105 @@
+"""Bugs about what happens between ticks: the watch, the server's webhooks and gate, cells in trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.providers.protocol import CustomerState, ReadFailed
+from drawdown.server import gate, webhooks
+from drawdown.worker import dispatch, project, projection, watch
+from tests.simulation.mutants_remote import Patches
+from tests.simulation.providers import AUTUMN, MEMORY, STRIPE
+
+
+def _halts_by_itself(patches: Patches) -> None:
+    right = watch._look_at
+
+    def wrong(connection: Any, context: Any, values: Any, done: Any, most: int) -> list[str]:
+        wanted = right(connection, context, values, done, most)
+        halt = "UPDATE orgs SET is_halted = true, halted_at = :now, halt_reason = 'estimate' WHERE org_id = :org"
+        for org in wanted:
+            connection.execute(sa.text(halt), {"org": org, "now": values["now"]})
+        return wanted
+
+    patches.put(watch, "_look_at", wrong)
+
+
+def _applied_later(patches: Patches) -> None:
+    def wrong(connection: Any, event: Any, notices: Any, now_ms: int) -> list[str] | None:
+        return [] if webhooks._store(connection, event, "done", None, now_ms) else None
+
+    patches.put(webhooks, "_apply", wrong)
+
+
+def _not_fetched_is_done(patches: Patches) -> None:
+    right = webhooks._store
+    patches.put(webhooks, "_store", lambda c, event, state, error, now: right(c, event, "done", error, now))
+
+
+def _repeats_count(patches: Patches) -> None:
+    patches.text(webhooks, "KNOWN", "state <> 'failed'", "state = 'none'")
+    patches.text(webhooks, "STORE", "webhooks.state = 'failed'", "webhooks.state <> 'none'")
+
+
+def _open_to_the_halted(patches: Patches) -> None:
+    right = gate.Gate._verdict
+
+    def wrong(self: Any, org_id: str, found: Any) -> dict[str, object]:
+        return right(self, org_id, SimpleNamespace(**{**found._mapping, "is_halted": False}))  # type: ignore[arg-type]
+
+    patches.put(gate.Gate, "_verdict", wrong)
+
+
+def _one_failure_is_enough(patches: Patches) -> None:
+    right = dispatch._Run.lane
+
+    def wrong(self: Any, lane: Any) -> Any:
+        if not any(one.failures for one in self.context.cell_breakers.values()):
+            yield from right(self, lane)
+
+    patches.put(dispatch._Run, "lane", wrong)
+
+
+def _unread_is_zero(patches: Patches) -> None:
+    right = projection.sound
+
+    def wrong(state: Any) -> Any:
+        return CustomerState(0, None, None) if isinstance(state, ReadFailed) else right(state)
+
+    patches.put(project, "sound", wrong)
+
+
+SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
+    "a watch halts on its estimate, and asks nobody": _halts_by_itself,
+    "the halted are never asked again": lambda p: p.text(watch, "HALTED", "WHERE o.is_halted", "WHERE 0 = 1"),
+    "an unread balance is zero": _unread_is_zero,
+    "a webhook is kept, and applied later": _applied_later,
+    "a webhook that was not fetched is done": _not_fetched_is_done,
+    "a repeated webhook counts again": _repeats_count,
+    "the gate is open to the halted": _open_to_the_halted,
+    "the gate asks whenever it is asked": lambda p: p.put(gate, "ASK_EVERY_MS", 0),
+    "once a cell does not answer, none is told": _one_failure_is_enough,
+}
+SEEN_AT: Final = {
+    "a watch halts on its estimate, and asks nobody": 6,
+    "the halted are never asked again": 1,
+    "a webhook that was not fetched is done": 18,
+    "the gate asks whenever it is asked": 3,
+    "once a cell does not answer, none is told": 1,
+}
+"""Where each showed last, if not in the first seed."""
+BILLED_BY: Final = {
+    "the halted are never asked again": (EMBEDDED, MEMORY),
+    "a webhook that was not fetched is done": (EMBEDDED, STRIPE),
+}
+BY_WEBHOOK: Final = (EMBEDDED, AUTUMN, STRIPE)
+
+
+def world_of(name: str) -> dict[str, Any]:
+    """The providers that such a bug is looked for with."""
+    return {"billing": BILLED_BY.get(name, BY_WEBHOOK), "intensity": 1.0, "restores": False}

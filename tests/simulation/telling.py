@@ -1,0 +1,37 @@
+"""How the effects of a trace read: a line each."""
+
+from __future__ import annotations
+
+from drawdown.worker.effects import Effect, LookUp, Push, ReadCustomers, ReadDrawn, ReadTotals, SendHalts, Transaction
+from tests.simulation.server import Reading
+
+
+def name_of(effect: Effect | Reading | None) -> str:
+    match effect:
+        case Transaction(name):
+            return name
+        case Push(provider) | ReadCustomers(provider) | LookUp(provider) | ReadTotals(provider) | ReadDrawn(provider):
+            return f"{type(effect).__name__} {provider}"
+    return type(effect).__name__
+
+
+def describe(effect: Effect | Reading, answer: object, error: Exception | None) -> str:
+    what = name_of(effect)
+    match effect:
+        case Push(_, batch):
+            what += " " + " ".join(f"{one.key}={one.quantity}#{one.attempt}" for one in batch)
+        case LookUp(_, asked):
+            what += " " + " ".join(one.key for one in asked)
+        case ReadTotals(_, asked):
+            what += f" {list(asked)}"
+        case ReadCustomers(_, ids) | ReadDrawn(_, ids):
+            what += f" {list(ids)}"
+        case SendHalts(halts):
+            what += " " + " ".join(f"{one.org_id}@{one.cell_id}" for one in halts)
+    return f"{what} -> {short(error if error is not None else answer)}"
+
+
+def short(value: object) -> str:
+    if isinstance(value, Exception):
+        return f"{type(value).__name__}: {value}".split("\n", 1)[0][:160]
+    return repr(value)[:200]

@@ -1,0 +1,99 @@
+"""The gate, webhooks and cells written out by hand: what seeds showed, or reach only rarely."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from drawdown.schema.units import SECOND_MS
+from drawdown.server.services import ServerSettings
+from drawdown.worker.context import Context
+from drawdown.worker.effects import Transaction
+from drawdown.worker.features import install_defaults
+from drawdown.worker.orgs import assign
+from drawdown.worker.tick import tick
+from tests.simulation.faults import Faults
+from tests.simulation.gate import Question, ask
+from tests.simulation.judges import heard, judged
+from tests.simulation.operators import said
+from tests.simulation.providers import MEMORY
+from tests.simulation.server import Server, new_server
+from tests.simulation.stepping import Task, WorkerClock
+from tests.simulation.test_scenarios import drive
+from tests.simulation.world import START, World
+
+
+@pytest.fixture
+def world() -> World:
+    """An organisation without credit, halted, and two processes of the server."""
+    made = World(random.Random(1), Faults(random.Random(1), 0.0))
+    made.write(lambda c: install_defaults(c, said(made)))
+    made.write(lambda c: assign(c, ["acme"], MEMORY, said(made), from_ms=START))
+    made.time.advance(SECOND_MS)
+    drive(made, Task(tick(Context("w", WorkerClock(made.time, trusted=True), made.capabilities))))
+    for name in ("s0", "s1"):
+        context = Context(name, WorkerClock(made.time), made.capabilities)
+        made.servers.append(new_server(name, made.time, context, ServerSettings(), providers=made.providers))
+    assert made.rows("SELECT is_halted FROM orgs") == [(1,)]
+    return made
+
+
+def serve(world: World, server: Server, *, until: str = "") -> None:
+    """Step a process until nothing is under way, or to where it asks for a transaction."""
+    while server.task is not None and not server.task.done:
+        leaf = next(server.task.leaves())
+        assert leaf.asked is not None
+        if isinstance(leaf.asked, Transaction) and leaf.asked.name == until:
+            return
+        with judged(world, server, leaf, leaf.asked):
+            answer = world.do(leaf.asked, server.clock.now_ms())
+        leaf.hold(answer, None)
+        heard(leaf, leaf.asked, answer, None)
+        leaf.tell()
+        server.task.join()
+
+
+def asks(world: World) -> int:
+    return int(world.rows("SELECT projection_asks FROM orgs")[0][0])
+
+
+def test_an_ask_that_waited_for_its_thread_does_not_count_as_one_of_another_clock(world: World) -> None:
+    slow, other = world.servers
+    before = asks(world)
+    ask(world, slow, "acme")
+    serve(world, slow, until="gate")
+    world.time.advance(300 * SECOND_MS)
+    ask(world, other, "acme")
+    serve(world, other)
+    serve(world, slow)
+    assert (asks(world) - before, world.breaches) == (1, [])
+
+
+def test_two_hosts_whose_clocks_are_a_second_apart_ask_once(world: World) -> None:
+    ahead, other = world.servers
+    before = asks(world)
+    ahead.clock.offset_ms = SECOND_MS
+    for server in (ahead, other):
+        ask(world, server, "acme")
+        serve(world, server)
+        world.time.advance(SECOND_MS // 2)
+    assert (asks(world) - before, world.breaches) == (1, [])
+
+
+def test_an_ask_of_a_clock_that_was_put_right_holds_nobody_back(world: World) -> None:
+    ahead, other = world.servers
+    before = asks(world)
+    ahead.clock.offset_ms = 3600 * SECOND_MS
+    for server in (ahead, other):
+        ask(world, server, "acme")
+        serve(world, server)
+        world.gate_asks.clear()
+    assert asks(world) - before == 2
+
+
+def test_who_paid_gets_through_in_the_same_answer(world: World) -> None:
+    world.memory[MEMORY].granted["acme"] = 10**9
+    question: Question = ask(world, world.servers[0], "acme")
+    serve(world, world.servers[0])
+    assert (question.answer["allowed"], world.breaches) == (True, [])
