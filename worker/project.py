@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
-from drawdown.schema.tables import orgs
+from drawdown.schema.tables import assignments, orgs
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.calls import in_short
 from drawdown.worker.context import Context
@@ -162,9 +162,13 @@ def _apply(
     wanted = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
     used = _used(connection, context, provider, wanted, read_ms=read_ms, now=now)
     policies = policies_of(connection, provider)
+    billed = _billed(connection, provider, due, now)
     changes = []
     for org in current:
         one = asked[org.org_id]
+        if (org.org_id, one.customer_id) not in billed:  # it flipped meanwhile: its new biller is to be asked
+            changes.append(Change(unchanged(org, org.projection_due_ms)))
+            continue
         state = said(states, one.customer_id)
         asked_again = org.projection_asks != one.asks
         cleared = org.projection_due_ms if asked_again else None
@@ -188,6 +192,19 @@ def _apply(
     write(connection, changes)
     outcomes = (_outcome(said(states, one.customer_id)) for one in due)
     note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
+
+
+def _billed(connection: sa.Connection, provider: str, due: Sequence[Due], now: int) -> set[tuple[str, str]]:
+    """(organisation, customer) of those that this provider bills now."""
+    found = connection.execute(
+        sa.select(assignments.c.org_id, assignments.c.customer_id).where(
+            assignments.c.org_id.in_([one.org_id for one in due]),
+            assignments.c.provider == provider,
+            assignments.c.start_ms <= now,
+            sa.or_(assignments.c.end_ms.is_(None), assignments.c.end_ms > now),
+        )
+    )
+    return {(row.org_id, row.customer_id) for row in found}
 
 
 def _outcome(state: CustomerRead) -> str | None:

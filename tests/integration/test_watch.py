@@ -69,6 +69,23 @@ def test_credit_that_is_gone_by_what_is_not_sealed_halts_at_once_and_is_billed_o
     assert read(fleet.engine, verify).breaches == []
 
 
+def test_the_word_of_a_biller_that_bills_no_more_is_no_verdict(
+    fleet: Fleet, provider: Prepaid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked before a flip, it answers after it."""
+
+    async def slowly(names: Any) -> Any:
+        write(fleet.engine, lambda c: orgs.assign(c, ["acme"], "none", fleet.said))
+        fleet.clock.at_ms = T0 + WINDOW_MS
+        return {name: CustomerState(-1, None, 3) for name in names}
+
+    use(fleet, 99)
+    use(fleet, 99)
+    monkeypatch.setattr(provider, "customers", slowly)
+    look(fleet)
+    assert (stands(fleet), history(fleet)) == ((False, None), [])
+
+
 def test_a_top_up_that_nobody_told_of_is_seen_before_an_estimate_halts(fleet: Fleet, provider: Prepaid) -> None:
     use(fleet, 60)
     use(fleet, 60)
