@@ -26,7 +26,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_of
-from drawdown.worker import credit, orgs, runner
+from drawdown.worker import assignments, credit, runner
 from drawdown.worker.features import install_defaults
 from drawdown.worker.replay import replay
 from drawdown.worker.replay_plan import Scope, plan
@@ -131,7 +131,7 @@ def build_fleet(demo: Demo) -> None:
         install_defaults(connection, said)
         credit.set_plan_limit(connection, "team", 100, said)
         credit.set_plan_limit(connection, "hobby", 10, said)
-        orgs.assign(connection, [tenant.name for tenant in TENANTS], "embedded", said, from_ms=demo.clock.at_ms)
+        assignments.assign(connection, [tenant.name for tenant in TENANTS], "embedded", said, from_ms=demo.clock.at_ms)
         for tenant in TENANTS:
             name, amount = tenant.name, tenant.credit_micro
             credit.grant(connection, name, amount, said, key=f"demo-{name}", plan=tenant.plan)

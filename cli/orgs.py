@@ -15,7 +15,7 @@ from drawdown.cli.render import show, shown, table
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_time, parse_window, show_credits, show_time
 from drawdown.schema.errors import UsageError
-from drawdown.worker import flips, orgs, stops
+from drawdown.worker import assignments, flips, orgs, stops
 from drawdown.worker.runner import run
 from drawdown.worker.sample_values import is_clean_id
 from drawdown.worker.status import org_status
@@ -172,7 +172,7 @@ def assign(
 def _wishes(state: State, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
     if file is not None:
         return read_flips(file)
-    chosen = list(dict.fromkeys(names)) if names else state.read(orgs.unassigned)
+    chosen = list(dict.fromkeys(names)) if names else state.read(assignments.unassigned)
     return [flips.Wish(org, customer) for org in chosen]
 
 
@@ -252,8 +252,8 @@ def _cancel(state: State, names: list[str], said: orgs.Said, *, dry_run: bool) -
     if not names:
         raise UsageError("--cancel: name the organisations, or give --file")
 
-    def work(connection: sa.Connection) -> list[orgs.Assigned]:
-        return [orgs.cancel(connection, org, said) for org in names]
+    def work(connection: sa.Connection) -> list[assignments.Assigned]:
+        return [assignments.cancel(connection, org, said) for org in names]
 
     done = state.write(work, rollback=dry_run)
     lines = [f"{one.org_id}: not moved to {one.provider} at {show_time(one.start_ms)}" for one in done]

@@ -23,7 +23,7 @@ from drawdown.server.errors import ApiError
 from drawdown.server.models import OverrideOrder, ProviderOrder
 from drawdown.server.services import Hands, Services
 from drawdown.server.threads import Threads
-from drawdown.worker import flips, orgs, runner
+from drawdown.worker import assignments, flips, orgs, runner
 from drawdown.worker.context import Context
 from drawdown.worker.sample_values import is_clean_id
 
@@ -54,9 +54,9 @@ async def assign(services: Services, crew: Crew, org_id: str, order: ProviderOrd
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
-    def work(hands: Hands, context: Context) -> list[flips.Flip] | list[orgs.Assigned]:
+    def work(hands: Hands, context: Context) -> list[flips.Flip] | list[assignments.Assigned]:
         if order.cancel:
-            return [write(hands.world.engine, lambda c: orgs.cancel(c, org_id, said), rollback=order.dry_run)]
+            return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, said), rollback=order.dry_run)]
         terms = flips.Terms(order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked)
         return runner.run(flips.flip(context, [flips.Wish(org_id, order.customer)], terms, said), hands.world)
 

@@ -14,10 +14,11 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker import runner
+from drawdown.worker.assignments import assign
 from drawdown.worker.context import Context
 from drawdown.worker.effects import HaltRequest
 from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said, assign
+from drawdown.worker.orgs import Said
 from drawdown.worker.report import Report
 from drawdown.worker.tick import tick
 

@@ -18,9 +18,10 @@ from drawdown.providers.protocol import CustomerRead, CustomerState, NoCustomer,
 from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.actions import lock_buckets
+from drawdown.worker.assignments import assign_one, start_of
 from drawdown.worker.context import Context
 from drawdown.worker.effects import CheckCustomers, ReadCustomers, Steps, Transaction
-from drawdown.worker.orgs import Said, assign_one, start_of
+from drawdown.worker.orgs import Said
 
 CHUNK: Final = 200
 

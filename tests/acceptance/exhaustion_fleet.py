@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, PushRequest
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.worker.orgs import assign
+from drawdown.worker.assignments import assign
 from drawdown.worker.provider_rates import set_rate
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet

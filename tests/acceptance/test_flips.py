@@ -27,7 +27,7 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
-from drawdown.worker import corrections, orgs, runner
+from drawdown.worker import assignments, corrections, runner
 from drawdown.worker.effects import Steps, Transaction
 from drawdown.worker.flips import CHUNK, Flip, Terms, Wish, flip
 from drawdown.worker.verify import verify
@@ -152,7 +152,7 @@ class Story:
         def assign_all(connection: sa.Connection) -> None:
             for org, biller in chosen.items():
                 customer = customer_of(org, biller)
-                orgs.assign(connection, [org], biller, self.fleet.said, customer_id=customer, from_ms=T0)
+                assignments.assign(connection, [org], biller, self.fleet.said, customer_id=customer, from_ms=T0)
 
         write(self.fleet.engine, assign_all)
         for org, biller in chosen.items():
@@ -213,7 +213,7 @@ class Story:
     def cancel_some(self) -> None:
         coming = self.scheduled()
         for org in self.dice.sample(sorted(coming), len(coming) // 4):
-            write(self.fleet.engine, lambda c, org=org: orgs.cancel(c, org, self.fleet.said))  # type: ignore[misc]
+            write(self.fleet.engine, lambda c, org=org: assignments.cancel(c, org, self.fleet.said))  # type: ignore[misc]
             del self.oracle.billers[org][coming[org]]
             self.count["cancelled"] += 1
 
@@ -380,9 +380,9 @@ def test_a_second_flip_has_to_wait_for_the_first_or_take_it_back(billers: Biller
     later = billers.fleet.clock.at_ms + 4 * WINDOW_MS
     billers.flip([Wish("acme")], "autumn", from_ms=later)
     refused(billers, "acme has a later assignment already", [Wish("acme", "cus_acme")], "stripe")
-    write(billers.fleet.engine, lambda c: orgs.cancel(c, "acme", billers.fleet.said))
+    write(billers.fleet.engine, lambda c: assignments.cancel(c, "acme", billers.fleet.said))
     with pytest.raises(Refused, match="no assignment that begins later"):
-        write(billers.fleet.engine, lambda c: orgs.cancel(c, "acme", billers.fleet.said))
+        write(billers.fleet.engine, lambda c: assignments.cancel(c, "acme", billers.fleet.said))
     assert billers.flip([Wish("acme", "cus_acme")], "stripe")[0].start_ms is not None
 
 

@@ -21,8 +21,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
+from drawdown.worker.assignments import assign
 from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said, assign
+from drawdown.worker.orgs import Said
 from tests.acceptance import gentd26
 from tests.acceptance.commands import must
 from tests.acceptance.drain import Process, SharedClock, Siege, insert_samples

@@ -22,7 +22,7 @@ from drawdown.providers.protocol import HOUR_MS, Provider, Setup
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections
-from drawdown.worker.orgs import assign
+from drawdown.worker.assignments import assign
 from drawdown.worker.report import Report
 from drawdown.worker.verify import verify
 from tests.emulators.autumn import AutumnEmulator

@@ -11,7 +11,7 @@ from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.schema.database import write
 from drawdown.schema.errors import ClockDoubted, Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import credit, orgs, stops, tick
+from drawdown.worker import assignments, credit, orgs, stops, tick
 from drawdown.worker.shard import NewOrgs, Shard
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -128,7 +128,7 @@ def test_an_assignment_cannot_rewrite_sealed_windows_or_take_a_customer(fleet: F
     with pytest.raises(Refused, match="belongs to"):
         write(
             fleet.engine,
-            lambda c: orgs.assign(c, ["globex"], "fake", fleet.said, customer_id="acme", from_ms=None),
+            lambda c: assignments.assign(c, ["globex"], "fake", fleet.said, customer_id="acme", from_ms=None),
         )
     with pytest.raises(UsageError, match="boundary"):
         fleet.assign("globex", from_ms=T0 + 1)
@@ -245,7 +245,10 @@ def test_a_customer_that_is_given_up_later_is_still_taken_until_then(fleet: Flee
     later = T0 + 10 * WINDOW_MS
 
     def take(org: str, customer: str, start: int) -> None:
-        write(fleet.engine, lambda c: orgs.assign(c, [org], "fake", fleet.said, customer_id=customer, from_ms=start))
+        write(
+            fleet.engine,
+            lambda c: assignments.assign(c, [org], "fake", fleet.said, customer_id=customer, from_ms=start),
+        )
 
     take("acme", "another", later)
     with pytest.raises(Refused, match="belongs to"):

@@ -356,7 +356,7 @@ def test_before_its_cut_over_usage_is_sealed_in_shadow_and_never_sent(engine: sa
 def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(own_customer_ids=True))
     fleet = Fleet(engine, extra={"fake": provider})
-    from drawdown.worker.orgs import assign
+    from drawdown.worker.assignments import assign
 
     write(engine, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id=""))
     fleet.sample("acme", T0 + 1)

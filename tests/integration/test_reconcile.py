@@ -24,7 +24,7 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker import corrections, runner
-from drawdown.worker.orgs import assign
+from drawdown.worker.assignments import assign
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.verify import verify
 from tests.acceptance.commands import drawdown, one_clear_line

@@ -11,7 +11,7 @@ from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker import orgs
+from drawdown.worker import assignments, orgs
 from drawdown.worker.decide import UNREAD_STOP_MS
 from drawdown.worker.provider_rates import set_rate, set_when_down
 from drawdown.worker.verify import verify
@@ -75,7 +75,7 @@ def test_the_word_of_a_biller_that_bills_no_more_is_no_verdict(
     """Asked before a flip, it answers after it."""
 
     async def slowly(names: Any) -> Any:
-        write(fleet.engine, lambda c: orgs.assign(c, ["acme"], "none", fleet.said))
+        write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "none", fleet.said))
         fleet.clock.at_ms = T0 + WINDOW_MS
         return {name: CustomerState(-1, None, 3) for name in names}
 

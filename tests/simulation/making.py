@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.server.services import ServerSettings
+from drawdown.worker.assignments import assign
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import safe_retention_ms
 from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import assign
 from drawdown.worker.provider_rates import POLICIES, set_rate, set_when_down
 from drawdown.worker.shard import NewOrgs, Shard
 from tests.simulation.actions import CELLS, ORGS, STRANGERS

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.assignments import assign, cancel
 from drawdown.worker.corrections import retry, void, withdraw
 from drawdown.worker.features import map_size
-from drawdown.worker.orgs import Said, assign, cancel, halt, override
+from drawdown.worker.orgs import Said, halt, override
 from drawdown.worker.replay_plan import Plan, Scope, plan
 from drawdown.worker.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from drawdown.schema.units import WINDOW_MS, horizon
+from drawdown.worker.assignments import assign
 from drawdown.worker.context import Context
 from drawdown.worker.effects import Effect, Push, Steps
 from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import assign
 from drawdown.worker.push import push
 from drawdown.worker.seal import seal
 from drawdown.worker.seal_statements import SealRequest

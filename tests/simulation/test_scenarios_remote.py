@@ -13,12 +13,13 @@ from drawdown.providers.http import Call
 from drawdown.providers.protocol import Absent
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
+from drawdown.worker.assignments import assign, cancel
 from drawdown.worker.confirm import confirm
 from drawdown.worker.context import Context
 from drawdown.worker.corrections import resolve_accepted, withdraw
 from drawdown.worker.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
 from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said, assign, cancel
+from drawdown.worker.orgs import Said
 from drawdown.worker.push import push
 from drawdown.worker.reconcile import Scope, reconcile
 from drawdown.worker.seal import seal

@@ -8,10 +8,10 @@ import pytest
 
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.services import ServerSettings
+from drawdown.worker.assignments import assign
 from drawdown.worker.context import Context
 from drawdown.worker.effects import Transaction
 from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import assign
 from drawdown.worker.tick import tick
 from tests.simulation.faults import Faults
 from tests.simulation.gate import Question, ask
