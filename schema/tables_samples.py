@@ -1,0 +1,60 @@
+"""What was used: samples as hosts wrote them, and what became of those that were wrong."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.columns import Big, Exact, Id, Serial, id_column, metadata, ms_column, said_columns
+
+usage_samples = sa.Table(
+    "usage_samples",
+    metadata,
+    # SQLite: INTEGER PRIMARY KEY AUTOINCREMENT, a plain rowid would be used again after a delete (S2).
+    # PostgreSQL: the inserting transaction's id; the primary key there is `id`. The migration says both.
+    sa.Column("arrival", Big, nullable=False),
+    sa.Column("id", Id, primary_key=True),
+    id_column("org_id", null=True),
+    id_column("sandbox_id", null=True),
+    id_column("cell_id", null=True),
+    sa.Column("memory_mb", Big, nullable=True),
+    sa.Column("cpu_count", sa.Numeric, nullable=True),
+    sa.Column("interval_s", Exact, nullable=True),
+    sa.Column("ts", Big, nullable=True),
+    sa.Column("ingested_at", Big, nullable=True),
+    sa.Column("problem", sa.Text, nullable=True),
+    comment="Usage as observed. Any program may insert; rows never change (S7). `problem` is the quarantine's reason.",
+)
+
+withdrawals = sa.Table(
+    "withdrawals",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("org_id"),
+    ms_column("ts"),
+    sa.Column("memory_mb", Big, nullable=False),
+    sa.Column("interval_s", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.Index("withdrawals_by_org_ts", "org_id", "ts"),
+    sa.Index("withdrawals_by_ts", "ts"),
+    comment="Samples declared wrong; each takes its whole sample out of what is owed.",
+)
+
+sample_conflicts = sa.Table(
+    "sample_conflicts",
+    metadata,
+    sa.Column("conflict_id", Serial, primary_key=True),
+    id_column("sample_id"),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+    ms_column("seen_ms"),
+    sa.UniqueConstraint("sample_id", "content", name="sample_conflicts_once"),
+    comment="The same sample id seen again with other content (S7): kept here, billed never.",
+)
+
+late_quarantine = sa.Table(
+    "late_quarantine",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("org_id"),
+    ms_column("found_ms"),
+    comment="Samples that arrived below their organisation's floor (S4): too late for good.",
+)
