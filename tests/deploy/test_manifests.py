@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,7 @@ def stub(tmp_path: Path) -> Path:
     """A `drawdown` that ends as its environment says, and says what it was told."""
     found = tmp_path / "drawdown"
     found.write_text(
-        '#!/bin/sh\necho "$@"\ntrap "exit 75" TERM\n[ -n "$LONG" ] && { sleep 60 & wait; }\nexit "$STATUS"\n'
+        '#!/bin/sh\ntrap "exit 75" TERM\necho "$@"\n[ -n "$LONG" ] && { sleep 60 & wait; }\nexit "$STATUS"\n'
     )
     found.chmod(0o755)
     return tmp_path
@@ -160,7 +159,6 @@ def test_the_wrapper_passes_a_signal_on_and_waits(stub: Path) -> None:
     env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": "1", "LONG": "1"}
     running = subprocess.Popen([WRAPPER], env=env, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None and running.stdout.readline().strip() == "tick"
-    time.sleep(0.2)  # the stub sets its trap after its line
     running.send_signal(signal.SIGTERM)
     assert running.wait(30) == 0, "the tick ended with 75 upon the signal"
     running.stdout.close()
