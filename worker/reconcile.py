@@ -19,6 +19,7 @@ from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.units import DAY_MS
 from drawdown.worker import reconcile_sql as sql
 from drawdown.worker.context import Context
+from drawdown.worker.decide import visible_by
 from drawdown.worker.effects import Steps, Transaction
 from drawdown.worker.incarnation import present
 from drawdown.worker.orgs import Said
@@ -74,14 +75,14 @@ def _bills(connection: sa.Connection, *, provider: str) -> bool:
 
 
 def _provider(context: Context, provider: str, scope: Scope, said: Said, done: Reconciled) -> Steps[None]:
-    lag = context.capabilities[provider].totals_lag_ms or 0
     now = context.clock.now_ms()
+    settled_by = visible_by(now, context.capabilities[provider])
     ours: list[_Ours] = yield Transaction(
         "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now), rollback=True
     )
     done.other_terms += sum(one.other_terms for one in ours)
     same = [one for one in ours if not one.other_terms]
-    ready = [one for one in same if not one.row.unsettled and one.row.settled_ms <= now - lag]
+    ready = [one for one in same if not one.row.unsettled and one.row.settled_ms <= settled_by]
     done.waiting += len(same) - len(ready)
     spans = sorted({one.span for one in ready})
     untold: set[tuple[str, str]] = set()
@@ -141,7 +142,7 @@ def _compare(
 ) -> Steps[set[tuple[str, str]]]:
     """Returns the customers' features of which events have not told all."""
     lines, untold = [], set[tuple[str, str]]()
-    settled_by = context.clock.now_ms() - (context.capabilities[provider].totals_lag_ms or 0)
+    settled_by = visible_by(context.clock.now_ms(), context.capabilities[provider])
     for one in ours:
         read = theirs[one.span]
         if isinstance(read, ReadFailed):

@@ -19,6 +19,7 @@ from drawdown.worker import reconcile_sql as sql
 from drawdown.worker.actions import lock_buckets
 from drawdown.worker.adopt import adopt_excess
 from drawdown.worker.context import Context
+from drawdown.worker.decide import visible_by
 from drawdown.worker.effects import ReadDrawn, Steps, Transaction
 from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.orgs import Said
@@ -50,7 +51,7 @@ def compare_drawn(
                         customer=customer,
                         feature=feature,
                         drawn=balances[feature],
-                        settled_by=said.now_ms - (context.capabilities[provider].totals_lag_ms or 0),
+                        settled_by=visible_by(said.now_ms, context.capabilities[provider]),
                         correct=scope.correct,
                         said=said,
                         known=context.witness,

@@ -47,6 +47,10 @@ def tick(context: Context) -> Steps[Report]:
     """
     witness: Witness | None = yield Recall()
     report: Report = yield Transaction("begin_tick", partial(_begin, context=context, witness=witness))
+    now_known: Witness | None = yield Recall()
+    if now_known != witness and report.doubted is None:
+        # This process may have lain still since it recalled, and the database have been restored meanwhile.
+        report.doubted = yield Transaction("recognise", partial(_recognise, context=context, witness=now_known))
     log.info("tick_started", tick=report.tick_id, worker=context.worker, horizon_ms=report.horizon_ms)
     if report.doubted is None:
         assert context.witness is not None
@@ -152,6 +156,10 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         doubted=known.doubted,
         problems=_unusable(connection, context),
     )
+
+
+def _recognise(connection: sa.Connection, *, context: Context, witness: Witness | None) -> str | None:
+    return recognise(connection, witness, context.clock.now_ms()).doubted
 
 
 def _unusable(connection: sa.Connection, context: Context) -> list[str]:

@@ -149,11 +149,12 @@ FROM attempts t LEFT JOIN pushes p ON {same("p", "t")} LEFT JOIN orgs o ON o.org
 WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
 """
 
-# The first attempt's time is compared alone: later ones may follow a clock that was set back.
+# The first attempt's time is compared alone: later ones may follow a clock that was set back. Two hosts' clocks may be
+# apart by a little: a minute is no breach.
 # What was queued, not answered, or whose sender died is accepted by a lookup only, and none of its attempts shows it.
 ATTEMPTS: Final = f"""
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
-        WHEN t.first_ms < p.sealed_at_ms THEN 'early' ELSE 'unproven' END AS what,
+        WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
     {_PUSH}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
 FROM pushes p LEFT JOIN (
     SELECT window_ms, org_id, feature, revision, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest,
@@ -162,7 +163,7 @@ FROM pushes p LEFT JOIN (
     FROM attempts GROUP BY window_ms, org_id, feature, revision
 ) t ON {same("t", "p")}
 WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries
-    OR ((t.first_ms < p.sealed_at_ms OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0 AND p.lookups = 0)
+    OR ((t.first_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0 AND p.lookups = 0)
         OR (p.state IN ('rejected', 'in_doubt') AND t.tries IS NULL AND p.last_error NOT LIKE 'not sent:%'))
         AND NOT {_PERSON} AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE {same("x", "p")}))
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections, runner, seal
-from drawdown.worker.effects import ReadTotals, Transaction
-from drawdown.worker.incarnation import HistoryDoubted, Witness, recognise
+from drawdown.worker.effects import ReadTotals, Recall, Together, Transaction
+from drawdown.worker.incarnation import HistoryDoubted, Witness, present, recognise
 from drawdown.worker.reconcile import Scope, reconcile
 from drawdown.worker.recover import Recovered, recover
 from drawdown.worker.seal_statements import SealRequest
@@ -243,7 +244,7 @@ def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Eng
 
 def test_a_reconcile_that_lives_through_a_restore_corrects_nothing(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60}, **ASKED)
-    pass_by(fleet, 1, 3, 5)
+    pass_by(fleet, 1, 3, 16)
     provider.over["acme", "compute_1gb", T0] = 7
     steps = reconcile(fleet.context(), Scope(correct=True), fleet.said)
     asked = next(steps)
@@ -297,3 +298,25 @@ def test_what_was_known_last_is_told_by_the_order_of_ticks_and_not_by_clocks(eng
     write(engine, lambda c: recognise(c, more, before + 10 * MINUTE_MS))
     fleet.tick(before + 9 * MINUTE_MS)
     assert recovered(fleet).from_ms == before
+
+
+def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(engine: sa.Engine) -> None:
+    """What another worker of this host wrote down meanwhile says so, once the tick has begun."""
+    fleet, _ = restored(engine, {}, **ASKED)
+    fleet.clock.at_ms += 2 * WINDOW_MS
+    found = read(engine, present)
+    remembered = iter([found, replace(found, sends=found.sends + 1)])
+    steps, done, answer = tick(fleet.context()), list[str](), None
+    try:
+        asked = next(steps)
+        while not isinstance(asked, Together):
+            if isinstance(asked, Transaction):
+                done.append(asked.name)
+                answer = write(engine, asked.work, rollback=asked.rollback)
+            else:
+                answer = next(remembered) if isinstance(asked, Recall) else None
+            asked = steps.send(answer)
+    finally:
+        steps.close()
+    assert done == ["begin_tick", "recognise"]
+    assert "sends" in str(fleet.one("SELECT doubted_reason FROM incarnation"))

@@ -25,6 +25,7 @@ from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker import corrections, runner
 from drawdown.worker.assignments import assign
+from drawdown.worker.decide import CLOCKS_APART_MS
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.verify import verify
 from tests.acceptance.commands import drawdown, one_clear_line
@@ -36,6 +37,8 @@ from tests.world import T0, Fleet
 FEATURE = "compute_1gb"
 KEY = f"usage:acme:{T0}:{FEATURE}"
 LAG = MINUTE_MS
+SHOWN = LAG + CLOCKS_APART_MS
+"""After so long, whatever was settled is to be seen."""
 TOTALS: dict[str, object] = {"lookup_lag_ms": LAG, "totals_lag_ms": LAG, "applied_within_ms": LAG}
 
 
@@ -48,7 +51,7 @@ def billed(engine: sa.Engine, *more: int, provider: FakeProvider | None = None, 
     for number, seconds in enumerate((60, *more)):
         fleet.sample("acme", T0 + number * WINDOW_MS + 1, seconds)
     fleet.tick(T0 + (len(more) + 3) * WINDOW_MS)
-    fleet.clock.at_ms += LAG
+    fleet.clock.at_ms += SHOWN
     return fleet, made
 
 
@@ -77,7 +80,7 @@ def everything(fleet: Fleet) -> list[Any]:
 def settle(fleet: Fleet) -> None:
     """A tick, and the provider's lag goes by."""
     fleet.tick_windows(1)
-    fleet.clock.at_ms += LAG
+    fleet.clock.at_ms += SHOWN
 
 
 def clean(fleet: Fleet) -> None:
@@ -165,7 +168,7 @@ def on_record_as_nothing(engine: sa.Engine, *, back: bool) -> tuple[Fleet, FakeP
     fleet.tick_windows(2)
     del provider.answers[key]
     fleet.tick_windows(1)
-    fleet.clock.at_ms += LAG
+    fleet.clock.at_ms += SHOWN
     provider.charged[key] = replace(provider.charged[key], quantity=0)
     return fleet, provider, key
 
@@ -188,7 +191,7 @@ def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) ->
     fleet, _ = billed(engine, provider=provider)
     said = "invoice item ii_1"
     write(engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, said))
-    fleet.clock.at_ms += LAG
+    fleet.clock.at_ms += SHOWN
     provider.over["acme", FEATURE, T0 + 1] = 100
     before = everything(fleet)
     found = compare(fleet, correct=True)
@@ -290,7 +293,7 @@ def sent_twice(engine: sa.Engine) -> Any:
     provider.answers.clear()
     fleet.tick_windows(1)
     assert fleet.one("SELECT attempts FROM pushes WHERE key = :key", key=KEY) == 2
-    fleet.clock.at_ms += LAG
+    fleet.clock.at_ms += SHOWN
     return fleet, provider
 
 
@@ -376,7 +379,7 @@ def test_attempts_that_never_arrived_draw_on_nothing(engine: sa.Engine) -> None:
     provider.answers.clear()
     fleet.tick_windows(1)
     assert fleet.one("SELECT attempts FROM pushes WHERE key = :key", key=KEY) == 2
-    fleet.clock.at_ms += LAG
+    fleet.clock.at_ms += SHOWN
     drawn(provider, 120)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
@@ -513,7 +516,7 @@ def test_only_what_is_asked_for_is_compared(engine: sa.Engine) -> None:
         for day in range(3):
             fleet.sample(org, T0 + day * DAY_MS + 1)
     fleet.tick(T0 + 3 * DAY_MS)
-    fleet.clock.at_ms += LAG
+    fleet.clock.at_ms += SHOWN
     assert compare(fleet).compared == 6
     assert compare(fleet, org_id="bolt").compared == 3
     assert compare(fleet, from_ms=T0 + DAY_MS, to_ms=T0 + 2 * DAY_MS).compared == 2
@@ -543,7 +546,7 @@ def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.E
         for day in range(20):
             fleet.sample(org, T0 + day * DAY_MS + 1)
     fleet.tick(T0 + 20 * DAY_MS)
-    fleet.clock.at_ms += LAG
+    fleet.clock.at_ms += SHOWN
     gone = [key for number, key in enumerate(sorted(provider.charged)) if number % 7 == 0]
     for key in gone:
         del provider.charged[key]
@@ -593,7 +596,7 @@ def test_the_command_compares_corrects_and_says_so(tmp_path: Path) -> None:
         waits = run("reconcile")
         assert (waits.status, waits.json["reconcile"]["waiting"]) == (0, 1), "Autumn's lists lag"
 
-        clock.at_ms += 2 * WINDOW_MS
+        clock.at_ms += 4 * WINDOW_MS
         differs = run("reconcile", "--from", "2026-01-01", "--to", "2026-01-02")
         assert differs.status == differs.json["reconcile"]["exit_status"] == 1
         (line,) = differs.json["reconcile"]["differing"]
@@ -607,7 +610,7 @@ def test_the_command_compares_corrects_and_says_so(tmp_path: Path) -> None:
         assert (corrected.status, corrected.json["reconcile"]["differing"][0]["corrected"]) == (75, 60)
         clock.at_ms += WINDOW_MS
         assert run("tick").json["tick"]["accepted"] == 1
-        clock.at_ms += 2 * WINDOW_MS
+        clock.at_ms += 4 * WINDOW_MS
         for _ in range(2):
             again = run("reconcile", "--correct")
             assert (again.status, again.json["reconcile"]["compared"]) == (0, 1)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.decide import CLOCKS_APART_MS
 from drawdown.worker.provider_states import resume
 from drawdown.worker.reconcile import Reconciled
 from drawdown.worker.report import Report
@@ -33,7 +34,7 @@ HEALED_WITHIN: Final = COMPARISONS * (HEALING_TICKS + MORE_TICKS)
 """Ticks of each worker, at most. A seed needs some ten; one that loses the same push again and again needs more."""
 STEP_MS: Final = 16 * MINUTE_MS
 LONG_STEP_MS: Final = 5 * 60 * MINUTE_MS
-LAG_MS: Final = 61 * MINUTE_MS
+LAG_MS: Final = 61 * MINUTE_MS + CLOCKS_APART_MS
 
 
 PAID: Final = 10**12

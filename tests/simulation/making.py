@@ -10,11 +10,11 @@ import random
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS
 from drawdown.server.services import ServerSettings
 from drawdown.worker.assignments import assign
 from drawdown.worker.context import LEASE_MS, Context
-from drawdown.worker.decide import safe_retention_ms
+from drawdown.worker.decide import CLOCKS_APART_MS, safe_retention_ms
 from drawdown.worker.features import install_defaults
 from drawdown.worker.provider_rates import POLICIES, set_rate, set_when_down
 from drawdown.worker.shard import NewOrgs, Shard
@@ -118,7 +118,7 @@ def _set_limits(world: World) -> None:
         world.wire.applied_within_ms[name] = remote.provider.capabilities.applied_within_ms
         kept = safe_retention_ms(remote.provider.capabilities)
         assert kept is not None
-        world.skew_ms = min(world.skew_ms, 20 * MINUTE_MS, (remote.retention_ms - kept) // 6)
+        world.skew_ms = min(world.skew_ms, CLOCKS_APART_MS // 2, (remote.retention_ms - kept) // 6)
         world.wire.may_send_ms[name] = kept + LEASE_MS
     for name in world.remote:
         world.wire.may_send_ms[name] += 2 * world.skew_ms
