@@ -266,7 +266,7 @@ def shows(world: World, witness: Witness | None) -> bool:
     tick = world.rows("SELECT worker FROM ticks WHERE tick_id = :tick", tick=witness.tick_id)
     if witness.number != number:
         return bool(witness.number > number)
-    return bool(witness.sends > sends) or tick != [(witness.tick_worker,)]
+    return bool(witness.sends > sends) or (witness.tick_id > 0 and tick != [(witness.tick_worker,)])
 
 
 def still(world: World, effect: Transaction, answer: Any) -> None:
