@@ -21,14 +21,14 @@ from drawdown.providers.protocol import (
 )
 from drawdown.worker import (
     adopt,
+    assignments,
     confirm,
     decide,
     notices,
-    orgs,
     push,
     push_sql,
-    reconcile,
     reconcile_drawn,
+    reconcile_over,
     reconcile_sql,
     seal_statements,
 )
@@ -195,7 +195,7 @@ def _adopts_twice(patches: Patches) -> None:
         right(connection, row, *rest, **more)
         right(connection, row, *rest, **more)
 
-    patches.put(reconcile, "adopt_excess", wrong)
+    patches.put(reconcile_over, "adopt_excess", wrong)
     patches.put(reconcile_drawn, "adopt_excess", wrong)
 
 
@@ -225,7 +225,7 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "customer of the new biller for old windows": lambda p: p.text(
         sql, "SEAL", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
     ),
-    "customer filled in, usage left pending": lambda p: p.put(orgs, "_mend", lambda *rest: (0, 0)),
+    "customer filled in, usage left pending": lambda p: p.put(assignments, "_mend", lambda *rest: (0, 0)),
     "reconcile voids what merely lags": _no_lag,
     "reconcile adopts twice": _adopts_twice,
     "reconcile counts what a balance showed as an event": lambda p: p.text(

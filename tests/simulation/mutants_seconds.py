@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.server import gate, webhooks
-from drawdown.worker import dispatch, project, projection, watch
+from drawdown.worker import dispatch, projection, watch
 from tests.simulation.mutants_remote import Patches
 from tests.simulation.providers import AUTUMN, MEMORY, STRIPE
 
@@ -71,7 +71,7 @@ def _unread_is_zero(patches: Patches) -> None:
     def wrong(state: Any) -> Any:
         return CustomerState(0, None, None) if isinstance(state, ReadFailed) else right(state)
 
-    patches.put(project, "sound", wrong)
+    patches.put(projection, "sound", wrong)
 
 
 SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
