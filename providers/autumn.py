@@ -113,7 +113,10 @@ class AutumnProvider:
     async def _customer(self, customer_id: str) -> Customer:
         if not autumn_settings.ID.fullmatch(customer_id):
             raise Unreadable(f"Autumn takes no customer id like {customer_id!r}", "customer_not_found")
-        return autumn_customers.read_customer(await self._ask("customers.get", {"customer_id": customer_id}))
+        told = await self._ask("customers.get", {"customer_id": customer_id})
+        if told.get("id", customer_id) != customer_id:
+            raise Unreadable("Autumn's answer is about another customer")
+        return autumn_customers.read_customer(told)
 
     async def _learn_features(self, customer: Customer) -> None:
         """A balance does not say whether it is used up or only held (seats): the list of features does, asked once."""

@@ -74,9 +74,16 @@ def _balance(feature: str, found: object) -> Balance:
         remaining=_figure(found, feature, "remaining", "current_balance"),
         granted=_figure(found, feature, "granted", "granted_balance"),
         usage=_figure(found, feature, "usage"),
-        free=found.get("unlimited") is True or found.get("overage_allowed") is True,
+        free=_said(found, feature, "unlimited") or _said(found, feature, "overage_allowed"),
         since=_since(found),
     )
+
+
+def _said(found: Mapping[str, object], feature: str, name: str) -> bool:
+    value = found.get(name, False)
+    if not isinstance(value, bool | None):
+        raise Unreadable(f"Autumn's balance of {feature} says neither yes nor no under {name}")
+    return value is True
 
 
 def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:

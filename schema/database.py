@@ -106,12 +106,36 @@ def _sqlite(url: sa.URL) -> sa.Engine:
                 if "readonly" not in str(error) and "locked" not in str(error):
                     raise
 
+    if not memory:
+        _follow_the_file(engine, Path(str(url.database)))
+
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         reading = connection.get_execution_options().get("reading", False)
         connection.exec_driver_sql("BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _follow_the_file(engine: sa.Engine, file: Path) -> None:
+    """A connection stays with its file when another one takes the name (a backup that is put in its place): such a
+    connection is given up, so that a process which goes on for days sees what everybody else does."""
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            found = file.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    @sa.event.listens_for(engine, "connect")
+    def _note(_connection: object, record: Any) -> None:
+        record.info["file"] = identity()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _compare(_connection: object, record: Any, _proxy: object) -> None:
+        if record.info["file"] != identity():
+            raise sa.exc.DisconnectionError("another file has its name now")
 
 
 def _lenient(raw: bytes) -> str:

@@ -23,7 +23,7 @@ from drawdown.server.crew import Crew
 from drawdown.server.errors import ApiError
 from drawdown.server.services import Services
 from drawdown.server.threads import Threads
-from drawdown.worker.notices import CUSTOMER, apply_notices
+from drawdown.worker.notices import apply_notices, orgs_of
 
 log = structlog.get_logger()
 
@@ -130,6 +130,5 @@ def _apply(connection: sa.Connection, event: Event, notices: Sequence[Notice], n
     orgs: list[str] = []
     for notice in notices:
         if isinstance(notice, CustomerChanged):
-            values = {"provider": event.provider, "customer": notice.customer_id, "now": now_ms}
-            orgs += connection.execute(sa.text(CUSTOMER), values).scalars()
+            orgs += orgs_of(connection, event.provider, notice.customer_id, now_ms)
     return orgs

@@ -30,6 +30,8 @@ MOST_BACKOFF_MS: Final = MINUTE_MS
 """A cell that is back is told within a minute; while it is gone, its circuit spares it the rest."""
 BATCH: Final = 50
 """Claimed at once for one cell that answers; even if each takes the whole of its time-out, the lease lasts longer."""
+EMPTY_FOR_MS: Final = 10 * MINUTE_MS
+"""After a halt: whoever still has nothing there has nothing to stop."""
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
 """After so long, what is left of a slow cell waits for the next dispatch."""
 
@@ -57,9 +59,14 @@ _IN_FORCE = """EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.
     AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi
     AND (:provider = '' OR o.billing_provider = :provider))"""
 
+# A cell that could not be told, and has had nothing to stop for a while, is not told any more. What appears there makes
+# a halt due anew (by trigger).
 OBSOLETE = """
-DELETE FROM halts WHERE due_at_ms IS NOT NULL AND NOT EXISTS (
+DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
     SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at)
+    OR (acked_at_ms IS NULL AND halted_at <= :empty_since AND NOT EXISTS (
+        SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
+            AND s.state <> 'stopped')))
 """
 
 HEEDED = f"""
@@ -190,7 +197,7 @@ def _send(batch: Sequence[ClaimedHalt]) -> Steps[list[str | None]]:
 def _due(connection: sa.Connection, *, now: int, run: _Run, taken: Sequence[str]) -> list[str]:
     """The cells, but for `taken`, that have halts due."""
     values = run.values(now)
-    connection.execute(sa.text(OBSOLETE))
+    connection.execute(sa.text(OBSOLETE), {"empty_since": now - EMPTY_FOR_MS})
     connection.execute(sa.text(HEEDED), values)
     for row in connection.execute(sa.text(STILL_RUNNING), {**values, "told": now - STILL_RUNNING_MS}).all():
         if row.unheeded >= ESCALATE_AFTER:

@@ -37,14 +37,25 @@ def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[No
 def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int) -> str:
     match notice:
         case CustomerChanged(customer_id):
-            values = {"provider": provider, "customer": customer_id, "now": now_ms}
-            orgs = list(connection.execute(sa.text(CUSTOMER), values).scalars())
+            orgs = orgs_of(connection, provider, customer_id, now_ms)
             mark_for_projection(connection, orgs, now_ms)
             return (
                 f"{customer_id}: {'asked again by the next tick' if orgs else 'nobody here is billed as this customer'}"
             )
-        case PushRefused(key, reason):
-            return _refused(connection, provider, key, reason, now_ms)
+        case PushRefused(key, reason) if _is_storable(key):
+            return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
+    return "it names no push that could be here"
+
+
+def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:
+    """Who is billed as this customer now."""
+    values = {"provider": provider, "customer": customer_id, "now": now_ms}
+    return list(connection.execute(sa.text(CUSTOMER), values).scalars()) if _is_storable(customer_id) else []
+
+
+def _is_storable(text: str) -> bool:
+    """Not so with NUL, or half of a surrogate pair: PostgreSQL does not even compare such text."""
+    return "\x00" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int) -> str:

@@ -33,7 +33,7 @@ SELECT reason, SUM(seconds) AS seconds, COUNT(DISTINCT org_id) AS orgs, MIN(wind
 GROUP BY reason ORDER BY reason
 """
 HALTS = """
-SELECT COUNT(*) AS due, MIN(due_at_ms) AS since_ms, MAX(last_error) AS error FROM halts WHERE due_at_ms IS NOT NULL
+SELECT COUNT(*) AS due, MIN(halted_at) AS since_ms, MAX(last_error) AS error FROM halts WHERE due_at_ms IS NOT NULL
 """
 DIFFERING = """
 SELECT provider, verdict, COUNT(*) AS days, MIN(day_ms) AS since_ms, MAX(at_ms) AS compared_ms FROM reconciliations

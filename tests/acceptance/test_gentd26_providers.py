@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.assignments import assign
+from drawdown.worker.decide import CLOCKS_APART_MS
 from drawdown.worker.features import install_defaults
 from drawdown.worker.orgs import Said
 from tests.acceptance import gentd26
@@ -128,7 +129,7 @@ class Drain:
         """Settle and reconcile, night after night."""
         for _ in range(NIGHTS):
             self.settle()
-            self.clock.jump(HOUR_MS)
+            self.clock.jump(HOUR_MS + CLOCKS_APART_MS)
             self.reconcile()
             if self.clear:
                 return

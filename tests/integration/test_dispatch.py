@@ -14,12 +14,13 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker import dispatch as dispatching
 from drawdown.worker import runner
 from drawdown.worker.context import LEASE_MS, Context
-from drawdown.worker.dispatch import Dispatched, dispatch
+from drawdown.worker.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
 from drawdown.worker.effects import ANSWERED, HaltRequest
 from drawdown.worker.orgs import Said
 from drawdown.worker.orgs import halt as halt_org
 from drawdown.worker.status import status
 from drawdown.worker.unheeded import ESCALATE_AFTER
+from drawdown.worker.verify import verify
 from tests.world import T0, Fleet
 
 
@@ -246,3 +247,17 @@ def test_only_one_shard_reports_it(fleet: Fleet) -> None:
     others = Shard(bucket + 1, 255) if bucket < 255 else Shard(0, bucket - 1)
     assert read(fleet.engine, lambda c: unheeded(c, others)) == []
     assert fleet.clock.at_ms > T0
+
+
+def test_a_cell_that_is_gone_with_all_it_had_is_not_told_for_ever(fleet: Fleet) -> None:
+    populate(fleet, 3, "gone", "well")
+    cells_of(fleet).answer["gone"] = "no connection"
+    run(fleet)
+    fleet.write("UPDATE sandboxes SET state = 'stopped' WHERE cell_id = 'gone' AND org_id <> 'org-002'")
+    assert due(fleet, "gone") == 3
+    fleet.clock.at_ms += EMPTY_FOR_MS
+    run(fleet)
+    assert due(fleet, "gone") == 1, "one still has a sandbox there"
+    fleet.write("UPDATE sandboxes SET state = 'hibernated' WHERE cell_id = 'gone' AND org_id = 'org-001'")
+    assert due(fleet, "gone") == 2, "what appears there is to be stopped"
+    assert read(fleet.engine, verify).breaches == []

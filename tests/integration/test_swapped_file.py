@@ -1,0 +1,44 @@
+"""A SQLite file whose name another file takes, under a process that goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerChanged, PushRefused
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.migrate import upgrade
+from drawdown.worker.notices import apply_notices
+from tests.world import T0, Fleet
+
+
+def test_a_process_that_goes_on_sees_the_backup_that_was_put_in_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "drawdown.db"
+    engine = connect(f"sqlite:///{file}")
+    upgrade(engine)
+    fleet = Fleet(engine)
+    backup = tmp_path / "backup.db"
+    engine.dispose()
+    shutil.copy(file, backup)
+    fleet.assign("acme")
+    assert fleet.rows("SELECT org_id FROM orgs") == [("acme",)]
+    backup.replace(file)
+    for left in tmp_path.glob("drawdown.db-*"):
+        left.unlink()
+    assert fleet.rows("SELECT org_id FROM orgs") == [], "the backup knows of nobody"
+    fleet.assign("globex")
+    again = connect(f"sqlite:///{file}")
+    assert read(again, lambda c: c.execute(sa.text("SELECT org_id FROM orgs")).scalar_one()) == "globex"
+
+
+def test_a_notice_in_text_that_no_database_can_hold_is_no_error(engine: sa.Engine) -> None:
+    Fleet(engine)
+    notices: list[CustomerChanged | PushRefused] = [
+        CustomerChanged("a\x00b"),
+        CustomerChanged("\ud800"),
+        PushRefused("usage:\x00", "no\x00"),
+    ]
+    said = write(engine, lambda c: apply_notices(c, "stripe", notices, T0))
+    assert len(said) == 3 and all("here" in line for line in said)
