@@ -45,6 +45,7 @@ def at(text: str) -> int:
 
 
 def compared(fleet: Fleet, from_ms: int, to_ms: int) -> Reconciled:
+    fleet.clock.at_ms += CLOCKS_APART_MS
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
     scope = Scope(
         from_ms=from_ms, to_ms=to_ms, org_id="", provider="", threshold=0, shadow_threshold=0, correct=False,
@@ -72,7 +73,6 @@ def test_a_change_of_the_calendar_bills_each_second_once(engine: sa.Engine, name
     assert {window: quantity for _, window, _, _, quantity, _ in fleet.pushes()} == used
     assert len(fake.charged) == len(used)
     assert {push.ts - push.ts % WINDOW_MS: push.quantity for push in fake.charged.values()} == used
-    fleet.clock.at_ms += CLOCKS_APART_MS
     found = compared(fleet, change - change % DAY_MS - DAY_MS, change - change % DAY_MS + 2 * DAY_MS)
     assert found.differing == [] and found.compared == len({window // DAY_MS for window in used})
     assert read(engine, verify).breaches == []
