@@ -112,6 +112,15 @@ class Worker:
                 waits += 1
         return {"retried": len(keys) - waits, "waits": waits}
 
+    def decide(self, key: str, charged: bool) -> dict[str, Any]:
+        """`push resolve`, by whoever compared the customer's balance."""
+        work = corrections.resolve_accepted if charged else corrections.void
+        try:
+            self.state.write(lambda c: work(c, keys=[key], said=self.said, evidence="their balance says so"))
+        except Refused:
+            return {"waits": True}
+        return {"waits": False}
+
     def reconcile(self) -> dict[str, Any]:
         scope = Scope(provider=self.provider, correct=True)
         found = runner.run(reconcile(self.state.context(), scope, self.said), self.state.world())

@@ -109,12 +109,20 @@ class Drain:
             self.clock.jump(step)
             self.deliver()
             self.said["sent anew by push retry"] += self.operator.do("retry")["retried"]
+            self._decide()
             report = self.operator.do("tick")
             assert report["failures"] == []
             self.said["looked up"] += report["looked_up"]
             self.said["voided as absent"] += report["voided"]
             if report["exit_status"] == 0 and not self.undelivered:
                 return
+
+    def _decide(self) -> None:
+        """What is on record as charging nothing, and was sent again: the customer's balance tells."""
+        for key, wire_key in rows(self.url, "SELECT key, COALESCE(wire_key, key) FROM pushes WHERE state = 'in_doubt'"):
+            charged = self.account.emulator.charged_under(str(wire_key)) is not None
+            done = self.operator.do("decide", key, charged)
+            self.said[f"settled by a balance, {'charged' if charged else 'not charged'}"] += not done["waits"]
 
     def reconcile(self) -> None:
         found = self.operator.do("reconcile")
