@@ -119,7 +119,7 @@ def read_used(
             used.unsent += amount
             continue
         used.sent_since += amount if row.first_attempt_ms >= (known[row.org_id] or 0) else 0
-        used.maybe += amount if row.state != "accepted" or row.settled_ms > read_ms - lag_ms else 0
+        used.maybe += amount if row.state != "accepted" or (row.settled_ms or read_ms) > read_ms - lag_ms else 0
     return found
 
 
