@@ -105,7 +105,7 @@ def charge_in_window(world: World, one: Open) -> None:
         if key in world.resolved and key != one.key
     )  # fmt: skip
     more = one.sent - (world.by_hand_in.get(place, 0) - marked)
-    if more < 0:  # only what is on the console is credited: the provider may have lost it
+    if more < 0 and unit_at(one.provider, one.feature) == 1:  # what the provider has lost is not credited
         there = world.remote[one.provider].billed(world.time.now).get((one.customer, one.feature, one.window), 0)
         more = max(more, -max(there, 0))
     world.by_hand_in[place] = world.by_hand_in.get(place, 0) + more
