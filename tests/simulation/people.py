@@ -107,7 +107,7 @@ def charge_in_window(world: World, one: Open) -> None:
     more = one.sent - (world.by_hand_in.get(place, 0) - marked)
     if more < 0 and unit_at(one.provider, one.feature) == 1:  # what the provider has lost is not credited
         there = world.remote[one.provider].billed(world.time.now).get((one.customer, one.feature, one.window), 0)
-        more = max(more, -max(there, 0))
+        more = max(more, -max(there + world.by_hand_in.get(place, 0), 0))
     world.by_hand_in[place] = world.by_hand_in.get(place, 0) + more
     charge_by_hand(world, one.provider, one.customer, one.feature, one.window - one.window % DAY_MS, more)
 
