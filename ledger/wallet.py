@@ -86,6 +86,35 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
     return answers
 
 
+def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[str]:
+    """Give back what was charged under these keys: the amount of then, whatever the rate card says by now, each key
+    once for good. Returns those of the keys that were charged."""
+    found = connection.execute(
+        sa.text(
+            f"WITH wanted AS ({rows_sql(connection, {'key': 'text'})}) SELECT e.key, e.from_account, e.to_account, "
+            "e.amount_micro, e.feature, e.quantity, e.ts FROM ledger_entries e JOIN wanted w ON w.key = e.key "
+            "WHERE e.kind = 'usage'"
+        ),
+        {"rows": json.dumps([{"key": key} for key in keys])},
+    )
+    rows = found.mappings().all()
+    back = [
+        {
+            **row,
+            "key": f"{row['key']}:back",
+            "kind": "usage",
+            "amount_micro": -int(row["amount_micro"]),
+            "quantity": -int(row["quantity"]),
+            "at_ms": now_ms,
+            "actor": "drawdown",
+            "reason": "given back",
+        }
+        for row in rows
+    ]
+    _post(connection, back)
+    return {str(row["key"]) for row in rows}
+
+
 def _repeated(batch: Sequence[Usage], new: set[str]) -> list[str]:
     """Keys that were charged before, or come a second time in this batch."""
     count = Counter(use.key for use in batch)

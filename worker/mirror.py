@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -51,13 +50,10 @@ def draw_if_ours(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) 
 
 def give_back(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
     """Undo what was drawn for pushes that the provider does not have after all."""
-    drawn = wallet.read_charges(connection, [usage_of(push).key for push in pushes])
-    some = [push for push in pushes if usage_of(push).key in drawn]
+    drawn = wallet.reverse(connection, [usage_of(push).key for push in pushes], now_ms)
+    some = [push.org_id for push in pushes if usage_of(push).key in drawn]
     if some:
-        uses = [usage_of(push) for push in some]
-        back = [replace(use, key=f"{use.key}:back", quantity=-use.quantity) for use in uses]
-        wallet.charge(connection, back, now_ms)
-        mark_for_projection(connection, [push.org_id for push in some], now_ms)
+        mark_for_projection(connection, some, now_ms)
 
 
 def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from drawdown.ledger import wallet
 from drawdown.ledger.rates import Rate, price
 from drawdown.ledger.wallet import Charge, Usage
-from drawdown.schema.database import write
-from drawdown.worker import mirror
+from drawdown.schema.database import read, write
+from drawdown.worker import credit, mirror
 from tests.stateful.ledger import Ledger
 from tests.stateful.scale import scale, until_red
 from tests.world import T0, Fleet
@@ -89,3 +90,16 @@ def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> Non
 
 def test_the_planted_rounding_is_another_one() -> None:
     assert (_halves_down(1, Rate("f", 0, 1, 2)), price(1, Rate("f", 0, 1, 2))) == (0, 1)
+
+
+def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) -> None:
+    """A rate that is set after a window was drawn, and begins with it, does not change what it cost."""
+    fleet = Fleet(engine)
+    write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.said, key="given", plan=None))
+    push = SimpleNamespace(key="p", org_id="o", customer_id="c", feature="compute_1gb", sent_qty=3, window_ms=T0)
+    write(engine, lambda c: mirror.draw(c, [mirror.usage_of(push)], T0))
+    write(engine, lambda c: credit.set_rate(c, "compute_1gb", 0, 1, fleet.said, from_ms=T0))
+    for _ in range(2):
+        write(engine, lambda c: mirror.give_back(c, [push], T0))
+    assert read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro == 1_000
+    assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 0
