@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 import structlog
@@ -16,6 +17,10 @@ from drawdown.schema.migrate import upgrade
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="dd-state-")
 """What a host remembers of its databases: nothing of the tests' in the home of whoever runs them."""
+
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+hypothesis.settings.load_profile("fixed")
+"""The same examples each time; nothing is kept from one run to the next."""
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 

@@ -70,12 +70,12 @@ BALANCE = "the balance is not what the model says"
 PLANTED: dict[str, tuple[object, str, Any, str]] = {
     "a double charge on the same key": (wallet, "_post", _twice(wallet._post), BALANCE),
     "rounding down": (wallet, "price", _halves_down, BALANCE),
-    "the newest rate for all usage": (wallet, "rate_for", _newest, f"{BALANCE}|not charged, though it has a price"),
+    "the newest rate for all usage": (wallet, "rate_for", _newest, f"{BALANCE}|not charged, though it has a price|no price, and charged"),
     "a key of another account taken for the same": (
         wallet, "_said", lambda use: ("", use.feature, use.quantity), "another use taken for the same"),
     "given back twice": (mirror, "give_back", lambda c, pushes, now: wallet.charge(
         c, [Usage(f"mirror:{p.key}:{now}", p.customer_id, p.feature, -p.sent_qty, p.window_ms) for p in pushes], now),
-        "charged as something else"),
+        f"charged as something else|{BALANCE}"),
 }  # fmt: skip
 """What is put in the place of what, and what the machine says of it."""
 

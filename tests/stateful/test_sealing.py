@@ -27,7 +27,7 @@ PLANTED = {
 """Where, what is put in the place of what, and what the machine says of it."""
 RARE = {
     "late samples that make nothing dirty": (
-        seal_sql, "LATE_IS_DIRTY", "WHERE w", "WHERE 1 = 0 AND w", "used and not sealable"),
+        seal_sql, "LATE_IS_DIRTY", "WHERE w", "WHERE 1 = 0 AND w", f"used and not sealable|{PENDING}"),
     "a void that is not subtracted": (
         seal_sql, "SEAL", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", OURS, SEALED),
     "a floor above what is pending": (
