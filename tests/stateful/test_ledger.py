@@ -67,10 +67,11 @@ def _newest(rates: list[Rate], feature: str, ts: int) -> Rate | None:
 
 
 BALANCE = "the balance is not what the model says"
+NO_PRICE = "not charged, though it has a price|no price, and charged"
 PLANTED: dict[str, tuple[object, str, Any, str]] = {
     "a double charge on the same key": (wallet, "_post", _twice(wallet._post), BALANCE),
     "rounding down": (wallet, "price", _halves_down, BALANCE),
-    "the newest rate for all usage": (wallet, "rate_for", _newest, f"{BALANCE}|not charged, though it has a price|no price, and charged"),
+    "the newest rate for all usage": (wallet, "rate_for", _newest, f"{BALANCE}|{NO_PRICE}"),
     "a key of another account taken for the same": (
         wallet, "_said", lambda use: ("", use.feature, use.quantity), "another use taken for the same"),
     "given back twice": (mirror, "give_back", lambda c, pushes, now: wallet.charge(
