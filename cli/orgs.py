@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, From, Most, Org, Reason
-from drawdown.cli.render import show, shown, table
+from drawdown.cli.render import facts, show, shown, table
 from drawdown.cli.state import State
 from drawdown.cli.times import parse_time, parse_window, show_credits, show_time
 from drawdown.schema.errors import UsageError
@@ -73,13 +73,13 @@ def show_org(state: State, found: dict[str, object]) -> None:
     """Print what `org_status` found."""
     assignments = found["assignments"]
     assert isinstance(assignments, list)
-    facts = [(name, shown(name, value)) for name, value in found.items() if not isinstance(value, list | dict)]
+    own = {name: value for name, value in found.items() if not isinstance(value, list | dict)}
     rows = [(show_time(a["start_ms"]), show_time(a["end_ms"]), a["provider"], a["customer_id"]) for a in assignments]
     show(
         state,
         found,
         [
-            table(str(found["org_id"]), ("", ""), facts),
+            table(str(found["org_id"]), ("", ""), facts(own)),
             table("Billed by", ("from", "to", "provider", "customer"), rows),
             *_credit_tables(found),
         ],
@@ -92,8 +92,7 @@ def _credit_tables(found: dict[str, object]) -> list[Table]:
     assert isinstance(verdicts, list)
     made = []
     if isinstance(credit, dict):
-        parts = [(name, _credits(name, value)) for name, value in credit.items()]
-        made.append(table("Credit", ("", ""), parts))
+        made.append(table("Credit", ("", ""), facts(credit)))
     if verdicts:
         rows = [
             (
@@ -108,12 +107,6 @@ def _credit_tables(found: dict[str, object]) -> list[Table]:
         columns = ("at", "", "why", "#at once", "#balance", "#unaccepted", "#unsealed")
         made.append(table("Verdicts, newest first", columns, rows))
     return made
-
-
-def _credits(name: str, value: object) -> object:
-    if isinstance(value, int) and name.endswith("_micro"):
-        return show_credits(value)
-    return ", ".join(value) or None if isinstance(value, list) else shown(name, value)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import typer
 
 from drawdown.cli.options import Actor, DryRun, Keys, Most, Reason
-from drawdown.cli.render import show, shown, table
+from drawdown.cli.render import facts, show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
 from drawdown.schema.errors import Refused, UsageError
@@ -68,7 +68,7 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
         state,
         found,
         [
-            table(key, ("", ""), [(name, shown(name, value)) for name, value in push.items()]),
+            table(key, ("", ""), facts(push)),
             f"sent to {push['provider']} as customer {sent_as['customer']}, key {sent_as['key']}, "
             f"dated {show_time(sent_as['ts'])}",
             table(

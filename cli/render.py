@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from drawdown.cli.state import State
-from drawdown.cli.times import show_time
+from drawdown.cli.times import show_credits, show_time
 
 
 def plain(value: object) -> Any:
@@ -42,8 +42,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def shown(name: str, value: object) -> object:
-    """A column's value for people: times as times."""
-    return show_time(value) if isinstance(value, int) and name.endswith(("_ms", "halted_at")) else value
+    """A column's value for people: times as times, money in credits."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or None
+    if isinstance(value, int) and name.endswith(("_ms", "halted_at")):
+        return show_time(value)
+    return show_credits(value) if isinstance(value, int) and name.endswith("_micro") else value
+
+
+def facts(row: Mapping[str, object]) -> list[tuple[str, object]]:
+    """The columns of one row, a line each, for people: names without the unit that the value now shows."""
+    return [(name.removesuffix("_ms").removesuffix("_micro"), shown(name, value)) for name, value in row.items()]
 
 
 def _cell(value: object) -> str:

@@ -37,8 +37,10 @@ def test_a_round_halts_and_org_show_says_why(shell: Shell) -> None:
     assert found["verdicts"] == [(True, "estimate")]
     assert found["effective_micro"] == 1 - found["unsealed_micro"] < 0
     assert found["when_down"] == "estimate"
+    told = shell.run("org", "show", "acme", "--at", "2026-01-01T00:01:20Z")
     for words in ("Credit", "Verdicts, newest first", "estimate"):
-        assert words in shell.run("org", "show", "acme", "--at", "2026-01-01T00:01:20Z")
+        assert words in told
+    assert told.count("0.000001") == 3, "people see credits: in the row, in its parts and in the verdict"
     shell.run("ledger", "grant", "acme", "50", "--at", "2026-01-01T00:01:20Z")
     assert shell.json("watch", "--once", "--at", "2026-01-01T00:01:25Z")["watch"]["resumed"] == 1
 
