@@ -114,7 +114,6 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
                 due=due,
                 states=states,
                 read_ms=read_ms,
-                now=context.clock.now_ms(),
                 done=done,
             ),
         )
@@ -151,9 +150,9 @@ def _apply(
     due: Sequence[Due],
     states: Mapping[str, CustomerRead],
     read_ms: int,
-    now: int,
     done: Projected,
 ) -> None:
+    now = context.clock.now_ms()  # here, not before: by when this is written an override may have ended
     asked = {one.org_id: one for one in due}
     current = connection.execute(
         sa.select(orgs).where(orgs.c.org_id.in_(asked)).order_by(orgs.c.org_id).with_for_update()

@@ -95,21 +95,38 @@ def _decide(world: World, one: Open) -> str | None:
 def charge_in_window(world: World, one: Open) -> None:
     """But for what the same person charged there before the database was restored."""
     place = (one.provider, one.customer, one.feature, one.window)
-    marked = sum(
-        sent
-        for key, sent in world.rows(
-            "SELECT key, sent_qty FROM pushes WHERE provider = :provider AND customer_id = :customer "
-            "AND feature = :feature AND window_ms = :window AND state = 'accepted' AND attempts = 0",
-            provider=one.provider, customer=one.customer, feature=one.feature, window=one.window,
-        )
-        if key in world.resolved and key != one.key
+    _charge_up_to(world, place, one.sent + _marked(world, place, but=one.key))
+
+
+def credit_what_is_forgotten(world: World) -> None:
+    """Whoever charged by hand goes through their list: after a restore a window may have been sealed in another way,
+    and what it was charged by hand then nobody will ask them about again."""
+    for place in sorted(world.by_hand_in):
+        _charge_up_to(world, place, _marked(world, place))
+
+
+def _marked(world: World, place: tuple[str, str, str, int], but: str = "") -> int:
+    """What a window's pushes say was charged by hand."""
+    provider, customer, feature, window = place
+    rows = world.rows(
+        "SELECT key, sent_qty FROM pushes WHERE provider = :provider AND customer_id = :customer "
+        "AND feature = :feature AND window_ms = :window AND state = 'accepted' AND attempts = 0",
+        provider=provider, customer=customer, feature=feature, window=window,
     )  # fmt: skip
-    more = one.sent - (world.by_hand_in.get(place, 0) - marked)
-    if more < 0 and unit_at(one.provider, one.feature) == 1:  # what the provider has lost is not credited
-        there = world.remote[one.provider].billed(world.time.now).get((one.customer, one.feature, one.window), 0)
-        more = max(more, -max(there + world.by_hand_in.get(place, 0), 0))
-    world.by_hand_in[place] = world.by_hand_in.get(place, 0) + more
-    charge_by_hand(world, one.provider, one.customer, one.feature, one.window - one.window % DAY_MS, more)
+    return sum(sent for key, sent in rows if key in world.resolved and key != but)
+
+
+def _charge_up_to(world: World, place: tuple[str, str, str, int], wanted: int) -> None:
+    """So that this is charged by hand in all."""
+    provider, customer, feature, window = place
+    had = world.by_hand_in.get(place, 0)
+    more = wanted - had
+    if more < 0 and unit_at(provider, feature) == 1:  # what the provider has lost is not credited
+        there = world.remote[provider].billed(world.time.now).get((customer, feature, window), 0)
+        more = max(more, -max(there + had, 0))
+    if more:
+        world.by_hand_in[place] = had + more
+        charge_by_hand(world, provider, customer, feature, window - window % DAY_MS, more)
 
 
 def charge_by_hand(world: World, provider: str, customer: str, feature: str, day_ms: int, quantity: int) -> None:

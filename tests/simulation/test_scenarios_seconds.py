@@ -12,6 +12,7 @@ from drawdown.worker.assignments import assign
 from drawdown.worker.context import Context
 from drawdown.worker.effects import Transaction
 from drawdown.worker.features import install_defaults
+from drawdown.worker.orgs import override
 from drawdown.worker.tick import tick
 from tests.simulation.faults import Faults
 from tests.simulation.gate import Question, ask
@@ -97,3 +98,13 @@ def test_who_paid_gets_through_in_the_same_answer(world: World) -> None:
     question: Question = ask(world, world.servers[0], "acme")
     serve(world, world.servers[0])
     assert (question.answer["allowed"], world.breaches) == (True, [])
+
+
+def test_an_override_that_ended_while_the_provider_was_asked_decides_nothing(world: World) -> None:
+    until = world.time.now + 60 * SECOND_MS
+    world.write(lambda c: override(c, "acme", said(world), halted=False, max_concurrent=None, until_ms=until))
+    ask(world, world.servers[0], "acme")
+    serve(world, world.servers[0], until="project")
+    world.time.advance(61 * SECOND_MS)
+    serve(world, world.servers[0])
+    assert (world.rows("SELECT is_halted, halt_reason FROM orgs"), world.breaches) == ([(1, "credits_exhausted")], [])
