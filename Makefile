@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Compiled once, wherever Python was told otherwise: tests start thousands of commands.
+export PYTHONDONTWRITEBYTECODE :=
 PACKAGES := schema ledger providers worker server cli
 
 .PHONY: demo test lint types install simulate mutants crash exhaustion bench conformance emulators clean

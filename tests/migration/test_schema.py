@@ -6,10 +6,11 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseNotReady
-from drawdown.schema.migrate import require_ready, upgrade
+from drawdown.schema.migrate import MIGRATIONS, REVISIONS, Version, require_ready, upgrade, version
 from drawdown.schema.tables import metadata
 
 
@@ -50,6 +51,12 @@ def test_upgrading_twice_changes_nothing(database_url: str) -> None:
     assert upgrade(engine).current is None
     assert upgrade(engine).ready
     read(engine, require_ready)
+
+
+def test_the_revisions_are_those_of_the_migrations(engine: sa.Engine) -> None:
+    scripts = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+    assert sorted(scripts) == REVISIONS
+    assert read(engine, version) == Version(scripts[0], scripts[0], True)
 
 
 def test_a_database_newer_than_the_program_is_refused(engine: sa.Engine) -> None:

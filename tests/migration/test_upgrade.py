@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.migrate import _config, require_ready, upgrade
+from drawdown.schema.migrate import migrate_to, require_ready, upgrade
 from tests.conftest import _new_database
 from tests.world import T0
 
@@ -38,7 +37,7 @@ def test_from_0001(kind: str, request: pytest.FixtureRequest, tmp_path: Path) ->
     else:
         engine = connect(_new_database(request.getfixturevalue("postgres_server"), "upgrade"))
     with engine.begin() as connection:
-        command.upgrade(_config(connection), "0001")
+        migrate_to(connection, "0001")
         for statement in BEFORE:
             connection.execute(sa.text(statement))
     upgrade(engine)
