@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -39,6 +40,9 @@ STANDING = """
 SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms FROM orgs
 WHERE org_id = :org
 """
+BILLER = """
+SELECT provider FROM assignments WHERE org_id = :org AND start_ms <= :now AND (end_ms IS NULL OR :now < end_ms)
+"""
 # Both conditions in one statement: of all who ask at once, in whichever process, one gets the row back. An ask from the
 # future counts, unless it lies so far there that a clock was put right since: two hosts' clocks are never quite alike.
 MAY_ASK = """
@@ -65,7 +69,7 @@ class Gate:
         try:
             found = await self._read(org_id)
             if found is not None and self._would_ask(found):
-                await self._ask_again(org_id, str(found.billing_provider))
+                await self._ask_again(org_id)
                 found = await self._read(org_id) or found
         except Exception as error:
             log.error("gate_in_doubt", org=org_id, **told(error))
@@ -102,7 +106,7 @@ class Gate:
             raise ApiError(404, "unknown_org", "there is no such organisation")
         return shown(org_id, wanted == "allow", "unknown_org", None, None)
 
-    async def _ask_again(self, org_id: str, provider: str) -> None:
+    async def _ask_again(self, org_id: str) -> None:
         """Wait a little for a fresh verdict, if one is asked for now."""
         task = self._asking.get(org_id)
         if task is None:
@@ -114,32 +118,40 @@ class Gate:
             self._asked.move_to_end(org_id)
             if len(self._asked) > MOST_REMEMBERED:
                 self._asked.popitem(last=False)
-            task = self._asking[org_id] = asyncio.create_task(self._ask(org_id, provider))
+            task = self._asking[org_id] = asyncio.create_task(self._ask(org_id))
             task.add_done_callback(lambda _done: self._asking.pop(org_id, None))
         await asyncio.wait([task], timeout=FRESH_WITHIN_S)
 
-    async def _ask(self, org_id: str, provider: str) -> None:
+    async def _ask(self, org_id: str) -> None:
         clock = self._services.clock
         try:
             # The time is taken in the transaction: one that waited for its thread is late, and not from another clock.
-            now = await self._threads.write(lambda connection: _may_ask(connection, org_id, clock.now_ms()))
-            if now is None:
+            may = await self._threads.write(lambda connection: _may_ask(connection, org_id, clock.now_ms()))
+            if may is None:
                 return
-            asked = self._crew.read_again(org_id, provider)
+            asked = self._crew.read_again(org_id, may.provider)
             if asked is not None:
                 await asyncio.wrap_future(asked)
-            await self._threads.write(lambda connection: _asked(connection, org_id, now))
+            await self._threads.write(lambda connection: _asked(connection, org_id, may.at_ms))
         except Exception as error:  # the stored verdict holds
             log.error("gate_ask_failed", org=org_id, **told(error))
 
 
-def _may_ask(connection: sa.Connection, org_id: str, now: int) -> int | None:
-    """`now`, where it may be asked."""
+@dataclass(frozen=True)
+class _May:
+    """Leave to ask, and whom: its biller by now, which `orgs` may name only from the next tick on."""
+
+    at_ms: int
+    provider: str
+
+
+def _may_ask(connection: sa.Connection, org_id: str, now: int) -> _May | None:
     values = {"org": org_id, "now": now, "earlier": now - ASK_EVERY_MS, "busy": now + BUSY_MS}
-    if connection.execute(sa.text(MAY_ASK), values).first() is None:
+    provider = connection.execute(sa.text(BILLER), values).scalar()
+    if provider is None or connection.execute(sa.text(MAY_ASK), values).first() is None:
         return None
     mark_for_projection(connection, [org_id], now)
-    return now
+    return _May(now, str(provider))
 
 
 def _asked(connection: sa.Connection, org_id: str, now: int) -> None:

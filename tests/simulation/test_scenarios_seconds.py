@@ -6,10 +6,11 @@ import random
 
 import pytest
 
-from drawdown.schema.units import SECOND_MS
+from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.server.services import ServerSettings
 from drawdown.worker.assignments import assign
 from drawdown.worker.context import Context
+from drawdown.worker.credit import grant
 from drawdown.worker.effects import Transaction
 from drawdown.worker.features import install_defaults
 from drawdown.worker.orgs import override
@@ -108,3 +109,14 @@ def test_an_override_that_ended_while_the_provider_was_asked_decides_nothing(wor
     world.time.advance(61 * SECOND_MS)
     serve(world, world.servers[0])
     assert (world.rows("SELECT is_halted, halt_reason FROM orgs"), world.breaches) == ([(1, "credits_exhausted")], [])
+
+
+def test_the_gate_asks_who_bills_by_now(world: World) -> None:
+    """No tick has run since the flip: `orgs` still names the biller before it."""
+    flips_ms = START + WINDOW_MS
+    world.write(lambda c: assign(c, ["acme"], "embedded", said(world), from_ms=flips_ms))
+    world.write(lambda c: grant(c, "acme", 10**9, said(world), key=None, plan=None))
+    world.time.advance(flips_ms + SECOND_MS - world.time.now)
+    question: Question = ask(world, world.servers[0], "acme")
+    serve(world, world.servers[0])
+    assert (question.answer["allowed"], world.breaches) == (True, [])
