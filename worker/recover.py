@@ -141,8 +141,9 @@ def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilitie
 
 
 def _begin_anew(connection: sa.Connection, known: Incarnation, witness: Witness | None) -> Witness:
-    remembered = witness.sends if witness is not None and witness.database_id == known.database_id else 0
-    number, sends = max(known.number, witness.number if remembered and witness else 0) + 1, max(known.sends, remembered)
+    ours = witness is not None and witness.database_id == known.database_id
+    before = (witness.number, witness.sends) if ours and witness else (0, 0)
+    number, sends = max(known.number, before[0]) + 1, max(known.sends, before[1])
     system, timeline = known.server
     connection.execute(
         sa.text(
