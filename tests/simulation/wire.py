@@ -90,7 +90,7 @@ class Wire:
 
     def recovered(self, now_ms: int) -> None:
         self.still = False
-        self.forgotten.update(dict.fromkeys(self.forgotten, now_ms))
+        self.forgotten.update(dict.fromkeys([*self.forgotten, *(self.flying & self.began.keys())], now_ms))
 
     def _check_outbox(self, provider: str, request: PushRequest) -> None:
         rows = read(self._engine, lambda c: c.execute(sa.text(_OUTBOX), {"key": request.key}).all())
