@@ -156,19 +156,27 @@ def _look_further(
         for place, (one, result) in enumerate(zip(asked, found, strict=True))
         if one.loss is not None and not isinstance(result, ReadFailed | CannotTell)
     ]
-    requests = [request for place in places for request in next_revisions(asked[place].row, capabilities)]
-    results = (yield from _look_up(provider, requests)) if requests else []
-    for number, place in enumerate(places):
-        one, part = asked[place], slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
-        # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
-        others = [_held(other) for other in results[part]]
-        untold = [other for other in others if isinstance(other, ReadFailed)]
-        if untold:
-            found[place] = untold[0]
-            continue
-        numbered = enumerate(zip(requests[part], others, strict=True), one.row.newest + 1)
-        there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
-        asked[place] = replace(one, others=[other for other in there if other.quantity])
+    newest = {place: int(asked[place].row.newest) for place in places}
+    while places:  # as long as each round finds more: what is adopted must leave no key of theirs free
+        requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
+        results = yield from _look_up(provider, requests)
+        longer = []
+        for number, place in enumerate(places):
+            part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
+            # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
+            others = [_held(other) for other in results[part]]
+            untold = [other for other in others if isinstance(other, ReadFailed)]
+            if untold:
+                found[place], asked[place] = untold[0], replace(asked[place], others=())
+                continue
+            numbered = enumerate(zip(requests[part], others, strict=True), newest[place] + 1)
+            there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
+            more = [other for other in there if other.quantity]
+            asked[place] = replace(asked[place], others=[*asked[place].others, *more])
+            if any(isinstance(result, Found) for result in results[part]):
+                newest[place] += NEXT_REVISIONS
+                longer.append(place)
+        places = longer
     return asked, found
 
 

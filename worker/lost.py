@@ -18,8 +18,7 @@ from drawdown.worker.decide import OTHERS_FIRST
 from drawdown.worker.requests import dated, request_of, wire_key
 
 NEXT_REVISIONS: Final = 3
-"""So many revisions after the newest we know are asked for. What is adopted makes its window's difference be sealed,
-and that revision is asked for again with the ones after it, so a longer row of them is found step by step."""
+"""So many revisions after the newest we know are asked for at once; where one of them is there, as many more."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ def standing(connection: sa.Connection, row: Any, capabilities: Capabilities) ->
     return Standing(stale, waits)
 
 
-def next_revisions(row: Any, capabilities: Capabilities) -> list[PushRequest]:
-    """What to ask for besides a push: the keys that our lost history would have used next."""
+def next_revisions(row: Any, newest: int, capabilities: Capabilities) -> list[PushRequest]:
+    """What to ask for besides a push: the keys that our lost history would have used after the revision `newest`."""
     asked = request_of(row, capabilities)
-    numbers = range(row.newest + 1, row.newest + 1 + NEXT_REVISIONS)
+    numbers = range(newest + 1, newest + 1 + NEXT_REVISIONS)
     return [
         replace(
             asked,

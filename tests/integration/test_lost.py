@@ -85,6 +85,15 @@ def test_what_is_there_in_several_revisions_is_adopted_before_the_difference_is_
     proven(fleet)
 
 
+def test_a_long_row_of_revisions_is_found_whole(engine: sa.Engine) -> None:
+    """Else what is adopted for the first would take the place, and the key, of one that nobody asked for."""
+    fleet, provider = restored(engine, {"": 35, ":r1": 5, ":r2": 5, ":r3": 5, ":r4": 5}, **ASKED)
+    pass_by(fleet, 1, 3, 3, 3)
+    assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r6", 5)]
+    assert charged(provider) == 60
+    proven(fleet)
+
+
 def test_what_was_given_back_in_the_lost_history_is_owed_again(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60, ":r1": -60}, **ASKED)
     pass_by(fleet, 1, 3, 3, 3)
