@@ -118,11 +118,13 @@ def void(
 ) -> list[str]:
     """Declare that pushes never reached their provider; what they held is owed again under the next revision.
 
-    Errors: UsageError without evidence; Refused, for all of them, where one is neither rejected nor in doubt.
+    Errors: UsageError without evidence; Refused, for all of them, where one is neither rejected nor in doubt;
+    HistoryDoubted while the database stands still: what it calls unsent may have been sent since (R1).
     """
     if not evidence.strip():
         raise UsageError("a void needs evidence: what shows that the provider does not have this push? (--evidence)")
     lock_buckets(connection)
+    require_whole(connection)
     with _all_or_none(keys):
         chosen = _chosen(connection, keys, _PROVEN, "only a push that is rejected or in doubt can be voided")
         void_many(connection, chosen, said, [evidence.strip()] * len(chosen), kind)
@@ -236,10 +238,12 @@ def _require_all_answered(connection: sa.Connection, chosen: Sequence[Any], now_
 def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said, evidence: str) -> list[str]:
     """Declare that the provider has these pushes.
 
-    Errors: UsageError without evidence; Refused, for all of them, where one is settled or was never sent.
+    Errors: UsageError without evidence; Refused, for all of them, where one is settled or was never sent;
+    HistoryDoubted while the database stands still.
     """
     if not evidence.strip():
         raise UsageError("say what shows that the provider has this push (--evidence)")
+    require_whole(connection)
     rule = "only a push that was sent and is not settled can be resolved"
     with _all_or_none(keys):
         chosen = _chosen(connection, keys, (*_PROVEN, "queued"), rule)
@@ -262,9 +266,10 @@ def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[st
     """Send again: waiting pushes at once under their own key; rejected ones are voided, with the provider's rejection
     as evidence, so that the next tick seals them anew.
 
-    Errors: Refused, for all of them, where one is settled or in doubt.
+    Errors: Refused, for all of them, where one is settled or in doubt; HistoryDoubted while the database stands still.
     """
     lock_buckets(connection)
+    require_whole(connection)
     with _all_or_none(keys):
         chosen = _chosen(connection, keys, ("due", "rejected"), "only a push that is due or rejected can be sent again")
         rejected = [push for push in chosen if push.state == "rejected"]

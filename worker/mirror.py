@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from drawdown.worker.orgs import mark_for_projection
 log = structlog.get_logger()
 
 PREFIX: Final = "mirror:"
+AGAIN: Final = ":redrawn"
 
 
 def usage_of(push: Any) -> wallet.Usage:
@@ -33,6 +35,8 @@ def draw(connection: sa.Connection, accepted: Sequence[wallet.Usage], now_ms: in
     of their own; `draw_if_ours` asks."""
     have = _with_wallet(connection, sorted({one.customer_id for one in accepted}))
     uses = [one for one in accepted if one.customer_id in have]
+    names = _standing(connection, [one.key for one in uses])
+    uses = [replace(one, key=names[one.key]) for one in uses]
     for use, charge in zip(uses, wallet.charge(connection, uses, now_ms) if uses else [], strict=True):
         if charge is wallet.Charge.NO_RATE:
             log.warning("wallet_not_drawn", feature=use.feature, detail="the feature has no rate in the ledger")
@@ -50,10 +54,22 @@ def draw_if_ours(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) 
 
 def give_back(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
     """Undo what was drawn for pushes that the provider does not have after all."""
-    drawn = wallet.reverse(connection, [usage_of(push).key for push in pushes], now_ms)
-    some = [push.org_id for push in pushes if usage_of(push).key in drawn]
+    names = _standing(connection, [usage_of(push).key for push in pushes])
+    drawn = wallet.reverse(connection, list(names.values()), now_ms)
+    some = [push.org_id for push in pushes if names[usage_of(push).key] in drawn]
     if some:
         mark_for_projection(connection, some, now_ms)
+
+
+def _standing(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
+    """Under which key each is drawn, or would be: what was given back is drawn anew under a key of its own, where its
+    push is accepted after all (a person billed it by hand)."""
+    names = {key: key for key in keys}
+    ended = set(wallet.read_charges(connection, [f"{key}:back" for key in names]))
+    while ended:
+        names = {key: f"{name}{AGAIN}" if f"{name}:back" in ended else name for key, name in names.items()}
+        ended = set(wallet.read_charges(connection, [f"{n}:back" for n in names.values() if n.endswith(AGAIN)]))
+    return names
 
 
 def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[str]:

@@ -18,6 +18,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.units import next_window
 from drawdown.worker.actions import lock_buckets, record
 from drawdown.worker.corrections import void_one
+from drawdown.worker.incarnation import require_whole
 from drawdown.worker.orgs import Said
 
 
@@ -57,9 +58,11 @@ def accept(connection: sa.Connection, provider: str, can: Capabilities, said: Sa
     """Use a provider on its new terms from now on. What was sealed on the old ones and never sent is voided, so that
     the next tick seals it anew; returns how many pushes that were.
 
-    Errors: Refused while something sent on the old terms is unsettled, and where nothing changed.
+    Errors: Refused while something sent on the old terms is unsettled, and where nothing changed; HistoryDoubted while
+    the database stands still: what it calls unsent may have been sent since (R1).
     """
     lock_buckets(connection)
+    require_whole(connection)
     stored = _stored(connection).get(provider)
     if stored is None or stored.terms == _text(can):
         raise Refused(f"the terms of {provider} have not changed")

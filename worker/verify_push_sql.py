@@ -70,9 +70,10 @@ MIRRORED: Final = """
 SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' ELSE 'mirrored' END AS what, p.org_id, p.window_ms, p.feature,
     q.mirrored AS key, p.state, p.sent_qty, q.drawn AS quantity
 FROM (
-    SELECT CASE WHEN key LIKE '%\\:back' THEN SUBSTR(key, 8, LENGTH(key) - 12) ELSE SUBSTR(key, 8) END AS mirrored,
+    SELECT CASE WHEN name LIKE '%\\:back' THEN SUBSTR(name, 8, LENGTH(name) - 12) ELSE SUBSTR(name, 8) END AS mirrored,
         SUM(quantity) AS drawn
-    FROM ledger_entries WHERE kind = 'usage' AND key LIKE 'mirror:%' GROUP BY 1
+    FROM (SELECT REPLACE(key, ':redrawn', '') AS name, quantity FROM ledger_entries
+        WHERE kind = 'usage' AND key LIKE 'mirror:%') e GROUP BY 1
 ) q LEFT JOIN pushes p ON p.key = q.mirrored
 WHERE p.org_id IS NULL OR q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
 """

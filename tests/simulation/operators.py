@@ -16,6 +16,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.assignments import assign, cancel
 from drawdown.worker.corrections import retry, void, withdraw
 from drawdown.worker.features import map_size
+from drawdown.worker.incarnation import HistoryDoubted
 from drawdown.worker.orgs import Said, halt, override
 from drawdown.worker.replay_plan import Plan, Scope, plan
 from drawdown.worker.stops import release_org, stop_org
@@ -34,7 +35,7 @@ def attempt(world: World, work: Callable[[sa.Connection], Any]) -> Any:
     """Run an operator's command; None where a rule refused it."""
     try:
         return world.write(work)
-    except (Refused, UsageError):
+    except (Refused, UsageError, HistoryDoubted):
         world.faults.note("operator_refused")
         return None
 

@@ -5,7 +5,7 @@ Guarantee: after every step each balance is what the model says, all of them sum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from types import SimpleNamespace
@@ -167,16 +167,23 @@ class Ledger(RuleBasedStateMachine):
         )
         write(self.engine, lambda c: mirror.draw(c, [mirror.usage_of(push)], push.window_ms))
         use = mirror.usage_of(push)
-        if any(owner == customer for owner, _ in self.granted.values()) and use.key not in self.charged:
+        name = self.standing(use.key)
+        if any(owner == customer for owner, _ in self.granted.values()) and name not in self.charged:
             amount = self.price(use)
             assert amount is not None
-            self.charged[use.key] = (use, amount)
+            self.charged[name] = (replace(use, key=name), amount)
+
+    def standing(self, key: str) -> str:
+        """What was given back may be drawn anew, as something of its own."""
+        return self.standing(f"{key}:redrawn") if f"{key}:back" in self.charged else key
 
     @precondition(lambda self: any(key.startswith("mirror:") for key in self.charged))
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
-        drawn = sorted(key for key in self.charged if key.startswith("mirror:") and not key.endswith(":back"))
-        use, amount = self.charged[data.draw(st.sampled_from(drawn))]
+        drawn = sorted(
+            key for key in self.charged if key.startswith("mirror:") and not key.endswith((":back", "redrawn"))
+        )
+        use, _ = self.charged[data.draw(st.sampled_from(drawn))]
         push = SimpleNamespace(
             key=use.key.removeprefix("mirror:"),
             org_id=use.customer_id,
@@ -186,8 +193,10 @@ class Ledger(RuleBasedStateMachine):
             window_ms=use.ts,
         )
         write(self.engine, lambda c: mirror.give_back(c, [push], self.fleet.clock.at_ms))
-        back = Usage(f"{use.key}:back", use.customer_id, use.feature, -use.quantity, use.ts)
-        self.charged.setdefault(back.key, (back, -amount))
+        found = self.charged.get(self.standing(use.key))
+        if found is not None:
+            use, amount = found
+            self.charged[f"{use.key}:back"] = (replace(use, key=f"{use.key}:back", quantity=-use.quantity), -amount)
 
     # What must hold after every step
 

@@ -104,3 +104,18 @@ def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) ->
         write(engine, lambda c: mirror.give_back(c, [push], T0))
     assert read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro == 1_000
     assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 0
+
+
+def test_what_was_given_back_is_drawn_again_where_it_is_billed_after_all(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.said, key="given", plan=None))
+    push = SimpleNamespace(key="p", org_id="o", customer_id="c", feature="compute_1gb", sent_qty=3, window_ms=T0)
+    seen = []
+    for _ in range(3):
+        for _ in range(2):  # each counts once
+            write(engine, lambda c: mirror.draw(c, [mirror.usage_of(push)], T0))
+        seen.append(read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro)
+        for _ in range(2):
+            write(engine, lambda c: mirror.give_back(c, [push], T0))
+        seen.append(read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro)
+    assert seen == [700, 1_000] * 3
