@@ -236,6 +236,8 @@ pushes = sa.Table(
     sa.Column("last_error", sa.Text, nullable=True),
     id_column("wire_key", null=True),
     sa.Column("lookups", sa.Integer, nullable=False, server_default="0"),
+    # Rejected, and billed by a person: as an event over there or beside them.
+    sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint(
         "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",
         name="pushes_state",

@@ -254,7 +254,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said,
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
                 raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")
-    change(connection, chosen, "state = 'accepted', settled_ms = :now", said.now_ms)
+    change(connection, chosen, "by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now", said.now_ms)
     draw_if_ours(connection, chosen, said.now_ms)
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(push.key, {**about, "was": push.state}) for push in chosen]

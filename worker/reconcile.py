@@ -169,6 +169,8 @@ def _compare(
 def _line(provider: str, one: _Ours, theirs: int) -> Line:
     row = one.row
     ours = int(row.accepted) + int(row.shadow)
+    if theirs != ours:  # nor is what a person billed by hand among the events
+        ours -= int(row.by_hand)
     verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"
     return Line(
         day_ms=row.day_ms,

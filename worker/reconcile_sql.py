@@ -1,7 +1,7 @@
 """What we say was charged, for `reconcile`. Quantities are base units; a day is UTC's.
 
 Guarantee: what only a balance showed (adopted as `drawn`) is no event over there, so it is left out where events are
-compared, and counted where balances are.
+compared, and counted where balances are. What a person billed by hand may be among the events or beside them.
 """
 
 from typing import Final
@@ -10,13 +10,9 @@ from drawdown.worker.push_rows import ARRIVALS
 
 _DRAWN: Final = """EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
     AND x.feature = p.feature AND x.revision = p.revision AND x.kind = 'drawn')"""
-# Never sent, not found there either, and settled all the same: a person charged it by hand, as an event over there or
-# beside them.
-_BY_HAND: Final = """p.state = 'accepted' AND p.attempts = 0 AND p.wire_key IS NULL
-    AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
-    AND x.feature = p.feature AND x.revision = p.revision)"""
 _SUMS: Final = f"""
     CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {_DRAWN} THEN p.sent_qty ELSE 0 END) AS BIGINT) AS accepted,
+    CAST(SUM(CASE WHEN p.state = 'accepted' AND p.by_hand THEN p.sent_qty ELSE 0 END) AS BIGINT) AS by_hand,
     CAST(SUM(CASE WHEN p.state = 'shadow' THEN p.sent_qty ELSE 0 END) AS BIGINT) AS shadow,
     SUM(CASE WHEN p.state IN ('due', 'queued', 'in_doubt') THEN 1 ELSE 0 END) AS unsettled,
     MAX(CASE WHEN p.state = 'accepted' THEN COALESCE(p.settled_ms, p.sealed_at_ms) ELSE 0 END) AS settled_ms"""
@@ -37,12 +33,11 @@ ORDER BY 1, 2, 3, 4, 5
 
 # The last revision is read too, so that whatever was sealed or settled meanwhile shows.
 BY_WINDOW: Final = """
-SELECT p.window_ms, {sums}, SUM(CASE WHEN {by_hand} THEN 1 ELSE 0 END) AS by_hand, COUNT(*) AS pushes,
-    MAX(p.revision) AS last FROM pushes p
+SELECT p.window_ms, {sums}, COUNT(*) AS pushes, MAX(p.revision) AS last FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state NOT IN ('voided', 'carried')
 GROUP BY 1 ORDER BY 1
-""".replace("{sums}", _SUMS).replace("{by_hand}", _BY_HAND)
+""".replace("{sums}", _SUMS)
 
 # What was adopted under a key of ours is dated over there as the push was that had the key before it.
 ACCEPTED: Final = f"""
@@ -52,7 +47,7 @@ SELECT p.*, COALESCE((SELECT MIN(o.revision) FROM pushes o WHERE o.window_ms = p
 FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state = 'accepted' AND NOT {_DRAWN}
-    AND (p.attempts > 0 OR p.wire_key IS NOT NULL) ORDER BY p.window_ms, p.revision
+    AND (p.attempts > 0 OR p.wire_key IS NOT NULL) AND NOT p.by_hand ORDER BY p.window_ms, p.revision
 """
 
 # A push confirmed after a balance's cycle began may have been drawn before it: counted on the safe side.

@@ -72,7 +72,7 @@ SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' ELSE 'mirrored' END AS
 FROM (
     SELECT CASE WHEN name LIKE '%\\:back' THEN SUBSTR(name, 8, LENGTH(name) - 12) ELSE SUBSTR(name, 8) END AS mirrored,
         SUM(quantity) AS drawn
-    FROM (SELECT REPLACE(key, ':redrawn', '') AS name, quantity FROM ledger_entries
+    FROM (SELECT REPLACE(key, '\\:redrawn', '') AS name, quantity FROM ledger_entries
         WHERE kind = 'usage' AND key LIKE 'mirror:%') e GROUP BY 1
 ) q LEFT JOIN pushes p ON p.key = q.mirrored
 WHERE p.org_id IS NULL OR q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END

@@ -38,7 +38,7 @@ def pause_or_resume(world: World) -> str:
 def decide(world: World) -> str | None:
     """What is in doubt is looked at on the provider's console; what cannot be sent is charged there by hand."""
     rows = world.rows(
-        "SELECT key, COALESCE(wire_key, key), state, provider, customer_id, feature, window_ms, sent_qty, attempts, "
+        "SELECT key, COALESCE(wire_key, key), state, provider, customer_id, feature, window_ms, sent_qty, "
         "COALESCE(last_error, '') FROM pushes WHERE state IN ('in_doubt', 'rejected') ORDER BY key LIMIT 20"
     )
     told = [one for row in rows if (one := _decide(world, Open(*row))) is not None]
@@ -56,7 +56,6 @@ class Open(NamedTuple):
     feature: str
     window: int
     sent: int
-    attempts: int
     error: str
 
 
@@ -69,9 +68,6 @@ def _decide(world: World, one: Open) -> str | None:
     if one.state == "rejected":
         if not one.error.startswith(TOO_OLD):
             return None
-        if one.attempts:
-            # Reconcile would void what was once sent and is not there: only a fresh push is charged by hand.
-            return f"{one.key}: anew" if done(void) else None
         if not done(resolve_accepted):
             return None
         charge_in_window(world, one)
@@ -110,7 +106,7 @@ def _marked(world: World, place: tuple[str, str, str, int], but: str = "") -> in
     provider, customer, feature, window = place
     rows = world.rows(
         "SELECT key, sent_qty FROM pushes WHERE provider = :provider AND customer_id = :customer "
-        "AND feature = :feature AND window_ms = :window AND state = 'accepted' AND attempts = 0",
+        "AND feature = :feature AND window_ms = :window AND state = 'accepted' AND by_hand",
         provider=provider, customer=customer, feature=feature, window=window,
     )  # fmt: skip
     return sum(sent for key, sent in rows if key in world.resolved and key != but)
@@ -137,8 +133,11 @@ def charge_by_hand(world: World, provider: str, customer: str, feature: str, day
 
 
 def missing(world: World, line: Line) -> int:
-    """How much less the provider holds than was accepted, and than was charged there by hand."""
-    by_hand = world.by_hand.get((line.provider, line.customer_id, line.feature, line.day_ms), 0)
+    """How much less the provider holds than was accepted, and than was made up for by hand. What a push says was
+    charged by hand is in no total."""
+    day = (line.provider, line.customer_id, line.feature, line.day_ms)
+    marked = sum(n for (*whose, at), n in world.by_hand_in.items() if (*whose, at - at % DAY_MS) == day)
+    by_hand = world.by_hand.get(day, 0) - marked
     return line.ours - line.theirs - by_hand - _seen_in_the_balance_alone(world, line)
 
 
