@@ -122,6 +122,18 @@ def test_services_and_deployments_find_their_pods() -> None:
             assert any(document["spec"]["selector"].items() <= labels.items() for labels in pods)
 
 
+def test_no_probe_takes_the_gate_away_because_of_the_database() -> None:
+    """It answers "in doubt" then, and that is what its callers need: /readyz would take the pod out of the Service."""
+    probes = [
+        probe["httpGet"]["path"]
+        for _, document in documents()
+        for container in (pod_of(document) or {}).get("containers", ())
+        for name, probe in container.items()
+        if name.endswith("Probe") and "httpGet" in probe
+    ]
+    assert set(probes) == {"/healthz"}
+
+
 def test_a_tick_with_something_left_does_not_fail_its_job() -> None:
     (cron,) = [document for _, document in documents() if document["kind"] == "CronJob"]
     job = cron["spec"]["jobTemplate"]["spec"]
