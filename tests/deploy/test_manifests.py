@@ -218,6 +218,15 @@ def test_units_say_what_matters() -> None:
         assert one["EnvironmentFile"].startswith("/etc/drawdown/"), "no secret stands in a unit"
 
 
+def test_a_collector_of_another_user_can_enter_where_the_metrics_file_lies() -> None:
+    tick = unit(DEPLOY / "systemd" / "drawdown-tick.service")["Service"]
+    words = shlex.split(tick["ExecStart"])
+    file = Path(words[words.index("--metrics-file") + 1])
+    assert file.parent == Path("/var/cache") / tick["CacheDirectory"] and tick["CacheDirectoryMode"] == "0755"
+    assert tick["UMask"] == "0077", "and whatever else there is stays closed"
+    assert f"--collector.textfile.directory={file.parent}`" in (DEPLOY / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     for path in UNITS:
