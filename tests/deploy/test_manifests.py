@@ -122,6 +122,20 @@ def test_services_and_deployments_find_their_pods() -> None:
             assert any(document["spec"]["selector"].items() <= labels.items() for labels in pods)
 
 
+def test_an_upgrade_waits_for_those_who_end_and_for_no_pod_that_stays() -> None:
+    """A pod of a Job stays when it has ended: waiting for its deletion takes until the wait is given up."""
+    text = (DEPLOY / "UPGRADE.md").read_text(encoding="utf-8")
+    roles: dict[str, set[str]] = {"Deployment": set(), "CronJob": set(), "Job": set()}
+    for _, document in documents():
+        if pod_of(document) is not None:
+            spec = document["spec"].get("jobTemplate", {}).get("spec", document["spec"])
+            roles[document["kind"]].add(spec["template"]["metadata"]["labels"]["role"])
+    (lasting,) = re.findall(r"wait --for=delete pod -l 'app=drawdown,role in \(([\w,]+)\)'", text)
+    assert set(lasting.split(",")) == roles["Deployment"]
+    assert text.count("--for=delete") == 1
+    assert set(re.findall(r"get pod -l app=drawdown,role=(\w+)", text)) == roles["CronJob"]
+
+
 def test_no_probe_takes_the_gate_away_because_of_the_database() -> None:
     """It answers "in doubt" then, and that is what its callers need: /readyz would take the pod out of the Service."""
     probes = [
