@@ -1,7 +1,8 @@
 """Serves the application on a socket, by uvicorn.
 
 Guarantee: SIGTERM and SIGINT end it cleanly: nothing new is taken, what is under way ends (a tick at its next effect),
-and the process goes on to its exit status. Who sends a request's head without end is cut off.
+and the process goes on to its exit status. Who sends a request's head without end is cut off, and so is who was
+answered and does not end its body.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from drawdown.server.app import Server
 
 log = structlog.get_logger()
 
-HEAD_TIMEOUT_S: Final = 15.0
+PATIENCE_S: Final = 15.0
 KEEP_ALIVE_S: Final = 30
 SHUTDOWN_S: Final = 25
 AT_ONCE: Final = 512
@@ -40,9 +41,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Patient(H11Protocol):
-    """Waits for the head of a request, and not for ever: uvicorn's own limits begin after it."""
+    """Waits for the head of a request, and for the rest of one that is answered already, and not for ever: nothing of
+    uvicorn's runs then, and an application that reads a body has its own limit."""
 
-    _head: asyncio.TimerHandle | None = None
+    _awaited: object = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -57,19 +60,27 @@ class _Patient(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        """One time for each thing that is awaited: more of it does not prolong it."""
+        awaited = self._awaits()
+        if awaited is not self._awaited:
             self._disarm()
-        elif self._head is None:
-            self._head = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+        if awaited is not None and self._timer is None:
+            self._awaited, self._timer = awaited, self.loop.call_later(PATIENCE_S, self._give_up)
+
+    def _awaits(self) -> object:
+        theirs = self.conn.their_state
+        rest = theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        return theirs if theirs is h11.IDLE or rest else None
 
     def _disarm(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._awaited = self._timer = None
 
     def _give_up(self) -> None:
-        self._head = None
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        awaited = self._awaited
+        self._disarm()
+        if self._awaits() is awaited and not self.transport.is_closing():
             self.transport.close()
 
 

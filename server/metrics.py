@@ -6,6 +6,7 @@ written; a database that cannot be read is `drawdown_database_up 0` and nothing 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -18,7 +19,9 @@ from drawdown.schema.database import read
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon
 from drawdown.server.families import gauge, one, seconds
 from drawdown.server.metrics_calls import calls
+from drawdown.server.metrics_ticks import ticking
 from drawdown.server.metrics_watch import watching
+from drawdown.worker.backlog import ASKABLE, quarantined
 from drawdown.worker.shard import Shard
 from drawdown.worker.unheeded import unheeded
 
@@ -26,14 +29,21 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected")
 REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
 
+PROBLEMS: Final = (
+    "bad_id", "bad_org_id", "bad_sandbox_id", "bad_cell_id", "memory_missing", "memory_out_of_bounds",
+    "interval_missing", "interval_not_a_number", "interval_negative", "interval_over_a_day", "interval_fractional",
+    "ts_missing", "ts_not_milliseconds", "ts_before_2000", "ts_in_the_future", "id_conflict", "below_floor",
+)  # fmt: skip
+"""Told as zero before there is one: an alert on a change does not see a series begin."""
+
 WATERMARK = "SELECT MIN(watermark_ms) AS pack FROM buckets WHERE watermark_ms > 0"
 HELD = (
     "SELECT MIN(held_watermark_ms) AS held FROM orgs WHERE held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL"
 )
 PENDING = "SELECT reason, SUM(seconds) AS seconds FROM pending_usage GROUP BY reason"
 OUTBOX = """
-SELECT provider, state, COUNT(*) AS pushes, MIN(sealed_at_ms) AS oldest_ms FROM pushes
-WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY provider, state
+SELECT provider, state, feature, COUNT(*) AS pushes, MIN(sealed_at_ms) AS oldest_ms, SUM(sealed_qty * 1.0) AS owed
+FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY provider, state, feature
 """
 PROVIDERS = "SELECT provider FROM provider_states"
 HALTS = "SELECT COUNT(*) AS due, MIN(halted_at) AS since_ms FROM halts WHERE due_at_ms IS NOT NULL"
@@ -41,18 +51,15 @@ STOPPED = """
 SELECT COUNT(*) FROM orgs
 WHERE stopped_at_ms IS NOT NULL AND (held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL)
 """
-PROJECTIONS = "SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs WHERE projection_due_ms <= :now"
+PROJECTIONS = f"""
+SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs o WHERE projection_due_ms <= :now AND {ASKABLE}
+"""
 DIRTY = "SELECT COUNT(*) FROM dirty_windows"
-QUARANTINED = "SELECT problem, COUNT(*) AS samples FROM usage_samples WHERE problem IS NOT NULL GROUP BY problem"
 SAMPLES = """
 SELECT COALESCE(cell_id, '') AS cell, COUNT(*) AS samples FROM usage_samples
 WHERE ts >= :start AND ts < :end GROUP BY cell_id
 """
 CELLS = "SELECT cell_id FROM cells"
-LAST_TICK = """
-SELECT started_ms, finished_ms, exit_status FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
-"""
-LAST_SUCCESS = "SELECT finished_ms FROM ticks WHERE exit_status IN (0, 75) ORDER BY tick_id DESC LIMIT 1"
 DOUBTED = "SELECT COUNT(*) FROM incarnation WHERE doubted_ms IS NOT NULL"
 # Materialized, or SQLite reads all of them in the order of the grouping.
 WEBHOOKS = """
@@ -96,7 +103,7 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from _outbox(connection, now_ms)
     yield from _organisations(connection, now_ms)
     yield from watching(connection, now_ms)
-    yield from _ticks(connection, now_ms)
+    yield from ticking(connection, now_ms)
     yield from _samples(connection, now_ms)
     since = {"since": now_ms - 12 * WINDOW_MS}
     found = [((row.provider, row.state), row.webhooks) for row in connection.execute(sa.text(WEBHOOKS), since)]
@@ -121,7 +128,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         ("reason",),
     )
     yield gauge("dirty_windows", "Windows to be sealed again.", [((), one(connection, DIRTY))])
-    bad = [((row.problem,), row.samples) for row in connection.execute(sa.text(QUARANTINED))]
+    found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
+    bad = [((problem,), samples) for problem, samples in sorted(found.items())]
     yield gauge("quarantined_samples", "Samples that cannot be billed.", bad, ("problem",))
 
 
@@ -129,12 +137,21 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     known = {str(name) for name in connection.execute(sa.text(PROVIDERS)).scalars()} - EXEMPT_PROVIDERS
     counts: dict[tuple[str, str], int] = {(name, state): 0 for name in known for state in OPEN_STATES}
     ages: dict[tuple[str, str], float] = {}
+    owed: dict[tuple[str, str], float] = defaultdict(float)
     for row in connection.execute(sa.text(OUTBOX)):
-        counts[row.provider, row.state] = int(row.pushes)
-        ages[row.provider, row.state] = seconds(now_ms - int(row.oldest_ms))
+        key = (row.provider, row.state)
+        counts[key] = counts.get(key, 0) + int(row.pushes)
+        ages[key] = max(ages.get(key, 0.0), seconds(now_ms - int(row.oldest_ms)))
+        owed[row.provider, row.feature] += float(row.owed)
     labels = ("provider", "state")
     yield gauge("outbox_pushes", "Pushes that are not settled.", sorted(counts.items()), labels)
     yield gauge("outbox_oldest_age_seconds", "Since the oldest of them was sealed.", sorted(ages.items()), labels)
+    yield gauge(
+        "owed_quantity",
+        "Sealed and not settled, in the feature's base units. What is used and not sealable is in pending_seconds.",
+        sorted(owed.items()),
+        ("provider", "feature"),
+    )
     yield from calls(connection, now_ms)
 
 
@@ -151,24 +168,6 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     oldest = 0.0 if asked.since_ms is None else seconds(now_ms - int(asked.since_ms))
     yield gauge("projections_oldest_age_seconds", "Since the ask that has waited longest.", [((), oldest)])
     yield gauge("providers_paused", "Providers that a person paused.", [((), one(connection, PAUSED))])
-
-
-def _ticks(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    last = connection.execute(sa.text(LAST_TICK)).one_or_none()
-    if last is None:
-        return
-    yield gauge(
-        "tick_duration_seconds", "Of the last tick that ended.", [((), seconds(last.finished_ms - last.started_ms))]
-    )
-    yield gauge(
-        "tick_last_exit_status", "0 settled, 75 something is left, 1 a person is needed.", [((), last.exit_status)]
-    )
-    yield gauge("tick_last_end_timestamp_seconds", "When it ended.", [((), seconds(last.finished_ms))])
-    success = connection.execute(sa.text(LAST_SUCCESS)).scalar()
-    if success is not None:
-        yield gauge(
-            "tick_last_success_timestamp_seconds", "When one last ended with 0 or 75.", [((), seconds(success))]
-        )
 
 
 def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

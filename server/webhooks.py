@@ -30,6 +30,7 @@ log = structlog.get_logger()
 MAX_BYTES: Final = 1_000_000
 KEPT_MS: Final = 30 * DAY_MS
 """Longer than any provider goes on sending the same event again."""
+ID_HEADERS: Final = ("svix-id", "webhook-id")
 _ID: Final = re.compile(r"[!-~]{1,200}")
 
 KNOWN = "SELECT state FROM webhooks WHERE provider = :provider AND event_id = :event AND state <> 'failed'"
@@ -62,7 +63,7 @@ async def take(
         raise ApiError(404, "not_found", "there is no such provider")
     now = services.clock.now_ms()
     proven = await _notices(unasked, headers, body, now)
-    event = Event(name, event_id(headers, body), hashlib.sha256(body).hexdigest())
+    event = Event(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())
     if await threads.read(lambda connection: _known(connection, event)):
         return "repeated"
     if isinstance(proven, ReadFailed):  # it is genuine, and what it names has to be fetched
@@ -91,20 +92,30 @@ async def _notices(
         raise ApiError(400, "webhook_refused", str(error)) from None
 
 
-def event_id(headers: Mapping[str, str], body: bytes) -> str:
+async def _event_id(provider: Provider, headers: Mapping[str, str], body: bytes, now_ms: int) -> str:
     """The provider's own id of the event, from a part that its signature covers: Svix's header, or the body's `id`."""
-    found: object = None
-    if "stripe-signature" not in headers:
-        found = headers.get("svix-id") or headers.get("webhook-id")
-    if found is None:
-        try:
-            told = json.loads(body)
-        except (ValueError, RecursionError):
-            told = None
-        found = told.get("id") if isinstance(told, dict) else None
+    for name in ID_HEADERS:
+        given = headers.get(name, "")
+        if _ID.fullmatch(given) and await _covers(provider, headers, name, body, now_ms):
+            return given
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        told = None
+    found = told.get("id") if isinstance(told, dict) else None
     if isinstance(found, str) and _ID.fullmatch(found):
         return found
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+async def _covers(provider: Provider, headers: Mapping[str, str], name: str, body: bytes, now_ms: int) -> bool:
+    """Whether the provider's signature covers a header: then it refuses the same delivery with another one. Anybody may
+    add a header to a delivery, and would make another event of it."""
+    try:
+        await provider.notices({**headers, name: f"{headers[name]}x"}, body, now_ms)
+    except WebhookRefused:
+        return True
+    return False
 
 
 def _known(connection: sa.Connection, event: Event) -> bool:

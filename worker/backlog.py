@@ -6,6 +6,7 @@ Guarantee: everything that is used and not settled is in one of these counts.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -42,10 +43,28 @@ class Backlog:
 # Looked up for each row that is left, so that a tick with nothing left does not read all organisations.
 _SHARD = "EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi)"
 
+ASKABLE: Final = (
+    "EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL "
+    "AND a.start_ms <= :now AND a.provider NOT IN ('legacy', 'none') AND a.customer_id <> '')"
+)
+"""Whether there is a provider to ask about organisation `o`: of others, an ask that is due is never answered."""
+
+
+def quarantined(connection: sa.Connection) -> dict[str, int]:
+    """Samples that cannot be billed, by what is wrong with them."""
+    problems = connection.execute(
+        sa.text("SELECT problem, COUNT(*) FROM usage_samples WHERE problem IS NOT NULL GROUP BY problem")
+    )
+    found = {reason: int(number) for reason, number in problems}
+    for reason, table in (("id_conflict", "sample_conflicts"), ("below_floor", "late_quarantine")):
+        if number := int(connection.execute(sa.text(f"SELECT COUNT(*) FROM {table}")).scalar_one()):
+            found[reason] = number
+    return found
+
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
     """Count what is left in a shard (a whole database with the default one)."""
-    values = {"lo": shard.lo, "hi": shard.hi}
+    values = {"lo": shard.lo, "hi": shard.hi, "now": now_ms}
 
     def count(text: str) -> int:
         return int(connection.execute(sa.text(text), values).scalar_one())
@@ -60,24 +79,16 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
     pending = connection.execute(
         sa.text(f"SELECT reason, SUM(seconds) FROM pending_usage left_over WHERE {_SHARD} GROUP BY reason"), values
     )
-    problems = connection.execute(
-        sa.text("SELECT problem, COUNT(*) FROM usage_samples WHERE problem IS NOT NULL GROUP BY problem")
-    )
-    quarantined = {reason: int(number) for reason, number in problems}
-    for reason, table in (("id_conflict", "sample_conflicts"), ("below_floor", "late_quarantine")):
-        if number := count(f"SELECT COUNT(*) FROM {table}"):
-            quarantined[reason] = number
     return Backlog(
         **{state: int(number) for state, number in states},
         dirty_windows=count(f"SELECT COUNT(*) FROM dirty_windows left_over WHERE {_SHARD}"),
         halts_due=count(f"SELECT COUNT(*) FROM halts left_over WHERE due_at_ms IS NOT NULL AND {_SHARD}"),
         halts_unheeded=len(unheeded(connection, shard)),
         projections_due=count(
-            "SELECT COUNT(*) FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi AND EXISTS "
-            "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL "
-            f"AND a.start_ms <= {int(now_ms)} AND a.provider NOT IN ('legacy', 'none') AND a.customer_id <> '')"
+            "SELECT COUNT(*) FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi "
+            f"AND {ASKABLE}"
         ),
         stopped_orgs=count("SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi"),
         pending_s={reason: int(seconds) for reason, seconds in pending},
-        quarantined=quarantined,
+        quarantined=quarantined(connection),
     )

@@ -25,6 +25,7 @@ WORDS = {
     "absent",
     "and",
     "by",
+    "delta",
     "histogram_quantile",
     "increase",
     "max",
@@ -153,7 +154,14 @@ def test_names_are_unique_and_what_matters_is_watched(exported: dict[str, set[st
     names = [rule["alert"] for rule in rules()]
     assert len(set(names)) == len(names)
     watched = {name for text in (*(rule["expr"] for rule in rules()), *queries()) for name, _ in uses(text)}
-    assert set(exported) - watched - {"drawdown_tick_last_success_timestamp_seconds"} == set()
+    assert set(exported) - watched == set()
+
+
+def test_a_gauge_is_not_taken_for_a_counter() -> None:
+    """`increase` and `rate` take each fall of a gauge for a restart."""
+    for text in (*(rule["expr"] for rule in rules()), *queries()):
+        for name in re.findall(r"(?:increase|rate)\((\w+)", text):
+            assert name.endswith("_total"), text
 
 
 def test_the_dashboard_is_whole() -> None:

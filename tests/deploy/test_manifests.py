@@ -122,6 +122,32 @@ def test_services_and_deployments_find_their_pods() -> None:
             assert any(document["spec"]["selector"].items() <= labels.items() for labels in pods)
 
 
+def test_an_upgrade_waits_for_those_who_end_and_for_no_pod_that_stays() -> None:
+    """A pod of a Job stays when it has ended: waiting for its deletion takes until the wait is given up."""
+    text = (DEPLOY / "UPGRADE.md").read_text(encoding="utf-8")
+    roles: dict[str, set[str]] = {"Deployment": set(), "CronJob": set(), "Job": set()}
+    for _, document in documents():
+        if pod_of(document) is not None:
+            spec = document["spec"].get("jobTemplate", {}).get("spec", document["spec"])
+            roles[document["kind"]].add(spec["template"]["metadata"]["labels"]["role"])
+    (lasting,) = re.findall(r"wait --for=delete pod -l 'app=drawdown,role in \(([\w,]+)\)'", text)
+    assert set(lasting.split(",")) == roles["Deployment"]
+    assert text.count("--for=delete") == 1
+    assert set(re.findall(r"get pod -l app=drawdown,role=(\w+)", text)) == roles["CronJob"]
+
+
+def test_no_probe_takes_the_gate_away_because_of_the_database() -> None:
+    """It answers "in doubt" then, and that is what its callers need: /readyz would take the pod out of the Service."""
+    probes = [
+        probe["httpGet"]["path"]
+        for _, document in documents()
+        for container in (pod_of(document) or {}).get("containers", ())
+        for name, probe in container.items()
+        if name.endswith("Probe") and "httpGet" in probe
+    ]
+    assert set(probes) == {"/healthz"}
+
+
 def test_a_tick_with_something_left_does_not_fail_its_job() -> None:
     (cron,) = [document for _, document in documents() if document["kind"] == "CronJob"]
     job = cron["spec"]["jobTemplate"]["spec"]
@@ -204,6 +230,15 @@ def test_units_say_what_matters() -> None:
         assert one["User"] == "drawdown" and one["NoNewPrivileges"] == "yes" and one["ProtectSystem"] == "strict"
         assert one["Environment"] == f"DRAWDOWN_STATE_DIR=/var/lib/{one['StateDirectory']}"
         assert one["EnvironmentFile"].startswith("/etc/drawdown/"), "no secret stands in a unit"
+
+
+def test_a_collector_of_another_user_can_enter_where_the_metrics_file_lies() -> None:
+    tick = unit(DEPLOY / "systemd" / "drawdown-tick.service")["Service"]
+    words = shlex.split(tick["ExecStart"])
+    file = Path(words[words.index("--metrics-file") + 1])
+    assert file.parent == Path("/var/cache") / tick["CacheDirectory"] and tick["CacheDirectoryMode"] == "0755"
+    assert tick["UMask"] == "0077", "and whatever else there is stays closed"
+    assert f"--collector.textfile.directory={file.parent}`" in (DEPLOY / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

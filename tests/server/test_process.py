@@ -128,7 +128,7 @@ def test_an_address_that_is_taken_is_one_clear_line(database: str) -> None:
 def test_a_tick_leaves_metrics_in_a_file_also_when_it_fails(database: str, tmp_path: Path) -> None:
     file = tmp_path / "drawdown.prom"
     assert drawdown(database, "tick", "--metrics-file", str(file)).status == 0
-    assert "drawdown_tick_last_exit_status 0.0" in file.read_text()
+    assert 'drawdown_tick_last_exit_status{shard="0-255"} 0.0' in file.read_text()
     assert drawdown(f"sqlite:///{tmp_path}/none.db", "tick", "--metrics-file", str(file)).status == 1
     assert file.read_text().splitlines()[-1] == "drawdown_database_up 0.0"
     assert [one.name for one in tmp_path.glob("*.prom*")] == ["drawdown.prom"]

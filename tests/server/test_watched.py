@@ -55,8 +55,8 @@ def test_what_is_measured_is_what_the_tables_hold(house: House) -> None:
         "watch_rounds_total": 0,
         "wrong_estimates_total": 0,
         "orgs_stopped": 0,
-        "tick_last_exit_status": 75,
-        "tick_last_success_timestamp_seconds": (T0 + 2 * WINDOW_MS) / 1000,
+        'tick_last_exit_status{shard="0-255"}': 75,
+        'tick_last_success_timestamp_seconds{shard="0-255"}': (T0 + 2 * WINDOW_MS) / 1000,
         'cell_samples{cell="cell-1"}': 2,
         'cell_samples{cell="cell-2"}': 0,
     }.items():
@@ -73,6 +73,8 @@ def test_what_waits_is_counted_with_its_age(lone: House) -> None:
     text = render(lone.fleet.engine, T0 + 3 * WINDOW_MS).decode()
     assert value(text, 'outbox_pushes{provider="autumn",state="due"}') == 1, text
     assert value(text, 'outbox_oldest_age_seconds{provider="autumn",state="due"}') == 300
+    ((feature, quantity),) = lone.fleet.rows("SELECT feature, sealed_qty FROM pushes")
+    assert quantity and value(text, f'owed_quantity{{feature="{feature}",provider="autumn"}}') == quantity, text
 
 
 def test_how_long_calls_took_is_told_as_a_distribution(lone: House) -> None:

@@ -115,6 +115,26 @@ def test_stripes_events_are_known_by_the_id_in_their_body(house: House) -> None:
     served(house, work)
 
 
+UNSIGNED = [{"stripe-signature": "t=1,v1=x"}, {"webhook-id": "msg_2"}, {"svix-id": "msg_2"}]
+
+
+@pytest.mark.parametrize("added", UNSIGNED, ids=lambda one: next(iter(one)))
+def test_a_header_that_nobody_signed_makes_no_other_event(lone: House, added: dict[str, str]) -> None:
+    """Of neither provider: what its signature covers names the event."""
+    lone.customer("acme", 100)
+    headers, body = lone.stripe.customer_webhook("customer.updated", "cus_1", lone.clock.at_ms)
+    deliveries = [("autumn", *lone.autumn_hook("acme")), ("stripe", body, headers)]
+
+    async def work(caller: Caller) -> None:
+        for name, body, headers in deliveries:
+            assert (await caller.hook(name, body, headers)).json() != {"status": "repeated"}
+            await caller.settled()
+            again = await caller.hook(name, body, {**added, **headers})
+            assert again.json() == {"status": "repeated"}, (name, again.text)
+
+    served(lone, work)
+
+
 def thin(house: House) -> tuple[bytes, dict[str, str]]:
     """An error report that names a push nobody here knows, as Stripe would send it: by name alone."""
     house.stripe.v2_events["evt_thin"] = {

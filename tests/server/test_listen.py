@@ -1,0 +1,76 @@
+"""A connection is held by who uses it: whoever sends the rest of a request without end is cut off, answered or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from drawdown.server import listen
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def answers_unread(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    """A route that reads no body."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Connection]:
+    config = uvicorn.Config(answers_unread, lifespan="off", log_config=None, timeout_keep_alive=listen.KEEP_ALIVE_S)
+    loop, state = asyncio.get_running_loop(), ServerState()
+    server = await loop.create_server(lambda: listen._Patient(config, state, {}, loop), "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield reader, writer
+        writer.transport.abort()
+
+
+async def answered(connection: Connection, sent: bytes) -> None:
+    connection[1].write(sent)
+    assert (await connection[0].readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
+
+
+async def ended(connection: Connection, drips: bool) -> None:
+    """Wait until the server closes; with `drips`, send a byte of the body now and then meanwhile."""
+    end = asyncio.ensure_future(connection[0].read())
+    while not end.done():
+        if drips:
+            with suppress(ConnectionError):
+                connection[1].write(b"x")
+        await asyncio.wait([end], timeout=0.01)
+    with suppress(ConnectionResetError):
+        assert await end == b""
+
+
+@pytest.mark.parametrize("drips", [False, True])
+def test_who_was_answered_and_never_ends_its_body_is_cut_off(drips: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "PATIENCE_S", 0.2)
+
+    async def run() -> None:
+        async with connected() as connection:
+            await answered(connection, POST % 1_000_000)
+            connection[1].write(b"x")
+            await asyncio.wait_for(ended(connection, drips), 10)
+
+    asyncio.run(run())
+
+
+def test_who_ends_its_body_late_is_answered_again() -> None:
+    async def run() -> None:
+        async with connected() as connection:
+            await answered(connection, POST % 100)
+            for _ in range(100):
+                connection[1].write(b"x")
+                await asyncio.sleep(0)
+            await answered(connection, POST % 100)
+
+    asyncio.run(run())
