@@ -169,8 +169,9 @@ def _compare(
 def _line(provider: str, one: _Ours, theirs: int) -> Line:
     row = one.row
     ours = int(row.accepted) + int(row.shadow)
-    if theirs != ours:  # nor is what a person billed by hand among the events
-        ours -= int(row.by_hand)
+    beside = ours - int(row.by_hand)
+    if theirs == beside or theirs < ours:  # what a person billed by hand is not among the events
+        ours = beside
     verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"
     return Line(
         day_ms=row.day_ms,

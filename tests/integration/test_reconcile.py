@@ -185,6 +185,22 @@ def test_what_only_the_balance_can_tell_is_left_to_a_person(engine: sa.Engine, b
     clean(fleet)
 
 
+@pytest.mark.parametrize("event", [False, True])
+def test_what_a_person_billed_by_hand_is_left_alone_though_it_was_sent_once(engine: sa.Engine, event: bool) -> None:
+    """An item of an invoice beside the meters, or an event over there: both are right, and neither is voided."""
+    provider = FakeProvider(capabilities(**TOTALS))
+    provider.answers[KEY] = Rejected("dated more than 35 days back")
+    fleet, _ = billed(engine, provider=provider)
+    assert fleet.one("SELECT attempts FROM pushes") == 1
+    write(engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1"))
+    if event:
+        provider.over["acme", FEATURE, T0 + 1] = 60
+    fleet.clock.at_ms += SHOWN
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([], 0)
+    assert fleet.rows("SELECT state, by_hand FROM pushes") == [("accepted", True)]
+
+
 def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) -> None:
     """Too old to be sent, put into an invoice by hand, and resolved so: what is over in its window may be that."""
     provider = FakeProvider(capabilities(**TOTALS, max_quantity=59))
