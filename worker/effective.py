@@ -23,6 +23,7 @@ from drawdown.worker.effective_sql import PUSHES, UNSEALED
 from drawdown.worker.mapping import mapping_rows, segments
 from drawdown.worker.provider_rates import rates_of
 from drawdown.worker.seal_statements import segments_sql
+from drawdown.worker.standing import Effective
 
 LATELY_MS: Final = 5 * MINUTE_MS
 JUST_NOW_MS: Final = MINUTE_MS
@@ -50,20 +51,6 @@ class Used:
     def burn_a_minute(self) -> int:
         """The faster of the last minute and the last five: who begins is soon known, who pauses a while is kept."""
         return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, 0)
-
-
-@dataclass(frozen=True)
-class Effective:
-    """An effective balance with its parts, in micro-credits. Unsealed is what samples tell, and for whoever is not
-    halted what they will tell next."""
-
-    balance: int
-    unaccepted: int
-    unsealed: int
-
-    @property
-    def value(self) -> int:
-        return self.balance - self.unaccepted - self.unsealed
 
 
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:

@@ -28,6 +28,7 @@ from drawdown.worker.effects import Recall, Remember, Steps, Together, Transacti
 from drawdown.worker.incarnation import Witness, recognise
 from drawdown.worker.isolate import find_bad
 from drawdown.worker.newcomers import meet_strangers_by_arrival
+from drawdown.worker.orgs import end_overrides
 from drawdown.worker.project import Projected, project
 from drawdown.worker.provider_states import changed, meet, stored_terms
 from drawdown.worker.push import Pushed, push
@@ -138,6 +139,7 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         meet(connection, context.known())
     context.changed = changed(connection, context.known())
     _bring_providers_up_to_date(connection, now)
+    end_overrides(connection, context.shard, now)
     tick_id = connection.execute(
         ticks.insert().values(
             worker=context.worker,

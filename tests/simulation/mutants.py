@@ -123,12 +123,12 @@ def _pending_never_cleared(patches: Patches) -> None:
 
 
 def _halted_at_rewritten(patches: Patches) -> None:
-    right = projection._row
+    right = projection.row_of
 
     def wrong(org: Any, new: Any, at: Any, due: Any) -> Any:
         return {**right(org, new, at, due), "since": at.now_ms if new.is_halted else None}
 
-    patches.put(projection, "_row", wrong)
+    patches.put(projection, "row_of", wrong)
 
 
 def _older_read_overwrites(patches: Patches) -> None:
