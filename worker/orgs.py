@@ -115,6 +115,18 @@ def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
     apply_now(connection, connection.execute(sa.text(OVERRIDES_ENDED), values).scalars().all(), now_ms)
 
 
+HALTED_AND_EXEMPT: Final = """
+SELECT org_id FROM orgs WHERE is_halted AND NOT operator_halt AND (override_halted IS NULL OR NOT override_halted)
+    AND billing_provider IN ('legacy', 'none') AND bucket BETWEEN :lo AND :hi
+"""
+
+
+def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
+    """Whoever was halted for lack of credit, and is billed by nobody now, goes on: nobody would be asked ever again."""
+    found = connection.execute(sa.text(HALTED_AND_EXEMPT), {"lo": shard.lo, "hi": shard.hi})
+    apply_now(connection, found.scalars().all(), now_ms)
+
+
 def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
     """Write what holds by what is known, without waiting for a provider that perhaps nobody can ask."""
     ordered = sorted(set(org_ids))

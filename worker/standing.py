@@ -14,9 +14,11 @@ import sqlalchemy as sa
 
 from drawdown.schema.tables import orgs, projections
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker.decide import Overrides, Verdict, told_verdict
+from drawdown.worker.decide import CREDIT_REASONS, Overrides, Verdict, told_verdict
 
 ESTIMATE_WRONG: Final = "estimate_wrong"
+EXEMPT: Final = "exempt"
+"""Why somebody goes on who was halted for lack of credit, and is billed by nobody now."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def told_to(org: Any, now_ms: int) -> Change:
     at = Moment(max(now_ms, org.projection_read_ms or 0), now_ms, watched=False)
     row = row_of(org, new, at, org.projection_due_ms) | asked
     history = history_of(org, new, at, org.balance_micro, None)
+    if history is not None and not billed and not new.is_halted and org.halt_reason in CREDIT_REASONS:
+        history["reason"] = EXEMPT
     return Change(row | {"above": org.resume_above_micro if new.is_halted else None}, history)
 
 

@@ -95,6 +95,36 @@ def test_whom_nobody_bills_an_operator_halts_and_limits(engine: sa.Engine, provi
     assert read(fleet.engine, verify).breaches == []
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("why", ["credits_exhausted", "estimate", "unreadable"])
+def test_whoever_moves_to_where_nobody_bills_goes_on(
+    fleet: Fleet, provider: FakeProvider, why: str, at_once: bool
+) -> None:
+    provider.states["acme"] = CustomerState(-1, None, 5)
+    fleet.tick(T0)
+    fleet.write(f"UPDATE orgs SET halt_reason = '{why}', unread_since_ms = 1")
+    fleet.clock.at_ms = T0 + WINDOW_MS if at_once else T0
+    fleet.assign("acme", provider="none", from_ms=T0 + WINDOW_MS)
+    if not at_once:
+        assert stands(fleet)[0]
+        fleet.tick(T0 + WINDOW_MS)
+    assert stands(fleet) == (False, None, None)
+    assert history(fleet)[-1] == (False, "exempt")
+    assert fleet.rows("SELECT projection_due_ms, unread_since_ms FROM orgs") == [(None, None)]
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_whom_an_operator_halted_stays_so_where_nobody_bills(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.states["acme"] = CustomerState(-1, None, 5)
+    fleet.tick(T0)
+    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said))
+    fleet.assign("acme", provider="legacy", from_ms=T0 + WINDOW_MS)
+    fleet.tick(T0 + WINDOW_MS)
+    assert stands(fleet)[:2] == (True, "operator")
+    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said, lift=True))
+    assert stands(fleet)[:2] == (False, None)
+
+
 def test_a_limit_says_nothing_of_credit_that_was_never_read(fleet: Fleet) -> None:
     override(fleet, most=3)
     assert stands(fleet) == (False, None, 3)
