@@ -8,7 +8,7 @@ several watches at once, or one that begins anew, do the same things under the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -102,7 +102,7 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     look = partial(_look, context=context, watcher=watcher, witness=witness, done=done)
     watcher.cursor = yield Transaction("watch", look)
     lanes = yield Together([_lane(context, provider) for provider in context.ready()])
-    others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
+    others = yield Together([dispatch(context.within(ROUND_MS))])  # halts of organisations that no provider here bills
     for result in [one for lane in [*lanes, others] for one in (lane if isinstance(lane, list) else [lane])]:
         _collect(done, result)
     if done.halted or done.resumed or done.halts_failed or done.failures:
@@ -111,10 +111,10 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
 
 
 def _lane(context: Context, provider: str) -> Steps[list[object]]:
-    """A provider that answers slowly is left after a round's time; what is still to be asked, the next one asks."""
-    bounded = replace(context, deadline_ms=context.clock.now_ms() + ROUND_MS)
-    projected = yield from project(bounded, provider)
-    dispatched = yield from dispatch(context, provider)
+    """A provider or cell that answers slowly is left after a round's time; what is still to be asked or told, the next
+    one asks or tells."""
+    projected = yield from project(context.within(ROUND_MS), provider)
+    dispatched = yield from dispatch(context.within(ROUND_MS), provider)
     return [projected, dispatched]
 
 
