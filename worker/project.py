@@ -120,13 +120,15 @@ def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[
     wanted = [one.customer_id for one in due]
     if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
         return dict.fromkeys(wanted, NOT_ASKED)
+    about: Sequence[str] = wanted  # one customer who cannot be read says nothing of the provider, however often
     try:
         states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, wanted)
     except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
         states = {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
+        about = ()
     failed = all(isinstance(one, ReadFailed) for one in states.values())
-    context.reading(provider).note(failed=failed, now_ms=context.clock.now_ms())
+    context.reading(provider).note(failed=failed, now_ms=context.clock.now_ms(), about=about)
     return states
 
 
