@@ -273,7 +273,7 @@ def override(
     ends = None if until is None else parse_time(until, "--until")
     said, halted = state.said(actor, reason), False if never_halt else None
     state.write(lambda c: orgs.override(c, org, said, max_concurrent=max_concurrent, halted=halted, until_ms=ends))
-    show(state, {"org_id": org, "cleared": clear}, [f"{org}: takes effect with the next tick"])
+    show(state, {"org_id": org, "cleared": clear}, [f"{org}: holds from now on"])
 
 
 @app.command()

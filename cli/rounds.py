@@ -29,12 +29,14 @@ class Rounds:
     stopping: threading.Event
     watcher: Watcher = field(default_factory=Watcher)
     breakers: dict[str, Breaker] = field(default_factory=dict)
+    cell_breakers: dict[str, Breaker] = field(default_factory=dict)
 
     def round(self) -> Watched:
         context = self.state.context()
         context.shard = self.shard
         context.stopping = self.stopping.is_set
         context.breakers = self.breakers
+        context.cell_breakers = self.cell_breakers
         return runner.run(watch(context, self.watcher), self.state.world())
 
     def try_round(self) -> None:

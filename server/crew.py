@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from drawdown.schema.units import SECOND_MS
 from drawdown.server.frame import told
 from drawdown.server.services import Hands, Services
 from drawdown.worker import runner
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 THREADS: Final = 4
 MOST_WAITING: Final = 1_000
+DISPATCH_MS: Final = 5 * SECOND_MS
+"""For how long a thread tells cells after a read; what is left stays due, for the next watch or tick."""
 
 
 class Crew:
@@ -83,9 +86,14 @@ class Crew:
         with self._lock:
             self._waiting.pop(org_id, None)
         try:
-            self._with_hands(lambda hands, context: runner.run(_read_again(context, provider, org_id), hands.world))
+            self._with_hands(lambda hands, context: self._read_with(hands, context, provider, org_id))
         except Exception as error:  # it stays marked: the next tick asks
             log.error("read_again_failed", org=org_id, provider=provider, **told(error))
+
+    def _read_with(self, hands: Hands, context: Context, provider: str, org_id: str) -> None:
+        # What one read's dispatch learnt of a dead cell, the thread's next need not.
+        context.cell_breakers = self._own.__dict__.setdefault("cell_breakers", {})
+        runner.run(_read_again(context, provider, org_id), hands.world)
 
 
 def _read_again(context: Context, provider: str, org_id: str) -> Steps[None]:
@@ -93,4 +101,4 @@ def _read_again(context: Context, provider: str, org_id: str) -> Steps[None]:
         return
     done = yield from project(context, provider, org_id)
     if done.halted:
-        yield from dispatch(context, provider)
+        yield from dispatch(context.within(DISPATCH_MS), provider)

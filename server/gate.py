@@ -37,7 +37,9 @@ READ_WITHIN_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000
 
 STANDING = """
-SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms FROM orgs
+SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms,
+    projection_read_ms IS NULL AND override_halted IS NULL AS unknown
+FROM orgs
 WHERE org_id = :org
 """
 BILLER = """
@@ -90,7 +92,7 @@ class Gate:
         return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
 
     def _verdict(self, org_id: str, found: Row) -> dict[str, object]:
-        if found.projection_read_ms is None and not found.is_halted and found.billing_provider not in EXEMPT_PROVIDERS:
+        if found.unknown and not found.is_halted and found.billing_provider not in EXEMPT_PROVIDERS:
             return self._doubtful(org_id, "never_projected", found.max_concurrent_sandboxes)
         reason = (found.halt_reason or "halted") if found.is_halted else None
         if reason is None and found.max_concurrent_sandboxes == 0:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.actions import lock_buckets, record, require_org
-from drawdown.worker.orgs import Said, register
+from drawdown.worker.orgs import Said, apply_now, register
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ def assign_one(
         },
     )
     _take_effect(connection, org_id, start, said.now_ms)
+    if provider in EXEMPT_PROVIDERS and start <= said.now_ms:
+        apply_now(connection, [org_id], said.now_ms)  # nobody will ask about it again
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
     record(connection, "org_assign", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
     mended, before = _mend(connection, org_id, start)

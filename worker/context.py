@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.clock import Clock
@@ -47,11 +48,17 @@ class Context:
     witness: Witness | None = None
     """What this host remembers of the database since the tick began."""
     progress: Callable[[str, int], None] | None = None
-    _claims: int = 0
+    _claims: Iterator[int] = field(default_factory=lambda: count(1))
+    """Shared with every context made of this one: no two claims of a worker have one name."""
 
     def out_of_time(self) -> bool:
         """Whether to leave what remains to the next tick."""
         return self.stopping() or (self.deadline_ms is not None and self.clock.now_ms() >= self.deadline_ms)
+
+    def within(self, duration_ms: int) -> Context:
+        """The same, for that long at most."""
+        ends_ms = self.clock.now_ms() + duration_ms
+        return replace(self, deadline_ms=ends_ms if self.deadline_ms is None else min(ends_ms, self.deadline_ms))
 
     def ready(self) -> list[str]:
         """The providers that can be called."""
@@ -63,8 +70,7 @@ class Context:
 
     def new_claim(self) -> str:
         """A name for one claim of this worker, unlike any other claim."""
-        self._claims += 1
-        return f"{self.worker}/{self._claims}"
+        return f"{self.worker}/{next(self._claims)}"
 
     def breaker(self, provider: str) -> Breaker:
         return self.breakers.setdefault(provider, Breaker())

@@ -305,6 +305,23 @@ def unread_verdict(
     return present
 
 
+def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed: bool, spent: bool) -> Verdict:
+    """What holds once an operator has spoken, or what he said has ended, until the provider is read afresh.
+
+    `billed`: whether any provider has a say; `spent`: whether its last word was that nothing is left. Nobody goes on
+    but by the operator's word or a fresh read; whom nobody bills, only an operator halts and limits.
+    """
+    limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
+    said = _operator(overrides, limit, now_ms)
+    if said is not None:
+        return said
+    if not billed:
+        return Verdict(False, None, limit)
+    if spent and not present.is_halted:
+        return Verdict(True, "credits_exhausted", limit)
+    return Verdict(present.is_halted, present.reason, limit)
+
+
 def _limit(provider_max: int | None, overrides: Overrides, now_ms: int) -> int | None:
     given = overrides.max_concurrent if overrides.in_force(now_ms) else None
     return provider_max if given is None else given

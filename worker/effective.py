@@ -23,9 +23,11 @@ from drawdown.worker.effective_sql import PUSHES, UNSEALED
 from drawdown.worker.mapping import mapping_rows, segments
 from drawdown.worker.provider_rates import rates_of
 from drawdown.worker.seal_statements import segments_sql
+from drawdown.worker.standing import Effective
 
 LATELY_MS: Final = 5 * MINUTE_MS
 JUST_NOW_MS: Final = MINUTE_MS
+READINGS: Final = 3
 
 
 @dataclass
@@ -50,20 +52,6 @@ class Used:
     def burn_a_minute(self) -> int:
         """The faster of the last minute and the last five: who begins is soon known, who pauses a while is kept."""
         return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, 0)
-
-
-@dataclass(frozen=True)
-class Effective:
-    """An effective balance with its parts, in micro-credits. Unsealed is what samples tell, and for whoever is not
-    halted what they will tell next."""
-
-    balance: int
-    unaccepted: int
-    unsealed: int
-
-    @property
-    def value(self) -> int:
-        return self.balance - self.unaccepted - self.unsealed
 
 
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
@@ -100,9 +88,33 @@ def read_used(
 
     `read_ms`: when the read began that is to be compared with, `lag_ms` how far balances trail.
     """
-    found: dict[str, Used] = defaultdict(Used)
     if not orgs:
-        return found
+        return defaultdict(Used)
+    # What a seal makes pushes of between the two statements is in both. Then it is read again, and if that never ends,
+    # the least holds: a seal can only make it too much.
+    best: dict[str, Used] = {}
+    for _ in range(READINGS):
+        before = _last_seals(connection)
+        found = _read_once(connection, provider, orgs, now_ms=now_ms, read_ms=read_ms, lag_ms=lag_ms)
+        if _last_seals(connection) == before:
+            return found
+        best = {org.org_id: min(best.get(org.org_id, found[org.org_id]), found[org.org_id], key=_owed) for org in orgs}
+    return defaultdict(Used, best)
+
+
+def _owed(used: Used) -> int:
+    return used.unsealed + used.unsent + used.sent_since
+
+
+def _last_seals(connection: sa.Connection) -> Sequence[int]:
+    """The newest seals that are committed; not the newest alone: one may be committed after one that began later."""
+    return connection.execute(sa.text("SELECT seal_id FROM seals ORDER BY seal_id DESC LIMIT 64")).scalars().all()
+
+
+def _read_once(
+    connection: sa.Connection, provider: str, orgs: Sequence[Any], *, now_ms: int, read_ms: int, lag_ms: int
+) -> dict[str, Used]:
+    found: dict[str, Used] = defaultdict(Used)
     known = {org.org_id: org.balance_read_ms for org in orgs}
     read_before = min(now_ms if at is None else at for at in known.values())
     run = _Run(connection, provider, sorted(known), now_ms)

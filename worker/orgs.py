@@ -1,6 +1,7 @@
 """An organisation as a person knows it: registered, halted, overridden, to be asked about again.
 
-Guarantee: what an operator says wins over any provider's verdict, and is on record with who and why.
+Guarantee: what an operator says wins over any provider's verdict at once, whether or not one can be asked, and is on
+record with who and why.
 """
 
 from __future__ import annotations
@@ -8,16 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.database import rows_sql
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import bucket_of
-from drawdown.schema.tables import orgs, projections
-from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS
+from drawdown.schema.tables import orgs
+from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.actions import record, require_org
 from drawdown.worker.sample_values import is_clean_id
+from drawdown.worker.shard import Shard
+from drawdown.worker.standing import told_to, write
+
+APPLIED_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True)
@@ -54,42 +60,13 @@ def halt(connection: sa.Connection, org_id: str, said: Said, *, lift: bool = Fal
 
     Returns whether it is halted now. Errors: Refused for an unknown organisation.
     """
-    org = require_org(connection, org_id)
+    require_org(connection, org_id)
     action = "org_halt_lift" if lift else "org_halt"
     record(connection, action, org_id, {}, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
     connection.execute(orgs.update().where(orgs.c.org_id == org_id).values(operator_halt=not lift))
     mark_for_projection(connection, [org_id], said.now_ms)
-    if lift and org.billing_provider in (None, *EXEMPT_PROVIDERS):
-        _halted_now(connection, org, said, halted=False)  # nobody to ask
-        return False
-    if not lift:
-        _halted_now(connection, org, said, halted=True)
-    return True if not lift else bool(org.is_halted)
-
-
-def _halted_now(connection: sa.Connection, org: sa.Row[tuple[object, ...]], said: Said, *, halted: bool) -> None:
-    if org.is_halted == halted:
-        return
-    connection.execute(
-        orgs.update()
-        .where(orgs.c.org_id == org.org_id)
-        .values(
-            is_halted=halted,
-            halted_at=said.now_ms if halted else None,
-            halt_reason="operator" if halted else None,
-            projection_read_ms=max(said.now_ms, org.projection_read_ms or 0),
-        )
-    )
-    connection.execute(
-        projections.insert().values(
-            org_id=org.org_id,
-            read_ms=max(said.now_ms, org.projection_read_ms or 0),
-            at_ms=said.now_ms,
-            is_halted=halted,
-            max_concurrent_sandboxes=org.max_concurrent_sandboxes,
-            reason="operator" if halted else None,
-        )
-    )
+    apply_now(connection, [org_id], said.now_ms)
+    return bool(require_org(connection, org_id).is_halted)
 
 
 def override(
@@ -120,8 +97,45 @@ def override(
         )
     )
     mark_for_projection(connection, [org_id], said.now_ms)
+    apply_now(connection, [org_id], said.now_ms)
     details = {"max_concurrent": max_concurrent, "halted": halted, "until_ms": until_ms}
     record(connection, "org_override", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+
+
+OVERRIDES_ENDED: Final = """
+UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1,
+    override_halted = NULL, override_max_concurrent = NULL, override_until_ms = NULL
+WHERE override_until_ms <= :now AND bucket BETWEEN :lo AND :hi RETURNING org_id
+"""
+
+
+def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
+    """Forget the overrides that have run out: that changes verdicts without anything else happening."""
+    values = {"now": now_ms, "lo": shard.lo, "hi": shard.hi}
+    apply_now(connection, connection.execute(sa.text(OVERRIDES_ENDED), values).scalars().all(), now_ms)
+
+
+HALTED_AND_EXEMPT: Final = """
+SELECT org_id FROM orgs WHERE is_halted AND NOT operator_halt AND (override_halted IS NULL OR NOT override_halted)
+    AND billing_provider IN ('legacy', 'none') AND bucket BETWEEN :lo AND :hi
+"""
+
+
+def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
+    """Whoever was halted for lack of credit, and is billed by nobody now, goes on: nobody would be asked ever again."""
+    found = connection.execute(sa.text(HALTED_AND_EXEMPT), {"lo": shard.lo, "hi": shard.hi})
+    apply_now(connection, found.scalars().all(), now_ms)
+
+
+def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
+    """Write what holds by what is known, without waiting for a provider that perhaps nobody can ask."""
+    ordered = sorted(set(org_ids))
+    for start in range(0, len(ordered), APPLIED_AT_ONCE):
+        some = ordered[start : start + APPLIED_AT_ONCE]
+        rows = connection.execute(
+            sa.select(orgs).where(orgs.c.org_id.in_(some)).order_by(orgs.c.org_id).with_for_update()
+        ).all()
+        write(connection, [told_to(org, now_ms) for org in rows])
 
 
 def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:

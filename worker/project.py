@@ -24,9 +24,11 @@ from drawdown.worker.context import Context
 from drawdown.worker.decide import CREDIT_REASONS
 from drawdown.worker.effective import Used, read_used
 from drawdown.worker.effects import ReadCustomers, Steps, Transaction
-from drawdown.worker.projection import ESTIMATE_WRONG, Change, Moment, read_to, said, unchanged, unread_to, write
+from drawdown.worker.orgs import end_overrides
+from drawdown.worker.projection import read_to, said, unread_to
 from drawdown.worker.provider_rates import policies_of, policy_for
 from drawdown.worker.shard import Shard
+from drawdown.worker.standing import ESTIMATE_WRONG, Change, Moment, unchanged, write
 from drawdown.worker.watch_state import is_watched, note_reads
 
 log = structlog.get_logger()
@@ -80,13 +82,6 @@ WHERE o.projection_due_ms <= :now AND a.provider = :provider AND a.customer_id <
 ORDER BY o.projection_due_ms LIMIT :most
 """
 
-# An override that has run out changes the verdict without anything else happening.
-OVERRIDES_ENDED = """
-UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1,
-    override_halted = NULL, override_max_concurrent = NULL, override_until_ms = NULL
-WHERE override_until_ms <= :now AND bucket BETWEEN :lo AND :hi
-"""
-
 
 def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
     """Read again every customer of one provider whose organisation is asked for, or one organisation's, and write the
@@ -125,19 +120,21 @@ def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[
     wanted = [one.customer_id for one in due]
     if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
         return dict.fromkeys(wanted, NOT_ASKED)
+    about: Sequence[str] = wanted  # one customer who cannot be read says nothing of the provider, however often
     try:
         states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, wanted)
     except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
         states = {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
+        about = ()
     failed = all(isinstance(one, ReadFailed) for one in states.values())
-    context.reading(provider).note(failed=failed, now_ms=context.clock.now_ms())
+    context.reading(provider).note(failed=failed, now_ms=context.clock.now_ms(), about=about)
     return states
 
 
 def _due(connection: sa.Connection, *, provider: str, now: int, most: int, shard: Shard, org: str) -> list[Due]:
     values = {"now": now, "lo": shard.lo, "hi": shard.hi}
-    connection.execute(sa.text(OVERRIDES_ENDED), values)
+    end_overrides(connection, shard, now)
     rows = connection.execute(sa.text(DUE), {**values, "provider": provider, "most": most, "org": org})
     return [Due(*row) for row in rows]
 

@@ -28,6 +28,7 @@ from drawdown.worker.effects import Recall, Remember, Steps, Together, Transacti
 from drawdown.worker.incarnation import Witness, recognise
 from drawdown.worker.isolate import find_bad
 from drawdown.worker.newcomers import meet_strangers_by_arrival
+from drawdown.worker.orgs import end_overrides, release_exempt
 from drawdown.worker.project import Projected, project
 from drawdown.worker.provider_states import changed, meet, stored_terms
 from drawdown.worker.push import Pushed, push
@@ -138,6 +139,8 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
         meet(connection, context.known())
     context.changed = changed(connection, context.known())
     _bring_providers_up_to_date(connection, now)
+    release_exempt(connection, context.shard, now)
+    end_overrides(connection, context.shard, now)
     tick_id = connection.execute(
         ticks.insert().values(
             worker=context.worker,
@@ -185,7 +188,9 @@ def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
     looked_at = 0 if since is None or since > now else since - DAY_MS
     connection.execute(
         sa.text(
-            "UPDATE orgs SET billing_provider = a.provider, projection_due_ms = :now, "
+            "UPDATE orgs SET billing_provider = a.provider, "
+            "projection_due_ms = CASE WHEN a.provider NOT IN ('legacy', 'none') THEN :now END, "
+            "unread_since_ms = CASE WHEN a.provider NOT IN ('legacy', 'none') THEN unread_since_ms END, "
             "projection_asks = projection_asks + 1, "
             "balance_read_ms = CASE WHEN balance_read_ms >= a.start_ms THEN balance_read_ms END, "
             "balance_micro = CASE WHEN balance_read_ms >= a.start_ms THEN balance_micro END "

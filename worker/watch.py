@@ -8,7 +8,7 @@ several watches at once, or one that begins anew, do the same things under the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import structlog
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.context import Context
-from drawdown.worker.decide import next_look_ms
+from drawdown.worker.decide import LAST_LOOK_MS, next_look_ms
 from drawdown.worker.dispatch import Dispatched, dispatch
 from drawdown.worker.effective import read_used, since_read
 from drawdown.worker.effects import Recall, Steps, Together, Transaction
@@ -80,7 +80,8 @@ FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
     AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
 """
 LOOK: Final = f"""
-SELECT o.org_id, o.is_halted, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.projection_due_ms {_BILLED}
+SELECT o.org_id, o.is_halted, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.projection_due_ms,
+    o.override_halted {_BILLED}
 WHERE o.watch_due_ms <= :now AND NOT o.is_halted AND o.bucket BETWEEN :lo AND :hi
 ORDER BY o.watch_due_ms LIMIT :most {{skip_locked}}
 """
@@ -102,7 +103,7 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     look = partial(_look, context=context, watcher=watcher, witness=witness, done=done)
     watcher.cursor = yield Transaction("watch", look)
     lanes = yield Together([_lane(context, provider) for provider in context.ready()])
-    others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
+    others = yield Together([dispatch(context.within(ROUND_MS))])  # halts of organisations that no provider here bills
     for result in [one for lane in [*lanes, others] for one in (lane if isinstance(lane, list) else [lane])]:
         _collect(done, result)
     if done.halted or done.resumed or done.halts_failed or done.failures:
@@ -111,10 +112,10 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
 
 
 def _lane(context: Context, provider: str) -> Steps[list[object]]:
-    """A provider that answers slowly is left after a round's time; what is still to be asked, the next one asks."""
-    bounded = replace(context, deadline_ms=context.clock.now_ms() + ROUND_MS)
-    projected = yield from project(bounded, provider)
-    dispatched = yield from dispatch(context, provider)
+    """A provider or cell that answers slowly is left after a round's time; what is still to be asked or told, the next
+    one asks or tells."""
+    projected = yield from project(context.within(ROUND_MS), provider)
+    dispatched = yield from dispatch(context.within(ROUND_MS), provider)
     return [projected, dispatched]
 
 
@@ -141,7 +142,6 @@ def _look(
 ) -> int:
     now = context.clock.now_ms()
     doubted = recognise(connection, witness, now).doubted is not None
-    note_round(connection, now)
     cursor = _wake(connection, watcher, context.shard, now)
     for provider in context.ready():
         values = {"provider": provider, "now": now, "lo": context.shard.lo, "hi": context.shard.hi}
@@ -150,6 +150,7 @@ def _look(
         halted = connection.execute(sa.text(HALTED), {**values, "most": max(reads // HALTED_SHARE, 1)}).scalars().all()
         mark_for_projection(connection, [*wanted, *halted], now)
         done.asked += len(wanted) + len(halted)
+    note_round(connection, now)  # last: one row, for which other shards' watches wait
     return cursor
 
 
@@ -192,7 +193,8 @@ def _look_at(
             if len(wanted) == most:
                 continue  # stays due: the next round begins with it
             wanted.append(org.org_id)
-        look = now + ROUND_MS if gone else next_look_ms(effective, used[org.org_id].burn_a_minute, now)
+        soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS  # a person's word holds whatever is read
+        look = now + soon if gone else next_look_ms(effective, used[org.org_id].burn_a_minute, now)
         looks.append({"org": org.org_id, "look": look})
     if looks:
         connection.execute(sa.text(LOOKED), looks)

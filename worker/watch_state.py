@@ -42,6 +42,7 @@ def is_watched(connection: sa.Connection, now_ms: int) -> bool:
 
 
 def note_round(connection: sa.Connection, now_ms: int) -> None:
+    """To be the last thing that a transaction does, too."""
     connection.execute(sa.text("UPDATE watch_state SET round_ms = :now, rounds = rounds + 1"), {"now": now_ms})
 
 

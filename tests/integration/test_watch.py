@@ -8,12 +8,17 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerState
+from drawdown.schema import tables
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker import assignments, orgs
 from drawdown.worker.decide import UNREAD_STOP_MS
+from drawdown.worker.effective import Used, read_used
 from drawdown.worker.provider_rates import set_rate, set_when_down
+from drawdown.worker.seal import seal
+from drawdown.worker.seal_statements import SealRequest
+from drawdown.worker.shard import Shard
 from drawdown.worker.verify import verify
 from drawdown.worker.watch import Watcher
 from tests.fake_provider import capabilities
@@ -238,6 +243,34 @@ def test_a_push_on_its_way_is_not_taken_off_a_balance_that_shows_it(fleet: Fleet
     assert look(fleet).halted == 0  # 100 - 60 - 30: taken off twice, it would be gone
     use(fleet, 30)
     assert look(fleet).halted == 1
+
+
+@pytest.mark.parametrize("seals", [1, 10])
+def test_what_is_sealed_while_it_is_read_counts_once(postgres: sa.Engine, provider: Prepaid, seals: int) -> None:
+    """100 are there, and 60 were used: taken off as unsealed and as a push, nothing would be left."""
+    fleet = Fleet(postgres, Moving(T0), extra={"fake": provider})
+    fleet.assign("acme", provider="fake", from_ms=T0)
+    price(fleet)
+    fleet.tick(T0 + SECOND_MS)
+    use(fleet, 60)
+    fleet.clock.at_ms = T0 + 7 * MINUTE_MS
+    request = SealRequest(Shard(), T0 + WINDOW_MS, fleet.clock.at_ms, {"fake": provider.capabilities})
+    left = list(range(seals))
+
+    def seal_between(_connection: Any, _cursor: Any, text: str, *_more: Any) -> None:
+        if "unsampled" in text and left:
+            left.pop()
+            write(postgres, lambda c: seal(c, request))
+
+    sa.event.listen(postgres, "after_cursor_execute", seal_between)
+
+    def used(connection: sa.Connection) -> Used:
+        found = connection.execute(sa.select(tables.orgs)).all()
+        return read_used(connection, "fake", found, now_ms=request.now_ms, read_ms=request.now_ms, lag_ms=0)["acme"]
+
+    found = read(postgres, used)
+    assert len(left) < seals
+    assert found.unsealed + found.unsent == 60 * CREDIT
 
 
 def test_the_operators_words_win_over_estimates_and_end_in_a_round(fleet: Fleet, provider: Prepaid) -> None:

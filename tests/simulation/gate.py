@@ -20,7 +20,8 @@ ASK_EVERY_MS: Final = 10 * SECOND_MS
 READ_WITHIN_MS: Final = 2 * SECOND_MS
 NOBODY: Final = "nobody"
 _ROW: Final = (
-    "SELECT is_halted, max_concurrent_sandboxes, projection_read_ms, billing_provider FROM orgs WHERE org_id = :org"
+    "SELECT is_halted, max_concurrent_sandboxes, projection_read_ms IS NULL AND override_halted IS NULL, "
+    "billing_provider FROM orgs WHERE org_id = :org"
 )
 
 
@@ -83,10 +84,10 @@ class Question:
         settings = self.server.settings
         if self.row is None:
             return settings.gate_unknown_org == "allow"
-        halted, most, read_ms, biller = self.row
+        halted, most, unknown, biller = self.row
         if halted or most == 0:
             return False
-        return settings.gate_open_when_in_doubt if read_ms is None and biller not in EXEMPT else True
+        return settings.gate_open_when_in_doubt if unknown and biller not in EXEMPT else True
 
 
 def ask(world: World, server: Server, org: str) -> Question:

@@ -19,7 +19,7 @@ import structlog
 from drawdown.ledger import wallet
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
-from drawdown.worker import corrections, dispatch, project, projection, push, requests, seal_statements
+from drawdown.worker import corrections, dispatch, project, projection, push, requests, seal_statements, standing
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.effects import Transaction
 from drawdown.worker.mapping import FOREVER_MS, segments
@@ -123,12 +123,12 @@ def _pending_never_cleared(patches: Patches) -> None:
 
 
 def _halted_at_rewritten(patches: Patches) -> None:
-    right = projection._row
+    right = standing.row_of
 
     def wrong(org: Any, new: Any, at: Any, due: Any) -> Any:
         return {**right(org, new, at, due), "since": at.now_ms if new.is_halted else None}
 
-    patches.put(projection, "_row", wrong)
+    patches.put(projection, "row_of", wrong)
 
 
 def _older_read_overwrites(patches: Patches) -> None:

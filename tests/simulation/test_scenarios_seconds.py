@@ -104,6 +104,7 @@ def test_who_paid_gets_through_in_the_same_answer(world: World) -> None:
 def test_an_override_that_ended_while_the_provider_was_asked_decides_nothing(world: World) -> None:
     until = world.time.now + 60 * SECOND_MS
     world.write(lambda c: override(c, "acme", said(world), halted=False, max_concurrent=None, until_ms=until))
+    world.execute("UPDATE orgs SET projection_read_ms = NULL")  # as if never read, so that the gate asks
     ask(world, world.servers[0], "acme")
     serve(world, world.servers[0], until="project")
     world.time.advance(61 * SECOND_MS)

@@ -1,0 +1,132 @@
+"""What an operator says holds at once, also where no provider can be asked; and so does the end of it."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerState
+from drawdown.schema.database import read, write
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker import orgs
+from drawdown.worker.verify import verify
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    return FakeProvider(capabilities())
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
+    made = Fleet(engine, extra={"fake": provider})
+    made.assign("acme", provider="fake", from_ms=T0)
+    return made
+
+
+def override(fleet: Fleet, *, most: int | None = None, halted: bool | None = None, until_ms: int | None = None) -> None:
+    write(
+        fleet.engine,
+        lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=most, halted=halted, until_ms=until_ms),
+    )
+
+
+def stands(fleet: Fleet) -> tuple[object, ...]:
+    return fleet.rows("SELECT is_halted, halt_reason, max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'")[0]
+
+
+def history(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT is_halted, reason FROM projections WHERE org_id = 'acme' ORDER BY projection_id")
+
+
+def later(fleet: Fleet) -> None:
+    """A tick, while nobody can ask the provider."""
+    fleet.tick(fleet.clock.at_ms + WINDOW_MS, new_orgs=None, dormant={"fake"})
+
+
+def test_a_word_holds_at_once_though_the_provider_cannot_be_asked_and_ends_by_itself(
+    fleet: Fleet, provider: FakeProvider
+) -> None:
+    provider.states["acme"] = CustomerState(-1, None, 5)
+    fleet.tick(T0)
+    override(fleet, most=9, halted=False, until_ms=T0 + WINDOW_MS)
+    assert stands(fleet) == (False, None, 9)
+    later(fleet)
+    assert stands(fleet) == (True, "credits_exhausted", 9)  # as it was known; its limit is to be read
+    assert history(fleet) == [(True, "credits_exhausted"), (False, None), (True, "credits_exhausted")]
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_a_word_that_is_cleared_makes_no_credit_of_what_is_known_to_be_gone(
+    fleet: Fleet, provider: FakeProvider
+) -> None:
+    provider.states["acme"] = CustomerState(0, None, 5)
+    fleet.tick(T0)
+    override(fleet, halted=False)
+    override(fleet)
+    assert stands(fleet)[:2] == (True, "credits_exhausted")
+    provider.states["acme"] = CustomerState(100, None, 5)
+    fleet.tick(T0 + WINDOW_MS)
+    assert stands(fleet) == (False, None, 5)
+
+
+def test_who_is_halted_by_a_word_stays_so_until_a_fresh_read(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.states["acme"] = CustomerState(100, None, 5)
+    fleet.tick(T0)
+    override(fleet, halted=True)
+    assert stands(fleet) == (True, "operator", 5)
+    override(fleet)
+    later(fleet)
+    assert stands(fleet)[0]
+    fleet.tick_windows(1)
+    assert stands(fleet) == (False, None, 5)
+
+
+@pytest.mark.parametrize("provider_name", ["none", "legacy"])
+def test_whom_nobody_bills_an_operator_halts_and_limits(engine: sa.Engine, provider_name: str) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("acme", provider=provider_name, from_ms=T0)
+    override(fleet, most=0, halted=True, until_ms=T0 + 1)
+    assert stands(fleet) == (True, "operator", 0)
+    fleet.tick(T0 + 1)
+    assert stands(fleet) == (False, None, None)
+    assert read(fleet.engine, verify).breaches == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("why", ["credits_exhausted", "estimate", "unreadable"])
+def test_whoever_moves_to_where_nobody_bills_goes_on(
+    fleet: Fleet, provider: FakeProvider, why: str, at_once: bool
+) -> None:
+    provider.states["acme"] = CustomerState(-1, None, 5)
+    fleet.tick(T0)
+    fleet.write(f"UPDATE orgs SET halt_reason = '{why}', unread_since_ms = 1")
+    fleet.clock.at_ms = T0 + WINDOW_MS if at_once else T0
+    fleet.assign("acme", provider="none", from_ms=T0 + WINDOW_MS)
+    if not at_once:
+        assert stands(fleet)[0]
+        fleet.tick(T0 + WINDOW_MS)
+    assert stands(fleet) == (False, None, None)
+    assert history(fleet)[-1] == (False, "exempt")
+    assert fleet.rows("SELECT projection_due_ms, unread_since_ms FROM orgs") == [(None, None)]
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_whom_an_operator_halted_stays_so_where_nobody_bills(fleet: Fleet, provider: FakeProvider) -> None:
+    provider.states["acme"] = CustomerState(-1, None, 5)
+    fleet.tick(T0)
+    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said))
+    fleet.assign("acme", provider="legacy", from_ms=T0 + WINDOW_MS)
+    fleet.tick(T0 + WINDOW_MS)
+    assert stands(fleet)[:2] == (True, "operator")
+    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said, lift=True))
+    assert stands(fleet)[:2] == (False, None)
+
+
+def test_a_limit_says_nothing_of_credit_that_was_never_read(fleet: Fleet) -> None:
+    override(fleet, most=3)
+    assert stands(fleet) == (False, None, 3)
+    assert fleet.one("SELECT projection_read_ms FROM orgs WHERE org_id = 'acme'") is None
+    assert history(fleet) == []
