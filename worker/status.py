@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -96,7 +97,13 @@ def _last_tick(connection: sa.Connection, now_ms: int) -> dict[str, Any] | None:
     if last is None:
         return None
     kept = {name: value for name, value in last._mapping.items() if name != "report"}
-    return {**kept, "took_ms": last.finished_ms - last.started_ms, "another_began_ms": running}
+    problems = json.loads(last.report or "{}").get("problems", [])
+    return {
+        **kept,
+        "took_ms": last.finished_ms - last.started_ms,
+        "another_began_ms": running,
+        "problems": problems,
+    }
 
 
 ORG_PENDING = """

@@ -59,10 +59,12 @@ SELECT p.provider, p.state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM led
     COUNT(*) AS pushes, SUM(p.sent_qty) AS quantity, MIN(p.sealed_at_ms) AS oldest_ms, MIN(p.window_ms) AS window_ms
 FROM pushes p WHERE p.state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
+# What a person is needed for comes first.
 ERRORS: Final = """
-SELECT p.provider, SUBSTR(p.last_error, 1, 160) AS error, COUNT(*) AS pushes FROM pushes p
+SELECT p.provider, CASE p.state WHEN 'in_doubt' THEN 1 WHEN 'rejected' THEN 2 ELSE 3 END AS rank,
+    SUBSTR(p.last_error, 1, 160) AS error, COUNT(*) AS pushes FROM pushes p
 WHERE p.state IN ('due', 'queued', 'in_doubt', 'rejected') AND p.last_error IS NOT NULL
-GROUP BY 1, 2 ORDER BY 3 DESC, 2 LIMIT 500
+GROUP BY 1, 2, 3 ORDER BY 2, 4 DESC, 3 LIMIT 500
 """
 TICKS: Final = """
 SELECT started_ms, report FROM ticks WHERE tick_id > (SELECT MAX(tick_id) FROM ticks) - :most

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from drawdown.schema.units import MINUTE_MS
@@ -46,6 +47,8 @@ def _needs_person(found: Mapping[str, Any]) -> Verdict | None:
     if found["unheeded"]:
         first = found["unheeded"][0]
         return person(str(first["said"]), f"stop them on the hosts of {first['cell_id']}: ops/runbooks/cell-gone.md")
+    if found["last_tick"] and found["last_tick"].get("problems"):
+        return person(str(found["last_tick"]["problems"][0]), "drawdown provider list")
     for one in found["providers"]:
         for state, word in (("in_doubt", "in doubt"), ("rejected", "rejected")):
             if one[state]:
@@ -94,7 +97,8 @@ def _behind(found: Mapping[str, Any]) -> Verdict | None:
     if found["differing"]:
         one = found["differing"][0]
         reason = f"{one['days']:,} organisation-days {one['verdict']} at {one['provider']}, when last compared"
-        return Verdict("behind", reason, f"drawdown reconcile --provider {one['provider']}")
+        since = datetime.fromtimestamp(one["since_ms"] // 1000, UTC).date()
+        return Verdict("behind", reason, f"drawdown reconcile --provider {one['provider']} --from {since}")
     if found["pending"]:
         one = max(found["pending"], key=lambda part: int(part["seconds"]))
         reason = f"{one['seconds']:,} s of usage are billed by nobody yet ({one['reason']})"

@@ -11,7 +11,7 @@ from drawdown.cli.status import WIDTH, status_lines
 from drawdown.cli.times import lasting
 from drawdown.providers.protocol import RetryAt, Unknown
 from drawdown.schema.database import read, write
-from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections, provider_states
 from drawdown.worker.status import DIFFERING, status
 from drawdown.worker.status_providers import ERRORS, OPEN
@@ -111,6 +111,34 @@ def test_a_push_in_doubt_and_a_stopped_organisation_need_a_person(fleet: Fleet, 
     fleet.write(f"UPDATE orgs SET stopped_at_ms = {T0}, stopped_reason = 'broken' WHERE org_id = '{ORGS[1]}'")
     assert look(fleet)["reason"] == f"1 organisation is stopped; {ORGS[1]}: broken"
     assert text(fleet).startswith("A PERSON IS NEEDED")
+
+
+def test_a_rejection_is_told_by_its_own_error_and_not_by_the_commonest(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 4)
+    fleet.tick_windows(2)
+    fleet.write(f"UPDATE pushes SET state = 'rejected', last_error = 'too old' WHERE org_id = '{ORGS[0]}'")
+    assert look(fleet)["reason"] == "1 pushes rejected at fake: too old"
+
+
+def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: FakeProvider) -> None:
+    """Its ticks end with 1, and send it nothing until somebody mends its settings."""
+    fleet.tick_windows(2)
+    provider.capabilities = capabilities(unit=60)
+    fleet.tick()
+    found = look(fleet)
+    assert (found["verdict"], found["next"]) == ("person_needed", "drawdown provider list")
+    assert "fake: its settings changed on this host" in found["reason"]
+
+
+def test_what_differs_is_compared_again_from_its_own_day(fleet: Fleet) -> None:
+    fleet.tick_windows(2)
+    day = T0 - T0 % DAY_MS - 9 * DAY_MS
+    fleet.write(
+        "INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, "
+        "theirs_qty, verdict, at_ms) "
+        f"VALUES ({day}, 'a', 'fake', 'a', 'f', 1, 0, 'short', {T0})"
+    )
+    assert look(fleet)["next"] == "drawdown reconcile --provider fake --from 2025-12-23"
 
 
 def test_a_cron_that_stands_still_is_noticed(fleet: Fleet) -> None:
