@@ -232,6 +232,7 @@ BILLED_BY: Final = {
     "reconcile counts what a balance showed as an event": AUTUMN,
     "reconcile voids what merely lags": STRIPE,
     "what a lookup found keeps no name": STRIPE,
+    "whole units carried for ever": STRIPE,
 }
 """The provider, where only one of them can show a bug."""
 

@@ -222,6 +222,9 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "paused provider still sent": lambda p: p.text(push, "CLAIM", f"AND {push_sql.PAUSED} = 0", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,
     "units of single features not sealed": _units_not_sealed,
+    "whole units carried for ever": lambda p: p.text(
+        sql, "SENT_CARRIED", "THEN r.quantity ELSE", "THEN r.quantity WHEN r.unit > 1 THEN 0 ELSE"
+    ),
     "customer of the new biller for old windows": lambda p: p.text(
         sql, "SEAL", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
     ),
