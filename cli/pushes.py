@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
+from rich.table import Table
 
 from drawdown.cli.options import Actor, DryRun, Keys, Most, Reason
 from drawdown.cli.render import facts, show, table
@@ -27,6 +28,11 @@ SELECT key, provider, customer_id, sent_qty, state, attempts, due_at_ms, last_er
 WHERE state IN :states AND (:org = '' OR org_id = :org) AND (:provider = '' OR provider = :provider)
 ORDER BY window_ms, org_id, feature, revision LIMIT :most
 """
+SUMS = """
+SELECT provider, customer_id, feature, state, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity FROM pushes
+WHERE state IN :states AND (:org = '' OR org_id = :org) AND (:provider = '' OR provider = :provider)
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
 
 
 @app.command("list")
@@ -40,16 +46,34 @@ def list_(
     provider: Annotated[str, typer.Option(help="Only this provider's")] = "",
     most: Most = 100,
 ) -> None:
-    """List pushes; without --state, those that are not settled."""
+    """List pushes; without --state, those that are not settled. Of these there are sums by customer, too."""
     state: State = context.obj
     if wrong := set(state_ or ()) - set(STATES):
         raise UsageError(f"--state {sorted(wrong)[0]}: there is {', '.join(STATES)}")
     values = {"states": list(state_ or OPEN), "org": org, "provider": provider, "most": most}
-    query = sa.text(LIST).bindparams(sa.bindparam("states", expanding=True))
-    rows = state.read(lambda c: [dict(row._mapping) for row in c.execute(query, values)])
+    rows = _read(state, LIST, values)
     shown = [(r["key"], r["provider"], r["sent_qty"], r["state"], r["attempts"], r["last_error"]) for r in rows]
     columns = ("key", "provider", "#quantity", "state", "#attempts", "last error")
-    show(state, {"pushes": rows}, [table("Pushes", columns, shown)])
+    lines: list[str | Table] = [table("Pushes", columns, shown)]
+    result: dict[str, object] = {"pushes": rows}
+    if set(state_ or OPEN) <= set(OPEN):  # whatever is settled is all there ever was
+        sums = _read(state, SUMS, values)
+        total = sum(int(one["pushes"]) for one in sums)
+        result |= {"total": total, "sums": sums}
+        lines += _sums(sums, total, len(rows)) if rows else []
+    show(state, result, lines)
+
+
+def _read(state: State, statement: str, values: dict[str, object]) -> list[dict[str, Any]]:
+    query = sa.text(statement).bindparams(sa.bindparam("states", expanding=True))
+    known = {name: values[name] for name in query.compile().params}
+    return state.read(lambda c: [dict(row._mapping) for row in c.execute(query, known)])
+
+
+def _sums(sums: Sequence[dict[str, Any]], total: int, shown: int) -> list[str | Table]:
+    columns = ("provider", "customer", "feature", "state", "#pushes", "#quantity")
+    cut = [f"{shown:,} of {total:,} are listed; --most {total} lists all"] if shown < total else []
+    return [*cut, table("In all", columns, [tuple(one.values()) for one in sums[:shown]])]
 
 
 @app.command("show")
@@ -92,6 +116,7 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
 OfState = Annotated[list[str] | None, typer.Option("--state", help="All in this state")]
 OfOrg = Annotated[str, typer.Option("--org", help="All of this organisation")]
 OfProvider = Annotated[str, typer.Option("--provider", help="All at this provider")]
+Expect = Annotated[int | None, typer.Option("--expect", help="Refuse unless it is so many: what the dry run showed")]
 Saying = Annotated[str, typer.Option("--error", help="All whose last error holds this text")]
 BY_FILTER = """
 SELECT key FROM pushes WHERE state IN :states AND (:org = '' OR org_id = :org)
@@ -112,6 +137,7 @@ class Chosen:
     org: str
     provider: str
     error: str
+    expect: int | None = None
 
     def find(self, connection: sa.Connection, possible: Sequence[str]) -> list[str]:
         """Keys, in the order of their windows; a filter finds only states for which the command is meant.
@@ -131,7 +157,10 @@ class Chosen:
             raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
         values = {"states": self.states or list(possible), "org": self.org, "provider": self.provider}
         query = sa.text(BY_FILTER).bindparams(sa.bindparam("states", expanding=True))
-        return list(connection.execute(query, {**values, "error": self.error}).scalars())
+        found = list(connection.execute(query, {**values, "error": self.error}).scalars())
+        if self.expect not in (None, len(found)):
+            raise Refused(f"they are {len(found):,} by now, and not {self.expect:,}: look again with --dry-run")
+        return found
 
 
 @app.command()
@@ -142,13 +171,14 @@ def retry(
     org: OfOrg = "",
     provider: OfProvider = "",
     error: Saying = "",
+    expect: Expect = None,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
     state: State = context.obj
-    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error)
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
     done = state.write(lambda c: corrections.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
     show(
         state,
@@ -168,6 +198,7 @@ def resolve(
     org: OfOrg = "",
     provider: OfProvider = "",
     error: Saying = "",
+    expect: Expect = None,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
@@ -176,7 +207,7 @@ def resolve(
     state: State = context.obj
     if accepted == absent:
         raise UsageError("give --accepted or --absent")
-    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error)
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
     work = corrections.resolve_accepted if accepted else corrections.void
     done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run)
     what = "accepted" if accepted else "voided; what they held is owed again"
@@ -192,13 +223,14 @@ def void(
     org: OfOrg = "",
     provider: OfProvider = "",
     error: Saying = "",
+    expect: Expect = None,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
     state: State = context.obj
-    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error)
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
     done = state.write(
         lambda c: corrections.void(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run
     )
@@ -211,4 +243,5 @@ def _lines(keys: Sequence[str], what: str, dry_run: bool, *, will: str = "") -> 
     what += ", all in one transaction" if len(keys) > 1 else ""
     what = f"would be {what}; nothing was changed" if dry_run else will + what
     shown = [f"  {key}" for key in keys[:20]]
-    return [f"{len(keys):,} {what}", *shown, *(["  …"] if len(keys) > 20 else [])]
+    again = [f"for just these: --expect {len(keys)}"] if dry_run and len(keys) > 1 else []
+    return [f"{len(keys):,} {what}", *shown, *(["  …"] if len(keys) > 20 else []), *again]

@@ -112,11 +112,14 @@ def test_a_provider_is_down_for_36_days(home: Home) -> None:
     home.use("bob", 7)
     home.clock.at_ms += WINDOW_MS
     home.env = env
-    values = {"PROVIDER": "stripe", "INVOICE_ITEM": "ii_1"}
+    values = {"PROVIDER": "stripe", "INVOICE_ITEM": "ii_1", "ORG": "bob", "COUNT": "1"}
     home.follow("provider-down-36-days", "Let it", values)
     assert rows(home.url, "SELECT window_ms FROM pushes WHERE state = 'rejected'") == [(T0,)]
     home.follow("provider-down-36-days", "Bill by hand", values)
     assert home.stripe.charged("cus_bob", FEATURE) == 7, "the other 60 stand on the invoice"
+    home.clock.at_ms += DAY_MS
+    home.run("reconcile", "--provider", "stripe", "--from", show_time(T0), "--correct", "--reason", "nightly")
+    assert rows(home.url, f"SELECT state, by_hand FROM pushes WHERE window_ms = {T0}") == [("accepted", 1)]
     home.clean()
 
 

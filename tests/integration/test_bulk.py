@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -167,6 +168,18 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
     assert write(engine, lambda c: corrections.void(c, chosen * 2, fleet.said, "not there")) == chosen
 
 
+def test_a_list_that_is_cut_says_so_and_has_the_sums(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
+    given = ["push", "list", "--provider", "fake", "--state", "rejected", "--most", "5"]
+    assert run([*url, *given]) == 0
+    assert "5 of 80 are listed; --most 80 lists all" in capsys.readouterr().out
+    assert run([*url, "--json", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    true = fleet.rows("SELECT COUNT(*), SUM(sent_qty) FROM pushes WHERE state = 'rejected'")
+    assert (found["total"], len(found["pushes"])) == (80, 5)
+    assert [(sum(s["pushes"] for s in found["sums"]), sum(s["quantity"] for s in found["sums"]))] == true
+
+
 def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
     url += ["--at", str(fleet.clock.at_ms)]
@@ -177,7 +190,10 @@ def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: p
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
     given = ["push", "retry", "--provider", "fake", "--error", "no such meter"]
     assert run([*url, *given, "--dry-run"]) == 0
-    assert "80 would be sent again by the next tick, all in one transaction; nothing" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "80 would be sent again by the next tick, all in one transaction; nothing" in told and "--expect 80" in told
+    assert run([*url, *given, "--expect", "79"]) == 1
+    assert "they are 80 by now, and not 79" in capsys.readouterr().err
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
     assert run([*url, *given]) == 0
     assert "80 will be sent again by the next tick, all in one transaction" in capsys.readouterr().out
