@@ -25,7 +25,7 @@ SELECT t.bucket_lo, t.bucket_hi, t.started_ms, t.finished_ms, t.exit_status, s.s
     FROM recent GROUP BY bucket_lo, bucket_hi) s
 JOIN ticks t ON t.tick_id = s.tick_id ORDER BY t.tick_id DESC
 """
-ANY: Final = "SELECT tick_id FROM ticks WHERE finished_ms IS NOT NULL LIMIT 1"
+ANY: Final = "SELECT tick_id FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1"
 SHARD: Final = ("shard",)
 
 
