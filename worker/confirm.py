@@ -157,7 +157,7 @@ def _look_further(
         if one.loss is not None and not isinstance(result, ReadFailed | CannotTell)
     ]
     newest = {place: int(asked[place].row.newest) for place in places}
-    while places:  # as long as each round finds more: what is adopted must leave no key of theirs free
+    while places:  # as long as the last is there: what is adopted takes the next number, which must be nobody's
         requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
         results = yield from _look_up(provider, requests)
         longer = []
@@ -173,7 +173,7 @@ def _look_further(
             there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
             more = [other for other in there if other.quantity]
             asked[place] = replace(asked[place], others=[*asked[place].others, *more])
-            if any(isinstance(result, Found) for result in results[part]):
+            if isinstance(results[part][-1], Found):
                 newest[place] += NEXT_REVISIONS
                 longer.append(place)
         places = longer

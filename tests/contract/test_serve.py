@@ -153,9 +153,10 @@ def test_started_at_home_it_prints_what_to_set_and_runs_until_interrupted() -> N
         try:
             lines = _lines(process)
             check_home(lines)
-        finally:
             process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def _lines(process: subprocess.Popen[str]) -> dict[str, str]:
