@@ -19,7 +19,7 @@ from drawdown.worker.requests import dated, request_of, wire_key
 
 NEXT_REVISIONS: Final = 3
 """So many revisions after the newest we know are asked for at once; where the last of them is there, as many more.
-Others are found step by step: what is adopted makes the difference be sealed, which is asked for with those after it."""
+Others are found step by step: what is adopted makes the difference be sealed, that is asked for with those after it."""
 
 
 @dataclass(frozen=True)
