@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import PushRequest
+from drawdown.providers.protocol import PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import corrections, runner, seal
+from drawdown.worker import corrections, provider_states, runner, seal
 from drawdown.worker.effects import ReadTotals, Recall, Together, Transaction
 from drawdown.worker.incarnation import HistoryDoubted, Witness, present, recognise
 from drawdown.worker.reconcile import Scope, reconcile
@@ -139,6 +140,31 @@ def test_windows_from_after_the_loss_are_sent_as_ever(engine: sa.Engine) -> None
     fleet.sample("acme", T0 + 3 * WINDOW_MS + 1, 30)
     fleet.tick(T0 + 5 * WINDOW_MS)
     assert [one.quantity for one in provider.seen] == [30]
+
+
+@pytest.mark.parametrize("how", ["void", "retry", "resolve", "accept"])
+def test_nobody_believes_what_a_backup_calls_unsent(engine: sa.Engine, how: str) -> None:
+    """It may have been sent since: until `recover` nothing is voided, sent again, resolved or accepted anew by hand."""
+    provider = FakeProvider(capabilities(**ASKED))
+    provider.answers[KEY] = Rejected("no such meter")
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += DAY_MS
+    said, terms = fleet.said, capabilities(**{**ASKED, "unit": 60})
+    work: Callable[[sa.Connection], object] = {
+        "void": lambda c: corrections.void(c, [KEY], said, "never sent"),
+        "retry": lambda c: corrections.retry(c, [KEY], said),
+        "resolve": lambda c: corrections.resolve_accepted(c, [KEY], said, "seen"),
+        "accept": lambda c: provider_states.accept(c, "fake", terms, said),
+    }[how]
+    fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'restored'")
+    with pytest.raises(HistoryDoubted):
+        write(engine, work)
+    assert fleet.rows("SELECT state FROM pushes") == [("rejected",)]
+    fleet.write("UPDATE incarnation SET doubted_ms = NULL, doubted_reason = NULL")
+    write(engine, work)
 
 
 def test_where_nothing_can_be_asked_a_person_decides_once(engine: sa.Engine) -> None:
