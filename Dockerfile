@@ -2,6 +2,12 @@
 # It needs a network only while it is built; at run time it talks to the database, the providers and the cells.
 FROM python:3.12.11-slim-bookworm AS build
 WORKDIR /src
+# By hash alone: what the image runs, and what builds the wheel. `make lock` says them anew.
+COPY ops/deploy/requirements.lock ops/deploy/build.lock ./
+RUN python -m venv /opt/drawdown \
+    && /opt/drawdown/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r requirements.lock \
+    && python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r build.lock
 COPY pyproject.toml README.md ./
 COPY schema schema
 COPY ledger ledger
@@ -9,7 +15,9 @@ COPY providers providers
 COPY worker worker
 COPY server server
 COPY cli cli
-RUN python -m venv /opt/drawdown && /opt/drawdown/bin/pip install --no-cache-dir --no-compile .
+COPY ops/runbooks ops/runbooks
+RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheel . \
+    && /opt/drawdown/bin/pip install --no-index --no-deps --no-compile /wheel/drawdown-*.whl
 
 FROM python:3.12.11-slim-bookworm
 RUN groupadd --gid 10001 drawdown && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin drawdown \

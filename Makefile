@@ -6,13 +6,21 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 PACKAGES := schema ledger providers worker server cli
 
-.PHONY: demo test lint types install simulate mutants crash exhaustion bench conformance emulators clean
+.PHONY: demo test test-quick lint types install simulate regressions mutants interleave crash exhaustion bench conformance emulators lock sbom \
+	release clean
 
 demo: install
 	@$(BIN)/drawdown demo
 
 test: lint types
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# While working: a fixed share of what `make test` runs, on SQLite and a real PostgreSQL, in a minute or so.
+QUICK := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_dispatch.py \
+	tests/integration/test_ledger.py tests/integration/test_status.py tests/integration/test_exit_statuses.py \
+	tests/contract/test_conformance_embedded.py tests/server/test_gate.py tests/simulation/test_scenarios.py
+test-quick: lint types
+	$(BIN)/pytest -n 2 --dist loadgroup $(QUICK)
 
 lint: install
 	$(BIN)/ruff check .
@@ -30,8 +38,18 @@ simulate: install
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --ticks $(TICKS) --start $(START) --at-least $(AT_LEAST) \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(INTENSITY),--intensity $(INTENSITY)) $(if $(SHOW),--show)
 
+# Every seed that once failed, long lives too, of which `make test` lives two.
+regressions: install
+	SIMULATE_LONG=1 $(BIN)/pytest -n 2 tests/simulation/test_simulation.py -k once_failed
+
 mutants: install
 	$(BIN)/python -m tests.simulation.mutants
+
+# Every ordered pair of transactions on a real PostgreSQL, the first held after each of its statements: make interleave JOBS=2
+# FIRST=seal SECOND=cli.orgs narrow it down; LOST=1 cuts the connection at each statement instead.
+interleave: install
+	$(BIN)/python -W ignore -m tests.interleave.run $(if $(JOBS),--jobs $(JOBS)) $(if $(LOST),--lost) \
+		$(if $(FIRST),--first "$(FIRST)") $(if $(SECOND),--second "$(SECOND)")
 
 # Real processes and a real PostgreSQL, killed: make crash KILLS=1000 SERVER_KILLS=50
 KILLS ?= 60
@@ -54,7 +72,7 @@ conformance: install
 
 # "Autumn", "Stripe" and a cell on this machine, to try Drawdown against; prints the settings to use.
 emulators: install
-	@$(BIN)/python -m tests.emulators.serve
+	@$(BIN)/python -m tests.emulators.serve $(if $(PORT),--port $(PORT))
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -67,6 +85,23 @@ $(BIN)/python:
 # stand at the top level, and only in this mode do both pytest and the type checker find them.
 install: $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+		--config-settings editable_mode=strict
+
+# What the image installs: exact versions with their hashes. Kept as they are unless told: make lock UPGRADE=1
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+lock: release
+	$(LOCK) pyproject.toml --output-file ops/deploy/requirements.lock
+	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) - --output-file ops/deploy/build.lock
+
+# What is in the image, as CycloneDX: build/sbom.json
+sbom: release
+	mkdir -p build
+	$(BIN)/cyclonedx-py requirements ops/deploy/requirements.lock --pyproject pyproject.toml --output-file build/sbom.json
+
+release: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]' \
 		--config-settings editable_mode=strict
 
 clean:

@@ -8,7 +8,7 @@ from typing import Final
 
 from drawdown.schema.errors import UsageError
 from drawdown.worker.addresses import Network
-from drawdown.worker.cell_urls import origin
+from drawdown.worker.cell_urls import parse
 
 MAX_SECRETS: Final = 2
 
@@ -17,11 +17,13 @@ def origins(text: str) -> frozenset[str]:
     """`https://cell-1:8443,http://10.0.0.7:8080`"""
     found = set()
     for number, entry in enumerate(_entries(text, ","), 1):
-        one = origin(entry)
+        one = parse(entry)
+        shown = f"entry {number}" if "@" in entry else repr(entry)  # before an @ there may be a password
         if one is None:
-            shown = f"entry {number}" if "@" in entry else repr(entry)  # before an @ there may be a password
             raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {shown} is no http(s) origin such as https://cell-1:8443")
-        found.add(one)
+        if one.path:  # cut silently, it would allow more than was written
+            raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {shown} has a path: write {one.origin}, which allows all of it")
+        found.add(one.origin)
     return frozenset(found)
 
 
@@ -36,8 +38,17 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
+def roots(text: str) -> tuple[str, ...]:
+    """`new,old`, or one: what each cell's own secret is made from; none where the text is empty."""
+    given = tuple(one.strip() for one in text.split(",")) if text.strip() else ()
+    if not all(given) or len(given) > MAX_SECRETS:
+        raise UsageError("DRAWDOWN_CELL_SECRET: that is neither SECRET nor NEW,OLD")
+    return given
+
+
 def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
-    """`cell-1=new,old;cell-2=other;*=new,old`: the first of two is the new one; `*` is every other cell."""
+    """`cell-1=new,old;cell-2=other;*=new,old`: the first of two is the new one; `*` is what all other
+    cells shared before each had its own."""
     found: dict[str, tuple[str, ...]] = {}
     for number, entry in enumerate(_entries(text, ";"), 1):
         cell, _, listed = entry.partition("=")

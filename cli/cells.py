@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import Actor, Reason
+from drawdown.cli.options import Actor, New, Reason
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.schema.errors import UsageError
-from drawdown.worker.actions import record
+from drawdown.worker import cell_book, ids
 from drawdown.worker.cell_urls import origin
+from drawdown.worker.sample_values import is_clean_id
 
-app = typer.Typer(help="Cells: who is told to halt an organisation.", no_args_is_help=True)
+app = typer.Typer()
 
-LIST = """
-SELECT c.cell_id, c.url, (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = c.cell_id AND s.state = 'running'),
-    (SELECT COUNT(*) FROM halts h WHERE h.cell_id = c.cell_id AND h.due_at_ms IS NOT NULL)
-FROM cells c ORDER BY c.cell_id
-"""
+CellId = Annotated[str, typer.Argument(metavar="CELL", help="The cell's id")]
 
 
 @app.command("list")
@@ -28,11 +25,7 @@ def list_(context: typer.Context) -> None:
     """List cells."""
     state: State = context.obj
     allowed = state.settings.cells().allowed
-    rows = state.read(lambda c: [tuple(row) for row in c.execute(sa.text(LIST))])
-    found = [
-        {"cell_id": cell, "url": url, "running": running, "halts_due": due, "allowed": origin(url) in allowed}
-        for cell, url, running, due in rows
-    ]
+    found = [{**asdict(one), "allowed": origin(one.url) in allowed} for one in state.read(cell_book.list_cells)]
     columns = ("cell", "url", "#running", "#halts due", "on the allow-list")
     show(state, {"cells": found}, [table("Cells", columns, [tuple(one.values()) for one in found])])
 
@@ -40,29 +33,41 @@ def list_(context: typer.Context) -> None:
 @app.command("set")
 def set_(
     context: typer.Context,
-    cell: Annotated[str, typer.Argument(help="The cell's id")],
+    cell: CellId,
     url: Annotated[str, typer.Argument(help="Where it listens; /admin/halt-org is added")],
+    new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Say where a cell listens. It is called only if DRAWDOWN_CELL_ORIGINS allows its origin."""
     state: State = context.obj
-    if origin(url) is None:
-        raise UsageError("that is no http(s) URL of the plain form, such as https://cell-1.internal:8443")
     said = state.said(actor, reason)
-
-    def work(connection: sa.Connection) -> None:
-        connection.execute(
-            sa.text(
-                "INSERT INTO cells (cell_id, url) VALUES (:cell, :url) ON CONFLICT (cell_id) DO UPDATE SET url = :url"
-            ),
-            {"cell": cell, "url": url},
-        )
-        record(connection, "cell_set", cell, {"url": url}, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
-
-    state.write(work)
+    was = state.write(lambda c: cell_book.set_cell(c, cell, url, said, new=new))
     settings = state.settings.cells()
-    allowed = origin(url) in settings.allowed
     why = settings.why_not(url)
-    note = "" if why is None else f"; it will not be called yet: {why}"
-    show(state, {"cell_id": cell, "url": url, "allowed": allowed}, [f"{cell}: {url}{note}"])
+    note = "" if was is None else f"; before: {was}"
+    note += "" if why is None else f"; it will not be called yet: {why}"
+    result = {"cell_id": cell, "url": url, "was": was, "allowed": origin(url) in settings.allowed}
+    show(state, result, [f"{cell}: {url}{note}"])
+
+
+@app.command()
+def secret(context: typer.Context, cell: CellId, new: New = False) -> None:
+    """Print a cell's own secret, for whoever installs the cell. Nothing else that it is given signs its halts."""
+    state: State = context.obj
+    if not is_clean_id(cell):
+        raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")
+    state.read(lambda c: ids.require(c, ids.CELL, cell, new=new))
+    found = state.settings.cells().secrets_of(cell)
+    if not found:
+        raise UsageError("set DRAWDOWN_CELL_SECRET: each cell's own secret is made from it")
+    show(state, {"cell_id": cell, "secret": found[0]}, [found[0]])
+
+
+@app.command()
+def remove(context: typer.Context, cell: CellId, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Forget a cell that is gone. Refused while sandboxes or halts need it."""
+    state: State = context.obj
+    said = state.said(actor, reason)
+    was = state.write(lambda c: cell_book.remove_cell(c, cell, said))
+    show(state, {"cell_id": cell, "was": was}, [f"{cell}: removed; before: {was}"])

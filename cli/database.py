@@ -9,12 +9,15 @@ import typer
 from rich.table import Table
 
 from drawdown.cli import doctor
-from drawdown.cli.options import Actor
+from drawdown.cli.options import Actor, only_with
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
 from drawdown.schema.database import write
+from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.migrate import upgrade
+from drawdown.schema.roles import HOST, READ, WORKER, require_roles, script
+from drawdown.schema.roles import apply as apply_roles
 from drawdown.worker.actions import require_org
 from drawdown.worker.features import install_defaults
 from drawdown.worker.mapping import mapping_rows
@@ -28,14 +31,27 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify_)
 
 
-def init(context: typer.Context, actor: Actor = None) -> None:
+def init(
+    context: typer.Context,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Only print the SQL of PostgreSQL's roles for hosts, readers and workers")
+    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="With --roles: make them, once the database is there")] = False,
+    actor: Actor = None,
+) -> None:
     """Create the database, or bring it up to date; safe to repeat."""
     state: State = context.obj
+    if apply and not roles:
+        raise UsageError("--apply makes the roles: use it with --roles")
+    if roles:
+        only_with(context, "--roles", "apply")
+        _roles(state, apply)
+        return
     before = upgrade(state.engine)
     said = state.said(actor, "drawdown init")
     write(state.engine, lambda connection: install_defaults(connection, said) if not mapping_rows(connection) else None)
     what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
-    where = state.engine.url.render_as_string(hide_password=True)
+    where = state.engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold secrets, too
     lines = [f"{where}: {what}, schema {before.head}"]
     if before.current is None:
         lines += [
@@ -45,14 +61,25 @@ def init(context: typer.Context, actor: Actor = None) -> None:
     show(state, {"database": where, "was": before.current, "schema": before.head}, lines)
 
 
+def _roles(state: State, apply: bool) -> None:
+    """Who may do what is the database's administrator's to decide: nothing of it happens unasked."""
+    require_roles(state.engine)
+    if apply:
+        apply_roles(state.engine)
+        names = [HOST, READ, WORKER]
+        show(state, {"roles": names}, [f"made, or brought up to date: {', '.join(names)}; make your logins members"])
+    else:
+        show(state, {"sql": script()}, script().splitlines())
+
+
 def doctor_(context: typer.Context) -> None:
     """Say what is wrong with this set-up, and how to mend it."""
     state: State = context.obj
     findings = doctor.examine(state)
-    rows = [("ok" if f.ok else "WRONG", f.what, f.mend) for f in findings]
+    rows = [("ok" if f.ok else "WRONG", f.what, "" if f.ok else f.mend) for f in findings]
     show(state, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
     if not all(finding.ok for finding in findings):
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.PERSON)
 
 
 def verify_(
@@ -82,6 +109,7 @@ def verify_(
     else:
         lines.append("all nine invariants hold")
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
+    result["newest_action"] = found.newest_action
     show(state, {**result, "stopped": stopped}, lines)
     if found.breaches:
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.PERSON)

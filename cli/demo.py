@@ -116,7 +116,7 @@ def build_fleet(demo: Demo) -> None:
     demo.say("1. A database, two cells (HTTP servers on loopback), four organisations with prepaid credit")
     upgrade(demo.state.engine)
     said = demo.state.said("demo", "the demo's fleet")
-    secret = demo.state.settings.cell_secret.get_secret_value()
+    secrets_of = demo.state.settings.cells().secrets_of
 
     def stop(cell: str, org: str) -> None:
         demo.do(
@@ -124,7 +124,7 @@ def build_fleet(demo: Demo) -> None:
             {"cell": cell, "org": org},
         )
 
-    demo.cells = [DemoCell(f"cell-{n}", secret, demo.clock, stop) for n in (1, 2)]
+    demo.cells = [DemoCell(name, secrets_of(name)[0], demo.clock, stop) for name in ("cell-1", "cell-2")]
     demo.state.settings.cell_origins = ",".join(cell.url for cell in demo.cells)
 
     def fill(connection: sa.Connection) -> None:

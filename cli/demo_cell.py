@@ -18,7 +18,7 @@ MAX_BODY = 64 * 1024
 
 @dataclass
 class DemoCell:
-    """Obeys halts that are signed with its secret; `on_halt(cell, org)` stops the sandboxes."""
+    """Obeys halts that are signed with its secret and name it; `on_halt(cell, org)` stops the sandboxes."""
 
     cell_id: str
     secret: str
@@ -46,7 +46,10 @@ class DemoCell:
         fresh = timestamp.isdigit() and abs(self.clock.now_ms() // 1000 - int(timestamp)) <= MAX_AGE_S
         if not fresh or not hmac.compare_digest(signature(self.secret, int(timestamp), body), given):
             return 401
-        org = str(json.loads(body)["org_id"])
+        asked = json.loads(body)
+        if asked.get("cell_id") != self.cell_id:  # another cell's
+            return 401
+        org = str(asked["org_id"])
         self.on_halt(self.cell_id, org)
         self.received.append((org, 200))
         return 200

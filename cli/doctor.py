@@ -6,17 +6,20 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 
 from drawdown.cli.state import State
-from drawdown.cli.times import show_time
+from drawdown.cli.times import lasting, show_time
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
+from drawdown.worker.cells import SHARED, CellSettings
 from drawdown.worker.clocks import MAX_SKEW_MS, database_now
 from drawdown.worker.incarnation import read_incarnation
+from drawdown.worker.long_open import oldest_open
 from drawdown.worker.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.witness import WitnessFile
 
@@ -45,12 +48,14 @@ def examine(state: State) -> list[Finding]:
         _sqlite,
         _witness,
         _clock,
+        _open_for_long,
         _ticks,
         _watch,
         _mapping,
         _providers,
         _cells,
         _server,
+        _files,
     )
     for check in checks:
         found += check(state)
@@ -69,6 +74,7 @@ def _sqlite(state: State) -> Iterator[Finding]:
         try:
             state.write(lambda _: None, rollback=True)
             yield Finding(True, f"{file} can be written")
+            yield from _private(file, "600")
         except DrawdownError as error:
             yield Finding(False, f"{file}", str(error))
 
@@ -81,6 +87,7 @@ def _witness(state: State) -> Iterator[Finding]:
         WitnessFile(folder).recall(state.engine)
         above = next(one for one in (folder, *folder.parents) if one.exists())
         yield Finding(os.access(above, os.W_OK), f"what this host remembers is kept in {folder}", mend)
+        yield from _private(folder, "700")
     except DrawdownError as error:
         yield Finding(False, f"what this host remembers, in {folder}", str(error))
         return
@@ -88,11 +95,29 @@ def _witness(state: State) -> Iterator[Finding]:
         yield Finding(False, f"the database's history is in doubt: {doubted}", "`drawdown recover --dry-run`")
 
 
+def _private(path: Path, mode: str) -> Iterator[Finding]:
+    """Found open by everybody; a group may be meant."""
+    if path.exists() and path.stat().st_mode & 0o007:
+        yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
+
+
 def _clock(state: State) -> Iterator[Finding]:
     now = state.clock.now_ms()
     skew = state.read(lambda c: abs(database_now(c, now) - now))
     mend = "set both clocks right (NTP); a tick stops above 30 s"
     yield Finding(skew <= MAX_SKEW_MS or state.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", mend)
+
+
+def _open_for_long(state: State) -> Iterator[Finding]:
+    """It holds up no tick, but what it inserted is not billed before it ends."""
+    oldest = state.read(oldest_open)
+    if oldest is not None and oldest.age_ms is None:
+        what = "how long transactions are open cannot be seen by this database user"
+        yield Finding(True, f"{what} (GRANT pg_monitor shows it)")
+    elif oldest is not None:
+        what = f"the oldest transaction: {oldest.who}, {lasting(oldest.age_ms or 0)}"
+        mend = "what it inserted is billed once it ends: end it, or have its program commit sooner"
+        yield Finding(not oldest.told, what, mend if oldest.told else "")
 
 
 def _ticks(state: State) -> Iterator[Finding]:
@@ -166,12 +191,25 @@ def _cells(state: State) -> Iterator[Finding]:
     for cell, url in cells:
         mend = settings.why_not(str(url)) or ""
         yield Finding(not mend, f"cell {cell} at {url}", mend)
-        weak = not all(len(one) >= MIN_SECRET_CHARS for one in settings.secrets_of(cell) or ("",))
-        rotated = " (two, while they are rotated)" if len(settings.secrets_of(cell)) > 1 else ""
-        mend = "set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, 16 characters or more" if weak else ""
-        yield Finding(not weak, f"the secret that signs halts for cell {cell}{rotated}", mend)
+        yield _cell_secret(settings, str(cell))
     for cell in named:
         yield Finding(False, f"cell {cell} runs sandboxes and has no URL", f"`drawdown cell set {cell} URL`")
+
+
+def _cell_secret(settings: CellSettings, cell: str) -> Finding:
+    shared = () if cell in settings.secrets else settings.secrets.get(SHARED, ())
+    given = settings.secrets.get(cell) or (*settings.roots, *shared)
+    weak = min((len(one) for one in given), default=0) < MIN_SECRET_CHARS
+    notes = ["several, while they are rotated"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
+    what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
+    mend = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"
+    return Finding(not weak, what, mend if weak else "")
+
+
+def _files(state: State) -> Iterator[Finding]:
+    """What could not be read was said before any of this."""
+    for path in state.settings.files.paths.values():
+        yield from _private(path, "600")
 
 
 def _server(state: State) -> Iterator[Finding]:

@@ -7,15 +7,15 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import Actor, DryRun, From, Reason
+from drawdown.cli.options import Actor, DryRun, From, New, Reason
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
-from drawdown.cli.times import parse_window, show_time
+from drawdown.cli.times import show_time
 from drawdown.schema.errors import UsageError
 from drawdown.worker import features
 from drawdown.worker.mapping import FOREVER_MS, mapping_rows, segments
 
-app = typer.Typer(help="Features: which memory sizes are billed as what.", no_args_is_help=True)
+app = typer.Typer()
 
 PENDING = """
 SELECT memory_mb, SUM(seconds), SUM(samples), COUNT(DISTINCT org_id) FROM pending_usage
@@ -55,6 +55,7 @@ def map_(
     unit: Annotated[str, typer.Option(help="s: seconds; mb_s: MB-seconds")] = "s",
     from_: From = None,
     yes: Annotated[bool, typer.Option("--yes", help="Fill holes in sealed windows, as --dry-run showed")] = False,
+    new: New = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
@@ -68,20 +69,24 @@ def map_(
     if [memory_mb is not None, up_to is not None, rest].count(True) != 1:
         raise UsageError("give one of --memory-mb N, --up-to N, --rest")
     kind, size = ("exact", memory_mb) if memory_mb is not None else ("up_to", up_to)
-    start, said = parse_window(from_, "--from"), state.said(actor, reason)
+    start, said = state.window(from_, "--from"), state.said(actor, reason)
     made = state.write(
         lambda c: features.map_size(
-            c, feature, said, kind=kind, memory_mb=size, unit=unit, from_ms=start, confirmed=yes or dry_run
+            c, feature, said, kind=kind, memory_mb=size, unit=unit, from_ms=start, confirmed=yes or dry_run, new=new
         ),
         rollback=dry_run,
+    )
+    what = (
+        f"{size:,} MB" if memory_mb is not None else "all larger sizes" if size is None else f"sizes up to {size:,} MB"
     )
     show(
         state,
         {"feature": feature, "dry_run": dry_run, "mapped": made},
         [
-            f"{'would map' if dry_run else 'mapped'} {feature} from {show_time(made.start_ms)} on; "
+            f"{'would map' if dry_run else 'mapped'} {feature} from {show_time(made.start_ms)} on: {what}; before: "
+            f"{made.was or 'nothing of their own'}",
             f"{made.mended_s:,} s of {made.mended_sizes:,} sizes in {made.mended_windows:,} places that waited for a "
-            f"feature {'would be' if dry_run else 'will be'} sealed by the next tick"
+            f"feature {'would be' if dry_run else 'will be'} sealed by the next tick",
         ],
     )
 
@@ -96,6 +101,10 @@ def end(
 ) -> None:
     """Stop making a feature; its sizes wait, visibly, for another one."""
     state: State = context.obj
-    start, said = parse_window(from_, "--from"), state.said(actor, reason)
+    start, said = state.window(from_, "--from"), state.said(actor, reason)
     ended = state.write(lambda c: features.end_feature(c, feature, said, from_ms=start))
-    show(state, {"feature": feature, "ended": ended}, [f"{feature} ends at {show_time(ended[0].start_ms)}"])
+    show(
+        state,
+        {"feature": feature, "ended": ended},
+        [f"{feature} ends at {show_time(ended[0].start_ms)}, for {len(ended):,} sizes"],
+    )

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from drawdown.cli.render import show
 from drawdown.cli.state import State
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.text import clean
 from drawdown.worker.importer import ImportReport, import_samples
 from drawdown.worker.sample_rows import ImportOptions
 
@@ -55,7 +57,7 @@ def import_(
     report = _import(state, files, options)
     show(state, {"import": _plain(report)}, _lines(report, rejects))
     if report.rejected or report.conflicts:
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.PERSON)
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
@@ -78,7 +80,7 @@ def _import(state: State, files: list[str], options: ImportOptions) -> ImportRep
         TextColumn("{task.fields[rows]:,} rows"),
     )
     with Progress(*columns, TimeElapsedColumn(), console=state.err, disable=not sys.stderr.isatty()) as progress:
-        tasks = {name: progress.add_task(name, total=_size(name), rows=0) for name in files}
+        tasks = {name: progress.add_task(escape(clean(name)), total=_size(name), rows=0) for name in files}
         return import_samples(
             engine,
             files,

@@ -7,13 +7,16 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, Reason
+from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, Reason
 from drawdown.cli.render import show, table
-from drawdown.cli.state import State
-from drawdown.cli.times import parse_credits, parse_window, show_credits, show_time
+from drawdown.cli.state import State, new_key
+from drawdown.cli.times import parse_credits, show_credits, show_time
+from drawdown.ledger import wallet
+from drawdown.ledger.rates import Rate
+from drawdown.schema.errors import AnswerLost
 from drawdown.worker import credit
 
-app = typer.Typer(help="The embedded prepaid ledger: credit, rates, plans.", no_args_is_help=True)
+app = typer.Typer()
 
 MAX_RATE = 10**12
 """A million credits for a second: whatever is above is a slip."""
@@ -33,20 +36,38 @@ def grant(
     context: typer.Context,
     customer: Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")],
     amount: Annotated[str, typer.Argument(metavar="CREDITS", help="12.50; a negative amount after -- takes back")],
-    key: Annotated[str | None, typer.Option(help="Makes a repetition harmless, e.g. an invoice's number")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Makes a repetition harmless, e.g. an invoice's number", show_default="one of its own"),
+    ] = None,
     plan: Annotated[str | None, typer.Option(help="Also put the customer on this plan")] = None,
+    new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Give a customer credit. Organisations billed as this customer are looked at again by the next tick."""
     state: State = context.obj
     said, micro = state.said(actor, reason), parse_credits(amount)
-    balance = state.write(lambda c: credit.grant(c, customer, micro, said, key=key, plan=plan))
-    show(
-        state,
-        {"customer_id": customer, "granted_micro": micro, "balance_micro": balance},
-        [f"{customer}: {show_credits(balance)} credits"],
+
+    known_as = key or new_key()
+
+    def work(connection: sa.Connection) -> tuple[bool, int, wallet.Wallet]:
+        repeated = credit.is_granted(connection, known_as)
+        balance = credit.grant(connection, customer, micro, said, key=known_as, plan=plan, new=new)
+        return repeated, balance, credit.wallet_of(connection, customer)
+
+    try:
+        repeated, balance, held = state.write(work)
+    except AnswerLost as error:
+        raise AnswerLost(error.why, f"give it again with --key {known_as}, and it counts once") from error
+    line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; "
+    line += (
+        f"the grant {known_as} was made before: nothing was added"
+        if repeated
+        else f"before: {show_credits(balance - micro)}"
     )
+    result = {"customer_id": customer, "granted_micro": 0 if repeated else micro, "balance_micro": balance}
+    show(state, {**result, "key": known_as, "repeated": repeated, "plan": held.plan}, [line])
 
 
 @app.command("show")
@@ -75,7 +96,7 @@ def show_(
         show(state, {"wallets": wallets, "rates": rates}, tables)
         return
     values = {"account": f"wallet:{customer}", "most": most}
-    found = state.read(lambda c: credit.wallet_of(c, customer))
+    found = state.read(lambda c: credit.known_wallet(c, customer))
     entries = state.read(lambda c: [dict(r._mapping) for r in c.execute(sa.text(ENTRIES), values)])
     rows = [
         (show_time(e["ts"]), e["kind"], show_credits(-e["amount_micro"] if e["kind"] == "usage" else e["amount_micro"]),
@@ -96,17 +117,24 @@ def rate(
         int, typer.Option(min=1, max=MAX_RATE, help="For this many base units (seconds, or MB-seconds)")
     ] = 1,
     from_: Annotated[str | None, typer.Option("--from", help="For usage from this window on")] = None,
+    new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Set a feature's price. What was charged keeps its price; the first rate of a feature counts from ever."""
     state: State = context.obj
-    said, start = state.said(actor, reason), parse_window(from_, "--from")
-    begins = state.write(lambda c: credit.set_rate(c, feature, micro_credits, per, said, from_ms=start))
+    said, start = state.said(actor, reason), state.window(from_, "--from")
+
+    def work(connection: sa.Connection) -> tuple[int, Rate | None]:
+        was = credit.rate_at(connection, feature, said.now_ms if start is None else start)
+        return credit.set_rate(connection, feature, micro_credits, per, said, from_ms=start, new=new), was
+
+    begins, was = state.write(work)
+    before = "no rate" if was is None else f"{was.micro_credits:,} per {was.per_quantity:,}"
     show(
         state,
-        {"feature": feature, "micro_credits": micro_credits, "per_quantity": per, "start_ms": begins},
-        [f"{feature}: {micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on"],
+        {"feature": feature, "micro_credits": micro_credits, "per_quantity": per, "start_ms": begins, "was": was},
+        [f"{feature}: {micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on; before: {before}"],
     )
 
 
@@ -115,11 +143,23 @@ def plan(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The plan's name")],
     max_concurrent: Annotated[int, typer.Option(min=0, max=MAX_CONCURRENT, help="Sandboxes at once")],
+    new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Make or change a plan."""
+    """Change a plan, or with --new make one."""
     state: State = context.obj
     said = state.said(actor, reason)
-    state.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, said))
-    show(state, {"plan": name, "max_concurrent": max_concurrent}, [f"plan {name}: {max_concurrent} at once"])
+    was = state.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, said, new=new))
+    before = "no such plan" if was is None else f"{was:,}"
+    line = f"plan {name}: {max_concurrent:,} at once; before: {before}"
+    show(state, {"plan": name, "max_concurrent": max_concurrent, "was": was}, [line])
+
+
+@app.command()
+def plans(context: typer.Context) -> None:
+    """List the plans: how many sandboxes at once, and how many customers each has."""
+    state: State = context.obj
+    found = state.read(credit.list_plans)
+    rows = [(one.plan, one.max_concurrent, one.customers) for one in found]
+    show(state, {"plans": found}, [table("Plans", ("plan", "#at once", "#customers"), rows)])

@@ -1,68 +1,48 @@
 """The command line: `drawdown NOUN VERB`.
 
-Guarantee: exit status 0 all settled, 75 something is left for the next tick, 1 a person is needed, 2 wrong usage; an
-error is one clear line on stderr; with --json, stdout holds one object.
+Guarantee: a command ends with one of the statuses of `Exit`; an error is one clear line on stderr; with --json, stdout
+holds one object; `--help` and `--version` import little more than Typer.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import sys
-from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, TextIO, cast
+from typing import Annotated
 
-import structlog
 import typer
-from sqlalchemy.exc import DBAPIError
 
-from drawdown.cli import (
-    cells,
-    database,
-    demo,
-    features,
-    imports,
-    ledger,
-    metering,
-    orgs,
-    provider_estimates,
-    providers,
-    pushes,
-    reconcile,
-    recover,
-    replay,
-    samples,
-    serve,
-    settings,
-    status,
-    watch,
-)
-from drawdown.cli.state import State
-from drawdown.cli.times import parse_time
-from drawdown.schema.clock import Clock, FixedClock, SystemClock
-from drawdown.schema.database import explain
-from drawdown.schema.errors import DrawdownError, UsageError
-from drawdown.schema.units import FUTURE_SLACK_MS
-
-log = structlog.get_logger()
+from drawdown.cli.examples import EXAMPLES
+from drawdown.cli.streams import Stderr, fail, open_missing
+from drawdown.cli.tree import NothingAsked, Root
+from drawdown.schema.errors import MEANINGS, Exit
 
 EPILOG = (
-    "--database-url, --at, --json work on every command, in any place. DRAWDOWN_DATABASE_URL sets the database, too. "
-    "Exit status: 0 all settled; 75 something is left for the next tick; 1 a person is needed; 2 wrong usage."
+    "\b\nExamples:\n" + "\n".join(f"  drawdown {line}" for line in EXAMPLES[""]) + "\n\n"
+    "--database-url, --at, --json work on every command, in any place; DRAWDOWN_DATABASE_URL sets the database, too. "
+    "A time is 2026-01-31, 2026-01-31T12:05+01:00, milliseconds since 1970, now, today, yesterday, tomorrow, "
+    "2h or 3d (ago), +2h (from now). "
+    f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in MEANINGS.items())}."
 )
 VALUED, BARE = ("--database-url", "--at"), ("--json",)
 
 app = typer.Typer(
     name="drawdown",
+    cls=Root,
     help="Bill every unit used exactly once. Start with `drawdown demo`, or `drawdown init`.",
     epilog=EPILOG,
-    no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        from importlib import metadata
+
+        print(f"drawdown {metadata.version('drawdown')}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -73,54 +53,14 @@ def root(
     ] = None,
     at: Annotated[str | None, typer.Option(help="The time it is taken to be, for historical data")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=version)
+    ] = False,
 ) -> None:
     """Options of every command."""
-    found = settings.load()
-    if database_url is not None:
-        found.database_url = database_url
-    clock: Clock = SystemClock()
-    if at is not None:
-        moment = parse_time(at, "--at")
-        if moment > clock.now_ms() + FUTURE_SLACK_MS:  # windows sealed ahead of time could never be taken back
-            raise UsageError(f"--at {at} lies in the future; it is for historical data")
-        clock = FixedClock(moment)
-    set_up_logs(found.log_level)
-    context.obj = State(found, clock, json_)
+    from drawdown.cli.opening import open_state  # half of the program: no help needs it
 
-
-for module in (demo, database, status, metering, watch, serve, replay, imports, reconcile, recover):
-    module.register(app)
-app.add_typer(orgs.app, name="org")
-app.add_typer(features.app, name="feature")
-app.add_typer(samples.app, name="sample")
-app.add_typer(pushes.app, name="push")
-provider_estimates.register(providers.app)
-app.add_typer(providers.app, name="provider")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(cells.app, name="cell")
-
-
-def set_up_logs(level: str) -> None:
-    """Events with keys on stderr; JSON unless a person is looking."""
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise UsageError(f"DRAWDOWN_LOG_LEVEL: {level!r} is none of DEBUG, INFO, WARNING, ERROR")
-    if sys.stderr.isatty() and number <= logging.INFO:
-        number = max(number, logging.WARNING)  # a person watches the progress bar instead
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Stderr())),
-        cache_logger_on_first_use=False,
-    )
+    context.obj = open_state(database_url, at, as_json=json_)
 
 
 def global_options_first(arguments: list[str]) -> list[str]:
@@ -143,13 +83,11 @@ def global_options_first(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: runs the command and ends the process with its exit status."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # whoever called us closed it, as some schedulers do
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 for as long as we live
+    open_missing()
     given = global_options_first(sys.argv[1:] if arguments is None else arguments)
     for argument in given:
         if any("\ud800" <= char <= "\udfff" for char in argument):
-            sys.exit(_fail(f"the argument {argument!r} is not UTF-8", 2, as_json="--json" in given))
+            sys.exit(fail(f"the argument {argument!r} is not UTF-8", Exit.USAGE, as_json="--json" in given))
     sys.exit(run(given))
 
 
@@ -157,46 +95,20 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns its exit status."""
     as_json = "--json" in arguments
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app(arguments, prog_name="drawdown", standalone_mode=False)
     except typer.Exit as ended:
         return int(ended.exit_code)
+    except NothingAsked as help_:
+        Stderr().write(f"{help_}\n")
+        return fail("name a command", Exit.USAGE, as_json=as_json)
     except typer.Abort:
-        return _fail("stopped", 1, as_json=as_json)
+        return fail("stopped", Exit.PERSON, as_json=as_json)
     except typer.TyperException as error:
-        return _fail(f"{error.format_message()} (`--help` shows how)", 2, as_json=as_json)
-    except DrawdownError as error:
-        return _fail(str(error), error.exit_status, as_json=as_json)
-    except DBAPIError as error:
-        meaning = explain(error)
-        text = str(meaning or error.orig).splitlines()[0]
-        return _fail(text, meaning.exit_status if meaning else 1, as_json=as_json)
+        return fail(f"{error.format_message()} (`--help` shows how)", Exit.USAGE, as_json=as_json)
     except KeyboardInterrupt:
-        return _fail("stopped; whatever was not committed did not happen", 75, as_json=as_json)
-    except Exception as error:  # one line for whoever called, where it happened for whoever mends it
-        if structlog.is_configured():
-            log.debug("unexpected_error", exc_info=True)
-        text = f"{type(error).__name__}: {error}; DRAWDOWN_LOG_LEVEL=DEBUG shows where"
-        return _fail(text, 1, as_json=as_json)
-    return result if isinstance(result, int) else 0
+        return fail("stopped; whatever was not committed did not happen", Exit.LEFT, as_json=as_json)
+    except Exception as error:
+        from drawdown.cli.opening import meaning_of
 
-
-def _fail(text: str, status: int, *, as_json: bool) -> int:
-    """One line, whatever ids and messages hold; a stream that cannot be written changes no exit status."""
-    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    with suppress(OSError, ValueError):
-        if as_json:
-            print(json.dumps({"error": text, "exit_status": status}), flush=True)
-    Stderr().write(f"drawdown: {line}\n")
-    return status
-
-
-class Stderr:
-    """stderr for logs: one that is closed, full or a broken pipe never stops what is being logged."""
-
-    def write(self, text: str) -> None:
-        with suppress(OSError, ValueError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
+        return fail(*meaning_of(error), as_json=as_json)
+    return result if isinstance(result, int) else Exit.SETTLED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from dataclasses import asdict
@@ -12,10 +13,12 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from drawdown.cli import scheduler, watching
+from drawdown.cli.opening import set_up_logs
 from drawdown.cli.render import show
 from drawdown.cli.state import State
-from drawdown.cli.times import parse_window, show_time
-from drawdown.schema.errors import UsageError
+from drawdown.cli.stopping import Stopping
+from drawdown.cli.times import show_time
+from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker import runner
 from drawdown.worker.context import Context
@@ -51,7 +54,8 @@ def new_orgs(state: State, provider: str | None, start: str | None) -> NewOrgs |
         if start is not None:
             raise UsageError("--new-org-from goes with --new-org-provider")
         return None
-    return NewOrgs(state.require_provider(provider), parse_window(start, "--new-org-from"))
+    from_ms = state.window(start, "--new-org-from")
+    return NewOrgs(state.require_provider(provider), from_ms)
 
 
 def tick_(
@@ -67,17 +71,21 @@ def tick_(
         Path | None, typer.Option(help="Write Prometheus metrics here afterwards, whatever became of the tick")
     ] = None,
     heartbeat_url: Annotated[str | None, typer.Option(help="Get this URL after a tick that ended with 0 or 75")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing where all is settled: for cron's mail")] = False,
 ) -> None:
     """Settle everything once and exit: the cron form, every five minutes."""
     state: State = context.obj
+    if quiet:
+        set_up_logs(state.settings.log_level, at_least=logging.WARNING)
     try:
         report = _tick_once(state, shard, deadline, new_org_provider, new_org_from, accept_clock=accept_clock)
     finally:
         if metrics_file is not None:
             watching.write_metrics(state, metrics_file)
-    if heartbeat_url is not None and report.exit_status in (0, 75):
+    if heartbeat_url is not None and report.exit_status in (Exit.SETTLED, Exit.LEFT):
         watching.beat(state, heartbeat_url)
-    show(state, {"tick": {**asdict(report), "exit_status": report.exit_status}}, report_lines(report))
+    lines = [] if quiet and report.exit_status == Exit.SETTLED else report_lines(report)
+    show(state, {"tick": {**asdict(report), "exit_status": report.exit_status}}, lines)
     raise typer.Exit(report.exit_status)
 
 
@@ -90,10 +98,10 @@ def _tick_once(
     *,
     accept_clock: bool,
 ) -> Report:
+    part, appearing = parse_shard(shard), new_orgs(state, new_org_provider, new_org_from)
     state.ready()
     made = state.context()
-    made.shard = parse_shard(shard)
-    made.new_orgs = new_orgs(state, new_org_provider, new_org_from)
+    made.shard, made.new_orgs = part, appearing
     made.accept_clock = accept_clock
     if deadline is not None:
         made.deadline_ms = state.clock.now_ms() + round(deadline * SECOND_MS)
@@ -151,6 +159,7 @@ def report_lines(report: Report) -> list[str]:
         "stopped organisations": left.stopped_orgs,
         **{f"seconds pending ({reason})": seconds for reason, seconds in left.pending_s.items()},
         **{f"samples quarantined ({reason})": number for reason, number in left.quarantined.items()},
+        "samples dated later than now": left.dated_ahead,
     }
     lines += [f"  left: {number:,} {what}" for what, number in facts.items() if number]
     lines += [f"  {problem}" for problem in report.problems]
@@ -165,16 +174,29 @@ def run_(
     new_org_from: NewOrgFrom = None,
     accept_clock: Annotated[bool, typer.Option("--accept-clock", help="The clock is right, though it jumped")] = False,
     every: Annotated[int, typer.Option(help="Seconds between ticks", min=1, max=86_400)] = 300,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            help="A tick leaves what remains after so many seconds", min=0, max=86_400, show_default="0.8 of --every"
+        ),
+    ] = None,
     watch: Annotated[bool, typer.Option(help="Halt within seconds between ticks, too")] = True,
 ) -> None:
     """Tick every five minutes, and watch between ticks, until told to end (SIGTERM, Ctrl-C)."""
     state: State = context.obj
+    if deadline is not None and deadline > every:
+        raise UsageError(f"--deadline {deadline:g}: a tick would hold up the next one, {every:,} s later (--every)")
+    appearing = new_orgs(state, new_org_provider, new_org_from)
+    rounds_s = ROUND_MS // SECOND_MS if watch else None
+    options = scheduler.Options(parse_shard(shard), appearing, accept_clock, every, rounds_s, deadline)
     state.ready()
-    options = scheduler.Options(
-        parse_shard(shard),
-        new_orgs(state, new_org_provider, new_org_from),
-        accept_clock,
-        every,
-        ROUND_MS // SECOND_MS if watch else None,
+    stopping = Stopping()
+    stopping.on_signals()
+    between = f"a watch round every {options.watch_every_s} s between them; " if options.watch_every_s else "no watch; "
+    show(
+        state,
+        {"tick_every_s": every, "watch_every_s": options.watch_every_s},
+        [f"a tick now, and one every {every:,} s; {between}SIGTERM or Ctrl-C ends it"],
     )
-    raise typer.Exit(scheduler.run(state, options))
+    sys.stdout.flush()
+    raise typer.Exit(scheduler.run(state, options, stopping))

@@ -1,8 +1,9 @@
-"""`drawdown org`: who bills an organisation, and what the operator says about it."""
+"""`drawdown org`: lists of organisations, how one stands, and what the operator says about it."""
 
 from __future__ import annotations
 
 import csv
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -10,55 +11,67 @@ import sqlalchemy as sa
 import typer
 from rich.table import Table
 
-from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, From, Most, Org, Reason
+from drawdown.cli import org_assign
+from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, Page, Reason, Undo, only_with
 from drawdown.cli.render import facts, show, shown, table
 from drawdown.cli.state import State
-from drawdown.cli.times import parse_time, parse_window, show_credits, show_time
-from drawdown.schema.errors import UsageError
-from drawdown.worker import assignments, flips, orgs, stops
-from drawdown.worker.runner import run
-from drawdown.worker.sample_values import is_clean_id
+from drawdown.cli.times import show_credits, show_time
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.worker import ids, orgs, stops
 from drawdown.worker.status import org_status
+from drawdown.worker.view_orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
 
-app = typer.Typer(help="Organisations: who bills them, limits, halts.", no_args_is_help=True)
-
-SCHEDULED = """
-SELECT a.org_id, o.billing_provider, a.provider, a.customer_id, a.start_ms, a.actor, a.reason
-FROM assignments a JOIN orgs o ON o.org_id = a.org_id
-WHERE a.start_ms > :now AND (:provider = '' OR a.provider = :provider) ORDER BY a.start_ms, a.org_id LIMIT :most
-"""
-LIST = """
-SELECT o.org_id, o.billing_provider, o.is_halted, o.halt_reason, o.max_concurrent_sandboxes, o.stopped_reason
-FROM orgs o WHERE (:provider = '' OR o.billing_provider = :provider) AND (:halted = 0 OR o.is_halted)
-    AND (:unassigned = 0 OR NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id))
-ORDER BY o.org_id LIMIT :most
-"""
-
+app = typer.Typer()
 
 FIGURES = ("balance_micro", "unaccepted_micro", "unsealed_micro")
+OfProvider = Annotated[str, typer.Option("--provider", help="Only those this provider bills now")]
+OfPlan = Annotated[str, typer.Option("--plan", help="Only those on this plan")]
 
 
 @app.command("list")
 def list_(
     context: typer.Context,
-    provider: Annotated[str, typer.Option(help="Only those this provider bills now")] = "",
+    provider: OfProvider = "",
+    plan: OfPlan = "",
+    search: Annotated[str, typer.Option(help="Only those whose id holds this text")] = "",
     halted: Annotated[bool, typer.Option("--halted", help="Only halted ones")] = False,
     unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those nobody bills")] = False,
     scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
-    most: Most = 100,
+    sort: Annotated[str, typer.Option(help=f"By {', '.join(SORTS)}")] = "name",
+    after: Annotated[str, typer.Option(help="Go on after this organisation: the last one of a page")] = "",
+    most: Page = 100,
 ) -> None:
     """List organisations, or the flips that are still to come."""
     state: State = context.obj
+    state.known_provider(provider)
     if scheduled:
-        later = {"now": state.clock.now_ms(), "provider": provider, "most": most}
-        coming = state.read(lambda c: [dict(row._mapping) for row in c.execute(sa.text(SCHEDULED), later)])
-        for_people = [tuple(shown(name, value) for name, value in row.items()) for row in coming]
+        only_with(context, "--scheduled", "provider", "most")
+        now = state.clock.now_ms()
+        coming = state.read(lambda c: scheduled_flips(c, provider, now, most))
+        for_people = [tuple(shown(name, value) for name, value in vars(row).items()) for row in coming]
         headings = ("org", "billed by", "then by", "as", "from", "who", "why")
         return show(state, {"scheduled": coming}, [table("Flips to come", headings, for_people)])
-    values = {"provider": provider, "halted": int(halted), "unassigned": int(unassigned), "most": most}
-    rows = state.read(lambda c: [dict(row._mapping) for row in c.execute(sa.text(LIST), values)])
-    columns = ("org", "billed by", "halted", "why", "#at once", "stopped")
-    return show(state, {"orgs": rows}, [table("Organisations", columns, [tuple(row.values()) for row in rows])])
+
+    chosen = OrgFilter(provider, plan, search, halted, unassigned)
+    state.read(lambda c: _require(c, plan, after))
+    page = state.read(lambda c: list_orgs(c, chosen, sort=sort, after=after, most=most))
+    rows = [
+        (*astuple(one)[:6], None if one.balance_micro is None else show_credits(one.balance_micro), one.stopped_reason)
+        for one in page.orgs
+    ]
+    columns = ("org", "billed by", "plan", "halted", "why", "#at once", "#balance", "stopped")
+    more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
+    return show(
+        state, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more]
+    )
+
+
+def _require(connection: sa.Connection, plan: str, org: str) -> None:
+    """Errors: UnknownId."""
+    if plan:
+        ids.require(connection, ids.ANY_PLAN, plan)
+    if org:
+        ids.require(connection, ids.ORG, org)
 
 
 @app.command("show")
@@ -90,7 +103,7 @@ def _credit_tables(found: dict[str, object]) -> list[Table]:
     """The effective balance with its parts, and the last changes of the verdict."""
     credit, verdicts = found["credit"], found["verdicts"]
     assert isinstance(verdicts, list)
-    made = []
+    made: list[Table] = []
     if isinstance(credit, dict):
         made.append(table("Credit", ("", ""), facts(credit)))
     if verdicts:
@@ -109,148 +122,7 @@ def _credit_tables(found: dict[str, object]) -> list[Table]:
     return made
 
 
-@app.command()
-def assign(
-    context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")] = None,
-    provider: Annotated[
-        str, typer.Option(help="embedded, autumn, stripe, …; or none or legacy (bill nothing here)")
-    ] = "embedded",
-    customer: Annotated[
-        str | None, typer.Option(help="The customer there", show_default="the organisation's id, where that will do")
-    ] = None,
-    from_: From = None,
-    unassigned: Annotated[bool, typer.Option("--unassigned", help="All that nobody bills yet")] = False,
-    file: Annotated[
-        Path | None, typer.Option(help="A CSV file with the columns org_id, customer_id; may be given again")
-    ] = None,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Take back an assignment that has not begun")] = False,
-    allow_halt: Annotated[
-        bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")
-    ] = False,
-    unchecked: Annotated[bool, typer.Option("--unchecked", help="Also where the provider cannot say")] = False,
-    dry_run: DryRun = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Have organisations billed by a provider, from the next window boundary on unless --from is given.
-
-    The provider is asked first: a customer it does not have, or one whose lack of credit would halt a running
-    organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
-    organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
-    """
-    state: State = context.obj
-    state.require_provider(provider)
-    said = state.said(actor, reason)
-    if [bool(names), unassigned, file is not None].count(True) != 1:
-        raise UsageError("name the organisations, or give --unassigned, or --file")
-    if cancel:
-        listed = names or ([one.org_id for one in read_flips(file)] if file is not None else [])
-        return _cancel(state, listed, said, dry_run=dry_run)
-    if customer is not None and (not names or len(names) != 1):
-        raise UsageError("--customer names one customer, so give exactly one organisation")
-    if customer is not None and not is_clean_id(customer):
-        raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
-    wishes = _wishes(state, names, customer, file)
-    terms = flips.Terms(
-        provider, parse_window(from_, "--from"), dry_run, allow_halt, unchecked, each_alone=file is not None
-    )
-    done = run(flips.flip(state.context(), wishes, terms, said), state.world())
-    show(state, {"assigned": done, "provider": provider, "dry_run": dry_run}, _flip_lines(done, terms))
-    if any(one.problem for one in done):
-        raise typer.Exit(1)
-    return None
-
-
-def _wishes(state: State, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
-    if file is not None:
-        return read_flips(file)
-    chosen = list(dict.fromkeys(names)) if names else state.read(assignments.unassigned)
-    return [flips.Wish(org, customer) for org in chosen]
-
-
-def read_flips(file: Path) -> list[flips.Wish]:
-    """Organisations and customers from a CSV file.
-
-    Errors: UsageError naming the line, and nothing is assigned.
-    """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines, strict=True)
-            if not rows.fieldnames or "org_id" not in rows.fieldnames:
-                raise UsageError(f"{file}: the first line names the columns: org_id, customer_id")
-            found = [_wish(file, rows.line_num, row) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
-    seen: dict[str, int] = {}
-    for one in found:
-        assert one.line is not None
-        if one.org_id in seen:
-            raise UsageError(f"{file}, line {one.line}: {one.org_id} stands in line {seen[one.org_id]} already")
-        seen[one.org_id] = one.line
-    return found
-
-
-def _wish(file: Path, line: int, row: dict[str, str | None]) -> flips.Wish:
-    org, customer = (row.get("org_id") or "").strip(), (row.get("customer_id") or "").strip()
-    for name, text in (("org_id", org), ("customer_id", customer or "-")):
-        if not is_clean_id(text):
-            raise UsageError(f"{file}, line {line}: {name} {text!r} is no id")
-    return flips.Wish(org, customer or None, line)
-
-
-def _flip_lines(done: list[flips.Flip], terms: flips.Terms) -> list[str | Table]:
-    moved = [one for one in done if one.start_ms is not None]
-    already = sum(one.already for one in done)
-    title = f"{'Would assign' if terms.dry_run else 'Assigned'} {len(moved):,} to {terms.provider}"
-    if already:
-        title += f"; {already:,} were so already"
-    columns = ("org", "billed by", "customer", "from", "#pending s now billed", "#pending s before")
-    rows = [
-        (
-            one.org_id,
-            one.was,
-            one.customer_id or None,
-            show_time(one.start_ms),
-            one.mended_s,
-            one.before_start_s,
-        )
-        for one in moved[:50]
-    ]
-    lines: list[str | Table] = [table(title, columns, rows)]
-    notes = [(one.org_id, note) for one in moved[:50] if (note := _notes(one))]
-    lines += [f"{org}: {note}" for org, note in notes]
-    problems = [one for one in done if one.problem is not None]
-    return lines + [_problem_line(one) for one in problems[:50]]
-
-
-def _problem_line(one: flips.Flip) -> str:
-    where = "" if one.line is None else f"line {one.line}: "
-    return f"{where}{one.org_id}: {(one.problem or '').removeprefix(f'{one.org_id}: ')}"
-
-
-def _notes(one: flips.Flip) -> str | None:
-    parts = [one.note] if one.note else []
-    if one.open_pushes:
-        held = ", ".join(f"{count:,} {state}" for state, count in one.open_pushes.items())
-        parts.append(f"open with {one.was}, and settled there: {held}")
-    if one.credit_behind_micro:
-        parts.append(f"{show_credits(one.credit_behind_micro)} credits stay behind")
-    if one.credit_there_micro is not None:
-        parts.append(f"{show_credits(one.credit_there_micro)} credits there")
-    return "; ".join(parts) or None
-
-
-def _cancel(state: State, names: list[str], said: orgs.Said, *, dry_run: bool) -> None:
-    if not names:
-        raise UsageError("--cancel: name the organisations, or give --file")
-
-    def work(connection: sa.Connection) -> list[assignments.Assigned]:
-        return [assignments.cancel(connection, org, said) for org in names]
-
-    done = state.write(work, rollback=dry_run)
-    lines = [f"{one.org_id}: not moved to {one.provider} at {show_time(one.start_ms)}" for one in done]
-    show(state, {"cancelled": done, "dry_run": dry_run}, lines)
+org_assign.register(app)
 
 
 @app.command()
@@ -261,36 +133,123 @@ def override(
         int | None, typer.Option(min=0, max=MAX_CONCURRENT, help="Sandboxes at once, whatever the plan says")
     ] = None,
     never_halt: Annotated[bool, typer.Option("--never-halt", help="Not halted, whatever the balance")] = False,
-    until: Annotated[str | None, typer.Option(help="When this ends", show_default="until cleared")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="End the override")] = False,
+    until: Annotated[str | None, typer.Option(help="When all of it ends", show_default="until it is undone")] = None,
+    undo: Undo = False,
+    clear: Annotated[bool, typer.Option("--clear", hidden=True)] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Let your word win over the provider's."""
+    """Let your word win over the provider's. What a second one does not name stays as the first one said.
+
+    --undo ends all of it: the provider's word counts again.
+    """
     state: State = context.obj
-    if clear == (max_concurrent is not None or never_halt):
-        raise UsageError("give --max-concurrent, --never-halt, or --clear alone")
-    ends = None if until is None else parse_time(until, "--until")
+    says = max_concurrent is not None or never_halt or until is not None
+    if (undo or clear) == says:
+        raise UsageError("give --max-concurrent, --never-halt, --until, or --undo alone")
+    ends = None if until is None else state.moment(until, "--until")
     said, halted = state.said(actor, reason), False if never_halt else None
-    state.write(lambda c: orgs.override(c, org, said, max_concurrent=max_concurrent, halted=halted, until_ms=ends))
-    show(state, {"org_id": org, "cleared": clear}, [f"{org}: holds from now on"])
+    done = state.write(
+        lambda c: (
+            orgs.override(c, org, said, max_concurrent=max_concurrent, halted=halted, until_ms=ends)
+            if says
+            else orgs.end_override(c, org, said)
+        )
+    )
+    lines = [
+        f"{org}: {_word(done.now)}; before: {_word(done.was)}",
+        f"{org}: {_stands(done)}{'' if says else '; the next tick asks the provider again'}",
+    ]
+    show(state, {"org_id": org, "cleared": not says, "was": done.was, "now": done.now, "override": done}, lines)
+
+
+def _word(word: orgs.Override) -> str:
+    """What an operator says, in words."""
+    if not word.says_something:
+        return "no override"
+    parts = []
+    if word.halted is not None:
+        parts.append("halted whatever the balance" if word.halted else "not halted whatever the balance")
+    if word.max_concurrent is not None:
+        parts.append(f"{word.max_concurrent:,} sandboxes at once whatever the plan")
+    return f"{' and '.join(parts)}, {f'until {show_time(word.until_ms)}' if word.until_ms else 'until it is undone'}"
+
+
+def _stands(done: orgs.Overridden) -> str:
+    most = done.max_concurrent_sandboxes
+    return f"{'halted' if done.is_halted else 'runs'}, {'no limit' if most is None else f'{most:,}'} at once"
 
 
 @app.command()
 def halt(
     context: typer.Context,
-    org: Org,
-    lift: Annotated[bool, typer.Option("--lift", help="End it: the provider's verdict counts again")] = False,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")] = None,
+    file: Annotated[Path | None, typer.Option(help="A CSV file with the column org_id")] = None,
+    provider: OfProvider = "",
+    plan: OfPlan = "",
+    search: Annotated[str, typer.Option(help="All whose id holds this text")] = "",
+    undo: Undo = False,
+    lift: Annotated[bool, typer.Option("--lift", hidden=True)] = False,
+    expect: Expect = None,
+    dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Halt an organisation at once; its cells are told by the next tick."""
+    """Halt organisations at once; their cells are told by the next round of the watch, or tick.
+
+    --undo ends it: the provider's verdict counts again. Of many, chosen by a file or a filter, see first with --dry-run
+    whom it would be, and say their number with --expect.
+    """
     state: State = context.obj
-    said = state.said(actor, reason)
-    halted = state.write(lambda c: orgs.halt(c, org, said, lift=lift))
-    what = "halted" if halted else "not halted"
-    note = "; the next tick asks the provider again" if lift else "; run `drawdown tick` to tell its cells now"
-    show(state, {"org_id": org, "is_halted": halted}, [f"{org}: {what}{note}"])
+    state.known_provider(provider)
+    said, undoing = state.said(actor, reason), undo or lift
+    chosen = OrgFilter(provider, plan, search)
+    if [bool(names), file is not None, chosen != OrgFilter()].count(True) != 1:
+        raise UsageError("name organisations, or give --file, or choose them by --provider, --plan, --search")
+    listed = list(names or ()) or ([] if file is None else read_orgs(file))
+
+    def work(connection: sa.Connection) -> list[orgs.Halted]:
+        _require(connection, plan, "")
+        found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED)
+        if expect not in (None, len(found)):
+            raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
+        return orgs.halt(connection, found, said, undo=undoing)
+
+    done = state.write(work, rollback=dry_run)
+    one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
+    show(state, {**one, "halts": done, "dry_run": dry_run}, _halt_lines(done, undo=undoing, dry_run=dry_run))
+
+
+def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[str]:
+    would = "would be " if dry_run else ""
+    lines = []
+    for one in done[:50]:
+        before = "halted" if one.was_halted else "running"
+        now = f"halted ({one.halt_reason})" if one.is_halted else "running"
+        note = "; no operator's halt held it" if undo and not one.before else ""
+        note = "; an operator's halt held it already" if one.before and not undo else note
+        lines.append(f"{one.org_id}: {would}{now}; before: {before}{note}")
+    if len(done) > 50:
+        lines.append(f"… and {len(done) - 50:,} more")
+    if dry_run:
+        return [*lines, f"{len(done):,} organisations; nothing was changed; for just these: --expect {len(done)}"]
+    after = "the next tick asks the provider again" if undo else "run `drawdown tick` to tell the cells now"
+    return [*lines, f"{len(done):,} organisations; {after}"]
+
+
+def read_orgs(file: Path) -> list[str]:
+    """Organisations from a CSV file with the column org_id. Errors: UsageError naming what is wrong."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines, strict=True)
+            if "org_id" not in (rows.fieldnames or ()):
+                raise UsageError(f"{file}: the first line names the column: org_id")
+            found = [(row.get("org_id") or "").strip() for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    if not found or not all(found):
+        raise UsageError(f"{file}: {'a line has no org_id' if found else 'it names nobody'}")
+    return list(dict.fromkeys(found))
 
 
 @app.command()
@@ -299,6 +258,8 @@ def release(context: typer.Context, org: Org, actor: Actor = None, reason: Reaso
     state: State = context.obj
     said = state.said(actor, reason)
     was = state.write(
-        lambda c: stops.release_org(c, org_id=org, reason=said.reason, now_ms=said.now_ms, actor=said.actor)
+        lambda c: stops.release_org(
+            c, org_id=org, reason=said.reason, now_ms=said.now_ms, actor=said.actor, via=said.via
+        )
     )
     show(state, {"org_id": org, "was": was}, [f"{org}: released; it had been stopped: {was}"])

@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.ledger import MAX_RATE
-from drawdown.cli.options import Actor, Reason
-from drawdown.cli.providers import Name
+from drawdown.cli.options import Actor, Name, New, Reason, Undo, only_with
 from drawdown.cli.render import show
 from drawdown.cli.state import State
-from drawdown.cli.times import parse_window, show_time
+from drawdown.cli.times import show_time
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
 from drawdown.worker import provider_rates
@@ -33,6 +32,7 @@ def rate(
         int, typer.Option(min=1, max=MAX_RATE, help="For this many base units (seconds, or MB-seconds)")
     ] = 1,
     from_: Annotated[str | None, typer.Option("--from", help="For usage from this window on")] = None,
+    new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -43,8 +43,10 @@ def rate(
     state: State = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to estimate")
-    said, start = state.said(actor, reason), parse_window(from_, "--from")
-    begins = state.write(lambda c: provider_rates.set_rate(c, name, feature, (micro, per), said, from_ms=start))
+    said, start = state.said(actor, reason), state.window(from_, "--from")
+    begins = state.write(
+        lambda c: provider_rates.set_rate(c, name, feature, (micro, per), said, from_ms=start, new=new)
+    )
     show(
         state,
         {"provider": name, "feature": feature, "micro": micro, "per_quantity": per, "start_ms": begins},
@@ -55,8 +57,10 @@ def rate(
 def when_down(
     context: typer.Context,
     name: Name,
-    policy: Annotated[str, typer.Option(help="go_on, estimate (until that says zero; the default) or stop")],
+    policy: Annotated[str, typer.Option(help="go_on, estimate (until that says zero; the default) or stop")] = "",
     plan: Annotated[str, typer.Option(help="Only customers of this plan", show_default="every other plan")] = "",
+    undo: Undo = False,
+    new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -64,10 +68,19 @@ def when_down(
     state: State = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: nobody reads it")
-    if policy not in provider_rates.POLICIES:
+    if undo and not policy:
+        only_with(context, "--undo", "name", "plan", "actor", "reason")
+    if undo == bool(policy):
+        raise UsageError(f"give --policy ({', '.join(provider_rates.POLICIES)}), or --undo")
+    if policy and policy not in provider_rates.POLICIES:
         raise UsageError(f"--policy {policy!r} is none of {', '.join(provider_rates.POLICIES)}")
     said = state.said(actor, reason)
-    state.write(lambda c: provider_rates.set_when_down(c, name, plan, policy, said))
-    after = f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if policy == "stop" else ""
     who = f"the plan {plan}" if plan else "every other plan"
-    show(state, {"provider": name, "plan": plan, "policy": policy}, [f"{name}, {who}: {policy}{after}"])
+    if undo:
+        was: str | None = state.write(lambda c: provider_rates.end_when_down(c, name, plan, said))
+        now = "as for every other plan" if plan else provider_rates.DEFAULT_POLICY
+    else:
+        was = state.write(lambda c: provider_rates.set_when_down(c, name, plan, policy, said, new=new))
+        now = policy + (f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if policy == "stop" else "")
+    result = {"provider": name, "plan": plan, "policy": policy or None, "was": was}
+    show(state, result, [f"{name}, {who}: {now}; before: {was or 'nothing said'}"])

@@ -8,20 +8,20 @@ from typing import Annotated, Final
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.options import Actor, DryRun, Reason
+from drawdown.cli import provider_estimates
+from drawdown.cli.options import Actor, DryRun, Name, Reason, Undo, only_with
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
 from drawdown.providers.protocol import ReadFailed
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker import provider_states
 from drawdown.worker.notices import apply_notices
 from drawdown.worker.runner import ask
 
-app = typer.Typer(help="Providers: the services that bill, and whether they can be used.", no_args_is_help=True)
-
-Name = Annotated[str, typer.Argument(metavar="PROVIDER", help="The provider's name")]
+app = typer.Typer()
+provider_estimates.register(app)
 
 COUNTS = """
 SELECT a.provider, COUNT(*) AS orgs, SUM(CASE WHEN a.customer_id = '' THEN 1 ELSE 0 END) AS without_customer
@@ -100,6 +100,8 @@ def check(
     state: State = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to check")
+    if customer:
+        only_with(context, "--customer", "name", "feature")
     provider = state.registry.providers[name]
     wanted = {"provider": name, "now": state.clock.now_ms(), "most": most}
     features = feature or state.read(lambda c: list(c.execute(sa.text(FEATURES)).scalars()))
@@ -112,25 +114,32 @@ def check(
     done = {"provider": name, "problems": found, "features": features, "customers": len(customers)}
     good = f"{name}: well ({len(features)} features, {len(customers)} customers looked at)"
     show(state, done, [f"{name}: {line}" for line in found] or [good])
-    raise typer.Exit(1 if found else 0)
+    raise typer.Exit(Exit.PERSON if found else Exit.SETTLED)
 
 
 @app.command()
-def pause(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Send nothing to a provider until it is resumed. Usage goes on being sealed, and waits."""
+def pause(
+    context: typer.Context, name: Name, undo: Undo = False, actor: Actor = None, reason: Reason = "not given"
+) -> None:
+    """Send nothing to a provider until --undo. Usage goes on being sealed, and waits."""
+    if undo:
+        return resume(context, name, actor, reason)
     state: State = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to pause")
     said = state.said(actor, reason)
-    state.write(lambda c: provider_states.pause(c, name, said))
-    show(state, {"provider": name, "paused": True}, [f"{name}: paused; `drawdown provider resume {name}` ends it"])
+    before = state.write(lambda c: provider_states.pause(c, name, said))
+    was = "not paused" if before is None else f"paused since {show_time(before[0])}: {before[1]}"
+    line = f"{name}: paused; before: {was}; `drawdown provider pause {name} --undo` ends it"
+    return show(state, {"provider": name, "paused": True, "was": before}, [line])
 
 
-@app.command()
+@app.command(hidden=True)
 def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
     """Send to a paused provider again: the next tick sends what has waited."""
     state: State = context.obj
     said = state.said(actor, reason)
+    state.known_provider(name)
     since = state.write(lambda c: provider_states.resume(c, name, said))
     text = f"{name}: resumed; it had been paused since {show_time(since)}"
     show(state, {"provider": name, "paused": False, "since_ms": since}, [text])
@@ -185,6 +194,6 @@ def webhook(
     notices = ask(lambda: provider.notices(headers, content, now), state.world())
     if isinstance(notices, ReadFailed):
         show(state, {"provider": name, "done": [], "later": notices.reason}, [f"{name}: later: {notices.reason}"])
-        raise typer.Exit(75)
+        raise typer.Exit(Exit.LEFT)
     done = state.write(lambda c: apply_notices(c, name, notices, now))
     show(state, {"provider": name, "done": done}, done or [f"{name}: nothing that concerns us"])

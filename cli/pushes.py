@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import typer
 from rich.table import Table
 
-from drawdown.cli.options import Actor, DryRun, Keys, Most, Reason
+from drawdown.cli.options import Actor, DryRun, Expect, Keys, Most, Reason
 from drawdown.cli.render import facts, show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import show_time
@@ -19,7 +19,7 @@ from drawdown.worker import corrections
 from drawdown.worker.actions import require_org
 from drawdown.worker.explain import explain_push
 
-app = typer.Typer(help="Pushes: quantities on their way to a provider.", no_args_is_help=True)
+app = typer.Typer()
 
 STATES = ("due", "queued", "in_doubt", "rejected", "accepted", "voided", "carried", "shadow")
 OPEN = ("due", "queued", "in_doubt", "rejected")
@@ -50,6 +50,9 @@ def list_(
     state: State = context.obj
     if wrong := set(state_ or ()) - set(STATES):
         raise UsageError(f"--state {sorted(wrong)[0]}: there is {', '.join(STATES)}")
+    state.known_provider(provider)
+    if org:
+        state.read(lambda c: require_org(c, org))
     values = {"states": list(state_ or OPEN), "org": org, "provider": provider, "most": most}
     rows = _read(state, LIST, values)
     shown = [(r["key"], r["provider"], r["sent_qty"], r["state"], r["attempts"], r["last_error"]) for r in rows]
@@ -95,6 +98,7 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
             table(key, ("", ""), facts(push)),
             f"sent to {push['provider']} as customer {sent_as['customer']}, key {sent_as['key']}, "
             f"dated {show_time(sent_as['ts'])}",
+            *_looked_up(push),
             table(
                 f"Samples of {show_time(push['window_ms'])}, this feature: {found['samples_in_force_qty']:,} in force, "
                 f"{found['sealed_qty']:,} sealed in all revisions",
@@ -113,10 +117,18 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
     )
 
 
+def _looked_up(push: Mapping[str, Any]) -> list[str]:
+    """What its provider was asked, and when it is asked again."""
+    if not push["lookups"]:
+        return []
+    said = f"{push['lookup_answer']} at {show_time(push['looked_up_ms'])}" if push["looked_up_ms"] else "no answer yet"
+    again = f"; again from {show_time(push['due_at_ms'])} on" if push["state"] in ("queued", "in_doubt") else ""
+    return [f"looked up there {push['lookups']:,} times, last answer: {said.replace('_', ' ')}{again}"]
+
+
 OfState = Annotated[list[str] | None, typer.Option("--state", help="All in this state")]
 OfOrg = Annotated[str, typer.Option("--org", help="All of this organisation")]
 OfProvider = Annotated[str, typer.Option("--provider", help="All at this provider")]
-Expect = Annotated[int | None, typer.Option("--expect", help="Refuse unless it is so many: what the dry run showed")]
 Saying = Annotated[str, typer.Option("--error", help="All whose last error holds this text")]
 BY_FILTER = """
 SELECT key FROM pushes WHERE state IN :states AND (:org = '' OR org_id = :org)
@@ -148,6 +160,7 @@ class Chosen:
         if bool(self.keys) == filtered:
             raise UsageError("name pushes by their keys, or choose them by --state, --org, --provider, --error")
         if self.keys:
+            self._require_expected(len(self.keys))
             return list(self.keys)
         if wrong := set(self.states or ()) - set(possible):
             raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
@@ -158,9 +171,12 @@ class Chosen:
         values = {"states": self.states or list(possible), "org": self.org, "provider": self.provider}
         query = sa.text(BY_FILTER).bindparams(sa.bindparam("states", expanding=True))
         found = list(connection.execute(query, {**values, "error": self.error}).scalars())
-        if self.expect not in (None, len(found)):
-            raise Refused(f"they are {len(found):,} by now, and not {self.expect:,}: look again with --dry-run")
+        self._require_expected(len(found))
         return found
+
+    def _require_expected(self, found: int) -> None:
+        if self.expect not in (None, found):
+            raise Refused(f"they are {found:,} by now, and not {self.expect:,}: look again with --dry-run")
 
 
 @app.command()
@@ -178,6 +194,7 @@ def retry(
 ) -> None:
     """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
     state: State = context.obj
+    state.known_provider(provider)
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
     done = state.write(lambda c: corrections.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
     show(
@@ -207,6 +224,7 @@ def resolve(
     state: State = context.obj
     if accepted == absent:
         raise UsageError("give --accepted or --absent")
+    state.known_provider(provider)
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
     work = corrections.resolve_accepted if accepted else corrections.void
     done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run)
@@ -224,15 +242,24 @@ def void(
     provider: OfProvider = "",
     error: Saying = "",
     expect: Expect = None,
+    although_accepted: Annotated[
+        bool, typer.Option(help="Also one that the provider had accepted, and lost or gave back since")
+    ] = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
     state: State = context.obj
+    state.known_provider(provider)
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    if although_accepted and not keys:
+        raise UsageError("name each push that was accepted and has to be voided: no filter finds those")
     done = state.write(
-        lambda c: corrections.void(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run
+        lambda c: corrections.void(
+            c, chosen.find(c, ("in_doubt", "rejected")), said, evidence, although_accepted=although_accepted
+        ),
+        rollback=dry_run,
     )
     show(
         state, {"voided": done, "dry_run": dry_run}, _lines(done, "voided; the next tick seals what they held", dry_run)

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from drawdown.cli.options import Actor, Reason
+from drawdown.cli.options import Actor, Reason, only_with
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
-from drawdown.cli.times import parse_time, show_time
+from drawdown.cli.times import show_time
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS
+from drawdown.worker import balances
 from drawdown.worker.actions import require_org
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.runner import run
@@ -39,6 +40,9 @@ def reconcile_(
     correct: Annotated[
         bool, typer.Option("--correct", help="Void what is proven absent, give back what was charged twice")
     ] = False,
+    acknowledge: Annotated[
+        bool, typer.Option("--acknowledge", help="What was told of balances is seen to; nothing is compared")
+    ] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -47,9 +51,17 @@ def reconcile_(
     Exit status 1: something differs and a person is needed; 75: it was corrected, and the next tick settles it.
     """
     state: State = context.obj
+    if acknowledge:
+        only_with(context, "--acknowledge", "org", "actor", "reason")
+        if org:
+            state.read(lambda c: require_org(c, org))
+        seen = state.write(lambda c: balances.acknowledge(c, org, state.said(actor, reason)))
+        done = [f"{one.org_id}, {one.provider}, {one.feature}: {int(one.told_qty):+,}" for one in seen]
+        show(state, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
+        return
     if provider:
         state.require_provider(provider)
-    bounds = [None if text is None else parse_time(text, name) for text, name in ((from_, "--from"), (to, "--to"))]
+    bounds = [None if text is None else state.moment(text, name) for text, name in ((from_, "--from"), (to, "--to"))]
     if any(one is not None and one % DAY_MS for one in bounds):
         raise UsageError("--from and --to are days: 2026-01-31")
     start, end = bounds
@@ -77,6 +89,8 @@ def _lines(found: Reconciled) -> list[str | Table]:
     text = f"{found.compared:,} compared (organisation, feature, day), {len(found.differing):,} differ"
     if found.waiting:
         text += f"; {found.waiting:,} wait: unsettled, or fresher than the provider's lag"
+    if found.covered:
+        text += f"; {found.covered:,} show less in events, and the customer's balance was drawn on: they are charged"
     if found.unread:
         text += f"; {found.unread:,} could not be read"
     if found.other_terms:

@@ -9,7 +9,7 @@ import typer
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.render import show
 from drawdown.cli.state import State
-from drawdown.cli.times import parse_time, show_time
+from drawdown.cli.times import show_time
 from drawdown.worker.recover import Recovered, recover
 from drawdown.worker.runner import run
 
@@ -35,8 +35,8 @@ def recover_(
     First have the hosts' samples imported again, and do again what people changed since the backup.
     """
     state: State = context.obj
+    since_ms = None if since is None else state.moment(since, "--since")
     state.ready()
-    since_ms = None if since is None else parse_time(since, "--since")
     said = state.said(actor, reason)
     steps = recover(state.context(), said, since_ms=since_ms, restored=restored, dry_run=dry_run)
     found = run(steps, state.world())

@@ -17,8 +17,9 @@ from rich.table import Table
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
-from drawdown.cli.times import in_zone, is_said_twice, offset_of, parse_time, parse_zone, show_credits, show_time
+from drawdown.cli.times import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import clean
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker import runner
 from drawdown.worker.orgs import Said
@@ -59,14 +60,15 @@ def replay_(
     if not from_ or not to:
         raise UsageError("give the range: --from and --to")
     parse_zone(zone)
-    start, end = parse_time(from_, "--from", zone), parse_time(to, "--to", zone)
+    start, end = state.moment(from_, "--from", zone), state.moment(to, "--to", zone)
+    state.known_provider(provider or "")
     now = state.clock.now_ms()
     scope = Scope(tuple(orgs or ()), provider)
     made = state.read(lambda c: plan(c, scope, start, end, now))
     echo = echoed(made, (from_, to), (start, end), zone)
     if not state.json:
         for line in echo["lines"]:
-            state.out.print(escape(line), highlight=False)
+            state.out.print(escape(clean(line)), highlight=False)
     found = _run(state, made, dry_run, state.said(actor, reason))
     shown = {"replay": _plain(found), "range": {**echo, **_plan_json(made)}, "dry_run": dry_run}
     show(state, {**shown, "exit_status": found.exit_status}, lines_of(found))

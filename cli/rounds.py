@@ -5,12 +5,12 @@ Guarantee: a round that fails is logged, and the next one does its work; rounds 
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 
 import structlog
 
 from drawdown.cli.state import State
+from drawdown.cli.stopping import Stopping
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker import runner
 from drawdown.worker.breaker import Breaker
@@ -26,12 +26,13 @@ class Rounds:
 
     state: State
     shard: Shard
-    stopping: threading.Event
+    stopping: Stopping
     watcher: Watcher = field(default_factory=Watcher)
     breakers: dict[str, Breaker] = field(default_factory=dict)
     cell_breakers: dict[str, Breaker] = field(default_factory=dict)
 
     def round(self) -> Watched:
+        self.state.read_files_again()
         context = self.state.context()
         context.shard = self.shard
         context.stopping = self.stopping.is_set

@@ -6,10 +6,8 @@ overlap is logged and counted), and SIGTERM ends between two effects: whatever w
 
 from __future__ import annotations
 
-import signal
-import threading
 from dataclasses import dataclass
-from types import FrameType
+from typing import Final
 
 import structlog
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
@@ -18,12 +16,18 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from drawdown.cli.rounds import Rounds
 from drawdown.cli.state import State
-from drawdown.schema.errors import DrawdownError
+from drawdown.cli.stopping import Stopping
+from drawdown.schema.errors import DrawdownError, Exit
+from drawdown.schema.units import SECOND_MS
 from drawdown.worker import runner
 from drawdown.worker.shard import NewOrgs, Shard
 from drawdown.worker.tick import tick
 
 log = structlog.get_logger()
+
+
+WITHIN: Final = 0.8
+"""What a tick may take of the time between two, unless told otherwise: one that hangs holds up no other for good."""
 
 
 @dataclass
@@ -36,23 +40,31 @@ class Options:
     every_s: int
     watch_every_s: int | None = None
     """None: nobody is watched."""
+    deadline_s: float | None = None
+    """What a tick leaves after so many seconds, the next one does. None: by WITHIN."""
+
+    def deadline_ms(self) -> int:
+        """How long a tick may take, in milliseconds."""
+        return round((self.every_s * WITHIN if self.deadline_s is None else self.deadline_s) * SECOND_MS)
 
 
 @dataclass
 class _Loop:
     state: State
     options: Options
-    stopping: threading.Event
+    stopping: Stopping
     overlaps: int = 0
     last_status: int = 0
 
     def tick(self) -> None:
         """One tick. What goes wrong is logged; the next tick goes on from what is committed."""
+        self.state.read_files_again()
         context = self.state.context()
         context.shard = self.options.shard
         context.new_orgs = self.options.new_orgs
         context.accept_clock = self.options.accept_clock
         context.stopping = self.stopping.is_set
+        context.deadline_ms = self.state.clock.now_ms() + self.options.deadline_ms()
         try:
             self.last_status = runner.run(tick(context), self.state.world()).exit_status
             self.options.accept_clock = False  # one jump was vouched for, not every later one
@@ -60,7 +72,7 @@ class _Loop:
             self.last_status = error.exit_status
             log.error("tick_failed", error=str(error), exit_status=error.exit_status)
         except Exception:
-            self.last_status = 1
+            self.last_status = Exit.PERSON
             log.exception("tick_failed")
 
     def overlapped(self, event: JobExecutionEvent) -> None:
@@ -70,22 +82,9 @@ class _Loop:
         log.warning("tick_overlaps", count=self.overlaps, detail="the tick before still runs; it will be made up for")
 
 
-def stop_on_signals(stopping: threading.Event) -> None:
-    """Have SIGTERM and SIGINT end between two effects."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        log.info("stopping", signal=signal.Signals(number).name)
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-
-
-def run(state: State, options: Options) -> int:
-    """Tick now and then every `every_s` seconds, until SIGTERM or SIGINT; returns the last tick's exit status."""
-    loop = _Loop(state, options, threading.Event())
-
-    stop_on_signals(loop.stopping)
+def run(state: State, options: Options, stopping: Stopping) -> int:
+    """Tick now and then every `every_s` seconds, until `stopping`; returns the last tick's exit status."""
+    loop = _Loop(state, options, stopping)
     # Late fires count (a sleeping laptop), several become one, and a fire during a tick is skipped and reported.
     scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"

@@ -12,11 +12,12 @@ import typer
 
 from drawdown.cli.render import show
 from drawdown.cli.state import State
-from drawdown.providers import registry
+from drawdown.providers.http import Http
 from drawdown.providers.http_client import HttpClient
 from drawdown.schema.database import read
 from drawdown.schema.migrate import require_ready
 from drawdown.server.services import Hands, NobodyThere, Services
+from drawdown.worker.context import Context
 
 log = structlog.get_logger()
 
@@ -34,9 +35,11 @@ def serve_(
     """Take webhooks, answer the gate, admin and cron calls, show health and metrics, until SIGTERM."""
     from drawdown.server import listen  # a third of a second, which no other command should pay for
     from drawdown.server.app import Server
+    from drawdown.server.callers import proxies
 
     state: State = context.obj
     read(state.engine, require_ready)
+    proxies(state.settings.trusted_proxies)  # what is wrong there is said before anything is begun
     server = Server(services_of(state))
     listening = listen.bind(host, port)
     if not _is_loopback(host):
@@ -51,24 +54,42 @@ def serve_(
 
 def services_of(state: State) -> Services:
     """What the server is given. Each of its threads gets connections and providers of its own."""
-    http = HttpClient()
-    found = registry.load(state.settings.of_providers(), state.clock, http, state.engine)
-    unasked = registry.load(state.settings.of_providers(), state.clock, NobodyThere(), state.engine)
+    asking = _with_own(state, HttpClient())
+    unasked = _with_own(state, NobodyThere())
 
-    def hands() -> Hands:
-        own = replace(state, _registry=None, _http=HttpClient())
-        return Hands(own.world(), own.context)
+    def renew(services: Services) -> None:
+        asking.read_files_again()
+        unasked.renew()
+        services.settings = asking.settings.server()
+        services.providers, services.broken = asking.registry.providers, asking.registry.broken
+        services.unasked = unasked.registry.providers
 
     return Services(
         engine=state.engine,
         clock=state.clock,
         settings=state.settings.server(),
-        providers=found.providers,
-        unasked=unasked.providers,
-        broken=found.broken,
-        http=http,
-        hands=hands,
+        providers=asking.registry.providers,
+        unasked=unasked.registry.providers,
+        broken=asking.registry.broken,
+        http=asking.http,
+        hands=lambda: _hands(_with_own(asking, HttpClient())),
+        renew=renew,
     )
+
+
+def _with_own(state: State, http: Http) -> State:
+    """The same database and settings, with connections and providers of its own."""
+    return replace(state, _registry=None, http=http)
+
+
+def _hands(own: State) -> Hands:
+    def context() -> Context:
+        if own.renew():
+            made.world = own.world()
+        return own.context()
+
+    made = Hands(own.world(), context)
+    return made
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,16 +1,21 @@
-"""What the environment says. Guarantee: this is the only module that reads it; secrets never print."""
+"""What the environment says, and the files that it names.
+
+Guarantee: this is the only module that reads it; secrets never print.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import Field, SecretStr, ValidationError
+import sqlalchemy as sa
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from drawdown.cli import cell_settings
+from drawdown.cli.secret_files import SUFFIX, Check, SecretFiles
 from drawdown.schema.errors import UsageError
 from drawdown.server.services import ServerSettings, UnknownOrg
 from drawdown.worker.cells import CellSettings
@@ -19,7 +24,8 @@ PREFIX: Final = "DRAWDOWN_"
 
 
 class Settings(BaseSettings):
-    """Each is also an environment variable: DRAWDOWN_ and its name in capitals."""
+    """Each is also an environment variable: DRAWDOWN_ and its name in capitals; with _FILE after it, for a secret, the
+    path of a file that holds it."""
 
     model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore")
 
@@ -27,9 +33,9 @@ class Settings(BaseSettings):
     cell_origins: str = ""
     """Origins of cells that may be called, separated by commas: https://cell-1.internal:8443"""
     cell_secret: SecretStr = SecretStr("")
-    """Signs halts; the cells check it."""
+    """Each cell's own secret is made from it, and signs its halts; two while it is rotated: new,old"""
     cell_secrets: SecretStr = SecretStr("")
-    """Secrets of single cells, two while they are rotated: cell-1=new,old;cell-2=other;*=new,old"""
+    """Secrets of single cells, two while they are rotated, and what the others shared: cell-1=new,old;cell-2=x;*=old"""
     cell_networks: str = ""
     """Networks besides the public internet in which cells may be called: 10.0.0.0/8,fd12:3456::/32"""
     log_level: str = "INFO"
@@ -49,6 +55,28 @@ class Settings(BaseSettings):
     trusted_proxies: str = ""
     """Addresses of proxies before the server, whose X-Forwarded-For is believed, separated by commas."""
 
+    _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
+    _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    """What of the files is in these settings."""
+
+    def with_files(self, files: SecretFiles) -> Self:
+        """The same, with what the files hold."""
+        made = self.model_copy(update={name: _typed(name, text) for name, text in files.texts.items()})
+        made._files, made._texts = files, files.texts
+        return made
+
+    def as_files_say(self) -> Self:
+        """These where nothing has changed since, else others, with what was read last."""
+        return self if self._files.texts is self._texts else self.with_files(self._files)
+
+    @property
+    def files(self) -> SecretFiles:
+        return self._files
+
+    def latest_database_url(self) -> str:
+        """With the login that is to be used now."""
+        return self._files.texts.get("database_url", self.database_url)
+
     def server(self) -> ServerSettings:
         secrets = (one.strip() for one in self.admin_secrets.get_secret_value().split(","))
         return ServerSettings(
@@ -61,7 +89,8 @@ class Settings(BaseSettings):
 
     def of_providers(self) -> Mapping[str, str]:
         """The environment's DRAWDOWN_… by the rest of their names, in lower case: `autumn_secret_key`."""
-        return _of_providers()
+        given = {name: text for name, text in _given().items() if not name.endswith(SUFFIX.lower())}
+        return {**given, **self._texts}
 
     def state_folder(self) -> Path:
         """Outlives the process, and no backup of the database brings it back (rule R1)."""
@@ -74,23 +103,73 @@ class Settings(BaseSettings):
         """Errors: UsageError for an entry that makes no sense; what it says of a secret is its place alone."""
         return CellSettings(
             cell_settings.origins(self.cell_origins),
-            self.cell_secret.get_secret_value(),
+            cell_settings.roots(self.cell_secret.get_secret_value()),
             cell_settings.secrets(self.cell_secrets.get_secret_value()),
             cell_settings.networks(self.cell_networks),
         )
 
 
-def _of_providers() -> Mapping[str, str]:
-    """What the environment says to providers; it is theirs to name and to check."""
+def _given() -> dict[str, str]:
+    """The environment's DRAWDOWN_…, by the rest of their names; what is empty is not given."""
     return {
         name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
     }
 
 
-def load() -> Settings:
-    """The settings of this process."""
+def load(database_url: str | None = None) -> Settings:
+    """The settings of this process; a `database_url` that was typed wins.
+
+    Errors: UsageError for one that cannot be read, by its name.
+    """
+    given = _given()
+    if database_url is not None:
+        given = {name: text for name, text in given.items() if name not in ("database_url", "database_url_file")}
     try:
-        return Settings()
+        found = Settings().with_files(SecretFiles(_paths(given), CHECKS))
     except ValidationError as error:
         names = ", ".join(str(one["loc"][0]) for one in error.errors())
         raise UsageError(f"these settings cannot be read: {names}") from error
+    if database_url is not None:
+        found.database_url = database_url
+    return found
+
+
+def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
+    """Which files hold which settings: secrets, the database's URL, and whatever is a provider's."""
+    found = {}
+    for variable, path in given.items():
+        name = variable.removesuffix(SUFFIX.lower())
+        if name == variable or not name:
+            continue
+        shown = f"{PREFIX}{name.upper()}"
+        if name in given:
+            raise UsageError(f"{shown} and {shown}{SUFFIX} are both set: one has to go")
+        if name in Settings.model_fields and name != "database_url" and not _is_secret(name):
+            raise UsageError(f"{shown}{SUFFIX}: that is no secret, and in no file: set {shown}")
+        found[name] = path
+    return found
+
+
+def _is_secret(name: str) -> bool:
+    return name in Settings.model_fields and Settings.model_fields[name].annotation is SecretStr
+
+
+def _typed(name: str, text: str) -> SecretStr | str:
+    return SecretStr(text) if _is_secret(name) else text
+
+
+def _one_database(text: str, was: str | None) -> None:
+    """Errors: UsageError for what is no URL, or another database's: a process stays with its own."""
+    try:
+        url = sa.make_url(text).set(username="", password="")
+    except (sa.exc.ArgumentError, ValueError):
+        raise UsageError("what it holds is no URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
+    if was is not None and url != sa.make_url(was).set(username="", password=""):
+        raise UsageError("it names another database, which is used from the next start on")
+
+
+CHECKS: Final[Mapping[str, Check]] = {
+    "database_url": _one_database,
+    "cell_secret": lambda text, _was: cell_settings.roots(text),
+    "cell_secrets": lambda text, _was: cell_settings.secrets(text),
+}

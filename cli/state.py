@@ -13,14 +13,17 @@ import structlog
 from rich.console import Console
 
 from drawdown.cli.settings import Settings
+from drawdown.cli.times import parse_time, parse_window
 from drawdown.providers import registry
+from drawdown.providers.http import Http
 from drawdown.providers.http_client import HttpClient
+from drawdown.providers.registry import Registry
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker import provider_states
+from drawdown.worker import ids, provider_states
 from drawdown.worker.cells import CellClient
 from drawdown.worker.context import Context
 from drawdown.worker.orgs import Said
@@ -41,15 +44,15 @@ class State:
     json: bool = False
     out: Console = field(default_factory=lambda: Console(soft_wrap=True))
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True))
+    http: Http = field(default_factory=HttpClient)
     _engine: sa.Engine | None = None
-    _registry: registry.Registry | None = None
-    _http: HttpClient = field(default_factory=HttpClient)
+    _registry: Registry | None = None
 
     @property
     def engine(self) -> sa.Engine:
         """The database as it is, migrated or not."""
         if self._engine is None:
-            self._engine = connect(self.settings.database_url)
+            self._engine = connect(self.settings.database_url, self.settings.latest_database_url)
         return self._engine
 
     def ready(self) -> sa.Engine:
@@ -64,25 +67,58 @@ class State:
         return write(self.ready(), work, rollback=rollback)
 
     @property
-    def registry(self) -> registry.Registry:
+    def registry(self) -> Registry:
         """The providers there are, and why others cannot be used."""
         if self._registry is None:
-            self._registry = registry.load(self.settings.of_providers(), self.clock, self._http, self.engine)
+            self._registry = self._load()
         return self._registry
 
+    def _load(self) -> Registry:
+        return registry.load(self.settings.of_providers(), self.clock, self.http, self.engine)
+
+    def read_files_again(self) -> None:
+        """Use what files of settings hold by now."""
+        self.settings.files.read_again()
+        self.renew()
+
+    def renew(self) -> bool:
+        """Use what files of settings held when this process read them last; whether that is something else. A provider
+        that cannot be used with it stays as it was."""
+        fresh = self.settings.as_files_say()
+        if fresh is self.settings:
+            return False
+        self.settings = fresh
+        if self._registry is not None:
+            made = self._load()
+            for name in set(made.broken) & set(self._registry.providers):
+                log.error("provider_not_renewed", provider=name, reason=made.broken[name])
+            self._registry = self._registry.renewed(made)
+        return True
+
     def require_provider(self, name: str) -> str:
-        """Errors: Refused for a provider that is neither usable nor one that bills nothing."""
+        """A provider that can be used, or that bills nothing.
+
+        Errors: UnknownId for any other, with the nearest; Refused for one whose settings are wrong.
+        """
         if name in self.registry.broken:
             raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}")
-        known = sorted({*self.registry.providers, *EXEMPT_PROVIDERS})
-        if name not in known:
-            raise Refused(f"there is no provider {name!r}; there are: {', '.join(known)}")
+        ids.require_among(ids.PROVIDER, name, {*self.registry.providers, *EXEMPT_PROVIDERS})
+        return name
+
+    def known_provider(self, name: str) -> str:
+        """A provider to look for: also one that cannot be used, or billed somebody once and is gone from here.
+
+        Errors: UnknownId, with the nearest.
+        """
+        there = {*self.registry.providers, *self.registry.broken, *EXEMPT_PROVIDERS}
+        if name and name not in there and not self.read(lambda c: ids.is_known(c, ids.PROVIDER, name)):
+            ids.require_among(ids.PROVIDER, name, there)
         return name
 
     def world(self) -> World:
         cells = CellClient(self.settings.cells(), self.clock)
         witness = WitnessFile(self.settings.state_folder())
-        return World(self.ready(), self.registry.providers, cells, self.clock, self._http, witness)
+        return World(self.ready(), self.registry.providers, cells, self.clock, self.http, witness)
 
     def context(self) -> Context:
         for name, why in self.registry.broken.items():
@@ -92,13 +128,26 @@ class State:
         made.changed = self.read(lambda c: provider_states.changed(c, made.known()))
         return made
 
+    def moment(self, text: str, option: str, zone: str = "UTC") -> int:
+        """A time that was typed, `2h` and `today` counted from this invocation's clock. Errors: UsageError."""
+        return parse_time(text, option, self.clock.now_ms(), zone)
+
+    def window(self, text: str | None, option: str) -> int | None:
+        """The same for a window's boundary. Errors: UsageError, for a moment between two as well."""
+        return None if text is None else parse_window(text, option, self.clock.now_ms())
+
     def said(self, actor: str | None, reason: str | None) -> Said:
-        return Said(self.clock.now_ms(), actor or default_actor(), reason or "not given")
+        return Said(self.clock.now_ms(), actor or default_actor(), reason or "not given", "cli")
 
 
 def worker_name() -> str:
     """Unlike any other worker's, also of the same machine: claims are told apart by it."""
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
+
+
+def new_key() -> str:
+    """For a grant that was given none: unlike any other, so that two in one moment are two."""
+    return os.urandom(8).hex()
 
 
 def default_actor() -> str:

@@ -1,12 +1,13 @@
 """`drawdown status`: what is behind, why, since when, how much money, and when it will be drained.
 
-Guarantee: reads only; for people, 80 columns wide at most, the verdict first; three lines where all is settled.
+Guarantee: reads only; the exit status is the verdict's; for people, 80 columns wide at most, the verdict first; three
+lines where all is settled and nobody is halted.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -16,6 +17,7 @@ from rich.table import Table
 from drawdown.cli.render import show, table
 from drawdown.cli.state import State
 from drawdown.cli.times import lasting, show_credits, show_time
+from drawdown.schema.errors import Exit
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.status import org_status, status
 from drawdown.worker.verdict import missed_minutes, unwatched_minutes
@@ -23,7 +25,11 @@ from drawdown.worker.witness import WitnessFile
 
 WIDTH: Final = 79
 LABEL: Final = 10
-VERDICTS: Final = {"settled": "ALL SETTLED", "behind": "BEHIND", "person_needed": "A PERSON IS NEEDED"}
+VERDICTS: Final = {
+    "settled": ("ALL SETTLED", Exit.SETTLED),
+    "behind": ("BEHIND", Exit.LEFT),
+    "person_needed": ("A PERSON IS NEEDED", Exit.PERSON),
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -32,22 +38,38 @@ def register(app: typer.Typer) -> None:
 
 
 def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(help="One organisation")] = None) -> None:
-    """Show what is behind, why, since when, how much money, and when it will be drained."""
+    """Show what is behind, why, since when, how much money, and when it will be drained.
+
+    Exit status: 0 where all is settled, 75 where something is behind, 1 where a person is needed; the same for one
+    organisation. A halt is no fault: it is shown, and changes no exit status.
+    """
     state: State = context.obj
     now = state.clock.now_ms()
     if org is not None:
         found = state.read(lambda c: org_status(c, org, now))
-        show(state, found, org_lines(found, now))
-        return
+        ends = org_exit(found)
+        show(state, {**found, "exit_status": ends}, _split(org_lines(found, now)))
+        raise typer.Exit(ends)
     witness = WitnessFile(state.settings.state_folder()).recall(state.ready())
     found = state.read(lambda c: status(c, now, witness))
-    show(state, found, status_lines(found))
+    ends = VERDICTS[found["verdict"]][1]
+    show(state, {**found, "exit_status": ends}, _split(status_lines(found)))
+    raise typer.Exit(ends)
+
+
+def org_exit(found: Mapping[str, Any]) -> Exit:
+    """The verdict on one organisation, as the command's exit status."""
+    states = {one["state"] for one in found["pushes"]}
+    if found["stopped_at_ms"] is not None or states & {"in_doubt", "rejected"}:
+        return Exit.PERSON
+    due = any(one["due_at_ms"] is not None for one in found["halts"])
+    return Exit.LEFT if due or found["pending"] or states & {"due", "queued"} else Exit.SETTLED
 
 
 def status_lines(found: Mapping[str, Any]) -> list[str]:
     """The whole of it for people."""
     now: int = found["at_ms"]
-    lines = [wrapped("", f"{VERDICTS[found['verdict']]}: {found['reason']}", shorten=240)]
+    lines = [wrapped("", f"{VERDICTS[found['verdict']][0]}: {found['reason']}", shorten=240)]
     if found["verdict"] != "settled":
         lines.append(wrapped("  next:", found["next"]))
     for one in found["providers"]:
@@ -61,8 +83,20 @@ def status_lines(found: Mapping[str, Any]) -> list[str]:
         for number, one in enumerate(found["pending"])
     ]
     lines += [wrapped(label, text, shorten=200) for label, text in _others(found, now)]
+    if found["halted"]:
+        lines.append(wrapped("halted", _halted(found, now)))
     lines.append(wrapped("tick", _tick(found)))
     return lines
+
+
+def _halted(found: Mapping[str, Any], now: int) -> str:
+    named = [
+        f"{one['org_id']} ({one['halt_reason'] or 'no reason'}, {lasting(now - one['halted_at'])})"
+        for one in found["halted_orgs"]
+    ]
+    more = ", …; `drawdown org list --halted`" if found["halted"] > len(named) else ""
+    many = "organisations" if found["halted"] > 1 else "organisation"
+    return f"{found['halted']:,} {many}: {', '.join(named)}{more}"
 
 
 def wrapped(label: str, text: str, *, shorten: int | None = None) -> str:
@@ -73,6 +107,12 @@ def wrapped(label: str, text: str, *, shorten: int | None = None) -> str:
     first = label.ljust(LABEL) if label else ""
     indent = " " * (LABEL if label else 2)
     return "\n".join(textwrap.wrap(flat, WIDTH, initial_indent=first, subsequent_indent=indent)) or first
+
+
+def _split(lines: Iterable[str | Table]) -> Iterator[str | Table]:
+    """The lines that were wrapped as lines of their own."""
+    for line in lines:
+        yield from line.split("\n") if isinstance(line, str) else (line,)
 
 
 def since(ms: int, now: int) -> str:
@@ -130,6 +170,9 @@ def _sealing(found: Mapping[str, Any]) -> str:
 def _others(found: Mapping[str, Any], now: int) -> list[tuple[str, str]]:
     left = found["left"]
     lines = [("bad", f"{count:,} samples quarantined: {reason}") for reason, count in left["quarantined"].items()]
+    if left["dated_ahead"]:
+        ahead = f"{left['dated_ahead']:,} samples dated later than now: billed only when their time comes"
+        lines.append(("ahead", ahead))
     if found["stopped"]:
         oldest = min(one["stopped_at_ms"] for one in found["stopped"])
         names = ", ".join(one["org_id"] for one in found["stopped"][:3])
@@ -151,6 +194,10 @@ def _others(found: Mapping[str, Any], now: int) -> list[tuple[str, str]]:
         ("totals", f"{one['days']:,} organisation-days {one['verdict']} at {one['provider']}, when last compared")
         for one in found["differing"]
     ]
+    if found["open_transaction"]:
+        one = found["open_transaction"]
+        text = f"{one['who']} has a transaction open for {lasting(one['age_ms'])}: what it inserted is not billed yet"
+        lines.append(("open", text))
     lines += [("replay", _replay(one, now)) for one in found["replays"]]
     return lines
 

@@ -2,40 +2,69 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import MICRO, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
 
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999: no calendar here knows a later one."""
 
 
-def parse_time(text: str, option: str, zone: str = "UTC") -> int:
-    """Milliseconds since the epoch, from ISO 8601 (without an offset: in `zone`) or from milliseconds.
+EARLIEST_MS: Final = -62_135_596_800_000
+"""The first moment of the year 1."""
+RELATIVE: Final = re.compile(r"(\+?)(\d{1,6})(s|m|h|d|w)")
+UNITS_MS: Final = {"s": SECOND_MS, "m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": DAY_MS, "w": 7 * DAY_MS}
+DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
+FORMS: Final = (
+    "2026-01-31, 2026-01-31T12:05, 2026-01-31T12:05:00+01:00, milliseconds since 1970, now, today, yesterday, "
+    "tomorrow, 2h or 3d (ago), +2h (from now)"
+)
+
+
+def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
+    """Milliseconds since the epoch, from one of `FORMS`; days and times without an offset are those of `zone`.
 
     Errors: UsageError naming the option.
     """
     try:
-        if text.isascii() and text.isdigit() and len(text) >= 12:
-            if int(text) > LATEST_MS:
-                raise ValueError("beyond the year 9999")
-            return int(text)
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=ZoneInfo(zone))
-        seconds = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-        return (seconds.days * 86_400 + seconds.seconds) * 1000 + seconds.microseconds // 1000
+        moment = _relative(text, now_ms, zone)
+        if moment is None:
+            moment = _absolute(text, zone)
+        if not EARLIEST_MS <= moment <= LATEST_MS:
+            raise ValueError("no calendar here knows it")
+        return moment
     except ZoneInfoNotFoundError as error:
         raise UsageError(f"there is no time zone {zone!r}; use a name such as Europe/Berlin") from error
     except (ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{option}: {text!r} is no time; write 2026-01-31, 2026-01-31T12:05, 2026-01-31T12:05:00+01:00 "
-            "or milliseconds since 1970"
-        ) from error
+        raise UsageError(f"{option}: {text!r} is no time; write {FORMS}") from error
+
+
+def _relative(text: str, now_ms: int, zone: str) -> int | None:
+    if text == "now":
+        return now_ms
+    if text in DAYS:
+        day = in_zone(now_ms, ZoneInfo(zone)).date() + timedelta(days=DAYS[text])
+        return _absolute(day.isoformat(), zone)
+    found = RELATIVE.fullmatch(text)
+    if found is None or not text.isascii():
+        return None
+    length = int(found[2]) * UNITS_MS[found[3]]
+    return now_ms + length if found[1] else now_ms - length
+
+
+def _absolute(text: str, zone: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) >= 12:
+        return int(text)
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=ZoneInfo(zone))
+    seconds = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return (seconds.days * 86_400 + seconds.seconds) * 1000 + seconds.microseconds // 1000
 
 
 def parse_zone(zone: str) -> ZoneInfo:
@@ -66,17 +95,16 @@ def is_said_twice(text: str, zone: ZoneInfo) -> bool:
     return moment.tzinfo is None and local.utcoffset() != local.replace(fold=1).utcoffset()
 
 
-def parse_window(text: str | None, option: str) -> int | None:
-    """The same, for a time that must be a window's boundary."""
-    if text is None:
-        return None
-    moment = parse_time(text, option)
-    if moment % WINDOW_MS:
-        near = moment - moment % WINDOW_MS
-        raise UsageError(
-            f"{option}: {show_time(moment)} is no window boundary; the nearest before is {show_time(near)}"
-        )
-    return moment
+def parse_window(text: str, option: str, now_ms: int) -> int:
+    """The same, for a window's boundary; a time that is counted from now means the window that it lies in.
+
+    Errors: UsageError, also for a moment that was written out and lies between two boundaries.
+    """
+    moment = parse_time(text, option, now_ms)
+    near = moment - moment % WINDOW_MS
+    if near == moment or text == "now" or RELATIVE.fullmatch(text):
+        return near
+    raise UsageError(f"{option}: {show_time(moment)} is no window boundary; the nearest before is {show_time(near)}")
 
 
 def show_time(ms: int | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,12 +10,13 @@ import structlog
 import typer
 
 from drawdown.cli.metering import parse_shard
+from drawdown.cli.options import only_with
 from drawdown.cli.render import show
 from drawdown.cli.rounds import Rounds
-from drawdown.cli.scheduler import stop_on_signals
 from drawdown.cli.state import State
+from drawdown.cli.stopping import Stopping
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.errors import UsageError
+from drawdown.schema.errors import Exit, UsageError
 
 log = structlog.get_logger()
 
@@ -36,17 +37,22 @@ def watch_(
     Bills nothing: ticks do that. `drawdown run` watches by itself.
     """
     state: State = context.obj
+    if once:
+        only_with(context, "--once", "shard")
     state.ready()
     if isinstance(state.clock, FixedClock) and not once:
         raise UsageError("--at stands still: give --once with it")
-    stopping = threading.Event()
+    stopping = Stopping()
     watching = Rounds(state, parse_shard(shard), stopping)
     if once:
         done = watching.round()
         text = f"{done.looked:,} looked at, {done.read:,} read; {done.halted:,} halted, {done.resumed:,} resumed"
         show(state, {"watch": asdict(done)}, [text])
-        raise typer.Exit(75 if done.halts_failed or done.failures else 0)
-    stop_on_signals(stopping)
+        raise typer.Exit(Exit.LEFT if done.halts_failed or done.failures else Exit.SETTLED)
+    stopping.on_signals()
+    told = f"a watch round every {every} s: halts whose credit is used up, bills nothing; SIGTERM or Ctrl-C ends it"
+    show(state, {"watch_every_s": every}, [told])
+    sys.stdout.flush()
     while not stopping.is_set():
         watching.try_round()
         stopping.wait(every)

@@ -37,6 +37,19 @@ class Unreadable(DrawdownError):
         self.status = status
 
 
+class TooMany(Unreadable):
+    """A list that is longer than is read."""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """When the newest of a balance's parts began its cycle (milliseconds; None: it never begins anew). `whole`: nothing
+    had been drawn from any part then."""
+
+    since_ms: int | None
+    whole: bool
+
+
 @dataclass(frozen=True)
 class Balance:
     """One feature's balance. `free` is true where usage is never stopped: unlimited, or paid for afterwards."""
@@ -46,8 +59,8 @@ class Balance:
     granted: Decimal
     usage: Decimal
     free: bool
-    since: Mapping[str, int | None] | None
-    """The start of the present cycle under the key "ms", None in it: since ever. None: it cannot be told."""
+    cycle: Cycle | None
+    """None: it cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ def _balance(feature: str, found: object) -> Balance:
         granted=_figure(found, feature, "granted", "granted_balance"),
         usage=_figure(found, feature, "usage"),
         free=_said(found, feature, "unlimited") or _said(found, feature, "overage_allowed"),
-        since=_since(found),
+        cycle=_cycle(found),
     )
 
 
@@ -152,25 +165,36 @@ def drawn(customer: Customer, settings: Settings) -> dict[str, Drawn]:
     found = {}
     for one in candidates(customer, settings):
         used = whole(one.usage)
-        if one.since is not None and used is not None:
-            found[one.feature] = Drawn(used, one.since["ms"])
+        if one.cycle is not None and used is not None:
+            found[one.feature] = Drawn(used, one.cycle.since_ms, one.cycle.whole)
     return found
 
 
-def _since(found: Mapping[str, object]) -> dict[str, int | None] | None:
-    """The start of a balance's cycle, where all its parts share one."""
+_UNKNOWN: Final = ("?", 0, 0)
+
+
+def _cycle(found: Mapping[str, object]) -> Cycle | None:
+    """The cycle of a balance: the newest among its parts. A top-up beside a plan is a part that never begins anew; what
+    was drawn from it before the plan's cycle cannot be told from what was drawn since."""
     parts = found.get("breakdown")
-    resets = [_reset_of(one) for one in parts if isinstance(one, dict)] if isinstance(parts, list) and parts else None
-    if resets is None:
+    if not (isinstance(parts, list) and parts):
         # Without its parts only a balance that is never reset can be told.
-        resets = [_reset_of(found)] if found.get("reset") or found.get("next_reset_at") is None else [("?", 0, 0)]
-    if len(set(resets)) != 1:
+        reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
+        start = _start(reset)
+        return None if start is None else Cycle(start or None, whole=True)
+    told = [one for one in parts if isinstance(one, dict)]
+    starts = [_start(_reset_of(one)) for one in told]
+    if len(told) < len(parts) or None in starts:
         return None
-    interval, count, resets_at_ms = resets[0]
-    if interval is None:
-        return {"ms": None}
-    start_ms = cycle_start_ms(interval, count, resets_at_ms)
-    return None if start_ms is None else {"ms": start_ms}
+    newest = max(start for start in starts if start is not None)
+    older = [one for one, start in zip(told, starts, strict=True) if start != newest]
+    return Cycle(newest or None, whole=all(number(one.get("usage")) == 0 for one in older))
+
+
+def _start(reset: tuple[str | None, int, int]) -> int | None:
+    """When a part's cycle began, 0 where it has none; None: it cannot be told."""
+    interval, count, resets_at_ms = reset
+    return 0 if interval is None else cycle_start_ms(interval, count, resets_at_ms)
 
 
 def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
@@ -178,13 +202,13 @@ def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
     if reset is None:
         return (None, 0, 0)
     if not isinstance(reset, dict):
-        return ("?", 0, 0)
+        return _UNKNOWN
     interval, count, at_ms = reset.get("interval"), reset.get("interval_count", 1), reset.get("resets_at")
     if interval == "one_off":
         return (None, 0, 0)
     if isinstance(interval, str) and type(count) is int and type(at_ms) is int and 0 < count <= 1000:
         return (interval, count, at_ms)
-    return ("?", 0, 0)
+    return _UNKNOWN
 
 
 def cycle_start_ms(interval: str, count: int, resets_at_ms: int) -> int | None:

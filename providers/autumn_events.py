@@ -88,17 +88,17 @@ def read_event(item: object) -> Event:
         raise Unreadable("an event in Autumn's list has properties that cannot be read")
     key = properties.get(KEY_PROPERTY) if properties else None
     event_id, customer_id, feature = (str(name) for name in names)
-    return Event(event_id, customer_id, feature, ts, key if isinstance(key, str) else None, deducted(item, feature))
+    return Event(event_id, customer_id, feature, ts, key if isinstance(key, str) else None, _applied(item, feature))
 
 
-def find(request: PushRequest, items: Iterable[object]) -> LookupResult:
-    """What became of a push, from all events around its time."""
-    try:
-        events = {one.event_id: one for one in map(read_event, items)}
-    except Unreadable as trouble:
-        # It may be ours: to call the push absent would bill it twice.
-        return CannotTell(str(trouble))
-    ours = [one for one in events.values() if one.key == request.key]
+def _applied(item: Mapping[str, object], feature: str) -> Decimal | None:
+    """What was deducted for a listed event. Where nothing was, the list has null (observed; documented as [])."""
+    return Decimal(0) if item.get("deductions", ...) is None else deducted(item, feature)
+
+
+def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]]) -> LookupResult:
+    """What became of a push, from all events around its time, by key."""
+    ours = events.get(request.key, ())
     if not ours:
         return Absent()
     applied = [one.applied for one in ours if one.applied is not None]
@@ -108,6 +108,15 @@ def find(request: PushRequest, items: Iterable[object]) -> LookupResult:
     if quantity is None:
         return CannotTell(f"Autumn deducted {sum(applied, Decimal(0))} for this push, which is no whole number")
     return Found(quantity)
+
+
+def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
+    """Errors: Unreadable for an event that is not whole. It may be anybody's: to call a push absent would bill it
+    twice."""
+    found: dict[str | None, list[Event]] = defaultdict(list)
+    for event in {one.event_id: one for one in map(read_event, items)}.values():
+        found[event.key].append(event)
+    return found
 
 
 def totals(customer_id: str, items: Iterable[object], from_ms: int, to_ms: int) -> dict[str, int]:

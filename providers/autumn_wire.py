@@ -136,7 +136,10 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> str:
             "Give it a plan with one, then void this push: the usage is sealed again under a new key"
         )
     if request.quantity < 0:
-        return f"Autumn gave nothing back: the balance of {request.feature} is as full as it was granted"
+        return (
+            f"Autumn gave nothing back: the balance of {request.feature} is as full as it was granted. "
+            f"Credit {-request.quantity:,} on an invoice, then `drawdown push resolve KEY --accepted`"
+        )
     return f"Autumn charged nothing of {request.feature}, though the customer has a balance of it"
 
 
@@ -146,7 +149,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
         case 429:
             # Comes before the key is claimed (recorded): safe, whoever said it. It is plain text.
             wait_ms = retry_after_ms(answer, now_ms) or backoff_ms(request.attempt)
-            return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls")
+            return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)
         case 409 if said.code == "duplicate_idempotency_key":
             return Duplicate()
         case 400 | 401 | 403 | 404 if said.code is not None:

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 TIMEOUT_S: Final = 30.0
+READ_TIMEOUT_S: Final = 10.0
+"""Of what may be asked again: a push waits longer, since it is looked up where its answer is not seen."""
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+PUSH_ANSWER_BYTES: Final = 64 * 1024
+"""Of a push's: hundreds are on their way at once."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,12 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     timeout_s: float = TIMEOUT_S
+    most_bytes: int = MAX_ANSWER_BYTES
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete answer: header names in lower case, a body of at most MAX_ANSWER_BYTES."""
+    """A complete answer: header names in lower case, a body of at most the call's `most_bytes`."""
 
     status: int
     headers: Mapping[str, str]

@@ -15,11 +15,12 @@ ops/decisions. The rows of httpx-aiohttp 0.2.0 that say otherwise, each tried on
     the same under a GET                         sent again without a word           NoAnswer
     refused, no such host, certificate, no TLS   ConnectTimeout, as the above        NotSent
     no HTTP, headers without end                 aiohttp's own error, with the URL   NoAnswer
-    an answer that nobody had asked for          the next request's answer           NotSent
+    an answer that nobody had asked for          the next request's answer           never seen
     a byte now and then, for ever                goes on, for ever                   NoAnswer
     a gzip that was cut short                    a whole answer                      NoAnswer
     64 KB of gzip that make 64 MB                64 MB                               NoAnswer
     101 without being asked                      an answer                           NoAnswer
+    100 without end, or headers                  all it takes, and no other call     NoAnswer
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import errno
 import re
 import ssl
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -39,11 +41,14 @@ import certifi
 from aiohttp import client_exceptions as trouble
 from yarl import URL
 
-from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.http_bounds import BoundedConnector, TooMuch
 
 MAX_CONNECTIONS: Final = 512
 CONNECT_TIMEOUT_S: Final = 10.0
 """For all of it together: a free slot, the host's address, TCP and TLS."""
+ORIGIN_BYTES: Final = 32 * 1024 * 1024
+"""Of all answers of one origin that are on their way: one that floods costs others nothing, and us no more memory."""
 KEEP_ALIVE_S: Final = 4.0
 """Less than the five seconds after which common servers close: what is sent into a closing connection is unknown."""
 
@@ -101,6 +106,7 @@ _UNSENT: Final[tuple[tuple[type[Exception], str], ...]] = (
     (_Stale, "the kept connection was not clean"),
 )
 _UNKNOWN: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (TooMuch, "more than an answer has: cut off"),
     (trouble.ClientResponseError, "the answer is not HTTP"),
     (trouble.ClientPayloadError, "the answer was cut short"),
     (trouble.ServerDisconnectedError, "closed before an answer"),
@@ -150,6 +156,8 @@ class HttpClient:
         self._proxy = proxy
         self._tls = None if ca_file is None else _tls(ca_file)
         self._open: tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop] | None = None
+        self._held: Counter[str] = Counter()
+        """Bytes of answers that are on their way, by origin."""
 
     async def send(self, call: Call) -> HttpResult:
         """Send once. Whatever the other side does is a result; only cancelling raises."""
@@ -170,7 +178,7 @@ class HttpClient:
                     allow_redirects=False,
                     proxy=self._proxy,
                 )
-                return await _answer(response)
+                return await self._answer(response, str(url.origin()), call.most_bytes)
         except TimeoutError as error:
             late = NoAnswer(f"no whole answer within {call.timeout_s:g} s")
             if isinstance(error, trouble.ClientError):
@@ -180,6 +188,29 @@ class HttpClient:
             return NoAnswer(str(error))
         except Exception as error:  # what aiohttp says has URLs and headers in it: only its kind is told
             return _failure(error, mark)
+
+    async def _answer(self, response: aiohttp.ClientResponse, origin: str, most: int) -> Answer:
+        """The whole of it. Errors: _NoAnswer for what is none, or too large; whatever reading raises."""
+        body = bytearray()
+        try:
+            if response.status < 200:
+                raise _NoAnswer("an answer of 1xx, and no other")
+            async for chunk in response.content.iter_any():
+                body += chunk
+                self._held[origin] += len(chunk)
+                if len(body) > most:
+                    raise _NoAnswer(f"an answer of over {most} bytes")
+                if self._held[origin] > ORIGIN_BYTES:
+                    raise _NoAnswer(f"answers of over {ORIGIN_BYTES} bytes at once")
+            headers: dict[str, str] = {}
+            for name, value in response.headers.items():
+                known = headers.get(name.lower())
+                headers[name.lower()] = value if known is None else f"{known}, {value}"
+            plain = _plain(bytes(body), headers.get("content-encoding", "identity"), most)
+            return Answer(response.status, headers, plain)
+        finally:
+            self._held[origin] -= len(body)
+            response.close()  # one that was read to its end has given its connection back already
 
     async def close(self) -> None:
         """Give connections back; a later call opens new ones."""
@@ -193,7 +224,7 @@ class HttpClient:
         if self._tls is None:
             self._tls = _tls(None)
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls, keepalive_timeout=KEEP_ALIVE_S),
+            connector=BoundedConnector(limit=self._connections, ssl=self._tls, keepalive_timeout=KEEP_ALIVE_S),
             # To connect alone; for a call as a whole there is one limit, and it is ours.
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=self._connect_timeout_s, ceil_threshold=self._connect_timeout_s + 1
@@ -236,26 +267,7 @@ def _checked(call: Call) -> tuple[URL, Mapping[str, str]]:
     return url, call.headers
 
 
-async def _answer(response: aiohttp.ClientResponse) -> Answer:
-    """The whole of it. Errors: _NoAnswer for what is none, or too large; whatever reading raises."""
-    try:
-        if response.status < 200:
-            raise _NoAnswer("an answer of 1xx, and no other")
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > MAX_ANSWER_BYTES:
-                raise _NoAnswer(f"an answer of over {MAX_ANSWER_BYTES} bytes")
-        headers: dict[str, str] = {}
-        for name, value in response.headers.items():
-            known = headers.get(name.lower())
-            headers[name.lower()] = value if known is None else f"{known}, {value}"
-        return Answer(response.status, headers, _plain(bytes(body), headers.get("content-encoding", "identity")))
-    finally:
-        response.close()  # one that was read to its end has given its connection back already
-
-
-def _plain(body: bytes, encoding: str) -> bytes:
+def _plain(body: bytes, encoding: str, most: int) -> bytes:
     """Errors: _NoAnswer. Not by aiohttp: that takes a gzip cut short for a whole one, and knows no limit."""
     if encoding.lower() == "identity" or not body:
         return body
@@ -263,11 +275,11 @@ def _plain(body: bytes, encoding: str) -> bytes:
         raise _NoAnswer("an answer in an encoding that was not asked for")
     unzip = zlib.decompressobj(wbits=31)
     try:
-        plain = unzip.decompress(body, MAX_ANSWER_BYTES + 1)
+        plain = unzip.decompress(body, most + 1)
     except zlib.error:
         raise _NoAnswer("an answer that is not the gzip it says it is") from None
-    if len(plain) > MAX_ANSWER_BYTES:
-        raise _NoAnswer(f"an answer of over {MAX_ANSWER_BYTES} bytes")
+    if len(plain) > most:
+        raise _NoAnswer(f"an answer of over {most} bytes")
     if not unzip.eof or unzip.unused_data:
         raise _NoAnswer("an answer that is not the gzip it says it is")
     return plain

@@ -64,6 +64,8 @@ class Capabilities:
 
     lookup_lag_ms: int | None = None
     """How long after a send a lookup may still miss what was applied; None: one push cannot be looked up."""
+    lookup_span_ms: int = 0
+    """How far apart pushes of one customer may be dated that one call looks up (`ManyLookups`); 0: one push a call."""
     applied_within_ms: int = HOUR_MS
     """How long after a send the service may still apply it: until then, absence proves nothing for good (rule P5)."""
     totals_lag_ms: int | None = None
@@ -71,7 +73,8 @@ class Capabilities:
     balance_lag_ms: int = 0
     """How far a customer's balance may trail behind pushes that were accepted."""
     drawn: bool = False
-    """Whether balances say what was drawn from them, apart from the events: needed where a key store can fail open."""
+    """Whether balances say what was drawn from them, apart from the events: needed where a key store can fail open, or
+    where something can be charged without an event. There absence alone proves nothing (rule P5)."""
 
     same_database: bool = False
     """Whether its books lie in our own database: then a restore brings both back together (rule R1)."""
@@ -79,6 +82,10 @@ class Capabilities:
     """Whether customers have ids of the provider's own, so that an organisation's id will not do for one."""
     balance_in_ledger: bool = False
     """Whether there is no hard stop over there: the balance is a wallet of the embedded ledger, if there is one."""
+
+    webhook_headers: tuple[str, ...] = ()
+    """Headers (in lower case) of which each of its webhooks has one, with its signature: without it, a body is not even
+    read. None: that is not told."""
 
     @property
     def lookup(self) -> bool:
@@ -121,10 +128,12 @@ class Queued:
 
 @dataclass(frozen=True)
 class RetryAt:
-    """Proven not applied; send the same bytes again at `at_ms`."""
+    """Proven not applied; send the same bytes again at `at_ms`. `too_many`: it was refused for too many calls, so that
+    the customer's other pushes had better wait until then, too."""
 
     at_ms: int
     reason: str
+    too_many: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,10 +205,14 @@ Totals: TypeAlias = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a balance says was drawn from it (base units) since `since_ms`; None: since ever."""
+    """What a balance says was drawn from it (base units) since `since_ms`; None: since ever. A person's change of it
+    may count as drawn, or as given back: it cannot be told apart."""
 
     quantity: int
     since_ms: int | None
+    whole: bool = True
+    """Whether nothing had been drawn at `since_ms`; else two looks in the same cycle can be compared, and no single one
+    with what was pushed."""
 
 
 @dataclass(frozen=True)
@@ -268,10 +281,19 @@ class Provider(Protocol):
         ...
 
 
+class ManyLookups(Protocol):
+    """A provider that declares `lookup_span_ms`."""
+
+    async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
+        """What became of pushes of one customer, dated within that span; one result each, in order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a provider is built from. `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names,
-    in lower case; secrets among them go into no message."""
+    in lower case; secrets among them go into no message. No name ends in `_file`: that is how a file is given for one,
+    and when its content changes, the provider is built anew."""
 
     name: str
     settings: Mapping[str, str]

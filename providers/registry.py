@@ -13,9 +13,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.careful import Careful
 from drawdown.providers.http import Http
 from drawdown.providers.protocol import Capabilities, Provider, Setup
 from drawdown.schema.clock import Clock
+from drawdown.schema.text import in_short
 from drawdown.schema.units import EXEMPT_PROVIDERS
 
 GROUP: Final = "drawdown.providers"
@@ -33,6 +35,13 @@ class Registry:
     @property
     def capabilities(self) -> dict[str, Capabilities]:
         return {name: one.capabilities for name, one in self.providers.items()}
+
+    def renewed(self, made: Registry) -> Registry:
+        """Those made since, and of this one whatever could not be made again."""
+        kept = {name: one for name, one in self.providers.items() if name in made.broken}
+        return Registry(
+            {**made.providers, **kept}, {name: why for name, why in made.broken.items() if name not in kept}
+        )
 
 
 def installed() -> list[EntryPoint]:
@@ -54,10 +63,10 @@ def load(
         try:
             name = _checked_name(entry.name, providers)
             own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
-            providers[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
+            providers[name] = Careful(_checked(name, entry.load()(Setup(name, own, clock, http, engine))))
         except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
             name = f"{entry.name} of {_package(entry)}" if entry.name in providers else entry.name
-            broken[name] = _without_secrets(f"{type(error).__name__}: {error}".splitlines()[0][:300], settings)
+            broken[name] = _without_secrets(in_short(error), settings)
     return Registry(providers, broken)
 
 

@@ -118,6 +118,7 @@ def capabilities(settings: StripeSettings) -> Capabilities:
         totals_lag_ms=HOUR_MS,
         own_customer_ids=True,
         balance_in_ledger=True,
+        webhook_headers=("stripe-signature",),
     )
 
 

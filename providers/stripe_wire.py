@@ -18,7 +18,7 @@ from math import isfinite
 from typing import Final
 from urllib.parse import quote, unquote, urlencode
 
-from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import (
     Accepted,
     Duplicate,
@@ -59,7 +59,7 @@ def get(settings: StripeSettings, path: str, params: Mapping[str, str] | None = 
     """A reading call; `context` is the Stripe-Context that a thin event asks to be fetched in."""
     query = f"?{urlencode(params)}" if params else ""
     headers = _headers(settings) | ({"Stripe-Context": context} if context else {})
-    return Call("GET", f"{settings.url}{path}{query}", headers)
+    return Call("GET", f"{settings.url}{path}{query}", headers, timeout_s=READ_TIMEOUT_S)
 
 
 def path_of(*parts: str) -> str:
@@ -82,7 +82,8 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
         "Content-Type": "application/x-www-form-urlencoded",
         "Idempotency-Key": idempotency_key(push),
     }
-    return Call("POST", settings.url + METER_EVENTS, headers, urlencode(form).encode())
+    text = urlencode(form).encode()
+    return Call("POST", settings.url + METER_EVENTS, headers, text, most_bytes=PUSH_ANSWER_BYTES)
 
 
 def _headers(settings: StripeSettings) -> dict[str, str]:
@@ -171,7 +172,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
         # Nothing was applied; once the key is mended the same push goes through.
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}")
     if result.status == 429:  # comes before anything is done, whoever says it
-        return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result))
+        return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
     if 400 <= result.status < 500:
         return _refused(result, push, now_ms)
     return Unknown(described(result))

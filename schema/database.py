@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
-from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, UsageError
+from drawdown.schema.errors import AnswerLost, DatabaseBusy, DatabaseNotReady, DrawdownError, UsageError
 
 T = TypeVar("T")
 
@@ -30,9 +30,11 @@ T = TypeVar("T")
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 SQLITE_BUSY_S: Final = 60
+# For each transaction: nothing is set, or prepared, for a connection, so a pooler of transactions may stand in front.
 PG_SETTINGS: Final = (
     "synchronous_commit=on",  # P1: what is committed stays committed
     "lock_timeout=60s",
+    "idle_in_transaction_session_timeout=30s",  # a worker asleep or cut off keeps its locks no longer
     "timezone=UTC",
     "work_mem=64MB",  # the seal groups by hash; with the default it spills to disk
 )
@@ -49,13 +51,21 @@ _NOT_READY: Final = {
 }
 
 
-def connect(url: str) -> sa.Engine:
-    """An engine for `sqlite:///FILE` or `postgresql://…`. Opens nothing yet.
+UNSTORABLE: Final = (DBAPIError, ValueError, OverflowError)
+"""What a statement raises for the values of one row: the database's own no, or a driver's that could not send them."""
+
+
+def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
+    """An engine for `sqlite:///FILE` or `postgresql://…`. Opens nothing yet. `latest` says the URL as it is by now:
+    each new connection logs in by its user and password.
 
     Errors: UsageError for any other kind of URL.
     """
     try:
-        return _engine(sa.make_url(url))
+        engine = _engine(sa.make_url(url))
+        if latest is not None and engine.dialect.name == "postgresql":
+            sa.event.listen(engine, "do_connect", lambda *given: given[-1].update(_login(latest())))
+        return engine
     except (sa.exc.ArgumentError, ValueError) as error:
         raise UsageError("--database-url is not a URL; use sqlite:///FILE or postgresql://USER@HOST/NAME") from error
 
@@ -69,14 +79,34 @@ def _engine(parsed: sa.URL) -> sa.Engine:
             parsed.set(drivername="postgresql+psycopg"),
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
-            connect_args={
-                "options": " ".join(f"-c {setting}" for setting in PG_SETTINGS),
-                "connect_timeout": 10,
-            },
+            hide_parameters=True,
+            connect_args={"connect_timeout": 10},
         )
+        settings = [setting.partition("=") for setting in PG_SETTINGS]
+        text = "; ".join(f"SET LOCAL {name} = '{value}'" for name, _, value in settings)
+        sa.event.listen(engine, "begin", lambda connection: _begin_with(connection, text))
         sa.event.listen(engine, "connect", _never_prepare_temp_names)
+        sa.event.listen(engine, "handle_error", _say_no_values)
         return engine
     raise UsageError(f"no support for {backend} databases; use sqlite:///FILE or postgresql://USER@HOST/NAME")
+
+
+def _login(url: str) -> dict[str, str]:
+    found = sa.make_url(url)
+    named = {"user": found.username, "password": found.password}
+    return {name: str(text) for name, text in named.items() if text}
+
+
+def _begin_with(connection: sa.Connection, settings: str) -> None:
+    """Each transaction begins with its settings, in the transaction itself: what is asked for as a connection starts, a
+    pooler refuses, or drops without a word (pgbouncer's `ignore_startup_parameters`), and P1 would hold no more.
+
+    Errors: DatabaseNotReady where they cannot hold, since no transaction was begun.
+    """
+    connection.exec_driver_sql(settings)
+    driver: Any = connection.connection.dbapi_connection
+    if not driver.autocommit and driver.info.transaction_status.name != "INTRANS":
+        raise DatabaseNotReady("the database began no transaction: a pooler in front of it has to pool transactions")
 
 
 def _never_prepare_temp_names(connection: Any, _record: object) -> None:
@@ -84,9 +114,25 @@ def _never_prepare_temp_names(connection: Any, _record: object) -> None:
     connection.prepare_threshold = None
 
 
+def _say_no_values(context: sa.engine.ExceptionContext) -> None:
+    """Errors travel far: into reports, logs and answers. What the database says of a statement keeps its first line;
+    the statement, its values, and the details that repeat a row's stay behind."""
+    error, original = context.sqlalchemy_exception, context.original_exception
+    state = getattr(original, "sqlstate", None)
+    if error is None or (state is None and not isinstance(original, sqlite3.Error)):
+        return  # not of a statement: such as a connection that could not be made
+    first = str(original).partition("\n")[0]
+    if (state or "").startswith("22"):  # bad data, which the first line quotes
+        first = f"bad data ({state})"
+    original.args = (first,)
+    error.statement = None
+    error.args = (f"({type(original).__module__}.{type(original).__qualname__}) {first}",)
+
+
 def _sqlite(url: sa.URL) -> sa.Engine:
     memory = url.database in (None, "", ":memory:")
-    engine = sa.create_engine(url, **({"poolclass": sa.StaticPool} if memory else {}))
+    engine = sa.create_engine(url, hide_parameters=True, **({"poolclass": sa.StaticPool} if memory else {}))
+    sa.event.listen(engine, "handle_error", _say_no_values)
 
     @sa.event.listens_for(engine, "connect")
     def _setup(connection: sqlite3.Connection, _record: object) -> None:
@@ -207,7 +253,8 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bo
     """Run `work` in one write transaction and commit it; with `rollback`, leave nothing behind (a dry run).
 
     Deadlocks and serialisation failures are proven not to have committed and are run again a few times.
-    Errors: DatabaseBusy, DatabaseNotReady, or whatever `work` raises.
+    Errors: AnswerLost where nobody can say whether it was kept; DatabaseBusy and DatabaseNotReady, where nothing was;
+    or whatever `work` raises.
     """
     _require_file(engine)
 
@@ -216,12 +263,33 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bo
             result = work(connection)
             if rollback:
                 transaction.rollback()
+            else:
+                _commit(transaction)
             return result
 
     with clear_errors():
         return Retrying(retry=retry_if_exception(_is_conflict), stop=stop_after_attempt(CONFLICT_TRIES), reraise=True)(
             once
         )
+
+
+def _commit(transaction: sa.RootTransaction) -> None:
+    try:
+        transaction.commit()
+    except DBAPIError as error:
+        if not _is_unanswered(error):
+            raise
+        said = re.sub(r"\s+", " ", str(error.orig)).strip()
+        raise AnswerLost(said) from error
+
+
+def _is_unanswered(error: DBAPIError) -> bool:
+    """Whether a commit may have been done for all that is known: the answer never came, or came from a server that was
+    going down. What SQLite says of a commit, and what PostgreSQL refuses, was not done."""
+    if isinstance(error.orig, sqlite3.Error):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state[:2] in ("08", "57") or state == "40003"
 
 
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:

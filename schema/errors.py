@@ -1,20 +1,49 @@
 """Every error this project raises on purpose. The message says what, where and what next.
 
-Guarantee: `exit_status` is what the command line ends with: 75 when trying again later may help by itself,
-1 when a person is needed, 2 when the command was called wrongly.
+Guarantee: `exit_status` is what the command line ends with, one of `Exit`; no other number is.
 """
+
+from enum import IntEnum
+from typing import Final
+
+
+class Exit(IntEnum):
+    """What a command ends with, also a tick that was called by its URL."""
+
+    SETTLED = 0
+    PERSON = 1
+    USAGE = 2
+    LEFT = 75
+    """EX_TEMPFAIL of sysexits.h: schedulers know it."""
+
+
+MEANINGS: Final = {
+    Exit.SETTLED: "all settled, or done",
+    Exit.LEFT: "something is left for the next tick, or trying again will do",
+    Exit.PERSON: "a person is needed, or a rule refused the command",
+    Exit.USAGE: "wrong usage; nothing was changed",
+}
 
 
 class DrawdownError(Exception):
     """Something a person has to look at."""
 
-    exit_status = 1
+    exit_status = Exit.PERSON
 
 
 class UsageError(DrawdownError):
     """The command, or a value given to it, is wrong; nothing was changed."""
 
-    exit_status = 2
+    exit_status = Exit.USAGE
+
+
+class UnknownId(UsageError):
+    """An id that names nothing here: mistyped, most likely. `noun` is what it was to name, `near` what was probably
+    meant."""
+
+    def __init__(self, text: str, noun: str, near: str | None = None) -> None:
+        super().__init__(text)
+        self.noun, self.near = noun, near
 
 
 class Refused(DrawdownError):
@@ -28,7 +57,20 @@ class DatabaseNotReady(DrawdownError):
 class DatabaseBusy(DrawdownError):
     """The database is locked or went away. Whatever was not committed did not happen; try again."""
 
-    exit_status = 75
+    exit_status = Exit.LEFT
+
+
+class AnswerLost(DatabaseBusy):
+    """The connection was lost while the database committed: what was asked for may have been kept, or not.
+
+    `again` says what to do; every command but a grant without a key may simply be given again.
+    """
+
+    def __init__(self, why: str, again: str = "the same command again is safe") -> None:
+        super().__init__(
+            f"the connection was lost while the database committed, so this may have been kept, or not; {again} ({why})"
+        )
+        self.why = why
 
 
 class ClockDoubted(DrawdownError):

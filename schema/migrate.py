@@ -5,7 +5,9 @@ Guarantee: an upgrade is one transaction; a database newer than this program is 
 
 from __future__ import annotations
 
+import os
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,6 +69,8 @@ def upgrade(engine: sa.Engine) -> Version:
     file = sqlite_file(engine)
     if file is not None and not file.parent.exists():
         raise DatabaseNotReady(f"the folder {file.parent} does not exist: create it, or set --database-url")
+    if file is not None:
+        _create_private(file)
     with clear_errors(), engine.begin() as connection:
         before = version(connection)
         if not before.known:
@@ -82,6 +86,13 @@ def upgrade(engine: sa.Engine) -> Version:
                     ],
                 )
     return before
+
+
+def _create_private(file: Path) -> None:
+    """What everybody used and paid is nobody else's to read, whatever the umask; what SQLite makes beside it (WAL)
+    follows it. A file that is there stays as it is."""
+    with suppress(OSError):  # it is there, or cannot be made, which SQLite says better
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def migrate_to(connection: sa.Connection, revision: str) -> None:

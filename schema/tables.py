@@ -5,6 +5,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.columns import Big, Id, Serial, id_column, metadata, ms_column, push_reference, said_columns
 from drawdown.schema.tables_fleet import (
+    action_chain,
+    balance_marks,
     cells,
     halts,
     incarnation,
@@ -18,14 +20,22 @@ from drawdown.schema.tables_fleet import (
     ticks,
 )
 from drawdown.schema.tables_ledger import ledger_accounts, ledger_entries, ledger_plans, ledger_rates
-from drawdown.schema.tables_samples import late_quarantine, sample_conflicts, usage_samples, withdrawals
+from drawdown.schema.tables_samples import (
+    late_quarantine,
+    quarantine_closed,
+    sample_conflicts,
+    usage_samples,
+    withdrawals,
+)
 from drawdown.schema.tables_server import gate_asks, used_signatures, webhooks
 from drawdown.schema.tables_watch import provider_rates, provider_reads, provider_when_down, watch_state
 
 __all__ = [
+    "action_chain",
     "adoptions",
     "assignments",
     "attempts",
+    "balance_marks",
     "buckets",
     "carries",
     "cells",
@@ -50,6 +60,7 @@ __all__ = [
     "provider_states",
     "provider_when_down",
     "pushes",
+    "quarantine_closed",
     "reconciliations",
     "replays",
     "sample_conflicts",
@@ -71,6 +82,8 @@ buckets = sa.Table(
     ms_column("watermark_ms"),
     sa.Column("cursor", Big, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
+    # PostgreSQL: transactions before the cursor that were open when it was read. SQLite has one writer at a time.
+    sa.Column("in_flight", sa.ARRAY(Big).with_variant(sa.Text(), "sqlite"), nullable=False),
     ms_column("sweep_began_ms"),
     ms_column("sweep_next_ms"),
     comment="256 fixed hash buckets of organisations. The row is the seal's lock (S1), with the arrival cursor (S2).",
@@ -236,6 +249,9 @@ pushes = sa.Table(
     sa.Column("last_error", sa.Text, nullable=True),
     id_column("wire_key", null=True),
     sa.Column("lookups", sa.Integer, nullable=False, server_default="0"),
+    # When its provider was last asked, and what it said: found, absent, cannot_tell, not_read.
+    ms_column("looked_up_ms", null=True),
+    sa.Column("lookup_answer", sa.Text, nullable=True),
     # Rejected, and billed by a person: as an event over there or beside them.
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint(
@@ -272,6 +288,7 @@ attempts = sa.Table(
     ms_column("finished_ms", null=True),
     sa.Column("outcome", sa.Text, nullable=True),
     sa.Column("detail", sa.Text, nullable=True),
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # how many there were when the answer was written
     sa.Index("attempts_by_start", "started_ms"),
     comment="Each send, committed before a byte leaves (P1). No outcome means: the answer was never seen.",
 )
@@ -284,6 +301,7 @@ voids = sa.Table(
     sa.Column("evidence_kind", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     *said_columns(),
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # how many its push had by then
     sa.CheckConstraint("evidence_kind IN ('rejected', 'absent', 'operator', 'adopted')", name="voids_evidence_kind"),
     sa.CheckConstraint("length(evidence) > 0", name="voids_evidence_given"),
     comment="Statements that a push never reached its provider, with evidence (P5).",

@@ -120,6 +120,22 @@ sa.Index(
     postgresql_where=sa.text("verdict IN ('short', 'over')"),
 )
 
+balance_marks = sa.Table(
+    "balance_marks",
+    metadata,
+    id_column("provider", key=True),
+    id_column("customer_id", key=True),
+    id_column("feature", key=True),
+    ms_column("since_ms"),
+    sa.Column("apart_qty", Big, nullable=False),
+    ms_column("at_ms"),
+    id_column("org_id"),
+    sa.Column("told_qty", Big, nullable=False, server_default="0"),
+    ms_column("told_ms", null=True),
+    comment="By how much a balance was drawn on in its present cycle beyond what was pushed, when last compared; and "
+    "what of it a person was told and has not acknowledged (P5, R2).",
+)
+
 ticks = sa.Table(
     "ticks",
     metadata,
@@ -144,7 +160,20 @@ operator_actions = sa.Table(
     sa.Column("target", sa.Text, nullable=False),
     sa.Column("details", sa.Text, nullable=False),
     *said_columns(),
-    comment="Everything a person changed. Append-only.",
+    sa.Column("via", sa.Text, nullable=False, server_default="unknown"),  # cli, http, webhook, program
+    sa.Index("operator_actions_by_target", "target", "action_id"),
+    sa.Column("hash", sa.Text, nullable=True),  # over this row and the hash before it; none: it is not ours
+    comment="Everything a person changed. Append-only, and chained by hash.",
+)
+
+action_chain = sa.Table(
+    "action_chain",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("actions", Big, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.CheckConstraint("id = 1", name="action_chain_one_row"),
+    comment="One row: how many actions are chained, and the newest hash. Its lock puts them in one order.",
 )
 
 incarnation = sa.Table(

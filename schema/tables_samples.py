@@ -50,6 +50,17 @@ sample_conflicts = sa.Table(
     comment="The same sample id seen again with other content (S7): kept here, billed never.",
 )
 
+quarantine_closed = sa.Table(
+    "quarantine_closed",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("new_id", null=True),
+    ms_column("at_ms"),
+    *said_columns(),
+    comment="Quarantined samples that a person dealt with: entered again, rightly, as `new_id`; or NULL: never to be "
+    "billed.",
+)
+
 late_quarantine = sa.Table(
     "late_quarantine",
     metadata,

@@ -24,6 +24,7 @@ from drawdown.server.models import OverrideOrder, ProviderOrder
 from drawdown.server.services import Hands, Services
 from drawdown.server.threads import Threads
 from drawdown.worker import assignments, flips, orgs, runner
+from drawdown.worker.actions import require_org
 from drawdown.worker.context import Context
 from drawdown.worker.sample_values import is_clean_id
 
@@ -31,14 +32,19 @@ MAX_BYTES: Final = 64 * 1024
 M = TypeVar("M", bound=BaseModel)
 
 
-async def order_of(services: Services, threads: Threads, request: Request, model: type[M]) -> M:
+async def order_of(services: Services, threads: Threads, budget: bodies.Budget, request: Request, model: type[M]) -> M:
     """The order of a signed request, whose signature is used up by this. Errors: ApiError."""
     if not services.settings.admin_secrets:
         raise ApiError(503, "not_configured", "no admin secret is set here")
-    body = await bodies.read_body(request, MAX_BYTES)
+    async with bodies.body_of(request, MAX_BYTES, budget) as body:
+        return await _order_in(services, threads, request, body, model)
+
+
+async def _order_in(services: Services, threads: Threads, request: Request, body: bytes, model: type[M]) -> M:
     path, query = request.scope["raw_path"], request.scope["query_string"]
     now = services.clock.now_ms()
-    offered = signing.verify(services.settings.admin_secrets, request.headers, path, query, body, now)
+    of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
+    offered = signing.verify(services.settings.admin_secrets, request.headers, of, now)
     if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
         raise ApiError(400, "bad_request", "this takes no query")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
@@ -50,17 +56,19 @@ async def order_of(services: Services, threads: Threads, request: Request, model
 async def assign(services: Services, crew: Crew, org_id: str, order: ProviderOrder) -> dict[str, object]:
     """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
     _check_org(org_id)
-    said = orgs.Said(services.clock.now_ms(), order.actor, order.reason)
+    said = orgs.Said(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
     def work(hands: Hands, context: Context) -> list[flips.Flip] | list[assignments.Assigned]:
-        if order.cancel:
+        if order.undo or order.cancel:
             return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, said), rollback=order.dry_run)]
-        terms = flips.Terms(order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked)
+        terms = flips.Terms(
+            order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
+        )
         return runner.run(flips.flip(context, [flips.Wish(org_id, order.customer)], terms, said), hands.world)
 
-    done = await asyncio.wrap_future(crew.do(work))
+    done = await asyncio.wrap_future(crew.order(work))
     if not order.dry_run:
         crew.read_again(org_id, order.provider)
     return {"assigned": [asdict(one) for one in done], "provider": order.provider, "dry_run": order.dry_run}
@@ -69,30 +77,30 @@ async def assign(services: Services, crew: Crew, org_id: str, order: ProviderOrd
 async def override(threads: Threads, crew: Crew, now_ms: int, org_id: str, order: OverrideOrder) -> dict[str, object]:
     """Let the operator's word win over the provider's. Errors: ApiError, DrawdownError."""
     _check_org(org_id)
-    if order.clear == (order.max_concurrent is not None or order.never_halt):
-        raise UsageError("give max_concurrent, never_halt, or clear alone")
-    said = orgs.Said(now_ms, order.actor, order.reason)
+    undo = order.undo or order.clear
+    if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
+        raise UsageError("give max_concurrent, never_halt, until_ms, or undo alone")
+    said = orgs.Said(now_ms, order.actor, order.reason, "http")
 
-    def work(connection: sa.Connection) -> str | None:
-        found = connection.execute(
-            sa.text("SELECT billing_provider FROM orgs WHERE org_id = :org"), {"org": org_id}
-        ).one_or_none()
-        if found is None:
-            raise ApiError(404, "unknown_org", "there is no such organisation")
-        orgs.override(
+    def work(connection: sa.Connection) -> tuple[str | None, orgs.Overridden]:
+        found = require_org(connection, org_id)
+        if undo:
+            return found.billing_provider, orgs.end_override(connection, org_id, said)
+        halted = False if order.never_halt else None
+        done = orgs.override(
             connection,
             org_id,
             said,
             max_concurrent=order.max_concurrent,
-            halted=False if order.never_halt else None,
+            halted=halted,
             until_ms=order.until_ms,
         )
-        return found.billing_provider and str(found.billing_provider)
+        return found.billing_provider, done
 
-    provider = await threads.write(work)
+    provider, done = await threads.write(work)
     if provider is not None:
         crew.read_again(org_id, provider)
-    return {"org_id": org_id, "cleared": order.clear}
+    return {"org_id": org_id, "cleared": undo, "was": asdict(done.was), "now": asdict(done.now)}
 
 
 def _check_org(org_id: str) -> None:

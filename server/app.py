@@ -6,11 +6,13 @@ Guarantee: every answer a route can give is named here, and so in /openapi.json;
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
+import structlog
 from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -20,13 +22,17 @@ from drawdown.server import admin, bodies, errors, health, metrics, models, sign
 from drawdown.server.crew import Crew
 from drawdown.server.cron import Cron
 from drawdown.server.described import describe, operation
-from drawdown.server.frame import Frame
+from drawdown.server.frame import Frame, told
 from drawdown.server.gate import Gate
 from drawdown.server.services import Services
 from drawdown.server.threads import Threads
 
+log = structlog.get_logger()
+
 METRICS_KEPT_MS: Final = 5_000
 """However often it is asked, the database is read no oftener than this."""
+RENEWED_EVERY_S: Final = 5.0
+"""How long this process may go on with what a file of settings held before."""
 
 
 class Server:
@@ -34,14 +40,17 @@ class Server:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self.refused: Counter[str] = Counter(dict.fromkeys(metrics.REFUSED, 0))
+        """What was turned away since the process began, by what it was: see the metric."""
         self.threads = Threads(services.engine)
         self.crew = Crew(services)
         self._gate = Gate(services, self.threads, self.crew)
         self._cron = Cron(services, self.crew)
+        self._budget = bodies.Budget(self.refused)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
-        self.app = Frame(self.routes, services.clock, services.settings.requests_per_s)
+        self.app = Frame(self.routes, services.clock, services.settings.requests_per_s, self.refused)
 
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
@@ -52,6 +61,7 @@ class Server:
         made = FastAPI(
             title="Drawdown",
             version="1",
+            openapi_url=None,  # described.py answers that
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
@@ -67,9 +77,20 @@ class Server:
         describe(made)
         return made
 
+    async def renewing(self) -> None:
+        """Take new settings and providers while this process runs."""
+        while True:
+            await asyncio.sleep(RENEWED_EVERY_S)
+            try:
+                await asyncio.to_thread(self.services.renew, self.services)
+            except Exception as error:  # the old ones serve on
+                log.error("not_renewed", **told(error))
+
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        renewing = asyncio.create_task(self.renewing())
         yield
+        renewing.cancel()
         await asyncio.to_thread(self.close)
         await self.services.http.close()
 
@@ -97,9 +118,10 @@ class Server:
 
     async def webhook(self, provider: str, request: Request) -> JSONResponse:
         """What a billing provider says of its own accord, signed in its own way."""
-        body = await bodies.read_body(request, webhooks.MAX_BYTES)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        done = await webhooks.take(self.services, self.threads, self.crew, provider, headers, body)
+        webhooks.require_worth_reading(self.services, provider, headers)
+        async with bodies.body_of(request, webhooks.MAX_BYTES, self._budget) as body:
+            done = await webhooks.take(self.services, self.threads, self.crew, provider, headers, body)
         return JSONResponse({"status": done})
 
     async def gate(self, org: str) -> JSONResponse:
@@ -108,12 +130,12 @@ class Server:
 
     async def assign(self, org: str, request: Request) -> JSONResponse:
         """Have an organisation billed by a provider, as `drawdown org assign`."""
-        order = await admin.order_of(self.services, self.threads, request, models.ProviderOrder)
+        order = await admin.order_of(self.services, self.threads, self._budget, request, models.ProviderOrder)
         return JSONResponse(await admin.assign(self.services, self.crew, org, order))
 
     async def override(self, org: str, request: Request) -> JSONResponse:
         """Let the operator's word win over the provider's, as `drawdown org override`."""
-        order = await admin.order_of(self.services, self.threads, request, models.OverrideOrder)
+        order = await admin.order_of(self.services, self.threads, self._budget, request, models.OverrideOrder)
         now = self.services.clock.now_ms()
         return JSONResponse(await admin.override(self.threads, self.crew, now, org, order))
 
@@ -138,4 +160,5 @@ class Server:
             if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
             found: Any = self._metrics[1]
+        found = metrics.text([metrics.refusals(self.refused)]) + found
         return Response(found, media_type=metrics.CONTENT_TYPE)

@@ -33,7 +33,7 @@ class Cron:
             details = {"running_since_ms": self._since_ms}
             raise ApiError(409, "tick_running", "a tick runs in this process already", details=details)
         self._since_ms = self._services.clock.now_ms()
-        self._running = self._crew.do(_tick)
+        self._running = self._crew.tick(_tick)
         report = await asyncio.shield(asyncio.wrap_future(self._running))
         return {"tick": {**asdict(report), "exit_status": report.exit_status}}
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
 
 from drawdown.server.models import Error
 
+PATH: Final = "/openapi.json"
 MEANINGS: Final = {
     400: "Not a request that can be taken",
     401: "Not proven to come from whom it must",
@@ -30,7 +34,8 @@ SCHEMES: Final = {
     },
     "signature": {
         "type": "apiKey", "in": "header", "name": "X-Signature",
-        "description": "HMAC-SHA256 in hex over `{timestamp}.{path}?{query}.{body}`, byte for byte; each counts once.",
+        "description": "`v2=` and HMAC-SHA256 in hex over `v2\\n{timestamp}\\n{method}\\n{host}\\n{path}?{query}\\n"
+        "{body}`, byte for byte; each counts once.",
     },
 }  # fmt: skip
 _NEEDS: Final[dict[str, Any]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}
@@ -66,8 +71,9 @@ def operation(
 
 
 def describe(app: FastAPI) -> None:
-    """Have the application describe itself, made once."""
+    """Have the application describe itself, at PATH. It is made and written out once: anybody may ask, and often."""
     made: dict[str, Any] = {}
+    written: list[bytes] = []
 
     def openapi() -> dict[str, Any]:
         if not made:
@@ -76,4 +82,10 @@ def describe(app: FastAPI) -> None:
             made.update(found)
         return made
 
+    async def answer(_request: Request) -> Response:
+        if not written:
+            written.append(json.dumps(openapi()).encode())
+        return Response(written[0], media_type="application/json")
+
     app.openapi = openapi  # type: ignore[method-assign]
+    app.add_route(PATH, answer, methods=["GET"], include_in_schema=False)

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UsageError
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -44,6 +44,8 @@ def error_answer(error: ApiError) -> JSONResponse:
 def of_drawdown(error: DrawdownError) -> ApiError:
     """What an error of ours means to who asked: wrong (400), against a rule (409), or not now (503)."""
     match error:
+        case UnknownId() if error.noun == "organisation":
+            return ApiError(404, "unknown_org", str(error))
         case UsageError():
             return ApiError(400, "bad_value", str(error))
         case Refused():

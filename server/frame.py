@@ -1,11 +1,12 @@
-"""What lies around every route: a limit a caller, headers on every answer, and an answer whatever fails.
+"""What lies around every route: a limit a caller (of IPv6, a /64), headers on every answer, one meaning of where a
+request ends, and an answer whatever fails.
 
 Guarantee: no exception leaves it; what is logged of a failure is its kind and place, never what it says.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from traceback import extract_tb
 from typing import Final
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import SECOND_MS
+from drawdown.server.callers import caller_of
 from drawdown.server.errors import ApiError, error_answer
 
 log = structlog.get_logger()
@@ -56,8 +58,9 @@ class Buckets:
 class Frame:
     """The outermost ASGI application."""
 
-    def __init__(self, app: ASGIApp, clock: Clock, requests_per_s: int) -> None:
+    def __init__(self, app: ASGIApp, clock: Clock, requests_per_s: int, refused: Counter[str]) -> None:
         self._app = app
+        self._refused = refused
         self._clock = clock
         self._buckets = Buckets(requests_per_s)
 
@@ -80,7 +83,11 @@ class Frame:
             await send(message)
 
         client = scope.get("client")
-        app = self._app if self._may(scope["path"], client[0] if client else "-") else _TOO_MANY
+        app = self._app if self._may(scope["path"], caller_of(client and client[0])) else _TOO_MANY
+        if app is _TOO_MANY:
+            self._refused["requests"] += 1
+        elif _is_ambiguous(scope):
+            app = _AMBIGUOUS
         try:
             await app(scope, receive, framed)
         except Exception as error:
@@ -100,6 +107,17 @@ class Frame:
 _TOO_MANY: Final = error_answer(
     ApiError(429, "too_many_requests", "too many requests from this address", headers={"Retry-After": "1"})
 )
+
+
+_AMBIGUOUS: Final = error_answer(
+    ApiError(400, "bad_request", "send Content-Length or Transfer-Encoding", headers={"Connection": "close"})
+)
+
+
+def _is_ambiguous(scope: Scope) -> bool:
+    """Whether two readers could disagree where the request ends: then what follows it could be taken for another."""
+    names = {name for name, _ in scope["headers"]}
+    return b"content-length" in names and b"transfer-encoding" in names
 
 
 def told(error: BaseException) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """GET /v1/gate/{org}: may a sandbox be made or woken?
 
 Guarantee: the answer is one read of the organisation's row. One that is halted, or was never projected, has its
-provider asked again: at most every ten seconds and one call at a time, whichever processes are asked; the fresh verdict
-is answered where it comes in time, else the stored one. In doubt it is closed, unless the settings say otherwise.
+provider asked again: at most every ten seconds and one call at a time, whichever processes are asked, and each provider
+at most so often a second for all its organisations together, since nobody proves who asks; the fresh verdict is
+answered where it comes in time, else the stored one. In doubt it is closed, unless the settings say otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import structlog
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
 from drawdown.server.crew import Crew
 from drawdown.server.errors import ApiError
-from drawdown.server.frame import told
+from drawdown.server.frame import Buckets, told
 from drawdown.server.services import Services
 from drawdown.server.threads import Threads
 from drawdown.worker.orgs import mark_for_projection
@@ -35,6 +36,8 @@ BUSY_MS: Final = 60 * SECOND_MS
 FRESH_WITHIN_S: Final = 1.0
 READ_WITHIN_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000
+ASKS_PER_S: Final = 20
+"""Of one provider, by one process, on the average; twice as many at once. Ticks and the watch ask the rest."""
 
 STANDING = """
 SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms,
@@ -65,13 +68,14 @@ class Gate:
         self._crew = crew
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked: OrderedDict[str, int] = OrderedDict()
+        self._rate = Buckets(ASKS_PER_S)
 
     async def answer(self, org_id: str) -> dict[str, object]:
         """What to answer. Errors: ApiError 404 for an unknown organisation, where that is what is wanted."""
         try:
             found = await self._read(org_id)
             if found is not None and self._would_ask(found):
-                await self._ask_again(org_id)
+                await self._ask_again(org_id, str(found.billing_provider))
                 found = await self._read(org_id) or found
         except Exception as error:
             log.error("gate_in_doubt", org=org_id, **told(error))
@@ -108,13 +112,15 @@ class Gate:
             raise ApiError(404, "unknown_org", "there is no such organisation")
         return shown(org_id, wanted == "allow", "unknown_org", None, None)
 
-    async def _ask_again(self, org_id: str) -> None:
+    async def _ask_again(self, org_id: str, provider: str) -> None:
         """Wait a little for a fresh verdict, if one is asked for now."""
         task = self._asking.get(org_id)
         if task is None:
             now = self._services.clock.now_ms()
             before = self._asked.get(org_id)
             if before is not None and 0 <= now - before < ASK_EVERY_MS:
+                return
+            if not self._rate.take(provider, now):
                 return
             self._asked[org_id] = now
             self._asked.move_to_end(org_id)

@@ -1,34 +1,33 @@
 """Serves the application on a socket, by uvicorn.
 
 Guarantee: SIGTERM and SIGINT end it cleanly: nothing new is taken, what is under way ends (a tick at its next effect),
-and the process goes on to its exit status. Who sends a request's head without end is cut off, and so is who was
-answered and does not end its body.
+and the process goes on to its exit status.
 """
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
-import h11
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from drawdown.schema.errors import UsageError
 from drawdown.server.app import Server
+from drawdown.server.callers import proxies
+from drawdown.server.connection import Places, protocol
 
 log = structlog.get_logger()
 
-PATIENCE_S: Final = 15.0
 KEEP_ALIVE_S: Final = 30
 SHUTDOWN_S: Final = 25
-AT_ONCE: Final = 512
+MAX_HEAD_BYTES: Final = 16 * 1024
+"""A request's first line and headers."""
 BACKLOG: Final = 512
+"""Connections that the system holds until they are taken."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -38,50 +37,6 @@ def bind(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-
-
-class _Patient(H11Protocol):
-    """Waits for the head of a request, and for the rest of one that is answered already, and not for ever: nothing of
-    uvicorn's runs then, and an application that reads a body has its own limit."""
-
-    _awaited: object = None
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        super().connection_lost(exc)
-
-    def _watch(self) -> None:
-        """One time for each thing that is awaited: more of it does not prolong it."""
-        awaited = self._awaits()
-        if awaited is not self._awaited:
-            self._disarm()
-        if awaited is not None and self._timer is None:
-            self._awaited, self._timer = awaited, self.loop.call_later(PATIENCE_S, self._give_up)
-
-    def _awaits(self) -> object:
-        theirs = self.conn.their_state
-        rest = theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE
-        return theirs if theirs is h11.IDLE or rest else None
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._awaited = self._timer = None
-
-    def _give_up(self) -> None:
-        awaited = self._awaited
-        self._disarm()
-        if self._awaits() is awaited and not self.transport.is_closing():
-            self.transport.close()
 
 
 class _Ending(uvicorn.Server):
@@ -97,18 +52,23 @@ class _Ending(uvicorn.Server):
 
 
 def serve(server: Server, listening: socket.socket, trusted_proxies: str) -> None:
-    """Serve until told to end. `trusted_proxies`: addresses whose X-Forwarded-For is believed, separated by commas."""
+    """Serve until told to end. `trusted_proxies`: addresses whose X-Forwarded-For is believed, separated by commas.
+
+    Errors: UsageError for an entry that is neither address nor network.
+    """
+    places = Places(proxies(trusted_proxies), server.refused)
     config = uvicorn.Config(
         server.app,
-        http=_Patient,
+        http=protocol(places),
         ws="none",
         lifespan="on",
         log_config=None,
+        log_level="error",  # or each line of nonsense that anybody sends would be one on stderr
         access_log=False,
         server_header=False,
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=trusted_proxies or None,
-        limit_concurrency=AT_ONCE,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )

@@ -1,4 +1,4 @@
-"""Metrics, all of them from the database, so that a server and a one-shot tick say the same.
+"""Metrics from the database, so that a server and a one-shot tick say the same; but for what a server turned away.
 
 Guarantee: reads only, by indexes; what is zero is said as zero where its name is known, so that an alert on it can be
 written; a database that cannot be read is `drawdown_database_up 0` and nothing else.
@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from drawdown.schema.database import read
@@ -22,12 +22,15 @@ from drawdown.server.metrics_calls import calls
 from drawdown.server.metrics_ticks import ticking
 from drawdown.server.metrics_watch import watching
 from drawdown.worker.backlog import ASKABLE, quarantined
+from drawdown.worker.long_open import oldest_open
 from drawdown.worker.shard import Shard
 from drawdown.worker.unheeded import unheeded
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected")
 REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
+
+REFUSED: Final = ("bodies", "connections", "requests")
 
 PROBLEMS: Final = (
     "bad_id", "bad_org_id", "bad_sandbox_id", "bad_cell_id", "memory_missing", "memory_out_of_bounds",
@@ -56,9 +59,11 @@ SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs o WHERE pro
 """
 DIRTY = "SELECT COUNT(*) FROM dirty_windows"
 SAMPLES = """
-SELECT COALESCE(cell_id, '') AS cell, COUNT(*) AS samples FROM usage_samples
-WHERE ts >= :start AND ts < :end GROUP BY cell_id
+SELECT c.cell_id AS cell, COUNT(*) AS samples FROM usage_samples s LEFT JOIN cells c ON c.cell_id = s.cell_id
+WHERE s.ts >= :start AND s.ts < :end GROUP BY c.cell_id
 """
+"""By the cells that are registered: what samples call their cell is anybody's to choose."""
+OTHER_CELLS: Final = "other"
 CELLS = "SELECT cell_id FROM cells"
 DOUBTED = "SELECT COUNT(*) FROM incarnation WHERE doubted_ms IS NOT NULL"
 # Materialized, or SQLite reads all of them in the order of the grouping.
@@ -83,6 +88,16 @@ def text(families: Iterable[Metric]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Given(list(families)))
     return generate_latest(registry)
+
+
+def refusals(refused: Mapping[str, int]) -> Metric:
+    """What this process turned away: the one figure that is not in the database."""
+    family = CounterMetricFamily(
+        "drawdown_server_refused", "Turned away by this process for too many at once.", labels=("what",)
+    )
+    for what, count in sorted(refused.items()):
+        family.add_metric((what,), count)
+    return family
 
 
 class _Given(Collector):
@@ -128,6 +143,13 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         ("reason",),
     )
     yield gauge("dirty_windows", "Windows to be sealed again.", [((), one(connection, DIRTY))])
+    oldest = oldest_open(connection)
+    age = 0 if oldest is None else oldest.age_ms
+    yield gauge(
+        "oldest_transaction_seconds",
+        "The longest open on the database's server; what it inserted is not billed yet.",
+        [] if age is None else [((), seconds(age))],
+    )
     found = dict.fromkeys(PROBLEMS, 0) | quarantined(connection)
     bad = [((problem,), samples) for problem, samples in sorted(found.items())]
     yield gauge("quarantined_samples", "Samples that cannot be billed.", bad, ("problem",))
@@ -174,11 +196,14 @@ def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Of the last window whose grace is over: a cell that reports nothing is not one that uses nothing."""
     end = horizon(now_ms)
     seen: Mapping[str, int] = {
-        row.cell: int(row.samples)
+        OTHER_CELLS if row.cell is None else row.cell: int(row.samples)
         for row in connection.execute(sa.text(SAMPLES), {"start": end - WINDOW_MS, "end": end})
     }
     cells = {str(name): 0 for name in connection.execute(sa.text(CELLS)).scalars()}
     values = sorted((cells | dict(seen)).items())
     yield gauge(
-        "cell_samples", "Samples of the last whole window, by cell.", [((cell,), n) for cell, n in values], ("cell",)
+        "cell_samples",
+        "Samples of the last whole window, by registered cell.",
+        [((cell,), n) for cell, n in values],
+        ("cell",),
     )

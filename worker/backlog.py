@@ -10,8 +10,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.units import FUTURE_SLACK_MS
 from drawdown.worker.shard import Shard
 from drawdown.worker.unheeded import unheeded
+from drawdown.worker.view_samples import COUNTS
 
 
 @dataclass
@@ -30,6 +32,8 @@ class Backlog:
     stopped_orgs: int = 0
     pending_s: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
+    dated_ahead: int = 0
+    """Samples dated later than now, by more than clocks differ: billed only when their time has come."""
 
     @property
     def needs_person(self) -> bool:
@@ -51,20 +55,16 @@ ASKABLE: Final = (
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
-    """Samples that cannot be billed, by what is wrong with them."""
-    problems = connection.execute(
-        sa.text("SELECT problem, COUNT(*) FROM usage_samples WHERE problem IS NOT NULL GROUP BY problem")
-    )
-    found = {reason: int(number) for reason, number in problems}
-    for reason, table in (("id_conflict", "sample_conflicts"), ("below_floor", "late_quarantine")):
-        if number := int(connection.execute(sa.text(f"SELECT COUNT(*) FROM {table}")).scalar_one()):
-            found[reason] = number
-    return found
+    """Samples that cannot be billed and that nobody dealt with, by what is wrong with them."""
+    return {reason: int(number) for reason, number in connection.execute(sa.text(COUNTS))}
+
+
+DATED_AHEAD: Final = "SELECT COUNT(*) FROM usage_samples WHERE ts > :ahead AND problem IS NULL"
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
     """Count what is left in a shard (a whole database with the default one)."""
-    values = {"lo": shard.lo, "hi": shard.hi, "now": now_ms}
+    values = {"lo": shard.lo, "hi": shard.hi, "now": now_ms, "ahead": now_ms + FUTURE_SLACK_MS}
 
     def count(text: str) -> int:
         return int(connection.execute(sa.text(text), values).scalar_one())
@@ -91,4 +91,5 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
         stopped_orgs=count("SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi"),
         pending_s={reason: int(seconds) for reason, seconds in pending},
         quarantined=quarantined(connection),
+        dated_ahead=count(DATED_AHEAD),
     )

@@ -1,14 +1,15 @@
 """Calls to one provider, within what it declares: so many at once, so many a second, some of them one after the other.
 
 Guarantee: a push that was not begun is said not to have been sent; a call that breaks the provider's contract has told
-nothing about its own pushes, and nothing about any other's.
+nothing about its own pushes, and nothing about any other's. Answers are handed out as they come.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Final, TypeVar, cast
 
 import structlog
 from aiolimiter import AsyncLimiter
@@ -17,6 +18,7 @@ from drawdown.providers.protocol import (
     CustomerRead,
     Drawn,
     LookupResult,
+    ManyLookups,
     Outcome,
     Provider,
     PushRequest,
@@ -26,7 +28,12 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.clock import Clock
+from drawdown.schema.text import in_short
+from drawdown.schema.units import SECOND_MS
 from drawdown.worker.breaker import OPEN_FOR_MS
+from drawdown.worker.effects import LookUp, Over, Push, never
+from drawdown.worker.flight import Flight
+from drawdown.worker.lines import Line, Lines
 
 log = structlog.get_logger()
 
@@ -34,16 +41,13 @@ A = TypeVar("A")
 B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
 """Calls of one batch that fail in a row: what is left of it is not sent, or an outage would cost a timeout each."""
-READS_AT_ONCE: Final = 16
+READS_AT_ONCE: Final = 64
+LAST_ANSWERS_S: Final = 10.0
+"""Once time is up, pushes under way are waited for so long: each that is given up has to be looked up."""
 SLICE_S: Final = 0.02
 """A limiter starts with a full bucket: it holds no more than a slice of a second's worth."""
 USED_SHARE: Final = 0.94
 """Of the allowed rate. The rest is for calls that arrive closer together than they were sent: no second goes above."""
-
-
-def in_short(error: Exception) -> str:
-    """An error's first line: what follows may be a statement with other customers' values."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 class Calls:
@@ -57,64 +61,127 @@ class Calls:
         self._pushes = _limiter(can.calls_per_s)
         self._reads = _limiter(can.reads_per_s)
         self._of_customer: dict[str, AsyncLimiter | None] = {}
-        self._lines: dict[tuple[str, str], asyncio.Lock] = {}
+        self._lines = Lines(can)
+        self._flights: dict[Push | LookUp, Flight[Any]] = {}
 
-    async def push(self, batch: Sequence[PushRequest], before_ms: int) -> list[Outcome]:
-        """Send a batch; one outcome each, in order."""
-        can = self._provider.capabilities
-        outcomes: list[Outcome | None] = [None] * len(batch)
-        failed = _InARow()
-        calls = _calls(batch, can.batch_size, in_lines=can.one_at_a_time)
+    async def fetch(self, effect: Push | LookUp) -> Mapping[int, Any]:
+        """The next answers of a batch, by place; the first time, its calls are begun."""
+        flight = self._flights.get(effect)
+        if flight is None:
+            flight = self._push(effect) if isinstance(effect, Push) else self._look_up(effect)
+            self._flights[effect] = flight
+        answers = await flight.fetch()
+        if flight.done:
+            del self._flights[effect]
+        return answers
+
+    async def close(self) -> None:
+        """End what is under way: whoever asked for it is gone."""
+        for flight in self._flights.values():
+            await flight.close()
+
+    def _push(self, effect: Push) -> Flight[Outcome]:
+        can, batch = self._provider.capabilities, effect.batch
+        flight = Flight(len(batch), effect.over, self._unanswered, portion=can.batch_size, grace_s=LAST_ANSWERS_S)
+        failed, streams = _InARow(), self._lines.streams(batch)
 
         async def work() -> None:
-            for line in calls:
-                for places in line:
-                    sent = [batch[place] for place in places]
-                    answers = await self._call(sent, before_ms, failed)
-                    for place, answer in zip(places, answers, strict=True):
-                        outcomes[place] = answer
+            for stream in streams:
+                for places in stream:
+                    await flight.room()
+                    await self._call(flight, places, [batch[place] for place in places], failed)
 
-        await asyncio.gather(*(work() for _ in range(min(can.in_flight, len(batch)))))
-        assert None not in outcomes, "each push has its outcome"
-        return [one for one in outcomes if one is not None]
+        flight.start([work] * min(can.in_flight, len(batch)))
+        return flight
 
-    async def _call(self, sent: Sequence[PushRequest], before_ms: int, failed: _InARow) -> Sequence[Outcome]:
-        if not self._provider.capabilities.one_at_a_time:
-            return await self._paced(sent, before_ms, failed)
-        line = self._lines.setdefault((sent[0].customer_id, sent[0].feature), asyncio.Lock())
-        async with line:
-            return await self._paced(sent, before_ms, failed)
+    def _unanswered(self, begun: bool) -> Outcome:
+        if begun:
+            return Unknown("no answer before time was up")
+        return RetryAt(self._clock.now_ms(), "not sent: time was up before")
 
-    async def _paced(self, sent: Sequence[PushRequest], before_ms: int, failed: _InARow) -> Sequence[Outcome]:
-        async with self._slots:
-            if self._pushes is not None:
-                await self._pushes.acquire()
-            now = self._clock.now_ms()
-            if failed.count >= GIVE_UP_AFTER:
-                return [RetryAt(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * len(sent)
-            if now >= before_ms:
-                return [RetryAt(now, "not sent: the claim ran out before")] * len(sent)
-            try:
-                answers = await self._provider.push(sent)
-                assert len(answers) == len(sent), f"{len(answers)} outcomes for {len(sent)} pushes"
-            except Exception as error:  # a provider that breaks its contract has told us nothing about what was charged
-                log.exception("provider_failed", provider=self._provider.name, first_key=sent[0].key)
-                answers = [Unknown(in_short(error))] * len(sent)
-            failed.note(all(isinstance(one, RetryAt | Unknown) for one in answers))
-            return answers
+    async def _call(
+        self, flight: Flight[Outcome], places: Sequence[int], sent: Sequence[PushRequest], failed: _InARow
+    ) -> None:
+        """One call, in its line's turn; once time is up, none."""
+        line = self._lines.of(sent[0])
+        async with line.turn:
+            answers = await self._not_sent(line, failed, len(sent))
+            if answers is None:
+                async with self._slots:
+                    if self._pushes is not None:
+                        await self._pushes.acquire()
+                    if flight.over():
+                        return
+                    flight.begin(places)
+                    answers = await self._answered(sent)
+                failed.note(all(isinstance(one, RetryAt | Unknown) for one in answers))
+                line.note(answers, self._clock.now_ms())
+        for place, answer in zip(places, answers, strict=True):
+            flight.answer(place, answer)
 
-    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+    async def _not_sent(self, line: Line, failed: _InARow, count: int) -> Sequence[Outcome] | None:
+        """What is said of a call that had better not be made; None once it may be."""
+        now = self._clock.now_ms()
+        if failed.count >= GIVE_UP_AFTER:
+            return [RetryAt(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * count
+        if line.is_closed(now):
+            return [line.left_over()] * count
+        await asyncio.sleep(line.wait_ms(now) / SECOND_MS)
+        return None
+
+    async def _answered(self, sent: Sequence[PushRequest]) -> Sequence[Outcome]:
+        try:
+            answers = await self._provider.push(sent)
+            assert len(answers) == len(sent), f"{len(answers)} outcomes for {len(sent)} pushes"
+        except Exception as error:  # a provider that breaks its contract has told us nothing about what was charged
+            log.exception("provider_failed", provider=self._provider.name, first_key=sent[0].key)
+            return [Unknown(in_short(error))] * len(sent)
+        return answers
+
+    def _look_up(self, effect: LookUp) -> Flight[LookupResult]:
+        """One call answers all of one customer's pushes within the span that the provider declares. Customers take
+        turns, so that one with much to ask holds up no other."""
+        requests = effect.requests
+        # Forgotten, they are asked for again; and what one call said of a customer's pushes is weighed together.
+        flight = Flight[LookupResult](
+            len(requests), effect.over, lambda begun: _unread(begun=begun), portion=len(requests)
+        )
+        calls = iter(by_customer(requests, self._provider.capabilities.lookup_span_ms))
+
+        async def work() -> None:
+            for places in calls:
+                await flight.room()
+                asked = [requests[place] for place in places]
+                await self._may_read(asked[0].customer_id)
+                if flight.over():
+                    return
+                flight.begin(places)
+                for place, answer in zip(places, await self._found(asked), strict=True):
+                    flight.answer(place, answer)
+
+        flight.start([work] * self._reads_at_once(len(requests)))
+        return flight
+
+    async def _found(self, asked: Sequence[PushRequest]) -> Sequence[LookupResult]:
+        try:
+            if not self._provider.capabilities.lookup_span_ms:
+                return [await self._provider.lookup(one) for one in asked]
+            answers = await cast(ManyLookups, self._provider).lookup_many(asked)
+            assert len(answers) == len(asked), f"{len(answers)} answers for {len(asked)} lookups"
+        except Exception as error:  # it has told us nothing: what cannot be read is not absent
+            log.exception("provider_failed", provider=self._provider.name, first_key=asked[0].key)
+            return [ReadFailed(in_short(error))] * len(asked)
+        return answers
+
+    async def customers(self, customer_ids: Sequence[str], over: Over = never) -> Mapping[str, CustomerRead]:
         """The state of any number of customers."""
         size = self._provider.capabilities.reads_a_call
         parts = [customer_ids[at : at + size] for at in range(0, len(customer_ids), size)]
         found: dict[str, CustomerRead] = {}
-        for part, states in zip(parts, await self._each(parts, self._provider.customers), strict=True):
+        for part, states in zip(parts, await self._each(parts, self._provider.customers, over=over), strict=True):
             one = dict.fromkeys(part, states) if isinstance(states, ReadFailed) else states
             found.update(one)
         return found
-
-    async def look_up(self, requests: Sequence[PushRequest]) -> list[LookupResult]:
-        return await self._each(requests, self._provider.lookup, lambda one: one.customer_id)
 
     async def totals(self, wanted: Sequence[tuple[str, int, int]]) -> list[Totals | ReadFailed]:
         return await self._each(wanted, lambda one: self._provider.totals(*one), lambda one: one[0])
@@ -127,23 +194,39 @@ class Calls:
         return await self._each(customer_ids, lambda one: self._provider.check((), (one,)))
 
     async def _each(
-        self, asked: Sequence[A], ask: Callable[[A], Awaitable[B]], customer: Callable[[A], str] | None = None
+        self,
+        asked: Sequence[A],
+        ask: Callable[[A], Awaitable[B]],
+        customer: Callable[[A], str] | None = None,
+        over: Over = never,
     ) -> list[B | ReadFailed]:
-        answers: list[B | ReadFailed] = [ReadFailed("not asked")] * len(asked)
+        flight = Flight[B | ReadFailed](len(asked), over, lambda begun: _unread(begun=begun))
         places = iter(range(len(asked)))
 
         async def work() -> None:
             for place in places:
+                await flight.room()
                 await self._may_read(None if customer is None else customer(asked[place]))
+                if flight.over():
+                    return
+                flight.begin([place])
                 try:
-                    answers[place] = await ask(asked[place])
+                    flight.answer(place, await ask(asked[place]))
                 except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
                     log.exception("provider_failed", provider=self._provider.name)
-                    answers[place] = ReadFailed(in_short(error))
+                    flight.answer(place, ReadFailed(in_short(error)))
 
-        at_once = min(READS_AT_ONCE, self._provider.capabilities.in_flight, len(asked))
-        await asyncio.gather(*(work() for _ in range(at_once)))
-        return answers
+        flight.start([work] * self._reads_at_once(len(asked)))
+        answers: dict[int, B | ReadFailed] = {}
+        try:
+            while not flight.done:
+                answers.update(await flight.fetch())
+        finally:
+            await flight.close()
+        return [answers[place] for place in range(len(asked))]
+
+    def _reads_at_once(self, count: int) -> int:
+        return min(READS_AT_ONCE, self._provider.capabilities.in_flight, count)
 
     async def _may_read(self, customer_id: str | None) -> None:
         a_second = self._provider.capabilities.lookups_per_s
@@ -167,6 +250,10 @@ class _InARow:
         self.count = self.count + 1 if failed else 0
 
 
+def _unread(*, begun: bool) -> ReadFailed:
+    return ReadFailed("no answer before time was up" if begun else "not asked: time was up before")
+
+
 def _limiter(a_second: float | None) -> AsyncLimiter | None:
     """Nearly as fast as allowed, and in no second faster."""
     if a_second is None:
@@ -175,13 +262,15 @@ def _limiter(a_second: float | None) -> AsyncLimiter | None:
     return AsyncLimiter(at_once, at_once / (a_second * USED_SHARE))
 
 
-def _calls(batch: Sequence[PushRequest], size: int, *, in_lines: bool) -> Iterator[list[list[int]]]:
-    """The places of pushes in calls; calls of one line are made one after the other."""
-    if not in_lines:
-        yield from ([list(range(at, min(at + size, len(batch))))] for at in range(0, len(batch), size))
-        return
-    lines: dict[tuple[str, str], list[int]] = {}
-    for place, one in enumerate(batch):
-        lines.setdefault((one.customer_id, one.feature), []).append(place)
-    for places in lines.values():
-        yield [places[at : at + size] for at in range(0, len(places), size)]
+def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:
+    """The places of pushes in calls: of one customer each, dated within the span. First each customer's oldest."""
+    calls: dict[str, list[list[int]]] = {}
+    for place in sorted(range(len(requests)), key=lambda place: requests[place].ts):
+        one = requests[place]
+        of_customer = calls.setdefault(one.customer_id, [])
+        if of_customer and span_ms and one.ts - requests[of_customer[-1][0]].ts < span_ms:
+            of_customer[-1].append(place)
+        else:
+            of_customer.append([place])
+    for turn in zip_longest(*calls.values()):
+        yield from (places for places in turn if places is not None)

@@ -25,6 +25,7 @@ from aiohttp import client_exceptions as trouble
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from drawdown.providers.http_bounds import BoundedConnector, TooMuch
 from drawdown.schema.clock import Clock
 from drawdown.worker.addresses import Network, refusal
 from drawdown.worker.cell_urls import CellUrl, parse
@@ -36,17 +37,20 @@ TIMEOUT_S: Final = 10.0
 AT_ONCE: Final = 256
 AT_ONCE_PER_CELL: Final = 8
 MAX_ANSWER_BYTES: Final = 64 * 1024
+SHARED: Final = "*"
+"""Stands for every cell without an entry of its own."""
 
 Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
 class CellSettings:
-    """`allowed`: origins (scheme://host:port) that may be called. `secret` signs where a cell has none of its own in
-    `secrets`, two while they are rotated. `networks` are allowed besides public addresses. Secrets never print."""
+    """`allowed`: origins (scheme://host:port) that may be called. `roots` make each cell's own secret; `secrets` name
+    others, under the cell's id, or under `*` those that cells without an entry shared before they had their own. Of
+    two, the first is the new one. `networks` are allowed besides public addresses. Secrets never print."""
 
     allowed: frozenset[str]
-    secret: str = ""
+    roots: tuple[str, ...] = ()
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     networks: tuple[Network, ...] = ()
 
@@ -54,9 +58,9 @@ class CellSettings:
         return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"
 
     def secrets_of(self, cell_id: str) -> tuple[str, ...]:
-        """What signs halts for this cell: the new secret, and the old one while it is rotated."""
-        default = (self.secret,) if self.secret else ()
-        return self.secrets.get(cell_id) or self.secrets.get("*") or default
+        """What signs halts for this cell, in the order in which it is tried: the new secret first."""
+        made = tuple(cell_secret(root, cell_id) for root in self.roots)
+        return self.secrets.get(cell_id) or (*made, *self.secrets.get(SHARED, ()))
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
         """What would keep a halt from this URL as its name stands this moment; None where nothing would."""
@@ -76,6 +80,18 @@ class CellSettings:
         """Why a connection for this URL is not made to this address; None where it may be."""
         address = ip_address(host.partition("%")[0])
         return refusal(address, self.networks, named=address == url.address and url.origin in self.allowed)
+
+
+def cell_secret(root: str, cell_id: str) -> str:
+    """A cell's own secret, 64 characters of hex: HMAC-SHA256 by the root over `cell:{cell_id}`. Whoever has it can make
+    neither the root of it nor another cell's."""
+    return hmac.new(root.encode(), f"cell:{cell_id}".encode(), hashlib.sha256).hexdigest()
+
+
+def body_of(halt: HaltRequest) -> bytes:
+    """What a cell is sent. The cell's id is in it, and so under the signature: no other cell obeys this."""
+    said = {"cell_id": halt.cell_id, "halted_at": halt.halted_at, "org_id": halt.org_id}
+    return json.dumps(said, sort_keys=True).encode()
 
 
 def signature(secret: str, timestamp_s: int, body: bytes) -> str:
@@ -159,7 +175,7 @@ class CellClient:
     def _session(self, target: _Target, threads: ThreadPoolExecutor) -> aiohttp.ClientSession:
         if self._tls is None:
             self._tls = ssl.create_default_context(cafile=certifi.where())
-        connector = aiohttp.TCPConnector(
+        connector = BoundedConnector(
             limit=AT_ONCE_PER_CELL,
             ssl=self._tls,
             resolver=_Resolver(self._lookup, threads),
@@ -193,7 +209,7 @@ class CellClient:
     async def _tell(self, target: _Target, halt: HaltRequest, secrets: tuple[str, ...]) -> str | None:
         """While a secret is rotated, a cell that refuses the new one is told again with the old one."""
         assert target.session is not None
-        body = json.dumps({"halted_at": halt.halted_at, "org_id": halt.org_id}, sort_keys=True).encode()
+        body = body_of(halt)
         status = 0
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -232,6 +248,7 @@ async def _is_bounded(answer: aiohttp.ClientResponse) -> bool:
 
 
 _FAILURES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (TooMuch, "the cell's answer is too long"),
     (trouble.ClientConnectorCertificateError, "the certificate is not trusted"),
     (trouble.ClientConnectorSSLError, "no TLS"),
     (trouble.ClientConnectorDNSError, "the host has no address"),

@@ -6,18 +6,19 @@ absent later than it could still have been applied (P5); a lookup that fails cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
+from drawdown.schema.text import in_short
 from drawdown.worker.actions import lock_buckets
 from drawdown.worker.adopt import Other, adopt_other, adopt_unknown
-from drawdown.worker.calls import in_short
+from drawdown.worker.confirm_drawn import Weighed, ends_by_balance, weigh
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.corrections import void_one
 from drawdown.worker.decide import Adopt, Asked, Settlement, Void, after_lookup
@@ -32,9 +33,11 @@ from drawdown.worker.shard import Shard
 
 log = structlog.get_logger()
 
-MOST = 200
-"""Lookups a batch: at a few calls a second it is over within its lease."""
-MOST_LOST = MOST // (1 + NEXT_REVISIONS)
+ASKING: Final = 5
+"""Eighths of a tick's time after which nothing more is looked up."""
+MOST = 1_000
+"""Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
+MOST_LOST = 200 // (1 + NEXT_REVISIONS)
 """The same where history was lost, and each may take several calls."""
 
 _OPEN = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
@@ -61,7 +64,7 @@ SELECT p.*,
         p.sealed_at_ms) AS last_sent_ms,
     EXISTS (SELECT 1 FROM attempts t WHERE {_SAME.format("t", "p")}
         AND t.outcome IN ('queued', 'duplicate', 'rejected')) AS claimed,
-    {ARRIVALS} AS arrivals,
+    {ARRIVALS} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms,
     (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
         AND o.feature = p.feature) AS newest
 FROM pushes p
@@ -76,10 +79,18 @@ WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND rev
 
 SETTLE = """
 UPDATE pushes SET state = :state, due_at_ms = :due, settled_ms = :now, last_error = :error,
+    looked_up_ms = :asked_ms, lookup_answer = :said,
     first_attempt_ms = CASE WHEN :never = 1 THEN NULL ELSE COALESCE(first_attempt_ms, CAST(:first AS BIGINT)) END
 WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
     AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim
-        OR state IN ('due', 'queued', 'in_doubt', 'rejected') AND :state = 'accepted')
+        OR (state IN ('due', 'queued', 'in_doubt') OR state = 'rejected' AND claim_owner IS NOT NULL)
+            AND :state = 'accepted')
+"""
+
+
+NOTE = """
+UPDATE pushes SET looked_up_ms = :asked_ms, lookup_answer = :said
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
 """
 
 
@@ -106,7 +117,7 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     """Look up every push of one provider whose time has come."""
     done = Confirmed()
     capabilities = context.capabilities[provider]
-    while capabilities.lookup and not context.out_of_time():
+    while capabilities.lookup and not context.out_of_time(ASKING):
         now, claim = context.clock.now_ms(), context.new_claim()
         asked: Sequence[Claimed] = yield Transaction(
             "claim_lookups",
@@ -121,16 +132,36 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
         )
         if not asked:
             break
-        requests = [request_of(one.row, capabilities) for one in asked]
-        # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
-        asked_ms = context.clock.now_ms()
-        found = yield from _look_up(provider, requests)
-        asked, found = yield from _look_further(provider, asked, found, capabilities)
+        if not (yield from _look_up_batch(context, provider, asked, claim, now + LEASE_MS, done)):
+            break
+    return done
+
+
+def _look_up_batch(
+    context: Context, provider: str, asked: Sequence[Claimed], claim: str, lease_end: int, done: Confirmed
+) -> Steps[bool]:
+    """Look up a batch, and write down what comes back as it comes; whether anything could be read."""
+    capabilities = context.capabilities[provider]
+    looking = LookUp(
+        provider,
+        [request_of(one.row, capabilities) for one in asked],
+        lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
+    )
+    # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
+    asked_ms = context.clock.now_ms()
+    left, read = set(range(len(asked))), False
+    while left:
+        answers = yield from fetch_lookups(looking, sorted(left))
+        left -= answers.keys()
+        portion, found = yield from _look_further(
+            provider, [asked[place] for place in answers], list(answers.values()), capabilities
+        )
+        weighed = yield from weigh(provider, [one.row for one in portion], found, asked_ms, capabilities)
         yield Transaction(
             "confirm",
             partial(
                 _apply,
-                asked=asked,
+                asked=portion,
                 found=found,
                 claim=claim,
                 asked_ms=asked_ms,
@@ -138,11 +169,12 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
                 capabilities=capabilities,
                 done=done,
                 known=context.witness,
+                provider=provider,
+                weighed=weighed,
             ),
         )
-        if all(isinstance(one, ReadFailed) for one in found):
-            break
-    return done
+        read = read or not all(isinstance(one, ReadFailed) for one in found)
+    return read
 
 
 def _look_further(
@@ -159,7 +191,7 @@ def _look_further(
     newest = {place: int(asked[place].row.newest) for place in places}
     while places:  # as long as the last is there: what is adopted takes the next number, which must be nobody's
         requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
-        results = yield from _look_up(provider, requests)
+        results = yield from look_up_all(provider, requests)
         longer = []
         for number, place in enumerate(places):
             part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
@@ -185,13 +217,22 @@ def _held(result: LookupResult) -> LookupResult:
     return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result
 
 
-def _look_up(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[LookupResult]]:
+def look_up_all(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[LookupResult]]:
+    """The results of all of them, in order."""
+    looking, found = LookUp(provider, requests), dict[int, LookupResult]()
+    while len(found) < len(requests):
+        found.update((yield from fetch_lookups(looking, [n for n in range(len(requests)) if n not in found])))
+    return [found[place] for place in range(len(requests))]
+
+
+def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
+    """The next results, by place."""
     try:
-        found: Sequence[LookupResult] = yield LookUp(provider, requests)
-        assert len(found) == len(requests), f"{provider} answered {len(found)} of {len(requests)} lookups"
+        found: Mapping[int, LookupResult] = yield looking
+        assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"
     except Exception as error:  # it has told us nothing: what cannot be read is not absent
-        log.exception("provider_failed", provider=provider, first_key=requests[0].key)
-        return [ReadFailed(in_short(error))] * len(requests)
+        log.exception("provider_failed", provider=looking.provider, first_key=looking.requests[left[0]].key)
+        return dict.fromkeys(left, ReadFailed(in_short(error)))
     return found
 
 
@@ -236,12 +277,15 @@ def _apply(
     capabilities: Capabilities,
     done: Confirmed,
     known: Witness | None,
+    provider: str,
+    weighed: Weighed,
 ) -> None:
     require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
-    ends = [
+    looked = [
         after_lookup(result, _known(connection, one, capabilities), asked_ms, capabilities)
         for result, one in zip(found, asked, strict=True)
     ]
+    ends = ends_by_balance(connection, provider, [one.row for one in asked], found, looked, weighed, asked_ms)
     if any(isinstance(end, Adopt | Void) or one.others for end, one in zip(ends, asked, strict=True)):
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")
@@ -249,7 +293,7 @@ def _apply(
         row = one.row
         done.asked += 1
         if isinstance(end, Settlement):
-            changed = _settle(connection, row, end, claim, now)
+            changed = _settle(connection, row, end, claim, now, asked_ms)
             done.accepted += changed and end.state == "accepted"
             if changed and end.state == "accepted" and capabilities.balance_in_ledger:
                 draw(connection, [usage_of(row)], now)
@@ -259,11 +303,13 @@ def _apply(
         elif not _still_mine(connection, row, claim):
             continue  # somebody else has settled it meanwhile, or looks it up
         elif isinstance(end, Adopt):
+            _note(connection, row, asked_ms, f"found {end.quantity}")
             done.adopted += _adopt_others(connection, one, said)
             adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, said)
             done.adopted += 1
             log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
         else:
+            _note(connection, row, asked_ms, "absent")
             done.adopted += _adopt_others(connection, one, said)
             void_one(connection, row, said, end.evidence, "absent", answered=False)
             done.voided += 1
@@ -300,17 +346,26 @@ def _known(connection: sa.Connection, one: Claimed, capabilities: Capabilities) 
     )
 
 
-def _settle(connection: sa.Connection, row: sa.Row[tuple[object, ...]], end: Settlement, claim: str, now: int) -> bool:
+def _settle(
+    connection: sa.Connection, row: sa.Row[tuple[object, ...]], end: Settlement, claim: str, now: int, asked_ms: int
+) -> bool:
     values = {"state": end.state, "due": end.due_at_ms, "error": end.error, "claim": claim, "now": now}
-    values |= {"first": end.first_sent_ms, "never": int(end.never_sent)}
+    values |= {"first": end.first_sent_ms, "never": int(end.never_sent), "asked_ms": asked_ms, "said": end.outcome}
     return connection.execute(sa.text(SETTLE), {**values, **_reference(row)}).rowcount == 1
 
 
+def _note(connection: sa.Connection, row: sa.Row[tuple[object, ...]], asked_ms: int, said: str) -> None:
+    """Keep with the push what was answered, before it is voided."""
+    connection.execute(sa.text(NOTE), {**_reference(row), "asked_ms": asked_ms, "said": said})
+
+
 def _still_mine(connection: sa.Connection, row: sa.Row[tuple[object, ...]], claim: str) -> bool:
+    # Held from here on: an answer that comes late could else be written between this and the void.
+    held = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
     found = connection.execute(
         sa.text(
             "SELECT 1 FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature "
-            "AND revision = :revision AND state IN ('queued', 'in_doubt') AND claim_owner = :claim"
+            f"AND revision = :revision AND state IN ('queued', 'in_doubt') AND claim_owner = :claim{held}"
         ),
         {**_reference(row), "claim": claim},
     )

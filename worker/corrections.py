@@ -6,6 +6,7 @@ dirty, so that the next tick seals the difference (S7, P5). What is unknown is n
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
-from drawdown.schema.database import insert_rows
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.database import insert_rows, rows_sql
+from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.tables import withdrawals
 from drawdown.schema.units import window_of
-from drawdown.worker.actions import lock_buckets, record, record_many
+from drawdown.worker import ids
+from drawdown.worker.actions import lock_buckets, make_dirty, record, record_many
+from drawdown.worker.arrivals import UNSEEN
 from drawdown.worker.incarnation import require_whole
 from drawdown.worker.lost import loss_of, read_losses
 from drawdown.worker.mirror import draw_if_ours, give_back
@@ -52,16 +55,21 @@ def withdraw(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -
     lock_buckets(connection)
     require_whole(connection)
     done = [_withdraw_one(connection, sample_id, said) for sample_id in sample_ids]
-    make_dirty(connection, [one for one in done if not one.already])  # last: it makes the next one unsealed
+    seal_again(connection, [one for one in done if not one.already])  # last: it makes the next one unsealed
     return done
 
 
-UNSEALED: Final = sa.text(
+UNSEALED: Final = (
     "SELECT 1 FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN buckets b ON b.id = o.bucket "
-    "WHERE s.id = :id AND (b.id IS NULL OR s.arrival >= b.cursor "
+    "WHERE s.id = :id AND (b.id IS NULL OR {unseen} "
     "OR s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms) OR EXISTS (SELECT 1 FROM dirty_windows d "
     "WHERE d.org_id = s.org_id AND d.window_ms = s.ts - s.ts % 300000))"
 )
+
+
+def _is_unsealed(connection: sa.Connection, sample_id: str) -> bool:
+    text = UNSEALED.replace("{unseen}", UNSEEN[connection.dialect.name])
+    return connection.execute(sa.text(text), {"id": sample_id}).first() is not None
 
 
 def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> Withdrawn:
@@ -74,14 +82,15 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> With
         {"id": sample_id},
     ).one_or_none()
     if sample is None:
-        raise Refused(f"there is no sample {sample_id}")
+        ids.require(connection, ids.SAMPLE, sample_id)
+        raise Refused(f"the sample {sample_id} appeared this moment: try again")
     if sample.problem is not None:
         raise Refused(f"the sample {sample_id} is quarantined ({sample.problem}) and was never billed")
     window = window_of(sample.ts)
     found = Withdrawn(sample_id, sample.org_id, window, int(sample.interval_s), sample.withdrawn is not None)
     if found.already:
         return found
-    if loss_of(window, read_losses(connection)) and connection.execute(UNSEALED, {"id": sample_id}).first():
+    if loss_of(window, read_losses(connection)) and _is_unsealed(connection, sample_id):
         # Without a push of ours its provider would never be asked, and may have billed it (R1).
         raise Refused(
             f"the sample {sample_id} lies in the time whose history was lost, and was not sealed since: withdraw it "
@@ -102,31 +111,39 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> With
         )
     )
     details = {"org_id": sample.org_id, "window_ms": window, "interval_s": int(sample.interval_s)}
-    record(connection, "sample_withdraw", sample_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "sample_withdraw", sample_id, details, said)
     return found
 
 
-def make_dirty(connection: sa.Connection, what: Sequence[Any]) -> None:
+def seal_again(connection: sa.Connection, what: Sequence[Any]) -> None:
     """Have the differences of windows computed again by the next seal; each of `what` names one."""
+    shape = rows_sql(connection, {"org_id": "text", "window_ms": "bigint"})
     rows = [{"org_id": one.org_id, "window_ms": one.window_ms} for one in what]
-    columns = {"org_id": "text", "window_ms": "bigint"}
-    insert_rows(connection, "dirty_windows", columns, rows, end="ON CONFLICT DO NOTHING")
+    make_dirty(connection, f"({shape}) r WHERE 1 = 1", {"rows": json.dumps(rows)})
 
 
 def void(
-    connection: sa.Connection, keys: Sequence[str], said: Said, evidence: str, *, kind: str = "operator"
+    connection: sa.Connection,
+    keys: Sequence[str],
+    said: Said,
+    evidence: str,
+    *,
+    kind: str = "operator",
+    although_accepted: bool = False,
 ) -> list[str]:
     """Declare that pushes never reached their provider; what they held is owed again under the next revision.
+    `although_accepted`: one that its provider had accepted, and has lost since, may be among them.
 
-    Errors: UsageError without evidence; Refused, for all of them, where one is neither rejected nor in doubt;
-    HistoryDoubted while the database stands still: what it calls unsent may have been sent since (R1).
+    Errors: UsageError without evidence; Refused, for all of them, where one is neither rejected nor in doubt, or lies
+    below the floor; HistoryDoubted while the database stands still: what it calls unsent may have been sent since (R1).
     """
     if not evidence.strip():
         raise UsageError("a void needs evidence: what shows that the provider does not have this push? (--evidence)")
     lock_buckets(connection)
     require_whole(connection)
     with _all_or_none(keys):
-        chosen = _chosen(connection, keys, _PROVEN, "only a push that is rejected or in doubt can be voided")
+        states = (*_PROVEN, "accepted") if although_accepted else _PROVEN
+        chosen = _chosen(connection, keys, states, "only a push that is rejected or in doubt can be voided")
         void_many(connection, chosen, said, [evidence.strip()] * len(chosen), kind)
     return [push.key for push in chosen]
 
@@ -136,8 +153,10 @@ def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
     """One transaction holds them all, so one that does not fit refuses all; with many, that is worth a word."""
     try:
         yield
-    except Refused as error:
-        raise Refused(f"{error}; none of the {len(keys):,} was changed") if len(keys) > 1 else error from None
+    except (Refused, UnknownId) as error:
+        if len(keys) > 1:
+            error.args = (f"{error}; none of the {len(keys):,} was changed",)
+        raise
 
 
 def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str) -> list[sa.Row[Any]]:
@@ -148,7 +167,7 @@ def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str
     found = find_pushes(connection, keys, hold=True)
     chosen: dict[str, sa.Row[Any]] = {}
     for key in keys:
-        push = require_push(found, key)
+        push = require_push(connection, found, key)
         if push.state not in states:
             raise Refused(f"{key} is {push.state}: {rule}")
         chosen[push.key] = push
@@ -175,21 +194,25 @@ def void_many(
     insist that no attempt of them may still be on its way; a lookup that waited that out has shown it already."""
     if not chosen:
         return
+    _require_above_floor(connection, chosen)
     if answered:
         _require_all_answered(connection, chosen, said.now_ms)
     give_back(connection, [push for push in chosen if push.state == "accepted"], said.now_ms)
     person = {"actor": said.actor, "reason": said.reason}
-    rows = [{**place_of(push), "evidence": why} for push, why in zip(chosen, evidence, strict=True)]
+    rows = [
+        {**place_of(push), "attempts_then": push.attempts, "evidence": why}
+        for push, why in zip(chosen, evidence, strict=True)
+    ]
     same = {"at_ms": said.now_ms, "evidence_kind": kind, **person}
-    insert_rows(connection, "voids", {**PLACE, "evidence": "text"}, rows, same=same)
+    insert_rows(connection, "voids", {**PLACE, "attempts_then": "bigint", "evidence": "text"}, rows, same=same)
     change(connection, chosen, "state = 'voided', settled_ms = :now", said.now_ms)
     _take_from_carries(connection, chosen)
-    make_dirty(connection, chosen)
+    seal_again(connection, chosen)
     done = [
         (str(push.key), {"evidence": why, "evidence_kind": kind, "was": push.state})
         for push, why in zip(chosen, evidence, strict=True)
     ]
-    record_many(connection, "push_void", done, now_ms=said.now_ms, **person)
+    record_many(connection, "push_void", done, said)
 
 
 _CARRY: Final = dict.fromkeys(("org_id", "provider", "customer_id", "feature"), "text")
@@ -212,16 +235,33 @@ def _take_from_carries(connection: sa.Connection, voided: Sequence[Any]) -> None
 
 
 def refuse_late(connection: sa.Connection, push: sa.Row[Any], reason: str, now_ms: int) -> None:
-    """A push the provider had taken is refused by it after all: it is rejected, and what it drew is given back."""
+    """A push the provider had taken is refused by it after all: it is rejected, and what it drew is given back. It
+    loses its claim: an answer that is still on its way says what held before the refusal, and changes nothing."""
     if push.state == "accepted":
         give_back(connection, [push], now_ms)
     connection.execute(
         sa.text(
-            "UPDATE pushes SET state = 'rejected', settled_ms = :now, last_error = :reason "
+            "UPDATE pushes SET state = 'rejected', claim_owner = NULL, settled_ms = :now, last_error = :reason "
             "WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision"
         ),
         {**place_of(push), "now": now_ms, "reason": f"refused later: {reason}"[:300]},
     )
+
+
+def _require_above_floor(connection: sa.Connection, chosen: Sequence[Any]) -> None:
+    """S4: below the floor nothing is sealed any more, so what a void takes out would never be owed again."""
+    shape = rows_sql(connection, {"org_id": "text"})
+    rows = json.dumps([{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})])
+    found = connection.execute(
+        sa.text(f"SELECT o.org_id, o.floor_ms FROM ({shape}) w JOIN orgs o ON o.org_id = w.org_id"), {"rows": rows}
+    )
+    floors = {row.org_id: int(row.floor_ms) for row in found}
+    for push in chosen:
+        if push.window_ms < floors.get(push.org_id, 0):
+            raise Refused(
+                f"{push.key} lies below the floor of {push.org_id}, where nothing would be sealed in its place: settle "
+                "it with the customer, then `drawdown push resolve KEY --accepted --evidence ...`"
+            )
 
 
 def _require_all_answered(connection: sa.Connection, chosen: Sequence[Any], now_ms: int) -> None:
@@ -258,7 +298,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said,
     draw_if_ours(connection, chosen, said.now_ms)
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(push.key, {**about, "was": push.state}) for push in chosen]
-    record_many(connection, "push_resolve", done, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record_many(connection, "push_resolve", done, said)
     return [push.key for push in chosen]
 
 
@@ -278,5 +318,5 @@ def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[st
     waiting = [push for push in chosen if push.state == "due"]
     change(connection, waiting, "due_at_ms = :now", said.now_ms)
     done = [(str(push.key), dict[str, object]()) for push in waiting]
-    record_many(connection, "push_retry", done, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record_many(connection, "push_retry", done, said)
     return [push.key for push in chosen]

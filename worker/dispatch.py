@@ -1,9 +1,9 @@
 """Dispatch: halts to the cells that run a halted organisation's sandboxes.
 
 Guarantee: level-triggered. The database's own triggers make a halt due the moment an organisation is halted or a
-sandbox of a halted one appears on a cell; it stays due until that cell acknowledged it, and is due again while
-sandboxes still run there. Resuming dispatches nothing. Each cell has a lane of its own, with its own claims, time and
-circuit: one that is dead, slow or flooded delays no other.
+sandbox of a halted one appears on a cell, and each dispatch what they could not see; it stays due until that cell
+acknowledged it, and is due again while sandboxes still run there. Resuming dispatches nothing. Each cell has a lane of
+its own, with its own claims, time and circuit: one that is dead, slow or flooded delays no other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import structlog
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import backoff_ms
-from drawdown.worker.effects import ANSWERED, HaltRequest, SendHalts, Steps, Together, Transaction
+from drawdown.worker.effects import ANSWERED, HaltRequest, Over, SendHalts, Steps, Together, Transaction
 from drawdown.worker.unheeded import ESCALATE_AFTER, RUNS_ON
 
 log = structlog.get_logger()
@@ -67,6 +67,19 @@ DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
     OR (acked_at_ms IS NULL AND halted_at <= :empty_since AND NOT EXISTS (
         SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
             AND s.state <> 'stopped')))
+"""
+
+# Two transactions may not see each other: one that halts an organisation and one that starts a sandbox of it, or one
+# that starts a sandbox and one that finds its halt obsolete. No trigger tells of what neither saw, so each dispatch
+# looks at what there is. A lock instead would let a host's open transaction hold up a halt, and a halt the host.
+MISSED = """
+INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
+SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at
+FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
+WHERE o.is_halted AND o.bucket BETWEEN :lo AND :hi AND (:provider = '' OR o.billing_provider = :provider)
+    AND NOT EXISTS (SELECT 1 FROM halts h
+        WHERE h.org_id = o.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at)
+ON CONFLICT DO NOTHING
 """
 
 HEEDED = f"""
@@ -160,11 +173,14 @@ class _Run:
     def _batch(self, lane: _Lane) -> Steps[Sequence[str | None]]:
         context, claim = self.context, self.context.new_claim()
         most = BATCH if lane.answers else 1
-        work = partial(_claim, claim=claim, now=context.clock.now_ms(), run=self, cell=lane.cell_id, most=most)
+        now = context.clock.now_ms()
+        work = partial(_claim, claim=claim, now=now, run=self, cell=lane.cell_id, most=most)
+        until = now + LEASE_MS
         batch: list[ClaimedHalt] = yield Transaction("claim_halts", work)
         if not batch:
             return []
-        errors = yield from _send(batch)
+        # A worker that slept on its claim sends nothing: the halt may be over by now.
+        errors = yield from _send(batch, lambda: context.out_of_time() or context.clock.now_ms() >= until)
         now = context.clock.now_ms()
         yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))
         failed = sum(error is not None for error in errors)
@@ -179,11 +195,11 @@ class _Run:
         return {"now": now, "lo": shard.lo, "hi": shard.hi, "provider": self.provider}
 
 
-def _send(batch: Sequence[ClaimedHalt]) -> Steps[list[str | None]]:
+def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
     sendable = [halt.request for halt in batch if halt.request is not None]
     answers: Sequence[str | None] = []
     if sendable:
-        answers = yield SendHalts(sendable)
+        answers = yield SendHalts(sendable, over)
         assert len(answers) == len(sendable), "one answer for each halt"
     left = iter(answers)
     return [
@@ -198,6 +214,7 @@ def _due(connection: sa.Connection, *, now: int, run: _Run, taken: Sequence[str]
     """The cells, but for `taken`, that have halts due."""
     values = run.values(now)
     connection.execute(sa.text(OBSOLETE), {"empty_since": now - EMPTY_FOR_MS})
+    connection.execute(sa.text(MISSED), values)
     connection.execute(sa.text(HEEDED), values)
     for row in connection.execute(sa.text(STILL_RUNNING), {**values, "told": now - STILL_RUNNING_MS}).all():
         if row.unheeded >= ESCALATE_AFTER:

@@ -130,7 +130,10 @@ def _read_once(
         if row.state == "rejected" or row.first_attempt_ms is None:
             used.unsent += amount
             continue
-        used.sent_since += amount if row.first_attempt_ms >= (known[row.org_id] or 0) else 0
+        read = known[row.org_id] or 0
+        # What was settled when the read began, in the same millisecond, was judged by that read: it is in `unseen`.
+        settled_before = row.state == "accepted" and row.settled_ms is not None and row.settled_ms <= read
+        used.sent_since += amount if row.first_attempt_ms >= read and not settled_before else 0
         used.maybe += amount if row.state != "accepted" or (row.settled_ms or read_ms) > read_ms - lag_ms else 0
     return found
 
@@ -148,6 +151,7 @@ class _Run:
             "picked": rows_sql(connection, {"org_id": "text"}),
             "segments": segments_sql(segments(mapping_rows(connection))),
             "then": plans.THEN[dialect],
+            **plans.LOOK[dialect],
             "materialized": "MATERIALIZED",
         }
         self._values = {

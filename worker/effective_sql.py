@@ -32,8 +32,8 @@ WITH {_PICKED},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS ({{segments}}),
 telling AS (
     SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
-    FROM picked p {{then}} usage_samples s ON s.org_id = p.org_id AND s.ts > :lately
-        AND s.ts > p.changed_ms
+    FROM picked p {{look}} usage_samples s {{by}} s.org_id = p.org_id AND s.ts > :lately
+        AND s.ts > p.changed_ms {{end_s}}
     {{then}} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
     WHERE s.problem IS NULL GROUP BY 1, 2, 3
 ),
@@ -42,19 +42,20 @@ used AS (
         SUM(CASE WHEN s.ts >= p.sealed_to THEN s.interval_s ELSE 0 END) AS seconds,
         SUM(CASE WHEN s.ts > :lately THEN s.interval_s ELSE 0 END) AS lately,
         SUM(CASE WHEN s.ts > :just_now THEN s.interval_s ELSE 0 END) AS just_now
-    FROM picked p {{then}} usage_samples s ON s.org_id = p.org_id AND s.ts >= p.from_ms AND s.ts >= p.floor_ms
+    FROM picked p {{look}} usage_samples s {{by}} s.org_id = p.org_id AND s.ts >= p.from_ms AND s.ts >= p.floor_ms
+        {{end_s}}
     WHERE s.problem IS NULL GROUP BY 1, 2, 3
     UNION ALL
     SELECT p.org_id, w.ts - w.ts % 300000, w.memory_mb, -SUM(w.interval_s), 0, 0
-    FROM picked p {{then}} withdrawals w ON w.org_id = p.org_id AND w.ts >= p.sealed_to GROUP BY 1, 2, 3
+    FROM picked p {{look}} withdrawals w {{by}} w.org_id = p.org_id AND w.ts >= p.sealed_to {{end_w}} GROUP BY 1, 2, 3
     UNION ALL
     SELECT d.org_id, d.window_ms, s.memory_mb, SUM(s.interval_s), 0, 0
-    {_DIRTY} {{then}} usage_samples s ON s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
-        AND s.problem IS NULL GROUP BY 1, 2, 3
+    {_DIRTY} {{look}} usage_samples s {{by}} s.org_id = d.org_id AND s.ts >= d.window_ms
+        AND s.ts < d.window_ms + 300000 AND s.problem IS NULL {{end_s}} GROUP BY 1, 2, 3
     UNION ALL
     SELECT d.org_id, d.window_ms, w.memory_mb, -SUM(w.interval_s), 0, 0
-    {_DIRTY} {{then}} withdrawals w ON w.org_id = d.org_id AND w.ts >= d.window_ms AND w.ts < d.window_ms + 300000
-    GROUP BY 1, 2, 3
+    {_DIRTY} {{look}} withdrawals w {{by}} w.org_id = d.org_id AND w.ts >= d.window_ms
+        AND w.ts < d.window_ms + 300000 {{end_w}} GROUP BY 1, 2, 3
 ),
 both_sides AS (
     SELECT u.org_id, u.window_ms, g.feature, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS owed,
@@ -71,7 +72,8 @@ both_sides AS (
     WHERE t.every_s <= 60
     UNION ALL
     SELECT d.org_id, d.window_ms, q.feature, -q.sealed_qty, 0, 0, 0
-    {_DIRTY} {{then}} pushes q ON q.org_id = d.org_id AND q.window_ms = d.window_ms AND q.state <> 'voided'
+    {_DIRTY} {{look}} pushes q {{by}} q.org_id = d.org_id AND q.window_ms = d.window_ms
+        AND q.state <> 'voided' {{end_q}}
 )
 SELECT q.org_id, q.window_ms, q.feature, SUM(q.owed) AS owed, SUM(q.lately) AS lately, SUM(q.just_now) AS just_now,
     SUM(q.unsampled) AS unsampled
@@ -94,8 +96,8 @@ WHERE q.provider = :provider AND q.state IN ('due', 'queued', 'in_doubt', 'rejec
 UNION ALL
 SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
 FROM (SELECT DISTINCT s.window_ms, s.org_id, s.feature, s.revision FROM sent s) t
-{{then}} pushes q ON q.window_ms = t.window_ms AND q.org_id = t.org_id AND q.feature = t.feature
-    AND q.revision = t.revision
+{{look}} pushes q {{by}} q.window_ms = t.window_ms AND q.org_id = t.org_id AND q.feature = t.feature
+    AND q.revision = t.revision {{end_q}}
 JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
 WHERE q.provider = :provider AND q.state = 'accepted'
 """

@@ -16,6 +16,13 @@ from drawdown.providers.protocol import PushRequest
 from drawdown.worker.incarnation import Witness
 
 R = TypeVar("R")
+Over: TypeAlias = Callable[[], bool]
+"""Whether nothing more is to be begun: time is up, or the process was told to end."""
+
+
+def never() -> bool:
+    """For those whose time is never up."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -27,22 +34,23 @@ class Transaction:
     rollback: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Push:
-    """Send pushes to a provider, in as many calls as it takes, none begun at or after `before_ms`; the answer is one
-    Outcome each, in order."""
+    """Send pushes to a provider, in as many calls as it takes, none begun once it is `over`. The answer is a portion of
+    the outcomes as they come, by the place of the push; the same effect is asked for again until each was told."""
 
     provider: str
     batch: Sequence[PushRequest]
-    before_ms: int
+    over: Over
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LookUp:
-    """Ask a provider what became of pushes; the answer is one LookupResult each, in order."""
+    """Ask a provider what became of pushes; answered in portions of LookupResults, as `Push` is."""
 
     provider: str
     requests: Sequence[PushRequest]
+    over: Over = never
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class ReadCustomers:
 
     provider: str
     customer_ids: Sequence[str]
+    over: Over = never
 
 
 @dataclass(frozen=True)
@@ -93,9 +102,11 @@ ANSWERED: Final = "the cell answered"
 
 @dataclass(frozen=True)
 class SendHalts:
-    """Send halts to cells; the answer is None for each acknowledged one, else what went wrong, in order."""
+    """Send halts to cells, none begun once it is `over`; the answer is None for each acknowledged one, else what went
+    wrong, in order."""
 
     halts: Sequence[HaltRequest]
+    over: Over = never
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ confirmation; what a new mapping covers becomes dirty and is sealed by the next 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import mappings
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
-from drawdown.worker.actions import lock_buckets, record
+from drawdown.worker import ids
+from drawdown.worker.actions import lock_buckets, make_dirty, record
 from drawdown.worker.mapping import FOREVER_MS, MB_SECONDS, SECONDS, MappingRow, mapping_rows, resolve, rewrites
 from drawdown.worker.orgs import Said
 
@@ -33,6 +34,8 @@ class Mapped:
     mended_s: int
     mended_windows: int
     mended_sizes: int
+    was: str | None = None
+    """The feature that the same selector (this size, or this tier) made until then."""
 
 
 def map_size(
@@ -45,27 +48,31 @@ def map_size(
     unit: str,
     from_ms: int | None = None,
     confirmed: bool = False,
+    new: bool = True,
 ) -> Mapped:
     """Give a size (`exact`), or all sizes up to one (`up_to`; None: the open top), a feature from a window on.
 
     Errors: UsageError for values no mapping can have; Refused where it would change what sealed windows meant, or
-    where it reaches back (only holes can be filled so) and was not confirmed.
+    where it reaches back (only holes can be filled so) and was not confirmed; UnknownId, unless `new`, for a feature
+    that there is not.
     """
     if not FEATURE.fullmatch(feature):
         raise UsageError(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )
+    ids.require(connection, ids.FEATURE, feature, new=new)
     return _add(connection, MappingRow(kind, memory_mb, feature, unit, 0), said, from_ms, confirmed=confirmed)
 
 
 def end_feature(connection: sa.Connection, feature: str, said: Said, *, from_ms: int | None = None) -> list[Mapped]:
     """End every selector that makes this feature, from a window on.
 
-    Errors: Refused where nothing makes it, or where windows from then on are sealed already.
+    Errors: UnknownId; Refused where nothing makes it any more, or where windows from then on are sealed already.
     """
     latest = {row.selector: row for row in mapping_rows(connection)}
     mine = [row for row in latest.values() if row.feature == feature]
     if not mine:
+        ids.require(connection, ids.FEATURE, feature)
         raise Refused(f"nothing makes the feature {feature}; `drawdown feature list` shows what there is")
     ends = [MappingRow(row.kind, row.memory_mb, None, row.unit, 0) for row in mine]
     return [_add(connection, row, said, from_ms, confirmed=True) for row in ends]
@@ -85,6 +92,9 @@ def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int
             )
         ).scalar_one()
     )
+    if [one for one in known if (one.selector, one.start_ms) == (row.selector, start)][-1:] == [row]:
+        # It is given again, perhaps for an answer that was lost.
+        return Mapped(start, 0, 0, 0)
     changed = rewrites(known, row, sealed_to)
     if changed is not None:
         size, window, meant = changed
@@ -108,8 +118,10 @@ def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int
     )
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
     action = "feature_map" if row.feature else "feature_end"
-    record(connection, action, row.feature or "", details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
-    return _mend(connection, start, known, row)
+    record(connection, action, row.feature or "", details, said)
+    before = [one for one in known if one.selector == row.selector and one.start_ms <= start]
+    was = sorted(before, key=lambda one: one.start_ms)[-1].feature if before else None  # of two, the last added
+    return replace(_mend(connection, start, known, row), was=was)
 
 
 def _check(row: MappingRow) -> None:
@@ -140,13 +152,7 @@ def _mend(connection: sa.Connection, start: int, known: list[MappingRow], row: M
                 sa.text(f"SELECT COALESCE(SUM(seconds), 0), COUNT(*) FROM pending_usage WHERE {where}"), values
             ).one()
             seconds, windows = seconds + int(some[0]), windows + int(some[1])
-            connection.execute(
-                sa.text(
-                    "INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms "
-                    f"FROM pending_usage WHERE {where} ON CONFLICT DO NOTHING"
-                ),
-                values,
-            )
+            make_dirty(connection, f"pending_usage WHERE {where}", values)
     return Mapped(start, seconds, windows, sizes)
 
 

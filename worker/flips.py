@@ -14,9 +14,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import CustomerRead, CustomerState, NoCustomer, ReadFailed
-from drawdown.schema.errors import DrawdownError, Refused
+from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker import ids
 from drawdown.worker.actions import lock_buckets
 from drawdown.worker.assignments import assign_one, start_of
 from drawdown.worker.context import Context
@@ -47,6 +49,8 @@ class Terms:
     unchecked: bool = False
     each_alone: bool = False
     """A problem stops only its own organisation (a file), not all of them."""
+    new: bool = False
+    """Also organisations, and customers of the embedded ledger, of which nothing is known yet."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Flip:
     org_id: str
     customer_id: str
     was: str | None = None
+    customer_was: str | None = None
     open_pushes: Mapping[str, int] = field(default_factory=dict)
     credit_behind_micro: int | None = None
     credit_there_micro: int | None = None
@@ -79,16 +84,17 @@ class _Standing:
     is_halted: bool
     already: bool
     open_pushes: Mapping[str, int]
+    unknown: str | None = None
 
 
 def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
     """Assign organisations, a chunk at a time; each chunk is one transaction.
 
-    Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand.
+    Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand; UnknownId where it,
+    its customer in the embedded ledger or the provider is mistyped.
     """
     done: list[Flip] = []
-    if terms.provider not in context.capabilities and terms.provider not in EXEMPT_PROVIDERS:
-        raise Refused(f"there is no provider {terms.provider} that can be used here; `drawdown provider list`")
+    ids.require_among(ids.PROVIDER, terms.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
     size = CHUNK if terms.each_alone else max(len(wishes), 1)
     for at in range(0, len(wishes), size):
         done += yield from _chunk(context, wishes[at : at + size], terms, said)
@@ -134,7 +140,7 @@ def _said(wrong: Sequence[str] | ReadFailed) -> str:
 def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[_Standing]:
     found = []
     for wish in wishes:
-        customer = wish.customer_id if wish.customer_id is not None else "" if own_ids else wish.org_id
+        unknown = _unknown(connection, wish, terms)
         latest = connection.execute(
             sa.text(
                 "SELECT a.provider, a.customer_id, a.start_ms, o.is_halted FROM assignments a "
@@ -142,6 +148,11 @@ def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms
             ),
             {"org": wish.org_id},
         ).one_or_none()
+        customer = "" if own_ids else wish.org_id
+        if wish.customer_id is not None:
+            customer = wish.customer_id
+        elif latest is not None and latest.provider == terms.provider:
+            customer = latest.customer_id  # whom nobody names stays the same
         same = latest is not None and (latest.provider, latest.customer_id) == (terms.provider, customer)
         if same and terms.from_ms is not None:
             same = latest is not None and latest.start_ms == terms.from_ms
@@ -154,9 +165,44 @@ def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms
                 latest is not None and bool(latest.is_halted),
                 same,
                 {} if latest is None or same else _open(connection, wish.org_id),
+                unknown,
             )
         )
     return found
+
+
+def _unknown(connection: sa.Connection, wish: Wish, terms: Terms) -> str | None:
+    """What is mistyped, where each organisation stands for itself. Errors: UnknownId, where all stand together."""
+    try:
+        ids.require_sampled_org(connection, wish.org_id, new=terms.new)
+        if terms.provider == EMBEDDED and wish.customer_id not in (None, wish.org_id):
+            ids.require(connection, ids.CUSTOMER, str(wish.customer_id), new=terms.new)
+    except UnknownId as error:
+        if not terms.each_alone:
+            raise
+        return str(error)
+    return None
+
+
+def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: bool) -> str | None:
+    """Who bills these organisations by their latest assignments; None where nobody was ever assigned. Unless `new`,
+    unknown ones are left out: the flip refuses them.
+
+    Errors: UsageError where they do not have one biller.
+    """
+    found: dict[str | None, str] = {}
+    for org_id in org_ids:
+        if not (new or ids.is_known(connection, ids.ORG, org_id) or ids.has_samples(connection, org_id)):
+            continue
+        latest = connection.execute(
+            sa.text("SELECT provider FROM assignments WHERE org_id = :org ORDER BY start_ms DESC LIMIT 1"),
+            {"org": org_id},
+        ).scalar()
+        found.setdefault(latest, org_id)
+    if len(found) > 1:
+        who = " and ".join(f"{org} by {name or 'nobody yet'}" for name, org in list(found.items())[:2])
+        raise UsageError(f"--provider: give it, since these are not billed alike: {who}")
+    return next(iter(found), None)
 
 
 def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
@@ -202,11 +248,12 @@ def _judge(
 ) -> Flip:
     state = there.get((terms.provider, one.customer_id))
     left = behind.get((one.provider or "", one.customer_before or ""))
-    problem, note = _problem(one, terms, state, context)
+    problem, note = (one.unknown, None) if one.unknown else _problem(one, terms, state, context)
     return Flip(
         org_id=one.wish.org_id,
         customer_id=one.customer_id,
         was=one.provider,
+        customer_was=one.customer_before,
         open_pushes=one.open_pushes,
         credit_behind_micro=left.balance_micro if isinstance(left, CustomerState) else None,
         credit_there_micro=state.balance_micro if isinstance(state, CustomerState) else None,

@@ -54,11 +54,12 @@ def read_incarnation(connection: sa.Connection) -> Incarnation:
         sa.text("SELECT database_id, number, sends, system_id, timeline, doubted_reason FROM incarnation")
     ).one()
     return Incarnation(
-        row.database_id, row.number, row.sends, row.system_id, row.timeline, row.doubted_reason, _server(connection)
+        row.database_id, row.number, row.sends, row.system_id, row.timeline, row.doubted_reason, server_of(connection)
     )
 
 
-def _server(connection: sa.Connection) -> tuple[str | None, str | None]:
+def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
+    """The server's system identifier and timeline; None where it has none, or does not tell."""
     if connection.dialect.name != "postgresql":
         return None, None
     try:

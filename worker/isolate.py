@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.schema.text import in_short
 from drawdown.worker.effects import Steps, Transaction
 
 Probe = Callable[[tuple[str, ...]], Callable[[sa.Connection], object]]
@@ -43,5 +44,5 @@ def find_bad(candidates: Sequence[str], probe: Probe) -> Steps[list[Bad]]:
             if middle:
                 groups += [group[middle:], group[:middle]]
             else:
-                found.append(Bad(group[0], f"cannot be sealed: {str(error).splitlines()[0][:300]}"))
+                found.append(Bad(group[0], f"cannot be sealed: {in_short(error)}"))
     return found

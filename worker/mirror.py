@@ -18,6 +18,7 @@ import structlog
 from drawdown.ledger import wallet
 from drawdown.schema.database import rows_sql
 from drawdown.worker.orgs import mark_for_projection
+from drawdown.worker.wallets import mirrored_at
 
 log = structlog.get_logger()
 
@@ -44,9 +45,8 @@ def draw(connection: sa.Connection, accepted: Sequence[wallet.Usage], now_ms: in
 
 def draw_if_ours(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
     """The same for pushes of any provider, where it keeps no balance of its own."""
-    known = connection.execute(sa.text("SELECT provider, terms FROM provider_states WHERE terms IS NOT NULL"))
-    ours = {provider for provider, terms in known if json.loads(terms).get("balance_in_ledger")}
-    some = [push for push in pushes if push.provider in ours]
+    theirs = mirrored_at(connection)
+    some = [push for push in pushes if push.provider in theirs]
     if some:
         draw(connection, [usage_of(push) for push in some], now_ms)
         mark_for_projection(connection, [push.org_id for push in some], now_ms)

@@ -5,13 +5,16 @@ Guarantee: each gets a row and a bucket before its usage is sealed or becomes pe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from drawdown.schema.database import rows_sql
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.tables import assignments, orgs
 from drawdown.worker import seal_sql as sql
+from drawdown.worker.actions import make_dirty
 from drawdown.worker.seal_statements import Lock, SealRequest, Statements, lock_shard
 
 
@@ -27,7 +30,8 @@ def meet_strangers(run: Statements, connection: sa.Connection, request: SealRequ
 def meet_strangers_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
     """The same without a scan, for when the shard's samples cannot be added up: one of them is at fault (S8)."""
     lock, _ = lock_shard(connection, request)
-    found = connection.execute(sa.text(sql.STRANGERS_BY_ARRIVAL), {"cursor": lock.cursor})
+    text = sql.STRANGERS_BY_ARRIVAL.replace("{later}", lock.seen.later)
+    found = connection.execute(sa.text(text), {"cursor": lock.seen.cursor})
     _give_buckets(connection, request, [str(row[0]) for row in found])
 
 
@@ -81,11 +85,12 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
             ),
             [{"name": name} for name in names],
         )
-        connection.execute(
-            sa.text(
-                "INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM pending_usage "
-                "WHERE org_id = :name AND window_ms >= :start ON CONFLICT DO NOTHING"
-            ),
-            [{"name": name, "start": start} for name in names],
+        shape = rows_sql(connection, {"org_id": "text"})
+        make_dirty(
+            connection,
+            f"pending_usage WHERE window_ms >= :start AND org_id IN (SELECT org_id FROM ({shape}) r)",
+            {"start": start, "rows": json.dumps([{"org_id": name} for name in names])},
+            lo=request.shard.lo,
+            hi=request.shard.hi,
         )
     return len(rows)

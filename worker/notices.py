@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused
-from drawdown.worker.actions import record
+from drawdown.worker.actions import Said, record
 from drawdown.worker.corrections import refuse_late
 from drawdown.worker.orgs import mark_for_projection
 from drawdown.worker.push_rows import find_pushes
@@ -60,13 +60,13 @@ def _is_storable(text: str) -> bool:
 
 def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int) -> str:
     known = connection.execute(sa.text(BY_WIRE_KEY), {"key": key, "provider": provider}).scalar_one_or_none() or key
-    push = find_pushes(connection, [known]).get(known)
+    push = find_pushes(connection, [known], hold=True).get(known)  # accepted this moment, it has drawn on a wallet
     if push is None:
         return f"{known} is no push of this database"  # another program's, or of a history that was lost (R1)
     if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
         return f"{known} is {push.state} at {push.provider}: nothing changes"
     refuse_late(connection, push, reason, now_ms)
     details = {"was": push.state, "provider": provider}
-    record(connection, "push_refused_late", known, details, now_ms=now_ms, actor=provider, reason=reason)
+    record(connection, "push_refused_late", known, details, Said(now_ms, provider, reason, "webhook"))
     log.error("push_refused_late", key=known, provider=provider, was=push.state, reason=reason)
     return f"{known} was {push.state}, and is rejected now: {reason}"

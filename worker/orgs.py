@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import sqlalchemy as sa
@@ -18,21 +18,15 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.tables import orgs
 from drawdown.schema.units import MAX_ID_CHARS
-from drawdown.worker.actions import record, require_org
+from drawdown.worker.actions import Said as Said
+from drawdown.worker.actions import record, record_many, require_org
 from drawdown.worker.sample_values import is_clean_id
 from drawdown.worker.shard import Shard
 from drawdown.worker.standing import told_to, write
 
 APPLIED_AT_ONCE: Final = 500
-
-
-@dataclass(frozen=True)
-class Said:
-    """When, by whom and why."""
-
-    now_ms: int
-    actor: str
-    reason: str
+MAX_HALTED: Final = 10_000
+"""Organisations that one command halts, in one transaction."""
 
 
 def register(connection: sa.Connection, org_id: str) -> None:
@@ -55,18 +49,67 @@ def register(connection: sa.Connection, org_id: str) -> None:
     )
 
 
-def halt(connection: sa.Connection, org_id: str, said: Said, *, lift: bool = False) -> bool:
-    """Halt an organisation at once, or lift the operator's halt (then the provider's verdict counts again).
+@dataclass(frozen=True)
+class Halted:
+    """What an operator's halt, or the end of one, made of an organisation. `before`: whether an operator's halt held it
+    already; the reason is why it is halted now, if it is."""
 
-    Returns whether it is halted now. Errors: Refused for an unknown organisation.
+    org_id: str
+    before: bool
+    was_halted: bool
+    is_halted: bool
+    halt_reason: str | None
+
+
+def halt(connection: sa.Connection, org_ids: Sequence[str], said: Said, *, undo: bool = False) -> list[Halted]:
+    """Halt organisations at once, or undo the operator's halt (then the provider's verdict counts again), in one
+    transaction. One answer for each, in order.
+
+    Errors: UnknownId, for all of them, where one is; UsageError for more than MAX_HALTED.
     """
-    require_org(connection, org_id)
-    action = "org_halt_lift" if lift else "org_halt"
-    record(connection, action, org_id, {}, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
-    connection.execute(orgs.update().where(orgs.c.org_id == org_id).values(operator_halt=not lift))
-    mark_for_projection(connection, [org_id], said.now_ms)
-    apply_now(connection, [org_id], said.now_ms)
-    return bool(require_org(connection, org_id).is_halted)
+    if len(org_ids) > MAX_HALTED:
+        raise UsageError(f"these are {len(org_ids):,} organisations: at most {MAX_HALTED:,} are halted at once")
+    action = "org_halt_lift" if undo else "org_halt"
+    before = {org: require_org(connection, org) for org in sorted(set(org_ids))}
+    done = [(org, {"was_halted": bool(row.is_halted)}) for org, row in before.items()]
+    record_many(connection, action, done, said)
+    shape = rows_sql(connection, {"org_id": "text"})
+    connection.execute(
+        sa.text(f"UPDATE orgs SET operator_halt = :held WHERE org_id IN (SELECT org_id FROM ({shape}) r)"),
+        {"held": not undo, "rows": json.dumps([{"org_id": org} for org in before])},
+    )
+    mark_for_projection(connection, list(before), said.now_ms)
+    apply_now(connection, list(before), said.now_ms)
+    found = []
+    for org, row in before.items():
+        now = require_org(connection, org)
+        found.append(Halted(org, bool(row.operator_halt), bool(row.is_halted), bool(now.is_halted), now.halt_reason))
+    return found
+
+
+@dataclass(frozen=True)
+class Override:
+    """The operator's word against the provider's: how many sandboxes at once, halted or not, until when. None: the
+    provider's word counts; for the time, until it is undone."""
+
+    max_concurrent: int | None = None
+    halted: bool | None = None
+    until_ms: int | None = None
+
+    @property
+    def says_something(self) -> bool:
+        return self.max_concurrent is not None or self.halted is not None
+
+
+@dataclass(frozen=True)
+class Overridden:
+    """What held before, what holds now, and how the organisation stands by it."""
+
+    org_id: str
+    was: Override
+    now: Override
+    is_halted: bool
+    max_concurrent_sandboxes: int | None
 
 
 def override(
@@ -74,32 +117,56 @@ def override(
     org_id: str,
     said: Said,
     *,
-    max_concurrent: int | None,
-    halted: bool | None,
-    until_ms: int | None,
-) -> None:
-    """Let the operator's word win over the provider's, until a time or until cleared (all None).
+    max_concurrent: int | None = None,
+    halted: bool | None = None,
+    until_ms: int | None = None,
+) -> Overridden:
+    """Let the operator's word win over the provider's, until a time or until it is undone. What is not named (None)
+    stays as it was said before.
 
-    Errors: Refused for an unknown organisation, UsageError for a limit below zero or an expiry in the past.
+    Errors: UnknownId; UsageError for nothing said, a limit below zero or an end in the past.
     """
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError("--max-concurrent is zero or more")
     if until_ms is not None and until_ms <= said.now_ms:
         raise UsageError("--until lies in the past")
+    was = _override_of(connection, org_id, said.now_ms)
+    now = Override(
+        was.max_concurrent if max_concurrent is None else max_concurrent,
+        was.halted if halted is None else halted,
+        was.until_ms if until_ms is None else until_ms,
+    )
+    if not now.says_something:
+        raise UsageError(f"{org_id} has no override whose end --until could set: give --max-concurrent or --never-halt")
+    return _say(connection, org_id, was, now, said)
+
+
+def end_override(connection: sa.Connection, org_id: str, said: Said) -> Overridden:
+    """Undo all that an override says: the provider's word counts again. Errors: UnknownId."""
+    return _say(connection, org_id, _override_of(connection, org_id, said.now_ms), Override(), said)
+
+
+def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Override:
+    """What holds, kept from whoever else would change it meanwhile; one that has run out holds no longer."""
     require_org(connection, org_id)
+    row = connection.execute(sa.select(orgs).where(orgs.c.org_id == org_id).with_for_update()).one()
+    if row.override_until_ms is not None and row.override_until_ms <= now_ms:
+        return Override()
+    return Override(row.override_max_concurrent, row.override_halted, row.override_until_ms)
+
+
+def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, said: Said) -> Overridden:
     connection.execute(
         orgs.update()
         .where(orgs.c.org_id == org_id)
-        .values(
-            override_max_concurrent=max_concurrent,
-            override_halted=halted,
-            override_until_ms=until_ms,
-        )
+        .values(override_max_concurrent=now.max_concurrent, override_halted=now.halted, override_until_ms=now.until_ms)
     )
     mark_for_projection(connection, [org_id], said.now_ms)
     apply_now(connection, [org_id], said.now_ms)
-    details = {"max_concurrent": max_concurrent, "halted": halted, "until_ms": until_ms}
-    record(connection, "org_override", org_id, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    details = {**asdict(now), "was": asdict(was)}
+    record(connection, "org_override", org_id, details, said)
+    org = require_org(connection, org_id)
+    return Overridden(org_id, was, now, bool(org.is_halted), org.max_concurrent_sandboxes)
 
 
 OVERRIDES_ENDED: Final = """

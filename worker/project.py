@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
+from drawdown.schema.database import UNSTORABLE
 from drawdown.schema.tables import assignments, orgs
+from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.calls import in_short
 from drawdown.worker.context import Context
 from drawdown.worker.decide import CREDIT_REASONS
 from drawdown.worker.effective import Used, read_used
@@ -33,7 +34,11 @@ from drawdown.worker.watch_state import is_watched, note_reads
 
 log = structlog.get_logger()
 
+READING: Final = 7
+"""Eighths of a tick's time after which nobody's state is read."""
 READ_AGAIN_MS = MINUTE_MS
+MAX_UNWRITTEN: Final = 20
+"""Named one by one; the log has all of them."""
 NOT_ASKED = ReadFailed("not asked: it did not answer a moment ago")
 ORGS_A_ROUND = 64
 """Where several can be read at once: enough to keep the line busy, few enough that no verdict waits long for others."""
@@ -60,6 +65,17 @@ class Projected:
     halted: int = 0
     resumed: int = 0
     wrong_estimates: int = 0
+    unwritten: list[str] = field(default_factory=list)
+    """Organisations whose verdict the database did not take, and why."""
+
+    def add(self, other: Projected) -> None:
+        """Take what another part came to."""
+        self.read += other.read
+        self.failed += other.failed
+        self.halted += other.halted
+        self.resumed += other.resumed
+        self.wrong_estimates += other.wrong_estimates
+        self.unwritten += other.unwritten[: max(MAX_UNWRITTEN - len(self.unwritten), 0)]
 
     def note(self, org: Any, change: Change) -> None:
         """Count and tell a transition."""
@@ -81,6 +97,7 @@ WHERE o.projection_due_ms <= :now AND a.provider = :provider AND a.customer_id <
     AND (:org = '' OR o.org_id = :org)
 ORDER BY o.projection_due_ms LIMIT :most
 """
+PUT_OFF = "UPDATE orgs SET projection_due_ms = :again WHERE org_id = :org AND projection_asks = :asks"
 
 
 def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
@@ -90,7 +107,7 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
     can = context.capabilities[provider]
     most = can.reads_a_call if can.in_flight == 1 else max(can.reads_a_call, ORGS_A_ROUND)
     seen: set[tuple[str, int]] = set()
-    while not context.out_of_time():
+    while not context.out_of_time(READING):
         now = context.clock.now_ms()
         due: list[Due] = yield Transaction(
             "projections_due", partial(_due, provider=provider, now=now, most=most, shard=context.shard, org=org)
@@ -100,20 +117,35 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
         seen.update((one.org_id, one.asks) for one in due)
         read_ms = context.clock.now_ms()
         states = yield from _read(context, provider, due)
-        yield Transaction(
-            "project",
-            partial(
-                _apply,
-                provider=provider,
-                context=context,
-                due=due,
-                states=states,
-                read_ms=read_ms,
-                done=done,
-            ),
-        )
+        work = partial(_apply, provider=provider, context=context, states=states, read_ms=read_ms)
+        yield from _write(work, due, done)
         context.advanced("projected", len(due))
     return done
+
+
+def _write(work: partial[Projected], due: Sequence[Due], done: Projected) -> Steps[None]:
+    """Write verdicts, all at once; where that fails, halve them until the one that cannot be written stands alone (S8).
+    It stays as it is, is asked again later, and delays no other's halt."""
+    parts = [tuple(due)]
+    while parts:
+        part = parts.pop()
+        try:
+            written: Projected = yield Transaction("project", partial(work, due=part))
+        except UNSTORABLE as error:
+            if len(part) > 1:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            why = in_short(error)
+            log.error("verdict_not_written", org=part[0].org_id, error=why)
+            yield Transaction("project_later", partial(_put_off, one=part[0], context=work.keywords["context"]))
+            written = Projected(failed=1, unwritten=[f"{part[0].org_id}: its verdict was not written: {why}"])
+        done.add(written)
+
+
+def _put_off(connection: sa.Connection, *, one: Due, context: Context) -> None:
+    values = {"org": one.org_id, "asks": one.asks, "again": context.clock.now_ms() + READ_AGAIN_MS}
+    connection.execute(sa.text(PUT_OFF), values)
 
 
 def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]]:
@@ -122,7 +154,9 @@ def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[
         return dict.fromkeys(wanted, NOT_ASKED)
     about: Sequence[str] = wanted  # one customer who cannot be read says nothing of the provider, however often
     try:
-        states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, wanted)
+        states: Mapping[str, CustomerRead] = yield ReadCustomers(
+            provider, wanted, partial(context.out_of_time, READING)
+        )
     except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
         states = {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
@@ -147,8 +181,8 @@ def _apply(
     due: Sequence[Due],
     states: Mapping[str, CustomerRead],
     read_ms: int,
-    done: Projected,
-) -> None:
+) -> Projected:
+    done = Projected()
     now = context.clock.now_ms()  # here, not before: by when this is written an override may have ended
     asked = {one.org_id: one for one in due}
     current = connection.execute(
@@ -188,6 +222,7 @@ def _apply(
     write(connection, changes)
     outcomes = (_outcome(said(states, one.customer_id)) for one in due)
     note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
+    return done
 
 
 def _billed(connection: sa.Connection, provider: str, due: Sequence[Due], now: int) -> set[tuple[str, str]]:

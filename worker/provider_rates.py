@@ -12,13 +12,13 @@ import sqlalchemy as sa
 
 from drawdown.ledger.rates import Rate
 from drawdown.ledger.wallet import read_rates
-from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import next_window
+from drawdown.worker import ids
 from drawdown.worker.actions import record
 from drawdown.worker.features import FEATURE
 from drawdown.worker.orgs import Said
-from drawdown.worker.provider_states import stored_terms
+from drawdown.worker.wallets import wallets_at
 
 POLICIES: Final = ("go_on", "estimate", "stop")
 DEFAULT_POLICY: Final = "estimate"
@@ -26,8 +26,7 @@ DEFAULT_POLICY: Final = "estimate"
 
 def uses_ledger(connection: sa.Connection, provider: str) -> bool:
     """Whether a provider's balance is a wallet of the embedded ledger, so that the rate card holds."""
-    terms = stored_terms(connection).get(provider)
-    return provider == EMBEDDED or (terms is not None and terms.balance_in_ledger)
+    return provider in wallets_at(connection)
 
 
 def rates_of(connection: sa.Connection, provider: str) -> list[Rate]:
@@ -42,12 +41,20 @@ def rates_of(connection: sa.Connection, provider: str) -> list[Rate]:
 
 
 def set_rate(
-    connection: sa.Connection, provider: str, feature: str, rate: tuple[int, int], said: Said, *, from_ms: int | None
+    connection: sa.Connection,
+    provider: str,
+    feature: str,
+    rate: tuple[int, int],
+    said: Said,
+    *,
+    from_ms: int | None,
+    new: bool = True,
 ) -> int:
     """Set what usage of a feature costs: `rate` is (micro, per quantity). Returns from which window on.
 
     A feature's first rate counts for all its usage, later ones from the next window boundary on.
-    Errors: UsageError for a name no feature has; Refused where the ledger's card holds, or a rate from then.
+    Errors: UsageError for a name no feature has; Refused where the ledger's card holds, or a rate from then; UnknownId,
+    unless `new`, for a feature that nothing makes.
     """
     if not FEATURE.fullmatch(feature):
         raise UsageError(
@@ -55,6 +62,7 @@ def set_rate(
         )
     if uses_ledger(connection, provider):
         raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
+    ids.require(connection, ids.FEATURE, feature, new=new)
     known = [one for one in rates_of(connection, provider) if one.feature == feature]
     start = from_ms if from_ms is not None else (next_window(said.now_ms) if known else 0)
     if any(one.start_ms == start for one in known):
@@ -67,14 +75,20 @@ def set_rate(
         ),
         {**details, "provider": provider, "now": said.now_ms, "actor": said.actor, "reason": said.reason},
     )
-    record(connection, "provider_rate", provider, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "provider_rate", provider, details, said)
     return start
 
 
-def set_when_down(connection: sa.Connection, provider: str, plan: str, policy: str, said: Said) -> None:
-    """Say what holds for customers of a plan ('': every other one) while the provider cannot be read."""
+def set_when_down(
+    connection: sa.Connection, provider: str, plan: str, policy: str, said: Said, *, new: bool = True
+) -> str | None:
+    """Say what holds for customers of a plan ('': every other one) while the provider cannot be read; returns what was
+    said before. Errors: UsageError; UnknownId, unless `new`, for a plan that nobody told of."""
     if policy not in POLICIES:
         raise UsageError(f"the policy {policy!r} is none of {', '.join(POLICIES)}")
+    if plan:
+        ids.require(connection, ids.ANY_PLAN, plan, new=new)
+    was = policies_of(connection, provider).get(plan)
     connection.execute(
         sa.text(
             "INSERT INTO provider_when_down (provider, plan, policy) VALUES (:provider, :plan, :policy) "
@@ -82,10 +96,24 @@ def set_when_down(connection: sa.Connection, provider: str, plan: str, policy: s
         ),
         {"provider": provider, "plan": plan, "policy": policy},
     )
-    details = {"plan": plan, "policy": policy}
-    record(
-        connection, "provider_when_down", provider, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason
+    details = {"plan": plan, "policy": policy, "was": was}
+    record(connection, "provider_when_down", provider, details, said)
+    return was
+
+
+def end_when_down(connection: sa.Connection, provider: str, plan: str, said: Said) -> str:
+    """Undo what was said of a plan (or '': of every other one); returns it. Errors: Refused where nothing was."""
+    was = policies_of(connection, provider).get(plan)
+    if was is None:
+        raise Refused(f"nothing was said of {f'the plan {plan}' if plan else 'every other plan'} at {provider}")
+    connection.execute(
+        sa.text("DELETE FROM provider_when_down WHERE provider = :provider AND plan = :plan"),
+        {"provider": provider, "plan": plan},
     )
+    details = {"plan": plan, "was": was}
+    action = "provider_when_down_undo"
+    record(connection, action, provider, details, said)
+    return was
 
 
 def policies_of(connection: sa.Connection, provider: str) -> dict[str, str]:

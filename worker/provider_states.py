@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import next_window
-from drawdown.worker.actions import lock_buckets, record
+from drawdown.worker.actions import lock_buckets, make_dirty, record
 from drawdown.worker.corrections import void_one
 from drawdown.worker.incarnation import require_whole
 from drawdown.worker.orgs import Said
@@ -24,19 +24,22 @@ from drawdown.worker.orgs import Said
 
 def meet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
     """Take the terms of providers that are met for the first time, or of which nothing was sealed yet; what had waited
-    for that becomes dirty."""
+    for that becomes dirty. Terms change what a seal makes of usage, so they are kept under its lock."""
+    if not _unmet(connection, declared):
+        return
+    lock_buckets(connection)
+    for name in _unmet(connection, declared):  # another worker may have met it while this one waited
+        _keep(connection, name, _text(declared[name]), declared[name].live_from_ms, 0)
+    make_dirty(connection, "pending_usage WHERE reason = 'no_provider'", {})
+
+
+def _unmet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> list[str]:
     stored = _stored(connection)
-    for name, can in declared.items():
-        text = _text(can)
-        if name in stored and (stored[name].terms == text or _is_used(connection, name)):
-            continue
-        _keep(connection, name, text, can.live_from_ms, 0)
-        connection.execute(
-            sa.text(
-                "INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM pending_usage "
-                "WHERE reason = 'no_provider' ON CONFLICT DO NOTHING"
-            )
-        )
+    return [
+        name
+        for name, can in declared.items()
+        if name not in stored or (stored[name].terms != _text(can) and not _is_used(connection, name))
+    ]
 
 
 def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> dict[str, str]:
@@ -67,7 +70,8 @@ def accept(connection: sa.Connection, provider: str, can: Capabilities, said: Sa
     if stored is None or stored.terms == _text(can):
         raise Refused(f"the terms of {provider} have not changed")
     unsent, sent = [], 0
-    for row in connection.execute(sa.text(OPEN_AT), {"provider": provider}):
+    held = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""  # none of them is claimed meanwhile
+    for row in connection.execute(sa.text(OPEN_AT + held), {"provider": provider}).all():
         if row.state == "due" and row.first_attempt_ms is None:  # proven not to have arrived, if it was tried at all
             unsent.append(row)
         else:
@@ -79,21 +83,25 @@ def accept(connection: sa.Connection, provider: str, can: Capabilities, said: Sa
         )
     for row in unsent:
         void_one(connection, row, said, f"never sent: the terms of {provider} changed before", "operator")
-    live_from = _live_from(stored.live_from_ms, can.live_from_ms, said.now_ms)
+    live_from = _live_from(stored.live_from_ms, can.live_from_ms, said.now_ms, _sealed_to(connection))
     wire = {"unit", "units", "names"}
     then, now = json.loads(stored.terms), _terms(can)
     moved = any(then.get(part) != now[part] for part in wire)
     _keep(connection, provider, _text(can), live_from, said.now_ms if moved else stored.wire_since_ms)
     details = {"was": stored.terms, "is": _text(can), "live_from_ms": live_from, "voided": len(unsent)}
-    record(connection, "provider_accept", provider, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "provider_accept", provider, details, said)
     return len(unsent)
 
 
-def _live_from(was: int | None, declared: int | None, now_ms: int) -> int | None:
+def _sealed_to(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.text("SELECT MAX(watermark_ms) FROM buckets")).scalar_one())
+
+
+def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
     """A moment before which nothing is sent never moves back over windows that another system billed: who goes live
-    does so from the next window on."""
+    does so from the next window on, and after all that is sealed: a host whose clock is ahead has sealed in shadow."""
     if was is not None and was > now_ms:
-        return max(declared or 0, next_window(now_ms))
+        return max(declared or 0, next_window(now_ms), sealed_to)
     return declared if was is None else max(was, declared or 0)
 
 
@@ -175,8 +183,10 @@ def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
     return {name: (int(since), str(reason)) for name, since, reason in rows}
 
 
-def pause(connection: sa.Connection, provider: str, said: Said) -> None:
-    """Send nothing to a provider until it is resumed; what was sent before may still be looked up."""
+def pause(connection: sa.Connection, provider: str, said: Said) -> tuple[int, str] | None:
+    """Send nothing to a provider until it is resumed; what was sent before may still be looked up. Returns since when
+    and why it was paused already."""
+    before = paused(connection).get(provider)
     connection.execute(
         sa.text(
             "INSERT INTO provider_states (provider, paused_ms, paused_reason) VALUES (:provider, :now, :reason) "
@@ -185,7 +195,8 @@ def pause(connection: sa.Connection, provider: str, said: Said) -> None:
         ),
         {"provider": provider, "now": said.now_ms, "reason": said.reason},
     )
-    record(connection, "provider_pause", provider, {}, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "provider_pause", provider, {"was": before}, said)
+    return before
 
 
 def resume(connection: sa.Connection, provider: str, said: Said) -> int:
@@ -201,5 +212,5 @@ def resume(connection: sa.Connection, provider: str, said: Said) -> int:
         {"provider": provider},
     )
     details = {"paused_ms": since[0]}
-    record(connection, "provider_resume", provider, details, now_ms=said.now_ms, actor=said.actor, reason=said.reason)
+    record(connection, "provider_resume", provider, details, said)
     return since[0]

@@ -1,14 +1,16 @@
 """Push: send what is due to its provider and write down what became of it.
 
 Guarantee: claim and attempt are committed before a byte leaves (P1); what is sent is what the outbox row says; an
-answer that was never seen leaves the push due again under the same key, or to be looked up, never forgotten.
+answer that was never seen leaves the push due again under the same key, or to be looked up, never forgotten. Answers
+are settled in portions as they come, so that a process that dies loses few of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -17,8 +19,8 @@ import structlog
 
 from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, RetryAt, Unknown
 from drawdown.schema.database import rows_sql
+from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.calls import in_short
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import Settlement, safe_retention_ms, settle
 from drawdown.worker.effects import Push, Remember, Steps, Transaction
@@ -43,8 +45,13 @@ from drawdown.worker.shard import Shard
 log = structlog.get_logger()
 
 MAX_CLAIM: Final = 2_048
-CALLS_A_CLAIM: Final = 8
-"""A claim is worth so many rounds of calls: enough to keep all of them busy, few enough to be over within its lease."""
+SHOWN: Final = 120
+"""Characters of a reason in the log."""
+SENDING: Final = 5
+"""Eighths of a tick's time after which nothing more is sent."""
+CALLS_A_CLAIM: Final = 2
+"""A claim is worth so many rounds of calls: enough to keep all of them busy. What a process that dies had claimed, and
+not sent yet, waits for the claim's lease to end."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,15 @@ class Pushed:
     accepted: int = 0
     other: int = 0
     rounds: int = 0
+    why: Counter[str] = field(default_factory=Counter)
+    """How many were not accepted, by what was said."""
+
+    def note(self, settled: Sequence[Settlement]) -> None:
+        """Count a portion."""
+        accepted = sum(one.state == "accepted" for one in settled)
+        self.accepted += accepted
+        self.other += len(settled) - accepted
+        self.why.update(f"{one.outcome}: {one.error}"[:SHOWN] for one in settled if one.state != "accepted")
 
 
 def push(context: Context, provider: str) -> Steps[Pushed]:
@@ -85,7 +101,7 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
     done = Pushed()
     now = context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
-    while not context.out_of_time() and context.breaker(provider).allows(context.clock.now_ms()):
+    while not context.out_of_time(SENDING) and context.breaker(provider).allows(context.clock.now_ms()):
         now, claim = context.clock.now_ms(), context.new_claim()
         claimed: Claim = yield Transaction(
             "claim",
@@ -105,45 +121,64 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
         if claimed.witness is not None:
             context.witness = claimed.witness
             yield Remember(claimed.witness)  # R1: what is sent is counted outside of the database, too
-        outcomes = yield from _send(context, provider, batch, lease_end=now + LEASE_MS)
-        settled = _settled(context, provider, batch, outcomes)
-        yield Transaction(
-            "settle",
-            partial(
-                _settle,
-                batch=batch,
-                settled=settled,
-                claim=claim,
-                now=context.clock.now_ms(),
-                in_ledger=capabilities.balance_in_ledger,
-                known=context.witness,
-            ),
-        )
-        accepted = sum(one.state == "accepted" for one in settled)
-        done.accepted += accepted
-        done.other += len(settled) - accepted
+        began = replace(done, why=done.why.copy())
+        yield from _send_all(context, provider, claimed, claim, now + LEASE_MS, done)
         done.rounds += 1
-        context.advanced("pushed", len(settled))
         log.info(
             "pushes_settled",
             provider=provider,
-            accepted=accepted,
-            other=len(settled) - accepted,
+            accepted=done.accepted - began.accepted,
+            other=done.other - began.other,
+            why=dict(done.why - began.why),
             first_key=batch[0].request.key,
         )
     return done
 
 
-def _send(context: Context, provider: str, batch: Sequence[Claimed], *, lease_end: int) -> Steps[Sequence[Outcome]]:
-    """Send a claimed batch, unless the lease ran out while we were away (P1: checked again right before)."""
-    if context.clock.now_ms() >= lease_end:
-        return [RetryAt(context.clock.now_ms(), "the claim ran out before sending")] * len(batch)
+def _send_all(context: Context, provider: str, claimed: Claim, claim: str, lease_end: int, done: Pushed) -> Steps[None]:
+    """Send a claim unless its lease runs out (P1: checked again right before each call), and settle what comes back."""
+    batch, breaker = claimed.pushes, context.breaker(provider)
+    sending = Push(
+        provider,
+        [one.request for one in batch],
+        lambda: context.out_of_time(SENDING) or context.clock.now_ms() >= lease_end,
+    )
+    left, failed = set(range(len(batch))), True
+    while left:
+        outcomes = yield from _fetch(sending, sorted(left))
+        places = list(outcomes)
+        left -= outcomes.keys()
+        portion = [batch[place] for place in places]
+        settled = _settled(context, provider, portion, list(outcomes.values()))
+        if failed and not all(isinstance(one, RetryAt | Unknown) for one in outcomes.values()):
+            failed = False
+            breaker.note(failed=False, now_ms=context.clock.now_ms())
+        yield Transaction(
+            "settle",
+            partial(
+                _settle,
+                batch=portion,
+                settled=settled,
+                claim=claim,
+                now=context.clock.now_ms(),
+                in_ledger=context.capabilities[provider].balance_in_ledger,
+                known=context.witness,
+            ),
+        )
+        done.note(settled)
+        context.advanced("pushed", len(settled))
+    if failed:
+        breaker.note(failed=True, now_ms=context.clock.now_ms())
+
+
+def _fetch(sending: Push, left: Sequence[int]) -> Steps[Mapping[int, Outcome]]:
+    """The next outcomes, by place in the batch."""
     try:
-        outcomes: Sequence[Outcome] = yield Push(provider, [one.request for one in batch], lease_end)
-        assert len(outcomes) == len(batch), f"{provider} answered {len(outcomes)} outcomes for {len(batch)} pushes"
+        outcomes: Mapping[int, Outcome] = yield sending
+        assert outcomes and outcomes.keys() <= set(left), f"{sending.provider} answered {list(outcomes)} of {left}"
     except Exception as error:  # a provider that breaks its contract has told us nothing about what was charged
-        log.exception("provider_failed", provider=provider, first_key=batch[0].request.key)
-        return [Unknown(in_short(error))] * len(batch)
+        log.exception("provider_failed", provider=sending.provider, first_key=sending.batch[left[0]].key)
+        return dict.fromkeys(left, Unknown(in_short(error)))
     return outcomes
 
 
@@ -151,8 +186,6 @@ def _settled(
     context: Context, provider: str, batch: Sequence[Claimed], outcomes: Sequence[Outcome]
 ) -> list[Settlement]:
     now, capabilities = context.clock.now_ms(), context.capabilities[provider]
-    failed = all(isinstance(outcome, RetryAt | Unknown) for outcome in outcomes)
-    context.breaker(provider).note(failed=failed, now_ms=now)
     return [
         settle(outcome, one.request.attempt, now, capabilities, sent_before=one.sent_before)
         for one, outcome in zip(batch, outcomes, strict=True)

@@ -14,10 +14,16 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import rows_sql
-from drawdown.schema.errors import Refused
+from drawdown.worker import ids
 
 PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
 """The primary key of a push."""
+PUSH: Final = ids.Kind("push", (), "drawdown push list")
+_NEIGHBOURS: Final = tuple(
+    f"SELECT key FROM pushes WHERE ({', '.join(PLACE)}) {side} (:{', :'.join(PLACE)}) "
+    f"ORDER BY {', '.join(f'{name} {way}' for name in PLACE)} LIMIT :most"
+    for side, way in ((">=", "ASC"), ("<", "DESC"))
+)
 _JOINED: Final = " AND ".join(f"p.{name} = w.{name}" for name in PLACE)
 
 # `p` is a push. What was refused may be on record there, and stand for what a later attempt charged.
@@ -37,16 +43,23 @@ def place_of(push: Any) -> dict[str, Any]:
 def find_push(connection: sa.Connection, key: str) -> sa.Row[Any]:
     """The push with a key, `usage:{org}:{window}:{feature}[:rN]`.
 
-    Errors: Refused where there is none.
+    Errors: UnknownId where there is none.
     """
-    return require_push(find_pushes(connection, [key]), key)
+    return require_push(connection, find_pushes(connection, [key]), key)
 
 
-def require_push(found: dict[str, sa.Row[Any]], key: str) -> sa.Row[Any]:
-    """One of those that were looked for. Errors: Refused where there is none."""
+def require_push(connection: sa.Connection, found: dict[str, sa.Row[Any]], key: str) -> sa.Row[Any]:
+    """One of those that were looked for. Errors: UnknownId where there is none, with the nearest that there is."""
     if key not in found:
-        raise Refused(f"there is no push {key}; `drawdown push list` shows those that are open")
+        raise ids.unknown(PUSH, key, _around(connection, key))
     return found[key]
+
+
+def _around(connection: sa.Connection, key: str) -> list[str]:
+    """The keys on either side of where this one would stand; the newest where it is like none."""
+    place = _parse(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
+    values = {**place, "most": ids.NEIGHBOURS}
+    return [str(one) for text in _NEIGHBOURS for one in connection.execute(sa.text(text), values).scalars()]
 
 
 def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, sa.Row[Any]]:

@@ -82,7 +82,8 @@ SETTLED: Final = {
 }
 REFERENCE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
 
-# An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer.
+# An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer. None is
+# written over a later refusal, which has taken the claim away: the answer says what held before.
 # The state is asked for in a way the index on what is open does not serve: statistics of an hour when nothing was open
 # would have each batch read a whole backlog by it, and not its own rows by their key.
 SETTLE = """
@@ -92,12 +93,16 @@ FROM ({rows}) r
 WHERE pushes.window_ms = r.window_ms AND pushes.org_id = r.org_id AND pushes.feature = r.feature
     AND pushes.revision = r.revision
     AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim
-        OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND r.state = 'accepted')
+        OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND r.state = 'accepted'
+            AND NOT (pushes.state || '' = 'rejected' AND pushes.claim_owner IS NULL))
 RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
 """
 
+# How many attempts there are by now tells whether a later one had begun: two workers' clocks cannot.
 FINISH = """
-UPDATE attempts SET finished_ms = :now, outcome = r.outcome, detail = r.error
+UPDATE attempts SET finished_ms = :now, outcome = r.outcome, detail = r.error, attempts_then = (
+    SELECT p.attempts FROM pushes p WHERE p.window_ms = r.window_ms AND p.org_id = r.org_id AND p.feature = r.feature
+        AND p.revision = r.revision)
 FROM ({rows}) r
 WHERE attempts.window_ms = r.window_ms AND attempts.org_id = r.org_id AND attempts.feature = r.feature
     AND attempts.revision = r.revision AND attempts.attempt = r.attempt

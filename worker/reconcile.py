@@ -10,31 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import ReadFailed, Totals
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker import reconcile_sql as sql
 from drawdown.worker.context import Context
 from drawdown.worker.decide import visible_by
 from drawdown.worker.effects import Steps, Transaction
 from drawdown.worker.incarnation import present
+from drawdown.worker.mapping import FOREVER_MS
 from drawdown.worker.orgs import Said
 from drawdown.worker.provider_states import stored_terms, wire_since
 from drawdown.worker.reconcile_drawn import compare_drawn
 from drawdown.worker.reconcile_lost import compare_lost
 from drawdown.worker.reconcile_over import compare_over, read_totals
 from drawdown.worker.reconcile_report import Line, Reconciled, Scope, above, tell
-from drawdown.worker.reconcile_short import compare_short
+from drawdown.worker.reconcile_short import Short, ended_short, find_absent
 
 log = structlog.get_logger()
 
 __all__ = ["Line", "Reconciled", "Scope", "reconcile"]
 
 CHUNK: Final = 200
+SETTLING_MS: Final = 15 * MINUTE_MS
+"""A window and the grace after it, and what a tick takes: what is older has been settled as a rule."""
 RECENT_MS: Final = 2 * DAY_MS
 """Without a range, those days are compared of which something was settled so recently."""
 
@@ -82,14 +85,22 @@ def _provider(context: Context, provider: str, scope: Scope, said: Said, done: R
     )
     done.other_terms += sum(one.other_terms for one in ours)
     same = [one for one in ours if not one.other_terms]
-    ready = [one for one in same if not one.row.unsettled and one.row.settled_ms <= settled_by]
-    done.waiting += len(same) - len(ready)
+    ready = [one for one in same if one.is_settled(settled_by)]
+    waiting = {one.line for one in same} - {one.line for one in ready}
+    until = window_of(settled_by - SETTLING_MS)
+    if waiting:  # of a day that goes on, what is old enough; else whoever never rests would never be compared
+        part: list[_Ours] = yield Transaction(
+            "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now, until=until), rollback=True
+        )
+        ready += [one for one in part if one.line in waiting and not one.other_terms and one.is_settled(settled_by)]
+    compared = {one.line for one in ready}
+    done.waiting += len(waiting - compared)
     spans = sorted({one.span for one in ready})
     untold: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
-        part = spans[at : at + CHUNK]
-        totals = yield from read_totals(provider, part)
-        theirs = dict(zip(part, totals, strict=True))
+        some = spans[at : at + CHUNK]
+        totals = yield from read_totals(provider, some)
+        theirs = dict(zip(some, totals, strict=True))
         part_of = [one for one in ready if one.span in theirs]
         untold |= yield from _compare(context, provider, part_of, theirs, scope, said, done)
     seen = {(one.row.org_id, one.row.customer_id, one.row.feature, int(one.row.day_ms)) for one in ours}
@@ -97,8 +108,11 @@ def _provider(context: Context, provider: str, scope: Scope, said: Said, done: R
     yield from compare_lost(provider, scope, seen, since, now, done)
     if context.capabilities[provider].drawn:
         # What events may yet show would be corrected twice, if balances were believed first.
-        known = [one.row for one in ready if (one.row.customer_id, one.row.feature) not in untold]
-        yield from compare_drawn(context, provider, known, scope, said, done)
+        untold |= {(line.customer_id, line.feature) for line in waiting - compared}
+        known = {(one.line.customer_id, one.line.feature) for one in ready} - untold
+        going_on = {(line.customer_id, line.feature) for line in waiting}
+        seen_to = {place: until if place in going_on else FOREVER_MS for place in known}
+        yield from compare_drawn(context, provider, seen_to, scope, said, done)
 
 
 @dataclass(frozen=True)
@@ -110,22 +124,41 @@ class _Ours:
     """Customer, from, to: the time in which nobody else was billed as this customer."""
     other_terms: bool
 
+    @property
+    def line(self) -> _Which:
+        return _Which(
+            self.row.org_id, self.row.customer_id, self.row.feature, int(self.row.day_ms), bool(self.row.live)
+        )
 
-def _ours(connection: sa.Connection, *, provider: str, scope: Scope, now: int) -> list[_Ours]:
+    def is_settled(self, by_ms: int) -> bool:
+        return not self.row.unsettled and bool(self.row.settled_ms <= by_ms)
+
+
+class _Which(NamedTuple):
+    """What a line is about."""
+
+    org_id: str
+    customer_id: str
+    feature: str
+    day_ms: int
+    live: bool
+
+
+def _ours(connection: sa.Connection, *, provider: str, scope: Scope, now: int, until: int = FOREVER_MS) -> list[_Ours]:
     terms = stored_terms(connection).get(provider)
     live = (terms.live_from_ms if terms is not None else None) or 0
     since = wire_since(connection, provider)
     values = {
         "provider": provider,
         "from_ms": scope.from_ms,
-        "to_ms": min(scope.to_ms, now),
+        "to_ms": min(scope.to_ms, now, until),
         "org": scope.org_id,
         "since": now - RECENT_MS if scope.recent else 0,
         "live": live,
     }
     found = []
     for row in connection.execute(sa.text(sql.OURS), values):
-        begins, ends = max(row.day_ms, row.begins_ms), min(row.day_ms + DAY_MS, row.ends_ms)
+        begins, ends = max(row.day_ms, row.begins_ms), min(row.day_ms + DAY_MS, row.ends_ms, until)
         begins, ends = (max(begins, live), ends) if row.live else (begins, min(ends, live))
         found.append(_Ours(row, (row.customer_id, int(begins), int(ends)), bool(row.live) and row.sent_ms < since))
     return found
@@ -153,16 +186,31 @@ def _compare(
             lines.append(_line(provider, one, int(read.get(one.row.feature, 0))))
     yield Transaction("reconcile_keep", partial(_keep, lines=lines, now=said.now_ms))
     done.compared += len(lines)
-    for line in lines:
-        if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold):
-            ended = line
-            if scope.correct and line.verdict != "shadow":
-                compare = compare_short if line.verdict == "short" else compare_over
-                ended = yield from compare(context, line, settled_by, said)
-            tell(ended)
-            done.differing.append(ended)
-            if ended.verdict == "over" and ended.corrected != ended.theirs - ended.ours:
-                untold.add((ended.customer_id, ended.feature))
+    differing = [
+        line for line in lines if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold)
+    ]
+    if scope.correct:
+        can = context.capabilities[provider]
+        # Where something may be given back without an event, that looks like more over there.
+        asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and can.drawn)]
+        found = {one.line: one for one in (yield from find_absent(context, asked, settled_by, said))}
+        ended: dict[Line, Line] = {}
+        for line in differing:
+            if line.verdict == "short":
+                ended[line] = ended_short(found[line], can)
+            elif line.verdict == "over":
+                known = found.get(line, Short(line))
+                ended[line] = yield from compare_over(context, known, settled_by, said)
+        differing = [ended.get(line, line) for line in differing]
+        covered = [line for line in differing if line.verdict == "equal"]
+        yield Transaction("reconcile_keep", partial(_keep, lines=covered, now=said.now_ms))
+        done.covered += len(covered)
+    for line in differing:
+        tell(line)
+        if line.verdict != "equal":
+            done.differing.append(line)
+        if line.verdict in ("over", "short") and line.corrected != abs(line.theirs - line.ours):
+            untold.add((line.customer_id, line.feature))
     return untold
 
 

@@ -1,7 +1,7 @@
 """Reconcile, where a provider has more than we call accepted: in which windows.
 
-Guarantee: an excess is given back only in a window of ours that nothing else explains, once; what only a console or the
-customer's balance could tell is left to a person.
+Guarantee: an excess is given back only in a window of ours that nothing else explains, once; what was given back
+already, and only the customer's balance shows it, is none. What a console alone could tell is left to a person.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from drawdown.worker.effects import ReadTotals, Steps, Transaction
 from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.orgs import Said
 from drawdown.worker.reconcile_report import Line, of_line
-from drawdown.worker.reconcile_short import is_unclear, look_up
+from drawdown.worker.reconcile_short import Short, is_unclear, look_up
 
 
 def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequence[Totals | ReadFailed]]:
@@ -33,21 +33,29 @@ def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[
     return found
 
 
-def compare_over(context: Context, line: Line, settled_by: int, said: Said) -> Steps[Line]:
-    """They have more than we call accepted: find the windows, and adopt what is too much there."""
+def compare_over(context: Context, known: Short, settled_by: int, said: Said) -> Steps[Line]:
+    """They have more than we call accepted: find the windows, and adopt what is too much there. `known`: what of the
+    line no event shows, which looks like more over there where it was given back."""
+    line = known.line
+    if not known.doubted and line.ours - line.theirs == known.corrected + known.covered:
+        verdict = line.verdict if known.corrected else "equal"
+        return replace(line, corrected=abs(known.corrected), verdict=verdict)
     windows: list[Any] = yield Transaction("reconcile_windows", partial(_windows, line=line), rollback=True)
     spans = [(line.customer_id, int(row.window_ms), int(row.window_ms) + WINDOW_MS) for row in windows]
     totals = yield from read_totals(line.provider, spans)
     excess: dict[Any, int] = {}
-    by_hand, open_still = 0, 0
+    by_hand, open_still, below = 0, 0, 0
     for row, read in zip(windows, totals, strict=True):
         if isinstance(read, ReadFailed):
             return replace(line, note=f"could not be read by window: {read.reason}")
-        more = int(read.get(line.feature, 0)) - int(row.accepted)
-        if more > 0 and row.by_hand:
+        window = int(row.window_ms)
+        more = int(read.get(line.feature, 0)) - int(row.accepted) + known.unseen.get(window, 0)
+        if more > 0 and (row.by_hand or window in known.doubted):
             by_hand += more
         elif more > 0 and (row.unsettled or row.settled_ms > settled_by):
             open_still += more
+        elif more > 0 and row.window_ms < row.floor_ms:
+            below += more
         elif more > 0:
             excess[row] = more
     for row in (yield from _unclear(context, line, list(excess))):
@@ -56,10 +64,13 @@ def compare_over(context: Context, line: Line, settled_by: int, said: Said) -> S
         "reconcile_over", partial(_adopt_windows, line=line, excess=excess, said=said, known=context.witness)
     )
     open_still += sum(excess.values()) - corrected
-    rest = line.theirs - line.ours - corrected
+    corrected -= known.corrected
+    rest = line.theirs - line.ours - corrected + known.covered
     note = None if rest <= 0 else f"{rest:,} lie in no window of ours: somebody else charges this customer"
     if open_still:
         note = f"{open_still:,} lie in windows that were being settled: the next run tells"
+    elif below:
+        note = f"{below:,} lie below the floor, where nothing would be given back: settle them with the customer"
     elif by_hand:
         note = f"{by_hand:,} lie in windows of which only their console or the customer's balance tells: compare"
     return replace(line, corrected=corrected, note=note)

@@ -42,6 +42,8 @@ class Line:
     corrected: int = 0
     """How much of the difference was corrected."""
     note: str | None = None
+    balance: bool = False
+    """Whether `theirs` is what the customer's balance shows of this cycle, and not what events show of a day."""
     from_ms: int = 0
     to_ms: int = 0
     """The part of the day in which this organisation was billed as this customer, and sent or only compared."""
@@ -58,6 +60,8 @@ class Reconciled:
     """Lines of which something was sent under names or units that are no longer used: they cannot be compared."""
     reasons: list[str] = field(default_factory=list)
     """Why something could not be read, the first few."""
+    covered: int = 0
+    """Lines of which events show less, and the customer's balance shows that it was charged: nothing is to be done."""
     differing: list[Line] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Providers that cannot be compared, with the reason."""
@@ -84,8 +88,9 @@ def above(line: Line, threshold: float) -> bool:
 
 def tell(line: Line) -> None:
     """An event for each difference, so that an alert can rest on it."""
-    log.error(
-        "reconcile_differs",
+    say = log.info if line.verdict == "equal" else log.error
+    say(
+        "reconcile_covered" if line.verdict == "equal" else "reconcile_differs",
         org=line.org_id,
         provider=line.provider,
         feature=line.feature,

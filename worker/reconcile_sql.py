@@ -33,7 +33,8 @@ ORDER BY 1, 2, 3, 4, 5
 
 # The last revision is read too, so that whatever was sealed or settled meanwhile shows.
 BY_WINDOW: Final = """
-SELECT p.window_ms, {sums}, COUNT(*) AS pushes, MAX(p.revision) AS last FROM pushes p
+SELECT p.window_ms, {sums}, COUNT(*) AS pushes, MAX(p.revision) AS last,
+    (SELECT o.floor_ms FROM orgs o WHERE o.org_id = :org) AS floor_ms FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state NOT IN ('voided', 'carried')
 GROUP BY 1 ORDER BY 1
@@ -43,26 +44,15 @@ GROUP BY 1 ORDER BY 1
 ACCEPTED: Final = f"""
 SELECT p.*, COALESCE((SELECT MIN(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
     AND o.feature = p.feature AND COALESCE(o.wire_key, o.key) = p.wire_key), p.revision) AS dated_as,
-    {ARRIVALS} AS arrivals
+    {ARRIVALS} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms
 FROM pushes p
 WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org
     AND p.customer_id = :customer AND p.feature = :feature AND p.state = 'accepted' AND NOT {_DRAWN}
     AND (p.attempts > 0 OR p.wire_key IS NOT NULL) AND NOT p.by_hand ORDER BY p.window_ms, p.revision
 """
 
-# A push confirmed after a balance's cycle began may have been drawn before it: counted on the safe side.
-DRAWN: Final = """
-SELECT p.org_id, CAST(SUM(p.sent_qty) AS BIGINT) AS ours,
-    SUM(CASE WHEN p.state IN ('due', 'queued', 'in_doubt') THEN 1 ELSE 0 END) AS unsettled,
-    MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) AS settled_ms
-FROM pushes p
-WHERE p.provider = :provider AND p.customer_id = :customer AND p.feature = :feature
-    AND p.state IN ('accepted', 'due', 'queued', 'in_doubt') AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since
-GROUP BY p.org_id
-"""
-
 # What may have been drawn without an event of its own: pushes that may have arrived more than once, or that may have
-# arrived, and were voided because no event was found.
+# arrived, and were voided because no event was found. Below the floor nothing could be given back.
 SENT_AGAIN: Final = """
 SELECT s.*, CASE WHEN s.state = 'accepted' THEN s.arrived - 1 ELSE s.arrived END * s.sent_qty AS may_be
 FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts t WHERE t.window_ms = p.window_ms AND t.org_id = p.org_id
@@ -71,7 +61,8 @@ FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts t WHERE t.window_ms = p.window_
     FROM pushes p
     WHERE p.provider = :provider AND p.customer_id = :customer AND p.feature = :feature AND p.sent_qty > 0
         AND (p.state = 'accepted' AND p.attempts > 1 OR p.state = 'voided' AND p.attempts > 0)
-        AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since
+        AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since AND p.window_ms >= (SELECT o.floor_ms FROM orgs o
+            WHERE o.org_id = p.org_id)
         AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
             AND x.feature = p.feature AND x.kind = 'drawn')) s
 WHERE s.arrived > CASE WHEN s.state = 'accepted' THEN 1 ELSE 0 END

@@ -86,8 +86,7 @@ def _recover(
     connection.execute(sa.text(READ_ALL_AGAIN))
     connection.execute(sa.text(ASK_ALL), {"now": said.now_ms})
     remember = _begin_anew(connection, known, witness)
-    record(connection, "recover", f"incarnation {known.number}", values, now_ms=said.now_ms, actor=said.actor,
-           reason=said.reason)  # fmt: skip
+    record(connection, "recover", f"incarnation {known.number}", values, said)
     newest = connection.execute(sa.text("SELECT MAX(ts) FROM usage_samples WHERE problem IS NULL")).scalar_one_or_none()
     last = None if newest is None else int(newest)
     return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last), remember

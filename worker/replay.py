@@ -9,7 +9,7 @@ sake of clear answers only; what keeps money right is the seal's lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import Refused
 from drawdown.schema.tables import replays
+from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import seal as sealing
 from drawdown.worker.actions import lock_buckets, record
@@ -269,7 +270,7 @@ def _new(connection: sa.Connection, context: Context, plan: Plan, said: Said) ->
     key = connection.execute(replays.insert().values(**values)).inserted_primary_key
     assert key is not None
     details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}
-    record(connection, "replay", str(plan.scope), details, now_ms=now, actor=said.actor, reason=said.reason)
+    record(connection, "replay", str(plan.scope), details, replace(said, now_ms=now))
     return Begun(int(key[0]), plan.from_ms, 0, resumed=False)
 
 
@@ -289,7 +290,7 @@ def _send_all(context: Context, result: Replayed) -> Steps[None]:
     results = yield Together([_send(context, provider) for provider in ready])
     for one in results:
         if isinstance(one, Exception):
-            result.failures.append(f"{type(one).__name__}: {one}")
+            result.failures.append(in_short(one))
 
 
 def _send(context: Context, provider: str) -> Steps[None]:

@@ -23,6 +23,7 @@ from drawdown.worker.effects import (
     CheckCustomers,
     Effect,
     LookUp,
+    Over,
     Push,
     ReadCustomers,
     ReadDrawn,
@@ -34,6 +35,7 @@ from drawdown.worker.effects import (
     Together,
     Transaction,
 )
+from drawdown.worker.flight import POLL_S
 from drawdown.worker.witness import NoWitness, WitnessFile
 
 R = TypeVar("R")
@@ -86,6 +88,8 @@ async def _whole(steps: Steps[R], world: World) -> R:
     try:
         return await _drive(steps, world, calls)
     finally:
+        for one in calls.values():
+            await one.close()
         if world.http is not None:
             await world.http.close()
 
@@ -106,27 +110,40 @@ async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R
             failure = error
 
 
+async def _told(sending: Coroutine[Any, Any, list[str | None]], over: Over, count: int) -> list[str | None]:
+    """What cells answered. Once time is up they are waited for no longer: who was told is told again."""
+    task = asyncio.ensure_future(sending)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=POLL_S)
+            if not task.done() and over():
+                return ["no answer before time was up"] * count
+    finally:
+        task.cancel()
+    return task.result()
+
+
 async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> Any:
     match effect:
         case Transaction(_, work, rollback):
             return await asyncio.to_thread(write, world.engine, work, rollback=rollback)
-        case Push(provider, batch, before_ms):
-            return await calls[provider].push(batch, before_ms)
-        case LookUp(provider, requests):
-            return await calls[provider].look_up(requests)
-        case ReadCustomers(provider, customer_ids):
-            return await calls[provider].customers(customer_ids)
+        case Push(provider) | LookUp(provider):
+            return await calls[provider].fetch(effect)
+        case ReadCustomers(provider, customer_ids, over):
+            return await calls[provider].customers(customer_ids, over)
         case ReadTotals(provider, customers):
             return await calls[provider].totals(customers)
         case ReadDrawn(provider, customer_ids):
             return await calls[provider].drawn(customer_ids)
         case CheckCustomers(provider, customer_ids):
             return await calls[provider].check(customer_ids)
-        case SendHalts(halts):
-            return await world.cells.send(halts)
+        case SendHalts(halts, over) if over():
+            return ["not sent: time was up before"] * len(halts)
+        case SendHalts(halts, over):
+            return await _told(world.cells.send(halts), over, len(halts))
         case Recall():
             return await asyncio.to_thread(world.witness.recall, world.engine)
         case Remember(witness):
-            return await asyncio.to_thread(world.witness.remember, witness)
+            return await asyncio.to_thread(world.witness.remember, world.engine, witness)
         case Together(steps):
             return await asyncio.gather(*(_drive(one, world, calls) for one in steps), return_exceptions=True)

@@ -13,7 +13,7 @@ import io
 import json
 import sys
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +25,10 @@ from drawdown.worker.sample_values import BadRow, is_clean_id
 
 STDIN: Final = "-"
 MAX_LINE_BYTES: Final = 1 << 20
+MAX_PASSED_OVER_BYTES: Final = 64 << 20
+"""Of a line that is too long: one without an end, as /dev/zero or a packed file may hold, ends the import."""
+MAX_FILE_LINES: Final = 10**9
+"""Of one file: a stream without an end ends, too; a larger file can be given in parts."""
 MAX_RECORD_LINES: Final = 256
 """A quoted field may span lines, but not the rest of the file: then its quote was left open."""
 MAX_PREFIX_CHARS: Final = 180
@@ -111,6 +115,8 @@ class Lines:
         if not raw:
             raise StopIteration
         self._number += 1
+        if self._number > MAX_FILE_LINES:
+            raise DrawdownError(f"{self.name}: more than {MAX_FILE_LINES:,} lines; give the rest as a file of its own")
         if self._number == 1 and raw.startswith(_BOM):
             raw = raw[len(_BOM) :]
         return self._number, raw
@@ -123,8 +129,15 @@ class Lines:
         """The next line with its end; of one that is too long a byte too many, and the rest is passed over."""
         try:
             raw = rest = self._stream.readline(MAX_LINE_BYTES + 1)
+            passed = 0
             while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
                 rest = self._stream.readline(MAX_LINE_BYTES + 1)
+                passed += len(rest)
+                if passed > MAX_PASSED_OVER_BYTES:
+                    raise DrawdownError(
+                        f"{self.name}: line {self._number + 1} does not end within {MAX_PASSED_OVER_BYTES >> 20} MiB: "
+                        "it is no file of samples; what came before it is imported"
+                    )
             return raw
         except (OSError, EOFError, zlib.error) as error:
             raise DrawdownError(
@@ -180,7 +193,7 @@ def _header(lines: Lines) -> list[str]:
         header = _quoted(lines, number, raw)[1]
         if isinstance(header, BadRow):
             raise UsageError(f"{lines.name}: line {number} is no CSV header ({header.reason}: {header.text})")
-        twice = sorted({column for column in header if header.count(column) > 1})
+        twice = sorted(column for column, times in Counter(header).items() if times > 1)
         if twice:
             raise UsageError(f"{lines.name}: the header names {', '.join(map(repr, twice))} twice; rename one of them")
         return header

@@ -76,6 +76,8 @@ class ImportOptions:
             raise UsageError("--set id=… would give every row the same id; use --id-from-line")
         if self.format not in (None, *FORMATS):
             raise UsageError(f"--format {self.format}: use {' or '.join(FORMATS)}")
+        if self.id_prefix is not None and not self.id_from_line:
+            raise UsageError("--id-prefix goes with --id-from-line: without it, each row has an id of its own")
         if self.chunk_rows < 1:
             raise UsageError("a chunk has at least one row")
         time_reader(self.time_format, self.zone)

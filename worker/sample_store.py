@@ -20,14 +20,14 @@ Stored = tuple[int, list[int]]
 _NAMES: Final = ", ".join(COLUMNS)
 # The database fills `arrival` and `problem`. Of equal ids in one chunk the first wins.
 _INSERT: Final = {
-    "sqlite": f"INSERT INTO usage_samples ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))}) "
-    "ON CONFLICT (id) DO NOTHING",
+    "sqlite": f"INSERT INTO usage_samples ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})",
     # One statement from arrays, without a temporary table. In the order of ids, because two imports of the same
     # samples would otherwise wait for each other crosswise.
     "postgresql": f"INSERT INTO usage_samples ({_NAMES}) SELECT {_NAMES} FROM unnest("
     "%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::numeric[], %s::bigint[], %s::bigint[], "
     f'%s::bigint[]) WITH ORDINALITY AS incoming ({_NAMES}, n) ORDER BY id COLLATE "C", n ON CONFLICT (id) DO NOTHING',
 }
+_THERE: Final = "SELECT id FROM usage_samples WHERE id IN (SELECT value FROM json_each(?))"
 _SELECT: Final = {
     dialect: f"SELECT {', '.join(FIELDS)} FROM usage_samples WHERE id {among}"
     for dialect, among in (("sqlite", "IN (SELECT value FROM json_each(?))"), ("postgresql", "= ANY (%s)"))
@@ -41,9 +41,7 @@ _QUARANTINE: Final = sa.text(
 def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> Stored:
     """Insert a chunk of samples; `origins` says of each where it came from (file:line)."""
     assert rows and len(rows) == len(origins)
-    dialect = connection.dialect.name
-    arguments: Any = rows if dialect == "sqlite" else tuple(map(list, zip(*rows, strict=True)))
-    inserted = connection.exec_driver_sql(_INSERT[dialect], arguments).rowcount
+    inserted = _insert(connection, rows)
     if inserted == len(rows):
         return inserted, []
     stored = _stored(connection, rows)
@@ -51,6 +49,21 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
     if conflicts:
         _quarantine(connection, [(rows[at], origins[at]) for at in conflicts])
     return inserted, conflicts
+
+
+def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
+    """Insert those whose ids are new; how many."""
+    if connection.dialect.name == "postgresql":
+        arrays = tuple(map(list, zip(*rows, strict=True)))
+        return connection.exec_driver_sql(_INSERT["postgresql"], arrays).rowcount
+    # Looked up before, as nobody else writes meanwhile: a trigger would keep second ones aside as well, and does not
+    # know their file and line.
+    names = [row[0] for row in rows]
+    there = set(connection.exec_driver_sql(_THERE, (json.dumps(names),)).scalars())
+    if there or len(set(names)) < len(names):
+        first = {row[0]: row for row in reversed(rows) if row[0] not in there}
+        rows = list(reversed(first.values()))
+    return connection.exec_driver_sql(_INSERT["sqlite"], rows).rowcount if rows else 0
 
 
 def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[Any, ...]]:

@@ -34,7 +34,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     Errors: whatever the database refuses, for the caller to find the organisation it is about (S8).
     """
     lock, restored = lock_shard(connection, request)
-    run = Statements(connection, request, lock.pack_ms, lock.cursor)
+    run = Statements(connection, request, lock.pack_ms, lock.seen)
     some_stopped = narrow_if_needed(run, connection, request)
     make_work_table(connection)
     for statement in sql.SCAN[connection.dialect.name]:

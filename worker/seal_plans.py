@@ -21,9 +21,11 @@ FRESH_MANY: Final = {"fresh_window": "s.ts - s.ts % 300000", "fresh_keys": "1, 2
 KNOW_WORK: Final = {"postgresql": ("SET LOCAL default_statistics_target = 10", "ANALYZE seal_work"), "sqlite": ()}
 
 # A table that was filled and never analysed: the planner takes `bucket BETWEEN 0 AND 255` for one row, and compares
-# every group with every organisation (5 s for 20,000 of each, where it takes a tenth of one).
+# every group with every organisation (5 s for 20,000 of each, where it takes a tenth of one); of samples and pushes it
+# reads all there ever were. So it is, too, where they were last looked at while they were empty.
 UNKNOWN_TABLES: Final = """
-SELECT t.name FROM (VALUES ('orgs', 'bucket'), ('assignments', 'start_ms')) t(name, attribute)
+SELECT t.name FROM (VALUES ('orgs', 'bucket'), ('assignments', 'start_ms'), ('usage_samples', 'ts'),
+    ('pushes', 'window_ms')) t(name, attribute)
 WHERE pg_relation_size(t.name\\:\\:regclass) > 0 AND NOT EXISTS (SELECT 1 FROM pg_stats s
     WHERE s.schemaname = current_schema() AND s.tablename = t.name AND s.attname = t.attribute)
 """
@@ -38,6 +40,18 @@ GROUP_BY_SORTING: Final = {
 # From a few dirty windows to what lies in them. SQLite, which knows of no table how big it is, might begin with all
 # pushes there ever were; of a cross join it keeps the order.
 THEN: Final = {"postgresql": "JOIN", "sqlite": "CROSS JOIN"}
+
+# Each of those few rows is looked up by the whole of its key. PostgreSQL, where it last found a table empty (dirty
+# windows come and go), would read by the organisation alone and compare times afterwards: all that somebody ever used,
+# 20 s for a thousand late samples among three million. A subquery about the row, not pulled up, leaves no choice.
+LOOK: Final = {
+    "postgresql": {
+        "look": "CROSS JOIN LATERAL (SELECT * FROM",
+        "by": "WHERE",
+        **{f"end_{alias}": f"OFFSET 0) {alias}" for alias in "spqw"},
+    },
+    "sqlite": {"look": "CROSS JOIN", "by": "ON", **{f"end_{alias}": "" for alias in "spqw"}},
+}
 
 # Where each segment is one size, it is the mapping; tiers are applied to the sizes there are, each once.
 MAPPED_EXACT: Final = "SELECT lo, start_ms, end_ms, feature, unit FROM segments"

@@ -7,9 +7,11 @@ Guarantee: samples are aggregated first and joined after; every join that could 
 
 from typing import Final
 
+from drawdown.worker.arrivals import NOW
+
 # Rule S1: this is the seal's first statement; whatever is read about these buckets is read later.
 LOCK: Final = """
-SELECT id, watermark_ms, cursor, epoch, sweep_began_ms, sweep_next_ms FROM buckets
+SELECT id, watermark_ms, cursor, in_flight, epoch, sweep_began_ms, sweep_next_ms FROM buckets
 WHERE id BETWEEN :lo AND :hi ORDER BY id {for_update}
 """
 
@@ -38,15 +40,15 @@ GROUP BY 1, 2, 3
 """
 
 # Rule S2: the scan of arrivals and the next cursor are one statement, so they share one snapshot. Whatever that
-# snapshot cannot see yet belongs to a transaction at or above its xmin and is scanned next time.
+# snapshot cannot see yet is in flight, or at or above the cursor, and is scanned next time; `{later}` is that.
 SCAN: Final = {
     "postgresql": (
-        """
+        f"""
 WITH moved AS (
-    UPDATE buckets SET cursor = greatest(cursor, pg_snapshot_xmin(pg_current_snapshot())::text::bigint)
+    UPDATE buckets SET cursor = greatest(buckets.cursor, seen.cursor), in_flight = seen.in_flight FROM ({NOW}) seen
     WHERE id BETWEEN :lo AND :hi
 )"""
-        + AGGREGATE.replace("{where}", f"(({_FRESH}) OR (s.arrival >= :cursor AND s.ts < :pack))"),
+        + AGGREGATE.replace("{where}", f"(({_FRESH}) OR ({{later}} AND s.ts < :pack))"),
     ),
     # SQLite: one writer at a time, so the whole transaction is one snapshot; each scan uses its own index.
     "sqlite": (
@@ -75,7 +77,7 @@ WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :h
 
 STRANGERS_BY_ARRIVAL: Final = """
 SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
-WHERE s.arrival >= :cursor AND s.problem IS NULL AND o.bucket IS NULL
+WHERE {later} AND s.problem IS NULL AND o.bucket IS NULL
 """
 
 # Rule S4: what arrived below the floor is too late for good, and stays countable.
@@ -87,7 +89,7 @@ WHERE w.window_ms < :pack AND w.window_ms < o.floor_ms LIMIT 1
 BELOW_FLOOR: Final = """
 INSERT INTO late_quarantine (sample_id, org_id, found_ms)
 SELECT s.id, s.org_id, :now FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
-WHERE s.arrival >= :cursor AND s.problem IS NULL AND s.ts < o.floor_ms AND o.bucket BETWEEN :lo AND :hi
+WHERE {later} AND s.problem IS NULL AND s.ts < o.floor_ms AND o.bucket BETWEEN :lo AND :hi
 ON CONFLICT DO NOTHING
 """
 
@@ -103,7 +105,7 @@ STOPPED_IS_DIRTY: Final = """
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT s.org_id, s.ts - s.ts % 300000
 FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
-WHERE s.arrival >= :cursor AND s.problem IS NULL AND s.ts < :pack AND s.ts >= o.floor_ms
+WHERE {later} AND s.problem IS NULL AND s.ts < :pack AND s.ts >= o.floor_ms
     AND o.stopped_at_ms IS NOT NULL AND o.bucket BETWEEN :lo AND :hi
 ON CONFLICT DO NOTHING
 """
@@ -137,8 +139,8 @@ _DIRTY_WHERE: Final = "WHERE d.window_ms < :pack AND d.window_ms < :horizon {dir
 SCAN_DIRTY: Final = f"""
 INSERT INTO seal_work (org_id, window_ms, memory_mb, seconds, samples)
 SELECT d.org_id, d.window_ms, s.memory_mb, SUM(s.interval_s), COUNT(*)
-{_DIRTY} {{then}} usage_samples s ON s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
-    AND s.problem IS NULL
+{_DIRTY} {{look}} usage_samples s {{by}} s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
+    AND s.problem IS NULL {{end_s}}
 {_DIRTY_WHERE}
 GROUP BY 1, 2, 3
 """
@@ -153,7 +155,8 @@ GROUP BY 1, 2, 3
 WITHDRAWN_DIRTY: Final = f"""
 INSERT INTO seal_work (org_id, window_ms, memory_mb, seconds, samples)
 SELECT d.org_id, d.window_ms, s.memory_mb, -SUM(s.interval_s), -COUNT(*)
-{_DIRTY} {{then}} withdrawals s ON s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
+{_DIRTY} {{look}} withdrawals s {{by}} s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + 300000
+    {{end_s}}
 {_DIRTY_WHERE}
 GROUP BY 1, 2, 3
 """
@@ -179,7 +182,7 @@ prior AS (
     WHERE p.window_ms >= :pack AND p.window_ms < :horizon {{prior_scope}}
     UNION ALL
     SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.revision
-    {_DIRTY} {{then}} pushes p ON p.org_id = d.org_id AND p.window_ms = d.window_ms
+    {_DIRTY} {{look}} pushes p {{by}} p.org_id = d.org_id AND p.window_ms = d.window_ms {{end_p}}
     {_DIRTY_WHERE}
 ),
 owed AS (

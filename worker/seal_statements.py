@@ -6,17 +6,19 @@ Guarantee: the lock is a seal's first statement (rule S1), and values are bound,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.database import rows_sql
-from drawdown.schema.tables import buckets, operator_actions
+from drawdown.schema.tables import buckets
 from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker import seal_plans as plans
 from drawdown.worker import seal_sql as sql
+from drawdown.worker.actions import Said, record
+from drawdown.worker.arrivals import UNREAD, Seen, seen_by_all
 from drawdown.worker.incarnation import Witness, require_same
 from drawdown.worker.mapping import Segment, mapping_rows, segments
 from drawdown.worker.provider_states import stored_terms
@@ -52,7 +54,7 @@ class Sealed:
 class Lock:
     """What the bucket rows said once they were locked."""
 
-    cursor: int
+    seen: Seen
     pack_ms: int
     epoch: int
 
@@ -60,7 +62,7 @@ class Lock:
 class Statements:
     """Runs the named statements with this seal's values."""
 
-    def __init__(self, connection: sa.Connection, request: SealRequest, pack_ms: int, cursor: int = 0) -> None:
+    def __init__(self, connection: sa.Connection, request: SealRequest, pack_ms: int, seen: Seen = UNREAD) -> None:
         self.connection = connection
         self.values: dict[str, int | str] = {
             "lo": request.shard.lo,
@@ -69,7 +71,7 @@ class Statements:
             "horizon": request.horizon_ms,
             "pack": pack_ms,
             "upto": min(pack_ms, request.horizon_ms),
-            "cursor": cursor,
+            "cursor": seen.cursor,
             "first": 0,
             "seal_id": 0,
         }
@@ -82,14 +84,16 @@ class Statements:
             "seconds": plans.SECONDS[connection.dialect.name],
             "apart": plans.APART[connection.dialect.name],
             "then": plans.THEN[connection.dialect.name],
+            **plans.LOOK[connection.dialect.name],
             "mapped": plans.MAPPED_EXACT if all(one.lo == one.hi for one in mapping) else plans.MAPPED_TIERS,
+            "later": seen.later,
             "scope": "",
             "prior_scope": "",
             "dirty_scope": "",
             "pending_scope": "",
             "below_watermark": "",
             "segments": segments_sql(mapping),
-            "sent": _sent_sql(providers),
+            "sent": _sent_sql(providers, _carrying(connection)),
             "shadow": _shadow_sql(providers),
             "lost": lost,
             "else": states,
@@ -124,12 +128,18 @@ def segments_sql(found: Sequence[Segment]) -> str:
     return f"VALUES {rows}"
 
 
-def _sent_sql(providers: Mapping[str, Capabilities]) -> str:
-    """All of the owed quantity is sent, unless some provider takes only whole units or no negatives (S10)."""
+def _carrying(connection: sa.Connection) -> set[str]:
+    """Providers with something left over. Terms may have changed since: what smaller units, or negatives that were not
+    taken, left behind is sent with what is sealed next."""
+    return set(connection.execute(sa.text("SELECT DISTINCT provider FROM carries WHERE carry_qty <> 0")).scalars())
+
+
+def _sent_sql(providers: Mapping[str, Capabilities], carrying: Collection[str]) -> str:
+    """All of the owed quantity is sent, unless some provider takes only whole units or no negatives (S10), or did."""
     rows = [
         (name, feature, unit, int(can.negatives))
         for name, can in providers.items()
-        if can.unit != 1 or can.units or not can.negatives
+        if can.unit != 1 or can.units or not can.negatives or name in carrying
         for feature, unit in (("", can.unit), *can.units.items())
     ]
     if not rows:
@@ -179,7 +189,7 @@ def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, b
     assert rows, "the buckets are never deleted"
     require_same(connection, request.witness)
     lock = Lock(
-        cursor=min(row.cursor for row in rows),
+        seen=seen_by_all(rows),
         pack_ms=max(row.watermark_ms for row in rows),
         epoch=max(row.epoch for row in rows),
     )
@@ -204,17 +214,14 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
         .where(buckets.c.id.between(request.shard.lo, request.shard.hi))
         .values(cursor=0, epoch=lock.epoch + 1)
     )
-    connection.execute(
-        operator_actions.insert().values(
-            at_ms=request.now_ms,
-            action="cursor_restart",
-            target=f"buckets {request.shard.lo}..{request.shard.hi}",
-            details=f"cursor {lock.cursor} lay beyond the database's own counter: it was restored",
-            actor="drawdown",
-            reason="S2",
-        )
+    record(
+        connection,
+        "cursor_restart",
+        f"buckets {request.shard.lo}..{request.shard.hi}",
+        {"cursor": lock.seen.cursor},
+        Said(request.now_ms, "drawdown", "S2: the cursor lay beyond the database's own counter: it was restored"),
     )
-    return Lock(cursor=0, pack_ms=lock.pack_ms, epoch=lock.epoch + 1)
+    return Lock(UNREAD, pack_ms=lock.pack_ms, epoch=lock.epoch + 1)
 
 
 def narrow_if_needed(run: Statements, connection: sa.Connection, request: SealRequest) -> bool:

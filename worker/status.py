@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.actions import require_org
 from drawdown.worker.backlog import read_backlog
+from drawdown.worker.balances import told
 from drawdown.worker.incarnation import Witness, difference, read_incarnation
+from drawdown.worker.long_open import oldest_open
 from drawdown.worker.provider_states import paused
 from drawdown.worker.shard import Shard
 from drawdown.worker.status_credit import credit_status, verdict_history
@@ -39,6 +41,9 @@ SELECT COUNT(*) AS due, MIN(halted_at) AS since_ms, MAX(last_error) AS error FRO
 DIFFERING = """
 SELECT provider, verdict, COUNT(*) AS days, MIN(day_ms) AS since_ms, MAX(at_ms) AS compared_ms FROM reconciliations
 WHERE verdict IN ('short', 'over') GROUP BY provider, verdict ORDER BY provider, verdict
+"""
+HALTED = """
+SELECT org_id, halt_reason, halted_at FROM orgs WHERE is_halted ORDER BY halted_at DESC, org_id LIMIT 3
 """
 STOPPED = (
     "SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY org_id LIMIT 20"
@@ -79,14 +84,22 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         "unread": rows(UNREAD),
         "unheeded": [{**asdict(one), "said": str(one)} for one in unheeded(connection, Shard())],
         "differing": rows(DIFFERING),
+        "balances": [dict(one._mapping) for one in told(connection)],
         "stopped": rows(STOPPED),
+        "halted_orgs": rows(HALTED),
         "doubted": next(iter(rows(DOUBTED)), None) or _doubt(connection, now_ms, witness),
         "replays": rows(REPLAYS, since=now_ms - DAY_MS),
+        "open_transaction": _open_for_long(connection),
         "last_tick": _last_tick(connection, now_ms),
         "needs_person": backlog.needs_person,
     }
     verdict = judge(found)
     return {**found, "verdict": verdict.word, "reason": verdict.reason, "next": verdict.next}
+
+
+def _open_for_long(connection: sa.Connection) -> dict[str, Any] | None:
+    oldest = oldest_open(connection)
+    return asdict(oldest) if oldest is not None and oldest.told else None
 
 
 def _last_tick(connection: sa.Connection, now_ms: int) -> dict[str, Any] | None:

@@ -41,6 +41,7 @@ def credit_status(connection: sa.Connection, org: Any, now_ms: int) -> dict[str,
         "effective_micro": None if found is None else found.value,
         "burn_a_minute_micro": used.burn_a_minute,
         "no_estimate_for": sorted(used.unpriced),
+        "unread_since_ms": org.unread_since_ms,
         "when_down": policy_for(policies_of(connection, provider), org.plan),
     }
 

@@ -67,8 +67,8 @@ WHERE p.state IN ('due', 'queued', 'in_doubt', 'rejected') AND p.last_error IS N
 GROUP BY 1, 2, 3 ORDER BY 2, 4 DESC, 3 LIMIT 500
 """
 TICKS: Final = """
-SELECT started_ms, report FROM ticks WHERE tick_id > (SELECT MAX(tick_id) FROM ticks) - :most
-    AND finished_ms > :since AND report IS NOT NULL
+SELECT started_ms, bucket_lo, report FROM ticks WHERE tick_id > (SELECT MAX(tick_id) FROM ticks) - :most
+    AND finished_ms > :since AND report IS NOT NULL ORDER BY tick_id DESC
 """
 PAUSED_BY: Final = """
 SELECT actor FROM operator_actions WHERE action = 'provider_pause' AND target = :provider
@@ -116,14 +116,17 @@ def _predict(one: Waiting, per_minute: float, now_ms: int) -> None:
 
 
 def settled_per_minute(connection: sa.Connection, now_ms: int) -> Mapping[str, float]:
-    """Pushes that the ticks of the last quarter of an hour saw accepted, by provider, a minute."""
+    """Pushes that ticks saw accepted, by provider, a minute: those of the last quarter of an hour, back to the last one
+    that saw none. What was before an outage says nothing of when it will be over."""
     values = {"most": TICKS_LOOKED_AT, "since": now_ms - RATE_SPAN_MS}
-    rows = connection.execute(sa.text(TICKS), values).all()
-    if not rows:
-        return {}
-    minutes = max(now_ms - min(row.started_ms for row in rows), MINUTE_MS) / MINUTE_MS
     totals: dict[str, int] = {}
-    for row in rows:
+    since: dict[str, int] = {}
+    ended: set[tuple[str, int]] = set()
+    for row in connection.execute(sa.text(TICKS), values):
         for provider, count in json.loads(row.report).get("accepted_at", {}).items():
-            totals[provider] = totals.get(provider, 0) + count
-    return {provider: count / minutes for provider, count in totals.items()}
+            if not count:
+                ended.add((provider, row.bucket_lo))
+            elif (provider, row.bucket_lo) not in ended:
+                totals[provider] = totals.get(provider, 0) + count
+                since[provider] = min(since.get(provider, now_ms), row.started_ms)
+    return {name: count * MINUTE_MS / max(now_ms - since[name], MINUTE_MS) for name, count in totals.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
-from drawdown.worker.actions import lock_buckets, record, require_org
+from drawdown.worker.actions import Said, lock_org, record, require_org
 
 
 def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:
@@ -17,9 +17,7 @@ def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int
 
     Under its bucket's lock: a seal that is under way ends first, so that the watermark is held where it then is.
     """
-    bucket = connection.execute(sa.text("SELECT bucket FROM orgs WHERE org_id = :org"), {"org": org_id}).scalar()
-    if bucket is not None:
-        lock_buckets(connection, bucket, bucket)
+    lock_org(connection, org_id)
     changed = connection.execute(
         sa.text(
             "UPDATE orgs SET stopped_at_ms = :now, stopped_reason = :reason, held_watermark_ms = COALESCE("
@@ -29,15 +27,19 @@ def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int
         {"now": now_ms, "reason": reason, "org": org_id},
     ).rowcount
     if changed:
-        record(connection, "org_stop", org_id, {}, now_ms=now_ms, actor=actor, reason=reason)
+        record(connection, "org_stop", org_id, {}, Said(now_ms, actor, reason))
     return bool(changed)
 
 
-def release_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> str:
+def release_org(
+    connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str, via: str = "program"
+) -> str:
     """Let a stopped organisation go on; returns why it had been stopped.
 
+    Under its bucket's lock: a seal that began without its samples would else end with its pushes, and give them back.
     Errors: Refused where it is unknown or not stopped.
     """
+    lock_org(connection, org_id)
     org = require_org(connection, org_id)
     if org.stopped_at_ms is None:
         raise Refused(f"{org_id} is not stopped; `drawdown status {org_id}` shows how it stands")
@@ -45,5 +47,5 @@ def release_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: 
         sa.text("UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = :org"), {"org": org_id}
     )
     was = str(org.stopped_reason)
-    record(connection, "org_release", org_id, {"was": was}, now_ms=now_ms, actor=actor, reason=reason)
+    record(connection, "org_release", org_id, {"was": was}, Said(now_ms, actor, reason, via))
     return was

@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady
 from drawdown.schema.tables import ticks
-from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
+from drawdown.schema.text import in_short
+from drawdown.schema.units import WINDOW_MS, horizon
 from drawdown.worker import seal as sealing
 from drawdown.worker.backlog import read_backlog
 from drawdown.worker.clocks import database_now, doubt_the_clock
@@ -46,6 +47,7 @@ def tick(context: Context) -> Steps[Report]:
 
     Errors: ClockDoubted (S9) before anything is sealed; DatabaseBusy and DatabaseNotReady as they come.
     """
+    context.began_ms = context.clock.now_ms()
     witness: Witness | None = yield Recall()
     report: Report = yield Transaction("begin_tick", partial(_begin, context=context, witness=witness))
     now_known: Witness | None = yield Recall()
@@ -82,14 +84,25 @@ def tick(context: Context) -> Steps[Report]:
 def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[object]]:
     """Halts come last: one that was due may have been lifted by what the provider says now. Where history is in doubt
     (R1), verdicts and halts go on, and nothing is settled."""
-    # Two at a time where calls take time: while one writes down what came back, the other keeps the line busy. Lookups
-    # are slow where they are limited, so they delay no push.
+    if not settling:
+        return (yield from _verdicts(context, provider))
+    # Lookups are slow where they are limited: they hold up no push, no verdict and no halt.
+    done: list[object] = yield Together([confirm(context, provider), _sent(context, provider)])
+    if isinstance(done[0], Confirmed) and done[0].asked:
+        done += yield from _verdicts(context, provider)
+    return done
+
+
+def _sent(context: Context, provider: str) -> Steps[list[object]]:
+    # Two at a time where calls take time: while one writes down what came back, the other keeps the line busy.
     at_once = 1 if context.capabilities[provider].in_flight == 1 else 2
-    pushes = [push(context, provider) for _ in range(at_once)] if settling else []
-    done: list[object] = (yield Together([confirm(context, provider), *pushes])) if settling else []
+    pushed: list[object] = yield Together([push(context, provider) for _ in range(at_once)])
+    return [*pushed, *(yield from _verdicts(context, provider))]
+
+
+def _verdicts(context: Context, provider: str) -> Steps[list[object]]:
     projected = yield from project(context, provider)
-    dispatched = yield from dispatch(context, provider)
-    return [*done, projected, dispatched]
+    return [projected, (yield from dispatch(context, provider))]
 
 
 def _collect(report: Report, results: Sequence[object]) -> None:
@@ -109,21 +122,23 @@ def _collect(report: Report, results: Sequence[object]) -> None:
                 report.projected += result.read
                 report.halted += result.halted
                 report.resumed += result.resumed
+                report.failures += result.unwritten
             case Dispatched():
                 report.halts_acknowledged += result.acknowledged
                 report.halts_failed += result.failed
             case DatabaseBusy() | DatabaseNotReady():
                 raise result
             case Exception():
-                log.error("lane_failed", error=f"{type(result).__name__}: {result}")
-                report.failures.append(f"{type(result).__name__}: {result}")
+                log.error("lane_failed", error=in_short(result))
+                report.failures.append(in_short(result))
             case _:
                 raise AssertionError(f"an unexpected result: {result!r}")
 
 
-def _accepted(lane: object) -> int:
-    done = lane if isinstance(lane, list) else []
-    return sum(one.accepted for one in done if isinstance(one, Confirmed | Pushed))
+def _accepted(done: object) -> int:
+    if isinstance(done, list):
+        return sum(_accepted(one) for one in done)
+    return done.accepted if isinstance(done, Confirmed | Pushed) else 0
 
 
 def _begin(connection: sa.Connection, *, context: Context, witness: Witness | None) -> Report:
@@ -180,12 +195,13 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
 
 def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
     """`orgs.billing_provider` shows the assignment in force; one that began since the last tick takes effect, and its
-    provider is asked: a halted organisation uses nothing, so nothing else would ever ask."""
+    provider is asked: a halted organisation uses nothing, so nothing else would ever ask.
+
+    All assignments in force are looked at, however long ago they began: the clock by which an earlier tick said what it
+    had looked at may have been wrong, and an assignment may be made later than the time it starts at."""
     since = connection.execute(
         sa.text("SELECT started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1")
     ).scalar_one_or_none()
-    # A clock set back since may have passed an assignment's start before the assignment was made: look at them all.
-    looked_at = 0 if since is None or since > now else since - DAY_MS
     connection.execute(
         sa.text(
             "UPDATE orgs SET billing_provider = a.provider, "
@@ -195,10 +211,10 @@ def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
             "balance_read_ms = CASE WHEN balance_read_ms >= a.start_ms THEN balance_read_ms END, "
             "balance_micro = CASE WHEN balance_read_ms >= a.start_ms THEN balance_micro END "
             "FROM assignments a WHERE a.org_id = orgs.org_id "
-            "AND a.start_ms BETWEEN :looked_at AND :now AND (a.end_ms IS NULL OR :now < a.end_ms) "
+            "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) "
             "AND (a.start_ms >= :since OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
         ),
-        {"now": now, "since": 0 if since is None else min(since, now) - WINDOW_MS, "looked_at": looked_at},
+        {"now": now, "since": 0 if since is None else min(since, now) - WINDOW_MS},
     )
 
 
@@ -218,18 +234,21 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
     queue = [context.shard]
     while queue:
         shard = queue.pop()
+        if shard != context.shard and context.out_of_time():
+            report.failures.append(f"buckets {shard.lo} to {shard.hi} were not sealed: time was up")
+            continue
         request = _request(context, report, shard)
         try:
             sealed: Sealed = yield Transaction("seal", partial(sealing.seal, request=request))
         except DBAPIError as error:  # a database that is busy, away or not ready has errors of its own
-            log.error("seal_failed", bucket_lo=shard.lo, bucket_hi=shard.hi, error=str(error).splitlines()[0])
+            log.error("seal_failed", bucket_lo=shard.lo, bucket_hi=shard.hi, error=in_short(error))
             if shard.lo < shard.hi:
                 middle = (shard.lo + shard.hi) // 2
                 queue += [Shard(middle + 1, shard.hi), Shard(shard.lo, middle)]
             elif (yield from _stop_bad_orgs(context, report, request)):
                 queue.append(shard)
             else:
-                report.failures.append(f"bucket {shard.lo} cannot be sealed: {str(error).splitlines()[0]}")
+                report.failures.append(f"bucket {shard.lo} cannot be sealed: {in_short(error)}")
             continue
         report.sealed += sealed.pushes
         context.advanced("sealed", sealed.pushes)
@@ -264,13 +283,15 @@ def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
 
 def _sweep(context: Context, report: Report) -> Steps[None]:
     """A part of the nightly sweep (S2's net). Its failure is the next tick's to repeat, not this tick's to die of."""
+    if context.out_of_time():
+        return
     try:
         swept: Sealed | None = yield Transaction(
             "sweep", partial(sealing.sweep, request=_request(context, report, context.shard))
         )
     except DBAPIError as error:
-        log.error("sweep_failed", error=str(error).splitlines()[0])
-        report.failures.append(f"sweep: {str(error).splitlines()[0]}")
+        log.error("sweep_failed", error=in_short(error))
+        report.failures.append(f"sweep: {in_short(error)}")
         return
     if swept is not None and swept.pushes:
         log.error("sweep_found_usage", pushes=swept.pushes, detail="the arrival cursor had missed it")

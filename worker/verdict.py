@@ -54,6 +54,13 @@ def _needs_person(found: Mapping[str, Any]) -> Verdict | None:
             if one[state]:
                 reason = f"{one[state]:,} pushes {word} at {one['provider']}: {one['error']}"
                 return person(reason, f"drawdown push list --state {state} --provider {one['provider']}")
+    if found["balances"]:
+        one = found["balances"][0]
+        reason = (
+            f"the balance of {one['customer_id']} at {one['provider']} differs from what was pushed by "
+            f"{one['told_qty']:+,} ({one['feature']})"
+        )
+        return person(reason, f"compare with their console, then drawdown reconcile {one['org_id']} --acknowledge")
     return None
 
 
@@ -80,7 +87,7 @@ def _behind(found: Mapping[str, Any]) -> Verdict | None:
         name, waiting = one["provider"], one["due"] + one["queued"]
         if one["paused_ms"] is not None:
             reason = f"{name} is paused ({one['paused_reason']}); {waiting:,} pushes wait"
-            return Verdict("behind", reason, f"drawdown provider resume {name}, once it may go on")
+            return Verdict("behind", reason, f"drawdown provider pause {name} --undo, once it may go on")
         if waiting:
             reason = f"{waiting:,} pushes wait at {name}: {one['error'] or 'not tried yet'}"
             return Verdict("behind", reason, _mend(one))
@@ -89,6 +96,8 @@ def _behind(found: Mapping[str, Any]) -> Verdict | None:
         ("dirty_windows", "windows are to be sealed again"),
         ("projections_due", "organisations are to be read again"),
     ):
+        if name == "projections_due" and found["unread"]:
+            return _unread(found["unread"][0])
         if left[name]:
             return Verdict("behind", f"{left[name]:,} {words}", "nothing: the next tick tries again")
     if minutes := unwatched_minutes(found):
@@ -103,9 +112,23 @@ def _behind(found: Mapping[str, Any]) -> Verdict | None:
         one = max(found["pending"], key=lambda part: int(part["seconds"]))
         reason = f"{one['seconds']:,} s of usage are billed by nobody yet ({one['reason']})"
         return Verdict("behind", reason, PENDING.get(one["reason"], "drawdown org list"))
+    for why, samples in left["quarantined"].items():
+        reason = f"{samples:,} samples are quarantined ({why}) and billed to nobody"
+        return Verdict("behind", reason, f"drawdown sample list --quarantined --why {why}")
+    if left["dated_ahead"]:
+        reason = f"{left['dated_ahead']:,} samples are dated later than now, and billed only then"
+        return Verdict("behind", reason, "mend that host's clock; drawdown sample withdraw ID, and enter them again")
     if found["last_tick"] is None:
         return Verdict("behind", "there was no tick yet", "drawdown tick")
     return None
+
+
+def _unread(one: Mapping[str, Any]) -> Verdict:
+    reason = f"{one['orgs']:,} organisations cannot be read at {one['provider'] or 'their provider'}: {UNREAD}"
+    return Verdict("behind", reason, f"drawdown provider check {one['provider']}, and org show {one['first_org']}")
+
+
+UNREAD: Final = "it is down, or has no such customer; they go on until the balance that was read last is used up"
 
 
 PENDING: Final = {

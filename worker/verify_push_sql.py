@@ -33,6 +33,13 @@ SELECT 'state' AS what, {_PUSH} FROM pushes p WHERE (p.state <> 'voided' AND (p.
     OR (p.state = 'shadow' AND p.attempts > 0)
 """
 
+# Only what lies before a provider went live is sealed and never sent.
+SHADOW: Final = f"""
+SELECT 'shadow' AS what, {_PUSH}, s.live_from_ms
+FROM pushes p LEFT JOIN provider_states s ON s.provider = p.provider
+WHERE p.state = 'shadow' AND (s.live_from_ms IS NULL OR p.window_ms >= s.live_from_ms)
+"""
+
 KEY: Final = f"""
 SELECT 'key' AS what, q.* FROM (
     SELECT {_PUSH}, 'usage:' || p.org_id || ':' || p.window_ms || ':' || p.feature
@@ -116,6 +123,36 @@ SELECT 'books' AS what, CAST(NULL AS TEXT) AS org_id, {NONE}, q.kept
 FROM (SELECT WIDE(balance_micro) AS kept FROM ledger_accounts) q WHERE q.kept <> 0
 """
 
+# Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature
+# that had begun by then. A rate may be set for a time that is over, so that which of them was known is not claimed.
+# ABS(q) = n * per + rest: products stay small.
+_PART: Final = "(ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)"
+_ASKED: Final = "(2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)"
+PRICED: Final = f"""
+SELECT 'priced' AS what, w.org_id, e.ts - e.ts % 300000 AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
+FROM ledger_entries e LEFT JOIN {_OWNERS} w ON w.account_id = e.from_account
+WHERE e.kind = 'usage' AND NOT EXISTS (
+    SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts
+        AND (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
+        AND 2 * r.per_quantity * {_PART} <= {_ASKED} AND {_ASKED} < 2 * r.per_quantity * ({_PART} + 1))
+"""
+
+# Credit that was given is what the record of actions says, to whom it says; and none was given beside it.
+GRANTED: Final = f"""
+SELECT 'granted' AS what, w.org_id, {NONE}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account
+FROM (SELECT SAID(x.key) AS key, CAST(SAID(x.amount_micro) AS BIGINT) AS said, 'wallet:' || x.target AS account
+    FROM operator_actions x WHERE x.action = 'ledger_grant') q
+LEFT JOIN ledger_entries e ON e.key = q.key AND e.kind = 'grant' LEFT JOIN {_OWNERS} w ON w.account_id = q.account
+WHERE e.key IS NULL OR e.amount_micro <> q.said OR e.to_account <> q.account
+"""
+
+UNGRANTED: Final = f"""
+SELECT 'ungranted' AS what, w.org_id, {NONE}, e.key, e.amount_micro, e.to_account
+FROM ledger_entries e LEFT JOIN {_OWNERS} w ON w.account_id = e.to_account
+WHERE e.kind = 'grant' AND e.key NOT IN (
+    SELECT SAID(x.key) FROM operator_actions x WHERE x.action = 'ledger_grant' AND SAID(x.key) IS NOT NULL)
+"""
+
 # Invariant 3. A push's biller is the one assigned to its window, whatever became of the push.
 BILLER: Final = f"""
 SELECT 'biller' AS what, {_PUSH}, p.provider, p.customer_id, COALESCE((
@@ -134,6 +171,20 @@ SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice
 ) q WHERE q.next_ms IS NOT NULL AND (q.end_ms IS NULL OR q.end_ms <> q.next_ms)
 """
 
+# Who bills is what the record of actions said last. A tick assigns newcomers by itself (`--new-org-provider`), under
+# their own id, or without one.
+UNSAID: Final = f"""
+SELECT 'unsaid' AS what, a.org_id, {NONE}, a.start_ms, a.provider, a.customer_id, q.provider AS said, q.customer
+FROM assignments a LEFT JOIN (
+    SELECT x.action, x.target, CAST(SAID(x.start_ms) AS BIGINT) AS start_ms, SAID(x.provider) AS provider,
+        SAID(x.customer) AS customer, ROW_NUMBER() OVER (
+            PARTITION BY x.target, CAST(SAID(x.start_ms) AS BIGINT) ORDER BY x.action_id DESC) AS back
+    FROM operator_actions x WHERE x.action IN ('org_assign', 'org_customer', 'org_assign_cancel')
+) q ON q.target = a.org_id AND q.start_ms = a.start_ms AND q.back = 1 AND q.action <> 'org_assign_cancel'
+WHERE (q.target IS NULL AND NOT (a.actor = 'drawdown' AND a.customer_id IN ('', a.org_id)))
+    OR a.provider <> q.provider OR a.customer_id <> q.customer
+"""
+
 SHARED: Final = f"""
 SELECT 'shared' AS what, a.org_id, {NONE}, a.provider, a.customer_id, c.org_id AS other
 FROM assignments a JOIN assignments c ON c.provider = a.provider AND c.customer_id = a.customer_id
@@ -150,8 +201,9 @@ FROM attempts t LEFT JOIN pushes p ON {same("p", "t")} LEFT JOIN orgs o ON o.org
 WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
 """
 
-# The first attempt's time is compared alone: later ones may follow a clock that was set back. Two hosts' clocks may be
-# apart by a little: a minute is no breach.
+# The first attempt's time is compared alone, and where no lookup made the push due: a claim waits until its push is
+# due, and the seal made it due by its own clock, so no two clocks are compared. Later attempts may follow one that was
+# set back. A minute is no breach.
 # What was queued, not answered, or whose sender died is accepted by a lookup only, and none of its attempts shows it.
 ATTEMPTS: Final = f"""
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
@@ -164,18 +216,18 @@ FROM pushes p LEFT JOIN (
     FROM attempts GROUP BY window_ms, org_id, feature, revision
 ) t ON {same("t", "p")}
 WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries
-    OR ((t.first_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0 AND p.lookups = 0)
+    OR ((p.lookups = 0 AND (t.first_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0))
         OR (p.state IN ('rejected', 'in_doubt') AND t.tries IS NULL AND p.last_error NOT LIKE 'not sent:%'))
         AND NOT {_PERSON} AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE {same("x", "p")}))
 """
 
-# Invariant 6. A first attempt that met a key known already put its push in doubt (rule R1). One whose claim had passed
-# on by then did not, and shows it: the second attempt had begun before.
+# Invariant 6, by the order of what was written, never by two clocks: an answer and a void say how many attempts there
+# were by then. A first attempt that met a key known already put its push in doubt (rule R1). One whose claim had passed
+# on by then did not: there were two attempts when its answer was written.
 RESENT: Final = f"""
 SELECT 'resent' AS what, {_PUSH}, t.finished_ms AS doubt_ms, n.started_ms
-FROM attempts t JOIN attempts n ON {same("n", "t")} AND n.attempt = 2 AND n.started_ms > t.finished_ms
-JOIN pushes p ON {same("p", "t")}
-WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND p.lookups = 0 AND NOT {_PERSON}
+FROM attempts t JOIN attempts n ON {same("n", "t")} AND n.attempt = 2 JOIN pushes p ON {same("p", "t")}
+WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND t.attempts_then = 1 AND p.lookups = 0 AND NOT {_PERSON}
 """
 
 NO_EVIDENCE: Final = f"""
@@ -192,5 +244,5 @@ WHERE p.state <> 'voided' OR (p.org_id IS NULL AND v.window_ms >= COALESCE(o.flo
 
 SENT_VOID: Final = f"""
 SELECT 'sent_void' AS what, {_PUSH}, v.at_ms, t.started_ms
-FROM voids v JOIN attempts t ON {same("t", "v")} AND t.started_ms > v.at_ms JOIN pushes p ON {same("p", "v")}
+FROM voids v JOIN attempts t ON {same("t", "v")} AND t.attempt > v.attempts_then JOIN pushes p ON {same("p", "v")}
 """

@@ -4,7 +4,7 @@ Guarantee: they read raw tables alone and share nothing with the worker's statem
 both. A row says `what` is wrong (a key of FINDINGS), the organisation, window and feature, and the numbers to name.
 
 `[x.org_id]` stands for the choice of organisations, `WIDE(x)` for a sum that cannot overflow, `{newest}` for how far
-the database's own counter of arrivals has come, `{pruned}` for the moment up to which an action `a` pruned.
+the database's own counter of arrivals has come, `SAID(a.name)` for what an operator's action `a` says of `name`.
 """
 
 from typing import Final
@@ -14,9 +14,11 @@ from drawdown.worker.verify_usage_sql import USAGE
 from drawdown.worker.verify_words_sql import NONE
 
 FINDINGS: Final[dict[str, tuple[int, str]]] = {
+    "vanished": (1, "sealed {n2}, and all samples there ever were come to {n1}: some are gone"),
     "owed": (1, "samples in force {n1}, sealed {n2}"),
     "carry": (2, "sealed {sealed}, sent {sent}, carried {carry} at {provider} as {customer_id}"),
     "state": (2, "{key} is {state} and sends {sent_qty}: carried means that nothing is sent, and only that"),
+    "shadow": (2, "{key} is in shadow, which ends at {live_from_ms}: it is never sent"),
     "key": (2, "the key {key} is not the one of its push, {wanted}"),
     "twice": (2, "{pushes} accepted pushes have the key {key}"),
     "revisions": (2, "{pushes} revisions up to number {highest}: some are missing"),
@@ -28,9 +30,13 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "charged_in_vain": (2, "{key} is {state} and the ledger charged {quantity} for it"),
     "balance": (2, "the account {account_id} keeps {kept}, its lines sum to {lines}"),
     "books": (2, "all balances of the ledger sum to {kept}, not to zero"),
+    "priced": (2, "the ledger charged {amount_micro} for {quantity} under {key}: no rate of the feature makes that"),
+    "granted": (2, "{said} to {said_account} were granted as {key}; the ledger has {amount_micro} to {to_account}"),
+    "ungranted": (2, "the ledger has {amount_micro} to {to_account} as {key}, and no grant of it is on record"),
     "biller": (3, "{key} is billed by {provider} as {customer_id}; assigned: {assigned}"),
     "assigned_twice": (3, "the assignment from {start_ms} ends at {end_ms}, the next one starts at {next_ms}"),
     "assigned_never": (3, "nothing is assigned between {end_ms} and {next_ms}"),
+    "unsaid": (3, "from {start_ms} on it is {provider} as {customer_id}; on record is {said} as {customer}"),
     "shared": (3, "the customer {customer_id} at {provider} belongs to {other} in the same windows"),
     "above": (4, "{key} is sealed, and the watermark is {watermark_ms}"),
     "pending_above": (4, "{memory_mb} MB is pending, and the watermark is {watermark_ms}"),
@@ -50,11 +56,11 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "unproven": (5, "{key} is {state}, and no attempt or person settled it"),
     "charged_unsent": (5, "the ledger charged {quantity} for {key}, which was never sent"),
     "uncommitted": (5, "the ledger charged {quantity} for {key}; no such push was committed"),
-    "resent": (6, "{key} was sent again at {started_ms}, after it went in doubt at {doubt_ms}"),
+    "resent": (6, "{key} was sent again (at {started_ms}), after it went in doubt (at {doubt_ms})"),
     "no_evidence": (6, "{key} is voided without evidence"),
     "not_voided": (6, "{key} has a void and is {state}"),
     "void_of_nothing": (6, "revision {revision} has a void and is not there"),
-    "sent_void": (6, "{key} was sent at {started_ms}, after it was voided at {at_ms}"),
+    "sent_void": (6, "{key} was sent (at {started_ms}), after it was voided (at {at_ms})"),
     "no_halt": (7, "halted at {halted_at}: cell {cell_id} has sandboxes and no halt is due or acknowledged"),
     "half_halted": (7, "is_halted is {is_halted}, halted_at is {halted_at}"),
     "halted_never": (7, "cell {cell_id} acknowledged a halt of {halted_at}; the organisation was not halted then"),
@@ -88,7 +94,7 @@ FROM orgs p JOIN buckets b ON b.id = p.bucket WHERE p.floor_ms > COALESCE(p.held
 # Only pruning raises floors, and says how far: a floor beyond that closed windows whose samples may be gone unbilled.
 FLOORED: Final = f"""
 SELECT 'floored' AS what, p.org_id, {NONE}, p.floor_ms, q.pruned_ms FROM orgs p CROSS JOIN (
-    SELECT MAX({{pruned}}) AS pruned_ms FROM operator_actions a WHERE a.action = 'sample_prune'
+    SELECT MAX(CAST(SAID(a.before_ms) AS BIGINT)) AS pruned_ms FROM operator_actions a WHERE a.action = 'sample_prune'
 ) q WHERE p.floor_ms > COALESCE(q.pruned_ms, 0)
 """
 
@@ -193,6 +199,7 @@ STATEMENTS: Final = (
     USAGE,
     push.CARRY,
     push.STATE,
+    push.SHADOW,
     push.KEY,
     push.TWICE,
     push.REVISIONS,
@@ -202,8 +209,12 @@ STATEMENTS: Final = (
     push.ADOPTED,
     push.BALANCE,
     push.BOOKS,
+    push.PRICED,
+    push.GRANTED,
+    push.UNGRANTED,
     push.BILLER,
     push.ASSIGNED,
+    push.UNSAID,
     push.SHARED,
     ABOVE,
     PENDING_ABOVE,
@@ -233,6 +244,7 @@ COUNTS: Final = {
     "pushes": "SELECT COUNT(*) FROM pushes p WHERE [p.org_id]",
     "attempts": "SELECT COUNT(*) FROM attempts t WHERE [t.org_id]",
     "entries": "SELECT COUNT(*) FROM ledger_entries",
+    "actions": "SELECT COUNT(*) FROM operator_actions",
     "projections": "SELECT COUNT(*) FROM projections j WHERE [j.org_id]",
 }
 """What was checked, beside samples and windows: so that "clean" cannot mean that nothing was looked at."""
@@ -248,7 +260,7 @@ NEWEST: Final = {
     "sqlite": "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'usage_samples'), 0) + 1",
 }
 
-PRUNED: Final = {
-    "postgresql": "CAST(CAST(a.details AS json) ->> 'before_ms' AS BIGINT)",
-    "sqlite": "json_extract(a.details, '$.before_ms')",
+SAID: Final = {
+    "postgresql": r"(CAST(\1.details AS json) ->> '\2')",
+    "sqlite": r"json_extract(\1.details, '$.\2')",
 }

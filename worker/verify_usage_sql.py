@@ -3,10 +3,11 @@
 Guarantee: it reads raw tables alone and shares nothing with the seal: withdrawn samples are taken out by their ids, the
 mapping is resolved for each size at each moment it changed, and void is what `voids` says.
 
-Samples that arrived at or after their bucket's cursor may be sealed already or not yet (on PostgreSQL the cursor is the
-oldest transaction a seal could not see, and younger ones may have been visible). So what is sealed must lie between
+Samples that arrived at or after their bucket's cursor may be sealed already or not yet (on PostgreSQL some of them may
+have been visible to the seal, and some before it, in flight then, were not). So what is sealed must lie between
 what is used without them and what is used with them; where there are none, both are one number. Windows that are dirty
-are known to be unsettled and are left out; the next tick settles them.
+are known to be unsettled; the next tick settles them, unless their organisation is stopped. There, no more can be
+sealed than all samples come to, those withdrawn since included, but for what was adopted.
 
 `[x.org_id]` stands for the choice of organisations, `WIDE(x)` for a sum that cannot overflow.
 """
@@ -16,11 +17,12 @@ from typing import Final
 # Each organisation with how far it is sealed; the marks of one not known yet are those of the bucket furthest behind.
 _PLACED: Final = """
 WITH placed AS (
-    SELECT o.org_id, o.floor_ms, o.registered, b.cursor, COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
+    SELECT o.org_id, o.floor_ms, o.registered, b.cursor, b.in_flight,
+        COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
     FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE [o.org_id]
 ),
 known AS (SELECT provider FROM provider_states WHERE terms IS NOT NULL),
-earliest AS (SELECT MIN(cursor) AS cursor, MIN(watermark_ms) AS watermark_ms FROM buckets),
+earliest AS (SELECT MIN(cursor) AS cursor, {in_flight} AS in_flight, MIN(watermark_ms) AS watermark_ms FROM buckets),
 """
 
 # Samples in force for each (organisation, window, memory size); of these, `new_…` arrived at or after the cursor.
@@ -28,25 +30,35 @@ earliest AS (SELECT MIN(cursor) AS cursor, MIN(watermark_ms) AS watermark_ms FRO
 _USED: Final = """
 used AS MATERIALIZED (
     SELECT org_id, window_ms, memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples,
-        SUM(new_seconds) AS new_seconds, SUM(new_samples) AS new_samples
+        SUM(new_seconds) AS new_seconds, SUM(new_samples) AS new_samples, SUM(taken) AS taken
     FROM (
         SELECT s.org_id, s.ts - s.ts % 300000 AS window_ms, s.memory_mb, s.interval_s AS seconds, 1 AS samples,
-            0 AS new_seconds, 0 AS new_samples
+            0 AS new_seconds, 0 AS new_samples, 0 AS taken
         FROM usage_samples s WHERE s.problem IS NULL AND [s.org_id]
         UNION ALL
-        SELECT s.org_id, s.ts - s.ts % 300000, s.memory_mb, 0, 0, s.interval_s, 1
+        SELECT s.org_id, s.ts - s.ts % 300000, s.memory_mb, 0, 0, s.interval_s, 1, 0
         FROM usage_samples s LEFT JOIN placed o ON o.org_id = s.org_id
-        WHERE s.arrival >= (SELECT cursor FROM earliest) AND s.arrival >= COALESCE(o.cursor, 0)
-            AND s.problem IS NULL AND [s.org_id]
+        WHERE (s.arrival >= (SELECT cursor FROM earliest) OR {in_flight_somewhere})
+            AND (s.arrival >= COALESCE(o.cursor, 0) OR {in_flight_there}) AND s.problem IS NULL AND [s.org_id]
         UNION ALL
         SELECT s.org_id, s.ts - s.ts % 300000, s.memory_mb, -s.interval_s, -1,
-            CASE WHEN s.arrival >= COALESCE(o.cursor, e.cursor) THEN -s.interval_s ELSE 0 END,
-            CASE WHEN s.arrival >= COALESCE(o.cursor, e.cursor) THEN -1 ELSE 0 END
+            CASE WHEN s.arrival >= COALESCE(o.cursor, e.cursor) OR {in_flight_there} THEN -s.interval_s ELSE 0 END,
+            CASE WHEN s.arrival >= COALESCE(o.cursor, e.cursor) OR {in_flight_there} THEN -1 ELSE 0 END, s.interval_s
         FROM withdrawals w CROSS JOIN usage_samples s CROSS JOIN earliest e LEFT JOIN placed o ON o.org_id = s.org_id
         WHERE s.id = w.sample_id AND s.problem IS NULL AND [s.org_id]
     ) observed GROUP BY org_id, window_ms, memory_mb
 ),
 """
+
+# Transactions that a seal could not see because they were open; SQLite has one writer at a time.
+IN_FLIGHT: Final = {
+    "postgresql": {
+        "{in_flight}": "ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)",
+        "{in_flight_somewhere}": "s.arrival = ANY (CAST((SELECT in_flight FROM earliest) AS bigint[]))",
+        "{in_flight_there}": "s.arrival = ANY (COALESCE(o.in_flight, (SELECT in_flight FROM earliest)))",
+    },
+    "sqlite": {"{in_flight}": "''", "{in_flight_somewhere}": "1 = 0", "{in_flight_there}": "1 = 0"},
+}
 
 # What each size means between one change of the mapping and the next (rule S5): of each selector the row started last
 # is in force, and it ends the selector where it has no feature; exact beats "up to", the smallest tier that holds the
@@ -80,14 +92,15 @@ meaning AS MATERIALIZED (
 
 _BOTH: Final = """
 owed AS (
-    SELECT org_id, window_ms, feature, WIDE(total) AS total, WIDE(fresh) AS fresh, WIDE(sealed) AS sealed
+    SELECT org_id, window_ms, feature, WIDE(total) AS total, WIDE(fresh) AS fresh, WIDE(sealed) AS sealed,
+        WIDE(ever) AS ever
     FROM (
         SELECT u.org_id, u.window_ms, m.feature, u.seconds * m.factor AS total, u.new_seconds * m.factor AS fresh,
-            0 AS sealed
+            0 AS sealed, (u.seconds + u.taken) * m.factor AS ever
         FROM used u JOIN meaning m
             ON m.memory_mb = u.memory_mb AND u.window_ms >= m.start_ms AND u.window_ms < m.end_ms
         UNION ALL
-        SELECT p.org_id, p.window_ms, p.feature, 0, 0, p.sealed_qty
+        SELECT p.org_id, p.window_ms, p.feature, 0, 0, p.sealed_qty, 0
         FROM pushes p LEFT JOIN voids v ON v.window_ms = p.window_ms AND v.org_id = p.org_id
             AND v.feature = p.feature AND v.revision = p.revision
         WHERE v.org_id IS NULL AND [p.org_id]
@@ -145,6 +158,11 @@ WHERE (q.sealed > q.total OR q.sealed < q.total - q.fresh) AND {_CLEAN} AND EXIS
         AND a.provider IN (SELECT provider FROM known)
         AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.customer_id <> ''
         AND a.provider NOT IN ('legacy', 'none'))
+UNION ALL
+SELECT 'vanished', q.org_id, q.window_ms, q.feature, q.ever, q.sealed, 0, 0, 0, '', ''
+FROM owed q JOIN placed o ON o.org_id = q.org_id AND q.window_ms >= o.floor_ms AND q.window_ms < o.watermark_ms
+WHERE q.sealed > q.ever AND NOT {_CLEAN} AND NOT EXISTS (SELECT 1 FROM adoptions x
+    WHERE x.org_id = q.org_id AND x.window_ms = q.window_ms AND x.feature = q.feature)
 UNION ALL
 SELECT 'pending', q.org_id, q.window_ms, '', q.memory_mb, q.seconds, q.samples, q.kept_seconds, q.kept_samples,
     q.wanted, q.kept

@@ -16,7 +16,9 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import Capabilities
+from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
+from drawdown.worker.arrivals import NOW, Seen, seen_by_all
 from drawdown.worker.context import Context
 from drawdown.worker.decide import LAST_LOOK_MS, next_look_ms
 from drawdown.worker.dispatch import Dispatched, dispatch
@@ -58,22 +60,21 @@ class Watched:
 class Watcher:
     """What a watch remembers to be quick, and could do without."""
 
-    cursor: int | None = None
-    """Arrivals before it were looked at; None: begin where the seal has come to."""
+    seen: Seen | None = None
+    """The arrivals that were looked at; None: begin where the seal has come to."""
 
 
-# Whoever uses nothing is not looked at, until it uses something again. Unlike the seal's, this cursor may miss what is
-# not committed yet when it moves on: an organisation that goes on using is seen by its next sample.
+# Whoever uses nothing is not looked at, until it uses something again.
 WAKE: Final = """
 UPDATE orgs SET watch_due_ms = :now WHERE watch_due_ms IS NULL AND NOT is_halted AND bucket BETWEEN :lo AND :hi
     AND billing_provider NOT IN ('legacy', 'none')
-    AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE s.arrival >= :cursor AND s.problem IS NULL)
+    AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE {later} AND s.problem IS NULL)
 """
-NEXT_CURSOR: Final = {
-    "postgresql": "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
-    "sqlite": "SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)",
+SEEN_NOW: Final = {
+    "postgresql": NOW.replace("::", "\\:\\:"),
+    "sqlite": "SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0) AS cursor, NULL AS in_flight",
 }
-SEAL_CURSOR: Final = "SELECT MIN(cursor) FROM buckets WHERE id BETWEEN :lo AND :hi"
+SEALED: Final = "SELECT cursor, in_flight FROM buckets WHERE id BETWEEN :lo AND :hi"
 
 _BILLED: Final = """
 FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.customer_id <> ''
@@ -101,7 +102,7 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     context.hurried = True
     witness: Witness | None = yield Recall()
     look = partial(_look, context=context, watcher=watcher, witness=witness, done=done)
-    watcher.cursor = yield Transaction("watch", look)
+    watcher.seen = yield Transaction("watch", look)
     lanes = yield Together([_lane(context, provider) for provider in context.ready()])
     others = yield Together([dispatch(context.within(ROUND_MS))])  # halts of organisations that no provider here bills
     for result in [one for lane in [*lanes, others] for one in (lane if isinstance(lane, list) else [lane])]:
@@ -127,22 +128,23 @@ def _collect(done: Watched, result: object) -> None:
             done.halted += result.halted
             done.resumed += result.resumed
             done.wrong_estimates += result.wrong_estimates
+            done.failures += result.unwritten
         case Dispatched():
             done.halts_acknowledged += result.acknowledged
             done.halts_failed += result.failed
         case Exception():
-            log.error("watch_failed", error=f"{type(result).__name__}: {result}")
-            done.failures.append(f"{type(result).__name__}: {result}")
+            log.error("watch_failed", error=in_short(result))
+            done.failures.append(in_short(result))
         case _:
             raise AssertionError(f"an unexpected result: {result!r}")
 
 
 def _look(
     connection: sa.Connection, *, context: Context, watcher: Watcher, witness: Witness | None, done: Watched
-) -> int:
+) -> Seen:
     now = context.clock.now_ms()
     doubted = recognise(connection, witness, now).doubted is not None
-    cursor = _wake(connection, watcher, context.shard, now)
+    seen = _wake(connection, watcher, context.shard, now)
     for provider in context.ready():
         values = {"provider": provider, "now": now, "lo": context.shard.lo, "hi": context.shard.hi}
         reads = reads_a_round(context.capabilities[provider])
@@ -151,7 +153,7 @@ def _look(
         mark_for_projection(connection, [*wanted, *halted], now)
         done.asked += len(wanted) + len(halted)
     note_round(connection, now)  # last: one row, for which other shards' watches wait
-    return cursor
+    return seen
 
 
 def reads_a_round(can: Capabilities) -> int:
@@ -160,14 +162,12 @@ def reads_a_round(can: Capabilities) -> int:
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * can.reads_a_call
 
 
-def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> int:
+def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Seen:
     values = {"lo": shard.lo, "hi": shard.hi}
-    cursor = watcher.cursor
-    if cursor is None:
-        cursor = int(connection.execute(sa.text(SEAL_CURSOR), values).scalar_one())
-    text = NEXT_CURSOR[connection.dialect.name].replace("::", "\\:\\:")
-    following = int(connection.execute(sa.text(text)).scalar_one())
-    connection.execute(sa.text(WAKE), {**values, "cursor": cursor, "now": now})
+    seen = watcher.seen or seen_by_all(connection.execute(sa.text(SEALED), values).all())
+    # Read before the scan: what commits in between is looked at twice, and nothing is missed.
+    following = seen_by_all(connection.execute(sa.text(SEEN_NOW[connection.dialect.name])).all())
+    connection.execute(sa.text(WAKE.replace("{later}", seen.later)), {**values, "cursor": seen.cursor, "now": now})
     return following
 
 

@@ -20,7 +20,8 @@ STOPPED_FOR_MS: Final = DAY_MS
 ROUNDS: Final = "SELECT round_ms, rounds FROM watch_state"
 WRONG_ESTIMATES: Final = "SELECT COUNT(*) FROM projections WHERE reason = 'estimate_wrong'"
 UNREAD: Final = """
-SELECT COALESCE(billing_provider, '') AS provider, COUNT(*) AS orgs, MIN(unread_since_ms) AS since_ms FROM orgs
+SELECT COALESCE(billing_provider, '') AS provider, COUNT(*) AS orgs, MIN(unread_since_ms) AS since_ms,
+    MIN(org_id) AS first_org FROM orgs
 WHERE unread_since_ms IS NOT NULL GROUP BY 1 ORDER BY 1
 """
 NOTE_READS: Final = """

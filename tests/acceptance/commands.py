@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests import forked
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.executable).parent / "drawdown"
@@ -45,23 +46,15 @@ def drawdown(
     url: str | None,
     *arguments: str,
     at: str | None = None,
-    program: Sequence[str] = (str(SCRIPT),),
     env: Mapping[str, str] | None = None,
     stdin: bytes | None = None,
     cwd: Path = PROJECT,
     timeout_s: float = 300,
 ) -> Ended:
-    """Run `drawdown ARGUMENTS` to its end."""
+    """Run `drawdown ARGUMENTS` to its end, in a process of its own (`tests.forked`)."""
     when = [] if at is None else ["--at", at]
-    done = subprocess.run(
-        [*program, *when, *arguments],
-        env=environment(url, env),
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        cwd=cwd,
-        timeout=timeout_s,
-    )
+    given = [*when, *arguments]
+    done = forked.run(given, env=environment(url, env), cwd=cwd, stdin=stdin, timeout_s=timeout_s)
     return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 

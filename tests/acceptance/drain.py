@@ -26,7 +26,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.cli import settings
-from drawdown.cli.main import set_up_logs
+from drawdown.cli.opening import set_up_logs
 from drawdown.cli.state import State
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.errors import Refused

@@ -9,7 +9,6 @@ in seconds of the organisation's burn right before its halt.
 from __future__ import annotations
 
 import heapq
-import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,8 @@ from drawdown.providers.http import Answer, Call
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker import runner
-from drawdown.worker.cells import signature
+from drawdown.worker.actions import Said, record
+from drawdown.worker.cells import body_of, signature
 from drawdown.worker.effects import HaltRequest
 from drawdown.worker.watch import ROUND_MS, Watcher, watch
 from tests.acceptance.exhaustion_fleet import Box, Lagging, Org, Plan, Result, planned, settle
@@ -33,6 +33,12 @@ from tests.world import T0, Fleet
 INTERVAL_MS = MINUTE_MS
 LATE_SHARE = 0.005
 """Of the samples; they come half a minute to seven minutes after their time, all others within two seconds."""
+
+
+def _grant_untold(connection: sa.Connection, customer: str, amount: int, key: str, now_ms: int) -> None:
+    wallet.grant(connection, customer, amount, key=key, now_ms=now_ms, actor="t", reason="t")
+    details = {"amount_micro": amount, "key": key}
+    record(connection, "ledger_grant", customer, details, Said(now_ms, "t", "t"))
 
 
 class Exhaustion:
@@ -47,7 +53,8 @@ class Exhaustion:
         self.fleet.extra = {"trailing": self.lagging}
         faults = {"answer_lost": 0.003, "broken": 0.003}
         self.cells = {
-            f"cell-{n}": CellEmulator(faults=FaultPlan(plan.seed * 1000 + n, faults)) for n in range(plan.cells)
+            f"cell-{n}": CellEmulator(f"cell-{n}", faults=FaultPlan(plan.seed * 1000 + n, faults))
+            for n in range(plan.cells)
         }
         self.orgs = {org.name: org for org in (planned(n, plan, self.rng) for n in range(plan.orgs))}
         self.boxes = {box.name: box for org in self.orgs.values() for box in org.boxes}
@@ -71,9 +78,7 @@ class Exhaustion:
             return
         write(
             self.fleet.engine,
-            lambda c: wallet.grant(
-                c, org.name, amount, key=f"{org.name}:{key}", now_ms=self.clock.at_ms, actor="t", reason="t"
-            ),
+            lambda c: _grant_untold(c, org.name, amount, f"{org.name}:{key}", self.clock.at_ms),
         )
 
     def run(self) -> Result:
@@ -183,7 +188,7 @@ class Exhaustion:
         answers = []
         for halt in halts:
             cell = self.cells[halt.cell_id]
-            body = json.dumps({"org_id": halt.org_id, "halted_at": halt.halted_at}).encode()
+            body = body_of(halt)
             stamp = self.clock.at_ms // 1000
             headers = {"X-Timestamp": str(stamp), "X-Signature": signature(cell.secret, stamp, body)}
             answer = cell.handle(Call("POST", f"{halt.url}{HALT_PATH}", headers, body), self.clock.at_ms)

@@ -101,7 +101,7 @@ def test_every_bad_kind_is_quarantined_with_its_reason_and_stops_nobody(fleet: F
     acme = sum(int(values.get("interval_s", 60)) for values in AT_THE_EDGE)
     billed_exactly(database_url, {("acme", T0): acme, ("bolt", T0): 60})
     assert report.left.quarantined == expected
-    assert must(database_url, "status", at=str(NOW))["left"]["quarantined"] == expected
+    assert must(database_url, "status", at=str(NOW), status=75)["left"]["quarantined"] == expected
     row = json.loads(str(fleet.one("SELECT report FROM ticks ORDER BY tick_id DESC LIMIT 1")))
     assert row["left"]["quarantined"] == expected
     must(database_url, "verify", at=str(NOW))
@@ -121,13 +121,13 @@ def test_what_cannot_be_sealed_yet_waits_with_its_reason_and_is_billed_once_mend
     _insert(fleet.engine, [GOOD, *odd])
     report, pending = fleet.tick(), {"no_mapping": 7, "unknown_org": 11, "no_assignment": 13}
     assert report.left.pending_s == pending
-    assert must(database_url, "status", at=str(NOW))["left"]["pending_s"] == pending
+    assert must(database_url, "status", at=str(NOW), status=75)["left"]["pending_s"] == pending
     row = json.loads(str(fleet.one("SELECT report FROM ticks ORDER BY tick_id DESC LIMIT 1")))
     assert row["left"]["pending_s"] == pending
     billed_exactly(database_url, {("acme", T0): 60})
 
     at, start = str(NOW), ("--from", str(T0))
-    must(database_url, "org", "assign", "nobody", "idle", *start, at=at)
+    must(database_url, "org", "assign", "nobody", "idle", "--new", *start, at=at)
     must(database_url, "feature", "map", "compute_4gb", "--up-to", "4096", *start, "--yes", at=at)
     assert must(database_url, "tick", at=at)["tick"]["left"]["pending_s"] == {}
     billed_exactly(database_url, {("acme", T0): 67, ("nobody", T0): 11, ("idle", T0): 13})

@@ -23,7 +23,7 @@ from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.signing import signature
+from drawdown.server.signing import Signed, signature
 from tests.acceptance.commands import Ended, drawdown
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.cell import CellEmulator
@@ -150,9 +150,9 @@ def use(home: Home) -> None:
         ("alice", "autumn", "alice"), ("bob", "stripe", "cus_bob"), ("broke", "embedded", "broke"),
     ):  # fmt: skip
         said = ("--from", start, "--customer", customer, "--unchecked", "--reason", "r")
-        home.run("org", "assign", org, "--provider", provider, *said)
+        home.run("org", "assign", "--new", org, "--provider", provider, *said)
     home.run("import", "samples.csv", status=0)
-    home.run("cell", "set", "cell-1", home.env["DRAWDOWN_CELL_ORIGINS"], status=0)
+    home.run("cell", "set", "--new", "cell-1", home.env["DRAWDOWN_CELL_ORIGINS"], status=0)
     engine = connect(home.url)
     with engine.begin() as connection:
         connection.execute(sa.text("INSERT INTO sandboxes VALUES ('box-broke', 'broke', 'cell-1', 'running')"))
@@ -181,7 +181,7 @@ def serve(home: Home) -> None:
             home.said[f"{len(home.said)}: {method} {path.partition('?')[0]}"] = answer.text + str(answer.headers)
             return answer.status_code
 
-        body, headers = admin("/admin/orgs/alice/override", {"actor": "a", "reason": "r", "max_concurrent": 3})
+        body, headers = admin(url, "/admin/orgs/alice/override", {"actor": "a", "reason": "r", "max_concurrent": 3})
         assert send("POST", "/admin/orgs/alice/override", body, **headers) == 200
         assert send("POST", "/admin/orgs/alice/override", body, **{**headers, "x-signature": ADMIN[0]}) == 401
         stripe: Any = home.stripe.behind
@@ -195,7 +195,7 @@ def serve(home: Home) -> None:
             assert send("GET", path) == 200, path
         assert send("GET", f"/nowhere?{CANARY}") == 404
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
         assert process.stdout is not None
         home.said["serve's stdout"] = process.stdout.read()
     log = (home.folder / "serve.log").read_text()
@@ -203,9 +203,9 @@ def serve(home: Home) -> None:
     home.said["serve's log"] = log
 
 
-def admin(path: str, order: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+def admin(url: str, path: str, order: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
     body, stamp = json.dumps(order).encode(), str(SystemClock().now_ms() // 1000)
-    proof = signature(ADMIN[1], stamp, path.encode(), b"", body)
+    proof = signature(ADMIN[1], stamp, Signed("POST", url.removeprefix("http://"), path.encode(), b"", body))
     return body, {"x-timestamp": stamp, "x-signature": proof, "content-type": "application/json"}
 
 

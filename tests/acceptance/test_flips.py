@@ -19,17 +19,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.orgs import read_flips
-from drawdown.ledger import wallet
+from drawdown.cli.org_assign import read_flips
 from drawdown.providers import autumn, stripe
 from drawdown.providers.protocol import CustomerRead, CustomerState, Provider, ReadFailed, Setup
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
-from drawdown.worker import assignments, corrections, runner
+from drawdown.worker import assignments, corrections, credit, runner
 from drawdown.worker.effects import Steps, Transaction
 from drawdown.worker.flips import CHUNK, Flip, Terms, Wish, flip
+from drawdown.worker.orgs import Said
+from drawdown.worker.project import ORGS_A_ROUND
 from drawdown.worker.verify import verify
 from tests.acceptance.commands import drawdown, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
@@ -82,7 +83,7 @@ class Billers:
 
         def all_of_them(connection: sa.Connection) -> None:
             for org in names:
-                wallet.grant(connection, org, 10**15, key=f"g:{org}", now_ms=T0, actor="t", reason="t")
+                credit.grant(connection, org, 10**15, Said(T0, "t", "t"), key=org, plan=None)
 
         write(self.fleet.engine, all_of_them)
 
@@ -392,7 +393,7 @@ def test_an_unknown_provider_is_named_with_those_there_are(tmp_path: Path) -> No
     upgrade(made)
     made.dispose()
     line = one_clear_line(drawdown(url, "org", "assign", "acme", "--provider", "nobody", at=str(T0)), 1, 2)
-    assert "there is no provider 'nobody'" in line and "autumn" in line and "stripe" in line
+    assert "there is no provider nobody" in line and "autumn" in line and "stripe" in line
 
 
 @pytest.mark.parametrize(
@@ -425,7 +426,7 @@ class Slow(FakeProvider):
         return {one: gone if one == "org-0007" else CustomerState(None, None, 5) for one in customer_ids}
 
 
-@pytest.mark.parametrize(("in_flight", "together"), [(1, 1), (8, 8), (256, 16)])
+@pytest.mark.parametrize(("in_flight", "together"), [(1, 1), (8, 8), (256, ORGS_A_ROUND)])
 def test_after_a_flip_of_many_their_states_are_read_several_at_a_time(
     engine: sa.Engine, in_flight: int, together: int
 ) -> None:

@@ -102,18 +102,20 @@ def test_a_push_that_stripe_refuses_later_is_rejected_by_its_webhook_and_sent_an
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "status", "text"),
     [
-        (("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_nobody"), "no such customer"),
-        (("org", "assign", "dave", "--provider", "autumn"), "no customer dave"),
-        (("org", "assign", "bob", "--provider", "nosuch"), "no provider 'nosuch'"),
-        (("provider", "check", "nosuch"), "no provider 'nosuch'"),
-        (("provider", "pause", "legacy"), "bills nothing here"),
-        (("provider", "resume", "stripe"), "not paused"),
+        (("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_nobody"), 1, "no such customer"),
+        (("org", "assign", "dave", "--provider", "autumn", "--new"), 1, "no customer dave"),
+        (("org", "assign", "bob", "--provider", "strip"), 2, "no provider strip; did you mean stripe?"),
+        (("provider", "check", "nosuch"), 2, "no provider nosuch"),
+        (("provider", "pause", "legacy"), 1, "bills nothing here"),
+        (("provider", "pause", "stripe", "--undo"), 1, "not paused"),
     ],
 )
-def test_what_cannot_be_is_said_and_changes_nothing(home: Home, arguments: tuple[str, ...], text: str) -> None:
-    assert text in home.run(*arguments, status=1).err
+def test_what_cannot_be_is_said_and_changes_nothing(
+    home: Home, arguments: tuple[str, ...], status: int, text: str
+) -> None:
+    assert text in home.run(*arguments, status=status).err
     assert number(home.url, "SELECT COUNT(*) FROM assignments") == 0
 
 

@@ -123,7 +123,9 @@ def place(
         made = Place(database_url, tmp_path, name, emulator, clock)
         made.run("init")
         for org in PEOPLE:
-            made.run("org", "assign", org, "--provider", name, "--customer", made.customer(org), "--from", str(T0))
+            made.run(
+                "org", "assign", "--new", org, "--provider", name, "--customer", made.customer(org), "--from", str(T0)
+            )
         yield made
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
+from tests import leftovers
 
 KINDS = ("sqlite", "postgresql")
 
@@ -76,9 +76,9 @@ def _autocommit(url: str) -> Iterator[sa.Connection]:
 @contextmanager
 def databases(kinds: Sequence[str] = KINDS) -> Iterator[Databases]:
     """A folder of databases, with a PostgreSQL server where one is asked for."""
-    folder = Path(tempfile.mkdtemp(prefix="drawdown-bench-"))
+    folder = leftovers.folder("drawdown-bench-")
     folder.chmod(0o755)  # the server runs as another user when we are root
-    runtime = Path(tempfile.mkdtemp(prefix="drawdown-run-"))
+    runtime = leftovers.folder("drawdown-run-")
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     server: Any = None
     try:

@@ -171,6 +171,28 @@ async def endless(peer: Peer) -> None:
         await peer.say(b"10000\r\n" + b"x" * 65536 + b"\r\n")
 
 
+def over_and_over(piece: bytes, begin: bytes = b"") -> Manner:
+    """Say the same without end, as fast as it is taken."""
+
+    async def manner(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(begin)
+        while True:
+            await peer.say(piece)
+            await asyncio.sleep(0)
+
+    return manner
+
+
+async def crumbs(peer: Peer) -> None:
+    """A byte at a time, each a piece of its own, for a body that would be whole in the end."""
+    await peer.request()
+    await peer.say(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+    while True:
+        await peer.say(b"x")
+        await asyncio.sleep(0.0005)
+
+
 async def drip(peer: Peer) -> None:
     """A byte at a time: never idle, never done."""
     await peer.request()
@@ -205,4 +227,5 @@ async def two_answers(peer: Peer) -> None:
     await polite(peer)
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 BOMB = body_of(gzip.compress(bytes(64 * 1024 * 1024)), b"content-encoding: gzip\r\n")

@@ -192,7 +192,7 @@ def test_a_queued_charge_is_confirmed_when_the_queue_has_been_worked_off() -> No
 )  # fmt: skip
 def test_a_wait_is_obeyed_within_bounds_whatever_it_looks_like(given: str, wait_ms: int) -> None:
     outcome = one(stubbed(said(429, "slow down", retry_after=given)))
-    assert outcome == RetryAt(NOW_MS + wait_ms, "HTTP 429: too many calls")
+    assert outcome == RetryAt(NOW_MS + wait_ms, "HTTP 429: too many calls", too_many=True)
 
 
 def test_a_wait_that_is_not_told_grows_with_the_attempts() -> None:

@@ -53,6 +53,7 @@ def test_a_full_balance_takes_back_nothing_and_a_used_one_what_was_used() -> Non
     world = World()
     refused = world.push(push(-5, key="a"))
     assert isinstance(refused, Rejected) and "gave nothing back" in refused.reason
+    assert "Credit 5 on an invoice, then `drawdown push resolve" in refused.reason, "what a person does"
     assert world.push(push(20, key="b")) == Accepted()
     assert world.push(push(-5, key="c")) == Accepted()
     partly = push(-50, key="d")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from drawdown.providers.http import Answer
+from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, Found, ReadFailed
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
 
 Body = dict[str, object]
@@ -19,6 +21,10 @@ def event(name: str = "evt_1", **changes: object) -> Body:
         "properties": {"drawdown_key": KEY}, "deductions": [own],
     }  # fmt: skip
     return told | changes
+
+
+def without(told: Body, name: str) -> Body:
+    return {one: value for one, value in told.items() if one != name}
 
 
 def taken(value: object, feature: str = "compute") -> list[Body]:
@@ -42,7 +48,8 @@ def taken(value: object, feature: str = "compute") -> list[Body]:
         ([event(value=-7, deductions=taken(-7))], Found(-7)),
         ([event(deductions=taken(21, "credits"))], Found(7)),
         ([event(deductions=taken(5.5))], CannotTell),
-        ([event(deductions=None)], CannotTell),
+        ([event(deductions=None)], Found(0)),
+        ([without(event(), "deductions")], CannotTell),
         ([event(deductions=taken("7"))], CannotTell),
         ([event(), {"id": 5}], CannotTell),
         ([None], CannotTell),
@@ -118,11 +125,12 @@ def test_totals_count_everyones_events_by_what_was_deducted_within_the_range() -
         event("c", timestamp=WINDOW - 1),
         event("d", timestamp=WINDOW + WINDOW_MS),
         event("e", feature_id="other", deductions=[], value=50),
+        event("g", feature_id="other", deductions=None, value=50),
         event("f", customer_id="cus_2"),
     ]
     provider = stubbed(said(200, {"list": events, "next_cursor": None}))
     assert done(provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {"compute": 7, "other": 0}
-    silent = stubbed(said(200, {"list": [event(deductions=None)], "next_cursor": None}))
+    silent = stubbed(said(200, {"list": [without(event(), "deductions")], "next_cursor": None}))
     assert isinstance(done(silent.totals("cus_1", WINDOW, WINDOW + 1)), ReadFailed)
 
 
@@ -137,3 +145,32 @@ def test_a_list_that_lags_says_absent_and_a_faulty_one_never_says_it_wrongly() -
         world.wait(1_000)
         assert isinstance(done(world.provider.lookup(push())), ReadFailed | Found)
         assert isinstance(done(world.provider.customers(["cus_1"]))["cus_1"], ReadFailed | CustomerState)
+
+
+def test_a_list_answers_many_pushes_and_one_that_is_too_long_is_asked_for_by_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.emulator.lists_per_s = 1_000
+    requests = [push(n + 1, key=f"k{n}", ts=WINDOW + n * 14_000) for n in range(40)]
+    for one in requests[:-1]:
+        assert world.push(one) == Accepted()
+    world.wait(2_000)
+    right = [*(Found(one.quantity) for one in requests[:-1]), Absent()]
+    assert done(world.provider.lookup_many(requests)) == right
+    assert world.emulator.calls["events.list"] == 1
+    monkeypatch.setattr("drawdown.providers.autumn_events.PAGE", 3)
+    monkeypatch.setattr("drawdown.providers.autumn_events.MAX_PAGES", 3)
+    assert done(world.provider.lookup_many(requests[::-1])) == right[::-1]
+
+
+def test_an_event_that_cannot_be_read_makes_no_other_time_untellable() -> None:
+    mine, bad, far = event("a"), event("b", deductions="?", customer_id=7), WINDOW + 6 * MINUTE_MS
+
+    def listed(call: Call) -> HttpResult:
+        asked = json.loads(call.body)["custom_range"]
+        there = [one for one, ts in ((mine, WINDOW), (bad, far)) if asked["start"] <= ts < asked["end"]]
+        return said(200, {"list": there, "next_cursor": None})
+
+    found = done(made(Stub(listed)).lookup_many([push(), push(key="other", ts=far)]))
+    assert found[0] == Found(7) and isinstance(found[1], CannotTell)

@@ -20,12 +20,12 @@ from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.schema.clock import FixedClock, SystemClock
 from drawdown.worker.cells import CellClient, CellSettings
 from drawdown.worker.effects import HaltRequest
-from tests.emulators.cell import CellEmulator
-from tests.emulators.serve import serving, serving_in_thread
+from tests.emulators.cell import ROOT, CellEmulator
+from tests.emulators.serve import HANGS_S, Switched, home_stripe, serving, serving_in_thread
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import FaultPlan
 
-ROOT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_790_000_000_000
 
 
@@ -81,17 +81,17 @@ def test_it_serves_many_at_once_inside_a_loop_and_leaves_nothing_behind() -> Non
 # The cell.
 
 
-def halt(cell: CellEmulator, *, secret: str = "cell-secret-of-the-emulator", now_ms: int | None = None) -> str | None:
+def halt(cell: CellEmulator, *, secret: str = ROOT, now_ms: int | None = None) -> str | None:
     """Tells a served cell to halt, by the worker's own client: None where it acknowledged."""
     with serving_in_thread(cell) as url:
         clock = SystemClock() if now_ms is None else FixedClock(now_ms)
-        client = CellClient(CellSettings(frozenset({url}), secret), clock)
+        client = CellClient(CellSettings(frozenset({url}), (secret,)), clock)
         (said,) = asyncio.run(client.send([_request(url)]))
     return said
 
 
 def _request(url: str) -> HaltRequest:
-    return HaltRequest(org_id="org1", cell_id="cell1", url=url, halted_at=NOW_MS)
+    return HaltRequest(org_id="org1", cell_id="cell-1", url=url, halted_at=NOW_MS)
 
 
 def test_a_cell_obeys_what_the_worker_signs() -> None:
@@ -149,12 +149,12 @@ def test_started_at_home_it_prints_what_to_set_and_runs_until_interrupted() -> N
     ports = ["--autumn-port", "0", "--stripe-port", "0", "--cell-port", "0"]
     command = [sys.executable, "-m", "tests.emulators.serve", *ports]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             lines = _lines(process)
             check_home(lines)
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(HANGS_S) == 0
         finally:
             process.kill()
 
@@ -194,3 +194,30 @@ def test_a_port_of_its_own_can_be_chosen() -> None:
     with serving_in_thread(StripeEmulator(), port=free) as again:
         assert again == f"http://127.0.0.1:{free}"
         assert httpx.get(f"{again}/v1/billing/meters").status_code == 401
+
+
+def test_an_emulator_can_be_told_to_be_down_slow_or_forgetful() -> None:
+    served = Switched(home_stripe)
+    with serving_in_thread(served) as url:
+        assert httpx.post(f"{url}/emulator/nonsense").status_code == 404
+        assert httpx.get(f"{url}/emulator/down").status_code == 404, "looking changes nothing"
+        assert httpx.post(f"{url}/emulator/down").text == "it is down\n"
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{url}/v1/customers/cus_acme")
+        httpx.post(f"{url}/emulator/up")
+        assert httpx.get(f"{url}/v1/customers/cus_acme").status_code < 600
+        assert httpx.post(f"{url}/emulator/slow/5").status_code == 200 and served.slow_ms == 5
+        before = served.inner
+        httpx.post(f"{url}/emulator/forget")
+        assert served.inner is not before
+
+
+def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+    with serving_in_thread(Echo()) as url:
+        port = url.rpartition(":")[2]
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.emulators.serve", "--port", "0", "--autumn-port", port],
+            cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert f"port {port} of 127.0.0.1 cannot be used for autumn" in done.stderr and "Traceback" not in done.stderr

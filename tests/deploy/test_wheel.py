@@ -32,6 +32,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for path in PACKAGES:
         shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PROJECT / "ops" / "runbooks", source / "ops" / "runbooks")
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(PROJECT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
@@ -74,3 +75,17 @@ def test_the_wheel_holds_every_file_of_the_packages_that_is_no_python(unpacked: 
     }
     there = {str(path.relative_to(unpacked / "drawdown")) for path in (unpacked / "drawdown").rglob("*")}
     assert wanted - there == set()
+
+
+def test_the_documentation_that_a_unit_names_is_installed(unpacked: Path) -> None:
+    """The units run what is installed in an environment in /opt/drawdown; a wheel's data goes there."""
+    named = {
+        line.removeprefix("Documentation=file:/opt/drawdown/")
+        for unit in (PROJECT / "ops" / "deploy" / "systemd").glob("*.service")
+        for line in unit.read_text(encoding="utf-8").splitlines()
+        if line.startswith("Documentation=")
+    }
+    assert named
+    (data,) = unpacked.glob("drawdown-*.data/data")
+    assert [name for name in named if not (data / name).is_file()] == []
+    assert (data / "share/drawdown/runbooks/cell-gone.md").is_file(), "and what it links to"

@@ -5,6 +5,8 @@ Faults are drawn from the seeded plan, each call at most one; what was really ch
 
 Kinds of faults. Charges: request_lost, answer_lost, error_500_before, error_500_after, throttled, throttled_nonsense,
 queued_late, queued_dropped, claimed_not_applied, uncharged_200, accepted_then_lost, key_store_refuses, key_store_hangs.
+Where it loses data itself: event_lost (200, drawn, and no event ever), killed_before_event (so, without an answer),
+event_alone (200 and the event; what was drawn is lost with its store before it was written).
 Reads: reads_fail, reads_lag. Both: connection_refused, nonsense.
 """
 
@@ -30,6 +32,7 @@ TRACK_FAULTS = (
     "queued_late", "queued_dropped", "claimed_not_applied", "uncharged_200", "accepted_then_lost",
     "key_store_refuses", "key_store_hangs", "connection_refused", "nonsense",
 )  # fmt: skip
+LOSS_FAULTS = ("event_lost", "killed_before_event", "event_alone")
 READ_FAULTS = ("reads_fail", "reads_lag", "connection_refused", "nonsense")
 READS = frozenset({"customers.get", "events.list", "events.aggregate", "features.list", "plans.list", "check"})
 NONSENSE = (
@@ -37,6 +40,10 @@ NONSENSE = (
     (502, b"<html><head><title>502 Bad Gateway</title></head></html>"), (200, b"[]"), (200, b"null"), (302, b""),
     (200, b'{"customer_id":null}'), (503, b"\xff\xfe\x00"),
 )  # fmt: skip
+FATES = {
+    "accepted_then_lost": "gone", "event_lost": "no event", "killed_before_event": "no event",
+    "event_alone": "not drawn",
+}  # fmt: skip
 WAITS = ("", "soon", "-5", "1e9", "99999999999999", "Fri, 31 Dec 1999 23:59:59 GMT", "0.001", "Wed, 32 Foo 2026")
 HANG_MS = 60_000
 LISTING_LAG_MS = 50_000
@@ -59,6 +66,8 @@ class AutumnEmulator:
     track_per_s: int = 10_000
     lists_per_s: int = 5
     tracks_per_minute: int = 120_000
+    list_stands_still: tuple[int, int] = (0, 0)
+    """From when to when the list of events shows nothing new."""
     calls: Counter[str] = field(default_factory=Counter)
     """By route."""
     _second: tuple[int, Counter[str]] = field(default_factory=lambda: (0, Counter()))
@@ -103,7 +112,7 @@ class AutumnEmulator:
         headers = {name.lower(): text for name, text in call.headers.items()}
         route = path.removeprefix("/v1/")
         self.calls[route] += 1
-        kinds = TRACK_FAULTS if route == "track" else READ_FAULTS if route in READS else ()
+        kinds = (*TRACK_FAULTS, *LOSS_FAULTS) if route == "track" else READ_FAULTS if route in READS else ()
         fault = self.faults.draw(*kinds) if kinds and self.faults.rates else None
         account = self.live if headers.get("authorization") == f"Bearer {self.live_key}" else self.account
         before = self._struck_before(fault)
@@ -143,7 +152,7 @@ class AutumnEmulator:
     def _struck_after(self, fault: str | None, answer: HttpResult) -> HttpResult:
         """Faults of the way back: the call was taken."""
         match fault:
-            case "answer_lost":
+            case "answer_lost" | "killed_before_event":
                 return NoAnswer("the connection was cut")
             case "error_500_after":
                 return answer_json(500, {"message": "boom", "code": "internal_error", "env": "sandbox"})
@@ -240,7 +249,7 @@ class AutumnEmulator:
             account.note(track, [], now_ms)
             return 200, told | {"deductions": []}
         try:
-            grants, deductions = account.charge(track, now_ms, vanish=ask.fault == "accepted_then_lost")
+            grants, deductions = account.charge(track, now_ms, fate=FATES.get(ask.fault or "", ""))
         except Insufficient:
             message = f"Insufficient balance to deduct {track.value} from feature {track.feature.name}"
             raise Refused(400, "insufficient_balance", message) from None
@@ -301,8 +310,10 @@ class AutumnEmulator:
         if self.event_store == "off":
             raise Refused(500, "internal_error", "Tinybird is not configured")
         behind = self.faults.rng.randrange(LISTING_LAG_MS) if ask.fault == "reads_lag" else 0
+        still_from, still_to = self.list_stands_still
+        seen_at = still_from if still_from <= ask.now_ms < still_to else ask.now_ms - behind
         try:
-            return 200, ask.account.events.page(ask.body, ask.version, ask.now_ms - behind)
+            return 200, ask.account.events.page(ask.body, ask.version, seen_at)
         except (ValueError, TypeError, KeyError):  # its words were never observed
             raise bad("start_cursor: not a cursor of this list") from None
 

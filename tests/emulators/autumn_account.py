@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from tests.emulators.autumn_list import Events
 from tests.emulators.autumn_state import (
+    ONE_OFF,
     Customer,
     Feature,
     Grant,
@@ -79,6 +80,12 @@ class Account:
     """Deductions of a key that was deducted before: the key store failed open."""
     lost: list[Charge] = field(default_factory=list)
     """Answered 200 and gone afterwards."""
+    eventless: list[Charge] = field(default_factory=list)
+    """Deducted, and no event shows it."""
+    undrawn: list[Charge] = field(default_factory=list)
+    """An event shows it, and the deduction is lost."""
+    changed: dict[tuple[str, str], Number] = field(default_factory=dict)
+    """What people changed of balances by hand, which reads as given back."""
     claims: dict[str, int] = field(default_factory=dict)
     """When each claimed key is forgotten."""
     queue: list[tuple[int, int, Track]] = field(default_factory=list)
@@ -151,13 +158,31 @@ class Account:
         overage_allowed: bool = False,
     ) -> Grant:
         """Give a balance, apart from what plans gave."""
-        resets_at = later(now_ms, interval) if interval else None
+        resets_at = later(now_ms, interval) if interval and interval != ONE_OFF else None
         made = Grant(
             self.next_name("cus_ent"), self.features[feature], plan, amount, amount, interval, resets_at,
             unlimited, overage_allowed,
         )  # fmt: skip
         self.customers[customer_id].grants.setdefault(feature, []).append(made)
         return made
+
+    # What people do to balances
+
+    def add_to_balance(self, customer_id: str, feature: str, amount: Number) -> None:
+        """Granted stays, remaining grows, usage falls; nothing tells (observed)."""
+        grants = self.customers[customer_id].grants.get(feature, [])
+        for one in grants[:1]:
+            self._change(customer_id, one, one.balance + amount)
+
+    def set_remaining(self, customer_id: str, feature: str, remaining: Number) -> None:
+        """Usage becomes what was granted less this (observed)."""
+        for one in self.customers[customer_id].grants.get(feature, [])[:1]:
+            self._change(customer_id, one, remaining)
+
+    def _change(self, customer_id: str, one: Grant, balance: Number) -> None:
+        place = (customer_id, one.feature.name)
+        self.changed[place] = self.changed.get(place, 0) + balance - one.balance
+        one.balance = balance
 
     # What is charged
 
@@ -182,9 +207,11 @@ class Account:
                 return grants, cost
         return [], 1
 
-    def charge(self, track: Track, now_ms: int, *, vanish: bool = False) -> tuple[list[Grant], list[Json]]:
-        """Deduct and write the event; the balances drawn from, and the deductions as they are told. With `vanish` both
-        are gone right afterwards. Errors: Insufficient; KeyError for an unknown customer."""
+    def charge(self, track: Track, now_ms: int, *, fate: str = "") -> tuple[list[Grant], list[Json]]:
+        """Deduct and write the event; the balances drawn from, and the deductions as they are told. `fate`: both are
+        "gone" right afterwards, or there is "no event", or it was "not drawn".
+
+        Errors: Insufficient; KeyError for an unknown customer."""
         customer = self.customer(track.customer, now_ms)
         if customer is None:
             raise KeyError(track.customer)
@@ -201,15 +228,22 @@ class Account:
             track.customer, track.feature.name, track.ts if track.ts is not None else now_ms,
             applied if cost == 1 else applied / cost, track.body_key or track.header_key,
         )  # fmt: skip
-        if vanish:
+        if fate == "gone":
             self.lost.append(made)
             return grants, deductions
-        for one, amount in parts:
-            one.balance -= amount
-        self._remember(made, track, deductions, now_ms)
+        if fate == "not drawn":
+            self.undrawn.append(made)
+        else:
+            for one, amount in parts:
+                one.balance -= amount
+            self._remember(made)
+        if fate == "no event":
+            self.eventless.append(made)
+        else:
+            self.note(track, deductions, now_ms)
         return grants, deductions
 
-    def _remember(self, made: Charge, track: Track, deductions: list[Json], now_ms: int) -> None:
+    def _remember(self, made: Charge) -> None:
         if made.value:
             place = (made.customer, made.feature, made.ts)
             self.truth[place] = self.truth.get(place, 0) + made.value
@@ -217,7 +251,6 @@ class Account:
                 if made.key in self.by_key:
                     self.doubles.append(made)
                 self.by_key[made.key] = self.by_key.get(made.key, 0) + made.value
-        self.note(track, deductions, now_ms)
 
     def note(self, track: Track, deductions: list[Json], now_ms: int) -> None:
         """Write the event, but not a second one of the same body key (the table's unique constraint)."""

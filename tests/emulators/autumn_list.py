@@ -22,7 +22,7 @@ RANGES = {"24h": 1, "7d": 7, "30d": 30, "90d": 90}
 
 @dataclass(frozen=True, order=True)
 class Event:
-    """`value` as it was asked, `deductions` as they were applied."""
+    """`value` as it was asked, `deductions` as they were applied; where nothing was, the list has null for them."""
 
     ts: int
     name: str
@@ -36,7 +36,7 @@ class Event:
     def shown(self) -> Json:
         return {
             "id": self.name, "timestamp": self.ts, "feature_id": self.feature, "customer_id": self.customer,
-            "value": self.value, "properties": self.properties, "deductions": self.deductions,
+            "value": self.value, "properties": self.properties, "deductions": self.deductions or None,
         }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Guarantee: ids that the recorded server refused are refused with its words.
 from __future__ import annotations
 
 from tests.emulators.autumn_call import Ask, Refused, bad
-from tests.emulators.autumn_state import Json, Number
+from tests.emulators.autumn_state import ONE_OFF, Json, Number
 
 
 def check_customer_id(ask: Ask) -> None:
@@ -57,21 +57,22 @@ def update_balance(ask: Ask) -> tuple[int, Json]:
     customer = ask.known_customer(ask.text("customer_id"))
     if ask.header_key:
         ask.account.claims[ask.header_key] = ask.now_ms + ask.account.key_retention_ms
-    for one in customer.grants.get(ask.text("feature_id"), [])[:1]:
-        more, remaining, usage = (ask.body.get(name) for name in ("add_to_balance", "remaining", "usage"))
-        if isinstance(more, int | float):
-            one.balance += more
-        elif isinstance(remaining, int | float):
-            one.balance = remaining
-        elif isinstance(usage, int | float):
-            one.balance = one.granted - usage
+    feature = ask.text("feature_id")
+    more, remaining, usage = (ask.body.get(name) for name in ("add_to_balance", "remaining", "usage"))
+    if isinstance(more, int | float):
+        ask.account.add_to_balance(customer.name, feature, more)
+    elif isinstance(remaining, int | float):
+        ask.account.set_remaining(customer.name, feature, remaining)
+    elif isinstance(usage, int | float):
+        for one in customer.grants.get(feature, [])[:1]:
+            ask.account.set_remaining(customer.name, feature, one.granted - usage)
     return 200, {"success": True}
 
 
 def make_balance(ask: Ask) -> tuple[int, Json]:
     amount = ask.body.get("included_grant", 0)
     assert isinstance(amount, int | float)
-    ask.account.grant(ask.text("customer_id"), ask.text("feature_id"), amount, ask.now_ms)
+    ask.account.grant(ask.text("customer_id"), ask.text("feature_id"), amount, ask.now_ms, interval=ONE_OFF)
     return 200, {"success": True}
 
 

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 Number = int | float
 Json = dict[str, object]
 
+ONE_OFF = "one_off"
+"""What a top-up's part says in place of an interval."""
 DAYS = {"day": 1, "week": 7}
 MONTHS = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 

@@ -1,8 +1,9 @@
 """An emulator of an execution cell: it obeys POST /admin/halt-org when the call is signed.
 
-Guarantee: `halted` holds only what a call with a right, fresh signature asked for; what a lying cell acknowledged
-without doing it is in `lies`. Fault kinds: down, slow (the call times out, nothing done), answer_lost (done, no
-answer), lie (200, nothing done), nonsense (an answer that says nothing; done or not), broken (500, nothing done).
+Guarantee: `halted` holds only what a call with a right, fresh signature asked of this cell; what a lying cell
+acknowledged without doing it is in `lies`. Fault kinds: down, slow (the call times out, nothing done), answer_lost
+(done, no answer), lie (200, nothing done), nonsense (an answer that says nothing; done or not), broken (500, nothing
+done).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from tests.emulators.wire import FaultPlan
 
+CELL = "cell-1"
+ROOT = "root-secret-of-the-emulators"
 HALT_PATH = "/admin/halt-org"
 MAX_AGE_S = 300
 NOT_DONE = ("down", "slow", "lie", "broken")
@@ -27,7 +30,9 @@ KINDS = (*NOT_DONE, "answer_lost", "nonsense")
 class CellEmulator:
     """One cell. `resume` is nothing a cell is told: it forgets a halt only by `release`."""
 
-    secret: str = "cell-secret-of-the-emulator"
+    cell_id: str = CELL
+    secret: str = ""
+    """Its own; without one, what it is given by whoever installs it, made from ROOT."""
     faults: FaultPlan = field(default_factory=FaultPlan)
     halted: dict[str, object] = field(default_factory=dict)
     """`halted_at` by organisation, as last told."""
@@ -35,6 +40,9 @@ class CellEmulator:
     lies: list[str] = field(default_factory=list)
     refused: Counter[int] = field(default_factory=Counter)
     """Calls that were not what a cell obeys, by the status they got."""
+
+    def __post_init__(self) -> None:
+        self.secret = self.secret or hmac.new(ROOT.encode(), f"cell:{self.cell_id}".encode(), sha256).hexdigest()
 
     def handle(self, call: Call, now_ms: int) -> HttpResult:
         fault = self.faults.draw(*KINDS)
@@ -79,6 +87,8 @@ class CellEmulator:
             return 401, "", None
         try:
             asked = json.loads(call.body)
+            if asked["cell_id"] != self.cell_id:
+                return 401, "", None
             return 200, str(asked["org_id"]), asked["halted_at"]
         except (ValueError, KeyError, TypeError):
             return 400, "", None

@@ -110,6 +110,17 @@ BROKEN = {
         NEXT,
         ONE,
     ),
+    "samples deleted under a dirty window of a stopped organisation": Broken(
+        1,
+        (
+            f"INSERT INTO dirty_windows (org_id, window_ms) VALUES ('stuck', {NEXT})",
+            f"DELETE FROM usage_samples WHERE org_id = 'stuck' AND ts = {NEXT + 1}",
+        ),
+        "sealed 100, and all samples there ever were come to 0",
+        NEXT,
+        ONE,
+        "stuck",
+    ),
     "a charge that went away": Broken(
         2, (f"DELETE FROM ledger_entries WHERE key = 'usage:acme:{NEXT}:{ONE}'",), "has no entry of it", NEXT, ONE
     ),
@@ -158,21 +169,11 @@ BROKEN = {
     "a floor above the watermark": Broken(
         4, (f"UPDATE orgs SET floor_ms = {LATER} WHERE org_id = 'other'",), "the floor", org="other"
     ),
-    "a floor raised by hand, and its samples deleted": Broken(
+    "a floor raised beyond what was pruned, and its samples deleted": Broken(
         4,
         (
             f"UPDATE orgs SET floor_ms = {NEXT} WHERE org_id = 'other'",
             f"DELETE FROM usage_samples WHERE org_id = 'other' AND ts < {NEXT}",
-        ),
-        f"the floor is {NEXT}, and nothing was ever pruned above nothing",
-        org="other",
-    ),
-    "a floor raised beyond what was pruned": Broken(
-        4,
-        (
-            "INSERT INTO operator_actions (at_ms, action, target, details, actor, reason) "
-            f"VALUES ({NEXT}, 'sample_prune', 'all', '{{\"before_ms\": {T0}}}', 't', 't')",
-            f"UPDATE orgs SET floor_ms = {NEXT} WHERE org_id = 'other'",
         ),
         f"the floor is {NEXT}, and nothing was ever pruned above {T0}",
         org="other",

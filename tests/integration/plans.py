@@ -58,6 +58,11 @@ def plan_of(plans: Plans, *marks: str) -> str:
     return found[0]
 
 
+def conditions(plan: str, index: str) -> list[str]:
+    """What an index is asked for, each time a plan reads it. What is compared afterwards is a filter, and no part."""
+    return re.findall(rf"(?:using|on) {index} .*\n\s*Index Cond: (.*)", plan)
+
+
 def sequential(plan: str) -> set[str]:
     """The tables that a plan reads from end to end."""
     return set(re.findall(r"Seq Scan on (\w+)", plan))

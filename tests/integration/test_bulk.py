@@ -9,13 +9,13 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run
-from drawdown.ledger.wallet import grant
 from drawdown.providers.protocol import Duplicate, Rejected, Unknown
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import DrawdownError, Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker import corrections
 from drawdown.worker.actions import lock_buckets
+from drawdown.worker.credit import grant
 from drawdown.worker.push_rows import find_pushes
 from drawdown.worker.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
@@ -64,7 +64,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     ]
     write(engine, lambda c: c.execute(insert, samples))
     for org in orgs:
-        write(engine, lambda c, org=org: grant(c, org, 10**9, key=org, now_ms=0, actor="t", reason="t"))  # type: ignore[misc]
+        write(engine, lambda c, org=org: grant(c, org, 10**9, made.said, key=org, plan=None))  # type: ignore[misc]
     made.tick_windows(WINDOWS + 1)
     assert made.rows("SELECT state, COUNT(*) FROM pushes GROUP BY 1 ORDER BY 1") == [
         ("accepted", 80),
@@ -140,9 +140,13 @@ def test_many_at_once_are_settled_as_one_by_one(fleet: Fleet, how: str) -> None:
 )
 def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: int, other: int, text: str) -> None:
     before = read(fleet.engine, tables)
-    for odd, said in ((keys("globex", part=other)[7], text), ("usage:nobody:0:compute_1gb", "there is no push")):
+    odds: list[tuple[str, type[DrawdownError], str]] = [
+        (keys("globex", part=other)[7], Refused, text),
+        ("usage:nobody:0:compute_1gb", UnknownId, "there is no push"),
+    ]
+    for odd, error, said in odds:
         chosen = [*keys("acme", part=part), odd, *keys("globex", part=part)]
-        with pytest.raises(Refused, match=rf"{odd}.*; none of the 81 was changed") as refused:
+        with pytest.raises(error, match=rf"{odd}.*; none of the 81 was changed") as refused:
             write(fleet.engine, lambda c, chosen=chosen: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
         assert said in str(refused.value)
         assert read(fleet.engine, tables) == before

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from drawdown.cli import cell_settings
 from drawdown.schema.clock import FixedClock
+from drawdown.schema.errors import UsageError
 from drawdown.worker.addresses import refusal
 from drawdown.worker.cell_urls import origin, parse
 from drawdown.worker.cells import CellClient, CellSettings
@@ -45,7 +47,9 @@ class Site:
 
     def send(self, *urls: str, allowed: Sequence[str], networks: Sequence[str] = ()) -> list[str | None]:
         nets = tuple(ip_network(one) for one in networks)
-        client = CellClient(CellSettings(frozenset(allowed), SECRET, networks=nets), FixedClock(T0), lookup=self.lookup)
+        client = CellClient(
+            CellSettings(frozenset(allowed), (SECRET,), networks=nets), FixedClock(T0), lookup=self.lookup
+        )
         return asyncio.run(client.send([HaltRequest("acme", "cell-1", url, T0) for url in urls]))
 
 
@@ -249,8 +253,15 @@ def test_which_addresses_are_refused(address: str, networks: tuple[str, ...], na
 
 def test_doctor_and_cell_set_say_what_would_be_refused(site: Site) -> None:
     url = "http://cell.example:81"
-    open_ = CellSettings(frozenset({url}), SECRET, networks=(ip_network("127.0.0.0/8"),))
+    open_ = CellSettings(frozenset({url}), (SECRET,), networks=(ip_network("127.0.0.0/8"),))
     assert open_.why_not(url, site.lookup) is None
     assert open_.why_not("http://cell.example:82", site.lookup) == "add its origin to DRAWDOWN_CELL_ORIGINS"
-    said = CellSettings(frozenset({url}), SECRET).why_not(url, site.lookup)
+    said = CellSettings(frozenset({url}), (SECRET,)).why_not(url, site.lookup)
     assert said == "127.0.0.1 is a loopback address: DRAWDOWN_CELL_NETWORKS has to allow it"
+
+
+@pytest.mark.parametrize("entry", ["https://cell-1:8443/fleet", "http://10.0.0.7/a/b/"])
+def test_an_origin_with_a_path_is_refused_and_not_cut(entry: str) -> None:
+    with pytest.raises(UsageError, match="has a path"):
+        cell_settings.origins(f"https://good:8443/, {entry}")
+    assert cell_settings.origins("https://good:8443/, http://10.0.0.7") == {"https://good:8443", "http://10.0.0.7:80"}

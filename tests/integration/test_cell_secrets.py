@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import json
 import logging
+import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
@@ -16,11 +21,12 @@ from structlog.testing import CapturingLogger
 
 from drawdown.cli.demo_cell import DemoCell
 from drawdown.cli.settings import Settings
+from drawdown.providers.http import Answer, Call
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.worker import cells, runner
 from drawdown.worker import dispatch as dispatching
-from drawdown.worker.cells import CellClient, CellSettings, signature
+from drawdown.worker.cells import CellClient, CellSettings, body_of, cell_secret, signature
 from drawdown.worker.dispatch import dispatch
 from drawdown.worker.effects import HaltRequest
 from tests.emulators.cell import CellEmulator
@@ -28,20 +34,41 @@ from tests.emulators.serve import serving_in_thread
 from tests.integration.test_dispatch import populate
 from tests.world import T0, Fleet
 
+README: Final = Path(__file__).resolve().parents[2] / "README.md"
 NEW, OLD, OTHER = "canary-new-secret-1", "canary-old-secret-2", "canary-other-secret-3"
 
 
-def settings(text: str, default: str = "") -> CellSettings:
-    return Settings(cell_secret=SecretStr(default), cell_secrets=SecretStr(text)).cells()
+def settings(text: str, root: str = "") -> CellSettings:
+    return Settings(cell_secret=SecretStr(root), cell_secrets=SecretStr(text)).cells()
 
 
-def test_each_cell_has_its_own_and_the_others_the_default() -> None:
-    found = settings(f" cell-1 = {NEW} , {OLD} ; cell-2={OTHER}==; ", default="d")
+def test_entries_win_and_the_others_have_what_is_made_for_them() -> None:
+    found = settings(f" cell-1 = {NEW} , {OLD} ; cell-2={OTHER}==; ", root="r")
     assert found.secrets_of("cell-1") == (NEW, OLD)
     assert found.secrets_of("cell-2") == (f"{OTHER}==",)
-    assert found.secrets_of("cell-3") == ("d",)
-    assert settings(f"*={NEW},{OLD}", default="d").secrets_of("cell-3") == (NEW, OLD)
+    assert found.secrets_of("cell-3") == (cell_secret("r", "cell-3"),)
+    assert settings(f"*={NEW},{OLD}").secrets_of("cell-3") == (NEW, OLD)
     assert settings("").secrets_of("cell-3") == ()
+
+
+def test_a_cells_own_secret_is_made_from_the_root_and_its_id() -> None:
+    wanted = hmac.new(b"r", b"cell:cell-\xc3\xa4", "sha256").hexdigest()
+    assert settings("", root="r").secrets_of("cell-ä") == (wanted,)
+    assert len({cell_secret(root, cell) for root in "rs" for cell in ("cell-1", "cell-2")}) == 4
+
+
+def test_while_the_root_is_rotated_and_while_cells_still_share_one_the_new_comes_first() -> None:
+    assert settings("", root="s, r").secrets_of("c") == (cell_secret("s", "c"), cell_secret("r", "c"))
+    shared = settings(f"*={OLD};cell-1={NEW}", root="s")
+    assert shared.secrets_of("c") == (cell_secret("s", "c"), OLD)
+    assert shared.secrets_of("cell-1") == (NEW,)
+
+
+@pytest.mark.parametrize("text", [f"{NEW},", f",{NEW}", f"{NEW},{OLD},{OTHER}", ","])
+def test_a_root_that_makes_no_sense_is_named_without_the_secret(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings("", root=text)
+    assert "DRAWDOWN_CELL_SECRET:" in str(caught.value) and "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{}", "=x{}", "a=", "a={},", "a=,{}", "a=x,y,{}", "a={};a=y", "cell-1:{}", "a=x;{}"])
@@ -51,11 +78,13 @@ def test_what_makes_no_sense_is_named_without_the_secret(text: str) -> None:
     assert "DRAWDOWN_CELL_SECRETS" in str(caught.value) and "canary" not in str(caught.value)
 
 
-def told(cell_secret: str, given: Mapping[str, tuple[str, ...]]) -> tuple[str | None, list[tuple[str, int]]]:
+def told(
+    secret: str, given: Mapping[str, tuple[str, ...]], roots: tuple[str, ...] = ()
+) -> tuple[str | None, list[tuple[str, int]]]:
     """What a cell that knows only `X-Signature` answers."""
-    cell = DemoCell("cell-1", cell_secret, FixedClock(T0), lambda _cell, _org: None)
+    cell = DemoCell("cell-1", secret, FixedClock(T0), lambda _cell, _org: None)
     try:
-        client = CellClient(CellSettings(frozenset({cell.url}), "", given), FixedClock(T0))
+        client = CellClient(CellSettings(frozenset({cell.url}), roots=roots, secrets=given), FixedClock(T0))
         (answer,) = asyncio.run(client.send([HaltRequest("acme", "cell-1", cell.url, T0)]))
         return answer, cell.received
     finally:
@@ -69,6 +98,66 @@ def test_while_it_is_rotated_a_cell_with_either_secret_obeys() -> None:
     assert told(OLD, {"cell-1": (NEW,), "cell-2": (OLD,)}) == ("the cell answered 401", []), "another cell's"
 
 
+def test_cells_that_shared_one_secret_are_given_their_own_one_by_one() -> None:
+    """What UPGRADE.md says: cells that still have the shared one obey, and so do those that have their own."""
+    for secret in (OLD, cell_secret(NEW, "cell-1")):
+        assert told(secret, {"*": (OLD,)}, roots=(NEW,)) == (None, [("acme", 200)])
+    assert told(OLD, {}, roots=(NEW,)) == ("the cell answered 401", []), (
+        "without the entry for it, the shared one is over"
+    )
+    assert told(OLD, {}, roots=(OLD,)) == ("the cell answered 401", []), "a root is no cell's secret"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_halt_for_one_cell_is_refused_by_another(shared: bool) -> None:
+    """Whoever sees a halt, such as the cell it is for, cannot use it elsewhere: its id is under the signature, and the
+    secret is another cell's, too."""
+    secrets = {cell: (OLD if shared else cell_secret(OLD, cell)) for cell in ("cell-1", "cell-2")}
+    body, now_s = body_of(HaltRequest("acme", "cell-1", "http://cell", T0)), T0 // 1000
+    headers = {"X-Timestamp": str(now_s), "X-Signature": signature(secrets["cell-1"], now_s, body)}
+    answers = []
+    for name, secret in secrets.items():
+        emulator = CellEmulator(name, secret)
+        answer = emulator.handle(Call("POST", "http://cell/admin/halt-org", headers, body), T0)
+        demo = DemoCell(name, secret, FixedClock(T0), lambda _cell, _org: None)
+        demo.close()
+        by_readme = readme_is_halt_for_us()(secret, name, headers, body, now_s)
+        assert isinstance(answer, Answer)
+        assert demo.answer("/admin/halt-org", str(now_s), headers["X-Signature"], body) == answer.status
+        assert by_readme == (answer.status == 200) == bool(emulator.halted)
+        answers.append(answer.status)
+    assert answers == [200, 401]
+
+
+def test_a_halt_that_names_no_cell_is_refused() -> None:
+    """As they were before cells had ids to check: one that was recorded then is good for nothing."""
+    body, now_s = b'{"halted_at": 1, "org_id": "acme"}', T0 // 1000
+    headers = {"X-Timestamp": str(now_s), "X-Signature": signature(OLD, now_s, body)}
+    answer = CellEmulator(secret=OLD).handle(Call("POST", "http://cell/admin/halt-org", headers, body), T0)
+    assert isinstance(answer, Answer) and answer.status == 400
+    assert not readme_is_halt_for_us()(OLD, "cell-1", headers, body, now_s)
+
+
+def test_what_the_readme_says_refuses_another_secret_time_and_body() -> None:
+    check, body, now_s = readme_is_halt_for_us(), body_of(HaltRequest("acme", "cell-1", "http://cell", T0)), T0 // 1000
+    headers = {"X-Timestamp": str(now_s), "X-Signature": signature(OLD, now_s, body)}
+    assert check(OLD, "cell-1", headers, body, now_s + 300)
+    assert not check(NEW, "cell-1", headers, body, now_s)
+    assert not check(OLD, "cell-1", headers, body, now_s + 301)
+    assert not check(OLD, "cell-1", headers, body.replace(b"acme", b"acne"), now_s)
+    assert not check(OLD, "cell-1", {**headers, "X-Timestamp": "soon"}, body, now_s)
+
+
+def readme_is_halt_for_us() -> Callable[..., bool]:
+    """The lines that the README gives to whoever writes a cell."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (code,) = [one for one in blocks if "def is_for_us" in one]
+    found: dict[str, Any] = {"hmac": hmac, "json": json}
+    exec(code, found)
+    check: Callable[..., bool] = found["is_for_us"]
+    return check
+
+
 def test_both_signatures_are_sent_in_headers_of_their_own() -> None:
     emulator = CellEmulator(secret=NEW)
     seen = []
@@ -80,7 +169,7 @@ def test_both_signatures_are_sent_in_headers_of_their_own() -> None:
 
     emulator.handle = handle  # type: ignore[method-assign]
     with serving_in_thread(emulator, FixedClock(T0)) as url:
-        client = CellClient(CellSettings(frozenset({url}), "", {"cell-1": (NEW, OLD)}), FixedClock(T0))
+        client = CellClient(CellSettings(frozenset({url}), secrets={"cell-1": (NEW, OLD)}), FixedClock(T0))
         assert asyncio.run(client.send([HaltRequest("acme", "cell-1", url, T0)])) == [None]
     (call,) = seen
     assert call.headers["x-signature"] == signature(NEW, T0 // 1000, call.body)
@@ -144,7 +233,7 @@ def test_nonsense_is_recorded_and_tried_again(
     answers, close = WRONG[kind]
     with raw(*answers, close=close) as url:
         fleet.write("UPDATE cells SET url = :url", {"url": url})
-        client = CellClient(CellSettings(frozenset({url}), OTHER, {"cell-1": (NEW, OLD)}), fleet.clock)
+        client = CellClient(CellSettings(frozenset({url}), (OTHER,), {"cell-1": (NEW, OLD)}), fleet.clock)
         done = runner.run(dispatch(fleet.context()), runner.World(fleet.engine, fleet.providers, client, fleet.clock))
     assert (done.acknowledged, done.failed) == (0, 1)
     ((error, due),) = fleet.rows("SELECT last_error, due_at_ms FROM halts")

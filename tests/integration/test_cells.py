@@ -19,7 +19,7 @@ from drawdown.cli.demo_cell import DemoCell
 from drawdown.schema.clock import FixedClock
 from drawdown.worker import cells
 from drawdown.worker.cell_urls import origin
-from drawdown.worker.cells import CellClient, CellSettings
+from drawdown.worker.cells import CellClient, CellSettings, cell_secret
 from drawdown.worker.effects import HaltRequest
 from tests.contract import sockets
 from tests.world import T0
@@ -72,14 +72,16 @@ def odd() -> Iterator[str]:
 
 def send(url: str, *, allowed: str | None = None, secret: str = SECRET) -> str | None:
     found = allowed or origin(url) or ""
-    client = CellClient(CellSettings(frozenset({found}), secret), FixedClock(T0))
+    client = CellClient(CellSettings(frozenset({found}), (secret,) if secret else ()), FixedClock(T0))
     (answer,) = asyncio.run(client.send([HaltRequest("acme", "cell-1", url, T0)]))
     return answer
 
 
 def test_a_cell_that_checks_the_signature_acknowledges() -> None:
     halted: list[tuple[str, str]] = []
-    cell = DemoCell("cell-1", SECRET, FixedClock(T0), lambda name, org: halted.append((name, org)))
+    cell = DemoCell(
+        "cell-1", cell_secret(SECRET, "cell-1"), FixedClock(T0), lambda name, org: halted.append((name, org))
+    )
     try:
         assert send(cell.url) is None
         assert halted == [("cell-1", "acme")]
@@ -89,7 +91,7 @@ def test_a_cell_that_checks_the_signature_acknowledges() -> None:
 
 
 def test_a_cell_refuses_a_signature_that_is_old() -> None:
-    cell = DemoCell("cell-1", SECRET, FixedClock(T0 + 301_000), lambda _name, _org: None)
+    cell = DemoCell("cell-1", cell_secret(SECRET, "cell-1"), FixedClock(T0 + 301_000), lambda _name, _org: None)
     try:
         assert send(cell.url) == "the cell answered 401"
     finally:
@@ -148,14 +150,14 @@ def test_without_a_secret_nothing_is_sent(odd: str) -> None:
 
 def test_a_dead_cell_delays_no_other(odd: str) -> None:
     allowed = frozenset({origin(odd) or "", "http://127.0.0.1:1"})
-    client = CellClient(CellSettings(allowed, SECRET), FixedClock(T0))
+    client = CellClient(CellSettings(allowed, (SECRET,)), FixedClock(T0))
     halts = [HaltRequest(f"org-{n}", "c", f"{odd}/204" if n % 2 else "http://127.0.0.1:1", T0) for n in range(40)]
     answers = asyncio.run(client.send(halts))
     assert [answer is None for answer in answers] == [bool(n % 2) for n in range(40)]
 
 
 def test_the_secret_is_in_no_representation() -> None:
-    assert SECRET not in repr(CellSettings(frozenset(), SECRET))
+    assert SECRET not in repr(CellSettings(frozenset(), (SECRET,)))
 
 
 def test_so_many_at_once_to_each_cell_and_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +183,7 @@ def test_so_many_at_once_to_each_cell_and_to_all(monkeypatch: pytest.MonkeyPatch
         for _ in range(2):
             await web.TCPSite(runner, "127.0.0.1", 0).start()
         urls = [f"http://127.0.0.1:{address[1]}" for address in runner.addresses]
-        client = CellClient(CellSettings(frozenset(urls), SECRET), FixedClock(T0))
+        client = CellClient(CellSettings(frozenset(urls), (SECRET,)), FixedClock(T0))
         halts = [HaltRequest(f"org-{n}", urls[n % 2], urls[n % 2], T0) for n in range(60)]
         try:
             one, other = await asyncio.gather(client.send(halts[:30]), client.send(halts[30:]))
@@ -203,7 +205,7 @@ def test_tls_is_spoken_to_the_name_at_the_address_that_was_checked(tmp_path: Pat
         async with sockets.serving(sockets.polite, tls) as seen:
             url = f"https://cell.example:{urlsplit(seen.url).port}"
             found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
-            settings = CellSettings(frozenset({url}), SECRET, networks=(ip_network("127.0.0.0/8"),))
+            settings = CellSettings(frozenset({url}), (SECRET,), networks=(ip_network("127.0.0.0/8"),))
             client = CellClient(settings, FixedClock(T0), lookup=lambda _host, _port: found)
             (answer,) = await client.send([HaltRequest("acme", "cell-1", url, T0)])
             assert seen.requests == []

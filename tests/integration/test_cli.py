@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from drawdown.cli.main import global_options_first, run
+from tests import forked
 
 DRAWDOWN = Path(sys.executable).with_name("drawdown")
 HEADER = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
@@ -32,18 +34,12 @@ class Shell:
         self.said = ""
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [str(DRAWDOWN), *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        self.said += done.stdout + done.stderr
-        assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done.stdout if status in (0, 75) or not done.stderr else done.stdout + done.stderr
+        done = forked.run(arguments, env=self.environment, cwd=self.folder, timeout_s=120)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        self.said += out + err
+        assert done.returncode == status, f"{arguments}: {out}\n{err}"
+        assert "Traceback" not in err
+        return out if status in (0, 75) or not err else out + err
 
     def json(self, *arguments: str, status: int = 0) -> Any:
         done = self.run(*arguments, "--json", status=status)
@@ -79,30 +75,30 @@ def test_a_first_hour(shell: Shell) -> None:
     replayed = shell.json("replay", "--all", "--from", "2026-01-01", "--to", "2026-01-01T00:10", "--at", "2026-01-02")
     assert replayed["replay"]["pushes"] == 0
     assert shell.json("verify")["breaches"] == []
-    assert shell.json("status")["orgs"] == 1
+    assert shell.json("status", "--at", "2026-01-01T00:17")["orgs"] == 1
     assert SECRET not in shell.said
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (["org", "show", "nobody"], 1, "no organisation nobody"),
-        (["org", "assign", "acme", "--provider", "acme-pay"], 1, "embedded, legacy, none"),
+        (["org", "show", "nobody"], 2, "no organisation nobody"),
+        (["org", "assign", "acme", "--provider", "acme-pay"], 2, "embedded, legacy, none"),
         (["org", "assign"], 2, "name the organisations"),
         (["org", "assign", "acme", "--from", "2026-01-01T00:07"], 2, "no window boundary"),
         (["org", "override", "acme"], 2, "--max-concurrent"),
-        (["push", "show", "usage:x"], 1, "no push usage:x"),
+        (["push", "show", "usage:x"], 2, "no push usage:x"),
         (["push", "resolve", "usage:x"], 2, "--accepted or --absent"),
         (["feature", "map", "Bad-Name", "--memory-mb", "4"], 2, "a-z"),
         (["feature", "map", "x"], 2, "--memory-mb"),
         (["feature", "map", "r1", "--memory-mb", "4"], 2, "no number"),
         (["feature", "map", "300000", "--memory-mb", "4"], 2, "no number"),
         (["tick", "--at", "2124-01-01"], 2, "future"),
-        (["feature", "end", "x"], 1, "nothing makes"),
-        (["sample", "withdraw", "x"], 1, "no sample x"),
+        (["feature", "end", "x"], 2, "no feature x"),
+        (["sample", "withdraw", "x"], 2, "no sample x"),
         (["ledger", "grant", "acme", "much"], 2, "no amount"),
         (["ledger", "grant", "a\x01", "5"], 2, "control characters"),
-        (["verify", "--org", "nobody"], 1, "no organisation nobody"),
+        (["verify", "--org", "nobody"], 2, "no organisation nobody"),
         (["replay", "--all", "--from", "2026-01-02", "--to", "2026-01-01"], 2, "ends before"),
         (["replay", "acme", "--all", "--from", "2026-01-01", "--to", "2026-01-02"], 2, "one organisation"),
         (["tick", "--shard", "2/2"], 2, "--shard"),
@@ -111,7 +107,7 @@ def test_a_first_hour(shell: Shell) -> None:
         (["nonsense"], 2, "nonsense"),
         (["tick", "--nonsense"], 2, "--nonsense"),
         (["import", "missing.csv"], 2, "missing.csv"),
-        (["status", "--at", "yesterday"], 2, "--at"),
+        (["status", "--at", "last week"], 2, "--at"),
         (["status", "--database-url", "mysql://x/y"], 2, "mysql"),
         (["status", "--database-url", "sqlite:///no-such-file.db"], 1, "drawdown init"),
     ],
@@ -145,7 +141,7 @@ def test_a_database_without_tables_says_what_to_do(shell: Shell) -> None:
 
 def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     shell.run("init")
-    shell.run("cell", "set", "cell-1", "http://127.0.0.1:9/")
+    shell.run("cell", "set", "cell-1", "http://127.0.0.1:9/", "--new")
     shell.environment |= {"DRAWDOWN_CELL_SECRET": "short", "DRAWDOWN_ADMIN_SECRETS": "short"}
     said = shell.json("doctor", status=1)["findings"]
     mends = [finding["mend"] for finding in said if not finding["ok"]]
@@ -153,6 +149,31 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     assert [word for word in words if not any(word in mend for mend in mends)] == []
     assert any("nobody watches" in finding["what"] for finding in said if finding["ok"])
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
+
+
+def test_a_cell_is_given_its_own_secret_and_doctor_says_which_are_shared(shell: Shell) -> None:
+    shell.run("init")
+    shell.environment["DRAWDOWN_CELL_ORIGINS"] = "http://127.0.0.1:9"
+    shell.run("cell", "set", "cell-1", "http://127.0.0.1:9", "--new")
+    own = hmac.new(SECRET.encode(), b"cell:cell-1", "sha256").hexdigest()
+    assert shell.run("cell", "secret", "cell-1") == f"{own}\n"
+    assert shell.json("cell", "secret", "cell-2", "--new")["secret"] not in (own, SECRET)
+
+    def doctor() -> dict[str, Any]:
+        said = shell.json("doctor", status=1)["findings"]
+        (found,) = [one for one in said if "signs halts for cell cell-1" in one["what"]]
+        return dict(found)
+
+    assert doctor()["ok"] and "shared" not in doctor()["what"]
+    shell.environment["DRAWDOWN_CELL_SECRETS"] = "*=secret-of-all-cells"
+    assert doctor()["ok"] and "shared" in doctor()["what"]
+    shell.environment["DRAWDOWN_CELL_SECRETS"] = "cell-1=secret-of-its-own;*=secret-of-all-cells"
+    assert shell.run("cell", "secret", "cell-1") == "secret-of-its-own\n"
+    assert doctor()["ok"] and "shared" not in doctor()["what"]
+    shell.environment["DRAWDOWN_CELL_SECRETS"] = "cell-1=short"
+    assert not doctor()["ok"]
+    shell.environment |= {"DRAWDOWN_CELL_SECRET": "", "DRAWDOWN_CELL_SECRETS": ""}
+    assert "DRAWDOWN_CELL_SECRET" in shell.run("cell", "secret", "cell-1", status=2)
 
 
 def test_help_teaches(shell: Shell) -> None:
@@ -167,3 +188,49 @@ def test_logs_are_json_when_nobody_looks(shell: Shell) -> None:
     shell.run("tick")
     events = [json.loads(line) for line in shell.said.splitlines() if line.startswith('{"')]
     assert {"tick_started", "sealed", "tick_finished"} <= {event["event"] for event in events}
+
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Where no database matters."""
+
+
+@on_sqlite
+def test_a_quiet_tick_says_nothing_where_all_is_settled_and_all_where_it_is_not(shell: Shell) -> None:
+    shell.run("init")
+    shell.run("org", "assign", "acme", "--new", "--from", "2026-01-01")
+    shell.run("import", shell.samples("s1,acme,box,cell-1,1024,60,2026-01-01T00:01:00Z"))
+    shell.said = ""
+    shell.run("tick", "--quiet", "--at", "2026-01-01T00:02")
+    assert shell.said == ""
+    shell.run("provider", "pause", "embedded")
+    assert "left: 1 due" in shell.run("tick", "--quiet", "--at", "2026-01-01T00:10", status=75)
+    assert "no database" in shell.run("tick", "--quiet", "--database-url", "sqlite:///none.db", status=1)
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["watch"], "a watch round every 5 s"),
+        (["run", "--every", "60"], "a tick now, and one every 60 s; a watch round every 5 s between them"),
+        (["run", "--no-watch"], "a tick now, and one every 300 s; no watch"),
+    ],
+)
+def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell, command: list[str], says: str) -> None:
+    shell.run("init")
+    with subprocess.Popen(
+        [str(DRAWDOWN), *command], cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    ) as going:  # fmt: skip
+        assert going.stdout is not None
+        first = going.stdout.readline()
+        going.terminate()
+        assert going.wait(300) == 0
+    assert first.startswith(says) and first.endswith("SIGTERM or Ctrl-C ends it\n")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_init_repeats_nothing_of_the_urls_query(shell: Shell) -> None:
+    """libpq takes a password there as well."""
+    shell.environment["DRAWDOWN_DATABASE_URL"] += f"&password={SECRET}"
+    assert "schema" in shell.run("init") and SECRET not in shell.said

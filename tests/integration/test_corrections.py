@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import corrections, runner
 from drawdown.worker.explain import explain_push
@@ -69,7 +72,7 @@ def test_what_cannot_be_withdrawn_is_refused_and_nothing_else_is(fleet: Fleet) -
     good = fleet.sample("acme", T0 + 1)
     bad = fleet.sample("acme", T0 + 1, -1)
     for ids, text in (([good, "unknown"], "no sample unknown"), ([good, bad], "interval_negative")):
-        with pytest.raises(Refused, match=text):
+        with pytest.raises(DrawdownError, match=text):
             write(fleet.engine, lambda c, ids=ids: corrections.withdraw(c, ids, fleet.said))  # type: ignore[misc]
     assert fleet.one("SELECT COUNT(*) FROM withdrawals") == 0
 
@@ -95,7 +98,7 @@ def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider:
         write(fleet.engine, lambda c: corrections.void(c, [KEY], fleet.said, "  "))
     with pytest.raises(Refused, match="is due"):
         write(fleet.engine, lambda c: corrections.void(c, [KEY], fleet.said, "I think so"))
-    with pytest.raises(Refused, match="no push"):
+    with pytest.raises(UnknownId, match="no push"):
         write(fleet.engine, lambda c: corrections.void(c, [KEY + ":r7"], fleet.said, "seen"))
 
 
@@ -239,9 +242,9 @@ def test_pruning_closes_old_windows_and_bills_nothing(fleet: Fleet, provider: Fa
     fleet.tick_windows(2)
     fleet.clock.at_ms = T0 + 60 * DAY_MS
     with pytest.raises(UsageError, match="35 days"):
-        write(fleet.engine, lambda c: prune(c, fleet.clock.at_ms - DAY_MS, fleet.said))
+        prune(partial(write, fleet.engine), fleet.clock.at_ms - DAY_MS, fleet.said)
     fleet.tick()
-    done = write(fleet.engine, lambda c: prune(c, T0 + DAY_MS, fleet.said))
+    done = prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said)
     assert (done.samples, done.held_back) == (1, 1)  # what is pending holds its organisation back
     assert read(fleet.engine, verify).breaches == []
     late = fleet.sample("acme", T0 + 7)
@@ -285,3 +288,43 @@ def test_an_odd_name_is_replayed_like_any_other(fleet: Fleet, provider: FakeProv
     fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 1")
     assert do_replay(fleet, T0, T0 + 1, org=odd).quantity == 11
     assert list(provider.charged) == [f"usage:{odd}:{T0}:compute_1gb"]
+
+
+def test_a_prune_lets_seals_go_on_while_it_deletes(fleet: Fleet) -> None:
+    """The lock is for the floors; samples go a window at a time, and what was cut off is gone on with."""
+    for number in range(3):
+        fleet.sample("acme", T0 + number * WINDOW_MS + 1)
+    fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
+    work: list[str] = []
+
+    def cut_off(what: Callable[[sa.Connection], object], *, rollback: bool = False) -> object:
+        work.append(getattr(what, "func", what).__name__)
+        if work.count("_delete_between") == 2:
+            raise KeyboardInterrupt
+        return write(fleet.engine, what, rollback=rollback)
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(cut_off, T0 + DAY_MS, fleet.said)
+    assert work[0] == "raise_floors"
+    assert fleet.one("SELECT MIN(floor_ms) FROM orgs") == T0 + DAY_MS
+    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said, dry_run=True).samples == 2
+    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said).samples == 2
+    assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
+
+
+def test_what_arrives_below_the_floor_while_samples_are_deleted_is_quarantined_first(fleet: Fleet) -> None:
+    """No seal has looked at it: without a look it would be gone without a trace (S4)."""
+    fleet.sample("acme", T0 + 1)
+    fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
+
+    def late(what: Callable[[sa.Connection], object], *, rollback: bool = False) -> object:
+        done = write(fleet.engine, what, rollback=rollback)
+        if getattr(what, "func", what).__name__ == "raise_floors":
+            fleet.sample("acme", T0 + 2, 77)
+        return done
+
+    assert prune(late, T0 + DAY_MS, fleet.said).samples == 1
+    assert fleet.rows("SELECT interval_s FROM usage_samples") == [(77,)]
+    fleet.tick(T0 + 40 * DAY_MS + WINDOW_MS, accept_clock=True)
+    assert fleet.one("SELECT COUNT(*) FROM late_quarantine") == 1
+    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said).samples == 1

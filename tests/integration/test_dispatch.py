@@ -15,12 +15,13 @@ from drawdown.worker import dispatch as dispatching
 from drawdown.worker import runner
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
-from drawdown.worker.effects import ANSWERED, HaltRequest
+from drawdown.worker.effects import ANSWERED, HaltRequest, SendHalts
 from drawdown.worker.orgs import Said
 from drawdown.worker.orgs import halt as halt_org
 from drawdown.worker.status import status
 from drawdown.worker.unheeded import ESCALATE_AFTER
 from drawdown.worker.verify import verify
+from tests.interleave.walk import Walk
 from tests.world import T0, Fleet
 
 
@@ -68,7 +69,7 @@ def populate(fleet: Fleet, orgs: int, *cells: str, state: str = "running") -> No
         name = f"org-{number:03}"
         if not fleet.rows("SELECT 1 FROM orgs WHERE org_id = :org", org=name):
             fleet.assign(name)
-            write(fleet.engine, lambda c, org=name: halt_org(c, org, Said(fleet.clock.at_ms, "a", "r")))  # type: ignore[misc]
+            write(fleet.engine, lambda c, org=name: halt_org(c, [org], Said(fleet.clock.at_ms, "a", "r")))  # type: ignore[misc]
         for cell in cells:
             fleet.write(
                 "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:box, :org, :cell, :state)",
@@ -261,3 +262,18 @@ def test_a_cell_that_is_gone_with_all_it_had_is_not_told_for_ever(fleet: Fleet) 
     fleet.write("UPDATE sandboxes SET state = 'hibernated' WHERE cell_id = 'gone' AND org_id = 'org-001'")
     assert due(fleet, "gone") == 2, "what appears there is to be stopped"
     assert read(fleet.engine, verify).breaches == []
+
+
+def test_a_worker_that_slept_on_its_claim_tells_nobody(fleet: Fleet) -> None:
+    """The halt may be over by now: whoever paid meanwhile goes on."""
+    populate(fleet, 1, "cell-1")
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    walk = Walk(dispatch(fleet.context()), world)
+    while not isinstance(walk.asked, SendHalts):
+        walk.one(fleet.engine)
+    fleet.clock.at_ms += LEASE_MS
+    walk.rest(fleet.engine)
+    assert cells_of(fleet).received == []
+    fleet.clock.at_ms += 10 * MINUTE_MS
+    run(fleet)
+    assert cells_of(fleet).received == [("cell-1", 1)], "the next dispatch tells it"

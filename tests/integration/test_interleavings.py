@@ -9,17 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import write
-from drawdown.schema.units import WINDOW_MS, horizon
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
 from drawdown.worker import seal as sealing
 from drawdown.worker import seal_sql as sql
+from drawdown.worker.prune import prune
 from drawdown.worker.seal import seal
 from drawdown.worker.seal_statements import Sealed, SealRequest, Statements
 from drawdown.worker.shard import Shard
+from drawdown.worker.verify import verify
 from tests.world import T0, Fleet
 
 LATE = (
@@ -177,7 +180,7 @@ def two_at_once(engine: sa.Engine, isolation: str, work: Callable[[sa.Connection
             thread = threading.Thread(target=second)
             thread.start()
             wait_until_blocked(engine)
-        thread.join(30)
+        thread.join(300)
     assert not failed, failed
     with engine.connect() as connection:
         return int(connection.execute(sa.text("SELECT SUM(qty) FROM naive")).scalar_one())
@@ -228,7 +231,7 @@ def test_two_seals_at_once_bill_once(fleet: Fleet) -> None:
             thread = threading.Thread(target=lambda: second.append(seal_now(fleet)))
             thread.start()
             wait_until_blocked(fleet.engine)
-        thread.join(30)
+        thread.join(300)
     assert first.pushes == 2
     assert [one.pushes for one in second] == [0]
     assert sealed(fleet) == 72
@@ -250,6 +253,89 @@ def test_two_seals_of_overlapping_shards_bill_once(fleet: Fleet) -> None:
             thread = threading.Thread(target=narrow)
             thread.start()
             wait_until_blocked(fleet.engine)
-        thread.join(30)
+        thread.join(300)
     assert sum(done) == 1
     assert sealed(fleet) == 67
+
+
+@contextmanager
+def held_elsewhere(engine: sa.Engine) -> Iterator[None]:
+    """A transaction with a number stays open in another database of the same server."""
+    other = connect(engine.url.set(database="postgres").render_as_string(hide_password=False))
+    with other.connect() as holder, holder.begin() as transaction:
+        holder.execute(sa.text("SELECT pg_current_xact_id()"))
+        yield
+        transaction.rollback()
+    other.dispose()
+
+
+def made_dirty(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many windows each seal from now on computes again."""
+    run, counts = Statements.run, list[int]()
+
+    def counted(self: Statements, statement: str, **values: int) -> object:
+        if statement == sql.FORGET_DIRTY:
+            counts.append(int(self.connection.execute(sa.text("SELECT COUNT(*) FROM dirty_windows")).scalar_one()))
+        return run(self, statement, **values)
+
+    monkeypatch.setattr(Statements, "run", counted)
+    return counts
+
+
+def test_a_transaction_that_stays_open_elsewhere_has_nothing_sealed_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = made_dirty(monkeypatch)
+    with held_elsewhere(fleet.engine):
+        for _ in range(4):
+            fleet.sample("acme", fleet.clock.at_ms, 30)
+            fleet.tick_windows(2)
+    assert again == [0, 0, 0, 0]
+    assert sealed(fleet) == 60 + 4 * 30
+
+
+def test_a_sample_is_billed_once_its_transaction_ends_however_late(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number lies before the cursor by then. Nothing else is sealed again for its sake, and the proof knows it."""
+    again = made_dirty(monkeypatch)
+    with open_sample(fleet.engine, "slow", 7) as slow:
+        for _ in range(3):
+            fleet.sample("acme", fleet.clock.at_ms, 30)
+            fleet.tick_windows(2)
+        slow.commit()
+    arrival = int(str(fleet.one("SELECT arrival FROM usage_samples WHERE id = 'slow'")))
+    assert arrival < int(str(fleet.one("SELECT MIN(cursor) FROM buckets")))
+    waiting = read(fleet.engine, verify)
+    assert (waiting.breaches, waiting.open["samples_after_cursor"]) == ([], 1)
+    fleet.tick_windows(1)
+    assert again == [0, 0, 0, 1]
+    assert sealed(fleet) == 60 + 3 * 30 + 7
+    settled = read(fleet.engine, verify)
+    assert (settled.breaches, settled.open["samples_after_cursor"]) == ([], 0)
+
+
+def test_a_sample_in_flight_is_not_pruned_over(fleet: Fleet) -> None:
+    with open_sample(fleet.engine, "slow", 7) as slow:
+        fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
+        slow.commit()
+    done = prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said)
+    assert (done.samples, done.held_back) == (0, 1)
+    fleet.tick_windows(1)
+    assert sealed(fleet) == 67
+
+
+def test_the_cursor_stays_below_numbers_that_a_crash_may_give_again(fleet: Fleet) -> None:
+    """One that wrote nothing, and ended while a seal was open, is forgotten with the server's memory."""
+    with fleet.engine.connect() as sealer:
+        sealer.begin()
+        sealer.execute(sa.text(sql.LOCK.replace("{for_update}", "FOR UPDATE")), {"lo": 0, "hi": 255}).all()
+        with fleet.engine.connect() as other:
+            burnt = int(
+                other.execute(sa.text("SELECT pg_current_xact_id()::text::bigint".replace("::", "\\:\\:"))).scalar_one()
+            )
+        now = fleet.clock.at_ms
+        seal(sealer, SealRequest(Shard(), horizon(now), now))
+        cursor = int(sealer.execute(sa.text("SELECT MIN(cursor) FROM buckets")).scalar_one())
+        sealer.commit()
+    assert cursor < burnt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings
@@ -11,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from drawdown.ledger import wallet
 from drawdown.ledger.wallet import Charge, Usage
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.migrate import upgrade
 from drawdown.worker import credit
 from tests.world import T0, Fleet
@@ -69,16 +71,17 @@ def test_a_grant_with_a_key_is_given_once(fleet: Fleet) -> None:
         give(501)
 
 
-def test_two_grants_without_a_key_are_two(fleet: Fleet) -> None:
-    for balance in (5, 10):
-        assert write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.said, key=None, plan="free")) == balance
+def test_two_grants_under_two_keys_are_two(fleet: Fleet) -> None:
+    for key, balance in (("a", 5), ("b", 10)):
+        give = partial(credit.grant, customer_id="acme", amount_micro=5, said=fleet.said, key=key, plan="free")
+        assert write(fleet.engine, give) == balance
     found = read(fleet.engine, lambda c: credit.wallet_of(c, "acme"))
     assert (found.plan, found.max_concurrent) == ("free", 2)
 
 
 def test_an_unknown_plan_is_refused_and_nothing_is_given(fleet: Fleet) -> None:
-    with pytest.raises(Refused, match="drawdown ledger plan gold"):
-        write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.said, key=None, plan="gold"))
+    with pytest.raises(UnknownId, match="no plan gold"):
+        write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.said, key="a", plan="gold"))
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
 
 
@@ -98,6 +101,7 @@ class Ledger(RuleBasedStateMachine):
         self.fleet = Fleet(self.engine)
         self.model: dict[str, tuple[str, int]] = {}
         self.granted: dict[str, int] = {}
+        self.keys = 0
 
     @rule(
         batch=st.lists(
@@ -115,7 +119,9 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(customer=st.sampled_from(["x", "y"]), amount=st.integers(-100, 100))
     def grant(self, customer: str, amount: int) -> None:
-        write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.said, key=None, plan=None))
+        self.keys += 1
+        key = f"grant {self.keys}"
+        write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.said, key=key, plan=None))
         self.granted[customer] = self.granted.get(customer, 0) + amount
 
     @invariant()

@@ -227,8 +227,8 @@ def test_what_a_host_remembers_never_goes_back(engine: sa.Engine, tmp_path: Path
     file, known = WitnessFile(tmp_path / "state"), read(engine, lambda c: recognise(c, None, T0))
     assert file.recall(engine) is None
     newer, older = (Witness(known.database_id, 1, sends, 7, "w1") for sends in (9, 4))
-    file.remember(newer)
-    file.remember(older)
+    file.remember(engine, newer)
+    file.remember(engine, older)
     assert WitnessFile(tmp_path / "state").recall(engine) == newer
 
 

@@ -200,10 +200,10 @@ def test_the_operators_halt_and_override_win_until_they_end(fleet: Fleet, provid
     fleet.tick(until)
     assert fleet.rows(state) == [(True, 5, "credits_exhausted")]
     provider.states["acme"] = CustomerState(100, None, 5)
-    write(fleet.engine, lambda c: orgs.halt(c, "acme", replace(fleet.said, now_ms=fleet.clock.at_ms)))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], replace(fleet.said, now_ms=fleet.clock.at_ms)))
     fleet.tick_windows(1)
     assert fleet.rows(state) == [(True, 5, "operator")]
-    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said, lift=True))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said, undo=True))
     fleet.tick_windows(1)
     assert fleet.rows(state) == [(False, 5, None)]
 
@@ -213,7 +213,7 @@ def test_a_top_up_resumes_with_the_next_tick(engine: sa.Engine) -> None:
     fleet.assign("acme")
     fleet.sample("acme", T0 + 1)
     assert fleet.tick_windows(2).halted == 1
-    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key=None, plan="free"))
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key="paid", plan="free"))
     assert fleet.tick_windows(1).resumed == 1
     assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 2
 
@@ -264,7 +264,7 @@ def test_who_paid_is_not_halted_by_a_halt_that_was_due_before(engine: sa.Engine)
     fleet.sample("acme", T0 + 1)
     fleet.cells.failing = {"cell-1"}
     assert fleet.tick_windows(2).halts_failed == 1
-    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key=None, plan=None))
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key="paid", plan=None))
     fleet.cells.failing.clear()
     report = fleet.tick_windows(1)
     assert (report.resumed, report.halts_acknowledged, len(fleet.cells.received)) == (1, 0, 1)
@@ -278,10 +278,21 @@ def test_a_new_provider_is_asked_when_its_time_begins(
     provider.states["acme"] = CustomerState(-1, None, None)
     fleet.tick_windows(1)
     assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
-    write(fleet.engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key=None, plan=None))
+    write(fleet.engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key="paid", plan=None))
     fleet.assign("acme", provider="embedded", from_ms=T0 + 4 * WINDOW_MS)
     fleet.tick_windows(1)
     assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
     if not asked:
         monkeypatch.setattr(tick, "_bring_providers_up_to_date", lambda connection, now: None)
     assert fleet.tick_windows(3).resumed == int(asked)
+
+
+def test_an_assignment_takes_effect_after_a_tick_whose_clock_was_days_ahead(fleet: Fleet) -> None:
+    """By that tick's word all that began before it had taken effect, and this one had not been made."""
+    fleet.sample("globex", T0 + 1)
+    fleet.tick(T0 + 3 * DAY_MS)
+    fleet.clock.at_ms = T0 + WINDOW_MS
+    fleet.assign("globex", provider="embedded", from_ms=T0 + 2 * WINDOW_MS)
+    assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'globex'") is None
+    fleet.tick(T0 + 4 * DAY_MS + WINDOW_MS)
+    assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'globex'") == "embedded"

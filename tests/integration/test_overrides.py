@@ -33,6 +33,10 @@ def override(fleet: Fleet, *, most: int | None = None, halted: bool | None = Non
     )
 
 
+def undo(fleet: Fleet) -> None:
+    write(fleet.engine, lambda c: orgs.end_override(c, "acme", fleet.said))
+
+
 def stands(fleet: Fleet) -> tuple[object, ...]:
     return fleet.rows("SELECT is_halted, halt_reason, max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'")[0]
 
@@ -65,7 +69,7 @@ def test_a_word_that_is_cleared_makes_no_credit_of_what_is_known_to_be_gone(
     provider.states["acme"] = CustomerState(0, None, 5)
     fleet.tick(T0)
     override(fleet, halted=False)
-    override(fleet)
+    undo(fleet)
     assert stands(fleet)[:2] == (True, "credits_exhausted")
     provider.states["acme"] = CustomerState(100, None, 5)
     fleet.tick(T0 + WINDOW_MS)
@@ -77,7 +81,7 @@ def test_who_is_halted_by_a_word_stays_so_until_a_fresh_read(fleet: Fleet, provi
     fleet.tick(T0)
     override(fleet, halted=True)
     assert stands(fleet) == (True, "operator", 5)
-    override(fleet)
+    undo(fleet)
     later(fleet)
     assert stands(fleet)[0]
     fleet.tick_windows(1)
@@ -117,11 +121,11 @@ def test_whoever_moves_to_where_nobody_bills_goes_on(
 def test_whom_an_operator_halted_stays_so_where_nobody_bills(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(-1, None, 5)
     fleet.tick(T0)
-    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said))
     fleet.assign("acme", provider="legacy", from_ms=T0 + WINDOW_MS)
     fleet.tick(T0 + WINDOW_MS)
     assert stands(fleet)[:2] == (True, "operator")
-    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said, lift=True))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said, undo=True))
     assert stands(fleet)[:2] == (False, None)
 
 

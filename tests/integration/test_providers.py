@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.wallet import grant
+from drawdown.cli.main import run
+from drawdown.cli.times import show_time
 from drawdown.providers.protocol import (
     HOUR_MS,
+    Absent,
     Accepted,
     CannotTell,
     CustomerChanged,
+    Drawn,
     Duplicate,
     Found,
+    LookupResult,
+    Outcome,
     PushRefused,
     PushRequest,
     Queued,
@@ -26,7 +32,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import corrections, provider_states
+from drawdown.worker import corrections, credit, provider_states
 from drawdown.worker.notices import apply_notices
 from drawdown.worker.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
@@ -137,6 +143,40 @@ def test_what_the_provider_will_not_say_waits_for_a_person(engine: sa.Engine) ->
     write(fleet.engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
     assert fleet.tick_windows(1).exit_status == 0
     clean(fleet)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "again"),
+    [
+        (Found(60), "found", False),
+        (Found(50), "found 50", False),
+        (Absent(), "absent", True),
+        (CannotTell("shared minute"), "cannot_tell", True),
+        (ReadFailed("503"), "not_read", True),
+    ],
+)
+def test_a_lookup_leaves_a_trace_that_push_show_tells(
+    engine: sa.Engine, answer: LookupResult, said: str, again: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """N6: when it was looked up, what was answered, and when it is looked up again."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = Unknown("cut")
+    provider.lookups[KEY] = answer
+    fleet.tick_windows(2)
+    show = ["--database-url", engine.url.render_as_string(hide_password=False).replace("+psycopg", ""), "push", "show"]
+    assert run([*show, KEY]) == 0
+    assert "looked up" not in capsys.readouterr().out
+    if said == "absent":  # while it may still be applied
+        write(engine, lambda c: c.execute(sa.text("UPDATE pushes SET due_at_ms = 0")))
+        fleet.tick(fleet.clock.at_ms + 1000)
+    else:
+        fleet.tick(fleet.clock.at_ms + LAG)
+    found = fleet.rows("SELECT looked_up_ms, lookup_answer FROM pushes WHERE key = :key", key=KEY)
+    assert found == [(fleet.clock.at_ms, said)]
+    assert run([*show, KEY]) == 0
+    told = capsys.readouterr().out
+    asked = f"looked up there 1 times, last answer: {said.replace('_', ' ')} at {show_time(fleet.clock.at_ms)}"
+    assert asked in told and ("; again from " in told) == again
 
 
 def test_history_that_was_lost_is_adopted_and_the_difference_sent(engine: sa.Engine) -> None:
@@ -371,6 +411,57 @@ def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine
     clean(fleet)
 
 
+class RefusesLater(FakeProvider):
+    """Accepts, and says by a webhook, before its answer is written down, that it refuses after all."""
+
+    fleet: Fleet
+
+    def refuse(self, key: str) -> None:
+        told = [PushRefused(key, "no meter")]
+        write(self.fleet.engine, lambda c: apply_notices(c, "fake", told, self.fleet.clock.at_ms))
+        self.charged.pop(key)
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        outcomes = await super().push(batch)
+        for one in batch:
+            if one.key not in self.lookups:
+                self.refuse(one.key)
+        return outcomes
+
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        found = await super().lookup(request)
+        self.refuse(request.key)
+        return found
+
+
+def refusing(engine: sa.Engine, **changes: object) -> tuple[Fleet, RefusesLater]:
+    provider = RefusesLater(capabilities(**changes))
+    fleet = provider.fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1)
+    return fleet, provider
+
+
+def test_an_answer_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.Engine) -> None:
+    fleet, provider = refusing(engine, balance_in_ledger=True)
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="g", plan=None))
+    report = fleet.tick_windows(2)
+    assert (report.exit_status, provider.charged) == (1, {})
+    assert fleet.rows("SELECT state, last_error FROM pushes") == [("rejected", "refused later: no meter")]
+    assert fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == 10_000
+    clean(fleet)
+
+
+def test_a_lookup_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.Engine) -> None:
+    fleet, provider = refusing(engine, **ASKED)
+    provider.answers[KEY], provider.lookups[KEY] = Unknown("cut"), Found(60)
+    provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
+    fleet.tick_windows(2)
+    fleet.tick(fleet.clock.at_ms + LAG)
+    assert fleet.rows("SELECT state, last_error FROM pushes") == [("rejected", "refused later: no meter")]
+    clean(fleet)
+
+
 def is_asked_again(fleet: Fleet) -> bool:
     return fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is not None
 
@@ -381,7 +472,7 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
     def balance() -> object:
         return fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
 
-    write(engine, lambda c: grant(c, "acme", 10_000, key="g", now_ms=0, actor="t", reason="t"))
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="g", plan=None))
     fleet.tick_windows(2)
     assert balance() == 4_000
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
@@ -396,7 +487,7 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
 def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine) -> None:
     """By a lookup, by a person, at another quantity: each time what stands accepted, and verify holds it to that."""
     fleet, provider = fleet_of(engine, **{**ASKED, "balance_in_ledger": True})
-    write(engine, lambda c: grant(c, "acme", 100_000, key="g", now_ms=0, actor="t", reason="t"))
+    write(engine, lambda c: credit.grant(c, "acme", 100_000, fleet.said, key="g", plan=None))
     for number in (1, 2):
         fleet.sample("acme", T0 + number * WINDOW_MS)
     keys = [f"usage:acme:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(3)]
@@ -416,7 +507,8 @@ def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine)
         "FROM ledger_entries WHERE kind = 'usage' AND quantity = 50"
     )
     found = read(engine, verify)
-    assert set(found.by_invariant) == {5}
+    assert set(found.by_invariant) == {2, 5}, "one unit for nothing, which is no rate; and of no push"
+    assert {one.invariant for one in found.breaches if "there is no such push" in one.text} == {5}
 
 
 def test_without_a_wallet_nothing_is_drawn(engine: sa.Engine) -> None:
@@ -500,3 +592,121 @@ def test_outcomes_of_a_provider_are_believed_for_their_own_push_alone(engine: sa
         ("bolt", "rejected"),
         ("core", "accepted"),
     ]
+
+
+def test_whose_wallet_is_given_credit_or_another_limit_is_asked_about_again_wherever_they_are_billed(
+    engine: sa.Engine,
+) -> None:
+    """Where no watch goes round, nobody else would: a customer who paid would stay halted."""
+    fleet, _ = fleet_of(engine, balance_in_ledger=True)
+    fleet.tick_windows(2)
+    assert not is_asked_again(fleet)
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="paid", plan="free"))
+    assert is_asked_again(fleet)
+    fleet.tick_windows(1)
+    assert not is_asked_again(fleet)
+    write(engine, lambda c: credit.set_plan_limit(c, "free", 7, fleet.said))
+    assert is_asked_again(fleet)
+
+
+def test_who_is_billed_elsewhere_is_not_asked_about_for_a_wallet(engine: sa.Engine) -> None:
+    fleet, _ = fleet_of(engine)
+    fleet.tick_windows(2)
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="paid", plan="free"))
+    assert not is_asked_again(fleet)
+
+
+def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, unit=3600)
+    fleet.tick_windows(2)
+    assert fleet.rows("SELECT carry_qty FROM carries") == [(60,)]
+    provider.capabilities = capabilities()
+    write(engine, lambda c: provider_states.accept(c, "fake", provider.capabilities, fleet.said))
+    fleet.sample("acme", T0 + 2 * WINDOW_MS, 7)
+    fleet.tick_windows(2)
+    assert [one.quantity for one in provider.charged.values()] == [67]
+    assert fleet.rows("SELECT carry_qty FROM carries") == [(0,)]
+    clean(fleet)
+
+
+def test_what_was_not_given_back_is_once_negatives_are_taken(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, negatives=False)
+    fleet.tick_windows(2)
+    write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    fleet.tick_windows(1)
+    assert fleet.rows("SELECT carry_qty FROM carries") == [(-60,)]
+    provider.capabilities = capabilities()
+    write(engine, lambda c: provider_states.accept(c, "fake", provider.capabilities, fleet.said))
+    fleet.sample("acme", T0 + 3 * WINDOW_MS, 7)
+    fleet.tick_windows(2)
+    assert sum(one.quantity for one in provider.charged.values()) == 7
+    assert fleet.rows("SELECT carry_qty FROM carries") == [(0,)]
+    clean(fleet)
+
+
+DRAWN = {**ASKED, "drawn": True}
+
+
+def claimed_and_unanswered(engine: sa.Engine, drawn: int, **whole: bool) -> tuple[Fleet, FakeProvider]:
+    """A push whose sender was killed, or the service: its key is claimed over there, and no event shows it."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    provider.answers[KEY] = Duplicate()
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None, **whole)}}
+    settle(fleet)
+    return fleet, provider
+
+
+def test_what_was_drawn_without_an_event_is_accepted_and_not_charged_again(engine: sa.Engine) -> None:
+    fleet, provider = claimed_and_unanswered(engine, 60)
+    assert states(fleet) == [(0, 60, 60, "accepted")], "not a day later: the balance shows it"
+    assert "drawn on" in str(fleet.one("SELECT last_error FROM pushes"))
+    assert len(provider.seen) == 2
+    clean(fleet)
+
+
+def test_what_no_event_shows_and_nothing_drew_is_voided_once_it_can_arrive_no_more(engine: sa.Engine) -> None:
+    fleet, provider = claimed_and_unanswered(engine, 0)
+    assert states(fleet) == [(0, 60, 60, "queued")]
+    provider.answers = {}
+    settle(fleet, 100)
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    assert "the customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
+    clean(fleet)
+
+
+@pytest.mark.parametrize("said", [Drawn(31, None), Drawn(-5, None), Drawn(0, None, whole=False)])
+def test_what_the_balance_does_not_tell_is_in_doubt_and_never_voided(engine: sa.Engine, said: Drawn) -> None:
+    fleet, provider = claimed_and_unanswered(engine, said.quantity, whole=said.whole)
+    fleet.tick(fleet.clock.at_ms + 2 * DAY_MS)
+    assert states(fleet) == [(0, 60, 60, "in_doubt")]
+    assert "does not tell" in str(fleet.one("SELECT last_error FROM pushes"))
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert states(fleet) == [(0, 60, 60, "accepted")], "a person may wait until it does"
+    clean(fleet)
+
+
+def test_of_two_without_an_event_the_balance_tells_how_much(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **DRAWN)
+    fleet.sample("acme", T0 + WINDOW_MS, 45)
+    keys = [KEY, f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"]
+    provider.answers = {key: Unknown("cut") for key in keys}
+    fleet.tick_windows(3)
+    provider.answers = {key: Duplicate() for key in keys}
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(45, None)}}
+    settle(fleet)
+    assert [row[3] for row in states(fleet)] == ["queued", "accepted"]
+    provider.answers = {}
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    fleet.tick_windows(1)
+    assert [(row[0], row[1], row[3]) for row in states(fleet)] == [
+        (0, 60, "voided"),
+        (1, 60, "accepted"),
+        (0, 45, "accepted"),
+    ]
+    clean(fleet)

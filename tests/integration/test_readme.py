@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from drawdown.schema.errors import MEANINGS
+from tests import forked
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,7 +25,8 @@ def blocks() -> list[str]:
 
 def test_the_readmes_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
-    environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
+    (tmp_path / "bin").mkdir()
+    environment["PATH"] = f"{forked.program(tmp_path / 'bin')}{os.pathsep}{BIN}{os.pathsep}{environment['PATH']}"
     script = "set -e\n" + "\n".join(blocks())
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -32,13 +36,18 @@ def test_the_readmes_shell_blocks_work_one_after_the_other(tmp_path: Path) -> No
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"`drawdown ([a-z]+(?: [a-z]+)?)", TEXT))))
 def test_every_command_that_the_readme_names_exists(command: str) -> None:
     words = command.split()
-    done = subprocess.run([str(BIN / "drawdown"), *words, "--help"], capture_output=True, text=True)
+    done = forked.run([*words, "--help"], env=os.environ, cwd=ROOT, timeout_s=60)
     assert done.returncode == 0 or words[0] in ("tick", "verify"), done.stderr
+
+
+def test_the_readme_says_what_each_exit_status_means() -> None:
+    rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", TEXT, flags=re.MULTILINE))
+    assert rows == {str(int(status)): meaning for status, meaning in MEANINGS.items()}
 
 
 def test_every_make_target_that_the_readme_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"make ([a-z]+)", TEXT)):
+    for target in set(re.findall(r"(?:`|^ +)make ([a-z]+)", TEXT, flags=re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 

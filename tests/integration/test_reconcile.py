@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from drawdown.providers.protocol import (
     CannotTell,
     Drawn,
     Found,
+    PushRefused,
+    Queued,
     ReadFailed,
     Rejected,
     RetryAt,
@@ -21,17 +26,26 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
+from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker import corrections, runner
 from drawdown.worker.assignments import assign
+from drawdown.worker.balances import acknowledge
+from drawdown.worker.balances import told as told_balances
+from drawdown.worker.corrections import resolve_accepted
 from drawdown.worker.decide import CLOCKS_APART_MS
+from drawdown.worker.notices import apply_notices
+from drawdown.worker.prune import prune
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
+from drawdown.worker.reconcile_short import BY_HAND
 from drawdown.worker.verify import verify
 from tests.acceptance.commands import drawdown, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread
 from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.test_interleavings import wait_until_blocked
+from tests.interleave.walk import Walk
 from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"
@@ -225,9 +239,27 @@ def test_a_shortfall_that_no_push_explains_is_a_note(engine: sa.Engine, said: Fo
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("short", 60, 0, 0)], 1)
     why = "no push of that day is" if isinstance(said, Found) else "1 pushes of that day could not be looked up"
-    assert found.differing[0].note == f"60 more are missing, and {why}"
+    then = f" ({KEY}: shared minute): {BY_HAND}" if isinstance(said, CannotTell) else ""
+    assert found.differing[0].note == f"60 more are missing, and {why}{then}"
     assert everything(fleet) == before
     clean(fleet)
+
+
+def test_a_correction_that_counted_twice_is_said_with_what_a_person_does(engine: sa.Engine) -> None:
+    """Where a minute's sum is all there is, another figure than was sent tells of no push."""
+    fleet, provider = billed(engine, 30)
+    write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    settle(fleet)
+    key = f"{KEY}:r1"
+    provider.charged[key] = replace(provider.charged[key], quantity=-120)
+    provider.lookups[key] = CannotTell("another figure than was sent: -120, not -60")
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 30, -30, 0)], 1)
+    note = str(found.differing[0].note)
+    assert f"({key}: another figure than was sent: -120, not -60)" in note
+    assert "`push void KEY --although-accepted` what they lost, and charge on an invoice what they gave back" in note
+    assert everything(fleet) == before
 
 
 def test_a_shortfall_where_nothing_can_be_looked_up_is_a_note(engine: sa.Engine) -> None:
@@ -339,21 +371,196 @@ def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
     clean(fleet)
 
 
-def test_what_was_drawn_for_a_push_that_left_no_event_is_given_back(engine: sa.Engine) -> None:
-    """Its event was lost, so it was voided and sent anew; the balance had been drawn on all the same."""
+@pytest.mark.parametrize("more", [0, 500])
+def test_what_left_no_event_and_was_drawn_stands(engine: sa.Engine, more: int) -> None:
+    """It died before the event was stored: to void it would charge it again. Others may have drawn besides."""
     fleet, provider = billed(engine, drawn=True)
     provider.charged.clear()
-    drawn(provider, 60)
+    drawn(provider, 60 + more)
+    before = everything(fleet)
+    for expected in (1 if more else 0, 0):
+        found = compare(fleet, correct=True)
+        assert (found.covered, found.exit_status) == (1, expected), "more than that is told once"
+        assert everything(fleet) == before
+    assert fleet.rows("SELECT verdict FROM reconciliations") == [("equal",)]
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "accepted")]
+    clean(fleet)
+
+
+def test_what_left_no_event_and_was_not_drawn_is_voided(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    provider.charged.clear()
+    drawn(provider, 0)
     assert told(compare(fleet, correct=True)) == [("short", 60, 0, 60)]
+    assert "the customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
-    drawn(provider, 120)
-    assert told(compare(fleet, correct=True)) == [("over", 60, 120, 60)]
-    settle(fleet)
-    assert states(fleet)[2:] == [(2, 60, 60, "accepted"), (3, -60, -60, "accepted")]
     drawn(provider, 60)
     assert compare(fleet, correct=True).exit_status == 0
     clean(fleet)
+
+
+def given_back_unseen(engine: sa.Engine) -> Any:
+    """A minute was charged, withdrawn and given back, and no event shows that it was given back: (fleet, provider)."""
+    fleet, provider = billed(engine, 30, drawn=True)
+    write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "accepted"), (1, -60, -60, "accepted")]
+    del provider.charged[f"{KEY}:r1"]
+    return fleet, provider
+
+
+def test_what_was_given_back_without_an_event_is_not_given_back_again(engine: sa.Engine) -> None:
+    """Events show more than is accepted, and the balance shows that it is none."""
+    fleet, provider = given_back_unseen(engine)
+    drawn(provider, 30)
+    before = everything(fleet)
+    for _ in range(2):
+        found = compare(fleet, correct=True)
+        assert (told(found), found.covered, found.exit_status) == ([], 1, 0)
+        assert everything(fleet) == before
+    provider.over["acme", FEATURE, T0 + WINDOW_MS + 9] = 40
+    drawn(provider, 70)
+    assert told(compare(fleet, correct=True)) == [("over", 30, 130, 40)], "what is too much beside it is given back"
+    assert fleet.rows("SELECT kind, window_ms FROM adoptions") == [("excess", T0 + WINDOW_MS)]
+    clean(fleet)
+
+
+def test_what_was_never_given_back_is_given_back_anew(engine: sa.Engine) -> None:
+    fleet, provider = given_back_unseen(engine)
+    drawn(provider, 90)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 30, 90, 60)], 75)
+    settle(fleet)
+    assert states(fleet)[1:] == [(1, -60, -60, "voided"), (2, -60, -60, "accepted")]
+    drawn(provider, 30)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def test_where_the_balance_does_not_tell_whether_it_was_given_back_a_person_does(engine: sa.Engine) -> None:
+    fleet, provider = given_back_unseen(engine)
+    drawn(provider, 55)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 30, 90, 0)], 1)
+    assert "balance tells: compare" in str(found.differing[0].note)
+    assert everything(fleet) == before
+
+
+def test_of_several_without_an_event_those_stand_that_were_drawn(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, 30, 7, drawn=True)
+    provider.charged.clear()
+    drawn(provider, 67)
+    assert told(compare(fleet, correct=True)) == [("short", 97, 0, 97)]
+    settle(fleet)
+    kept = fleet.rows("SELECT sent_qty, state FROM pushes ORDER BY window_ms, revision")
+    assert kept == [(60, "accepted"), (30, "voided"), (30, "accepted"), (7, "accepted")]
+    clean(fleet)
+
+
+@pytest.mark.parametrize("quantity", [59, 20, -40])
+def test_where_the_balance_does_not_tell_nothing_is_voided(engine: sa.Engine, quantity: int) -> None:
+    """Somebody topped it up by `add_to_balance`, which looks like giving back."""
+    fleet, provider = billed(engine, drawn=True)
+    provider.charged.clear()
+    drawn(provider, quantity)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 60, 0, 0)], 1)
+    assert "does not tell" in str(found.differing[0].note)
+    assert everything(fleet) == before
+
+
+@pytest.mark.parametrize("gone", ["unread", "no such balance", "parts of other cycles"])
+def test_without_a_balance_to_ask_nothing_is_voided(engine: sa.Engine, gone: str) -> None:
+    provider = (DrawnFails if gone == "unread" else FakeProvider)(capabilities(**TOTALS, drawn=True))
+    fleet, _ = billed(engine, provider=provider)
+    provider.charged.clear()
+    if gone == "parts of other cycles":
+        provider.drawn_says = {"acme": {FEATURE: Drawn(0, None, whole=False)}}
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert told(found) == [("short", 60, 0, 0)]
+    assert everything(fleet) == before
+
+
+def test_a_top_up_is_told_once_and_the_next_loss_is_seen_all_the_same(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, 30, drawn=True)
+    drawn(provider, 90 - 50)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 90, 40, 0)], 1)
+    assert "a top-up, a balance set by hand, or a loss" in str(found.differing[0].note)
+    assert compare(fleet, correct=True).exit_status == 0
+    assert fleet.rows("SELECT apart_qty, told_qty FROM balance_marks") == [(-50, -50)]
+    del provider.charged[KEY]  # drawn all the same: an event that was lost
+    found = compare(fleet, correct=True)
+    assert (found.covered, found.exit_status) == (1, 0)
+    drawn(provider, 90 - 50 - 60)  # not drawn either: a push that was lost
+    assert told(compare(fleet, correct=True)) == [("short", 90, 30, 60)]
+    settle(fleet)
+    drawn(provider, 90 - 50)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def test_what_is_drawn_twice_is_given_back_beside_a_top_up_that_was_told(engine: sa.Engine) -> None:
+    fleet, provider = sent_twice(engine)
+    drawn(provider, 67 - 500)
+    assert compare(fleet, correct=True).exit_status == 1
+    drawn(provider, 67 - 500 + 60)
+    assert [one.corrected for one in compare(fleet, correct=True).differing] == [60]
+    settle(fleet)
+    drawn(provider, 67 - 500)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+@pytest.mark.parametrize("credited", [0, 60])
+def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engine, credited: int) -> None:
+    """On an invoice, beside the balance, or on it; and from the next comparison on a second drawing shows again."""
+    fleet, provider = sent_twice(engine)
+    drawn(provider, 67 - 500)
+    assert compare(fleet, correct=True).exit_status == 1, "a top-up, told once: from here on it is compared"
+    again = f"{KEY}:r1"
+    provider.answers[again] = Rejected("the balance is as full as it was granted")
+    write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    settle(fleet)
+    write(engine, lambda c: corrections.resolve_accepted(c, [again], fleet.said, "credited"))
+    drawn(provider, 67 - 500 - credited)
+    for _ in range(2):
+        found = compare(fleet, correct=True)
+        assert (told(found), found.exit_status) == ([], 0)
+        fleet.clock.at_ms += SHOWN
+    drawn(provider, 67 - 500 - credited + 60)
+    assert told(compare(fleet, correct=True)) == [("over", 7, 67, 60)]
+
+
+def test_parts_of_other_cycles_are_compared_from_the_first_look_on(engine: sa.Engine) -> None:
+    """A one-off top-up beside a monthly plan: what had been drawn from it before the month cannot be told."""
+    fleet, provider = sent_twice(engine)
+    provider.drawn_says = {"acme": {FEATURE: Drawn(1_000, T0 - DAY_MS, whole=False)}}
+    assert compare(fleet, correct=True).exit_status == 0
+    provider.drawn_says = {"acme": {FEATURE: Drawn(1_060, T0 - DAY_MS, whole=False)}}
+    assert [one.corrected for one in compare(fleet, correct=True).differing] == [60]
+
+
+def test_a_new_cycle_forgets_what_was_told_of_the_one_before(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    drawn(provider, 10)
+    assert compare(fleet, correct=True).exit_status == 1
+    drawn(provider, 0, since_ms=fleet.clock.at_ms)
+    assert compare(fleet, correct=True).exit_status == 0
+
+
+def test_what_was_sent_as_a_cycle_began_is_of_either(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    begun = int(str(fleet.one("SELECT first_attempt_ms FROM pushes")))
+    for quantity in (0, 60):
+        drawn(provider, quantity, since_ms=begun - 1_000)
+        assert compare(fleet, correct=True).exit_status == 0
+        fleet.write("DELETE FROM balance_marks")
 
 
 def test_what_was_drawn_in_a_cycle_before_is_not_asked_for_again(engine: sa.Engine) -> None:
@@ -364,7 +571,7 @@ def test_what_was_drawn_in_a_cycle_before_is_not_asked_for_again(engine: sa.Engi
     assert told(compare(fleet, correct=True)) == [("over", 67, 127, 60)]
 
 
-@pytest.mark.parametrize("quantity", [67 + 61, 10**6])
+@pytest.mark.parametrize("quantity", [67 + 59, 67 + 61, 10**6])
 def test_what_was_drawn_by_others_is_a_note(engine: sa.Engine, quantity: int) -> None:
     fleet, provider = sent_twice(engine)
     drawn(provider, quantity)
@@ -375,10 +582,14 @@ def test_what_was_drawn_by_others_is_a_note(engine: sa.Engine, quantity: int) ->
     assert everything(fleet) == before
 
 
-def test_less_drawn_than_pushed_is_a_reset_or_a_top_up_and_says_nothing(engine: sa.Engine) -> None:
+def test_less_drawn_than_pushed_is_told_a_person_once_with_the_amount(engine: sa.Engine) -> None:
+    """Their store was lost before it was written: what was drawn is given back, and the events stay."""
     fleet, provider = sent_twice(engine)
     drawn(provider, 5)
-    assert compare(fleet, correct=True).exit_status == 0
+    assert told(compare(fleet)) == told(compare(fleet)) == [("short", 67, 5, 0)], "comparing alone remembers nothing"
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 67, 5, 0)], 1)
+    assert (compare(fleet).exit_status, compare(fleet, correct=True).exit_status) == (0, 0)
 
 
 def test_sent_once_a_push_is_not_taken_for_one_that_was_drawn_twice(engine: sa.Engine) -> None:
@@ -431,12 +642,24 @@ def test_before_the_providers_lag_is_over_nothing_is_compared(engine: sa.Engine)
 @pytest.mark.parametrize("answer", [Unknown("cut"), RetryAt(T0 + DAY_MS, "later")])
 def test_a_day_with_something_unsettled_waits(engine: sa.Engine, answer: Unknown | RetryAt) -> None:
     provider = FakeProvider(capabilities(**{**TOTALS, "duplicate_proves_delivery": False}))
-    provider.answers[f"usage:acme:{T0 + WINDOW_MS}:{FEATURE}"] = answer
+    provider.answers[KEY] = answer
     fleet, _ = billed(engine, 30, provider=provider)
     provider.charged.clear()
     found = compare(fleet, correct=True)
     assert (found.compared, found.waiting, found.exit_status) == (0, 1, 0)
-    assert states(fleet) == [(0, 60, 60, "accepted")]
+    assert states(fleet)[0][3] != "voided"
+
+
+def test_of_a_day_that_goes_on_what_is_old_enough_is_compared(engine: sa.Engine) -> None:
+    """Whoever uses something at every moment would else never be compared before midnight."""
+    provider = FakeProvider(capabilities(**{**TOTALS, "duplicate_proves_delivery": False}))
+    fresh = f"usage:acme:{T0 + WINDOW_MS}:{FEATURE}"
+    provider.answers[fresh] = Unknown("cut")
+    fleet, _ = billed(engine, 30, provider=provider)
+    provider.charged.clear()
+    found = compare(fleet, correct=True)
+    assert (told(found), found.waiting) == ([("short", 60, 0, 60)], 0)
+    assert fleet.rows("SELECT key, state FROM pushes ORDER BY key") == [(KEY, "voided"), (fresh, "queued")]
 
 
 def test_what_is_rejected_is_not_ours_and_holds_nothing_up(engine: sa.Engine) -> None:
@@ -662,7 +885,7 @@ def test_a_tick_that_looks_up_goes_on_to_push_and_project(tmp_path: Path) -> Non
         (["--to", "soon"], 2, "--to"),
         (["--threshold", "-1"], 2, "threshold"),
         (["--threshold", "101"], 2, "threshold"),
-        (["--provider", "nobody"], 1, "there is no provider 'nobody'"),
+        (["--provider", "nobody"], 2, "there is no provider nobody"),
     ],
 )
 def test_a_range_that_cannot_be_meant_is_refused(
@@ -678,3 +901,86 @@ def test_a_range_that_cannot_be_meant_is_refused(
 def test_without_a_database_it_says_what_to_do(tmp_path: Path) -> None:
     said = one_clear_line(drawdown(f"sqlite:///{tmp_path}/none.db", "reconcile", at=str(T0)), 1, 2)
     assert "drawdown init" in said
+
+
+@pytest.mark.parametrize("wrong", ["lost", "another quantity", "twice"])
+def test_below_the_floor_nothing_is_voided_or_adopted(engine: sa.Engine, wrong: str) -> None:
+    """Nothing would be sealed in its place: a loss would stay one, and a double would look like ours."""
+    fleet, provider = billed(engine)
+    fleet.tick(T0 + 37 * DAY_MS, accept_clock=True)
+    prune(partial(write, engine), T0 + DAY_MS, fleet.said)
+    if wrong == "lost":
+        provider.charged.clear()
+    elif wrong == "another quantity":
+        provider.charged[KEY] = replace(provider.charged[KEY], quantity=50)
+    else:
+        provider.over[("acme", FEATURE, T0 + 1)] = 60
+    before = everything(fleet)
+    found = compare(fleet, from_ms=T0, to_ms=T0 + DAY_MS, correct=True)
+    assert (found.differing[0].corrected, found.exit_status) == (0, 1)
+    assert "below the floor" in str(found.differing[0].note)
+    assert everything(fleet) == before
+    with pytest.raises(Refused, match="below the floor"):
+        write(engine, lambda c: corrections.void(c, [KEY], fleet.said, "seen", although_accepted=True))
+
+
+def test_what_was_accepted_and_lost_a_person_may_void(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, lookup_lag_ms=None)
+    provider.charged.clear()
+    with pytest.raises(Refused, match="is accepted"):
+        write(engine, lambda c: corrections.void(c, [KEY], fleet.said, "their console"))
+    write(engine, lambda c: corrections.void(c, [KEY], fleet.said, "their console", although_accepted=True))
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    clean(fleet)
+
+
+def test_what_was_told_of_a_balance_is_acknowledged_on_record(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    drawn(provider, 10)
+    compare(fleet, correct=True)
+    assert [row.told_qty for row in read(engine, told_balances)] == [-50]
+    assert len(write(engine, lambda c: acknowledge(c, "acme", fleet.said))) == 1
+    assert list(read(engine, told_balances)) == []
+    assert fleet.rows("SELECT target FROM operator_actions WHERE action = 'balance_acknowledge'") == [("acme",)]
+    assert compare(fleet, correct=True).exit_status == 0
+
+
+def test_what_a_person_bills_by_hand_while_pushes_are_looked_up_is_not_voided(engine: sa.Engine) -> None:
+    """Refused late and put on an invoice meanwhile, it is accepted as it was; billed again it would be paid twice."""
+    fleet, provider = billed(engine)
+    provider.charged.clear()
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    walk = Walk(reconcile(fleet.context(), Scope(provider="fake", correct=True), fleet.said), world)
+    walk.until("reconcile_short", fleet.engine)
+    write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no meter")], fleet.clock.at_ms))
+    write(engine, lambda c: resolve_accepted(c, [KEY], fleet.said, "invoice 17"))
+    walk.rest(fleet.engine)
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "accepted")]
+    assert provider.charged == {}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_late_refusal_waits_for_the_answer_that_is_written_down(engine: sa.Engine) -> None:
+    """What it then finds accepted has drawn on the wallet, which gets it back."""
+    provider = FakeProvider(capabilities(balance_in_ledger=True))
+    provider.answers[KEY] = Queued(T0 + DAY_MS)
+    fleet, _ = billed(engine, provider=provider)
+    assert states(fleet)[0][3] in ("queued", "in_doubt"), "what the provider has taken, as far as it said"
+    began = threading.Event()
+
+    def refuse(connection: sa.Connection) -> None:
+        began.set()
+        apply_notices(connection, "fake", [PushRefused(KEY, "no meter")], fleet.clock.at_ms)
+
+    with engine.begin() as answer, ThreadPoolExecutor(1) as other:
+        answer.execute(sa.text("UPDATE pushes SET state = 'accepted', settled_ms = sealed_at_ms"))
+        refused = other.submit(write, engine, refuse)
+        assert began.wait(60)
+        wait_until_blocked(engine)
+        answer.commit()
+        refused.result(60)
+    assert states(fleet) == [(0, 60, 60, "rejected")]
+    was = "SELECT details FROM operator_actions WHERE action = 'push_refused_late'"
+    assert '"accepted"' in str(fleet.one(was)), "what was drawn is given back for what it is, not for what it was"

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import RetryAt
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import replay as replaying
 from drawdown.worker import runner
@@ -268,7 +268,7 @@ def test_a_range_is_cut_at_the_horizon_and_at_the_first_use(fleet: Fleet) -> Non
         (Scope(), (END + DAY_MS, END + 2 * DAY_MS), UsageError, "not closed yet"),
         (Scope(), (T0 - DAY_MS, T0), UsageError, r"before the first sample of all organisations \(2026-01-01"),
         (Scope(("globex",)), (T0 - DAY_MS, T0), UsageError, "before the first sample of globex"),
-        (Scope(("nobody",)), (T0, END), Refused, "no organisation nobody"),
+        (Scope(("nobody",)), (T0, END), UnknownId, "no organisation nobody"),
         (Scope(provider="stripe"), (T0, END), Refused, "never billed anybody"),
         (Scope(provider="none"), (T0, END), Refused, "bills nothing here"),
         (Scope(provider="fake"), (T0 - DAY_MS, T0), Refused, "bills nobody in that range; its first"),

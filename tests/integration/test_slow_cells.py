@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.rounds import Rounds
+from drawdown.cli.stopping import Stopping
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS
@@ -55,7 +55,7 @@ def made(engine: sa.Engine, biller: str) -> Fleet:
 
 def halt(fleet: Fleet, *names: str) -> None:
     for name in names:
-        write(fleet.engine, lambda c, name=name: orgs.halt(c, name, fleet.said))  # type: ignore[misc]
+        write(fleet.engine, lambda c, name=name: orgs.halt(c, [name], fleet.said))  # type: ignore[misc]
 
 
 def world_of(fleet: Fleet) -> runner.World:
@@ -77,8 +77,8 @@ def test_a_round_leaves_a_cell_that_takes_its_time(
 def test_a_watch_remembers_a_dead_cell_from_round_to_round(engine: sa.Engine) -> None:
     fleet = made(engine, "none")
     halt(fleet, "org-0", "org-1", "org-2", "org-3")
-    state: Any = SimpleNamespace(context=fleet.context, world=lambda: world_of(fleet))
-    rounds = Rounds(state, Shard(), threading.Event())
+    state: Any = SimpleNamespace(context=fleet.context, world=lambda: world_of(fleet), read_files_again=lambda: None)
+    rounds = Rounds(state, Shard(), Stopping())
     for _ in range(3):
         rounds.round()
     assert len(fleet.cells.received) == 2, "its circuit is open for half a minute"

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run
 from drawdown.cli.status import WIDTH, status_lines
 from drawdown.cli.times import lasting
-from drawdown.providers.protocol import RetryAt, Unknown
+from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections, provider_states
-from drawdown.worker.status import DIFFERING, status
+from drawdown.worker.status import DIFFERING, org_status, status
 from drawdown.worker.status_providers import ERRORS, OPEN
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -62,6 +63,25 @@ def test_settled_is_three_lines(fleet: Fleet) -> None:
     assert len(text(fleet).splitlines()) == 3
 
 
+def test_a_customer_that_was_deleted_over_there_is_said(fleet: Fleet, provider: FakeProvider) -> None:
+    """Its organisation goes on until what was read last is used up, so somebody has to know."""
+    org = ORGS[0]
+    provider.states[org] = CustomerState(10**9, None, None)
+    fleet.tick_windows(2)
+    provider.states[org] = NoCustomer()
+    fleet.write(f"UPDATE orgs SET projection_due_ms = 0 WHERE org_id = '{org}'")
+    fleet.tick_windows(1)
+    found = look(fleet)
+    assert (found["verdict"], found["next"]) == ("behind", f"drawdown provider check fake, and org show {org}")
+    assert "no such customer; they go on until the balance that was read last is used up" in found["reason"]
+    credit = read(fleet.engine, lambda c: org_status(c, org, fleet.clock.now_ms()))["credit"]
+    assert credit is not None and credit["unread_since_ms"] is not None and credit["balance_micro"] == 10**9
+    provider.answers[f"usage:{org}:{fleet.clock.at_ms - 2 * WINDOW_MS}:compute_1gb"] = Rejected("no such customer")
+    fleet.sample(org, fleet.clock.at_ms - 2 * WINDOW_MS + 1, 60)
+    fleet.tick_windows(2)
+    assert (look(fleet)["verdict"], "no such customer" in look(fleet)["reason"]) == ("person_needed", True)
+
+
 def test_what_waits_is_named_with_cause_age_money_and_end(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 4)
     fleet.tick_windows(2)
@@ -92,12 +112,38 @@ def test_anothers_rate_is_not_taken_for_this_ones(fleet: Fleet, provider: FakePr
     assert look(fleet)["providers"][0]["drained_ms"] is None
 
 
+def ends(fleet: Fleet, *arguments: str) -> int:
+    """The exit status of `drawdown status` at the fleet's time."""
+    url = fleet.engine.url.render_as_string(hide_password=False)
+    return run(["--database-url", url, "--at", str(fleet.clock.at_ms), "status", *arguments])
+
+
+def test_the_exit_status_is_the_verdicts(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 1)
+    fleet.tick_windows(2)
+    assert (ends(fleet), ends(fleet, ORGS[0]), ends(fleet, ORGS[1])) == (75, 75, 0)
+    fleet.write(f"UPDATE pushes SET state = 'in_doubt', last_error = 'lost' WHERE org_id = '{ORGS[0]}'")
+    assert (ends(fleet), ends(fleet, ORGS[0]), ends(fleet, ORGS[1])) == (1, 1, 0)
+    fleet.write("UPDATE pushes SET state = 'accepted'")
+    assert (ends(fleet), ends(fleet, ORGS[0])) == (0, 0)
+
+
+def test_whoever_is_halted_is_named_the_latest_first_and_is_no_fault(fleet: Fleet) -> None:
+    fleet.tick_windows(2)
+    for number, org in enumerate(ORGS[:4]):
+        at = fleet.clock.at_ms - (number + 1) * MINUTE_MS
+        fleet.write(f"UPDATE orgs SET is_halted = TRUE, halted_at = {at}, halt_reason = 'spent' WHERE org_id = '{org}'")
+    said = " ".join(text(fleet).split())
+    assert "halted 4 organisations: org-0 (spent, 1 min), org-1 (spent, 2 min), org-2 (spent, 3 min), …; " in said
+    assert "`drawdown org list --halted`" in said and said.startswith("ALL SETTLED")
+
+
 def test_a_paused_provider_says_by_whom_and_why(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: provider_states.pause(c, "fake", fleet.said))
     fleet.tick_windows(2)
     found = look(fleet)
     assert (found["verdict"], found["providers"][0]["paused_by"]) == ("behind", "test")
-    assert "drawdown provider resume fake" in found["next"]
+    assert "drawdown provider pause fake --undo" in found["next"]
     assert "not draining: paused" in text(fleet)
 
 
@@ -210,3 +256,29 @@ def many(fleet: Fleet, count: int) -> None:
 )
 def test_lengths_of_time_in_words(length: int, words: str) -> None:
     assert lasting(length) == words
+
+
+def test_quarantine_alone_is_not_settled(fleet: Fleet) -> None:
+    fleet.tick_windows(2)
+    assert look(fleet)["verdict"] == "settled"
+    fleet.sample("org-1", (T0 + 1) * 1000)  # microseconds
+    fleet.tick_windows(1)
+    found = look(fleet)
+    assert (found["verdict"], found["reason"]) == (
+        "behind",
+        "1 samples are quarantined (ts_not_milliseconds) and billed to nobody",
+    )
+    assert "sample list --quarantined" in found["next"]
+
+
+def test_samples_dated_later_than_now_are_counted(fleet: Fleet) -> None:
+    """By a host whose clock is years ahead in all that it writes, or that says nothing of when it wrote."""
+    for number, ingested in enumerate((T0 + 1000 * DAY_MS, None)):
+        fleet.write(
+            "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+            "VALUES (:id, 'org-1', 'box', 'cell-1', 1024, 60, :ts, :ingested)",
+            {"id": f"ahead-{number}", "ts": T0 + 1000 * DAY_MS, "ingested": ingested},
+        )
+    assert fleet.tick_windows(2).left.dated_ahead == 2
+    found = look(fleet)
+    assert (found["verdict"], found["reason"]) == ("behind", "2 samples are dated later than now, and billed only then")

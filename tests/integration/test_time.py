@@ -41,7 +41,7 @@ CHANGES = {
 
 
 def at(text: str) -> int:
-    return parse_time(text, "--at")
+    return parse_time(text, "--at", 0)
 
 
 def compared(fleet: Fleet, from_ms: int, to_ms: int) -> Reconciled:
@@ -129,7 +129,7 @@ def test_days_of_reconcile_end_at_midnight_utc(engine: sa.Engine) -> None:
 )
 def test_a_local_day_is_as_long_as_it_is(engine: sa.Engine, zone: str, begin: str, end: str, hours: float) -> None:
     """Replayed, it finds the windows of that local day, no more and no fewer."""
-    start, stop = parse_time(begin, "--from", zone), parse_time(end, "--to", zone)
+    start, stop = parse_time(begin, "--from", 0, zone), parse_time(end, "--to", 0, zone)
     assert stop - start == hours * 60 * MINUTE_MS
     fleet = Fleet(engine)
     fleet.clock.at_ms = start - DAY_MS

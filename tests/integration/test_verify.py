@@ -10,10 +10,15 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
+from drawdown.worker.corrections import withdraw
 from drawdown.worker.verify import stop_breached
-from tests.integration.breaking import BROKEN, LATER, sample
+from tests.integration.breaking import BROKEN as TABLES
+from tests.integration.breaking import LATER, sample
+from tests.integration.breaking_books import BOOKS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.world import T0, Fleet
+
+BROKEN = {**TABLES, **BOOKS}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -64,10 +69,14 @@ def test_what_is_not_settled_yet_is_open_and_no_breach(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1)  # late, and not looked at yet
     fleet.sample("stranger", T0 + 1)
     fleet.write("INSERT INTO dirty_windows (org_id, window_ms) VALUES ('other', :w)", {"w": NEXT})
-    tamper(fleet, f"DELETE FROM usage_samples WHERE org_id = 'other' AND ts = {NEXT + 1}")
+    write(fleet.engine, lambda c: withdraw(c, _sample_of(fleet, "other", NEXT + 1), fleet.said))
     found = verified(fleet)
     assert found.breaches == []
     assert found.open == {"samples_after_cursor": 3, "dirty_windows": 1, "stopped_orgs": 1}
+
+
+def _sample_of(fleet: Fleet, org: str, ts: int) -> list[str]:
+    return [str(fleet.one("SELECT id FROM usage_samples WHERE org_id = :org AND ts = :ts", org=org, ts=ts))]
 
 
 def test_an_empty_database_is_clean_and_says_that_it_is_empty(engine: sa.Engine) -> None:

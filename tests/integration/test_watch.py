@@ -283,14 +283,14 @@ def test_the_operators_words_win_over_estimates_and_end_in_a_round(fleet: Fleet,
     assert look(fleet).halted == 0
     fleet.clock.at_ms = until
     assert look(fleet).halted == 1
-    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said))
     provider.credit["acme"] = 10**6 * CREDIT
     look(fleet)
     assert stands(fleet)[0]
     asked = len(provider.asked)
     look(fleet)
     assert len(provider.asked) == asked  # a person's halt is no matter of credit
-    write(fleet.engine, lambda c: orgs.halt(c, "acme", fleet.said, lift=True))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said, undo=True))
     assert look(fleet).resumed == 1
 
 

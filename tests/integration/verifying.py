@@ -11,12 +11,13 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.wallet import grant
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.actions import record
 from drawdown.worker.corrections import void, withdraw
+from drawdown.worker.credit import grant
 from drawdown.worker.features import map_size
 from drawdown.worker.stops import stop_org
 from drawdown.worker.verify import Verification, verify
@@ -49,6 +50,8 @@ def busy(engine: sa.Engine) -> Fleet:
     fleet.assign("acme", "other", "stuck", from_ms=T0)
     fleet.assign("exempt", provider="legacy", from_ms=T0)
     fleet.assign("rest", provider="minutes", from_ms=T0)
+    pruned = {"before_ms": T0}  # nothing lay before
+    write(engine, lambda c: record(c, "sample_prune", "all", pruned, fleet.said))
     _credit(fleet, "g1", 50)
     _sandboxes(fleet)
     for start in (T0, NEXT):
@@ -101,7 +104,7 @@ def copy(original: Fleet, folder: Path) -> Copied:
 def _credit(fleet: Fleet, key: str, amount: int) -> None:
     write(
         fleet.engine,
-        lambda c: grant(c, "acme", amount, key=key, now_ms=fleet.clock.at_ms, actor="test", reason="a test"),
+        lambda c: grant(c, "acme", amount, fleet.said, key=key, plan=None),
     )
 
 

@@ -24,6 +24,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
+SAMPLE = "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at"
 REFUSED = {
     "a sample is changed": ("UPDATE usage_samples SET interval_s = 1", "S7"),
     "a sample above the floor is deleted": ("DELETE FROM usage_samples", "S4"),
@@ -45,6 +46,16 @@ REFUSED = {
         "P4",
     ),
     "an assignment is rewritten": ("UPDATE assignments SET provider = 'other'", "P4"),
+    "an assignment is ended below the watermark": (f"UPDATE assignments SET end_ms = {T0 + WINDOW_MS}", "P4"),
+    "a sample says when it arrived": (f"{SAMPLE}, arrival) VALUES ('new', 'acme', 'b', 'c', 1, 1, 0, 0, 1)", "S2"),
+    "a sample says that it arrived before all others": (
+        f"{SAMPLE}, arrival) VALUES ('new', 'acme', 'b', 'c', 1, 1, 0, 0, -1)",
+        "S2",
+    ),
+    "a sample says that it never arrived": (
+        f"{SAMPLE}, arrival) VALUES ('new', 'acme', 'b', 'c', 1, 1, 0, 0, 9223372036854775807)",
+        "S2",
+    ),
     "an assignment is deleted": ("DELETE FROM assignments", "P4"),
     "a mapping is changed": ("UPDATE mappings SET feature = 'x'", "append-only"),
     "a ledger entry is changed": ("UPDATE ledger_entries SET amount_micro = 0", "append-only"),
@@ -84,3 +95,73 @@ def test_a_sandbox_that_moves_to_another_cell_takes_its_halt_along(fleet: Fleet)
     assert fleet.one("SELECT COUNT(*) FROM halts") == 1
     fleet.write("UPDATE sandboxes SET cell_id = 'cell-2'")
     assert fleet.rows("SELECT cell_id, acked_at_ms IS NULL FROM halts ORDER BY cell_id")[1][0] == "cell-2"
+
+
+def test_no_table_of_what_was_billed_is_truncated(postgres: sa.Engine) -> None:
+    with postgres.connect() as connection:
+        tables = sa.inspect(connection).get_table_names()
+    refused = set()
+    for table in tables:
+        with postgres.connect() as connection:
+            try:
+                connection.execute(sa.text(f"TRUNCATE {table}"))
+            except DBAPIError as error:
+                assert "never truncated" in str(error)
+                refused.add(table)
+            connection.rollback()
+    left = set(tables) - refused - {"alembic_version"}
+    assert not left & {"pushes", "attempts", "usage_samples", "voids", "ledger_entries", "operator_actions", "buckets"}
+    assert len(refused) >= 24
+
+
+NOT_MILLISECONDS = {"us": 1_000, "ns": 1_000_000}
+
+
+@pytest.mark.parametrize("unit", NOT_MILLISECONDS)
+@pytest.mark.parametrize("came_in", ["alike", "NULL"])
+def test_micro_and_nanoseconds_are_quarantined(engine: sa.Engine, unit: str, came_in: str) -> None:
+    """Whenever they say that they came in: they would be samples of the far future, never billed and never shown."""
+    fleet = Fleet(engine)
+    ts = T0 * NOT_MILLISECONDS[unit]
+    fleet.write(f"{SAMPLE}) VALUES ('u', 'acme', 'b', 'c', 1024, 60, {ts}, {'NULL' if came_in == 'NULL' else ts})")
+    assert fleet.one("SELECT problem FROM usage_samples") == "ts_not_milliseconds"
+
+
+FIRST = "('one', 'acme', 'box', 'cell-1', 1024, 60, 1700000000000, 1700000000000)"
+OTHER = "('one', 'acme', 'box', 'cell-1', 1024, 61, 1600000000000, 1700000000001)"
+INSERTS = {"plain": ("INSERT", ""), "replace": ("INSERT OR REPLACE", ""), "ignore": ("INSERT OR IGNORE", "")}
+INSERTS |= {"nothing": ("INSERT", "ON CONFLICT (id) DO NOTHING"), "fail": ("INSERT OR FAIL", "")}
+INSERTS |= {"update": ("INSERT", "ON CONFLICT (id) DO UPDATE SET interval_s = excluded.interval_s")}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("how", INSERTS)
+def test_a_second_sample_with_the_same_id_changes_nothing_on_sqlite(engine: sa.Engine, how: str) -> None:
+    """S7, whichever INSERT a host writes: the first one stays as it is, with its arrival; the other rows go in."""
+    fleet, (verb, ending) = Fleet(engine), INSERTS[how]
+    insert = f"{SAMPLE}) VALUES".replace("INSERT", verb, 1)
+    fleet.write(f"{SAMPLE}) VALUES {FIRST}")
+    all_of_it = "SELECT * FROM usage_samples WHERE id = 'one'"
+    before = fleet.rows(all_of_it)
+    fleet.write(f"{insert} {FIRST} {ending}")
+    assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 0, "it says the same"
+    for _ in range(2):
+        fleet.write(f"{insert} {OTHER}, {OTHER.replace('one', f'new-{_}')} {ending}")
+    assert fleet.rows(all_of_it) == before
+    assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 3
+    kept = fleet.rows("SELECT sample_id, source, seen_ms FROM sample_conflicts")
+    assert kept == [("one", "INSERT", 1_700_000_000_001)], "once, however often it is said"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_replaced_sample_of_another_window_overbills_nobody(engine: sa.Engine) -> None:
+    """SQLite asks no DELETE guard for OR REPLACE: the window that had the sample stayed billed, unseen."""
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    fleet.sample("acme", T0 + 1, sample_id="one")
+    fleet.tick_windows(2)
+    moved = f"('one', 'acme', 'box', 'cell-1', 1024, 60, {T0 + WINDOW_MS + 1}, {fleet.clock.at_ms})"
+    fleet.write(f"{SAMPLE.replace('INSERT', 'INSERT OR REPLACE')}) VALUES {moved}")
+    report = fleet.tick_windows(2)
+    assert fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state = 'accepted'") == 60
+    assert report.left.quarantined == {"id_conflict": 1}

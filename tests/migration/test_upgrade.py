@@ -26,6 +26,8 @@ BEFORE = (
     ),
     f"INSERT INTO voids VALUES ({T0}, 'acme', 'compute', 3, 0, 'rejected', 'no rate', 'a', 'r')",
     f"UPDATE pushes SET state = 'voided' WHERE revision = 3 AND window_ms = {T0}",
+    "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+    f"VALUES ('one', 'acme', 'box', 'cell-1', 1024, 60, {T0}, {T0})",
     f"INSERT INTO pending_usage VALUES ({T0}, 'acme', 77, 'no_mapping', 60, 1)",
 )
 
@@ -67,4 +69,9 @@ def test_from_0001(kind: str, request: pytest.FixtureRequest, tmp_path: Path) ->
     }.items():
         with pytest.raises(DBAPIError, match=rule):
             write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
+    if kind == "sqlite":
+        replace = BEFORE[-2].replace("INSERT", "INSERT OR REPLACE").replace("1024, 60", "1024, 61")
+        write(engine, lambda c: c.execute(sa.text(replace)))
+        kept = read(engine, lambda c: c.execute(sa.text("SELECT interval_s FROM usage_samples")).scalars().all())
+        assert list(kept) == [60]
     engine.dispose()

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from svix.webhooks import Webhook
 
 from drawdown.providers.autumn import build as build_autumn
+from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.http import Call, Http, HttpResult
 from drawdown.providers.protocol import Provider, Setup
@@ -25,7 +26,7 @@ from drawdown.providers.stripe import build as build_stripe
 from drawdown.schema.database import read
 from drawdown.server.app import Server
 from drawdown.server.services import Hands, NobodyThere, ServerSettings, Services
-from drawdown.server.signing import signature
+from drawdown.server.signing import Signed, signature
 from drawdown.worker import provider_states
 from drawdown.worker.context import Context
 from drawdown.worker.runner import World
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 ADMIN: Final = ("admin-secret-of-today", "admin-secret-of-yesterday")
 CRON: Final = "cron-secret-0123456789"
+HOST: Final = "drawdown.test"
 SVIX: Final = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl7p0C1Zg5")
 FOREIGN: Final = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
@@ -50,9 +52,12 @@ class Line:
     calls: list[str] = field(default_factory=list)
     cut: HttpResult | None = None
     wait_s: float = 0.0
+    hangs: bool = False
 
     async def send(self, call: Call) -> HttpResult:
         self.calls.append(call.url)
+        while self.hangs:  # each of the crew's threads has a loop of its own
+            await asyncio.sleep(0.01)
         if self.wait_s:
             await asyncio.sleep(self.wait_s)
         return self.cut or await self.direct.send(call)
@@ -88,7 +93,8 @@ class House:
     def another(self, engine: sa.Engine | None = None) -> Server:
         """One more server process, as far as a process matters."""
         used = engine or self.fleet.engine
-        nobody = {**self._remote(NobodyThere(), NobodyThere()), "embedded": EmbeddedProvider(used, self.clock)}
+        nobody: dict[str, Provider] = self._remote(NobodyThere(), NobodyThere())
+        nobody["embedded"] = EmbeddedProvider(used, self.clock)
 
         def context() -> Context:
             made = self.fleet.context()
@@ -105,7 +111,7 @@ class House:
                 clock=self.clock,
                 settings=self.settings,
                 providers=self.fleet.providers,
-                unasked=nobody,
+                unasked={name: Careful(one) for name, one in nobody.items()},
                 broken={"broken": "its reason"},
                 http=NobodyThere(),
                 hands=hands,
@@ -150,7 +156,8 @@ class House:
         """Headers of an admin request."""
         stamp = str(changes.get("at_ms", self.clock.now_ms()) // 1000)
         query = changes.get("query", b"")
-        proof = signature(changes.get("secret", ADMIN[0]), stamp, path.encode(), query, body)
+        of = Signed(changes.get("method", "POST"), changes.get("host", HOST), path.encode(), query, body)
+        proof = signature(changes.get("secret", ADMIN[0]), stamp, of)
         return {"x-timestamp": stamp, "x-signature": proof, "content-type": "application/json"}
 
 
@@ -161,7 +168,7 @@ class Caller:
         self.house = house
         self.server = server or house.server
         transport = httpx.ASGITransport(self.server.app, client=(address, 4711))
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://drawdown.test")
+        self.client = httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}")
 
     async def send(
         self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Mapping
 
@@ -9,12 +10,12 @@ import pytest
 
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.server.services import ServerSettings
-from drawdown.server.signing import signature
+from drawdown.worker.cells import signature
 from tests.server.house import ADMIN, Caller, House, served
 from tests.world import T0
 
 SAID = {"actor": "alice", "reason": "ticket 42"}
-MOVE = {**SAID, "provider": "embedded", "allow_halt": True}
+MOVE = {**SAID, "provider": "embedded", "allow_halt": True, "new": True}
 
 
 @pytest.mark.parametrize("secret", ADMIN)
@@ -29,7 +30,7 @@ def test_an_organisation_is_assigned_with_actor_and_reason(house: House, secret:
         house.clock.at_ms += 1000
         again = await caller.admin("acme", "provider", {**MOVE, "from_ms": T0 + DAY_MS}, secret=secret)
         assert again.json()["assigned"][0]["already"] is True
-        cancelled = await caller.admin("acme", "provider", {**MOVE, "cancel": True}, secret=secret)
+        cancelled = await caller.admin("acme", "provider", {**MOVE, "undo": True}, secret=secret)
         assert cancelled.status_code == 200, cancelled.text
 
     served(house, work)
@@ -48,7 +49,7 @@ def test_the_checks_are_those_of_the_command_line(house: House) -> None:
     async def work(caller: Caller) -> None:
         for order, status in (
             ({"provider": "embedded"}, 409),  # it has no credit there: it would be halted at once
-            ({"provider": "nobody"}, 409),
+            ({"provider": "nobody"}, 400),
             ({"provider": "autumn", "customer": "unknown"}, 409),
             ({"provider": "embedded", "from_ms": T0 + 1, "allow_halt": True}, 400),
             ({"provider": "embedded", "from_ms": T0, "allow_halt": True}, 409),  # sealed already
@@ -56,7 +57,13 @@ def test_the_checks_are_those_of_the_command_line(house: House) -> None:
         ):
             answer = await caller.admin("running", "provider", {**SAID, **order})
             assert answer.status_code == status, (order, answer.text)
-        answer = await caller.admin("other", "provider", {**SAID, "provider": "autumn", "customer": "running"})
+        order = {**SAID, "provider": "autumn", "customer": "running"}
+        mistyped = await caller.admin("runing", "provider", order)
+        assert (mistyped.status_code, mistyped.json()["error"]["code"]) == (404, "unknown_org")
+        assert "did you mean running?" in mistyped.text
+        mistyped = await caller.admin("runing", "override", {**SAID, "never_halt": True})
+        assert mistyped.status_code == 404 and "did you mean running?" in mistyped.text
+        answer = await caller.admin("other", "provider", {**order, "new": True})
         assert answer.status_code == 409, "a customer belongs to one organisation"
 
     served(house, work)
@@ -71,7 +78,9 @@ def test_an_override_takes_effect_at_once_and_is_on_record(house: House) -> None
     async def work(caller: Caller) -> None:
         until = house.clock.at_ms + DAY_MS
         order = {**SAID, "max_concurrent": 7, "never_halt": True, "until_ms": until}
-        assert (await caller.admin("acme", "override", order)).json() == {"org_id": "acme", "cleared": False}
+        told = (await caller.admin("acme", "override", order)).json()
+        assert (told["org_id"], told["cleared"]) == ("acme", False)
+        assert (told["now"]["max_concurrent"], told["was"]["max_concurrent"]) == (7, None)
         await caller.settled()
         gate = (await caller.get("/v1/gate/acme")).json()
         assert (gate["allowed"], gate["max_concurrent_sandboxes"]) == (True, 7)
@@ -167,7 +176,7 @@ PATH = "/admin/orgs/acme/override"
     "broken",
     [
         "secret", "stale", "early", "timestamp", "body", "path", "query", "case", "short", "none", "text",
-        "hidden query", "of a cell",
+        "hidden query", "of a cell", "method", "host", "version 1",
     ],
 )  # fmt: skip
 def test_what_is_not_signed_as_it_must_be_is_refused(lone: House, broken: str) -> None:
@@ -201,7 +210,14 @@ def test_what_is_not_signed_as_it_must_be_is_refused(lone: House, broken: str) -
         case "text":
             headers["x-timestamp"] = "now"
         case "of a cell":
-            headers["x-signature"] = signature(ADMIN[0], headers["x-timestamp"], b"", b"", ORDER)
+            headers["x-signature"] = f"v2={signature(ADMIN[0], int(headers['x-timestamp']), ORDER)}"
+        case "method":
+            headers = lone.signed(PATH, ORDER, method="PUT")
+        case "host":
+            headers = lone.signed(PATH, ORDER, host="staging.test")
+        case "version 1":
+            before_2 = f"{headers['x-timestamp']}.{PATH}?.".encode() + ORDER
+            headers["x-signature"] = hmac.new(ADMIN[0].encode(), before_2, "sha256").hexdigest()
     before = lone.counts()
 
     async def work(caller: Caller) -> None:

@@ -103,7 +103,7 @@ def test_an_operators_halt_is_not_asked_about(house: House) -> None:
     house.customer("acme", 100)
     house.fleet.tick(T0 + WINDOW_MS)
     with house.fleet.engine.begin() as connection:
-        halt(connection, "acme", house.fleet.said)
+        halt(connection, ["acme"], house.fleet.said)
     asked = calls(house)
 
     async def work(caller: Caller) -> None:

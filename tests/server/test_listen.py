@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from drawdown.server import listen
+from drawdown.server import connection, listen
+from drawdown.server.callers import proxies
+from drawdown.server.connection import Places, protocol
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -27,7 +30,8 @@ async def answers_unread(scope: Any, receive: Callable[..., Any], send: Callable
 async def connected() -> AsyncIterator[Connection]:
     config = uvicorn.Config(answers_unread, lifespan="off", log_config=None, timeout_keep_alive=listen.KEEP_ALIVE_S)
     loop, state = asyncio.get_running_loop(), ServerState()
-    server = await loop.create_server(lambda: listen._Patient(config, state, {}, loop), "127.0.0.1", 0)
+    made = protocol(Places(proxies(""), Counter()))
+    server = await loop.create_server(lambda: made(config, state, {}, loop), "127.0.0.1", 0)
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         yield reader, writer
@@ -53,7 +57,7 @@ async def ended(connection: Connection, drips: bool) -> None:
 
 @pytest.mark.parametrize("drips", [False, True])
 def test_who_was_answered_and_never_ends_its_body_is_cut_off(drips: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.2)
 
     async def run() -> None:
         async with connected() as connection:

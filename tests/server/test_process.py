@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from drawdown.schema.clock import SystemClock
-from drawdown.server.signing import signature
+from drawdown.server.signing import Signed, signature
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread
@@ -52,7 +52,7 @@ def serving(url: str, env: dict[str, str], log: Path, *options: str) -> Iterator
             yield json.loads(line)["url"], process
         finally:
             process.kill()
-            process.wait(30)
+            process.wait(300)
 
 
 @pytest.fixture
@@ -62,9 +62,10 @@ def database(tmp_path: Path) -> str:
     return url
 
 
-def signed(path: str, order: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+def signed(url: str, path: str, order: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
     body, stamp = json.dumps(order).encode(), str(SystemClock().now_ms() // 1000)
-    proof = signature(f"admin-{CANARY}-2", stamp, path.encode(), b"", body)
+    host = url.removeprefix("http://")
+    proof = signature(f"admin-{CANARY}-2", stamp, Signed("POST", host, path.encode(), b"", body))
     return body, {"x-timestamp": stamp, "x-signature": proof, "content-type": "application/json"}
 
 
@@ -83,9 +84,9 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
                 assert answer.headers["x-content-type-options"] == "nosniff" and "server" not in answer.headers
                 return answer.status_code
 
-            order = {"actor": "a", "reason": "r", "provider": "autumn", "unchecked": True}
+            order = {"actor": "a", "reason": "r", "provider": "autumn", "unchecked": True, "new": True}
             path = "/admin/orgs/a%2Fb%20c/provider"  # the path's own bytes are signed
-            body, headers = signed(path, order)
+            body, headers = signed(url, path, order)
             assert ask("POST", path, body, **headers) == 200, said[-1]
             assert ask("POST", path, body, **headers) == 409
             assert ask("POST", path, body, **{**headers, "x-signature": "0" * 64}) == 401
@@ -100,7 +101,7 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
                 assert ask("GET", name) == 200, name
             assert ask("GET", f"/nowhere?{CANARY}") == 404
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(300) == 0
             assert process.stdout is not None
             assert process.stdout.read() == ""
     log = (tmp_path / "log").read_text()

@@ -7,20 +7,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.server.house import ADMIN, Caller, House, served
+from tests.server.house import ADMIN, HOST, Caller, House, served
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def test_a_request_signed_as_the_readme_says_is_taken(lone: House) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (code,) = [one for one in blocks if "def signed" in one]
     found: dict[str, Any] = {"hmac": hmac}
     exec(code, found)
     lone.customer("acme", 1)
     path, body = "/admin/orgs/acme/override", b'{"actor": "a", "reason": "r", "max_concurrent": 2}'
 
     async def work(caller: Caller) -> None:
-        headers = found["signed"](ADMIN[0], path, body, lone.clock.at_ms // 1000)
+        headers = found["signed"](ADMIN[0], HOST, path, body, lone.clock.at_ms // 1000)
         assert (await caller.send("POST", path, body, headers)).status_code == 200
 
     served(lone, work)

@@ -9,7 +9,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from drawdown.providers.http import NotSent
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.frame import Buckets
 from drawdown.server.metrics import render
 from drawdown.server.services import ServerSettings
@@ -212,7 +212,23 @@ def test_a_body_that_does_not_come_is_not_waited_for(lone: House, monkeypatch: p
 
     async def work(caller: Caller) -> None:
         for path in ("/webhooks/autumn", "/admin/orgs/acme/override"):
-            answer = await caller.send("POST", path, slow())
+            answer = await caller.send("POST", path, slow(), {"svix-signature": "v1,"})
             assert (answer.status_code, answer.json()["error"]["code"]) == (408, "too_slow")
 
     served(lone, work)
+
+
+def test_what_samples_call_their_cell_is_no_label_unless_it_is_registered(house: House) -> None:
+    house.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    for number in range(50):
+        name = f"cell-x{number}" + "\x1b" * (10_000 if number == 7 else 0)
+        house.fleet.write(
+            "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+            "VALUES (:id, 'acme', 'b', :cell, 1024, 60, :ts, :ts)",
+            {"id": f"x{number}", "cell": name, "ts": T0},
+        )
+    house.fleet.sample("acme", T0)
+    text = render(house.fleet.engine, T0 + WINDOW_MS + 2 * MINUTE_MS).decode()
+    lines = [line for line in text.splitlines() if line.startswith("drawdown_cell_samples{")]
+    assert lines == ['drawdown_cell_samples{cell="cell-1"} 1.0', 'drawdown_cell_samples{cell="other"} 50.0']
+    assert "x7" not in text

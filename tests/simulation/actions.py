@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.orgs import mark_for_projection
+from drawdown.worker import credit
+from drawdown.worker.orgs import Said, mark_for_projection
 from tests.simulation.oracle import Sample
 from tests.simulation.providers import CELL_TROUBLES, MEMORY, WHOLE
 from tests.simulation.remote import FEATURES, Autumn
@@ -210,8 +210,7 @@ def grant(world: World) -> str | None:
         now = world.time.now
 
         def pay(connection: sa.Connection) -> None:
-            said = {"key": key, "now_ms": now, "actor": "sim", "reason": "paid"}
-            wallet.grant(connection, biller.customer, amount, **said)  # type: ignore[arg-type]
+            credit.grant(connection, biller.customer, amount, Said(now, "sim", "paid"), key=key, plan=None)
             mark_for_projection(connection, [org], world.time.now)
 
         world.write(pay)

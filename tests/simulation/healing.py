@@ -18,7 +18,7 @@ from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.gate import ask
 from tests.simulation.invariants import check
 from tests.simulation.operators import add_rates, fill_customer, said, void_rejected
-from tests.simulation.people import credit_what_is_forgotten, decide, make_up_for, missing
+from tests.simulation.people import credit_what_is_forgotten, decide, make_up_for, missing, settle_told
 from tests.simulation.restore import Restores
 from tests.simulation.settled import SETTLED, left, settled
 from tests.simulation.stepping import Worker
@@ -191,10 +191,14 @@ def _reconciled(run: Run) -> bool:
         return True
     found = run.compared[-1]
     world.say("world", f"reconciled: {found}")
+    before = {one for earlier in run.compared[-2:-1] for one in earlier.differing}
+    again = before & {one for one in found.differing if one.balance and not one.corrected}
+    world.breaches += [f"told again, of what was told and remembered: {one}" for one in again]
     if found.waiting or found.unread:
         world.breaches.append(f"not healed: reconcile could not compare: {found}")
     if any(one.corrected for one in found.differing):
         return False
+    settle_told(world)
     credit_what_is_forgotten(world)
     short = [one for one in found.differing if one.theirs < one.ours and missing(world, one)]
     for line in short:

@@ -195,16 +195,26 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
     recovered = bool(world.rows("SELECT 1 FROM losses"))
     taken = {name: remote.taken() for name, remote in world.remote.items()}
     doubled = {key for remote in world.remote.values() for key in remote.doubled()}
+    again = {(name, *place) for name, remote in world.remote.items() for place in remote.doubled_places()}
+    gone = {(name, *place) for name, remote in world.remote.items() for place in remote.lost_places()}
+    in_sum = {(name, *place) for name, remote in world.remote.items() for place in remote.told_in_sum()}
+    yield from _never_twice(world, tables)
     for push in tables.pushes:
         place = (push.window, push.org, push.feature, push.revision)
         evidence = tables.voids.get(place)
         known.add(push.known_as)
         found = charged.get(push.known_as)
+        if (push.provider, push.customer, push.feature) in in_sum:
+            continue  # `_never_twice`, and `billed` in the end
         if push.state == "accepted" and place not in tables.adopted and not _as_accepted(push, found, doubled):
             lost = push.known_as in taken.get(push.provider, ())
+            # The balance was drawn on once too often, and so once for this one: the customer pays what was used.
+            lost = lost or (push.provider, push.customer, push.feature) in again
             if found is not None or not (lost or push.key in world.resolved):
                 yield f"2: {push.key} counts as accepted with {push.sent}; charged: {found}"
-        lost = push.known_as in world.lost_keys
+        # The balance lacked what was lost before, and so this one's: the customer pays no more than what was used.
+        instead = evidence == "absent" and (push.provider, push.customer, push.feature) in gone
+        lost = push.known_as in world.lost_keys or instead
         if push.state in ("voided", "rejected", "carried") and found and evidence != "adopted" and not lost:
             yield f"6: {push.key} is {push.state} ({evidence}), and was charged: {found}"
         if push.state in ("voided", "rejected") and not _may_be_void(world, push, evidence):
@@ -214,6 +224,29 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
             yield f"S10: {push.key} sends {push.sent} and is {push.state}"
     for key in sorted(charged.keys() - known - world.lost_keys):
         yield f"5: {key} was charged ({charged[key]}) and is no push of ours"
+
+
+def _never_twice(world: World, tables: Tables) -> Iterator[str]:
+    """P5, where something is charged without an event: a customer's balance is never drawn on by more than the pushes
+    that stand, not even until the next comparison. What a person settled by hand lies beside the balance, and so does
+    what was given back there by an event and forgotten."""
+    for name, remote in world.remote.items():
+        if not remote.loses_data():
+            continue
+        standing: dict[tuple[str, str], int] = defaultdict(int)
+        forgotten = remote.forgotten()
+        for push in tables.pushes:
+            if push.sent < 0 and push.known_as in forgotten:
+                continue
+            drawn = push.state not in ("voided", "rejected", "carried", "shadow") and push.key not in world.resolved
+            if push.provider == name and drawn:
+                standing[(push.customer, push.feature)] += push.sent if push.state == "accepted" else max(push.sent, 0)
+        charged: dict[tuple[str, str], int] = defaultdict(int)
+        for (customer, feature, _), quantity in remote.billed(world.time.now).items():
+            charged[(customer, feature)] += quantity
+        for place, quantity in sorted(charged.items()):
+            if quantity > standing[place]:
+                yield f"P5: {name} {place} was drawn on by {quantity}, and {standing[place]} stand: billed twice"
 
 
 def _as_accepted(push: Push, found: tuple[str, int] | None, doubled: set[str]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import CodeType, ModuleType
 from typing import Any, Final
 
-from drawdown.providers import autumn, autumn_wire, stripe, stripe_wire
+from drawdown.providers import autumn, autumn_events, autumn_wire, stripe, stripe_wire
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
@@ -22,13 +22,16 @@ from drawdown.providers.protocol import (
 from drawdown.worker import (
     adopt,
     assignments,
+    balances,
     confirm,
+    confirm_drawn,
     decide,
     notices,
     push,
     push_sql,
     reconcile_drawn,
     reconcile_over,
+    reconcile_short,
     reconcile_sql,
     seal_statements,
 )
@@ -121,13 +124,13 @@ def _any_quantity(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any
 
 
 def _lookups_mixed_up(patches: Patches) -> None:
-    right = confirm._look_up
+    right = confirm.fetch_lookups
 
-    def wrong(provider: str, requests: Any) -> Any:
-        found = yield from right(provider, requests)
-        return list(reversed(found))
+    def wrong(looking: Any, left: Any) -> Any:
+        found = yield from right(looking, left)
+        return dict(zip(found, list(found.values())[::-1], strict=True))
 
-    patches.put(confirm, "_look_up", wrong)
+    patches.put(confirm, "fetch_lookups", wrong)
 
 
 def _sent_to_stripe(patches: Patches, change: Callable[[PushRequest], PushRequest]) -> None:
@@ -154,7 +157,7 @@ def _units_not_sealed(patches: Patches) -> None:
     patches.put(
         seal_statements,
         "_sent_sql",
-        lambda found: right({name: replace(can, units={}) for name, can in found.items()}),
+        lambda found, carrying: right({name: replace(can, units={}) for name, can in found.items()}, carrying),
     )
 
 
@@ -199,6 +202,23 @@ def _adopts_twice(patches: Patches) -> None:
     patches.put(reconcile_drawn, "adopt_excess", wrong)
 
 
+def _balance_not_asked(patches: Patches) -> None:
+    """Absence among events is believed."""
+
+    def weigh(*rest: Any) -> Any:
+        yield from ()
+        return confirm_drawn.Weighed()
+
+    patches.put(confirm, "weigh", weigh)
+    patches.put(reconcile_short, "_charged", lambda *rest: frozenset())
+
+
+def _top_ups_forgotten(patches: Patches) -> None:
+    patches.put(
+        balances.Accounted, "beyond", lambda self, drawn: (drawn.quantity - self.most, drawn.quantity - self.least)
+    )
+
+
 _OLDEST = "AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt)"
 _LATEST = "(SELECT z.customer_id FROM assignments z WHERE z.org_id = w.org_id ORDER BY z.start_ms DESC LIMIT 1)"
 REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
@@ -229,6 +249,9 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
         sql, "SEAL", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
     ),
     "customer filled in, usage left pending": lambda p: p.put(assignments, "_mend", lambda *rest: (0, 0)),
+    "voided without asking the balance": _balance_not_asked,
+    "top-ups that were told are not remembered": _top_ups_forgotten,
+    "null deductions taken as unreadable": lambda p: p.put(autumn_events, "_applied", autumn_wire.deducted),
     "reconcile voids what merely lags": _no_lag,
     "reconcile adopts twice": _adopts_twice,
     "reconcile counts what a balance showed as an event": lambda p: p.text(

@@ -8,12 +8,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.server import gate, webhooks
-from drawdown.worker import dispatch, projection, watch
+from drawdown.worker import dispatch, project, projection, watch
 from tests.simulation.mutants_remote import Patches
-from tests.simulation.providers import AUTUMN, MEMORY, STRIPE
 
 
 def _halts_by_itself(patches: Patches) -> None:
@@ -66,12 +64,13 @@ def _one_failure_is_enough(patches: Patches) -> None:
 
 
 def _unread_is_zero(patches: Patches) -> None:
-    right = projection.sound
+    right = projection.said
 
-    def wrong(state: Any) -> Any:
-        return CustomerState(0, None, None) if isinstance(state, ReadFailed) else right(state)
+    def wrong(states: Any, customer_id: str) -> Any:
+        state = right(states, customer_id)
+        return CustomerState(0, None, None) if isinstance(state, ReadFailed) else state
 
-    patches.put(projection, "sound", wrong)
+    patches.put(project, "said", wrong)
 
 
 SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
@@ -85,21 +84,3 @@ SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
     "the gate asks whenever it is asked": lambda p: p.put(gate, "ASK_EVERY_MS", 0),
     "once a cell does not answer, none is told": _one_failure_is_enough,
 }
-SEEN_AT: Final = {
-    "a watch halts on its estimate, and asks nobody": 6,
-    "the halted are never asked again": 1,
-    "a webhook that was not fetched is done": 18,
-    "the gate asks whenever it is asked": 3,
-    "once a cell does not answer, none is told": 1,
-}
-"""Where each showed last, if not in the first seed."""
-BILLED_BY: Final = {
-    "the halted are never asked again": (EMBEDDED, MEMORY),
-    "a webhook that was not fetched is done": (EMBEDDED, STRIPE),
-}
-BY_WEBHOOK: Final = (EMBEDDED, AUTUMN, STRIPE)
-
-
-def world_of(name: str) -> dict[str, Any]:
-    """The providers that such a bug is looked for with."""
-    return {"billing": BILLED_BY.get(name, BY_WEBHOOK), "intensity": 1.0, "restores": False}

@@ -8,17 +8,19 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.balances import acknowledge, told
 from drawdown.worker.corrections import resolve_accepted, void
 from drawdown.worker.provider_states import pause, paused, resume
 from drawdown.worker.reconcile import Line
+from tests.emulators.autumn import LOSS_FAULTS
+from tests.emulators.autumn_state import ONE_OFF
 from tests.simulation.actions import Action
-from tests.simulation.operators import attempt, said
-from tests.simulation.remote import unit_at
+from tests.simulation.operators import NOTHING_BACK, TOO_OLD, attempt, said
+from tests.simulation.providers import AUTUMN
+from tests.simulation.remote import Autumn, unit_at
 from tests.simulation.webhooks import webhooks
 from tests.simulation.world import World
-
-TOO_OLD: Final = "not sent: the provider takes nothing"
 
 
 def pause_or_resume(world: World) -> str:
@@ -66,7 +68,7 @@ def _decide(world: World, one: Open) -> str | None:
         return attempt(world, partial(work, **asked)) is not None
 
     if one.state == "rejected":
-        if not one.error.startswith(TOO_OLD):
+        if not one.error.startswith((TOO_OLD, NOTHING_BACK)):
             return None
         if not done(resolve_accepted):
             return None
@@ -91,7 +93,8 @@ def _decide(world: World, one: Open) -> str | None:
 def charge_in_window(world: World, one: Open) -> None:
     """But for what the same person charged there before the database was restored."""
     place = (one.provider, one.customer, one.feature, one.window)
-    _charge_up_to(world, place, one.sent + _marked(world, place, but=one.key))
+    refused = one.error.startswith(NOTHING_BACK)  # what was to be given back had been billed, here or by hand
+    _charge_up_to(world, place, one.sent + _marked(world, place, but=one.key), although_lost=refused)
 
 
 def credit_what_is_forgotten(world: World) -> None:
@@ -112,12 +115,12 @@ def _marked(world: World, place: tuple[str, str, str, int], but: str = "") -> in
     return sum(sent for key, sent in rows if key in world.resolved and key != but)
 
 
-def _charge_up_to(world: World, place: tuple[str, str, str, int], wanted: int) -> None:
+def _charge_up_to(world: World, place: tuple[str, str, str, int], wanted: int, *, although_lost: bool = False) -> None:
     """So that this is charged by hand in all."""
     provider, customer, feature, window = place
     had = world.by_hand_in.get(place, 0)
     more = wanted - had
-    if more < 0 and unit_at(provider, feature) == 1:  # what the provider has lost is not credited
+    if more < 0 and unit_at(provider, feature) == 1 and not although_lost:  # what the provider has lost is not credited
         there = world.remote[provider].billed(world.time.now).get((customer, feature, window), 0)
         more = max(more, -max(there + had, 0))
     if more:
@@ -138,28 +141,108 @@ def missing(world: World, line: Line) -> int:
     day = (line.provider, line.customer_id, line.feature, line.day_ms)
     marked = sum(n for (*whose, at), n in world.by_hand_in.items() if (*whose, at - at % DAY_MS) == day)
     by_hand = world.by_hand.get(day, 0) - marked
-    return line.ours - line.theirs - by_hand - _seen_in_the_balance_alone(world, line)
-
-
-def _seen_in_the_balance_alone(world: World, line: Line) -> int:
-    """What a person finds who compares the customer's balance."""
-    untraced = world.remote[line.provider].untraced() if line.provider in world.remote else {}
-    rows = world.rows(
-        "SELECT COALESCE(wire_key, key) FROM pushes WHERE provider = :provider AND customer_id = :customer "
-        "AND feature = :feature AND window_ms >= :day AND window_ms < :day + 86400000 AND state = 'accepted'",
-        provider=line.provider, customer=line.customer_id, feature=line.feature, day=line.day_ms,
-    )  # fmt: skip
-    return sum(untraced.get(key, 0) for (key,) in rows)
+    if line.balance:
+        return 0  # `settle_told`
+    remote = world.remote.get(line.provider)
+    if isinstance(remote, Autumn):
+        return _not_drawn(world, remote, (line.provider, line.customer_id, line.feature))
+    return line.ours - line.theirs - by_hand
 
 
 def make_up_for(world: World, line: Line) -> None:
     """Reconcile found less there than was accepted, and cannot tell of which push."""
     more = missing(world, line)
+    _was_lost(world, (line.provider, line.customer_id, line.feature), more)
     charge_by_hand(world, line.provider, line.customer_id, line.feature, line.day_ms, more)
     world.say("world", f"makes up for {more} of {line}")
 
 
+def change_balance(world: World) -> str | None:
+    """Somebody tops a customer's balance up over there, sets it, or adds a one-off part; nothing tells of it."""
+    autumn = _losing(world)
+    if autumn is None:
+        return None
+    account = autumn.emulator.account
+    customer = world.rng.choice(sorted(account.customers))
+    feature = world.rng.choice(sorted(account.customers[customer].grants) or [""])
+    if not feature:
+        return None
+    # Amounts that no pushes sum up to: a change of just as much as is missing is one that nobody can see.
+    how, amount = world.rng.randrange(4), world.rng.choice((-70_001, 61_003, 500_009, 3_600_011))
+    if how == 0:
+        account.set_remaining(customer, feature, amount)
+        world.faults.note("balance_set")
+    elif how == 1:
+        account.grant(customer, feature, abs(amount), world.time.now, interval=ONE_OFF)
+        world.faults.note("topped_up")
+    else:
+        account.add_to_balance(customer, feature, amount)
+        world.faults.note("topped_up")
+    return f"changes the balance of {customer}, {feature}: {how}, {amount}"
+
+
+def still_list(world: World) -> str | None:
+    """Autumn's list of events shows nothing new, for up to a day."""
+    autumn = _losing(world)
+    if autumn is None:
+        return None
+    until = world.time.now + world.rng.choice((10 * MINUTE_MS, 6 * 60 * MINUTE_MS, 25 * 60 * MINUTE_MS))
+    autumn.emulator.list_stands_still = (world.time.now, until)
+    world.faults.note("list_stands_still")
+    return f"the list of events stands still until {until}"
+
+
+def _losing(world: World) -> Autumn | None:
+    """Autumn, where the account is one that loses data."""
+    autumn = world.remote.get(AUTUMN)
+    loses = isinstance(autumn, Autumn) and any(autumn.emulator.faults.rates.get(kind) for kind in LOSS_FAULTS)
+    return autumn if loses and isinstance(autumn, Autumn) else None
+
+
+_ACCEPTED: Final = """
+SELECT COALESCE(SUM(sent_qty), 0) FROM pushes WHERE provider = :provider AND customer_id = :customer
+    AND feature = :feature AND state = 'accepted'
+"""
+
+
+def settle_told(world: World) -> str | None:
+    """What was told of a balance: a person looks at their console, makes up for what was lost, and acknowledges it."""
+    rows = world.read(told)
+    for row in rows:
+        place = (row.provider, row.customer_id, row.feature)
+        autumn = world.remote[row.provider]
+        assert isinstance(autumn, Autumn)
+        lost = _not_drawn(world, autumn, place)
+        _was_lost(world, place, lost)
+        if lost:
+            charge_by_hand(world, *place, 0, lost)
+        world.faults.note("balance_told")
+    if rows:
+        world.write(partial(acknowledge, org_id="", said=said(world)))
+    return f"settles what was told of {len(rows)} balances" if rows else None
+
+
+def _was_lost(world: World, place: tuple[str, str, str], quantity: int) -> None:
+    """People make up for what a provider lost. Were they to make up for what we counted once too often, the total would
+    be right in the end, and nobody would see it."""
+    remote = world.remote[place[0]]
+    lost = remote.lost_of(*place[1:]) if isinstance(remote, Autumn) else quantity
+    if quantity > lost:
+        world.breaches.append(f"adopted: {quantity} are made up for by hand at {place}, and {lost} were lost there")
+
+
+def _not_drawn(world: World, autumn: Autumn, place: tuple[str, str, str]) -> int:
+    """What a person finds who goes through a customer's history there, line by line: what counts as accepted, and was
+    neither drawn nor charged by hand."""
+    provider, customer, feature = place
+    ((ours,),) = world.rows(_ACCEPTED, provider=provider, customer=customer, feature=feature)
+    by_hand = sum(n for (*whose, _), n in world.by_hand.items() if tuple(whose) == place)
+    return int(ours) - autumn.drawn(customer, feature) - by_hand
+
+
 PEOPLE: Final[tuple[tuple[Action, float], ...]] = (
+    (change_balance, 0.5),
+    (still_list, 0.1),
     (pause_or_resume, 0.4),
     (webhooks, 6.0),
     (decide, 0.8),

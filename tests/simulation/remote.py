@@ -110,7 +110,9 @@ class Autumn:
     def __init__(self, faults: Faults, network: Network, clock: Clock, engine: sa.Engine) -> None:
         hours = faults.rng.choice((1, 24, 24))
         self.retention_ms = hours * 60 * MINUTE_MS
-        self.emulator = AutumnEmulator(faults=faults.plan(AUTUMN), lists_per_s=MANY)
+        plan = faults.plan(AUTUMN)
+        # Some accounts refuse a customer's whole burst.
+        self.emulator = AutumnEmulator(faults=plan, lists_per_s=MANY, track_per_s=faults.rng.choice((MANY, MANY, 3)))
         self.emulator.account.key_retention_ms = self.retention_ms
         network.emulators[AUTUMN] = self.emulator
         given = {
@@ -140,6 +142,7 @@ class Autumn:
     def mend(self, orgs: Sequence[str], now_ms: int) -> None:
         """Nothing goes wrong any more, and what was missing is made."""
         self.emulator.faults.rates = {}
+        self.emulator.list_stands_still = (0, 0)
         account = self.emulator.account
         for customer in (name for org in orgs for name in (org, f"c-{org}")):
             if customer not in account.customers:
@@ -173,8 +176,11 @@ class Autumn:
     def billed(self, now_ms: int) -> Billed:
         self.emulator.work_off(now_ms)
         sums: Billed = defaultdict(int)
+        totals: dict[tuple[str, str], int] = defaultdict(int)
         for (customer, feature, ts), value in self.emulator.charged_by().items():
             sums[(customer, feature, ts - ts % WINDOW_MS)] += int(value)
+            totals[(customer, feature)] += int(value)
+        assert all(self.drawn(*place) == total for place, total in totals.items()), "its own balance says otherwise"
         return sums
 
     def keys(self) -> dict[str, int]:
@@ -184,14 +190,47 @@ class Autumn:
         """Keys that were answered with a success, and are charged nothing all the same."""
         return {str(one.key) for one in self.emulator.lost}
 
+    def lost_of(self, customer: str, feature: str) -> int:
+        """What was to be drawn, was answered with a success, and never was."""
+        gone = (*self.emulator.account.lost, *self.emulator.account.undrawn)
+        return sum(
+            int(one.value) for one in gone if (one.customer, one.feature) == (customer, feature) and one.value > 0
+        )
+
+    def doubled_places(self) -> set[tuple[str, str]]:
+        """Customers' features that were drawn on twice under one key: the balance cannot tell for which push."""
+        return {(one.customer, one.feature) for one in self.emulator.doubles}
+
+    def lost_places(self) -> set[tuple[str, str]]:
+        """Customers' features where a success charged nothing: beside the next charge without an event, the balance
+        cannot tell of which push."""
+        return {(one.customer, one.feature) for one in self.emulator.account.lost}
+
+    def forgotten(self) -> set[str]:
+        """Keys whose event stands, and whose drawing (or giving back) the account lost: an event does not say so."""
+        return {str(one.key) for one in self.emulator.account.undrawn}
+
     def doubled(self) -> set[str]:
         """Keys that a key store which failed open let through again."""
         return {str(one.key) for one in self.emulator.doubles}
 
-    def untraced(self) -> dict[str, int]:
-        """What was charged under keys whose one event says that nothing was: the balance alone tells."""
-        nothing = {one.properties.get("drawdown_key") for one in self.emulator.account.events if not one.deductions}
-        return {key: value for key, value in self.keys().items() if key in nothing}
+    def loses_data(self) -> bool:
+        """Whether this account charges without an event, and loses what it drew."""
+        return bool(self.told_in_sum())
+
+    def told_in_sum(self) -> set[tuple[str, str]]:
+        """Customers' features of which events and balance say different things, or people changed the balance: which
+        push of the same quantity it was nobody can tell."""
+        account = self.emulator.account
+        charges = {(one.customer, one.feature) for one in (*account.eventless, *account.undrawn)}
+        return charges | account.changed.keys()
+
+    def drawn(self, customer: str, feature: str) -> int:
+        """What the emulator's own balance says was charged, but for what people changed of it."""
+        account = self.emulator.account
+        known = account.customers.get(customer)
+        grants = known.grants.get(feature, []) if known is not None else []
+        return int(sum(one.granted - one.balance for one in grants) + account.changed.get((customer, feature), 0))
 
     def given_back_again(self) -> Billed:
         """What was given back more than once, by customer and feature: neither events nor balances can show it."""
@@ -275,9 +314,20 @@ class Stripe:
     def taken(self) -> set[str]:
         return set(self.emulator._taken) - set(self.emulator._counted)
 
-    def untraced(self) -> dict[str, int]:
-        """Nothing: what is charged is an event."""
-        return {}
+    def forgotten(self) -> set[str]:
+        return set()
+
+    def loses_data(self) -> bool:
+        return False
+
+    def told_in_sum(self) -> set[tuple[str, str]]:
+        return set()
+
+    def doubled_places(self) -> set[tuple[str, str]]:
+        return set()
+
+    def lost_places(self) -> set[tuple[str, str]]:
+        return set()
 
     def doubled(self) -> set[str]:
         return set()

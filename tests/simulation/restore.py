@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -24,6 +25,7 @@ from drawdown.worker.incarnation import Witness
 from drawdown.worker.orgs import Said
 from drawdown.worker.provider_states import paused
 from drawdown.worker.recover import Recovered, recover
+from tests.emulators.autumn import LOSS_FAULTS
 from tests.simulation.actions import insert_again
 from tests.simulation.invariants import is_closed
 from tests.simulation.oracle import Oracle
@@ -58,6 +60,13 @@ class Image:
     data: bytes
     oracle: Oracle
     decisions: int
+    to_withdraw: tuple[Decision, ...]
+    """Withdrawals that an earlier restore had undone, and that nobody had made again by then."""
+
+    def withdrawn(self, decisions: Sequence[Decision]) -> set[int]:
+        """The withdrawals that hold in it, by the place of their decision."""
+        made = {place for place, one in enumerate(decisions[: self.decisions]) if one.samples}
+        return {place for place in made if not any(decisions[place] is one for one in self.to_withdraw)}
 
 
 class Restores:
@@ -98,7 +107,8 @@ class Restores:
         if len(self.images) >= IMAGES:
             self.images.pop(self.rng.randrange(IMAGES))
         data = serialised(world)
-        self.images.append(Image(world.time.now, data, world.oracle.copy(), len(world.decisions)))
+        to_withdraw = tuple(self.withdrawals)
+        self.images.append(Image(world.time.now, data, world.oracle.copy(), len(world.decisions), to_withdraw))
         world.faults.note("image")
 
     def restore(self, image: Image) -> None:
@@ -116,10 +126,11 @@ class Restores:
         world.oracle = image.oracle.copy()
         world.unwritten = [name for name in world.written if name not in world.oracle.samples]
         world.redo = image.decisions
+        self.withdrawals = list(image.to_withdraw)
         world.paused = set(world.read(paused))
         world.lost_at = world.time.now
         known = {key for (key,) in world.rows("SELECT COALESCE(wire_key, key) FROM pushes")}
-        world.wire.lose(known, flying, world.time.now)
+        world.wire.lose(known, flying)
         world.network.lose(known)
         self.redone = False
         if self.rng.random() < 0.3:
@@ -130,7 +141,8 @@ class Restores:
 
     def _withdrawn_since(self, image: Image, later: Image) -> bool:
         """Whether a later backup, of the history that is given up now, lacks samples that this one will bill."""
-        return any(one.samples for one in self.world.decisions[image.decisions : later.decisions])
+        decisions = self.world.decisions
+        return bool(later.withdrawn(decisions) - image.withdrawn(decisions))
 
     def _who_dies(self, image: Image) -> set[tuple[str, str]]:
         """Some processes die with the server; others have a claim in their hands. A person's command ends."""
@@ -174,7 +186,7 @@ class Restores:
         """Hosts write what is needed, and some of the rest; people repeat what they did."""
         world = self.world
         self._write_again(some=True)
-        self.withdrawals = [one for one in world.decisions[world.redo :] if one.samples]
+        self.withdrawals += [one for one in world.decisions[world.redo :] if one.samples]
         for one in world.decisions[world.redo :]:
             if one.samples:
                 continue
@@ -260,8 +272,9 @@ class Restores:
 def possible(world: World) -> bool:
     """See above: what is not modelled."""
     autumn = world.remote.get(AUTUMN)
-    fails_open = autumn is not None and autumn.emulator.faults.rates.get("key_store_refuses")
-    return WHOLE not in world.billing and not fails_open and bool(world.remote)
+    kinds = ("key_store_refuses", *LOSS_FAULTS)
+    loses = autumn is not None and any(autumn.emulator.faults.rates.get(kind) for kind in kinds)
+    return WHOLE not in world.billing and not loses and bool(world.remote)
 
 
 def shows(world: World, witness: Witness | None) -> bool:
@@ -288,7 +301,7 @@ def still(world: World, effect: Transaction, answer: Any) -> None:
             world.lost_at = None
             for worker in world.workers:
                 worker.blind = False
-            world.wire.recovered(world.time.now)
+            world.wire.recovered()
             world.faults.note("recovered")
             return
     if _doubted(world):
@@ -305,7 +318,7 @@ def _doubted_again(world: World) -> None:
     world.faults.note("doubted_again")
     world.lost_at = world.time.now
     world.still = world.rows(_PUSHES)[0]
-    world.wire.lose(set(), {one for worker in world.workers for one in worker.claimed}, world.time.now, all_known=True)
+    world.wire.lose(set(), {one for worker in world.workers for one in worker.claimed}, all_known=True)
 
 
 def _doubted(world: World) -> bool:

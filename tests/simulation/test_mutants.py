@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from drawdown.worker import seal_sql as sql
-from tests.simulation.mutants import MUTANTS, SEEN_AT, hunt, planted
+from tests.simulation import mutants, mutants_worlds
+from tests.simulation.mutants import MUTANTS, hunt, planted
+from tests.simulation.mutants_worlds import SEEN_AT
+
+PLANTED = "revision reused, conflict ignored"
+MARK = "0 AS revision"
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_bug_is_caught(name: str) -> None:
     caught = hunt(name, first=SEEN_AT.get(name))
     assert caught.by is not None, f"{name!r} survived {caught.seeds} seeds"
+    assert caught.unclean == [], "a seed breaches without any bug: the product is wrong there, or the oracle"
 
 
 def test_a_mutant_is_put_back() -> None:
     before = sql.SEAL
-    with planted("revision reused, conflict ignored"):
-        assert "0 AS revision" in sql.SEAL
+    with planted(PLANTED):
+        assert MARK in sql.SEAL
     assert sql.SEAL is before
+
+
+def test_a_seed_that_breaches_without_the_bug_shows_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def life(seed: int, ticks: int, **world: Any) -> Any:
+        breaches = {0: True, 1: False, 2: MARK in sql.SEAL}[seed]
+        return SimpleNamespace(breaches=[f"seed {seed} is wrong"] if breaches else [])
+
+    monkeypatch.setattr(mutants, "simulate", life)
+    caught = hunt(PLANTED, seeds=3)
+    assert (caught.seed, caught.by, caught.unclean) == (2, "seed 2 is wrong", [0])
+    survived = hunt(PLANTED, seeds=2)
+    assert (survived.by, survived.unclean) == (None, [0])
+
+
+def test_a_bug_that_does_not_fit_the_code_is_not_taken_for_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    breaches = ["S8: a lane failed: AttributeError: 'NoneType' object has no attribute 'read'"]
+    monkeypatch.setattr(mutants, "simulate", lambda seed, ticks, **world: SimpleNamespace(breaches=breaches))
+    with pytest.raises(AssertionError, match="does not fit the code"):
+        hunt(PLANTED)
+
+
+def test_what_is_known_of_a_bug_is_of_one_there_is() -> None:
+    tables = (SEEN_AT, mutants_worlds.LONGER, mutants_worlds.BILLED_BY, mutants_worlds.IN_SECONDS)
+    assert {name for table in tables for name in table} <= MUTANTS.keys()

@@ -29,8 +29,10 @@ from drawdown.worker.tick import tick
 from drawdown.worker.verify import verify
 from tests.simulation.actions import insert
 from tests.simulation.faults import Faults
+from tests.simulation.invariants import check
 from tests.simulation.operators import said
 from tests.simulation.oracle import Assignment, Rule, Sample
+from tests.simulation.people import settle_told
 from tests.simulation.providers import AUTUMN, STRIPE
 from tests.simulation.remote import FEATURES, Autumn, Stripe
 from tests.simulation.settled import settled
@@ -129,7 +131,7 @@ def test_what_a_lookup_proves_it_proves_of_its_own_time() -> None:
     leaf = next(slow.leaves())
     assert leaf.asked is not None
     answer = world.do(leaf.asked)
-    assert answer == [Absent()]
+    assert answer == {0: Absent()}
     leaf.hold(answer, None)
     world.time.advance(25 * 60 * MINUTE_MS)  # meanwhile the push may have been applied
     leaf.tell()
@@ -216,6 +218,37 @@ def test_what_was_adopted_is_found_again_under_its_first_key() -> None:
     drive(world, start(world, "w", comparing(world)))
     kept = world.rows("SELECT state FROM pushes WHERE revision = 2 AND sent_qty = -40")
     assert kept == [("accepted",)]
+
+
+def test_what_was_given_back_and_lost_over_there_is_told_and_credited_by_hand() -> None:
+    world = a_world(AUTUMN)
+    drive(world, start(world, "w", tick))
+    world.write(lambda c: withdraw(c, ["s1"], said(world)))
+    world.oracle.withdraw("s1")
+    sealed(world)
+    left_unanswered(world, AUTUMN, "event_alone")  # the event is there, and the balance is drawn on still
+    assert states(world) == ["accepted", "accepted"]
+    assert check(world) == [], "no push of ours was billed twice"
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    assert settle_told(world) == "settles what was told of 1 balances"
+    drive(world, start(world, "w", tick))
+    assert (world.by_hand[(AUTUMN, "acme", FEATURE, 0)], settled(world)) == (-60, [])
+
+
+def test_a_balance_that_a_person_lowered_is_not_given_back_for_a_push_that_was_sent_again() -> None:
+    world = a_world(AUTUMN)
+    left_unanswered(world, AUTUMN, "answer_lost")
+    world.time.advance(2 * MINUTE_MS)
+    drive(world, start(world, "w", tick))
+    assert states(world) == ["accepted"]
+    autumn = world.remote[AUTUMN]
+    assert isinstance(autumn, Autumn)
+    autumn.emulator.account.add_to_balance("acme", FEATURE, -59)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    drive(world, start(world, "w", tick))
+    assert (states(world), autumn.drawn("acme", FEATURE), settled(world)) == (["accepted"], 60, [])
 
 
 def test_what_a_person_charged_by_hand_is_not_adopted() -> None:

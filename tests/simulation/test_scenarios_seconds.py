@@ -116,7 +116,7 @@ def test_the_gate_asks_who_bills_by_now(world: World) -> None:
     """No tick has run since the flip: `orgs` still names the biller before it."""
     flips_ms = START + WINDOW_MS
     world.write(lambda c: assign(c, ["acme"], "embedded", said(world), from_ms=flips_ms))
-    world.write(lambda c: grant(c, "acme", 10**9, said(world), key=None, plan=None))
+    world.write(lambda c: grant(c, "acme", 10**9, said(world), key="paid", plan=None))
     world.time.advance(flips_ms + SECOND_MS - world.time.now)
     question: Question = ask(world, world.servers[0], "acme")
     serve(world, world.servers[0])

@@ -39,8 +39,10 @@ class Wire:
         """Whether the database stands still, until it is recovered (R1)."""
         self.flying: set[tuple[str, str]] = set()
         """Claimed in a history that was lost, by processes that lived on."""
-        self.forgotten: dict[tuple[str, str], int] = {}
-        """Keys of lost pushes, and when the database was recovered last."""
+        self.left: dict[tuple[str, str], int] = {}
+        """When each key was sent last, in whichever history."""
+        self.forgotten: set[tuple[str, str]] = set()
+        """Keys that were sent in a history that was lost."""
         self.decided: set[tuple[Any, ...]] = set()
         """Halts of lost histories."""
         self.applied_within_ms: dict[str, int] = {}
@@ -60,11 +62,12 @@ class Wire:
 
     def first(self, provider: str, request: PushRequest, now_ms: int) -> None:
         """A request leaves for a provider that forgets."""
-        lost_ms = self.forgotten.get((provider, request.key))
-        if lost_ms is not None and now_ms - lost_ms >= self.applied_within_ms.get(provider, 0):
-            self.began.pop((provider, request.key), None)  # it was looked up later than it could still be applied
-            del self.forgotten[(provider, request.key)]
-        began = self.began.setdefault((provider, request.key), now_ms)
+        place = (provider, request.key)
+        if place in self.forgotten and now_ms - self.left[place] >= self.applied_within_ms.get(provider, 0):
+            self.began.pop(place, None)  # it was looked up later than it could still be applied
+            self.forgotten.discard(place)
+        self.left[place] = now_ms
+        began = self.began.setdefault(place, now_ms)
         if now_ms - began > self.may_send_ms.get(provider, now_ms):
             self._breaches.append(
                 f"P2: {request.key} was sent again {(now_ms - began) // 1000} s after its first attempt"
@@ -78,7 +81,7 @@ class Wire:
         elif not proven:
             self.arrived.add((provider, request.key))
 
-    def lose(self, known: set[str], flying: set[tuple[str, str]], now_ms: int, *, all_known: bool = False) -> None:
+    def lose(self, known: set[str], flying: set[tuple[str, str]], *, all_known: bool = False) -> None:
         """History since some moment is gone: what nobody knows of any more may be sent anew, with other bytes, once its
         provider was asked. The embedded ledger's books went back as well."""
         self.still = True
@@ -86,11 +89,11 @@ class Wire:
         for place in [one for one in self.sent if one[1] not in known or one[0] == EMBEDDED]:
             if not all_known:
                 del self.sent[place]
-        self.forgotten.update(dict.fromkeys(self.began, now_ms))
+        self.forgotten |= self.began.keys()
 
-    def recovered(self, now_ms: int) -> None:
+    def recovered(self) -> None:
         self.still = False
-        self.forgotten.update(dict.fromkeys([*self.forgotten, *(self.flying & self.began.keys())], now_ms))
+        self.forgotten |= self.flying & self.began.keys()
 
     def _check_outbox(self, provider: str, request: PushRequest) -> None:
         rows = read(self._engine, lambda c: c.execute(sa.text(_OUTBOX), {"key": request.key}).all())

@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
+from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import (
     Capabilities,
+    LookupResult,
+    ManyLookups,
     Outcome,
     Provider,
     PushRequest,
@@ -32,10 +36,12 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import CONFLICT_TRIES, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.calls import by_customer
 from drawdown.worker.effects import (
     Effect,
     HaltRequest,
     LookUp,
+    Over,
     Push,
     ReadCustomers,
     ReadDrawn,
@@ -71,6 +77,14 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 KEPT: Final = 20_000
+
+
+@dataclass
+class Flying:
+    """Calls of one batch that were not made yet, and answers that have come and were not told yet, by call."""
+
+    unmade: list[list[int]]
+    untold: list[dict[int, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -158,6 +172,7 @@ class World:
     """The outbox's counts while nothing may be sealed or sent."""
 
     def __post_init__(self) -> None:
+        self.flights: WeakKeyDictionary[Push | LookUp, Flying] = WeakKeyDictionary()
         self.judged: Callable[[Transaction, Any], None] = lambda effect, answer: None
         self.clock = FixedClock(self.time.now)
         self.process_clock = FixedClock(self.time.now)
@@ -171,11 +186,12 @@ class World:
             for name, make in makers.items()
             if name in self.billing
         }
-        self.providers: dict[str, Provider] = {
+        built: dict[str, Provider] = {
             EMBEDDED: EmbeddedProvider(self.engine, self.clock),
             **self.memory,
             **{name: one.provider for name, one in self.remote.items()},
         }
+        self.providers: dict[str, Provider] = {name: Careful(one) for name, one in built.items()}
         self.wire = Wire(self.engine, self.breaches)
 
     @property
@@ -226,19 +242,15 @@ class World:
                 if self.faults.strikes("unreadable"):
                     raise DatabaseBusy("injected: not read")
                 return read(self.engine, work)
-            case Push(provider, batch, before_ms):
-                if provider in self.remote:
-                    return self._call_each(provider, batch, before_ms, dies=dies)
-                return self._push_each(provider, batch)
-            case LookUp(provider, requests):
-                return self._read_each(provider, "lookup", [(one,) for one in requests])
-            case ReadCustomers(provider, customer_ids):
+            case Push() | LookUp():
+                return self._portion(effect, dies)
+            case ReadCustomers(provider, customer_ids, _):
                 return self._read_customers(provider, customer_ids)
             case ReadTotals(provider, customers):
                 return self._read_each(provider, "totals", customers)
             case ReadDrawn(provider, customer_ids):
                 return self._read_each(provider, "drawn", [(one,) for one in customer_ids])
-            case SendHalts(halts):
+            case SendHalts(halts, _):
                 return self._send_halts(halts)
         raise AssertionError(f"no such effect: {effect!r}")
 
@@ -278,6 +290,59 @@ class World:
             raise DatabaseBusy("injected: committed, and the answer was lost")
         return answer
 
+    def _portion(self, effect: Push | LookUp, dies: bool) -> dict[int, Any]:
+        """Some calls are made, and some of the answers that have come are told, in any order. A process that dies has
+        made some of its calls, and hears of none."""
+        flight = self.flights.get(effect)
+        if flight is None:
+            flight = self.flights[effect] = Flying(self._calls(effect))
+        made = self.rng.randrange(max(1, len(flight.unmade))) if dies else self._some(flight.unmade)
+        calls, flight.unmade = flight.unmade[:made], flight.unmade[made:]
+        places = sorted(place for call in calls for place in call)
+        answers = dict(zip(places, self._made(effect, places), strict=True))
+        flight.untold += [{place: answers[place] for place in call} for call in calls]
+        told = self._some(flight.untold)
+        some, flight.untold = flight.untold[:told], flight.untold[told:]
+        return {place: answer for call in some for place, answer in call.items()}
+
+    def _calls(self, effect: Push | LookUp) -> list[list[int]]:
+        """In any order; what one lookup answers is told together."""
+        if isinstance(effect, Push):
+            calls = [[place] for place in range(len(effect.batch))]
+        else:
+            span_ms = self.providers[effect.provider].capabilities.lookup_span_ms
+            calls = list(by_customer(effect.requests, span_ms))
+        self.rng.shuffle(calls)
+        return calls
+
+    def _some(self, left: Sized) -> int:
+        """All of them, or a part; one at least, where there is one."""
+        return len(left) if len(left) < 2 or self.rng.random() < 0.5 else self.rng.randint(1, len(left))
+
+    def _made(self, effect: Push | LookUp, places: Sequence[int]) -> list[Any]:
+        match effect:
+            case LookUp(provider, requests):
+                return self._look_up(provider, [requests[place] for place in places])
+            case Push(provider, batch) if provider in self.remote:
+                return self._call_each(provider, [batch[place] for place in places], effect.over)
+            case Push(provider, batch):
+                return self._push_each(provider, [batch[place] for place in places])
+
+    def _look_up(self, provider: str, asked: Sequence[PushRequest]) -> list[LookupResult]:
+        """As `worker.calls` does it: what one call answers is asked together."""
+        if provider not in self.remote:
+            return self._read_each(provider, "lookup", [(one,) for one in asked])
+        found: dict[int, LookupResult] = {}
+        source = self.providers[provider]
+        for places in by_customer(asked, source.capabilities.lookup_span_ms):
+            some = [asked[place] for place in places]
+            if source.capabilities.lookup_span_ms:
+                answers = run_coroutine(cast(ManyLookups, source).lookup_many(some))
+            else:
+                answers = [run_coroutine(source.lookup(one)) for one in some]
+            found.update(zip(places, answers, strict=True))
+        return [found[place] for place in range(len(asked))]
+
     def _note_expired(self, provider: str, now: int, **_: object) -> None:
         """Count keys that may be forgotten, once each."""
         found = self.rows(
@@ -291,14 +356,13 @@ class World:
                 self.expired.add((key, now))
                 self.faults.note("key_expired")
 
-    def _call_each(self, provider: str, batch: Sequence[PushRequest], before_ms: int, *, dies: bool) -> list[Outcome]:
+    def _call_each(self, provider: str, batch: Sequence[PushRequest], over: Over) -> list[Outcome]:
         """As `worker.calls` does it: a call for each, in any order, none once the claim has run out. What goes wrong
         with each is the network's and the emulator's."""
-        now, answers = self.process_clock.at_ms, dict[int, Outcome]()
-        order = self.rng.sample(range(len(batch)), len(batch))
-        for place in order[: self.rng.randrange(len(batch))] if dies else order:
-            if now >= before_ms:
-                answers[place] = RetryAt(now, "not sent: the claim ran out before")
+        answers = dict[int, Outcome]()
+        for place in self.rng.sample(range(len(batch)), len(batch)):
+            if over():
+                answers[place] = RetryAt(self.process_clock.at_ms, "not sent: time was up before")
                 continue
             one = batch[place]
             self.wire.check(provider, [one])
@@ -309,7 +373,7 @@ class World:
             self.wire.answered(provider, one, answers[place])
             if isinstance(answers[place], Rejected):
                 self.rejected.add(one.key)
-        return [answers.get(place, Unknown("the process died")) for place in range(len(batch))]
+        return [answers[place] for place in range(len(batch))]
 
     def _push_each(self, provider: str, batch: Sequence[PushRequest]) -> list[Outcome]:
         """Each call of at most the declared size has its own fate."""

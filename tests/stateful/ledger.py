@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from drawdown.ledger import wallet
 from drawdown.ledger.wallet import Charge, Usage
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker import credit, mirror
 from tests.stateful.template import fresh
@@ -123,8 +123,8 @@ class Ledger(RuleBasedStateMachine):
         possible = self.granted.get(name, (customer, amount)) == (customer, amount)
         possible = possible and (plan is None or plan in self.limits)
         try:
-            write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.said, key=key, plan=plan))
-        except Refused:
+            write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.said, key=name, plan=plan))
+        except (Refused, UnknownId):
             assert not possible
             return
         assert possible

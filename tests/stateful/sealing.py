@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -255,7 +256,7 @@ class Sealing(RuleBasedStateMachine):
     @rule(older=st.sampled_from([35, 36, 37, 50]))
     def prune(self, older: int) -> None:
         before = self.now - older * DAY_MS
-        write(self.engine, lambda c: prune(c, before, self.fleet.said))
+        prune(partial(write, self.engine), before, self.fleet.said)
         for org, floor in self.fleet.rows("SELECT org_id, floor_ms FROM orgs"):
             name, to = str(org), int(str(floor))
             if to > self.model.floor.get(name, 0):

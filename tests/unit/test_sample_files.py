@@ -6,6 +6,7 @@ import gzip
 import io
 import re
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.worker.sample_files import (
     MAX_LINE_BYTES,
+    MAX_PASSED_OVER_BYTES,
     Lines,
     format_of,
     open_lines,
@@ -254,3 +256,33 @@ def test_lines_put_back_come_again_in_order() -> None:
     first, second = next(lines), next(lines)
     lines.put_back([first, second])
     assert list(lines) == [(1, b"a\n"), (2, b"b\n"), (3, b"c\n")]
+
+
+class Endless(io.RawIOBase):
+    """What a device or a pipe may give: the same for ever."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text, self.given = text, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), len(self.text))
+        buffer[:size] = self.text[:size]
+        self.given += size
+        assert self.given < 4 * MAX_PASSED_OVER_BYTES, "it is read for ever"
+        return size
+
+
+def test_a_line_without_an_end_ends_the_import() -> None:
+    endless = Endless(b"\0" * 65_536)
+    with pytest.raises(DrawdownError, match="line 1 does not end"):
+        list(Lines("/dev/zero", cast(BinaryIO, endless)))
+    assert endless.given < 2 * MAX_PASSED_OVER_BYTES
+
+
+def test_a_file_without_an_end_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drawdown.worker.sample_files.MAX_FILE_LINES", 1_000)
+    with pytest.raises(DrawdownError, match="more than 1,000 lines"):
+        list(Lines("-", cast(BinaryIO, Endless(b"y\n" * 100))))

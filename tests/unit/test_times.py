@@ -20,24 +20,55 @@ MOMENT = 1_733_702_400_000
     "text", ["2024-12-09", "2024-12-09T00:00", "2024-12-09T01:00:00+01:00", "2024-12-09T00:00:00Z", str(MOMENT)]
 )
 def test_a_time_may_be_written_in_many_ways(text: str) -> None:
-    assert parse_time(text, "--at") == MOMENT
+    assert parse_time(text, "--at", 0) == MOMENT
 
 
 def test_a_time_without_offset_lies_in_the_zone_that_is_given() -> None:
-    assert parse_time("2024-12-09T01:00", "--from", "Europe/Berlin") == MOMENT
+    assert parse_time("2024-12-09T01:00", "--from", 0, "Europe/Berlin") == MOMENT
 
 
-@pytest.mark.parametrize("text", ["", "tomorrow", "2024-13-01", "12", "2024-12-09T25:00"])
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("now", MOMENT + 61_000),
+        ("30s", MOMENT + 31_000),
+        ("1m", MOMENT + 1_000),
+        ("2h", MOMENT + 61_000 - 7_200_000),
+        ("3d", MOMENT + 61_000 - 3 * 86_400_000),
+        ("1w", MOMENT + 61_000 - 7 * 86_400_000),
+        ("+2h", MOMENT + 61_000 + 7_200_000),
+        ("today", MOMENT),
+        ("yesterday", MOMENT - 86_400_000),
+        ("tomorrow", MOMENT + 86_400_000),
+    ],
+)
+def test_a_time_may_be_counted_from_now(text: str, moment: int) -> None:
+    assert parse_time(text, "--from", MOMENT + 61_000) == moment
+
+
+def test_a_day_is_one_of_the_zone_also_where_it_has_25_hours() -> None:
+    now, zone = parse_time("2026-10-26T00:30:00+01:00", "", 0), "Europe/Berlin"
+    assert parse_time("today", "--from", now, zone) == now - 1_800_000
+    assert parse_time("yesterday", "--from", now, zone) == now - 1_800_000 - 25 * 3_600_000
+
+
+@pytest.mark.parametrize("text", ["now", "1m", "4m"])
+def test_a_window_counted_from_now_is_the_one_that_the_moment_lies_in(text: str) -> None:
+    assert parse_window(text, "--from", MOMENT + WINDOW_MS + 299_999) == MOMENT + WINDOW_MS
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "2024-13-01", "12", "2024-12-09T25:00", "-2h", "2 h", "1y", "999999w", "٢h"]
+)
 def test_no_time_is_refused_with_the_option_named(text: str) -> None:
     with pytest.raises(UsageError, match="--at"):
-        parse_time(text, "--at")
+        parse_time(text, "--at", MOMENT)
 
 
 def test_a_window_must_lie_on_its_boundary() -> None:
-    assert parse_window(None, "--from") is None
-    assert parse_window("2024-12-09T00:05", "--from") == MOMENT + WINDOW_MS
+    assert parse_window("2024-12-09T00:05", "--from", 0) == MOMENT + WINDOW_MS
     with pytest.raises(UsageError, match="2024-12-09T00:05:00Z"):
-        parse_window("2024-12-09T00:07", "--from")
+        parse_window("2024-12-09T00:07", "--from", 0)
 
 
 def test_times_are_shown_as_they_are() -> None:

@@ -1,0 +1,79 @@
+"""What every command needs and `--help` does not: settings, logs, a clock, and what an error means.
+
+Kept apart from `main`, which imports it when a command runs: it brings half of the program with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO, cast
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.cli import settings
+from drawdown.cli.state import State
+from drawdown.cli.streams import Stderr
+from drawdown.cli.times import parse_time
+from drawdown.schema.clock import Clock, FixedClock, SystemClock
+from drawdown.schema.database import explain
+from drawdown.schema.errors import DrawdownError, Exit, UsageError
+from drawdown.schema.text import clean, in_short
+from drawdown.schema.units import FUTURE_SLACK_MS
+
+log = structlog.get_logger()
+
+
+def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> State:
+    """One invocation, by the environment and the options of every command."""
+    found = settings.load(database_url)
+    clock: Clock = SystemClock()
+    if at is not None:
+        moment = parse_time(at, "--at", clock.now_ms())
+        if moment > clock.now_ms() + FUTURE_SLACK_MS:  # windows sealed ahead of time could never be taken back
+            raise UsageError(f"--at {at} lies in the future; it is for historical data")
+        clock = FixedClock(moment)
+    set_up_logs(found.log_level)
+    return State(found, clock, as_json)
+
+
+def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
+    """Events with keys on stderr, those of `at_least` and above; JSON unless a person is looking."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise UsageError(f"DRAWDOWN_LOG_LEVEL: {level!r} is none of DEBUG, INFO, WARNING, ERROR")
+    if sys.stderr.isatty():
+        at_least = max(at_least, logging.WARNING)  # a person watches the progress bar instead
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _cleaned,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(max(number, at_least)),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Stderr())),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _cleaned(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Values that others wrote: what a terminal would obey stands there as text."""
+    return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def meaning_of(error: Exception) -> tuple[str, int]:
+    """One line for people, and the exit status, of whatever ended a command."""
+    if isinstance(error, DrawdownError):
+        return str(error), error.exit_status
+    if isinstance(error, DBAPIError):
+        meaning = explain(error)
+        return str(meaning or in_short(error)), meaning.exit_status if meaning else Exit.PERSON
+    if structlog.is_configured():  # one line for whoever called, where it happened for whoever mends it
+        log.debug("unexpected_error", exc_info=error)
+    return f"{in_short(error)}; DRAWDOWN_LOG_LEVEL=DEBUG shows where", Exit.PERSON

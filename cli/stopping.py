@@ -1,0 +1,45 @@
+"""Being told to end.
+
+Guarantee: the signal's handler takes no lock, neither the log's nor an event's: the thread that it interrupts may hold
+it, and would wait for itself. What it was told is said by whoever waits.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import Final
+
+import structlog
+
+log = structlog.get_logger()
+
+LOOK_S: Final = 0.1
+"""Between two looks at the flag."""
+
+
+class Stopping:
+    """A plain flag; empty until a signal came."""
+
+    def __init__(self) -> None:
+        self._signal = ""
+
+    def on_signals(self) -> None:
+        """Have SIGTERM and SIGINT end between two effects."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told)
+
+    def _told(self, number: int, _frame: FrameType | None) -> None:
+        self._signal = signal.Signals(number).name
+
+    def is_set(self) -> bool:
+        return bool(self._signal)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until then, or for so long."""
+        ends = None if seconds is None else time.monotonic() + seconds
+        while not self._signal and (ends is None or time.monotonic() < ends):
+            time.sleep(LOOK_S if ends is None else max(0.0, min(LOOK_S, ends - time.monotonic())))
+        if self._signal:
+            log.info("stopping", signal=self._signal)

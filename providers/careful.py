@@ -1,0 +1,197 @@
+"""The one place where providers' answers come in: nothing else calls a provider as it was built.
+
+Guarantee: what comes out can be stored by every database and shown on every terminal. Text is clean and bounded;
+numbers are integers within bounds; a list has an end. A figure that is none of these has told nothing: a push of it
+is Unknown, a read ReadFailed. So what one customer is called over there never fails a batch of others (rule S8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+from drawdown.providers.protocol import (
+    CannotTell,
+    Capabilities,
+    CustomerChanged,
+    CustomerRead,
+    CustomerState,
+    Drawn,
+    Found,
+    LookupResult,
+    ManyLookups,
+    Notice,
+    Outcome,
+    Provider,
+    PushRefused,
+    PushRequest,
+    Queued,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+    Totals,
+    Unknown,
+)
+from drawdown.schema.text import clean
+
+MAX_FIGURE: Final = 9 * 10**18
+"""A balance in micro-credits, or a quantity in base units: within 64 bits, with room for a sum of two."""
+LATEST_MS: Final = 253_402_300_799_999
+"""The last moment of the year 9999."""
+MAX_REASON_CHARS: Final = 500
+MAX_NAME_CHARS: Final = 200
+"""Of a plan, a feature, a customer: as long as an id may be."""
+MAX_KEY_CHARS: Final = 1_000
+MAX_FEATURES: Final = 10_000
+"""That totals or balances of one customer may name."""
+MAX_LINES: Final = 1_000
+"""Of a check."""
+MAX_NOTICES: Final = 1_000
+"""Of one webhook."""
+
+
+class Careful:
+    """A provider, and what it answers looked at before anybody rests on it."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self.name = provider.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._provider.capabilities
+
+    @capabilities.setter
+    def capabilities(self, declared: Capabilities) -> None:
+        self._provider.capabilities = declared
+
+    @property
+    def dormant(self) -> str | None:
+        return self._provider.dormant
+
+    @dormant.setter
+    def dormant(self, why: str | None) -> None:
+        self._provider.dormant = why
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return [outcome(one) for one in await self._provider.push(batch)]
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        found = await self._provider.customers(customer_ids)
+        return {name: sound(found[name]) for name in customer_ids if name in found}
+
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        return looked_up(await self._provider.lookup(request))
+
+    async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
+        return [looked_up(one) for one in await cast(ManyLookups, self._provider).lookup_many(requests)]
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
+        return totals(await self._provider.totals(customer_id, from_ms, to_ms))
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
+        return drawn(await self._provider.drawn(customer_id))
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
+        found = await self._provider.notices(headers, body, now_ms)
+        return _failed(found) if isinstance(found, ReadFailed) else [_notice(one) for one in found[:MAX_NOTICES]]
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        found = await self._provider.check(features, customer_ids)
+        return [clean(str(line), MAX_REASON_CHARS) for line in found[:MAX_LINES]]
+
+
+def sound(state: CustomerRead) -> CustomerRead:
+    """A customer's state, if it is one: text, fractions and figures beyond all bounds have told nothing."""
+    if isinstance(state, ReadFailed):
+        return _failed(state)
+    if not isinstance(state, CustomerState):
+        return state
+    balance, limit, plan = state.balance_micro, state.max_concurrent, state.plan
+    if balance is not None and not _is_figure(balance):
+        return ReadFailed(f"the balance {_shown(balance)} is no number of micro-credits")
+    if limit is not None and (type(limit) is not int or not 0 <= limit < 2**31):
+        return ReadFailed(f"{_shown(limit)} is no number of sandboxes")
+    if plan is not None and not isinstance(plan, str):
+        return ReadFailed(f"{_shown(plan)} is no plan")
+    return CustomerState(balance, None if plan is None else clean(plan, MAX_NAME_CHARS), limit)
+
+
+def outcome(found: Outcome) -> Outcome:
+    """What became of one push."""
+    match found:
+        case Queued(at_ms) if not _is_moment(at_ms):
+            return Unknown(f"queued, to be confirmed at {_shown(at_ms)}, which is no time")
+        case RetryAt(at_ms, reason, too_many):
+            # It is proven not to have been applied, whatever time it names: a nonsensical one is no time to wait for.
+            return RetryAt(at_ms if _is_moment(at_ms) else 0, _reason(reason), too_many is True)
+        case Rejected(reason):
+            return Rejected(_reason(reason))
+        case Unknown(reason):
+            return Unknown(_reason(reason))
+    return found
+
+
+def looked_up(found: LookupResult) -> LookupResult:
+    """What became of a push, as it was asked about."""
+    match found:
+        case Found(quantity) if not _is_figure(quantity):
+            return ReadFailed(f"{_shown(quantity)} is no quantity")
+        case CannotTell(reason, holds):
+            return CannotTell(_reason(reason), holds if _is_figure(holds) else None)
+        case ReadFailed():
+            return _failed(found)
+    return found
+
+
+def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
+    """What was charged, by feature."""
+    if isinstance(found, ReadFailed):
+        return _failed(found)
+    if len(found) > MAX_FEATURES:
+        return ReadFailed(f"totals of {len(found)} features")
+    wrong = [value for value in found.values() if not _is_figure(value)]
+    if wrong:
+        return ReadFailed(f"the total {_shown(wrong[0])} is no quantity")
+    return {clean(feature, MAX_NAME_CHARS): quantity for feature, quantity in found.items()}
+
+
+def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | ReadFailed:
+    """What balances say was drawn, by feature."""
+    if isinstance(found, ReadFailed):
+        return _failed(found)
+    if len(found) > MAX_FEATURES:
+        return ReadFailed(f"balances of {len(found)} features")
+    for one in found.values():
+        if not _is_figure(one.quantity) or not (one.since_ms is None or _is_moment(one.since_ms)):
+            return ReadFailed(f"{_shown(one.quantity)} since {_shown(one.since_ms)} is nothing drawn")
+    return {clean(feature, MAX_NAME_CHARS): one for feature, one in found.items()}
+
+
+def _notice(found: Notice) -> Notice:
+    if isinstance(found, CustomerChanged):
+        return CustomerChanged(clean(found.customer_id, MAX_KEY_CHARS))
+    return PushRefused(clean(found.key, MAX_KEY_CHARS), _reason(found.reason))
+
+
+def _failed(found: ReadFailed) -> ReadFailed:
+    return ReadFailed(_reason(found.reason))
+
+
+def _reason(text: object) -> str:
+    return clean(str(text), MAX_REASON_CHARS)
+
+
+def _is_figure(value: object) -> bool:
+    return type(value) is int and abs(value) <= MAX_FIGURE
+
+
+def _is_moment(value: object) -> bool:
+    return type(value) is int and abs(value) <= LATEST_MS
+
+
+def _shown(value: object) -> str:
+    """A value as it may stand in a message. A number of a million digits is not written out."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_FIGURE:
+        return f"of {value.bit_length()} bits"
+    return repr(clean(str(value), 40))

@@ -1,0 +1,132 @@
+"""Who may do what on PostgreSQL: three roles without a login, which an operator's own logins are made members of.
+
+Guarantee: a host inserts samples, of which the database itself says when they arrived, keeps the sandboxes of the one
+cell that its login is named after, and reads nothing else; a reader changes nothing; a worker does what Drawdown's
+commands do and can neither change the schema nor switch a guard off, as only the owner of the tables can.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import clear_errors
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.migrate import require_ready
+from drawdown.schema.tables import metadata
+
+HOST: Final = "drawdown_host"
+READ: Final = "drawdown_read"
+WORKER: Final = "drawdown_worker"
+OF_CELL: Final = "drawdown_cell_"
+"""A login of this name and a cell's id keeps that cell's sandboxes. PostgreSQL cuts names at 63 bytes: a login whose
+name was cut keeps none."""
+
+SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "cpu_count", "interval_s", "ts")
+"""What a host says of a sample. `arrival`, `ingested_at` and `problem` are the database's to say."""
+DELETED_FROM: Final = (
+    "assignments", "cells", "dirty_windows", "halts", "pending_usage", "provider_when_down", "quarantine_closed",
+    "usage_samples", "used_signatures", "webhooks",
+)  # fmt: skip
+"""Where Drawdown's own commands delete, guarded as everywhere."""
+
+_ROLES = ", ".join((HOST, READ, WORKER))
+_OWN = f"'{OF_CELL}' || cell_id = current_user"
+_HEAD = """-- Drawdown's roles on PostgreSQL; safe to repeat. To be run by the owner of the tables, who may make roles.
+-- Logins are yours to make, for example:
+--   CREATE ROLE "drawdown_cell_cell-1" LOGIN PASSWORD '…' IN ROLE drawdown_host;   -- the hosts of the cell cell-1
+--   CREATE ROLE grafana LOGIN PASSWORD '…' IN ROLE drawdown_read;
+--   CREATE ROLE drawdown_ticks LOGIN PASSWORD '…' IN ROLE drawdown_worker;         -- tick, run, watch, serve
+"""
+
+
+def script() -> str:
+    """What makes the roles, as a person would give it to psql."""
+    return "\n".join((_HEAD, "BEGIN;", *(f"{one};" for one in statements()), "COMMIT;"))
+
+
+def apply(engine: sa.Engine) -> None:
+    """Make the roles and grant them exactly this, in one transaction.
+
+    Errors: UsageError on SQLite, which has no users; Refused for whoever may not; DatabaseNotReady for another schema.
+    """
+    require_roles(engine)
+    try:
+        with clear_errors(), engine.begin() as connection:
+            require_ready(connection)
+            for statement in statements():
+                connection.exec_driver_sql(statement)
+    except Exception as error:
+        if "42501" in (getattr(one, "sqlstate", None) for one in _causes(error)):
+            raise Refused(
+                "this user may not make the roles: that takes the owner of the tables with the right to make roles "
+                "(CREATEROLE); an administrator can run what `drawdown init --roles` prints"
+            ) from error
+        raise
+
+
+def require_roles(engine: sa.Engine) -> None:
+    """Errors: UsageError on SQLite."""
+    if engine.dialect.name != "postgresql":
+        raise UsageError(
+            "SQLite has no roles: whoever may write its file may do everything. Keep the file to one user (mode 0600), "
+            "or use PostgreSQL"
+        )
+
+
+def statements() -> tuple[str, ...]:
+    """Each statement. What an earlier version granted and this one does not is taken back."""
+    tables = ", ".join(sorted(metadata.tables))
+    return (
+        *(_role(name) for name in (HOST, READ, WORKER)),
+        _on_database(f"GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {_ROLES}"),
+        _on_database(f"GRANT TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' TO {WORKER}"),
+        f"REVOKE ALL ON {tables}, alembic_version, ledger_lines FROM {_ROLES}",
+        f"GRANT INSERT ({', '.join(SAMPLE_COLUMNS)}) ON usage_samples TO {HOST}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON sandboxes TO {HOST}",
+        *_own_sandboxes(),
+        f"GRANT SELECT ON {tables}, alembic_version, ledger_lines TO {READ}, {WORKER}",
+        f"GRANT INSERT, UPDATE ON {tables} TO {WORKER}",
+        f"REVOKE UPDATE ON usage_samples FROM {WORKER}",
+        f"GRANT DELETE ON {', '.join(DELETED_FROM)} TO {WORKER}",
+        f"GRANT USAGE ON SEQUENCE {', '.join(_sequences())} TO {WORKER}",
+    )
+
+
+def _sequences() -> list[str]:
+    """What counts up the keys; PostgreSQL names them so."""
+    counted = (table.autoincrement_column for table in metadata.tables.values())
+    return sorted(f"{one.table.name}_{one.name}_seq" for one in counted if one is not None)
+
+
+def _role(name: str) -> str:
+    return (
+        f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{name}') THEN "
+        f"CREATE ROLE {name} NOLOGIN; END IF; END $$"
+    )
+
+
+def _on_database(statement: str) -> str:
+    """What names the schema or the database, whatever they are called here."""
+    return f"DO $$ BEGIN EXECUTE '{statement}'; END $$"
+
+
+def _own_sandboxes() -> tuple[str, ...]:
+    """Restrictive for hosts and open for everybody else: a worker that a policy hid sandboxes from would take it that
+    nothing runs, and halt nobody."""
+    return (
+        "ALTER TABLE sandboxes ENABLE ROW LEVEL SECURITY",
+        "DROP POLICY IF EXISTS sandboxes_of_all ON sandboxes",
+        "CREATE POLICY sandboxes_of_all ON sandboxes USING (true)",
+        "DROP POLICY IF EXISTS sandboxes_of_own_cell ON sandboxes",
+        f"CREATE POLICY sandboxes_of_own_cell ON sandboxes AS RESTRICTIVE TO {HOST} USING ({_OWN})",
+    )
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None:
+        found += [error, *filter(None, [getattr(error, "orig", None)])]
+        error = error.__cause__
+    return found

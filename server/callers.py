@@ -1,0 +1,59 @@
+"""Who asks, as limits know them.
+
+Guarantee: one caller has one name. Of IPv6 that is the /64, which is what one customer of a network is given: whoever
+has one has 2^64 addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+from drawdown.schema.errors import UsageError
+
+PREFIX_V6: Final = 64
+EVERYBODY: Final = "*"
+
+
+def caller_of(address: str | None) -> str:
+    """The name of whoever has this address; "-" where there is none, as on a Unix socket."""
+    if not address:
+        return "-"
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address  # no address: then its text stands for it
+    if isinstance(found, IPv6Address):
+        return str(found.ipv4_mapped or IPv6Network((int(found), PREFIX_V6), strict=False))
+    return str(found)
+
+
+def proxies(text: str) -> Callable[[str | None], bool]:
+    """Whether an address is of a trusted proxy: `10.0.0.7, 10.1.0.0/16`, or `*` for all there are.
+
+    Errors: UsageError for an entry that is neither address nor network.
+    """
+    entries = [entry for entry in (part.strip() for part in text.split(",")) if entry]
+    if EVERYBODY in entries:
+        return lambda _address: True
+    networks: Sequence[IPv4Network | IPv6Network] = [_network(entry) for entry in entries]
+
+    def trusted(address: str | None) -> bool:
+        try:
+            found = ip_address((address or "").partition("%")[0])
+        except ValueError:
+            return False
+        plain = (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+        return any(plain in network for network in networks)
+
+    return trusted
+
+
+def _network(entry: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(entry)
+    except ValueError:
+        raise UsageError(
+            f"DRAWDOWN_TRUSTED_PROXIES: {entry!r} is no address or network such as 10.0.0.7 or 10.1.0.0/16"
+        ) from None

@@ -1,0 +1,191 @@
+"""Commands, each a process of its own, forked from one that has read the program: reading it anew takes most of a
+command's time.
+
+Guarantee: arguments, environment, folder, stdin, stdout, stderr and exit status are the command's own, and it ends as a
+Python process ends. What the interpreter itself takes from the environment (`ONLY_FRESH`) is left to a fresh process.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Final, NoReturn
+
+ONLY_FRESH: Final = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "HOME", "VIRTUAL_ENV")
+_parents: Final[list[tuple[subprocess.Popen[bytes], Path]]] = []
+ROOT: Final = Path(__file__).resolve().parents[1]
+PROGRAM: Final = str(Path(sys.executable).with_name("drawdown"))
+
+
+def run(
+    arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: bytes | None = None, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `drawdown ARGUMENTS` to its end. Errors: subprocess.TimeoutExpired, after which it is gone."""
+    names = {name for name in env.keys() | os.environ.keys() if name.startswith(ONLY_FRESH)}
+    if any(env.get(name) != os.environ.get(name) for name in names):
+        return _fresh(arguments, env=env, cwd=cwd, stdin=stdin, timeout_s=timeout_s)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _given(stdin) as given:
+        asked = [list(arguments), dict(env), str(cwd)]
+        status = _ask(_parent(), asked, [given.fileno(), out.fileno(), err.fileno()], timeout_s)
+        return subprocess.CompletedProcess(list(arguments), status, _all(out), _all(err))
+
+
+def program(folder: Path) -> Path:
+    """A folder with a `drawdown` for shells: what it is asked is done in a process that is forked, too."""
+    file = folder / "drawdown"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests import forked\nforked.stand_in({str(_parent())!r})"
+    )
+    file.write_text(f"#!{sys.executable} -SE\n{code}\n")
+    file.chmod(0o755)
+    return folder
+
+
+def stand_in(place: str) -> NoReturn:
+    """Be the command, until it ends."""
+    sys.exit(_ask(Path(place), [sys.argv[1:], dict(os.environ), str(Path.cwd())], [0, 1, 2], None))
+
+
+def _ask(place: Path, asked: Sequence[object], files: list[int], timeout_s: float | None) -> int:
+    """Have a command forked that has these files as its stdin, stdout and stderr; its exit status."""
+    sent = json.dumps(asked).encode()
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(place))
+        socket.send_fds(line, [b"f"], files)
+        line.sendall(len(sent).to_bytes(4) + sent)
+        answers = line.makefile("r")
+        pid = int(answers.readline())
+        line.settimeout(timeout_s)
+        try:
+            return int(answers.readline())
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired("drawdown", timeout_s or 0) from None
+
+
+def _fresh(
+    arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: bytes | None, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
+    with _given(stdin) as given:
+        return subprocess.run(
+            [PROGRAM, *arguments], env=env, cwd=cwd, capture_output=True, timeout=timeout_s, stdin=given
+        )
+
+
+def _given(stdin: bytes | None) -> IO[bytes]:
+    if stdin is None:
+        return Path(os.devnull).open("rb")
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(stdin)
+    file.seek(0)
+    return file
+
+
+def _all(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _parent() -> Path:
+    """Where the process listens that commands are forked from; started by the first, gone with this process."""
+    if not _parents:
+        place = Path(tempfile.mkdtemp(prefix="dd-fork-")) / "line"
+        command = [sys.executable, "-m", "tests.forked", str(place)]
+        made = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert made.stdout is not None
+        assert made.stdout.readline() == b"ready\n"
+        _parents.append((made, place))
+    return _parents[0][1]
+
+
+def serve(place: Path) -> None:
+    """Fork a process a line, until stdin ends."""
+    import drawdown
+
+    for module in pkgutil.walk_packages(drawdown.__path__, "drawdown."):
+        if "migrations" not in module.name:
+            importlib.import_module(module.name)
+    importlib.import_module("uvicorn.loops.auto")
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as either:
+        listener.bind(str(place))
+        listener.listen(64)
+        os.write(1, b"ready\n")
+        either.register(listener, selectors.EVENT_READ)
+        either.register(0, selectors.EVENT_READ)
+        while all(key.fileobj is listener for key, _ in either.select()):
+            line, _ = listener.accept()
+            if os.fork() == 0:
+                either.close()
+                listener.close()
+                _watched(line)
+            line.close()
+    place.unlink()
+    place.parent.rmdir()
+
+
+def _watched(line: socket.socket) -> None:
+    """Fork the command, say its number, and how it ended; in the command itself this returns never."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, files, _, _ = socket.recv_fds(line, 1, 3)
+    asked = json.loads(_read(line, int.from_bytes(_read(line, 4))))
+    pid = os.fork()
+    if pid == 0:
+        line.close()
+        _become(files, *asked)
+    line.sendall(f"{pid}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    line.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _read(line: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        part = line.recv(count - len(found))
+        assert part, "whoever asked is gone"
+        found += part
+    return found
+
+
+def _become(files: Sequence[int], arguments: list[str], env: dict[str, str], cwd: str) -> NoReturn:
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    os.chdir(cwd)
+    streams: dict[str, Any] = {
+        "stdin": open(0, closefd=False),  # noqa: SIM115
+        "stdout": open(1, "w", closefd=False),  # noqa: SIM115
+        "stderr": open(2, "w", errors="backslashreplace", buffering=1, closefd=False),  # noqa: SIM115
+    }
+    for name, stream in streams.items():
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.argv = [PROGRAM, *arguments]
+    from drawdown.cli.main import main
+
+    main()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

@@ -1,0 +1,71 @@
+"""Ways to break the books and the records behind them, each sum kept whole: what no balance shows."""
+
+from __future__ import annotations
+
+from tests.integration.breaking import Broken, push
+from tests.integration.verifying import NEXT, ONE
+from tests.world import T0
+
+BOOKS = {
+    "a charge at another price": Broken(
+        2,
+        (
+            f"UPDATE ledger_entries SET amount_micro = amount_micro + 1 WHERE key = 'usage:acme:{NEXT}:{ONE}'",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro - 1 WHERE account_id = 'wallet:acme'",
+            f"UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'revenue:{ONE}'",
+        ),
+        f"for 100 under usage:acme:{NEXT}:{ONE}: no rate",
+        NEXT,
+        ONE,
+    ),
+    "a rate rewritten": Broken(
+        2,
+        ("UPDATE ledger_rates SET micro_credits = 3 WHERE feature = 'compute_2gb'",),
+        "for 11 under",
+        T0,
+        "compute_2gb",
+    ),
+    "a grant altered": Broken(
+        2,
+        (
+            "UPDATE ledger_entries SET amount_micro = 51 WHERE key = 'grant:g1'",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'wallet:acme'",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro - 1 WHERE account_id = 'source:grants'",
+        ),
+        "50 to wallet:acme were granted as grant:g1; the ledger has 51",
+    ),
+    "a grant of nobody": Broken(
+        2,
+        (
+            "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
+            "VALUES ('grant:free', 'grant', 'source:grants', 'wallet:acme', 7, 0, 0, 't', 't')",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro + 7 WHERE account_id = 'wallet:acme'",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro - 7 WHERE account_id = 'source:grants'",
+        ),
+        "7 to wallet:acme as grant:free, and no grant of it is on record",
+    ),
+    "an accepted push taken for shadow": Broken(
+        2,
+        (
+            f"DELETE FROM attempts WHERE {push('rest', NEXT)}",
+            f"UPDATE pushes SET state = 'shadow', attempts = 0 WHERE {push('rest', NEXT)}",
+        ),
+        "is in shadow, which ends at nothing",
+        NEXT,
+        ONE,
+        "rest",
+    ),
+    "another customer, wherever it stands": Broken(
+        3,
+        (
+            "UPDATE assignments SET customer_id = 'zoe' WHERE org_id = 'acme'",
+            "UPDATE pushes SET customer_id = 'zoe' WHERE org_id = 'acme'",
+            "UPDATE ledger_entries SET from_account = 'wallet:zoe' WHERE from_account = 'wallet:acme'",
+            "INSERT INTO ledger_accounts (account_id, kind, balance_micro) SELECT 'wallet:zoe', 'wallet', "
+            "-SUM(amount_micro) FROM ledger_entries WHERE from_account = 'wallet:zoe'",
+            "UPDATE ledger_accounts SET balance_micro = (SELECT SUM(amount_micro) FROM ledger_entries "
+            "WHERE kind = 'grant') WHERE account_id = 'wallet:acme'",
+        ),
+        "it is embedded as zoe; on record is embedded as acme",
+    ),
+}

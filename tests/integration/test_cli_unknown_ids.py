@@ -1,0 +1,242 @@
+"""A mistyped id is refused, with the nearest one there is, by every command that takes one: also by those to come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typer.main import get_command
+
+from drawdown.cli.main import app, run
+from drawdown.cli.tree import walk
+from drawdown.schema.database import read, write
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker import credit
+from tests.world import T0, Fleet
+
+TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
+LEAVES = {" ".join(path): one for path, one in TREE.items() if not hasattr(one, "commands")}
+KEY = f"usage:acme:{T0}:compute_1gb"
+FILE = "ids.csv"
+
+
+@dataclass(frozen=True)
+class Typed:
+    """How a parameter is given wrongly, beside what its command needs otherwise, and which id is nearest."""
+
+    words: tuple[str, ...]
+    near: str
+    file: str | None = None
+    """The content of FILE, where the id stands in one."""
+
+
+def t(words: str, near: str, file: str | None = None) -> Typed:
+    return Typed(tuple(words.split()), near, file)
+
+
+RANGE = "--from 2026-01-01 --to 2026-01-02"
+# Each parameter that takes an id, by command and the parameter's name.
+IDS: dict[tuple[str, str], Typed] = {
+    ("status", "org"): t("acmee", "acme"),
+    ("verify", "org"): t("--org acmee", "acme"),
+    ("usage", "org"): t(f"acmee {RANGE}", "acme"),
+    ("reconcile", "org"): t("acmee", "acme"),
+    ("reconcile", "provider"): t("--provider embeddedd", "embedded"),
+    ("replay", "orgs"): t(f"acme acmee {RANGE}", "acme"),
+    ("replay", "provider"): t(f"--provider embeddedd {RANGE}", "embedded"),
+    ("tick", "new_org_provider"): t("--new-org-provider embeddedd", "embedded"),
+    ("run", "new_org_provider"): t("--new-org-provider embeddedd", "embedded"),
+    ("org list", "provider"): t("--provider embeddedd", "embedded"),
+    ("org list", "plan"): t("--plan tema", "team"),
+    ("org list", "after"): t("--after acmee", "acme"),
+    ("org show", "org"): t("acmee", "acme"),
+    ("org assign", "names"): t("acme acmee", "acme"),
+    ("org assign", "provider"): t("acme --provider embeddedd", "embedded"),
+    ("org assign", "customer"): t("acme --customer wayn", "wayne"),
+    ("org assign", "file"): t(f"--file {FILE}", "acme", "org_id,customer_id\nacmee,\n"),
+    ("org override", "org"): t("acmee --never-halt", "acme"),
+    ("org halt", "names"): t("acme acmee", "acme"),
+    ("org halt", "file"): t(f"--file {FILE}", "acme", "org_id\nacme\nacmee\n"),
+    ("org halt", "provider"): t("--provider embeddedd", "embedded"),
+    ("org halt", "plan"): t("--plan tema", "team"),
+    ("org release", "org"): t("acmee", "acme"),
+    ("feature map", "feature"): t("compute_1gbb --memory-mb 7", "compute_1gb"),
+    ("feature end", "feature"): t("compute_1gbb", "compute_1gb"),
+    ("sample list", "org"): t("--quarantined --org acmee", "acme"),
+    ("sample list", "why"): t("--quarantined --why interval_negativ", "interval_negative"),
+    ("sample mend", "given"): t("bad-sample bda-sample", "bad-sample"),
+    ("sample mend", "org"): t("--org acmee", "acme"),
+    ("sample mend", "why"): t("--why interval_negativ", "interval_negative"),
+    ("sample dismiss", "given"): t("bda-sample", "bad-sample"),
+    ("sample dismiss", "org"): t("--org acmee", "acme"),
+    ("sample dismiss", "why"): t("--why interval_negativ", "interval_negative"),
+    ("sample withdraw", "given"): t("bda-sample", "bad-sample"),
+    ("push list", "org"): t("--org acmee", "acme"),
+    ("push list", "provider"): t("--provider embeddedd", "embedded"),
+    ("push show", "key"): t(f"{KEY}x", KEY),
+    **{
+        (f"push {verb}", name): t(f"{words} {more}", near)
+        for verb, more in (("retry", ""), ("resolve", "--accepted --evidence e"), ("void", "--evidence e"))
+        for name, words, near in (
+            ("keys", f"{KEY}x", KEY),
+            ("org", "--org acmee", "acme"),
+            ("provider", "--provider embeddedd", "embedded"),
+        )
+    },
+    **{
+        (f"provider {verb}", "name"): t(f"embeddedd {more}", "embedded")
+        for verb, more in (
+            ("check", ""), ("pause", ""), ("resume", ""), ("accept", ""), ("rate", "compute_1gb --micro 1"),
+            ("when-down", "--policy stop"), ("webhook", f"{FILE} --header A:b"),
+        )
+    },
+    ("provider rate", "feature"): t("legacy2 compute_1gbb --micro 1", "legacy"),
+    ("provider when-down", "plan"): t("embedded --plan tema --policy stop", "team"),
+    ("ledger grant", "customer"): t("acmee 5", "acme"),
+    ("ledger grant", "plan"): t("acme 5 --plan tema", "team"),
+    ("ledger show", "customer"): t("acmee", "acme"),
+    ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
+    ("ledger plan", "name"): t("tema --max-concurrent 5", "team"),
+    ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
+    ("cell secret", "cell"): t("cell-11", "cell-1"),
+    ("cell remove", "cell"): t("cell-11", "cell-1"),
+    ("audit list", "actor"): t("--actor tset", "test"),
+    ("audit list", "action"): t("--action org_asign", "org_assign"),
+    ("audit list", "target"): t("--target acmee", "acme"),
+    ("audit list", "via"): t("--via htp", "http"),
+}  # fmt: skip
+# Parameters that take no id of ours, by name, wherever they are; what a provider is asked about is its own to know.
+NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect undo new yes unit memory_mb up_to rest
+    until clear lift cancel never_halt max_concurrent allow_halt unchecked unassigned halted scheduled sort search zone
+    all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
+    by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
+    threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
+    strict rejects body header roles apply acknowledge although_accepted"""
+NONE = set(NO_IDS.split())
+BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
+    ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
+    ("provider check", "feature"), ("provider check", "customer"),
+}  # fmt: skip
+
+
+def parameters() -> list[tuple[str, str]]:
+    return [(path, one.name) for path, command in LEAVES.items() for one in command.params]
+
+
+def test_of_each_parameter_it_is_said_whether_it_takes_an_id() -> None:
+    """Whoever adds a command says here what its parameters take."""
+    unsaid = [one for one in parameters() if one not in IDS and one not in BESIDE and one[1] not in NONE]
+    assert unsaid == []
+    assert set(IDS) <= set(parameters()), "a command or parameter that there is no longer"
+    names = {name for _, name in IDS} - {"actor"}  # everywhere else it is who gives the command
+    assert names & NONE == set(), "a name that takes ids must not be exempt everywhere"
+
+
+@dataclass
+class Shop:
+    """A database in which there is one of everything, and a folder to run commands in."""
+
+    engine: sa.Engine
+    said: list[str] = field(default_factory=list)
+
+    def content(self) -> dict[str, list[str]]:
+        names = [name for name in sa.inspect(self.engine).get_table_names() if name not in ("ticks", "seals")]
+        return {
+            name: read(self.engine, lambda c, n=name: sorted(map(str, c.execute(sa.text(f'SELECT * FROM "{n}"')))))  # type: ignore[misc]
+            for name in names
+        }
+
+
+@pytest.fixture
+def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    fleet = Fleet(engine)
+    fleet.assign("acme", "wayne", from_ms=T0)
+    write(engine, lambda c: credit.set_plan_limit(c, "team", 20, fleet.said))
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key="first", plan="team"))
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    fleet.sample("acme", T0 + 1)
+    fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
+    fleet.tick_windows(3)
+    assert fleet.rows("SELECT key FROM pushes") == [(KEY,)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
+    monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path / "state"))
+    yield Shop(engine)
+
+
+@pytest.mark.parametrize(("command", "name"), IDS, ids=str)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_mistyped_id_is_refused_with_the_nearest_one_there_is(
+    shop: Shop, command: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = IDS[command, name]
+    Path(FILE).write_text(typed.file or "{}")
+    before = shop.content()
+    status = run(["--at", str(T0 + 4 * WINDOW_MS), *command.split(), *typed.words])
+    said = capsys.readouterr()
+    told = said.out + said.err
+    assert f"did you mean {typed.near}?" in told, told
+    assert status == (1 if (command, name) == ("org assign", "file") else 2), told
+    assert shop.content() == before
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    many = [{"org": f"customer-{n:05}", "bucket": n % 256} for n in range(3_000)]
+    write(shop.engine, lambda c: c.execute(sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)"), many))
+    write(
+        shop.engine,
+        lambda c: c.execute(
+            sa.text(
+                "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+                "VALUES (:id, :org, 'b', 'c', 1024, 60, :ts, :ts)"
+            ),
+            [{"id": f"n{n}", "org": f"newcomer-{n % 3}", "ts": T0 + n} for n in range(30)],
+        ),
+    )
+    for given, near in (("cutsomer-01234", "customer-01234"), ("newcomr-1", "newcomer-1"), ("ACME", "acme")):
+        assert run(["org", "assign", given]) == 2
+        assert f"did you mean {near}?" in capsys.readouterr().err
+    assert run(["org", "show", "newcomer-1"]) == 1
+    assert "no tick has seen" in capsys.readouterr().err
+    assert run(["org", "assign", "newcomer-1"]) == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        "org assign acmee --new",
+        "org assign wayne --customer wayne-inc --new --from tomorrow",
+        "ledger grant brucee 5 --new",
+        "ledger rate compute_5gb --micro-credits 5 --new",
+        "ledger plan tema --max-concurrent 5 --new",
+        "feature map compute_7gb --memory-mb 7168 --new",
+        "cell set cell-11 http://127.0.0.1:9 --new",
+        "provider when-down embedded --plan gold --policy stop --new",
+    ):
+        before = shop.content()
+        assert run(words.replace(" --new", "").split()) == 2, words
+        assert shop.content() == before
+        assert "--new takes it all the same" in capsys.readouterr().err
+        assert run(words.split()) == 0, capsys.readouterr().err
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_provider_that_is_gone_may_still_be_looked_for(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        shop.engine,
+        lambda c: c.execute(
+            sa.text(
+                "INSERT INTO assignments (org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason) "
+                f"VALUES ('acme', {T0 - WINDOW_MS}, {T0}, 'gone', 'acme', 0, 'a', 'b')"
+            )
+        ),
+    )
+    assert run(["--json", "push", "list", "--provider", "gone"]) == 0
+    assert json.loads(capsys.readouterr().out)["pushes"] == []

@@ -1,0 +1,120 @@
+"""A tick's deadline holds for each part of it, whatever hangs: a push, a lookup, a customer's state, a cell."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli import scheduler
+from drawdown.cli.settings import Settings
+from drawdown.cli.state import State
+from drawdown.cli.stopping import Stopping
+from drawdown.providers.protocol import CustomerRead, LookupResult, Outcome, PushRequest, Unknown
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.context import Context
+from drawdown.worker.effects import HaltRequest, Steps
+from drawdown.worker.report import Report
+from drawdown.worker.shard import Shard
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Cells, Fleet
+
+HANGS_S = 120.0
+"""As long as the test would take if nothing gave it up: then it fails."""
+DEADLINE_MS = MINUTE_MS
+
+
+class Fast:
+    """A clock by which the deadline's minute is a second."""
+
+    def __init__(self, at_ms: int) -> None:
+        self.at_ms, self._began, self.trusted = at_ms, time.monotonic(), True
+
+    def now_ms(self) -> int:
+        return self.at_ms + int((time.monotonic() - self._began) * DEADLINE_MS)
+
+
+async def hang() -> None:
+    await asyncio.sleep(HANGS_S)
+    raise AssertionError("nothing gave it up")
+
+
+class Hangs(FakeProvider):
+    part = ""
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        if self.part == "push":
+            await hang()
+        return await super().push(batch)
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        if self.part == "customers":
+            await hang()
+        return await super().customers(customer_ids)
+
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        if self.part == "lookup":
+            await hang()
+        return await super().lookup(request)
+
+
+class Silent(Cells):
+    hangs = False
+
+    async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
+        if self.hangs:
+            await hang()
+        return await super().send(halts)
+
+
+@pytest.mark.parametrize("part", ["push", "lookup", "customers", "cells"])
+def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drawdown.worker.calls.LAST_ANSWERS_S", 0.1)
+    asked = {"duplicate_proves_delivery": False, "lookup_lag_ms": 0, "key_retention_ms": DAY_MS}
+    provider, cells = Hangs(capabilities(batch_size=1, in_flight=8, **asked)), Silent()
+    fleet = Fleet(engine, extra={"fake": provider}, cells=cells)
+    fleet.assign("acme", "bolt", provider="fake")
+    fleet.sample("acme", T0 + 1)
+    if part == "lookup":
+        provider.answers[f"usage:acme:{T0}:compute_1gb"] = Unknown("cut")
+        fleet.tick_windows(2)
+    if part == "cells":
+        fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')")
+        fleet.write(
+            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'bolt', 'cell-1', 'running')"
+        )
+        fleet.write("UPDATE orgs SET operator_halt = true, is_halted = true, halted_at = 1 WHERE org_id = 'bolt'")
+    provider.part, cells.hangs = part, part == "cells"
+    clock: Any = Fast(fleet.clock.at_ms + 2 * WINDOW_MS)
+    fleet.clock = clock
+    report = fleet.tick(deadline_ms=clock.now_ms() + DEADLINE_MS)
+    took_ms = int(fleet.one("SELECT finished_ms - started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1"))  # type: ignore[call-overload]
+    assert took_ms < HANGS_S / 2 * DEADLINE_MS, "it was given up"
+    assert report.exit_status in (0, 75) and not [one for one in report.failures if "AssertionError" in one]
+
+
+@pytest.mark.parametrize(("deadline_s", "ms"), [(None, 240_000), (30.0, 30_000)])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_each_tick_of_run_ends_before_the_next_is_due(
+    engine: sa.Engine, deadline_s: float | None, ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(Settings(database_url=engine.url.render_as_string(hide_password=False)), FixedClock(T0))
+    seen: list[int | None] = []
+
+    def kept(context: Context) -> Steps[Report]:
+        seen.append(context.deadline_ms)
+        raise Refused("only looked at")
+        yield
+
+    monkeypatch.setattr(scheduler, "tick", kept)
+    stopping = Stopping()
+    stopping._told(signal.SIGTERM, None)
+    scheduler.run(state, scheduler.Options(Shard(), None, False, 300, None, deadline_s), stopping)
+    assert seen == [T0 + ms]

@@ -1,0 +1,88 @@
+"""The same mistake ends with the same exit status at each command there is; the examples of the helps are the walk."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drawdown.cli.examples import EXAMPLES
+from drawdown.cli.main import global_options_first, run
+from drawdown.schema.errors import Exit
+
+NEEDS_NONE = ("demo", "init", "doctor")
+"""What makes its database, or says what is wrong with it."""
+TIMES = ("--from", "--to", "--until", "--since", "--before", "--new-org-from", "--at")
+LINES = [line for name, lines in EXAMPLES.items() if name and name not in NEEDS_NONE for line in lines]
+TIMED = [line for line in LINES if any(f" {option} " in line for option in TIMES)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", "sqlite:///none.db")
+    monkeypatch.setenv("DRAWDOWN_STRIPE_SECRET_KEY", "sk_test_nobody0123456789")
+    monkeypatch.setenv("DRAWDOWN_AUTUMN_SECRET_KEY", "am_sk_test_nobody0123456789")
+    for name in ("samples.csv", "june.jsonl.gz", "usage.csv", "body.json"):
+        Path(name).touch()
+    Path("flips.csv").write_text("org_id,customer_id\nacme,cus_1\n")
+
+
+def mistaken(line: str, capfd: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
+    """The status of a command and the one line it says."""
+    words, dashes, rest = line.partition(" -- ")
+    ended = run(global_options_first([*shlex.split(words), *more, *(["--", *rest.split()] if dashes else [])]))
+    said = capfd.readouterr().err
+    assert said.startswith("drawdown: ") and said.count("\n") == 1, said
+    return ended, said
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_an_option_that_there_is_not(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert mistaken(line, capfd, "--nonsense")[0] == Exit.USAGE
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_setting_that_cannot_be_read(
+    line: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRAWDOWN_LOG_LEVEL", "LOUD")
+    assert mistaken(line, capfd)[0] == Exit.USAGE
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_database_that_there_is_not(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    ended, said = mistaken(line, capfd)
+    assert (ended, "`drawdown init`" in said) == (Exit.PERSON, True), said
+    assert not Path("none.db").exists()
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_database_that_does_not_answer(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    ended, said = mistaken(line, capfd, "--database-url", "postgresql://nobody@127.0.0.1:1/x")
+    assert (ended, "try again" in said) == (Exit.LEFT, True), said
+
+
+def untimely() -> Iterator[str]:
+    """Each command that takes a time, with one that is none."""
+    for line in TIMED:
+        words = shlex.split(line)
+        for number, word in enumerate(words[:-1]):
+            if word in TIMES:
+                yield shlex.join([*words[: number + 1], "soon", *words[number + 2 :]])
+
+
+@pytest.mark.parametrize("line", list(untimely()))
+def test_a_time_that_is_none(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    ended, said = mistaken(line, capfd)
+    assert (ended, "'soon' is no time; write 2026-01-31" in said) == (Exit.USAGE, True), said
+
+
+def test_no_number_but_those_that_are_explained_is_written_in_a_command() -> None:
+    """The statuses are named in one place."""
+    folder = Path(__file__).parents[2] / "cli"
+    found = [file.name for file in folder.glob("*.py") if "Exit(0" in (text := file.read_text()) or "Exit(1" in text]
+    assert found == []
+    assert [file.name for file in folder.glob("*.py") if "Exit(75" in file.read_text()] == []

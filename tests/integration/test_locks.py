@@ -1,0 +1,228 @@
+"""Whatever a seal reads changes under its lock (rule S1): on real PostgreSQL, between two of its
+statements."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker import actions, dispatch, runner, seal_sql
+from drawdown.worker.orgs import halt
+from drawdown.worker.provider_states import meet
+from drawdown.worker.seal_statements import Statements
+from drawdown.worker.stops import release_org, stop_org
+from drawdown.worker.verify import verify
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.locked import writers
+from tests.world import T0, Fleet, total
+
+WRITERS = {
+    # Who takes the lock of all buckets, or of the one organisation's.
+    "actions.make_dirty": {"dirty_windows"},
+    "assignments.cancel": {"assignments"},
+    "features._add": {"mappings"},
+    "prune.raise_floors": {"orgs"},
+    "stops.release_org": {"orgs"},
+    "stops.stop_org": {"orgs"},
+    # Called by those, or by another that does: assign, flip, withdraw, void, retry, accept, meet, confirm, reconcile.
+    "adopt._insert": {"pushes"},
+    "adopt._insert_absent": {"pushes", "voids"},
+    "assignments._fill_customer": {"assignments"},
+    "assignments.assign_one": {"assignments"},
+    "corrections._take_from_carries": {"carries"},
+    "corrections._withdraw_one": {"withdrawals"},
+    "corrections.void_many": {"voids"},
+    "orgs.register": {"pending_usage"},
+    "provider_states._keep": {"provider_states"},
+    # The seal.
+    "newcomers._assign_new": {"assignments"},
+    "seal_sql.CARRY": {"carries"},
+    "seal_sql.CAUGHT_UP": {"orgs"},
+    "seal_sql.FORGET_DIRTY": {"dirty_windows"},
+    "seal_sql.FORGET_PENDING": {"pending_usage"},
+    "seal_sql.LAGGARDS_ARE_DIRTY": {"dirty_windows"},
+    "seal_sql.LATE_IS_DIRTY": {"dirty_windows"},
+    "seal_sql.PENDING": {"pending_usage"},
+    "seal_sql.SEAL": {"pushes"},
+    "seal_sql.STOPPED_IS_DIRTY": {"dirty_windows"},
+}
+
+
+def test_every_writer_of_what_a_seal_reads_is_known() -> None:
+    """A new one belongs under the lock, into this list, and into the test below."""
+    assert writers() == WRITERS
+
+
+@contextmanager
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch, engine: sa.Engine, after: str, work: Callable[[sa.Connection], object]
+) -> Iterator[None]:
+    """Have `work` begin, in a transaction of its own, right after a statement of the next seal. It is over before the
+    seal's next statement, unless it waits for the seal's lock."""
+    run, threads, failed = Statements.run, list[threading.Thread](), list[BaseException]()
+
+    def other() -> None:
+        try:
+            write(engine, work)
+        except BaseException as error:
+            failed.append(error)
+
+    def stepped(self: Statements, statement: str, **values: int) -> object:
+        answer = run(self, statement, **values)
+        if statement == after and not threads:
+            threads.append(threading.Thread(target=other))
+            threads[0].start()
+            over_or_blocked(engine, threads[0])
+        return answer
+
+    monkeypatch.setattr(Statements, "run", stepped)
+    yield
+    monkeypatch.undo()
+    threads[0].join(300)
+    assert not failed, failed
+
+
+def over_or_blocked(engine: sa.Engine, thread: threading.Thread) -> None:
+    for _ in range(500):
+        if not thread.is_alive():
+            return
+        if is_blocked(engine):
+            return
+        time.sleep(0.01)
+    raise AssertionError("it is neither over nor waiting")
+
+
+def is_blocked(engine: sa.Engine) -> bool:
+    text = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with engine.connect() as connection:
+        return bool(connection.execute(sa.text(text)).scalar_one())
+
+
+def stopped_fleet(engine: sa.Engine) -> Fleet:
+    """One organisation with 100 s sealed, then stopped."""
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    fleet.sample("acme", T0 + 1000, 100)
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    write(engine, lambda c: stop_org(c, org_id="acme", reason="x", now_ms=fleet.clock.at_ms, actor="t"))
+    return fleet
+
+
+def release(fleet: Fleet) -> Callable[[sa.Connection], object]:
+    return lambda c: release_org(c, org_id="acme", reason="mended", now_ms=fleet.clock.at_ms, actor="t")
+
+
+def is_whole(fleet: Fleet, used: int) -> None:
+    """Everything used is sealed by the next tick, and nothing was given back in between."""
+    fleet.tick_windows(1)
+    assert total(fleet.pushes()) == used
+    assert all(int(str(row[4])) > 0 for row in fleet.pushes())
+    assert not read(fleet.engine, verify).breaches
+
+
+def test_a_release_during_a_seal_gives_nothing_back(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = stopped_fleet(postgres)
+    fleet.sample("acme", T0 + 2000, 7)
+    fleet.tick_windows(1)
+    with meanwhile(monkeypatch, postgres, seal_sql.SCAN_DIRTY, release(fleet)):
+        fleet.tick_windows(1)
+    is_whole(fleet, 107)
+
+
+def test_a_release_during_a_seal_skips_no_fresh_window(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = stopped_fleet(postgres)
+    for number in range(12):
+        fleet.sample("acme", T0 + (2 + number) * WINDOW_MS + 1000, 60)
+    with meanwhile(monkeypatch, postgres, seal_sql.SCAN["postgresql"][0], release(fleet)):
+        fleet.tick(T0 + 15 * WINDOW_MS)
+    is_whole(fleet, 100 + 12 * 60)
+
+
+def test_a_stop_during_a_seal_waits_for_it(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(postgres)
+    fleet.assign("acme", from_ms=T0)
+    fleet.sample("acme", T0 + 1000, 100)
+
+    def stop(c: sa.Connection) -> object:
+        return stop_org(c, org_id="acme", reason="x", now_ms=T0, actor="t")
+
+    with meanwhile(monkeypatch, postgres, seal_sql.SCAN["postgresql"][0], stop):
+        fleet.tick(T0 + 2 * WINDOW_MS)
+    write(postgres, release(fleet))
+    is_whole(fleet, 100)
+
+
+def test_a_provider_met_during_a_seal_has_its_usage_sealed(
+    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers: one seals, and the other is the first to know the provider."""
+    fleet = Fleet(postgres)
+    fleet.assign("acme", provider="fake", from_ms=T0)
+    fleet.sample("acme", T0 + 1000, 100)
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    assert fleet.one("SELECT reason FROM pending_usage") == "no_provider"
+    fake = FakeProvider(capabilities())
+    with meanwhile(monkeypatch, postgres, seal_sql.SCAN_DIRTY, lambda c: meet(c, {"fake": fake.capabilities})):
+        fleet.tick_windows(1)
+    fleet.extra = {"fake": fake}
+    is_whole(fleet, 100)
+
+
+def test_a_lock_left_out_is_noticed(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As each test's PostgreSQL is watched."""
+    fleet = stopped_fleet(postgres)
+    monkeypatch.setattr(actions, "lock_buckets", lambda *_: None)
+    with pytest.raises(AssertionError, match="without the lock"):
+        write(postgres, release(fleet))
+
+
+@pytest.fixture
+def wakeful(postgres: sa.Engine) -> Fleet:
+    """One organisation with a cell, and one sandbox there that does not run."""
+    fleet = Fleet(postgres)
+    fleet.assign("acme", from_ms=T0)
+    fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    fleet.write(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'acme', 'cell-1', 'stopped')"
+    )
+    return fleet
+
+
+@contextmanager
+def waking(fleet: Fleet) -> Iterator[None]:
+    """A host starts the sandbox, in a transaction that ends with the block."""
+    with fleet.engine.connect() as host, host.begin():
+        host.execute(sa.text("UPDATE sandboxes SET state = 'running'"))
+        yield
+
+
+def told(fleet: Fleet) -> list[str]:
+    """The cells that a dispatch tells, without anything projected before."""
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    runner.run(dispatch.dispatch(fleet.context()), world)
+    return [one.cell_id for one in fleet.cells.received]
+
+
+def test_a_sandbox_that_starts_while_its_organisation_is_halted_is_told_of(wakeful: Fleet) -> None:
+    with waking(wakeful):
+        write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
+    assert wakeful.rows("SELECT * FROM halts") == []
+    assert told(wakeful) == ["cell-1"]
+
+
+def test_a_sandbox_that_starts_while_its_halt_is_found_obsolete_is_told_of(wakeful: Fleet) -> None:
+    wakeful.write("UPDATE sandboxes SET state = 'hibernated'")
+    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
+    wakeful.write("UPDATE sandboxes SET state = 'stopped'")
+    with waking(wakeful):
+        long_since = {"empty_since": T0 + DAY_MS}
+        write(wakeful.engine, lambda c: c.execute(sa.text(dispatch.OBSOLETE), long_since))
+    assert wakeful.rows("SELECT * FROM halts") == []
+    assert told(wakeful) == ["cell-1"]

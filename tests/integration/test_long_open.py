@@ -1,0 +1,64 @@
+"""A transaction that stays open on the server, in whatever database, is told to people; it holds up nothing."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.doctor import _open_for_long
+from drawdown.cli.status import _others
+from drawdown.schema.database import read
+from drawdown.server.metrics import measure
+from drawdown.worker import long_open
+from drawdown.worker.long_open import oldest_open
+from drawdown.worker.status import status
+from tests.integration.test_interleavings import held_elsewhere
+from tests.world import Fleet
+
+
+class _State:
+    """As much of a command's state as the check reads."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.read = lambda work: read(engine, work)
+
+
+def age(engine: sa.Engine) -> list[float]:
+    found = read(engine, lambda c: {one.name: one for one in measure(c, 0)})
+    return [sample.value for sample in found["drawdown_oldest_transaction_seconds"].samples]
+
+
+def test_one_that_is_open_for_long_is_told(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(postgres)
+    with held_elsewhere(postgres):
+        found = read(postgres, oldest_open)
+        assert found is not None
+        assert "on postgres" in found.who
+        assert not found.told
+        assert status_line(fleet) == []
+        assert [one.ok for one in _open_for_long(_State(postgres))] == [True]  # type: ignore[arg-type]
+        monkeypatch.setattr(long_open, "LONG_MS", 0)
+        assert found.who in status_line(fleet)[0]
+        assert [one.ok for one in _open_for_long(_State(postgres))] == [False]  # type: ignore[arg-type]
+        assert len(age(postgres)) == 1
+
+
+def status_line(fleet: Fleet) -> list[str]:
+    found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
+    return [text for what, text in _others(found, fleet.clock.at_ms) if what == "open"]
+
+
+def test_without_one_there_is_nothing_to_tell(engine: sa.Engine) -> None:
+    assert read(engine, oldest_open) is None
+    assert age(engine) == [0.0]
+
+
+def test_one_whose_age_this_user_may_not_see_has_no_age(postgres: sa.Engine) -> None:
+    """Any user sees whose it is; a number out of thin air would be worse than none."""
+    with held_elsewhere(postgres), postgres.connect() as connection:
+        connection.execute(sa.text("CREATE ROLE nobody_much"))
+        connection.execute(sa.text("SET ROLE nobody_much"))
+        found = oldest_open(connection)
+        connection.rollback()
+    assert found is not None
+    assert (found.age_ms, found.told) == (None, False)

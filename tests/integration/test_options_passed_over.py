@@ -1,0 +1,67 @@
+"""An option beside which another one would mean nothing: refused with both names, and nothing is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import global_options_first, run
+from drawdown.schema.database import read
+from tests.world import T0, Fleet
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+PASSED_OVER = {
+    "reconcile --acknowledge --provider embedded": "--provider would change nothing beside --acknowledge",
+    "reconcile --acknowledge --from 2026-01-01 --to 2026-01-02": "--from and --to would change nothing",
+    "reconcile acme --acknowledge --correct": "--correct would change nothing beside --acknowledge",
+    "reconcile --acknowledge --threshold 1 --shadow-threshold 1": "--threshold and --shadow-threshold would",
+    "org list --scheduled --plan team": "--plan would change nothing beside --scheduled",
+    "org list --scheduled --search a --halted --unassigned": "--search and --halted and --unassigned would",
+    "org list --scheduled --sort balance --after acme": "--sort and --after would change nothing",
+    "org assign acme --undo --provider none": "--provider would change nothing beside --undo",
+    "org assign acme --undo --from 2026-01-02 --customer c": "--customer and --from would change nothing",
+    "org assign acme --undo --allow-halt --unchecked --new": "--allow-halt and --unchecked and --new would",
+    "watch --once --every 3": "--every would change nothing beside --once",
+    "run --every 60 --deadline 61": "a tick would hold up the next one, 60 s later",
+    "provider check embedded --customer acme --most 3": "--most would change nothing beside --customer",
+    "provider when-down embedded --undo --new": "--new would change nothing beside --undo",
+    "init --roles --actor alice": "--actor would change nothing beside --roles",
+    "import samples.csv --id-prefix a": "--id-prefix goes with --id-from-line",
+}
+
+
+@pytest.fixture
+def shop(engine: sa.Engine) -> str:
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    fleet.sample("acme", T0)
+    return engine.url.render_as_string(hide_password=False)
+
+
+@on_sqlite
+@pytest.mark.parametrize("command", PASSED_OVER)
+def test_an_option_that_would_be_passed_over_is_refused(
+    shop: str, engine: sa.Engine, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(str(engine.url.database)).parent)
+    Path("samples.csv").write_text("id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n")
+    before = _deeds(engine)
+    assert run(global_options_first(["--database-url", shop, *command.split()])) == 2
+    told = capsys.readouterr()
+    assert PASSED_OVER[command] in told.err and told.err.count("\n") == 1 and told.out == ""
+    assert _deeds(engine) == before
+
+
+@on_sqlite
+def test_the_number_expected_holds_for_pushes_that_are_named_as_well(
+    shop: str, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--database-url", shop, "push", "void", "a", "b", "--expect", "3", "--evidence", "seen"]) == 1
+    assert "they are 2 by now, and not 3" in capsys.readouterr().err
+
+
+def _deeds(engine: sa.Engine) -> int:
+    return read(engine, lambda c: int(c.execute(sa.text("SELECT COUNT(*) FROM operator_actions")).scalar_one()))

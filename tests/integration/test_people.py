@@ -1,0 +1,314 @@
+"""What people do with commands: repeat them, replace what they said, take it back, look at what was done and used."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.usage import safe
+from drawdown.ledger import wallet
+from drawdown.providers.protocol import CustomerState
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker import cell_book, corrections, credit, flips, mend, orgs, provider_states, runner
+from drawdown.worker.assignments import assign
+from drawdown.worker.backlog import quarantined
+from drawdown.worker.status import org_status
+from drawdown.worker.verify import verify
+from drawdown.worker.view_audit import AuditFilter, list_deeds
+from drawdown.worker.view_orgs import OrgFilter, list_orgs
+from drawdown.worker.view_samples import QuarantineFilter, list_quarantined
+from drawdown.worker.view_usage import BY, read_usage
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0, Fleet
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    made = Fleet(engine, extra={"fake": FakeProvider(capabilities())})
+    made.extra["fake"].states["acme-inc"] = CustomerState(100, None, 5)  # type: ignore[attr-defined]
+    return made
+
+
+def do(fleet: Fleet, work: Callable[[sa.Connection], T]) -> T:
+    return write(fleet.engine, work)
+
+
+def flip(fleet: Fleet, *wishes: flips.Wish, **terms: Any) -> list[flips.Flip]:
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    return runner.run(flips.flip(fleet.context(), list(wishes), flips.Terms(**terms), fleet.said), world)
+
+
+def test_whoever_names_no_provider_and_no_customer_keeps_both(fleet: Fleet) -> None:
+    do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id="acme-inc", from_ms=T0))
+    assert read(fleet.engine, lambda c: flips.kept_provider(c, ["acme"], new=False)) == "fake"
+    (done,) = flip(fleet, flips.Wish("acme"), provider="fake")
+    assert (done.already, done.customer_id) == (True, "acme-inc")
+    fleet.assign("globex", from_ms=T0)
+    with pytest.raises(UsageError, match="acme by fake and globex by embedded"):
+        read(fleet.engine, lambda c: flips.kept_provider(c, ["acme", "globex"], new=False))
+    assert fleet.rows("SELECT provider, customer_id FROM assignments WHERE org_id = 'acme'") == [("fake", "acme-inc")]
+
+
+def test_a_second_override_keeps_what_it_does_not_name(fleet: Fleet) -> None:
+    fleet.assign("acme", from_ms=T0)
+    until = T0 + DAY_MS
+    do(fleet, lambda c: orgs.override(c, "acme", fleet.said, halted=False, until_ms=until))
+    done = do(fleet, lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=50))
+    assert done.was == orgs.Override(None, False, until)
+    assert done.now == orgs.Override(50, False, until)
+    later = do(fleet, lambda c: orgs.override(c, "acme", fleet.said, until_ms=until + 1))
+    assert later.now == orgs.Override(50, False, until + 1)
+    fleet.clock.at_ms = until + 2
+    fresh = do(fleet, lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=3))
+    assert (fresh.was, fresh.now) == (orgs.Override(), orgs.Override(3, None, None)), (
+        "what ran out is not taken up again"
+    )
+    assert do(fleet, lambda c: orgs.end_override(c, "acme", fleet.said)).now == orgs.Override()
+    with pytest.raises(UsageError, match="no override"):
+        do(fleet, lambda c: orgs.override(c, "acme", fleet.said, until_ms=until + DAY_MS))
+
+
+def test_many_are_halted_together_or_not_at_all_and_it_is_said_how_each_stood(fleet: Fleet) -> None:
+    fleet.assign("acme", "globex", from_ms=T0)
+    with pytest.raises(UnknownId, match="did you mean globex"):
+        do(fleet, lambda c: orgs.halt(c, ["acme", "globexx"], fleet.said))
+    assert fleet.one("SELECT COUNT(*) FROM orgs WHERE operator_halt") == 0
+    done = do(fleet, lambda c: orgs.halt(c, ["globex", "acme", "acme"], fleet.said))
+    assert [(one.org_id, one.before, one.was_halted, one.is_halted) for one in done] == [
+        ("acme", False, False, True),
+        ("globex", False, False, True),
+    ]
+    assert all(one.before for one in do(fleet, lambda c: orgs.halt(c, ["acme"], fleet.said)))
+    undone = do(fleet, lambda c: orgs.halt(c, ["acme"], fleet.said, undo=True))
+    assert (undone[0].before, undone[0].was_halted) == (True, True)
+    assert fleet.rows("SELECT org_id FROM orgs WHERE operator_halt") == [("globex",)]
+
+
+def test_what_a_command_replaced_is_told(fleet: Fleet) -> None:
+    said = fleet.said
+    assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 5, said)) is None
+    assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 9, said)) == 5
+    assert do(fleet, lambda c: cell_book.set_cell(c, "cell-1", "http://a:1", said, new=True)) is None
+    assert do(fleet, lambda c: cell_book.set_cell(c, "cell-1", "http://b:1", said, new=False)) == "http://a:1"
+    assert do(fleet, lambda c: provider_states.pause(c, "fake", said)) is None
+    assert do(fleet, lambda c: provider_states.pause(c, "fake", said)) == (T0, "a test")
+    do(fleet, lambda c: credit.grant(c, "acme", 7, said, key="k", plan=None))
+    assert [read(fleet.engine, lambda c, key=key: credit.is_granted(c, key)) for key in ("k", "l", None)] == [  # type: ignore[misc]
+        True, False, False,
+    ]  # fmt: skip
+
+
+def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:
+    do(fleet, lambda c: cell_book.set_cell(c, "cell-1", "http://a:1", fleet.said, new=True))
+    fleet.write(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'hibernated')"
+    )
+    with pytest.raises(Refused, match="is needed: 1 sandboxes"):
+        do(fleet, lambda c: cell_book.remove_cell(c, "cell-1", fleet.said))
+    fleet.write("UPDATE sandboxes SET state = 'stopped'")
+    assert do(fleet, lambda c: cell_book.remove_cell(c, "cell-1", fleet.said)) == "http://a:1"
+    assert read(fleet.engine, cell_book.list_cells) == []
+
+
+def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
+    fleet.assign("acme", "globex", from_ms=T0)
+    do(fleet, lambda c: orgs.halt(c, ["acme"], orgs.Said(T0 + 5, "alice", "abuse", "http")))
+
+    def listed(**chosen: Any) -> list[tuple[str, str, str, str]]:
+        page = read(fleet.engine, lambda c: list_deeds(c, AuditFilter(**chosen)))
+        return [(one.actor, one.action, one.target, one.via) for one in page.deeds]
+
+    assert (
+        listed(actor="alice") == listed(via="http") == listed(from_ms=T0 + 5) == [("alice", "org_halt", "acme", "http")]
+    )
+    assert [what for _, what, _, _ in listed(target="acme")] == ["org_halt", "org_assign"]
+    everything, before, pages = listed(), 0, []
+    for _ in range(len(everything) + 1):
+        page = read(fleet.engine, lambda c, at=before: list_deeds(c, AuditFilter(), before=at, most=2))  # type: ignore[misc]
+        pages += [(one.actor, one.action, one.target, one.via) for one in page.deeds]
+        if page.next_before is None:
+            break
+        before = page.next_before
+    assert pages == everything
+    with pytest.raises(UnknownId, match="did you mean alice"):
+        listed(actor="alcie")
+
+
+@pytest.mark.parametrize("sort", ["name", "balance", "halted", "plan"])
+def test_organisations_are_listed_page_by_page_in_each_order(fleet: Fleet, sort: str) -> None:
+    fleet.assign(*(f"org-{n}" for n in range(7)), from_ms=T0)
+    for n in range(0, 6, 2):
+        fleet.write(
+            "UPDATE orgs SET balance_micro = :b, plan = :p WHERE org_id = :o", {"b": n % 4, "p": "x", "o": f"org-{n}"}
+        )
+    fleet.write(f"UPDATE orgs SET is_halted = true, halted_at = {T0} WHERE org_id IN ('org-1', 'org-5')")
+
+    def pages(most: int) -> list[str]:
+        found, after = [], ""
+        for _ in range(9):
+            page = read(fleet.engine, lambda c: list_orgs(c, OrgFilter(), sort=sort, after=after, most=most))  # noqa: B023
+            found += [one.org_id for one in page.orgs]
+            if page.next_after is None:
+                return found
+            after = page.next_after
+        raise AssertionError("it never ends")
+
+    whole = pages(100)
+    assert sorted(whole) == [f"org-{n}" for n in range(7)]
+    assert pages(2) == pages(3) == whole
+    if sort == "balance":
+        assert whole[:3] == ["org-0", "org-4", "org-2"]
+    if sort == "halted":
+        assert set(whole[:2]) == {"org-1", "org-5"}
+
+
+def test_a_part_of_an_id_is_text_and_no_pattern(fleet: Fleet) -> None:
+    fleet.assign("a_b", "axb", "a%b", from_ms=T0)
+    for text, names in (("a_b", ["a_b"]), ("%", ["a%b"]), ("b", ["a%b", "a_b", "axb"]), ("!", [])):
+        page = read(fleet.engine, lambda c, text=text: list_orgs(c, OrgFilter(search=text)))  # type: ignore[misc]
+        assert [one.org_id for one in page.orgs] == names
+
+
+def use(fleet: Fleet) -> None:
+    """Two days, two features, a size without one, a withdrawn sample and one that is quarantined."""
+    fleet.assign("acme", from_ms=T0)
+    do(fleet, lambda c: credit.grant(c, "acme", 10**12, fleet.said, key="paid", plan=None))
+    for n in range(4):
+        fleet.sample("acme", T0 + n * WINDOW_MS, 60, 1024)
+        fleet.sample("acme", T0 + DAY_MS + n * WINDOW_MS, 50, 4096)
+    fleet.sample("acme", T0 + 7, 40, 77)
+    fleet.sample("acme", T0 + 8, -1)
+    fleet.sample("globex", T0 + 8, 60)
+    wrong = fleet.sample("acme", T0 + 9, 30, 1024)
+    fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS + 120_000, accept_clock=True)
+    do(fleet, lambda c: corrections.withdraw(c, [wrong], fleet.said))
+
+
+@pytest.mark.parametrize("by", list(BY))
+def test_usage_adds_up_to_the_samples_in_force_and_to_what_was_sealed(fleet: Fleet, by: str) -> None:
+    use(fleet)
+    found = read(fleet.engine, lambda c: read_usage(c, "acme", T0, T0 + 2 * DAY_MS, by))
+    used = {
+        feature: sum(one.used for one in found.rows if one.feature == feature)
+        for feature in ("compute_1gb", "compute_4gb", "")
+    }
+    assert used == {"compute_1gb": 240, "compute_4gb": 200, "": 40}
+    sealed = sum(one.sealed or 0 for one in found.rows)
+    assert sealed == (0 if by == "sandbox" else fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'voided'"))
+    if by == "day":
+        assert {one.what for one in found.rows} == {"2026-01-01", "2026-01-02"}
+    if by == "sandbox":
+        assert {one.what for one in found.rows} == {"box"}
+
+
+@pytest.mark.parametrize("by", list(BY))
+def test_usage_of_windows_whose_samples_were_pruned_is_what_was_sealed(fleet: Fleet, by: str) -> None:
+    use(fleet)
+    fleet.tick(T0 + DAY_MS + 5 * WINDOW_MS)
+    before = read(fleet.engine, lambda c: read_usage(c, "acme", T0, T0 + 2 * DAY_MS, by))
+    fleet.write(f"DELETE FROM pending_usage WHERE window_ms < {T0 + 2 * WINDOW_MS}")
+    fleet.write(f"UPDATE orgs SET floor_ms = {T0 + 2 * WINDOW_MS} WHERE org_id = 'acme'")
+    after = read(fleet.engine, lambda c: read_usage(c, "acme", T0, T0 + 2 * DAY_MS, by))
+    assert (before.pruned, after.pruned) == (False, True)
+    for feature in ("compute_1gb", "compute_4gb"):
+        assert sum(one.used for one in after.rows if one.feature == feature) == sum(
+            one.used for one in before.rows if one.feature == feature
+        )
+
+
+def test_a_spreadsheet_takes_no_id_for_a_formula() -> None:
+    for text in ("=1+1", "+1", "-1", "@x", "\tx", "\rx", "'x"):
+        out = io.StringIO()
+        csv.writer(out).writerow([safe(text)])
+        assert next(csv.reader([out.getvalue()]))[0].startswith("'")
+    assert safe("acme") == "acme"
+
+
+def broken(fleet: Fleet) -> None:
+    """Hosts that write other units than milliseconds."""
+    fleet.assign("acme", from_ms=T0)
+    do(fleet, lambda c: credit.grant(c, "acme", 10**12, fleet.said, key="paid", plan=None))
+    fleet.clock.at_ms = T0 + WINDOW_MS
+    rows = [("in-s", T0 // 1000), ("in-us", (T0 + 60_000) * 1000), ("negative", T0 + 1)]
+    for name, ts in rows:
+        fleet.write(
+            "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+            "VALUES (:id, 'acme', 'box', 'c', 1024, :s, :ts, :now)",
+            {"id": name, "s": -1 if name == "negative" else 60, "ts": ts, "now": fleet.clock.at_ms},
+        )
+
+
+def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> None:
+    broken(fleet)
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    now, chosen = fleet.clock.at_ms, QuarantineFilter(org="acme")
+    page = read(fleet.engine, lambda c: list_quarantined(c, chosen, now))
+    assert [(one.sample_id, one.meant_ms, one.meant_as) for one in page.samples] == [
+        ("in-s", T0, "s"),
+        ("in-us", T0 + 60_000, "us"),
+        ("negative", None, None),
+    ]
+    first = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, most=2))
+    rest = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, after=first.next_after or "", most=2))
+    assert [one.sample_id for one in rest.samples] == ["negative"] and rest.next_after is None
+    done = do(fleet, lambda c: mend.mend(c, chosen, fleet.said))
+    assert [(one.sample_id, one.new_id) for one in done if one.new_id] == [
+        ("in-s", "in-s:mended"),
+        ("in-us", "in-us:mended"),
+    ]
+    assert read(fleet.engine, quarantined) == {"interval_negative": 1}
+    assert not any(one.new_id for one in do(fleet, lambda c: mend.mend(c, chosen, fleet.said)))
+    fleet.tick(T0 + 3 * WINDOW_MS)
+    assert fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state = 'accepted'") == 120
+    assert do(fleet, lambda c: mend.dismiss(c, chosen, fleet.said)) == ["negative"]
+    assert read(fleet.engine, quarantined) == {}
+    do(fleet, lambda c: mend.undo_dismiss(c, ["negative"], fleet.said))
+    assert read(fleet.engine, quarantined) == {"interval_negative": 1}
+    with pytest.raises(Refused, match="was not dismissed"):
+        do(fleet, lambda c: mend.undo_dismiss(c, ["in-s"], fleet.said))
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_what_somebody_entered_rightly_is_not_mended_again(fleet: Fleet) -> None:
+    broken(fleet)
+    fleet.sample("acme", T0, 60, sample_id="entered-by-hand")
+    done = {one.sample_id: one for one in do(fleet, lambda c: mend.mend(c, QuarantineFilter(org="acme"), fleet.said))}
+    assert done["in-s"].why_not == "its sandbox has a sample of that moment already: entered-by-hand"
+    assert done["in-us"].new_id is not None
+    assert "interval_negative" in (done["negative"].why_not or "")
+    wrong = do(fleet, lambda c: mend.mend(c, QuarantineFilter(ids=("in-s",)), fleet.said, unit="ns"))
+    assert "before the year 2000" in (wrong[0].why_not or "")
+
+
+def test_what_waits_when_an_organisation_is_first_assigned_is_told_before_any_tick(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + 1)
+    fleet.sample("acme", T0 + WINDOW_MS + 1)
+    fleet.sample("acme", T0 + 2, memory_mb=77)
+    (done,) = do(fleet, lambda c: assign(c, ["acme"], "embedded", fleet.said, from_ms=T0 + WINDOW_MS))
+    assert (done.mended_s, done.before_start_s) == (60, 60)
+    (again,) = do(fleet, lambda c: assign(c, ["acme"], "none", fleet.said, from_ms=T0 + 2 * WINDOW_MS))
+    assert (again.mended_s, again.before_start_s) == (0, 60), "what embedded bills waits for nobody"
+
+
+def test_what_was_accepted_in_the_millisecond_of_the_read_is_not_taken_off_twice(fleet: Fleet) -> None:
+    """A clock that stands still, as with --at and in the demo."""
+    fleet.assign("acme", from_ms=T0)
+    do(fleet, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="paid", plan=None))
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.tick_windows(2)
+    left = read(fleet.engine, lambda c: wallet.read_wallets(c, ["acme"])["acme"].balance_micro)
+    assert left == 10_000 - 60 * 100
+    shown = read(fleet.engine, lambda c: org_status(c, "acme", fleet.clock.at_ms))["credit"]
+    assert isinstance(shown, dict)
+    assert (shown["unaccepted_micro"], shown["effective_micro"]) == (0, left)
+    assert json.dumps(shown)

@@ -1,0 +1,164 @@
+"""What people's commands change, each in one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CustomerChanged
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS
+from drawdown.worker import (
+    assignments,
+    balances,
+    cell_book,
+    corrections,
+    credit,
+    features,
+    mend,
+    orgs,
+    provider_rates,
+    provider_states,
+    prune,
+    stops,
+)
+from drawdown.worker.notices import apply_notices
+from drawdown.worker.tick import tick
+from drawdown.worker.verify import Breach, Verification, stop_breached
+from drawdown.worker.view_samples import QuarantineFilter
+from tests.interleave.party import Act, Party, plain
+from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, Stage, key
+
+
+def _granted(stage: Stage) -> Iterator[str]:
+    """Once for a key, and once for each command without one."""
+    for (times,) in stage.rows(
+        "SELECT COUNT(*) FROM ledger_entries e WHERE kind = 'grant' AND amount_micro = 5 AND key = 'grant:invoice-1'"
+    ):
+        if times != 1:
+            yield f"granted {times} times"
+
+
+def _stop_breached(_stage: Stage, connection: sa.Connection) -> None:
+    found = Verification()
+    found.add(Breach(1, "acme", None, None, "somebody tampered with it"))
+    stop_breached(connection, found, NOW, "somebody")
+
+
+def _floored(stage: Stage) -> Act:
+    """The floors are raised; the samples below go in transactions of their own."""
+    write(stage.engine, lambda c: prune.raise_floors(c, before=OLD + DAY_MS, said=stage.said))
+    return Act(lambda engine: write(engine, lambda c: prune._delete_between(c, since=OLD, to=OLD + DAY_MS)))
+
+
+def _resolved(stage: Stage) -> Act:
+    """Its console shows that it was charged."""
+    stage.charge(2)
+    return Act(
+        lambda engine: write(engine, lambda c: corrections.resolve_accepted(c, [key(2)], stage.said, "their console"))
+    )
+
+
+def _paused(stage: Stage) -> Act:
+    write(stage.engine, lambda c: provider_states.pause(c, "fake", stage.said))
+    return Act(lambda engine: write(engine, lambda c: provider_states.resume(c, "fake", stage.said)))
+
+
+def _changed(stage: Stage) -> Act:
+    """The third provider has another unit than when it was met; nothing was sent to it yet."""
+    steps = tick(stage.context())
+    stage.walk(steps).until("sweep", stage.engine)
+    stage.other.capabilities = replace(OTHER_CAN, unit=60)
+    can = stage.other.capabilities
+    return Act(lambda engine: write(engine, lambda c: provider_states.accept(c, "other", can, stage.said)))
+
+
+MARK: Final = balances.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
+
+
+def _tells(stage: Stage) -> Act:
+    """As a reconciliation does of a balance that fell by what is in no account of ours."""
+    stage.told += MARK.told
+    return Act(lambda engine: write(engine, lambda c: balances.remember(c, "fake", [MARK], NOW)))
+
+
+def _acknowledged(stage: Stage) -> Act:
+    _tells(stage).transaction(stage.engine)
+    return Act(lambda engine: write(engine, lambda c: balances.acknowledge(c, "acme", stage.said)))
+
+
+def _still_told(stage: Stage) -> Iterator[str]:
+    """What was told was acknowledged, or is told still."""
+    seen = stage.rows("SELECT details FROM operator_actions WHERE action = 'balance_acknowledge'")
+    left = stage.rows("SELECT told_qty FROM balance_marks WHERE feature = 'compute_2gb'")
+    found = sum(json.loads(row[0])["quantity"] for row in seen) + sum(int(row[0]) for row in left)
+    if found != stage.told:
+        yield f"{stage.told} were told, {found} are acknowledged or still told"
+
+
+def _overridden(stage: Stage, connection: sa.Connection) -> None:
+    orgs.override(connection, "acme", stage.said, max_concurrent=9, halted=None, until_ms=None)
+
+
+PEOPLE: Final = (
+    plain("cli.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.said, key="paid", plan="free")),
+    plain(
+        "cli.ledger:grant keyed",
+        lambda s, c: credit.grant(c, "spent", 5, s.said, key="invoice-1", plan=None),
+        _granted,
+    ),
+    plain("cli.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.said, from_ms=None)),
+    plain("cli.ledger:plan", lambda s, c: credit.set_plan_limit(c, "free", 3, s.said)),
+    plain("cli.samples:withdraw", lambda s, c: corrections.withdraw(c, ["acme-1", "a-8"], s.said)),
+    plain("cli.samples:mend_", lambda s, c: mend.mend(c, QuarantineFilter(ids=("seconds",)), s.said)),
+    plain("cli.samples:dismiss", lambda s, c: mend.dismiss(c, QuarantineFilter(ids=("seconds",)), s.said)),
+    plain("worker.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, said=s.said)),
+    Party("worker.prune:_delete", _floored),
+    plain("cli.providers:pause", lambda s, c: provider_states.pause(c, "other", s.said)),
+    Party("cli.providers:resume", _paused),
+    Party("cli.providers:accept", _changed),
+    plain("cli.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
+    plain("cli.pushes:retry", lambda s, c: corrections.retry(c, [key(1), key(6)], s.said)),
+    Party("cli.pushes:resolve", _resolved),
+    plain("cli.pushes:void", lambda s, c: corrections.void(c, [key(7)], s.said, "their console")),
+    plain("cli.orgs:override", _overridden),
+    plain(
+        "cli.orgs:override ending",
+        lambda s, c: orgs.override(c, "spent", s.said, max_concurrent=None, halted=False, until_ms=NOW + 1),
+    ),
+    plain("cli.orgs:halt", lambda s, c: orgs.halt(c, ["acme"], s.said)),
+    plain("cli.orgs:halt undone", lambda s, c: orgs.halt(c, ["idle"], s.said, undo=True)),
+    plain(
+        "cli.orgs:release",
+        lambda s, c: stops.release_org(c, org_id="held", reason="mended", now_ms=NOW, actor="somebody"),
+    ),
+    plain(
+        "stop_org",
+        lambda s, c: stops.stop_org(c, org_id="acme", reason="bad", now_ms=NOW, actor="somebody"),
+    ),
+    plain("cli.cells:set_", lambda s, c: cell_book.set_cell(c, "cell-1", "http://cell-1/", s.said, new=False)),
+    plain("cli.cells:remove", lambda s, c: cell_book.remove_cell(c, "cell-1", s.said)),
+    plain("cli.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.said)),
+    plain(
+        "cli.features:map_",
+        lambda s, c: features.map_size(
+            c, "compute_rest", s.said, kind="up_to", memory_mb=None, unit="s", from_ms=FLIP, confirmed=True
+        ),
+    ),
+    plain("cli.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.said)),
+    plain(
+        "cli.provider_estimates:rate",
+        lambda s, c: provider_rates.set_rate(c, "fake", "compute_1gb", (5, 1), s.said, from_ms=None),
+    ),
+    plain(
+        "cli.provider_estimates:when_down",
+        lambda s, c: provider_rates.set_when_down(c, "embedded", "free", "stop", s.said),
+    ),
+    plain("cli.database:verify_", _stop_breached),
+    Party("cli.reconcile:reconcile_", _acknowledged, _still_told),
+    Party("cli.reconcile:reconcile_ tells", _tells),
+)

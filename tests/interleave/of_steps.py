@@ -1,0 +1,141 @@
+"""The transactions of the product's steps: ticks, pushes, lookups, projections, the watch, halts, replay, reconcile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from drawdown.schema.database import read, write
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker import orgs
+from drawdown.worker import project as projecting
+from drawdown.worker import replay_plan as planning
+from drawdown.worker.confirm import confirm
+from drawdown.worker.dispatch import dispatch
+from drawdown.worker.effects import Recall, Steps
+from drawdown.worker.flips import Terms, Wish, flip
+from drawdown.worker.project import project
+from drawdown.worker.push import push
+from drawdown.worker.reconcile import Scope, reconcile
+from drawdown.worker.recover import recover
+from drawdown.worker.replay import replay
+from drawdown.worker.shard import NewOrgs
+from drawdown.worker.tick import tick
+from drawdown.worker.watch import Watcher, watch
+from tests.interleave.party import Act, Party, step
+from tests.interleave.stage import NOW, T0, Stage
+
+WITHOUT: Final = "other"
+"""Most hosts do not have the third provider yet; the one whose tick begins does."""
+
+
+def _ask(stage: Stage) -> None:
+    """Somebody has to be asked about."""
+    write(stage.engine, lambda c: orgs.mark_for_projection(c, ["acme", "spent"], stage.clock.now_ms()))
+
+
+def _halted(stage: Stage) -> None:
+    """A halt that no cell was told of."""
+    write(stage.engine, lambda c: orgs.halt(c, ["acme"], stage.said))
+
+
+def _sweep_left(stage: Stage) -> None:
+    """The last part of the nightly sweep, that of the newest windows."""
+    stage.write("UPDATE buckets SET sweep_next_ms = sweep_next_ms - 3600000")
+
+
+def _sealed(stage: Stage) -> None:
+    """Something is due at the embedded ledger."""
+    walk = stage.walk(tick(stage.context(WITHOUT)))
+    walk.until("sweep", stage.engine)
+
+
+def _seals(stage: Stage) -> Steps[Any]:
+    return tick(stage.context(WITHOUT))
+
+
+def _seals_and_assigns(stage: Stage) -> Steps[Any]:
+    return tick(stage.context(WITHOUT, new_orgs=NewOrgs("embedded")))
+
+
+def _looks_again(stage: Stage) -> Steps[Any]:
+    """A tick whose host remembers something else by then than when it began."""
+    context, known, steps = stage.context(WITHOUT), None, tick(stage.context(WITHOUT))
+    assert context.witness is not None
+    later = replace(context.witness, sends=0)
+    answer: Any = None
+    while True:
+        effect = steps.send(answer)
+        if isinstance(effect, Recall):
+            answer, known = known, later
+        else:
+            answer = yield effect
+
+
+def _replays(stage: Stage) -> Steps[Any]:
+    found = read(stage.engine, lambda c: planning.plan(c, planning.Scope(), T0, NOW - 2 * WINDOW_MS, NOW))
+    return replay(stage.context(WITHOUT), found, stage.said, dry_run=False)
+
+
+def _reconciles(stage: Stage) -> Steps[Any]:
+    return reconcile(stage.context(WITHOUT), Scope(provider="fake", correct=True), stage.said)
+
+
+def _doubts(stage: Stage) -> Steps[Any]:
+    stage.write("UPDATE incarnation SET doubted_ms = :now, doubted_reason = 'a person says so'", now=NOW)
+    return recover(stage.context(WITHOUT), stage.said)
+
+
+def _flips(stage: Stage) -> Steps[Any]:
+    return flip(stage.context(WITHOUT), [Wish("acme"), Wish("drifter")], Terms("fake"), stage.said)
+
+
+def _put_off(stage: Stage) -> Act:
+    """The verdict of one organisation cannot be written: it is asked about later."""
+    _ask(stage)
+    context = stage.context(WITHOUT)
+    asks = stage.rows("SELECT projection_asks FROM orgs WHERE org_id = 'acme'")[0][0]
+    put_off = partial(projecting._put_off, one=projecting.Due("acme", "acme", asks, None), context=context)
+    return Act(lambda engine: write(engine, put_off))
+
+
+STEPS: Final = (
+    step("begin_tick", lambda s: tick(s.context())),
+    step("recognise", _looks_again),
+    step("seal", _seals),
+    step("seal newcomers", _seals_and_assigns),
+    step("sweep", _seals, _sweep_left),
+    step("end_tick", _seals),
+    step("expire", lambda s: push(s.context(WITHOUT), "fake")),
+    step("claim", lambda s: push(s.context(WITHOUT), "fake")),
+    step("settle", lambda s: push(s.context(WITHOUT), "fake")),
+    step("claim embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sealed),
+    step("settle embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sealed),
+    step("claim_lookups", lambda s: confirm(s.context(WITHOUT), "fake")),
+    step("confirm_accounted", lambda s: confirm(s.context(WITHOUT), "fake")),
+    step("confirm", lambda s: confirm(s.context(WITHOUT), "fake")),
+    step("projections_due", lambda s: project(s.context(WITHOUT), "embedded"), _ask),
+    step("project", lambda s: project(s.context(WITHOUT), "embedded"), _ask),
+    Party("project_later", _put_off),
+    step("watch", lambda s: watch(s.context(WITHOUT), Watcher())),
+    step("due_halts", lambda s: dispatch(s.context(WITHOUT))),
+    step("claim_halts", lambda s: dispatch(s.context(WITHOUT)), _halted),
+    step("settle_halts", lambda s: dispatch(s.context(WITHOUT)), _halted),
+    step("begin_replay", _replays),
+    step("replay", _replays),
+    step("replay_backlog", _replays),
+    step("reconcile_begins", _reconciles),
+    step("reconcile_ours", _reconciles),
+    step("reconcile_keep", _reconciles),
+    step("reconcile_accepted", _reconciles),
+    step("reconcile_accounted", _reconciles),
+    step("reconcile_short", _reconciles),
+    step("reconcile_windows", _reconciles),
+    step("reconcile_over", _reconciles),
+    step("reconcile_lost", _reconciles),
+    step("reconcile_drawn", _reconciles),
+    step("recover", _doubts, last=True),
+    step("flip_standing", _flips),
+    step("assign", _flips),
+)

@@ -1,0 +1,33 @@
+"""The registry: every transaction that the product runs, and those of the programs beside it.
+
+A new one takes one entry: `step` names a transaction of some steps (`of_steps.py`), `plain` calls a function with a
+connection (`of_people.py`, `of_others.py`), `host` is another program's statement. `test_registry.py` is red while one
+is missing here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.interleave.of_others import HOSTS, SERVER
+from tests.interleave.of_people import PEOPLE
+from tests.interleave.of_steps import STEPS
+from tests.interleave.party import Party
+
+PARTIES: Final[dict[str, Party]] = {one.name: one for one in (*STEPS, *PEOPLE, *SERVER, *HOSTS)}
+
+APART: Final[dict[str, str]] = {
+    "schema.database:write": "runs what all others ask for",
+    "schema.database:read": "changes nothing",
+    "schema.migrate:upgrade": "alone: the order of an upgrade lets nothing else run",
+    "schema.roles:apply": "changes no row: it grants what may be done",
+    "cli.database:init": "on a database that is being made",
+    "cli.demo:do": "on a database of its own",
+    "cli.demo:build_fleet": "on a database of its own",
+    "cli.doctor:_sqlite": "rolled back, and on SQLite alone",
+    "probe": "a seal that is rolled back: `seal` holds its locks longer",
+    "orgs_of_bucket": "the first statements of `seal newcomers`, after a seal that failed",
+    "orgs_to_replay": "reads once, after a replay that failed",
+    "billed_by": "reads once, of a provider that cannot be used",
+}
+"""Transactions that are not explored, and why."""

@@ -1,0 +1,295 @@
+"""The stage: one small database in which every transaction of the product finds something to do, mostly of the same
+organisation, so that any two of them meet.
+
+Guarantee: what happened on it happened by the product's own functions and by hosts' statements; a case gets a copy of
+the database and of what providers and cells know.
+
+| organisation | what it is there for |
+|---|---|
+| acme | billed at `fake` to FLIP, at `embedded` from then on; a push there in every state, late and fresh usage |
+| held | stopped by a person, with usage that came late since |
+| later | assigned to `other`, a provider that only some hosts have: its usage waits as pending; moves tomorrow |
+| drifter | assigned to nobody |
+| spent | no credit: halted, and its cell was told |
+| idle | halted by a person long ago; its cell was never reached, and nothing runs there by now |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.embedded import EmbeddedProvider
+from drawdown.providers.protocol import (
+    Absent,
+    CannotTell,
+    Drawn,
+    Found,
+    Outcome,
+    Provider,
+    Queued,
+    Rejected,
+    RetryAt,
+    Unknown,
+)
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker import credit, orgs, runner, stops
+from drawdown.worker.assignments import assign
+from drawdown.worker.context import Context
+from drawdown.worker.features import install_defaults
+from drawdown.worker.incarnation import present
+from drawdown.worker.orgs import Said
+from drawdown.worker.seal import sweep
+from drawdown.worker.seal_statements import SealRequest
+from drawdown.worker.shard import Shard
+from drawdown.worker.tick import tick
+from tests.fake_provider import FakeProvider, capabilities
+from tests.interleave.walk import Walk
+from tests.world import Cells
+
+OLD: Final = 1_767_225_600_000
+"""2026-01-01T00:00:00Z; one window of acme's, old enough to be pruned by now."""
+T0: Final = OLD + 40 * DAY_MS
+FLIP: Final = T0 + 10 * WINDOW_MS
+NOW: Final = FLIP + 14 * WINDOW_MS
+CREDIT: Final = 10**12
+LOST: Final = f"usage:acme:{T0}:compute_4gb"
+"""Accepted, and forgotten by its provider."""
+
+
+def key(window: int, feature: str = "compute_1gb") -> str:
+    return f"usage:acme:{T0 + window * WINDOW_MS}:{feature}"
+
+
+ANSWERS: Final[dict[str, Outcome]] = {
+    key(1): Rejected("no such feature"),
+    key(2): Unknown("cut"),
+    key(3): Queued(NOW),
+    key(4): Queued(NOW),
+    key(5): Queued(NOW),
+    key(6): RetryAt(NOW, "busy"),
+    key(7): Unknown("cut"),
+    key(0, "compute_16gb"): Unknown("cut"),
+}
+"""What `fake` says first; what is not here is accepted."""
+CAN: Final = capabilities(
+    key_retention_ms=DAY_MS,
+    duplicate_proves_delivery=False,
+    lookup_lag_ms=MINUTE_MS,
+    applied_within_ms=10 * MINUTE_MS,
+    totals_lag_ms=MINUTE_MS,
+    drawn=True,
+)
+OTHER_CAN: Final = capabilities()
+
+
+@dataclass
+class Metered(FakeProvider):
+    """Its balances are drawn on by what it charged, and by what it is told to say beyond that."""
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
+        found = {feature: one.quantity for feature, one in self.drawn_says.get(customer_id, {}).items()}
+        for push in self.charged.values():
+            if push.customer_id == customer_id:
+                found[push.feature] = found.get(push.feature, 0) + push.quantity
+        return {feature: Drawn(quantity, None) for feature, quantity in found.items()}
+
+
+@dataclass
+class Known:
+    """What is known outside of the database when a case begins."""
+
+    fake: FakeProvider
+    cells: Cells
+    samples: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Samples as hosts wrote them, those that were pruned since among them."""
+
+
+class Stage:
+    """One copy of the stage, at one moment of its clock."""
+
+    def __init__(self, engine: sa.Engine, known: Known, at_ms: int = NOW) -> None:
+        self.engine, self.clock = engine, FixedClock(at_ms)
+        self.fake, self.cells, self.samples = known.fake, known.cells, known.samples
+        self.other = FakeProvider(OTHER_CAN, name="other")
+        self.workers = 0
+        self.told = 0  # quantity of balances that a reconciliation told a person of
+        self.failures: list[str] = []
+        """What ticks, and other steps, said had failed."""
+
+    @property
+    def said(self) -> Said:
+        return Said(self.clock.now_ms(), "somebody", "explored")
+
+    def providers(self) -> dict[str, Provider]:
+        return {"embedded": EmbeddedProvider(self.engine, self.clock), "fake": self.fake, "other": self.other}
+
+    def world(self) -> runner.World:
+        return runner.World(self.engine, self.providers(), self.cells, self.clock)  # type: ignore[arg-type]
+
+    def context(self, *without: str, **options: Any) -> Context:
+        """A worker of its own, on a host that does not have some providers."""
+        self.workers += 1
+        can = {name: one.capabilities for name, one in self.providers().items() if name not in without}
+        made = Context(f"w{self.workers}", self.clock, can, accept_clock=True, **options)
+        if not self.rows("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL"):
+            made.witness = read(self.engine, present)
+        return made
+
+    def walk(self, steps: Any) -> Walk:
+        return Walk(steps, self.world())
+
+    def write(self, text: str, **values: object) -> None:
+        write(self.engine, lambda connection: connection.execute(sa.text(text), values))
+
+    def rows(self, text: str, **values: object) -> list[Any]:
+        return read(self.engine, lambda connection: list(connection.execute(sa.text(text), values)))
+
+    def sample(self, name: str, org: str, ts: int, memory_mb: int = 1024, seconds: int = 60) -> None:
+        write(self.engine, lambda c: insert_sample(c, name, org, ts, memory_mb, seconds))
+
+    def charge(self, window: int, quantity: int = 60) -> None:
+        """What `fake` was sent it did take, whatever it answered."""
+        sent = next(one for one in self.fake.seen if one.key == key(window))
+        self.fake.charged[sent.key] = replace(sent, quantity=quantity)
+
+    def tick(self, *without: str) -> None:
+        self.note(self.walk(tick(self.context(*without))).rest(self.engine))
+
+    def note(self, result: Any) -> None:
+        """Keep what steps that have ended say of failures."""
+        self.failures += getattr(result, "failures", [])
+
+
+SAMPLE: Final = sa.text(
+    "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+    "VALUES (:id, :org, 'box', 'cell-1', :memory_mb, :seconds, :ts, :ts)"
+)
+
+
+def insert_sample(
+    connection: sa.Connection, name: str, org: str, ts: int, memory_mb: int = 1024, seconds: int = 60
+) -> None:
+    """As a host does."""
+    values = {"id": name, "org": org, "memory_mb": memory_mb, "seconds": seconds, "ts": ts}
+    connection.execute(SAMPLE, values)
+
+
+def build(engine: sa.Engine) -> Known:
+    """Fill an empty, migrated database; what its providers and cells know by then."""
+    stage = Stage(engine, Known(Metered(CAN), Cells()), OLD)
+    stage.fake.answers = dict(ANSWERS)
+    stage.cells.failing = {"cell-2"}
+    _begin(stage)
+    _bill_at_fake(stage)
+    _bill_at_embedded(stage)
+    _halt(stage)
+    _come_late(stage)
+    stage.cells.received = [one for one in stage.cells.received if one.cell_id not in stage.cells.failing]
+    known = Known(stage.fake, stage.cells, _samples(stage))
+    stage.fake.answers.clear()
+    stage.cells.failing.clear()
+    return known
+
+
+def copy_of(known: Known) -> Known:
+    """What a case may change."""
+    return deepcopy(known)
+
+
+def _begin(stage: Stage) -> None:
+    """Everybody is there, and one window of long ago is billed."""
+    write(stage.engine, lambda c: install_defaults(c, stage.said))
+    write(stage.engine, lambda c: credit.set_plan_limit(c, "free", 2, stage.said))
+    write(stage.engine, lambda c: assign(c, ["acme"], "fake", stage.said, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["held", "spent"], "embedded", stage.said, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["later"], "other", stage.said, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["idle"], "none", stage.said, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["later"], "embedded", stage.said, from_ms=NOW + DAY_MS))
+    for org in ("acme", "held"):
+        grant = partial(credit.grant, customer_id=org, amount_micro=CREDIT, said=stage.said, key=org, plan="free")
+        write(stage.engine, grant)
+    stage.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1'), ('cell-2', 'http://cell-2')")
+    stage.sample("old", "acme", OLD + 1)
+    stage.clock.at_ms = OLD + 2 * WINDOW_MS
+    stage.tick("other")
+
+
+def _bill_at_fake(stage: Stage) -> None:
+    """A push of acme's in every state."""
+    stage.clock.at_ms = T0
+    stage.tick("other")
+    for window in range(9):
+        stage.sample(f"a-{window}", "acme", T0 + window * WINDOW_MS + 1)
+    for size in (4, 8, 16):
+        stage.sample(f"a-{size}gb", "acme", T0 + 1, size * 1024)
+    stage.clock.at_ms = FLIP - WINDOW_MS
+    stage.tick("other")
+    del stage.fake.answers[key(0, "compute_16gb")]
+    stage.charge(3)
+    stage.charge(4, quantity=40)
+    stage.fake.lookups = {
+        key(2): CannotTell("its console alone tells"),
+        key(4): Found(40),
+        key(5): Absent(),
+        key(7): CannotTell("its console alone tells"),
+    }
+    stage.clock.at_ms += 2 * MINUTE_MS
+    stage.tick("other")  # what was not answered is looked up
+    stage.fake.over[("acme", "compute_8gb", T0 + 2)] = 60
+    del stage.fake.charged[LOST]
+    stage.fake.drawn_says["acme"] = {"compute_16gb": Drawn(60, None)}
+
+
+def _bill_at_embedded(stage: Stage) -> None:
+    write(stage.engine, lambda c: assign(c, ["acme"], "embedded", stage.said, from_ms=FLIP))
+    for window in range(3):
+        for org in ("acme", "held", "later", "drifter", "spent"):
+            stage.sample(f"{org}-{window}", org, FLIP + window * WINDOW_MS + 1)
+    stage.sample("odd", "acme", FLIP + 2, 3000)  # a size without a feature
+    stage.clock.at_ms = FLIP + 4 * WINDOW_MS
+    stage.tick("other")
+    for number in range(36):  # the sweep of the late horizon, to its end
+        now = stage.clock.at_ms
+        request = SealRequest(Shard(), now - 3 * MINUTE_MS, now, stage.context("other").known())
+        if write(stage.engine, partial(sweep, request=request)) is None and number:
+            break
+
+
+def _halt(stage: Stage) -> None:
+    sandbox = "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, :cell, 'running')"
+    for org, cell in (("acme", "cell-1"), ("spent", "cell-1"), ("idle", "cell-2")):
+        stage.write(sandbox, name=f"box-{org}", org=org, cell=cell)
+    write(stage.engine, lambda c: orgs.halt(c, ["idle"], stage.said))
+    write(stage.engine, lambda c: stops.stop_org(
+        c, org_id="held", reason="looked at", now_ms=stage.clock.at_ms, actor="somebody"))  # fmt: skip
+    stage.clock.at_ms += MINUTE_MS
+    stage.tick("other")
+
+
+def _come_late(stage: Stage) -> None:
+    """What is found when a case begins: late usage, of a stopped organisation too, and fresh windows."""
+    stage.sample("held-late", "held", FLIP + 2)
+    stage.clock.at_ms = NOW - 2 * WINDOW_MS
+    stage.tick("other")
+    stage.write("UPDATE sandboxes SET state = 'stopped' WHERE org_id = 'idle'")
+    stage.sample("seconds", "acme", (FLIP + 9_000) // 1_000)
+    stage.sample("late-there", "acme", T0 + 2)
+    stage.sample("late-here", "acme", FLIP + 3)
+    for org in ("acme", "held", "later", "drifter", "spent"):
+        stage.sample(f"{org}-fresh", org, NOW - 2 * WINDOW_MS + 1)
+    stage.clock.at_ms = NOW
+
+
+def _samples(stage: Stage) -> dict[str, tuple[Any, ...]]:
+    return {row[0]: tuple(row) for row in stage.rows(RAW)}
+
+
+RAW: Final = "SELECT id, org_id, ts, memory_mb, interval_s, problem FROM usage_samples"

@@ -1,0 +1,71 @@
+"""A fixed share of the answers that may be lost: the commits of what people change in money and rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from drawdown.cli import ledger
+from drawdown.cli.main import run
+from tests.interleave.explore import Explorer
+from tests.interleave.lost import COMMIT, Lost
+
+pytestmark = pytest.mark.xdist_group("interleave")
+
+SHARE = (
+    "cli.ledger:grant keyed",
+    "cli.ledger:rate",
+    "cli.samples:withdraw",
+    "cli.pushes:retry",
+    "cli.features:map_",
+    "assign",
+    "worker.importer:import_samples",
+)
+
+
+@pytest.fixture(scope="module")
+def lost(explorer: Explorer) -> Iterator[Lost]:
+    made = Lost(explorer)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", SHARE)
+def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) -> None:
+    assert [told for told in lost.party(name, commit_only=True) if told.wrong] == []
+
+
+def test_a_statement_without_an_answer_has_kept_nothing(lost: Lost) -> None:
+    seen = list(lost.party("cli.samples:withdraw"))
+    assert len([one for one in seen if one.at != COMMIT and "try again" in one.said]) > 10
+    assert [one for one in seen if one.wrong] == []
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_grant_without_a_key_says_under_which_it_counts_once(
+    lost: Lost, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = lost.explorer.stage()
+    url = lost.explorer.postgres.url
+    monkeypatch.setattr("drawdown.cli.state.connect", lambda *_given: lost.hand.engine)
+    monkeypatch.setattr(ledger, "new_key", lambda: "a1b2")
+    lost.hand.cut(COMMIT, where)
+    assert run(["--database-url", url, "--json", "ledger", "grant", "spent", "5"]) == 75
+    told = json.loads(capsys.readouterr().out)["error"]
+    assert "may have been kept, or not; give it again with --key a1b2, and it counts once" in told
+    monkeypatch.undo()
+    lost.hand.engine.dispose()
+    assert run(["--database-url", url, "ledger", "grant", "spent", "5", "--key", "a1b2"]) == 0
+    assert [row[0] for row in stage.rows("SELECT amount_micro FROM ledger_entries WHERE key = 'grant:a1b2'")] == [
+        5_000_000
+    ]
+
+
+def test_two_grants_in_one_moment_are_two(lost: Lost) -> None:
+    stage = lost.explorer.stage()
+    url = lost.explorer.postgres.url
+    for _ in range(2):
+        assert run(["--database-url", url, "--at", "2026-02-10T02:00:00Z", "ledger", "grant", "spent", "5"]) == 0
+    assert stage.rows("SELECT COUNT(*) FROM ledger_entries WHERE amount_micro = 5000000")[0][0] == 2

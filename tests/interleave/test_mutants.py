@@ -1,0 +1,74 @@
+"""Each lock taken out, and each statement that stands for one: a case shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from drawdown.worker import actions, balances, corrections, dispatch, provider_states, seal_sql, stops
+from tests.interleave.explore import Explorer
+
+pytestmark = pytest.mark.xdist_group("interleave")
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def _none(*_arguments: object, **_values: object) -> None:
+    """No lock at all."""
+
+
+def _release_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(stops, "lock_org", _none)
+
+
+def _terms_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(provider_states, "lock_buckets", _none)
+    patch.setattr(actions, "lock_buckets", _none)
+
+
+def _missed_halts_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dispatch, "MISSED", "SELECT :lo, :hi, :provider WHERE 1 = 0")
+
+
+def _corrections_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(corrections, "lock_buckets", _none)
+    patch.setattr(actions, "lock_buckets", _none)
+
+
+def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(seal_sql, "LOCK", seal_sql.LOCK.replace("{for_update}", ""))
+
+
+def _told_is_not_held(patch: pytest.MonkeyPatch) -> None:
+    told = balances.told
+    patch.setattr(balances, "told", lambda connection, org_id, **_hold: told(connection, org_id))
+
+
+MUTANTS: dict[str, tuple[Plant, str, str]] = {
+    "release takes no lock": (_release_without_the_lock, "seal", "cli.orgs:release"),
+    "terms take no lock": (_terms_without_the_lock, "seal", "begin_tick"),
+    "nobody looks for halts that two could not see": (
+        _missed_halts_are_not_looked_for,
+        "host wakes a sandbox",
+        "due_halts",
+    ),
+    "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.samples:withdraw"),
+    "an acknowledgement takes no lock": (
+        _told_is_not_held,
+        "cli.reconcile:reconcile_",
+        "cli.reconcile:reconcile_ tells",
+    ),
+    "a seal takes no lock": (_seal_without_its_lock, "cli.orgs:release", "seal"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_it_is_seen(explorer: Explorer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    plant, first, second = MUTANTS[name]
+    plant(monkeypatch)
+    explorer.forget()
+    try:
+        assert any(one.wrong for one in explorer.pair(first, second))
+    finally:
+        explorer.forget()

@@ -1,0 +1,37 @@
+"""A fixed share of `make interleave`: those pairs that have lost usage, credit or a halt, or come nearest to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.interleave.explore import Explorer
+
+pytestmark = pytest.mark.xdist_group("interleave")
+
+PAIRS = (
+    ("seal", "seal"),
+    ("seal", "cli.orgs:release"),
+    ("cli.orgs:release", "seal"),
+    ("seal", "begin_tick"),
+    ("seal", "host inserts late"),
+    ("host inserts late", "seal"),
+    ("cli.samples:withdraw", "seal"),
+    ("assign", "seal"),
+    ("worker.prune:prune", "host inserts ancient"),
+    ("begin_replay", "begin_replay"),
+    ("claim", "claim"),
+    ("settle", "server.webhooks:take refused"),
+    ("cli.pushes:void", "confirm"),
+    ("reconcile_short", "reconcile_short"),
+    ("cli.ledger:grant keyed", "cli.ledger:grant keyed"),
+    ("project", "cli.orgs:override ending"),
+    ("host wakes a sandbox", "due_halts"),
+    ("host starts a sandbox", "cli.orgs:halt"),
+)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS, ids=[" | ".join(one) for one in PAIRS])
+def test_whatever_the_first_has_done_when_the_second_comes(explorer: Explorer, first: str, second: str) -> None:
+    seen = list(explorer.pair(first, second))
+    assert seen, "they have nothing in common: this pair shows nothing"
+    assert [f"{one.case}: {one.wrong}" for one in seen if one.wrong] == []

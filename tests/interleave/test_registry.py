@@ -1,0 +1,54 @@
+"""Every transaction that the product opens is explored, or named with a reason why not."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.interleave import sites
+from tests.interleave.footprint import Footprint, is_settled, points
+from tests.interleave.registry import APART, PARTIES
+
+REGISTERED = {one.site for one in PARTIES.values()} - {"host"}
+
+
+def test_every_transaction_is_explored_or_named_with_a_reason() -> None:
+    missing = {site: where for site, where in sites.sites().items() if site not in REGISTERED | APART.keys()}
+    assert not missing, f"add them to tests/interleave/registry.py (five lines each): {missing}"
+
+
+def test_nothing_is_named_that_is_not_there() -> None:
+    assert (REGISTERED | APART.keys()) - sites.sites().keys() == set()
+    assert not REGISTERED & APART.keys()
+
+
+def test_a_transaction_that_is_added_is_noticed() -> None:
+    added = """
+def begin_anew(engine, state, threads):
+    write(engine, work)
+    transact(work)
+    state.write(work)
+    threads.write(work)
+    with engine.begin():
+        pass
+    yield Transaction("anew", work)
+    sys.stdout.write("no transaction")
+"""
+    opened = [ast.unparse(call.func) for _, call in sites._calls(ast.parse(added)) if sites._opens(call)]
+    assert opened == ["write", "transact", "state.write", "threads.write", "engine.begin"]
+
+
+def of(reads: str = "", writes: str = "", shares: str = "") -> Footprint:
+    return Footprint(frozenset(reads), frozenset(writes), frozenset(), frozenset(shares))
+
+
+def test_points_differ_where_a_statement_of_the_first_sees_or_locks_what_the_second_writes() -> None:
+    first = [of("a"), of("b"), of("a"), of("c", "c"), of("b")]
+    assert points(first, of("c", "b")) == [1, 2, 5]
+    assert points(first, of("", "c")) == [1, 4]
+    assert points(first, of("abc")) == [], "who only reads is the same to the first wherever it stands"
+
+
+def test_a_second_that_waits_waits_at_the_same_place_unless_locks_cross() -> None:
+    assert is_settled([of("", "a")], [of("a")]), "what is not committed is seen by nobody"
+    assert not is_settled([of("", "a")], [of("", "a")])
+    assert not is_settled([of("b", "b", "b")], [of("", "b")])

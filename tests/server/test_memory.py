@@ -1,0 +1,110 @@
+"""`drawdown serve` under attack: the most memory that its process ever holds, for each kind of attack.
+
+Volumes are bounded, and memory is measured, never time. The attackers are several addresses of this machine, as many
+as it takes to fill all places.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from itertools import cycle
+from pathlib import Path
+
+import httpx
+import pytest
+
+from drawdown.server.connection import MAX_CONNECTIONS
+from tests.acceptance.commands import drawdown
+from tests.server.test_process import SECRETS, serving
+
+LIMIT_MB = 300
+SOURCES = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6")
+BODY = 999_000
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells a process's greatest memory")
+
+
+def peak_mb(pid: int) -> int:
+    """The most memory that a process has held."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+class Attack:
+    """Connections to one server, from several addresses by turns."""
+
+    def __init__(self, port: int, stack: ExitStack) -> None:
+        self.port, self.stack, self.sources = port, stack, cycle(SOURCES)
+
+    def open(self, buffer: int | None = None) -> socket.socket:
+        made = self.stack.enter_context(socket.socket())
+        if buffer is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        made.bind((next(self.sources), 0))
+        made.settimeout(10)
+        made.connect(("127.0.0.1", self.port))
+        return made
+
+    def send(self, data: bytes, buffer: int | None = None) -> None:
+        """Send as much of it as is taken; then leave the connection open."""
+        made = self.open(buffer)
+        made.settimeout(0.05)
+        with suppress(OSError):
+            made.sendall(data)
+
+
+def heads(attack: Attack) -> None:
+    for _ in range(MAX_CONNECTIONS + 40):
+        attack.send(b"GET / HTTP/1.1\r\nX: " + b"a" * 15_000)
+
+
+def unknown_webhooks(attack: Attack) -> None:
+    head = b"POST /webhooks/nosuch HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    for _ in range(MAX_CONNECTIONS):
+        attack.send(head + b"x" * BODY)
+
+
+def unproven_webhooks(attack: Attack) -> None:
+    head = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v1=a\r\nContent-Length: 1000000\r\n\r\n"
+    for _ in range(MAX_CONNECTIONS):
+        attack.send(head + b"x" * BODY)
+
+
+def deaf_readers(attack: Attack) -> None:
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 40
+    for _ in range(MAX_CONNECTIONS):
+        attack.send(asked, buffer=2048)
+
+
+ATTACKS: tuple[Callable[[Attack], None], ...] = (heads, unknown_webhooks, unproven_webhooks, deaf_readers)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path}/served.db"
+    assert drawdown(url, "init").status == 0
+    return url
+
+
+@pytest.fixture
+def served(database: str, tmp_path: Path) -> Iterator[tuple[str, int]]:
+    env = {**SECRETS, "DRAWDOWN_LOG_LEVEL": "WARNING"}
+    with serving(database, env, tmp_path / "log") as (url, process):
+        yield url, process.pid
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_memory_stays_under_its_limit_and_health_is_answered(
+    served: tuple[str, int], attack: Callable[[Attack], None]
+) -> None:
+    url, pid = served
+    with ExitStack() as stack:
+        attack(Attack(httpx.URL(url).port or 0, stack))
+        assert httpx.get(f"{url}/healthz", timeout=120).status_code == 200
+        assert peak_mb(pid) < LIMIT_MB
+    assert json.loads(httpx.get(f"{url}/healthz", timeout=120).text) == {"status": "ok"}
+    assert peak_mb(pid) < LIMIT_MB

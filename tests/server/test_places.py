@@ -1,0 +1,201 @@
+"""Connections: a share for each address, places kept for health, and an end to whoever neither sends nor reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.errors import UsageError
+from drawdown.server import connection, listen
+from drawdown.server.callers import caller_of, proxies
+from drawdown.server.connection import Places, protocol
+from drawdown.server.frame import Frame
+from tests.world import T0
+
+LARGE = b"x" * 5_000_000
+Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def routes(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    """Answers each path with itself, and one of them with much."""
+    body = LARGE if scope["path"] == "/large" else scope["path"].encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Listening:
+    """A server on a port, and its connections."""
+
+    def __init__(self, address: tuple[str, int], places: Places, refused: Counter[str]) -> None:
+        self.address, self.places, self.refused = address, places, refused
+        self.held: list[Opened] = []
+
+    async def open(self, sent: bytes = b"") -> Opened:
+        found = await asyncio.open_connection(*self.address, limit=64)
+        found[1].write(sent)
+        return found
+
+    async def hold(self, count: int) -> list[Opened]:
+        """Connections whose head never ends, each in its place."""
+        before = self.places.count
+        made = [await self.open(b"GET / HTTP/1.1\r\n") for _ in range(count)]
+        self.held += made  # or they would be closed as soon as nobody knows of them
+        while self.places.count < before + count:
+            await asyncio.sleep(0.01)
+        return made
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body."""
+        reader, writer = await self.open(b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path.encode())
+        try:
+            return status_and_body(await asyncio.wait_for(reader.read(), 30))
+        finally:
+            writer.transport.abort()
+
+
+def status_and_body(raw: bytes) -> tuple[int, bytes]:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200"):
+        assert b"content-type: application/json" in head.lower() and b"nosniff" in head.lower(), head
+        assert set(json.loads(body)["error"]) >= {"code", "message"}
+    return int(head.split(b" ")[1]), body
+
+
+@asynccontextmanager
+async def listening(trusted: str = "") -> AsyncIterator[Listening]:
+    refused: Counter[str] = Counter()
+    app = Frame(routes, FixedClock(T0), 1_000_000, refused)
+    config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=listen.KEEP_ALIVE_S)
+    places, loop, state = Places(proxies(trusted), refused), asyncio.get_running_loop(), ServerState()
+    made = protocol(places)
+    server = await loop.create_server(lambda: made(config, state, {}, loop), "127.0.0.1", 0)
+    async with server:
+        yield Listening(server.sockets[0].getsockname(), places, refused)
+        for one in list(state.connections):
+            one.transport.abort()
+
+
+def run(work: Callable[[Listening], Awaitable[None]], trusted: str = "") -> None:
+    async def whole() -> None:
+        async with listening(trusted) as found:
+            await asyncio.wait_for(work(found), 60)
+
+    asyncio.run(whole())
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same limits, and smaller."""
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(connection, "MAX_OF_AN_ADDRESS", 5)
+    monkeypatch.setattr(connection, "HEALTH_PLACES", 2)
+
+
+@pytest.mark.usefixtures("few")
+def test_an_address_has_its_share_and_no_more() -> None:
+    async def work(here: Listening) -> None:
+        held = await here.hold(5)
+        status, body = await here.get("/a")
+        assert status == 503 and b"too_many_connections" in body
+        assert here.refused["connections"] == 1
+        held[0][1].transport.abort()
+        while here.places.count == 5:
+            await asyncio.sleep(0.01)
+        assert await here.get("/a") == (200, b"/a"), "a place that was left is free again"
+
+    run(work)
+
+
+@pytest.mark.usefixtures("few")
+def test_where_all_places_are_taken_health_is_answered_and_nothing_else() -> None:
+    async def work(here: Listening) -> None:
+        await here.hold(8)
+        assert await here.get("/healthz") == (200, b"/healthz")
+        assert await here.get("/readyz") == (200, b"/readyz")
+        assert (await here.get("/a"))[0] == 503
+        first, second = await here.hold(2)
+        for _ in range(5):
+            assert await here.get("/healthz") == (200, b"/healthz"), "nobody keeps these places from who comes"
+        assert await first[0].read() == b"" and here.places.count <= 10, "and there is an end to them"
+        assert here.refused["connections"] >= 1 and second
+
+    run(work, trusted="127.0.0.0/8")
+
+
+def test_heads_without_end_leave_the_places_of_health_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 0)
+    monkeypatch.setattr(connection, "HEALTH_PATIENCE_S", 0.05)
+
+    async def work(here: Listening) -> None:
+        held = await here.hold(3)
+        assert [await reader.read() for reader, _ in held] == [b""] * 3
+        assert await here.get("/healthz") == (200, b"/healthz")
+
+    run(work)
+
+
+def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "WRITE_PATIENCE_S", 0.05)
+
+    async def work(here: Listening) -> None:
+        for close in (b"", b"Connection: close\r\n"):  # answered while it is paused, and closed before it was read
+            with socket.socket() as deaf:
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+                deaf.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(deaf, here.address)
+                deaf.send(b"GET /large HTTP/1.1\r\nHost: a\r\n%s\r\n" % close)
+                while not here.places.count:
+                    await asyncio.sleep(0.01)
+                while here.places.count:  # the test's own limit says if it never ends
+                    await asyncio.sleep(0.01)
+
+    run(work)
+
+
+def test_what_is_no_http_is_told_so_in_the_one_shape() -> None:
+    async def work(here: Listening) -> None:
+        for sent in (b"\x16\x03\x01 no http\r\n\r\n", b"GET / HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * 70_000),
+                     b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"):  # fmt: skip
+            reader, writer = await here.open(sent)
+            assert status_and_body(await reader.read())[0] == 400
+            writer.close()
+
+    run(work)
+
+
+def test_two_ends_of_one_request_are_refused_and_nothing_after_it_is_read() -> None:
+    async def work(here: Listening) -> None:
+        head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+        reader, writer = await here.open(head + b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+        raw = await reader.read()
+        assert status_and_body(raw)[0] == 400 and b"smuggled" not in raw and raw.count(b"HTTP/1.1") == 1
+        writer.close()
+
+    run(work)
+
+
+def test_an_ipv6_customer_is_one_caller() -> None:
+    assert caller_of("2001:db8::1") == caller_of("2001:db8::ffff:1:2:3") != caller_of("2001:db8:0:1::1")
+    assert caller_of("::ffff:192.0.2.1") == caller_of("192.0.2.1") != caller_of("192.0.2.2")
+    assert caller_of("fe80::1%eth0") == caller_of("fe80::2")
+    assert caller_of(None) == caller_of("") == "-" and caller_of("testclient") == "testclient"
+
+
+def test_trusted_proxies_are_addresses_and_networks() -> None:
+    trusted = proxies("10.0.0.7, 10.1.0.0/16,fd00::/8")
+    assert [trusted(one) for one in ("10.0.0.7", "10.1.2.3", "::ffff:10.0.0.7", "fd00::1")] == [True] * 4
+    assert [trusted(one) for one in ("10.0.0.8", "fe00::1", "", None, "unix")] == [False] * 5
+    assert proxies("*")("203.0.113.1") and not proxies("")("127.0.0.1")
+    with pytest.raises(UsageError, match="PROXIES"):
+        proxies("proxy.internal")

@@ -1,0 +1,236 @@
+"""Calls under way: what is handed out when, who waits for whom, and what is said of what was never answered."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import pytest
+
+from drawdown.providers.protocol import Accepted, Found, LookupResult, Outcome, PushRequest, RetryAt, Unknown
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
+from drawdown.worker.calls import Calls, by_customer
+from drawdown.worker.effects import LookUp, Push
+from drawdown.worker.flight import PORTION
+from drawdown.worker.lines import AT_ONCE, PACED_MS
+from tests.fake_provider import FakeProvider, capabilities
+from tests.world import T0
+
+T = TypeVar("T")
+LONG_S = 60.0
+"""Longer than any of this takes: who waits for it waits for ever."""
+
+
+def done(work: Callable[[], Awaitable[T]]) -> T:
+    async def whole() -> T:
+        async with asyncio.timeout(LONG_S):
+            return await work()
+
+    return asyncio.run(whole())
+
+
+def push(number: int, customer: str = "acme", ts: int = T0) -> PushRequest:
+    return PushRequest(f"{customer}-{number}", customer, "compute", 1, ts, 1)
+
+
+class Slow(FakeProvider):
+    """Answers once `released` is set, and counts who is asked at once."""
+
+    def __init__(self, released: bool = False, **changes: object) -> None:
+        super().__init__(capabilities(batch_size=1, in_flight=256, **changes))
+        self.released = asyncio.Event()
+        if released:
+            self.released.set()
+        self.under_way: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+
+    def held(self, one: PushRequest) -> bool:
+        return True
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        customer = batch[0].customer_id
+        self.under_way[customer] += 1
+        self.most[customer] = max(self.most[customer], self.under_way[customer])
+        try:
+            if self.held(batch[0]):
+                await self.released.wait()
+            return await FakeProvider.push(self, batch)
+        finally:
+            self.under_way[customer] -= 1
+
+
+class OneHangs(Slow):
+    def held(self, one: PushRequest) -> bool:
+        return one.customer_id == "hangs"
+
+
+def test_answers_are_handed_out_while_one_call_hangs() -> None:
+    async def work() -> None:
+        provider = OneHangs()
+        calls = Calls(provider, FixedClock(T0))
+        batch = [push(0, "hangs"), *(push(n, f"c{n}") for n in range(1, 300))]
+        effect, told = Push("fake", batch, lambda: False), dict[int, Outcome]()
+        while len(told) < len(batch) - 1:
+            portion = await calls.fetch(effect)
+            assert 0 < len(portion) <= PORTION
+            told.update(portion)
+        assert 0 not in told and set(told.values()) == {Accepted()}
+        provider.released.set()
+        assert await calls.fetch(effect) == {0: Accepted()}
+
+    done(work)
+
+
+def test_nothing_is_begun_while_answers_wait_to_be_written_down() -> None:
+    async def work() -> None:
+        provider = Slow(released=True)
+        provider.capabilities = capabilities(batch_size=1, in_flight=8)
+        calls = Calls(provider, FixedClock(T0))
+        effect = Push("fake", [push(n, f"c{n}") for n in range(1_000)], lambda: False)
+        assert len(await calls.fetch(effect)) == PORTION
+        for _ in range(2_000):  # nobody fetches
+            await asyncio.sleep(0)
+        assert len(provider.charged) <= 2 * PORTION + 8
+        await calls.close()
+
+    done(work)
+
+
+def test_once_time_is_up_nothing_is_begun_and_what_hangs_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drawdown.worker.calls.LAST_ANSWERS_S", 0.05)
+
+    async def work() -> None:
+        provider, up = Slow(), False
+        calls = Calls(provider, FixedClock(T0))
+        batch = [push(n) for n in range(AT_ONCE + 3)]
+        effect = Push("fake", batch, lambda: up)
+        first = asyncio.ensure_future(calls.fetch(effect))
+        while provider.most["acme"] < AT_ONCE:
+            await asyncio.sleep(0.01)
+        up = True
+        told = await first
+        kinds = [type(told[place]) for place in range(len(batch))]
+        assert kinds == [Unknown] * AT_ONCE + [RetryAt] * 3
+        assert provider.seen == []
+
+    done(work)
+
+
+def test_one_customer_has_few_pushes_on_their_way_and_others_are_sent_beside_them() -> None:
+    async def work() -> None:
+        provider = OneHangs()
+        calls = Calls(provider, FixedClock(T0))
+        batch = [push(n, "hangs") for n in range(300)] + [push(n, "other") for n in range(20)]
+        effect, told = Push("fake", batch, lambda: False), dict[int, Outcome]()
+        while len(told) < 20:
+            told.update(await calls.fetch(effect))
+        assert {batch[place].customer_id for place in told} == {"other"}
+        assert provider.most["hangs"] == AT_ONCE
+        await calls.close()
+
+    done(work)
+
+
+class Limited(Slow):
+    """Takes `allowed` pushes of a customer, and then none until a time."""
+
+    def __init__(self, clock: FixedClock, allowed: int, wait_ms: int) -> None:
+        super().__init__(released=True)
+        self.clock, self.allowed, self.wait_ms = clock, allowed, wait_ms
+        self.refused: Counter[str] = Counter()
+
+    def open(self) -> None:
+        self.allowed = 10_000
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        customer = batch[0].customer_id
+        if customer == "busy" and sum(one.customer_id == customer for one in self.charged.values()) >= self.allowed:
+            self.refused[customer] += 1
+            asyncio.get_running_loop().call_later(self.wait_ms / 2_000, self.open)
+            return [RetryAt(self.clock.at_ms + self.wait_ms, "429", too_many=True)]
+        return await FakeProvider.push(self, batch)
+
+
+def test_a_customer_who_is_told_to_wait_is_not_asked_for_the_rest_and_others_are() -> None:
+    async def work() -> None:
+        clock = FixedClock(T0)
+        provider = Limited(clock, allowed=10, wait_ms=PACED_MS + SECOND_MS)
+        calls = Calls(provider, clock)
+        batch = [push(n, "busy") for n in range(500)] + [push(n, "other") for n in range(50)]
+        effect, told = Push("fake", batch, lambda: False), dict[int, Outcome]()
+        while len(told) < len(batch):
+            told.update(await calls.fetch(effect))
+        ends = Counter((batch[place].customer_id, type(answer)) for place, answer in told.items())
+        assert ends == {("busy", Accepted): 10, ("busy", RetryAt): 490, ("other", Accepted): 50}
+        assert provider.refused["busy"] <= AT_ONCE, "a burst is refused once, and not push by push"
+
+    done(work)
+
+
+def test_a_short_wait_is_waited_for() -> None:
+    async def work() -> None:
+        clock = FixedClock(T0)
+        provider = Limited(clock, allowed=1, wait_ms=10)
+        calls = Calls(provider, clock)
+        batch = [push(n, "busy") for n in range(3 * AT_ONCE)]
+        effect, told = Push("fake", batch, lambda: False), dict[int, Outcome]()
+        while len(told) < len(batch):
+            told.update(await calls.fetch(effect))
+        assert 0 < provider.refused["busy"] <= AT_ONCE
+        assert len(provider.charged) == len(batch) - provider.refused["busy"], "the rest came after the wait"
+
+    done(work)
+
+
+class Lists(FakeProvider):
+    """Looks up all pushes of a customer and day by one call."""
+
+    def __init__(self) -> None:
+        lists = {"in_flight": 8, "batch_size": 1, "lookup_lag_ms": 0, "lookup_span_ms": DAY_MS, "lookups_per_s": 1_000}
+        super().__init__(capabilities(**lists))
+        self.asked: list[tuple[str, int]] = []
+
+    async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
+        assert len({one.customer_id for one in requests}) == 1
+        self.asked.append((requests[0].customer_id, len(requests)))
+        return [Found(int(one.key.split("-")[1])) for one in requests]
+
+
+def test_one_list_of_a_customer_and_day_answers_all_its_pushes() -> None:
+    async def work() -> None:
+        provider = Lists()
+        calls = Calls(provider, FixedClock(T0))
+        many = [push(n, "many", T0 + n * MINUTE_MS) for n in range(485)]
+        asked = [*many, *(push(n, f"c{n}") for n in range(8))]
+        effect, told = LookUp("fake", asked), dict[int, LookupResult]()
+        while len(told) < len(asked):
+            told.update(await calls.fetch(effect))
+        assert [told[place] for place in range(len(asked))] == [Found(int(one.key.split("-")[1])) for one in asked]
+        assert sorted(provider.asked) == [("c0", 1), *((f"c{n}", 1) for n in range(1, 8)), ("many", 485)]
+
+    done(work)
+
+
+def test_lookups_are_grouped_by_customer_and_span_and_customers_take_turns() -> None:
+    asked = [push(0, "a", T0 + DAY_MS), push(1, "a", T0), push(2, "a", T0 + DAY_MS - 1), push(3, "b", T0)]
+    assert list(by_customer(asked, DAY_MS)) == [[1, 2], [3], [0]]
+    assert list(by_customer(asked, 0)) == [[1], [3], [2], [0]]
+
+
+def test_what_is_over_before_it_begins_leaves_nothing_that_was_never_awaited() -> None:
+    async def work() -> None:
+        calls = Calls(Slow(), FixedClock(T0))
+        asked = [push(0), push(1)]
+        for effect in (Push("fake", asked, lambda: True), LookUp("fake", asked, lambda: True)):
+            assert len(await calls.fetch(effect)) == len(asked)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        done(work)
+        gc.collect()
+    assert [str(one.message) for one in said] == []

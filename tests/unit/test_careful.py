@@ -1,0 +1,124 @@
+"""Whatever a provider answers, what comes in can be stored and shown, or has told nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from drawdown.providers import careful
+from drawdown.providers.careful import Careful
+from drawdown.providers.protocol import (
+    Absent,
+    Accepted,
+    CannotTell,
+    CustomerChanged,
+    CustomerRead,
+    CustomerState,
+    Drawn,
+    Found,
+    LookupResult,
+    NoCustomer,
+    Outcome,
+    PushRefused,
+    PushRequest,
+    Queued,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+    Unknown,
+)
+from tests.fake_provider import FakeProvider, capabilities
+
+HOSTILE = ("\x00", "\ud800", "\x1b[2J", "\u202e", "a\nb", "x" * 3_000_000, "\x1b" * 100_000)
+HUGE = (10**30, -(10**30), 10**400_000, 1.5, True, "7", None)
+"""Figures that are none."""
+
+
+def request() -> PushRequest:
+    return PushRequest("key", "acme", "compute", 60, 0, 1)
+
+
+def fits(text: str, most: int) -> bool:
+    return text.isprintable() and len(text) <= most
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_text_of_any_kind_is_clean_and_bounded(text: str) -> None:
+    state = careful.sound(CustomerState(5, text, None))
+    assert isinstance(state, CustomerState) and state.plan is not None
+    assert state.balance_micro == 5 and fits(state.plan, careful.MAX_NAME_CHARS), "its credit is known all the same"
+    answers = [careful.outcome(kind(text)) for kind in (Rejected, Unknown)]
+    answers += [careful.outcome(RetryAt(7, text))]
+    told = [one.reason for one in answers if isinstance(one, Rejected | Unknown | RetryAt)]
+    reads = [careful.looked_up(CannotTell(text)), careful.looked_up(ReadFailed(text)), careful.sound(ReadFailed(text))]
+    for read in (*reads, careful.totals(ReadFailed(text)), careful.drawn(ReadFailed(text))):
+        assert isinstance(read, CannotTell | ReadFailed)
+        told.append(read.reason)
+    assert len(told) == 8 and all(fits(one, careful.MAX_REASON_CHARS) for one in told)
+    named = careful.totals({text: 1}), careful.drawn({text: Drawn(1, None)})
+    assert all(fits(name, careful.MAX_NAME_CHARS) for one in named if isinstance(one, dict) for name in one)
+
+
+@pytest.mark.parametrize("figure", HUGE, ids=range(len(HUGE)))
+def test_a_figure_that_is_none_has_told_nothing(figure: Any) -> None:
+    assert isinstance(careful.looked_up(Found(figure)), ReadFailed)
+    assert isinstance(careful.totals({"compute": 1, "other": figure}), ReadFailed)
+    assert isinstance(careful.drawn({"compute": Drawn(figure, None)}), ReadFailed)
+    assert isinstance(careful.outcome(Queued(figure)), Unknown)
+    assert careful.outcome(RetryAt(figure, "later")) == RetryAt(0, "later"), "proven unsent, and no time to wait for"
+    assert careful.looked_up(CannotTell("no", figure)) == CannotTell("no", None)
+    if figure is not None:
+        assert isinstance(careful.sound(CustomerState(figure, None, None)), ReadFailed)
+        assert isinstance(careful.sound(CustomerState(1, None, figure)), ReadFailed)
+
+
+def test_lists_have_an_end() -> None:
+    assert isinstance(careful.totals({str(n): 1 for n in range(careful.MAX_FEATURES + 1)}), ReadFailed)
+    assert isinstance(careful.drawn({str(n): Drawn(1, None) for n in range(careful.MAX_FEATURES + 1)}), ReadFailed)
+
+    class Talkative(FakeProvider):
+        async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+            return ["\x1b" * 10_000] * 100_000
+
+        async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> list[Any]:
+            return [CustomerChanged("\x00" * 10_000), PushRefused("\ud800", "\x1b" * 9_999)] * 100_000
+
+        async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, Any]:
+            return {str(n): NoCustomer() for n in range(100_000)} | {"acme": NoCustomer()}
+
+    async def ask() -> None:
+        provider = Careful(Talkative(capabilities()))
+        lines = await provider.check((), ())
+        assert len(lines) == careful.MAX_LINES and all(fits(one, careful.MAX_REASON_CHARS) for one in lines)
+        notices = await provider.notices({}, b"", 0)
+        assert not isinstance(notices, ReadFailed) and len(notices) == careful.MAX_NOTICES
+        for one in notices:
+            name = one.customer_id if isinstance(one, CustomerChanged) else one.key
+            assert fits(name, careful.MAX_KEY_CHARS)
+        assert await provider.customers(["acme", "globex"]) == {"acme": NoCustomer()}, "those that were asked about"
+
+    asyncio.run(ask())
+
+
+def test_what_is_sound_comes_through_as_it_was() -> None:
+    outcomes: list[Outcome] = [Accepted(), Queued(7), RetryAt(-5, "past"), Rejected("no"), Unknown("gone")]
+    assert [careful.outcome(one) for one in outcomes] == outcomes
+    found: list[LookupResult] = [Found(60), Found(-60), Absent(), CannotTell("why", 3), ReadFailed("503")]
+    assert [careful.looked_up(one) for one in found] == found
+    assert careful.totals({"compute": 60}) == {"compute": 60}
+    assert careful.drawn({"compute": Drawn(60, 7)}) == {"compute": Drawn(60, 7)}
+    states: list[CustomerRead] = [CustomerState(None, None, None), CustomerState(-5, "Größe L", 0), NoCustomer()]
+    assert [careful.sound(one) for one in states] == states
+
+    async def ask() -> None:
+        fake = FakeProvider(capabilities())
+        provider = Careful(fake)
+        assert await provider.push([request()]) == [Accepted()]
+        assert await provider.lookup(request()) == Found(60)
+        assert await provider.totals("acme", 0, 1) == {"compute": 60}
+        assert (provider.name, provider.dormant) == ("fake", None) and provider.capabilities is fake.capabilities
+
+    asyncio.run(ask())

@@ -1,0 +1,32 @@
+"""Which of some absent pushes a balance was drawn on by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from drawdown.worker.balances import charged_among
+
+
+@pytest.mark.parametrize(
+    ("quantities", "least", "most", "charged"),
+    [
+        ([60], 60, 60, {0}),
+        ([60], 0, 0, set()),
+        ([60, 7], 7, 7, {1}),
+        ([60, 7], 67, 67, {0, 1}),
+        ([60, 7], 0, 6, set()),
+        ([60, 7], 0, 7, None),
+        ([60], 59, 59, None),
+        ([-60], -60, -60, {0}),
+        ([60, -7], 53, 53, {0, 1}),
+        ([60, -7], 60, 60, {0}),
+    ],
+)
+def test_the_balance_says_which(quantities: Sequence[int], least: int, most: int, charged: set[int] | None) -> None:
+    assert charged_among(quantities, least, most) == charged
+
+
+def test_pushes_that_cancel_out_are_absent_as_events_say() -> None:
+    assert charged_among([-1, 1], 0, 0) == frozenset()

@@ -1,0 +1,117 @@
+"""The commands there are: each is listed, says examples that parse, and is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from drawdown.cli.examples import EXAMPLES
+from drawdown.cli.main import app, global_options_first, run
+from drawdown.cli.tree import PLACES, walk
+from drawdown.schema.errors import MEANINGS
+
+ROOT: Any = get_command(app)
+TREE = dict(walk(ROOT))
+LEAVES = [path for path, one in TREE.items() if not hasattr(one, "commands")]
+HEAVY = ("sqlalchemy", "aiohttp", "alembic", "apscheduler", "fastapi", "prometheus_client", "psycopg", "pydantic",
+         "pydantic_settings", "rich", "standardwebhooks", "structlog", "tenacity", "uvicorn", "drawdown.worker",
+         "drawdown.server", "drawdown.providers", "drawdown.ledger")  # fmt: skip
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert ("org", "assign") in LEAVES and len(LEAVES) > 30
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_each_command_has_examples_of_its_own_that_parse(
+    path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("body.json").touch()  # of a webhook: it is opened when it is parsed
+    lines = EXAMPLES[" ".join(path)]
+    assert lines
+    for line in lines:
+        words = shlex.split(line)
+        assert tuple(words[: len(path)]) == path
+        moved = global_options_first(words)
+        TREE[path].make_context(path[-1], moved[moved.index(path[0]) + len(path) :])
+
+
+def test_no_example_is_of_a_command_that_there_is_not() -> None:
+    assert {tuple(name.split()) for name in EXAMPLES} - {()} == set(LEAVES)
+
+
+@pytest.mark.parametrize("path", list(TREE), ids=" ".join)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_each_help_says_what_for_and_shows_examples(
+    path: tuple[str, ...], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*path, flag]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"Usage: {' '.join(('drawdown', *path))} ")
+    assert "Examples:\n" in said and re.search(r"[a-z]\.\.\.$", said, re.MULTILINE) is None
+
+
+@pytest.mark.parametrize("path", [path for path in TREE if path not in LEAVES], ids=" ".join)
+def test_a_group_alone_says_its_help_as_it_is(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(list(path)) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("Usage: drawdown") and said.err.endswith("\ndrawdown: name a command\n")
+    assert "\\n" not in said.err and "Examples:" in said.err and said.out == ""
+
+
+@pytest.mark.parametrize(("name", "place"), list(PLACES.items()))
+def test_each_line_of_the_list_fits_a_terminal(name: str, place: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["--help"])
+    assert re.search(rf"^  {name} +{re.escape(place.says)}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert re.fullmatch(r"drawdown \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_the_help_tells_each_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for status, meaning in MEANINGS.items():
+        assert f"{int(status)} {meaning}" in said
+
+
+COMPLETE = {"_DRAWDOWN_COMPLETE": "complete_bash", "COMP_WORDS": "drawdown pu", "COMP_CWORD": "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says", "typers_own"),
+    [
+        (["--help"], {}, "Usage", set()),
+        (["-h"], {}, "Usage", set()),
+        (["--version"], {}, "drawdown ", set()),
+        ([], COMPLETE, "push", {"pydantic"}),
+    ],
+)
+def test_nothing_heavy_is_imported_for_a_help(
+    arguments: list[str], environment: dict[str, str], says: str, typers_own: set[str]
+) -> None:
+    look = (
+        "import atexit, json, sys\n"
+        f"atexit.register(lambda: print(json.dumps([n for n in {HEAVY} if n in sys.modules]), file=sys.stderr))\n"
+        f"from drawdown.cli.main import main\nmain({arguments})"
+    )
+    done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith(says)
+    assert set(json.loads(done.stderr)) <= typers_own
+
+
+def test_completion_goes_below_a_noun() -> None:
+    words = {"_DRAWDOWN_COMPLETE": "complete_bash", "COMP_WORDS": "drawdown org ha", "COMP_CWORD": "2"}
+    command = [sys.executable, "-c", "from drawdown.cli.main import main; main([])"]
+    assert subprocess.run(command, env=words, capture_output=True, text=True).stdout.split() == ["halt"]

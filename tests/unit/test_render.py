@@ -1,0 +1,51 @@
+"""Tables: plain where nobody looks; in a terminal of any width, keys, ids and times stay whole.
+
+A line's end inside a cell is shown as its escape: it starts no row, and two ids that differ in it look different.
+"""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from drawdown.cli.render import table
+
+KEY = "usage:organisation-of-some-length:1767225600000:compute_4gb:r1"
+TIME = "2026-01-01T00:00:00.123Z"
+WHY = "the provider said a great many words, none of which should make a key or a time break into two"
+ROWS = [(KEY, TIME, 12_345_678, None, WHY), ("k[bold]2", "-", -1, True, "two\nlines")]
+
+
+def printed(width: int, *, terminal: bool, rows: object = ROWS) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=terminal, color_system=None, soft_wrap=True)
+    console.print(table("Pushes", ("key", "at", "#quantity", "late", "why"), rows))  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 80, 400])
+def test_piped_it_is_a_line_a_row_whatever_the_width(width: int) -> None:
+    assert printed(width, terminal=False).splitlines() == [
+        "Pushes",
+        f"{'key':62}  {'at':24}    quantity  late  why",
+        f"{KEY}  {TIME}  12,345,678  -     {WHY}",
+        f"{'k[bold]2':62}  {'-':24}          -1  yes   two\\nlines",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 80, 100, 400])
+def test_in_a_terminal_only_words_wrap(width: int) -> None:
+    said = printed(width, terminal=True)
+    assert KEY in said and TIME in said and "12,345,678" in said and "k[bold]2" in said
+    assert all(word in said for word in WHY.split())
+
+
+def test_a_terminal_that_is_wide_enough_is_kept_to() -> None:
+    assert max(map(len, printed(160, terminal=True).splitlines())) <= 160
+
+
+def test_a_table_without_rows_shows_its_columns() -> None:
+    assert printed(80, terminal=False, rows=[]).splitlines() == ["Pushes", "key  at  quantity  late  why", ""]

@@ -1,0 +1,78 @@
+"""The record of what people did, chained: each row's hash is over its content and the hash of the row before it.
+
+Guarantee: rows are chained in the transaction that writes them, one transaction after the other, so that a row that is
+changed, taken out, put in or moved shows (`verify`), the last ones too: how many there are and the newest hash are kept
+in a row of their own. Whoever may write both tables can chain them anew: `verify` tells the newest hash, to be kept
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+HASHED: Final = ("at_ms", "action", "target", "details", "actor", "reason", "via")
+"""The columns that a hash is over, in this order, after the hash before it."""
+_AT_ONCE: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Head:
+    """How many rows are chained, and the newest one's hash; of an empty chain it is ''."""
+
+    actions: int
+    hash: str
+
+
+def hash_after(before: str, row: Mapping[str, Any]) -> str:
+    """SHA-256 in hex."""
+    return sha256(json.dumps([before, *(row[name] for name in HASHED)]).encode()).hexdigest()
+
+
+def chained(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The hashes of rows that are written next, in their order. Nobody else writes any before this transaction ends."""
+    held = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+    head = _head(connection, held)
+    hashes: list[str] = []
+    for row in rows:
+        hashes.append(hash_after(hashes[-1] if hashes else head.hash, row))
+    connection.execute(
+        sa.text("UPDATE action_chain SET actions = :actions, hash = :hash"),
+        {"actions": head.actions + len(hashes), "hash": hashes[-1] if hashes else head.hash},
+    )
+    return hashes
+
+
+def broken(connection: sa.Connection) -> Iterator[str]:
+    """What is wrong with the chain, by words; a row that is wrong says so once, and those after it are judged anew."""
+    head, before, count = _head(connection), "", 0
+    rows = connection.execute(
+        sa.text(f"SELECT action_id, hash, {', '.join(HASHED)} FROM operator_actions ORDER BY action_id"),
+        execution_options={"yield_per": _AT_ONCE},
+    )
+    for row in rows.mappings():
+        if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
+            yield (
+                f"action {row['action_id']} ({row['action']} of {row['target']}) is not what was recorded after the "
+                "one before it: it was changed or put in, or one before it was taken out or moved"
+            )
+        before, count = str(row["hash"]), count + 1
+    if count != head.actions:
+        yield f"{count} actions are on record, and there were {head.actions}"
+    elif before != head.hash:
+        yield "the last action on record is not the last one there was"
+
+
+def newest(connection: sa.Connection) -> str:
+    """The newest hash: kept elsewhere, it shows a record that was chained anew."""
+    return _head(connection).hash
+
+
+def _head(connection: sa.Connection, held: str = "") -> Head:
+    row = connection.execute(sa.text(f"SELECT actions, hash FROM action_chain{held}")).one()
+    return Head(int(row.actions), str(row.hash))

@@ -1,0 +1,121 @@
+"""Calls under way together, whose answers are handed out as they come.
+
+Guarantee: each place is answered once. A process that dies forgets few answers: nothing is begun while a portion of
+them waits to be fetched, and none waits for the others for longer than a second. Once `over` says so nothing is begun,
+and what is under way has `grace_s` left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from itertools import islice
+from typing import Final, Generic, TypeVar
+
+A = TypeVar("A")
+PORTION: Final = 64
+"""Answers fetched at once, unless one call has more: few enough to lose, enough that commits cost little."""
+PORTION_S: Final = 1.0
+POLL_S: Final = 0.1
+"""How often `over` is asked while nothing comes."""
+
+
+class Flight(Generic[A]):
+    """`count` answers that come one by one. `instead` says what stands for one that did not come, given whether its
+    call was begun."""
+
+    def __init__(
+        self,
+        count: int,
+        over: Callable[[], bool],
+        instead: Callable[[bool], A],
+        *,
+        portion: int = PORTION,
+        grace_s: float = 0.0,
+    ) -> None:
+        self.over = over
+        self._instead = instead
+        self._portion = max(PORTION, portion)
+        self._grace_s = grace_s
+        self._left = set(range(count))
+        self._begun: set[int] = set()
+        self._ready: dict[int, A] = {}
+        self._first_at = 0.0
+        self._changed, self._room = asyncio.Event(), asyncio.Event()
+        self._room.set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ends_at: float | None = None
+
+    def start(self, works: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        """Have these make the calls, side by side."""
+        self._tasks = [asyncio.ensure_future(self._whole(work)) for work in works]
+
+    async def _whole(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        finally:
+            self._changed.set()
+
+    async def room(self) -> None:
+        """Wait until another call may be begun."""
+        await self._room.wait()
+
+    def begin(self, places: Iterable[int]) -> None:
+        """From here on the answers of these calls may be lost."""
+        self._begun.update(places)
+
+    def answer(self, place: int, answer: A) -> None:
+        """What came of one."""
+        self._left.remove(place)
+        self._ready[place] = answer
+        if len(self._ready) == 1:
+            self._first_at = asyncio.get_running_loop().time()
+        if len(self._ready) >= self._portion:
+            self._room.clear()
+        if len(self._ready) in (1, self._portion) or not self._left:
+            self._changed.set()
+
+    @property
+    def done(self) -> bool:
+        """Whether every answer was fetched."""
+        return not self._left and not self._ready
+
+    async def fetch(self) -> dict[int, A]:
+        """The next portion, by place: none is empty before all were fetched. Errors: whatever the works raise."""
+        loop = asyncio.get_running_loop()
+        while self._left and len(self._ready) < self._portion:
+            if self._ready and loop.time() - self._first_at >= PORTION_S:
+                break
+            if all(task.done() for task in self._tasks) or self._is_over(loop.time()):
+                await self._give_up()
+                break
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._changed.wait()
+        found = {place: self._ready.pop(place) for place in list(islice(self._ready, self._portion))}
+        self._first_at = loop.time()
+        if len(self._ready) < self._portion:
+            self._room.set()
+        return found
+
+    def _is_over(self, at: float) -> bool:
+        if self._ends_at is None and self.over():
+            self._ends_at = at + self._grace_s
+        return self._ends_at is not None and at >= self._ends_at
+
+    async def _give_up(self) -> None:
+        """Whatever has not been answered will not be."""
+        await self.close()
+        for task in self._tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        for place in sorted(self._left):
+            self.answer(place, self._instead(place in self._begun))
+
+    async def close(self) -> None:
+        """End what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,187 @@
+"""Ids that people give: known, or refused with the nearest one there is.
+
+Guarantee: an id that names nothing changes nothing and finds nothing in silence. The search for the nearest reads a
+bounded number of rows, whatever the size of the table: those around the place where the id would stand, and of SCANNED
+others those that share a half with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import UnknownId
+
+NEIGHBOURS: Final = 500
+"""Ids read on either side of where a mistyped one would stand, for each place where such ids lie."""
+ALIKE: Final = 0.6
+"""How alike two ids are that may be meant for each other, as difflib counts: 1 is the same."""
+MAX_SAID_CHARS: Final = 200
+SCANNED: Final = 100_000
+"""Ids looked at for the half that a single slip leaves as it was meant."""
+
+_AROUND: Final = (
+    "SELECT DISTINCT {column} AS id FROM {table} WHERE {column} >= :id AND {only} ORDER BY 1 LIMIT :most",
+    "SELECT DISTINCT {column} AS id FROM {table} WHERE {column} < :id AND {only} ORDER BY 1 DESC LIMIT :most",
+    "SELECT DISTINCT {column} AS id FROM (SELECT {column} FROM {table} WHERE {only} LIMIT :scanned) x "
+    "WHERE {column} LIKE :head ESCAPE '!' OR {column} LIKE :tail ESCAPE '!' LIMIT :most",
+)
+# From one organisation to the next by the index, since each of them has many samples.
+_NEXT_ORGS: Final = """
+WITH RECURSIVE found (org_id) AS (
+    SELECT {least}(s.org_id) FROM usage_samples s WHERE s.org_id {first} :id
+    UNION ALL
+    SELECT (SELECT {least}(s.org_id) FROM usage_samples s WHERE s.org_id {then} f.org_id) FROM found f
+    WHERE f.org_id IS NOT NULL
+)
+SELECT org_id FROM found WHERE org_id IS NOT NULL LIMIT :most
+"""
+_SAMPLED_AROUND: Final = (
+    _NEXT_ORGS.format(least="MIN", first=">=", then=">"),
+    _NEXT_ORGS.format(least="MAX", first="<", then="<"),
+)
+SAMPLED_NEIGHBOURS: Final = 50
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where ids of a kind lie. `prefix` is what stands before them there."""
+
+    table: str
+    column: str
+    only: str = "1 = 1"
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of id, and the command that lists those there are."""
+
+    noun: str
+    places: tuple[Place, ...]
+    shown_by: str
+
+
+_ORGS: Final = Place("orgs", "org_id")
+ORG: Final = Kind("organisation", (_ORGS,), "drawdown org list")
+FEATURE: Final = Kind(
+    "feature",
+    (Place("mappings", "feature", "feature IS NOT NULL"), Place("ledger_rates", "feature")),
+    "drawdown feature list",
+)
+CUSTOMER: Final = Kind(
+    "customer",
+    (_ORGS, Place("ledger_accounts", "account_id", "kind = 'wallet'", "wallet:"), Place("assignments", "customer_id")),
+    "drawdown ledger show",
+)
+PLAN: Final = Kind("plan", (Place("ledger_plans", '"plan"'),), "drawdown ledger plans")
+ANY_PLAN: Final = Kind("plan", (*PLAN.places, Place("orgs", '"plan"', '"plan" IS NOT NULL')), "drawdown ledger plans")
+"""Also those that other providers told of."""
+CELL: Final = Kind("cell", (Place("cells", "cell_id"), Place("sandboxes", "cell_id")), "drawdown cell list")
+"""Also those that hosts told of."""
+SAMPLE: Final = Kind("sample", (Place("usage_samples", "id"),), "drawdown sample list")
+PROVIDER: Final = Kind("provider", (Place("assignments", "provider"),), "drawdown provider list")
+ACTOR: Final = Kind("actor", (Place("operator_actions", "actor"),), "drawdown audit list")
+TARGET: Final = Kind(
+    "target",
+    (
+        Place("operator_actions", "target"),
+        _ORGS,
+        Place("cells", "cell_id"),
+        Place("mappings", "feature", "feature IS NOT NULL"),
+        Place("ledger_accounts", "account_id", "kind = 'wallet'", "wallet:"),
+    ),
+    "drawdown audit list",
+)
+"""What a person may have done something to."""
+VIA: Final = Kind("way", (), "drawdown audit list")
+ACTION: Final = Kind("action", (Place("operator_actions", "action"),), "drawdown audit list")
+
+
+def is_known(connection: sa.Connection, kind: Kind, given: str) -> bool:
+    """Whether an id is there."""
+    return any(
+        connection.execute(
+            sa.text(f"SELECT 1 FROM {place.table} WHERE {place.column} = :id AND {place.only} LIMIT 1"),
+            {"id": place.prefix + given},
+        ).first()
+        for place in kind.places
+    )
+
+
+def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | None = None) -> None:
+    """Insist that an id is known. `new`: True takes it all the same, False says how that is done, None: it cannot be.
+
+    Errors: UnknownId, with the nearest one there is.
+    """
+    if not (new or is_known(connection, kind, given)):
+        raise unknown(kind, given, _around(connection, kind, given), may_be_new=new is not None)
+
+
+def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) -> None:
+    """Insist on an organisation that is registered or has samples: those come before the first tick registers it.
+
+    Errors: UnknownId, with the nearest one there is.
+    """
+    if not (new or is_known(connection, ORG, org_id) or has_samples(connection, org_id)):
+        values = {"id": org_id, "most": SAMPLED_NEIGHBOURS}
+        sampled = [str(one) for text in _SAMPLED_AROUND for one in connection.execute(sa.text(text), values).scalars()]
+        raise unknown(ORG, org_id, [*_around(connection, ORG, org_id), *sampled], may_be_new=True)
+
+
+def has_samples(connection: sa.Connection, org_id: str) -> bool:
+    """Whether any host ever told of an organisation."""
+    text = "SELECT 1 FROM usage_samples WHERE org_id = :org LIMIT 1"
+    return connection.execute(sa.text(text), {"org": org_id}).first() is not None
+
+
+def require_among(kind: Kind, given: str, there: Iterable[str]) -> None:
+    """The same for ids that lie in no table. Errors: UnknownId."""
+    names = sorted(there)
+    if given not in names:
+        raise unknown(kind, given, names, listed=", ".join(names))
+
+
+def unknown(
+    kind: Kind, given: str, candidates: Iterable[str], *, may_be_new: bool = False, listed: str = ""
+) -> UnknownId:
+    """The error for an id that names nothing: the nearest of the candidates, and what shows them all."""
+    near = nearest(given, candidates)
+    parts = [f"there is no {kind.noun} {given[:MAX_SAID_CHARS] or repr(given)}"]
+    if near is not None:
+        parts.append(f"did you mean {near}?")
+    parts.append(f"there are: {listed}" if listed else f"`{kind.shown_by}` shows those there are")
+    if may_be_new:
+        parts.append("--new takes it all the same")
+    return UnknownId("; ".join(parts).replace("?;", "?"), kind.noun, near)
+
+
+def nearest(given: str, candidates: Iterable[str]) -> str | None:
+    """Which one was probably meant; upper and lower case are alike."""
+    by_text = {one.casefold(): one for one in candidates}
+    found = difflib.get_close_matches(given.casefold(), by_text, n=1, cutoff=ALIKE)
+    return by_text[found[0]] if found else None
+
+
+def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
+    for place in kind.places:
+        values = {"id": place.prefix + given, "most": NEIGHBOURS, "scanned": SCANNED, **_halves(place.prefix, given)}
+        for text in _AROUND:
+            statement = sa.text(text.format(column=place.column, table=place.table, only=place.only))
+            needed = {name: values[name] for name in statement.compile().params}
+            for one in connection.execute(statement, needed).scalars():
+                if one:
+                    yield str(one).removeprefix(place.prefix)
+
+
+def _halves(prefix: str, given: str) -> dict[str, str]:
+    """What an id begins or ends with that has one slip in its other half."""
+    middle = len(given) // 2
+    head, tail = (
+        half.replace("!", "!!").replace("%", "!%").replace("_", "!_") for half in (given[:middle], given[middle:])
+    )
+    return {"head": f"{prefix}{head}%", "tail": f"{prefix}%{tail}"}

@@ -1,0 +1,95 @@
+"""Who may have how many pushes on their way, and who was told to wait.
+
+Guarantee: customers take turns, and one that is told to wait holds up no other. A line is one customer's pushes, or one
+customer's of one feature where a provider takes those one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Final
+
+from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, RetryAt
+from drawdown.schema.units import SECOND_MS
+
+AT_ONCE: Final = 4
+"""Pushes of one customer on their way: where a provider dies, each key that it had claimed may stay in doubt for a day;
+and one that limits customers refuses a burst."""
+PACED_MS: Final = 30 * SECOND_MS
+"""For how long, from its first "too many calls" on, a customer's pushes wait; the rest are left to a later tick."""
+
+
+class Line:
+    """What one line may do now."""
+
+    def __init__(self, at_once: int = 1) -> None:
+        self.turn = asyncio.Semaphore(at_once)
+        self._paced_since_ms: int | None = None
+        self._wait_until_ms = 0
+
+    def note(self, answers: Sequence[Outcome], now_ms: int) -> None:
+        """What came of a call."""
+        told = [one.at_ms for one in answers if isinstance(one, RetryAt) and one.too_many]
+        if told:
+            self._wait_until_ms = max(self._wait_until_ms, *told)
+            self._paced_since_ms = now_ms if self._paced_since_ms is None else self._paced_since_ms
+
+    def wait_ms(self, now_ms: int) -> int:
+        """How long its next call has to wait."""
+        return max(0, self._wait_until_ms - now_ms)
+
+    def is_closed(self, now_ms: int) -> bool:
+        """Whether it had to wait for so long that the rest of it is left to a later tick."""
+        since = self._paced_since_ms
+        return since is not None and self._wait_until_ms > now_ms and self._wait_until_ms - since > PACED_MS
+
+    def left_over(self) -> RetryAt:
+        """What is said of a push that is left to a later tick."""
+        return RetryAt(self._wait_until_ms, "not sent: there were too many calls for this customer", too_many=True)
+
+
+class Lines:
+    """The lines of one provider."""
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self._can = capabilities
+        self._known: dict[tuple[str, str], Line] = {}
+
+    def of(self, push: PushRequest) -> Line:
+        """The line of a push. Calls that hold pushes of many customers have none: each is by itself."""
+        if not self._has_lines:
+            return Line()
+        name = self._name(push)
+        if name not in self._known:
+            self._known[name] = Line(self._width)
+        return self._known[name]
+
+    @property
+    def _has_lines(self) -> bool:
+        return self._can.one_at_a_time or self._can.batch_size == 1
+
+    @property
+    def _width(self) -> int:
+        return 1 if self._can.one_at_a_time else AT_ONCE
+
+    def _name(self, push: PushRequest) -> tuple[str, str]:
+        return push.customer_id, push.feature if self._can.one_at_a_time else ""
+
+    def streams(self, batch: Sequence[PushRequest]) -> Iterator[list[list[int]]]:
+        """The places of pushes in calls; calls of one stream are made one after the other, streams side by side, and no
+        line has more streams than it may have pushes on their way. Lines take turns."""
+        size = self._can.batch_size
+        if not self._has_lines:
+            yield from ([list(range(at, min(at + size, len(batch))))] for at in range(0, len(batch), size))
+            return
+        lines: dict[tuple[str, str], list[int]] = {}
+        for place, one in enumerate(batch):
+            lines.setdefault(self._name(one), []).append(place)
+        dealt = []
+        for places in lines.values():
+            calls = [places[at : at + size] for at in range(0, len(places), size)]
+            dealt.append([calls[number :: self._width] for number in range(min(self._width, len(calls)))])
+        for turn in zip_longest(*dealt):
+            yield from (stream for stream in turn if stream is not None)

@@ -1,0 +1,171 @@
+"""What becomes of quarantined samples: entered again with the time that was meant, or set aside for good.
+
+Guarantee: nothing is edited (S7). A mended sample goes in once, under an id made from its own, and says the same but
+for its time; it comes in as any other sample, and the next tick seals it. One that somebody entered rightly since, that
+is below the floor, or whose time cannot be told stays where it is, with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import insert_rows
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
+from drawdown.worker import ids
+from drawdown.worker.actions import Said, record_many
+from drawdown.worker.sample_rows import Sample
+from drawdown.worker.sample_store import store
+from drawdown.worker.sample_values import plain
+from drawdown.worker.view_samples import (
+    TIME_REASON,
+    UNITS,
+    QuarantineFilter,
+    SampleRow,
+    list_quarantined,
+    time_of,
+)
+
+MAX_MENDED: Final = 5_000
+"""Samples of one command, in one transaction."""
+AS: Final = ("auto", *UNITS, "iso")
+_SUFFIX: Final = ":mended"
+
+_WHOLE: Final = sa.text(
+    "SELECT s.id, s.cell_id, s.cpu_count, s.memory_mb, s.interval_s, COALESCE(o.floor_ms, 0) AS floor_ms "
+    "FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id WHERE s.id IN :ids"
+).bindparams(sa.bindparam("ids", expanding=True))
+_ALREADY: Final = sa.text(
+    "SELECT s.id FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.org_id = :org "
+    "AND s.ts = :ts AND s.sandbox_id = :sandbox AND s.problem IS NULL AND w.sample_id IS NULL AND s.id <> :id LIMIT 1"
+)
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What becomes of one sample: entered as `new_id` with the time `ts_ms`, read as `unit`; or why not."""
+
+    sample_id: str
+    org_id: str
+    ts: str
+    new_id: str | None = None
+    ts_ms: int | None = None
+    unit: str | None = None
+    interval_s: int = 0
+    why_not: str | None = None
+
+
+def mend(connection: sa.Connection, chosen: QuarantineFilter, said: Said, *, unit: str = "auto") -> list[Mended]:
+    """Enter quarantined samples again, whose time alone is wrong, at the time that its text means in a unit (`auto`: in
+    whichever it is a time between 2000 and now).
+
+    Errors: UsageError for a unit there is not, or more than MAX_MENDED samples; UnknownId for an id there is not.
+    """
+    if unit not in AS:
+        raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
+    rows = _chosen(connection, chosen, said)
+    whole = {row.id: row for row in connection.execute(_WHOLE, {"ids": [one.sample_id for one in rows]})}
+    found = [_judge(connection, row, whole.get(row.sample_id), unit, said.now_ms) for row in rows]
+    good = [one for one in found if one.new_id is not None]
+    if good:
+        samples = [
+            _sample(one, row, whole[one.sample_id], said.now_ms)
+            for one, row in zip(found, rows, strict=True)
+            if one.new_id
+        ]
+        store(connection, samples, [f"mended:{one.sample_id}" for one in good])
+        _close(connection, {one.sample_id: one.new_id for one in good}, said)
+        done = [
+            (one.sample_id, {"new_id": one.new_id, "ts": one.ts, "ts_ms": one.ts_ms, "as": one.unit}) for one in good
+        ]
+        record_many(connection, "sample_mend", done, said)
+    return found
+
+
+def dismiss(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> list[str]:
+    """Set quarantined samples aside: they are never billed and no longer counted. Returns their ids.
+
+    Errors: as `mend`.
+    """
+    names = list(dict.fromkeys(one.sample_id for one in _chosen(connection, chosen, said)))
+    _close(connection, dict.fromkeys(names), said)
+    record_many(connection, "sample_dismiss", [(name, {}) for name in names], said)
+    return names
+
+
+def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -> list[str]:
+    """Count samples as quarantined again that were set aside. Errors: Refused, for all, where one was not."""
+    for name in sample_ids:
+        gone = connection.execute(
+            sa.text("DELETE FROM quarantine_closed WHERE sample_id = :id AND new_id IS NULL"), {"id": name}
+        ).rowcount
+        if not gone:
+            ids.require(connection, ids.SAMPLE, name)
+            raise Refused(f"the sample {name} was not dismissed; nothing was changed")
+    record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], said)
+    return list(sample_ids)
+
+
+def _chosen(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> list[SampleRow]:
+    """Those that are quarantined, each once; of those named, each has to be."""
+    page = list_quarantined(connection, chosen, said.now_ms, most=MAX_MENDED)
+    if page.next_after is not None:
+        raise UsageError(f"these are more than {MAX_MENDED:,} samples: choose by --org, --reason, --from and --to")
+    there = {one.sample_id for one in page.samples}
+    for name in chosen.ids:
+        if name not in there:
+            ids.require(connection, ids.SAMPLE, name)
+            raise Refused(f"the sample {name} is not quarantined; `drawdown sample list --quarantined` shows what is")
+    return page.samples
+
+
+def _judge(connection: sa.Connection, row: SampleRow, whole: Any, unit: str, now_ms: int) -> Mended:
+    no = Mended(row.sample_id, row.org_id, row.ts)
+    if whole is None or row.reason is None or not row.reason.startswith(TIME_REASON):
+        return Mended(row.sample_id, row.org_id, row.ts, why_not=f"not its time is wrong: {row.reason}")
+    moment, read_as = (row.meant_ms, row.meant_as) if unit == "auto" else (time_of(row.ts, unit), unit)
+    if moment is None:
+        why = "its time cannot be told: give --as"
+    elif not EARLIEST_TS <= moment <= now_ms + FUTURE_SLACK_MS:
+        why = f"read as {read_as}, its time lies before the year 2000 or ahead of now"
+    elif moment < whole.floor_ms:
+        why = "its window is below the floor, and closed for good"
+    elif (twin := _twin(connection, row, moment)) is not None:
+        why = f"its sandbox has a sample of that moment already: {twin}"
+    else:
+        return Mended(row.sample_id, row.org_id, row.ts, _new_id(row.sample_id), moment, read_as, int(whole.interval_s))
+    return Mended(no.sample_id, no.org_id, no.ts, why_not=why)
+
+
+def _twin(connection: sa.Connection, row: SampleRow, moment: int) -> str | None:
+    """A sample in force of the same sandbox and moment: somebody mended it already, and both would be billed."""
+    values = {"org": row.org_id, "ts": moment, "sandbox": row.sandbox_id, "id": _new_id(row.sample_id)}
+    found = connection.execute(_ALREADY, values).scalar()
+    return None if found is None else str(found)
+
+
+def _new_id(sample_id: str) -> str:
+    """An id of its own for what is entered again; always the same."""
+    if len(sample_id) + len(_SUFFIX) <= MAX_ID_CHARS:
+        return f"{sample_id}{_SUFFIX}"
+    return f"{sample_id[:100]}…{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}{_SUFFIX}"
+
+
+def _sample(one: Mended, row: SampleRow, whole: Any, now_ms: int) -> Sample:
+    assert one.new_id is not None and one.ts_ms is not None
+    cpu = None if whole.cpu_count is None else plain(Decimal(str(whole.cpu_count)))
+    memory, cell = int(whole.memory_mb), str(whole.cell_id)
+    return (one.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, one.interval_s, one.ts_ms, now_ms)
+
+
+def _close(connection: sa.Connection, closed: dict[str, str | None], said: Said) -> None:
+    rows = [{"sample_id": name, "new_id": new} for name, new in sorted(closed.items())]
+    same = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    end = "ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms"  # a conflict that was seen again
+    insert_rows(connection, "quarantine_closed", {"sample_id": "text", "new_id": "text"}, rows, same=same, end=end)
