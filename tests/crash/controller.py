@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from tests.crash.data import FROM_MS, Usage
 from tests.crash.hunt import RANDOM_S, WAIT_S, Hunt, taken, wait
 from tests.crash.nursery import Child, Nursery
-from tests.crash.server import Server
 from tests.crash.toll import SOUND, Toll, ends, sound
+from tests.postgres_server import Server
 
 ROLES = ("importer", "ticker-a", "ticker-b")
 CHUNK = tuple(f"{when} chunk" for when in ("begin", "inside", "end"))

