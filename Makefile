@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 PACKAGES := schema ledger providers worker server cli
 
-.PHONY: demo test test-quick lint types install simulate regressions mutants interleave crash exhaustion bench conformance emulators lock sbom \
-	release clean
+.PHONY: demo test test-quick test-whole lint types install simulate regressions mutants interleave crash exhaustion \
+	bench conformance emulators lock sbom release clean
 
 demo: install
 	@$(BIN)/drawdown demo
@@ -21,6 +21,10 @@ QUICK := tests/unit tests/integration/test_tick.py tests/integration/test_replay
 	tests/contract/test_conformance_embedded.py tests/server/test_gate.py tests/simulation/test_scenarios.py
 test-quick: lint types
 	$(BIN)/pytest -n 2 --dist loadgroup $(QUICK)
+
+# All that `make test` runs a share of, whole: the real traces, 2,000 organisations, lives of 200 ticks. Hours.
+test-whole: lint types
+	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 lint: install
 	$(BIN)/ruff check .
@@ -38,9 +42,9 @@ simulate: install
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --ticks $(TICKS) --start $(START) --at-least $(AT_LEAST) \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(INTENSITY),--intensity $(INTENSITY)) $(if $(SHOW),--show)
 
-# Every seed that once failed, long lives too, of which `make test` lives two.
+# Every seed that once failed, long lives too, of which `make test` lives one.
 regressions: install
-	SIMULATE_LONG=1 $(BIN)/pytest -n 2 tests/simulation/test_simulation.py -k once_failed
+	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 tests/simulation/test_simulation.py -k once_failed
 
 mutants: install
 	$(BIN)/python -m tests.simulation.mutants
@@ -60,7 +64,7 @@ crash: install
 
 # How long after its last credit an organisation's cells had stopped, with a watch and without: 2,000 on 50 cells.
 exhaustion: install
-	@said=$$(DRAWDOWN_TEST_EXHAUSTION=1 $(BIN)/pytest -n 2 -rP -q tests/acceptance/test_exhaustion.py); status=$$?; \
+	@said=$$(DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 -rP -q tests/acceptance/test_exhaustion.py); status=$$?; \
 		echo "$$said" | grep -E "watched:|^E  | passed| failed"; exit $$status
 
 bench: install

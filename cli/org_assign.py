@@ -80,7 +80,7 @@ def assign(
         raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
     wishes = _wishes(state, names, customer, file)
     where, note = _biller(state, provider, wishes, new=new)
-    terms = flips.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=file is not None, new=new)
+    terms = flips.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
     done = run(flips.flip(state.context(), wishes, terms, said), state.world())
     show(state, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, terms)])
     if any(one.problem for one in done):

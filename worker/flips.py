@@ -26,6 +26,7 @@ from drawdown.worker.effects import CheckCustomers, ReadCustomers, Steps, Transa
 from drawdown.worker.orgs import Said
 
 CHUNK: Final = 200
+"""Organisations a transaction: whoever seals waits for it meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Terms:
     allow_halt: bool = False
     unchecked: bool = False
     each_alone: bool = False
-    """A problem stops only its own organisation (a file), not all of them."""
+    """A problem stops only its own organisation (of a file, or of all that nobody bills), not all of them."""
     new: bool = False
     """Also organisations, and customers of the embedded ledger, of which nothing is known yet."""
 
@@ -95,9 +96,12 @@ def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> 
     """
     done: list[Flip] = []
     ids.require_among(ids.PROVIDER, terms.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
-    size = CHUNK if terms.each_alone else max(len(wishes), 1)
-    for at in range(0, len(wishes), size):
-        done += yield from _chunk(context, wishes[at : at + size], terms, said)
+    if len(wishes) > CHUNK and not terms.each_alone:
+        raise UsageError(
+            f"at most {CHUNK} organisations can be named at once, all or none of them: give a --file of them"
+        )
+    for at in range(0, len(wishes), CHUNK):
+        done += yield from _chunk(context, wishes[at : at + CHUNK], terms, said)
     return done
 
 

@@ -1,6 +1,6 @@
 """Credit runs out: how long after it the cells had stopped, with a watch and without, side by side.
 
-A fixed share of it runs here; `DRAWDOWN_TEST_EXHAUSTION=1` runs the whole: 2,000 organisations on 50 cells.
+A fixed share of it runs here; `DRAWDOWN_TEST_WHOLE=1` runs the whole: 2,000 organisations on 50 cells.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from drawdown.schema.migrate import upgrade
 from drawdown.worker.verify import verify
 from tests.acceptance.exhaustion import Exhaustion
 from tests.acceptance.exhaustion_fleet import Plan, Result
+from tests.whole import share
 
-WHOLE = os.environ.get("DRAWDOWN_TEST_EXHAUSTION") == "1"
-ORGS, CELLS, MINUTES = (2000, 50, 45) if WHOLE else (60, 6, 20)
+ORGS, CELLS, MINUTES = share((40, 5, 20), whole=(2000, 50, 45))
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))
 
 

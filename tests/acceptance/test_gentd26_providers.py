@@ -1,13 +1,12 @@
 """The whole trace billed at Autumn and at Stripe: a third of all calls go wrong, and workers are killed as they go.
 
-What was charged is read from the emulated service, never from our tables. Without DRAWDOWN_TEST_WHOLE_TRACES=1 a fixed
+What was charged is read from the emulated service, never from our tables. Without DRAWDOWN_TEST_WHOLE=1 a fixed
 share of the organisations is billed, in the same way.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections import Counter, defaultdict
@@ -34,11 +33,11 @@ from tests.emulators.autumn import TRACK_FAULTS, AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread, stripe_lines
 from tests.emulators.stripe import BILLING_FAULTS, StripeEmulator
 from tests.emulators.wire import FaultPlan
+from tests.whole import WHOLE, share
 
 pytestmark = gentd26.needed()
 
-WHOLE = os.environ.get("DRAWDOWN_TEST_WHOLE_TRACES") == "1"
-SHARE, KILLS = (1, 12) if WHOLE else (8, 4)
+SHARE, KILLS = share((24, 3), whole=(1, 12))
 FEATURE = "compute_1gb"
 FROM_MS = 1_731_628_800_000
 WINDOW_MS, MINUTE_MS, HOUR_MS = 300_000, 60_000, 3_600_000
@@ -317,7 +316,7 @@ def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
         wrong = difference(drain.account.charged(), expected)
         assert {org for org, _ in wrong} <= drain.differed, "a balance's word knows no window"
         must(database_url, "verify", at=str(drain.clock.now_ms()))
-    assert min(struck[kind] for kind in drain.account.kinds) >= (100 if WHOLE else 10), struck
+    assert min(struck[kind] for kind in drain.account.kinds) >= share(4, whole=100), struck
     assert struck.total() > 0.3 * calls
     assert drain.siege.kills >= KILLS and drain.never_answered() > 0
 
@@ -325,7 +324,7 @@ def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_while_autumns_key_store_is_down_each_double_is_found_and_given_back(database_url: str, tmp_path: Path) -> None:
     """It fails open: what a killed worker had sent is charged again, and leaves one event. Balances tell."""
-    requests = _requests(1 if WHOLE else SHARE * 2)
+    requests = _requests(SHARE)
     expected = _sums(requests)
     with _drain(database_url, tmp_path, "autumn", requests) as drain:
         emulator = drain.account.emulator

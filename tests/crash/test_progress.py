@@ -15,7 +15,7 @@ from tests.crash.billers import OPEN, WINDOW_MS, _biller, _charged, _served, _se
 from tests.crash.data import FROM_MS
 from tests.crash.nursery import Nursery
 
-ORGS, WINDOWS = 100, 8
+ORGS, WINDOWS = 80, 8
 PUSHES = ORGS * WINDOWS
 CALLS_A_LIFE = 330
 """More than are under way at once, and fewer than the two claims that a worker sends side by side."""
@@ -44,7 +44,7 @@ def under_fire(folder: Path, planted: str = "") -> list[int]:
                 child = nursery.start("drainer-a")
                 while biller.calls["track"] < before + CALLS_A_LIFE and number(url, ACCEPTED) < PUSHES:
                     assert child.poll() is None and time.monotonic() < until, nursery.said("drainer-a")
-                    time.sleep(0.002)
+                    time.sleep(0.02)
                 child.kill()
                 found.append(number(url, ACCEPTED))
                 if found[-1] == PUSHES or (planted and len(found) == 2):

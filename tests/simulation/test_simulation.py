@@ -21,9 +21,10 @@ from tests.simulation.run import failure
 from tests.simulation.scheduler import simulate
 from tests.simulation.story import ENDING, MOST, story
 from tests.simulation.world import START
+from tests.whole import WHOLE, share
 
 TICKS = 12
-BATCHES = 20
+BATCHES = share(10, whole=20)
 SEEDS_A_BATCH = 10
 HALVES = (0, 1)
 RARE = {
@@ -110,12 +111,12 @@ def test_every_fault_has_a_name() -> None:
 
 
 LONG = 200
-EVERY_DAY = (15, 498679)
-"""Of the long lives, those that each run of the tests lives, one of them without restores; `make regressions`: all."""
+EVERY_DAY = 498679
+"""Of the long lives, the one that each run of the tests lives."""
 
 
 def _every_day(seed: int, ticks: int) -> bool:
-    return ticks < LONG or seed in EVERY_DAY or "SIMULATE_LONG" in os.environ
+    return ticks < LONG or seed == EVERY_DAY or WHOLE
 
 
 @pytest.mark.parametrize(
