@@ -13,18 +13,18 @@ demo: install
 	@$(BIN)/drawdown demo
 
 test: lint types
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 3 --dist loadgroup
 
 # While working: a fixed share of what `make test` runs, on SQLite and a real PostgreSQL, in a minute or so.
 QUICK := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_dispatch.py \
 	tests/integration/test_ledger.py tests/integration/test_status.py tests/integration/test_exit_statuses.py \
 	tests/contract/test_conformance_embedded.py tests/server/test_gate.py tests/simulation/test_scenarios.py
 test-quick: lint types
-	$(BIN)/pytest -n 2 --dist loadgroup $(QUICK)
+	$(BIN)/pytest -n 3 --dist loadgroup $(QUICK)
 
 # All that `make test` runs a share of, whole: the real traces, 2,000 organisations, lives of 200 ticks. Hours.
 test-whole: lint types
-	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 --dist loadgroup
+	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 3 --dist loadgroup
 
 lint: install
 	$(BIN)/ruff check .

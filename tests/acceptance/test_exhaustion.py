@@ -17,7 +17,7 @@ from tests.acceptance.exhaustion import Exhaustion
 from tests.acceptance.exhaustion_fleet import Plan, Result
 from tests.whole import share
 
-ORGS, CELLS, MINUTES = share((40, 5, 20), whole=(2000, 50, 45))
+ORGS, CELLS, MINUTES = share((60, 6, 20), whole=(2000, 50, 45))
 SEED = int(os.environ.get("DRAWDOWN_TEST_EXHAUSTION_SEED", "1"))
 
 

@@ -42,7 +42,7 @@ from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"
 BILLERS = ("embedded", "autumn", "stripe")
-ORGS = [f"org-{number:04}" for number in range(share(240, whole=2_000))]
+ORGS = [f"org-{number:04}" for number in range(share(500, whole=2_000))]
 ROUNDS = 8
 CREDIT = 10**9
 

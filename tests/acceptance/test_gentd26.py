@@ -41,6 +41,7 @@ def test_the_figures_are_those_of_the_file() -> None:
     assert sum(seconds for (org, _), seconds in found.items() if org == "G0264") == 25_383
 
 
+@pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_billed_exactly_once_however_often_everything_is_repeated(database_url: str) -> None:
     url = database_url
     must(url, "init", at=FROM)
