@@ -31,7 +31,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.breaker import OPEN_FOR_MS
-from drawdown.worker.effects import LookUp, Over, Push, never
+from drawdown.worker.effects import NOT_SENT, LookUp, Over, Push, never
 from drawdown.worker.flight import Flight
 from drawdown.worker.lines import Line, Lines
 
@@ -97,7 +97,7 @@ class Calls:
     def _unanswered(self, begun: bool) -> Outcome:
         if begun:
             return Unknown("no answer before time was up")
-        return RetryAt(self._clock.now_ms(), "not sent: time was up before")
+        return RetryAt(self._clock.now_ms(), NOT_SENT)
 
     async def _call(
         self, flight: Flight[Outcome], places: Sequence[int], sent: Sequence[PushRequest], failed: _InARow

@@ -18,6 +18,8 @@ from drawdown.worker.incarnation import Witness
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]
 """Whether nothing more is to be begun: time is up, or the process was told to end."""
+NOT_SENT: Final = "not sent: time was up before"
+"""What is answered for a request that was `over` before it was begun."""
 
 
 def never() -> bool:

@@ -20,6 +20,7 @@ from drawdown.schema.database import write
 from drawdown.worker.calls import Calls
 from drawdown.worker.cells import CellClient
 from drawdown.worker.effects import (
+    NOT_SENT,
     CheckCustomers,
     Effect,
     LookUp,
@@ -138,7 +139,7 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> Any:
         case CheckCustomers(provider, customer_ids):
             return await calls[provider].check(customer_ids)
         case SendHalts(halts, over) if over():
-            return ["not sent: time was up before"] * len(halts)
+            return [NOT_SENT] * len(halts)
         case SendHalts(halts, over):
             return await _told(world.cells.send(halts), over, len(halts))
         case Recall():

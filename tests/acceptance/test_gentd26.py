@@ -6,6 +6,7 @@ import csv
 import random
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from drawdown.worker.importer import import_samples

@@ -37,7 +37,7 @@ from tests.whole import WHOLE, share
 
 pytestmark = gentd26.needed()
 
-SHARE, KILLS = share((24, 3), whole=(1, 12))
+SHARE, KILLS = share((72, 3), whole=(1, 12))
 FEATURE = "compute_1gb"
 FROM_MS = 1_731_628_800_000
 WINDOW_MS, MINUTE_MS, HOUR_MS = 300_000, 60_000, 3_600_000
@@ -316,7 +316,7 @@ def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
         wrong = difference(drain.account.charged(), expected)
         assert {org for org, _ in wrong} <= drain.differed, "a balance's word knows no window"
         must(database_url, "verify", at=str(drain.clock.now_ms()))
-    assert min(struck[kind] for kind in drain.account.kinds) >= share(4, whole=100), struck
+    assert min(struck[kind] for kind in drain.account.kinds) >= share(1, whole=100), struck
     assert struck.total() > 0.3 * calls
     assert drain.siege.kills >= KILLS and drain.never_answered() > 0
 

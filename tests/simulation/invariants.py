@@ -208,8 +208,10 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
             continue  # `_never_twice`, and `billed` in the end
         if push.state == "accepted" and place not in tables.adopted and not _as_accepted(push, found, doubled):
             lost = push.known_as in taken.get(push.provider, ())
-            # The balance was drawn on once too often, and so once for this one: the customer pays what was used.
-            lost = lost or (push.provider, push.customer, push.feature) in again
+            # The balance was drawn on once too often, and so once for this one: the customer pays what was used. For
+            # one that gives back, what was lost of the balance is as good.
+            spot = (push.provider, push.customer, push.feature)
+            lost = lost or spot in again or (push.sent < 0 and spot in gone)
             if found is not None or not (lost or push.key in world.resolved):
                 yield f"2: {push.key} counts as accepted with {push.sent}; charged: {found}"
         # The balance lacked what was lost before, and so this one's: the customer pays no more than what was used.

@@ -38,6 +38,7 @@ from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.calls import by_customer
 from drawdown.worker.effects import (
+    NOT_SENT,
     Effect,
     HaltRequest,
     LookUp,
@@ -250,8 +251,8 @@ class World:
                 return self._read_each(provider, "totals", customers)
             case ReadDrawn(provider, customer_ids):
                 return self._read_each(provider, "drawn", [(one,) for one in customer_ids])
-            case SendHalts(halts, _):
-                return self._send_halts(halts)
+            case SendHalts(halts, over):
+                return [NOT_SENT] * len(halts) if over() else self._send_halts(halts)
         raise AssertionError(f"no such effect: {effect!r}")
 
     def _send_halts(self, halts: Sequence[HaltRequest]) -> list[str | None]:
