@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
-from drawdown.schema.errors import AnswerLost, DatabaseBusy, DatabaseNotReady, DrawdownError, UsageError
+from drawdown.schema.errors import AnswerLost, DatabaseBusy, DatabaseNotReady, DrawdownError, LockHeld, UsageError
 
 T = TypeVar("T")
 
@@ -30,16 +30,18 @@ T = TypeVar("T")
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 SQLITE_BUSY_S: Final = 60
+LOCK_TIMEOUT_S: Final = 60
 # For each transaction: nothing is set, or prepared, for a connection, so a pooler of transactions may stand in front.
 PG_SETTINGS: Final = (
     "synchronous_commit=on",  # P1: what is committed stays committed
-    "lock_timeout=60s",
+    f"lock_timeout={LOCK_TIMEOUT_S}s",
     "idle_in_transaction_session_timeout=30s",  # a worker asleep or cut off keeps its locks no longer
     "timezone=UTC",
     "work_mem=64MB",  # the seal groups by hash; with the default it spills to disk
 )
 CONFLICT_TRIES: Final = 5
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
+LOCK_NOT_AVAILABLE: Final = "55P03"
 _NOT_READY: Final = {
     "3D000": "the database does not exist: create it, then run `drawdown init`",
     "42P01": "the database has no Drawdown tables: run `drawdown init`",
@@ -220,8 +222,10 @@ def explain(error: Exception) -> DrawdownError | None:
         return DatabaseNotReady(_NOT_READY["28P01"])
     if state is None and "role" in text and "does not exist" in text:
         return DatabaseNotReady(_NOT_READY["28000"])
+    if state == LOCK_NOT_AVAILABLE:
+        return LockHeld(f"another program holds a lock on what is wanted; nothing was kept, try again ({text})")
     lost = error.connection_invalidated or (state is None and isinstance(error, sa.exc.OperationalError))
-    if lost or (state or "")[:2] in ("08", "53", "57") or state in _CONFLICTS | {"55P03"}:
+    if lost or (state or "")[:2] in ("08", "53", "57") or state in _CONFLICTS:
         return DatabaseBusy(
             f"the database does not answer or is busy; nothing uncommitted was kept, try again ({text})"
         )
@@ -297,6 +301,25 @@ def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     _require_file(engine)
     with clear_errors(), engine.connect().execution_options(reading=True) as connection, connection.begin():
         return work(connection)
+
+
+@contextmanager
+def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
+    """A part of a transaction that waits no longer for what another holds, and is undone alone. SQLite has one writer:
+    it waits for nothing here. Errors: LockHeld, after which the transaction goes on."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(ms)}")
+            yield
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    except DBAPIError as error:
+        meaning = explain(error)
+        if not isinstance(meaning, LockHeld):
+            raise  # a deadlock is the whole transaction's to repeat
+        raise meaning from error
 
 
 @contextmanager

@@ -60,6 +60,10 @@ class DatabaseBusy(DrawdownError):
     exit_status = Exit.LEFT
 
 
+class LockHeld(DatabaseBusy):
+    """Somebody else holds a lock for longer than was waited for it. Nothing of the transaction was kept."""
+
+
 class AnswerLost(DatabaseBusy):
     """The connection was lost while the database committed: what was asked for may have been kept, or not.
 

@@ -40,7 +40,9 @@ class Server:
         if self._user is not None:
             shutil.chown(self._folder, self._user)
         self._folder.chmod(0o755)
-        self._set = {} if durable else dict.fromkeys(DURABLE, "off")
+        self._set = (
+            {} if durable else {**dict.fromkeys(DURABLE, "off"), "max_wal_size": "128MB", "min_wal_size": "64MB"}
+        )
         self._run("initdb", "--auth=trust", "--encoding=UTF8", "--no-sync", "--username=postgres")
         self.url = f"postgresql://postgres@/postgres?host={self._folder}"
         self.start()

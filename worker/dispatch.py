@@ -9,6 +9,7 @@ its own, with its own claims, time and circuit: one that is dead, slow or floode
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -16,6 +17,8 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
+from drawdown.schema.database import waiting_at_most
+from drawdown.schema.errors import LockHeld
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.context import LEASE_MS, Context
 from drawdown.worker.decide import backoff_ms
@@ -72,15 +75,20 @@ DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
 # Two transactions may not see each other: one that halts an organisation and one that starts a sandbox of it, or one
 # that starts a sandbox and one that finds its halt obsolete. No trigger tells of what neither saw, so each dispatch
 # looks at what there is. A lock instead would let a host's open transaction hold up a halt, and a halt the host.
-MISSED = """
-INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
-SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at
+# OFFSET keeps PostgreSQL from joining with all halts there ever were: each is looked up by its key.
+_UNTOLD = """
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 WHERE o.is_halted AND o.bucket BETWEEN :lo AND :hi AND (:provider = '' OR o.billing_provider = :provider)
     AND NOT EXISTS (SELECT 1 FROM halts h
-        WHERE h.org_id = o.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at)
-ON CONFLICT DO NOTHING
+        WHERE h.org_id = o.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at LIMIT 1 OFFSET 0)
 """
+MISSED_CELLS = f"SELECT DISTINCT s.cell_id {_UNTOLD}"
+MISSED = f"""
+INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
+SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at {_UNTOLD} AND s.cell_id = :cell ON CONFLICT DO NOTHING
+"""
+MISSED_WAIT_MS: Final = 200
+"""A host that has just started a sandbox, and not committed, holds the same halt: the next dispatch finds it."""
 
 HEEDED = f"""
 UPDATE halts SET unheeded = 0, unheeded_since_ms = NULL WHERE unheeded > 0 AND {_IN_FORCE} AND NOT {RUNS_ON}
@@ -214,7 +222,9 @@ def _due(connection: sa.Connection, *, now: int, run: _Run, taken: Sequence[str]
     """The cells, but for `taken`, that have halts due."""
     values = run.values(now)
     connection.execute(sa.text(OBSOLETE), {"empty_since": now - EMPTY_FOR_MS})
-    connection.execute(sa.text(MISSED), values)
+    for cell in connection.execute(sa.text(MISSED_CELLS), values).scalars().all():
+        with suppress(LockHeld), waiting_at_most(connection, MISSED_WAIT_MS):
+            connection.execute(sa.text(MISSED), {**values, "cell": cell})
     connection.execute(sa.text(HEEDED), values)
     for row in connection.execute(sa.text(STILL_RUNNING), {**values, "told": now - STILL_RUNNING_MS}).all():
         if row.unheeded >= ESCALATE_AFTER:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld
 from drawdown.schema.tables import ticks
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
@@ -126,6 +126,9 @@ def _collect(report: Report, results: Sequence[object]) -> None:
             case Dispatched():
                 report.halts_acknowledged += result.acknowledged
                 report.halts_failed += result.failed
+            case LockHeld():  # this step's alone: others want other rows
+                log.error("lane_failed", error=str(result))
+                report.failures.append(str(result))
             case DatabaseBusy() | DatabaseNotReady():
                 raise result
             case Exception():
@@ -240,6 +243,10 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
         request = _request(context, report, shard)
         try:
             sealed: Sealed = yield Transaction("seal", partial(sealing.seal, request=request))
+        except LockHeld as error:  # verdicts and halts need not what the seal waits for
+            log.error("seal_waited", bucket_lo=shard.lo, bucket_hi=shard.hi, error=str(error))
+            report.failures.append(f"buckets {shard.lo} to {shard.hi} were not sealed: {error}")
+            continue
         except DBAPIError as error:  # a database that is busy, away or not ready has errors of its own
             log.error("seal_failed", bucket_lo=shard.lo, bucket_hi=shard.hi, error=in_short(error))
             if shard.lo < shard.hi:
@@ -289,7 +296,7 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
         swept: Sealed | None = yield Transaction(
             "sweep", partial(sealing.sweep, request=_request(context, report, context.shard))
         )
-    except DBAPIError as error:
+    except (DBAPIError, LockHeld) as error:
         log.error("sweep_failed", error=in_short(error))
         report.failures.append(f"sweep: {in_short(error)}")
         return

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import read, write
+from drawdown.schema import database
+from drawdown.schema.database import LOCK_TIMEOUT_S, connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import actions, dispatch, runner, seal_sql
 from drawdown.worker.orgs import halt
@@ -226,3 +227,50 @@ def test_a_sandbox_that_starts_while_its_halt_is_found_obsolete_is_told_of(wakef
         write(wakeful.engine, lambda c: c.execute(sa.text(dispatch.OBSOLETE), long_since))
     assert wakeful.rows("SELECT * FROM halts") == []
     assert told(wakeful) == ["cell-1"]
+
+
+def test_a_host_that_does_not_commit_holds_up_no_other_cells_halt(wakeful: Fleet) -> None:
+    """It has started a sandbox of an organisation that is halted, beside one that runs: the trigger's halt of its cell
+    is not committed, and no other may be made of it."""
+    wakeful.write("INSERT INTO cells (cell_id, url) VALUES ('cell-2', 'http://127.0.0.1:2')")
+    wakeful.write("UPDATE sandboxes SET state = 'running'")
+    wakeful.write(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('two', 'acme', 'cell-2', 'running')"
+    )
+    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
+    wakeful.write("DELETE FROM halts")  # as where neither transaction saw the other
+    began = time.monotonic()
+    with wakeful.engine.connect() as host, host.begin():
+        host.execute(
+            sa.text(
+                "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) "
+                "VALUES ('late', 'acme', 'cell-1', 'running')"
+            )
+        )
+        assert told(wakeful) == ["cell-2"]
+        assert time.monotonic() - began < LOCK_TIMEOUT_S / 2
+    assert told(wakeful) == ["cell-2", "cell-1"]
+
+
+@pytest.mark.parametrize(
+    "held",
+    ["SELECT id FROM buckets FOR UPDATE", "LOCK TABLE dirty_windows IN SHARE MODE"],
+    ids=["its rows", "a table it writes"],
+)
+def test_where_the_seal_waits_in_vain_verdicts_and_halts_go_on(
+    wakeful: Fleet, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wakeful.tick_windows(1)  # which meets the providers
+    short = [*database.PG_SETTINGS, "lock_timeout=300ms"]
+    monkeypatch.setattr(database, "PG_SETTINGS", short)
+    engine = connect(wakeful.engine.url.render_as_string(hide_password=False))
+    wakeful.write("UPDATE sandboxes SET state = 'running'")
+    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
+    wakeful.engine = engine
+    with engine.connect() as other, other.begin():
+        other.execute(sa.text(held))
+        report = wakeful.tick_windows(1)
+    assert wakeful.cells.received and report.exit_status == 75
+    assert any("another program holds a lock" in one for one in report.failures)
+    assert wakeful.tick_windows(1).failures == []
+    engine.dispose()
