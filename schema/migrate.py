@@ -23,6 +23,11 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 REVISIONS: Final = sorted(file.name.partition("_")[0] for file in MIGRATIONS.glob("versions/[0-9]*.py"))
 """Each migration's file begins with its revision."""
 
+ONE_UPGRADE: Final = 4_927_306_118
+"""The number of PostgreSQL's advisory lock that whoever creates or upgrades the schema holds; any would do."""
+UPGRADE_LOCK_S: Final = 5
+"""How long an upgrade waits for a table: whoever comes after it waits, too. It may be run again."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -72,6 +77,9 @@ def upgrade(engine: sa.Engine) -> Version:
     if file is not None:
         _create_private(file)
     with clear_errors(), engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": ONE_UPGRADE})
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{UPGRADE_LOCK_S}s'")
         before = version(connection)
         if not before.known:
             require_ready(connection)
