@@ -20,7 +20,6 @@ from drawdown.schema.roles import HOST, READ, WORKER, require_roles, script
 from drawdown.schema.roles import apply as apply_roles
 from drawdown.worker.actions import require_org
 from drawdown.worker.features import install_defaults
-from drawdown.worker.mapping import mapping_rows
 from drawdown.worker.verify import stop_breached, verify
 
 
@@ -49,7 +48,7 @@ def init(
         return
     before = upgrade(state.engine)
     said = state.said(actor, "drawdown init")
-    write(state.engine, lambda connection: install_defaults(connection, said) if not mapping_rows(connection) else None)
+    write(state.engine, lambda connection: install_defaults(connection, said))
     what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
     where = state.engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold secrets, too
     lines = [f"{where}: {what}, schema {before.head}"]

@@ -169,7 +169,11 @@ def _filled(known: list[MappingRow], row: MappingRow, size: int, start: int) -> 
 
 
 def install_defaults(connection: sa.Connection, said: Said) -> None:
-    """The mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds."""
+    """The mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds.
+    One that has a mapping keeps what it has, also where another creates it at once."""
+    lock_buckets(connection)
+    if mapping_rows(connection):
+        return
     for size in DEFAULT_SIZES_GB:
         feature = f"compute_{size}gb"
         map_size(
