@@ -23,7 +23,7 @@ from drawdown.cli.org_assign import read_flips
 from drawdown.providers import autumn, stripe
 from drawdown.providers.protocol import CustomerRead, CustomerState, Provider, ReadFailed, Setup
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
 from drawdown.worker import assignments, corrections, credit, runner
@@ -32,7 +32,7 @@ from drawdown.worker.flips import CHUNK, Flip, Terms, Wish, flip
 from drawdown.worker.orgs import Said
 from drawdown.worker.project import ORGS_A_ROUND
 from drawdown.worker.verify import verify
-from tests.acceptance.commands import drawdown, one_clear_line
+from tests.acceptance.commands import drawdown, must, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import Direct, FaultPlan
@@ -377,6 +377,21 @@ def test_one_problem_among_those_named_by_hand_stops_all_and_from_a_file_only_it
     done = billers.flip(wishes, "autumn", each_alone=True)
     assert [one.problem is None for one in done] == [True, False]
     assert billers.fleet.one("SELECT COUNT(*) FROM assignments WHERE provider = 'autumn'") == 1
+
+
+def test_more_than_one_transaction_holds_are_not_moved_all_or_none(billers: Billers) -> None:
+    with pytest.raises(UsageError, match="at most 200 organisations can be named at once.*--file"):
+        billers.flip([Wish(name) for name in ORGS[: CHUNK + 1]], "autumn", new=True)
+    assert billers.fleet.one("SELECT COUNT(*) FROM assignments WHERE provider = 'autumn'") == 0
+
+
+def test_all_that_nobody_bills_are_assigned_however_many(billers: Billers) -> None:
+    fleet = billers.fleet
+    for number in range(CHUNK + 5):
+        fleet.sample(f"new-{number}", fleet.clock.at_ms - 1)
+    url = fleet.engine.url.render_as_string(hide_password=False)
+    must(url, "org", "assign", "--unassigned", "--provider", "embedded", at=str(fleet.clock.at_ms))
+    assert fleet.one("SELECT COUNT(*) FROM assignments WHERE org_id LIKE 'new-%'") == CHUNK + 5
 
 
 def test_a_second_flip_has_to_wait_for_the_first_or_take_it_back(billers: Billers) -> None:
