@@ -380,7 +380,7 @@ def test_one_problem_among_those_named_by_hand_stops_all_and_from_a_file_only_it
 
 
 def test_more_than_one_transaction_holds_are_not_moved_all_or_none(billers: Billers) -> None:
-    with pytest.raises(UsageError, match="at most 200 organisations can be named at once.*--file"):
+    with pytest.raises(UsageError, match=r"at most 200 organisations can be named at once.*--file"):
         billers.flip([Wish(name) for name in ORGS[: CHUNK + 1]], "autumn", new=True)
     assert billers.fleet.one("SELECT COUNT(*) FROM assignments WHERE provider = 'autumn'") == 0
 
