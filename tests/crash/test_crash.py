@@ -73,6 +73,8 @@ def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:
     assert (found.toll.kills, found.toll.inside, found.toll.starts) == (0, 0, 3)
     assert found.toll.short_of(4, 0) == "no kill landed inside a step"
     assert found.samples == 600
+    never_answered = "SELECT COUNT(*) FROM attempts WHERE outcome IS NULL"
+    assert number(f"sqlite:///{tmp_path}/drawdown.db", never_answered) == 0, "nobody died over one"
     assert any("passed " in log.read_text() for log in tmp_path.glob("*.log"))
 
 
