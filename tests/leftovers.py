@@ -20,7 +20,8 @@ from typing import Final
 SERVER_ENDS_S: Final = 30.0
 MEMORY: Final = Path("/dev/shm")
 """Where a server's files cost no wait for a disk: no test loses the machine's power."""
-ROOM: Final = 2 << 30
+ROOM: Final = 8 << 30
+"""Bytes. All test processes together were seen to take 5 GB of it at once."""
 _guards: Final[list[subprocess.Popen[str]]] = []
 
 
