@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
 from drawdown.schema.text import in_short
 from drawdown.worker.actions import lock_buckets
 from drawdown.worker.adopt import Other, adopt_other, adopt_unknown
@@ -150,9 +150,16 @@ def _look_up_batch(
     # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
     asked_ms = context.clock.now_ms()
     left, read = set(range(len(asked))), False
+    told: dict[int, LookupResult] = {}
     while left:
-        answers = yield from fetch_lookups(looking, sorted(left))
-        left -= answers.keys()
+        told |= yield from fetch_lookups(looking, sorted(left))
+        left -= told.keys()
+        # One balance tells of all that is absent, and of none without the others: they are weighed together.
+        unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
+        ready = [n for n in sorted(told) if told[n] != Absent() or asked[n].row.customer_id not in unasked]
+        if not ready:
+            continue
+        answers = {place: told.pop(place) for place in ready}
         portion, found = yield from _look_further(
             provider, [asked[place] for place in answers], list(answers.values()), capabilities
         )

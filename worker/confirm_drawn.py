@@ -25,7 +25,7 @@ from drawdown.worker.balances import (
     read_accounted,
     read_balances,
 )
-from drawdown.worker.decide import Adopt, Settlement, Void, backoff_ms
+from drawdown.worker.decide import MAX_BACKOFF_MS, Adopt, Settlement, Void
 from drawdown.worker.effects import Steps, Transaction
 
 DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
@@ -89,7 +89,6 @@ def ends_by_balance(
     for place, numbers in groups.items():
         some = [rows[number] for number in numbers]
         charged = _charged(some, now[place], weighed.before[place], weighed.balances, place)
-        # The others that are open are looked up in their turn; nothing of them may be counted as this one's.
         unread = isinstance(weighed.balances.get(place[0]), ReadFailed)
         alone = now[place].open == len(numbers) and not unread
         for at, number in enumerate(numbers):
@@ -110,19 +109,23 @@ def ends_by_balance(
 def _later(row: Any, asked_ms: int, *, alone: bool) -> Settlement:
     if alone:
         return Settlement("in_doubt", asked_ms + DAY_MS, "absent", UNTOLD)
-    return Settlement(str(row.state), asked_ms + backoff_ms(int(row.lookups)), "absent", OTHERS)
+    # All that wait for one another are due at the same moment: once looked up together, the balance tells of all.
+    together_ms = asked_ms - asked_ms % MAX_BACKOFF_MS + MAX_BACKOFF_MS
+    return Settlement(str(row.state), together_ms, "absent", OTHERS)
 
 
 def _charged(
     rows: Sequence[Any], now: Accounted, before: Accounted, balances: Balances, place: Place
 ) -> frozenset[int] | None:
-    """Which of these the balance was drawn on by; whatever else is open may have been, or not."""
+    """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
+    any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
     drawn = drawn_of(balances, place)
     if drawn is None or (now.sent, now.accepted) != (before.sent, before.accepted):
         return None
-    beyond, quantities = now.beyond(drawn), [int(row.sent_qty) for row in rows]
+    beyond = now.beyond(drawn)
     if beyond is None:
         return None
-    others_above = now.open_above - sum(one for one in quantities if one > 0)
-    others_below = now.open_below - sum(one for one in quantities if one < 0)
-    return charged_among(quantities, beyond[0] - others_above, beyond[1] - others_below)
+    if now.open > len(rows):
+        cancels = now.open_above != 0 and now.open_below != 0
+        return frozenset() if beyond == (0, 0) and not cancels else None
+    return charged_among([int(row.sent_qty) for row in rows], *beyond)

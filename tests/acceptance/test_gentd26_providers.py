@@ -312,7 +312,7 @@ def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
         charged.update(drain.by_hand)
         assert charged == Counter(_by_org(expected))
         by_hand = {org for org, seconds in drain.by_hand.items() if seconds}
-        assert len(by_hand) <= len(expected) // 100, "a person is asked about few"
+        assert len(by_hand) <= max(3, len(expected) // 100), "a person is asked about few"
         wrong = difference(drain.account.charged(), expected)
         assert {org for org, _ in wrong} <= drain.differed, "a balance's word knows no window"
         must(database_url, "verify", at=str(drain.clock.now_ms()))

@@ -691,6 +691,26 @@ def test_what_the_balance_does_not_tell_is_in_doubt_and_never_voided(engine: sa.
     clean(fleet)
 
 
+def test_what_a_balance_shows_is_explained_before_anything_beside_it_is_voided(engine: sa.Engine) -> None:
+    """59 s were accepted and lost over there; 60 were drawn without an event, and 7 are on their way still. What the
+    balance shows too much, 1, is less than each of them: that proves nothing of the 60."""
+    fleet, provider = claimed_and_unanswered(engine, 0)
+    last = f"usage:acme:{T0 + 2 * WINDOW_MS}:compute_1gb"
+    provider.answers[last] = Queued(fleet.clock.at_ms + 2 * DAY_MS)
+    fleet.sample("acme", T0 + WINDOW_MS, 59)
+    fleet.sample("acme", T0 + 2 * WINDOW_MS, 7)
+    fleet.tick_windows(3)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert [(row[1], row[3]) for row in states(fleet)] == [(60, "queued"), (59, "accepted"), (7, "queued")]
+    assert "what else is on its way" in str(fleet.one("SELECT last_error FROM pushes WHERE sent_qty = 60"))
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert [row[3] for row in states(fleet)] == ["in_doubt", "accepted", "in_doubt"], "once all have been looked up"
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 0
+    clean(fleet)
+
+
 def test_of_two_without_an_event_the_balance_tells_how_much(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **DRAWN)
     fleet.sample("acme", T0 + WINDOW_MS, 45)

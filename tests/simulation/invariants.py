@@ -231,7 +231,7 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
 def _never_twice(world: World, tables: Tables) -> Iterator[str]:
     """P5, where something is charged without an event: a customer's balance is never drawn on by more than the pushes
     that stand, not even until the next comparison. What a person settled by hand lies beside the balance, and so does
-    what was given back there by an event and forgotten."""
+    what was given back there by an event, or with a success, and forgotten."""
     for name, remote in world.remote.items():
         if not remote.loses_data():
             continue

@@ -214,7 +214,8 @@ def hunt(name: str, seeds: int = SEEDS, ticks: int | None = None, first: int | N
     """Run seeds until the bug shows: in their order, or one that showed it before as the `first`. It shows where a
     seed breaches with it, and does not without it."""
     unclean: list[int] = []
-    for tried, seed in enumerate(sorted(range(seeds), key=lambda seed: seed != first), 1):
+    known = () if first is None else (first,)
+    for tried, seed in enumerate((*known, *(one for one in range(seeds) if one != first)), 1):
         life = partial(simulate, seed, ticks or LONGER.get(name, TICKS), **world_of(name, seed))
         with planted(name):
             breaches = life().breaches

@@ -207,8 +207,9 @@ class Autumn:
         return {(one.customer, one.feature) for one in self.emulator.account.lost}
 
     def forgotten(self) -> set[str]:
-        """Keys whose event stands, and whose drawing (or giving back) the account lost: an event does not say so."""
-        return {str(one.key) for one in self.emulator.account.undrawn}
+        """Keys of which an event, or a success, says that they were drawn (or given back), and the account lost it."""
+        account = self.emulator.account
+        return {str(one.key) for one in (*account.undrawn, *account.lost)} - account.by_key.keys()
 
     def doubled(self) -> set[str]:
         """Keys that a key store which failed open let through again."""
