@@ -32,7 +32,6 @@ from drawdown.worker import (
     reconcile_drawn,
     reconcile_over,
     reconcile_short,
-    reconcile_sql,
     seal_statements,
 )
 from drawdown.worker import seal_sql as sql
@@ -254,7 +253,4 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "null deductions taken as unreadable": lambda p: p.put(autumn_events, "_applied", autumn_wire.deducted),
     "reconcile voids what merely lags": _no_lag,
     "reconcile adopts twice": _adopts_twice,
-    "reconcile counts what a balance showed as an event": lambda p: p.text(
-        reconcile_sql, "OURS", "AND x.kind = 'drawn'", "AND x.kind = 'never'"
-    ),
 }
