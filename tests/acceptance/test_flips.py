@@ -26,9 +26,9 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
-from drawdown.worker import assignments, corrections, credit, runner
+from drawdown.worker import assignments, corrections, credit, flips, runner
 from drawdown.worker.effects import Steps, Transaction
-from drawdown.worker.flips import CHUNK, Flip, Terms, Wish, flip
+from drawdown.worker.flips import Flip, Terms, Wish, flip
 from drawdown.worker.orgs import Said
 from drawdown.worker.project import ORGS_A_ROUND
 from drawdown.worker.verify import verify
@@ -42,7 +42,9 @@ from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"
 BILLERS = ("embedded", "autumn", "stripe")
-ORGS = [f"org-{number:04}" for number in range(share(500, whole=2_000))]
+ORGS = [f"org-{number:04}" for number in range(share(100, whole=2_000))]
+CHUNK, OVER = share((20, 7), whole=(flips.CHUNK, 57))
+"""How many are moved in one transaction, and how many more stand in a file."""
 ROUNDS = 8
 CREDIT = 10**9
 
@@ -181,7 +183,7 @@ class Story:
         write(self.fleet.engine, lambda c: c.execute(text, rows))
 
     def withdraw(self) -> None:
-        names = self.dice.sample(sorted(set(self.oracle.samples) - self.oracle.withdrawn), 40)
+        names = self.dice.sample(sorted(set(self.oracle.samples) - self.oracle.withdrawn), len(self.orgs) // 12)
         write(self.fleet.engine, lambda c: corrections.withdraw(c, names, self.fleet.said))
         self.oracle.withdrawn.update(names)
 
@@ -223,7 +225,7 @@ class Story:
         file = self.folder / f"flips-{biller}.csv"
         coming = self.scheduled()
         free = [org for org in self.orgs if org not in coming and self._latest(org) != biller]
-        chosen = self.dice.sample(free, CHUNK + 57)
+        chosen = self.dice.sample(free, CHUNK + OVER)
         with file.open("w", newline="") as out:
             writer = csv.writer(out)
             writer.writerow(("org_id", "customer_id"))
@@ -234,14 +236,14 @@ class Story:
         self.billers.do(_broken_off(steps))
         before = self._assignments()
         done = self.billers.flip(wishes, biller, each_alone=True)
-        assert [one.already for one in done] == [True] * CHUNK + [False] * 58, "what was done stays done"
-        assert self._assignments() - before == 57
-        assert done[-1].line == CHUNK + 59 and done[-1].problem is not None and done[-1].start_ms is None
+        assert [one.already for one in done] == [True] * CHUNK + [False] * (OVER + 1), "what was done stays done"
+        assert self._assignments() - before == OVER
+        assert done[-1].line == CHUNK + OVER + 2 and done[-1].problem is not None and done[-1].start_ms is None
         start = next_window(self.fleet.clock.at_ms)
         self.moved([replace(one, already=False, start_ms=start) for one in done[:-1]], biller, start)
         again = self.billers.flip(wishes, biller, each_alone=True)
-        assert sum(one.already for one in again) == CHUNK + 57
-        self.count["from a file"] += CHUNK + 57
+        assert sum(one.already for one in again) == CHUNK + OVER
+        self.count["from a file"] += CHUNK + OVER
 
     def _latest(self, org: str) -> str:
         return self.oracle.billers[org][max(self.oracle.billers[org])]
@@ -267,8 +269,9 @@ def _broken_off(steps: Steps[Any]) -> Steps[None]:
 
 
 def test_organisations_flipped_at_random_are_billed_once_by_whoever_was_in_force(
-    engine: sa.Engine, tmp_path: Path
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flips, "CHUNK", CHUNK)
     story = Story(Billers(engine, ORGS, {"throttled": 0.05, "answer_lost": 0.03}), tmp_path, random.Random(1), ORGS)
     fleet = story.fleet
     story.begin()
@@ -381,17 +384,17 @@ def test_one_problem_among_those_named_by_hand_stops_all_and_from_a_file_only_it
 
 def test_more_than_one_transaction_holds_are_not_moved_all_or_none(billers: Billers) -> None:
     with pytest.raises(UsageError, match=r"at most 200 organisations can be named at once.*--file"):
-        billers.flip([Wish(name) for name in ORGS[: CHUNK + 1]], "autumn", new=True)
+        billers.flip([Wish(f"org-{number}") for number in range(flips.CHUNK + 1)], "autumn", new=True)
     assert billers.fleet.one("SELECT COUNT(*) FROM assignments WHERE provider = 'autumn'") == 0
 
 
 def test_all_that_nobody_bills_are_assigned_however_many(billers: Billers) -> None:
     fleet = billers.fleet
-    for number in range(CHUNK + 5):
+    for number in range(flips.CHUNK + 5):
         fleet.sample(f"new-{number}", fleet.clock.at_ms - 1)
     url = fleet.engine.url.render_as_string(hide_password=False)
     must(url, "org", "assign", "--unassigned", "--provider", "embedded", at=str(fleet.clock.at_ms))
-    assert fleet.one("SELECT COUNT(*) FROM assignments WHERE org_id LIKE 'new-%'") == CHUNK + 5
+    assert fleet.one("SELECT COUNT(*) FROM assignments WHERE org_id LIKE 'new-%'") == flips.CHUNK + 5
 
 
 def test_a_second_flip_has_to_wait_for_the_first_or_take_it_back(billers: Billers) -> None:

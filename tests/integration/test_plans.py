@@ -24,7 +24,10 @@ FLEET = Fleet(orgs=400, samples_a_push=5)
 LATE_WINDOW = 3
 
 
-@pytest.fixture(scope="module", params=["empty", "small", "large"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(one, marks=pytest.mark.xdist_group(f"plans, {one}")) for one in ("empty", "small", "large")],
+)
 def plans(request: pytest.FixtureRequest, postgres_server: str) -> Iterator[Plans]:
     """Each statement of one tick, and how PostgreSQL would do it: a fresh window, one late sample, a long history.
 

@@ -24,6 +24,7 @@ from drawdown.worker.replay_plan import plan
 from drawdown.worker.verify import verify
 from tests.acceptance.inside import inside
 from tests.fake_provider import FakeProvider
+from tests.whole import share
 from tests.world import T0, Fleet
 
 CHANGES = {
@@ -54,7 +55,11 @@ def compared(fleet: Fleet, from_ms: int, to_ms: int) -> Reconciled:
     return runner.run(reconcile(fleet.context(), scope, Said(fleet.clock.at_ms, "test", "a test")), world)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+PLACES = [("sqlite", name) for name in CHANGES]
+PLACES += [("postgresql", name) for name in share(["a leap day begins"], whole=list(CHANGES))]
+
+
+@pytest.mark.parametrize(("database_url", "name"), PLACES, indirect=["database_url"])
 def test_a_change_of_the_calendar_bills_each_second_once(engine: sa.Engine, name: str) -> None:
     """A sample a minute from forty minutes before to forty after, with a tick every five minutes."""
     change = at(CHANGES[name])
