@@ -15,7 +15,16 @@ from typing import Final
 
 import structlog
 
-from tests.benchmarks import case_gate, case_idle, case_import, case_memory, case_push, case_seal, case_tick
+from tests.benchmarks import (
+    case_beside,
+    case_gate,
+    case_idle,
+    case_import,
+    case_memory,
+    case_push,
+    case_seal,
+    case_tick,
+)
 from tests.benchmarks.databases import KINDS, Databases, databases
 from tests.benchmarks.fleet import scaled
 from tests.benchmarks.measure import Result
@@ -43,6 +52,7 @@ CASES: Final[dict[str, Case]] = {
     ],
     "tick": lambda made, kind, o: case_tick.run(made, kind, scaled(o.scale), min(o.runs, 3)),
     "push": lambda made, kind, o: case_push.run(made, kind, o.scale, min(o.runs, 3)),
+    "beside": lambda made, kind, o: case_beside.run(made, kind, o.scale, min(o.runs, 3)),
     "idle": lambda made, kind, o: [case_idle.run(made, kind, max(int(IDLE_ORGS * o.scale), FEWEST), o.runs)],
     "gate": lambda made, kind, o: case_gate.run(made, kind, scaled(o.scale / 10), o.runs),
     "memory": lambda made, kind, o: case_memory.run(made, kind, scaled(o.scale), min(o.runs, 5)),
