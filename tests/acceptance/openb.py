@@ -25,7 +25,6 @@ EPOCH_S = 1_735_689_600
 """The trace's second zero is taken to be 2025-01-01T00:00:00Z."""
 MINUTE_S = 60
 ORGS = 5
-"""All pods: minutes of work. Else every 33rd and the rare sizes, with figures taken in the same way."""
 
 Row = tuple[str, str, str, str, int, int, int, int]
 COLUMNS = "id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at"
@@ -60,7 +59,8 @@ def needed() -> list[pytest.MarkDecorator]:
 
 
 def pods(*, whole: bool = WHOLE) -> list[Pod]:
-    """The pods that were ever scheduled; one organisation has every fifth."""
+    """The pods that were ever scheduled, which is minutes of work, or every 33rd of them and the rare sizes; one
+    organisation has every fifth."""
     with FILE.open(newline="") as file:
         ran = [row for row in csv.DictReader(file) if row["scheduled_time"]]
     found = [

@@ -452,7 +452,7 @@ def test_after_a_flip_of_many_their_states_are_read_several_at_a_time(
 ) -> None:
     provider = Slow(capabilities(batch_size=1, in_flight=in_flight))
     fleet = Fleet(engine, extra={"fake": provider})
-    fleet.assign(*ORGS[:150], provider="fake")
+    fleet.assign(*(f"org-{number:04}" for number in range(150)), provider="fake")
     report = fleet.tick(T0 + WINDOW_MS)
     assert provider.most == together
     assert (report.projected, report.left.projections_due) == (149, 1)

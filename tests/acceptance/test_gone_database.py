@@ -20,6 +20,7 @@ from drawdown.schema.migrate import upgrade
 from tests.acceptance.commands import PROJECT, drawdown, environment, must, one_clear_line
 from tests.acceptance.tables import billed_exactly
 from tests.postgres_server import Server
+from tests.whole import share
 from tests.world import T0, Fleet
 
 AT = str(T0 + 3_600_000)
@@ -73,7 +74,7 @@ MARKS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("mark", share(MARKS[1::2], whole=MARKS))
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_connections_lost_in_the_middle(fleet: Fleet, database_url: str, tmp_path: Path, mark: str) -> None:
     with _in_the_middle(database_url, tmp_path, mark) as ended:

@@ -29,9 +29,14 @@ from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
 from tests.emulators.stripe import StripeEmulator
 from tests.postgres_server import binaries
+from tests.whole import share
 from tests.world import T0
 
 FEATURE: Final = "compute_4gb"
+BOTH: Final = [("autumn", "postgresql"), ("stripe", "sqlite")]
+EACH: Final = [*BOTH, ("autumn", "sqlite"), ("stripe", "postgresql")]
+pytestmark = pytest.mark.parametrize(("place", "database_url"), share(BOTH, whole=EACH), indirect=True)
+
 PEOPLE: Final = ("alice", "bob")
 HEADER: Final = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts"
 
@@ -105,7 +110,7 @@ class Backup:
     restore: Callable[[], None]
 
 
-@pytest.fixture(params=["autumn", "stripe"])
+@pytest.fixture
 def place(
     request: pytest.FixtureRequest, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.benchmarks.databases import KINDS, Databases
 from tests.benchmarks.run import CASES, Options, show
+from tests.whole import share
 
 SMALL = Options(scale=0.005, runs=2)
 
@@ -21,8 +22,11 @@ def made(postgres_server: str, tmp_path: Path) -> Iterator[Databases]:
     found.dispose()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", CASES)
+BOTH = [(name, kind) for name in CASES for kind in KINDS]
+BY_TURNS = [(name, KINDS[number % 2]) for number, name in enumerate(CASES)]
+
+
+@pytest.mark.parametrize(("name", "kind"), share(BY_TURNS, whole=BOTH))
 def test_the_benchmark_settles_all_and_gives_figures(name: str, kind: str, made: Databases) -> None:
     results = CASES[name](made, kind, SMALL)
     assert results

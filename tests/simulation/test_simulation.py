@@ -21,10 +21,10 @@ from tests.simulation.run import failure
 from tests.simulation.scheduler import simulate
 from tests.simulation.story import ENDING, MOST, story
 from tests.simulation.world import START
-from tests.whole import WHOLE, share
+from tests.whole import share
 
 TICKS = 12
-BATCHES = share(6, whole=20)
+BATCHES = share(8, whole=20)
 SEEDS_A_BATCH = 10
 RARE = {
     "key too old to be sent again",
@@ -110,16 +110,14 @@ def test_every_fault_has_a_name() -> None:
 
 LONG = 200
 EVERY_DAY = 498679
-"""Of the long lives, the one that each run of the tests lives."""
+"""Of the long lives, the one that each run of the tests lives; of the short ones every second."""
 
 
-def _every_day(seed: int, ticks: int) -> bool:
-    return ticks < LONG or seed == EVERY_DAY or WHOLE
+SHORT = [one for one in REGRESSIONS if one[1] < LONG]
+LIVED = share([*SHORT[::2], *(one for one in REGRESSIONS if one[0] == EVERY_DAY)], whole=REGRESSIONS)
 
 
-@pytest.mark.parametrize(
-    ("seed", "ticks", "restores", "what"), [one for one in REGRESSIONS if _every_day(one[0], one[1])]
-)
+@pytest.mark.parametrize(("seed", "ticks", "restores", "what"), LIVED)
 def test_a_seed_that_once_failed(seed: int, ticks: int, restores: bool | None, what: str) -> None:
     """In the circumstances it failed in. As the world's actions change, a seed need not come to its old bug any more:
     each bug has a scenario or a mutant of its own besides."""

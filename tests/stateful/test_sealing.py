@@ -11,6 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from drawdown.worker import prune, seal_sql
 from tests.stateful.scale import asked_for_more, scale, until_red
 from tests.stateful.sealing import Sealing
+from tests.whole import share
 
 OURS = "-sealed_qty"
 SEALED, PENDING = "sealed is not what the model says", "pending is not what the model says"
@@ -37,7 +38,7 @@ RARE = {
 
 
 def test_any_order_of_usage_seals_and_corrections_settles_what_is_owed() -> None:
-    run_state_machine_as_test(Sealing, settings=scale(25, 25))
+    run_state_machine_as_test(Sealing, settings=scale(share(15, whole=25), 25))
 
 
 @pytest.mark.parametrize("bug", PLANTED)
