@@ -199,7 +199,7 @@ class Caller:
         return await self.send("POST", "/cron/tick", headers={"authorization": f"Bearer {secret}"})
 
     async def settled(self) -> None:
-        """Everything that was asked for in the background is done: a gate's answer does not wait for its ask to begin."""
+        """All that was asked for in the background is done; a gate's answer waits for its ask only so long."""
         await asyncio.gather(*self.server._gate._asking.values(), return_exceptions=True)
         await asyncio.to_thread(self.server.crew.settle)
 
