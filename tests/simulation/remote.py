@@ -212,6 +212,10 @@ class Autumn:
         account = self.emulator.account
         return {str(one.key) for one in (*account.undrawn, *account.lost)} - account.by_key.keys()
 
+    def without_event(self) -> set[str]:
+        """Keys that were drawn, or given back, and no event shows it."""
+        return {str(one.key) for one in self.emulator.account.eventless}
+
     def doubled(self) -> set[str]:
         """Keys that a key store which failed open let through again."""
         return {str(one.key) for one in self.emulator.doubles}
