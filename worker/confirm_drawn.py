@@ -73,7 +73,9 @@ def weigh(
     if not places:
         return Weighed(unsent=unsent)
     before: dict[Place, Accounted] = yield Transaction(
-        "confirm_accounted", partial(read_accounted, provider=provider, places=places, balances={}), rollback=True
+        "confirm_accounted",
+        partial(read_accounted, provider=provider, places=sorted(places), balances={}),
+        rollback=True,
     )
     return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in places})), unsent)
 
