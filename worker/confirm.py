@@ -163,7 +163,8 @@ def _look_up_batch(
         portion, found = yield from _look_further(
             provider, [asked[place] for place in answers], list(answers.values()), capabilities
         )
-        weighed = yield from weigh(provider, [one.row for one in portion], found, asked_ms, capabilities)
+        unsent = {place for place, one in enumerate(portion) if _is_unsent(one)}
+        weighed = yield from weigh(provider, [one.row for one in portion], found, asked_ms, capabilities, unsent)
         yield Transaction(
             "confirm",
             partial(
@@ -351,6 +352,11 @@ def _known(connection: sa.Connection, one: Claimed, capabilities: Capabilities) 
         stale=how.stale,
         waits=how.waits,
     )
+
+
+def _is_unsent(one: Claimed) -> bool:
+    """Whether each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
+    return one.loss is None and bool(one.row.attempts) and not one.row.claimed and not one.row.arrivals
 
 
 def _settle(

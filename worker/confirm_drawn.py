@@ -1,13 +1,14 @@
 """Confirm, from the other side: what customers' balances say of pushes that no event shows.
 
 Guarantee: at a provider that may charge without an event, a push is voided by absence only where the balance agrees
-(P5); one that the balance was drawn on by is accepted, and what the balance does not tell is left to a person.
+(P5); one that the balance was drawn on by is accepted, and what the balance does not tell is left to a person. What was
+never sent drew on nothing, whatever the balance shows.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -37,6 +38,7 @@ BELOW: Final = (
     "the provider has none of it, or another quantity, and it lies below the floor, where nothing would be sealed in "
     "its place: settle it with the customer, then `push resolve --accepted`"
 )
+UNSENT: Final = "looked up and absent, and each attempt of it is proven not to have arrived"
 OTHERS: Final = "absent; what else is on its way for this customer comes first, for one balance tells of all"
 
 End = Settlement | Adopt | Void
@@ -48,25 +50,34 @@ class Weighed:
 
     before: Mapping[Place, Accounted] = field(default_factory=dict)
     balances: Balances = field(default_factory=dict)
+    unsent: Collection[int] = ()
+    """Places in the batch of what was never sent."""
 
 
 def weigh(
-    provider: str, rows: Sequence[Any], found: Sequence[LookupResult], asked_ms: int, can: Capabilities
+    provider: str,
+    rows: Sequence[Any],
+    found: Sequence[LookupResult],
+    asked_ms: int,
+    can: Capabilities,
+    unsent: Collection[int],
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
-    claimed over there, or it could not be applied any more."""
+    claimed over there, or it could not be applied any more. Not for what is `unsent` (places of `rows`)."""
     places = {
         (str(row.customer_id), str(row.feature))
-        for row, result in zip(rows, found, strict=True)
-        if can.drawn and isinstance(result, Absent) and row.sent_qty
+        for number, (row, result) in enumerate(zip(rows, found, strict=True))
+        if can.drawn and isinstance(result, Absent) and row.sent_qty and number not in unsent
         if row.claimed or asked_ms - int(row.last_sent_ms) >= can.applied_within_ms
     }
     if not places:
-        return Weighed()
+        return Weighed(unsent=unsent)
     before: dict[Place, Accounted] = yield Transaction(
-        "confirm_accounted", partial(read_accounted, provider=provider, places=places, balances={}), rollback=True
+        "confirm_accounted",
+        partial(read_accounted, provider=provider, places=sorted(places), balances={}),
+        rollback=True,
     )
-    return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in places})))
+    return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in places})), unsent)
 
 
 def ends_by_balance(
@@ -83,7 +94,12 @@ def ends_by_balance(
     groups: dict[Place, list[int]] = defaultdict(list)
     for number, (row, result) in enumerate(zip(rows, found, strict=True)):
         place = (str(row.customer_id), str(row.feature))
-        if place in weighed.before and isinstance(result, Absent) and row.sent_qty:
+        if not isinstance(result, Absent) or not row.sent_qty:
+            continue
+        if number in weighed.unsent:
+            if isinstance(end := decided[number], Void):
+                decided[number] = replace(end, evidence=UNSENT)
+        elif place in weighed.before:
             groups[place].append(number)
     now = read_accounted(connection, provider=provider, places=list(groups), balances=weighed.balances)
     for place, numbers in groups.items():

@@ -33,7 +33,10 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections, credit, provider_states
+from drawdown.worker.context import LEASE_MS
+from drawdown.worker.effects import Push, Transaction
 from drawdown.worker.notices import apply_notices
+from drawdown.worker.push import push
 from drawdown.worker.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -708,6 +711,29 @@ def test_what_a_balance_shows_is_explained_before_anything_beside_it_is_voided(e
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     assert [row[3] for row in states(fleet)] == ["in_doubt", "accepted", "in_doubt"], "once all have been looked up"
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
+    clean(fleet)
+
+
+def test_what_was_never_sent_did_not_draw_on_the_balance(engine: sa.Engine) -> None:
+    """A process slept before it sent, for longer than its lease; the next one's connection was refused. The key grew
+    too old meanwhile. The balance shows as much for another reason: a correction that was lost."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    provider.answers[KEY] = RetryAt(0, "not sent: connection refused")
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += MINUTE_MS
+    slow = push(fleet.context("slow"), "fake")
+    effect = next(slow)
+    while not isinstance(effect, Push):
+        effect = slow.send(write(engine, effect.work) if isinstance(effect, Transaction) else None)
+    fleet.tick(fleet.clock.at_ms + LEASE_MS)
+    fleet.clock.at_ms += DAY_MS
+    settling = slow.send({0: RetryAt(0, "not sent: time was up before")})
+    assert isinstance(settling, Transaction)
+    write(engine, settling.work)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    assert "proven not to have arrived" in str(fleet.one("SELECT evidence FROM voids"))
     clean(fleet)
 
 

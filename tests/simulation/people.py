@@ -83,11 +83,30 @@ def _decide(world: World, one: Open) -> str | None:
             return None
         world.faults.note("decided_absent")
         return f"{one.key}: absent"
-    assert found * unit_at(one.provider, one.feature) % one.sent == 0, f"{one}: {found} was charged"
+    charged = found * unit_at(one.provider, one.feature)
+    if one.sent < charged < 0:
+        return _cut_short(world, one, charged) if _has_no_event(world, one) and done(void) else None
+    assert charged % one.sent == 0, f"{one}: {found} was charged"
     if not done(resolve_accepted):
         return None
     world.faults.note("decided_accepted")
     return f"{one.key}: accepted"
+
+
+def _has_no_event(world: World, one: Open) -> bool:
+    """Whether no event will ever show it: else the daily lookup adopts what it shows."""
+    autumn = world.remote[one.provider]
+    return isinstance(autumn, Autumn) and one.wire_key in autumn.without_event()
+
+
+def _cut_short(world: World, one: Open, charged: int) -> str:
+    """Autumn gave back no more than had been drawn, a part. Voided, all of it is given back anew, and so that part is
+    charged by hand; once, though the void may be lost with a database that is restored."""
+    if one.key not in world.cut_short:
+        world.cut_short.add(one.key)
+        charge_by_hand(world, one.provider, one.customer, one.feature, one.window - one.window % DAY_MS, -charged)
+    world.faults.note("decided_absent")
+    return f"{one.key}: {charged} of {one.sent}"
 
 
 def charge_in_window(world: World, one: Open) -> None:

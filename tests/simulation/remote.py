@@ -191,11 +191,12 @@ class Autumn:
         return {str(one.key) for one in self.emulator.lost}
 
     def lost_of(self, customer: str, feature: str) -> int:
-        """What was to be drawn, was answered with a success, and never was."""
-        gone = (*self.emulator.account.lost, *self.emulator.account.undrawn)
-        return sum(
-            int(one.value) for one in gone if (one.customer, one.feature) == (customer, feature) and one.value > 0
-        )
+        """What was to be drawn, was answered with a success, and never was; and what was given back more than once, by
+        a key store that failed open: of a balance that is as good as lost."""
+        account = self.emulator.account
+        gone = [one for one in (*account.lost, *account.undrawn) if one.value > 0]
+        gone += [one for one in account.doubles if one.value < 0]
+        return sum(abs(int(one.value)) for one in gone if (one.customer, one.feature) == (customer, feature))
 
     def doubled_places(self) -> set[tuple[str, str]]:
         """Customers' features that were drawn on twice under one key: the balance cannot tell for which push."""
@@ -210,6 +211,10 @@ class Autumn:
         """Keys of which an event, or a success, says that they were drawn (or given back), and the account lost it."""
         account = self.emulator.account
         return {str(one.key) for one in (*account.undrawn, *account.lost)} - account.by_key.keys()
+
+    def without_event(self) -> set[str]:
+        """Keys that were drawn, or given back, and no event shows it."""
+        return {str(one.key) for one in self.emulator.account.eventless}
 
     def doubled(self) -> set[str]:
         """Keys that a key store which failed open let through again."""

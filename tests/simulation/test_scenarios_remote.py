@@ -236,6 +236,32 @@ def test_what_was_given_back_and_lost_over_there_is_told_and_credited_by_hand() 
     assert (world.by_hand[(AUTUMN, "acme", FEATURE, 0)], settled(world)) == (-60, [])
 
 
+def test_what_was_given_back_twice_is_told_and_drawn_again_by_hand() -> None:
+    """A process died after it had sent, and the key store failed open as the same key was sent again."""
+    world = a_world(AUTUMN)
+    insert(world, [Sample("s2", "acme", START + WINDOW_MS, 4096, 60, good=True)])
+    world.time.advance(WINDOW_MS)
+    drive(world, start(world, "w", tick))
+    world.write(lambda c: withdraw(c, ["s1"], said(world)))
+    world.oracle.withdraw("s1")
+    sealed(world)
+    slow = drive(world, start(world, "dies", lambda c: push(c, AUTUMN)), until=lambda e: isinstance(e, Push))
+    leaf = next(slow.leaves())
+    assert leaf.asked is not None
+    world.do(leaf.asked)
+    slow.kill()
+    world.time.advance(3 * MINUTE_MS)
+    left_unanswered(world, AUTUMN, "key_store_refuses")
+    autumn = world.remote[AUTUMN]
+    assert isinstance(autumn, Autumn)
+    assert (states(world), autumn.drawn("acme", FEATURE)) == (["accepted"] * 3, 0)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    assert settle_told(world) == "settles what was told of 1 balances"
+    drive(world, start(world, "w", tick))
+    assert (world.by_hand[(AUTUMN, "acme", FEATURE, 0)], world.breaches, settled(world)) == (60, [], [])
+
+
 def test_a_balance_that_a_person_lowered_is_not_given_back_for_a_push_that_was_sent_again() -> None:
     world = a_world(AUTUMN)
     left_unanswered(world, AUTUMN, "answer_lost")

@@ -145,6 +145,8 @@ class World:
     """The same, by window, for what the worker could not send."""
     resolved: set[str] = field(default_factory=set)
     """Keys that a person charged by hand."""
+    cut_short: set[str] = field(default_factory=set)
+    """Keys of which a part was given back, that a person charged again."""
     paused: set[str] = field(default_factory=set)
     gate_asks: dict[str, int] = field(default_factory=dict)
     """When the gate had a provider asked about an organisation last."""
