@@ -25,7 +25,7 @@ from drawdown.worker.clocks import database_now, doubt_the_clock
 from drawdown.worker.confirm import Confirmed, confirm
 from drawdown.worker.context import Context
 from drawdown.worker.dispatch import Dispatched, dispatch
-from drawdown.worker.effects import Recall, Remember, Steps, Together, Transaction
+from drawdown.worker.effects import LANES, Recall, Remember, Steps, Together, Transaction
 from drawdown.worker.incarnation import Witness, recognise
 from drawdown.worker.isolate import find_bad
 from drawdown.worker.newcomers import meet_strangers_by_arrival
@@ -94,8 +94,7 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
 
 
 def _sent(context: Context, provider: str) -> Steps[list[object]]:
-    # Two at a time where calls take time: while one writes down what came back, the other keeps the line busy.
-    at_once = 1 if context.capabilities[provider].in_flight == 1 else 2
+    at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
     pushed: list[object] = yield Together([push(context, provider) for _ in range(at_once)])
     return [*pushed, *(yield from _verdicts(context, provider))]
 
