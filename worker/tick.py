@@ -66,7 +66,9 @@ def tick(context: Context) -> Steps[Report]:
     ready = context.ready()
     results = yield Together([_lane(context, provider, settling=settling) for provider in ready])
     _collect(report, results)
-    report.accepted_at = {provider: _accepted(lane) for provider, lane in zip(ready, results, strict=True)}
+    # Of one that may not be used nothing is accepted: what was, before, predicts no end.
+    report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
+    report.accepted_at |= {provider: _accepted(lane) for provider, lane in zip(ready, results, strict=True)}
     others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
     _collect(report, others)
     yield Transaction("end_tick", partial(_end, context=context, report=report))
