@@ -112,6 +112,13 @@ class Confirmed:
     voided: int = 0
     adopted: int = 0
 
+    def add(self, other: Confirmed) -> None:
+        """Count a portion, once its transaction is kept: what conflicts is run again."""
+        self.asked += other.asked
+        self.accepted += other.accepted
+        self.voided += other.voided
+        self.adopted += other.adopted
+
 
 def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     """Look up every push of one provider whose time has come."""
@@ -164,7 +171,7 @@ def _look_up_batch(
             provider, [asked[place] for place in answers], list(answers.values()), capabilities
         )
         weighed = yield from weigh(provider, [one.row for one in portion], found, asked_ms, capabilities)
-        yield Transaction(
+        came_to: Confirmed = yield Transaction(
             "confirm",
             partial(
                 _apply,
@@ -174,12 +181,12 @@ def _look_up_batch(
                 asked_ms=asked_ms,
                 now=context.clock.now_ms(),
                 capabilities=capabilities,
-                done=done,
                 known=context.witness,
                 provider=provider,
                 weighed=weighed,
             ),
         )
+        done.add(came_to)
         read = read or not all(isinstance(one, ReadFailed) for one in found)
     return read
 
@@ -282,11 +289,11 @@ def _apply(
     asked_ms: int,
     now: int,
     capabilities: Capabilities,
-    done: Confirmed,
     known: Witness | None,
     provider: str,
     weighed: Weighed,
-) -> None:
+) -> Confirmed:
+    done = Confirmed()
     require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
     looked = [
         after_lookup(result, _known(connection, one, capabilities), asked_ms, capabilities)
@@ -322,6 +329,7 @@ def _apply(
             done.voided += 1
             log.warning("push_absent", key=row.key, evidence=end.evidence)
     mark_for_projection(connection, [str(one.row.org_id) for one in asked], now)
+    return done
 
 
 def _adopt_others(connection: sa.Connection, one: Claimed, said: Said) -> int:

@@ -71,7 +71,7 @@ def tick(context: Context) -> Steps[Report]:
     report.accepted_at |= {provider: _accepted(lane) for provider, lane in zip(ready, results, strict=True)}
     others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
     _collect(report, others)
-    yield Transaction("end_tick", partial(_end, context=context, report=report))
+    report = yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
         "tick_finished",
         tick=report.tick_id,
@@ -306,9 +306,10 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
         report.swept = swept.pushes
 
 
-def _end(connection: sa.Connection, *, context: Context, report: Report) -> None:
-    report.left = read_backlog(connection, context.shard, report.at_ms)
-    report.problems += problems(unheeded(connection, context.shard))
+def _end(connection: sa.Connection, *, context: Context, report: Report) -> Report:
+    left = read_backlog(connection, context.shard, report.at_ms)
+    needed = [*report.problems, *problems(unheeded(connection, context.shard))]
+    report = replace(report, left=left, problems=needed)  # a new one: where this conflicts, it is run again
     connection.execute(
         ticks.update()
         .where(ticks.c.tick_id == report.tick_id, ticks.c.worker == context.worker)  # not another history's (R1)
@@ -318,3 +319,4 @@ def _end(connection: sa.Connection, *, context: Context, report: Report) -> None
             report=json.dumps(asdict(report), sort_keys=True),
         )
     )
+    return report
