@@ -159,7 +159,7 @@ def accept(
     provider, said = state.registry.providers[name], state.said(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
-    voided = state.write(lambda c: provider_states.accept(c, name, provider.capabilities, said), rollback=dry_run)
+    voided = provider_states.accept(state.write, name, provider.capabilities, said, dry_run=dry_run)
     text = (
         f"{name}: {'would be' if dry_run else 'is'} used on its present settings; {voided:,} unsent pushes sealed anew"
     )

@@ -15,7 +15,7 @@ from drawdown.cli.times import show_time
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.worker import corrections, mend, prune
 from drawdown.worker.actions import require_org
-from drawdown.worker.view_samples import QuarantineFilter, list_quarantined, list_samples, require_reason
+from drawdown.worker.view_samples import QuarantineFilter, SampleRow, list_quarantined, list_samples, require_reason
 
 app = typer.Typer()
 
@@ -47,7 +47,7 @@ def list_(
         page = state.read(lambda c: list_quarantined(c, chosen, state.clock.now_ms(), after=after, most=most))
         rows = [
             (
-                s.sample_id,
+                _id(s),
                 s.org_id,
                 s.reason,
                 s.ts,
@@ -73,6 +73,14 @@ def list_(
     ]
     more = [f"there may be more: --from {times[-1]}, or --most"] if len(found) == most else []
     return show(state, {"samples": found}, [table(f"Samples of {org}", columns, plain), *more])
+
+
+def _id(one: SampleRow) -> str:
+    """Whole, so that it can be copied; of one that is too long, how long it is, and how many begin so."""
+    if one.id_bytes is None:
+        return one.sample_id
+    alike = f"; {one.samples:,} begin so" if one.samples > 1 else ""
+    return f"{one.sample_id} ({one.id_bytes:,} bytes{alike})"
 
 
 def _filter(

@@ -44,6 +44,8 @@ class Settings(BaseSettings):
 
     admin_secrets: SecretStr = SecretStr("")
     """Sign requests to the server's /admin; several, separated by commas, while they are rotated."""
+    admin_hosts: str = ""
+    """Names under which /admin is called, as Host has them, separated by commas; without it, any name will do."""
     cron_secret: SecretStr = SecretStr("")
     """The bearer secret of the server's /cron/tick."""
     gate_unknown_org: UnknownOrg = "not_found"
@@ -81,6 +83,7 @@ class Settings(BaseSettings):
         secrets = (one.strip() for one in self.admin_secrets.get_secret_value().split(","))
         return ServerSettings(
             admin_secrets=tuple(filter(None, secrets)),
+            admin_hosts=tuple(filter(None, (one.strip().lower() for one in self.admin_hosts.split(",")))),
             cron_secret=self.cron_secret.get_secret_value(),
             gate_unknown_org=self.gate_unknown_org,
             gate_open_when_in_doubt=self.gate_open_when_in_doubt,

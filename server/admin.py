@@ -44,7 +44,7 @@ async def _order_in(services: Services, threads: Threads, request: Request, body
     path, query = request.scope["raw_path"], request.scope["query_string"]
     now = services.clock.now_ms()
     of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
-    offered = signing.verify(services.settings.admin_secrets, request.headers, of, now)
+    offered = signing.verify(services.settings.admin_secrets, request.headers, of, now, services.settings.admin_hosts)
     if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
         raise ApiError(400, "bad_request", "this takes no query")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)

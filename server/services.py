@@ -22,6 +22,8 @@ class ServerSettings:
     """Secrets are none where the tuple or text is empty: what they guard then answers 503."""
 
     admin_secrets: tuple[str, ...] = field(default=(), repr=False)
+    admin_hosts: tuple[str, ...] = ()
+    """What this deployment is called, in lower case: orders signed for another host are refused. None: any is taken."""
     cron_secret: str = field(default="", repr=False)
     gate_unknown_org: UnknownOrg = "not_found"
     gate_open_when_in_doubt: bool = False

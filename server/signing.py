@@ -2,8 +2,9 @@
 
 Guarantee: an admin request is believed only with an HMAC-SHA256, by one of the secrets, over its moment, its method,
 its host, its path and query byte for byte as they came, and its body; at most 300 s from now; and each signature once.
-What was signed for one path or deed is good for no other. The host is signed as it came, and compared with nothing:
-deployments that share a secret take each other's. Comparisons take the same time whatever is offered.
+What was signed for one path or deed is good for no other. The host is signed as it came; where the deployment's own are
+named, it has to be one of them, else deployments that share a secret take each other's. Comparisons take the same time
+whatever is offered.
 """
 
 from __future__ import annotations
@@ -52,8 +53,11 @@ def signature(secret: str, timestamp: str, of: Signed) -> str:
     return f"{VERSION}={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"
 
 
-def verify(secrets: Sequence[str], headers: Mapping[str, str], of: Signed, now_ms: int) -> str:
-    """The signature, once it is proven; use it up with `use_once`. Header names are in lower case.
+def verify(
+    secrets: Sequence[str], headers: Mapping[str, str], of: Signed, now_ms: int, hosts: Sequence[str] = ()
+) -> str:
+    """The signature, once it is proven; use it up with `use_once`. Header names are in lower case, and so are `hosts`:
+    what this deployment is called, or nothing where that does not matter.
 
     Errors: ApiError 503 where no secret is set, else 401.
     """
@@ -68,6 +72,8 @@ def verify(secrets: Sequence[str], headers: Mapping[str, str], of: Signed, now_m
     genuine = sum([hmac.compare_digest(one, offered) for one in wanted])
     if not genuine:
         raise _refused("the signature is not of this request (a proxy has to hand on Host as it came)")
+    if hosts and of.host.lower() not in hosts:
+        raise _refused("it was signed for another host than those of DRAWDOWN_ADMIN_HOSTS")
     if abs(now_ms - int(timestamp) * SECOND_MS) > TOLERANCE_MS:
         raise _refused("it was signed more than 300 s from now")
     return offered

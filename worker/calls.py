@@ -31,7 +31,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.breaker import OPEN_FOR_MS
-from drawdown.worker.effects import NOT_SENT, LookUp, Over, Push, never
+from drawdown.worker.effects import LANES, NOT_SENT, LookUp, Over, Push, never
 from drawdown.worker.flight import Flight
 from drawdown.worker.lines import Line, Lines
 
@@ -42,6 +42,9 @@ B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
 """Calls of one batch that fail in a row: what is left of it is not sent, or an outage would cost a timeout each."""
 READS_AT_ONCE: Final = 64
+MOST_UNSETTLED: Final = 256
+"""Calls with pushes to one provider, all lanes together, whose answers are not written down: a process that dies has
+these to look up or to send again."""
 LAST_ANSWERS_S: Final = 10.0
 """Once time is up, pushes under way are waited for so long: each that is given up has to be looked up."""
 SLICE_S: Final = 0.02
@@ -82,13 +85,19 @@ class Calls:
 
     def _push(self, effect: Push) -> Flight[Outcome]:
         can, batch = self._provider.capabilities, effect.batch
-        flight = Flight(len(batch), effect.over, self._unanswered, portion=can.batch_size, grace_s=LAST_ANSWERS_S)
+        flight = Flight(
+            len(batch),
+            effect.over,
+            self._unanswered,
+            portion=can.batch_size,
+            most=MOST_UNSETTLED // LANES,
+            grace_s=LAST_ANSWERS_S,
+        )
         failed, streams = _InARow(), self._lines.streams(batch)
 
         async def work() -> None:
             for stream in streams:
                 for places in stream:
-                    await flight.room()
                     await self._call(flight, places, [batch[place] for place in places], failed)
 
         flight.start([work] * min(can.in_flight, len(batch)))
@@ -107,6 +116,7 @@ class Calls:
         async with line.turn:
             answers = await self._not_sent(line, failed, len(sent))
             if answers is None:
+                await flight.room()
                 async with self._slots:
                     if self._pushes is not None:
                         await self._pushes.acquire()

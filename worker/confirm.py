@@ -112,6 +112,13 @@ class Confirmed:
     voided: int = 0
     adopted: int = 0
 
+    def add(self, other: Confirmed) -> None:
+        """Count a portion, once its transaction is kept: what conflicts is run again."""
+        self.asked += other.asked
+        self.accepted += other.accepted
+        self.voided += other.voided
+        self.adopted += other.adopted
+
 
 def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     """Look up every push of one provider whose time has come."""
@@ -165,7 +172,7 @@ def _look_up_batch(
         )
         unsent = {place for place, one in enumerate(portion) if _is_unsent(one)}
         weighed = yield from weigh(provider, [one.row for one in portion], found, asked_ms, capabilities, unsent)
-        yield Transaction(
+        came_to: Confirmed = yield Transaction(
             "confirm",
             partial(
                 _apply,
@@ -175,12 +182,12 @@ def _look_up_batch(
                 asked_ms=asked_ms,
                 now=context.clock.now_ms(),
                 capabilities=capabilities,
-                done=done,
                 known=context.witness,
                 provider=provider,
                 weighed=weighed,
             ),
         )
+        done.add(came_to)
         read = read or not all(isinstance(one, ReadFailed) for one in found)
     return read
 
@@ -283,11 +290,11 @@ def _apply(
     asked_ms: int,
     now: int,
     capabilities: Capabilities,
-    done: Confirmed,
     known: Witness | None,
     provider: str,
     weighed: Weighed,
-) -> None:
+) -> Confirmed:
+    done = Confirmed()
     require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
     looked = [
         after_lookup(result, _known(connection, one, capabilities), asked_ms, capabilities)
@@ -323,6 +330,7 @@ def _apply(
             done.voided += 1
             log.warning("push_absent", key=row.key, evidence=end.evidence)
     mark_for_projection(connection, [str(one.row.org_id) for one in asked], now)
+    return done
 
 
 def _adopt_others(connection: sa.Connection, one: Claimed, said: Said) -> int:

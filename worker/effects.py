@@ -20,6 +20,9 @@ Over: TypeAlias = Callable[[], bool]
 """Whether nothing more is to be begun: time is up, or the process was told to end."""
 NOT_SENT: Final = "not sent: time was up before"
 """What is answered for a request that was `over` before it was begun."""
+LANES: Final = 2
+"""Batches of pushes to one provider under way together, where calls take time: while the answers of one are written
+down, the other keeps the line busy."""
 
 
 def never() -> bool:

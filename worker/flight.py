@@ -1,8 +1,9 @@
 """Calls under way together, whose answers are handed out as they come.
 
-Guarantee: each place is answered once. A process that dies forgets few answers: nothing is begun while a portion of
-them waits to be fetched, and none waits for the others for longer than a second. Once `over` says so nothing is begun,
-and what is under way has `grace_s` left.
+Guarantee: each place is answered once. A process that dies forgets few answers: of the calls begun, at most `most` are
+not done with, and no answer waits for the others for longer than a second. A call is done with once its answers were
+fetched and the next ones are asked for: until then they may be on their way into the database. Once `over` says so
+nothing is begun, and what is under way has `grace_s` left.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Flight(Generic[A]):
         instead: Callable[[bool], A],
         *,
         portion: int = PORTION,
+        most: int | None = None,
         grace_s: float = 0.0,
     ) -> None:
         self.over = over
@@ -39,11 +41,13 @@ class Flight(Generic[A]):
         self._portion = max(PORTION, portion)
         self._grace_s = grace_s
         self._left = set(range(count))
-        self._begun: set[int] = set()
+        self._call_of: dict[int, set[int]] = {}
+        """The places of the call that each place begun belongs to, but for those that are done with."""
         self._ready: dict[int, A] = {}
+        self._fetched: list[int] = []
         self._first_at = 0.0
-        self._changed, self._room = asyncio.Event(), asyncio.Event()
-        self._room.set()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Semaphore(count if most is None else most)
         self._tasks: list[asyncio.Task[None]] = []
         self._ends_at: float | None = None
 
@@ -58,12 +62,13 @@ class Flight(Generic[A]):
             self._changed.set()
 
     async def room(self) -> None:
-        """Wait until another call may be begun."""
-        await self._room.wait()
+        """Wait until one more call may be begun."""
+        await self._room.acquire()
 
     def begin(self, places: Iterable[int]) -> None:
-        """From here on the answers of these calls may be lost."""
-        self._begun.update(places)
+        """From here on the answers of this call may be lost."""
+        call = set(places)
+        self._call_of.update(dict.fromkeys(call, call))
 
     def answer(self, place: int, answer: A) -> None:
         """What came of one."""
@@ -71,8 +76,6 @@ class Flight(Generic[A]):
         self._ready[place] = answer
         if len(self._ready) == 1:
             self._first_at = asyncio.get_running_loop().time()
-        if len(self._ready) >= self._portion:
-            self._room.clear()
         if len(self._ready) in (1, self._portion) or not self._left:
             self._changed.set()
 
@@ -84,6 +87,7 @@ class Flight(Generic[A]):
     async def fetch(self) -> dict[int, A]:
         """The next portion, by place: none is empty before all were fetched. Errors: whatever the works raise."""
         loop = asyncio.get_running_loop()
+        self._done_with_fetched()
         while self._left and len(self._ready) < self._portion:
             if self._ready and loop.time() - self._first_at >= PORTION_S:
                 break
@@ -96,9 +100,18 @@ class Flight(Generic[A]):
                     await self._changed.wait()
         found = {place: self._ready.pop(place) for place in list(islice(self._ready, self._portion))}
         self._first_at = loop.time()
-        if len(self._ready) < self._portion:
-            self._room.set()
+        self._fetched = list(found)
         return found
+
+    def _done_with_fetched(self) -> None:
+        for place in self._fetched:
+            call = self._call_of.pop(place, None)
+            if call is None:
+                continue  # of no call: it was not sent
+            call.remove(place)
+            if not call:
+                self._room.release()
+        self._fetched = []
 
     def _is_over(self, at: float) -> bool:
         if self._ends_at is None and self.over():
@@ -112,7 +125,7 @@ class Flight(Generic[A]):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         for place in sorted(self._left):
-            self.answer(place, self._instead(place in self._begun))
+            self.answer(place, self._instead(place in self._call_of))
 
     async def close(self) -> None:
         """End what is under way."""

@@ -24,12 +24,18 @@ from drawdown.worker.sample_rows import Sample
 from drawdown.worker.sample_store import store
 from drawdown.worker.sample_values import plain
 from drawdown.worker.view_samples import (
+    CHOSEN,
     TIME_REASON,
     UNITS,
+    WHOLE,
     QuarantineFilter,
     SampleRow,
+    cut,
+    cut_in,
+    is_cut,
     list_quarantined,
     time_of,
+    values_of,
 )
 
 MAX_MENDED: Final = 5_000
@@ -70,7 +76,8 @@ def mend(connection: sa.Connection, chosen: QuarantineFilter, said: Said, *, uni
     if unit not in AS:
         raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
     rows = _chosen(connection, chosen, said)
-    whole = {row.id: row for row in connection.execute(_WHOLE, {"ids": [one.sample_id for one in rows]})}
+    wrong_time = [one.sample_id for one in rows if _is_of_its_time(one)]
+    whole = {row.id: row for row in connection.execute(_WHOLE, {"ids": wrong_time})} if wrong_time else {}
     found = [_judge(connection, row, whole.get(row.sample_id), unit, said.now_ms) for row in rows]
     good = [one for one in found if one.new_id is not None]
     if good:
@@ -93,17 +100,24 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
 
     Errors: as `mend`.
     """
-    names = list(dict.fromkeys(one.sample_id for one in _chosen(connection, chosen, said)))
+    rows = _chosen(connection, chosen, said)
+    names = list(dict.fromkeys(one.sample_id for one in rows if one.id_bytes is None))
     _close(connection, dict.fromkeys(names), said)
-    record_many(connection, "sample_dismiss", [(name, {}) for name in names], said)
+    done: list[tuple[str, dict[str, object]]] = [(name, {}) for name in names]
+    for name in dict.fromkeys(one.sample_id for one in rows if one.id_bytes is not None):
+        closed = _close_long(connection, name, chosen, said)
+        done.append((name, {"samples": closed}))
+        names += [name] * closed
+    record_many(connection, "sample_dismiss", done, said)
     return names
 
 
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -> list[str]:
     """Count samples as quarantined again that were set aside. Errors: Refused, for all, where one was not."""
     for name in sample_ids:
+        its = cut_in(connection.dialect.name, "sample_id") if is_cut(name) else "sample_id"
         gone = connection.execute(
-            sa.text("DELETE FROM quarantine_closed WHERE sample_id = :id AND new_id IS NULL"), {"id": name}
+            sa.text(f"DELETE FROM quarantine_closed WHERE {its} = :id AND new_id IS NULL"), {"id": name}
         ).rowcount
         if not gone:
             ids.require(connection, ids.SAMPLE, name)
@@ -119,7 +133,7 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
         raise UsageError(f"these are more than {MAX_MENDED:,} samples: choose by --org, --reason, --from and --to")
     there = {one.sample_id for one in page.samples}
     for name in chosen.ids:
-        if name not in there:
+        if cut(name) not in there:
             ids.require(connection, ids.SAMPLE, name)
             raise Refused(f"the sample {name} is not quarantined; `drawdown sample list --quarantined` shows what is")
     return page.samples
@@ -127,7 +141,7 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
 
 def _judge(connection: sa.Connection, row: SampleRow, whole: Any, unit: str, now_ms: int) -> Mended:
     no = Mended(row.sample_id, row.org_id, row.ts)
-    if whole is None or row.reason is None or not row.reason.startswith(TIME_REASON):
+    if whole is None or not _is_of_its_time(row):
         return Mended(row.sample_id, row.org_id, row.ts, why_not=f"not its time is wrong: {row.reason}")
     moment, read_as = (row.meant_ms, row.meant_as) if unit == "auto" else (time_of(row.ts, unit), unit)
     if moment is None:
@@ -141,6 +155,10 @@ def _judge(connection: sa.Connection, row: SampleRow, whole: Any, unit: str, now
     else:
         return Mended(row.sample_id, row.org_id, row.ts, _new_id(row.sample_id), moment, read_as, int(whole.interval_s))
     return Mended(no.sample_id, no.org_id, no.ts, why_not=why)
+
+
+def _is_of_its_time(row: SampleRow) -> bool:
+    return row.reason is not None and row.reason.startswith(TIME_REASON)
 
 
 def _twin(connection: sa.Connection, row: SampleRow, moment: int) -> str | None:
@@ -162,6 +180,21 @@ def _sample(one: Mended, row: SampleRow, whole: Any, now_ms: int) -> Sample:
     cpu = None if whole.cpu_count is None else plain(Decimal(str(whole.cpu_count)))
     memory, cell = int(whole.memory_mb), str(whole.cell_id)
     return (one.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, one.interval_s, one.ts_ms, now_ms)
+
+
+_CLOSE_LONG: Final = f"""
+INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
+SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:now AS BIGINT), :actor, :said
+FROM ({WHOLE}) x WHERE {CHOSEN} AND {{id}} = :name
+ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
+"""
+
+
+def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, said: Said) -> int:
+    """Close those whose ids begin so; returns how many. The database alone holds the ids: they may be of any length."""
+    text = _CLOSE_LONG.format(id=cut_in(connection.dialect.name, "x.sample_id"))
+    values = {**values_of(chosen), "name": name, "now": said.now_ms, "actor": said.actor, "said": said.reason}
+    return connection.execute(sa.text(text), values).rowcount
 
 
 def _close(connection: sa.Connection, closed: dict[str, str | None], said: Said) -> None:

@@ -25,7 +25,7 @@ from drawdown.worker.clocks import database_now, doubt_the_clock
 from drawdown.worker.confirm import Confirmed, confirm
 from drawdown.worker.context import Context
 from drawdown.worker.dispatch import Dispatched, dispatch
-from drawdown.worker.effects import Recall, Remember, Steps, Together, Transaction
+from drawdown.worker.effects import LANES, Recall, Remember, Steps, Together, Transaction
 from drawdown.worker.incarnation import Witness, recognise
 from drawdown.worker.isolate import find_bad
 from drawdown.worker.newcomers import meet_strangers_by_arrival
@@ -66,10 +66,12 @@ def tick(context: Context) -> Steps[Report]:
     ready = context.ready()
     results = yield Together([_lane(context, provider, settling=settling) for provider in ready])
     _collect(report, results)
-    report.accepted_at = {provider: _accepted(lane) for provider, lane in zip(ready, results, strict=True)}
+    # Of one that may not be used nothing is accepted: what was, before, predicts no end.
+    report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
+    report.accepted_at |= {provider: _accepted(lane) for provider, lane in zip(ready, results, strict=True)}
     others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
     _collect(report, others)
-    yield Transaction("end_tick", partial(_end, context=context, report=report))
+    report = yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
         "tick_finished",
         tick=report.tick_id,
@@ -94,8 +96,7 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
 
 
 def _sent(context: Context, provider: str) -> Steps[list[object]]:
-    # Two at a time where calls take time: while one writes down what came back, the other keeps the line busy.
-    at_once = 1 if context.capabilities[provider].in_flight == 1 else 2
+    at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
     pushed: list[object] = yield Together([push(context, provider) for _ in range(at_once)])
     return [*pushed, *(yield from _verdicts(context, provider))]
 
@@ -305,9 +306,10 @@ def _sweep(context: Context, report: Report) -> Steps[None]:
         report.swept = swept.pushes
 
 
-def _end(connection: sa.Connection, *, context: Context, report: Report) -> None:
-    report.left = read_backlog(connection, context.shard, report.at_ms)
-    report.problems += problems(unheeded(connection, context.shard))
+def _end(connection: sa.Connection, *, context: Context, report: Report) -> Report:
+    left = read_backlog(connection, context.shard, report.at_ms)
+    needed = [*report.problems, *problems(unheeded(connection, context.shard))]
+    report = replace(report, left=left, problems=needed)  # a new one: where this conflicts, it is run again
     connection.execute(
         ticks.update()
         .where(ticks.c.tick_id == report.tick_id, ticks.c.worker == context.worker)  # not another history's (R1)
@@ -317,3 +319,4 @@ def _end(connection: sa.Connection, *, context: Context, report: Report) -> None
             report=json.dumps(asdict(report), sort_keys=True),
         )
     )
+    return report

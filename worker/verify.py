@@ -7,7 +7,8 @@ the cursor) is no breach, and is told as open.
 
 Not claimed: which of several rates that had begun was known when something was charged; that what a provider keeps
 agrees (`drawdown reconcile` compares); what a newcomer's assignment by the tick was before it was altered; the order of
-attempts and voids written before schema 0010; that withdrawals, rates, mappings and overrides have an action each.
+attempts and voids written before schema 0010; that withdrawals, rates, mappings, overrides, plans' limits, cells and
+what holds while a provider is down have an action each, and say what it says.
 Whoever may write to all tables alike, with every guard off, can make another history that is whole in itself: compare
 with a backup, and the newest action's hash with what was told before.
 """

@@ -1,13 +1,14 @@
 """Samples as a person looks for them: what is quarantined, why, and what could be made of it. Reads only.
 
 Guarantee: a page has at most MAX_ROWS rows and goes on after the last id of the page before; whatever the quarantine's
-counts count is in it.
+counts count is in it. A host may write ids of megabytes: text that is too long is cut in the database, and what begins
+alike is one row, which says how many samples it stands for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -15,32 +16,61 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS
+from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 from drawdown.worker import ids
 from drawdown.worker.sample_values import BadRow, time_reader
 
 MAX_ROWS: Final = 10_000
 
-# What still counts as quarantined. A conflict that was seen after its sample was dealt with is a new one.
-QUARANTINED: Final = """
-SELECT s.id AS sample_id, s.org_id, s.sandbox_id, s.problem AS reason, s.ts, s.memory_mb, s.interval_s,
-    s.ingested_at AS came_ms
+MAX_TEXT_BYTES: Final = 804
+"""More than any sound id has: 200 characters of four bytes."""
+CUT: Final = "…"
+_CUT: Final = {
+    "sqlite": f"CASE WHEN LENGTH(CAST({{0}} AS BLOB)) > {MAX_TEXT_BYTES} "
+    f"THEN SUBSTR({{0}}, 1, {MAX_ID_CHARS}) || '{CUT}' ELSE {{0}} END",
+    "postgresql": f"CASE WHEN OCTET_LENGTH(CAST({{0}} AS TEXT)) > {MAX_TEXT_BYTES} "
+    f"THEN SUBSTR(CAST({{0}} AS TEXT), 1, {MAX_ID_CHARS}) || '{CUT}' ELSE CAST({{0}} AS TEXT) END",
+}
+_BYTES: Final = {"sqlite": "LENGTH(CAST({0} AS BLOB))", "postgresql": "OCTET_LENGTH({0})"}
+_CAME: Final = {"sqlite": "CASE WHEN TYPEOF({0}) = 'integer' THEN {0} END", "postgresql": "{0}"}
+
+
+def _quarantined_as(shape: Callable[[str], str], size: str = "NULL", came: str = "{0}") -> str:
+    """What still counts as quarantined, each column in this shape; `size`: of its id. A conflict that was seen after
+    its sample was dealt with is a new one."""
+    of_sample = ", ".join(shape(name) for name in ("s.ts", "s.memory_mb", "s.interval_s"))
+    return f"""
+SELECT {shape("s.id")} AS sample_id, {shape("s.org_id")} AS org_id, {shape("s.sandbox_id")} AS sandbox_id,
+    s.problem AS reason, {shape("s.ts")} AS ts, {shape("s.memory_mb")} AS memory_mb,
+    {shape("s.interval_s")} AS interval_s, {came.format("s.ingested_at")} AS came_ms, {size.format("s.id")} AS id_bytes
 FROM usage_samples s WHERE s.problem IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = s.id)
 UNION ALL
-SELECT l.sample_id, l.org_id, s.sandbox_id, 'below_floor', s.ts, s.memory_mb, s.interval_s, l.found_ms
+SELECT {shape("l.sample_id")}, {shape("l.org_id")}, {shape("s.sandbox_id")}, 'below_floor', {of_sample}, l.found_ms,
+    {size.format("l.sample_id")}
 FROM late_quarantine l LEFT JOIN usage_samples s ON s.id = l.sample_id
 WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = l.sample_id)
 UNION ALL
-SELECT c.sample_id, s.org_id, s.sandbox_id, 'id_conflict', s.ts, s.memory_mb, s.interval_s, c.seen_ms
+SELECT {shape("c.sample_id")}, {shape("s.org_id")}, {shape("s.sandbox_id")}, 'id_conflict', {of_sample}, c.seen_ms,
+    {size.format("c.sample_id")}
 FROM sample_conflicts c LEFT JOIN usage_samples s ON s.id = c.sample_id
 WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = c.sample_id AND q.at_ms >= c.seen_ms)
 """
+
+
+WHOLE: Final = _quarantined_as("{}".format)
+"""With whole ids, which no process should hold many of."""
+_REASONS_ALONE: Final = _quarantined_as(lambda name: "NULL")
+CHOSEN: Final = """
+(:org = '' OR x.org_id = :org) AND (:reason = '' OR x.reason = :reason)
+    AND (:anytime = 1 OR (x.came_ms >= :from_ms AND x.came_ms < :to_ms))
+"""
 _LIST: Final = f"""
-SELECT x.sample_id, x.org_id, x.sandbox_id, x.reason, x.ts, x.memory_mb, x.interval_s, MAX(x.came_ms) AS came_ms
-FROM ({QUARANTINED}) x WHERE (:org = '' OR x.org_id = :org) AND (:reason = '' OR x.reason = :reason)
-    AND x.sample_id > :after AND (:anytime = 1 OR (x.came_ms >= :from_ms AND x.came_ms < :to_ms)) {{only}}
-GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY x.sample_id, x.reason LIMIT :most
+SELECT x.sample_id, MIN(x.org_id) AS org_id, MIN(x.sandbox_id) AS sandbox_id, x.reason, MIN(x.ts) AS ts,
+    MIN(x.memory_mb) AS memory_mb, MIN(x.interval_s) AS interval_s, MAX(x.came_ms) AS came_ms,
+    MAX(x.id_bytes) AS id_bytes, COUNT(*) AS samples
+FROM ({{quarantined}}) x WHERE {CHOSEN} AND x.sample_id > :after {{only}}
+GROUP BY x.sample_id, x.reason ORDER BY x.sample_id, x.reason LIMIT :most
 """
 _SAMPLES: Final = """
 SELECT s.id AS sample_id, s.org_id, s.sandbox_id,
@@ -49,8 +79,8 @@ SELECT s.id AS sample_id, s.org_id, s.sandbox_id,
 FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id
 WHERE s.org_id = :org AND s.ts >= :from_ms AND s.ts < :to_ms AND s.problem IS NULL ORDER BY s.ts, s.id LIMIT :most
 """
-REASONS: Final = f"SELECT DISTINCT reason FROM ({QUARANTINED}) x ORDER BY 1"
-COUNTS: Final = f"SELECT reason, COUNT(*) AS samples FROM ({QUARANTINED}) x GROUP BY reason ORDER BY reason"
+REASONS: Final = f"SELECT DISTINCT reason FROM ({_REASONS_ALONE}) x ORDER BY 1"
+COUNTS: Final = f"SELECT reason, COUNT(*) AS samples FROM ({_REASONS_ALONE}) x GROUP BY reason ORDER BY reason"
 
 _OF_ONE_ID: Final = 3
 """Rows that one id may have: a conflict, below the floor, a problem."""
@@ -88,6 +118,10 @@ class SampleRow:
     came_ms: int | None
     meant_ms: int | None = None
     meant_as: str | None = None
+    id_bytes: int | None = None
+    """The size of an id that was cut."""
+    samples: int = 1
+    """How many have ids that begin so, where it was cut."""
 
 
 @dataclass(frozen=True)
@@ -112,27 +146,47 @@ def list_quarantined(
     if not 0 < most <= MAX_ROWS:
         raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--after` goes on")
     rows = _quarantined(connection, chosen, after, most + _OF_ONE_ID)
-    found = [_with_meaning(_row(row), now_ms) for row in rows]
+    found = [_with_meaning(_counted(_row(row), row), now_ms) for row in rows]
     last = found[most - 1].sample_id if len(found) > most else ""
     page = found[:most] + [one for one in found[most:] if one.sample_id == last]  # no id is on two pages
     return SamplePage(page, last if len(found) > len(page) else None)
 
 
 def _quarantined(connection: sa.Connection, chosen: QuarantineFilter, after: str, most: int) -> Sequence[sa.Row[Any]]:
-    query = sa.text(_LIST.format(only="AND x.sample_id IN :ids" if chosen.ids else ""))
-    values: dict[str, Any] = {
+    kind = connection.dialect.name
+    short = _quarantined_as(lambda name: cut_in(kind, name), _BYTES[kind], _CAME[kind])
+    query = sa.text(_LIST.format(quarantined=short, only="AND x.sample_id IN :ids" if chosen.ids else ""))
+    values = {**values_of(chosen), "after": after, "most": most}
+    if chosen.ids:
+        query = query.bindparams(sa.bindparam("ids", expanding=True))
+        values["ids"] = [cut(name) for name in chosen.ids]
+    return connection.execute(query, values).all()
+
+
+def values_of(chosen: QuarantineFilter) -> dict[str, Any]:
+    """What `CHOSEN` is bound to; ids that are named are a condition of their own."""
+    return {
         "org": chosen.org,
         "reason": chosen.reason,
-        "after": after,
         "anytime": int(chosen.from_ms is None and chosen.to_ms is None),
         "from_ms": chosen.from_ms or 0,
         "to_ms": 2**62 if chosen.to_ms is None else chosen.to_ms,
-        "most": most,
     }
-    if chosen.ids:
-        query = query.bindparams(sa.bindparam("ids", expanding=True))
-        values["ids"] = list(chosen.ids)
-    return connection.execute(query, values).all()
+
+
+def cut_in(kind: str, column: str) -> str:
+    """A column as it is read here, in the SQL of one kind of database: whole, or its beginning where it is too long."""
+    return _CUT[kind].format(column)
+
+
+def cut(text: str) -> str:
+    """The same of a text."""
+    return text if len(text.encode("utf-8", "surrogatepass")) <= MAX_TEXT_BYTES else text[:MAX_ID_CHARS] + CUT
+
+
+def is_cut(sample_id: str) -> bool:
+    """Whether this is the beginning of longer ids, as it is listed."""
+    return len(sample_id) == MAX_ID_CHARS + 1 and sample_id.endswith(CUT)
 
 
 def list_samples(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, most: int) -> list[SampleRow]:
@@ -152,6 +206,10 @@ def _row(row: sa.Row[Any]) -> SampleRow:
         _text(row.interval_s),
         row.came_ms if isinstance(row.came_ms, int) else None,
     )
+
+
+def _counted(one: SampleRow, row: sa.Row[Any]) -> SampleRow:
+    return replace(one, id_bytes=row.id_bytes, samples=row.samples) if row.id_bytes > MAX_TEXT_BYTES else one
 
 
 def _text(value: object) -> str:

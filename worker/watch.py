@@ -57,6 +57,15 @@ class Watched:
 
 
 @dataclass
+class Looked:
+    """What one look came to: the arrivals up to which it looked, and how many organisations."""
+
+    seen: Seen
+    looked: int = 0
+    asked: int = 0
+
+
+@dataclass
 class Watcher:
     """What a watch remembers to be quick, and could do without."""
 
@@ -101,8 +110,9 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     done = Watched()
     context.hurried = True
     witness: Witness | None = yield Recall()
-    look = partial(_look, context=context, watcher=watcher, witness=witness, done=done)
-    watcher.seen = yield Transaction("watch", look)
+    look = partial(_look, context=context, watcher=watcher, witness=witness)
+    seen: Looked = yield Transaction("watch", look)
+    watcher.seen, done.looked, done.asked = seen.seen, seen.looked, seen.asked
     lanes = yield Together([_lane(context, provider) for provider in context.ready()])
     others = yield Together([dispatch(context.within(ROUND_MS))])  # halts of organisations that no provider here bills
     for result in [one for lane in [*lanes, others] for one in (lane if isinstance(lane, list) else [lane])]:
@@ -139,12 +149,10 @@ def _collect(done: Watched, result: object) -> None:
             raise AssertionError(f"an unexpected result: {result!r}")
 
 
-def _look(
-    connection: sa.Connection, *, context: Context, watcher: Watcher, witness: Witness | None, done: Watched
-) -> Seen:
+def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witness: Witness | None) -> Looked:
     now = context.clock.now_ms()
     doubted = recognise(connection, witness, now).doubted is not None
-    seen = _wake(connection, watcher, context.shard, now)
+    done = Looked(_wake(connection, watcher, context.shard, now))
     for provider in context.ready():
         values = {"provider": provider, "now": now, "lo": context.shard.lo, "hi": context.shard.hi}
         reads = reads_a_round(context.capabilities[provider])
@@ -153,7 +161,7 @@ def _look(
         mark_for_projection(connection, [*wanted, *halted], now)
         done.asked += len(wanted) + len(halted)
     note_round(connection, now)  # last: one row, for which other shards' watches wait
-    return seen
+    return done
 
 
 def reads_a_round(can: Capabilities) -> int:
@@ -171,9 +179,7 @@ def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -
     return following
 
 
-def _look_at(
-    connection: sa.Connection, context: Context, values: dict[str, Any], done: Watched, most: int
-) -> list[str]:
+def _look_at(connection: sa.Connection, context: Context, values: dict[str, Any], done: Looked, most: int) -> list[str]:
     """Look at whose turn it is; returns whose provider is to be asked: whose credit is gone by the estimate, and those
     that were never read."""
     skip = "FOR UPDATE OF o SKIP LOCKED" if connection.dialect.name == "postgresql" else ""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
-from drawdown.worker import flight, push, runner
+from drawdown.worker import calls, flight, push, runner
 from drawdown.worker.calls import Calls
 from drawdown.worker.effects import Effect, Push
 from drawdown.worker.requests import request_of as sound_request_of
@@ -47,6 +47,7 @@ def _settled_first() -> None:
 def _settled_at_the_end() -> None:
     """Answers are written down once the last of a claim is in, so that who dies before has heard nothing."""
     vars(flight).update(PORTION=10**9, PORTION_S=10**9)
+    vars(calls).update(MOST_UNSETTLED=10**9)
 
 
 PLANTED: dict[str, Callable[[], None]] = {

@@ -157,7 +157,7 @@ def test_nobody_believes_what_a_backup_calls_unsent(engine: sa.Engine, how: str)
         "void": lambda c: corrections.void(c, [KEY], said, "never sent"),
         "retry": lambda c: corrections.retry(c, [KEY], said),
         "resolve": lambda c: corrections.resolve_accepted(c, [KEY], said, "seen"),
-        "accept": lambda c: provider_states.accept(c, "fake", terms, said),
+        "accept": lambda c: provider_states.accept_some(c, "fake", terms, said),
     }[how]
     fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'restored'")
     with pytest.raises(HistoryDoubted):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import corrections, credit, provider_states
 from drawdown.worker.context import LEASE_MS
@@ -311,13 +313,13 @@ def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> No
     assert (report.sealed, report.left.due, report.exit_status, other.seen) == (1, 1, 1, [])
     assert "unit was 1, is 60" in report.problems[0] and "names was {}" in report.problems[0]
     can = other.capabilities
-    assert write(fleet.engine, lambda c: provider_states.accept(c, "fake", can, fleet.said)) == 1
+    assert provider_states.accept(partial(write, fleet.engine), "fake", can, fleet.said) == 1
     report = fleet.tick_windows(1)
     assert [one.quantity for one in other.seen] == [60] and report.problems == []
     assert states(fleet)[1:] == [(0, 90, 90, "voided"), (1, 90, 60, "accepted")]
     clean(fleet)
     with pytest.raises(Refused, match="have not changed"):
-        write(fleet.engine, lambda c: provider_states.accept(c, "fake", can, fleet.said))
+        provider_states.accept(partial(write, fleet.engine), "fake", can, fleet.said)
     fleet.extra = {"fake": provider}
     assert fleet.tick_windows(1).exit_status == 1
 
@@ -328,7 +330,7 @@ def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.E
     fleet.tick_windows(2)
     can = capabilities(**{**ASKED, "unit": 60})
     with pytest.raises(Refused, match="1 pushes were sent to fake on its old terms"):
-        write(fleet.engine, lambda c: provider_states.accept(c, "fake", can, fleet.said))
+        provider_states.accept(partial(write, fleet.engine), "fake", can, fleet.said)
 
 
 def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
@@ -338,9 +340,51 @@ def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engi
     fleet.tick_windows(2)
     provider.answers.clear()
     provider.capabilities = capabilities(**{**ASKED, "names": {"x": "y"}})
-    assert write(fleet.engine, lambda c: provider_states.accept(c, "fake", provider.capabilities, fleet.said)) == 1
+    assert provider_states.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said) == 1
     assert fleet.tick_windows(1).accepted == 1
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    clean(fleet)
+
+
+def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever seals waits for one portion, and not for all; the old terms hold until the last of them."""
+    monkeypatch.setattr(provider_states, "CHUNK", 2)
+    provider = FakeProvider(capabilities(**ASKED))
+    fleet = Fleet(engine, extra={"fake": provider})
+    orgs = [f"org-{number}" for number in range(5)]
+    fleet.assign(*orgs, provider="fake")
+    for org in orgs:
+        fleet.sample(org, T0 + 1, 60)
+    write(engine, lambda c: provider_states.pause(c, "fake", fleet.said))
+    fleet.tick_windows(2)
+    fleet.extra = {"fake": (other := FakeProvider(capabilities(**{**ASKED, "unit": 60})))}
+    work, kept = [], 0
+
+    def breaks(given: Any, *, rollback: bool = False) -> Any:
+        work.append(given)
+        if len(work) == kept + 1:
+            raise DatabaseBusy("the database is locked")
+        return write(engine, given, rollback=rollback)
+
+    can = other.capabilities
+    assert provider_states.accept(partial(write, engine), "fake", can, fleet.said, dry_run=True) == 5
+    with pytest.raises(DatabaseBusy, match=r"^the database is locked$"):
+        provider_states.accept(breaks, "fake", can, fleet.said)
+    work, kept = [], 2
+    with pytest.raises(
+        DatabaseBusy, match=r"locked; 4 unsent pushes were voided before that, .* on its old terms still"
+    ):
+        provider_states.accept(breaks, "fake", can, fleet.said)
+    assert fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'voided'") == 4
+    assert fleet.tick_windows(1).sealed == 4, "anew, on the old terms, which hold: nothing is lost meanwhile"
+    assert provider_states.accept(partial(write, engine), "fake", can, fleet.said) == 5
+    action = json.loads(str(fleet.one("SELECT details FROM operator_actions WHERE action = 'provider_accept'")))
+    assert action["voided"] == 5
+    write(engine, lambda c: provider_states.resume(c, "fake", fleet.said))
+    fleet.tick_windows(1)
+    assert [one.quantity for one in other.seen] == [60] * 5 and provider.seen == []
     clean(fleet)
 
 
@@ -350,7 +394,7 @@ def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> Non
     wrong = fleet.sample("acme", T0 + 2, 7)
     fleet.tick_windows(2)
     provider.capabilities = capabilities()
-    write(fleet.engine, lambda c: provider_states.accept(c, "fake", provider.capabilities, fleet.said))
+    provider_states.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said)
     write(fleet.engine, lambda c: corrections.withdraw(c, [wrong], fleet.said))
     fleet.sample("acme", T0 + 3, 11)
     live = -(-fleet.clock.at_ms // WINDOW_MS) * WINDOW_MS
@@ -624,7 +668,7 @@ def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Eng
     fleet.tick_windows(2)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(60,)]
     provider.capabilities = capabilities()
-    write(engine, lambda c: provider_states.accept(c, "fake", provider.capabilities, fleet.said))
+    provider_states.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
     fleet.sample("acme", T0 + 2 * WINDOW_MS, 7)
     fleet.tick_windows(2)
     assert [one.quantity for one in provider.charged.values()] == [67]
@@ -639,7 +683,7 @@ def test_what_was_not_given_back_is_once_negatives_are_taken(engine: sa.Engine) 
     fleet.tick_windows(1)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(-60,)]
     provider.capabilities = capabilities()
-    write(engine, lambda c: provider_states.accept(c, "fake", provider.capabilities, fleet.said))
+    provider_states.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
     fleet.sample("acme", T0 + 3 * WINDOW_MS, 7)
     fleet.tick_windows(2)
     assert sum(one.quantity for one in provider.charged.values()) == 7

@@ -226,6 +226,18 @@ def test_a_sandbox_moves_between_cells(login: As) -> None:
     assert do(login("other host"), "SELECT * FROM sandboxes") == 2
 
 
+def test_an_id_that_another_host_took_first_is_refused_or_passed_over(login: As) -> None:
+    """Ids are one name space for all cells, as SECURITY.md says: they have to be such that nobody can guess them."""
+    host, other = login("host"), login("other host")
+    do(host, f"{SANDBOX} ('taken', 'acme', 'cell-1', 'stopped')")
+    do(host, f"{SAMPLE}) VALUES ('taken', 'acme', 'one', 'cell-1', 0, 0, {T0})")
+    with pytest.raises(DBAPIError) as said:
+        do(other, f"{SANDBOX} ('taken', 'acme', 'cell-2', 'running')")
+    assert getattr(said.value.orig, "sqlstate", None) == "23505"
+    theirs = f"{SAMPLE}) VALUES ('taken', 'acme', 'two', 'cell-2', 1024, 60, {T0}) ON CONFLICT DO NOTHING"
+    assert do(other, theirs) == 0
+
+
 def test_a_worker_ticks_and_prunes_and_a_reader_proves_it(fleet: Fleet, login: As) -> None:
     fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL")
     fleet.engine = worker = login("worker")

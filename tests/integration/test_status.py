@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import CapturingLogger
 
 from drawdown.cli.main import run
 from drawdown.cli.status import WIDTH, status_lines
@@ -102,6 +103,31 @@ def test_nothing_settled_is_not_draining(fleet: Fleet, provider: FakeProvider) -
     (one,) = look(fleet)["providers"]
     assert (one["settled_per_min"], one["drained_ms"]) == (0, None)
     assert "not draining" in text(fleet)
+
+
+def test_what_was_settled_before_an_outage_predicts_no_end_of_it(
+    fleet: Fleet, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N6: nobody knows when a provider comes back."""
+    busy(provider, fleet, 4)
+    fleet.tick_windows(2)
+    assert look(fleet)["providers"][0]["drained_ms"] is not None
+    provider.fails = ConnectionError("down")
+    log = CapturingLogger()
+    monkeypatch.setattr("drawdown.worker.push.log", log)
+    fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS)
+    assert look(fleet)["providers"][0]["drained_ms"] is None
+    assert "not draining: no tick" in text(fleet)
+    (told,) = [call.kwargs for call in log.calls if call.args == ("pushes_settled",)]
+    assert (told["other"], told["why"]) == (4, {"unknown: ConnectionError: down": 4})
+
+
+def test_a_provider_that_may_not_be_used_is_predicted_no_end(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 4)
+    fleet.tick_windows(2)
+    provider.capabilities = capabilities(unit=60)
+    fleet.tick()
+    assert look(fleet)["providers"][0]["drained_ms"] is None
 
 
 def test_anothers_rate_is_not_taken_for_this_ones(fleet: Fleet, provider: FakeProvider) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
@@ -74,7 +75,7 @@ def _changed(stage: Stage) -> Act:
     stage.walk(steps).until("sweep", stage.engine)
     stage.other.capabilities = replace(OTHER_CAN, unit=60)
     can = stage.other.capabilities
-    return Act(lambda engine: write(engine, lambda c: provider_states.accept(c, "other", can, stage.said)))
+    return Act(lambda engine: provider_states.accept(partial(write, engine), "other", can, stage.said))
 
 
 MARK: Final = balances.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
@@ -120,7 +121,7 @@ PEOPLE: Final = (
     Party("worker.prune:_delete", _floored),
     plain("cli.providers:pause", lambda s, c: provider_states.pause(c, "other", s.said)),
     Party("cli.providers:resume", _paused),
-    Party("cli.providers:accept", _changed),
+    Party("worker.provider_states:accept", _changed),
     plain("cli.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
     plain("cli.pushes:retry", lambda s, c: corrections.retry(c, [key(1), key(6)], s.said)),
     Party("cli.pushes:resolve", _resolved),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -226,6 +227,24 @@ def test_what_is_not_signed_as_it_must_be_is_refused(lone: House, broken: str) -
 
     served(lone, work)
     assert lone.counts() == before
+
+
+@pytest.mark.parametrize(("name", "status"), [("drawdown.test", 200), ("Drawdown.TEST", 200), ("staging.test", 401)])
+def test_what_was_signed_for_another_deployment_is_refused_here(lone: House, name: str, status: int) -> None:
+    """Whoever took it down on its way there sends it here, Host and all; both have the same secret."""
+    lone.customer("acme", 1)
+    lone.settings = replace(lone.settings, admin_hosts=("other.test:8443", "drawdown.test"))
+    lone.server.close()
+    lone.server = lone.another()
+    before = lone.counts()
+
+    async def work(caller: Caller) -> None:
+        answer = await caller.send("POST", PATH, ORDER, {**lone.signed(PATH, ORDER, host=name), "host": name})
+        assert answer.status_code == status
+        assert status == 200 or "for another host" in answer.json()["error"]["message"]
+
+    served(lone, work)
+    assert (lone.counts() == before) == (status == 401)
 
 
 def test_a_query_is_taken_by_nobody_even_signed(lone: House) -> None:

@@ -14,8 +14,8 @@ import pytest
 from drawdown.providers.protocol import Accepted, Found, LookupResult, Outcome, PushRequest, RetryAt, Unknown
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
-from drawdown.worker.calls import Calls, by_customer
-from drawdown.worker.effects import LookUp, Push
+from drawdown.worker.calls import MOST_UNSETTLED, Calls, by_customer
+from drawdown.worker.effects import LANES, LookUp, Push
 from drawdown.worker.flight import PORTION
 from drawdown.worker.lines import AT_ONCE, PACED_MS
 from tests.fake_provider import FakeProvider, capabilities
@@ -86,16 +86,23 @@ def test_answers_are_handed_out_while_one_call_hangs() -> None:
     done(work)
 
 
-def test_nothing_is_begun_while_answers_wait_to_be_written_down() -> None:
+@pytest.mark.parametrize("at_once", [8, 256])
+def test_of_all_that_is_sent_and_not_written_down_there_is_an_end(at_once: int) -> None:
+    """Nobody asks for the next answers as long as those fetched are being written down, however long that takes."""
+
     async def work() -> None:
         provider = Slow(released=True)
-        provider.capabilities = capabilities(batch_size=1, in_flight=8)
+        provider.capabilities = capabilities(batch_size=1, in_flight=at_once)
         calls = Calls(provider, FixedClock(T0))
-        effect = Push("fake", [push(n, f"c{n}") for n in range(1_000)], lambda: False)
-        assert len(await calls.fetch(effect)) == PORTION
-        for _ in range(2_000):  # nobody fetches
-            await asyncio.sleep(0)
-        assert len(provider.charged) <= 2 * PORTION + 8
+        lanes = [Push("fake", [push(n, f"{lane}-{n}") for n in range(600)], lambda: False) for lane in range(LANES)]
+        written = 0
+        for _ in range(4):
+            fetched = [await calls.fetch(effect) for effect in lanes]
+            assert [len(one) for one in fetched] == [PORTION] * LANES
+            for _ in range(2_000):
+                await asyncio.sleep(0)
+            assert len(provider.charged) - written <= MOST_UNSETTLED == 256
+            written += sum(len(one) for one in fetched)
         await calls.close()
 
     done(work)

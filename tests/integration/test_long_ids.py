@@ -1,0 +1,88 @@
+"""A host that writes ids of megabytes: what is quarantined is listed, and set aside, without holding any of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from drawdown.worker import mend
+from drawdown.worker.backlog import quarantined
+from drawdown.worker.view_samples import MAX_ROWS, QuarantineFilter, SamplePage, list_quarantined
+from tests.acceptance.commands import environment
+from tests.world import T0, Fleet
+
+MOST_RSS_KB = 300 * 1024
+SAMPLES = 30
+LISTS = """
+import sys
+from drawdown.cli.main import run
+status = run(sys.argv[1:])
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(peak, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """Thirty samples, of 10 MB each in an id of theirs; PostgreSQL has no index for such a sample's own id."""
+    fleet = Fleet(engine)
+    fleet.assign("acme")
+    own = 10_000_000 if engine.dialect.name == "sqlite" else 100_000
+    for number in range(SAMPLES):
+        values = {"id": "x" * own + f"{number:03}", "sandbox": "y" * 10_000_000, "ts": T0}
+        fleet.write(
+            "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts) "
+            "VALUES (:id, 'acme', :sandbox, 'c', 1024, 60, :ts)",
+            values,
+        )
+    fleet.sample("acme", 1, sample_id="short")
+    return fleet
+
+
+def page(fleet: Fleet, chosen: QuarantineFilter, after: str = "", most: int = MAX_ROWS) -> SamplePage:
+    return read(fleet.engine, lambda c: list_quarantined(c, chosen, T0, after=after, most=most))
+
+
+def test_they_are_listed_with_their_size(fleet: Fleet) -> None:
+    first = page(fleet, QuarantineFilter(org="acme"), most=1)
+    (short,) = first.samples
+    assert (short.sample_id, short.id_bytes, first.next_after) == ("short", None, "short")
+    (long,) = page(fleet, QuarantineFilter(org="acme"), after="short").samples
+    assert (long.sample_id, long.reason, long.samples) == ("x" * 200 + "…", "bad_id", SAMPLES)
+    assert long.sandbox_id == "y" * 200 + "…"
+    assert long.id_bytes == (10_000_003 if fleet.engine.dialect.name == "sqlite" else 100_003)
+
+
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_listing_holds_none_of_them(fleet: Fleet, how: list[str]) -> None:
+    url = fleet.engine.url.set(drivername=fleet.engine.dialect.name).render_as_string(hide_password=False)
+    command = [sys.executable, "-c", LISTS, *how, "sample", "list", "--quarantined"]
+    done = subprocess.run(command, env=environment(url), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout) < 5_000
+    assert int(done.stderr.split()[-1]) < MOST_RSS_KB
+    if how:
+        assert [one["samples"] for one in json.loads(done.stdout)["samples"]] == [1, SAMPLES]
+    else:
+        assert "00,003 bytes; 30 begin so)" in done.stdout
+
+
+def test_they_are_set_aside_together_and_taken_back(fleet: Fleet) -> None:
+    (long,) = page(fleet, QuarantineFilter(reason="bad_id")).samples
+    assert not any(one.new_id for one in write(fleet.engine, lambda c: mend.mend(c, QuarantineFilter(), fleet.said)))
+    named = QuarantineFilter(ids=(long.sample_id,))
+    done = write(fleet.engine, lambda c: mend.dismiss(c, named, fleet.said))
+    assert done == [long.sample_id] * SAMPLES
+    assert read(fleet.engine, quarantined) == {"ts_before_2000": 1}
+    details = fleet.one("SELECT details FROM operator_actions WHERE action = 'sample_dismiss'")
+    assert details == json.dumps({"samples": SAMPLES})
+    write(fleet.engine, lambda c: mend.undo_dismiss(c, [long.sample_id], fleet.said))
+    assert read(fleet.engine, quarantined) == {"bad_id": SAMPLES, "ts_before_2000": 1}
+    write(fleet.engine, lambda c: mend.dismiss(c, QuarantineFilter(org="acme"), fleet.said))
+    assert read(fleet.engine, quarantined) == {}
