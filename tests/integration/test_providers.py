@@ -717,7 +717,7 @@ def test_what_no_event_shows_and_nothing_drew_is_voided_once_it_can_arrive_no_mo
     fleet, provider = claimed_and_unanswered(engine, 0)
     assert states(fleet) == [(0, 60, 60, "queued")]
     provider.answers = {}
-    settle(fleet, 100)
+    settle(fleet, 10)
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
     settle(fleet)
