@@ -210,13 +210,13 @@ class Caught:
     """Seeds that breach without the bug too: they show nothing of it, and something of the product or the oracle."""
 
 
-def hunt(name: str, seeds: int = SEEDS, ticks: int | None = None, first: int | None = None) -> Caught:
-    """Run seeds until the bug shows: in their order, or one that showed it before as the `first`. It shows where a
-    seed breaches with it, and does not without it."""
+def hunt(name: str, seeds: int = SEEDS, ticks: int | None = None, first: tuple[int, int] | None = None) -> Caught:
+    """Run seeds until the bug shows: in their order, or the one (seed, ticks) that showed it before as the `first`. It
+    shows where a seed breaches with it, and does not without it."""
     unclean: list[int] = []
-    known = () if first is None else (first,)
-    for tried, seed in enumerate((*known, *(one for one in range(seeds) if one != first)), 1):
-        life = partial(simulate, seed, ticks or LONGER.get(name, TICKS), **world_of(name, seed))
+    lives = [(seed, ticks or LONGER.get(name, TICKS)) for seed in range(seeds)]
+    for tried, (seed, length) in enumerate([*([] if first is None else [first]), *lives], 1):
+        life = partial(simulate, seed, length, **world_of(name, seed))
         with planted(name):
             breaches = life().breaches
         if not breaches:

@@ -10,13 +10,14 @@ import pytest
 from drawdown.worker import seal_sql as sql
 from tests.simulation import mutants, mutants_worlds
 from tests.simulation.mutants import MUTANTS, hunt, planted
-from tests.simulation.mutants_worlds import SEEN_AT
+from tests.simulation.mutants_worlds import SEEN_AT, SLOW
+from tests.whole import share
 
 PLANTED = "revision reused, conflict ignored"
 MARK = "0 AS revision"
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", share([one for one in MUTANTS if one not in SLOW], whole=list(MUTANTS)))
 def test_the_bug_is_caught(name: str) -> None:
     caught = hunt(name, first=SEEN_AT.get(name))
     assert caught.by is not None, f"{name!r} survived {caught.seeds} seeds"
@@ -51,4 +52,4 @@ def test_a_bug_that_does_not_fit_the_code_is_not_taken_for_caught(monkeypatch: p
 
 def test_what_is_known_of_a_bug_is_of_one_there_is() -> None:
     tables = (SEEN_AT, mutants_worlds.LONGER, mutants_worlds.BILLED_BY, mutants_worlds.IN_SECONDS)
-    assert {name for table in tables for name in table} <= MUTANTS.keys()
+    assert {*SLOW, *(name for table in tables for name in table)} <= MUTANTS.keys()
