@@ -13,7 +13,7 @@ from drawdown.cli.state import State, new_key
 from drawdown.cli.times import parse_credits, show_credits, show_time
 from drawdown.ledger import wallet
 from drawdown.ledger.rates import Rate
-from drawdown.schema.errors import AnswerLost
+from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker import credit
 
 app = typer.Typer()
@@ -49,6 +49,8 @@ def grant(
     state: State = context.obj
     said, micro = state.said(actor, reason), parse_credits(amount)
 
+    if key is not None and key != (key.strip() or None):
+        raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
     known_as = key or new_key()
 
     def work(connection: sa.Connection) -> tuple[bool, int, wallet.Wallet]:

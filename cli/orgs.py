@@ -226,6 +226,8 @@ def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[s
     for one in done[:50]:
         before = "halted" if one.was_halted else "running"
         now = f"halted ({one.halt_reason})" if one.is_halted else "running"
+        if undo and one.before and one.is_halted:
+            now = "halted no longer by an operator, and until its provider is asked"
         note = "; no operator's halt held it" if undo and not one.before else ""
         note = "; an operator's halt held it already" if one.before and not undo else note
         lines.append(f"{one.org_id}: {would}{now}; before: {before}{note}")

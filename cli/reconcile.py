@@ -16,6 +16,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS
 from drawdown.worker import balances
 from drawdown.worker.actions import require_org
+from drawdown.worker.incarnation import require_whole
 from drawdown.worker.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.runner import run
 
@@ -79,6 +80,8 @@ def reconcile_(
     )
     if org:
         state.read(lambda c: require_org(c, org))
+    if correct:
+        state.write(require_whole)
     state.ready()
     found = run(reconcile(state.context(), scope, state.said(actor, reason)), state.world())
     show(state, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))

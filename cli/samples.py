@@ -157,10 +157,10 @@ def dismiss(
 ) -> None:
     """Set quarantined samples aside: they are never billed, and no longer counted as quarantined."""
     state: State = context.obj
+    if undo and (org or why or from_ or to):
+        raise UsageError("--undo takes back by id alone: name the samples (`drawdown audit list` has their ids)")
     said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)
     _require_choice(chosen)
-    if undo and chosen != QuarantineFilter(ids=chosen.ids):
-        raise UsageError("--undo: name the samples")
 
     def work(connection: sa.Connection) -> list[str]:
         done = mend.undo_dismiss(connection, chosen.ids, said) if undo else mend.dismiss(connection, chosen, said)

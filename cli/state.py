@@ -20,12 +20,13 @@ from drawdown.providers.http_client import HttpClient
 from drawdown.providers.registry import Registry
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.errors import Refused
+from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker import ids, provider_states
 from drawdown.worker.cells import CellClient
 from drawdown.worker.context import Context
+from drawdown.worker.incarnation import Witness, recognise
 from drawdown.worker.orgs import Said
 from drawdown.worker.runner import World
 from drawdown.worker.witness import WitnessFile
@@ -64,7 +65,24 @@ class State:
         return read(self.ready(), work)
 
     def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
-        return write(self.ready(), work, rollback=rollback)
+        """Do it in one transaction. A database that was restored is noticed before, and not only by its next tick: what
+        may not be done on lost history is refused at once (R1)."""
+        engine = self.ready()
+        witness = self._recall(engine)
+
+        def noticed(connection: sa.Connection) -> T:
+            recognise(connection, witness, self.clock.now_ms())
+            return work(connection)
+
+        return write(engine, noticed, rollback=rollback)
+
+    def _recall(self, engine: sa.Engine) -> Witness | None:
+        """What this host remembers; nothing where this user may not read it: an order to halt must not fail by that."""
+        try:
+            return WitnessFile(self.settings.state_folder()).recall(engine)
+        except UsageError as error:
+            log.warning("witness_unreadable", reason=str(error))
+            return None
 
     @property
     def registry(self) -> Registry:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -35,3 +36,8 @@ class FixedClock:
 
     def now_ms(self) -> int:
         return self.at_ms
+
+
+def utc(ms: int) -> str:
+    """A moment as refusals say it."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

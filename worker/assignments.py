@@ -12,6 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.actions import lock_buckets, make_dirty, record, require_org
@@ -91,12 +92,15 @@ def assign_one(
         sa.text("SELECT MIN(start_ms) FROM assignments WHERE org_id = :org AND start_ms >= :start"), values
     ).scalar_one()
     if later == start:
-        raise Refused(f"{org_id} has an assignment that starts then already; `drawdown org show {org_id}`")
+        raise Refused(
+            f"{org_id} has an assignment that starts then already: `drawdown org show {org_id}`, and "
+            f"`drawdown org assign {org_id} --undo` before it begins"
+        )
     first = connection.execute(
         sa.text("SELECT MIN(start_ms) FROM assignments WHERE org_id = :org"), values
     ).scalar_one()
     if later is not None and first != later:
-        raise Refused(f"{org_id} has a later assignment already, from {later} on; `drawdown org show {org_id}`")
+        raise Refused(f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {org_id}`")
     if first is not None and first < start:
         _require_unsealed(connection, org_id, start)
     _check_customer(connection, org_id, provider, customer_id, start, later)

@@ -83,7 +83,7 @@ ANY_PLAN: Final = Kind("plan", (*PLAN.places, Place("orgs", '"plan"', '"plan" IS
 """Also those that other providers told of."""
 CELL: Final = Kind("cell", (Place("cells", "cell_id"), Place("sandboxes", "cell_id")), "drawdown cell list")
 """Also those that hosts told of."""
-SAMPLE: Final = Kind("sample", (Place("usage_samples", "id"),), "drawdown sample list")
+SAMPLE: Final = Kind("sample", (Place("usage_samples", "id"),), "drawdown sample list --quarantined")
 PROVIDER: Final = Kind("provider", (Place("assignments", "provider"),), "drawdown provider list")
 ACTOR: Final = Kind("actor", (Place("operator_actions", "actor"),), "drawdown audit list")
 TARGET: Final = Kind(

@@ -122,7 +122,7 @@ def accept_some(connection: sa.Connection, provider: str, can: Capabilities, sai
     if sent:
         raise Refused(
             f"{sent:,} pushes were sent to {provider} on its old terms and are not settled: put the settings back "
-            "until they are, or settle them with `drawdown push resolve`"
+            "until ticks have settled them; what is in doubt or rejected is for `drawdown push resolve`"
         )
     why = f"never sent: the terms of {provider} changed before"
     void_many(connection, unsent, said, [why] * len(unsent), "operator")

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
 from drawdown.schema.tables import replays
 from drawdown.schema.text import in_short
@@ -32,7 +33,7 @@ from drawdown.worker.orgs import Said
 from drawdown.worker.project import project
 from drawdown.worker.push import push
 from drawdown.worker.replay_found import Found, Left, Tally, found_in, left_in
-from drawdown.worker.replay_plan import Plan, Scope, overlaps, utc
+from drawdown.worker.replay_plan import Plan, Scope, overlaps
 from drawdown.worker.seal_statements import SealRequest
 from drawdown.worker.stops import stop_org
 

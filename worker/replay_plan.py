@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.clock import utc
 from drawdown.schema.database import rows_sql
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon, window_of
@@ -208,8 +208,3 @@ def overlaps(connection: sa.Connection, one: Scope, other: Scope) -> bool:
     orgs, provider = (one.orgs, other.provider) if one.orgs else (other.orgs, one.provider)
     text = "SELECT 1 FROM assignments o WHERE o.provider = :provider {only} LIMIT 1"
     return bool(_rows(connection, text, orgs, {"provider": provider}))
-
-
-def utc(ms: int) -> str:
-    """A moment as refusals say it."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

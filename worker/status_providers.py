@@ -36,6 +36,8 @@ class Waiting:
     oldest_window_ms: int = 0
     error: str | None = None
     error_pushes: int = 0
+    tried: int = 0
+    """Of the open ones, how many were ever sent, or tried to be."""
     units: dict[str, int] = field(default_factory=dict)
     price_micro: int = 0
     unpriced: dict[str, int] = field(default_factory=dict)
@@ -56,7 +58,8 @@ class Waiting:
 OPEN: Final = """
 SELECT p.provider, p.state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS rated_ms,
-    COUNT(*) AS pushes, SUM(p.sent_qty) AS quantity, MIN(p.sealed_at_ms) AS oldest_ms, MIN(p.window_ms) AS window_ms
+    COUNT(*) AS pushes, SUM(p.sent_qty) AS quantity,
+    COUNT(CASE WHEN p.attempts > 0 THEN 1 END) AS tried, MIN(p.sealed_at_ms) AS oldest_ms, MIN(p.window_ms) AS window_ms
 FROM pushes p WHERE p.state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
 # What a person is needed for comes first.
@@ -99,6 +102,7 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
 def _take(one: Waiting, row: sa.Row[Any], prices: Prices) -> None:
     quantity = int(row.quantity)
     setattr(one, row.state, getattr(one, row.state) + int(row.pushes))
+    one.tried += int(row.tried)
     one.oldest_ms = min(one.oldest_ms or row.oldest_ms, row.oldest_ms)
     one.oldest_window_ms = min(one.oldest_window_ms or row.window_ms, row.window_ms)
     one.units[row.feature] = one.units.get(row.feature, 0) + quantity

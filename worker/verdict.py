@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from drawdown.schema.clock import utc
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS
 
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
 """Three ticks that did not happen: nobody calls them any more."""
+UNANSWERED: Final = {
+    True: "sent, and no answer is on record: taken up again once the claim of whoever sent them ends",
+    False: "not tried yet",
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ def _needs_person(found: Mapping[str, Any]) -> Verdict | None:
         first = found["unheeded"][0]
         return person(str(first["said"]), f"stop them on the hosts of {first['cell_id']}: ops/runbooks/cell-gone.md")
     if found["last_tick"] and found["last_tick"].get("problems"):
-        return person(str(found["last_tick"]["problems"][0]), "drawdown provider list")
+        seen = f"{found['last_tick']['problems'][0]} (seen by the tick of {utc(found['last_tick']['started_ms'])})"
+        return person(seen, "drawdown provider list; the next tick tells whether it still holds")
     for one in found["providers"]:
         for state, word in (("in_doubt", "in doubt"), ("rejected", "rejected")):
             if one[state]:
@@ -89,7 +95,7 @@ def _behind(found: Mapping[str, Any]) -> Verdict | None:
             reason = f"{name} is paused ({one['paused_reason']}); {waiting:,} pushes wait"
             return Verdict("behind", reason, f"drawdown provider pause {name} --undo, once it may go on")
         if waiting:
-            reason = f"{waiting:,} pushes wait at {name}: {one['error'] or 'not tried yet'}"
+            reason = f"{waiting:,} pushes wait at {name}: {one['error'] or UNANSWERED[one['tried'] > 0]}"
             return Verdict("behind", reason, _mend(one))
     for name, words in (
         ("halts_due", "halts are due at cells"),

@@ -234,3 +234,18 @@ def test_init_repeats_nothing_of_the_urls_query(shell: Shell) -> None:
     """libpq takes a password there as well."""
     shell.environment["DRAWDOWN_DATABASE_URL"] += f"&password={SECRET}"
     assert "schema" in shell.run("init") and SECRET not in shell.said
+
+
+@pytest.mark.parametrize("key", ["", " ", " k2", "k2 "])
+def test_a_grants_key_that_is_empty_or_has_blanks_at_its_ends_is_refused(shell: Shell, key: str) -> None:
+    """An empty variable of a script would grant again each time."""
+    shell.run("init")
+    assert "what makes this grant unlike others" in shell.run(
+        "ledger", "grant", "acme", "1", "--new", "--key", key, status=2
+    )
+    assert "acme" not in shell.run("audit", "list")
+
+
+def test_what_was_set_aside_by_a_filter_is_taken_back_by_id(shell: Shell) -> None:
+    shell.run("init")
+    assert "name the samples" in shell.run("sample", "dismiss", "--why", "bad_id", "--undo", status=2)

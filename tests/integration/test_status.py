@@ -97,6 +97,13 @@ def test_what_waits_is_named_with_cause_age_money_and_end(fleet: Fleet, provider
         assert part in " ".join(said.split()), said
 
 
+def test_what_a_dead_worker_sent_is_not_called_untried(fleet: Fleet, provider: FakeProvider) -> None:
+    busy(provider, fleet, 8)
+    fleet.tick_windows(2)
+    fleet.write("UPDATE pushes SET last_error = NULL")
+    assert text(fleet).startswith("BEHIND: 8 pushes wait at fake: sent, and no answer is on record")
+
+
 def test_nothing_settled_is_not_draining(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 8)
     fleet.tick_windows(2)
@@ -198,7 +205,10 @@ def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: 
     provider.capabilities = capabilities(unit=60)
     fleet.tick()
     found = look(fleet)
-    assert (found["verdict"], found["next"]) == ("person_needed", "drawdown provider list")
+    assert (found["verdict"], found["next"]) == (
+        "person_needed",
+        "drawdown provider list; the next tick tells whether it still holds",
+    )
     assert "fake: its settings changed on this host" in found["reason"]
 
 

@@ -65,6 +65,22 @@ def test_a_busy_database_is_clean(fleet: Fleet) -> None:
     assert found.open == {"samples_after_cursor": 1, "dirty_windows": 0, "stopped_orgs": 1}
 
 
+@pytest.mark.parametrize(("lookups", "breaches"), [(0, 1), (1, 0)])
+def test_what_was_looked_up_may_be_in_doubt_without_an_attempt(fleet: Fleet, lookups: int, breaches: int) -> None:
+    """After a loss of history what may have been sent is asked for first; its provider may refuse to say."""
+    key = fleet.one("SELECT MIN(key) FROM pushes WHERE state = 'accepted' AND key LIKE 'usage:acme:%'")
+    before = len([one for one in verified(fleet).breaches if one.invariant == 5])
+    its = f"SELECT window_ms, org_id, feature, revision FROM pushes WHERE key = '{key}'"
+    tamper(fleet, f"DELETE FROM attempts WHERE (window_ms, org_id, feature, revision) = ({its})")
+    tamper(
+        fleet,
+        f"UPDATE pushes SET state = 'in_doubt', attempts = 0, lookups = {lookups}, last_error = 'no such meter' "
+        f"WHERE key = '{key}'",
+    )
+    found = [one for one in verified(fleet).breaches if one.invariant == 5 and "no attempt or person" in one.text]
+    assert len(found) == before + breaches
+
+
 def test_what_is_not_settled_yet_is_open_and_no_breach(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1)  # late, and not looked at yet
     fleet.sample("stranger", T0 + 1)
