@@ -114,7 +114,8 @@ def mend_(
     """Enter quarantined samples again whose time alone is wrong: in seconds, microseconds, nanoseconds or as ISO text.
 
     The sample itself never changes: what is entered has an id of its own, and the next tick seals it. One of whose
-    sandbox and moment there is a sample already is left out, as somebody mended it before.
+    sandbox and moment there is a sample already is left out, as somebody mended it before; of several, the first by id
+    goes in.
     """
     state: State = context.obj
     said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)

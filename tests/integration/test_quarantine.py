@@ -89,3 +89,19 @@ def test_a_prune_of_many_reads_its_windows_by_index_and_the_quarantine_apart(fle
     assert done.quarantined == fleet.one("SELECT COUNT(*) FROM usage_samples WHERE ts < :before", before=before) == 2000
     assert "usage_samples" not in sequential(plan_of(plans, "DELETE FROM usage_samples"))
     assert "usage_samples" not in sequential(plan_of(plans, "COUNT(*)", "quarantine_closed"))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_one_command_mends_as_one_for_each_sample_does(fleet: Fleet, at_once: bool) -> None:
+    """Three of one sandbox and moment: the first goes in, whether or not it is stored when the next is judged."""
+    fleet.clock.at_ms = T0 + DAY_MS
+    for name, memory_mb in (("m1", 1024), ("m2", 1024), ("m3", 4096)):
+        fleet.sample("acme", T0 // 1000, 60, memory_mb, sample_id=name)
+    fleet.sample("acme", T0 // 1000 + 60, 60, sample_id="m4")
+    names = ("m1", "m2", "m3", "m4")
+    chosen = [QuarantineFilter(ids=names)] if at_once else [QuarantineFilter(ids=(name,)) for name in names]
+    done = [one for each in chosen for one in write(fleet.engine, lambda c, e=each: mend.mend(c, e, fleet.said))]
+    assert [one.new_id for one in done] == ["m1:mended", None, None, "m4:mended"]
+    assert done[2].why_not == "its sandbox has a sample of that moment already: m1:mended"
+    fleet.tick(accept_clock=True)
+    assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 120
