@@ -100,7 +100,9 @@ def test_one_command_mends_as_one_for_each_sample_does(fleet: Fleet, at_once: bo
     fleet.sample("acme", T0 // 1000 + 60, 60, sample_id="m4")
     names = ("m1", "m2", "m3", "m4")
     chosen = [QuarantineFilter(ids=names)] if at_once else [QuarantineFilter(ids=(name,)) for name in names]
-    done = [one for each in chosen for one in write(fleet.engine, lambda c, e=each: mend.mend(c, e, fleet.said))]
+    done: list[mend.Mended] = []
+    for each in chosen:
+        done += write(fleet.engine, partial(mend.mend, chosen=each, said=fleet.said))
     assert [one.new_id for one in done] == ["m1:mended", None, None, "m4:mended"]
     assert done[2].why_not == "its sandbox has a sample of that moment already: m1:mended"
     fleet.tick(accept_clock=True)
