@@ -45,7 +45,7 @@ class Pruned:
 
 _REACHABLE = """
 SELECT o.org_id, MIN(:before, COALESCE(o.held_watermark_ms, b.watermark_ms),
-    COALESCE((SELECT MIN(window_ms) FROM pending_usage p WHERE p.org_id = o.org_id), :before),
+    COALESCE((SELECT MIN(window_ms) FROM pending_usage p WHERE p.org_id = o.org_id AND p.seconds <> 0), :before),
     COALESCE((SELECT MIN(window_ms) FROM dirty_windows d WHERE d.org_id = o.org_id), :before)) AS floor_ms
 FROM orgs o JOIN buckets b ON b.id = o.bucket
 """
@@ -63,6 +63,12 @@ WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
     AND s.ts < :before GROUP BY s.org_id
 """
 
+
+# Nothing to bill is nothing to wait for; a guard lets no floor pass whatever is pending.
+_FORGET_NOTHING = """
+DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM ({floors}) f
+    WHERE f.org_id = pending_usage.org_id AND pending_usage.window_ms < f.floor_ms)
+"""
 
 # What was never sealed under any floor goes with the first window. What is quarantined begins no walk: it may stay.
 _FIRST = "SELECT MIN(ts) FROM usage_samples WHERE ts >= :least AND ts < :before AND problem IS NULL"
@@ -109,6 +115,8 @@ def raise_floors(connection: sa.Connection, *, before: int, said: Said) -> Mappi
             floors[org] = min(floors.get(org, before), int(window))
     rows = [{"org": org, "floor": floor} for org, floor in sorted(floors.items())]
     if rows:
+        shape, values = _floors_sql(connection, floors)
+        connection.execute(sa.text(_FORGET_NOTHING.replace("{floors}", shape)), values)
         connection.execute(sa.text("UPDATE orgs SET floor_ms = :floor WHERE org_id = :org AND floor_ms < :floor"), rows)
     held = sum(floor < before for floor in floors.values())
     details = {"before_ms": before, "held_back": held}
@@ -130,10 +138,13 @@ def _delete_between(connection: sa.Connection, *, since: int, to: int) -> int:
 
 
 def _count(connection: sa.Connection, *, floors: Mapping[str, int], before: int, which: str) -> int:
-    shape = rows_sql(connection, {"org_id": "text", "floor_ms": "bigint"})
+    shape, values = _floors_sql(connection, floors)
     text = f"SELECT COUNT(*) FROM usage_samples s JOIN ({shape}) f ON f.org_id = s.org_id WHERE s.ts < f.floor_ms"
-    values = {
-        "rows": json.dumps([{"org_id": org, "floor_ms": floor} for org, floor in floors.items()]),
-        "before": before,
-    }
-    return int(connection.execute(sa.text(f"{text} AND s.ts < :before AND {which}"), values).scalar_one())
+    found = connection.execute(sa.text(f"{text} AND s.ts < :before AND {which}"), {**values, "before": before})
+    return int(found.scalar_one())
+
+
+def _floors_sql(connection: sa.Connection, floors: Mapping[str, int]) -> tuple[str, dict[str, object]]:
+    """The floors as rows of a statement, and what it is bound to."""
+    rows = [{"org_id": org, "floor_ms": floor} for org, floor in floors.items()]
+    return rows_sql(connection, {"org_id": "text", "floor_ms": "bigint"}), {"rows": json.dumps(rows)}
