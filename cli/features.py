@@ -63,7 +63,7 @@ def map_(
     """Bill a memory size, or all sizes up to one, as a feature.
 
     An exact size wins over a tier, a smaller tier over a larger one. What a window meant once it was sealed never
-    changes; reaching back gives a feature only to sizes that had none there.
+    changes; reaching back gives a feature only to sizes that had none there. A feature has one unit for good.
     """
     state: State = context.obj
     if [memory_mb is not None, up_to is not None, rest].count(True) != 1:

@@ -53,15 +53,15 @@ def grant(
         raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
     known_as = key or new_key()
 
-    def work(connection: sa.Connection) -> tuple[bool, int, wallet.Wallet]:
-        repeated = credit.is_granted(connection, known_as)
-        balance = credit.grant(connection, customer, micro, said, key=known_as, plan=plan, new=new)
-        return repeated, balance, credit.wallet_of(connection, customer)
+    def work(connection: sa.Connection) -> tuple[wallet.Granted, wallet.Wallet]:
+        granted = credit.grant(connection, customer, micro, said, key=known_as, plan=plan, new=new)
+        return granted, credit.wallet_of(connection, customer)
 
     try:
-        repeated, balance, held = state.write(work)
+        granted, held = state.write(work)
     except AnswerLost as error:
         raise AnswerLost(error.why, f"give it again with --key {known_as}, and it counts once") from error
+    repeated, balance = granted.repeated, granted.balance_micro
     line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; "
     line += (
         f"the grant {known_as} was made before: nothing was added"

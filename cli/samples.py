@@ -114,7 +114,8 @@ def mend_(
     """Enter quarantined samples again whose time alone is wrong: in seconds, microseconds, nanoseconds or as ISO text.
 
     The sample itself never changes: what is entered has an id of its own, and the next tick seals it. One of whose
-    sandbox and moment there is a sample already is left out, as somebody mended it before.
+    sandbox and moment there is a sample already is left out, as somebody mended it before; of several, the first by id
+    goes in.
     """
     state: State = context.obj
     said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)
@@ -210,10 +211,18 @@ def prune_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Close old windows for good and delete their samples. What is pending or unsettled keeps its organisation back."""
+    """Close old windows for good and delete their samples. What is pending or unsettled keeps its organisation back.
+
+    Quarantined samples stay until they are mended or dismissed: their time may be the very thing that is wrong.
+    """
     state: State = context.obj
     said, moment = state.said(actor, reason), state.moment(before, "--before")
     done = prune.prune(state.write, moment, said, dry_run=dry_run)
     text = f"{'would delete' if dry_run else 'deleted'} {done.samples:,} samples before {show_time(done.before_ms)}"
     held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
-    show(state, {"pruned": done, "dry_run": dry_run}, [text + held])
+    kept = [
+        f"{done.quarantined:,} quarantined samples {'would be' if dry_run else 'were'} kept: see `drawdown sample list "
+        "--quarantined`; `drawdown sample mend` bills those whose time can be told, and a prune deletes what `drawdown "
+        "sample dismiss` set aside"
+    ]
+    show(state, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])

@@ -54,6 +54,14 @@ class Wallet:
     max_concurrent: int | None
 
 
+@dataclass(frozen=True)
+class Granted:
+    """The balance after a grant, in micro-credits; `repeated`: the same was given before, and nothing was added."""
+
+    balance_micro: int
+    repeated: bool
+
+
 def wallet_account(customer_id: str) -> str:
     return f"wallet:{customer_id}"
 
@@ -123,8 +131,8 @@ def _repeated(batch: Sequence[Usage], new: set[str]) -> list[str]:
 
 def grant(
     connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, now_ms: int, actor: str, reason: str
-) -> int:
-    """Give credit (a negative amount takes it back); returns the new balance in micro-credits.
+) -> Granted:
+    """Give credit (a negative amount takes it back).
 
     Errors: Refused where this key was used before with another amount or customer. The same grant again is no error
     and changes nothing.
@@ -142,13 +150,14 @@ def grant(
         "actor": actor,
         "reason": reason,
     }
-    if not _post(connection, [row]):
+    repeated = not _post(connection, [row])
+    if repeated:
         before = connection.execute(
             sa.text("SELECT to_account, amount_micro FROM ledger_entries WHERE key = :key"), {"key": key}
         ).one()
         if tuple(before) != (row["to_account"], amount_micro):
             raise Refused(f"the grant key {key} was used before, for {before[1]} micro-credits to {before[0]}")
-    return read_wallets(connection, [customer_id])[customer_id].balance_micro
+    return Granted(read_wallets(connection, [customer_id])[customer_id].balance_micro, repeated)
 
 
 def read_wallets(connection: sa.Connection, customer_ids: Iterable[str]) -> Mapping[str, Wallet]:

@@ -77,7 +77,11 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
         values,
     )
     pending = connection.execute(
-        sa.text(f"SELECT reason, SUM(seconds) FROM pending_usage left_over WHERE {_SHARD} GROUP BY reason"), values
+        sa.text(
+            "SELECT reason, SUM(seconds) FROM pending_usage left_over "  # of 0 s there is nothing to wait for
+            f"WHERE seconds <> 0 AND {_SHARD} GROUP BY reason"
+        ),
+        values,
     )
     return Backlog(
         **{state: int(number) for state, number in states},

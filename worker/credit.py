@@ -30,9 +30,9 @@ def grant(
     key: str,
     plan: str | None,
     new: bool = True,
-) -> int:
-    """Give credit, in micro-credits; returns the balance. The same grant under the same key again changes nothing, so
-    whoever lost the answer may repeat it.
+) -> wallet.Granted:
+    """Give credit, in micro-credits. The same grant under the same key again adds nothing, so whoever lost the answer
+    may repeat it; the record tells of it once, and of a repetition only the plan that it changed.
 
     Errors: Refused for a key used before with another amount or customer; UnknownId for a plan there is not, and unless
     `new` for a customer who is no organisation, has no wallet and was never assigned.
@@ -43,15 +43,19 @@ def grant(
     if plan is not None:
         ids.require(connection, ids.PLAN, plan)
     name = f"grant:{key}"
+    was = wallet_of(connection, customer_id).plan
     if plan is not None:
         wallet.set_plan(connection, customer_id, plan)
-    balance = wallet.grant(
+    granted = wallet.grant(
         connection, customer_id, amount_micro, key=name, now_ms=said.now_ms, actor=said.actor, reason=said.reason
     )
-    details = {"amount_micro": amount_micro, "key": name, "plan": plan}
-    record(connection, "ledger_grant", customer_id, details, said)
+    if not granted.repeated:
+        details = {"amount_micro": amount_micro, "key": name, "plan": plan}
+        record(connection, "ledger_grant", customer_id, details, said)
+    elif plan not in (None, was):
+        record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, said)
     mark_for_projection(connection, orgs_of(connection, [customer_id]), said.now_ms)
-    return balance
+    return granted
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> wallet.Wallet:
@@ -63,12 +67,6 @@ def known_wallet(connection: sa.Connection, customer_id: str) -> wallet.Wallet:
     """The wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
     ids.require(connection, ids.CUSTOMER, customer_id)
     return wallet_of(connection, customer_id)
-
-
-def is_granted(connection: sa.Connection, key: str) -> bool:
-    """Whether a grant was made under a key before: then the same one changes nothing."""
-    found = connection.execute(sa.text("SELECT 1 FROM ledger_entries WHERE key = :key"), {"key": f"grant:{key}"})
-    return found.first() is not None
 
 
 def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:

@@ -1,7 +1,7 @@
 """Changing which memory sizes make which feature (rule S5).
 
-Guarantee: a change starts after every watermark it touches; reaching back may only fill a hole, after a dry run and a
-confirmation; what a new mapping covers becomes dirty and is sealed by the next tick.
+Guarantee: a feature has one unit; a change starts after every watermark it touches; reaching back may only fill a hole,
+after a dry run and a confirmation; what a new mapping covers becomes dirty and is sealed by the next tick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from drawdown.schema.tables import mappings
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker import ids
 from drawdown.worker.actions import lock_buckets, make_dirty, record
-from drawdown.worker.mapping import FOREVER_MS, MB_SECONDS, SECONDS, MappingRow, mapping_rows, resolve, rewrites
+from drawdown.worker.mapping import (
+    FOREVER_MS,
+    MB_SECONDS,
+    SECONDS,
+    MappingRow,
+    mapping_rows,
+    other_unit,
+    resolve,
+    rewrites,
+)
 from drawdown.worker.orgs import Said
 
 FEATURE: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
@@ -53,7 +62,8 @@ def map_size(
     """Give a size (`exact`), or all sizes up to one (`up_to`; None: the open top), a feature from a window on.
 
     Errors: UsageError for values no mapping can have; Refused where it would change what sealed windows meant, or
-    where it reaches back (only holes can be filled so) and was not confirmed; UnknownId, unless `new`, for a feature
+    where it reaches back (only holes can be filled so) and was not confirmed, or would give the feature a second unit;
+    UnknownId, unless `new`, for a feature
     that there is not.
     """
     if not FEATURE.fullmatch(feature):
@@ -95,6 +105,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int
     if [one for one in known if (one.selector, one.start_ms) == (row.selector, start)][-1:] == [row]:
         # It is given again, perhaps for an answer that was lost.
         return Mapped(start, 0, 0, 0)
+    _require_one_unit(known, row)
     changed = rewrites(known, row, sealed_to)
     if changed is not None:
         size, window, meant = changed
@@ -122,6 +133,17 @@ def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int
     before = [one for one in known if one.selector == row.selector and one.start_ms <= start]
     was = sorted(before, key=lambda one: one.start_ms)[-1].feature if before else None  # of two, the last added
     return replace(_mend(connection, start, known, row), was=was)
+
+
+def _require_one_unit(known: list[MappingRow], row: MappingRow) -> None:
+    """A feature has one rate, one meter and one carry, so seconds and MB-seconds of it would be added up."""
+    other = other_unit(known, row)
+    if other is not None:
+        size = "the open top" if other.memory_mb is None else f"{other.kind.replace('_', ' ')} {other.memory_mb} MB"
+        raise Refused(
+            f"{row.feature} is counted in {other.unit} ({size}, in windows from {other.start_ms} on), and a feature "
+            f"has one unit for good: give --unit {other.unit}, or these sizes a feature of another name"
+        )
 
 
 def _check(row: MappingRow) -> None:

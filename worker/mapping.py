@@ -117,3 +117,12 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
             if becomes is None or (becomes.feature, becomes.unit) != (was.feature, was.unit):
                 return size, window, was.feature
     return None
+
+
+def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None:
+    """A row that makes the new row's feature in another unit, at whatever time; None where there is none. What the new
+    row itself replaces before it began, and what was replaced so, is none."""
+    if new.feature is None:
+        return None
+    lasting = {(row.selector, row.start_ms): row for row in [*rows, new]}
+    return next((row for row in lasting.values() if row.feature == new.feature and row.unit != new.unit), None)

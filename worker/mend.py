@@ -8,7 +8,7 @@ is below the floor, or whose time cannot be told stays where it is, with the rea
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -42,6 +42,8 @@ MAX_MENDED: Final = 5_000
 """Samples of one command, in one transaction."""
 AS: Final = ("auto", *UNITS, "iso")
 _SUFFIX: Final = ":mended"
+Place = tuple[str, str, int]
+"""An organisation, its sandbox, a moment."""
 
 _WHOLE: Final = sa.text(
     "SELECT s.id, s.cell_id, s.cpu_count, s.memory_mb, s.interval_s, COALESCE(o.floor_ms, 0) AS floor_ms "
@@ -69,7 +71,7 @@ class Mended:
 
 def mend(connection: sa.Connection, chosen: QuarantineFilter, said: Said, *, unit: str = "auto") -> list[Mended]:
     """Enter quarantined samples again, whose time alone is wrong, at the time that its text means in a unit (`auto`: in
-    whichever it is a time between 2000 and now).
+    whichever it is a time between 2000 and now). Of several that mean one sandbox and moment, the first by id goes in.
 
     Errors: UsageError for a unit there is not, or more than MAX_MENDED samples; UnknownId for an id there is not.
     """
@@ -78,7 +80,13 @@ def mend(connection: sa.Connection, chosen: QuarantineFilter, said: Said, *, uni
     rows = _chosen(connection, chosen, said)
     wrong_time = [one.sample_id for one in rows if _is_of_its_time(one)]
     whole = {row.id: row for row in connection.execute(_WHOLE, {"ids": wrong_time})} if wrong_time else {}
-    found = [_judge(connection, row, whole.get(row.sample_id), unit, said.now_ms) for row in rows]
+    found: list[Mended] = []
+    entered: dict[Place, str] = {}
+    for row in rows:
+        one = _judge(connection, row, whole.get(row.sample_id), unit, said.now_ms, entered)
+        if one.new_id is not None and one.ts_ms is not None:
+            entered[(row.org_id, row.sandbox_id, one.ts_ms)] = one.new_id
+        found.append(one)
     good = [one for one in found if one.new_id is not None]
     if good:
         samples = [
@@ -139,7 +147,9 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
     return page.samples
 
 
-def _judge(connection: sa.Connection, row: SampleRow, whole: Any, unit: str, now_ms: int) -> Mended:
+def _judge(
+    connection: sa.Connection, row: SampleRow, whole: Any, unit: str, now_ms: int, entered: Mapping[Place, str]
+) -> Mended:
     no = Mended(row.sample_id, row.org_id, row.ts)
     if whole is None or not _is_of_its_time(row):
         return Mended(row.sample_id, row.org_id, row.ts, why_not=f"not its time is wrong: {row.reason}")
@@ -150,7 +160,7 @@ def _judge(connection: sa.Connection, row: SampleRow, whole: Any, unit: str, now
         why = f"read as {read_as}, its time lies before the year 2000 or ahead of now"
     elif moment < whole.floor_ms:
         why = "its window is below the floor, and closed for good"
-    elif (twin := _twin(connection, row, moment)) is not None:
+    elif (twin := _twin(connection, row, moment, entered)) is not None:
         why = f"its sandbox has a sample of that moment already: {twin}"
     else:
         return Mended(row.sample_id, row.org_id, row.ts, _new_id(row.sample_id), moment, read_as, int(whole.interval_s))
@@ -161,8 +171,11 @@ def _is_of_its_time(row: SampleRow) -> bool:
     return row.reason is not None and row.reason.startswith(TIME_REASON)
 
 
-def _twin(connection: sa.Connection, row: SampleRow, moment: int) -> str | None:
-    """A sample in force of the same sandbox and moment: somebody mended it already, and both would be billed."""
+def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[Place, str]) -> str | None:
+    """A sample in force of the same sandbox and moment: somebody mended it already, and both would be billed. What the
+    same command is about to enter counts as there, so that one command bills as one for each sample does."""
+    if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
+        return before
     values = {"org": row.org_id, "ts": moment, "sandbox": row.sandbox_id, "id": _new_id(row.sample_id)}
     found = connection.execute(_ALREADY, values).scalar()
     return None if found is None else str(found)

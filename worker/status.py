@@ -33,7 +33,7 @@ LAST_TICK = "SELECT * FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id 
 RUNNING = "SELECT MAX(started_ms) FROM ticks WHERE finished_ms IS NULL AND tick_id > :last AND started_ms > :since"
 PENDING = """
 SELECT reason, SUM(seconds) AS seconds, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage
-GROUP BY reason ORDER BY reason
+WHERE seconds <> 0 GROUP BY reason ORDER BY reason
 """
 HALTS = """
 SELECT COUNT(*) AS due, MIN(halted_at) AS since_ms, MAX(last_error) AS error FROM halts WHERE due_at_ms IS NOT NULL
@@ -121,7 +121,7 @@ def _last_tick(connection: sa.Connection, now_ms: int) -> dict[str, Any] | None:
 
 ORG_PENDING = """
 SELECT reason, memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples, MIN(window_ms) AS since_ms
-FROM pending_usage WHERE org_id = :org GROUP BY reason, memory_mb ORDER BY reason, memory_mb
+FROM pending_usage WHERE org_id = :org AND seconds <> 0 GROUP BY reason, memory_mb ORDER BY reason, memory_mb
 """
 ORG_PUSHES = """
 SELECT state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes

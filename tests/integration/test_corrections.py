@@ -328,3 +328,23 @@ def test_what_arrives_below_the_floor_while_samples_are_deleted_is_quarantined_f
     fleet.tick(T0 + 40 * DAY_MS + WINDOW_MS, accept_clock=True)
     assert fleet.one("SELECT COUNT(*) FROM late_quarantine") == 1
     assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said).samples == 1
+
+
+def test_a_feature_has_one_unit_for_good(fleet: Fleet) -> None:
+    """Its rate, its meter and its carry have one: seconds and MB-seconds would be added up and charged alike."""
+
+    def add(memory_mb: int | None, unit: str, start: int, kind: str = "exact", feature: str = "half") -> None:
+        more = {"kind": kind, "memory_mb": memory_mb, "unit": unit, "from_ms": start}
+        write(fleet.engine, lambda c: map_size(c, feature, fleet.said, **more))  # type: ignore[arg-type]
+
+    later = T0 + DAY_MS
+    add(100, "mb_s", later)
+    add(100, "s", later)  # it had not begun, and is replaced
+    for size, kind, start in ((101, "exact", later), (None, "up_to", later), (100, "exact", later + DAY_MS)):
+        with pytest.raises(Refused, match=rf"half is counted in s \(exact 100 MB, in windows from {later} on\)"):
+            add(size, "mb_s", start, kind)
+    write(fleet.engine, lambda c: end_feature(c, "half", fleet.said, from_ms=later + DAY_MS))
+    with pytest.raises(Refused, match="give --unit s, or these sizes a feature of another name"):
+        add(100, "mb_s", later + 2 * DAY_MS)
+    add(101, "s", later)
+    add(102, "mb_s", later, feature="other")

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from drawdown.ledger import wallet
-from drawdown.ledger.wallet import Charge, Usage
+from drawdown.ledger.wallet import Charge, Granted, Usage
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.migrate import upgrade
 from drawdown.worker import credit
+from drawdown.worker.verify import verify
 from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"
@@ -64,17 +65,30 @@ def test_usage_keeps_the_price_of_its_own_time(fleet: Fleet) -> None:
 
 def test_a_grant_with_a_key_is_given_once(fleet: Fleet) -> None:
     def give(amount: int) -> int:
-        return write(fleet.engine, lambda c: credit.grant(c, "acme", amount, fleet.said, key="invoice-1", plan=None))
+        given = write(fleet.engine, lambda c: credit.grant(c, "acme", amount, fleet.said, key="invoice-1", plan=None))
+        return given.balance_micro
 
     assert give(500) == give(500) == 500
     with pytest.raises(Refused, match="invoice-1"):
         give(501)
 
 
+def test_a_repeated_grant_is_on_record_once(fleet: Fleet) -> None:
+    """Three lines of an amount would read as three times the amount; a plan that a repetition changes is told."""
+    for plan, repeated in ((None, False), (None, True), ("free", True), ("free", True)):
+        give = partial(credit.grant, customer_id="acme", amount_micro=5, said=fleet.said, key="invoice-1", plan=plan)
+        assert write(fleet.engine, give) == Granted(5, repeated)
+    assert fleet.rows("SELECT action, details FROM operator_actions WHERE target = 'acme' ORDER BY action_id") == [
+        ("ledger_grant", '{"amount_micro": 5, "key": "grant:invoice-1", "plan": null}'),
+        ("ledger_customer_plan", '{"plan": "free", "was": null}'),
+    ]
+    assert read(fleet.engine, verify).breaches == []
+
+
 def test_two_grants_under_two_keys_are_two(fleet: Fleet) -> None:
     for key, balance in (("a", 5), ("b", 10)):
         give = partial(credit.grant, customer_id="acme", amount_micro=5, said=fleet.said, key=key, plan="free")
-        assert write(fleet.engine, give) == balance
+        assert write(fleet.engine, give).balance_micro == balance
     found = read(fleet.engine, lambda c: credit.wallet_of(c, "acme"))
     assert (found.plan, found.max_concurrent) == ("free", 2)
 

@@ -29,6 +29,7 @@ WRITERS = {
     "actions.make_dirty": {"dirty_windows"},
     "assignments.cancel": {"assignments"},
     "features._add": {"mappings"},
+    "prune._FORGET_NOTHING": {"pending_usage"},
     "prune.raise_floors": {"orgs"},
     "stops.release_org": {"orgs"},
     "stops.stop_org": {"orgs"},

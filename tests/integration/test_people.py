@@ -102,10 +102,6 @@ def test_what_a_command_replaced_is_told(fleet: Fleet) -> None:
     assert do(fleet, lambda c: cell_book.set_cell(c, "cell-1", "http://b:1", said, new=False)) == "http://a:1"
     assert do(fleet, lambda c: provider_states.pause(c, "fake", said)) is None
     assert do(fleet, lambda c: provider_states.pause(c, "fake", said)) == (T0, "a test")
-    do(fleet, lambda c: credit.grant(c, "acme", 7, said, key="k", plan=None))
-    assert [read(fleet.engine, lambda c, key=key: credit.is_granted(c, key)) for key in ("k", "l", None)] == [  # type: ignore[misc]
-        True, False, False,
-    ]  # fmt: skip
 
 
 def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:

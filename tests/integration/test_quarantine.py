@@ -1,0 +1,109 @@
+"""What is quarantined is kept until somebody has dealt with it, and mended samples count once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker import mend
+from drawdown.worker.prune import Pruned, prune
+from drawdown.worker.view_samples import QuarantineFilter
+from tests.integration.plans import explained, plan_of, sequential
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    made = Fleet(engine)
+    made.assign("acme", from_ms=T0)
+    return made
+
+
+def pruned(fleet: Fleet, *, dry_run: bool = False) -> Pruned:
+    return prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said, dry_run=dry_run)
+
+
+def quarantine(fleet: Fleet) -> None:
+    """Sixty days on: a sound old sample, one dated in seconds of today, and one old whose size is wrong."""
+    fleet.sample("acme", T0 + 1, sample_id="sound")
+    fleet.clock.at_ms = T0 + 60 * DAY_MS
+    fleet.sample("acme", fleet.clock.at_ms // 1000, 3600, sample_id="in-s")
+    fleet.sample("acme", T0 + 2, memory_mb=-1, sample_id="negative")
+    fleet.tick(accept_clock=True)
+
+
+def test_a_prune_keeps_what_is_quarantined_until_somebody_dealt_with_it(fleet: Fleet) -> None:
+    """A time in seconds lies below every floor: deleted with the old ones, it could never be mended."""
+    quarantine(fleet)
+    for dry_run in (True, False):
+        done = pruned(fleet, dry_run=dry_run)
+        assert (done.samples, done.quarantined) == (1, 2)
+    assert fleet.rows("SELECT id FROM usage_samples ORDER BY id") == [("in-s",), ("negative",)]
+    (mended,) = write(fleet.engine, lambda c: mend.mend(c, QuarantineFilter(ids=("in-s",)), fleet.said))
+    write(fleet.engine, lambda c: mend.dismiss(c, QuarantineFilter(ids=("negative",)), fleet.said))
+    fleet.tick_windows(2)
+    assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 3660
+    for dry_run in (True, False):
+        done = pruned(fleet, dry_run=dry_run)
+        assert (done.samples, done.quarantined) == (2, 0)
+    assert fleet.rows("SELECT id FROM usage_samples") == [(mended.new_id,)]
+
+
+def test_what_the_quarantine_keeps_has_no_prune_walk_through_empty_windows(fleet: Fleet) -> None:
+    quarantine(fleet)
+    pruned(fleet)
+    work: list[str] = []
+
+    def transact(what: Callable[[sa.Connection], object], *, rollback: bool = False) -> object:
+        work.append(getattr(what, "func", what).__name__)
+        return write(fleet.engine, what, rollback=rollback)
+
+    prune(transact, T0 + DAY_MS, fleet.said)
+    assert work.count("_delete_between") == 1
+
+
+SEED = f"""
+INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts)
+WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 29999)
+SELECT 'n' || i, 'acme', 'box', 'c', 1024, 60,
+    CASE WHEN i % 10 = 0 THEN {T0 // 1000} + i ELSE {T0} + i % 288 * {WINDOW_MS} + i END FROM n
+"""
+CLOSE = """
+INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
+SELECT id, NULL, 0, 'test', 'a test' FROM usage_samples WHERE problem IS NOT NULL AND ts % 3 = 0
+"""
+
+
+def test_a_prune_of_many_reads_its_windows_by_index_and_the_quarantine_apart(fleet: Fleet) -> None:
+    for text in (SEED, CLOSE, "ANALYZE"):
+        fleet.write(text)
+    fleet.tick(T0 + 60 * DAY_MS, accept_clock=True)
+    before = T0 + 12 * WINDOW_MS
+    with explained(fleet.engine) as plans:
+        done = prune(partial(write, fleet.engine), before, fleet.said)
+    assert done.quarantined == fleet.one("SELECT COUNT(*) FROM usage_samples WHERE ts < :before", before=before) == 2000
+    assert "usage_samples" not in sequential(plan_of(plans, "DELETE FROM usage_samples"))
+    assert "usage_samples" not in sequential(plan_of(plans, "COUNT(*)", "quarantine_closed"))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_one_command_mends_as_one_for_each_sample_does(fleet: Fleet, at_once: bool) -> None:
+    """Three of one sandbox and moment: the first goes in, whether or not it is stored when the next is judged."""
+    fleet.clock.at_ms = T0 + DAY_MS
+    for name, memory_mb in (("m1", 1024), ("m2", 1024), ("m3", 4096)):
+        fleet.sample("acme", T0 // 1000, 60, memory_mb, sample_id=name)
+    fleet.sample("acme", T0 // 1000 + 60, 60, sample_id="m4")
+    names = ("m1", "m2", "m3", "m4")
+    chosen = [QuarantineFilter(ids=names)] if at_once else [QuarantineFilter(ids=(name,)) for name in names]
+    done: list[mend.Mended] = []
+    for each in chosen:
+        done += write(fleet.engine, partial(mend.mend, chosen=each, said=fleet.said))
+    assert [one.new_id for one in done] == ["m1:mended", None, None, "m4:mended"]
+    assert done[2].why_not == "its sandbox has a sample of that moment already: m1:mended"
+    fleet.tick(accept_clock=True)
+    assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 120
