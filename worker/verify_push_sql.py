@@ -72,16 +72,25 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
         OR e.from_account <> 'wallet:' || p.customer_id OR e.feature <> p.feature OR e.quantity <> p.sent_qty)))
 """
 
+# What was given back ends in `:back`, and what was drawn anew in `:redrawn`, once each time. A feature may be called so
+# too: what follows the window is its name. A control character, which ids do not hold, stands for `:redrawn` while those
+# at the end are cut.
+_FORWARD: Final = (
+    "CASE WHEN key LIKE '%\\:back' AND key NOT LIKE '%\\:' || ts || '\\:back' THEN SUBSTR(key, 8, LENGTH(key) - 12) "
+    "ELSE SUBSTR(key, 8) END"
+)
+_DRAWN: Final = f"""(
+    SELECT CASE WHEN cut LIKE '%\\:' || ts THEN cut || '\\:redrawn' ELSE cut END AS mirrored, e.*
+    FROM (SELECT REPLACE(RTRIM(REPLACE({_FORWARD}, '\\:redrawn', '\x1f'), '\x1f'), '\x1f', '\\:redrawn') AS cut, f.*
+        FROM ledger_entries f WHERE kind = 'usage' AND key LIKE 'mirror:%') e
+)"""
+
 # What is billed where there is no hard stop is drawn from a wallet too: once while it is accepted, else not at all.
-MIRRORED: Final = """
+MIRRORED: Final = f"""
 SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' ELSE 'mirrored' END AS what, p.org_id, p.window_ms, p.feature,
     q.mirrored AS key, p.state, p.sent_qty, q.drawn AS quantity
-FROM (
-    SELECT CASE WHEN name LIKE '%\\:back' THEN SUBSTR(name, 8, LENGTH(name) - 12) ELSE SUBSTR(name, 8) END AS mirrored,
-        SUM(quantity) AS drawn
-    FROM (SELECT REPLACE(key, '\\:redrawn', '') AS name, quantity FROM ledger_entries
-        WHERE kind = 'usage' AND key LIKE 'mirror:%') e GROUP BY 1
-) q LEFT JOIN pushes p ON p.key = q.mirrored
+FROM (SELECT mirrored, SUM(quantity) AS drawn FROM {_DRAWN} d GROUP BY mirrored) q
+LEFT JOIN pushes p ON p.key = q.mirrored
 WHERE p.org_id IS NULL OR q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
 """
 
