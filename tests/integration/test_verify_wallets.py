@@ -9,11 +9,14 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import PushRefused
 from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker import corrections, credit
 from drawdown.worker.features import map_size
 from drawdown.worker.notices import apply_notices
 from drawdown.worker.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.breaking_books import moved
+from tests.integration.verifying import tamper
 from tests.world import T0, Fleet
 
 ORG = "acme:redrawn:back"
@@ -57,3 +60,82 @@ def test_names_that_read_like_what_was_given_back_are_only_names(fleet: Fleet) -
     entries = fleet.rows("SELECT key FROM ledger_entries WHERE kind = 'usage'")
     ends = {str(key).split(f":{T0}:")[1] for (key,) in entries}
     assert {"back", "back:back", "back:redrawn:back", "redrawn", "redrawn:back", "redrawn:redrawn:redrawn"} <= ends
+
+
+MIRROR = f"mirror:{KEYS['compute_1gb']}"
+WALLET, REVENUE = f"wallet:{ORG}", "revenue:compute_1gb"
+WRONG = {
+    "another customer's wallet": (
+        (
+            "INSERT INTO ledger_accounts (account_id, kind) VALUES ('wallet:zoe', 'wallet')",
+            *moved(MIRROR, "wallet:zoe", WALLET),
+            f"UPDATE ledger_entries SET from_account = 'wallet:zoe' WHERE key = '{MIRROR}'",
+        ),
+        "say something else",
+    ),
+    "a cheaper feature": (
+        (
+            *moved(MIRROR, REVENUE, WALLET),
+            f"UPDATE ledger_entries SET feature = 'back', to_account = 'revenue:back', amount_micro = 420 "
+            f"WHERE key = '{MIRROR}'",
+            *moved(MIRROR, WALLET, "revenue:back"),
+        ),
+        "say something else",
+    ),
+    "another feature's revenue": (
+        (
+            f"UPDATE ledger_entries SET to_account = 'revenue:back' WHERE key = '{MIRROR}'",
+            *moved(MIRROR, REVENUE, "revenue:back"),
+        ),
+        "say something else",
+    ),
+    "another window": (
+        (f"UPDATE ledger_entries SET ts = ts + {WINDOW_MS} WHERE key = '{MIRROR}'",),
+        "say something else",
+    ),
+    "another quantity": (
+        (
+            *moved(MIRROR, REVENUE, WALLET),
+            f"UPDATE ledger_entries SET quantity = 6, amount_micro = 600 WHERE key = '{MIRROR}'",
+            *moved(MIRROR, WALLET, REVENUE),
+        ),
+        "was drawn on for 6",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_was_drawn_is_the_pushs_own(fleet: Fleet, name: str) -> None:
+    statements, text = WRONG[name]
+    tamper(fleet, *statements)
+    found = breaches(fleet)
+    assert [(invariant, org) for invariant, org, _ in found] == [(2, ORG)], found
+    assert text in found[0][2]
+
+
+def test_what_was_given_back_is_what_was_drawn(fleet: Fleet) -> None:
+    write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(KEYS["compute_1gb"], "no")], T0))
+    write(fleet.engine, lambda c: credit.set_rate(c, "compute_1gb", 50, 1, fleet.said, from_ms=T0))
+    assert breaches(fleet) == []
+    back = f"{MIRROR}:back"
+    tamper(
+        fleet,
+        *moved(back, REVENUE, WALLET),
+        f"UPDATE ledger_entries SET amount_micro = -3000 WHERE key = '{back}'",
+        *moved(back, WALLET, REVENUE),
+    )
+    assert breaches(fleet) == [(2, ORG, f"{back} moved -3000 where 6000 had been drawn")]
+
+
+def test_who_has_had_a_wallet_for_a_day_was_drawn_on(fleet: Fleet) -> None:
+    """Not before, for the clocks of two hosts may differ; and not without a rate."""
+    assert breaches(fleet) == []
+    fleet.sample(ORG, fleet.clock.at_ms + DAY_MS + 1)
+    fleet.tick(fleet.clock.at_ms + DAY_MS + 3 * WINDOW_MS)
+    late = str(fleet.one("SELECT MAX(key) FROM ledger_entries WHERE kind = 'usage'"))
+    for key in (late, MIRROR):
+        tamper(fleet, *moved(key, REVENUE, WALLET), f"DELETE FROM ledger_entries WHERE key = '{key}'")
+    said = f"{late.removeprefix('mirror:')} is accepted, and the wallet of {ORG} was not drawn on for it"
+    assert breaches(fleet) == [(2, ORG, said)]
+    tamper(fleet, "DELETE FROM ledger_rates WHERE feature = 'compute_1gb'")
+    assert breaches(fleet) == []
