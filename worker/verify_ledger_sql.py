@@ -5,7 +5,7 @@ Guarantee and notation as in `verify_sql`.
 
 from typing import Final
 
-from drawdown.worker.verify_words_sql import NONE, PUSH, VOID
+from drawdown.worker.verify_words_sql import IN_LEDGER, NONE, PUSH, VOID
 
 # The ledger is ours, so what it charged and what we call accepted are compared both ways (2), and nothing may be
 # charged that was not sent (5).
@@ -35,7 +35,7 @@ _DRAWN: Final = f"""(
 )"""
 
 # Where balances lie in the ledger, by the terms in force and by those that a person changed.
-_IN_LEDGER: Final = """(SELECT provider FROM provider_states WHERE terms LIKE '%balance_in_ledger__ true%'
+_IN_LEDGER: Final = f"""({IN_LEDGER}
     UNION SELECT target FROM operator_actions
         WHERE action = 'provider_accept' AND details LIKE '%balance_in_ledger___ true%')"""
 

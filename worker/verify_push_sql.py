@@ -5,7 +5,7 @@ Guarantee and notation as in `verify_sql`.
 
 from typing import Final
 
-from drawdown.worker.verify_words_sql import NONE, PUSH, VOID, same
+from drawdown.worker.verify_words_sql import IN_LEDGER, NONE, PUSH, VOID, same
 
 # What a person settled is on record under the push's key.
 _PERSON: Final = (
@@ -96,11 +96,17 @@ WHERE (q.target IS NULL AND NOT (a.actor = 'drawdown' AND a.customer_id IN ('', 
     OR a.provider <> q.provider OR a.customer_id <> q.customer
 """
 
+# A customer is one organisation's at a time; and so is a wallet, which is the same for all who keep balances here.
 SHARED: Final = f"""
-SELECT 'shared' AS what, a.org_id, {NONE}, a.provider, a.customer_id, c.org_id AS other
-FROM assignments a JOIN assignments c ON c.provider = a.provider AND c.customer_id = a.customer_id
-WHERE c.org_id <> a.org_id AND a.customer_id <> '' AND a.provider NOT IN ('legacy', 'none')
-    AND (c.end_ms IS NULL OR a.start_ms < c.end_ms) AND (a.end_ms IS NULL OR c.start_ms < a.end_ms)
+WITH here AS (SELECT 'embedded' AS provider UNION {IN_LEDGER}),
+taken AS (SELECT a.*, CASE WHEN h.provider IS NULL THEN a.provider ELSE 'a wallet' END AS place
+    FROM assignments a LEFT JOIN here h ON h.provider = a.provider
+    WHERE a.customer_id <> '' AND a.provider NOT IN ('legacy', 'none'))
+SELECT CASE WHEN c.provider = a.provider THEN 'shared' ELSE 'shared_wallet' END AS what, a.org_id, {NONE}, a.provider,
+    a.customer_id, c.org_id AS other, c.provider AS elsewhere
+FROM taken a JOIN taken c ON c.customer_id = a.customer_id AND c.place = a.place
+WHERE c.org_id <> a.org_id AND (c.end_ms IS NULL OR a.start_ms < c.end_ms)
+    AND (a.end_ms IS NULL OR c.start_ms < a.end_ms)
 """
 
 # Invariant 5. Attempts are on record before a byte leaves, for pushes that were committed before.

@@ -51,6 +51,10 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "assigned_never": (3, "nothing is assigned between {end_ms} and {next_ms}"),
     "unsaid": (3, "from {start_ms} on it is {provider} as {customer_id}; on record is {said} as {customer}"),
     "shared": (3, "the customer {customer_id} at {provider} belongs to {other} in the same windows"),
+    "shared_wallet": (
+        3,
+        "it draws on the wallet of {customer_id} at {provider}, as {other} does at {elsewhere} in the same windows",
+    ),
     "above": (4, "{key} is sealed, and the watermark is {watermark_ms}"),
     "pending_above": (4, "{memory_mb} MB is pending, and the watermark is {watermark_ms}"),
     "floor": (4, "the floor {floor_ms} lies above the watermark {watermark_ms}"),

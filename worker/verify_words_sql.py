@@ -16,3 +16,6 @@ PUSH: Final = "p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty"
 
 VOID: Final = f"LEFT JOIN voids v ON {same('v', 'p')}"
 """The void of a push `p`, where it has one."""
+
+IN_LEDGER: Final = "SELECT provider FROM provider_states WHERE terms LIKE '%balance_in_ledger__ true%'"
+"""Providers whose customers' balances lie in the ledger beside its own, by the terms in force."""
