@@ -6,7 +6,7 @@ whatever it mends becomes dirty, so that the next tick seals it (S6).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from drawdown.worker.actions import lock_buckets, make_dirty, record, require_or
 from drawdown.worker.mapping import mapping_rows, segments
 from drawdown.worker.orgs import Said, apply_now, register
 from drawdown.worker.seal_statements import segments_sql
+from drawdown.worker.wallets import one_wallet_at
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class Assigned:
     before_start_s: int
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A customer at a provider. `one_wallet` are the providers at which it would have the same wallet."""
+
+    provider: str
+    customer_id: str
+    one_wallet: Sequence[str]
+
+
 def assign(
     connection: sa.Connection,
     org_ids: Sequence[str],
@@ -44,7 +54,7 @@ def assign(
 ) -> list[Assigned]:
     """Assign organisations to a provider, from the next window boundary on unless a time is given.
 
-    Errors: Refused where that would rewrite sealed windows, or take another organisation's customer.
+    Errors: Refused where that would rewrite sealed windows, or take another organisation's customer or wallet.
     """
     if customer_id is not None and len(org_ids) != 1:
         raise UsageError("--customer names one customer, so give exactly one organisation")
@@ -78,11 +88,20 @@ def start_of(from_ms: int | None, said: Said) -> int:
 
 
 def assign_one(
-    connection: sa.Connection, org_id: str, provider: str, customer_id: str, start: int, said: Said
+    connection: sa.Connection,
+    org_id: str,
+    provider: str,
+    customer_id: str,
+    start: int,
+    said: Said,
+    *,
+    in_ledger: Collection[str] = (),
 ) -> Assigned:
-    """Assign one organisation, under S1's lock. Errors: as `assign`."""
+    """Assign one organisation, under S1's lock. `in_ledger`: providers that declare that their customers' balances lie
+    in the ledger, met by a tick or not. Errors: as `assign`."""
     register(connection, org_id)
-    if customer_id and (filled := _fill_customer(connection, org_id, provider, customer_id, said)) is not None:
+    place = _Place(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
+    if customer_id and (filled := _fill_customer(connection, org_id, place, said)) is not None:
         return filled
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
@@ -103,7 +122,7 @@ def assign_one(
         raise Refused(f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {org_id}`")
     if first is not None and first < start:
         _require_unsealed(connection, org_id, start)
-    _check_customer(connection, org_id, provider, customer_id, start, later)
+    _check_customer(connection, org_id, place, start, later)
     connection.execute(
         sa.text("UPDATE assignments SET end_ms = :start WHERE org_id = :org AND end_ms IS NULL AND start_ms < :start"),
         values,
@@ -132,10 +151,9 @@ def assign_one(
     return Assigned(org_id, provider, customer_id, start, mended, before)
 
 
-def _fill_customer(
-    connection: sa.Connection, org_id: str, provider: str, customer_id: str, said: Said
-) -> Assigned | None:
+def _fill_customer(connection: sa.Connection, org_id: str, place: _Place, said: Said) -> Assigned | None:
     """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
+    provider, customer_id = place.provider, place.customer_id
     found = connection.execute(
         sa.text(
             "SELECT start_ms, end_ms FROM assignments WHERE org_id = :org AND provider = :provider "
@@ -145,7 +163,7 @@ def _fill_customer(
     ).one_or_none()
     if found is None:
         return None
-    _check_customer(connection, org_id, provider, customer_id, found.start_ms, found.end_ms)
+    _check_customer(connection, org_id, place, found.start_ms, found.end_ms)
     connection.execute(
         sa.text("UPDATE assignments SET customer_id = :customer WHERE org_id = :org AND start_ms = :start"),
         {"customer": customer_id, "org": org_id, "start": found.start_ms},
@@ -177,7 +195,8 @@ def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
     )
     if len(found) == 2:
         before = found[1]
-        _check_customer(connection, org_id, before.provider, before.customer_id, latest.start_ms, None)
+        place = _Place(before.provider, before.customer_id, one_wallet_at(connection, before.provider))
+        _check_customer(connection, org_id, place, latest.start_ms, None)
         connection.execute(
             sa.text("UPDATE assignments SET end_ms = NULL WHERE org_id = :org AND start_ms = :start"),
             {"org": org_id, "start": before.start_ms},
@@ -187,20 +206,29 @@ def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
     return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, 0, 0)
 
 
-def _check_customer(
-    connection: sa.Connection, org_id: str, provider: str, customer_id: str, start: int, end: int | None
-) -> None:
+def _check_customer(connection: sa.Connection, org_id: str, place: _Place, start: int, end: int | None) -> None:
+    """A customer is one organisation's at a time; and so is a wallet, whichever provider it is drawn on for."""
+    provider, customer_id = place.provider, place.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:
         return
     other = connection.execute(
         sa.text(
-            "SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :customer AND org_id <> :org "
-            "AND (end_ms IS NULL OR end_ms > :start) AND (:end IS NULL OR start_ms < :end)"
-        ).bindparams(sa.bindparam("end", end, sa.BigInteger)),
-        {"provider": provider, "customer": customer_id, "org": org_id, "start": start},
-    ).scalar()
-    if other is not None:
-        raise Refused(f"the customer {customer_id} at {provider} belongs to the organisation {other} in that time")
+            "SELECT org_id, provider FROM assignments WHERE provider IN :providers AND customer_id = :customer "
+            "AND org_id <> :org AND (end_ms IS NULL OR end_ms > :start) AND (:end IS NULL OR start_ms < :end) "
+            "ORDER BY start_ms LIMIT 1"
+        ).bindparams(sa.bindparam("end", end, sa.BigInteger), sa.bindparam("providers", expanding=True)),
+        {"providers": list(place.one_wallet), "customer": customer_id, "org": org_id, "start": start},
+    ).one_or_none()
+    if other is None:
+        return
+    if other.provider == provider:
+        raise Refused(
+            f"the customer {customer_id} at {provider} belongs to the organisation {other.org_id} in that time"
+        )
+    raise Refused(
+        f"{org_id} at {provider} and {other.org_id} at {other.provider} would draw on one wallet, that of the customer "
+        f"{customer_id}: give {org_id} another customer (--customer), or assign {other.org_id} elsewhere before"
+    )
 
 
 def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> None:

@@ -120,8 +120,11 @@ def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -
     problems = [one for one in planned if one.problem is not None]
     if problems and not terms.each_alone and not terms.dry_run:
         raise Refused("; ".join(f"{one.org_id}: {one.problem}" for one in problems[:5]) + "; nothing was changed")
+    in_ledger = [name for name, can in context.capabilities.items() if can.balance_in_ledger]
     made: list[Flip] = yield Transaction(
-        "assign", partial(_assign, planned=planned, terms=terms, said=said), rollback=terms.dry_run
+        "assign",
+        partial(_assign, in_ledger=in_ledger, planned=planned, terms=terms, said=said),
+        rollback=terms.dry_run,
     )
     return made
 
@@ -301,16 +304,23 @@ def _would_newly_halt(one: _Standing, terms: Terms) -> bool:
     return one.provider is not None and one.provider != terms.provider and not one.is_halted
 
 
-def _assign(connection: sa.Connection, *, planned: Sequence[Flip], terms: Terms, said: Said) -> list[Flip]:
+def _assign(
+    connection: sa.Connection, *, in_ledger: Sequence[str], planned: Sequence[Flip], terms: Terms, said: Said
+) -> list[Flip]:
     start = start_of(terms.from_ms, said)
     lock_buckets(connection)
-    return [one if one.already or one.problem else _assign_one(connection, one, terms, start, said) for one in planned]
+    return [
+        one if one.already or one.problem else _assign_one(connection, one, terms, start, said, in_ledger)
+        for one in planned
+    ]
 
 
-def _assign_one(connection: sa.Connection, one: Flip, terms: Terms, start: int, said: Said) -> Flip:
+def _assign_one(
+    connection: sa.Connection, one: Flip, terms: Terms, start: int, said: Said, in_ledger: Sequence[str]
+) -> Flip:
     try:
         with connection.begin_nested():
-            made = assign_one(connection, one.org_id, terms.provider, one.customer_id, start, said)
+            made = assign_one(connection, one.org_id, terms.provider, one.customer_id, start, said, in_ledger=in_ledger)
     except DrawdownError as error:
         if not (terms.each_alone or terms.dry_run):
             raise

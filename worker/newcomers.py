@@ -16,6 +16,7 @@ from drawdown.schema.tables import assignments, orgs
 from drawdown.worker import seal_sql as sql
 from drawdown.worker.actions import make_dirty
 from drawdown.worker.seal_statements import Lock, SealRequest, Statements, lock_shard
+from drawdown.worker.wallets import one_wallet_at
 
 
 def meet_strangers(run: Statements, connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
@@ -56,13 +57,14 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
     assert new is not None
     # The watermark is the first moment nothing was sealed for; before the very first tick that would be all history.
     start = new.start_ms if new.start_ms is not None else (lock.pack_ms or request.horizon_ms)
+    theirs = one_wallet_at(connection, new.provider)
     unassigned = connection.execute(
         sa.text(
             "SELECT org_id FROM orgs o WHERE bucket BETWEEN :lo AND :hi AND NOT EXISTS "
-            "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id) AND NOT EXISTS (SELECT 1 FROM assignments c "
-            "WHERE c.provider = :provider AND c.customer_id = o.org_id AND c.end_ms IS NULL)"
-        ),
-        {"lo": request.shard.lo, "hi": request.shard.hi, "provider": new.provider},
+            "(SELECT 1 FROM assignments a WHERE a.org_id = o.org_id) AND NOT EXISTS (SELECT 1 FROM assignments c WHERE "
+            "c.provider IN :theirs AND c.customer_id = o.org_id AND (c.end_ms IS NULL OR c.end_ms > :start))"
+        ).bindparams(sa.bindparam("theirs", expanding=True)),
+        {"lo": request.shard.lo, "hi": request.shard.hi, "theirs": theirs, "start": start},
     ).scalars()
     # Where customers have ids of the provider's own, usage waits until one is given.
     own_ids = new.provider in request.providers and request.providers[new.provider].own_customer_ids

@@ -1,14 +1,12 @@
-"""Pushes against their attempts, voids, carries, assignments and the ledger (invariants 2, 3, 5 and 6).
+"""Pushes against their attempts, voids, carries and assignments (invariants 2, 3, 5 and 6).
 
 Guarantee and notation as in `verify_sql`.
 """
 
 from typing import Final
 
-from drawdown.worker.verify_words_sql import NONE, same
+from drawdown.worker.verify_words_sql import IN_LEDGER, NONE, PUSH, VOID, same
 
-_PUSH: Final = "p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty"
-_VOID: Final = f"LEFT JOIN voids v ON {same('v', 'p')}"
 # What a person settled is on record under the push's key.
 _PERSON: Final = (
     "EXISTS (SELECT 1 FROM operator_actions x WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry'))"
@@ -20,14 +18,14 @@ SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
     SELECT org_id, provider, customer_id, feature, WIDE(sealed) AS sealed, WIDE(sent) AS sent, SUM(carry) AS carry
     FROM (
         SELECT p.org_id, p.provider, p.customer_id, p.feature, p.sealed_qty AS sealed, p.sent_qty AS sent, 0 AS carry
-        FROM pushes p {_VOID} WHERE v.org_id IS NULL
+        FROM pushes p {VOID} WHERE v.org_id IS NULL
         UNION ALL SELECT org_id, provider, customer_id, feature, 0, 0, carry_qty FROM carries
     ) sides GROUP BY org_id, provider, customer_id, feature
 ) q WHERE q.sealed <> q.sent + q.carry
 """
 
 STATE: Final = f"""
-SELECT 'state' AS what, {_PUSH} FROM pushes p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
+SELECT 'state' AS what, {PUSH} FROM pushes p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
         AND NOT (p.state = 'queued' AND p.attempts = 0
             AND EXISTS (SELECT 1 FROM losses l WHERE p.window_ms < l.until_ms)))
     OR (p.state = 'shadow' AND p.attempts > 0)
@@ -35,14 +33,14 @@ SELECT 'state' AS what, {_PUSH} FROM pushes p WHERE (p.state <> 'voided' AND (p.
 
 # Only what lies before a provider went live is sealed and never sent.
 SHADOW: Final = f"""
-SELECT 'shadow' AS what, {_PUSH}, s.live_from_ms
+SELECT 'shadow' AS what, {PUSH}, s.live_from_ms
 FROM pushes p LEFT JOIN provider_states s ON s.provider = p.provider
 WHERE p.state = 'shadow' AND (s.live_from_ms IS NULL OR p.window_ms >= s.live_from_ms)
 """
 
 KEY: Final = f"""
 SELECT 'key' AS what, q.* FROM (
-    SELECT {_PUSH}, 'usage:' || p.org_id || ':' || p.window_ms || ':' || p.feature
+    SELECT {PUSH}, 'usage:' || p.org_id || ':' || p.window_ms || ':' || p.feature
         || CASE WHEN p.revision > 0 THEN '\\:r' || p.revision ELSE '' END AS wanted
     FROM pushes p
 ) q WHERE q.key <> q.wanted
@@ -59,32 +57,6 @@ SELECT 'revisions' AS what, org_id, window_ms, feature, COUNT(*) AS pushes, MAX(
 FROM pushes GROUP BY window_ms, org_id, feature HAVING MIN(revision) <> 0 OR MAX(revision) <> COUNT(*) - 1
 """
 
-# The ledger is ours, so what it charged and what we call accepted are compared both ways (2), and nothing may be
-# charged that was not sent (5).
-CHARGED: Final = f"""
-SELECT CASE WHEN e.key IS NULL THEN 'not_charged' WHEN p.attempts = 0 THEN 'charged_unsent'
-        WHEN e.from_account <> 'wallet:' || p.customer_id OR e.feature <> p.feature OR e.quantity <> p.sent_qty
-        THEN 'charged_otherwise' ELSE 'charged_in_vain' END AS what,
-    {_PUSH}, p.customer_id, e.from_account, e.quantity
-FROM pushes p {_VOID} LEFT JOIN ledger_entries e ON e.key = p.key AND e.kind = 'usage'
-WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v.org_id IS NULL)
-    OR (e.key IS NOT NULL AND (p.attempts = 0 OR p.state IN ('voided', 'rejected', 'carried') OR v.org_id IS NOT NULL
-        OR e.from_account <> 'wallet:' || p.customer_id OR e.feature <> p.feature OR e.quantity <> p.sent_qty)))
-"""
-
-# What is billed where there is no hard stop is drawn from a wallet too: once while it is accepted, else not at all.
-MIRRORED: Final = """
-SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' ELSE 'mirrored' END AS what, p.org_id, p.window_ms, p.feature,
-    q.mirrored AS key, p.state, p.sent_qty, q.drawn AS quantity
-FROM (
-    SELECT CASE WHEN name LIKE '%\\:back' THEN SUBSTR(name, 8, LENGTH(name) - 12) ELSE SUBSTR(name, 8) END AS mirrored,
-        SUM(quantity) AS drawn
-    FROM (SELECT REPLACE(key, '\\:redrawn', '') AS name, quantity FROM ledger_entries
-        WHERE kind = 'usage' AND key LIKE 'mirror:%') e GROUP BY 1
-) q LEFT JOIN pushes p ON p.key = q.mirrored
-WHERE p.org_id IS NULL OR q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
-"""
-
 ADOPTED: Final = f"""
 SELECT 'adopted' AS what, a.org_id, a.window_ms, a.feature, p.key, p.state, p.attempts
 FROM adoptions a LEFT JOIN pushes p ON {same("p", "a")} LEFT JOIN orgs o ON o.org_id = a.org_id
@@ -92,70 +64,9 @@ WHERE (p.org_id IS NULL AND a.window_ms >= COALESCE(o.floor_ms, 0))
     OR p.attempts <> 0 OR p.state NOT IN ('accepted', 'rejected', 'voided') OR TRIM(a.evidence) = ''
 """
 
-_OWNERS: Final = """(SELECT 'wallet:' || customer_id AS account_id, MAX(org_id) AS org_id FROM assignments
-    WHERE provider = 'embedded' GROUP BY 1)"""
-
-# Pushes have no index by key, so both sides are grouped and not joined.
-UNCOMMITTED: Final = f"""
-SELECT 'uncommitted' AS what, w.org_id, e.ts - e.ts % 300000 AS window_ms, e.feature, e.key, e.quantity
-FROM (
-    SELECT key FROM (
-        SELECT key, 1 AS entries, 0 AS pushes FROM ledger_entries WHERE kind = 'usage' AND key NOT LIKE 'mirror:%'
-        UNION ALL SELECT key, 0, 1 FROM pushes WHERE provider = 'embedded'
-    ) sides GROUP BY key HAVING SUM(entries) > 0 AND SUM(pushes) = 0
-) q JOIN ledger_entries e ON e.key = q.key
-LEFT JOIN {_OWNERS} w ON w.account_id = e.from_account LEFT JOIN orgs o ON o.org_id = w.org_id
-WHERE e.ts >= COALESCE(o.floor_ms, 0)
-"""
-
-BALANCE: Final = f"""
-SELECT 'balance' AS what, w.org_id, {NONE}, q.account_id, q.kept, q.lines FROM (
-    SELECT account_id, SUM(kept) AS kept, WIDE(line) AS lines FROM (
-        SELECT account_id, balance_micro AS kept, 0 AS line FROM ledger_accounts
-        UNION ALL SELECT from_account, 0, -amount_micro FROM ledger_entries
-        UNION ALL SELECT to_account, 0, amount_micro FROM ledger_entries
-    ) sides GROUP BY account_id
-) q LEFT JOIN {_OWNERS} w ON w.account_id = q.account_id WHERE q.kept <> q.lines
-"""
-
-BOOKS: Final = f"""
-SELECT 'books' AS what, CAST(NULL AS TEXT) AS org_id, {NONE}, q.kept
-FROM (SELECT WIDE(balance_micro) AS kept FROM ledger_accounts) q WHERE q.kept <> 0
-"""
-
-# Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature
-# that had begun by then. A rate may be set for a time that is over, so that which of them was known is not claimed.
-# ABS(q) = n * per + rest: products stay small.
-_PART: Final = "(ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)"
-_ASKED: Final = "(2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)"
-PRICED: Final = f"""
-SELECT 'priced' AS what, w.org_id, e.ts - e.ts % 300000 AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
-FROM ledger_entries e LEFT JOIN {_OWNERS} w ON w.account_id = e.from_account
-WHERE e.kind = 'usage' AND NOT EXISTS (
-    SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts
-        AND (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
-        AND 2 * r.per_quantity * {_PART} <= {_ASKED} AND {_ASKED} < 2 * r.per_quantity * ({_PART} + 1))
-"""
-
-# Credit that was given is what the record of actions says, to whom it says; and none was given beside it.
-GRANTED: Final = f"""
-SELECT 'granted' AS what, w.org_id, {NONE}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account
-FROM (SELECT SAID(x.key) AS key, CAST(SAID(x.amount_micro) AS BIGINT) AS said, 'wallet:' || x.target AS account
-    FROM operator_actions x WHERE x.action = 'ledger_grant') q
-LEFT JOIN ledger_entries e ON e.key = q.key AND e.kind = 'grant' LEFT JOIN {_OWNERS} w ON w.account_id = q.account
-WHERE e.key IS NULL OR e.amount_micro <> q.said OR e.to_account <> q.account
-"""
-
-UNGRANTED: Final = f"""
-SELECT 'ungranted' AS what, w.org_id, {NONE}, e.key, e.amount_micro, e.to_account
-FROM ledger_entries e LEFT JOIN {_OWNERS} w ON w.account_id = e.to_account
-WHERE e.kind = 'grant' AND e.key NOT IN (
-    SELECT SAID(x.key) FROM operator_actions x WHERE x.action = 'ledger_grant' AND SAID(x.key) IS NOT NULL)
-"""
-
 # Invariant 3. A push's biller is the one assigned to its window, whatever became of the push.
 BILLER: Final = f"""
-SELECT 'biller' AS what, {_PUSH}, p.provider, p.customer_id, COALESCE((
+SELECT 'biller' AS what, {PUSH}, p.provider, p.customer_id, COALESCE((
     SELECT MAX(a.provider || ' as ' || a.customer_id) FROM assignments a WHERE a.org_id = p.org_id
         AND a.start_ms <= p.window_ms AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)), 'nobody') AS assigned
 FROM pushes p WHERE NOT EXISTS (
@@ -185,11 +96,17 @@ WHERE (q.target IS NULL AND NOT (a.actor = 'drawdown' AND a.customer_id IN ('', 
     OR a.provider <> q.provider OR a.customer_id <> q.customer
 """
 
+# A customer is one organisation's at a time; and so is a wallet, which is the same for all who keep balances here.
 SHARED: Final = f"""
-SELECT 'shared' AS what, a.org_id, {NONE}, a.provider, a.customer_id, c.org_id AS other
-FROM assignments a JOIN assignments c ON c.provider = a.provider AND c.customer_id = a.customer_id
-WHERE c.org_id <> a.org_id AND a.customer_id <> '' AND a.provider NOT IN ('legacy', 'none')
-    AND (c.end_ms IS NULL OR a.start_ms < c.end_ms) AND (a.end_ms IS NULL OR c.start_ms < a.end_ms)
+WITH here AS (SELECT 'embedded' AS provider UNION {IN_LEDGER}),
+taken AS (SELECT a.*, CASE WHEN h.provider IS NULL THEN a.provider ELSE 'a wallet' END AS place
+    FROM assignments a LEFT JOIN here h ON h.provider = a.provider
+    WHERE a.customer_id <> '' AND a.provider NOT IN ('legacy', 'none'))
+SELECT CASE WHEN c.provider = a.provider THEN 'shared' ELSE 'shared_wallet' END AS what, a.org_id, {NONE}, a.provider,
+    a.customer_id, c.org_id AS other, c.provider AS elsewhere
+FROM taken a JOIN taken c ON c.customer_id = a.customer_id AND c.place = a.place
+WHERE c.org_id <> a.org_id AND (c.end_ms IS NULL OR a.start_ms < c.end_ms)
+    AND (a.end_ms IS NULL OR c.start_ms < a.end_ms)
 """
 
 # Invariant 5. Attempts are on record before a byte leaves, for pushes that were committed before.
@@ -209,7 +126,7 @@ WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qt
 ATTEMPTS: Final = f"""
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
         WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
-    {_PUSH}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
+    {PUSH}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
 FROM pushes p LEFT JOIN (
     SELECT window_ms, org_id, feature, revision, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest,
         MIN(CASE WHEN attempt = 1 THEN started_ms END) AS first_ms,
@@ -227,13 +144,13 @@ WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.trie
 # were by then. A first attempt that met a key known already put its push in doubt (rule R1). One whose claim had passed
 # on by then did not: there were two attempts when its answer was written.
 RESENT: Final = f"""
-SELECT 'resent' AS what, {_PUSH}, t.finished_ms AS doubt_ms, n.started_ms
+SELECT 'resent' AS what, {PUSH}, t.finished_ms AS doubt_ms, n.started_ms
 FROM attempts t JOIN attempts n ON {same("n", "t")} AND n.attempt = 2 JOIN pushes p ON {same("p", "t")}
 WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND t.attempts_then = 1 AND p.lookups = 0 AND NOT {_PERSON}
 """
 
 NO_EVIDENCE: Final = f"""
-SELECT 'no_evidence' AS what, {_PUSH} FROM pushes p {_VOID}
+SELECT 'no_evidence' AS what, {PUSH} FROM pushes p {VOID}
 WHERE (p.state = 'voided' AND v.org_id IS NULL) OR TRIM(v.evidence) = ''
 """
 
@@ -245,6 +162,6 @@ WHERE p.state <> 'voided' OR (p.org_id IS NULL AND v.window_ms >= COALESCE(o.flo
 """
 
 SENT_VOID: Final = f"""
-SELECT 'sent_void' AS what, {_PUSH}, v.at_ms, t.started_ms
+SELECT 'sent_void' AS what, {PUSH}, v.at_ms, t.started_ms
 FROM voids v JOIN attempts t ON {same("t", "v")} AND t.attempt > v.attempts_then JOIN pushes p ON {same("p", "v")}
 """

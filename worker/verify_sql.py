@@ -9,6 +9,7 @@ the database's own counter of arrivals has come, `SAID(a.name)` for what an oper
 
 from typing import Final
 
+from drawdown.worker import verify_ledger_sql as ledger
 from drawdown.worker import verify_push_sql as push
 from drawdown.worker.verify_usage_sql import USAGE
 from drawdown.worker.verify_words_sql import NONE
@@ -23,21 +24,37 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "twice": (2, "{pushes} accepted pushes have the key {key}"),
     "revisions": (2, "{pushes} revisions up to number {highest}: some are missing"),
     "not_charged": (2, "{key} is accepted and the ledger has no entry of it"),
-    "charged_otherwise": (2, "{key} says {sent_qty} of {customer_id}; the ledger charged {quantity} to {from_account}"),
+    "charged_otherwise": (
+        2,
+        "{key} says {sent_qty} of {customer_id}; the ledger charged {quantity} to {from_account}, "
+        "for {to_account} at {ts}",
+    ),
     "mirrored": (2, "{key} is {state} and sends {sent_qty}; its customer's wallet was drawn on for {quantity}"),
+    "undrawn": (2, "{key} is accepted, and the wallet of {customer_id} was not drawn on for it"),
+    "mirrored_otherwise": (2, "{key} says {sent_qty} of {customer_id}; a wallet's entries of it say something else"),
+    "mirrored_elsewhere": (5, "a wallet was drawn on for {key}, and {provider} keeps its balances elsewhere"),
+    "given_back": (2, "{key} moved {amount_micro} where {drawn} had been drawn"),
     "mirrored_nothing": (5, "a wallet was drawn on for {key}, and there is no such push"),
     "adopted": (6, "{key} was adopted with evidence, and is {state} after {attempts} attempts"),
     "charged_in_vain": (2, "{key} is {state} and the ledger charged {quantity} for it"),
     "balance": (2, "the account {account_id} keeps {kept}, its lines sum to {lines}"),
     "books": (2, "all balances of the ledger sum to {kept}, not to zero"),
     "priced": (2, "the ledger charged {amount_micro} for {quantity} under {key}: no rate of the feature makes that"),
-    "granted": (2, "{said} to {said_account} were granted as {key}; the ledger has {amount_micro} to {to_account}"),
+    "granted": (
+        2,
+        "{said} to {said_account} were granted as {key}; the ledger has {amount_micro} to {to_account}, "
+        "from {from_account}",
+    ),
     "ungranted": (2, "the ledger has {amount_micro} to {to_account} as {key}, and no grant of it is on record"),
     "biller": (3, "{key} is billed by {provider} as {customer_id}; assigned: {assigned}"),
     "assigned_twice": (3, "the assignment from {start_ms} ends at {end_ms}, the next one starts at {next_ms}"),
     "assigned_never": (3, "nothing is assigned between {end_ms} and {next_ms}"),
     "unsaid": (3, "from {start_ms} on it is {provider} as {customer_id}; on record is {said} as {customer}"),
     "shared": (3, "the customer {customer_id} at {provider} belongs to {other} in the same windows"),
+    "shared_wallet": (
+        3,
+        "it draws on the wallet of {customer_id} at {provider}, as {other} does at {elsewhere} in the same windows",
+    ),
     "above": (4, "{key} is sealed, and the watermark is {watermark_ms}"),
     "pending_above": (4, "{memory_mb} MB is pending, and the watermark is {watermark_ms}"),
     "floor": (4, "the floor {floor_ms} lies above the watermark {watermark_ms}"),
@@ -203,15 +220,17 @@ STATEMENTS: Final = (
     push.KEY,
     push.TWICE,
     push.REVISIONS,
-    push.CHARGED,
-    push.UNCOMMITTED,
-    push.MIRRORED,
+    ledger.CHARGED,
+    ledger.UNCOMMITTED,
+    ledger.MIRRORED,
+    ledger.UNDRAWN,
+    ledger.GIVEN_BACK,
     push.ADOPTED,
-    push.BALANCE,
-    push.BOOKS,
-    push.PRICED,
-    push.GRANTED,
-    push.UNGRANTED,
+    ledger.BALANCE,
+    ledger.BOOKS,
+    ledger.PRICED,
+    ledger.GRANTED,
+    ledger.UNGRANTED,
     push.BILLER,
     push.ASSIGNED,
     push.UNSAID,

@@ -28,6 +28,13 @@ def mirrored_at(connection: sa.Connection) -> Collection[str]:
     return set(wallets_at(connection)) - {EMBEDDED}
 
 
+def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collection[str] = ()) -> list[str]:
+    """The providers at which a customer of this one, by the same id, has the same wallet: itself at least. `in_ledger`:
+    those that declare it and were not met yet, beside those whose terms are in force."""
+    theirs = {*wallets_at(connection), *in_ledger}
+    return sorted(theirs) if provider in theirs else [provider]
+
+
 def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]:
     """The organisations whose verdict may change when these customers' wallets do."""
     theirs = wallets_at(connection)

@@ -6,6 +6,16 @@ from tests.integration.breaking import Broken, push
 from tests.integration.verifying import NEXT, ONE
 from tests.world import T0
 
+
+def moved(key: str, from_account: str, to_account: str) -> tuple[str, ...]:
+    """An entry's amount in two balances, so that their lines go on adding up."""
+    amount = f"(SELECT amount_micro FROM ledger_entries WHERE key = '{key}')"
+    return tuple(
+        f"UPDATE ledger_accounts SET balance_micro = balance_micro {sign} {amount} WHERE account_id = '{account}'"
+        for sign, account in (("-", from_account), ("+", to_account))
+    )
+
+
 BOOKS = {
     "a charge at another price": Broken(
         2,
@@ -17,6 +27,53 @@ BOOKS = {
         f"for 100 under usage:acme:{NEXT}:{ONE}: no rate",
         NEXT,
         ONE,
+    ),
+    "a charge of another window": Broken(
+        2,
+        (f"UPDATE ledger_entries SET ts = ts + 300000 WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
+        f"for revenue:{ONE} at {NEXT + 330_000}",
+        NEXT,
+        ONE,
+    ),
+    "a charge that another customer was given": Broken(
+        2,
+        (
+            f"UPDATE ledger_entries SET to_account = 'wallet:other' WHERE key = 'usage:acme:{NEXT}:{ONE}'",
+            *moved(f"usage:acme:{NEXT}:{ONE}", f"revenue:{ONE}", "wallet:other"),
+        ),
+        "to wallet:acme, for wallet:other at",
+        NEXT,
+        ONE,
+    ),
+    "a charge that counts as another feature's": Broken(
+        2,
+        (
+            f"UPDATE ledger_entries SET to_account = 'revenue:tiny' WHERE key = 'usage:acme:{NEXT}:{ONE}'",
+            "INSERT INTO ledger_accounts (account_id, kind) VALUES ('revenue:tiny', 'revenue')",
+            *moved(f"usage:acme:{NEXT}:{ONE}", f"revenue:{ONE}", "revenue:tiny"),
+        ),
+        "to wallet:acme, for revenue:tiny at",
+        NEXT,
+        ONE,
+    ),
+    "a charge drawn twice, under a wallet's name": Broken(
+        5,
+        (
+            "INSERT INTO ledger_entries SELECT 'mirror:' || key, kind, from_account, to_account, amount_micro, "
+            f"feature, quantity, ts, at_ms, actor, reason FROM ledger_entries WHERE key = 'usage:acme:{NEXT}:{ONE}'",
+            *moved(f"usage:acme:{NEXT}:{ONE}", "wallet:acme", f"revenue:{ONE}"),
+        ),
+        "and embedded keeps its balances elsewhere",
+        NEXT,
+        ONE,
+    ),
+    "a grant out of another wallet": Broken(
+        2,
+        (
+            "UPDATE ledger_entries SET from_account = 'wallet:other' WHERE key = 'grant:g1'",
+            *moved("grant:g1", "wallet:other", "source:grants"),
+        ),
+        "the ledger has 50 to wallet:acme, from wallet:other",
     ),
     "a rate rewritten": Broken(
         2,

@@ -1,0 +1,88 @@
+"""A wallet is drawn on for one organisation at a time, whichever provider bills it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker import assignments, runner
+from drawdown.worker.flips import Flip, Terms, Wish, flip
+from drawdown.worker.shard import NewOrgs
+from drawdown.worker.verify import verify
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.verifying import tamper
+from tests.world import T0, Fleet
+
+SAYS = "{one} at {there} and {other} at {here} would draw on one wallet, that of the customer bob: give {one} another"
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """`fake` is billed elsewhere and drawn on here; `apart` keeps balances of its own. Neither was met by a tick."""
+    fake = FakeProvider(capabilities(balance_in_ledger=True))
+    apart = FakeProvider(capabilities(), "apart")
+    return Fleet(engine, extra={"fake": fake, "apart": apart})
+
+
+def flipped(fleet: Fleet, org: str, provider: str, **terms: Any) -> Flip:
+    """`org` is billed by a provider as the customer bob."""
+    steps = flip(fleet.context(), [Wish(org, "bob")], Terms(provider, allow_halt=True, new=True, **terms), fleet.said)
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    done: list[Flip] = runner.run(steps, world)
+    return done[0]
+
+
+@pytest.mark.parametrize(("here", "there"), [("embedded", "fake"), ("fake", "embedded")])
+def test_two_organisations_may_not_draw_on_one_wallet(fleet: Fleet, here: str, there: str) -> None:
+    flipped(fleet, "xorg", here)
+    says = SAYS.format(one="yorg", there=there, other="xorg", here=here)
+    with pytest.raises(Refused, match=says):
+        flipped(fleet, "yorg", there)
+    assert says in str(flipped(fleet, "yorg", there, each_alone=True).problem), "of a file, it stops itself alone"
+    assert says in str(flipped(fleet, "yorg", there, dry_run=True).problem)
+    assert fleet.rows("SELECT org_id FROM assignments") == [("xorg",)]
+    assert flipped(fleet, "yorg", "apart").problem is None, "whose balance lies elsewhere has no wallet here"
+
+
+def test_one_organisation_takes_its_wallet_along(fleet: Fleet) -> None:
+    for number, provider in enumerate(("embedded", "fake", "embedded")):
+        assert flipped(fleet, "xorg", provider, from_ms=T0 + number * WINDOW_MS).problem is None
+    fleet.tick_windows(2)
+    assert read(fleet.engine, verify).clean
+
+
+def test_a_wallet_changes_hands_in_time(fleet: Fleet) -> None:
+    fleet.tick(T0)
+    flipped(fleet, "xorg", "embedded", from_ms=T0)
+    flipped(fleet, "xorg", "apart", from_ms=T0 + WINDOW_MS)
+    with pytest.raises(Refused, match="would draw on one wallet"):
+        flipped(fleet, "yorg", "fake", from_ms=T0)
+    assert flipped(fleet, "yorg", "fake", from_ms=T0 + WINDOW_MS).problem is None
+    with pytest.raises(Refused, match="xorg at embedded and yorg at fake would draw on one wallet"):
+        write(fleet.engine, lambda c: assignments.cancel(c, "xorg", fleet.said))
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_a_newcomer_whose_id_is_somebodys_customer_waits(fleet: Fleet) -> None:
+    flipped(fleet, "xorg", "fake", from_ms=T0)
+    fleet.sample("bob", T0 + 1)
+    fleet.tick(T0 + 2 * WINDOW_MS, new_orgs=NewOrgs("embedded", T0))
+    assert fleet.rows("SELECT org_id FROM assignments") == [("xorg",)]
+    assert fleet.rows("SELECT org_id FROM pending_usage") == [("bob",)]
+
+
+def test_verify_names_both_where_it_is_so_already(fleet: Fleet) -> None:
+    flipped(fleet, "xorg", "embedded", from_ms=T0)
+    fleet.assign("yorg", provider="fake", from_ms=T0)
+    fleet.tick_windows(1)
+    tamper(fleet, "UPDATE assignments SET customer_id = 'bob' WHERE org_id = 'yorg'")
+    found = [(one.org_id, one.text) for one in read(fleet.engine, verify).breaches if "wallet" in one.text]
+    assert sorted(found) == [
+        ("xorg", "it draws on the wallet of bob at embedded, as yorg does at fake in the same windows"),
+        ("yorg", "it draws on the wallet of bob at fake, as xorg does at embedded in the same windows"),
+    ]

@@ -1,0 +1,141 @@
+"""`verify` and the wallets drawn on for what is billed elsewhere: clean whatever they are called, red when wrong."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import PushRefused
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker import corrections, credit
+from drawdown.worker.features import map_size
+from drawdown.worker.notices import apply_notices
+from drawdown.worker.verify import verify
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.breaking_books import moved
+from tests.integration.verifying import tamper
+from tests.world import T0, Fleet
+
+ORG = "acme:redrawn:back"
+FEATURES = {"back": 300, "redrawn": 301, "compute_1gb": 1024}
+KEYS = {feature: f"usage:{ORG}:{T0}:{feature}" for feature in FEATURES}
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """What one organisation used of each feature is accepted elsewhere, and drawn from its wallet."""
+    made = Fleet(engine, extra={"fake": FakeProvider(capabilities(balance_in_ledger=True))})
+    made.assign(ORG, provider="fake")
+    for feature, memory_mb in FEATURES.items():
+        if feature != "compute_1gb":
+            write(engine, partial(_new_feature, feature=feature, memory_mb=memory_mb, fleet=made))
+        made.sample(ORG, T0 + 1, memory_mb=memory_mb)
+    write(engine, lambda c: credit.grant(c, ORG, 100_000, made.said, key="g", plan=None))
+    made.tick_windows(2)
+    return made
+
+
+def _new_feature(connection: sa.Connection, *, feature: str, memory_mb: int, fleet: Fleet) -> None:
+    map_size(connection, feature, fleet.said, kind="exact", memory_mb=memory_mb, unit="s", from_ms=T0)
+    credit.set_rate(connection, feature, 7, 1, fleet.said, from_ms=None)
+
+
+def breaches(fleet: Fleet) -> list[tuple[int, str | None, str]]:
+    return [(one.invariant, one.org_id, one.text) for one in read(fleet.engine, verify).breaches]
+
+
+def test_names_that_read_like_what_was_given_back_are_only_names(fleet: Fleet) -> None:
+    """Drawn, given back, drawn anew and given back again: each wallet key is taken for its own push."""
+    keys = list(KEYS.values())
+    drawn = "SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'"
+    assert (breaches(fleet), fleet.one(drawn)) == ([], 180)
+    for _ in range(2):
+        write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(key, "no") for key in keys], T0))
+        assert (breaches(fleet), fleet.one(drawn)) == ([], 0)
+        write(fleet.engine, lambda c: corrections.resolve_accepted(c, keys, fleet.said, "billed by hand"))
+        assert (breaches(fleet), fleet.one(drawn)) == ([], 180)
+    entries = fleet.rows("SELECT key FROM ledger_entries WHERE kind = 'usage'")
+    ends = {str(key).split(f":{T0}:")[1] for (key,) in entries}
+    assert {"back", "back:back", "back:redrawn:back", "redrawn", "redrawn:back", "redrawn:redrawn:redrawn"} <= ends
+
+
+MIRROR = f"mirror:{KEYS['compute_1gb']}"
+WALLET, REVENUE = f"wallet:{ORG}", "revenue:compute_1gb"
+WRONG = {
+    "another customer's wallet": (
+        (
+            "INSERT INTO ledger_accounts (account_id, kind) VALUES ('wallet:zoe', 'wallet')",
+            *moved(MIRROR, "wallet:zoe", WALLET),
+            f"UPDATE ledger_entries SET from_account = 'wallet:zoe' WHERE key = '{MIRROR}'",
+        ),
+        "say something else",
+    ),
+    "a cheaper feature": (
+        (
+            *moved(MIRROR, REVENUE, WALLET),
+            f"UPDATE ledger_entries SET feature = 'back', to_account = 'revenue:back', amount_micro = 420 "
+            f"WHERE key = '{MIRROR}'",
+            *moved(MIRROR, WALLET, "revenue:back"),
+        ),
+        "say something else",
+    ),
+    "another feature's revenue": (
+        (
+            f"UPDATE ledger_entries SET to_account = 'revenue:back' WHERE key = '{MIRROR}'",
+            *moved(MIRROR, REVENUE, "revenue:back"),
+        ),
+        "say something else",
+    ),
+    "another window": (
+        (f"UPDATE ledger_entries SET ts = ts + {WINDOW_MS} WHERE key = '{MIRROR}'",),
+        "say something else",
+    ),
+    "another quantity": (
+        (
+            *moved(MIRROR, REVENUE, WALLET),
+            f"UPDATE ledger_entries SET quantity = 6, amount_micro = 600 WHERE key = '{MIRROR}'",
+            *moved(MIRROR, WALLET, REVENUE),
+        ),
+        "was drawn on for 6",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_was_drawn_is_the_pushs_own(fleet: Fleet, name: str) -> None:
+    statements, text = WRONG[name]
+    tamper(fleet, *statements)
+    found = breaches(fleet)
+    assert [(invariant, org) for invariant, org, _ in found] == [(2, ORG)], found
+    assert text in found[0][2]
+
+
+def test_what_was_given_back_is_what_was_drawn(fleet: Fleet) -> None:
+    write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(KEYS["compute_1gb"], "no")], T0))
+    write(fleet.engine, lambda c: credit.set_rate(c, "compute_1gb", 50, 1, fleet.said, from_ms=T0))
+    assert breaches(fleet) == []
+    back = f"{MIRROR}:back"
+    tamper(
+        fleet,
+        *moved(back, REVENUE, WALLET),
+        f"UPDATE ledger_entries SET amount_micro = -3000 WHERE key = '{back}'",
+        *moved(back, WALLET, REVENUE),
+    )
+    assert breaches(fleet) == [(2, ORG, f"{back} moved -3000 where 6000 had been drawn")]
+
+
+def test_who_has_had_a_wallet_for_a_day_was_drawn_on(fleet: Fleet) -> None:
+    """Not before, for the clocks of two hosts may differ; and not without a rate."""
+    assert breaches(fleet) == []
+    fleet.sample(ORG, fleet.clock.at_ms + DAY_MS + 1)
+    fleet.tick(fleet.clock.at_ms + DAY_MS + 3 * WINDOW_MS)
+    late = str(fleet.one("SELECT MAX(key) FROM ledger_entries WHERE kind = 'usage'"))
+    for key in (late, MIRROR):
+        tamper(fleet, *moved(key, REVENUE, WALLET), f"DELETE FROM ledger_entries WHERE key = '{key}'")
+    said = f"{late.removeprefix('mirror:')} is accepted, and the wallet of {ORG} was not drawn on for it"
+    assert breaches(fleet) == [(2, ORG, said)]
+    tamper(fleet, "DELETE FROM ledger_rates WHERE feature = 'compute_1gb'")
+    assert breaches(fleet) == []
