@@ -150,9 +150,8 @@ def _mapping(state: State) -> Iterator[Finding]:
         ).scalars().all()
     )  # fmt: skip
     for feature in unrated:
-        yield Finding(
-            False, f"the feature {feature} has no rate", f"`drawdown ledger rate {feature} --micro-credits N`"
-        )
+        what = f"the feature {feature} has no rate: no wallet is charged for it, whichever provider bills it"
+        yield Finding(False, what, f"`drawdown ledger rate {feature} --micro-credits N`")
     if not unrated:
         yield Finding(True, "every feature has a rate in the embedded ledger")
 

@@ -123,7 +123,10 @@ def rate(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Set a feature's price. What was charged keeps its price; the first rate of a feature counts from ever."""
+    """Set a feature's price. What was charged keeps its price; the first rate of a feature counts from ever.
+
+    Each push is charged by itself, rounded to a whole micro-credit, half of one up.
+    """
     state: State = context.obj
     said, start = state.said(actor, reason), state.window(from_, "--from")
 

@@ -47,6 +47,10 @@ def usage(
     rows = [tuple(line) for line in _lines(found)]
     title = f"{org}, {show_time(start)} to {show_time(end)}"
     notes = ["samples of the range's beginning are pruned: there, used is what was sealed"] if found.pruned else []
+    notes += [
+        f"sealed and not sent, but carried to a later window: {one.quantity:,} of {one.feature} at {one.provider}"
+        for one in found.carried
+    ]
     result = {"usage": found, "used": _sum(found, "used"), "sealed": _sum(found, "sealed")}
     return show(state, result, [table(title, columns[0 if what else 1 :], rows), *notes])
 

@@ -66,8 +66,19 @@ class UsageRow:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """Base units that are sealed and wait for a whole unit of their provider (rule S10), as of now. Below 0: more was
+    sent than is sealed by now."""
+
+    provider: str
+    customer_id: str
+    feature: str
+    quantity: int
+
+
+@dataclass(frozen=True)
 class Usage:
-    """The usage of an organisation in [from_ms, to_ms), and whether windows in it were pruned."""
+    """The usage of an organisation in [from_ms, to_ms), whether windows in it were pruned, and what is carried now."""
 
     org_id: str
     by: str
@@ -75,6 +86,7 @@ class Usage:
     to_ms: int
     pruned: bool
     rows: list[UsageRow]
+    carried: list[Carried]
 
 
 def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> Usage:
@@ -119,7 +131,19 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
         )
         for row in found
     ]
-    return Usage(org_id, by, from_ms, to_ms, floor > from_ms, rows)
+    return Usage(org_id, by, from_ms, to_ms, floor > from_ms, rows, _carried(connection, org_id))
+
+
+def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
+    """One for each feature at each customer the organisation ever was, so they are few."""
+    found = connection.execute(
+        sa.text(
+            "SELECT provider, customer_id, feature, carry_qty FROM carries WHERE org_id = :org AND carry_qty <> 0 "
+            "ORDER BY 1, 2, 3 LIMIT :most"
+        ),
+        {"org": org_id, "most": MAX_ROWS},
+    )
+    return [Carried(*row) for row in found]
 
 
 def _day(text: str) -> str:
