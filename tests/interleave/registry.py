@@ -21,6 +21,7 @@ APART: Final[dict[str, str]] = {
     "schema.database:read": "changes nothing",
     "schema.migrate:upgrade": "alone: the order of an upgrade lets nothing else run",
     "schema.roles:apply": "changes no row: it grants what may be done",
+    "cli.state:write": "runs what all commands ask for, once a database that was restored would have been noticed",
     "cli.database:init": "on a database that is being made",
     "cli.demo:do": "on a database of its own",
     "cli.demo:build_fleet": "on a database of its own",
