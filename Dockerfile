@@ -15,6 +15,7 @@ COPY providers providers
 COPY worker worker
 COPY server server
 COPY cli cli
+COPY drawdown drawdown
 COPY ops/runbooks ops/runbooks
 RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheel . \
     && /opt/drawdown/bin/pip install --no-index --no-deps --no-compile /wheel/drawdown-*.whl
