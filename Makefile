@@ -49,7 +49,7 @@ mutants: install
 	$(BIN)/python -m tests.simulation.mutants
 
 # Every ordered pair of transactions on a real PostgreSQL, the first held after each of its statements: make interleave JOBS=2
-# FIRST=seal SECOND=cli.orgs narrow it down; LOST=1 cuts the connection at each statement instead.
+# FIRST=seal SECOND=cli.nouns.orgs narrow it down; LOST=1 cuts the connection at each statement instead.
 interleave: install
 	$(BIN)/python -W ignore -m tests.interleave.run $(if $(JOBS),--jobs $(JOBS)) $(if $(LOST),--lost) \
 		$(if $(FIRST),--first "$(FIRST)") $(if $(SECOND),--second "$(SECOND)")

@@ -12,10 +12,10 @@ from typing import TextIO, cast
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.cli import settings
-from drawdown.cli.state import State
+from drawdown.cli.app import State
+from drawdown.cli.parsing import parse_time
+from drawdown.cli.settings import settings
 from drawdown.cli.streams import Stderr
-from drawdown.cli.times import parse_time
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
 from drawdown.schema.database import explain
 from drawdown.schema.errors import DrawdownError, Exit, UsageError

@@ -14,13 +14,13 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from drawdown.cli.rounds import Rounds
-from drawdown.cli.state import State
+from drawdown.cli.after_tick import Rounds
+from drawdown.cli.app import State
 from drawdown.cli.stopping import Stopping
 from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
-from drawdown.worker import runner
-from drawdown.worker.shard import NewOrgs, Shard
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.tick import tick
 
 log = structlog.get_logger()

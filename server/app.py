@@ -18,14 +18,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from drawdown.schema.errors import DrawdownError
-from drawdown.server import admin, bodies, errors, health, metrics, models, signing, webhooks
-from drawdown.server.crew import Crew
-from drawdown.server.cron import Cron
-from drawdown.server.described import describe, operation
-from drawdown.server.frame import Frame, told
-from drawdown.server.gate import Gate
+from drawdown.server.api import admin, health, models, webhooks
+from drawdown.server.api.cron import Cron
+from drawdown.server.api.described import describe, operation
+from drawdown.server.api.gate import Gate
+from drawdown.server.http import bodies, errors, signing
+from drawdown.server.http.limits import Frame, told
+from drawdown.server.http.threads import Threads
+from drawdown.server.metrics import metrics
 from drawdown.server.services import Services
-from drawdown.server.threads import Threads
+from drawdown.server.step_threads import Crew
 
 log = structlog.get_logger()
 

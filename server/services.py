@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from drawdown.providers.http import Call, Http, HttpResult, NotSent
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import Clock
-from drawdown.worker.context import Context
-from drawdown.worker.runner import World
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.runner import World
 
 UnknownOrg = Literal["not_found", "deny", "allow"]
 

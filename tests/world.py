@@ -14,14 +14,14 @@ from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker import runner
-from drawdown.worker.assignments import assign
-from drawdown.worker.context import Context
-from drawdown.worker.effects import HaltRequest
-from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said
-from drawdown.worker.report import Report
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.tick import tick
+from drawdown.worker.views.tick_report import Report
 
 T0 = 1_767_225_600_000
 """2026-01-01T00:00:00Z, a window's start."""

@@ -19,25 +19,25 @@ from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld
 from drawdown.schema.tables import ticks
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
-from drawdown.worker import seal as sealing
-from drawdown.worker.backlog import read_backlog
-from drawdown.worker.clocks import database_now, doubt_the_clock
-from drawdown.worker.confirm import Confirmed, confirm
-from drawdown.worker.context import Context
-from drawdown.worker.dispatch import Dispatched, dispatch
-from drawdown.worker.effects import LANES, Recall, Remember, Steps, Together, Transaction
-from drawdown.worker.incarnation import Witness, recognise
-from drawdown.worker.isolate import find_bad
-from drawdown.worker.newcomers import meet_strangers_by_arrival
-from drawdown.worker.orgs import end_overrides, release_exempt
-from drawdown.worker.project import Projected, project
-from drawdown.worker.provider_states import changed, meet, stored_terms
-from drawdown.worker.push import Pushed, push
-from drawdown.worker.report import Report
-from drawdown.worker.seal_statements import Sealed, SealRequest
-from drawdown.worker.shard import Shard
-from drawdown.worker.stops import stop_org
-from drawdown.worker.unheeded import problems, unheeded
+from drawdown.worker.catalog.terms import changed, meet, stored_terms
+from drawdown.worker.commands.orgs import end_overrides, release_exempt
+from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import LANES, Recall, Remember, Steps, Together, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.halts.dispatch import Dispatched, dispatch
+from drawdown.worker.halts.unheeded import problems, unheeded
+from drawdown.worker.history.incarnation import Witness, recognise
+from drawdown.worker.push.lookup import Confirmed, confirm
+from drawdown.worker.push.push import Pushed, push
+from drawdown.worker.seal import seal as sealing
+from drawdown.worker.seal.isolate import find_bad
+from drawdown.worker.seal.newcomers import meet_strangers_by_arrival
+from drawdown.worker.seal.statements import Sealed, SealRequest
+from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.verdict.project import Projected, project
+from drawdown.worker.views.backlog import read_backlog
+from drawdown.worker.views.tick_report import Report
 
 log = structlog.get_logger()
 

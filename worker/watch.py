@@ -18,17 +18,17 @@ import structlog
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
-from drawdown.worker.arrivals import NOW, Seen, seen_by_all
-from drawdown.worker.context import Context
-from drawdown.worker.decide import LAST_LOOK_MS, next_look_ms
-from drawdown.worker.dispatch import Dispatched, dispatch
-from drawdown.worker.effective import read_used, since_read
-from drawdown.worker.effects import Recall, Steps, Together, Transaction
-from drawdown.worker.incarnation import Witness, recognise
-from drawdown.worker.orgs import mark_for_projection
-from drawdown.worker.project import Projected, project
-from drawdown.worker.shard import Shard
-from drawdown.worker.watch_state import note_round
+from drawdown.worker.commands.orgs import mark_for_projection
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.halts.dispatch import Dispatched, dispatch
+from drawdown.worker.history.incarnation import Witness, recognise
+from drawdown.worker.push.outcome import LAST_LOOK_MS, next_look_ms
+from drawdown.worker.seal.arrivals import NOW, Seen, seen_by_all
+from drawdown.worker.verdict.effective_balance import read_used, since_read
+from drawdown.worker.verdict.project import Projected, project
+from drawdown.worker.verdict.watch_state import note_round
 
 log = structlog.get_logger()
 

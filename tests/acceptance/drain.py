@@ -25,15 +25,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.cli import settings
+from drawdown.cli.app import State
 from drawdown.cli.opening import set_up_logs
-from drawdown.cli.state import State
+from drawdown.cli.settings import settings
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.errors import Refused
-from drawdown.worker import corrections, runner
-from drawdown.worker.notices import apply_notices
-from drawdown.worker.orgs import Said
-from drawdown.worker.reconcile import Scope, reconcile
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine import runner
+from drawdown.worker.push import void
+from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.reconcile.reconcile import Scope, reconcile
 from drawdown.worker.tick import tick
 from tests.acceptance.commands import PROJECT, environment
 
@@ -107,14 +108,14 @@ class Worker:
         waits = 0
         for key in keys:
             try:
-                self.state.write(lambda c, key=key: corrections.retry(c, [key], self.said))  # type: ignore[misc]
+                self.state.write(lambda c, key=key: void.retry(c, [key], self.said))  # type: ignore[misc]
             except Refused:
                 waits += 1
         return {"retried": len(keys) - waits, "waits": waits}
 
     def decide(self, key: str, charged: bool) -> dict[str, Any]:
         """`push resolve`, by whoever compared the customer's balance."""
-        work = corrections.resolve_accepted if charged else corrections.void
+        work = void.resolve_accepted if charged else void.void
         try:
             self.state.write(lambda c: work(c, keys=[key], said=self.said, evidence="their balance says so"))
         except Refused:

@@ -17,12 +17,12 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.providers.http import Answer, Call
+from drawdown.schema.audit import Said, record
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker import runner
-from drawdown.worker.actions import Said, record
-from drawdown.worker.cells import body_of, signature
-from drawdown.worker.effects import HaltRequest
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.halts.cell_client import body_of, signature
 from drawdown.worker.watch import ROUND_MS, Watcher, watch
 from tests.acceptance.exhaustion_fleet import Box, Lagging, Org, Plan, Result, planned, settle
 from tests.emulators.cell import HALT_PATH, CellEmulator

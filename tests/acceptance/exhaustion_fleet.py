@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, PushRequest
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
-from drawdown.worker.assignments import assign
-from drawdown.worker.provider_rates import set_rate
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.verdict.rates import set_rate
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

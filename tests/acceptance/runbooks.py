@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drawdown.cli.times import show_time
+from drawdown.cli.parsing import show_time
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
 from tests.acceptance.commands import PROJECT, Ended

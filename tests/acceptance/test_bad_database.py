@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli import main, state
+from drawdown.cli import app, main
 from drawdown.schema import database
 from drawdown.schema.database import connect
 from tests.acceptance.commands import environment, must
@@ -111,7 +111,7 @@ def _each_connection(monkeypatch: pytest.MonkeyPatch, *statements: str) -> None:
 
         return engine
 
-    monkeypatch.setattr(state, "connect", made)
+    monkeypatch.setattr(app, "connect", made)
 
 
 def test_read_only(

@@ -9,7 +9,7 @@ import sys
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.metering import parse_shard
+from drawdown.cli.nouns.tick import parse_shard
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment, must, one_clear_line
 from tests.acceptance.gentd26 import Sums

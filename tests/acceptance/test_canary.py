@@ -17,13 +17,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.settings import Settings
-from drawdown.cli.times import show_time
+from drawdown.cli.parsing import show_time
+from drawdown.cli.settings.settings import Settings
 from drawdown.providers.http import Answer, Call, HttpResult
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.signing import Signed, signature
+from drawdown.server.http.signing import Signed, signature
 from tests.acceptance.commands import Ended, drawdown
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.cell import CellEmulator

@@ -12,7 +12,7 @@ import pytest
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.verify import verify
+from drawdown.worker.verify.verify import verify
 from tests.acceptance.exhaustion import Exhaustion
 from tests.acceptance.exhaustion_fleet import Plan, Result
 from tests.whole import share

@@ -19,19 +19,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.org_assign import read_flips
+from drawdown.cli.nouns.org_assign import read_flips
 from drawdown.providers import autumn, stripe
 from drawdown.providers.protocol import CustomerRead, CustomerState, Provider, ReadFailed, Setup
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
-from drawdown.worker import assignments, corrections, credit, flips, runner
-from drawdown.worker.effects import Steps, Transaction
-from drawdown.worker.flips import Flip, Terms, Wish, flip
-from drawdown.worker.orgs import Said
-from drawdown.worker.project import ORGS_A_ROUND
-from drawdown.worker.verify import verify
+from drawdown.worker.commands import assignments, credit, flips
+from drawdown.worker.commands.flips import Flip, Terms, Wish, flip
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.push import void
+from drawdown.worker.verdict.project import ORGS_A_ROUND
+from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import drawdown, must, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
@@ -184,7 +186,7 @@ class Story:
 
     def withdraw(self) -> None:
         names = self.dice.sample(sorted(set(self.oracle.samples) - self.oracle.withdrawn), len(self.orgs) // 12)
-        write(self.fleet.engine, lambda c: corrections.withdraw(c, names, self.fleet.said))
+        write(self.fleet.engine, lambda c: void.withdraw(c, names, self.fleet.said))
         self.oracle.withdrawn.update(names)
 
     def moved(self, done: Sequence[Flip], biller: str, start: int) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.worker.importer import import_samples
-from drawdown.worker.sample_rows import ImportOptions
-from drawdown.worker.shard import NewOrgs
+from drawdown.worker.engine.shard import NewOrgs
+from drawdown.worker.sources.samples.importer import import_samples
+from drawdown.worker.sources.samples.rows import ImportOptions
 from tests.acceptance import gentd26
 from tests.acceptance.commands import must
 from tests.acceptance.gentd26 import AT, FROM, ORGS, PUSHES, SAMPLES, SECONDS

@@ -20,10 +20,10 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.assignments import assign
-from drawdown.worker.decide import CLOCKS_APART_MS
-from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.push.outcome import CLOCKS_APART_MS
 from tests.acceptance import gentd26
 from tests.acceptance.commands import must
 from tests.acceptance.drain import Process, SharedClock, Siege, insert_samples

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.times import show_time
+from drawdown.cli.parsing import show_time
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS

@@ -14,14 +14,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.providers.http import Call
-from drawdown.providers.http_client import HttpClient
+from drawdown.providers.http.client import HttpClient
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.clock import FixedClock
-from drawdown.worker import runner
-from drawdown.worker.cells import CellClient, CellSettings
-from drawdown.worker.context import Context
-from drawdown.worker.effects import HaltRequest, ReadTotals, SendHalts, Steps, Together
-from drawdown.worker.push import push
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import HaltRequest, ReadTotals, SendHalts, Steps, Together
+from drawdown.worker.halts.cell_client import CellClient, CellSettings
+from drawdown.worker.push.push import push
 from tests.benchmarks import case_push
 from tests.benchmarks.databases import Databases
 from tests.benchmarks.hostile_sites import hostile

@@ -22,8 +22,8 @@ import uvicorn
 
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.schema import database
+from drawdown.server.api.gate import STANDING
 from drawdown.server.app import Server
-from drawdown.server.gate import STANDING
 from drawdown.server.services import Hands, NobodyThere, ServerSettings, Services
 from tests.benchmarks.case_tick import run_tick, world_of
 from tests.benchmarks.databases import Databases, tidy, url_of

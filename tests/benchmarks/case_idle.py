@@ -7,7 +7,7 @@ from itertools import count
 import sqlalchemy as sa
 
 from drawdown.schema.database import read
-from drawdown.worker import runner
+from drawdown.worker.engine import runner
 from drawdown.worker.tick import tick
 from tests.benchmarks.case_tick import run_tick, world_of
 from tests.benchmarks.databases import Databases, tidy

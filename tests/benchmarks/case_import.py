@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from drawdown.worker.importer import import_samples
-from drawdown.worker.sample_rows import ImportOptions
+from drawdown.worker.sources.samples.importer import import_samples
+from drawdown.worker.sources.samples.rows import ImportOptions
 from tests.benchmarks.databases import Databases, indexes_of, url_of
 from tests.benchmarks.fleet import START_MS
 from tests.benchmarks.measure import Result, compared, stopwatch

@@ -15,14 +15,14 @@ import sqlalchemy as sa
 
 from drawdown.providers.autumn import AutumnProvider, build
 from drawdown.providers.http import Answer, Call
-from drawdown.providers.http_client import HttpClient
+from drawdown.providers.http.client import HttpClient
 from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
-from drawdown.worker import runner
-from drawdown.worker.context import Context
-from drawdown.worker.effects import Steps, Together
-from drawdown.worker.push import Pushed, push
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Together
+from drawdown.worker.push.push import Pushed, push
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.measure import Figure, Result
 from tests.benchmarks.quick_server import serving

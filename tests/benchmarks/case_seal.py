@@ -7,9 +7,9 @@ from sqlalchemy.schema import CreateTable
 
 from drawdown.schema.database import write
 from drawdown.schema.tables import pushes
-from drawdown.worker.seal import seal
-from drawdown.worker.seal_statements import SealRequest
-from drawdown.worker.shard import Shard
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.seal.seal import seal
+from drawdown.worker.seal.statements import SealRequest
 from tests.benchmarks.databases import Databases, indexes_of, tidy
 from tests.benchmarks.fleet import Fleet, sealable_at, settle_in, use, window
 from tests.benchmarks.measure import Result, compared, stopwatch

@@ -14,7 +14,7 @@ import structlog
 
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
-from drawdown.worker import runner
+from drawdown.worker.engine import runner
 from drawdown.worker.tick import tick
 from tests.benchmarks.case_tick import world_of
 

@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from typing import Any, TypeVar
 
-from drawdown.worker import runner
-from drawdown.worker.calls import Calls
-from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Steps, Together, Transaction
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.calls import Calls
+from drawdown.worker.engine.effects import Effect, Push, ReadCustomers, SendHalts, Steps, Together, Transaction
 
 R = TypeVar("R")
 

@@ -9,18 +9,9 @@ import sqlalchemy as sa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from drawdown.providers.autumn_wire import MAX_QUANTITY
+from drawdown.providers.autumn.wire import MAX_QUANTITY
 from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
-from drawdown.providers.protocol import (
-    Accepted,
-    Duplicate,
-    Outcome,
-    PushRequest,
-    Queued,
-    Rejected,
-    RetryAt,
-    Unknown,
-)
+from drawdown.providers.protocol import Accepted, Duplicate, Outcome, PushRequest, Queued, Rejected, RetryAt, Unknown
 from drawdown.providers.registry import load
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import MINUTE_MS

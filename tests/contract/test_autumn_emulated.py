@@ -20,7 +20,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.decide import Asked, Settlement, after_lookup, settle
+from drawdown.worker.push.outcome import Asked, Settlement, after_lookup, settle
 from tests.contract.autumn_setup import KEY, NOW_MS, WINDOW, World, done, push
 
 HOUR_MS = 60 * MINUTE_MS

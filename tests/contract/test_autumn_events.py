@@ -104,7 +104,7 @@ def test_all_pages_are_read_in_both_shapes(pages: list[Body], second: tuple[str,
 
 
 def test_many_pushes_are_looked_up_and_totalled_in_the_emulated_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drawdown.providers.autumn_events.PAGE", 7)
+    monkeypatch.setattr("drawdown.providers.autumn.events.PAGE", 7)
     world = World()
     world.emulator.lists_per_s = 1_000
     requests = [push(n + 1, key=f"k{n}", ts=WINDOW + n * 1_000) for n in range(50)]
@@ -159,8 +159,8 @@ def test_a_list_answers_many_pushes_and_one_that_is_too_long_is_asked_for_by_hal
     right = [*(Found(one.quantity) for one in requests[:-1]), Absent()]
     assert done(world.provider.lookup_many(requests)) == right
     assert world.emulator.calls["events.list"] == 1
-    monkeypatch.setattr("drawdown.providers.autumn_events.PAGE", 3)
-    monkeypatch.setattr("drawdown.providers.autumn_events.MAX_PAGES", 3)
+    monkeypatch.setattr("drawdown.providers.autumn.events.PAGE", 3)
+    monkeypatch.setattr("drawdown.providers.autumn.events.MAX_PAGES", 3)
     assert done(world.provider.lookup_many(requests[::-1])) == right[::-1]
 
 

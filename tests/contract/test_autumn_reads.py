@@ -7,14 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from drawdown.providers.autumn_customers import MAX_MICRO, cycle_start_ms
+from drawdown.providers.autumn.customers import MAX_MICRO, cycle_start_ms
 from drawdown.providers.http import Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.protocol import (
-    CustomerState,
-    Drawn,
-    NoCustomer,
-    ReadFailed,
-)
+from drawdown.providers.protocol import CustomerState, Drawn, NoCustomer, ReadFailed
 from drawdown.schema.units import DAY_MS
 from tests.contract.autumn_setup import NOW_MS, WINDOW, Stub, World, done, made, no, push, said, stubbed
 

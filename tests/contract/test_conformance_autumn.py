@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from drawdown.providers.autumn import build
 from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
-from drawdown.providers.conformance_bench import Secret
+from drawdown.providers.conformance.bench import Secret
 from drawdown.providers.http import Http
-from drawdown.providers.http_client import HttpClient
+from drawdown.providers.http.client import HttpClient
 from drawdown.providers.protocol import Provider, PushRequest, Setup
 from drawdown.schema.clock import FixedClock
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator

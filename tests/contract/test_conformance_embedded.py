@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.wallet import grant, read_charge
 from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported
-from drawdown.providers.conformance_bench import Secret
+from drawdown.providers.conformance.bench import Secret
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Provider, PushRequest
 from drawdown.schema.clock import FixedClock

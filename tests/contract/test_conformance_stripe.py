@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
-from drawdown.providers.conformance_bench import Secret
+from drawdown.providers.conformance.bench import Secret
 from drawdown.providers.protocol import Provider, PushRequest, Setup
 from drawdown.providers.stripe import build
 from drawdown.schema.clock import FixedClock

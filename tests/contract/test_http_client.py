@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer, NotSent
-from drawdown.providers.http_client import HttpClient
+from drawdown.providers.http.client import HttpClient
 from tests.contract import sockets
 from tests.contract.sockets import CHUNKED, Manner, Peer, answering, body_of, over_and_over, serving
 

@@ -29,8 +29,8 @@ from drawdown.providers.protocol import (
 )
 from drawdown.providers.registry import load
 from drawdown.providers.stripe import StripeProvider, build
-from drawdown.providers.stripe_settings import DEFAULT_VERSION, read_settings
-from drawdown.providers.stripe_wire import idempotency_key, key_of
+from drawdown.providers.stripe.settings import DEFAULT_VERSION, read_settings
+from drawdown.providers.stripe.wire import idempotency_key, key_of
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 import stripe
 
-from drawdown.providers.http_client import HttpClient
+from drawdown.providers.http.client import HttpClient
 from drawdown.providers.protocol import Accepted, CustomerChanged, Duplicate, RetryAt, Unknown
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import SystemClock

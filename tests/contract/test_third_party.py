@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from drawdown.providers import registry
 from drawdown.providers.conformance import Bench, ProviderConformance, Unsupported, Wire
-from drawdown.providers.conformance_bench import Secret
+from drawdown.providers.conformance.bench import Secret
 from drawdown.providers.http import Answer, Call, Http, HttpResult
 from drawdown.providers.protocol import Provider, PushRequest
 from drawdown.schema.clock import FixedClock

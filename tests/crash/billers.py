@@ -15,9 +15,9 @@ from pathlib import Path
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.assignments import assign
-from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.commands.orgs import Said
 from tests.acceptance.commands import must
 from tests.acceptance.drain import LEASE_MS, Process, SharedClock, insert_samples
 from tests.acceptance.gentd26 import AT_MS, Sums

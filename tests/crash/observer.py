@@ -19,9 +19,9 @@ import sqlalchemy as sa
 
 from drawdown.providers import embedded
 from drawdown.schema import database
-from drawdown.worker import importer, runner
-from drawdown.worker.calls import Calls
-from drawdown.worker.effects import (
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.calls import Calls
+from drawdown.worker.engine.effects import (
     CheckCustomers,
     Effect,
     LookUp,
@@ -35,6 +35,7 @@ from drawdown.worker.effects import (
     Together,
     Transaction,
 )
+from drawdown.worker.sources.samples import importer
 
 HELD_S: Final = 60.0
 """Nobody is held for longer, whatever became of the controller."""

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
-from drawdown.worker import calls, flight, push, runner
-from drawdown.worker.calls import Calls
-from drawdown.worker.effects import Effect, Push
-from drawdown.worker.requests import request_of as sound_request_of
+from drawdown.worker.engine import calls, flight, runner
+from drawdown.worker.engine.calls import Calls
+from drawdown.worker.engine.effects import Effect, Push
+from drawdown.worker.push import push
+from drawdown.worker.push.request import request_of as sound_request_of
 
 ACCEPTED = "UPDATE pushes SET state = 'accepted' WHERE key = :key AND state = 'due'"
 

@@ -19,9 +19,9 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 
-from drawdown.cli import imports
 from drawdown.cli.main import global_options_first, run
-from drawdown.worker.sample_rows import ImportOptions
+from drawdown.cli.nouns import imports
+from drawdown.worker.sources.samples.rows import ImportOptions
 from tests.acceptance import drain
 from tests.crash.observer import Observer
 from tests.crash.planted import PLANTED

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker import incarnation
+from drawdown.worker.history import incarnation
 from tests.acceptance.commands import PROJECT, environment, must
 from tests.acceptance.tables import billed_exactly, number, rows
 from tests.crash.billers import blockade

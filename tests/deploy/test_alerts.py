@@ -13,7 +13,7 @@ import yaml
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
-from drawdown.server.metrics import REFUSED, measure, refusals
+from drawdown.server.metrics.metrics import REFUSED, measure, refusals
 from tests.acceptance.commands import PROJECT
 from tests.world import Fleet
 

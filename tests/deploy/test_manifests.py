@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 from typer.main import get_command
 
 from drawdown.cli.main import app
-from drawdown.cli.settings import Settings
+from drawdown.cli.settings.settings import Settings
 from tests.acceptance.commands import PROJECT
 
 DEPLOY = PROJECT / "ops" / "deploy"

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read
 from drawdown.schema.tables import sample_conflicts, usage_samples
-from drawdown.worker.importer import ImportReport
-from drawdown.worker.sample_rows import FIELDS, ImportOptions
+from drawdown.worker.sources.samples.importer import ImportReport
+from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
 
 NOW = 1_733_700_000_000
 HEADER = ",".join(FIELDS)

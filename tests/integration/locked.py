@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.worker import stops
+from drawdown.worker.seal import stops
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LAYERS: Final = ("ledger", "providers", "worker", "server", "cli")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.audit import Said, record, record_many
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import migrate_to, upgrade
-from drawdown.worker.actions import Said, record, record_many
 from tests.conftest import _new_database
 from tests.integration.verifying import Copied, tamper, verified
 from tests.world import T0, Fleet

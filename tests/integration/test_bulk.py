@@ -10,14 +10,14 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.providers.protocol import Duplicate, Rejected, Unknown
+from drawdown.schema.audit import lock_buckets
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker import corrections
-from drawdown.worker.actions import lock_buckets
-from drawdown.worker.credit import grant
-from drawdown.worker.push_rows import find_pushes
-from drawdown.worker.verify import verify
+from drawdown.worker.commands.credit import grant
+from drawdown.worker.push import void
+from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -85,13 +85,13 @@ def absent(connection: sa.Connection, chosen: Keys, fleet: Fleet) -> None:
     """As when a provider turns out not to have what it took."""
     lock_buckets(connection)
     rows = list(find_pushes(connection, chosen).values())
-    corrections.void_many(connection, rows, fleet.said, ["looked up"] * len(rows), "absent", answered=False)
+    void.void_many(connection, rows, fleet.said, ["looked up"] * len(rows), "absent", answered=False)
 
 
 SETTLED: dict[str, Callable[[sa.Connection, Keys, Fleet], object]] = {
-    "retry": lambda c, chosen, fleet: corrections.retry(c, chosen, fleet.said),
-    "void": lambda c, chosen, fleet: corrections.void(c, chosen, fleet.said, "not in their console"),
-    "resolve": lambda c, chosen, fleet: corrections.resolve_accepted(c, chosen, fleet.said, "in their console"),
+    "retry": lambda c, chosen, fleet: void.retry(c, chosen, fleet.said),
+    "void": lambda c, chosen, fleet: void.void(c, chosen, fleet.said, "not in their console"),
+    "resolve": lambda c, chosen, fleet: void.resolve_accepted(c, chosen, fleet.said, "in their console"),
     "absent": absent,
 }
 PART = {"retry": 1, "void": 2, "resolve": 2, "absent": 0}
@@ -169,7 +169,7 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
             write(engine, lambda c, how=how: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
     assert read(engine, tables) == before
     fleet.clock.at_ms += 55 * 60_000
-    assert write(engine, lambda c: corrections.void(c, chosen * 2, fleet.said, "not there")) == chosen
+    assert write(engine, lambda c: void.void(c, chosen * 2, fleet.said, "not there")) == chosen
 
 
 def test_a_list_that_is_cut_says_so_and_has_the_sums(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

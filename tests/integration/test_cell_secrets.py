@@ -19,16 +19,17 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from structlog.testing import CapturingLogger
 
-from drawdown.cli.demo_cell import DemoCell
-from drawdown.cli.settings import Settings
+from drawdown.cli.nouns.demo_cell import DemoCell
+from drawdown.cli.settings.settings import Settings
 from drawdown.providers.http import Answer, Call
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
-from drawdown.worker import cells, runner
-from drawdown.worker import dispatch as dispatching
-from drawdown.worker.cells import CellClient, CellSettings, body_of, cell_secret, signature
-from drawdown.worker.dispatch import dispatch
-from drawdown.worker.effects import HaltRequest
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.halts import cell_client
+from drawdown.worker.halts import dispatch as dispatching
+from drawdown.worker.halts.cell_client import CellClient, CellSettings, body_of, cell_secret, signature
+from drawdown.worker.halts.dispatch import dispatch
 from tests.emulators.cell import CellEmulator
 from tests.emulators.serve import serving_in_thread
 from tests.integration.test_dispatch import populate
@@ -224,7 +225,7 @@ WRONG = {
 def test_nonsense_is_recorded_and_tried_again(
     kind: str, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cells, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(cell_client, "TIMEOUT_S", 0.5)
     logs = CapturingLogger()
     monkeypatch.setattr(dispatching, "log", logs)
     caplog.set_level(logging.DEBUG)  # what libraries say

@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
-from drawdown.cli.demo_cell import DemoCell
+from drawdown.cli.nouns.demo_cell import DemoCell
 from drawdown.schema.clock import FixedClock
-from drawdown.worker import cells
-from drawdown.worker.cell_urls import origin
-from drawdown.worker.cells import CellClient, CellSettings, cell_secret
-from drawdown.worker.effects import HaltRequest
+from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.halts import cell_client
+from drawdown.worker.halts.cell_client import CellClient, CellSettings, cell_secret
+from drawdown.worker.halts.cell_urls import origin
 from tests.contract import sockets
 from tests.world import T0
 
@@ -162,7 +162,7 @@ def test_the_secret_is_in_no_representation() -> None:
 
 def test_so_many_at_once_to_each_cell_and_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cells that answer slowly, and count how many calls they hold."""
-    monkeypatch.setattr(cells, "AT_ONCE", 11)
+    monkeypatch.setattr(cell_client, "AT_ONCE", 11)
     held: dict[int, int] = {}
     most: dict[object, int] = {"both": 0}
 
@@ -193,7 +193,7 @@ def test_so_many_at_once_to_each_cell_and_to_all(monkeypatch: pytest.MonkeyPatch
 
     assert asyncio.run(run()) == [None] * 60
     assert most.pop("both") == 11
-    assert max(most.values()) <= cells.AT_ONCE_PER_CELL
+    assert max(most.values()) <= cell_client.AT_ONCE_PER_CELL
 
 
 def test_tls_is_spoken_to_the_name_at_the_address_that_was_checked(tmp_path: Path) -> None:

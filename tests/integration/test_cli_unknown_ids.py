@@ -16,7 +16,7 @@ from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker import credit
+from drawdown.worker.commands import credit
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect
-from drawdown.worker import runner
-from drawdown.worker.recover import recover
-from drawdown.worker.report import Report
+from drawdown.worker.engine import runner
+from drawdown.worker.history.recover import recover
+from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.tick import tick
-from drawdown.worker.witness import WitnessFile
+from drawdown.worker.views.tick_report import Report
 from tests.integration.verifying import Copied
 from tests.world import T0, Fleet
 

@@ -12,17 +12,17 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli import scheduler
-from drawdown.cli.settings import Settings
-from drawdown.cli.state import State
+from drawdown.cli.app import State
+from drawdown.cli.settings.settings import Settings
 from drawdown.cli.stopping import Stopping
 from drawdown.providers.protocol import CustomerRead, LookupResult, Outcome, PushRequest, Unknown
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.context import Context
-from drawdown.worker.effects import HaltRequest, Steps
-from drawdown.worker.report import Report
-from drawdown.worker.shard import Shard
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import HaltRequest, Steps
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.views.tick_report import Report
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Cells, Fleet
 
@@ -76,7 +76,7 @@ class Silent(Cells):
 
 @pytest.mark.parametrize("part", ["push", "lookup", "customers", "cells"])
 def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drawdown.worker.calls.LAST_ANSWERS_S", 0.1)
+    monkeypatch.setattr("drawdown.worker.engine.calls.LAST_ANSWERS_S", 0.1)
     asked = {"duplicate_proves_delivery": False, "lookup_lag_ms": 0, "key_retention_ms": DAY_MS}
     provider, cells = Hangs(capabilities(batch_size=1, in_flight=8, **asked)), Silent()
     fleet = Fleet(engine, extra={"fake": provider}, cells=cells)

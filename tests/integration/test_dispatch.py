@@ -11,16 +11,16 @@ from structlog.testing import CapturingLogger
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker import dispatch as dispatching
-from drawdown.worker import runner
-from drawdown.worker.context import LEASE_MS, Context
-from drawdown.worker.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
-from drawdown.worker.effects import ANSWERED, HaltRequest, SendHalts
-from drawdown.worker.orgs import Said
-from drawdown.worker.orgs import halt as halt_org
-from drawdown.worker.status import status
-from drawdown.worker.unheeded import ESCALATE_AFTER
-from drawdown.worker.verify import verify
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.commands.orgs import halt as halt_org
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import ANSWERED, HaltRequest, SendHalts
+from drawdown.worker.halts import dispatch as dispatching
+from drawdown.worker.halts.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
+from drawdown.worker.halts.unheeded import ESCALATE_AFTER
+from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.status import status
 from tests.interleave.walk import Walk
 from tests.world import T0, Fleet
 
@@ -241,8 +241,8 @@ def test_only_one_shard_reports_it(fleet: Fleet) -> None:
     populate(fleet, 1, "liar")
     ticks_until(fleet, ESCALATE_AFTER + 1)
     bucket = int(str(fleet.one("SELECT bucket FROM orgs")))
-    from drawdown.worker.shard import Shard
-    from drawdown.worker.unheeded import unheeded
+    from drawdown.worker.engine.shard import Shard
+    from drawdown.worker.halts.unheeded import unheeded
 
     assert len(read(fleet.engine, lambda c: unheeded(c, Shard(bucket, bucket)))) == 1
     others = Shard(bucket + 1, 255) if bucket < 255 else Shard(0, bucket - 1)

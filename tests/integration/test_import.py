@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
 from drawdown.schema.tables import usage_samples
-from drawdown.worker import importer
-from drawdown.worker.importer import import_samples
-from drawdown.worker.sample_rows import FIELDS, ImportOptions
+from drawdown.worker.sources.samples import importer
+from drawdown.worker.sources.samples.importer import import_samples
+from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
 from tests.integration.importing import NOW, counts, line, options, quarantine, samples, usage
 
 GENTD26 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "gentd26_requests.csv"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from drawdown.schema.database import read
 from drawdown.schema.tables import usage_samples
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_INTERVAL_S, MAX_MEMORY_MB
-from drawdown.worker.importer import import_samples
-from drawdown.worker.sample_rows import FIELDS
+from drawdown.worker.sources.samples.importer import import_samples
+from drawdown.worker.sources.samples.rows import FIELDS
 from tests.integration.importing import HEADER, NOW, counts, line, options, samples
 
 IDS = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="\ufffd"), min_size=1, max_size=40)

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, UsageError
-from drawdown.worker import importer
-from drawdown.worker.importer import ImportReport, import_samples
-from drawdown.worker.sample_store import store
+from drawdown.worker.sources.samples import importer
+from drawdown.worker.sources.samples.importer import ImportReport, import_samples
+from drawdown.worker.sources.samples.store import store
 from tests.integration.importing import HEADER, NOW, counts, line, options, quarantine, samples, usage
 
 

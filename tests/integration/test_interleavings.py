@@ -16,13 +16,13 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
-from drawdown.worker import seal as sealing
-from drawdown.worker import seal_sql as sql
-from drawdown.worker.prune import prune
-from drawdown.worker.seal import seal
-from drawdown.worker.seal_statements import Sealed, SealRequest, Statements
-from drawdown.worker.shard import Shard
-from drawdown.worker.verify import verify
+from drawdown.worker.commands.prune import prune
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.seal import queries as sql
+from drawdown.worker.seal import seal as sealing
+from drawdown.worker.seal.seal import seal
+from drawdown.worker.seal.statements import Sealed, SealRequest, Statements
+from drawdown.worker.verify.verify import verify
 from tests.world import T0, Fleet
 
 LATE = (

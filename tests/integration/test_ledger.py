@@ -15,8 +15,8 @@ from drawdown.ledger.wallet import Charge, Granted, Usage
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.migrate import upgrade
-from drawdown.worker import credit
-from drawdown.worker.verify import verify
+from drawdown.worker.commands import credit
+from drawdown.worker.verify.verify import verify
 from tests.world import T0, Fleet
 
 FEATURE = "compute_1gb"

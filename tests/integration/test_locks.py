@@ -11,15 +11,17 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema import database
+from drawdown.schema import audit, database
 from drawdown.schema.database import LOCK_TIMEOUT_S, connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker import actions, dispatch, runner, seal_sql
-from drawdown.worker.orgs import halt
-from drawdown.worker.provider_states import meet
-from drawdown.worker.seal_statements import Statements
-from drawdown.worker.stops import release_org, stop_org
-from drawdown.worker.verify import verify
+from drawdown.worker.catalog.terms import meet
+from drawdown.worker.commands.orgs import halt
+from drawdown.worker.engine import runner
+from drawdown.worker.halts import dispatch
+from drawdown.worker.seal import queries
+from drawdown.worker.seal.statements import Statements
+from drawdown.worker.seal.stops import release_org, stop_org
+from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.locked import writers
 from tests.world import T0, Fleet, total
@@ -133,7 +135,7 @@ def test_a_release_during_a_seal_gives_nothing_back(postgres: sa.Engine, monkeyp
     fleet = stopped_fleet(postgres)
     fleet.sample("acme", T0 + 2000, 7)
     fleet.tick_windows(1)
-    with meanwhile(monkeypatch, postgres, seal_sql.SCAN_DIRTY, release(fleet)):
+    with meanwhile(monkeypatch, postgres, queries.SCAN_DIRTY, release(fleet)):
         fleet.tick_windows(1)
     is_whole(fleet, 107)
 
@@ -142,7 +144,7 @@ def test_a_release_during_a_seal_skips_no_fresh_window(postgres: sa.Engine, monk
     fleet = stopped_fleet(postgres)
     for number in range(12):
         fleet.sample("acme", T0 + (2 + number) * WINDOW_MS + 1000, 60)
-    with meanwhile(monkeypatch, postgres, seal_sql.SCAN["postgresql"][0], release(fleet)):
+    with meanwhile(monkeypatch, postgres, queries.SCAN["postgresql"][0], release(fleet)):
         fleet.tick(T0 + 15 * WINDOW_MS)
     is_whole(fleet, 100 + 12 * 60)
 
@@ -155,7 +157,7 @@ def test_a_stop_during_a_seal_waits_for_it(postgres: sa.Engine, monkeypatch: pyt
     def stop(c: sa.Connection) -> object:
         return stop_org(c, org_id="acme", reason="x", now_ms=T0, actor="t")
 
-    with meanwhile(monkeypatch, postgres, seal_sql.SCAN["postgresql"][0], stop):
+    with meanwhile(monkeypatch, postgres, queries.SCAN["postgresql"][0], stop):
         fleet.tick(T0 + 2 * WINDOW_MS)
     write(postgres, release(fleet))
     is_whole(fleet, 100)
@@ -171,7 +173,7 @@ def test_a_provider_met_during_a_seal_has_its_usage_sealed(
     fleet.tick(T0 + 2 * WINDOW_MS)
     assert fleet.one("SELECT reason FROM pending_usage") == "no_provider"
     fake = FakeProvider(capabilities())
-    with meanwhile(monkeypatch, postgres, seal_sql.SCAN_DIRTY, lambda c: meet(c, {"fake": fake.capabilities})):
+    with meanwhile(monkeypatch, postgres, queries.SCAN_DIRTY, lambda c: meet(c, {"fake": fake.capabilities})):
         fleet.tick_windows(1)
     fleet.extra = {"fake": fake}
     is_whole(fleet, 100)
@@ -180,7 +182,7 @@ def test_a_provider_met_during_a_seal_has_its_usage_sealed(
 def test_a_lock_left_out_is_noticed(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As each test's PostgreSQL is watched."""
     fleet = stopped_fleet(postgres)
-    monkeypatch.setattr(actions, "lock_buckets", lambda *_: None)
+    monkeypatch.setattr(audit, "lock_buckets", lambda *_: None)
     with pytest.raises(AssertionError, match="without the lock"):
         write(postgres, release(fleet))
 

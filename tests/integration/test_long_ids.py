@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
-from drawdown.worker import mend
-from drawdown.worker.backlog import quarantined
-from drawdown.worker.view_samples import MAX_ROWS, QuarantineFilter, SamplePage, list_quarantined
+from drawdown.worker.commands import samples
+from drawdown.worker.views.backlog import quarantined
+from drawdown.worker.views.samples import MAX_ROWS, QuarantineFilter, SamplePage, list_quarantined
 from tests.acceptance.commands import environment
 from tests.world import T0, Fleet
 
@@ -75,14 +75,14 @@ def test_listing_holds_none_of_them(fleet: Fleet, how: list[str]) -> None:
 
 def test_they_are_set_aside_together_and_taken_back(fleet: Fleet) -> None:
     (long,) = page(fleet, QuarantineFilter(reason="bad_id")).samples
-    assert not any(one.new_id for one in write(fleet.engine, lambda c: mend.mend(c, QuarantineFilter(), fleet.said)))
+    assert not any(one.new_id for one in write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(), fleet.said)))
     named = QuarantineFilter(ids=(long.sample_id,))
-    done = write(fleet.engine, lambda c: mend.dismiss(c, named, fleet.said))
+    done = write(fleet.engine, lambda c: samples.dismiss(c, named, fleet.said))
     assert done == [long.sample_id] * SAMPLES
     assert read(fleet.engine, quarantined) == {"ts_before_2000": 1}
     details = fleet.one("SELECT details FROM operator_actions WHERE action = 'sample_dismiss'")
     assert details == json.dumps({"samples": SAMPLES})
-    write(fleet.engine, lambda c: mend.undo_dismiss(c, [long.sample_id], fleet.said))
+    write(fleet.engine, lambda c: samples.undo_dismiss(c, [long.sample_id], fleet.said))
     assert read(fleet.engine, quarantined) == {"bad_id": SAMPLES, "ts_before_2000": 1}
-    write(fleet.engine, lambda c: mend.dismiss(c, QuarantineFilter(org="acme"), fleet.said))
+    write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(org="acme"), fleet.said))
     assert read(fleet.engine, quarantined) == {}

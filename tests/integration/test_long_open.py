@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.doctor import _open_for_long
-from drawdown.cli.status import _others
+from drawdown.cli.nouns.doctor import _open_for_long
+from drawdown.cli.nouns.status import _others
 from drawdown.schema.database import read
-from drawdown.server.metrics import measure
-from drawdown.worker import long_open
-from drawdown.worker.long_open import oldest_open
-from drawdown.worker.status import status
+from drawdown.server.metrics.metrics import measure
+from drawdown.worker.views import long_open
+from drawdown.worker.views.long_open import oldest_open
+from drawdown.worker.views.status import status
 from tests.integration.test_interleavings import held_elsewhere
 from tests.world import Fleet
 

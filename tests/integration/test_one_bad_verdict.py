@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import write
-from drawdown.worker import runner
-from drawdown.worker.report import Report
+from drawdown.worker.engine import runner
 from drawdown.worker.tick import tick
+from drawdown.worker.views.tick_report import Report
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

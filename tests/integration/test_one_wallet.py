@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker import assignments, runner
-from drawdown.worker.flips import Flip, Terms, Wish, flip
-from drawdown.worker.shard import NewOrgs
-from drawdown.worker.verify import verify
+from drawdown.worker.commands import assignments
+from drawdown.worker.commands.flips import Flip, Terms, Wish, flip
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.shard import NewOrgs
+from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.verifying import tamper
 from tests.world import T0, Fleet

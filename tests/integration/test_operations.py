@@ -11,8 +11,10 @@ from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.schema.database import write
 from drawdown.schema.errors import ClockDoubted, Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import assignments, credit, orgs, stops, tick
-from drawdown.worker.shard import NewOrgs, Shard
+from drawdown.worker import tick
+from drawdown.worker.commands import assignments, credit, orgs
+from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.seal import stops
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

@@ -11,21 +11,24 @@ from typing import Any, TypeVar
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.usage import safe
+from drawdown.cli.nouns.usage import safe
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker import cell_book, corrections, credit, flips, mend, orgs, provider_states, runner
-from drawdown.worker.assignments import assign
-from drawdown.worker.backlog import quarantined
-from drawdown.worker.status import org_status
-from drawdown.worker.verify import verify
-from drawdown.worker.view_audit import AuditFilter, list_deeds
-from drawdown.worker.view_orgs import OrgFilter, list_orgs
-from drawdown.worker.view_samples import QuarantineFilter, list_quarantined
-from drawdown.worker.view_usage import BY, read_usage
+from drawdown.worker.catalog import terms as provider_states
+from drawdown.worker.commands import cells, credit, flips, orgs, samples
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.engine import runner
+from drawdown.worker.push import void
+from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.audit import AuditFilter, list_deeds
+from drawdown.worker.views.backlog import quarantined
+from drawdown.worker.views.orgs import OrgFilter, list_orgs
+from drawdown.worker.views.samples import QuarantineFilter, list_quarantined
+from drawdown.worker.views.status import org_status
+from drawdown.worker.views.usage import BY, read_usage
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -98,22 +101,22 @@ def test_what_a_command_replaced_is_told(fleet: Fleet) -> None:
     said = fleet.said
     assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 5, said)) is None
     assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 9, said)) == 5
-    assert do(fleet, lambda c: cell_book.set_cell(c, "cell-1", "http://a:1", said, new=True)) is None
-    assert do(fleet, lambda c: cell_book.set_cell(c, "cell-1", "http://b:1", said, new=False)) == "http://a:1"
+    assert do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://a:1", said, new=True)) is None
+    assert do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://b:1", said, new=False)) == "http://a:1"
     assert do(fleet, lambda c: provider_states.pause(c, "fake", said)) is None
     assert do(fleet, lambda c: provider_states.pause(c, "fake", said)) == (T0, "a test")
 
 
 def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:
-    do(fleet, lambda c: cell_book.set_cell(c, "cell-1", "http://a:1", fleet.said, new=True))
+    do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://a:1", fleet.said, new=True))
     fleet.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'hibernated')"
     )
     with pytest.raises(Refused, match="is needed: 1 sandboxes"):
-        do(fleet, lambda c: cell_book.remove_cell(c, "cell-1", fleet.said))
+        do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.said))
     fleet.write("UPDATE sandboxes SET state = 'stopped'")
-    assert do(fleet, lambda c: cell_book.remove_cell(c, "cell-1", fleet.said)) == "http://a:1"
-    assert read(fleet.engine, cell_book.list_cells) == []
+    assert do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.said)) == "http://a:1"
+    assert read(fleet.engine, cells.list_cells) == []
 
 
 def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
@@ -187,7 +190,7 @@ def use(fleet: Fleet) -> None:
     fleet.sample("globex", T0 + 8, 60)
     wrong = fleet.sample("acme", T0 + 9, 30, 1024)
     fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS + 120_000, accept_clock=True)
-    do(fleet, lambda c: corrections.withdraw(c, [wrong], fleet.said))
+    do(fleet, lambda c: void.withdraw(c, [wrong], fleet.said))
 
 
 @pytest.mark.parametrize("by", list(BY))
@@ -257,32 +260,34 @@ def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> 
     first = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, most=2))
     rest = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, after=first.next_after or "", most=2))
     assert [one.sample_id for one in rest.samples] == ["negative"] and rest.next_after is None
-    done = do(fleet, lambda c: mend.mend(c, chosen, fleet.said))
+    done = do(fleet, lambda c: samples.mend(c, chosen, fleet.said))
     assert [(one.sample_id, one.new_id) for one in done if one.new_id] == [
         ("in-s", "in-s:mended"),
         ("in-us", "in-us:mended"),
     ]
     assert read(fleet.engine, quarantined) == {"interval_negative": 1}
-    assert not any(one.new_id for one in do(fleet, lambda c: mend.mend(c, chosen, fleet.said)))
+    assert not any(one.new_id for one in do(fleet, lambda c: samples.mend(c, chosen, fleet.said)))
     fleet.tick(T0 + 3 * WINDOW_MS)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state = 'accepted'") == 120
-    assert do(fleet, lambda c: mend.dismiss(c, chosen, fleet.said)) == ["negative"]
+    assert do(fleet, lambda c: samples.dismiss(c, chosen, fleet.said)) == ["negative"]
     assert read(fleet.engine, quarantined) == {}
-    do(fleet, lambda c: mend.undo_dismiss(c, ["negative"], fleet.said))
+    do(fleet, lambda c: samples.undo_dismiss(c, ["negative"], fleet.said))
     assert read(fleet.engine, quarantined) == {"interval_negative": 1}
     with pytest.raises(Refused, match="was not dismissed"):
-        do(fleet, lambda c: mend.undo_dismiss(c, ["in-s"], fleet.said))
+        do(fleet, lambda c: samples.undo_dismiss(c, ["in-s"], fleet.said))
     assert read(fleet.engine, verify).breaches == []
 
 
 def test_what_somebody_entered_rightly_is_not_mended_again(fleet: Fleet) -> None:
     broken(fleet)
     fleet.sample("acme", T0, 60, sample_id="entered-by-hand")
-    done = {one.sample_id: one for one in do(fleet, lambda c: mend.mend(c, QuarantineFilter(org="acme"), fleet.said))}
+    done = {
+        one.sample_id: one for one in do(fleet, lambda c: samples.mend(c, QuarantineFilter(org="acme"), fleet.said))
+    }
     assert done["in-s"].why_not == "its sandbox has a sample of that moment already: entered-by-hand"
     assert done["in-us"].new_id is not None
     assert "interval_negative" in (done["negative"].why_not or "")
-    wrong = do(fleet, lambda c: mend.mend(c, QuarantineFilter(ids=("in-s",)), fleet.said, unit="ns"))
+    wrong = do(fleet, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.said, unit="ns"))
     assert "before the year 2000" in (wrong[0].why_not or "")
 
 

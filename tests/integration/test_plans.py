@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker import runner
+from drawdown.worker.engine import runner
 from drawdown.worker.tick import tick
 from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy

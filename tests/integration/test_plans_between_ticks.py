@@ -19,10 +19,10 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.server.metrics import measure
-from drawdown.worker import runner
-from drawdown.worker.dispatch import dispatch
-from drawdown.worker.status import status
+from drawdown.server.metrics.metrics import measure
+from drawdown.worker.engine import runner
+from drawdown.worker.halts.dispatch import dispatch
+from drawdown.worker.views.status import status
 from drawdown.worker.watch import Watcher, watch
 from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy

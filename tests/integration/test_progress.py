@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.worker import push
-from drawdown.worker.calls import MOST_UNSETTLED
+from drawdown.worker.engine.calls import MOST_UNSETTLED
+from drawdown.worker.push import push
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run
-from drawdown.cli.times import show_time
+from drawdown.cli.parsing import show_time
 from drawdown.providers.protocol import (
     HOUR_MS,
     Absent,
@@ -34,12 +34,14 @@ from drawdown.providers.protocol import (
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import corrections, credit, provider_states
-from drawdown.worker.context import LEASE_MS
-from drawdown.worker.effects import Push, Transaction
-from drawdown.worker.notices import apply_notices
-from drawdown.worker.push import push
-from drawdown.worker.verify import verify
+from drawdown.worker.catalog import terms
+from drawdown.worker.commands import credit
+from drawdown.worker.engine.context import LEASE_MS
+from drawdown.worker.engine.effects import Push, Transaction
+from drawdown.worker.push import void
+from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.push import push
+from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -145,7 +147,7 @@ def test_what_the_provider_will_not_say_waits_for_a_person(engine: sa.Engine) ->
     assert fleet.one("SELECT last_error FROM pushes") == "the minute holds 90, not 60 or nothing"
     settle(fleet)
     assert len(provider.seen) == 1
-    write(fleet.engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
+    write(fleet.engine, lambda c: void.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
     assert fleet.tick_windows(1).exit_status == 0
     clean(fleet)
 
@@ -210,7 +212,7 @@ def test_what_is_too_old_for_the_provider_is_kept_and_said(engine: sa.Engine) ->
     report = fleet.tick(T0 + 36 * DAY_MS)
     assert (report.sealed, report.left.rejected, report.exit_status, provider.seen) == (1, 1, 1, [])
     assert "35 days back" in str(fleet.one("SELECT last_error FROM pushes"))
-    write(fleet.engine, lambda c: corrections.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1, by hand"))
+    write(fleet.engine, lambda c: void.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1, by hand"))
     assert fleet.tick_windows(1).exit_status == 0
     clean(fleet)
 
@@ -244,7 +246,7 @@ def test_what_is_refused_later_is_rejected_visibly_and_can_be_sent_anew(engine: 
     report = fleet.tick_windows(1)
     assert (report.left.rejected, report.exit_status) == (1, 1)
     assert fleet.one("SELECT last_error FROM pushes") == "refused later: archived_meter"
-    write(fleet.engine, lambda c: corrections.retry(c, [KEY], fleet.said))
+    write(fleet.engine, lambda c: void.retry(c, [KEY], fleet.said))
     assert fleet.tick_windows(1).accepted == 1
     clean(fleet)
 
@@ -271,13 +273,13 @@ def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
 
 def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
-    write(fleet.engine, lambda c: provider_states.pause(c, "fake", fleet.said))
+    write(fleet.engine, lambda c: terms.pause(c, "fake", fleet.said))
     report = fleet.tick_windows(2)
     assert (report.sealed, report.left.due, provider.seen) == (1, 1, [])
-    write(fleet.engine, lambda c: provider_states.resume(c, "fake", fleet.said))
+    write(fleet.engine, lambda c: terms.resume(c, "fake", fleet.said))
     assert fleet.tick_windows(1).accepted == 1
     with pytest.raises(Refused, match="not paused"):
-        write(fleet.engine, lambda c: provider_states.resume(c, "fake", fleet.said))
+        write(fleet.engine, lambda c: terms.resume(c, "fake", fleet.said))
 
 
 def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> None:
@@ -313,13 +315,13 @@ def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> No
     assert (report.sealed, report.left.due, report.exit_status, other.seen) == (1, 1, 1, [])
     assert "unit was 1, is 60" in report.problems[0] and "names was {}" in report.problems[0]
     can = other.capabilities
-    assert provider_states.accept(partial(write, fleet.engine), "fake", can, fleet.said) == 1
+    assert terms.accept(partial(write, fleet.engine), "fake", can, fleet.said) == 1
     report = fleet.tick_windows(1)
     assert [one.quantity for one in other.seen] == [60] and report.problems == []
     assert states(fleet)[1:] == [(0, 90, 90, "voided"), (1, 90, 60, "accepted")]
     clean(fleet)
     with pytest.raises(Refused, match="have not changed"):
-        provider_states.accept(partial(write, fleet.engine), "fake", can, fleet.said)
+        terms.accept(partial(write, fleet.engine), "fake", can, fleet.said)
     fleet.extra = {"fake": provider}
     assert fleet.tick_windows(1).exit_status == 1
 
@@ -330,7 +332,7 @@ def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.E
     fleet.tick_windows(2)
     can = capabilities(**{**ASKED, "unit": 60})
     with pytest.raises(Refused, match="1 pushes were sent to fake on its old terms"):
-        provider_states.accept(partial(write, fleet.engine), "fake", can, fleet.said)
+        terms.accept(partial(write, fleet.engine), "fake", can, fleet.said)
 
 
 def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
@@ -340,7 +342,7 @@ def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engi
     fleet.tick_windows(2)
     provider.answers.clear()
     provider.capabilities = capabilities(**{**ASKED, "names": {"x": "y"}})
-    assert provider_states.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said) == 1
+    assert terms.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said) == 1
     assert fleet.tick_windows(1).accepted == 1
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     clean(fleet)
@@ -350,14 +352,14 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever seals waits for one portion, and not for all; the old terms hold until the last of them."""
-    monkeypatch.setattr(provider_states, "CHUNK", 2)
+    monkeypatch.setattr(terms, "CHUNK", 2)
     provider = FakeProvider(capabilities(**ASKED))
     fleet = Fleet(engine, extra={"fake": provider})
     orgs = [f"org-{number}" for number in range(5)]
     fleet.assign(*orgs, provider="fake")
     for org in orgs:
         fleet.sample(org, T0 + 1, 60)
-    write(engine, lambda c: provider_states.pause(c, "fake", fleet.said))
+    write(engine, lambda c: terms.pause(c, "fake", fleet.said))
     fleet.tick_windows(2)
     fleet.extra = {"fake": (other := FakeProvider(capabilities(**{**ASKED, "unit": 60})))}
     work, kept = [], 0
@@ -369,20 +371,20 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
         return write(engine, given, rollback=rollback)
 
     can = other.capabilities
-    assert provider_states.accept(partial(write, engine), "fake", can, fleet.said, dry_run=True) == 5
+    assert terms.accept(partial(write, engine), "fake", can, fleet.said, dry_run=True) == 5
     with pytest.raises(DatabaseBusy, match=r"^the database is locked$"):
-        provider_states.accept(breaks, "fake", can, fleet.said)
+        terms.accept(breaks, "fake", can, fleet.said)
     work, kept = [], 2
     with pytest.raises(
         DatabaseBusy, match=r"locked; 4 unsent pushes were voided before that, .* on its old terms still"
     ):
-        provider_states.accept(breaks, "fake", can, fleet.said)
+        terms.accept(breaks, "fake", can, fleet.said)
     assert fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'voided'") == 4
     assert fleet.tick_windows(1).sealed == 4, "anew, on the old terms, which hold: nothing is lost meanwhile"
-    assert provider_states.accept(partial(write, engine), "fake", can, fleet.said) == 5
+    assert terms.accept(partial(write, engine), "fake", can, fleet.said) == 5
     action = json.loads(str(fleet.one("SELECT details FROM operator_actions WHERE action = 'provider_accept'")))
     assert action["voided"] == 5
-    write(engine, lambda c: provider_states.resume(c, "fake", fleet.said))
+    write(engine, lambda c: terms.resume(c, "fake", fleet.said))
     fleet.tick_windows(1)
     assert [one.quantity for one in other.seen] == [60] * 5 and provider.seen == []
     clean(fleet)
@@ -394,8 +396,8 @@ def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> Non
     wrong = fleet.sample("acme", T0 + 2, 7)
     fleet.tick_windows(2)
     provider.capabilities = capabilities()
-    provider_states.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said)
-    write(fleet.engine, lambda c: corrections.withdraw(c, [wrong], fleet.said))
+    terms.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said)
+    write(fleet.engine, lambda c: void.withdraw(c, [wrong], fleet.said))
     fleet.sample("acme", T0 + 3, 11)
     live = -(-fleet.clock.at_ms // WINDOW_MS) * WINDOW_MS
     fleet.sample("acme", live, 30)
@@ -443,7 +445,7 @@ def test_before_its_cut_over_usage_is_sealed_in_shadow_and_never_sent(engine: sa
 def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(own_customer_ids=True))
     fleet = Fleet(engine, extra={"fake": provider})
-    from drawdown.worker.assignments import assign
+    from drawdown.worker.commands.assignments import assign
 
     write(engine, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id=""))
     fleet.sample("acme", T0 + 1)
@@ -525,7 +527,7 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
     assert balance() == 10_000, "what was refused is given back"
     assert is_asked_again(fleet)
-    write(engine, lambda c: corrections.retry(c, [KEY], fleet.said))
+    write(engine, lambda c: void.retry(c, [KEY], fleet.said))
     fleet.tick_windows(1)
     assert balance() == 4_000
     clean(fleet)
@@ -543,7 +545,7 @@ def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine)
     fleet.tick_windows(4)
     fleet.tick(fleet.clock.at_ms + LAG)
     assert not is_asked_again(fleet)
-    write(fleet.engine, lambda c: corrections.resolve_accepted(c, [keys[1]], fleet.said, "seen"))
+    write(fleet.engine, lambda c: void.resolve_accepted(c, [keys[1]], fleet.said, "seen"))
     assert is_asked_again(fleet), "or a customer who has spent all goes on"
     fleet.tick(fleet.clock.at_ms + LAG)
     assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 180
@@ -668,7 +670,7 @@ def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Eng
     fleet.tick_windows(2)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(60,)]
     provider.capabilities = capabilities()
-    provider_states.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
+    terms.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
     fleet.sample("acme", T0 + 2 * WINDOW_MS, 7)
     fleet.tick_windows(2)
     assert [one.quantity for one in provider.charged.values()] == [67]
@@ -679,11 +681,11 @@ def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Eng
 def test_what_was_not_given_back_is_once_negatives_are_taken(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, negatives=False)
     fleet.tick_windows(2)
-    write(engine, lambda c: corrections.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: void.withdraw(c, ["s1"], fleet.said))
     fleet.tick_windows(1)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(-60,)]
     provider.capabilities = capabilities()
-    provider_states.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
+    terms.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
     fleet.sample("acme", T0 + 3 * WINDOW_MS, 7)
     fleet.tick_windows(2)
     assert sum(one.quantity for one in provider.charged.values()) == 7

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker import mend
-from drawdown.worker.prune import Pruned, prune
-from drawdown.worker.view_samples import QuarantineFilter
+from drawdown.worker.commands import samples
+from drawdown.worker.commands.prune import Pruned, prune
+from drawdown.worker.views.samples import QuarantineFilter
 from tests.integration.plans import explained, plan_of, sequential
 from tests.world import T0, Fleet
 
@@ -44,8 +44,8 @@ def test_a_prune_keeps_what_is_quarantined_until_somebody_dealt_with_it(fleet: F
         done = pruned(fleet, dry_run=dry_run)
         assert (done.samples, done.quarantined) == (1, 2)
     assert fleet.rows("SELECT id FROM usage_samples ORDER BY id") == [("in-s",), ("negative",)]
-    (mended,) = write(fleet.engine, lambda c: mend.mend(c, QuarantineFilter(ids=("in-s",)), fleet.said))
-    write(fleet.engine, lambda c: mend.dismiss(c, QuarantineFilter(ids=("negative",)), fleet.said))
+    (mended,) = write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.said))
+    write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(ids=("negative",)), fleet.said))
     fleet.tick_windows(2)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 3660
     for dry_run in (True, False):
@@ -100,9 +100,9 @@ def test_one_command_mends_as_one_for_each_sample_does(fleet: Fleet, at_once: bo
     fleet.sample("acme", T0 // 1000 + 60, 60, sample_id="m4")
     names = ("m1", "m2", "m3", "m4")
     chosen = [QuarantineFilter(ids=names)] if at_once else [QuarantineFilter(ids=(name,)) for name in names]
-    done: list[mend.Mended] = []
+    done: list[samples.Mended] = []
     for each in chosen:
-        done += write(fleet.engine, partial(mend.mend, chosen=each, said=fleet.said))
+        done += write(fleet.engine, partial(samples.mend, chosen=each, said=fleet.said))
     assert [one.new_id for one in done] == ["m1:mended", None, None, "m4:mended"]
     assert done[2].why_not == "its sandbox has a sample of that moment already: m1:mended"
     fleet.tick(accept_clock=True)

@@ -12,12 +12,12 @@ from drawdown.providers.protocol import RetryAt
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import replay as replaying
-from drawdown.worker import runner
-from drawdown.worker.effects import Transaction
-from drawdown.worker.prices import Prices
-from drawdown.worker.replay import Replayed, next_size, replay
-from drawdown.worker.replay_plan import Plan, Scope, plan
+from drawdown.worker.catalog.prices import Prices
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.replay import replay as replaying
+from drawdown.worker.replay.plan import Plan, Scope, plan
+from drawdown.worker.replay.replay import Replayed, next_size, replay
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

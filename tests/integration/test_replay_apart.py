@@ -10,10 +10,10 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import runner
-from drawdown.worker import seal as sealing
-from drawdown.worker.replay import Replayed, replay
-from drawdown.worker.replay_plan import Plan, Scope
+from drawdown.worker.engine import runner
+from drawdown.worker.replay.plan import Plan, Scope
+from drawdown.worker.replay.replay import Replayed, replay
+from drawdown.worker.seal import seal as sealing
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_replay import BILLED, END, die_after, missed, planned, run, sealed
 from tests.world import T0, Fleet

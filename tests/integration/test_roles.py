@@ -18,8 +18,8 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.tables import metadata
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.prune import prune
-from drawdown.worker.verify import verify
+from drawdown.worker.commands.prune import prune
+from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import PROJECT, drawdown
 from tests.conftest import _new_database
 from tests.world import T0, Fleet

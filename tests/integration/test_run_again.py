@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from drawdown.providers.protocol import HOUR_MS, Absent, Found, LookupResult, Unknown
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker import runner
+from drawdown.worker.engine import runner
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.rounds import Rounds
+from drawdown.cli.after_tick import Rounds
 from drawdown.cli.stopping import Stopping
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS
-from drawdown.server.crew import Crew
 from drawdown.server.services import Hands
-from drawdown.worker import orgs, runner
-from drawdown.worker.effects import HaltRequest
-from drawdown.worker.shard import Shard
+from drawdown.server.step_threads import Crew
+from drawdown.worker.commands import orgs
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.engine.shard import Shard
 from tests.fake_provider import FakeProvider, capabilities
 from tests.prepaid import look
 from tests.world import T0, Cells, Fleet

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerChanged, PushRefused
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.notices import apply_notices
+from drawdown.worker.push.notices import apply_notices
 from tests.world import T0, Fleet
 
 

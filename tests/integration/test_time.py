@@ -9,19 +9,19 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.times import parse_time
+from drawdown.cli.parsing import parse_time
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import runner
-from drawdown.worker.decide import CLOCKS_APART_MS
-from drawdown.worker.orgs import Said
-from drawdown.worker.reconcile import Reconciled, Scope, reconcile
-from drawdown.worker.replay import replay
-from drawdown.worker.replay_plan import Scope as Range
-from drawdown.worker.replay_plan import plan
-from drawdown.worker.verify import verify
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine import runner
+from drawdown.worker.push.outcome import CLOCKS_APART_MS
+from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
+from drawdown.worker.replay.plan import Scope as Range
+from drawdown.worker.replay.plan import plan
+from drawdown.worker.replay.replay import replay
+from drawdown.worker.verify.verify import verify
 from tests.acceptance.inside import inside
 from tests.fake_provider import FakeProvider
 from tests.whole import share

@@ -12,14 +12,14 @@ from drawdown.schema import tables
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker import assignments, orgs
-from drawdown.worker.decide import UNREAD_STOP_MS
-from drawdown.worker.effective import Used, read_used
-from drawdown.worker.provider_rates import set_rate, set_when_down
-from drawdown.worker.seal import seal
-from drawdown.worker.seal_statements import SealRequest
-from drawdown.worker.shard import Shard
-from drawdown.worker.verify import verify
+from drawdown.worker.commands import assignments, orgs
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.push.outcome import UNREAD_STOP_MS
+from drawdown.worker.seal.seal import seal
+from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.verdict.effective_balance import Used, read_used
+from drawdown.worker.verdict.rates import set_rate, set_when_down
+from drawdown.worker.verify.verify import verify
 from drawdown.worker.watch import Watcher
 from tests.fake_provider import capabilities
 from tests.prepaid import CREDIT, Moving, Prepaid, look, price

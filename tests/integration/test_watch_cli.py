@@ -84,7 +84,7 @@ def test_it_goes_round_until_it_is_told_to_end(shell: Shell, command: tuple[str,
 def credit_read(shell: Shell) -> bool:
     """Whether a round was made: it asks whoever was never read."""
     from drawdown.schema.database import connect, read
-    from drawdown.worker.watch_state import is_watched
+    from drawdown.worker.verdict.watch_state import is_watched
 
     engine = connect(shell.environment["DRAWDOWN_DATABASE_URL"])
     found = read(engine, lambda c: is_watched(c, time.time_ns() // 1_000_000))

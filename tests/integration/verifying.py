@@ -12,15 +12,15 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
+from drawdown.schema.audit import record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.actions import record
-from drawdown.worker.corrections import void, withdraw
-from drawdown.worker.credit import grant
-from drawdown.worker.features import map_size
-from drawdown.worker.stops import stop_org
-from drawdown.worker.verify import Verification, verify
+from drawdown.worker.commands.credit import grant
+from drawdown.worker.commands.features import map_size
+from drawdown.worker.push.void import void, withdraw
+from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.verify.verify import Verification, verify
 from tests.fake_provider import FakeProvider
 from tests.world import T0, Fleet
 

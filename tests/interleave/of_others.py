@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import CustomerChanged, PushRefused
-from drawdown.server import gate, signing, webhooks
-from drawdown.worker import assignments, orgs
-from drawdown.worker.effects import Push
-from drawdown.worker.importer import import_samples
-from drawdown.worker.push import push
-from drawdown.worker.sample_rows import ImportOptions
+from drawdown.server.api import gate, webhooks
+from drawdown.server.http import signing
+from drawdown.worker.commands import assignments, orgs
+from drawdown.worker.engine.effects import Push
+from drawdown.worker.push.push import push
+from drawdown.worker.sources.samples.importer import import_samples
+from drawdown.worker.sources.samples.rows import ImportOptions
 from drawdown.worker.tick import tick
 from tests.interleave.party import Act, Party, host, plain
 from tests.interleave.stage import FLIP, NOW, OLD, SAMPLE, T0, Stage, key
@@ -63,17 +64,17 @@ def _import_strictly(_stage: Stage) -> Act:
 
 
 SERVER: Final = (
-    plain("server.gate:_ask", lambda s, c: gate._may_ask(c, "spent", NOW)),
-    plain("server.gate:_ask answered", lambda s, c: gate._asked(c, "spent", NOW)),
-    plain("server.admin:assign", lambda s, c: assignments.cancel(c, "later", s.said)),
-    plain("server.admin:override", lambda s, c: orgs.override(
+    plain("server.api.gate:_ask", lambda s, c: gate._may_ask(c, "spent", NOW)),
+    plain("server.api.gate:_ask answered", lambda s, c: gate._asked(c, "spent", NOW)),
+    plain("server.api.admin:assign", lambda s, c: assignments.cancel(c, "later", s.said)),
+    plain("server.api.admin:override", lambda s, c: orgs.override(
         c, "idle", s.said, max_concurrent=4, halted=None, until_ms=None)),
-    plain("server.admin:_order_in", lambda s, c: signing.use_once(c, "a signature", NOW)),
-    plain("server.webhooks:take", lambda s, c: webhooks._apply(c, EVENT, [CustomerChanged("acme")], NOW)),
-    plain("server.webhooks:take refused", _refused),
+    plain("server.api.admin:_order_in", lambda s, c: signing.use_once(c, "a signature", NOW)),
+    plain("server.api.webhooks:take", lambda s, c: webhooks._apply(c, EVENT, [CustomerChanged("acme")], NOW)),
+    plain("server.api.webhooks:take refused", _refused),
     Party("providers.embedded:push", _charge),
-    Party("worker.importer:import_samples", _import),
-    Party("worker.importer:import_samples strict", _import_strictly),
+    Party("worker.sources.samples.importer:import_samples", _import),
+    Party("worker.sources.samples.importer:import_samples strict", _import_strictly),
 )  # fmt: skip
 
 

@@ -13,24 +13,15 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
-from drawdown.worker import (
-    assignments,
-    balances,
-    cell_book,
-    corrections,
-    credit,
-    features,
-    mend,
-    orgs,
-    provider_rates,
-    provider_states,
-    prune,
-    stops,
-)
-from drawdown.worker.notices import apply_notices
+from drawdown.worker.catalog import terms
+from drawdown.worker.commands import assignments, cells, credit, features, orgs, prune, samples
+from drawdown.worker.push import balances, void
+from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.seal import stops
 from drawdown.worker.tick import tick
-from drawdown.worker.verify import Breach, Verification, stop_breached
-from drawdown.worker.view_samples import QuarantineFilter
+from drawdown.worker.verdict import rates
+from drawdown.worker.verify.verify import Breach, Verification, stop_breached
+from drawdown.worker.views.samples import QuarantineFilter
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, Stage, key
 
@@ -59,14 +50,12 @@ def _floored(stage: Stage) -> Act:
 def _resolved(stage: Stage) -> Act:
     """Its console shows that it was charged."""
     stage.charge(2)
-    return Act(
-        lambda engine: write(engine, lambda c: corrections.resolve_accepted(c, [key(2)], stage.said, "their console"))
-    )
+    return Act(lambda engine: write(engine, lambda c: void.resolve_accepted(c, [key(2)], stage.said, "their console")))
 
 
 def _paused(stage: Stage) -> Act:
-    write(stage.engine, lambda c: provider_states.pause(c, "fake", stage.said))
-    return Act(lambda engine: write(engine, lambda c: provider_states.resume(c, "fake", stage.said)))
+    write(stage.engine, lambda c: terms.pause(c, "fake", stage.said))
+    return Act(lambda engine: write(engine, lambda c: terms.resume(c, "fake", stage.said)))
 
 
 def _changed(stage: Stage) -> Act:
@@ -75,7 +64,7 @@ def _changed(stage: Stage) -> Act:
     stage.walk(steps).until("sweep", stage.engine)
     stage.other.capabilities = replace(OTHER_CAN, unit=60)
     can = stage.other.capabilities
-    return Act(lambda engine: provider_states.accept(partial(write, engine), "other", can, stage.said))
+    return Act(lambda engine: terms.accept(partial(write, engine), "other", can, stage.said))
 
 
 MARK: Final = balances.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
@@ -106,60 +95,60 @@ def _overridden(stage: Stage, connection: sa.Connection) -> None:
 
 
 PEOPLE: Final = (
-    plain("cli.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.said, key="paid", plan="free")),
+    plain("cli.nouns.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.said, key="paid", plan="free")),
     plain(
-        "cli.ledger:grant keyed",
+        "cli.nouns.ledger:grant keyed",
         lambda s, c: credit.grant(c, "spent", 5, s.said, key="invoice-1", plan=None),
         _granted,
     ),
-    plain("cli.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.said, from_ms=None)),
-    plain("cli.ledger:plan", lambda s, c: credit.set_plan_limit(c, "free", 3, s.said)),
-    plain("cli.samples:withdraw", lambda s, c: corrections.withdraw(c, ["acme-1", "a-8"], s.said)),
-    plain("cli.samples:mend_", lambda s, c: mend.mend(c, QuarantineFilter(ids=("seconds",)), s.said)),
-    plain("cli.samples:dismiss", lambda s, c: mend.dismiss(c, QuarantineFilter(ids=("seconds",)), s.said)),
-    plain("worker.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, said=s.said)),
-    Party("worker.prune:_delete", _floored),
-    plain("cli.providers:pause", lambda s, c: provider_states.pause(c, "other", s.said)),
-    Party("cli.providers:resume", _paused),
-    Party("worker.provider_states:accept", _changed),
-    plain("cli.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
-    plain("cli.pushes:retry", lambda s, c: corrections.retry(c, [key(1), key(6)], s.said)),
-    Party("cli.pushes:resolve", _resolved),
-    plain("cli.pushes:void", lambda s, c: corrections.void(c, [key(7)], s.said, "their console")),
-    plain("cli.orgs:override", _overridden),
+    plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.said, from_ms=None)),
+    plain("cli.nouns.ledger:plan", lambda s, c: credit.set_plan_limit(c, "free", 3, s.said)),
+    plain("cli.nouns.samples:withdraw", lambda s, c: void.withdraw(c, ["acme-1", "a-8"], s.said)),
+    plain("cli.nouns.samples:mend_", lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.said)),
+    plain("cli.nouns.samples:dismiss", lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.said)),
+    plain("worker.commands.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, said=s.said)),
+    Party("worker.commands.prune:_delete", _floored),
+    plain("cli.nouns.providers:pause", lambda s, c: terms.pause(c, "other", s.said)),
+    Party("cli.nouns.providers:resume", _paused),
+    Party("worker.catalog.terms:accept", _changed),
+    plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
+    plain("cli.nouns.pushes:retry", lambda s, c: void.retry(c, [key(1), key(6)], s.said)),
+    Party("cli.nouns.pushes:resolve", _resolved),
+    plain("cli.nouns.pushes:void", lambda s, c: void.void(c, [key(7)], s.said, "their console")),
+    plain("cli.nouns.orgs:override", _overridden),
     plain(
-        "cli.orgs:override ending",
+        "cli.nouns.orgs:override ending",
         lambda s, c: orgs.override(c, "spent", s.said, max_concurrent=None, halted=False, until_ms=NOW + 1),
     ),
-    plain("cli.orgs:halt", lambda s, c: orgs.halt(c, ["acme"], s.said)),
-    plain("cli.orgs:halt undone", lambda s, c: orgs.halt(c, ["idle"], s.said, undo=True)),
+    plain("cli.nouns.orgs:halt", lambda s, c: orgs.halt(c, ["acme"], s.said)),
+    plain("cli.nouns.orgs:halt undone", lambda s, c: orgs.halt(c, ["idle"], s.said, undo=True)),
     plain(
-        "cli.orgs:release",
+        "cli.nouns.orgs:release",
         lambda s, c: stops.release_org(c, org_id="held", reason="mended", now_ms=NOW, actor="somebody"),
     ),
     plain(
         "stop_org",
         lambda s, c: stops.stop_org(c, org_id="acme", reason="bad", now_ms=NOW, actor="somebody"),
     ),
-    plain("cli.cells:set_", lambda s, c: cell_book.set_cell(c, "cell-1", "http://cell-1/", s.said, new=False)),
-    plain("cli.cells:remove", lambda s, c: cell_book.remove_cell(c, "cell-1", s.said)),
-    plain("cli.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.said)),
+    plain("cli.nouns.cells:set_", lambda s, c: cells.set_cell(c, "cell-1", "http://cell-1/", s.said, new=False)),
+    plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.said)),
+    plain("cli.nouns.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.said)),
     plain(
-        "cli.features:map_",
+        "cli.nouns.features:map_",
         lambda s, c: features.map_size(
             c, "compute_rest", s.said, kind="up_to", memory_mb=None, unit="s", from_ms=FLIP, confirmed=True
         ),
     ),
-    plain("cli.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.said)),
+    plain("cli.nouns.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.said)),
     plain(
-        "cli.provider_estimates:rate",
-        lambda s, c: provider_rates.set_rate(c, "fake", "compute_1gb", (5, 1), s.said, from_ms=None),
+        "cli.nouns.provider_estimates:rate",
+        lambda s, c: rates.set_rate(c, "fake", "compute_1gb", (5, 1), s.said, from_ms=None),
     ),
     plain(
-        "cli.provider_estimates:when_down",
-        lambda s, c: provider_rates.set_when_down(c, "embedded", "free", "stop", s.said),
+        "cli.nouns.provider_estimates:when_down",
+        lambda s, c: rates.set_when_down(c, "embedded", "free", "stop", s.said),
     ),
-    plain("cli.database:verify_", _stop_breached),
-    Party("cli.reconcile:reconcile_", _acknowledged, _still_told),
-    Party("cli.reconcile:reconcile_ tells", _tells),
+    plain("cli.nouns.database:verify_", _stop_breached),
+    Party("cli.nouns.reconcile:reconcile_", _acknowledged, _still_told),
+    Party("cli.nouns.reconcile:reconcile_ tells", _tells),
 )

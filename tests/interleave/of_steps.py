@@ -8,20 +8,20 @@ from typing import Any, Final
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker import orgs
-from drawdown.worker import project as projecting
-from drawdown.worker import replay_plan as planning
-from drawdown.worker.confirm import confirm
-from drawdown.worker.dispatch import dispatch
-from drawdown.worker.effects import Recall, Steps
-from drawdown.worker.flips import Terms, Wish, flip
-from drawdown.worker.project import project
-from drawdown.worker.push import push
-from drawdown.worker.reconcile import Scope, reconcile
-from drawdown.worker.recover import recover
-from drawdown.worker.replay import replay
-from drawdown.worker.shard import NewOrgs
+from drawdown.worker.commands import orgs
+from drawdown.worker.commands.flips import Terms, Wish, flip
+from drawdown.worker.engine.effects import Recall, Steps
+from drawdown.worker.engine.shard import NewOrgs
+from drawdown.worker.halts.dispatch import dispatch
+from drawdown.worker.history.recover import recover
+from drawdown.worker.push.lookup import confirm
+from drawdown.worker.push.push import push
+from drawdown.worker.reconcile.reconcile import Scope, reconcile
+from drawdown.worker.replay import plan as planning
+from drawdown.worker.replay.replay import replay
 from drawdown.worker.tick import tick
+from drawdown.worker.verdict import project as projecting
+from drawdown.worker.verdict.project import project
 from drawdown.worker.watch import Watcher, watch
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, T0, Stage

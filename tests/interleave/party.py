@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.worker.effects import Steps
+from drawdown.worker.engine.effects import Steps
 from tests.interleave.stage import Stage
 
 Check = Callable[[Stage], Iterator[str]]

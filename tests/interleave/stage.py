@@ -40,15 +40,17 @@ from drawdown.providers.protocol import (
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker import credit, orgs, runner, stops
-from drawdown.worker.assignments import assign
-from drawdown.worker.context import Context
-from drawdown.worker.features import install_defaults
-from drawdown.worker.incarnation import present
-from drawdown.worker.orgs import Said
-from drawdown.worker.seal import sweep
-from drawdown.worker.seal_statements import SealRequest
-from drawdown.worker.shard import Shard
+from drawdown.worker.commands import credit, orgs
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.history.incarnation import present
+from drawdown.worker.seal import stops
+from drawdown.worker.seal.seal import sweep
+from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
 from tests.fake_provider import FakeProvider, capabilities
 from tests.interleave.walk import Walk

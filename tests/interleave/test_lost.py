@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from drawdown.cli import ledger
 from drawdown.cli.main import run
+from drawdown.cli.nouns import ledger
 from tests.interleave.explore import Explorer
 from tests.interleave.lost import COMMIT, Lost
 
 pytestmark = pytest.mark.xdist_group("interleave")
 
 SHARE = (
-    "cli.ledger:grant keyed",
-    "cli.ledger:rate",
-    "cli.samples:withdraw",
-    "cli.pushes:retry",
-    "cli.features:map_",
+    "cli.nouns.ledger:grant keyed",
+    "cli.nouns.ledger:rate",
+    "cli.nouns.samples:withdraw",
+    "cli.nouns.pushes:retry",
+    "cli.nouns.features:map_",
     "assign",
-    "worker.importer:import_samples",
+    "worker.sources.samples.importer:import_samples",
 )
 
 
@@ -38,7 +38,7 @@ def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) 
 
 
 def test_a_statement_without_an_answer_has_kept_nothing(lost: Lost) -> None:
-    seen = list(lost.party("cli.samples:withdraw"))
+    seen = list(lost.party("cli.nouns.samples:withdraw"))
     assert len([one for one in seen if one.at != COMMIT and "try again" in one.said]) > 10
     assert [one for one in seen if one.wrong] == []
 
@@ -49,7 +49,7 @@ def test_a_grant_without_a_key_says_under_which_it_counts_once(
 ) -> None:
     stage = lost.explorer.stage()
     url = lost.explorer.postgres.url
-    monkeypatch.setattr("drawdown.cli.state.connect", lambda *_given: lost.hand.engine)
+    monkeypatch.setattr("drawdown.cli.app.connect", lambda *_given: lost.hand.engine)
     monkeypatch.setattr(ledger, "new_key", lambda: "a1b2")
     lost.hand.cut(COMMIT, where)
     assert run(["--database-url", url, "--json", "ledger", "grant", "spent", "5"]) == 75

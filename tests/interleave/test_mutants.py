@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from drawdown.worker import actions, balances, corrections, dispatch, provider_states, seal_sql, stops
+from drawdown.schema import audit
+from drawdown.worker.catalog import terms
+from drawdown.worker.halts import dispatch
+from drawdown.worker.push import balances, void
+from drawdown.worker.seal import queries, stops
 from tests.interleave.explore import Explorer
 
 pytestmark = pytest.mark.xdist_group("interleave")
@@ -23,8 +27,8 @@ def _release_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 
 def _terms_without_the_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(provider_states, "lock_buckets", _none)
-    patch.setattr(actions, "lock_buckets", _none)
+    patch.setattr(terms, "lock_buckets", _none)
+    patch.setattr(audit, "lock_buckets", _none)
 
 
 def _missed_halts_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
@@ -32,12 +36,12 @@ def _missed_halts_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
 
 
 def _corrections_without_the_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(corrections, "lock_buckets", _none)
-    patch.setattr(actions, "lock_buckets", _none)
+    patch.setattr(void, "lock_buckets", _none)
+    patch.setattr(audit, "lock_buckets", _none)
 
 
 def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(seal_sql, "LOCK", seal_sql.LOCK.replace("{for_update}", ""))
+    patch.setattr(queries, "LOCK", queries.LOCK.replace("{for_update}", ""))
 
 
 def _told_is_not_held(patch: pytest.MonkeyPatch) -> None:
@@ -46,20 +50,20 @@ def _told_is_not_held(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS: dict[str, tuple[Plant, str, str]] = {
-    "release takes no lock": (_release_without_the_lock, "seal", "cli.orgs:release"),
+    "release takes no lock": (_release_without_the_lock, "seal", "cli.nouns.orgs:release"),
     "terms take no lock": (_terms_without_the_lock, "seal", "begin_tick"),
     "nobody looks for halts that two could not see": (
         _missed_halts_are_not_looked_for,
         "host wakes a sandbox",
         "due_halts",
     ),
-    "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.samples:withdraw"),
+    "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.nouns.samples:withdraw"),
     "an acknowledgement takes no lock": (
         _told_is_not_held,
-        "cli.reconcile:reconcile_",
-        "cli.reconcile:reconcile_ tells",
+        "cli.nouns.reconcile:reconcile_",
+        "cli.nouns.reconcile:reconcile_ tells",
     ),
-    "a seal takes no lock": (_seal_without_its_lock, "cli.orgs:release", "seal"),
+    "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),
 }
 
 

@@ -10,23 +10,23 @@ pytestmark = pytest.mark.xdist_group("interleave")
 
 PAIRS = (
     ("seal", "seal"),
-    ("seal", "cli.orgs:release"),
-    ("cli.orgs:release", "seal"),
+    ("seal", "cli.nouns.orgs:release"),
+    ("cli.nouns.orgs:release", "seal"),
     ("seal", "begin_tick"),
     ("seal", "host inserts late"),
     ("host inserts late", "seal"),
-    ("cli.samples:withdraw", "seal"),
+    ("cli.nouns.samples:withdraw", "seal"),
     ("assign", "seal"),
-    ("worker.prune:prune", "host inserts ancient"),
+    ("worker.commands.prune:prune", "host inserts ancient"),
     ("begin_replay", "begin_replay"),
     ("claim", "claim"),
-    ("settle", "server.webhooks:take refused"),
-    ("cli.pushes:void", "confirm"),
+    ("settle", "server.api.webhooks:take refused"),
+    ("cli.nouns.pushes:void", "confirm"),
     ("reconcile_short", "reconcile_short"),
-    ("cli.ledger:grant keyed", "cli.ledger:grant keyed"),
-    ("project", "cli.orgs:override ending"),
+    ("cli.nouns.ledger:grant keyed", "cli.nouns.ledger:grant keyed"),
+    ("project", "cli.nouns.orgs:override ending"),
     ("host wakes a sandbox", "due_halts"),
-    ("host starts a sandbox", "cli.orgs:halt"),
+    ("host starts a sandbox", "cli.nouns.orgs:halt"),
 )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.worker import runner
-from drawdown.worker.effects import Effect, Steps, Together, Transaction
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import Effect, Steps, Together, Transaction
 
 
 def flat(steps: Steps[Any]) -> Steps[Any]:

@@ -25,11 +25,11 @@ from drawdown.providers.protocol import Provider, Setup
 from drawdown.providers.stripe import build as build_stripe
 from drawdown.schema.database import read
 from drawdown.server.app import Server
+from drawdown.server.http.signing import Signed, signature
 from drawdown.server.services import Hands, NobodyThere, ServerSettings, Services
-from drawdown.server.signing import Signed, signature
-from drawdown.worker import provider_states
-from drawdown.worker.context import Context
-from drawdown.worker.runner import World
+from drawdown.worker.catalog import terms
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.runner import World
 from tests.emulators.autumn import SECRET_KEY, AutumnEmulator
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import Direct
@@ -98,7 +98,7 @@ class House:
 
         def context() -> Context:
             made = self.fleet.context()
-            made.changed = read(used, lambda c: provider_states.changed(c, made.known()))
+            made.changed = read(used, lambda c: terms.changed(c, made.known()))
             return made
 
         def hands() -> Hands:

@@ -11,7 +11,7 @@ import pytest
 
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.server.services import ServerSettings
-from drawdown.worker.cells import signature
+from drawdown.worker.halts.cell_client import signature
 from tests.server.house import ADMIN, Caller, House, served
 from tests.world import T0
 

@@ -8,7 +8,7 @@ from drawdown.providers.http import NotSent
 from drawdown.schema.database import connect
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.services import ServerSettings, UnknownOrg
-from drawdown.worker.orgs import halt, override
+from drawdown.worker.commands.orgs import halt, override
 from tests.server.house import Caller, House, served
 from tests.world import T0
 

@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from drawdown.server import connection, listen
-from drawdown.server.callers import proxies
-from drawdown.server.connection import Places, protocol
+from drawdown.server.http import connection, listen
+from drawdown.server.http.callers import proxies
+from drawdown.server.http.connection import Places, protocol
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from drawdown.server.connection import MAX_CONNECTIONS
+from drawdown.server.http.connection import MAX_CONNECTIONS
 from tests.acceptance.commands import drawdown
 from tests.server.test_process import SECRETS, serving
 

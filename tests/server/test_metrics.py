@@ -9,7 +9,7 @@ import pytest
 
 from drawdown.schema import migrate
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.server.metrics import PROBLEMS, render
+from drawdown.server.metrics.metrics import PROBLEMS, render
 from tests.server.house import House
 from tests.world import T0
 

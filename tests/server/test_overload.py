@@ -13,10 +13,12 @@ import pytest
 
 from drawdown.providers.http import NoAnswer
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
-from drawdown.server import bodies, crew, gate, webhooks
-from drawdown.server.bodies import Budget
-from drawdown.server.errors import ApiError
-from drawdown.worker.breaker import OPEN_AFTER, OPEN_FOR_MS
+from drawdown.server import step_threads
+from drawdown.server.api import gate, webhooks
+from drawdown.server.http import bodies
+from drawdown.server.http.bodies import Budget
+from drawdown.server.http.errors import ApiError
+from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS
 from tests.server.house import Caller, House, served
 from tests.world import T0
 
@@ -52,7 +54,7 @@ def test_asks_at_a_provider_that_hangs_keep_no_tick_and_no_order_waiting(lone: H
     async def work(caller: Caller) -> None:
         with hanging(lone):
             await asyncio.gather(*(caller.get(f"/v1/gate/{name}") for name in names))
-            assert len(lone.autumn_line.calls) == crew.THREADS, "all the threads for reads hang"
+            assert len(lone.autumn_line.calls) == step_threads.THREADS, "all the threads for reads hang"
             order = {"actor": "a", "reason": "r", "provider": "embedded", "dry_run": True}
             answer = await asyncio.wait_for(caller.admin("acme", "provider", order), LIMIT_S)
             assert answer.status_code == 200, answer.text
@@ -75,9 +77,9 @@ def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(lone: House) 
 
     async def work(caller: Caller) -> None:
         await ask(caller)
-        assert OPEN_AFTER <= len(lone.autumn_line.calls) < OPEN_AFTER + crew.THREADS
+        assert OPEN_AFTER <= len(lone.autumn_line.calls) < OPEN_AFTER + step_threads.THREADS
         due = lone.fleet.one("SELECT COUNT(*) FROM orgs WHERE projection_due_ms <= :now", now=lone.clock.at_ms)
-        assert int(str(due)) >= len(names) - OPEN_AFTER - crew.THREADS, "what was not asked stays due"
+        assert int(str(due)) >= len(names) - OPEN_AFTER - step_threads.THREADS, "what was not asked stays due"
         lone.autumn_line.cut = None
         lone.clock.at_ms += OPEN_FOR_MS
         lone.grant(names[0], 100)
@@ -101,7 +103,7 @@ def test_all_who_ask_together_make_so_many_calls_and_no_more(lone: House) -> Non
 
 
 def test_orders_that_wait_have_an_end(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "MAX_ORDERS", 3)
+    monkeypatch.setattr(step_threads, "MAX_ORDERS", 3)
     halted(lone, 3)
     lone.fleet.assign("acme", provider="embedded", from_ms=T0)
 

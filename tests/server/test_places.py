@@ -16,10 +16,10 @@ from uvicorn.server import ServerState
 
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
-from drawdown.server import connection, listen
-from drawdown.server.callers import caller_of, proxies
-from drawdown.server.connection import Places, protocol
-from drawdown.server.frame import Frame
+from drawdown.server.http import connection, listen
+from drawdown.server.http.callers import caller_of, proxies
+from drawdown.server.http.connection import Places, protocol
+from drawdown.server.http.limits import Frame
 from tests.world import T0
 
 LARGE = b"x" * 5_000_000

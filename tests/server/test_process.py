@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from drawdown.schema.clock import SystemClock
-from drawdown.server.signing import Signed, signature
+from drawdown.server.http.signing import Signed, signature
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import serving_in_thread

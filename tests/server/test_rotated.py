@@ -14,12 +14,12 @@ import httpx
 import sqlalchemy as sa
 from svix.webhooks import Webhook
 
-from drawdown.cli.times import show_time
+from drawdown.cli.parsing import show_time
 from drawdown.providers.http import Call, HttpResult
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.schema.units import DAY_MS
-from drawdown.server.signing import Signed, signature
+from drawdown.server.http.signing import Signed, signature
 from tests.acceptance.commands import SCRIPT, drawdown, environment
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import HANGS_S, home_autumn, serving_in_thread

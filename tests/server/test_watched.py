@@ -10,10 +10,10 @@ from openapi_spec_validator import validate
 
 from drawdown.providers.http import NotSent
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.server.frame import Buckets
-from drawdown.server.metrics import render
+from drawdown.server.http.limits import Buckets
+from drawdown.server.metrics.metrics import render
 from drawdown.server.services import ServerSettings
-from drawdown.worker import runner
+from drawdown.worker.engine import runner
 from drawdown.worker.watch import Watcher, watch
 from tests.server.house import Caller, House, served
 from tests.world import T0
@@ -192,8 +192,8 @@ def test_what_fails_here_says_nothing_of_itself(lone: House, monkeypatch: pytest
         def broken(*_given: object) -> None:
             raise RuntimeError("a secret of somebody's")
 
-        monkeypatch.setattr("drawdown.server.health.require_ready", broken)
-        monkeypatch.setattr("drawdown.server.webhooks.apply_notices", broken)
+        monkeypatch.setattr("drawdown.server.api.health.require_ready", broken)
+        monkeypatch.setattr("drawdown.server.api.webhooks.apply_notices", broken)
         assert (await caller.get("/readyz")).status_code == 503
         answer = await caller.hook("autumn", *lone.autumn_hook("acme"))
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
@@ -204,7 +204,7 @@ def test_what_fails_here_says_nothing_of_itself(lone: House, monkeypatch: pytest
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drawdown.server.bodies.BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("drawdown.server.http.bodies.BODY_TIMEOUT_S", 0.05)
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"{"

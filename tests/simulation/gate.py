@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from drawdown.schema.units import SECOND_MS
-from drawdown.server.errors import ApiError
+from drawdown.server.http.errors import ApiError
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.oracle import EXEMPT
 from tests.simulation.server import Died, Server

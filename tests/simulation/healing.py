@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.decide import CLOCKS_APART_MS
-from drawdown.worker.provider_states import resume
-from drawdown.worker.reconcile import Reconciled
-from drawdown.worker.report import Report
-from drawdown.worker.stops import release_org
+from drawdown.worker.catalog.terms import resume
+from drawdown.worker.push.outcome import CLOCKS_APART_MS
+from drawdown.worker.reconcile.reconcile import Reconciled
+from drawdown.worker.seal.stops import release_org
+from drawdown.worker.views.tick_report import Report
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.gate import ask
 from tests.simulation.invariants import check

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from drawdown.providers.protocol import CustomerState
-from drawdown.worker.context import Context
-from drawdown.worker.effects import Effect, Push, ReadCustomers, SendHalts, Transaction
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Effect, Push, ReadCustomers, SendHalts, Transaction
 from tests.simulation.server import Asked, Reading
 from tests.simulation.stepping import Task, Worker
 from tests.simulation.world import World

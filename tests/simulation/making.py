@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
 from drawdown.server.services import ServerSettings
-from drawdown.worker.assignments import assign
-from drawdown.worker.context import LEASE_MS, Context
-from drawdown.worker.decide import CLOCKS_APART_MS, safe_retention_ms
-from drawdown.worker.features import install_defaults
-from drawdown.worker.provider_rates import POLICIES, set_rate, set_when_down
-from drawdown.worker.shard import NewOrgs, Shard
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.push.outcome import CLOCKS_APART_MS, safe_retention_ms
+from drawdown.worker.verdict.rates import POLICIES, set_rate, set_when_down
 from tests.simulation.actions import CELLS, ORGS, STRANGERS
 from tests.simulation.faults import INTENSITIES, Faults
 from tests.simulation.operators import customer_at, said

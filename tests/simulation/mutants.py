@@ -19,10 +19,13 @@ import structlog
 
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
-from drawdown.worker import corrections, dispatch, project, projection, push, requests, seal_statements, standing
-from drawdown.worker import seal_sql as sql
-from drawdown.worker.effects import Transaction
-from drawdown.worker.mapping import FOREVER_MS, segments
+from drawdown.worker.catalog.mapping import FOREVER_MS, segments
+from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.halts import dispatch
+from drawdown.worker.push import push, request, void
+from drawdown.worker.seal import queries as sql
+from drawdown.worker.seal import statements
+from drawdown.worker.verdict import judge_read, org_row, project
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
@@ -37,7 +40,7 @@ def _keys(patches: Patches, change: Callable[[str, int], str]) -> None:
     def wrong(key: str, customer: str, feature: str, quantity: int, ts: int, attempt: int) -> PushRequest:
         return PushRequest(change(key, attempt), customer, feature, quantity, ts, attempt)
 
-    patches.put(requests, "PushRequest", wrong)
+    patches.put(request, "PushRequest", wrong)
 
 
 def _claim_not_committed(patches: Patches) -> None:
@@ -45,20 +48,20 @@ def _claim_not_committed(patches: Patches) -> None:
 
 
 def _dirty_deleted_before_sealing(patches: Patches) -> None:
-    right = seal_statements.Statements.run
+    right = statements.Statements.run
 
-    def wrong(self: seal_statements.Statements, statement: str, **values: int) -> Any:
+    def wrong(self: statements.Statements, statement: str, **values: int) -> Any:
         if statement is sql.SCAN_DIRTY:
             right(self, sql.FORGET_DIRTY)
         return right(self, statement, **values)
 
-    patches.put(seal_statements.Statements, "run", wrong)
+    patches.put(statements.Statements, "run", wrong)
 
 
 def _mapping_of_today(patches: Patches) -> None:
     right = segments
     patches.put(
-        seal_statements,
+        statements,
         "segments",
         lambda rows: [replace(one, start_ms=0) for one in right(rows) if one.end_ms == FOREVER_MS],
     )
@@ -81,12 +84,12 @@ def _pending_never_cleared(patches: Patches) -> None:
 
 
 def _halted_at_rewritten(patches: Patches) -> None:
-    right = standing.row_of
+    right = org_row.row_of
 
     def wrong(org: Any, new: Any, at: Any, due: Any) -> Any:
         return {**right(org, new, at, due), "since": at.now_ms if new.is_halted else None}
 
-    patches.put(projection, "row_of", wrong)
+    patches.put(judge_read, "row_of", wrong)
 
 
 def _older_read_overwrites(patches: Patches) -> None:
@@ -157,7 +160,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "assignment of now used for old windows": lambda p: p.text(sql, "SEAL", _BILLER, _OPEN),
     "pending usage never cleared": _pending_never_cleared,
     "carry forgotten by the seal": lambda p: p.text(sql, "CARRY", "HAVING SUM(sealed_qty - sent_qty) <> 0", "HAVING 0"),
-    "carry forgotten by a void": lambda p: p.put(corrections, "void_many", _void_without_carry(corrections.void_many)),
+    "carry forgotten by a void": lambda p: p.put(void, "void_many", _void_without_carry(void.void_many)),
     "arrivals of a stopped organisation lost": lambda p: p.text(sql, "STOPPED_IS_DIRTY", "WHERE ", "WHERE 0 AND "),
     "strangers in a bucket behind the pack lost": lambda p: p.text(
         sql, "STRANGERS_BEHIND", "WHERE s.ts", "WHERE 0 AND s.ts"

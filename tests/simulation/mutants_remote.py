@@ -8,34 +8,18 @@ from dataclasses import replace
 from types import CodeType, ModuleType
 from typing import Any, Final
 
-from drawdown.providers import autumn, autumn_events, autumn_wire, stripe, stripe_wire
-from drawdown.providers.protocol import (
-    Absent,
-    Accepted,
-    Duplicate,
-    Found,
-    PushRequest,
-    Queued,
-    Rejected,
-    Unknown,
-)
-from drawdown.worker import (
-    adopt,
-    assignments,
-    balances,
-    confirm,
-    confirm_drawn,
-    decide,
-    notices,
-    push,
-    push_sql,
-    reconcile_drawn,
-    reconcile_over,
-    reconcile_short,
-    seal_statements,
-)
-from drawdown.worker import seal_sql as sql
-from drawdown.worker.decide import Settlement, Void, settle
+from drawdown.providers import autumn, stripe
+from drawdown.providers.autumn import events, wire
+from drawdown.providers.protocol import Absent, Accepted, Duplicate, Found, PushRequest, Queued, Rejected, Unknown
+from drawdown.providers.stripe import wire as stripe_wire
+from drawdown.worker.commands import assignments
+from drawdown.worker.push import adopt, balances, lookup, lookup_drawn, notices, push, queries
+from drawdown.worker.push import outcome as decide
+from drawdown.worker.push.outcome import Settlement, Void, settle
+from drawdown.worker.reconcile import balances as reconcile_drawn
+from drawdown.worker.reconcile import over, short
+from drawdown.worker.seal import queries as sql
+from drawdown.worker.seal import statements
 
 
 def _names_used(module: ModuleType) -> set[str]:
@@ -106,7 +90,7 @@ def _looked_up(patches: Patches, wrong: Callable[[Any, Any, int, Any], Any]) -> 
         answer = wrong(found, asked, now_ms, capabilities)
         return right(found, asked, now_ms, capabilities) if answer is None else answer
 
-    patches.put(confirm, "after_lookup", mutant)
+    patches.put(lookup, "after_lookup", mutant)
 
 
 def _void_at_once(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
@@ -123,13 +107,13 @@ def _any_quantity(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any
 
 
 def _lookups_mixed_up(patches: Patches) -> None:
-    right = confirm.fetch_lookups
+    right = lookup.fetch_lookups
 
     def wrong(looking: Any, left: Any) -> Any:
         found = yield from right(looking, left)
         return dict(zip(found, list(found.values())[::-1], strict=True))
 
-    patches.put(confirm, "fetch_lookups", wrong)
+    patches.put(lookup, "fetch_lookups", wrong)
 
 
 def _sent_to_stripe(patches: Patches, change: Callable[[PushRequest], PushRequest]) -> None:
@@ -152,22 +136,22 @@ def _unit_forgotten(patches: Patches) -> None:
 
 
 def _units_not_sealed(patches: Patches) -> None:
-    right = seal_statements._sent_sql
+    right = statements._sent_sql
     patches.put(
-        seal_statements,
+        statements,
         "_sent_sql",
         lambda found, carrying: right({name: replace(can, units={}) for name, can in found.items()}, carrying),
     )
 
 
 def _uncharged_is_fine(patches: Patches) -> None:
-    right = autumn_wire._of_success
+    right = wire._of_success
 
     def wrong(request: Any, answer: Any, now_ms: int) -> Any:
         got = right(request, answer, now_ms)
         return Accepted() if isinstance(got, Rejected) else got
 
-    patches.put(autumn_wire, "_of_success", wrong)
+    patches.put(wire, "_of_success", wrong)
 
 
 def _any_200_is_fine(patches: Patches) -> None:
@@ -197,7 +181,7 @@ def _adopts_twice(patches: Patches) -> None:
         right(connection, row, *rest, **more)
         right(connection, row, *rest, **more)
 
-    patches.put(reconcile_over, "adopt_excess", wrong)
+    patches.put(over, "adopt_excess", wrong)
     patches.put(reconcile_drawn, "adopt_excess", wrong)
 
 
@@ -206,10 +190,10 @@ def _balance_not_asked(patches: Patches) -> None:
 
     def weigh(*rest: Any) -> Any:
         yield from ()
-        return confirm_drawn.Weighed()
+        return lookup_drawn.Weighed()
 
-    patches.put(confirm, "weigh", weigh)
-    patches.put(reconcile_short, "_charged", lambda *rest: frozenset())
+    patches.put(lookup, "weigh", weigh)
+    patches.put(short, "_charged", lambda *rest: frozenset())
 
 
 def _top_ups_forgotten(patches: Patches) -> None:
@@ -238,7 +222,7 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "keys expire only as a tick begins": lambda p: p.text(push, "CLAIM", _OLDEST, "AND :oldest_attempt IS NOT NULL"),
     "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: None),
     "wire key not kept": lambda p: p.put(push, "_keep_wire_keys", lambda connection, hashed: None),
-    "paused provider still sent": lambda p: p.text(push, "CLAIM", f"AND {push_sql.PAUSED} = 0", ""),
+    "paused provider still sent": lambda p: p.text(push, "CLAIM", f"AND {queries.PAUSED} = 0", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,
     "units of single features not sealed": _units_not_sealed,
     "whole units carried for ever": lambda p: p.text(
@@ -250,7 +234,7 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "customer filled in, usage left pending": lambda p: p.put(assignments, "_mend", lambda *rest: (0, 0)),
     "voided without asking the balance": _balance_not_asked,
     "top-ups that were told are not remembered": _top_ups_forgotten,
-    "null deductions taken as unreadable": lambda p: p.put(autumn_events, "_applied", autumn_wire.deducted),
+    "null deductions taken as unreadable": lambda p: p.put(events, "_applied", wire.deducted),
     "reconcile voids what merely lags": _no_lag,
     "reconcile adopts twice": _adopts_twice,
 }

@@ -6,34 +6,36 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from drawdown.providers.protocol import Absent
-from drawdown.worker import confirm, decide, incarnation, push, recover, seal_statements
-from drawdown.worker.decide import Void
+from drawdown.worker.history import incarnation, recover
+from drawdown.worker.push import lookup, outcome, push
+from drawdown.worker.push.outcome import Void
+from drawdown.worker.seal import statements
 from tests.simulation.mutants_remote import Patches
 
 
 def _absent_is_void(patches: Patches) -> None:
-    right = decide.after_lookup
+    right = outcome.after_lookup
 
     def wrong(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any:
         end = right(found, asked, now_ms, capabilities)
         sent = isinstance(found, Absent) and asked.lost and getattr(end, "state", "") == "due"
         return Void("absent") if sent else end
 
-    patches.put(confirm, "after_lookup", wrong)
+    patches.put(lookup, "after_lookup", wrong)
 
 
 def _another_history_settled(patches: Patches) -> None:
-    for module in (push, confirm, seal_statements):
+    for module in (push, lookup, statements):
         patches.put(module, "require_same", lambda connection, known: None)
 
 
 RESTORE: Final[dict[str, Callable[[Patches], None]]] = {
     "the witness is ignored": lambda p: p.put(incarnation, "difference", lambda connection, found, witness: None),
     "lost windows' pushes start as due": lambda p: p.put(
-        seal_statements, "_lost_sql", lambda *rest: ("1 = 0", "ELSE 'due'")
+        statements, "_lost_sql", lambda *rest: ("1 = 0", "ELSE 'due'")
     ),
     "absent in a lost history, voided instead of sent": _absent_is_void,
     "recover forgets open due pushes": lambda p: p.put(recover, "_ask_first", lambda *rest: (0, 0)),
     "a tick goes on in another history": _another_history_settled,
-    "what a lookup found keeps no name": lambda p: p.put(confirm, "_known_there", lambda c, row, capabilities: row),
+    "what a lookup found keeps no name": lambda p: p.put(lookup, "_known_there", lambda c, row, capabilities: row),
 }

@@ -9,8 +9,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerState, ReadFailed
-from drawdown.server import gate, webhooks
-from drawdown.worker import dispatch, project, projection, watch
+from drawdown.server.api import gate, webhooks
+from drawdown.worker import watch
+from drawdown.worker.halts import dispatch
+from drawdown.worker.verdict import judge_read, project
 from tests.simulation.mutants_remote import Patches
 
 
@@ -64,7 +66,7 @@ def _one_failure_is_enough(patches: Patches) -> None:
 
 
 def _unread_is_zero(patches: Patches) -> None:
-    right = projection.said
+    right = judge_read.said
 
     def wrong(states: Any, customer_id: str) -> Any:
         state = right(states, customer_id)

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.assignments import assign, cancel
-from drawdown.worker.corrections import retry, void, withdraw
-from drawdown.worker.features import map_size
-from drawdown.worker.incarnation import HistoryDoubted
-from drawdown.worker.orgs import Said, end_override, halt, override
-from drawdown.worker.replay_plan import Plan, Scope, plan
-from drawdown.worker.stops import release_org, stop_org
+from drawdown.worker.commands.assignments import assign, cancel
+from drawdown.worker.commands.features import map_size
+from drawdown.worker.commands.orgs import Said, end_override, halt, override
+from drawdown.worker.history.incarnation import HistoryDoubted
+from drawdown.worker.push.void import retry, void, withdraw
+from drawdown.worker.replay.plan import Plan, Scope, plan
+from drawdown.worker.seal.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action
 from tests.simulation.invariants import is_closed
 from tests.simulation.oracle import EXEMPT, Assignment, Rule

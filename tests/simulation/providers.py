@@ -31,7 +31,7 @@ from drawdown.providers.protocol import (
     WebhookRefused,
 )
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.effects import ANSWERED, HaltRequest
+from drawdown.worker.engine.effects import ANSWERED, HaltRequest
 
 MEMORY: Final = "memory"
 WHOLE: Final = "whole"

@@ -20,11 +20,11 @@ from typing import Any, Final, Protocol
 
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.effects import Transaction
-from drawdown.worker.incarnation import Witness
-from drawdown.worker.orgs import Said
-from drawdown.worker.provider_states import paused
-from drawdown.worker.recover import Recovered, recover
+from drawdown.worker.catalog.terms import paused
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.history.incarnation import Witness
+from drawdown.worker.history.recover import Recovered, recover
 from tests.emulators.autumn import LOSS_FAULTS
 from tests.simulation.actions import insert_again
 from tests.simulation.invariants import is_closed

@@ -16,13 +16,13 @@ from typing import Any, Final, Protocol, TypeVar
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Provider
-from drawdown.server.crew import THREADS, Crew, _read_again
-from drawdown.server.gate import Gate
+from drawdown.server.api.gate import Gate
+from drawdown.server.http.threads import Threads
 from drawdown.server.services import Hands, ServerSettings, Services
-from drawdown.server.threads import Threads
-from drawdown.worker.context import Context
-from drawdown.worker.effects import Steps, Transaction
-from drawdown.worker.shard import Shard
+from drawdown.server.step_threads import THREADS, Crew, _read_again
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.shard import Shard
 from tests.simulation.loop import Loop
 from tests.simulation.stepping import Task, Time, Worker, WorkerClock
 

@@ -89,9 +89,9 @@ def _asked(world: World, provider: str, customer: str) -> tuple[int | None, int 
 
 def _verified(world: World) -> list[str]:
     """`drawdown verify` has to agree, where this tree has it."""
-    if importlib.util.find_spec("drawdown.worker.verify") is None:
+    if importlib.util.find_spec("drawdown.worker.verify.verify") is None:
         return []
-    verify = importlib.import_module("drawdown.worker.verify").verify
+    verify = importlib.import_module("drawdown.worker.verify.verify").verify
     told = [f"verify: {breach}" for breach in world.read(verify).breaches]
     if any(world.faults.counts[kind] for kind in ("clock_skew", "clock_hour", "clock_days")):
         # It compares moments that different clocks wrote; where clocks were wrong, order cannot be read from them.

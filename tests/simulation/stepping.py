@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.context import Context
-from drawdown.worker.effects import Effect, Steps, Together
-from drawdown.worker.shard import Shard
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Effect, Steps, Together
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.watch import Watcher
 
 

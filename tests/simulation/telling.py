@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from drawdown.worker.effects import Effect, LookUp, Push, ReadCustomers, ReadDrawn, ReadTotals, SendHalts, Transaction
+from drawdown.worker.engine.effects import (
+    Effect,
+    LookUp,
+    Push,
+    ReadCustomers,
+    ReadDrawn,
+    ReadTotals,
+    SendHalts,
+    Transaction,
+)
 from tests.simulation.server import Reading
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drawdown.worker import seal_sql as sql
+from drawdown.worker.seal import queries as sql
 from tests.simulation import mutants, mutants_worlds
 from tests.simulation.mutants import MUTANTS, hunt, planted
 from tests.simulation.mutants_worlds import SEEN_AT, SLOW

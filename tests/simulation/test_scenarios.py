@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from drawdown.schema.units import WINDOW_MS, horizon
-from drawdown.worker.assignments import assign
-from drawdown.worker.context import Context
-from drawdown.worker.effects import Effect, Push, Steps
-from drawdown.worker.features import install_defaults
-from drawdown.worker.push import push
-from drawdown.worker.seal import seal
-from drawdown.worker.seal_statements import SealRequest
-from drawdown.worker.shard import Shard
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Effect, Push, Steps
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.push.push import push
+from drawdown.worker.seal.seal import seal
+from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
 from tests.simulation.actions import insert
 from tests.simulation.faults import Faults

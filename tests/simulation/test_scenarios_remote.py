@@ -13,20 +13,20 @@ from drawdown.providers.http import Call
 from drawdown.providers.protocol import Absent
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
-from drawdown.worker.assignments import assign, cancel
-from drawdown.worker.confirm import confirm
-from drawdown.worker.context import Context
-from drawdown.worker.corrections import resolve_accepted, withdraw
-from drawdown.worker.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
-from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import Said
-from drawdown.worker.push import push
-from drawdown.worker.reconcile import Scope, reconcile
-from drawdown.worker.seal import seal
-from drawdown.worker.seal_statements import SealRequest
-from drawdown.worker.shard import Shard
+from drawdown.worker.commands.assignments import assign, cancel
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.push.lookup import confirm
+from drawdown.worker.push.push import push
+from drawdown.worker.push.void import resolve_accepted, withdraw
+from drawdown.worker.reconcile.reconcile import Scope, reconcile
+from drawdown.worker.seal.seal import seal
+from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
-from drawdown.worker.verify import verify
+from drawdown.worker.verify.verify import verify
 from tests.simulation.actions import insert
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import check

@@ -8,12 +8,12 @@ import pytest
 
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.server.services import ServerSettings
-from drawdown.worker.assignments import assign
-from drawdown.worker.context import Context
-from drawdown.worker.credit import grant
-from drawdown.worker.effects import Transaction
-from drawdown.worker.features import install_defaults
-from drawdown.worker.orgs import override
+from drawdown.worker.commands.assignments import assign
+from drawdown.worker.commands.credit import grant
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.commands.orgs import override
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.tick import tick
 from tests.simulation.faults import Faults
 from tests.simulation.gate import Question, ask

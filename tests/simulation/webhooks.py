@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from drawdown.providers.stripe_wire import key_of
+from drawdown.providers.stripe.wire import key_of
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
-from drawdown.server.errors import ApiError
-from drawdown.server.webhooks import take
+from drawdown.server.api.webhooks import take
+from drawdown.server.http.errors import ApiError
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.providers import AUTUMN, STRIPE
 from tests.simulation.remote import Remote, Stripe

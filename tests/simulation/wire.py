@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Outcome, PushRequest, Rejected, RetryAt
 from drawdown.schema.database import read
-from drawdown.worker.effects import HaltRequest
+from drawdown.worker.engine.effects import HaltRequest
 
 _OUTBOX = """
 SELECT p.key, p.customer_id, p.feature, p.sent_qty, p.window_ms, p.provider, p.state, p.revision, p.org_id, p.wire_key,

@@ -36,8 +36,8 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import CONFLICT_TRIES, read, write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.calls import by_customer
-from drawdown.worker.effects import (
+from drawdown.worker.engine.calls import by_customer
+from drawdown.worker.engine.effects import (
     NOT_SENT,
     Effect,
     HaltRequest,
@@ -52,7 +52,7 @@ from drawdown.worker.effects import (
     SendHalts,
     Transaction,
 )
-from drawdown.worker.incarnation import Witness
+from drawdown.worker.history.incarnation import Witness
 from tests.simulation.database import in_conflict, new_database
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle, Sample
@@ -332,7 +332,7 @@ class World:
                 return self._push_each(provider, [batch[place] for place in places])
 
     def _look_up(self, provider: str, asked: Sequence[PushRequest]) -> list[LookupResult]:
-        """As `worker.calls` does it: what one call answers is asked together."""
+        """As `worker.engine.calls` does it: what one call answers is asked together."""
         if provider not in self.remote:
             return self._read_each(provider, "lookup", [(one,) for one in asked])
         found: dict[int, LookupResult] = {}
@@ -360,8 +360,8 @@ class World:
                 self.faults.note("key_expired")
 
     def _call_each(self, provider: str, batch: Sequence[PushRequest], over: Over) -> list[Outcome]:
-        """As `worker.calls` does it: a call for each, in any order, none once the claim has run out. What goes wrong
-        with each is the network's and the emulator's."""
+        """As `worker.engine.calls` does it: a call for each, in any order, none once the claim has run out. What goes
+        wrong with each is the network's and the emulator's."""
         answers = dict[int, Outcome]()
         for place in self.rng.sample(range(len(batch)), len(batch)):
             if over():

@@ -18,7 +18,8 @@ from drawdown.ledger.wallet import Charge, Usage
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker import credit, mirror
+from drawdown.worker.commands import credit
+from drawdown.worker.push import wallet_mirror
 from tests.stateful.template import fresh
 from tests.world import T0, Fleet
 
@@ -165,8 +166,8 @@ class Ledger(RuleBasedStateMachine):
         push = SimpleNamespace(
             key=key, customer_id=customer, feature="compute_1gb", sent_qty=quantity, window_ms=self.fleet.clock.at_ms
         )
-        write(self.engine, lambda c: mirror.draw(c, [mirror.usage_of(push)], push.window_ms))
-        use = mirror.usage_of(push)
+        write(self.engine, lambda c: wallet_mirror.draw(c, [wallet_mirror.usage_of(push)], push.window_ms))
+        use = wallet_mirror.usage_of(push)
         name = self.standing(use.key)
         if any(owner == customer for owner, _ in self.granted.values()) and name not in self.charged:
             amount = self.price(use)
@@ -192,7 +193,7 @@ class Ledger(RuleBasedStateMachine):
             sent_qty=use.quantity,
             window_ms=use.ts,
         )
-        write(self.engine, lambda c: mirror.give_back(c, [push], self.fleet.clock.at_ms))
+        write(self.engine, lambda c: wallet_mirror.give_back(c, [push], self.fleet.clock.at_ms))
         found = self.charged.get(self.standing(use.key))
         if found is not None:
             use, amount = found

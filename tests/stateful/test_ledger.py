@@ -15,7 +15,8 @@ from drawdown.ledger import wallet
 from drawdown.ledger.rates import Rate, price
 from drawdown.ledger.wallet import Charge, Usage
 from drawdown.schema.database import read, write
-from drawdown.worker import credit, mirror
+from drawdown.worker.commands import credit
+from drawdown.worker.push import wallet_mirror
 from tests.stateful.ledger import Ledger
 from tests.stateful.scale import scale, until_red
 from tests.world import T0, Fleet
@@ -74,7 +75,7 @@ PLANTED: dict[str, tuple[object, str, Any, str]] = {
     "the newest rate for all usage": (wallet, "rate_for", _newest, f"{BALANCE}|{NO_PRICE}"),
     "a key of another account taken for the same": (
         wallet, "_said", lambda use: ("", use.feature, use.quantity), "another use taken for the same"),
-    "given back twice": (mirror, "give_back", lambda c, pushes, now: wallet.charge(
+    "given back twice": (wallet_mirror, "give_back", lambda c, pushes, now: wallet.charge(
         c, [Usage(f"mirror:{p.key}:{now}", p.customer_id, p.feature, -p.sent_qty, p.window_ms) for p in pushes], now),
         f"charged as something else|{BALANCE}"),
 }  # fmt: skip
@@ -98,10 +99,10 @@ def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) ->
     fleet = Fleet(engine)
     write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.said, key="given", plan=None))
     push = SimpleNamespace(key="p", org_id="o", customer_id="c", feature="compute_1gb", sent_qty=3, window_ms=T0)
-    write(engine, lambda c: mirror.draw(c, [mirror.usage_of(push)], T0))
+    write(engine, lambda c: wallet_mirror.draw(c, [wallet_mirror.usage_of(push)], T0))
     write(engine, lambda c: credit.set_rate(c, "compute_1gb", 0, 1, fleet.said, from_ms=T0))
     for _ in range(2):
-        write(engine, lambda c: mirror.give_back(c, [push], T0))
+        write(engine, lambda c: wallet_mirror.give_back(c, [push], T0))
     assert read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro == 1_000
     assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 0
 
@@ -113,9 +114,9 @@ def test_what_was_given_back_is_drawn_again_where_it_is_billed_after_all(engine:
     seen = []
     for _ in range(3):
         for _ in range(2):  # each counts once
-            write(engine, lambda c: mirror.draw(c, [mirror.usage_of(push)], T0))
+            write(engine, lambda c: wallet_mirror.draw(c, [wallet_mirror.usage_of(push)], T0))
         seen.append(read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro)
         for _ in range(2):
-            write(engine, lambda c: mirror.give_back(c, [push], T0))
+            write(engine, lambda c: wallet_mirror.give_back(c, [push], T0))
         seen.append(read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro)
     assert seen == [700, 1_000] * 3

@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.worker import prune, seal_sql
+from drawdown.worker.commands import prune
+from drawdown.worker.seal import queries
 from tests.stateful.scale import asked_for_more, scale, until_red
 from tests.stateful.sealing import Sealing
 from tests.whole import share
@@ -16,21 +17,21 @@ from tests.whole import share
 OURS = "-sealed_qty"
 SEALED, PENDING = "sealed is not what the model says", "pending is not what the model says"
 PLANTED = {
-    "a push for nothing owed": (seal_sql, "SEAL", "HAVING SUM(quantity) <> 0", "", "nothing where nothing changed"),
+    "a push for nothing owed": (queries, "SEAL", "HAVING SUM(quantity) <> 0", "", "nothing where nothing changed"),
     "the watermark one window too far": (
-        seal_sql, "ADVANCE", "= :horizon WHERE", "= :horizon + 300000 WHERE", "the watermark is another one"),
-    "a withdrawal that is not taken out": (seal_sql, "WITHDRAWN_DIRTY", "-SUM(s.interval_s)", "0", SEALED),
+        queries, "ADVANCE", "= :horizon WHERE", "= :horizon + 300000 WHERE", "the watermark is another one"),
+    "a withdrawal that is not taken out": (queries, "WITHDRAWN_DIRTY", "-SUM(s.interval_s)", "0", SEALED),
     "a join that loses what is unassigned": (
-        seal_sql, "PENDING", "LEFT JOIN assignments a", "JOIN assignments a", PENDING),
+        queries, "PENDING", "LEFT JOIN assignments a", "JOIN assignments a", PENDING),
     "a carry that forgets what was over": (
-        seal_sql, "CARRY", "= carries.carry_qty + excluded", "= excluded", "the carry is not sealed less sent"),
+        queries, "CARRY", "= carries.carry_qty + excluded", "= excluded", "the carry is not sealed less sent"),
 }  # fmt: skip
 """Where, what is put in the place of what, and what the machine says of it."""
 RARE = {
     "late samples that make nothing dirty": (
-        seal_sql, "LATE_IS_DIRTY", "WHERE w", "WHERE 1 = 0 AND w", f"used and not sealable|{PENDING}"),
+        queries, "LATE_IS_DIRTY", "WHERE w", "WHERE 1 = 0 AND w", f"used and not sealable|{PENDING}"),
     "a void that is not subtracted": (
-        seal_sql, "SEAL", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", OURS, SEALED),
+        queries, "SEAL", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", OURS, SEALED),
     "a floor above what is pending": (
         prune, "_REACHABLE", "MIN(window_ms) FROM pending", "NULL FROM pending", "S4: a floor never moves"),
 }  # fmt: skip

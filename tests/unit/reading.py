@@ -5,13 +5,9 @@ from __future__ import annotations
 import io
 import json
 
-from drawdown.worker.sample_files import (
-    Record,
-    open_lines,
-    read_records,
-)
-from drawdown.worker.sample_rows import FIELDS, ImportOptions
-from drawdown.worker.sample_values import BadRow
+from drawdown.worker.sources.samples.files import Record, open_lines, read_records
+from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
+from drawdown.worker.sources.samples.values import BadRow
 
 NOW = 1_733_700_000_000
 HEADER = ",".join(FIELDS) + ",prompt\n"

@@ -14,10 +14,10 @@ import pytest
 from drawdown.providers.protocol import Accepted, Found, LookupResult, Outcome, PushRequest, RetryAt, Unknown
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
-from drawdown.worker.calls import MOST_UNSETTLED, Calls, by_customer
-from drawdown.worker.effects import LANES, LookUp, Push
-from drawdown.worker.flight import PORTION
-from drawdown.worker.lines import AT_ONCE, PACED_MS
+from drawdown.worker.engine.calls import MOST_UNSETTLED, Calls, by_customer
+from drawdown.worker.engine.effects import LANES, LookUp, Push
+from drawdown.worker.engine.flight import PORTION
+from drawdown.worker.engine.lines import AT_ONCE, PACED_MS
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0
 
@@ -109,7 +109,7 @@ def test_of_all_that_is_sent_and_not_written_down_there_is_an_end(at_once: int) 
 
 
 def test_once_time_is_up_nothing_is_begun_and_what_hangs_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drawdown.worker.calls.LAST_ANSWERS_S", 0.05)
+    monkeypatch.setattr("drawdown.worker.engine.calls.LAST_ANSWERS_S", 0.05)
 
     async def work() -> None:
         provider, up = Slow(), False

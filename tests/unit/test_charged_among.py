@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from drawdown.worker.balances import charged_among
+from drawdown.worker.push.balances import charged_among
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
-from drawdown.worker.breaker import OPEN_AFTER, OPEN_FOR_MS, Breaker
-from drawdown.worker.decide import (
+from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS, Breaker
+from drawdown.worker.push.outcome import (
     Adopt,
     Asked,
     Overrides,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawdown.worker.mapping import MappingRow, resolve, rewrites, segments
+from drawdown.worker.catalog.mapping import MappingRow, resolve, rewrites, segments
 
 SIZES = st.integers(0, 12)
 rows = st.builds(

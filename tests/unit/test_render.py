@@ -10,7 +10,7 @@ import io
 import pytest
 from rich.console import Console
 
-from drawdown.cli.render import table
+from drawdown.cli.rendering import table
 
 KEY = "usage:organisation-of-some-length:1767225600000:compute_4gb:r1"
 TIME = "2026-01-01T00:00:00.123Z"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from drawdown.cli import secret_files, settings
-from drawdown.cli import state as states
-from drawdown.cli.secret_files import MAX_BYTES
-from drawdown.cli.state import State
+from drawdown.cli import app as states
+from drawdown.cli.app import State
+from drawdown.cli.settings import secret_files, settings
+from drawdown.cli.settings.secret_files import MAX_BYTES
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from drawdown.worker.reconcile_drawn import MOST_SUMS, sent_twice
+from drawdown.worker.reconcile.balances import MOST_SUMS, sent_twice
 
 
 @pytest.mark.parametrize(

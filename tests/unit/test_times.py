@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawdown.cli.main import global_options_first
-from drawdown.cli.metering import parse_shard
-from drawdown.cli.times import parse_credits, parse_time, parse_window, show_credits, show_time
+from drawdown.cli.nouns.tick import parse_shard
+from drawdown.cli.parsing import parse_credits, parse_time, parse_window, show_credits, show_time
 from drawdown.ledger.rates import Rate, price
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import BUCKETS, GRACE_MS, WINDOW_MS, horizon, next_window, push_key, window_of

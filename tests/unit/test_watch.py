@@ -9,7 +9,7 @@ import pytest
 
 from drawdown.providers.careful import sound
 from drawdown.providers.protocol import CustomerState, ReadFailed
-from drawdown.worker.decide import (
+from drawdown.worker.push.outcome import (
     FIRST_LOOK_MS,
     LAST_LOOK_MS,
     UNREAD_STOP_MS,
@@ -20,7 +20,7 @@ from drawdown.worker.decide import (
     unread_verdict,
     verdict,
 )
-from drawdown.worker.effective import Used, after_read, since_read, unseen
+from drawdown.worker.verdict.effective_balance import Used, after_read, since_read, unseen
 
 NOW = 1_767_225_600_000
 RUNS, HALTED = Verdict(False, None, 3), Verdict(True, "estimate", 3)

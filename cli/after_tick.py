@@ -1,0 +1,50 @@
+"""Watch rounds, one after another, each with what this process is given.
+
+Guarantee: a round that fails is logged, and the next one does its work; rounds of one process never overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import structlog
+
+from drawdown.cli.app import State
+from drawdown.cli.stopping import Stopping
+from drawdown.schema.errors import DrawdownError
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.breaker import Breaker
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.watch import Watched, Watcher, watch
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Rounds:
+    """One watch."""
+
+    state: State
+    shard: Shard
+    stopping: Stopping
+    watcher: Watcher = field(default_factory=Watcher)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    cell_breakers: dict[str, Breaker] = field(default_factory=dict)
+
+    def round(self) -> Watched:
+        self.state.read_files_again()
+        context = self.state.context()
+        context.shard = self.shard
+        context.stopping = self.stopping.is_set
+        context.breakers = self.breakers
+        context.cell_breakers = self.cell_breakers
+        return runner.run(watch(context, self.watcher), self.state.world())
+
+    def try_round(self) -> None:
+        """One round. What goes wrong is logged; the next round goes on from what is committed."""
+        try:
+            self.round()
+        except DrawdownError as error:
+            log.error("watch_failed", error=str(error), exit_status=error.exit_status)
+        except Exception:
+            log.exception("watch_failed")

@@ -1,0 +1,174 @@
+"""The composition root: what every command is given, put together in one place."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import sqlalchemy as sa
+import structlog
+from rich.console import Console
+
+from drawdown.cli.parsing import parse_time, parse_window
+from drawdown.cli.settings.settings import Settings
+from drawdown.providers import registry
+from drawdown.providers.http import Http
+from drawdown.providers.http.client import HttpClient
+from drawdown.providers.registry import Registry
+from drawdown.schema import ids
+from drawdown.schema.clock import Clock
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.migrate import require_ready
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.catalog import terms
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.runner import World
+from drawdown.worker.halts.cell_client import CellClient
+from drawdown.worker.history.incarnation import Witness, recognise
+from drawdown.worker.history.witness import WitnessFile
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+@dataclass
+class State:
+    """One invocation of the command line."""
+
+    settings: Settings
+    clock: Clock
+    json: bool = False
+    out: Console = field(default_factory=lambda: Console(soft_wrap=True))
+    err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True))
+    http: Http = field(default_factory=HttpClient)
+    _engine: sa.Engine | None = None
+    _registry: Registry | None = None
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The database as it is, migrated or not."""
+        if self._engine is None:
+            self._engine = connect(self.settings.database_url, self.settings.latest_database_url)
+        return self._engine
+
+    def ready(self) -> sa.Engine:
+        """The database, once it is known to have this program's schema."""
+        read(self.engine, require_ready)
+        return self.engine
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        return read(self.ready(), work)
+
+    def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
+        """Do it in one transaction. A database that was restored is noticed before, and not only by its next tick: what
+        may not be done on lost history is refused at once (R1)."""
+        engine = self.ready()
+        witness = self._recall(engine)
+
+        def noticed(connection: sa.Connection) -> T:
+            recognise(connection, witness, self.clock.now_ms())
+            return work(connection)
+
+        return write(engine, noticed, rollback=rollback)
+
+    def _recall(self, engine: sa.Engine) -> Witness | None:
+        """What this host remembers; nothing where this user may not read it: an order to halt must not fail by that."""
+        try:
+            return WitnessFile(self.settings.state_folder()).recall(engine)
+        except UsageError as error:
+            log.warning("witness_unreadable", reason=str(error))
+            return None
+
+    @property
+    def registry(self) -> Registry:
+        """The providers there are, and why others cannot be used."""
+        if self._registry is None:
+            self._registry = self._load()
+        return self._registry
+
+    def _load(self) -> Registry:
+        return registry.load(self.settings.of_providers(), self.clock, self.http, self.engine)
+
+    def read_files_again(self) -> None:
+        """Use what files of settings hold by now."""
+        self.settings.files.read_again()
+        self.renew()
+
+    def renew(self) -> bool:
+        """Use what files of settings held when this process read them last; whether that is something else. A provider
+        that cannot be used with it stays as it was."""
+        fresh = self.settings.as_files_say()
+        if fresh is self.settings:
+            return False
+        self.settings = fresh
+        if self._registry is not None:
+            made = self._load()
+            for name in set(made.broken) & set(self._registry.providers):
+                log.error("provider_not_renewed", provider=name, reason=made.broken[name])
+            self._registry = self._registry.renewed(made)
+        return True
+
+    def require_provider(self, name: str) -> str:
+        """A provider that can be used, or that bills nothing.
+
+        Errors: UnknownId for any other, with the nearest; Refused for one whose settings are wrong.
+        """
+        if name in self.registry.broken:
+            raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}")
+        ids.require_among(ids.PROVIDER, name, {*self.registry.providers, *EXEMPT_PROVIDERS})
+        return name
+
+    def known_provider(self, name: str) -> str:
+        """A provider to look for: also one that cannot be used, or billed somebody once and is gone from here.
+
+        Errors: UnknownId, with the nearest.
+        """
+        there = {*self.registry.providers, *self.registry.broken, *EXEMPT_PROVIDERS}
+        if name and name not in there and not self.read(lambda c: ids.is_known(c, ids.PROVIDER, name)):
+            ids.require_among(ids.PROVIDER, name, there)
+        return name
+
+    def world(self) -> World:
+        cells = CellClient(self.settings.cells(), self.clock)
+        witness = WitnessFile(self.settings.state_folder())
+        return World(self.ready(), self.registry.providers, cells, self.clock, self.http, witness)
+
+    def context(self) -> Context:
+        for name, why in self.registry.broken.items():
+            log.error("provider_broken", provider=name, reason=why)
+        dormant = {name for name, one in self.registry.providers.items() if one.dormant is not None}
+        made = Context(worker_name(), self.clock, self.registry.capabilities, dormant, self.registry.broken)
+        made.changed = self.read(lambda c: terms.changed(c, made.known()))
+        return made
+
+    def moment(self, text: str, option: str, zone: str = "UTC") -> int:
+        """A time that was typed, `2h` and `today` counted from this invocation's clock. Errors: UsageError."""
+        return parse_time(text, option, self.clock.now_ms(), zone)
+
+    def window(self, text: str | None, option: str) -> int | None:
+        """The same for a window's boundary. Errors: UsageError, for a moment between two as well."""
+        return None if text is None else parse_window(text, option, self.clock.now_ms())
+
+    def said(self, actor: str | None, reason: str | None) -> Said:
+        return Said(self.clock.now_ms(), actor or default_actor(), reason or "not given", "cli")
+
+
+def worker_name() -> str:
+    """Unlike any other worker's, also of the same machine: claims are told apart by it."""
+    return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
+
+
+def new_key() -> str:
+    """For a grant that was given none: unlike any other, so that two in one moment are two."""
+    return os.urandom(8).hex()
+
+
+def default_actor() -> str:
+    """The operating system's user."""
+    return os.environ.get("USER") or f"uid {os.getuid()}"

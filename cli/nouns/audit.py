@@ -1,0 +1,68 @@
+"""`drawdown audit`: what people did."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Page
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show, table
+from drawdown.worker.views.audit import VIAS, AuditFilter, list_deeds
+
+app = typer.Typer()
+
+
+@app.callback()
+def group() -> None:
+    """A noun, though it has one verb."""
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    actor: Annotated[str, typer.Option(help="Only what this person did")] = "",
+    action: Annotated[str, typer.Option(help="Only this, such as org_halt")] = "",
+    target: Annotated[str, typer.Option(help="Only to this organisation, customer, feature, push, …")] = "",
+    via: Annotated[str, typer.Option(help=f"Only through {', '.join(VIAS)}")] = "",
+    from_: Annotated[str | None, typer.Option("--from", help="From this time on")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Up to this time")] = None,
+    before: Annotated[int, typer.Option(min=0, help="Go on before this number: the last one of a page")] = 0,
+    most: Page = 100,
+) -> None:
+    """List what people changed, the newest first: when, who, what, why, and through what."""
+    state: State = context.obj
+    chosen = AuditFilter(
+        actor,
+        action,
+        target,
+        via,
+        0 if from_ is None else state.moment(from_, "--from"),
+        2**53 if to is None else state.moment(to, "--to"),
+    )
+    page = state.read(lambda c: list_deeds(c, chosen, before=before, most=most))
+    rows = [
+        (
+            one.action_id,
+            show_time(one.at_ms),
+            one.actor,
+            one.via,
+            one.action,
+            one.target,
+            one.reason,
+            _short(one.details),
+        )
+        for one in page.deeds
+    ]
+    columns = ("#", "at", "who", "through", "what", "to", "why", "details")
+    more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []
+    show(state, {"deeds": page.deeds, "next_before": page.next_before}, [table("Deeds", columns, rows), *more])
+
+
+def _short(details: dict[str, object]) -> str:
+    """What there is to say, on one line."""
+    told = {name: value for name, value in details.items() if value is not None}
+    return ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())[:200]

@@ -1,0 +1,74 @@
+"""`drawdown cell`: the hosts' control points that are told to halt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Actor, New, Reason
+from drawdown.cli.rendering import show, table
+from drawdown.schema import ids
+from drawdown.schema.errors import UsageError
+from drawdown.worker.commands import cells
+from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.sources.samples.values import is_clean_id
+
+app = typer.Typer()
+
+CellId = Annotated[str, typer.Argument(metavar="CELL", help="The cell's id")]
+
+
+@app.command("list")
+def list_(context: typer.Context) -> None:
+    """List cells."""
+    state: State = context.obj
+    allowed = state.settings.cells().allowed
+    found = [{**asdict(one), "allowed": origin(one.url) in allowed} for one in state.read(cells.list_cells)]
+    columns = ("cell", "url", "#running", "#halts due", "on the allow-list")
+    show(state, {"cells": found}, [table("Cells", columns, [tuple(one.values()) for one in found])])
+
+
+@app.command("set")
+def set_(
+    context: typer.Context,
+    cell: CellId,
+    url: Annotated[str, typer.Argument(help="Where it listens; /admin/halt-org is added")],
+    new: New = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Say where a cell listens. It is called only if DRAWDOWN_CELL_ORIGINS allows its origin."""
+    state: State = context.obj
+    said = state.said(actor, reason)
+    was = state.write(lambda c: cells.set_cell(c, cell, url, said, new=new))
+    settings = state.settings.cells()
+    why = settings.why_not(url)
+    note = "" if was is None else f"; before: {was}"
+    note += "" if why is None else f"; it will not be called yet: {why}"
+    result = {"cell_id": cell, "url": url, "was": was, "allowed": origin(url) in settings.allowed}
+    show(state, result, [f"{cell}: {url}{note}"])
+
+
+@app.command()
+def secret(context: typer.Context, cell: CellId, new: New = False) -> None:
+    """Print a cell's own secret, for whoever installs the cell. Nothing else that it is given signs its halts."""
+    state: State = context.obj
+    if not is_clean_id(cell):
+        raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")
+    state.read(lambda c: ids.require(c, ids.CELL, cell, new=new))
+    found = state.settings.cells().secrets_of(cell)
+    if not found:
+        raise UsageError("set DRAWDOWN_CELL_SECRET: each cell's own secret is made from it")
+    show(state, {"cell_id": cell, "secret": found[0]}, [found[0]])
+
+
+@app.command()
+def remove(context: typer.Context, cell: CellId, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Forget a cell that is gone. Refused while sandboxes or halts need it."""
+    state: State = context.obj
+    said = state.said(actor, reason)
+    was = state.write(lambda c: cells.remove_cell(c, cell, said))
+    show(state, {"cell_id": cell, "was": was}, [f"{cell}: removed; before: {was}"])

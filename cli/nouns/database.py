@@ -1,0 +1,114 @@
+"""`drawdown init`, `doctor`, `verify`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import State
+from drawdown.cli.nouns import doctor
+from drawdown.cli.options import Actor, only_with
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.audit import require_org
+from drawdown.schema.database import write
+from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.migrate import upgrade
+from drawdown.schema.roles import HOST, READ, WORKER, require_roles, script
+from drawdown.schema.roles import apply as apply_roles
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.verify.verify import stop_breached, verify
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("init")(init)
+    app.command("doctor")(doctor_)
+    app.command("verify")(verify_)
+
+
+def init(
+    context: typer.Context,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Only print the SQL of PostgreSQL's roles for hosts, readers and workers")
+    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="With --roles: make them, once the database is there")] = False,
+    actor: Actor = None,
+) -> None:
+    """Create the database, or bring it up to date; safe to repeat."""
+    state: State = context.obj
+    if apply and not roles:
+        raise UsageError("--apply makes the roles: use it with --roles")
+    if roles:
+        only_with(context, "--roles", "apply")
+        _roles(state, apply)
+        return
+    before = upgrade(state.engine)
+    said = state.said(actor, "drawdown init")
+    write(state.engine, lambda connection: install_defaults(connection, said))
+    what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
+    where = state.engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold secrets, too
+    lines = [f"{where}: {what}, schema {before.head}"]
+    if before.current is None:
+        lines += [
+            "Billed by default: memory of exactly 1, 4, 8, 16, 32 or 64 GB, in seconds (`drawdown feature list`).",
+            "Next: `drawdown import FILE`, `drawdown org assign --unassigned --from TIME`, `drawdown tick`.",
+        ]
+    show(state, {"database": where, "was": before.current, "schema": before.head}, lines)
+
+
+def _roles(state: State, apply: bool) -> None:
+    """Who may do what is the database's administrator's to decide: nothing of it happens unasked."""
+    require_roles(state.engine)
+    if apply:
+        apply_roles(state.engine)
+        names = [HOST, READ, WORKER]
+        show(state, {"roles": names}, [f"made, or brought up to date: {', '.join(names)}; make your logins members"])
+    else:
+        show(state, {"sql": script()}, script().splitlines())
+
+
+def doctor_(context: typer.Context) -> None:
+    """Say what is wrong with this set-up, and how to mend it."""
+    state: State = context.obj
+    findings = doctor.examine(state)
+    rows = [("ok" if f.ok else "WRONG", f.what, "" if f.ok else f.mend) for f in findings]
+    show(state, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(Exit.PERSON)
+
+
+def verify_(
+    context: typer.Context,
+    org: Annotated[list[str] | None, typer.Option(help="Only these organisations")] = None,
+    stop: Annotated[bool, typer.Option(help="Stop the pushes of an organisation with a breach")] = True,
+    actor: Actor = None,
+) -> None:
+    """Prove the nine invariants from the raw tables. A breach stops that organisation's pushes, and no other's."""
+    state: State = context.obj
+    for name in org or ():
+        state.read(partial(require_org, org_id=name))
+    found = state.read(lambda c: verify(c, orgs=org))
+    stopped: list[str] = []
+    if found.breaches and stop:
+        said = state.said(actor, "verify")
+        stopped = list(state.write(lambda c: stop_breached(c, found, said.now_ms, said.actor)))
+    rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
+    lines: list[str | Table] = [
+        "verified: " + ", ".join(f"{count:,} {what}" for what, count in found.checked.items()),
+        *(f"open, and no breach: {count:,} {what}" for what, count in found.open.items() if count),
+    ]
+    if rows:
+        title = f"BREACHES: {found.count:,}" + (f", the first {len(rows):,}" if found.count > len(rows) else "")
+        lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
+        lines += [f"stopped: {name}; mend it, then `drawdown org release {name} --reason …`" for name in stopped]
+    else:
+        lines.append("all nine invariants hold")
+    result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
+    result["newest_action"] = found.newest_action
+    show(state, {**result, "stopped": stopped}, lines)
+    if found.breaches:
+        raise typer.Exit(Exit.PERSON)

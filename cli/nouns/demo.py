@@ -1,0 +1,262 @@
+"""`drawdown demo`: a small fleet, metered from samples to a halt, on a database you may keep and try things on."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+import sqlalchemy as sa
+import structlog
+import typer
+from pydantic import SecretStr
+
+from drawdown.cli.app import State
+from drawdown.cli.nouns.demo_cell import DemoCell
+from drawdown.cli.nouns.tick import report_lines, run_tick
+from drawdown.cli.parsing import show_credits, show_time
+from drawdown.cli.rendering import table
+from drawdown.cli.settings.settings import Settings
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.errors import UsageError
+from drawdown.schema.migrate import upgrade
+from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_of
+from drawdown.worker.commands import assignments, credit
+from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.engine import runner
+from drawdown.worker.replay.plan import Scope, plan
+from drawdown.worker.replay.replay import replay
+from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.tick_report import Report
+
+FILE: Final = "drawdown-demo.db"
+WINDOWS: Final = 6
+SEED: Final = 7
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """An organisation of the demo: `boxes` sandboxes of `memory_mb`, and credit (in micro-credits) to begin with."""
+
+    name: str
+    boxes: int
+    memory_mb: int
+    credit_micro: int
+    plan: str
+
+
+TENANTS: Final = (
+    Tenant("acme", 40, 4096, 100 * MICRO, "team"),
+    Tenant("globex", 25, 8192, 200 * MICRO, "team"),
+    Tenant("initech", 10, 1024, MICRO, "hobby"),  # spent after a quarter of an hour
+    Tenant("hooli", 15, 16384, 500 * MICRO, "team"),
+)
+
+
+@dataclass
+class Demo:
+    """The fleet, and the clock that the demo turns."""
+
+    state: State
+    clock: FixedClock
+    cells: list[DemoCell] = field(default_factory=list)
+    samples: int = 0
+
+    def do(self, text: str, rows: list[dict[str, object]] | dict[str, object] | None = None) -> None:
+        self.state.write(lambda connection: connection.execute(sa.text(text), rows))
+
+    def rows(self, text: str) -> list[tuple[object, ...]]:
+        return self.state.read(lambda connection: [tuple(row) for row in connection.execute(sa.text(text))])
+
+    def say(self, text: str) -> None:
+        self.state.out.print(f"\n[bold]{text}[/bold]", highlight=False)
+
+    def tick(self) -> Report:
+        report = run_tick(self.state, self.state.context(), always=True)
+        for line in report_lines(report):
+            self.state.out.print(line, highlight=False)
+        return report
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo")(demo)
+
+
+def demo(
+    context: typer.Context,
+    file: Annotated[Path, typer.Option(help="The database it makes, anew each time")] = Path(FILE),
+) -> None:
+    """Meter a small fleet with two cells on this machine, run one organisation out of credit, and prove the result."""
+    given: State = context.obj
+    if file.exists() and not file.name.startswith("drawdown-demo"):
+        raise UsageError(f"{file} exists; the demo overwrites only files named drawdown-demo…")
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+    shutil.rmtree(f"{file}-state", ignore_errors=True)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # the tables tell it
+    clock = FixedClock(window_of(given.clock.now_ms()) - (WINDOWS + 2) * WINDOW_MS)
+    secret = secrets.token_hex(16)
+    settings = Settings(database_url=f"sqlite:///{file}", cell_secret=SecretStr(secret), state_dir=f"{file}-state")
+    made = Demo(State(settings, clock, out=given.out, err=given.err), clock)
+    try:
+        for step in STEPS:
+            step(made)
+    finally:
+        for cell in made.cells:
+            cell.close()
+
+
+def build_fleet(demo: Demo) -> None:
+    """A database, two cells on loopback, four organisations with credit."""
+    demo.say("1. A database, two cells (HTTP servers on loopback), four organisations with prepaid credit")
+    upgrade(demo.state.engine)
+    said = demo.state.said("demo", "the demo's fleet")
+    secrets_of = demo.state.settings.cells().secrets_of
+
+    def stop(cell: str, org: str) -> None:
+        demo.do(
+            "UPDATE sandboxes SET state = 'stopped' WHERE cell_id = :cell AND org_id = :org",
+            {"cell": cell, "org": org},
+        )
+
+    demo.cells = [DemoCell(name, secrets_of(name)[0], demo.clock, stop) for name in ("cell-1", "cell-2")]
+    demo.state.settings.cell_origins = ",".join(cell.url for cell in demo.cells)
+
+    def fill(connection: sa.Connection) -> None:
+        install_defaults(connection, said)
+        credit.set_plan_limit(connection, "team", 100, said)
+        credit.set_plan_limit(connection, "hobby", 10, said)
+        assignments.assign(connection, [tenant.name for tenant in TENANTS], "embedded", said, from_ms=demo.clock.at_ms)
+        for tenant in TENANTS:
+            name, amount = tenant.name, tenant.credit_micro
+            credit.grant(connection, name, amount, said, key=f"demo-{name}", plan=tenant.plan)
+
+    demo.state.write(fill)
+    demo.do(
+        "INSERT INTO cells (cell_id, url) VALUES (:id, :url)", [{"id": c.cell_id, "url": c.url} for c in demo.cells]
+    )
+    demo.do("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:box, :org, :cell, 'running')", boxes())
+    show_balances(demo)
+
+
+def boxes() -> list[dict[str, object]]:
+    """Every sandbox of the fleet, spread over both cells."""
+    return [
+        {"box": f"{tenant.name}-{n}", "org": tenant.name, "cell": f"cell-{n % 2 + 1}", "memory_mb": tenant.memory_mb}
+        for tenant in TENANTS
+        for n in range(tenant.boxes)
+    ]
+
+
+def use(demo: Demo) -> None:
+    """The hosts write a sample a minute for each sandbox."""
+    chance = random.Random(SEED)  # noqa: S311, a demo's jitter
+    start = demo.clock.at_ms
+    rows = [
+        {**box, "id": f"{box['box']}@{minute}", "ts": start + minute * MINUTE_MS + chance.randrange(MINUTE_MS)}
+        for minute in range(WINDOWS * 5)
+        for box in boxes()
+    ]
+    demo.clock.at_ms = start + WINDOWS * WINDOW_MS
+    demo.samples = len(rows)
+    demo.say(f"2. Half an hour of usage: the hosts insert {len(rows):,} samples, one a minute and sandbox")
+    demo.do(
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+        f"VALUES (:id, :org, :box, :cell, :memory_mb, 60, :ts, {demo.clock.at_ms})",
+        rows,
+    )
+
+
+def drain(demo: Demo) -> None:
+    """One tick: sealed, pushed, projected, dispatched."""
+    demo.say("3. `drawdown tick`: usage is sealed, pushed to the ledger, and verdicts reach the cells")
+    demo.clock.at_ms += GRACE_MS
+    demo.tick()
+    show_balances(demo)
+    told = [(c.cell_id, org, "signature verified, sandboxes stopped") for c in demo.cells for org, _ in c.received]
+    demo.state.out.print(table("What the cells were told", ("cell", "halt", "answer"), told))
+
+
+def late(demo: Demo) -> None:
+    """A host was cut off and delivers late."""
+    demo.say("4. A sample arrives late, for a window that is sealed already")
+    ts = demo.clock.at_ms - WINDOWS * WINDOW_MS
+    row: dict[str, object] = {"id": "late-1", "ts": ts, "now": demo.clock.at_ms}
+    demo.do(
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+        "VALUES (:id, 'acme', 'acme-0', 'cell-1', 4096, 42, :ts, :now)",
+        row,
+    )
+    demo.clock.at_ms += WINDOW_MS
+    demo.tick()
+    found = demo.rows("SELECT key, sealed_qty, state FROM pushes WHERE revision > 0")
+    demo.state.out.print(table("The window's difference, as its first revision", ("key", "#seconds", "state"), found))
+
+
+def again(demo: Demo) -> None:
+    """The on-call engineer replays everything."""
+    demo.say("5. `drawdown replay --all`: the whole range again")
+    begin = demo.clock.at_ms - (WINDOWS + 3) * WINDOW_MS
+    now = demo.clock.now_ms()
+    planned = demo.state.read(lambda c: plan(c, Scope(), begin, now - WINDOW_MS, now))
+    steps = replay(demo.state.context(), planned, demo.state.said("demo", "the demo"), dry_run=False)
+    found = runner.run(steps, demo.state.world())
+    demo.state.out.print(
+        f"{found.pushes} pushes: a replay bills only what is still owed, and nothing is", highlight=False
+    )
+
+
+def prove(demo: Demo) -> None:
+    """Verify, from the raw tables."""
+    demo.say("6. `drawdown verify`: the nine invariants, from the raw tables")
+    found = demo.state.read(verify)
+    if found.breaches:
+        raise AssertionError(f"the demo broke an invariant: {found.breaches[0]}")
+    used, billed = demo.rows("SELECT SUM(interval_s) FROM usage_samples"), demo.rows(
+        "SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'"
+    )  # fmt: skip
+    demo.state.out.print(
+        f"all hold; {int(str(used[0][0])):,} seconds used in {demo.samples + 1:,} samples, "
+        f"{int(str(billed[0][0])):,} seconds billed",
+        highlight=False,
+    )
+
+
+def next_steps(demo: Demo) -> None:
+    """What to try on the database that is left."""
+    url = demo.state.settings.database_url
+    demo.say(f"The database stays in {url.removeprefix('sqlite:///')}. Try (in .venv/bin if it is not on your PATH):")
+    key = demo.rows("SELECT key FROM pushes WHERE revision = 1")[0][0]
+    for what, command in (
+        ("how things stand", "status"),
+        ("one organisation", "org show initech"),
+        ("one push, from its samples to the ledger's answer", f"push show {key}"),
+        ("pay, and see it resume", "ledger grant initech 5 --reason paid && drawdown tick"),
+        ("take a sample back", "sample withdraw late-1 --reason 'wrong host' && drawdown tick"),
+        ("all commands", "--help"),
+    ):
+        demo.state.out.print(f"  drawdown {command:60} # {what}", highlight=False, markup=False)
+    demo.state.out.print(f"with: export DRAWDOWN_DATABASE_URL={url}", highlight=False)
+
+
+def show_balances(demo: Demo) -> None:
+    """The fleet in a table."""
+    found = demo.rows(
+        "SELECT o.org_id, a.plan, "
+        "(SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running'), "
+        "COALESCE((SELECT SUM(quantity) FROM ledger_entries e WHERE e.from_account = a.account_id), 0), "
+        "a.balance_micro, o.is_halted, o.halted_at FROM orgs o "
+        "JOIN ledger_accounts a ON a.account_id = 'wallet:' || o.org_id ORDER BY 1"
+    )
+    rows = [(o, p, n, q, show_credits(int(str(b))), bool(h), show_time(at)) for o, p, n, q, b, h, at in found]  # type: ignore[arg-type]
+    columns = ("org", "plan", "#running", "#seconds billed", "#credits left", "halted", "since")
+    demo.state.out.print(table("", columns, rows))
+
+
+STEPS: Final[tuple[Callable[[Demo], None], ...]] = (build_fleet, use, drain, late, again, prove, next_steps)

@@ -1,0 +1,230 @@
+"""What may be wrong with a set-up, and how to mend it. Guarantee: changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from drawdown.cli.app import State
+from drawdown.cli.parsing import lasting, show_time
+from drawdown.schema.database import read, sqlite_file
+from drawdown.schema.errors import DrawdownError
+from drawdown.schema.migrate import require_ready
+from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
+from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
+from drawdown.worker.halts.cell_client import SHARED, CellSettings
+from drawdown.worker.history.incarnation import read_incarnation
+from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
+from drawdown.worker.views.long_open import oldest_open
+
+MIN_SQLITE = (3, 37, 0)
+MIN_SECRET_CHARS = 16
+WITH_WEBHOOKS = ("autumn", "stripe")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    ok: bool
+    what: str
+    mend: str = ""
+
+
+def examine(state: State) -> list[Finding]:
+    """Look at everything a tick needs."""
+    try:
+        read(state.engine, require_ready)
+    except DrawdownError as error:
+        return [Finding(False, "the database", str(error))]
+    found = [Finding(True, f"the database has this program's schema ({state.engine.dialect.name})")]
+    checks: tuple[Callable[[State], Iterator[Finding]], ...] = (
+        _sqlite,
+        _witness,
+        _clock,
+        _open_for_long,
+        _ticks,
+        _watch,
+        _mapping,
+        _providers,
+        _cells,
+        _server,
+        _files,
+    )
+    for check in checks:
+        found += check(state)
+    return found
+
+
+def _sqlite(state: State) -> Iterator[Finding]:
+    if state.engine.dialect.name != "sqlite":
+        return
+    version = sqlite3.sqlite_version_info
+    yield Finding(
+        version >= MIN_SQLITE, f"SQLite {sqlite3.sqlite_version}", "needs 3.37 or newer: a newer Python has it"
+    )
+    file = sqlite_file(state.engine)
+    if file is not None:
+        try:
+            state.write(lambda _: None, rollback=True)
+            yield Finding(True, f"{file} can be written")
+            yield from _private(file, "600")
+        except DrawdownError as error:
+            yield Finding(False, f"{file}", str(error))
+
+
+def _witness(state: State) -> Iterator[Finding]:
+    folder = state.settings.state_folder()
+    mend = "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process"
+    try:
+        doubted = state.read(read_incarnation).doubted
+        WitnessFile(folder).recall(state.engine)
+        above = next(one for one in (folder, *folder.parents) if one.exists())
+        yield Finding(os.access(above, os.W_OK), f"what this host remembers is kept in {folder}", mend)
+        yield from _private(folder, "700")
+    except DrawdownError as error:
+        yield Finding(False, f"what this host remembers, in {folder}", str(error))
+        return
+    if doubted is not None:
+        yield Finding(False, f"the database's history is in doubt: {doubted}", "`drawdown recover --dry-run`")
+
+
+def _private(path: Path, mode: str) -> Iterator[Finding]:
+    """Found open by everybody; a group may be meant."""
+    if path.exists() and path.stat().st_mode & 0o007:
+        yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
+
+
+def _clock(state: State) -> Iterator[Finding]:
+    now = state.clock.now_ms()
+    skew = state.read(lambda c: abs(database_now(c, now) - now))
+    mend = "set both clocks right (NTP); a tick stops above 30 s"
+    yield Finding(skew <= MAX_SKEW_MS or state.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", mend)
+
+
+def _open_for_long(state: State) -> Iterator[Finding]:
+    """It holds up no tick, but what it inserted is not billed before it ends."""
+    oldest = state.read(oldest_open)
+    if oldest is not None and oldest.age_ms is None:
+        what = "how long transactions are open cannot be seen by this database user"
+        yield Finding(True, f"{what} (GRANT pg_monitor shows it)")
+    elif oldest is not None:
+        what = f"the oldest transaction: {oldest.who}, {lasting(oldest.age_ms or 0)}"
+        mend = "what it inserted is billed once it ends: end it, or have its program commit sooner"
+        yield Finding(not oldest.told, what, mend if oldest.told else "")
+
+
+def _ticks(state: State) -> Iterator[Finding]:
+    last = state.read(lambda c: c.execute(sa.text("SELECT MAX(finished_ms) FROM ticks")).scalar_one_or_none())
+    late = last is None or state.clock.now_ms() - int(last) > 3 * WINDOW_MS
+    mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` running"
+    yield Finding(
+        not late,
+        "no tick yet" if last is None else f"the last tick ended at {show_time(int(last))}",
+        mend if late else "",
+    )
+
+
+def _watch(state: State) -> Iterator[Finding]:
+    last, now = state.read(last_round_ms), state.clock.now_ms()
+    if last is None or now - last >= STOPPED_FOR_MS:  # ticks alone are a way to run it
+        yield Finding(True, "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)")
+        return
+    mend = "keep `drawdown watch` running beside the cron, or `drawdown run`"
+    yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
+
+
+def _mapping(state: State) -> Iterator[Finding]:
+    unrated = state.read(
+        lambda c: c.execute(
+            sa.text(
+                "SELECT DISTINCT m.feature FROM mappings m WHERE m.feature IS NOT NULL AND NOT EXISTS "
+                "(SELECT 1 FROM ledger_rates r WHERE r.feature = m.feature)"
+            )
+        ).scalars().all()
+    )  # fmt: skip
+    for feature in unrated:
+        what = f"the feature {feature} has no rate: no wallet is charged for it, whichever provider bills it"
+        yield Finding(False, what, f"`drawdown ledger rate {feature} --micro-credits N`")
+    if not unrated:
+        yield Finding(True, "every feature has a rate in the embedded ledger")
+
+
+def _providers(state: State) -> Iterator[Finding]:
+    used = state.read(
+        lambda c: c.execute(
+            sa.text("SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN :exempt")
+            .bindparams(sa.bindparam("exempt", sorted(EXEMPT_PROVIDERS), expanding=True))
+        ).scalars().all()
+    )  # fmt: skip
+    for name, why in state.registry.broken.items():
+        yield Finding(False, f"the provider {name}", why)
+    for name in used:
+        provider = state.registry.providers.get(name)
+        if name in state.registry.broken:
+            continue
+        if provider is None:
+            yield Finding(False, f"the provider {name} bills organisations", "its package is not installed here")
+        else:
+            mend = provider.dormant or ""
+            yield Finding(not mend, f"the provider {name} is {'dormant' if mend else 'ready'}", mend)
+
+
+def _cells(state: State) -> Iterator[Finding]:
+    cells = state.read(lambda c: [tuple(row) for row in c.execute(sa.text("SELECT cell_id, url FROM cells"))])
+    named = state.read(
+        lambda c: c.execute(
+            sa.text(
+                "SELECT DISTINCT cell_id FROM sandboxes WHERE state <> 'stopped' AND cell_id NOT IN "
+                "(SELECT cell_id FROM cells)"
+            )
+        ).scalars().all()
+    )  # fmt: skip
+    settings = state.settings.cells()
+    for cell, url in cells:
+        mend = settings.why_not(str(url)) or ""
+        yield Finding(not mend, f"cell {cell} at {url}", mend)
+        yield _cell_secret(settings, str(cell))
+    for cell in named:
+        yield Finding(False, f"cell {cell} runs sandboxes and has no URL", f"`drawdown cell set {cell} URL`")
+
+
+def _cell_secret(settings: CellSettings, cell: str) -> Finding:
+    shared = () if cell in settings.secrets else settings.secrets.get(SHARED, ())
+    given = settings.secrets.get(cell) or (*settings.roots, *shared)
+    weak = min((len(one) for one in given), default=0) < MIN_SECRET_CHARS
+    notes = ["several, while they are rotated"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
+    what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
+    mend = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"
+    return Finding(not weak, what, mend if weak else "")
+
+
+def _files(state: State) -> Iterator[Finding]:
+    """What could not be read was said before any of this."""
+    for path in state.settings.files.paths.values():
+        yield from _private(path, "600")
+
+
+def _server(state: State) -> Iterator[Finding]:
+    """What `drawdown serve` would refuse. Not to have set it is no fault: nobody has to serve it."""
+    settings = state.settings.server()
+    for what, name, secrets in (
+        ("/admin", "DRAWDOWN_ADMIN_SECRETS", settings.admin_secrets),
+        ("/cron/tick", "DRAWDOWN_CRON_SECRET", tuple(filter(None, [settings.cron_secret]))),
+    ):
+        if not secrets:
+            yield Finding(True, f"the server's {what} answers 503: {name} is not set")
+        elif min(map(len, secrets)) < MIN_SECRET_CHARS:
+            yield Finding(
+                False, f"the secret of the server's {what}", f"set {name}, {MIN_SECRET_CHARS} characters or more"
+            )
+    for name, provider in state.registry.providers.items():
+        variable = f"{name}_webhook_secrets"
+        if provider.dormant is None and name in WITH_WEBHOOKS and not state.settings.of_providers().get(variable):
+            yield Finding(True, f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set")

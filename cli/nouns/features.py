@@ -1,0 +1,110 @@
+"""`drawdown feature`: which memory sizes make which feature."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Actor, DryRun, From, New, Reason
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import UsageError
+from drawdown.worker.catalog.mapping import FOREVER_MS, mapping_rows, segments
+from drawdown.worker.commands import features
+
+app = typer.Typer()
+
+PENDING = """
+SELECT memory_mb, SUM(seconds), SUM(samples), COUNT(DISTINCT org_id) FROM pending_usage
+WHERE reason = 'no_mapping' GROUP BY memory_mb ORDER BY memory_mb
+"""
+
+
+@app.command("list")
+def list_(context: typer.Context) -> None:
+    """Show the mapping, and what is used but has no feature."""
+    state: State = context.obj
+    found = segments(state.read(mapping_rows))
+    pending = state.read(lambda c: [tuple(row) for row in c.execute(sa.text(PENDING))])
+    rows = [
+        (g.feature, g.lo, g.hi, g.unit, show_time(g.start_ms), "-" if g.end_ms == FOREVER_MS else show_time(g.end_ms))
+        for g in found
+    ]
+    waiting = [(int(m), int(seconds), int(n), int(orgs)) for m, seconds, n, orgs in pending]
+    names = ("memory_mb", "seconds", "samples", "orgs")
+    show(
+        state,
+        {"mapping": found, "without_feature": [dict(zip(names, one, strict=True)) for one in waiting]},
+        [
+            table("Mapping", ("feature", "#MB from", "#MB to", "unit", "from", "to"), rows),
+            table("Used, but without a feature", ("#MB", "#seconds", "#samples", "#orgs"), waiting),
+        ],
+    )
+
+
+@app.command("map")
+def map_(
+    context: typer.Context,
+    feature: Annotated[str, typer.Argument(help="a-z, 0-9 and _")],
+    memory_mb: Annotated[int | None, typer.Option(help="Sizes of exactly this many MB")] = None,
+    up_to: Annotated[int | None, typer.Option(help="Sizes up to this many MB that have nothing nearer")] = None,
+    rest: Annotated[bool, typer.Option("--rest", help="All larger sizes: the open top")] = False,
+    unit: Annotated[str, typer.Option(help="s: seconds; mb_s: MB-seconds")] = "s",
+    from_: From = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Fill holes in sealed windows, as --dry-run showed")] = False,
+    new: New = False,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Bill a memory size, or all sizes up to one, as a feature.
+
+    An exact size wins over a tier, a smaller tier over a larger one. What a window meant once it was sealed never
+    changes; reaching back gives a feature only to sizes that had none there. A feature has one unit for good.
+    """
+    state: State = context.obj
+    if [memory_mb is not None, up_to is not None, rest].count(True) != 1:
+        raise UsageError("give one of --memory-mb N, --up-to N, --rest")
+    kind, size = ("exact", memory_mb) if memory_mb is not None else ("up_to", up_to)
+    start, said = state.window(from_, "--from"), state.said(actor, reason)
+    made = state.write(
+        lambda c: features.map_size(
+            c, feature, said, kind=kind, memory_mb=size, unit=unit, from_ms=start, confirmed=yes or dry_run, new=new
+        ),
+        rollback=dry_run,
+    )
+    what = (
+        f"{size:,} MB" if memory_mb is not None else "all larger sizes" if size is None else f"sizes up to {size:,} MB"
+    )
+    show(
+        state,
+        {"feature": feature, "dry_run": dry_run, "mapped": made},
+        [
+            f"{'would map' if dry_run else 'mapped'} {feature} from {show_time(made.start_ms)} on: {what}; before: "
+            f"{made.was or 'nothing of their own'}",
+            f"{made.mended_s:,} s of {made.mended_sizes:,} sizes in {made.mended_windows:,} places that waited for a "
+            f"feature {'would be' if dry_run else 'will be'} sealed by the next tick",
+        ],
+    )
+
+
+@app.command()
+def end(
+    context: typer.Context,
+    feature: Annotated[str, typer.Argument(help="The feature to end")],
+    from_: From = None,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Stop making a feature; its sizes wait, visibly, for another one."""
+    state: State = context.obj
+    start, said = state.window(from_, "--from"), state.said(actor, reason)
+    ended = state.write(lambda c: features.end_feature(c, feature, said, from_ms=start))
+    show(
+        state,
+        {"feature": feature, "ended": ended},
+        [f"{feature} ends at {show_time(ended[0].start_ms)}, for {len(ended):,} sizes"],
+    )

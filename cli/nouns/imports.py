@@ -1,0 +1,115 @@
+"""`drawdown import`: samples from files."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from drawdown.cli.app import State
+from drawdown.cli.rendering import show
+from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.text import clean
+from drawdown.worker.sources.samples.importer import ImportReport, import_samples
+from drawdown.worker.sources.samples.rows import ImportOptions
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("import")(import_)
+
+
+def import_(
+    context: typer.Context,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="CSV or JSON lines, .gz too; - is stdin")],
+    map_: Annotated[list[str] | None, typer.Option("--map", help="FIELD=COLUMN: the file's name for a field")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: the same for every row")] = None,
+    id_from_line: Annotated[bool, typer.Option("--id-from-line", help="Ids are PREFIX:LINE")] = False,
+    id_prefix: Annotated[str | None, typer.Option(help="PREFIX", show_default="the file's name")] = None,
+    time_format: Annotated[str, typer.Option(help="iso, s, ms, or a pattern such as '%d.%m.%Y %H:%M:%S'")] = "iso",
+    zone: Annotated[str, typer.Option(help="The zone of times that name none")] = "UTC",
+    format_: Annotated[str | None, typer.Option("--format", help="csv or jsonl", show_default="by the name")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Every row of every file, or nothing")] = False,
+    rejects: Annotated[Path | None, typer.Option(help="Write refused rows to this CSV file")] = None,
+) -> None:
+    """Import samples: id, org_id, sandbox_id, cell_id, memory_mb, cpu_count (optional), interval_s, ts.
+
+    Idempotent by id: importing again, also after a kill half-way, adds only what is missing. A bad row is reported
+    with file, line, column and reason, and the rest goes in; the exit status is then 1.
+    """
+    state: State = context.obj
+    options = ImportOptions(
+        format=format_,
+        columns=_pairs(map_, "--map"),
+        constants=_pairs(set_, "--set"),
+        id_from_line=id_from_line,
+        id_prefix=id_prefix,
+        time_format=time_format,
+        zone=zone,
+        strict=strict,
+        rejects=rejects,
+    )
+    report = _import(state, files, options)
+    show(state, {"import": _plain(report)}, _lines(report, rejects))
+    if report.rejected or report.conflicts:
+        raise typer.Exit(Exit.PERSON)
+
+
+def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for one in given or ():
+        name, equals, value = one.partition("=")
+        if not equals or not name or name in pairs:
+            raise UsageError(f"{option} {one!r}: write FIELD=…, each field once")
+        pairs[name] = value
+    return pairs
+
+
+def _import(state: State, files: list[str], options: ImportOptions) -> ImportReport:
+    engine = state.ready()
+    now = state.clock.now_ms()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=state.err, disable=not sys.stderr.isatty()) as progress:
+        tasks = {name: progress.add_task(escape(clean(name)), total=_size(name), rows=0) for name in files}
+        return import_samples(
+            engine,
+            files,
+            options,
+            now,
+            on_progress=lambda name, size, rows: progress.update(tasks[name], completed=size, rows=rows),
+        )
+
+
+def _size(name: str) -> int | None:
+    path = Path(name)
+    return path.stat().st_size if path.is_file() else None
+
+
+def _plain(report: ImportReport) -> dict[str, object]:
+    return {**asdict(report), "reasons": dict(report.reasons)}
+
+
+def _lines(report: ImportReport, rejects: Path | None) -> list[str]:
+    lines = [
+        f"{report.read:,} rows read: {report.inserted:,} new, {report.already_there:,} there already, "
+        f"{report.rejected:,} refused, {report.conflicts:,} with an id that has other content"
+    ]
+    if not report.committed:
+        lines[0] += "; nothing was imported (--strict)"
+    for title, rows in (("refused", report.first_rejects), ("other content", report.first_conflicts)):
+        lines += [f"  {title}: {row}" for row in rows]
+    shown = len(report.first_rejects)
+    if report.rejected > shown:
+        where = f"all are in {rejects}" if rejects else "see all with --rejects FILE"
+        lines.append(f"  … and {report.rejected - shown:,} more refused; {where}")
+    return lines

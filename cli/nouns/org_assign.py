@@ -1,0 +1,191 @@
+"""`drawdown org assign`: who bills organisations, from when on."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Actor, DryRun, From, New, Reason, Undo, only_with
+from drawdown.cli.parsing import show_credits, show_time
+from drawdown.cli.rendering import show, table
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema.errors import Exit, UsageError
+from drawdown.worker.commands import assignments, flips
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.runner import run
+from drawdown.worker.sources.samples.values import is_clean_id
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `drawdown org`."""
+    app.command("assign")(assign)
+
+
+def assign(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="embedded, autumn, stripe, …; or none or legacy (bill nothing here)",
+            show_default="who bills it now; embedded where nobody does",
+        ),
+    ] = None,
+    customer: Annotated[
+        str | None, typer.Option(help="The customer there", show_default="as it is; at first the organisation's id")
+    ] = None,
+    from_: From = None,
+    unassigned: Annotated[bool, typer.Option("--unassigned", help="All that nobody bills yet")] = False,
+    file: Annotated[
+        Path | None, typer.Option(help="A CSV file with the columns org_id, customer_id; may be given again")
+    ] = None,
+    undo: Undo = False,
+    cancel: Annotated[bool, typer.Option("--cancel", hidden=True)] = False,
+    allow_halt: Annotated[
+        bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")
+    ] = False,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="Also where the provider cannot say")] = False,
+    new: New = False,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Have organisations billed by a provider, from the next window boundary on unless --from is given.
+
+    The provider is asked first: a customer it does not have, or one whose lack of credit would halt a running
+    organisation at once, is refused. What was used before the start is not billed; it stays visible as pending. An
+    organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
+    --undo takes back an assignment that has not begun.
+    """
+    state: State = context.obj
+    start = state.window(from_, "--from")
+    if provider is not None:
+        state.require_provider(provider)
+    said = state.said(actor, reason)
+    if [bool(names), unassigned, file is not None].count(True) != 1:
+        raise UsageError("name the organisations, or give --unassigned, or --file")
+    if undo or cancel:
+        only_with(context, "--undo", "cancel", "names", "unassigned", "file", "dry_run", "actor", "reason")
+        listed = names or ([one.org_id for one in read_flips(file)] if file is not None else [])
+        return _undo(state, listed, said, dry_run=dry_run)
+    if customer is not None and (not names or len(names) != 1):
+        raise UsageError("--customer names one customer, so give exactly one organisation")
+    if customer is not None and not is_clean_id(customer):
+        raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
+    wishes = _wishes(state, names, customer, file)
+    where, note = _biller(state, provider, wishes, new=new)
+    terms = flips.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
+    done = run(flips.flip(state.context(), wishes, terms, said), state.world())
+    show(state, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, terms)])
+    if any(one.problem for one in done):
+        raise typer.Exit(Exit.PERSON)
+    return None
+
+
+def _wishes(state: State, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
+    if file is not None:
+        return read_flips(file)
+    chosen = list(dict.fromkeys(names)) if names else state.read(assignments.unassigned)
+    return [flips.Wish(org, customer) for org in chosen]
+
+
+def _biller(state: State, given: str | None, wishes: list[flips.Wish], *, new: bool) -> tuple[str, list[str]]:
+    """The provider that is meant, and a word where nobody named it."""
+    if given is not None:
+        return given, []
+    kept = state.read(lambda c: flips.kept_provider(c, [one.org_id for one in wishes], new=new))
+    if kept is None:
+        return state.require_provider(EMBEDDED), []
+    return state.require_provider(kept), [f"billed by {kept} as before; --provider names another"]
+
+
+def read_flips(file: Path) -> list[flips.Wish]:
+    """Organisations and customers from a CSV file.
+
+    Errors: UsageError naming the line, and nothing is assigned.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines, strict=True)
+            if not rows.fieldnames or "org_id" not in rows.fieldnames:
+                raise UsageError(f"{file}: the first line names the columns: org_id, customer_id")
+            found = [_wish(file, rows.line_num, row) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    seen: dict[str, int] = {}
+    for one in found:
+        assert one.line is not None
+        if one.org_id in seen:
+            raise UsageError(f"{file}, line {one.line}: {one.org_id} stands in line {seen[one.org_id]} already")
+        seen[one.org_id] = one.line
+    return found
+
+
+def _wish(file: Path, line: int, row: dict[str, str | None]) -> flips.Wish:
+    org, customer = (row.get("org_id") or "").strip(), (row.get("customer_id") or "").strip()
+    for name, text in (("org_id", org), ("customer_id", customer or "-")):
+        if not is_clean_id(text):
+            raise UsageError(f"{file}, line {line}: {name} {text!r} is no id")
+    return flips.Wish(org, customer or None, line)
+
+
+def _flip_lines(done: list[flips.Flip], terms: flips.Terms) -> list[str | Table]:
+    moved = [one for one in done if one.start_ms is not None]
+    already = sum(one.already for one in done)
+    title = f"{'Would assign' if terms.dry_run else 'Assigned'} {len(moved):,} to {terms.provider}"
+    if already:
+        title += f"; {already:,} were so already"
+    columns = ("org", "billed before by", "as", "customer now", "from", "#pending s now billed", "#pending s before")
+    rows = [
+        (
+            one.org_id,
+            one.was,
+            one.customer_was or None,
+            one.customer_id or None,
+            show_time(one.start_ms),
+            one.mended_s,
+            one.before_start_s,
+        )
+        for one in moved[:50]
+    ]
+    lines: list[str | Table] = [table(title, columns, rows)]
+    notes = [(one.org_id, note) for one in moved[:50] if (note := _notes(one))]
+    lines += [f"{org}: {note}" for org, note in notes]
+    problems = [one for one in done if one.problem is not None]
+    return lines + [_problem_line(one) for one in problems[:50]]
+
+
+def _problem_line(one: flips.Flip) -> str:
+    where = "" if one.line is None else f"line {one.line}: "
+    return f"{where}{one.org_id}: {(one.problem or '').removeprefix(f'{one.org_id}: ')}"
+
+
+def _notes(one: flips.Flip) -> str | None:
+    parts = [one.note] if one.note else []
+    if one.open_pushes:
+        held = ", ".join(f"{count:,} {state}" for state, count in one.open_pushes.items())
+        parts.append(f"open with {one.was}, and settled there: {held}")
+    if one.credit_behind_micro:
+        parts.append(f"{show_credits(one.credit_behind_micro)} credits stay behind")
+    if one.credit_there_micro is not None:
+        parts.append(f"{show_credits(one.credit_there_micro)} credits there")
+    return "; ".join(parts) or None
+
+
+def _undo(state: State, names: list[str], said: Said, *, dry_run: bool) -> None:
+    if not names:
+        raise UsageError("--undo: name the organisations, or give --file")
+
+    def work(connection: sa.Connection) -> list[assignments.Assigned]:
+        return [assignments.cancel(connection, org, said) for org in names]
+
+    done = state.write(work, rollback=dry_run)
+    would = "would not be" if dry_run else "not"
+    lines = [f"{one.org_id}: {would} moved to {one.provider} at {show_time(one.start_ms)}" for one in done]
+    show(state, {"undone": done, "dry_run": dry_run}, lines)

@@ -1,0 +1,269 @@
+"""`drawdown org`: lists of organisations, how one stands, and what the operator says about it."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import astuple
+from pathlib import Path
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import State
+from drawdown.cli.nouns import org_assign
+from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, Page, Reason, Undo, only_with
+from drawdown.cli.parsing import show_credits, show_time
+from drawdown.cli.rendering import facts, show, shown, table
+from drawdown.schema import ids
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.worker.commands import orgs
+from drawdown.worker.seal import stops
+from drawdown.worker.views.orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
+from drawdown.worker.views.status import org_status
+
+app = typer.Typer()
+
+FIGURES = ("balance_micro", "unaccepted_micro", "unsealed_micro")
+OfProvider = Annotated[str, typer.Option("--provider", help="Only those this provider bills now")]
+OfPlan = Annotated[str, typer.Option("--plan", help="Only those on this plan")]
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    provider: OfProvider = "",
+    plan: OfPlan = "",
+    search: Annotated[str, typer.Option(help="Only those whose id holds this text")] = "",
+    halted: Annotated[bool, typer.Option("--halted", help="Only halted ones")] = False,
+    unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those nobody bills")] = False,
+    scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
+    sort: Annotated[str, typer.Option(help=f"By {', '.join(SORTS)}")] = "name",
+    after: Annotated[str, typer.Option(help="Go on after this organisation: the last one of a page")] = "",
+    most: Page = 100,
+) -> None:
+    """List organisations, or the flips that are still to come."""
+    state: State = context.obj
+    state.known_provider(provider)
+    if scheduled:
+        only_with(context, "--scheduled", "provider", "most")
+        now = state.clock.now_ms()
+        coming = state.read(lambda c: scheduled_flips(c, provider, now, most))
+        for_people = [tuple(shown(name, value) for name, value in vars(row).items()) for row in coming]
+        headings = ("org", "billed by", "then by", "as", "from", "who", "why")
+        return show(state, {"scheduled": coming}, [table("Flips to come", headings, for_people)])
+
+    chosen = OrgFilter(provider, plan, search, halted, unassigned)
+    state.read(lambda c: _require(c, plan, after))
+    page = state.read(lambda c: list_orgs(c, chosen, sort=sort, after=after, most=most))
+    rows = [
+        (*astuple(one)[:6], None if one.balance_micro is None else show_credits(one.balance_micro), one.stopped_reason)
+        for one in page.orgs
+    ]
+    columns = ("org", "billed by", "plan", "halted", "why", "#at once", "#balance", "stopped")
+    more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
+    return show(
+        state, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more]
+    )
+
+
+def _require(connection: sa.Connection, plan: str, org: str) -> None:
+    """Errors: UnknownId."""
+    if plan:
+        ids.require(connection, ids.ANY_PLAN, plan)
+    if org:
+        ids.require(connection, ids.ORG, org)
+
+
+@app.command("show")
+def show_(context: typer.Context, org: Org) -> None:
+    """Show how one organisation stands."""
+    state: State = context.obj
+    found = state.read(lambda c: org_status(c, org, state.clock.now_ms()))
+    show_org(state, found)
+
+
+def show_org(state: State, found: dict[str, object]) -> None:
+    """Print what `org_status` found."""
+    assignments = found["assignments"]
+    assert isinstance(assignments, list)
+    own = {name: value for name, value in found.items() if not isinstance(value, list | dict)}
+    rows = [(show_time(a["start_ms"]), show_time(a["end_ms"]), a["provider"], a["customer_id"]) for a in assignments]
+    show(
+        state,
+        found,
+        [
+            table(str(found["org_id"]), ("", ""), facts(own)),
+            table("Billed by", ("from", "to", "provider", "customer"), rows),
+            *_credit_tables(found),
+        ],
+    )
+
+
+def _credit_tables(found: dict[str, object]) -> list[Table]:
+    """The effective balance with its parts, and the last changes of the verdict."""
+    credit, verdicts = found["credit"], found["verdicts"]
+    assert isinstance(verdicts, list)
+    made: list[Table] = []
+    if isinstance(credit, dict):
+        made.append(table("Credit", ("", ""), facts(credit)))
+    if verdicts:
+        rows = [
+            (
+                show_time(one["at_ms"]),
+                "halted" if one["is_halted"] else "runs",
+                one["reason"],
+                one["max_concurrent_sandboxes"],
+                *(show_credits(one[name]) if one[name] is not None else None for name in FIGURES),
+            )
+            for one in verdicts
+        ]
+        columns = ("at", "", "why", "#at once", "#balance", "#unaccepted", "#unsealed")
+        made.append(table("Verdicts, newest first", columns, rows))
+    return made
+
+
+org_assign.register(app)
+
+
+@app.command()
+def override(
+    context: typer.Context,
+    org: Org,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=0, max=MAX_CONCURRENT, help="Sandboxes at once, whatever the plan says")
+    ] = None,
+    never_halt: Annotated[bool, typer.Option("--never-halt", help="Not halted, whatever the balance")] = False,
+    until: Annotated[str | None, typer.Option(help="When all of it ends", show_default="until it is undone")] = None,
+    undo: Undo = False,
+    clear: Annotated[bool, typer.Option("--clear", hidden=True)] = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Let your word win over the provider's. What a second one does not name stays as the first one said.
+
+    --undo ends all of it: the provider's word counts again.
+    """
+    state: State = context.obj
+    says = max_concurrent is not None or never_halt or until is not None
+    if (undo or clear) == says:
+        raise UsageError("give --max-concurrent, --never-halt, --until, or --undo alone")
+    ends = None if until is None else state.moment(until, "--until")
+    said, halted = state.said(actor, reason), False if never_halt else None
+    done = state.write(
+        lambda c: (
+            orgs.override(c, org, said, max_concurrent=max_concurrent, halted=halted, until_ms=ends)
+            if says
+            else orgs.end_override(c, org, said)
+        )
+    )
+    lines = [
+        f"{org}: {_word(done.now)}; before: {_word(done.was)}",
+        f"{org}: {_stands(done)}{'' if says else '; the next tick asks the provider again'}",
+    ]
+    show(state, {"org_id": org, "cleared": not says, "was": done.was, "now": done.now, "override": done}, lines)
+
+
+def _word(word: orgs.Override) -> str:
+    """What an operator says, in words."""
+    if not word.says_something:
+        return "no override"
+    parts = []
+    if word.halted is not None:
+        parts.append("halted whatever the balance" if word.halted else "not halted whatever the balance")
+    if word.max_concurrent is not None:
+        parts.append(f"{word.max_concurrent:,} sandboxes at once whatever the plan")
+    return f"{' and '.join(parts)}, {f'until {show_time(word.until_ms)}' if word.until_ms else 'until it is undone'}"
+
+
+def _stands(done: orgs.Overridden) -> str:
+    most = done.max_concurrent_sandboxes
+    return f"{'halted' if done.is_halted else 'runs'}, {'no limit' if most is None else f'{most:,}'} at once"
+
+
+@app.command()
+def halt(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")] = None,
+    file: Annotated[Path | None, typer.Option(help="A CSV file with the column org_id")] = None,
+    provider: OfProvider = "",
+    plan: OfPlan = "",
+    search: Annotated[str, typer.Option(help="All whose id holds this text")] = "",
+    undo: Undo = False,
+    lift: Annotated[bool, typer.Option("--lift", hidden=True)] = False,
+    expect: Expect = None,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Halt organisations at once; their cells are told by the next round of the watch, or tick.
+
+    --undo ends it: the provider's verdict counts again. Of many, chosen by a file or a filter, see first with --dry-run
+    whom it would be, and say their number with --expect.
+    """
+    state: State = context.obj
+    state.known_provider(provider)
+    said, undoing = state.said(actor, reason), undo or lift
+    chosen = OrgFilter(provider, plan, search)
+    if [bool(names), file is not None, chosen != OrgFilter()].count(True) != 1:
+        raise UsageError("name organisations, or give --file, or choose them by --provider, --plan, --search")
+    listed = list(names or ()) or ([] if file is None else read_orgs(file))
+
+    def work(connection: sa.Connection) -> list[orgs.Halted]:
+        _require(connection, plan, "")
+        found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED)
+        if expect not in (None, len(found)):
+            raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
+        return orgs.halt(connection, found, said, undo=undoing)
+
+    done = state.write(work, rollback=dry_run)
+    one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
+    show(state, {**one, "halts": done, "dry_run": dry_run}, _halt_lines(done, undo=undoing, dry_run=dry_run))
+
+
+def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[str]:
+    would = "would be " if dry_run else ""
+    lines = []
+    for one in done[:50]:
+        before = "halted" if one.was_halted else "running"
+        now = f"halted ({one.halt_reason})" if one.is_halted else "running"
+        if undo and one.before and one.is_halted:
+            now = "halted no longer by an operator, and until its provider is asked"
+        note = "; no operator's halt held it" if undo and not one.before else ""
+        note = "; an operator's halt held it already" if one.before and not undo else note
+        lines.append(f"{one.org_id}: {would}{now}; before: {before}{note}")
+    if len(done) > 50:
+        lines.append(f"… and {len(done) - 50:,} more")
+    if dry_run:
+        return [*lines, f"{len(done):,} organisations; nothing was changed; for just these: --expect {len(done)}"]
+    after = "the next tick asks the provider again" if undo else "run `drawdown tick` to tell the cells now"
+    return [*lines, f"{len(done):,} organisations; {after}"]
+
+
+def read_orgs(file: Path) -> list[str]:
+    """Organisations from a CSV file with the column org_id. Errors: UsageError naming what is wrong."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines, strict=True)
+            if "org_id" not in (rows.fieldnames or ()):
+                raise UsageError(f"{file}: the first line names the column: org_id")
+            found = [(row.get("org_id") or "").strip() for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    if not found or not all(found):
+        raise UsageError(f"{file}: {'a line has no org_id' if found else 'it names nobody'}")
+    return list(dict.fromkeys(found))
+
+
+@app.command()
+def release(context: typer.Context, org: Org, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Let a stopped organisation be sealed and pushed again, once its fault is mended."""
+    state: State = context.obj
+    said = state.said(actor, reason)
+    was = state.write(
+        lambda c: stops.release_org(
+            c, org_id=org, reason=said.reason, now_ms=said.now_ms, actor=said.actor, via=said.via
+        )
+    )
+    show(state, {"org_id": org, "was": was}, [f"{org}: released; it had been stopped: {was}"])

@@ -1,0 +1,84 @@
+"""`drawdown provider rate` and `when-down`: what the watch goes by between reads, and while there are none."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import State
+from drawdown.cli.nouns.ledger import MAX_RATE
+from drawdown.cli.options import Actor, Name, New, Reason, Undo, only_with
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
+from drawdown.worker.push.outcome import UNREAD_STOP_MS
+from drawdown.worker.verdict import rates
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `drawdown provider`."""
+    app.command("rate")(rate)
+    app.command("when-down")(when_down)
+
+
+def rate(
+    context: typer.Context,
+    name: Name,
+    feature: Annotated[str, typer.Argument(help="The feature")],
+    micro: Annotated[int, typer.Option(min=0, max=MAX_RATE, help="Millionths of the unit its balance is told in")],
+    per: Annotated[
+        int, typer.Option(min=1, max=MAX_RATE, help="For this many base units (seconds, or MB-seconds)")
+    ] = 1,
+    from_: Annotated[str | None, typer.Option("--from", help="For usage from this window on")] = None,
+    new: New = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Say what a feature's usage takes from a provider's balance, for estimates alone: nothing is charged by it.
+
+    At Autumn, a feature that draws from its own balance takes 1,000,000 millionths for 1 base unit.
+    """
+    state: State = context.obj
+    if state.require_provider(name) in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} bills nothing here: there is nothing to estimate")
+    said, start = state.said(actor, reason), state.window(from_, "--from")
+    begins = state.write(lambda c: rates.set_rate(c, name, feature, (micro, per), said, from_ms=start, new=new))
+    show(
+        state,
+        {"provider": name, "feature": feature, "micro": micro, "per_quantity": per, "start_ms": begins},
+        [f"{feature} at {name}: {micro:,} millionths per {per:,} from {show_time(begins)} on"],
+    )
+
+
+def when_down(
+    context: typer.Context,
+    name: Name,
+    policy: Annotated[str, typer.Option(help="go_on, estimate (until that says zero; the default) or stop")] = "",
+    plan: Annotated[str, typer.Option(help="Only customers of this plan", show_default="every other plan")] = "",
+    undo: Undo = False,
+    new: New = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Say what holds for running organisations while their provider cannot be read. Who is halted stays so."""
+    state: State = context.obj
+    if state.require_provider(name) in EXEMPT_PROVIDERS:
+        raise Refused(f"{name} bills nothing here: nobody reads it")
+    if undo and not policy:
+        only_with(context, "--undo", "name", "plan", "actor", "reason")
+    if undo == bool(policy):
+        raise UsageError(f"give --policy ({', '.join(rates.POLICIES)}), or --undo")
+    if policy and policy not in rates.POLICIES:
+        raise UsageError(f"--policy {policy!r} is none of {', '.join(rates.POLICIES)}")
+    said = state.said(actor, reason)
+    who = f"the plan {plan}" if plan else "every other plan"
+    if undo:
+        was: str | None = state.write(lambda c: rates.end_when_down(c, name, plan, said))
+        now = "as for every other plan" if plan else rates.DEFAULT_POLICY
+    else:
+        was = state.write(lambda c: rates.set_when_down(c, name, plan, policy, said, new=new))
+        now = policy + (f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if policy == "stop" else "")
+    result = {"provider": name, "plan": plan, "policy": policy or None, "was": was}
+    show(state, result, [f"{name}, {who}: {now}; before: {was or 'nothing said'}"])

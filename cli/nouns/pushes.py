@@ -1,0 +1,274 @@
+"""`drawdown push`: what was sent, and what a person decides about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Actor, DryRun, Expect, Keys, Most, Reason
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import facts, show, table
+from drawdown.schema.audit import require_org
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.worker.push import void as corrections
+from drawdown.worker.views.push import explain_push
+
+app = typer.Typer()
+
+STATES = ("due", "queued", "in_doubt", "rejected", "accepted", "voided", "carried", "shadow")
+OPEN = ("due", "queued", "in_doubt", "rejected")
+LIST = """
+SELECT key, provider, customer_id, sent_qty, state, attempts, due_at_ms, last_error FROM pushes
+WHERE state IN :states AND (:org = '' OR org_id = :org) AND (:provider = '' OR provider = :provider)
+ORDER BY window_ms, org_id, feature, revision LIMIT :most
+"""
+SUMS = """
+SELECT provider, customer_id, feature, state, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity FROM pushes
+WHERE state IN :states AND (:org = '' OR org_id = :org) AND (:provider = '' OR provider = :provider)
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    state_: Annotated[
+        list[str] | None,
+        typer.Option("--state", help="due, queued, in_doubt, rejected, accepted, voided, carried, shadow"),
+    ] = None,
+    org: Annotated[str, typer.Option(help="Only this organisation's")] = "",
+    provider: Annotated[str, typer.Option(help="Only this provider's")] = "",
+    most: Most = 100,
+) -> None:
+    """List pushes; without --state, those that are not settled. Of these there are sums by customer, too."""
+    state: State = context.obj
+    if wrong := set(state_ or ()) - set(STATES):
+        raise UsageError(f"--state {sorted(wrong)[0]}: there is {', '.join(STATES)}")
+    state.known_provider(provider)
+    if org:
+        state.read(lambda c: require_org(c, org))
+    values = {"states": list(state_ or OPEN), "org": org, "provider": provider, "most": most}
+    rows = _read(state, LIST, values)
+    shown = [(r["key"], r["provider"], r["sent_qty"], r["state"], r["attempts"], r["last_error"]) for r in rows]
+    columns = ("key", "provider", "#quantity", "state", "#attempts", "last error")
+    lines: list[str | Table] = [table("Pushes", columns, shown)]
+    result: dict[str, object] = {"pushes": rows}
+    if set(state_ or OPEN) <= set(OPEN):  # whatever is settled is all there ever was
+        sums = _read(state, SUMS, values)
+        total = sum(int(one["pushes"]) for one in sums)
+        result |= {"total": total, "sums": sums}
+        lines += _sums(sums, total, len(rows)) if rows else []
+    show(state, result, lines)
+
+
+def _read(state: State, statement: str, values: dict[str, object]) -> list[dict[str, Any]]:
+    query = sa.text(statement).bindparams(sa.bindparam("states", expanding=True))
+    known = {name: values[name] for name in query.compile().params}
+    return state.read(lambda c: [dict(row._mapping) for row in c.execute(query, known)])
+
+
+def _sums(sums: Sequence[dict[str, Any]], total: int, shown: int) -> list[str | Table]:
+    columns = ("provider", "customer", "feature", "state", "#pushes", "#quantity")
+    cut = [f"{shown:,} of {total:,} are listed; --most {total} lists all"] if shown < total else []
+    return [*cut, table("In all", columns, [tuple(one.values()) for one in sums[:shown]])]
+
+
+@app.command("show")
+def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The push's key")]) -> None:
+    """Explain one push: samples, mapping, quantity, attempts, the provider's answer."""
+    state: State = context.obj
+    found = state.read(lambda c: explain_push(c, key))
+    push, samples, attempts, sent_as = found["push"], found["samples"], found["attempts"], found["sent_as"]
+    assert (
+        isinstance(sent_as, dict)
+        and isinstance(push, dict)
+        and isinstance(samples, list)
+        and isinstance(attempts, list)
+    )
+    show(
+        state,
+        found,
+        [
+            table(key, ("", ""), facts(push)),
+            f"sent to {push['provider']} as customer {sent_as['customer']}, key {sent_as['key']}, "
+            f"dated {show_time(sent_as['ts'])}",
+            *_looked_up(push),
+            table(
+                f"Samples of {show_time(push['window_ms'])}, this feature: {found['samples_in_force_qty']:,} in force, "
+                f"{found['sealed_qty']:,} sealed in all revisions",
+                ("id", "at", "#MB", "#seconds", "withdrawn"),
+                [(s["id"], show_time(s["ts"]), s["memory_mb"], s["interval_s"], s["withdrawn"]) for s in samples],
+            ),
+            table(
+                "Attempts",
+                ("#no.", "started", "finished", "outcome", "detail"),
+                [
+                    (a["attempt"], show_time(a["started_ms"]), show_time(a["finished_ms"]), a["outcome"], a["detail"])
+                    for a in attempts
+                ],
+            ),
+        ],
+    )
+
+
+def _looked_up(push: Mapping[str, Any]) -> list[str]:
+    """What its provider was asked, and when it is asked again."""
+    if not push["lookups"]:
+        return []
+    said = f"{push['lookup_answer']} at {show_time(push['looked_up_ms'])}" if push["looked_up_ms"] else "no answer yet"
+    again = f"; again from {show_time(push['due_at_ms'])} on" if push["state"] in ("queued", "in_doubt") else ""
+    return [f"looked up there {push['lookups']:,} times, last answer: {said.replace('_', ' ')}{again}"]
+
+
+OfState = Annotated[list[str] | None, typer.Option("--state", help="All in this state")]
+OfOrg = Annotated[str, typer.Option("--org", help="All of this organisation")]
+OfProvider = Annotated[str, typer.Option("--provider", help="All at this provider")]
+Saying = Annotated[str, typer.Option("--error", help="All whose last error holds this text")]
+BY_FILTER = """
+SELECT key FROM pushes WHERE state IN :states AND (:org = '' OR org_id = :org)
+    AND (:provider = '' OR provider = :provider) AND (:error = '' OR last_error LIKE '%' || :error || '%')
+ORDER BY window_ms, org_id, feature, revision
+"""
+
+
+KNOWN = sa.text("SELECT 1 FROM assignments WHERE provider = :provider LIMIT 1")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which pushes a command is about: by their keys, or all that a filter finds."""
+
+    keys: list[str] | None
+    states: list[str] | None
+    org: str
+    provider: str
+    error: str
+    expect: int | None = None
+
+    def find(self, connection: sa.Connection, possible: Sequence[str]) -> list[str]:
+        """Keys, in the order of their windows; a filter finds only states for which the command is meant.
+
+        Errors: UsageError for neither keys nor filter, or a state it is not meant for.
+        """
+        filtered = bool(self.states or self.org or self.provider or self.error)
+        if bool(self.keys) == filtered:
+            raise UsageError("name pushes by their keys, or choose them by --state, --org, --provider, --error")
+        if self.keys:
+            self._require_expected(len(self.keys))
+            return list(self.keys)
+        if wrong := set(self.states or ()) - set(possible):
+            raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
+        if self.org:
+            require_org(connection, self.org)
+        if self.provider and not connection.execute(KNOWN, {"provider": self.provider}).first():
+            raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
+        values = {"states": self.states or list(possible), "org": self.org, "provider": self.provider}
+        query = sa.text(BY_FILTER).bindparams(sa.bindparam("states", expanding=True))
+        found = list(connection.execute(query, {**values, "error": self.error}).scalars())
+        self._require_expected(len(found))
+        return found
+
+    def _require_expected(self, found: int) -> None:
+        if self.expect not in (None, found):
+            raise Refused(f"they are {found:,} by now, and not {self.expect:,}: look again with --dry-run")
+
+
+@app.command()
+def retry(
+    context: typer.Context,
+    keys: Keys = None,
+    states: OfState = None,
+    org: OfOrg = "",
+    provider: OfProvider = "",
+    error: Saying = "",
+    expect: Expect = None,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
+    state: State = context.obj
+    state.known_provider(provider)
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    done = state.write(lambda c: corrections.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
+    show(
+        state,
+        {"retried": done, "dry_run": dry_run},
+        _lines(done, "sent again by the next tick", dry_run, will="will be "),
+    )
+
+
+@app.command()
+def resolve(
+    context: typer.Context,
+    keys: Keys = None,
+    accepted: Annotated[bool, typer.Option("--accepted", help="The provider has it")] = False,
+    absent: Annotated[bool, typer.Option("--absent", help="The provider does not have it: void it")] = False,
+    evidence: Annotated[str, typer.Option(help="What shows it")] = "",
+    states: OfState = None,
+    org: OfOrg = "",
+    provider: OfProvider = "",
+    error: Saying = "",
+    expect: Expect = None,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Say what became of pushes that are in doubt or rejected."""
+    state: State = context.obj
+    if accepted == absent:
+        raise UsageError("give --accepted or --absent")
+    state.known_provider(provider)
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    work = corrections.resolve_accepted if accepted else corrections.void
+    done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run)
+    what = "accepted" if accepted else "voided; what they held is owed again"
+    show(state, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what, dry_run))
+
+
+@app.command()
+def void(
+    context: typer.Context,
+    keys: Keys = None,
+    evidence: Annotated[str, typer.Option(help="What shows that the provider does not have it")] = "",
+    states: OfState = None,
+    org: OfOrg = "",
+    provider: OfProvider = "",
+    error: Saying = "",
+    expect: Expect = None,
+    although_accepted: Annotated[
+        bool, typer.Option(help="Also one that the provider had accepted, and lost or gave back since")
+    ] = False,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
+    state: State = context.obj
+    state.known_provider(provider)
+    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    if although_accepted and not keys:
+        raise UsageError("name each push that was accepted and has to be voided: no filter finds those")
+    done = state.write(
+        lambda c: corrections.void(
+            c, chosen.find(c, ("in_doubt", "rejected")), said, evidence, although_accepted=although_accepted
+        ),
+        rollback=dry_run,
+    )
+    show(
+        state, {"voided": done, "dry_run": dry_run}, _lines(done, "voided; the next tick seals what they held", dry_run)
+    )
+
+
+def _lines(keys: Sequence[str], what: str, dry_run: bool, *, will: str = "") -> list[str]:
+    what += ", all in one transaction" if len(keys) > 1 else ""
+    what = f"would be {what}; nothing was changed" if dry_run else will + what
+    shown = [f"  {key}" for key in keys[:20]]
+    again = [f"for just these: --expect {len(keys)}"] if dry_run and len(keys) > 1 else []
+    return [f"{len(keys):,} {what}", *shown, *(["  …"] if len(keys) > 20 else []), *again]

@@ -1,0 +1,111 @@
+"""`drawdown reconcile`: our totals beside the providers'."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Actor, Reason, only_with
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.audit import require_org
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.engine.runner import run
+from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.push import balances
+from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("reconcile")(reconcile_)
+
+
+def reconcile_(
+    context: typer.Context,
+    org: Annotated[str, typer.Argument(help="Only this organisation", show_default="all")] = "",
+    provider: Annotated[str, typer.Option(help="Only this provider", show_default="all that have totals")] = "",
+    from_: Annotated[
+        str | None, typer.Option("--from", help="From this day on (UTC)", show_default="what was settled lately")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Up to the begin of this day (UTC)")] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=100, help="Per cent that may differ without a word")] = 0.0,
+    shadow_threshold: Annotated[
+        float, typer.Option(min=0, max=100, help="The same for shadow mode, where another system bills")
+    ] = 15.0,
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Void what is proven absent, give back what was charged twice")
+    ] = False,
+    acknowledge: Annotated[
+        bool, typer.Option("--acknowledge", help="What was told of balances is seen to; nothing is compared")
+    ] = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Compare what we call accepted with what the providers charged, by organisation, feature and day.
+
+    Exit status 1: something differs and a person is needed; 75: it was corrected, and the next tick settles it.
+    """
+    state: State = context.obj
+    if acknowledge:
+        only_with(context, "--acknowledge", "org", "actor", "reason")
+        if org:
+            state.read(lambda c: require_org(c, org))
+        seen = state.write(lambda c: balances.acknowledge(c, org, state.said(actor, reason)))
+        done = [f"{one.org_id}, {one.provider}, {one.feature}: {int(one.told_qty):+,}" for one in seen]
+        show(state, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
+        return
+    if provider:
+        state.require_provider(provider)
+    bounds = [None if text is None else state.moment(text, name) for text, name in ((from_, "--from"), (to, "--to"))]
+    if any(one is not None and one % DAY_MS for one in bounds):
+        raise UsageError("--from and --to are days: 2026-01-31")
+    start, end = bounds
+    if start is not None and end is not None and end <= start:
+        raise UsageError("the range ends before it starts: --to is the day after the last one")
+    scope = Scope(
+        from_ms=start or 0,
+        to_ms=2**53 if end is None else end,
+        org_id=org,
+        provider=provider,
+        threshold=threshold / 100,
+        shadow_threshold=shadow_threshold / 100,
+        correct=correct,
+        recent=start is None and end is None,
+    )
+    if org:
+        state.read(lambda c: require_org(c, org))
+    if correct:
+        state.write(require_whole)
+    state.ready()
+    found = run(reconcile(state.context(), scope, state.said(actor, reason)), state.world())
+    show(state, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
+    raise typer.Exit(found.exit_status)
+
+
+def _lines(found: Reconciled) -> list[str | Table]:
+    text = f"{found.compared:,} compared (organisation, feature, day), {len(found.differing):,} differ"
+    if found.waiting:
+        text += f"; {found.waiting:,} wait: unsettled, or fresher than the provider's lag"
+    if found.covered:
+        text += f"; {found.covered:,} show less in events, and the customer's balance was drawn on: they are charged"
+    if found.unread:
+        text += f"; {found.unread:,} could not be read"
+    if found.other_terms:
+        text += f"; {found.other_terms:,} were sent on terms that are no longer used, and cannot be compared"
+    lines: list[str | Table] = [text, *(f"{name}: not compared: {why}" for name, why in found.skipped.items())]
+    lines += [f"not read: {reason}" for reason in found.reasons]
+    if found.differing:
+        columns = ("day", "org", "provider", "feature", "#ours", "#theirs", "", "#corrected")
+        rows = [
+            (show_time(d.day_ms)[:10], d.org_id, d.provider, d.feature, d.ours, d.theirs, d.verdict, d.corrected)
+            for d in found.differing[:100]
+        ]
+        lines.append(table("Differences, in base units", columns, rows))
+        lines += [f"{one.org_id}, {one.feature}: {one.note}" for one in found.differing[:100] if one.note]
+    return lines

@@ -1,0 +1,74 @@
+"""`drawdown recover`: go on after the database was restored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Actor, DryRun, Reason
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show
+from drawdown.worker.engine.runner import run
+from drawdown.worker.history.recover import Recovered, recover
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("recover")(recover_)
+
+
+def recover_(
+    context: typer.Context,
+    since: Annotated[
+        str | None,
+        typer.Option(help="When the backup was made", show_default="the last tick on record"),
+    ] = None,
+    restored: Annotated[bool, typer.Option("--restored", help="It was restored, though nothing here shows it")] = False,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """After a restore, or a failover that lost commits: look up what was sent since, and settle the rest.
+
+    First have the hosts' samples imported again, and do again what people changed since the backup.
+    """
+    state: State = context.obj
+    since_ms = None if since is None else state.moment(since, "--since")
+    state.ready()
+    said = state.said(actor, reason)
+    steps = recover(state.context(), said, since_ms=since_ms, restored=restored, dry_run=dry_run)
+    found = run(steps, state.world())
+    show(state, {"recover": found, "dry_run": dry_run}, _lines(found, dry_run=dry_run))
+
+
+def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
+    if found.found is None:
+        return [
+            f"nothing was lost: this is the database that was left (incarnation {found.number}). Nothing was changed.",
+            "If it was restored all the same, and no host that ticked on it is left to tell: `--restored`.",
+        ]
+    since, sample = show_time(found.from_ms), show_time(found.last_sample_ms)
+    lines = [
+        f"what shows it: {found.found}",
+        f"on record up to {since}; what happened after that is forgotten here, and may be known at the providers",
+        f"{found.to_look_up:,} open pushes are looked up before anything is sent; so is whatever is sealed of earlier "
+        "windows from now on",
+    ]
+    if found.to_decide:
+        lines.append(f"{found.to_decide:,} open pushes are for a person: `drawdown push list --state in_doubt`")
+    if dry_run:
+        lines += [
+            f"Before: import again the samples written since {since} (the newest here is of {sample}), and do again "
+            "what people changed since (`org assign`, `feature map`, `ledger grant`, …).",
+            "Then the same without --dry-run. Nothing was changed.",
+        ]
+    else:
+        day = since[:10]
+        lines += [
+            f"incarnation {found.number}: ticks go on. Samples that are imported again later are billed once, too.",
+            f"When `drawdown status` says that all is settled: `drawdown reconcile --from {day}`, then "
+            "`drawdown verify`.",
+        ]
+    return lines

@@ -1,0 +1,246 @@
+"""`drawdown replay`: what a past range still owes, sealed and sent; first as a dry run.
+
+Guarantee: the range is echoed in the zone it was given in and in UTC, with its windows, before anything is done.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Actor, DryRun, Reason
+from drawdown.cli.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import UsageError
+from drawdown.schema.text import clean
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.catalog.prices import add
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine import runner
+from drawdown.worker.replay.plan import Plan, Scope, plan
+from drawdown.worker.replay.replay import SHOWN, Replayed, replay
+from drawdown.worker.replay.report import Tally
+
+LISTED = 20
+"""Rows of a table for people; --json has more, and with --dry-run all."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("replay")(replay_)
+
+
+def replay_(
+    context: typer.Context,
+    orgs: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="These organisations")] = None,
+    provider: Annotated[str | None, typer.Option(help="The windows that this provider bills")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All organisations")] = False,
+    from_: Annotated[str, typer.Option("--from", help="The range's begin")] = "",
+    to: Annotated[str, typer.Option("--to", help="The range's end")] = "",
+    zone: Annotated[str, typer.Option(help="The zone of times that name none")] = "UTC",
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Seal a past range again, and push what it still owes. What is billed already is not billed again.
+
+    A replay that was stopped goes on where it was when the same command is given again. --dry-run shows what it would
+    seal and send, with prices, and why the rest is not there; with --json, every push.
+    """
+    state: State = context.obj
+    if bool(orgs) + (provider is not None) + all_ != 1:
+        raise UsageError("name one organisation or several, or give --provider NAME, or --all")
+    if not from_ or not to:
+        raise UsageError("give the range: --from and --to")
+    parse_zone(zone)
+    start, end = state.moment(from_, "--from", zone), state.moment(to, "--to", zone)
+    state.known_provider(provider or "")
+    now = state.clock.now_ms()
+    scope = Scope(tuple(orgs or ()), provider)
+    made = state.read(lambda c: plan(c, scope, start, end, now))
+    echo = echoed(made, (from_, to), (start, end), zone)
+    if not state.json:
+        for line in echo["lines"]:
+            state.out.print(escape(clean(line)), highlight=False)
+    found = _run(state, made, dry_run, state.said(actor, reason))
+    shown = {"replay": _plain(found), "range": {**echo, **_plan_json(made)}, "dry_run": dry_run}
+    show(state, {**shown, "exit_status": found.exit_status}, lines_of(found))
+    raise typer.Exit(found.exit_status)
+
+
+def _run(state: State, made: Plan, dry_run: bool, said: Said) -> Replayed:
+    """With a progress bar where somebody looks."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=state.err, disable=not sys.stderr.isatty()) as progress:
+        tasks = {
+            "replayed": progress.add_task("windows replayed", total=0),
+            "pushed": progress.add_task("pushed", total=None),
+            "projected": progress.add_task("organisations read", total=None),
+        }
+
+        def advanced(what: str, count: int) -> None:
+            if what == "range":
+                progress.update(tasks["replayed"], total=count)
+            else:
+                progress.advance(tasks[what], count)
+
+        context = state.context()
+        context.progress = advanced
+        most = None if dry_run and state.json else SHOWN
+        return runner.run(replay(context, made, said, dry_run=dry_run, most=most), state.world())
+
+
+def echoed(made: Plan, given: tuple[str, str], asked: tuple[int, int], zone_name: str) -> dict[str, Any]:
+    """The range in the zone given and in UTC, and what of it is replayed."""
+    zone = parse_zone(zone_name)
+    local = [in_zone(moment, zone) for moment in asked]
+    offsets = [offset_of(moment) for moment in local]
+    utc = [show_time(moment) for moment in asked]
+    lines = [f"range    {utc[0]} to {utc[1]} (UTC)"]
+    if zone_name != "UTC":
+        lines.append(f"         {local[0].isoformat()} to {local[1].isoformat()} ({zone_name})")
+    if offsets[0] != offsets[1]:
+        lines.append(f"         the clocks of {zone_name} change inside it: from {offsets[0]} to {offsets[1]}")
+    lines += [
+        f"         {text}: a daylight change lies there; taken as {moment.isoformat()}, write the offset to choose"
+        for text, moment in zip(given, local, strict=True)
+        if is_said_twice(text, zone)
+    ]
+    count = (made.to_ms - made.from_ms) // WINDOW_MS
+    lines.append(f"windows  {show_time(made.from_ms)} to {show_time(made.to_ms)}: {count:,}, of {made.scope}")
+    return {"zone": zone_name, "utc": utc, "local": [m.isoformat() for m in local], "offsets": offsets} | {
+        "lines": lines + _plan_lines(made)
+    }
+
+
+def _plan_lines(made: Plan) -> list[str]:
+    lines = []
+    if made.cut_at_first_use:
+        lines.append("         nothing was used before: it begins with the first sample")
+    if made.cut_at_horizon:
+        lines.append(f"         cut at {show_time(made.to_ms)}: later windows are not closed yet")
+    if made.open_from_ms is not None:
+        lines.append(f"         windows from {show_time(made.open_from_ms)} on are not sealed yet: the next tick's")
+    if made.floored:
+        lines.append(f"floor    {_orgs(made.floored)} cut at the floor; before it all is closed for good")
+    if made.stopped:
+        names = ", ".join(made.stopped[:3]) + (" …" if len(made.stopped) > 3 else "")
+        lines.append(f"stopped  {_orgs(len(made.stopped))} left out ({names}): `drawdown org release`")
+    lines += [
+        f"flip     {flip.org_id} at {show_time(flip.at_ms)}: {flip.was} before, {flip.becomes} from then on"
+        for flip in made.flips[:5]
+    ]
+    if made.flip_count > 5:
+        lines.append(f"flip     … {made.flip_count - 5:,} more; each window goes to the one who bills it")
+    return lines
+
+
+def _plan_json(made: Plan) -> dict[str, Any]:
+    found = asdict(made)
+    del found["orgs"]
+    return {**found, "orgs": None if made.orgs is None else len(made.orgs)}
+
+
+def _plain(found: Replayed) -> dict[str, Any]:
+    return {
+        **asdict(found),
+        "by_provider": [asdict(one) for one in by_provider(found.totals)],
+        "listed": len(found.first),
+        "exit_status": found.exit_status,
+    }
+
+
+def by_provider(totals: list[Tally]) -> list[Tally]:
+    """The same, of all organisations together (`org_id` empty)."""
+    made: dict[tuple[str, str], Tally] = {}
+    for one in totals:
+        sum_ = made.setdefault((one.provider, one.feature), Tally("", one.provider, one.feature))
+        sum_.pushes += one.pushes
+        sum_.quantity += one.quantity
+        sum_.price_micro = add(sum_.price_micro, one.price_micro)
+    return [made[name] for name in sorted(made)]
+
+
+def priced(micro: int | None) -> str:
+    """Credits by the rate card, or that there is no price."""
+    return "no price known" if micro is None else f"{show_credits(micro)}"
+
+
+def lines_of(found: Replayed) -> list[str | Table]:
+    """What a replay did, in a few lines and tables."""
+    lines: list[str | Table] = []
+    if found.resumed_from_ms is not None:
+        lines.append(
+            f"went on at {show_time(found.resumed_from_ms)}, where it had been stopped; "
+            f"sealed before that: {_count(found.pushes_before, 'push', 'pushes')}"
+        )
+    verb = "would seal" if found.dry_run else "sealed"
+    lines.append(
+        f"{verb} {_count(found.pushes, 'push', 'pushes')}, {_count(found.quantity, 'unit', 'units')}"
+        + ("" if found.pushes or found.stopped else ": nothing more is owed there")
+    )
+    lines += [
+        f"left out {one.org_id} {one.reason}; the rest went on without it. Mend it, then `drawdown org release "
+        f"{one.org_id}`, then replay it"
+        for one in found.stopped
+    ]
+    if found.pushes:
+        rows = [(t.provider, t.feature, t.pushes, t.quantity, priced(t.price_micro)) for t in by_provider(found.totals)]
+        columns = ("provider", "feature", "#pushes", "#quantity", "#credits, by our rate card")
+        lines.append(table("By provider", columns, rows))
+        rows_org = [
+            (t.org_id, t.provider, t.feature, t.pushes, t.quantity, priced(t.price_micro))
+            for t in found.totals[:LISTED]
+        ]
+        lines.append(table(_title("By organisation", len(found.totals)), ("org", *columns), rows_org))
+        each = [
+            (f.org_id, show_time(f.window_ms), f.feature, f.revision, f.quantity, priced(f.price_micro))
+            for f in found.first[:LISTED]
+        ]
+        names = ("org", "window", "feature", "#revision", "#quantity", "#credits")
+        lines.append(table(_title("Windows", found.pushes), names, each))
+    lines += [
+        f"not among them, {one.why}: {one.quantity:,} {one.unit} in {_count(one.windows, 'window', 'windows')}"
+        if one.unit != "samples"
+        else f"not among them, {one.why}: {_count(one.quantity, 'sample', 'samples')}"
+        for one in found.left_out
+    ]
+    return lines + _after(found)
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def _orgs(count: int) -> str:
+    return _count(count, "organisation is", "organisations are")
+
+
+def _title(what: str, count: int) -> str:
+    return what if count <= LISTED else f"{what}: {LISTED} of {count:,} (--json has more)"
+
+
+def _after(found: Replayed) -> list[str | Table]:
+    if found.dry_run:
+        return ["nothing was changed; the same without --dry-run does it"]
+    left = found.backlog
+    lines: list[str | Table] = [f"{name}: cannot be sent to now; its pushes wait" for name in found.not_ready]
+    lines += [f"failed: {failure}" for failure in found.failures]
+    facts = {"due": left.due, "queued": left.queued, "in doubt": left.in_doubt, "rejected": left.rejected}
+    some = ", ".join(f"{count:,} {what}" for what, count in facts.items() if count)
+    if some:
+        lines.append(f"left for the next tick, or for a person: {some} (`drawdown status`)")
+    return lines

@@ -1,0 +1,229 @@
+"""`drawdown sample`: finding samples, mending what is quarantined, taking samples back, deleting old ones."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Actor, DryRun, Expect, Page, Reason, Undo
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.audit import require_org
+from drawdown.schema.errors import Exit, Refused, UsageError
+from drawdown.worker.commands import prune, samples
+from drawdown.worker.push import void
+from drawdown.worker.views.samples import QuarantineFilter, SampleRow, list_quarantined, list_samples, require_reason
+
+app = typer.Typer()
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Samples")]
+OfOrg = Annotated[str, typer.Option("--org", help="Only of this organisation")]
+OfReason = Annotated[str, typer.Option("--why", help="Only for this reason, as `sample list --quarantined` shows it")]
+Since = Annotated[str | None, typer.Option("--from", help="Only what came in from this time on")]
+Until = Annotated[str | None, typer.Option("--to", help="Only what came in before this time")]
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    quarantined: Annotated[bool, typer.Option("--quarantined", help="Those that cannot be billed, and why")] = False,
+    org: OfOrg = "",
+    why: OfReason = "",
+    from_: Annotated[str | None, typer.Option("--from", help="Used from this time on; quarantined: came in")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Used before this time; quarantined: came in")] = None,
+    after: Annotated[str, typer.Option(help="Go on after this sample: the last one of a page")] = "",
+    most: Page = 100,
+) -> None:
+    """List an organisation's samples by the time of their use; or what is quarantined, with what it could be mended to.
+
+    A quarantined sample's own time may be the very thing that is wrong: there, --from and --to go by when it came in.
+    """
+    state: State = context.obj
+    chosen = _filter(state, None, org, why, from_, to)
+    if quarantined:
+        page = state.read(lambda c: list_quarantined(c, chosen, state.clock.now_ms(), after=after, most=most))
+        rows = [
+            (
+                _id(s),
+                s.org_id,
+                s.reason,
+                s.ts,
+                "-" if s.meant_ms is None else f"{show_time(s.meant_ms)} ({s.meant_as})",
+            )
+            for s in page.samples
+        ]
+        more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
+        lines: list[str | Table] = [
+            table("Quarantined", ("sample", "org", "why", "its time", "meant, perhaps"), rows),
+            *more,
+        ]
+        return show(state, {"samples": page.samples, "next_after": page.next_after}, lines)
+    if not org or chosen.from_ms is None or why or after:
+        raise UsageError("give --quarantined; or --org and --from, for its samples in the order of their use")
+    until = state.clock.now_ms() if chosen.to_ms is None else chosen.to_ms
+    found = state.read(lambda c: list_samples(c, org, chosen.from_ms or 0, until, most))
+    columns = ("sample", "sandbox", "at", "#MB", "#seconds", "")
+    times = [show_time(int(s.ts)) for s in found]
+    plain = [
+        (s.sample_id, s.sandbox_id, at, s.memory_mb, s.interval_s, s.reason or "")
+        for s, at in zip(found, times, strict=True)
+    ]
+    more = [f"there may be more: --from {times[-1]}, or --most"] if len(found) == most else []
+    return show(state, {"samples": found}, [table(f"Samples of {org}", columns, plain), *more])
+
+
+def _id(one: SampleRow) -> str:
+    """Whole, so that it can be copied; of one that is too long, how long it is, and how many begin so."""
+    if one.id_bytes is None:
+        return one.sample_id
+    alike = f"; {one.samples:,} begin so" if one.samples > 1 else ""
+    return f"{one.sample_id} ({one.id_bytes:,} bytes{alike})"
+
+
+def _filter(
+    state: State, given: list[str] | None, org: str, why: str, from_: str | None, to: str | None
+) -> QuarantineFilter:
+    """What was chosen. Errors: UnknownId for an organisation or a reason there is not."""
+    start, end = (
+        None if text is None else state.moment(text, name) for text, name in ((from_, "--from"), (to, "--to"))
+    )
+    if org:
+        state.read(lambda c: require_org(c, org))
+    if why:
+        state.read(lambda c: require_reason(c, why))
+    return QuarantineFilter(tuple(given or ()), org, why, start, end)
+
+
+@app.command("mend")
+def mend_(
+    context: typer.Context,
+    given: Ids = None,
+    org: OfOrg = "",
+    why: OfReason = "",
+    from_: Since = None,
+    to: Until = None,
+    as_: Annotated[str, typer.Option("--as", help="Read their times as s, ms, us, ns, iso; auto: as fits")] = "auto",
+    expect: Expect = None,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Enter quarantined samples again whose time alone is wrong: in seconds, microseconds, nanoseconds or as ISO text.
+
+    The sample itself never changes: what is entered has an id of its own, and the next tick seals it. One of whose
+    sandbox and moment there is a sample already is left out, as somebody mended it before; of several, the first by id
+    goes in.
+    """
+    state: State = context.obj
+    said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)
+    _require_choice(chosen)
+
+    def work(connection: sa.Connection) -> list[samples.Mended]:
+        done = samples.mend(connection, chosen, said, unit=as_)
+        _require_expected(expect, sum(one.new_id is not None for one in done))
+        return done
+
+    done = state.write(work, rollback=dry_run)
+    good = [one for one in done if one.new_id is not None]
+    rows = [
+        (one.sample_id, one.org_id, one.ts, show_time(one.ts_ms), one.unit, one.interval_s, one.new_id or one.why_not)
+        for one in done[:50]
+    ]
+    title = f"{'Would enter' if dry_run else 'Entered'} {len(good):,} of {len(done):,} again"
+    title += f", {sum(one.interval_s for one in good):,} s"
+    columns = ("sample", "org", "its time", "meant", "in", "#seconds", "entered as, or why not")
+    again = [f"for just these: --expect {len(good)}"] if dry_run else []
+    cut = [f"… and {len(done) - 50:,} more"] if len(done) > 50 else []
+    show(state, {"mended": done, "dry_run": dry_run}, [table(title, columns, rows), *cut, *again])
+    if len(good) < len(done):
+        raise typer.Exit(Exit.PERSON)
+
+
+@app.command()
+def dismiss(
+    context: typer.Context,
+    given: Ids = None,
+    org: OfOrg = "",
+    why: OfReason = "",
+    from_: Since = None,
+    to: Until = None,
+    undo: Undo = False,
+    expect: Expect = None,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Set quarantined samples aside: they are never billed, and no longer counted as quarantined."""
+    state: State = context.obj
+    if undo and (org or why or from_ or to):
+        raise UsageError("--undo takes back by id alone: name the samples (`drawdown audit list` has their ids)")
+    said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)
+    _require_choice(chosen)
+
+    def work(connection: sa.Connection) -> list[str]:
+        done = samples.undo_dismiss(connection, chosen.ids, said) if undo else samples.dismiss(connection, chosen, said)
+        _require_expected(expect, len(done))
+        return done
+
+    done = state.write(work, rollback=dry_run)
+    what = "quarantined again" if undo else "set aside, and never billed; --undo takes it back"
+    lines = [f"{len(done):,} {'would be ' if dry_run else ''}{what}", *(f"  {name}" for name in done[:20])]
+    again = [f"for just these: --expect {len(done)}"] if dry_run else []
+    show(state, {"dismissed": done, "undo": undo, "dry_run": dry_run}, [*lines, *again])
+
+
+def _require_choice(chosen: QuarantineFilter) -> None:
+    if chosen == QuarantineFilter() or (chosen.ids and chosen != QuarantineFilter(ids=chosen.ids)):
+        raise UsageError("name samples by their ids, or choose them by --org, --why, --from, --to")
+
+
+def _require_expected(expect: int | None, found: int) -> None:
+    if expect not in (None, found):
+        raise Refused(f"they are {found:,} by now, and not {expect:,}: look again with --dry-run")
+
+
+@app.command()
+def withdraw(
+    context: typer.Context,
+    given: Annotated[list[str], typer.Argument(metavar="ID...", help="Samples")],
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Declare samples wrong; the next tick gives back what was billed for them."""
+    state: State = context.obj
+    said = state.said(actor, reason)
+    done = state.write(lambda c: void.withdraw(c, given, said), rollback=dry_run)
+    rows = [(d.sample_id, d.org_id, show_time(d.window_ms), d.interval_s, d.already) for d in done]
+    columns = ("sample", "org", "window", "#seconds", "withdrawn before")
+    title = "Would withdraw; nothing was changed" if dry_run else "Withdrawn"
+    show(state, {"withdrawn": done, "dry_run": dry_run}, [table(title, columns, rows)])
+
+
+@app.command("prune")
+def prune_(
+    context: typer.Context,
+    before: Annotated[str, typer.Option(help="Delete samples of windows before this time")],
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Close old windows for good and delete their samples. What is pending or unsettled keeps its organisation back.
+
+    Quarantined samples stay until they are mended or dismissed: their time may be the very thing that is wrong.
+    """
+    state: State = context.obj
+    said, moment = state.said(actor, reason), state.moment(before, "--before")
+    done = prune.prune(state.write, moment, said, dry_run=dry_run)
+    text = f"{'would delete' if dry_run else 'deleted'} {done.samples:,} samples before {show_time(done.before_ms)}"
+    held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
+    kept = [
+        f"{done.quarantined:,} quarantined samples {'would be' if dry_run else 'were'} kept: see `drawdown sample list "
+        "--quarantined`; `drawdown sample mend` bills those whose time can be told, and a prune deletes what `drawdown "
+        "sample dismiss` set aside"
+    ]
+    show(state, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])

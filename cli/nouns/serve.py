@@ -1,0 +1,99 @@
+"""`drawdown serve`: webhooks, the gate, admin, cron, health and metrics over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from dataclasses import replace
+from typing import Annotated
+
+import structlog
+import typer
+
+from drawdown.cli.app import State
+from drawdown.cli.rendering import show
+from drawdown.providers.http import Http
+from drawdown.providers.http.client import HttpClient
+from drawdown.schema.database import read
+from drawdown.schema.migrate import require_ready
+from drawdown.server.services import Hands, NobodyThere, Services
+from drawdown.worker.engine.context import Context
+
+log = structlog.get_logger()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("serve")(serve_)
+
+
+def serve_(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="The address to listen on; without it, this machine alone")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one")] = 8080,
+) -> None:
+    """Take webhooks, answer the gate, admin and cron calls, show health and metrics, until SIGTERM."""
+    from drawdown.server.app import Server
+    from drawdown.server.http import listen  # a third of a second, which no other command should pay for
+    from drawdown.server.http.callers import proxies
+
+    state: State = context.obj
+    read(state.engine, require_ready)
+    proxies(state.settings.trusted_proxies)  # what is wrong there is said before anything is begun
+    server = Server(services_of(state))
+    listening = listen.bind(host, port)
+    if not _is_loopback(host):
+        log.warning("reachable_by_others", host=host, detail="the gate and the metrics ask nobody for a proof")
+    shown_host = f"[{host}]" if ":" in host else host
+    url = f"http://{shown_host}:{listening.getsockname()[1]}"
+    show(state, {"url": url}, [f"listening on {url}; SIGTERM or Ctrl-C ends it"])
+    sys.stdout.flush()
+    log.info("serving", url=url)
+    listen.serve(server, listening, state.settings.trusted_proxies)
+
+
+def services_of(state: State) -> Services:
+    """What the server is given. Each of its threads gets connections and providers of its own."""
+    asking = _with_own(state, HttpClient())
+    unasked = _with_own(state, NobodyThere())
+
+    def renew(services: Services) -> None:
+        asking.read_files_again()
+        unasked.renew()
+        services.settings = asking.settings.server()
+        services.providers, services.broken = asking.registry.providers, asking.registry.broken
+        services.unasked = unasked.registry.providers
+
+    return Services(
+        engine=state.engine,
+        clock=state.clock,
+        settings=state.settings.server(),
+        providers=asking.registry.providers,
+        unasked=unasked.registry.providers,
+        broken=asking.registry.broken,
+        http=asking.http,
+        hands=lambda: _hands(_with_own(asking, HttpClient())),
+        renew=renew,
+    )
+
+
+def _with_own(state: State, http: Http) -> State:
+    """The same database and settings, with connections and providers of its own."""
+    return replace(state, _registry=None, http=http)
+
+
+def _hands(own: State) -> Hands:
+    def context() -> Context:
+        if own.renew():
+            made.world = own.world()
+        return own.context()
+
+    made = Hands(own.world(), context)
+    return made
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,86 @@
+"""`drawdown usage`: what one organisation used, as a table, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import State
+from drawdown.cli.options import Org
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import UsageError
+from drawdown.worker.views.usage import BY, Usage, read_usage
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("usage")(usage)
+
+
+def usage(
+    context: typer.Context,
+    org: Org,
+    from_: Annotated[str, typer.Option("--from", help="From this window boundary on")],
+    to: Annotated[str, typer.Option("--to", help="Up to this window boundary")] = "now",
+    by: Annotated[str, typer.Option(help=", ".join(BY))] = "feature",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, safe to open in a spreadsheet")] = False,
+) -> None:
+    """Show what an organisation used, and what of it is sealed, in base units: seconds or MB-seconds.
+
+    Used is the sum of the samples in force. What is used and not sealed waits: for its window to close, for a biller,
+    or for a feature.
+    """
+    state: State = context.obj
+    if as_csv and state.json:
+        raise UsageError("give --csv or --json, not both")
+    start, end = state.window(from_, "--from"), state.window(to, "--to")
+    assert start is not None and end is not None
+    found = state.read(lambda c: read_usage(c, org, start, end, by))
+    if as_csv:
+        return _print_csv(found)
+    what = "" if by == "feature" else by
+    columns = (what, "feature", "unit", "#used", *(() if by == "sandbox" else ("#sealed", "#not sealed")))
+    rows = [tuple(line) for line in _lines(found)]
+    title = f"{org}, {show_time(start)} to {show_time(end)}"
+    notes = ["samples of the range's beginning are pruned: there, used is what was sealed"] if found.pruned else []
+    notes += [
+        f"sealed and not sent, but carried to a later window: {one.quantity:,} of {one.feature} at {one.provider}"
+        for one in found.carried
+    ]
+    result = {"usage": found, "used": _sum(found, "used"), "sealed": _sum(found, "sealed")}
+    return show(state, result, [table(title, columns[0 if what else 1 :], rows), *notes])
+
+
+def _lines(found: Usage) -> list[list[object]]:
+    lines: list[list[object]] = []
+    for one in found.rows:
+        sealed = [] if one.sealed is None else [one.sealed, one.used - one.sealed]
+        line: list[object] = [one.what or "pruned", one.feature or "no feature", one.unit, one.used, *sealed]
+        lines.append(line[1:] if found.by == "feature" else line)
+    return lines
+
+
+def _sum(found: Usage, name: str) -> dict[str, int | None]:
+    """By unit: seconds and MB-seconds are never added up."""
+    if name == "sealed" and found.by == "sandbox":
+        return {}
+    units = sorted({one.unit for one in found.rows})
+    return {unit: sum(getattr(one, name) for one in found.rows if one.unit == unit) for unit in units}
+
+
+def _print_csv(found: Usage) -> None:
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    what = [] if found.by == "feature" else [found.by]
+    out.writerow(["org_id", *what, "feature", "unit", "used", "sealed"])
+    for one in found.rows:
+        key = [safe(one.what)] if what else []
+        out.writerow([safe(found.org_id), *key, safe(one.feature), one.unit, one.used, one.sealed])
+
+
+def safe(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: an apostrophe stands before what could begin one."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "'") else text

@@ -1,0 +1,58 @@
+"""`drawdown watch`: halts in seconds, beside a cron that ticks."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import structlog
+import typer
+
+from drawdown.cli.after_tick import Rounds
+from drawdown.cli.app import State
+from drawdown.cli.nouns.tick import parse_shard
+from drawdown.cli.options import only_with
+from drawdown.cli.rendering import show
+from drawdown.cli.stopping import Stopping
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.errors import Exit, UsageError
+
+log = structlog.get_logger()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("watch")(watch_)
+
+
+def watch_(
+    context: typer.Context,
+    shard: Annotated[str | None, typer.Option(help="Only this part of the organisations: i/n, i from 0")] = None,
+    every: Annotated[int, typer.Option(help="Seconds between rounds", min=1, max=60)] = 5,
+    once: Annotated[bool, typer.Option("--once", help="One round, and end")] = False,
+) -> None:
+    """Halt whose credit is used up within seconds, and let go on who has paid, until told to end (SIGTERM, Ctrl-C).
+
+    Bills nothing: ticks do that. `drawdown run` watches by itself.
+    """
+    state: State = context.obj
+    if once:
+        only_with(context, "--once", "shard")
+    state.ready()
+    if isinstance(state.clock, FixedClock) and not once:
+        raise UsageError("--at stands still: give --once with it")
+    stopping = Stopping()
+    watching = Rounds(state, parse_shard(shard), stopping)
+    if once:
+        done = watching.round()
+        text = f"{done.looked:,} looked at, {done.read:,} read; {done.halted:,} halted, {done.resumed:,} resumed"
+        show(state, {"watch": asdict(done)}, [text])
+        raise typer.Exit(Exit.LEFT if done.halts_failed or done.failures else Exit.SETTLED)
+    stopping.on_signals()
+    told = f"a watch round every {every} s: halts whose credit is used up, bills nothing; SIGTERM or Ctrl-C ends it"
+    show(state, {"watch_every_s": every}, [told])
+    sys.stdout.flush()
+    while not stopping.is_set():
+        watching.try_round()
+        stopping.wait(every)

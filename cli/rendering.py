@@ -1,0 +1,118 @@
+"""Showing results: a table for people, one JSON object for programs.
+
+Guarantee: whatever hosts, providers and files are called, a terminal is given nothing that it would obey, or read the
+other way round: ids and messages are cleaned here, and in `opening` and `streams`, where logs and errors are written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, Final
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from drawdown.cli.app import State
+from drawdown.cli.parsing import show_credits, show_time
+from drawdown.schema.text import clean
+
+
+def plain(value: object) -> Any:
+    """A value as JSON can hold it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value
+
+
+def show(state: State, result: Mapping[str, object], lines: Iterable[str | Table]) -> None:
+    """Print the result as one JSON object, or as lines and tables."""
+    if state.json:
+        print(json.dumps({name: plain(value) for name, value in result.items()}, default=plain, sort_keys=True))
+        return
+    for line in lines:
+        state.out.print(line if isinstance(line, Table) else escape(clean(line)), highlight=False)
+
+
+MAX_WIDTH: Final = 10_000
+"""Wider than any row: what a table is measured with."""
+
+
+class Rows(Table):
+    """A table in which keys, ids and times stay whole: copied from a terminal, or found with grep.
+
+    Guarantee: text wraps at its spaces alone, and a table that needs more than the terminal has is as wide as it needs.
+    Where nobody looks (a pipe, a file, cron) it is plain: a line a row, columns two spaces apart, no border, no colour.
+    """
+
+    def __init__(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        super().__init__(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        self.pad_edge = False
+        self.plain_title = title
+        self.cells = [tuple(_cell(value) for value in row) for row in rows]
+        for number, name in enumerate(columns):
+            words = [text.split() for text in (name.lstrip("#"), *(row[number] for row in self.cells))]
+            self.add_column(
+                name.lstrip("#"),
+                justify="right" if name.startswith("#") else "left",
+                min_width=max(cell_len(word) for one in words for word in one or [""]),
+                no_wrap=all(len(one) < 2 for one in words),
+            )
+        for row in self.cells:
+            self.add_row(*map(Text, row))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not console.is_terminal:
+            yield Text("\n".join(self.plain_lines()))
+            return
+        needed = Measurement.get(console, options.update_width(MAX_WIDTH), self).minimum
+        yield from super().__rich_console__(console, options.update_width(max(options.max_width, needed)))
+
+    def plain_lines(self) -> Iterator[str]:
+        """The title, if there is one; the columns' names, if they have any; the rows; an empty line."""
+        heads = tuple(str(column.header) for column in self.columns)
+        lines = [[" ".join(text.split()) for text in row] for row in ([heads] if any(heads) else []) + self.cells]
+        widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+        if self.plain_title:
+            yield self.plain_title
+        for line in lines:
+            yield "  ".join(
+                text.rjust(width) if column.justify == "right" else text.ljust(width)
+                for text, width, column in zip(line, widths, self.columns, strict=True)
+            ).rstrip()
+        yield ""
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Rows:
+    """A table; columns that start with `#` hold numbers and are set to the right."""
+    return Rows(clean(title), columns, rows)
+
+
+def shown(name: str, value: object) -> object:
+    """A column's value for people: times as times, money in credits."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or None
+    if isinstance(value, int) and name.endswith(("_ms", "halted_at")):
+        return show_time(value)
+    return show_credits(value) if isinstance(value, int) and name.endswith("_micro") else value
+
+
+def facts(row: Mapping[str, object]) -> list[tuple[str, object]]:
+    """The columns of one row, a line each, for people: names without the unit that the value now shows."""
+    return [(name.removesuffix("_ms").removesuffix("_micro"), shown(name, value)) for name, value in row.items()]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return clean(str(value))

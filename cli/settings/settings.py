@@ -1,0 +1,178 @@
+"""What the environment says, and the files that it names.
+
+Guarantee: this is the only module that reads it; secrets never print.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+import sqlalchemy as sa
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from drawdown.cli.settings import cells as cell_settings
+from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
+from drawdown.schema.errors import UsageError
+from drawdown.server.services import ServerSettings, UnknownOrg
+from drawdown.worker.halts.cell_client import CellSettings
+
+PREFIX: Final = "DRAWDOWN_"
+
+
+class Settings(BaseSettings):
+    """Each is also an environment variable: DRAWDOWN_ and its name in capitals; with _FILE after it, for a secret, the
+    path of a file that holds it."""
+
+    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore")
+
+    database_url: str = "sqlite:///drawdown.db"
+    cell_origins: str = ""
+    """Origins of cells that may be called, separated by commas: https://cell-1.internal:8443"""
+    cell_secret: SecretStr = SecretStr("")
+    """Each cell's own secret is made from it, and signs its halts; two while it is rotated: new,old"""
+    cell_secrets: SecretStr = SecretStr("")
+    """Secrets of single cells, two while they are rotated, and what the others shared: cell-1=new,old;cell-2=x;*=old"""
+    cell_networks: str = ""
+    """Networks besides the public internet in which cells may be called: 10.0.0.0/8,fd12:3456::/32"""
+    log_level: str = "INFO"
+    state_dir: str = ""
+    """Where this host remembers how far it had come, apart from the database; by default ~/.local/state/drawdown."""
+
+    admin_secrets: SecretStr = SecretStr("")
+    """Sign requests to the server's /admin; several, separated by commas, while they are rotated."""
+    admin_hosts: str = ""
+    """Names under which /admin is called, as Host has them, separated by commas; without it, any name will do."""
+    cron_secret: SecretStr = SecretStr("")
+    """The bearer secret of the server's /cron/tick."""
+    gate_unknown_org: UnknownOrg = "not_found"
+    """What the gate says of an organisation it does not know: not_found (404), deny or allow."""
+    gate_open_when_in_doubt: bool = False
+    """Whether the gate is open where the database cannot be read, or the provider was not asked yet."""
+    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """What the server takes of one address, on the average."""
+    trusted_proxies: str = ""
+    """Addresses of proxies before the server, whose X-Forwarded-For is believed, separated by commas."""
+
+    _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
+    _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    """What of the files is in these settings."""
+
+    def with_files(self, files: SecretFiles) -> Self:
+        """The same, with what the files hold."""
+        made = self.model_copy(update={name: _typed(name, text) for name, text in files.texts.items()})
+        made._files, made._texts = files, files.texts
+        return made
+
+    def as_files_say(self) -> Self:
+        """These where nothing has changed since, else others, with what was read last."""
+        return self if self._files.texts is self._texts else self.with_files(self._files)
+
+    @property
+    def files(self) -> SecretFiles:
+        return self._files
+
+    def latest_database_url(self) -> str:
+        """With the login that is to be used now."""
+        return self._files.texts.get("database_url", self.database_url)
+
+    def server(self) -> ServerSettings:
+        secrets = (one.strip() for one in self.admin_secrets.get_secret_value().split(","))
+        return ServerSettings(
+            admin_secrets=tuple(filter(None, secrets)),
+            admin_hosts=tuple(filter(None, (one.strip().lower() for one in self.admin_hosts.split(",")))),
+            cron_secret=self.cron_secret.get_secret_value(),
+            gate_unknown_org=self.gate_unknown_org,
+            gate_open_when_in_doubt=self.gate_open_when_in_doubt,
+            requests_per_s=self.requests_per_s,
+        )
+
+    def of_providers(self) -> Mapping[str, str]:
+        """The environment's DRAWDOWN_… by the rest of their names, in lower case: `autumn_secret_key`."""
+        given = {name: text for name, text in _given().items() if not name.endswith(SUFFIX.lower())}
+        return {**given, **self._texts}
+
+    def state_folder(self) -> Path:
+        """Outlives the process, and no backup of the database brings it back (rule R1)."""
+        if self.state_dir:
+            return Path(self.state_dir)
+        home = os.environ.get("XDG_STATE_HOME")
+        return (Path(home) if home else Path.home() / ".local" / "state") / "drawdown"
+
+    def cells(self) -> CellSettings:
+        """Errors: UsageError for an entry that makes no sense; what it says of a secret is its place alone."""
+        return CellSettings(
+            cell_settings.origins(self.cell_origins),
+            cell_settings.roots(self.cell_secret.get_secret_value()),
+            cell_settings.secrets(self.cell_secrets.get_secret_value()),
+            cell_settings.networks(self.cell_networks),
+        )
+
+
+def _given() -> dict[str, str]:
+    """The environment's DRAWDOWN_…, by the rest of their names; what is empty is not given."""
+    return {
+        name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
+    }
+
+
+def load(database_url: str | None = None) -> Settings:
+    """The settings of this process; a `database_url` that was typed wins.
+
+    Errors: UsageError for one that cannot be read, by its name.
+    """
+    given = _given()
+    if database_url is not None:
+        given = {name: text for name, text in given.items() if name not in ("database_url", "database_url_file")}
+    try:
+        found = Settings().with_files(SecretFiles(_paths(given), CHECKS))
+    except ValidationError as error:
+        names = ", ".join(str(one["loc"][0]) for one in error.errors())
+        raise UsageError(f"these settings cannot be read: {names}") from error
+    if database_url is not None:
+        found.database_url = database_url
+    return found
+
+
+def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
+    """Which files hold which settings: secrets, the database's URL, and whatever is a provider's."""
+    found = {}
+    for variable, path in given.items():
+        name = variable.removesuffix(SUFFIX.lower())
+        if name == variable or not name:
+            continue
+        shown = f"{PREFIX}{name.upper()}"
+        if name in given:
+            raise UsageError(f"{shown} and {shown}{SUFFIX} are both set: one has to go")
+        if name in Settings.model_fields and name != "database_url" and not _is_secret(name):
+            raise UsageError(f"{shown}{SUFFIX}: that is no secret, and in no file: set {shown}")
+        found[name] = path
+    return found
+
+
+def _is_secret(name: str) -> bool:
+    return name in Settings.model_fields and Settings.model_fields[name].annotation is SecretStr
+
+
+def _typed(name: str, text: str) -> SecretStr | str:
+    return SecretStr(text) if _is_secret(name) else text
+
+
+def _one_database(text: str, was: str | None) -> None:
+    """Errors: UsageError for what is no URL, or another database's: a process stays with its own."""
+    try:
+        url = sa.make_url(text).set(username="", password="")
+    except (sa.exc.ArgumentError, ValueError):
+        raise UsageError("what it holds is no URL such as postgresql://USER:PASSWORD@HOST/NAME") from None
+    if was is not None and url != sa.make_url(was).set(username="", password=""):
+        raise UsageError("it names another database, which is used from the next start on")
+
+
+CHECKS: Final[Mapping[str, Check]] = {
+    "database_url": _one_database,
+    "cell_secret": lambda text, _was: cell_settings.roots(text),
+    "cell_secrets": lambda text, _was: cell_settings.secrets(text),
+}

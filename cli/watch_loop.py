@@ -1,0 +1,52 @@
+"""What a one-shot tick leaves for those who watch it: metrics in a file, a ping to a URL.
+
+Guarantee: neither changes what became of the tick; the file is whole at each moment; the URL, which often holds a
+secret, is in no log.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from drawdown.cli.app import State
+from drawdown.providers.http import Answer, Call
+from drawdown.server.metrics import metrics
+from drawdown.worker.engine.runner import ask
+
+log = structlog.get_logger()
+
+HEARTBEAT_TIMEOUT_S: Final = 10.0
+READABLE: Final = 0o644
+
+
+def write_metrics(state: State, file: Path) -> None:
+    """What the server's /metrics would say, for the textfile collector."""
+    try:
+        found = metrics.render(state.engine, state.clock.now_ms())
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as out:
+            out.write(found)
+        made = Path(out.name)
+        made.chmod(READABLE)
+        made.replace(file)
+    except OSError as error:
+        log.error("metrics_not_written", file=str(file), error=error.strerror)
+
+
+def beat(state: State, url: str) -> None:
+    """Tell whoever waits for it that a tick ended well."""
+    world = state.world()
+    assert world.http is not None
+    http = world.http
+    try:
+        answer = ask(lambda: http.send(Call("GET", url, timeout_s=HEARTBEAT_TIMEOUT_S)), world)
+    except Exception as error:  # the tick is done, whatever this was
+        log.warning("heartbeat_failed", kind=type(error).__name__)
+        return
+    if not isinstance(answer, Answer):
+        log.warning("heartbeat_failed", reason=answer.reason)
+    elif not 200 <= answer.status < 300:
+        log.warning("heartbeat_failed", status=answer.status)

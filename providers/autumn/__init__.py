@@ -1,0 +1,278 @@
+"""Autumn (useautumn.com, hosted or one's own server) as a billing provider.
+
+Guarantee: one HTTP call a charge, nothing repeated and nothing waited for; what an answer does not prove is not said.
+Duplicates are claims, not proof, so they are looked up; balances and events are read back every night, because a 200 of
+Autumn's is not durable and its key store fails open. Facts: observed on a running server, August 2026.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from drawdown.providers.autumn import (
+    customers as autumn_customers,
+)
+from drawdown.providers.autumn import (
+    events as autumn_events,
+)
+from drawdown.providers.autumn import (
+    settings as autumn_settings,
+)
+from drawdown.providers.autumn import (
+    svix,
+    wire,
+)
+from drawdown.providers.autumn.check import Report, feature_lines, read_features
+from drawdown.providers.autumn.customers import Customer, TooMany, Unreadable
+from drawdown.providers.autumn.settings import Settings
+from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult
+from drawdown.providers.protocol import (
+    CannotTell,
+    Capabilities,
+    CustomerChanged,
+    CustomerRead,
+    Drawn,
+    LookupResult,
+    NoCustomer,
+    Notice,
+    Outcome,
+    PushRequest,
+    ReadFailed,
+    RetryAt,
+    Setup,
+    Totals,
+    WebhookRefused,
+)
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
+
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
+CHANGES: Final = frozenset(
+    {
+        "billing.updated",
+        "billing.auto_topup_succeeded",
+        "billing.auto_topup_failed",
+        "balances.limit_reached",
+        "balances.usage_alert_triggered",
+        "customer.products.updated",
+        "customer.threshold_reached",
+    }
+)
+"""Webhooks after which a customer is read again; others are taken and ignored."""
+
+
+def capabilities(settings: Settings) -> Capabilities:
+    """What Autumn can do. The batch call is not used (batch_size 1): it answers 200 whatever became of its items and
+    drops duplicates silently, so it proves nothing."""
+    return Capabilities(
+        batch_size=1,
+        in_flight=256,
+        calls_per_s=settings.calls_per_s,
+        # The recorded headers allow 10,000 a second for customers.get, as for tracks, and 5 for one customer's events.
+        # More than a thousand were never tried; what is refused is read again a minute later.
+        reads_per_s=1_000,
+        lookups_per_s=4,
+        key_retention_ms=settings.key_retention_ms,
+        # Killed between claim and deduction: 409 from then on, and never applied (recorded).
+        duplicate_proves_delivery=False,
+        lookup_lag_ms=60 * SECOND_MS,
+        lookup_span_ms=DAY_MS,
+        # A queued charge waits as long as the store it needs is down; its key bounds how late it can still be ours.
+        applied_within_ms=settings.key_retention_ms,
+        negatives=True,
+        totals_lag_ms=5 * MINUTE_MS,
+        drawn=True,
+        max_quantity=wire.MAX_QUANTITY,
+        webhook_headers=svix.SIGNATURE_HEADERS,
+    )
+
+
+class AutumnProvider:
+    """Bills one Autumn account."""
+
+    def __init__(self, setup: Setup, settings: Settings) -> None:
+        self.name = setup.name
+        self.capabilities = capabilities(settings)
+        self.dormant = None if settings.secret_key else f"{settings.variable('secret_key')} is not set"
+        self._settings = settings
+        self._http = setup.http
+        self._clock: Clock = setup.clock
+        self._consumable: dict[str, bool] = {}
+        """By feature, as the account's list says; it never changes for a feature."""
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return [await self._charge(one) for one in batch]
+
+    async def _charge(self, request: PushRequest) -> Outcome:
+        refused = wire.unsendable(request)
+        if refused is not None:
+            return refused
+        if self.dormant is not None:
+            return RetryAt(self._clock.now_ms() + wire.REFUSED_MS, f"not sent: {self.dormant}")
+        result = await self._send("track", wire.track(request))
+        return wire.outcome(request, result, self._clock.now_ms())
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        return {one: await self._state(one) for one in customer_ids}
+
+    async def _state(self, customer_id: str) -> CustomerRead:
+        try:
+            customer = await self._customer(customer_id)
+            await self._learn_features(customer)
+        except Unreadable as trouble:
+            return NoCustomer() if trouble.code == "customer_not_found" else ReadFailed(str(trouble))
+        return autumn_customers.state(customer, self._settings, self._consumable)
+
+    async def _customer(self, customer_id: str) -> Customer:
+        if not autumn_settings.ID.fullmatch(customer_id):
+            raise Unreadable(f"Autumn takes no customer id like {customer_id!r}", "customer_not_found")
+        told = await self._ask("customers.get", {"customer_id": customer_id})
+        if told.get("id", customer_id) != customer_id:
+            raise Unreadable("Autumn's answer is about another customer")
+        return autumn_customers.read_customer(told)
+
+    async def _learn_features(self, customer: Customer) -> None:
+        """A balance does not say whether it is used up or only held (seats): the list of features does, asked once."""
+        if self._settings.balance_feature is not None:
+            return
+        of_balances = {one.feature for one in autumn_customers.candidates(customer, self._settings)}
+        if of_balances - self._consumable.keys():
+            listed = read_features(await self._ask("features.list", {}))
+            self._consumable.update({one.name: one.consumable for one in listed.values()})
+            self._consumable.update(dict.fromkeys(of_balances - self._consumable.keys(), True))
+
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        return (await self.lookup_many([request]))[0]
+
+    async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
+        """By one list of events; where that is too long, or holds an event that cannot be read, by halves of it."""
+        dates = sorted({one.ts for one in requests})
+        try:
+            items = await self._events(requests[0].customer_id, dates[0], dates[-1] + 1)
+        except Unreadable as trouble:
+            if isinstance(trouble, TooMany) and len(dates) > 1:
+                return await self._in_halves(requests)
+            refused = trouble.status in (400, 404) and trouble.code is not None
+            said = CannotTell(f"Autumn will not list this customer's events: {trouble}")
+            return [said if refused else ReadFailed(str(trouble))] * len(requests)
+        try:
+            events = autumn_events.by_key(items)
+        except Unreadable as trouble:
+            if len(dates) > 1:
+                return await self._in_halves(requests)
+            return [CannotTell(str(trouble))] * len(requests)
+        return [autumn_events.find(one, events) for one in requests]
+
+    async def _in_halves(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
+        dates = sorted({one.ts for one in requests})
+        middle = dates[len(dates) // 2]
+        found: dict[str, LookupResult] = {}
+        for part in ([one for one in requests if one.ts < middle], [one for one in requests if one.ts >= middle]):
+            found.update(zip((one.key for one in part), await self.lookup_many(part), strict=True))
+        return [found[one.key] for one in requests]
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
+        try:
+            items = await self._events(customer_id, from_ms, to_ms)
+            return autumn_events.totals(customer_id, items, from_ms, to_ms)
+        except Unreadable as trouble:
+            return ReadFailed(str(trouble))
+
+    async def _events(self, customer_id: str, from_ms: int, to_ms: int) -> list[object]:
+        """All events of a range, page by page. Errors: Unreadable; a part of them is never given for the whole."""
+        asked = autumn_events.question(customer_id, from_ms, to_ms)
+        items: list[object] = []
+        rest: Mapping[str, object] | None = {}
+        for _page in range(autumn_events.MAX_PAGES):
+            before = rest
+            page = autumn_events.read_page(await self._ask("events.list", {**asked, **(rest or {})}), len(items))
+            items.extend(page.items)
+            rest = page.rest
+            if rest is None:
+                return items
+            if rest == before:
+                raise Unreadable("Autumn's list of events does not move on")
+        raise TooMany(f"more than {autumn_events.MAX_PAGES * autumn_events.PAGE} events: ask for a shorter range")
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
+        try:
+            return autumn_customers.drawn(await self._customer(customer_id), self._settings)
+        except Unreadable as trouble:
+            return ReadFailed(str(trouble))
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice]:
+        if not self._settings.webhook_secrets:
+            raise WebhookRefused(f"{self._settings.variable('webhook_secrets')} is not set")
+        text = svix.verify(headers, body, self._settings.webhook_secrets, now_ms)
+        told = wire.parse(text.encode())
+        if told is None or not isinstance(told.get("type"), str):
+            raise WebhookRefused("the webhook's body is no JSON object with a type")
+        return [CustomerChanged(_customer_of(told))] if told["type"] in CHANGES else []
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        if self.dormant is not None:
+            return [f"{self.dormant}: nothing is sent to Autumn"]
+        try:
+            listed = read_features(await self._ask("features.list", {}))
+        except Unreadable as trouble:
+            return [f"{trouble} ({self._settings.variable('secret_key')}, {self._settings.variable('url')})"]
+        report = Report(self._settings, listed)
+        report.lines += feature_lines(self._settings, listed, features)
+        for customer_id in dict.fromkeys(customer_ids):
+            try:
+                report.customer(customer_id, await self._customer(customer_id), features)
+            except Unreadable as trouble:
+                report.lines.append(f"customer {customer_id}: {trouble}")
+        return report.lines
+
+    async def _ask(self, route: str, question: Mapping[str, object]) -> Mapping[str, object]:
+        """A read. Errors: Unreadable, for everything but a 200 with an object."""
+        if self.dormant is not None:
+            raise Unreadable(self.dormant)
+        result = await self._send(route, question)
+        if not isinstance(result, Answer):
+            raise Unreadable(f"{route}: {result.reason}")
+        body = wire.parse(result.body) if result.status == 200 else None
+        if body is None:
+            raise _unreadable(route, result)
+        return body
+
+    async def _send(self, route: str, body: Mapping[str, object]) -> HttpResult:
+        url = f"{self._settings.url}/v1/{route}"
+        headers = {
+            "authorization": f"Bearer {self._settings.secret_key}",
+            "content-type": "application/json",
+            "accept": "application/json",
+            "x-api-version": wire.VERSION,
+        }
+        text = _JSON.encode(body).encode()
+        if route == "track":
+            return await self._http.send(Call("POST", url, headers, text, most_bytes=PUSH_ANSWER_BYTES))
+        return await self._http.send(Call("POST", url, headers, text, READ_TIMEOUT_S))
+
+
+def _unreadable(route: str, answer: Answer) -> Unreadable:
+    said = wire.read_said(answer)
+    trouble = wire.access_trouble(said)
+    if trouble is not None:
+        # No status: mending the setting mends it, so it is not the customer's or the push's.
+        return Unreadable(trouble)
+    return Unreadable(f"{route}: {said}", said.code, answer.status)
+
+
+def _customer_of(told: Mapping[str, object]) -> str:
+    """`data.customer_id`, or `data.customer.id` in the older kinds."""
+    data = told.get("data")
+    if isinstance(data, dict):
+        customer = data.get("customer")
+        for found in (data.get("customer_id"), customer.get("id") if isinstance(customer, dict) else None):
+            if isinstance(found, str) and found:
+                return found
+    raise WebhookRefused(f"the webhook {told['type']} names no customer")
+
+
+def build(setup: Setup) -> AutumnProvider:
+    """The entry point. Errors: UsageError for a setting that cannot be used."""
+    return AutumnProvider(setup, autumn_settings.read(setup))

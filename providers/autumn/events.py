@@ -1,0 +1,132 @@
+"""Autumn's list of events: one push found again by its key, and totals of what was charged. Pure.
+
+Guarantee: quantities are what was deducted, never what was asked (the list keeps both), and an event that cannot be
+read makes the answer "cannot tell", never "absent". Two shapes of pages are read: `next_cursor` (2.3) and `has_more`
+(2.1), as recorded.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from drawdown.providers.autumn.customers import Unreadable
+from drawdown.providers.autumn.wire import KEY_PROPERTY, deducted, whole
+from drawdown.providers.protocol import Absent, CannotTell, Found, LookupResult, PushRequest
+from drawdown.schema.units import SECOND_MS
+
+PAGE: Final = 1_000
+"""The most events a call that Autumn's published source speaks of."""
+MAX_PAGES: Final = 20
+"""Of one question; a customer's list may be asked five times a second, so more would be answered 429 anyway."""
+MARGIN_MS: Final = 10 * SECOND_MS
+"""Asked for on both sides and cut off here: whether bounds are inclusive, or rounded, is the server's business."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """`applied` None: the list does not say what was deducted."""
+
+    event_id: str
+    customer_id: str
+    feature: str
+    ts: int
+    key: str | None
+    applied: Decimal | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """`rest` is what the next call adds to its question; None: this was the last page."""
+
+    items: Sequence[object]
+    rest: Mapping[str, object] | None
+
+
+def question(customer_id: str, from_ms: int, to_ms: int) -> dict[str, object]:
+    """The first page of a customer's events dated in [from_ms, to_ms), with a margin.
+
+    Of all features: how the list maps a feature onto the names of its events was never observed, and a push that it
+    missed would be called absent and billed again.
+    """
+    return {
+        "customer_id": customer_id,
+        "custom_range": {"start": max(0, from_ms - MARGIN_MS), "end": to_ms + MARGIN_MS},
+        "limit": PAGE,
+    }
+
+
+def read_page(body: Mapping[str, object], seen: int) -> Page:
+    """`seen` counts the items of the pages before. Errors: Unreadable."""
+    items = body.get("list")
+    if not isinstance(items, list):
+        raise Unreadable("Autumn's answer has no list of events")
+    cursor = body.get("next_cursor")
+    if isinstance(cursor, str) and cursor:
+        return Page(items, {"start_cursor": cursor})
+    if body.get("has_more") is True:
+        if not items:
+            raise Unreadable("Autumn says there are more events and lists none")
+        return Page(items, {"offset": seen + len(items)})
+    if "next_cursor" not in body and "has_more" not in body:
+        raise Unreadable("Autumn's list of events does not say whether it is complete")
+    return Page(items, None)
+
+
+def read_event(item: object) -> Event:
+    """Errors: Unreadable for one that is not whole. Properties that are none of ours are nobody's business."""
+    if not isinstance(item, dict):
+        raise Unreadable("an event in Autumn's list cannot be read")
+    names = [item.get(name) for name in ("id", "customer_id", "feature_id")]
+    ts, properties = item.get("timestamp"), item.get("properties")
+    if not all(isinstance(name, str) and name for name in names) or type(ts) is not int:
+        raise Unreadable("an event in Autumn's list cannot be read")
+    if properties is not None and not isinstance(properties, dict):
+        raise Unreadable("an event in Autumn's list has properties that cannot be read")
+    key = properties.get(KEY_PROPERTY) if properties else None
+    event_id, customer_id, feature = (str(name) for name in names)
+    return Event(event_id, customer_id, feature, ts, key if isinstance(key, str) else None, _applied(item, feature))
+
+
+def _applied(item: Mapping[str, object], feature: str) -> Decimal | None:
+    """What was deducted for a listed event. Where nothing was, the list has null (observed; documented as [])."""
+    return Decimal(0) if item.get("deductions", ...) is None else deducted(item, feature)
+
+
+def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]]) -> LookupResult:
+    """What became of a push, from all events around its time, by key."""
+    ours = events.get(request.key, ())
+    if not ours:
+        return Absent()
+    applied = [one.applied for one in ours if one.applied is not None]
+    if len(applied) < len(ours):
+        return CannotTell("Autumn has this push, and its list does not say what was deducted for it")
+    quantity = whole(sum(applied, Decimal(0)))
+    if quantity is None:
+        return CannotTell(f"Autumn deducted {sum(applied, Decimal(0))} for this push, which is no whole number")
+    return Found(quantity)
+
+
+def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
+    """Errors: Unreadable for an event that is not whole. It may be anybody's: to call a push absent would bill it
+    twice."""
+    found: dict[str | None, list[Event]] = defaultdict(list)
+    for event in {one.event_id: one for one in map(read_event, items)}.values():
+        found[event.key].append(event)
+    return found
+
+
+def totals(customer_id: str, items: Iterable[object], from_ms: int, to_ms: int) -> dict[str, int]:
+    """What was deducted, by feature, for events dated in [from_ms, to_ms), whoever sent them; fractions of others are
+    rounded away at the end. Errors: Unreadable."""
+    sums: dict[str, Decimal] = defaultdict(Decimal)
+    for event in {one.event_id: one for one in map(read_event, items)}.values():
+        if event.customer_id != customer_id or not from_ms <= event.ts < to_ms:
+            continue
+        if event.applied is None:
+            raise Unreadable(f"Autumn's list does not say what was deducted for an event of {event.feature}")
+        sums[event.feature] += event.applied
+    return {feature: int(total.to_integral_value()) for feature, total in sums.items()}

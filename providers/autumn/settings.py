@@ -1,0 +1,157 @@
+"""What Autumn is used with, read from DRAWDOWN_AUTUMN_…
+
+Guarantee: a setting that cannot be meant is refused by its name; no value of one is ever in a message or a repr.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+from urllib.parse import urlsplit
+
+from drawdown.providers.autumn import svix
+from drawdown.providers.protocol import HOUR_MS, Setup
+from drawdown.schema.errors import UsageError
+
+URL: Final = "https://api.useautumn.com"
+KEY_RETENTION_H: Final = (1, 24, 30 * 24)
+"""Least, default and most of what an account can set (observed default: a day)."""
+CALLS_PER_S: Final = 1_900.0
+"""Under the account's cap of 120,000 tracks a minute, above which Autumn answers 202 and queues, and never 429."""
+
+NAMES: Final = frozenset(
+    {
+        "secret_key",
+        "url",
+        "webhook_secrets",
+        "balance_feature",
+        "concurrency_feature",
+        "plans",
+        "key_retention_h",
+        "calls_per_s",
+    }
+)
+"""A setting that is none of these is a slip, and a slip may bill."""
+ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
+"""What Autumn takes as an id; anything else is answered 400 (recorded)."""
+_SECRET_KEY: Final = re.compile(r"am_sk_[A-Za-z0-9_-]{8,200}")
+_NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+_PLAN: Final = re.compile(r"([A-Za-z0-9_:-]{1,200})=([0-9]{1,9})")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One Autumn account. `secret_key` None: nothing is set, the provider stays dormant."""
+
+    name: str
+    secret_key: str | None = field(repr=False)
+    url: str
+    webhook_secrets: tuple[str, ...] = field(repr=False)
+    balance_feature: str | None
+    concurrency_feature: str
+    plans: Mapping[str, int]
+    key_retention_ms: int
+    calls_per_s: float
+
+    def variable(self, setting: str) -> str:
+        """The environment variable of a setting, for messages."""
+        return _variable(self.name, setting)
+
+
+def _variable(name: str, setting: str) -> str:
+    return f"DRAWDOWN_{name.upper()}_{setting.upper()}"
+
+
+def read(setup: Setup) -> Settings:
+    """The settings of one provider. Errors: UsageError, naming the setting."""
+    given = _Given(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
+    if unknown := sorted(set(setup.settings) - NAMES):
+        names = ", ".join(one.upper() for one in sorted(NAMES))
+        raise UsageError(f"{_variable(setup.name, unknown[0])} is no setting of Autumn; there are: {names}")
+    return Settings(
+        name=setup.name,
+        secret_key=given.secret_key(),
+        url=given.origin(),
+        webhook_secrets=given.webhook_secrets(),
+        balance_feature=given.feature("balance_feature") or None,
+        concurrency_feature=given.feature("concurrency_feature") or "concurrency",
+        plans=given.plans(),
+        key_retention_ms=given.key_retention_ms(),
+        calls_per_s=float(given.number("calls_per_s") or CALLS_PER_S),
+    )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Settings as they were written; empty ones count as not set."""
+
+    name: str
+    texts: Mapping[str, str] = field(repr=False)
+
+    def text(self, setting: str) -> str:
+        return self.texts.get(setting, "")
+
+    def wrong(self, setting: str, wanted: str) -> UsageError:
+        return UsageError(f"{_variable(self.name, setting)} {wanted}")
+
+    def secret_key(self) -> str | None:
+        text = self.text("secret_key")
+        if text.startswith("am_pk_"):
+            raise self.wrong("secret_key", "holds a publishable key (am_pk_…), which cannot bill: set a secret one")
+        if text and not _SECRET_KEY.fullmatch(text):
+            raise self.wrong("secret_key", "is no secret key of Autumn's: those begin with am_sk_ and hold no spaces")
+        return text or None
+
+    def origin(self) -> str:
+        text = self.text("url") or URL
+        wrong = self.wrong("url", f"has to be an address such as {URL}, without path, user or query")
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise wrong from None
+        extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme not in ("http", "https") or not parts.hostname or extra or not text.isprintable() or port == 0:
+            raise wrong
+        if re.search(r"[\s\\]", text):
+            raise wrong
+        return f"{parts.scheme}://{parts.netloc}"
+
+    def webhook_secrets(self) -> tuple[str, ...]:
+        found = tuple(one.strip() for one in self.text("webhook_secrets").split(",") if one.strip())
+        if not all(svix.is_secret(one) for one in found):
+            raise self.wrong(
+                "webhook_secrets", "has to be a list of signing secrets (whsec_…) with commas between them"
+            )
+        return found
+
+    def feature(self, setting: str) -> str:
+        text = self.text(setting)
+        if text and not ID.fullmatch(text):
+            raise self.wrong(setting, "has to be the id of a feature at Autumn: letters, digits, _ - and :")
+        return text
+
+    def plans(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for part in filter(None, (one.strip() for one in self.text("plans").split(","))):
+            match = _PLAN.fullmatch(part)
+            if match is None or match[1] in found:
+                raise self.wrong("plans", 'has to name each plan once with its concurrency, such as "free=2,pro=20"')
+            found[match[1]] = int(match[2])
+        return found
+
+    def number(self, setting: str) -> Decimal | None:
+        text = self.text(setting)
+        if text and (not _NUMBER.fullmatch(text) or Decimal(text) == 0):
+            raise self.wrong(setting, "has to be a number above zero")
+        return Decimal(text) if text else None
+
+    def key_retention_ms(self) -> int:
+        least, default, most = KEY_RETENTION_H
+        hours = self.number("key_retention_h") or Decimal(default)
+        if not least <= hours <= most:
+            raise self.wrong("key_retention_h", f"has to be between {least} and {most} hours, as the account has it")
+        return int(hours * HOUR_MS)

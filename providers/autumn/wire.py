@@ -1,0 +1,263 @@
+"""What is said to Autumn when billing, and what each of its answers proves. Pure.
+
+Guarantee: Accepted only for a charge that the answer itself shows, Rejected and RetryAt only where Autumn is known not
+to have charged; everything else is Unknown or Queued and is looked up. Facts: the recording of a running server of
+August 2026, API 2.3.0; each is told where it decides. A message of Autumn's is quoted with anything like a key cut out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from typing import Final, NoReturn
+
+from drawdown.providers.autumn.settings import ID
+from drawdown.providers.http import Answer, HttpResult, NoAnswer, NotSent
+from drawdown.providers.protocol import Accepted, Duplicate, Outcome, PushRequest, Queued, Rejected, RetryAt, Unknown
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+
+VERSION: Final = "2.3.0"
+"""Pinned: the shape of answers hangs on it, and without the header it is the account's."""
+KEY_PROPERTY: Final = "drawdown_key"
+"""Where our key is found again: the events list gives `properties` back, and not the idempotency key."""
+MAX_QUANTITY: Final = 2**53 - 1
+"""Autumn sums in binary floating point: above this a unit is lost."""
+
+CONFIRM_MS: Final = 45 * SECOND_MS
+"""After a 202: it is worked off some 30 s later (recorded)."""
+REFUSED_MS: Final = 5 * MINUTE_MS
+"""When to try again after Autumn refused the key or the version: a person has to mend it."""
+FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
+MIN_RETRY_MS: Final = SECOND_MS
+MAX_RETRY_MS: Final = 15 * MINUTE_MS
+
+_LIMIT: Final = 10**18
+"""No number of a customer's is larger than this; one that is cannot be meant (and 1e999999 would eat the memory)."""
+_HALF_UNIT: Final = Decimal("0.000001")
+"""Sums of binary fractions may miss a whole number by less than this."""
+_CODE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){1,10}")
+"""Every code that was recorded is words and underscores, beside a message."""
+_SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer\s+\S+")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an answer that is no success says. `code` None: it is not Autumn's JSON, so nobody knows who answered."""
+
+    status: int
+    code: str | None
+    message: str
+
+    def __str__(self) -> str:
+        told = f" {self.code}" if self.code else ""
+        return f"HTTP {self.status}{told}{f': {self.message}' if self.message else ''}"
+
+
+def track(request: PushRequest) -> dict[str, object]:
+    """The body of one charge, as it is safe: `overflow`, or the deduction stops at zero while the key is used up; a
+    time in milliseconds, for seconds would be 1970; the key in the body, whose events also have a unique constraint
+    (the header's namespace is shared with every other route of the account)."""
+    return {
+        "customer_id": request.customer_id,
+        "feature_id": request.feature,
+        "value": request.quantity,
+        "timestamp": request.ts,
+        "overage_behavior": "overflow",
+        "idempotency_key": request.key,
+        "properties": {KEY_PROPERTY: request.key},
+    }
+
+
+def unsendable(request: PushRequest) -> Rejected | None:
+    """What Autumn would refuse anyway, or count wrongly, is not sent."""
+    if not ID.fullmatch(request.customer_id):
+        return Rejected(
+            f"unsent: Autumn takes no customer id like {request.customer_id!r}, only letters, digits, _ - and :; "
+            "assign the organisation to the customer's id over there"
+        )
+    if not ID.fullmatch(request.feature):
+        return Rejected(f"unsent: Autumn takes no feature id like {request.feature!r}")
+    if abs(request.quantity) > MAX_QUANTITY:
+        return Rejected("unsent: Autumn counts in floating point, and this quantity is above 2^53")
+    return None
+
+
+def outcome(request: PushRequest, result: HttpResult, now_ms: int) -> Outcome:
+    """What came of one charge."""
+    match result:
+        case NotSent(reason):
+            return RetryAt(now_ms + backoff_ms(request.attempt), f"not sent: {reason}")
+        case NoAnswer(reason):
+            # Killed between claim and deduction, or applied and cut off: both were seen.
+            return Unknown(f"no answer: {reason}")
+        case Answer(status=200):
+            return _of_success(request, result, now_ms)
+        case Answer(status=202):
+            # A store is down, or the account is above its cap: applied later, or dropped without a word.
+            return Queued(now_ms + CONFIRM_MS)
+    return _of_refusal(request, result, now_ms)
+
+
+def _of_success(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
+    """A 200 proves what its `deductions` add up to, and no more."""
+    body = parse(answer.body)
+    if body is None or body.get("customer_id") != request.customer_id:
+        return Unknown("HTTP 200 with a body that is not Autumn's answer to this charge")
+    applied = deducted(body, request.feature)
+    if applied is None:
+        return Unknown("HTTP 200 that does not say what was deducted")
+    if whole(applied) == request.quantity:
+        return Accepted()
+    if applied == 0:
+        return Rejected(_uncharged(request, body))
+    # The key is used up and a part was applied: the lookup finds how much, and the difference is billed again.
+    return Queued(now_ms + CONFIRM_MS)
+
+
+def _uncharged(request: PushRequest, body: Mapping[str, object]) -> str:
+    # The key is used up all the same (recorded): the same push again would be a duplicate of nothing.
+    if body.get("balance") is None:
+        return (
+            f"Autumn charged nothing: customer {request.customer_id} has no balance of {request.feature}. "
+            "Give it a plan with one, then void this push: the usage is sealed again under a new key"
+        )
+    if request.quantity < 0:
+        return (
+            f"Autumn gave nothing back: the balance of {request.feature} is as full as it was granted. "
+            f"Credit {-request.quantity:,} on an invoice, then `drawdown push resolve KEY --accepted`"
+        )
+    return f"Autumn charged nothing of {request.feature}, though the customer has a balance of it"
+
+
+def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
+    said = read_said(answer)
+    match answer.status:
+        case 429:
+            # Comes before the key is claimed (recorded): safe, whoever said it. It is plain text.
+            wait_ms = retry_after_ms(answer, now_ms) or backoff_ms(request.attempt)
+            return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)
+        case 409 if said.code == "duplicate_idempotency_key":
+            return Duplicate()
+        case 400 | 401 | 403 | 404 if said.code is not None:
+            return _of_no(request, said, now_ms)
+    return Unknown(str(said))
+
+
+def _of_no(request: PushRequest, said: Said, now_ms: int) -> Outcome:
+    """Autumn's own no: nothing was applied and the key was given back."""
+    mendable = access_trouble(said)
+    if mendable is not None:
+        # Whoever mends the setting mends every push: rejecting them for good would leave work for each.
+        return RetryAt(now_ms + REFUSED_MS, mendable)
+    if said.status == 400 and "in the future" in said.message:
+        return RetryAt(now_ms + MINUTE_MS, f"Autumn's clock is behind ours: {said}")
+    if said.code == "customer_not_found":
+        return Rejected(f"{said}: create the customer over there, or assign the organisation to the right one")
+    if said.code == "feature_not_found":
+        return Rejected(f"{said}: create {request.feature} over there (is the key of the right environment?)")
+    return Rejected(str(said))
+
+
+def access_trouble(said: Said) -> str | None:
+    """What is wrong with key, address or version, if that is what an answer is about. The message of a 401 repeats a
+    part of the key, so only its code is told."""
+    if said.code is None:
+        return None
+    if said.code == "invalid_api_version":
+        return f"Autumn does not know API version {VERSION}: is this server older than August 2026?"
+    if said.code == "no_auth_header":
+        return f"HTTP 401 no_auth_header: no such route over there; the address or API version {VERSION} is wrong"
+    if said.status in (401, 403):
+        return f"the key is refused (HTTP {said.status} {said.code}): set a secret key that may bill"
+    return None
+
+
+def read_said(answer: Answer) -> Said:
+    """Code and message of an answer that is no success."""
+    body = parse(answer.body)
+    code = body.get("code") if body is not None else None
+    message = body.get("message") if body is not None else None
+    if not isinstance(message, str) or not isinstance(code, str) or not _CODE.fullmatch(code):
+        return Said(answer.status, None, "" if body is not None else "not Autumn's JSON")
+    return Said(answer.status, code, _quoted(message))
+
+
+def _quoted(message: str) -> str:
+    readable = "".join(one if one.isprintable() else " " for one in message)
+    return _SECRETS.sub("…", readable)[:200]
+
+
+def retry_after_ms(answer: Answer, now_ms: int) -> int | None:
+    """How long to wait, as the answer says it (seconds, or a date), held within bounds; None: it does not say."""
+    text = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        seconds = Decimal(text[:12])
+        return _clamped(int(seconds * SECOND_MS))
+    try:
+        moment = parsedate_to_datetime(text)
+        at_ms = int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * SECOND_MS)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return _clamped(at_ms - now_ms)
+
+
+def _clamped(wait_ms: int) -> int:
+    return max(MIN_RETRY_MS, min(wait_ms, MAX_RETRY_MS))
+
+
+def backoff_ms(attempt: int) -> int:
+    """Waiting time after an attempt (1 is the first): doubles up to a quarter of an hour."""
+    return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_RETRY_MS)
+
+
+def parse(body: bytes) -> Mapping[str, object] | None:
+    """A JSON object with exact numbers (int or Decimal); None for anything else."""
+    try:
+        found = json.loads(body, parse_float=Decimal, parse_constant=_refused)
+    except (ValueError, RecursionError, InvalidOperation):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def number(value: object) -> Decimal | None:
+    """A JSON number that can be meant, exactly."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return None
+    exact = Decimal(value)
+    return exact if -_LIMIT <= exact <= _LIMIT else None
+
+
+def whole(value: Decimal) -> int | None:
+    """The whole number this is, up to what floating point adds; None: it is none."""
+    nearest = value.to_integral_value()
+    return int(nearest) if abs(value - nearest) <= _HALF_UNIT else None
+
+
+def deducted(item: Mapping[str, object], feature: str) -> Decimal | None:
+    """What a track's answer or a listed event says was charged of a feature; None: it does not say.
+
+    With a credit system the deductions are of another feature, in credits at a rate that is not told: then what was
+    asked counts as charged, which `overflow` makes true (it always deducts all).
+    """
+    deductions = item.get("deductions")
+    if not isinstance(deductions, list):
+        return None
+    own, of_others = Decimal(0), False
+    for one in deductions:
+        value = number(one.get("value")) if isinstance(one, dict) else None
+        if value is None:
+            return None
+        if one.get("feature_id") == feature:
+            own += value
+        elif value != 0:
+            of_others = True
+    return number(item.get("value")) if of_others else own

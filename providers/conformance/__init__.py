@@ -1,0 +1,60 @@
+"""What every provider has to prove: a suite for pytest, for our own providers and for anybody's.
+
+Guarantee: what a provider says is compared with the service's own truth, which the bench tells. Accepted means charged,
+Rejected and RetryAt mean not charged, and a push is charged exactly once whatever was cut, lost or answered with
+nonsense in between. Nothing here imports pytest or the worker, or reads the machine's clock.
+
+    class TestTally(ProviderConformance):
+        def make_bench(self) -> Bench:
+            return TallyBench()  # as in tests/contract/third_party
+
+A hook that a service cannot serve raises `Unsupported` with the reason: its tests are skipped, and pytest says why.
+"""
+
+from __future__ import annotations
+
+from drawdown.providers.conformance.bench import Bench, Unsupported, Wire
+from drawdown.providers.conformance.law import Law
+from drawdown.providers.conformance.push import ChargeTests, TroubleTests
+from drawdown.providers.conformance.read import CheckTests, ReadTests
+from drawdown.providers.conformance.webhooks import WebhookTests
+from drawdown.providers.protocol import HOUR_MS, Provider
+from drawdown.schema.units import GRACE_MS, WINDOW_MS
+
+__all__ = ["Bench", "ProviderConformance", "Unsupported", "Wire"]
+
+
+class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CheckTests, WebhookTests):
+    """Subclass it in a test module and say how a bench is made."""
+
+    seeds = 20
+    """Sequences of faults that the law is tried with."""
+
+    def test_what_it_declares_agrees_with_itself(self) -> None:
+        can = self.bench.provider.capabilities
+        assert min(can.batch_size, can.in_flight, can.reads_a_call, can.unit, *can.units.values(), 1) == 1
+        assert can.duplicate_proves_delivery or can.lookup, "a duplicate that proves nothing has to be looked up"
+        assert can.key_retention_ms is None or can.key_retention_ms >= HOUR_MS
+        assert all(rate is None or rate > 0 for rate in (can.calls_per_s, can.reads_per_s, can.lookups_per_s))
+        assert all(lag is None or lag >= 0 for lag in (can.lookup_lag_ms, can.totals_lag_ms, can.applied_within_ms))
+        assert can.max_quantity is None or can.max_quantity >= can.unit_of(self.bench.feature)
+        assert can.oldest_ms is None or can.oldest_ms > WINDOW_MS + GRACE_MS, "a window is older once it is sealed"
+        assert can.max_key_chars is None or can.max_key_chars >= 40, "no room for a hash"
+        assert isinstance(self.bench.provider, Provider) and self.bench.provider.dormant is None
+        self.clean()
+
+    def test_whatever_goes_wrong_each_push_is_charged_once(self) -> None:
+        for seed in range(self.seeds):
+            self.finish()
+            self.start()
+            self.keeps_the_law(seed)
+
+    def keeps_the_law(self, seed: int) -> None:
+        """Of a bench on which nothing was charged yet."""
+        law = Law(self.bench, seed, self.run, self.push)
+        requests = [law.see_through(self.request(units)) for units in law.units(8)]
+        for request in requests:
+            charged = self.bench.charged(request)
+            assert charged == request.quantity, f"seed {seed}: {charged} of {request.quantity}; {law.story}"
+        total = self.bench.charged_total(self.bench.customer, self.bench.feature)
+        assert total == sum(request.quantity for request in requests), f"seed {seed}: {total}; {law.story}"

@@ -1,0 +1,201 @@
+"""The law of money: a push is charged exactly once, whatever happens to the calls that charge it.
+
+Guarantee: decides from the protocol and the declared capabilities alone, by the rules every worker has to keep (P2, P3,
+P5). The faults come from a seed, so the same seed tells the same story again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from drawdown.providers.conformance.bench import (
+    NONSENSE,
+    Bench,
+    Spoil,
+    cut_after,
+    cut_before,
+    garbled,
+    instead,
+    refused,
+)
+from drawdown.providers.http import Answer
+from drawdown.providers.protocol import (
+    HOUR_MS,
+    Absent,
+    Accepted,
+    CannotTell,
+    Duplicate,
+    Found,
+    LookupResult,
+    Outcome,
+    PushRequest,
+    Queued,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+    Unknown,
+)
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
+
+MAX_STEPS: Final = 300
+"""Of one push: attempts and lookups."""
+FAULTY_STEPS: Final = 6
+"""After these nothing fails any more, and the push has to come to its end."""
+
+OUTAGE_CHANCE: Final = 0.05
+"""That a day goes by before the next step."""
+
+FAULTS: Final[Sequence[Spoil | None]] = (
+    None,
+    refused,
+    cut_before,
+    cut_after,
+    cut_after,
+    instead(Answer(429, {"retry-after": "3"}, b"")),
+    instead(NONSENSE["an error of somebody in between"]),
+    garbled(NONSENSE["an error of somebody in between"]),
+    garbled(NONSENSE["an error of another shape"]),
+    garbled(NONSENSE["nothing"]),
+    garbled(NONSENSE["JSON cut short"]),
+)
+
+
+@dataclass
+class Course:
+    """How far a push has come, as a worker would remember it."""
+
+    request: PushRequest
+    state: Literal["due", "queued", "settled"] = "due"
+    attempts: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+    """When the last attempt began that may have arrived."""
+    may_have_arrived: bool = False
+    claimed: bool = False
+    """Whether the service said it has the key: sending it again could only say so again."""
+    revision: int = 0
+
+    def revise(self) -> None:
+        """It is void; the same usage is due again under the next revision, dated into the next minute."""
+        self.revision += 1
+        key = f"{self.request.key.split(':r')[0]}:r{self.revision}"
+        self.request = replace(self.request, key=key, ts=self.request.ts + MINUTE_MS)
+        self.state, self.attempts, self.first_ms = "due", 0, 0
+        self.may_have_arrived = self.claimed = False
+
+
+class Law:
+    """Sees pushes through, one after the other. `story` says what happened, for whoever reads a failure."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        seed: int,
+        run: Callable[[Coroutine[Any, Any, LookupResult]], LookupResult],
+        push: Callable[[PushRequest], Outcome],
+    ) -> None:
+        self._bench, self._run, self._push = bench, run, push
+        self._rng = random.Random(seed)  # noqa: S311 - a story that can be told again
+        self.story: list[str] = []
+
+    def units(self, count: int) -> list[int]:
+        """Some quantities, in base units."""
+        unit = self._bench.provider.capabilities.unit_of(self._bench.feature)
+        return [unit * self._rng.randint(1, 100_000) for _ in range(count)]
+
+    def see_through(self, request: PushRequest) -> PushRequest:
+        """Send, ask and send again until it is settled; returns it as it was charged, which may be a later revision."""
+        course = Course(request)
+        for step in range(MAX_STEPS):
+            faulty = step < FAULTY_STEPS
+            spoil = self._rng.choice(FAULTS) if faulty else None
+            if faulty and self._rng.random() < OUTAGE_CHANCE:
+                self._bench.advance(DAY_MS)  # longer than most keys are remembered
+            if self._bench.wire is not None:
+                self._bench.wire.spoil = spoil
+            self._step(course)
+            if course.state == "settled":
+                break
+        if self._bench.wire is not None:
+            self._bench.wire.spoil = None
+        assert course.state == "settled", f"{request.key} comes to no end: {self.story[-60:]}"
+        return course.request
+
+    def _step(self, course: Course) -> None:
+        if course.state == "due" and self._may_send(course):
+            self._send(course)
+        else:
+            self._look_up(course)
+
+    def _may_send(self, course: Course) -> bool:
+        """Rule P2: the same key only while it is sure to be remembered."""
+        kept = self._bench.provider.capabilities.key_retention_ms
+        return kept is None or not course.attempts or self._now_ms - course.first_ms < kept - min(HOUR_MS, kept // 2)
+
+    def _send(self, course: Course) -> None:
+        can = self._bench.provider.capabilities
+        course.attempts += 1
+        course.first_ms = course.first_ms or self._now_ms
+        outcome = self._push(replace(course.request, attempt=course.attempts))
+        self.story.append(f"{course.request.key} {course.attempts}: {outcome}")
+        match outcome:
+            case Accepted():
+                course.state = "settled"
+            case Duplicate():
+                assert course.may_have_arrived, f"never sent before, and said to be known: {self.story}"
+                course.state = "settled" if can.duplicate_proves_delivery else "queued"
+                course.claimed = True
+                self._bench.advance(can.lookup_lag_ms or 0)
+            case Queued(at_ms):
+                course.state, course.may_have_arrived, course.last_ms = "queued", True, self._now_ms
+                self._bench.advance(at_ms - self._now_ms)
+            case RetryAt(at_ms):
+                self._bench.advance(at_ms - self._now_ms)
+            case Rejected(reason):
+                raise AssertionError(f"nothing that happened is a reason to reject a push: {reason}")
+            case Unknown():
+                course.may_have_arrived, course.last_ms = True, self._now_ms
+                course.state = "due" if can.duplicate_proves_delivery or not can.lookup else "queued"
+                self._bench.advance(max(can.lookup_lag_ms or 0, SECOND_MS))
+
+    def _look_up(self, course: Course) -> None:
+        if not self._bench.provider.capabilities.lookup:
+            self._ask_a_person(course)
+            return
+        found = self._run(self._bench.provider.lookup(course.request))
+        self.story.append(f"{course.request.key}: {found}")
+        match found:
+            case Found(quantity):
+                assert quantity == course.request.quantity, self.story
+                course.state = "settled"
+            case Absent():
+                self._after_absent(course)
+            case CannotTell():
+                self._ask_a_person(course)
+            case ReadFailed():
+                self._bench.advance(MINUTE_MS)
+
+    def _after_absent(self, course: Course) -> None:
+        can = self._bench.provider.capabilities
+        waited_ms = self._now_ms - course.last_ms
+        if waited_ms >= max(can.applied_within_ms, can.lookup_lag_ms or 0):
+            assert not self._bench.charged(course.request), f"absent for good, and charged: {self.story}"
+            course.revise()  # rule P5
+        elif not course.claimed and self._may_send(course):
+            course.state = "due"
+        else:
+            self._bench.advance(max(can.applied_within_ms // 8, SECOND_MS))
+
+    def _ask_a_person(self, course: Course) -> None:
+        """Who knows the truth."""
+        if self._bench.charged(course.request):
+            course.state = "settled"
+        else:
+            course.revise()
+
+    @property
+    def _now_ms(self) -> int:
+        return self._bench.clock.now_ms()

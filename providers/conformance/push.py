@@ -1,0 +1,178 @@
+"""The part of the suite that charges: once, exactly, and only what the service itself says it charged.
+
+Guarantee: each test has a service of its own, and each outcome is held against what that service charged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from drawdown.providers.conformance.bench import (
+    FOREIGN,
+    NONSENSE,
+    THROTTLED,
+    WRONG_TYPES,
+    Unsupported,
+    cut_after,
+    cut_before,
+    fields,
+    garbled,
+    instead,
+    paths,
+    refused,
+    retyped,
+)
+from drawdown.providers.conformance.tools import Tools, outcomes
+from drawdown.providers.http import Answer
+from drawdown.providers.protocol import HOUR_MS, Accepted, Duplicate, PushRefused, Queued, Rejected, RetryAt, Unknown
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS, push_key, window_of
+
+
+class ChargeTests(Tools):
+    """A service that is well."""
+
+    def test_a_push_is_charged(self) -> None:
+        first, second = self.request(), self.request()
+        assert self.push(first) == Accepted() and self.push(second) == Accepted()
+        assert self.bench.charged_total(first.customer_id, first.feature) == first.quantity + second.quantity
+
+    def test_the_same_key_twice_is_charged_once(self) -> None:
+        request = self.request()
+        assert self.push(request) == Accepted()
+        for attempt, wait_ms in ((2, 0), (3, SECOND_MS), (4, HOUR_MS // 2)):
+            self.bench.advance(wait_ms)
+            assert isinstance(self.push(replace(request, attempt=attempt)), Accepted | Duplicate | Queued | Unknown)
+        assert self.bench.charged(request) == request.quantity
+
+    def test_two_workers_at_once_are_charged_once(self) -> None:
+        request = self.request()
+
+        async def both() -> None:
+            await asyncio.gather(*(outcomes(self.bench.provider, [request]) for _ in range(2)))
+
+        self.run(both())
+        assert self.bench.charged(request) == request.quantity
+
+    def test_the_same_key_with_another_quantity_charges_nothing_more(self) -> None:
+        request = self.request()
+        assert self.push(request) == Accepted()
+        other = replace(request, quantity=2 * request.quantity, attempt=2)
+        assert not isinstance(self.run(outcomes(self.bench.provider, [other]))[0], Accepted)
+        assert self.bench.charged(request) == request.quantity
+
+    def test_of_a_batch_each_is_told_apart(self) -> None:
+        most = self.bench.provider.capabilities.batch_size
+        batch = [self.request() for _ in range(min(most, 20))]
+        batch[len(batch) // 2] = wrong = self.request(feature=self.bench.unknown_feature)
+        told = self.run(outcomes(self.bench.provider, batch))
+        self.clean(*told)
+        for request, outcome in zip(batch, told, strict=True):
+            assert isinstance(outcome, Accepted) == (request is not wrong), f"{request.feature}: {outcome}"
+            assert self.bench.charged(request) == (None if request is wrong else request.quantity)
+
+    def test_an_unknown_customer_is_told(self) -> None:
+        request = self.request(customer=self.bench.unknown_customer)
+        (outcome,) = self.run(outcomes(self.bench.provider, [request]))
+        assert not isinstance(outcome, Duplicate | RetryAt), f"waiting does not mend it: {outcome}"
+        if isinstance(outcome, Accepted) and not self.bench.charged(request):
+            notices = self.notices(*self.bench.late_refusal(request))
+            assert [one.key for one in notices if isinstance(one, PushRefused)] == [request.key], notices
+
+    def test_success_that_charged_nothing_is_not_accepted(self) -> None:
+        outcome = self.push(self.request(customer=self.bench.charging_nothing()))
+        assert isinstance(outcome, Rejected | Queued), outcome
+
+    # Quantities and times.
+
+    def test_every_quantity_is_charged_exactly_or_not_at_all(self) -> None:
+        most = self.bench.provider.capabilities.max_quantity
+        for units in (0, 1, 7, 2**31, 999_999_999_999_999, 2**53 - 1, 2**53 + 1, 10**18):
+            request = self.request(units * self.unit)
+            if most is None or request.quantity <= most:
+                outcome = self.push(request)
+                assert not isinstance(outcome, Duplicate), f"{units} units: {outcome}"
+                assert self.bench.charged(request) in (None, 0, request.quantity), f"{units} units"
+
+    def test_a_negative_quantity_gives_back(self) -> None:
+        if not self.bench.provider.capabilities.negatives:
+            raise Unsupported("it takes no negative quantities: they are carried")
+        first, back = self.request(), self.request()
+        back = replace(back, quantity=-back.quantity)
+        assert self.push(first) == Accepted() and self.push(back) == Accepted()
+        assert self.bench.charged_total(first.customer_id, first.feature) == 0
+
+    def test_a_push_may_be_as_old_as_is_declared(self) -> None:
+        oldest_ms = self.bench.provider.capabilities.oldest_ms or 30 * DAY_MS
+        window = window_of(self.now_ms - oldest_ms) + 2 * WINDOW_MS
+        key = push_key("o-1", window, self.bench.feature, 0)
+        assert self.push(replace(self.request(), ts=window, key=key)) == Accepted()
+
+    def test_a_time_out_of_bounds_is_answered_truly(self) -> None:
+        for ts in (1, self.now_ms - 400 * DAY_MS, self.now_ms + 2 * HOUR_MS, self.now_ms + 400 * DAY_MS):
+            outcome = self.push(replace(self.request(), ts=ts - ts % WINDOW_MS))
+            assert not isinstance(outcome, Duplicate), f"at {ts}: {outcome}"
+
+
+class TroubleTests(Tools):
+    """A service that cannot be reached, or says strange things."""
+
+    def test_what_was_not_sent_may_be_sent_again(self) -> None:
+        request = self.request()
+        with self.wire.spoiled(refused):
+            assert isinstance(outcome := self.push(request), RetryAt), outcome
+        assert self.push(replace(request, attempt=2)) == Accepted()
+
+    def test_a_connection_that_was_cut_proves_nothing(self) -> None:
+        self.push(self.request())  # whoever has to sign in first has done so now
+        for spoil in (cut_before, cut_after):
+            calls = self.wire.calls
+            with self.wire.spoiled(spoil):
+                outcome = self.push(self.request())
+            assert isinstance(outcome, Unknown), f"{spoil.__name__}: {outcome}"
+            assert self.wire.calls == calls + 1, "one push is one call: sending again is the worker's"
+
+    def test_after_a_timeout_the_same_push_is_not_charged_twice(self) -> None:
+        request = self.request()
+        with self.wire.spoiled(cut_after):
+            self.push(request)
+        self.bench.advance(MINUTE_MS)
+        assert not isinstance(self.push(replace(request, attempt=2)), Rejected | RetryAt)
+        assert self.bench.charged(request) == request.quantity
+
+    def test_too_many_calls_means_later(self) -> None:
+        date = format_datetime(datetime.fromtimestamp(self.now_ms / 1000 + 60, UTC), usegmt=True)
+        for name, headers in {**THROTTLED, "a date": {"retry-after": date}}.items():
+            for body in (b"", b"Too Many Requests", b'{"message": "slow down", "code": "rate_limited"}'):
+                with self.wire.spoiled(instead(Answer(429, headers, body))):
+                    outcome = self.push(self.request())
+                assert isinstance(outcome, RetryAt), f"{name}: {outcome}"
+                wait_ms = outcome.at_ms - self.now_ms
+                assert name != "seconds" or 7 * SECOND_MS <= wait_ms <= MINUTE_MS, wait_ms
+                assert name != "a date" or 59 * SECOND_MS <= wait_ms <= 2 * MINUTE_MS, wait_ms
+
+    def test_nonsense_proves_nothing(self) -> None:
+        for name, answer in NONSENSE.items():
+            for spoil in (garbled(answer), instead(answer)):
+                with self.wire.spoiled(spoil):
+                    outcome = self.push(self.request())
+                assert isinstance(outcome, Unknown | Queued), f"{name}: {outcome}"
+
+    def test_a_no_that_is_not_the_services_own_refuses_nothing(self) -> None:
+        """What stands in between (a gate, a proxy, a firewall) may say it of a call that went through."""
+        for name, answer in FOREIGN.items():
+            for spoil in (garbled(answer), instead(answer)):
+                with self.wire.spoiled(spoil):
+                    (outcome,) = self.run(outcomes(self.bench.provider, [self.request()]))
+                self.clean(outcome)
+                assert isinstance(outcome, Unknown | Queued | RetryAt), f"{name}: {outcome}"
+
+    def test_a_field_of_another_type_is_no_proof_and_no_crash(self) -> None:
+        self.wire.last = None
+        self.push(self.request())
+        for path in paths(fields(self.wire.last)):
+            for value in WRONG_TYPES:
+                with self.wire.spoiled(retyped(path, value)):
+                    self.push(self.request())

@@ -1,0 +1,175 @@
+"""The part of the suite that reads: what cannot be read is never a figure.
+
+Guarantee: each test has a service of its own, and what is read is held against what that service charged.
+"""
+
+from __future__ import annotations
+
+from drawdown.providers.conformance.bench import (
+    FOREIGN,
+    LOST,
+    NONSENSE,
+    WRONG_TYPES,
+    Unsupported,
+    cut_after,
+    cut_before,
+    fields,
+    instead,
+    paths,
+    retyped,
+)
+from drawdown.providers.conformance.tools import Tools, awaited
+from drawdown.providers.protocol import (
+    HOUR_MS,
+    Absent,
+    Accepted,
+    CannotTell,
+    CustomerState,
+    Found,
+    NoCustomer,
+    PushRequest,
+    ReadFailed,
+    RetryAt,
+    Unknown,
+)
+from drawdown.schema.units import WINDOW_MS
+
+
+class ReadTests(Tools):
+    """Lookups, totals, balances, customers."""
+
+    def test_what_was_charged_is_found(self) -> None:
+        request, never = self.request(123_457 * self.unit), self.request()
+        assert self.push(request) == Accepted()
+        self.lag()
+        assert self.look_up(request) == Found(request.quantity)
+        assert self.look_up(never) == Absent()
+
+    def test_what_was_charged_without_an_answer_is_found(self) -> None:
+        request, never = self.request(), self.request()
+        with self.wire.spoiled(cut_after):
+            self.push(request)
+        with self.wire.spoiled(cut_before):
+            self.push(never)
+        self.lag()
+        assert self.look_up(request) == Found(request.quantity)
+        assert self.look_up(never) == Absent()
+
+    def test_totals_are_of_the_range_that_is_asked_for(self) -> None:
+        first, second = self.request(), self.request()
+        assert self.push(first) == Accepted() and self.push(second) == Accepted()
+        self.lag()
+        assert second.ts < first.ts
+        cases = ((second.ts, 0, 2), (second.ts + WINDOW_MS, 0, 1), (second.ts, first.ts, 1), (0, second.ts, 0))
+        for from_ms, to_ms, pushes in cases:
+            told = self.totals(first.customer_id, from_ms or second.ts - HOUR_MS, to_ms or first.ts + WINDOW_MS)
+            assert not isinstance(told, ReadFailed), told
+            assert told.get(first.feature, 0) == pushes * first.quantity, (from_ms, to_ms)
+
+    def test_balances_tell_what_was_drawn(self) -> None:
+        if not self.bench.provider.capabilities.drawn:
+            raise Unsupported("its balances do not say what was drawn")
+        for request in (self.request(), self.request()):
+            assert self.push(request) == Accepted()
+        self.lag()
+        drawn = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
+        assert not isinstance(drawn, ReadFailed)
+        assert drawn[request.feature].quantity == self.bench.charged_total(request.customer_id, request.feature)
+
+    def test_customers_are_read_and_the_unknown_is_no_failure(self) -> None:
+        assert isinstance(self.read(self.bench.customer), CustomerState)
+        assert isinstance(self.read(self.bench.unknown_customer), NoCustomer | CustomerState)
+
+    def test_what_cannot_be_read_is_not_read(self) -> None:
+        request = self.request()
+        self.push(request)
+        self.lag()
+        strange = {name: instead(answer) for name, answer in {**NONSENSE, **FOREIGN}.items()}
+        for name, spoil in {**LOST, **strange}.items():
+            with self.wire.spoiled(spoil):
+                self._reads_nothing(name, request)
+
+    def _reads_nothing(self, name: str, request: PushRequest) -> None:
+        """No reading call makes a figure of what was no answer; one that does not ask may know by itself."""
+        can, asked = self.bench.provider.capabilities, self.wire.calls
+        state = self.read(request.customer_id)
+        assert isinstance(state, ReadFailed) or self.wire.calls == asked, f"{name}: {state}"
+        if can.lookup:
+            assert isinstance(found := self.look_up(request), ReadFailed | CannotTell), f"{name}: {found}"
+        if can.totals_lag_ms is not None:
+            assert isinstance(told := self.totals(request.customer_id), ReadFailed), f"{name}: {told}"
+        if can.drawn:
+            drawn = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
+            assert isinstance(drawn, ReadFailed), f"{name}: {drawn}"
+        lines = self.check([request.feature], [request.customer_id])
+        assert lines or self.wire.calls == asked, f"{name}: no trouble is told"
+
+    def test_a_read_field_of_another_type_is_no_crash(self) -> None:
+        request = self.request()
+        self.push(request)
+        self.lag()
+        for ask in (self._customer, self._lookup, self._totals, self._drawn, self._check):
+            self.wire.last = None
+            ask(request)
+            for path in paths(fields(self.wire.last)):
+                for value in WRONG_TYPES:
+                    with self.wire.spoiled(retyped(path, value)):
+                        ask(request)
+
+    def _customer(self, request: PushRequest) -> None:
+        found = self.read(request.customer_id)
+        if isinstance(found, CustomerState):
+            assert found.balance_micro is None or type(found.balance_micro) is int, found
+            assert found.max_concurrent is None or type(found.max_concurrent) is int, found
+            assert found.plan is None or isinstance(found.plan, str), found
+
+    def _lookup(self, request: PushRequest) -> None:
+        if self.bench.provider.capabilities.lookup:
+            found = self.look_up(request)
+            assert not isinstance(found, Found) or type(found.quantity) is int, found
+
+    def _totals(self, request: PushRequest) -> None:
+        if self.bench.provider.capabilities.totals_lag_ms is not None:
+            told = self.totals(request.customer_id)
+            assert isinstance(told, ReadFailed) or all(type(one) is int for one in told.values()), told
+
+    def _drawn(self, request: PushRequest) -> None:
+        if self.bench.provider.capabilities.drawn:
+            told = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
+            assert isinstance(told, ReadFailed) or all(type(one.quantity) is int for one in told.values()), told
+
+    def _check(self, request: PushRequest) -> None:
+        self.check([request.feature], [request.customer_id])
+
+
+class CheckTests(Tools):
+    """Its configuration: what is wrong is told, and charges nothing."""
+
+    def test_check_finds_nothing_wrong_where_all_is_well(self) -> None:
+        assert self.check([self.bench.feature], [self.bench.customer]) == []
+        assert self.bench.charged_total(self.bench.customer, self.bench.feature) == 0, "a check charges nothing"
+
+    def test_check_names_an_unknown_feature(self) -> None:
+        lines = self.check([self.bench.feature, self.bench.unknown_feature], [])
+        assert any(self.bench.unknown_feature in line for line in lines), lines
+
+    def test_check_names_an_unknown_customer(self) -> None:
+        if isinstance(self.read(self.bench.unknown_customer), CustomerState):
+            raise Unsupported("any customer may be charged: there is no unknown one")
+        lines = self.check([], [self.bench.customer, self.bench.unknown_customer])
+        assert any(self.bench.unknown_customer in line for line in lines), lines
+
+    def test_a_bad_key_charges_nothing_and_is_told(self) -> None:
+        self.bench.provider = self.bench.with_bad_key()
+        assert self.check([self.bench.feature], [self.bench.customer]), "no trouble is told"
+        request = self.request()
+        # A key can be mended, so its pushes must not be given up.
+        assert isinstance(outcome := self.push(request), RetryAt | Unknown), outcome
+        assert self.bench.charged(request) is None
+        asked = self.wire.calls
+        assert isinstance(self.read(self.bench.customer), ReadFailed) or self.wire.calls == asked
+
+    def test_without_a_key_it_sleeps_and_says_so(self) -> None:
+        self.bench.provider = self.bench.without_key()
+        assert self.bench.provider.dormant, "it does not say why it sleeps"
+        assert self.check([self.bench.feature], [self.bench.customer]), "no trouble is told"

@@ -1,0 +1,179 @@
+"""What the conformance tests are made of: each asks the provider one thing and judges the form of what it says.
+
+Guarantee: whatever is asked here is checked for truth against the service, for secrets, and for a closed type.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar, get_args
+
+from drawdown.providers.conformance.bench import Bench, Unsupported, Wire
+from drawdown.providers.protocol import (
+    Absent,
+    Accepted,
+    CannotTell,
+    CustomerRead,
+    Found,
+    LookupResult,
+    Notice,
+    Outcome,
+    Provider,
+    PushRequest,
+    Queued,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+    Totals,
+    WebhookRefused,
+)
+from drawdown.schema.units import DAY_MS, GRACE_MS, SECOND_MS, WINDOW_MS, push_key, window_of
+
+T = TypeVar("T")
+
+MAX_REASON_CHARS: Final = 1000
+
+
+class Tools:
+    """A bench for each test, and questions to its provider."""
+
+    bench: Bench
+    patience_s = 10.0
+
+    def make_bench(self) -> Bench:
+        """Everything afresh: service, clock, provider."""
+        raise NotImplementedError
+
+    def setup_method(self) -> None:
+        self._runner = asyncio.Runner()
+        self.start()
+
+    def start(self) -> None:
+        """With a bench of its own."""
+        self.bench = self.make_bench()
+        self._newest = window_of(self.now_ms - GRACE_MS) - WINDOW_MS
+        self._requests = 0
+
+    def finish(self) -> None:
+        """Give back what `start` opened."""
+        if self.bench.wire is not None:
+            self.run(self.bench.wire.close())
+        self.bench.close()
+
+    def teardown_method(self) -> None:
+        self.finish()
+        self._runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Errors: TimeoutError for what waits: waiting is the worker's."""
+        return self._runner.run(asyncio.wait_for(work, self.patience_s))
+
+    @property
+    def now_ms(self) -> int:
+        return self.bench.clock.now_ms()
+
+    @property
+    def unit(self) -> int:
+        """Base units of the feature in one of the provider's."""
+        return self.bench.provider.capabilities.unit_of(self.bench.feature)
+
+    @property
+    def wire(self) -> Wire:
+        if self.bench.wire is None:
+            raise Unsupported("it does not speak over HTTP")
+        return self.bench.wire
+
+    def request(self, quantity: int | None = None, *, customer: str = "", feature: str = "") -> PushRequest:
+        """A push of a window that no other is of; some five minutes' worth unless told."""
+        name = feature or self.bench.feature
+        window = self._newest - self._requests * WINDOW_MS
+        self._requests += 1
+        units = 300 * self.bench.provider.capabilities.unit_of(name) if quantity is None else quantity
+        who = customer or self.bench.customer
+        return PushRequest(push_key("o-1", window, name, 0), who, name, units, window, 1)
+
+    def push(self, request: PushRequest) -> Outcome:
+        """Send one, and see that what is said is true, well formed and without secrets."""
+        before = self.bench.charged(request)
+        (outcome,) = self.run(outcomes(self.bench.provider, [request]))
+        after = self.bench.charged(request)
+        if isinstance(outcome, Accepted):
+            assert (after or 0) == request.quantity, f"said to be accepted; charged {after} of {request.quantity}"
+        if isinstance(outcome, Rejected | RetryAt):
+            assert after == before, f"said not to be applied, and it was: {outcome}"
+        if isinstance(outcome, RetryAt):
+            assert self.now_ms < outcome.at_ms <= self.now_ms + DAY_MS, f"in {outcome.at_ms - self.now_ms} ms"
+        if isinstance(outcome, Queued):
+            assert self.now_ms < outcome.confirm_at_ms <= self.now_ms + DAY_MS
+        self.clean(outcome)
+        return outcome
+
+    def clean(self, *said: object) -> None:
+        """No secret in what is said or shown, and no reason without words."""
+        for one in (*said, self.bench.provider):
+            assert not any(secret in repr(one) + str(one) for secret in self.bench.secrets), "a secret is told"
+            reason = getattr(one, "reason", "some")
+            assert 0 < len(reason) <= MAX_REASON_CHARS and "\n" not in reason, f"no reason for a person: {reason!r}"
+
+    def read(self, customer_id: str) -> CustomerRead:
+        found = self.run(awaited(self.bench.provider.customers([customer_id])))
+        assert list(found) == [customer_id], f"asked for {customer_id}, told of {list(found)}"
+        assert isinstance(found[customer_id], get_args(CustomerRead))
+        self.clean(found[customer_id])
+        return found[customer_id]
+
+    def look_up(self, request: PushRequest) -> LookupResult:
+        if not self.bench.provider.capabilities.lookup:
+            raise Unsupported("single pushes cannot be looked up")
+        found = self.run(awaited(self.bench.provider.lookup(request)))
+        assert isinstance(found, Found | Absent | CannotTell | ReadFailed), found
+        self.clean(found)
+        return found
+
+    def totals(self, customer_id: str, from_ms: int | None = None, to_ms: int | None = None) -> Totals | ReadFailed:
+        """By default of all that `request` makes."""
+        if self.bench.provider.capabilities.totals_lag_ms is None:
+            raise Unsupported("it has no totals")
+        start_ms = self._newest - DAY_MS if from_ms is None else from_ms
+        end_ms = self._newest + WINDOW_MS if to_ms is None else to_ms
+        told = self.run(awaited(self.bench.provider.totals(customer_id, start_ms, end_ms)))
+        self.clean(told)
+        return told
+
+    def lag(self) -> None:
+        """Wait until a lookup and totals cannot miss what was charged."""
+        can = self.bench.provider.capabilities
+        self.bench.advance(max(can.lookup_lag_ms or 0, can.totals_lag_ms or 0) + SECOND_MS)
+
+    def notices(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
+        found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
+        assert not isinstance(found, ReadFailed), found
+        self.clean(*found)
+        return list(found)
+
+    def refuses(self, headers: Mapping[str, str], body: bytes) -> bool:
+        try:
+            self.notices(headers, body)
+        except WebhookRefused as error:
+            self.clean(str(error))
+            return True
+        return False
+
+    def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        lines = list(self.run(awaited(self.bench.provider.check(features, customer_ids))))
+        assert all(isinstance(line, str) and line.strip() for line in lines), lines
+        self.clean(*lines)
+        return lines
+
+
+async def awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+async def outcomes(provider: Provider, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+    """Errors: AssertionError where it is not one outcome of the closed type each."""
+    outcomes = await provider.push(batch)
+    assert len(outcomes) == len(batch), f"{len(outcomes)} outcomes for {len(batch)} pushes"
+    assert all(isinstance(one, get_args(Outcome)) for one in outcomes), outcomes
+    return outcomes

@@ -1,0 +1,170 @@
+"""Stripe's billing meters as a billing provider: one meter event for each push.
+
+Guarantee: the identifier of a meter event is the push's key, so the same push is charged once however often it is sent
+within 24 hours; what Stripe did not say is unknown, never guessed. Retries, waits and rates are the worker's, by the
+capabilities. Sources: docs.stripe.com (billing/meter-event, meter-event-summary, rate-limits, idempotent_requests,
+error-low-level, webhooks/signature) and the stripe-python package; nothing here was tried against Stripe itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import wallet
+from drawdown.providers.protocol import (
+    Absent,
+    CannotTell,
+    CustomerRead,
+    CustomerState,
+    Drawn,
+    Found,
+    LookupResult,
+    Notice,
+    Outcome,
+    PushRequest,
+    ReadFailed,
+    RetryAt,
+    Setup,
+    Totals,
+)
+from drawdown.providers.stripe import check as stripe_check
+from drawdown.providers.stripe import webhooks
+from drawdown.providers.stripe.meters import Meter, Meters
+from drawdown.providers.stripe.settings import capabilities, read_settings
+from drawdown.providers.stripe.wire import MAX_WAIT_MS, meter_event, never_sent, outcome
+from drawdown.schema.database import read, rows_sql
+from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, WINDOW_MS
+
+DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
+
+
+class StripeProvider:
+    """Bills by v1 meter events."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Errors: UsageError for a setting that cannot be meant."""
+        self.name = setup.name
+        self._settings = read_settings(setup.settings)
+        self.capabilities = capabilities(self._settings)
+        self.dormant = None if self._settings.secret_key else DORMANT
+        self._http = setup.http
+        self._clock = setup.clock
+        self._engine = setup.engine
+        self._meters = Meters(self._settings, setup.http, setup.clock)
+
+    async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return [await self._push(one) for one in batch]
+
+    async def _push(self, push: PushRequest) -> Outcome:
+        if self.dormant:
+            return RetryAt(self._clock.now_ms() + MAX_WAIT_MS, self.dormant)
+        rejected = never_sent(self._settings, push)
+        if rejected is not None:
+            return rejected
+        result = await self._http.send(meter_event(self._settings, push))
+        return outcome(result, push, self._clock.now_ms())
+
+    async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+        """Stripe stops nobody: who has a prepaid wallet in the embedded ledger is halted by it, anybody else never."""
+        found = read(self._engine, partial(_wallets, customer_ids=customer_ids))
+        return {customer_id: found.get(customer_id, CustomerState(None, None, None)) for customer_id in customer_ids}
+
+    async def lookup(self, request: PushRequest) -> LookupResult:
+        """By the sum of the minute the push is dated in, which holds this push alone."""
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        name = self._settings.meter_of(request.feature)
+        meters = await self._meters.named(name.event_name)
+        if isinstance(meters, ReadFailed):
+            return meters
+        if not meters:
+            # Perhaps the key is of another account: "no meter" must not become "not charged".
+            return CannotTell(f"Stripe has no meter with event name {name.event_name}")
+        minute = request.ts - request.ts % MINUTE_MS
+        units = await self._meters.summed(meters, request.customer_id, minute, minute + MINUTE_MS)
+        return _judged(request, units, name.unit) if isinstance(units, Decimal) else units
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
+        """Of every meter whose event name could be a feature: an account may hold meters that are not Drawdown's."""
+        if self.dormant:
+            return ReadFailed(self.dormant)
+        if from_ms % MINUTE_MS or to_ms % MINUTE_MS:
+            return ReadFailed("Stripe sums up whole minutes only")
+        found = await self._meters.all()
+        if isinstance(found, ReadFailed):
+            return found
+        totals: dict[str, int] = {}
+        for feature, meters in self._by_feature(found).items():
+            units = await self._meters.summed(meters, customer_id, from_ms, to_ms)
+            if not isinstance(units, Decimal):
+                return ReadFailed(units.reason)
+            if units != int(units):
+                return ReadFailed(f"{feature}: {units} is no whole number: somebody else sends fractions to its meter")
+            if units:
+                totals[feature] = int(units) * self._settings.meter_of(feature).unit
+        return totals
+
+    def _by_feature(self, found: Sequence[Meter]) -> Mapping[str, list[Meter]]:
+        meters: dict[str, list[Meter]] = {}
+        for meter in found:
+            feature = self._settings.feature_of(meter.event_name)
+            # A foreign meter that counts cannot be one of ours; one that is listed has to sum, or its totals fail.
+            if feature is not None and (meter.formula == "sum" or feature in self._settings.meters):
+                meters.setdefault(feature, []).append(meter)
+        return meters
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
+        return {}
+
+    async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
+        return await webhooks.notices(self._settings, self._http, headers, body, now_ms)
+
+    async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
+        if self.dormant:
+            return [f"{self.dormant}: nothing is sent to Stripe"]
+        return await stripe_check.check(self._settings, self._http, self._meters, features, customer_ids)
+
+
+def _judged(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
+    """Whether the figure of a minute is this push's."""
+    figures = f"Stripe holds {units.normalize():f} units for that minute, {request.quantity // unit} were sent"
+    if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:
+        return CannotTell(f"several revisions may share the minute it is dated in: {figures}")
+    if units == 0:
+        return Absent()
+    if units * unit == request.quantity:
+        return Found(request.quantity)
+    whole = units == int(units)
+    return CannotTell(f"another figure than was sent: {figures}", int(units) * unit if whole else None)
+
+
+def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str]) -> Mapping[str, CustomerState]:
+    """The accounts that the ledger holds. `read_wallets` gives an empty one for anybody, and a plan alone opens an
+    account: only a customer who was once granted credit is prepaid, and has a balance that can be spent."""
+    known = connection.execute(
+        sa.text(
+            f"WITH wanted AS ({rows_sql(connection, {'id': 'text'})}), "
+            "granted AS (SELECT DISTINCT to_account FROM ledger_entries WHERE from_account = :source) "
+            "SELECT w.id, g.to_account IS NOT NULL FROM wanted w "
+            "JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id "
+            "LEFT JOIN granted g ON g.to_account = a.account_id"
+        ),
+        {"rows": json.dumps([{"id": customer_id} for customer_id in customer_ids]), "source": wallet.SOURCE},
+    )
+    prepaid = {str(customer_id): bool(granted) for customer_id, granted in known}
+    wallets = wallet.read_wallets(connection, list(prepaid))
+    return {
+        customer_id: CustomerState(one.balance_micro if prepaid[customer_id] else None, one.plan, one.max_concurrent)
+        for customer_id, one in wallets.items()
+    }
+
+
+def build(setup: Setup) -> StripeProvider:
+    """The entry point."""
+    return StripeProvider(setup)

@@ -1,0 +1,124 @@
+"""Whether key, version, meters and customers are as billing needs them.
+
+Guarantee: it only reads; each line says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from drawdown.providers.http import Answer, Http
+from drawdown.providers.protocol import ReadFailed
+from drawdown.providers.stripe.meters import CUSTOMER_KEY, VALUE_KEY, Meter, Meters
+from drawdown.providers.stripe.settings import StripeSettings
+from drawdown.providers.stripe.wire import clean, described, get, json_object, path_of
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+async def check(
+    settings: StripeSettings, http: Http, meters: Meters, features: Sequence[str], customer_ids: Sequence[str]
+) -> list[str]:
+    """What is wrong, a line each; customers and meters are looked at only with a key that works."""
+    refused = await _key(settings, http)
+    if refused:
+        return refused
+    lines = _url(settings) + await _account(settings, http)
+    found = await meters.all(afresh=True)
+    if isinstance(found, ReadFailed):
+        lines.append(f"the meters could not be read: {found.reason}")
+    else:
+        lines += [line for feature in sorted(set(features)) for line in _feature(settings, feature, found)]
+    return lines + await _customers(settings, http, sorted(set(customer_ids)))
+
+
+def _url(settings: StripeSettings) -> list[str]:
+    parts = urlsplit(settings.url)
+    if parts.scheme == "https" or parts.hostname in _LOOPBACK:
+        return []
+    return ["DRAWDOWN_STRIPE_URL is plain http to another machine: anybody on the way can read the key; use https"]
+
+
+async def _key(settings: StripeSettings, http: Http) -> list[str]:
+    """The key and the version, by one read that any key for billing may do."""
+    answer = await http.send(get(settings, "/v1/billing/meters", {"limit": "1"}))
+    if not isinstance(answer, Answer):
+        return [f"DRAWDOWN_STRIPE_URL: {settings.url} does not answer: {clean(answer.reason)}"]
+    said = described(answer)
+    if answer.status == 401:
+        return [f"DRAWDOWN_STRIPE_SECRET_KEY is refused by Stripe: {said}; make a key in the dashboard and set it"]
+    if answer.status == 403:
+        return [
+            f"DRAWDOWN_STRIPE_SECRET_KEY may not read meters: {said}; a restricted key needs Billing Meters: read, "
+            "Meter Events: write and Customers: read"
+        ]
+    if answer.status == 400:
+        return [f"DRAWDOWN_STRIPE_API_VERSION {settings.api_version} is refused by Stripe: {said}"]
+    if answer.status != 200 or json_object(answer.body) is None:
+        return [f"DRAWDOWN_STRIPE_URL: {settings.url} does not answer as Stripe does: {said}"]
+    used = answer.headers.get("stripe-version", settings.api_version)
+    if used != settings.api_version:
+        return [f"DRAWDOWN_STRIPE_API_VERSION is {settings.api_version}, but Stripe answers by {clean(used, 40)}"]
+    return []
+
+
+async def _account(settings: StripeSettings, http: Http) -> list[str]:
+    if settings.account is None:
+        return []
+    answer = await http.send(get(settings, "/v1/account"))
+    if not isinstance(answer, Answer) or answer.status != 200:
+        why = described(answer) if isinstance(answer, Answer) else clean(answer.reason)
+        return [f"DRAWDOWN_STRIPE_ACCOUNT: whose key this is could not be read: {why}"]
+    found = clean(str((json_object(answer.body) or {}).get("id")), 60)
+    if found == settings.account:
+        return []
+    return [f"DRAWDOWN_STRIPE_ACCOUNT is {settings.account}, but the key is of {found}: set the key of that account"]
+
+
+def _feature(settings: StripeSettings, feature: str, found: Sequence[Meter]) -> list[str]:
+    """What is wrong with the meter of one feature."""
+    name = settings.meter_of(feature).event_name
+    other = settings.taken(feature)
+    if other is not None:
+        return [f"{feature}: its meter {name} is that of {other}; give it one of its own in DRAWDOWN_STRIPE_METERS"]
+    named = [meter for meter in found if meter.event_name == name]
+    active = [meter for meter in named if meter.active]
+    if not named:
+        return [
+            f"{feature}: there is no meter with event name {name}; create it, or name another in DRAWDOWN_STRIPE_METERS"
+        ]
+    if not active:
+        return [f"{feature}: the meter with event name {name} is archived; reactivate it"]
+    return [f"{feature}: the meter {meter.id} ({name}) {line}" for meter in active for line in _shape(meter)]
+
+
+def _shape(meter: Meter) -> list[str]:
+    lines = []
+    if meter.formula != "sum":
+        lines.append(f"aggregates by {meter.formula or 'nothing'}; usage has to be summed: create one with formula sum")
+    if meter.customer_key != CUSTOMER_KEY:
+        lines.append(f"finds the customer under {meter.customer_key or 'nothing'}; it has to be {CUSTOMER_KEY}")
+    if meter.value_key != VALUE_KEY:
+        lines.append(f"finds the value under {meter.value_key or 'nothing'}; it has to be {VALUE_KEY}")
+    return lines
+
+
+async def _customers(settings: StripeSettings, http: Http, customer_ids: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    unread: Counter[str] = Counter()
+    for customer_id in customer_ids:
+        answer = await http.send(get(settings, path_of("v1", "customers", customer_id)))
+        if not isinstance(answer, Answer):
+            unread[clean(answer.reason)] += 1
+        elif answer.status == 404:
+            lines.append(f"{clean(customer_id)}: Stripe has no such customer; assign the organisation to one it has")
+        elif answer.status != 200:
+            unread[described(answer).split(" (req_")[0]] += 1
+        elif (json_object(answer.body) or {}).get("deleted") is True:
+            lines.append(
+                f"{clean(customer_id)}: this customer was deleted at Stripe; assign the organisation to another"
+            )
+    return lines + [f"{count} customers could not be read: {why}" for why, count in sorted(unread.items())]

@@ -1,0 +1,146 @@
+"""What Stripe's meters hold: which there are, and how much of a customer's usage they summed up.
+
+Guarantee: a figure is given only when it is whole and exact; usage of a meter that was archived and made again under
+the same event name is counted with the new one's, so that what was charged is never taken for absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final, TypeAlias
+
+from drawdown.providers.http import Answer, Http
+from drawdown.providers.protocol import CannotTell, ReadFailed
+from drawdown.providers.stripe.settings import StripeSettings
+from drawdown.providers.stripe.wire import described, error_of, get, path_of, read_object
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import MINUTE_MS
+
+PAGE: Final = 100
+MAX_PAGES: Final = 50
+REMEMBERED_MS: Final = 10 * MINUTE_MS
+"""How long the list of meters is believed: well under the hour that a lookup waits, so that no meter made since can
+hold what is looked for."""
+MAX_VALUE: Final = Decimal(10**30)
+CUSTOMER_KEY: Final = "stripe_customer_id"
+VALUE_KEY: Final = "value"
+
+
+Summed: TypeAlias = Decimal | ReadFailed | CannotTell
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A meter as Stripe lists it; what is missing is empty."""
+
+    id: str
+    event_name: str
+    active: bool
+    formula: str
+    customer_key: str
+    value_key: str
+
+
+class Meters:
+    """Reads meters and their summaries, remembering the list of meters for a while."""
+
+    def __init__(self, settings: StripeSettings, http: Http, clock: Clock) -> None:
+        self._settings = settings
+        self._http = http
+        self._clock = clock
+        self._known: Sequence[Meter] = ()
+        self._read_ms: int | None = None
+
+    async def all(self, *, afresh: bool = False) -> Sequence[Meter] | ReadFailed:
+        """Every meter of the account, archived ones too."""
+        now_ms = self._clock.now_ms()
+        if not afresh and self._read_ms is not None and abs(now_ms - self._read_ms) <= REMEMBERED_MS:
+            return self._known
+        found = await self._list("/v1/billing/meters", {})
+        if not isinstance(found, list):
+            return ReadFailed(found.reason)
+        self._known = [_meter(one) for one in found]
+        self._read_ms = now_ms
+        return self._known
+
+    async def named(self, event_name: str) -> Sequence[Meter] | ReadFailed:
+        """Those with this event name; one that is not known yet is asked for."""
+        for afresh in (False, True):
+            found = await self.all(afresh=afresh)
+            if isinstance(found, ReadFailed):
+                return found
+            named = [meter for meter in found if meter.event_name == event_name]
+            if named:
+                return named
+        return []
+
+    async def summed(self, meters: Sequence[Meter], customer_id: str, from_ms: int, to_ms: int) -> Summed:
+        """Units that these meters charged the customer for, by events dated in [from_ms, to_ms), whole minutes."""
+        total = Decimal(0)
+        for meter in meters:
+            if meter.formula != "sum":
+                return CannotTell(f"the meter {meter.id} does not sum but {meter.formula}: its figures say nothing")
+            asked = {"customer": customer_id, "start_time": str(from_ms // 1000), "end_time": str(to_ms // 1000)}
+            found = await self._list(path_of("v1", "billing", "meters", meter.id, "event_summaries"), asked)
+            if not isinstance(found, list):
+                return found
+            for summary in found:
+                value = _value(summary)
+                if value is None:
+                    return ReadFailed(f"the meter {meter.id} gives an aggregated_value that is no number")
+                total += value
+        return total
+
+    async def _list(self, path: str, asked: Mapping[str, str]) -> list[Mapping[str, object]] | ReadFailed | CannotTell:
+        """All pages of a list. CannotTell where Stripe refuses the question itself (no such customer, say)."""
+        found: list[Mapping[str, object]] = []
+        params = {**asked, "limit": str(PAGE)}
+        for _ in range(MAX_PAGES):
+            result = await self._http.send(get(self._settings, path, params))
+            if isinstance(result, Answer) and result.status in (400, 404) and error_of(result):
+                return CannotTell(described(result))
+            page = read_object(result)
+            if isinstance(page, ReadFailed):
+                return page
+            data = page.get("data")
+            if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
+                return ReadFailed("HTTP 200, but no list")
+            found += data
+            if page.get("has_more") is not True:
+                return found
+            if not data or not isinstance(data[-1].get("id"), str):
+                return ReadFailed("a list that goes on, but not where")
+            params["starting_after"] = str(data[-1]["id"])
+        return ReadFailed(f"a list of more than {MAX_PAGES * PAGE}")
+
+
+def _meter(found: Mapping[str, object]) -> Meter:
+    return Meter(
+        id=_text(found, "id"),
+        event_name=_text(found, "event_name"),
+        active=found.get("status") == "active",
+        formula=_text(_part(found, "default_aggregation"), "formula"),
+        customer_key=_text(_part(found, "customer_mapping"), "event_payload_key"),
+        value_key=_text(_part(found, "value_settings"), "event_payload_key"),
+    )
+
+
+def _part(found: Mapping[str, object], name: str) -> Mapping[str, object]:
+    part = found.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _text(found: Mapping[str, object], name: str) -> str:
+    text = found.get(name)
+    return text if isinstance(text, str) else ""
+
+
+def _value(summary: Mapping[str, object]) -> Decimal | None:
+    """Exact: `json_object` reads Stripe's float as a Decimal."""
+    value = summary.get("aggregated_value")
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return None
+    exact = Decimal(value)
+    return exact if abs(exact) < MAX_VALUE else None

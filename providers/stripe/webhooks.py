@@ -1,0 +1,128 @@
+"""Stripe's webhooks: proven to be Stripe's, then read for whom they concern.
+
+Guarantee: nothing is believed that is not signed with one of our secrets within five minutes; a figure in a webhook is
+never used. A thin event only names itself: what it says is fetched from Stripe.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Final
+
+from drawdown.providers.http import Http
+from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused, ReadFailed, WebhookRefused
+from drawdown.providers.stripe.settings import StripeSettings
+from drawdown.providers.stripe.wire import clean, get, json_object, key_of, path_of, read_object
+from drawdown.schema.units import SECOND_MS
+
+TOLERANCE_MS: Final = 300 * SECOND_MS
+MAX_HEADER: Final = 8192
+ERROR_REPORTS: Final = frozenset({"v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"})
+_CUSTOMER_EVENTS: Final = ("customer.", "invoice.", "checkout.", "billing.credit_", "billing.alert.")
+_EVENT_ID: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
+_CONTEXT: Final = re.compile(r"[A-Za-z0-9_/]{1,255}")
+
+
+async def notices(
+    settings: StripeSettings, http: Http, headers: Mapping[str, str], body: bytes, now_ms: int
+) -> Sequence[Notice] | ReadFailed:
+    """What a webhook says. Errors: WebhookRefused."""
+    verify(settings.webhook_secrets, headers.get("stripe-signature", ""), body, now_ms)
+    event = json_object(body) or {}
+    _check_account(settings.account, event)
+    kind = str(event.get("type"))
+    if kind in ERROR_REPORTS:
+        return await _refusals(settings, http, event)
+    if kind.startswith(_CUSTOMER_EVENTS):
+        customer = _customer(event)
+        return [CustomerChanged(customer)] if customer else []
+    return []
+
+
+def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> None:
+    """`t=…,v1=…[,v1=…]`: HMAC-SHA256 over `{t}.{body}`, by any of the secrets, at most 300 s old.
+
+    Errors: WebhookRefused.
+    """
+    if not secrets:
+        raise WebhookRefused("DRAWDOWN_STRIPE_WEBHOOK_SECRETS is not set")
+    parts = [part.strip().partition("=") for part in header[:MAX_HEADER].split(",")]
+    stamps = [text for name, _, text in parts if name == "t"]
+    given = [text.encode() for name, _, text in parts if name == "v1"]
+    if not given or len(stamps) != 1 or not re.fullmatch(r"[0-9]{1,12}", stamps[0]):
+        raise WebhookRefused("there is no Stripe-Signature of the form t=…,v1=…")
+    signed = stamps[0].encode() + b"." + body
+    wanted = [hmac.new(secret.encode(), signed, sha256).hexdigest().encode() for secret in secrets]
+    # Every pair is compared, each in constant time: how long it takes tells nothing about a secret.
+    if not sum([hmac.compare_digest(one, other) for one in wanted for other in given]):
+        raise WebhookRefused("it is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS")
+    if abs(now_ms - int(stamps[0]) * 1000) > TOLERANCE_MS:
+        raise WebhookRefused("it was signed more than five minutes ago, or by another clock")
+
+
+def _check_account(account: str | None, event: Mapping[str, object]) -> None:
+    """A webhook of our own account names none; one of a connected account names it, a thin one as its context."""
+    for name in ("account", "context"):
+        said = event.get(name)
+        if account is not None and isinstance(said, str) and said and account not in said.split("/"):
+            raise WebhookRefused(f"it is of another account than {account}, which DRAWDOWN_STRIPE_ACCOUNT names")
+
+
+def _customer(event: Mapping[str, object]) -> str | None:
+    """Whom an event is about, whether Stripe gives an id or the whole customer."""
+    data = event.get("data")
+    found = data.get("object") if isinstance(data, dict) else None
+    if not isinstance(found, dict):
+        return None
+    if found.get("object") == "customer":
+        return _id(found)
+    grant = found.get("credit_grant")
+    return _id(found.get("customer")) or (_id(grant.get("customer")) if isinstance(grant, dict) else None)
+
+
+def _id(found: object) -> str | None:
+    text = found.get("id") if isinstance(found, dict) else found
+    return text if isinstance(text, str) and text else None
+
+
+async def _refusals(
+    settings: StripeSettings, http: Http, event: Mapping[str, object]
+) -> Sequence[PushRefused] | ReadFailed:
+    """The pushes that an error report samples. Stripe counts all of a window's errors and shows some: what it does not
+    show, reconcile finds."""
+    event_id, context = event.get("id"), event.get("context")
+    if not settings.secret_key:
+        return ReadFailed("DRAWDOWN_STRIPE_SECRET_KEY is not set")
+    if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
+        return ReadFailed("a thin event without an id")
+    inside = context if isinstance(context, str) and _CONTEXT.fullmatch(context) else ""
+    fetched = read_object(await http.send(get(settings, path_of("v2", "core", "events", event_id), context=inside)))
+    if isinstance(fetched, ReadFailed):
+        return fetched
+    if fetched.get("id") != event_id or str(fetched.get("type")) not in ERROR_REPORTS:
+        return ReadFailed(f"asked for the event {event_id}, another one came")
+    return list({refused.key: refused for refused in _samples(fetched)}.values())
+
+
+def _samples(fetched: Mapping[str, object]) -> Iterator[PushRefused]:
+    """data.reason.error_types[].sample_errors[].request.identifier, which is the request's Idempotency-Key."""
+    for kind in _dicts(_at(fetched, "data", "reason").get("error_types")):
+        for sample in _dicts(kind.get("sample_errors")):
+            request = _at(sample, "request")
+            key = request.get("identifier") or request.get("idempotency_key")
+            if isinstance(key, str) and key:
+                yield PushRefused(key_of(key), clean(f"{kind.get('code')}: {sample.get('error_message')}"))
+
+
+def _at(found: Mapping[str, object], *path: str) -> Mapping[str, object]:
+    for name in path:
+        part = found.get(name)
+        found = part if isinstance(part, dict) else {}
+    return found
+
+
+def _dicts(found: object) -> list[Mapping[str, object]]:
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

@@ -1,0 +1,246 @@
+"""Calls to Stripe as bytes, and what its answers mean for a push.
+
+Guarantee: "accepted" is said only for an answer that repeats our identifier, "not applied" only for what Stripe refused
+before it did anything; every other answer leaves the push unknown. No text taken from an answer shows a key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from math import isfinite
+from typing import Final
+from urllib.parse import quote, unquote, urlencode
+
+from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.protocol import (
+    Accepted,
+    Duplicate,
+    Outcome,
+    PushRequest,
+    ReadFailed,
+    Rejected,
+    RetryAt,
+    Unknown,
+)
+from drawdown.providers.stripe.settings import MAX_DIGITS, StripeSettings
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+
+METER_EVENTS: Final = "/v1/billing/meter_events"
+MIN_WAIT_MS: Final = SECOND_MS
+MAX_WAIT_MS: Final = 15 * MINUTE_MS
+KEY_WAIT_MS: Final = 5 * MINUTE_MS
+"""After a key was refused: a person has to mend it, and may take a while."""
+MAX_TEXT: Final = 200
+MAX_IDEMPOTENCY_CHARS: Final = 255
+DUPLICATE: Final = "An event already exists with identifier"
+_LATER: Final = frozenset({"rate_limit", "lock_timeout"})
+_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+_SECRETS: Final = re.compile(r"\b(sk|rk|pk|whsec)_[A-Za-z0-9_*+/=]+")
+_ATTEMPT: Final = re.compile(r"(.+)\.([0-9]{1,9})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class StripeError:
+    """The `error` of a body. Parts that are missing are empty."""
+
+    type: str
+    code: str
+    message: str
+
+
+def get(settings: StripeSettings, path: str, params: Mapping[str, str] | None = None, context: str = "") -> Call:
+    """A reading call; `context` is the Stripe-Context that a thin event asks to be fetched in."""
+    query = f"?{urlencode(params)}" if params else ""
+    headers = _headers(settings) | ({"Stripe-Context": context} if context else {})
+    return Call("GET", f"{settings.url}{path}{query}", headers, timeout_s=READ_TIMEOUT_S)
+
+
+def path_of(*parts: str) -> str:
+    """A path whose parts may hold anything."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
+    """The one call that bills. Everything but the Idempotency-Key is the same at each attempt: the identifier is what
+    deduplicates, and a fresh Idempotency-Key keeps Stripe from replaying a saved 500 for ever."""
+    meter = settings.meter_of(push.feature)
+    form = {
+        "event_name": meter.event_name,
+        "payload[stripe_customer_id]": push.customer_id,
+        "payload[value]": str(push.quantity // meter.unit),
+        "identifier": push.key,
+        "timestamp": str(push.ts // 1000),
+    }
+    headers = _headers(settings) | {
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Idempotency-Key": idempotency_key(push),
+    }
+    text = urlencode(form).encode()
+    return Call("POST", settings.url + METER_EVENTS, headers, text, most_bytes=PUSH_ANSWER_BYTES)
+
+
+def _headers(settings: StripeSettings) -> dict[str, str]:
+    return {
+        "Authorization": f"Bearer {settings.secret_key}",
+        "Stripe-Version": settings.api_version,
+        "User-Agent": "Drawdown",
+    }
+
+
+def idempotency_key(push: PushRequest) -> str:
+    """`{key}.{attempt}`: Stripe's later error reports name it, so it must lead back to the push. A key that no header
+    can carry is percent-encoded; one that grows too long by that is hashed, and a report of it leads nowhere."""
+    key = quote(push.key, safe=_SAFE)
+    whole = f"{key}.{push.attempt}"
+    return whole if len(whole) <= MAX_IDEMPOTENCY_CHARS else f"{sha256(key.encode()).hexdigest()}.{push.attempt}"
+
+
+def key_of(idempotency: str) -> str:
+    """The key of the push that was sent with an Idempotency-Key. No key of ours ends in a point and digits, so one that
+    comes without an attempt is taken as it is."""
+    found = _ATTEMPT.fullmatch(idempotency)
+    return unquote(found.group(1)) if found else idempotency
+
+
+def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
+    """Why a push must not leave at all; None where it may."""
+    meter = settings.meter_of(push.feature)
+    other = settings.taken(push.feature)
+    if other is not None:
+        return Rejected(f"{push.feature} is the meter of {other}: give it one of its own in DRAWDOWN_STRIPE_METERS")
+    if push.quantity % meter.unit:
+        return Rejected(f"{push.quantity} is not a whole number of units of {meter.unit} at meter {meter.event_name}")
+    if abs(push.quantity // meter.unit) >= 10**MAX_DIGITS:
+        return Rejected(f"{push.quantity // meter.unit} has more than the {MAX_DIGITS} digits that Stripe takes")
+    return None
+
+
+def json_object(body: bytes) -> Mapping[str, object] | None:
+    """A JSON object, its numbers exact; None for anything else."""
+    try:
+        found = json.loads(body, parse_float=Decimal, parse_constant=_no_number)
+    except (ValueError, RecursionError, ArithmeticError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _no_number(text: str) -> object:
+    raise ValueError(f"{text} is no number")
+
+
+def error_of(answer: Answer) -> StripeError | None:
+    """What Stripe says went wrong; None where the body is not Stripe's."""
+    found = (json_object(answer.body) or {}).get("error")
+    if not isinstance(found, dict):
+        return None
+    return StripeError(
+        *(text if isinstance(text := found.get(name), str) else "" for name in ("type", "code", "message"))
+    )
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """Somebody else's text as one short line without keys."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[: 10 * limit]).split())
+    line = _SECRETS.sub(r"\1_…", line)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def described(answer: Answer) -> str:
+    """An answer in one line, with the request id that Stripe's support asks for."""
+    error = error_of(answer)
+    said = f": {error.code or error.type}: {error.message}" if error else ""
+    request = re.match(r"req_[A-Za-z0-9]{1,60}", answer.headers.get("request-id", ""))
+    return clean(f"HTTP {answer.status}{said}") + (f" ({request.group()})" if request else "")
+
+
+def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
+    """What came of one push."""
+    if isinstance(result, NotSent):
+        return RetryAt(now_ms + _backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
+    if isinstance(result, NoAnswer):
+        return Unknown(clean(f"no answer: {result.reason}"))
+    if result.status == 200:
+        return _taken(result, push)
+    if result.status in (401, 403):
+        # Nothing was applied; once the key is mended the same push goes through.
+        return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}")
+    if result.status == 429:  # comes before anything is done, whoever says it
+        return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
+    if 400 <= result.status < 500:
+        return _refused(result, push, now_ms)
+    return Unknown(described(result))
+
+
+def _taken(answer: Answer, push: PushRequest) -> Outcome:
+    body = json_object(answer.body) or {}
+    if body.get("object") == "billing.meter_event" and body.get("identifier") == push.key:
+        return Accepted()
+    return Unknown("HTTP 200, but not for this push")
+
+
+def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
+    """A 4xx. Only one in Stripe's own words proves that nothing was applied: anything in between may answer a 400."""
+    error = error_of(answer)
+    if error is None or error.code == "idempotency_key_in_use":
+        # The key in use may be this very push, sent twice by something in between: "not applied" would be a guess.
+        return Unknown(described(answer))
+    if error.type == "idempotency_error":
+        # Our Idempotency-Key came before, with other content. At a first attempt that is a history we have lost (rule
+        # R1): as Unknown, the next attempt would meet a duplicate of that other quantity and take it for this one.
+        return Duplicate() if push.attempt <= 1 else Unknown(described(answer))
+    if answer.status == 409 or error.code in _LATER:
+        return RetryAt(now_ms + wait_ms(answer.headers, push.attempt, now_ms), described(answer))
+    if error.type != "invalid_request_error":
+        return Unknown(described(answer))
+    if answer.status == 400 and (error.message.startswith(DUPLICATE) or error.code == "duplicate_meter_event"):
+        return Duplicate()
+    if "already" in error.message:
+        # Perhaps a duplicate in other words. Taken for a rejection it would be voided, sealed again and billed twice.
+        return Unknown(described(answer))
+    return Rejected(described(answer))
+
+
+def wait_ms(headers: Mapping[str, str], attempt: int, now_ms: int) -> int:
+    """How long to wait after "not now": what Retry-After says, else what stripe-should-retry hints at, else a growing
+    time; always between a second and a quarter of an hour."""
+    asked = _retry_after_ms(headers.get("retry-after", ""), now_ms)
+    if asked is not None:
+        return min(max(asked, MIN_WAIT_MS), MAX_WAIT_MS)
+    hint = headers.get("stripe-should-retry", "").strip().lower()
+    if hint == "false":
+        return MAX_WAIT_MS  # repeating at once would not help; giving up would lose the money
+    return MIN_WAIT_MS if hint == "true" and attempt <= 1 else _backoff_ms(attempt)
+
+
+def _backoff_ms(attempt: int) -> int:
+    return min(SECOND_MS << min(max(attempt, 1), 16), MAX_WAIT_MS)
+
+
+def _retry_after_ms(text: str, now_ms: int) -> int | None:
+    """Seconds or a date; None for nothing and for nonsense."""
+    text = text.strip()
+    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", text):
+        seconds = float(text)
+        return int(seconds * 1000) if isfinite(seconds) else None
+    try:
+        date = parsedate_to_datetime(text[:100])
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000) - now_ms
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
+    """The object of a reading call."""
+    if not isinstance(result, Answer):
+        return ReadFailed(clean(result.reason))
+    if result.status != 200:
+        return ReadFailed(described(result))
+    found = json_object(result.body)
+    return ReadFailed("HTTP 200, but no JSON object") if found is None else found

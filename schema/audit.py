@@ -1,0 +1,103 @@
+"""What every operator's command shares.
+
+Guarantee: whatever a person changes is on record with actor and reason, and whatever a seal reads changes only under
+rule S1's lock: a seal that is under way would otherwise see one half of the change, and forget the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit_chain import chained
+from drawdown.schema.database import insert_rows
+from drawdown.schema.errors import Refused
+from drawdown.schema.migrate import bucket_of
+from drawdown.schema.tables import orgs
+
+
+@dataclass(frozen=True)
+class Said:
+    """When, by whom and why; and through what: the command line (`cli`), a signed request (`http`), or a program that
+    calls the functions itself."""
+
+    now_ms: int
+    actor: str
+    reason: str
+    via: str = "program"
+
+
+def record(connection: sa.Connection, action: str, target: str, details: Mapping[str, object], said: Said) -> None:
+    """Append to `operator_actions`."""
+    record_many(connection, action, [(target, details)], said)
+
+
+def record_many(
+    connection: sa.Connection,
+    action: str,
+    done: Sequence[tuple[str, Mapping[str, object]]],
+    said: Said,
+) -> None:
+    """The same done to many targets: a row for each, in one statement."""
+    same = {"at_ms": said.now_ms, "action": action, "actor": said.actor, "reason": said.reason, "via": said.via}
+    rows = [{"target": target, "details": json.dumps(details, sort_keys=True)} for target, details in done]
+    hashes = chained(connection, [{**same, **row} for row in rows])
+    insert_rows(
+        connection,
+        "operator_actions",
+        {"target": "text", "details": "text", "hash": "text"},
+        [{**row, "hash": one} for row, one in zip(rows, hashes, strict=True)],
+        same=same,
+    )
+
+
+def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
+    """The organisation's row.
+
+    Errors: UnknownId where there is none, with the nearest; Refused where samples name it that no tick has seen yet.
+    """
+    row = connection.execute(sa.select(orgs).where(orgs.c.org_id == org_id)).one_or_none()
+    if row is None:
+        if ids.has_samples(connection, org_id):
+            raise Refused(f"{org_id} has samples that no tick has seen yet: run `drawdown tick`, then try again")
+        ids.require(connection, ids.ORG, org_id)
+        raise Refused(f"{org_id} appeared this moment: try again")
+    return row
+
+
+def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
+    """Rule S1's lock, for whatever changes what a seal reads. What the change rests on is read later."""
+    suffix = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+    connection.execute(
+        sa.text(f"SELECT id FROM buckets WHERE id BETWEEN :lo AND :hi ORDER BY id{suffix}"), {"lo": lo, "hi": hi}
+    ).all()
+
+
+def lock_org(connection: sa.Connection, org_id: str) -> None:
+    """The same for one organisation: the bucket that it has, or that a seal would give it."""
+    found = connection.execute(sa.text("SELECT bucket FROM orgs WHERE org_id = :org"), {"org": org_id}).scalar()
+    bucket = bucket_of(org_id) if found is None else int(found)
+    lock_buckets(connection, bucket, bucket)
+
+
+def make_dirty(
+    connection: sa.Connection, windows: str, values: Mapping[str, object], *, lo: int = 0, hi: int = 255
+) -> None:
+    """Have the differences of windows computed again by the next seal; `windows` follows FROM, with a WHERE.
+
+    Takes S1's lock by itself (of the buckets lo..hi, where all the windows are theirs): a seal deletes the rows of
+    what it has read, so one that comes in between would be forgotten unread.
+    """
+    lock_buckets(connection, lo, hi)
+    connection.execute(
+        sa.text(
+            "INSERT INTO dirty_windows (org_id, window_ms) "
+            f"SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING"
+        ),
+        values,
+    )

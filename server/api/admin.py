@@ -1,0 +1,109 @@
+"""POST /admin/orgs/{org}/provider and /override: what `drawdown org assign` and `org override` do, by a signed request.
+
+Guarantee: the same functions with the same checks, and actor and reason on record; nothing before the signature was
+proven and used up, so that a request which is seen twice counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Final, TypeVar
+
+import sqlalchemy as sa
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from drawdown.schema.audit import require_org
+from drawdown.schema.database import write
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import WINDOW_MS
+from drawdown.server.api.models import OverrideOrder, ProviderOrder
+from drawdown.server.http import bodies, signing
+from drawdown.server.http.errors import ApiError
+from drawdown.server.http.threads import Threads
+from drawdown.server.services import Hands, Services
+from drawdown.server.step_threads import Crew
+from drawdown.worker.commands import assignments, flips, orgs
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.context import Context
+from drawdown.worker.sources.samples.values import is_clean_id
+
+MAX_BYTES: Final = 64 * 1024
+M = TypeVar("M", bound=BaseModel)
+
+
+async def order_of(services: Services, threads: Threads, budget: bodies.Budget, request: Request, model: type[M]) -> M:
+    """The order of a signed request, whose signature is used up by this. Errors: ApiError."""
+    if not services.settings.admin_secrets:
+        raise ApiError(503, "not_configured", "no admin secret is set here")
+    async with bodies.body_of(request, MAX_BYTES, budget) as body:
+        return await _order_in(services, threads, request, body, model)
+
+
+async def _order_in(services: Services, threads: Threads, request: Request, body: bytes, model: type[M]) -> M:
+    path, query = request.scope["raw_path"], request.scope["query_string"]
+    now = services.clock.now_ms()
+    of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
+    offered = signing.verify(services.settings.admin_secrets, request.headers, of, now, services.settings.admin_hosts)
+    if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
+        raise ApiError(400, "bad_request", "this takes no query")
+    order = bodies.parse(body, request.headers.get("content-type", ""), model)
+    if not await threads.write(lambda connection: signing.use_once(connection, offered, now)):
+        raise ApiError(409, "signature_repeated", "this request was taken before; sign a new one")
+    return order
+
+
+async def assign(services: Services, crew: Crew, org_id: str, order: ProviderOrder) -> dict[str, object]:
+    """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
+    _check_org(org_id)
+    said = orgs.Said(services.clock.now_ms(), order.actor, order.reason, "http")
+    if order.from_ms is not None and order.from_ms % WINDOW_MS:
+        raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
+
+    def work(hands: Hands, context: Context) -> list[flips.Flip] | list[assignments.Assigned]:
+        if order.undo or order.cancel:
+            return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, said), rollback=order.dry_run)]
+        terms = flips.Terms(
+            order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
+        )
+        return runner.run(flips.flip(context, [flips.Wish(org_id, order.customer)], terms, said), hands.world)
+
+    done = await asyncio.wrap_future(crew.order(work))
+    if not order.dry_run:
+        crew.read_again(org_id, order.provider)
+    return {"assigned": [asdict(one) for one in done], "provider": order.provider, "dry_run": order.dry_run}
+
+
+async def override(threads: Threads, crew: Crew, now_ms: int, org_id: str, order: OverrideOrder) -> dict[str, object]:
+    """Let the operator's word win over the provider's. Errors: ApiError, DrawdownError."""
+    _check_org(org_id)
+    undo = order.undo or order.clear
+    if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
+        raise UsageError("give max_concurrent, never_halt, until_ms, or undo alone")
+    said = orgs.Said(now_ms, order.actor, order.reason, "http")
+
+    def work(connection: sa.Connection) -> tuple[str | None, orgs.Overridden]:
+        found = require_org(connection, org_id)
+        if undo:
+            return found.billing_provider, orgs.end_override(connection, org_id, said)
+        halted = False if order.never_halt else None
+        done = orgs.override(
+            connection,
+            org_id,
+            said,
+            max_concurrent=order.max_concurrent,
+            halted=halted,
+            until_ms=order.until_ms,
+        )
+        return found.billing_provider, done
+
+    provider, done = await threads.write(work)
+    if provider is not None:
+        crew.read_again(org_id, provider)
+    return {"org_id": org_id, "cleared": undo, "was": asdict(done.was), "now": asdict(done.now)}
+
+
+def _check_org(org_id: str) -> None:
+    if not is_clean_id(org_id):
+        raise ApiError(404, "unknown_org", "there is no such organisation")

@@ -1,0 +1,91 @@
+"""The description of the routes, /openapi.json. Guarantee: what it says comes from the routes themselves."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Literal
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from drawdown.server.api.models import Error
+
+PATH: Final = "/openapi.json"
+MEANINGS: Final = {
+    400: "Not a request that can be taken",
+    401: "Not proven to come from whom it must",
+    404: "Unknown",
+    408: "The body did not come in time",
+    409: "A rule forbids it, or it is under way or done already",
+    413: "Too large",
+    415: "Not application/json",
+    422: "JSON, and not what this takes",
+    429: "Too many requests from this address",
+    500: "Something failed here",
+    503: "Not at this moment, or not configured; send it again",
+}
+SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "timestamp": {
+        "type": "apiKey", "in": "header", "name": "X-Timestamp", "description": "Seconds; at most 300 s from now."
+    },
+    "signature": {
+        "type": "apiKey", "in": "header", "name": "X-Signature",
+        "description": "`v2=` and HMAC-SHA256 in hex over `v2\\n{timestamp}\\n{method}\\n{host}\\n{path}?{query}\\n"
+        "{body}`, byte for byte; each counts once.",
+    },
+}  # fmt: skip
+_NEEDS: Final[dict[str, Any]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}
+
+
+def operation(
+    answer: type[BaseModel] | None,
+    *statuses: int,
+    body: type[BaseModel] | Literal["any"] | None = None,
+    security: Literal["signed", "bearer"] | None = None,
+) -> dict[str, Any]:
+    """What FastAPI is told of a route: its answers, and the body and proof that the route itself reads and checks."""
+    extra: dict[str, Any] = {}
+    if body == "any":
+        content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+        extra["requestBody"] = {"required": True, "content": content}
+    elif body is not None:
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}
+    if security is not None:
+        extra["security"] = _NEEDS[security]
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": Error, "description": MEANINGS[status]} for status in statuses
+    }
+    if answer is not None:
+        responses[200] = {"model": answer, "description": "Done"}
+    else:
+        responses[200] = {
+            "description": "Prometheus' text format",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    responses["default"] = {"model": Error, "description": "Whatever else fails"}
+    return {"responses": responses, "openapi_extra": extra, "response_model": None}
+
+
+def describe(app: FastAPI) -> None:
+    """Have the application describe itself, at PATH. It is made and written out once: anybody may ask, and often."""
+    made: dict[str, Any] = {}
+    written: list[bytes] = []
+
+    def openapi() -> dict[str, Any]:
+        if not made:
+            found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            found["components"]["securitySchemes"] = dict(SCHEMES)
+            made.update(found)
+        return made
+
+    async def answer(_request: Request) -> Response:
+        if not written:
+            written.append(json.dumps(openapi()).encode())
+        return Response(written[0], media_type="application/json")
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    app.add_route(PATH, answer, methods=["GET"], include_in_schema=False)

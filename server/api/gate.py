@@ -1,0 +1,182 @@
+"""GET /v1/gate/{org}: may a sandbox be made or woken?
+
+Guarantee: the answer is one read of the organisation's row. One that is halted, or was never projected, has its
+provider asked again: at most every ten seconds and one call at a time, whichever processes are asked, and each provider
+at most so often a second for all its organisations together, since nobody proves who asks; the fresh verdict is
+answered where it comes in time, else the stored one. In doubt it is closed, unless the settings say otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
+from drawdown.server.http.errors import ApiError
+from drawdown.server.http.limits import Buckets, told
+from drawdown.server.http.threads import Threads
+from drawdown.server.services import Services
+from drawdown.server.step_threads import Crew
+from drawdown.worker.commands.orgs import mark_for_projection
+from drawdown.worker.sources.samples.values import is_clean_id
+
+log = structlog.get_logger()
+
+Row = sa.Row[Any]
+
+ASK_EVERY_MS: Final = 10 * SECOND_MS
+BUSY_MS: Final = 60 * SECOND_MS
+"""Longer than any call may last: an ask whose process died keeps others waiting no longer."""
+FRESH_WITHIN_S: Final = 1.0
+READ_WITHIN_S: Final = 2.0
+MOST_REMEMBERED: Final = 10_000
+ASKS_PER_S: Final = 20
+"""Of one provider, by one process, on the average; twice as many at once. Ticks and the watch ask the rest."""
+
+STANDING = """
+SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms,
+    projection_read_ms IS NULL AND override_halted IS NULL AS unknown
+FROM orgs
+WHERE org_id = :org
+"""
+BILLER = """
+SELECT provider FROM assignments WHERE org_id = :org AND start_ms <= :now AND (end_ms IS NULL OR :now < end_ms)
+"""
+# Both conditions in one statement: of all who ask at once, in whichever process, one gets the row back. An ask from the
+# future counts, unless it lies so far there that a clock was put right since: two hosts' clocks are never quite alike.
+MAY_ASK = """
+INSERT INTO gate_asks (org_id, asked_ms, busy_until_ms) VALUES (:org, :now, :busy)
+ON CONFLICT (org_id) DO UPDATE SET asked_ms = :now, busy_until_ms = :busy
+WHERE (gate_asks.asked_ms <= :earlier AND COALESCE(gate_asks.busy_until_ms, 0) <= :now) OR gate_asks.asked_ms > :busy
+RETURNING org_id
+"""
+ASKED = "UPDATE gate_asks SET busy_until_ms = NULL WHERE org_id = :org AND asked_ms = :now"
+
+
+class Gate:
+    """Of one process; what must hold across processes is in the database."""
+
+    def __init__(self, services: Services, threads: Threads, crew: Crew) -> None:
+        self._services = services
+        self._threads = threads
+        self._crew = crew
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asked: OrderedDict[str, int] = OrderedDict()
+        self._rate = Buckets(ASKS_PER_S)
+
+    async def answer(self, org_id: str) -> dict[str, object]:
+        """What to answer. Errors: ApiError 404 for an unknown organisation, where that is what is wanted."""
+        try:
+            found = await self._read(org_id)
+            if found is not None and self._would_ask(found):
+                await self._ask_again(org_id, str(found.billing_provider))
+                found = await self._read(org_id) or found
+        except Exception as error:
+            log.error("gate_in_doubt", org=org_id, **told(error))
+            return self._doubtful(org_id, "database_unreadable", None)
+        if found is None:
+            return self._unknown(org_id)
+        return self._verdict(org_id, found)
+
+    async def _read(self, org_id: str) -> Row | None:
+        if not is_clean_id(org_id):
+            return None
+        reading = self._threads.read(lambda c: c.execute(sa.text(STANDING), {"org": org_id}).one_or_none())
+        return await asyncio.wait_for(reading, READ_WITHIN_S)
+
+    def _would_ask(self, found: Row) -> bool:
+        """Whether the provider's word could open it."""
+        shut = found.is_halted or found.projection_read_ms is None
+        return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
+
+    def _verdict(self, org_id: str, found: Row) -> dict[str, object]:
+        if found.unknown and not found.is_halted and found.billing_provider not in EXEMPT_PROVIDERS:
+            return self._doubtful(org_id, "never_projected", found.max_concurrent_sandboxes)
+        reason = (found.halt_reason or "halted") if found.is_halted else None
+        if reason is None and found.max_concurrent_sandboxes == 0:
+            reason = "limit_zero"
+        return shown(org_id, reason is None, reason, found.max_concurrent_sandboxes, found.projection_read_ms)
+
+    def _doubtful(self, org_id: str, reason: str, most: int | None) -> dict[str, object]:
+        return shown(org_id, self._services.settings.gate_open_when_in_doubt, reason, most, None)
+
+    def _unknown(self, org_id: str) -> dict[str, object]:
+        wanted = self._services.settings.gate_unknown_org
+        if wanted == "not_found":
+            raise ApiError(404, "unknown_org", "there is no such organisation")
+        return shown(org_id, wanted == "allow", "unknown_org", None, None)
+
+    async def _ask_again(self, org_id: str, provider: str) -> None:
+        """Wait a little for a fresh verdict, if one is asked for now."""
+        task = self._asking.get(org_id)
+        if task is None:
+            now = self._services.clock.now_ms()
+            before = self._asked.get(org_id)
+            if before is not None and 0 <= now - before < ASK_EVERY_MS:
+                return
+            if not self._rate.take(provider, now):
+                return
+            self._asked[org_id] = now
+            self._asked.move_to_end(org_id)
+            if len(self._asked) > MOST_REMEMBERED:
+                self._asked.popitem(last=False)
+            task = self._asking[org_id] = asyncio.create_task(self._ask(org_id))
+            task.add_done_callback(lambda _done: self._asking.pop(org_id, None))
+        await asyncio.wait([task], timeout=FRESH_WITHIN_S)
+
+    async def _ask(self, org_id: str) -> None:
+        clock = self._services.clock
+        try:
+            # The time is taken in the transaction: one that waited for its thread is late, and not from another clock.
+            may = await self._threads.write(lambda connection: _may_ask(connection, org_id, clock.now_ms()))
+            if may is None:
+                return
+            asked = self._crew.read_again(org_id, may.provider)
+            if asked is not None:
+                await asyncio.wrap_future(asked)
+            await self._threads.write(lambda connection: _asked(connection, org_id, may.at_ms))
+        except Exception as error:  # the stored verdict holds
+            log.error("gate_ask_failed", org=org_id, **told(error))
+
+
+@dataclass(frozen=True)
+class _May:
+    """Leave to ask, and whom: its biller by now, which `orgs` may name only from the next tick on."""
+
+    at_ms: int
+    provider: str
+
+
+def _may_ask(connection: sa.Connection, org_id: str, now: int) -> _May | None:
+    values = {"org": org_id, "now": now, "earlier": now - ASK_EVERY_MS, "busy": now + BUSY_MS}
+    provider = connection.execute(sa.text(BILLER), values).scalar()
+    if provider is None or connection.execute(sa.text(MAY_ASK), values).first() is None:
+        return None
+    mark_for_projection(connection, [org_id], now)
+    return _May(now, str(provider))
+
+
+def _asked(connection: sa.Connection, org_id: str, now: int) -> None:
+    connection.execute(sa.text(ASKED), {"org": org_id, "now": now})
+
+
+def shown(org_id: str, allowed: bool, reason: str | None, most: int | None, as_of_ms: int | None) -> dict[str, object]:
+    """A `GateAnswer`."""
+    return {
+        "org_id": org_id,
+        "allowed": allowed,
+        "reason": reason,
+        "max_concurrent_sandboxes": most,
+        "as_of": None if as_of_ms is None else iso(as_of_ms),
+    }
+
+
+def iso(ms: int) -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    return f"{datetime.fromtimestamp(ms // 1000, UTC).strftime('%Y-%m-%dT%H:%M:%S')}.{ms % 1000:03d}Z"

@@ -1,0 +1,35 @@
+"""Whether this process can be used. Guarantee: /healthz asks nobody; /readyz says no while the database cannot be
+reached, has another schema, or has its history in doubt (R1)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.errors import DrawdownError
+from drawdown.schema.migrate import require_ready
+from drawdown.server.http.errors import ApiError
+from drawdown.server.http.threads import Threads
+
+WITHIN_S: Final = 5.0
+DOUBTED: Final = "SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL"
+
+
+async def require_readiness(threads: Threads) -> None:
+    """Errors: ApiError 503, with the reason."""
+    try:
+        await asyncio.wait_for(threads.read(_ready), WITHIN_S)
+    except ApiError:
+        raise
+    except DrawdownError:
+        raise ApiError(503, "database", "the database cannot be used, or is not of this program's version") from None
+    except Exception:
+        raise ApiError(503, "database", "the database does not answer") from None
+
+
+def _ready(connection: sa.Connection) -> None:
+    require_ready(connection)
+    if connection.execute(sa.text(DOUBTED)).first() is not None:
+        raise ApiError(503, "history_doubted", "the database's history is in doubt: `drawdown recover`")

@@ -1,0 +1,119 @@
+"""Reading what was sent.
+
+Guarantee: no body is held above its route's limit, and all that are held together have a budget, of which no caller has
+more than a share; nobody is waited for without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from drawdown.server.http.callers import caller_of
+from drawdown.server.http.errors import ApiError
+
+BODY_TIMEOUT_S: Final = 10.0
+MAX_HELD_BYTES: Final = 32 * 1024 * 1024
+MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
+_LENGTH_DIGITS: Final = 15
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Budget:
+    """Bytes of bodies that are held, by all callers and by each."""
+
+    def __init__(self, refused: Counter[str]) -> None:
+        self._refused = refused
+        self._held: Counter[str] = Counter()
+        self.bytes = 0
+
+    def take(self, caller: str, size: int) -> None:
+        """Errors: ApiError 503 where there is no room for so many bytes more."""
+        if self.bytes + size > MAX_HELD_BYTES or self._held[caller] + size > MAX_HELD_OF_AN_ADDRESS_BYTES:
+            self._refused["bodies"] += 1
+            headers = {"Connection": "close", "Retry-After": "1"}
+            raise ApiError(503, "busy", "too much is being sent at once; send it again", headers=headers)
+        self._held[caller] += size
+        self.bytes += size
+
+    def give_back(self, caller: str, size: int) -> None:
+        self.bytes -= size
+        self._held[caller] -= size
+        if not self._held[caller]:
+            del self._held[caller]
+
+
+@asynccontextmanager
+async def body_of(request: Request, most_bytes: int, budget: Budget) -> AsyncIterator[bytes]:
+    """The whole body, held within the budget for as long as it is used.
+
+    Errors: ApiError 413, 408, 400, 503 for what is too large, too slow, cut short, or too much at this moment.
+    """
+    said = request.headers.get("content-length", "0")
+    if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):
+        raise ApiError(400, "bad_request", "the Content-Length is no number")
+    if int(said) > most_bytes:
+        raise _too_large(most_bytes)
+    caller = caller_of(request.client and request.client.host)
+    body = bytearray()
+    try:
+        await _read(request, most_bytes, lambda size: budget.take(caller, size), body)
+        yield bytes(body)
+    finally:
+        budget.give_back(caller, len(body))
+
+
+async def _read(request: Request, most_bytes: int, take: Callable[[int], None], body: bytearray) -> None:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > most_bytes:
+                    raise _too_large(most_bytes)
+                take(len(chunk))
+                body += chunk
+    except TimeoutError:
+        raise ApiError(408, "too_slow", "the body did not come in time", headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise ApiError(400, "cut_short", "the body was cut short") from None
+
+
+def _too_large(most_bytes: int) -> ApiError:
+    message = f"a body of more than {most_bytes} bytes is not read"
+    return ApiError(413, "too_large", message, headers={"Connection": "close"})
+
+
+def parse(body: bytes, content_type: str, model: type[M]) -> M:
+    """Strict JSON of one model: nothing unknown, nothing twice, no number for a text.
+
+    Errors: ApiError 415, 400, 422.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "not_json", "send application/json")
+    try:
+        found = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "not_json", "the body is no JSON in UTF-8 in which each name stands once") from None
+    try:
+        return model.model_validate(found, strict=True)
+    except ValidationError as error:
+        wrong = [{"at": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in error.errors()[:20]]
+        raise ApiError(422, "bad_value", "the body is not what this takes", details={"wrong": wrong}) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,82 @@
+"""Serves the application on a socket, by uvicorn.
+
+Guarantee: SIGTERM and SIGINT end it cleanly: nothing new is taken, what is under way ends (a tick at its next effect),
+and the process goes on to its exit status.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from contextlib import suppress
+from types import FrameType
+from typing import Final
+
+import structlog
+import uvicorn
+
+from drawdown.schema.errors import UsageError
+from drawdown.server.app import Server
+from drawdown.server.http.callers import proxies
+from drawdown.server.http.connection import Places, protocol
+
+log = structlog.get_logger()
+
+KEEP_ALIVE_S: Final = 30
+SHUTDOWN_S: Final = 25
+MAX_HEAD_BYTES: Final = 16 * 1024
+"""A request's first line and headers."""
+BACKLOG: Final = 512
+"""Connections that the system holds until they are taken."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Errors: UsageError where there is none to be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+class _Ending(uvicorn.Server):
+    """Tells the worker's steps as soon as the process is told."""
+
+    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+        super().__init__(config)
+        self._drawdown = server
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._drawdown.crew.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def serve(server: Server, listening: socket.socket, trusted_proxies: str) -> None:
+    """Serve until told to end. `trusted_proxies`: addresses whose X-Forwarded-For is believed, separated by commas.
+
+    Errors: UsageError for an entry that is neither address nor network.
+    """
+    places = Places(proxies(trusted_proxies), server.refused)
+    config = uvicorn.Config(
+        server.app,
+        http=protocol(places),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="error",  # or each line of nonsense that anybody sends would be one on stderr
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=trusted_proxies or None,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+
+    def told(number: int, _frame: FrameType | None) -> None:
+        log.info("stopped", signal=signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, told)  # uvicorn raises what it was sent again once it has ended: then it is ours
+    with suppress(KeyboardInterrupt):
+        _Ending(config, server).run(sockets=[listening])

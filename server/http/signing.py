@@ -1,0 +1,106 @@
+"""Proof of who asks: signed admin requests, and the cron's bearer secret.
+
+Guarantee: an admin request is believed only with an HMAC-SHA256, by one of the secrets, over its moment, its method,
+its host, its path and query byte for byte as they came, and its body; at most 300 s from now; and each signature once.
+What was signed for one path or deed is good for no other. The host is signed as it came; where the deployment's own are
+named, it has to be one of them, else deployments that share a secret take each other's. Comparisons take the same time
+whatever is offered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.units import SECOND_MS
+from drawdown.server.http.errors import ApiError
+
+TOLERANCE_MS: Final = 300 * SECOND_MS
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
+VERSION: Final = "v2"
+_VERSION_1: Final = re.compile(r"[0-9a-f]{64}")
+_VERSION_2: Final = re.compile(r"v2=[0-9a-f]{64}")
+
+USE = """
+INSERT INTO used_signatures (signature_sha256, expires_ms) VALUES (:hash, :expires)
+ON CONFLICT (signature_sha256) DO NOTHING RETURNING expires_ms
+"""
+FORGET = "DELETE FROM used_signatures WHERE expires_ms < :now"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a signature covers besides its moment: of a request, all that decides what it does, and where."""
+
+    method: str
+    host: str
+    path: bytes
+    query: bytes
+    body: bytes
+
+
+def signature(secret: str, timestamp: str, of: Signed) -> str:
+    """`v2=` and HMAC-SHA256 in hex over the lines `v2`, moment, method, host and `{path}?{query}`, each with its line
+    feed, and the body; the `?` stands there without a query, too. The host is in lower case."""
+    head = f"{VERSION}\n{timestamp}\n{of.method}\n{of.host.lower()}\n".encode()
+    signed = head + of.path + b"?" + of.query + b"\n" + of.body
+    return f"{VERSION}={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"
+
+
+def verify(
+    secrets: Sequence[str], headers: Mapping[str, str], of: Signed, now_ms: int, hosts: Sequence[str] = ()
+) -> str:
+    """The signature, once it is proven; use it up with `use_once`. Header names are in lower case, and so are `hosts`:
+    what this deployment is called, or nothing where that does not matter.
+
+    Errors: ApiError 503 where no secret is set, else 401.
+    """
+    if not secrets:
+        raise ApiError(503, "not_configured", "no admin secret is set here")
+    timestamp, offered = headers.get("x-timestamp", ""), headers.get("x-signature", "")
+    if _VERSION_1.fullmatch(offered):
+        raise _refused("signatures of version 1 are not taken any more: sign the method and the host, too, as v2=")
+    if not _SECONDS.fullmatch(timestamp) or not _VERSION_2.fullmatch(offered):
+        raise _refused("send X-Timestamp in seconds, and X-Signature as v2= and lower-case hex")
+    wanted = [signature(secret, timestamp, of) for secret in secrets]
+    genuine = sum([hmac.compare_digest(one, offered) for one in wanted])
+    if not genuine:
+        raise _refused("the signature is not of this request (a proxy has to hand on Host as it came)")
+    if hosts and of.host.lower() not in hosts:
+        raise _refused("it was signed for another host than those of DRAWDOWN_ADMIN_HOSTS")
+    if abs(now_ms - int(timestamp) * SECOND_MS) > TOLERANCE_MS:
+        raise _refused("it was signed more than 300 s from now")
+    return offered
+
+
+def use_once(connection: sa.Connection, offered: str, now_ms: int) -> bool:
+    """Whether this signature was not used before; it is remembered for longer than it could be fresh."""
+    connection.execute(sa.text(FORGET), {"now": now_ms})
+    values = {"hash": hashlib.sha256(offered.encode()).hexdigest(), "expires": now_ms + 2 * TOLERANCE_MS}
+    return connection.execute(sa.text(USE), values).first() is not None
+
+
+def check_bearer(secret: str, authorization: str) -> None:
+    """Errors: ApiError 503 where no secret is set, else 401."""
+    if not secret:
+        raise ApiError(503, "not_configured", "no cron secret is set here")
+    scheme, _, token = authorization.partition(" ")
+    # Hashes of equal length are compared: how long the secret is shows nowhere either.
+    wanted, offered = (hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest() for one in (secret, token.strip()))
+    if not (hmac.compare_digest(wanted, offered) and scheme.lower() == "bearer"):
+        raise ApiError(
+            401,
+            "unauthorized",
+            "send Authorization: Bearer with the cron secret",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def _refused(message: str) -> ApiError:
+    return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": "HMAC-SHA256"})

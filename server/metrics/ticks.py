@@ -1,0 +1,66 @@
+"""How ticks went, by shard.
+
+Guarantee: reads only, the newest ticks by their key. A shard that fails or is missing is not hidden by another, and
+one that is no longer used, since others tick all of it by now, is not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from prometheus_client.metrics_core import Metric
+
+from drawdown.schema.units import BUCKETS, DAY_MS
+from drawdown.server.metrics.metric_kinds import gauge, seconds
+
+# There is no index on time: so many of the newest are a day of fourteen shards, or the last sixteen ticks of 256.
+NEWEST: Final = """
+SELECT bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM (
+    SELECT tick_id, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM ticks
+    ORDER BY tick_id DESC LIMIT 4096) t
+WHERE finished_ms >= :since ORDER BY tick_id DESC
+"""
+ANY: Final = "SELECT tick_id FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1"
+SHARD: Final = ("shard",)
+
+
+def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
+    """The last tick that ended, of each shard of which one ended in the last day."""
+    if connection.execute(sa.text(ANY)).first() is None:  # where nobody ever ticked, nobody has stopped
+        return
+    ended: dict[tuple[int, int], list[Any]] = {}
+    for row in connection.execute(sa.text(NEWEST), {"since": now_ms - DAY_MS}):
+        ended.setdefault((row.bucket_lo, row.bucket_hi), []).append(row)
+    shards, missing = _in_use(list(ended))
+    of = [((f"{lo}-{hi}",), ended[lo, hi][0]) for lo, hi in shards]
+    well = [next((one.finished_ms for one in ended[shard] if one.exit_status in (0, 75)), None) for shard in shards]
+    yield gauge("unticked_buckets", f"Of {BUCKETS}: those of which no tick ended for a day.", [((), missing)])
+    yield gauge(
+        "tick_duration_seconds", "Of the last tick that ended, by shard (its buckets).",
+        [(shard, seconds(row.finished_ms - row.started_ms)) for shard, row in of], SHARD,
+    )  # fmt: skip
+    yield gauge(
+        "tick_last_exit_status", "0 settled, 75 something is left, 1 a person is needed.",
+        [(shard, row.exit_status) for shard, row in of], SHARD,
+    )  # fmt: skip
+    yield gauge(
+        "tick_last_end_timestamp_seconds", "When it ended.",
+        [(shard, seconds(row.finished_ms)) for shard, row in of], SHARD,
+    )  # fmt: skip
+    yield gauge(
+        "tick_last_success_timestamp_seconds", "When one last ended with 0 or 75, in the last day.",
+        [(shard, seconds(at)) for (shard, _), at in zip(of, well, strict=True) if at is not None], SHARD,
+    )  # fmt: skip
+
+
+def _in_use(newest_first: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:
+    """The shards that are the last to have ticked some bucket, and how many buckets none of them ticked."""
+    kept, left = [], set(range(BUCKETS))
+    for lo, hi in newest_first:
+        own = left & set(range(lo, hi + 1))
+        if own:
+            kept.append((lo, hi))
+            left -= own
+    return kept, len(left)

@@ -1,0 +1,132 @@
+"""Threads that do the worker's steps for the server, each with connections and providers of its own.
+
+Guarantee: a bounded number of threads and of waiting pieces; what does not find room is done by the next tick, since
+whatever matters was marked in the database before. Told to end, a piece ends between two effects. What nobody proved
+(a read that the gate asks for) has threads of its own: no number of those keeps a tick or a signed order waiting. A
+provider that does not answer is left alone for a while by all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import structlog
+
+from drawdown.schema.units import SECOND_MS
+from drawdown.server.http.errors import ApiError
+from drawdown.server.http.limits import told
+from drawdown.server.services import Hands, Services
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.breaker import Breaker
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps
+from drawdown.worker.halts.dispatch import dispatch
+from drawdown.worker.verdict.project import project
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+THREADS: Final = 4
+"""For reads of one organisation each."""
+ORDER_THREADS: Final = 2
+MAX_ORDERS: Final = 100
+"""Signed orders that are under way or wait."""
+MOST_WAITING: Final = 1_000
+DISPATCH_MS: Final = 5 * SECOND_MS
+"""For how long a thread tells cells after a read; what is left stays due, for the next watch or tick."""
+
+
+class Crew:
+    """`reads` are of one organisation each; one that already waits to be begun is not asked for twice."""
+
+    def __init__(self, services: Services, threads: int = THREADS) -> None:
+        self._services = services
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawdown-crew")
+        self._orders = ThreadPoolExecutor(ORDER_THREADS, thread_name_prefix="drawdown-order")
+        self._ordered = 0
+        self._ticks = ThreadPoolExecutor(1, thread_name_prefix="drawdown-tick")
+        self._breakers: dict[str, Breaker] = {}
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Future[None]] = {}
+        self._reads: set[Future[None]] = set()
+        self.stopping = threading.Event()
+
+    def order(self, work: Callable[[Hands, Context], T]) -> Future[T]:
+        """Have a signed order done. Errors: ApiError 503 where too many wait."""
+        with self._lock:
+            if self._ordered >= MAX_ORDERS:
+                raise ApiError(503, "busy", "too many orders are under way; sign another one later")
+            self._ordered += 1
+        made = self._orders.submit(lambda: self._with_hands(work))
+        made.add_done_callback(self._order_done)
+        return made
+
+    def _order_done(self, _done: object) -> None:
+        with self._lock:
+            self._ordered -= 1
+
+    def tick(self, work: Callable[[Hands, Context], T]) -> Future[T]:
+        """Have a tick done, on a thread that nothing else uses."""
+        return self._ticks.submit(lambda: self._with_hands(work))
+
+    def read_again(self, org_id: str, provider: str) -> Future[None] | None:
+        """Have a provider asked about an organisation; what it says is projected, and a halt told to the cells at once.
+        None: too many wait."""
+        with self._lock:
+            if org_id in self._waiting:
+                return self._waiting[org_id]
+            if len(self._waiting) >= MOST_WAITING:
+                log.warning("reads_put_off", org=org_id)
+                return None
+            made = self._waiting[org_id] = self._pool.submit(lambda: self._read(org_id, provider))
+            self._reads.add(made)
+        made.add_done_callback(self._reads.discard)
+        return made
+
+    def settle(self) -> None:
+        """Wait until every read that was asked for by now is done."""
+        with self._lock:
+            asked = list(self._reads)
+        for one in asked:
+            one.exception()
+
+    def close(self) -> None:
+        """End what is under way at its next effect, and begin nothing more."""
+        self.stopping.set()
+        for pool in (self._pool, self._orders, self._ticks):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _with_hands(self, work: Callable[[Hands, Context], T]) -> T:
+        if not hasattr(self._own, "hands"):
+            self._own.hands = self._services.hands()
+        hands: Hands = self._own.hands
+        context = hands.context()
+        context.stopping = self.stopping.is_set
+        return work(hands, context)
+
+    def _read(self, org_id: str, provider: str) -> None:
+        with self._lock:
+            self._waiting.pop(org_id, None)
+        try:
+            self._with_hands(lambda hands, context: self._read_with(hands, context, provider, org_id))
+        except Exception as error:  # it stays marked: the next tick asks
+            log.error("read_again_failed", org=org_id, provider=provider, **told(error))
+
+    def _read_with(self, hands: Hands, context: Context, provider: str, org_id: str) -> None:
+        # What one read's dispatch learnt of a dead cell, the thread's next need not.
+        context.cell_breakers = self._own.__dict__.setdefault("cell_breakers", {})
+        context.breakers = self._breakers
+        runner.run(_read_again(context, provider, org_id), hands.world)
+
+
+def _read_again(context: Context, provider: str, org_id: str) -> Steps[None]:
+    if provider not in context.ready() or not context.reading(provider).allows(context.clock.now_ms()):
+        return  # it stays due, for the watch or the next tick
+    done = yield from project(context, provider, org_id)
+    if done.halted:
+        yield from dispatch(context.within(DISPATCH_MS), provider)

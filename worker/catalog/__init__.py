@@ -1,0 +1,1 @@
+"""What is billed: in which unit, at which terms, from whose wallet."""

@@ -1,0 +1,91 @@
+"""Which cells there are and where they listen.
+
+Guarantee: a cell that sandboxes or halts still need is not removed; each change is on record with what it replaced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import record
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.sources.samples.values import is_clean_id
+
+_LIST: Final = """
+SELECT c.cell_id, c.url,
+    (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = c.cell_id AND s.state = 'running') AS running,
+    (SELECT COUNT(*) FROM halts h WHERE h.cell_id = c.cell_id AND h.due_at_ms IS NOT NULL) AS halts_due
+FROM cells c ORDER BY c.cell_id
+"""
+_NEEDED: Final = """
+SELECT (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = :cell AND s.state <> 'stopped') AS sandboxes,
+    (SELECT COUNT(*) FROM halts h WHERE h.cell_id = :cell AND h.due_at_ms IS NOT NULL) AS halts
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: where it listens, how many sandboxes run there, how many halts it has not acknowledged."""
+
+    cell_id: str
+    url: str
+    running: int
+    halts_due: int
+
+
+def list_cells(connection: sa.Connection) -> list[Cell]:
+    """All cells, by their ids."""
+    return [Cell(**row._mapping) for row in connection.execute(sa.text(_LIST))]
+
+
+def set_cell(connection: sa.Connection, cell_id: str, url: str, said: Said, *, new: bool) -> str | None:
+    """Say where a cell listens; returns where it did before.
+
+    Errors: UsageError for an id or URL that is none; UnknownId, unless `new`, for a cell there is not.
+    """
+    if not is_clean_id(cell_id):
+        raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")
+    if origin(url) is None:
+        raise UsageError("that is no http(s) URL of the plain form, such as https://cell-1.internal:8443")
+    ids.require(connection, ids.CELL, cell_id, new=new)
+    was = _url_of(connection, cell_id)
+    connection.execute(
+        sa.text("INSERT INTO cells (cell_id, url) VALUES (:cell, :url) ON CONFLICT (cell_id) DO UPDATE SET url = :url"),
+        {"cell": cell_id, "url": url},
+    )
+    details = {"url": url, "was": was}
+    record(connection, "cell_set", cell_id, details, said)
+    return was
+
+
+def remove_cell(connection: sa.Connection, cell_id: str, said: Said) -> str:
+    """Forget where a cell listens; returns it.
+
+    Errors: UnknownId; Refused while it has sandboxes that are not stopped, or halts it has not acknowledged: those
+    could not be told any more.
+    """
+    ids.require(connection, ids.CELL, cell_id)
+    was = _url_of(connection, cell_id)
+    if was is None:
+        raise Refused(f"the cell {cell_id} has no URL that could be removed: hosts tell of it in `sandboxes`")
+    needed = connection.execute(sa.text(_NEEDED), {"cell": cell_id}).one()
+    if needed.sandboxes or needed.halts:
+        raise Refused(
+            f"the cell {cell_id} is needed: {needed.sandboxes:,} sandboxes there are not stopped, and "
+            f"{needed.halts:,} halts are not acknowledged; `drawdown cell list` shows both"
+        )
+    connection.execute(sa.text("DELETE FROM cells WHERE cell_id = :cell"), {"cell": cell_id})
+    details = {"was": was}
+    record(connection, "cell_remove", cell_id, details, said)
+    return was
+
+
+def _url_of(connection: sa.Connection, cell_id: str) -> str | None:
+    url = connection.execute(sa.text("SELECT url FROM cells WHERE cell_id = :cell"), {"cell": cell_id}).scalar()
+    return None if url is None else str(url)

@@ -1,0 +1,163 @@
+"""What an operator changes in the embedded ledger.
+
+Guarantee: organisations whose verdict may change by it are marked, so that the next tick asks again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.ledger import wallet
+from drawdown.ledger.rates import Rate, rate_for
+from drawdown.schema import ids
+from drawdown.schema.audit import record
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import next_window
+from drawdown.worker.catalog.wallets import customers_on, orgs_of
+from drawdown.worker.commands.features import FEATURE
+from drawdown.worker.commands.orgs import Said, mark_for_projection
+from drawdown.worker.sources.samples.values import is_clean_id
+
+
+def grant(
+    connection: sa.Connection,
+    customer_id: str,
+    amount_micro: int,
+    said: Said,
+    *,
+    key: str,
+    plan: str | None,
+    new: bool = True,
+) -> wallet.Granted:
+    """Give credit, in micro-credits. The same grant under the same key again adds nothing, so whoever lost the answer
+    may repeat it; the record tells of it once, and of a repetition only the plan that it changed.
+
+    Errors: Refused for a key used before with another amount or customer; UnknownId for a plan there is not, and unless
+    `new` for a customer who is no organisation, has no wallet and was never assigned.
+    """
+    if not is_clean_id(customer_id):
+        raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
+    ids.require(connection, ids.CUSTOMER, customer_id, new=new)
+    if plan is not None:
+        ids.require(connection, ids.PLAN, plan)
+    name = f"grant:{key}"
+    was = wallet_of(connection, customer_id).plan
+    if plan is not None:
+        wallet.set_plan(connection, customer_id, plan)
+    granted = wallet.grant(
+        connection, customer_id, amount_micro, key=name, now_ms=said.now_ms, actor=said.actor, reason=said.reason
+    )
+    if not granted.repeated:
+        details = {"amount_micro": amount_micro, "key": name, "plan": plan}
+        record(connection, "ledger_grant", customer_id, details, said)
+    elif plan not in (None, was):
+        record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, said)
+    mark_for_projection(connection, orgs_of(connection, [customer_id]), said.now_ms)
+    return granted
+
+
+def wallet_of(connection: sa.Connection, customer_id: str) -> wallet.Wallet:
+    """A customer's wallet; empty where it was never used."""
+    return wallet.read_wallets(connection, [customer_id])[customer_id]
+
+
+def known_wallet(connection: sa.Connection, customer_id: str) -> wallet.Wallet:
+    """The wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
+    ids.require(connection, ids.CUSTOMER, customer_id)
+    return wallet_of(connection, customer_id)
+
+
+def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:
+    """What a feature costs at a moment, by the rate card; None where it has no rate."""
+    return rate_for(wallet.read_rates(connection), feature, moment_ms)
+
+
+def set_rate(
+    connection: sa.Connection,
+    feature: str,
+    micro_credits: int,
+    per_quantity: int,
+    said: Said,
+    *,
+    from_ms: int | None,
+    new: bool = True,
+) -> int:
+    """Set what `per_quantity` base units of a feature cost, for usage from a window on; returns that window.
+
+    A feature's first rate counts for all its usage, later ones from the next window boundary on.
+    Errors: UsageError for a name no feature has; Refused for a second rate from the same window on; UnknownId, unless
+    `new`, for a feature that nothing makes.
+    """
+    if not FEATURE.fullmatch(feature):
+        raise UsageError(
+            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+        )
+    ids.require(connection, ids.FEATURE, feature, new=new)
+    known = [rate for rate in wallet.read_rates(connection) if rate.feature == feature]
+    start = from_ms if from_ms is not None else (next_window(said.now_ms) if known else 0)
+    if any(rate.start_ms == start for rate in known):
+        raise Refused(f"{feature} has a rate from then on already; rates are append-only, begin a new one later")
+    connection.execute(
+        sa.text(
+            "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+            "VALUES (:feature, :start, :micro, :per, :now, :actor, :reason)"
+        ),
+        {
+            "feature": feature,
+            "start": start,
+            "micro": micro_credits,
+            "per": per_quantity,
+            "now": said.now_ms,
+            "actor": said.actor,
+            "reason": said.reason,
+        },
+    )
+    details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
+    record(connection, "ledger_rate", feature, details, said)
+    return start
+
+
+def set_plan_limit(
+    connection: sa.Connection, plan: str, max_concurrent: int, said: Said, *, new: bool = True
+) -> int | None:
+    """Change how many sandboxes at once a plan allows, or make one; returns how many it allowed before, None where it
+    was not there. Errors: UsageError for a name that is none; UnknownId, unless `new`."""
+    if not is_clean_id(plan):
+        raise UsageError("a plan's name has 1 to 200 characters, none of them control characters")
+    ids.require(connection, ids.PLAN, plan, new=new)
+    text = "SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan"
+    was: int | None = connection.execute(sa.text(text), {"plan": plan}).scalar()
+    connection.execute(
+        sa.text(
+            "INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES (:plan, :most) "
+            "ON CONFLICT (plan) DO UPDATE SET max_concurrent_sandboxes = excluded.max_concurrent_sandboxes"
+        ),
+        {"plan": plan, "most": max_concurrent},
+    )
+    details = {"max_concurrent": max_concurrent, "was": was}
+    record(connection, "ledger_plan", plan, details, said)
+    mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), said.now_ms)
+    return was
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan of the embedded ledger: sandboxes at once, and how many customers are on it."""
+
+    plan: str
+    max_concurrent: int
+    customers: int
+
+
+def list_plans(connection: sa.Connection) -> list[Plan]:
+    """All plans, by name."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COUNT(a.account_id) AS customers "
+            "FROM ledger_plans p LEFT JOIN ledger_accounts a ON a.plan = p.plan AND a.kind = 'wallet' "
+            "GROUP BY p.plan, p.max_concurrent_sandboxes ORDER BY p.plan"
+        )
+    )
+    return [Plan(**row._mapping) for row in rows]

@@ -1,0 +1,216 @@
+"""Changing which memory sizes make which feature (rule S5).
+
+Guarantee: a feature has one unit; a change starts after every watermark it touches; reaching back may only fill a hole,
+after a dry run and a confirmation; what a new mapping covers becomes dirty and is sealed by the next tick.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import lock_buckets, make_dirty, record
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.tables import mappings
+from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
+from drawdown.worker.catalog.mapping import (
+    FOREVER_MS,
+    MB_SECONDS,
+    SECONDS,
+    MappingRow,
+    mapping_rows,
+    other_unit,
+    resolve,
+    rewrites,
+)
+from drawdown.worker.commands.orgs import Said
+
+FEATURE: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
+"""Neither a number nor like a revision, so that keys of two pushes can never read alike (P6)."""
+DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
+DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """One mapping that was added, and what it brings in of usage that had been pending."""
+
+    start_ms: int
+    mended_s: int
+    mended_windows: int
+    mended_sizes: int
+    was: str | None = None
+    """The feature that the same selector (this size, or this tier) made until then."""
+
+
+def map_size(
+    connection: sa.Connection,
+    feature: str,
+    said: Said,
+    *,
+    kind: str,
+    memory_mb: int | None,
+    unit: str,
+    from_ms: int | None = None,
+    confirmed: bool = False,
+    new: bool = True,
+) -> Mapped:
+    """Give a size (`exact`), or all sizes up to one (`up_to`; None: the open top), a feature from a window on.
+
+    Errors: UsageError for values no mapping can have; Refused where it would change what sealed windows meant, or
+    where it reaches back (only holes can be filled so) and was not confirmed, or would give the feature a second unit;
+    UnknownId, unless `new`, for a feature
+    that there is not.
+    """
+    if not FEATURE.fullmatch(feature):
+        raise UsageError(
+            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+        )
+    ids.require(connection, ids.FEATURE, feature, new=new)
+    return _add(connection, MappingRow(kind, memory_mb, feature, unit, 0), said, from_ms, confirmed=confirmed)
+
+
+def end_feature(connection: sa.Connection, feature: str, said: Said, *, from_ms: int | None = None) -> list[Mapped]:
+    """End every selector that makes this feature, from a window on.
+
+    Errors: UnknownId; Refused where nothing makes it any more, or where windows from then on are sealed already.
+    """
+    latest = {row.selector: row for row in mapping_rows(connection)}
+    mine = [row for row in latest.values() if row.feature == feature]
+    if not mine:
+        ids.require(connection, ids.FEATURE, feature)
+        raise Refused(f"nothing makes the feature {feature}; `drawdown feature list` shows what there is")
+    ends = [MappingRow(row.kind, row.memory_mb, None, row.unit, 0) for row in mine]
+    return [_add(connection, row, said, from_ms, confirmed=True) for row in ends]
+
+
+def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int | None, *, confirmed: bool) -> Mapped:
+    start = next_window(said.now_ms) if from_ms is None else from_ms
+    row = MappingRow(wanted.kind, wanted.memory_mb, wanted.feature, wanted.unit, start)
+    _check(row)
+    lock_buckets(connection)
+    known = mapping_rows(connection)
+    sealed_to = int(
+        connection.execute(
+            sa.text(
+                "SELECT MAX(w) FROM (SELECT MAX(watermark_ms) AS w FROM buckets "
+                "UNION ALL SELECT MAX(held_watermark_ms) FROM orgs) x"
+            )
+        ).scalar_one()
+    )
+    if [one for one in known if (one.selector, one.start_ms) == (row.selector, start)][-1:] == [row]:
+        # It is given again, perhaps for an answer that was lost.
+        return Mapped(start, 0, 0, 0)
+    _require_one_unit(known, row)
+    changed = rewrites(known, row, sealed_to)
+    if changed is not None:
+        size, window, meant = changed
+        raise Refused(
+            f"{size} MB is {meant} in windows from {window} on, which are sealed; a mapping may only be changed from "
+            f"{sealed_to} on"
+        )
+    if start < sealed_to and not confirmed:
+        raise Refused("this reaches back into sealed windows to fill a hole: see it with --dry-run, then add --yes")
+    connection.execute(
+        mappings.insert().values(
+            kind=row.kind,
+            memory_mb=row.memory_mb,
+            feature=row.feature,
+            unit=row.unit,
+            start_ms=start,
+            at_ms=said.now_ms,
+            actor=said.actor,
+            reason=said.reason,
+        )
+    )
+    details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
+    action = "feature_map" if row.feature else "feature_end"
+    record(connection, action, row.feature or "", details, said)
+    before = [one for one in known if one.selector == row.selector and one.start_ms <= start]
+    was = sorted(before, key=lambda one: one.start_ms)[-1].feature if before else None  # of two, the last added
+    return replace(_mend(connection, start, known, row), was=was)
+
+
+def _require_one_unit(known: list[MappingRow], row: MappingRow) -> None:
+    """A feature has one rate, one meter and one carry, so seconds and MB-seconds of it would be added up."""
+    other = other_unit(known, row)
+    if other is not None:
+        size = "the open top" if other.memory_mb is None else f"{other.kind.replace('_', ' ')} {other.memory_mb} MB"
+        raise Refused(
+            f"{row.feature} is counted in {other.unit} ({size}, in windows from {other.start_ms} on), and a feature "
+            f"has one unit for good: give --unit {other.unit}, or these sizes a feature of another name"
+        )
+
+
+def _check(row: MappingRow) -> None:
+    if row.start_ms % WINDOW_MS:
+        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+    if row.memory_mb is not None and not 0 <= row.memory_mb <= MAX_MEMORY_MB:
+        raise UsageError(f"a memory size lies between 0 and {MAX_MEMORY_MB} MB")
+    if row.unit not in (SECONDS, MB_SECONDS):
+        raise UsageError("--unit is s (seconds) or mb_s (MB-seconds)")
+    if row.kind not in ("exact", "up_to") or (row.kind == "exact" and row.memory_mb is None):
+        raise UsageError("give --memory-mb N, --up-to N or --rest")
+
+
+def _mend(connection: sa.Connection, start: int, known: list[MappingRow], row: MappingRow) -> Mapped:
+    """Mark the windows in which pending usage has a feature by this row, and had none before it."""
+    seconds = windows = sizes = 0
+    pending = connection.execute(
+        sa.text("SELECT DISTINCT memory_mb FROM pending_usage WHERE reason = 'no_mapping' AND window_ms >= :start"),
+        {"start": start},
+    ).scalars()
+    for size in pending.all():
+        ranges = _filled(known, row, size, start)
+        sizes += bool(ranges)
+        for lo, hi in ranges:
+            values = {"size": size, "lo": lo, "hi": hi}
+            where = "reason = 'no_mapping' AND memory_mb = :size AND window_ms >= :lo AND window_ms < :hi"
+            some = connection.execute(
+                sa.text(f"SELECT COALESCE(SUM(seconds), 0), COUNT(*) FROM pending_usage WHERE {where}"), values
+            ).one()
+            seconds, windows = seconds + int(some[0]), windows + int(some[1])
+            make_dirty(connection, f"pending_usage WHERE {where}", values)
+    return Mapped(start, seconds, windows, sizes)
+
+
+def _filled(known: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
+    """The ranges of windows, from `start` on, in which the new row gives a size its first feature."""
+    times = sorted({start, *(one.start_ms for one in known if one.start_ms > start)})
+
+    def has(rows: list[MappingRow], window: int) -> bool:
+        found = resolve(rows, size, window)
+        return found is not None and found.feature is not None
+
+    spans = zip(times, [*times[1:], FOREVER_MS], strict=True)
+    return [(lo, hi) for lo, hi in spans if has([*known, row], lo) and not has(known, lo)]
+
+
+def install_defaults(connection: sa.Connection, said: Said) -> None:
+    """The mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds.
+    One that has a mapping keeps what it has, also where another creates it at once."""
+    lock_buckets(connection)
+    if mapping_rows(connection):
+        return
+    for size in DEFAULT_SIZES_GB:
+        feature = f"compute_{size}gb"
+        map_size(
+            connection, feature, said, kind="exact", memory_mb=size * 1024, unit=SECONDS, from_ms=0, confirmed=True
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+                "VALUES (:feature, 0, :micro, 1, :now, :actor, :reason)"
+            ),
+            {
+                "feature": feature,
+                "micro": size * DEFAULT_MICRO_CREDITS_PER_GB_S,
+                "now": said.now_ms,
+                "actor": said.actor,
+                "reason": said.reason,
+            },
+        )

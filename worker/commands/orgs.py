@@ -1,0 +1,218 @@
+"""An organisation as a person knows it: registered, halted, overridden, to be asked about again.
+
+Guarantee: what an operator says wins over any provider's verdict at once, whether or not one can be asked, and is on
+record with who and why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import Said as Said
+from drawdown.schema.audit import record, record_many, require_org
+from drawdown.schema.database import rows_sql
+from drawdown.schema.errors import UsageError
+from drawdown.schema.migrate import bucket_of
+from drawdown.schema.tables import orgs
+from drawdown.schema.units import MAX_ID_CHARS
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.sources.samples.values import is_clean_id
+from drawdown.worker.verdict.org_row import told_to, write
+
+APPLIED_AT_ONCE: Final = 500
+MAX_HALTED: Final = 10_000
+"""Organisations that one command halts, in one transaction."""
+
+
+def register(connection: sa.Connection, org_id: str) -> None:
+    """Make the organisation known.
+
+    Errors: UsageError for an id that no sample could carry.
+    """
+    if not is_clean_id(org_id):
+        raise UsageError(f"an organisation's id has 1 to {MAX_ID_CHARS} characters, none of them control characters")
+    connection.execute(
+        sa.text(
+            "INSERT INTO orgs (org_id, bucket, registered) VALUES (:org, :bucket, true) "
+            "ON CONFLICT (org_id) DO UPDATE SET registered = true, bucket = COALESCE(orgs.bucket, excluded.bucket)"
+        ),
+        {"org": org_id, "bucket": bucket_of(org_id)},
+    )
+    connection.execute(
+        sa.text("UPDATE pending_usage SET reason = 'no_assignment' WHERE org_id = :org AND reason = 'unknown_org'"),
+        {"org": org_id},
+    )
+
+
+@dataclass(frozen=True)
+class Halted:
+    """What an operator's halt, or the end of one, made of an organisation. `before`: whether an operator's halt held it
+    already; the reason is why it is halted now, if it is."""
+
+    org_id: str
+    before: bool
+    was_halted: bool
+    is_halted: bool
+    halt_reason: str | None
+
+
+def halt(connection: sa.Connection, org_ids: Sequence[str], said: Said, *, undo: bool = False) -> list[Halted]:
+    """Halt organisations at once, or undo the operator's halt (then the provider's verdict counts again), in one
+    transaction. One answer for each, in order.
+
+    Errors: UnknownId, for all of them, where one is; UsageError for more than MAX_HALTED.
+    """
+    if len(org_ids) > MAX_HALTED:
+        raise UsageError(f"these are {len(org_ids):,} organisations: at most {MAX_HALTED:,} are halted at once")
+    action = "org_halt_lift" if undo else "org_halt"
+    before = {org: require_org(connection, org) for org in sorted(set(org_ids))}
+    done = [(org, {"was_halted": bool(row.is_halted)}) for org, row in before.items()]
+    record_many(connection, action, done, said)
+    shape = rows_sql(connection, {"org_id": "text"})
+    connection.execute(
+        sa.text(f"UPDATE orgs SET operator_halt = :held WHERE org_id IN (SELECT org_id FROM ({shape}) r)"),
+        {"held": not undo, "rows": json.dumps([{"org_id": org} for org in before])},
+    )
+    mark_for_projection(connection, list(before), said.now_ms)
+    apply_now(connection, list(before), said.now_ms)
+    found = []
+    for org, row in before.items():
+        now = require_org(connection, org)
+        found.append(Halted(org, bool(row.operator_halt), bool(row.is_halted), bool(now.is_halted), now.halt_reason))
+    return found
+
+
+@dataclass(frozen=True)
+class Override:
+    """The operator's word against the provider's: how many sandboxes at once, halted or not, until when. None: the
+    provider's word counts; for the time, until it is undone."""
+
+    max_concurrent: int | None = None
+    halted: bool | None = None
+    until_ms: int | None = None
+
+    @property
+    def says_something(self) -> bool:
+        return self.max_concurrent is not None or self.halted is not None
+
+
+@dataclass(frozen=True)
+class Overridden:
+    """What held before, what holds now, and how the organisation stands by it."""
+
+    org_id: str
+    was: Override
+    now: Override
+    is_halted: bool
+    max_concurrent_sandboxes: int | None
+
+
+def override(
+    connection: sa.Connection,
+    org_id: str,
+    said: Said,
+    *,
+    max_concurrent: int | None = None,
+    halted: bool | None = None,
+    until_ms: int | None = None,
+) -> Overridden:
+    """Let the operator's word win over the provider's, until a time or until it is undone. What is not named (None)
+    stays as it was said before.
+
+    Errors: UnknownId; UsageError for nothing said, a limit below zero or an end in the past.
+    """
+    if max_concurrent is not None and max_concurrent < 0:
+        raise UsageError("--max-concurrent is zero or more")
+    if until_ms is not None and until_ms <= said.now_ms:
+        raise UsageError("--until lies in the past")
+    was = _override_of(connection, org_id, said.now_ms)
+    now = Override(
+        was.max_concurrent if max_concurrent is None else max_concurrent,
+        was.halted if halted is None else halted,
+        was.until_ms if until_ms is None else until_ms,
+    )
+    if not now.says_something:
+        raise UsageError(f"{org_id} has no override whose end --until could set: give --max-concurrent or --never-halt")
+    return _say(connection, org_id, was, now, said)
+
+
+def end_override(connection: sa.Connection, org_id: str, said: Said) -> Overridden:
+    """Undo all that an override says: the provider's word counts again. Errors: UnknownId."""
+    return _say(connection, org_id, _override_of(connection, org_id, said.now_ms), Override(), said)
+
+
+def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Override:
+    """What holds, kept from whoever else would change it meanwhile; one that has run out holds no longer."""
+    require_org(connection, org_id)
+    row = connection.execute(sa.select(orgs).where(orgs.c.org_id == org_id).with_for_update()).one()
+    if row.override_until_ms is not None and row.override_until_ms <= now_ms:
+        return Override()
+    return Override(row.override_max_concurrent, row.override_halted, row.override_until_ms)
+
+
+def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, said: Said) -> Overridden:
+    connection.execute(
+        orgs.update()
+        .where(orgs.c.org_id == org_id)
+        .values(override_max_concurrent=now.max_concurrent, override_halted=now.halted, override_until_ms=now.until_ms)
+    )
+    mark_for_projection(connection, [org_id], said.now_ms)
+    apply_now(connection, [org_id], said.now_ms)
+    details = {**asdict(now), "was": asdict(was)}
+    record(connection, "org_override", org_id, details, said)
+    org = require_org(connection, org_id)
+    return Overridden(org_id, was, now, bool(org.is_halted), org.max_concurrent_sandboxes)
+
+
+OVERRIDES_ENDED: Final = """
+UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1,
+    override_halted = NULL, override_max_concurrent = NULL, override_until_ms = NULL
+WHERE override_until_ms <= :now AND bucket BETWEEN :lo AND :hi RETURNING org_id
+"""
+
+
+def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
+    """Forget the overrides that have run out: that changes verdicts without anything else happening."""
+    values = {"now": now_ms, "lo": shard.lo, "hi": shard.hi}
+    apply_now(connection, connection.execute(sa.text(OVERRIDES_ENDED), values).scalars().all(), now_ms)
+
+
+HALTED_AND_EXEMPT: Final = """
+SELECT org_id FROM orgs WHERE is_halted AND NOT operator_halt AND (override_halted IS NULL OR NOT override_halted)
+    AND billing_provider IN ('legacy', 'none') AND bucket BETWEEN :lo AND :hi
+"""
+
+
+def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
+    """Whoever was halted for lack of credit, and is billed by nobody now, goes on: nobody would be asked ever again."""
+    found = connection.execute(sa.text(HALTED_AND_EXEMPT), {"lo": shard.lo, "hi": shard.hi})
+    apply_now(connection, found.scalars().all(), now_ms)
+
+
+def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
+    """Write what holds by what is known, without waiting for a provider that perhaps nobody can ask."""
+    ordered = sorted(set(org_ids))
+    for start in range(0, len(ordered), APPLIED_AT_ONCE):
+        some = ordered[start : start + APPLIED_AT_ONCE]
+        rows = connection.execute(
+            sa.select(orgs).where(orgs.c.org_id.in_(some)).order_by(orgs.c.org_id).with_for_update()
+        ).all()
+        write(connection, [told_to(org, now_ms) for org in rows])
+
+
+def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
+    """Have the provider asked again about these organisations. The count of asks grows each time, so that a
+    projection answers only those asks that came before its read."""
+    shape = rows_sql(connection, {"org_id": "text"})
+    connection.execute(
+        sa.text(
+            "UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1 "
+            f"WHERE org_id IN (SELECT org_id FROM ({shape}) r)"
+        ),
+        {"now": now_ms, "rows": json.dumps([{"org_id": org} for org in sorted(set(org_ids))])},
+    )

@@ -1,0 +1,217 @@
+"""What becomes of quarantined samples: entered again with the time that was meant, or set aside for good.
+
+Guarantee: nothing is edited (S7). A mended sample goes in once, under an id made from its own, and says the same but
+for its time; it comes in as any other sample, and the next tick seals it. One that somebody entered rightly since, that
+is below the floor, or whose time cannot be told stays where it is, with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import Said, record_many
+from drawdown.schema.database import insert_rows
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
+from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.store import store
+from drawdown.worker.sources.samples.values import plain
+from drawdown.worker.views.samples import (
+    CHOSEN,
+    TIME_REASON,
+    UNITS,
+    WHOLE,
+    QuarantineFilter,
+    SampleRow,
+    cut,
+    cut_in,
+    is_cut,
+    list_quarantined,
+    time_of,
+    values_of,
+)
+
+MAX_MENDED: Final = 5_000
+"""Samples of one command, in one transaction."""
+AS: Final = ("auto", *UNITS, "iso")
+_SUFFIX: Final = ":mended"
+Place = tuple[str, str, int]
+"""An organisation, its sandbox, a moment."""
+
+_WHOLE: Final = sa.text(
+    "SELECT s.id, s.cell_id, s.cpu_count, s.memory_mb, s.interval_s, COALESCE(o.floor_ms, 0) AS floor_ms "
+    "FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id WHERE s.id IN :ids"
+).bindparams(sa.bindparam("ids", expanding=True))
+_ALREADY: Final = sa.text(
+    "SELECT s.id FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.org_id = :org "
+    "AND s.ts = :ts AND s.sandbox_id = :sandbox AND s.problem IS NULL AND w.sample_id IS NULL AND s.id <> :id LIMIT 1"
+)
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What becomes of one sample: entered as `new_id` with the time `ts_ms`, read as `unit`; or why not."""
+
+    sample_id: str
+    org_id: str
+    ts: str
+    new_id: str | None = None
+    ts_ms: int | None = None
+    unit: str | None = None
+    interval_s: int = 0
+    why_not: str | None = None
+
+
+def mend(connection: sa.Connection, chosen: QuarantineFilter, said: Said, *, unit: str = "auto") -> list[Mended]:
+    """Enter quarantined samples again, whose time alone is wrong, at the time that its text means in a unit (`auto`: in
+    whichever it is a time between 2000 and now). Of several that mean one sandbox and moment, the first by id goes in.
+
+    Errors: UsageError for a unit there is not, or more than MAX_MENDED samples; UnknownId for an id there is not.
+    """
+    if unit not in AS:
+        raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
+    rows = _chosen(connection, chosen, said)
+    wrong_time = [one.sample_id for one in rows if _is_of_its_time(one)]
+    whole = {row.id: row for row in connection.execute(_WHOLE, {"ids": wrong_time})} if wrong_time else {}
+    found: list[Mended] = []
+    entered: dict[Place, str] = {}
+    for row in rows:
+        one = _judge(connection, row, whole.get(row.sample_id), unit, said.now_ms, entered)
+        if one.new_id is not None and one.ts_ms is not None:
+            entered[(row.org_id, row.sandbox_id, one.ts_ms)] = one.new_id
+        found.append(one)
+    good = [one for one in found if one.new_id is not None]
+    if good:
+        samples = [
+            _sample(one, row, whole[one.sample_id], said.now_ms)
+            for one, row in zip(found, rows, strict=True)
+            if one.new_id
+        ]
+        store(connection, samples, [f"mended:{one.sample_id}" for one in good])
+        _close(connection, {one.sample_id: one.new_id for one in good}, said)
+        done = [
+            (one.sample_id, {"new_id": one.new_id, "ts": one.ts, "ts_ms": one.ts_ms, "as": one.unit}) for one in good
+        ]
+        record_many(connection, "sample_mend", done, said)
+    return found
+
+
+def dismiss(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> list[str]:
+    """Set quarantined samples aside: they are never billed and no longer counted. Returns their ids.
+
+    Errors: as `mend`.
+    """
+    rows = _chosen(connection, chosen, said)
+    names = list(dict.fromkeys(one.sample_id for one in rows if one.id_bytes is None))
+    _close(connection, dict.fromkeys(names), said)
+    done: list[tuple[str, dict[str, object]]] = [(name, {}) for name in names]
+    for name in dict.fromkeys(one.sample_id for one in rows if one.id_bytes is not None):
+        closed = _close_long(connection, name, chosen, said)
+        done.append((name, {"samples": closed}))
+        names += [name] * closed
+    record_many(connection, "sample_dismiss", done, said)
+    return names
+
+
+def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -> list[str]:
+    """Count samples as quarantined again that were set aside. Errors: Refused, for all, where one was not."""
+    for name in sample_ids:
+        its = cut_in(connection.dialect.name, "sample_id") if is_cut(name) else "sample_id"
+        gone = connection.execute(
+            sa.text(f"DELETE FROM quarantine_closed WHERE {its} = :id AND new_id IS NULL"), {"id": name}
+        ).rowcount
+        if not gone:
+            ids.require(connection, ids.SAMPLE, name)
+            raise Refused(f"the sample {name} was not dismissed; nothing was changed")
+    record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], said)
+    return list(sample_ids)
+
+
+def _chosen(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> list[SampleRow]:
+    """Those that are quarantined, each once; of those named, each has to be."""
+    page = list_quarantined(connection, chosen, said.now_ms, most=MAX_MENDED)
+    if page.next_after is not None:
+        raise UsageError(f"these are more than {MAX_MENDED:,} samples: choose by --org, --reason, --from and --to")
+    there = {one.sample_id for one in page.samples}
+    for name in chosen.ids:
+        if cut(name) not in there:
+            ids.require(connection, ids.SAMPLE, name)
+            raise Refused(f"the sample {name} is not quarantined; `drawdown sample list --quarantined` shows what is")
+    return page.samples
+
+
+def _judge(
+    connection: sa.Connection, row: SampleRow, whole: Any, unit: str, now_ms: int, entered: Mapping[Place, str]
+) -> Mended:
+    no = Mended(row.sample_id, row.org_id, row.ts)
+    if whole is None or not _is_of_its_time(row):
+        return Mended(row.sample_id, row.org_id, row.ts, why_not=f"not its time is wrong: {row.reason}")
+    moment, read_as = (row.meant_ms, row.meant_as) if unit == "auto" else (time_of(row.ts, unit), unit)
+    if moment is None:
+        why = "its time cannot be told: give --as"
+    elif not EARLIEST_TS <= moment <= now_ms + FUTURE_SLACK_MS:
+        why = f"read as {read_as}, its time lies before the year 2000 or ahead of now"
+    elif moment < whole.floor_ms:
+        why = "its window is below the floor, and closed for good"
+    elif (twin := _twin(connection, row, moment, entered)) is not None:
+        why = f"its sandbox has a sample of that moment already: {twin}"
+    else:
+        return Mended(row.sample_id, row.org_id, row.ts, _new_id(row.sample_id), moment, read_as, int(whole.interval_s))
+    return Mended(no.sample_id, no.org_id, no.ts, why_not=why)
+
+
+def _is_of_its_time(row: SampleRow) -> bool:
+    return row.reason is not None and row.reason.startswith(TIME_REASON)
+
+
+def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[Place, str]) -> str | None:
+    """A sample in force of the same sandbox and moment: somebody mended it already, and both would be billed. What the
+    same command is about to enter counts as there, so that one command bills as one for each sample does."""
+    if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
+        return before
+    values = {"org": row.org_id, "ts": moment, "sandbox": row.sandbox_id, "id": _new_id(row.sample_id)}
+    found = connection.execute(_ALREADY, values).scalar()
+    return None if found is None else str(found)
+
+
+def _new_id(sample_id: str) -> str:
+    """An id of its own for what is entered again; always the same."""
+    if len(sample_id) + len(_SUFFIX) <= MAX_ID_CHARS:
+        return f"{sample_id}{_SUFFIX}"
+    return f"{sample_id[:100]}…{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}{_SUFFIX}"
+
+
+def _sample(one: Mended, row: SampleRow, whole: Any, now_ms: int) -> Sample:
+    assert one.new_id is not None and one.ts_ms is not None
+    cpu = None if whole.cpu_count is None else plain(Decimal(str(whole.cpu_count)))
+    memory, cell = int(whole.memory_mb), str(whole.cell_id)
+    return (one.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, one.interval_s, one.ts_ms, now_ms)
+
+
+_CLOSE_LONG: Final = f"""
+INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
+SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:now AS BIGINT), :actor, :said
+FROM ({WHOLE}) x WHERE {CHOSEN} AND {{id}} = :name
+ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
+"""
+
+
+def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, said: Said) -> int:
+    """Close those whose ids begin so; returns how many. The database alone holds the ids: they may be of any length."""
+    text = _CLOSE_LONG.format(id=cut_in(connection.dialect.name, "x.sample_id"))
+    values = {**values_of(chosen), "name": name, "now": said.now_ms, "actor": said.actor, "said": said.reason}
+    return connection.execute(sa.text(text), values).rowcount
+
+
+def _close(connection: sa.Connection, closed: dict[str, str | None], said: Said) -> None:
+    rows = [{"sample_id": name, "new_id": new} for name, new in sorted(closed.items())]
+    same = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    end = "ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms"  # a conflict that was seen again
+    insert_rows(connection, "quarantine_closed", {"sample_id": "text", "new_id": "text"}, rows, same=same, end=end)

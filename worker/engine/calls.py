@@ -1,0 +1,286 @@
+"""Calls to one provider, within what it declares: so many at once, so many a second, some of them one after the other.
+
+Guarantee: a push that was not begun is said not to have been sent; a call that breaks the provider's contract has told
+nothing about its own pushes, and nothing about any other's. Answers are handed out as they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Final, TypeVar, cast
+
+import structlog
+from aiolimiter import AsyncLimiter
+
+from drawdown.providers.protocol import (
+    CustomerRead,
+    Drawn,
+    LookupResult,
+    ManyLookups,
+    Outcome,
+    Provider,
+    PushRequest,
+    ReadFailed,
+    RetryAt,
+    Totals,
+    Unknown,
+)
+from drawdown.schema.clock import Clock
+from drawdown.schema.text import in_short
+from drawdown.schema.units import SECOND_MS
+from drawdown.worker.engine.breaker import OPEN_FOR_MS
+from drawdown.worker.engine.effects import LANES, NOT_SENT, LookUp, Over, Push, never
+from drawdown.worker.engine.flight import Flight
+from drawdown.worker.engine.lines import Line, Lines
+
+log = structlog.get_logger()
+
+A = TypeVar("A")
+B = TypeVar("B")
+GIVE_UP_AFTER: Final = 20
+"""Calls of one batch that fail in a row: what is left of it is not sent, or an outage would cost a timeout each."""
+READS_AT_ONCE: Final = 64
+MOST_UNSETTLED: Final = 256
+"""Calls with pushes to one provider, all lanes together, whose answers are not written down: a process that dies has
+these to look up or to send again."""
+LAST_ANSWERS_S: Final = 10.0
+"""Once time is up, pushes under way are waited for so long: each that is given up has to be looked up."""
+SLICE_S: Final = 0.02
+"""A limiter starts with a full bucket: it holds no more than a slice of a second's worth."""
+USED_SHARE: Final = 0.94
+"""Of the allowed rate. The rest is for calls that arrive closer together than they were sent: no second goes above."""
+
+
+class Calls:
+    """All calls of one worker to one provider, for as long as one event loop runs."""
+
+    def __init__(self, provider: Provider, clock: Clock) -> None:
+        self._provider = provider
+        self._clock = clock
+        can = provider.capabilities
+        self._slots = asyncio.Semaphore(can.in_flight)
+        self._pushes = _limiter(can.calls_per_s)
+        self._reads = _limiter(can.reads_per_s)
+        self._of_customer: dict[str, AsyncLimiter | None] = {}
+        self._lines = Lines(can)
+        self._flights: dict[Push | LookUp, Flight[Any]] = {}
+
+    async def fetch(self, effect: Push | LookUp) -> Mapping[int, Any]:
+        """The next answers of a batch, by place; the first time, its calls are begun."""
+        flight = self._flights.get(effect)
+        if flight is None:
+            flight = self._push(effect) if isinstance(effect, Push) else self._look_up(effect)
+            self._flights[effect] = flight
+        answers = await flight.fetch()
+        if flight.done:
+            del self._flights[effect]
+        return answers
+
+    async def close(self) -> None:
+        """End what is under way: whoever asked for it is gone."""
+        for flight in self._flights.values():
+            await flight.close()
+
+    def _push(self, effect: Push) -> Flight[Outcome]:
+        can, batch = self._provider.capabilities, effect.batch
+        flight = Flight(
+            len(batch),
+            effect.over,
+            self._unanswered,
+            portion=can.batch_size,
+            most=MOST_UNSETTLED // LANES,
+            grace_s=LAST_ANSWERS_S,
+        )
+        failed, streams = _InARow(), self._lines.streams(batch)
+
+        async def work() -> None:
+            for stream in streams:
+                for places in stream:
+                    await self._call(flight, places, [batch[place] for place in places], failed)
+
+        flight.start([work] * min(can.in_flight, len(batch)))
+        return flight
+
+    def _unanswered(self, begun: bool) -> Outcome:
+        if begun:
+            return Unknown("no answer before time was up")
+        return RetryAt(self._clock.now_ms(), NOT_SENT)
+
+    async def _call(
+        self, flight: Flight[Outcome], places: Sequence[int], sent: Sequence[PushRequest], failed: _InARow
+    ) -> None:
+        """One call, in its line's turn; once time is up, none."""
+        line = self._lines.of(sent[0])
+        async with line.turn:
+            answers = await self._not_sent(line, failed, len(sent))
+            if answers is None:
+                await flight.room()
+                async with self._slots:
+                    if self._pushes is not None:
+                        await self._pushes.acquire()
+                    if flight.over():
+                        return
+                    flight.begin(places)
+                    answers = await self._answered(sent)
+                failed.note(all(isinstance(one, RetryAt | Unknown) for one in answers))
+                line.note(answers, self._clock.now_ms())
+        for place, answer in zip(places, answers, strict=True):
+            flight.answer(place, answer)
+
+    async def _not_sent(self, line: Line, failed: _InARow, count: int) -> Sequence[Outcome] | None:
+        """What is said of a call that had better not be made; None once it may be."""
+        now = self._clock.now_ms()
+        if failed.count >= GIVE_UP_AFTER:
+            return [RetryAt(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row had failed")] * count
+        if line.is_closed(now):
+            return [line.left_over()] * count
+        await asyncio.sleep(line.wait_ms(now) / SECOND_MS)
+        return None
+
+    async def _answered(self, sent: Sequence[PushRequest]) -> Sequence[Outcome]:
+        try:
+            answers = await self._provider.push(sent)
+            assert len(answers) == len(sent), f"{len(answers)} outcomes for {len(sent)} pushes"
+        except Exception as error:  # a provider that breaks its contract has told us nothing about what was charged
+            log.exception("provider_failed", provider=self._provider.name, first_key=sent[0].key)
+            return [Unknown(in_short(error))] * len(sent)
+        return answers
+
+    def _look_up(self, effect: LookUp) -> Flight[LookupResult]:
+        """One call answers all of one customer's pushes within the span that the provider declares. Customers take
+        turns, so that one with much to ask holds up no other."""
+        requests = effect.requests
+        # Forgotten, they are asked for again; and what one call said of a customer's pushes is weighed together.
+        flight = Flight[LookupResult](
+            len(requests), effect.over, lambda begun: _unread(begun=begun), portion=len(requests)
+        )
+        calls = iter(by_customer(requests, self._provider.capabilities.lookup_span_ms))
+
+        async def work() -> None:
+            for places in calls:
+                await flight.room()
+                asked = [requests[place] for place in places]
+                await self._may_read(asked[0].customer_id)
+                if flight.over():
+                    return
+                flight.begin(places)
+                for place, answer in zip(places, await self._found(asked), strict=True):
+                    flight.answer(place, answer)
+
+        flight.start([work] * self._reads_at_once(len(requests)))
+        return flight
+
+    async def _found(self, asked: Sequence[PushRequest]) -> Sequence[LookupResult]:
+        try:
+            if not self._provider.capabilities.lookup_span_ms:
+                return [await self._provider.lookup(one) for one in asked]
+            answers = await cast(ManyLookups, self._provider).lookup_many(asked)
+            assert len(answers) == len(asked), f"{len(answers)} answers for {len(asked)} lookups"
+        except Exception as error:  # it has told us nothing: what cannot be read is not absent
+            log.exception("provider_failed", provider=self._provider.name, first_key=asked[0].key)
+            return [ReadFailed(in_short(error))] * len(asked)
+        return answers
+
+    async def customers(self, customer_ids: Sequence[str], over: Over = never) -> Mapping[str, CustomerRead]:
+        """The state of any number of customers."""
+        size = self._provider.capabilities.reads_a_call
+        parts = [customer_ids[at : at + size] for at in range(0, len(customer_ids), size)]
+        found: dict[str, CustomerRead] = {}
+        for part, states in zip(parts, await self._each(parts, self._provider.customers, over=over), strict=True):
+            one = dict.fromkeys(part, states) if isinstance(states, ReadFailed) else states
+            found.update(one)
+        return found
+
+    async def totals(self, wanted: Sequence[tuple[str, int, int]]) -> list[Totals | ReadFailed]:
+        return await self._each(wanted, lambda one: self._provider.totals(*one), lambda one: one[0])
+
+    async def drawn(self, customer_ids: Sequence[str]) -> list[Mapping[str, Drawn] | ReadFailed]:
+        return await self._each(customer_ids, self._provider.drawn)
+
+    async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
+        """What is wrong with each customer, a line each."""
+        return await self._each(customer_ids, lambda one: self._provider.check((), (one,)))
+
+    async def _each(
+        self,
+        asked: Sequence[A],
+        ask: Callable[[A], Awaitable[B]],
+        customer: Callable[[A], str] | None = None,
+        over: Over = never,
+    ) -> list[B | ReadFailed]:
+        flight = Flight[B | ReadFailed](len(asked), over, lambda begun: _unread(begun=begun))
+        places = iter(range(len(asked)))
+
+        async def work() -> None:
+            for place in places:
+                await flight.room()
+                await self._may_read(None if customer is None else customer(asked[place]))
+                if flight.over():
+                    return
+                flight.begin([place])
+                try:
+                    flight.answer(place, await ask(asked[place]))
+                except Exception as error:  # it has told us nothing: what cannot be read is neither zero nor absent
+                    log.exception("provider_failed", provider=self._provider.name)
+                    flight.answer(place, ReadFailed(in_short(error)))
+
+        flight.start([work] * self._reads_at_once(len(asked)))
+        answers: dict[int, B | ReadFailed] = {}
+        try:
+            while not flight.done:
+                answers.update(await flight.fetch())
+        finally:
+            await flight.close()
+        return [answers[place] for place in range(len(asked))]
+
+    def _reads_at_once(self, count: int) -> int:
+        return min(READS_AT_ONCE, self._provider.capabilities.in_flight, count)
+
+    async def _may_read(self, customer_id: str | None) -> None:
+        a_second = self._provider.capabilities.lookups_per_s
+        if customer_id is not None and a_second is not None:
+            if customer_id not in self._of_customer:
+                self._of_customer[customer_id] = _limiter(a_second)
+            limiter = self._of_customer[customer_id]
+            assert limiter is not None
+            await limiter.acquire()
+        if self._reads is not None:
+            await self._reads.acquire()
+
+
+class _InARow:
+    """Counts calls that failed one after another."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, failed: bool) -> None:
+        self.count = self.count + 1 if failed else 0
+
+
+def _unread(*, begun: bool) -> ReadFailed:
+    return ReadFailed("no answer before time was up" if begun else "not asked: time was up before")
+
+
+def _limiter(a_second: float | None) -> AsyncLimiter | None:
+    """Nearly as fast as allowed, and in no second faster."""
+    if a_second is None:
+        return None
+    at_once = max(a_second * SLICE_S, 1.0)
+    return AsyncLimiter(at_once, at_once / (a_second * USED_SHARE))
+
+
+def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:
+    """The places of pushes in calls: of one customer each, dated within the span. First each customer's oldest."""
+    calls: dict[str, list[list[int]]] = {}
+    for place in sorted(range(len(requests)), key=lambda place: requests[place].ts):
+        one = requests[place]
+        of_customer = calls.setdefault(one.customer_id, [])
+        if of_customer and span_ms and one.ts - requests[of_customer[-1][0]].ts < span_ms:
+            of_customer[-1].append(place)
+        else:
+            of_customer.append([place])
+    for turn in zip_longest(*calls.values()):
+        yield from (places for places in turn if places is not None)

@@ -1,0 +1,94 @@
+"""What a tick is given. Guarantee: steps take time, providers and limits from here, never from the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema.clock import Clock
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.engine.breaker import Breaker
+from drawdown.worker.engine.shard import NewOrgs, Shard
+from drawdown.worker.history.incarnation import Witness
+
+LEASE_MS = 2 * MINUTE_MS
+"""How long a claim keeps other workers away. Correctness never rests on it: two senders send identical bytes (P1)."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class Context:
+    """One worker's tick."""
+
+    worker: str
+    clock: Clock
+    capabilities: Mapping[str, Capabilities]
+    dormant: Collection[str] = ()
+    """Providers that cannot be called yet."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Providers that cannot be used at all, and why."""
+    changed: Mapping[str, str] = field(default_factory=dict)
+    """Providers that declare other terms than those in force; they are sent nothing until a person accepts these."""
+    shard: Shard = field(default_factory=Shard)
+    new_orgs: NewOrgs | None = None
+    deadline_ms: int | None = None
+    began_ms: int | None = None
+    accept_clock: bool = False
+    stopping: Callable[[], bool] = _never
+    """Asked between effects: true once the process was told to end."""
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    cell_breakers: dict[str, Breaker] = field(default_factory=dict)
+    """By cell: what one dispatch learnt of a dead cell, the next need not."""
+    hurried: bool = False
+    """A watch: who did not answer a moment ago is not asked, or an outage would cost each round its time."""
+    witness: Witness | None = None
+    """What this host remembers of the database since the tick began."""
+    progress: Callable[[str, int], None] | None = None
+    _claims: Iterator[int] = field(default_factory=lambda: count(1))
+    """Shared with every context made of this one: no two claims of a worker have one name."""
+
+    def out_of_time(self, eighths: int = 8) -> bool:
+        """Whether to leave what remains to the next tick: all of the time is over, or so many eighths of it. What comes
+        first leaves some to what comes after, so that no provider that hangs keeps a halt from its cell."""
+        if self.stopping():
+            return True
+        if self.deadline_ms is None:
+            return False
+        whole_ms = 0 if self.began_ms is None else self.deadline_ms - self.began_ms
+        return self.clock.now_ms() >= self.deadline_ms - whole_ms * (8 - eighths) // 8
+
+    def within(self, duration_ms: int) -> Context:
+        """The same, for that long at most."""
+        ends_ms = self.clock.now_ms() + duration_ms
+        return replace(self, deadline_ms=ends_ms if self.deadline_ms is None else min(ends_ms, self.deadline_ms))
+
+    def ready(self) -> list[str]:
+        """The providers that can be called."""
+        return sorted(set(self.known()) - set(self.changed))
+
+    def known(self) -> dict[str, Capabilities]:
+        """The providers that declare their terms. One without a key may lack other settings, too."""
+        return {name: can for name, can in self.capabilities.items() if name not in self.dormant}
+
+    def new_claim(self) -> str:
+        """A name for one claim of this worker, unlike any other claim."""
+        return f"{self.worker}/{next(self._claims)}"
+
+    def breaker(self, provider: str) -> Breaker:
+        return self.breakers.setdefault(provider, Breaker())
+
+    def cell_breaker(self, cell_id: str) -> Breaker:
+        return self.cell_breakers.setdefault(cell_id, Breaker(open_after=2))
+
+    def reading(self, provider: str) -> Breaker:
+        """The breaker of a provider's reads: one that takes no usage may well be read, and the other way round."""
+        return self.breakers.setdefault(f"{provider} reads", Breaker())
+
+    def advanced(self, what: str, count: int) -> None:
+        if self.progress is not None:
+            self.progress(what, count)

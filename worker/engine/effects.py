@@ -1,0 +1,149 @@
+"""What a step may ask of the world, and nothing else.
+
+Guarantee: a step is a generator that decides and yields effects; it never does one itself. So the same step is driven
+by production (`worker.engine.runner`) and, effect by effect with crashes in between, by the simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import PushRequest
+from drawdown.worker.history.incarnation import Witness
+
+R = TypeVar("R")
+Over: TypeAlias = Callable[[], bool]
+"""Whether nothing more is to be begun: time is up, or the process was told to end."""
+NOT_SENT: Final = "not sent: time was up before"
+"""What is answered for a request that was `over` before it was begun."""
+LANES: Final = 2
+"""Batches of pushes to one provider under way together, where calls take time: while the answers of one are written
+down, the other keeps the line busy."""
+
+
+def never() -> bool:
+    """For those whose time is never up."""
+    return False
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Run `work` in one write transaction; the answer is what it returns. With `rollback`: a dry run."""
+
+    name: str
+    work: Callable[[sa.Connection], Any]
+    rollback: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Push:
+    """Send pushes to a provider, in as many calls as it takes, none begun once it is `over`. The answer is a portion of
+    the outcomes as they come, by the place of the push; the same effect is asked for again until each was told."""
+
+    provider: str
+    batch: Sequence[PushRequest]
+    over: Over
+
+
+@dataclass(frozen=True, eq=False)
+class LookUp:
+    """Ask a provider what became of pushes; answered in portions of LookupResults, as `Push` is."""
+
+    provider: str
+    requests: Sequence[PushRequest]
+    over: Over = never
+
+
+@dataclass(frozen=True)
+class ReadTotals:
+    """Ask a provider what it charged customers in [from_ms, to_ms); Totals or ReadFailed each, in order."""
+
+    provider: str
+    customers: Sequence[tuple[str, int, int]]
+
+
+@dataclass(frozen=True)
+class ReadDrawn:
+    """Ask a provider what customers' balances say was drawn; by feature, or ReadFailed, each in order."""
+
+    provider: str
+    customer_ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ReadCustomers:
+    """Ask a provider for its customers' states; the answer maps each id to a CustomerState or ReadFailed."""
+
+    provider: str
+    customer_ids: Sequence[str]
+    over: Over = never
+
+
+@dataclass(frozen=True)
+class CheckCustomers:
+    """Ask a provider what is wrong with customers; lines of text each, or ReadFailed, in order."""
+
+    provider: str
+    customer_ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class HaltRequest:
+    """One halt for one cell."""
+
+    org_id: str
+    cell_id: str
+    url: str
+    halted_at: int
+
+
+ANSWERED: Final = "the cell answered"
+"""How the error begins of a cell that is there and said no."""
+
+
+@dataclass(frozen=True)
+class SendHalts:
+    """Send halts to cells, none begun once it is `over`; the answer is None for each acknowledged one, else what went
+    wrong, in order."""
+
+    halts: Sequence[HaltRequest]
+    over: Over = never
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Ask what this host remembers of the database; the answer is a Witness, or None."""
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Have this host remember, on disk before the answer comes."""
+
+    witness: Witness
+
+
+@dataclass(frozen=True)
+class Together:
+    """Run several steps side by side; the answer is their results in order. One that fails stops no other."""
+
+    steps: Sequence[Steps[Any]]
+
+
+Effect: TypeAlias = (
+    Transaction
+    | Push
+    | LookUp
+    | ReadCustomers
+    | ReadTotals
+    | ReadDrawn
+    | CheckCustomers
+    | SendHalts
+    | Recall
+    | Remember
+    | Together
+)
+Steps: TypeAlias = Generator[Effect, Any, R]

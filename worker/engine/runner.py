@@ -1,0 +1,150 @@
+"""Does the effects that steps ask for: production's half of `worker.engine.effects`.
+
+Guarantee: effects are done in the order a step yields them; steps that run together share nothing but the database.
+Database work is synchronous, in a thread, so that no provider's answer waits for another's transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from drawdown.providers.http import Http
+from drawdown.providers.protocol import Provider
+from drawdown.schema.clock import Clock
+from drawdown.schema.database import write
+from drawdown.worker.engine.calls import Calls
+from drawdown.worker.engine.effects import (
+    NOT_SENT,
+    CheckCustomers,
+    Effect,
+    LookUp,
+    Over,
+    Push,
+    ReadCustomers,
+    ReadDrawn,
+    ReadTotals,
+    Recall,
+    Remember,
+    SendHalts,
+    Steps,
+    Together,
+    Transaction,
+)
+from drawdown.worker.engine.flight import POLL_S
+from drawdown.worker.halts.cell_client import CellClient
+from drawdown.worker.history.witness import NoWitness, WitnessFile
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class World:
+    """The real database, providers and cells."""
+
+    engine: sa.Engine
+    providers: Mapping[str, Provider]
+    cells: CellClient
+    clock: Clock
+    http: Http | None = None
+    """What providers share, closed when the steps have ended."""
+    witness: WitnessFile | NoWitness = field(default_factory=NoWitness)
+
+
+def run(steps: Steps[R], world: World) -> R:
+    """Drive steps to their end."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_whole(steps, world))
+
+
+def ask(question: Callable[[], Coroutine[Any, Any, R]], world: World) -> R:
+    """Ask one thing outside of any step."""
+
+    async def whole() -> R:
+        try:
+            return await question()
+        finally:
+            if world.http is not None:
+                await world.http.close()
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(whole())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one: several times the calls a second."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _whole(steps: Steps[R], world: World) -> R:
+    calls = {name: Calls(provider, world.clock) for name, provider in world.providers.items()}
+    try:
+        return await _drive(steps, world, calls)
+    finally:
+        for one in calls.values():
+            await one.close()
+        if world.http is not None:
+            await world.http.close()
+
+
+async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R:
+    answer: Any = None
+    failure: Exception | None = None
+    while True:
+        try:
+            effect = steps.throw(failure) if failure is not None else steps.send(answer)
+        except StopIteration as stop:
+            result: R = stop.value
+            return result
+        answer, failure = None, None
+        try:
+            answer = await _do(effect, world, calls)
+        except Exception as error:  # handed to the step, which decides
+            failure = error
+
+
+async def _told(sending: Coroutine[Any, Any, list[str | None]], over: Over, count: int) -> list[str | None]:
+    """What cells answered. Once time is up they are waited for no longer: who was told is told again."""
+    task = asyncio.ensure_future(sending)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=POLL_S)
+            if not task.done() and over():
+                return ["no answer before time was up"] * count
+    finally:
+        task.cancel()
+    return task.result()
+
+
+async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> Any:
+    match effect:
+        case Transaction(_, work, rollback):
+            return await asyncio.to_thread(write, world.engine, work, rollback=rollback)
+        case Push(provider) | LookUp(provider):
+            return await calls[provider].fetch(effect)
+        case ReadCustomers(provider, customer_ids, over):
+            return await calls[provider].customers(customer_ids, over)
+        case ReadTotals(provider, customers):
+            return await calls[provider].totals(customers)
+        case ReadDrawn(provider, customer_ids):
+            return await calls[provider].drawn(customer_ids)
+        case CheckCustomers(provider, customer_ids):
+            return await calls[provider].check(customer_ids)
+        case SendHalts(halts, over) if over():
+            return [NOT_SENT] * len(halts)
+        case SendHalts(halts, over):
+            return await _told(world.cells.send(halts), over, len(halts))
+        case Recall():
+            return await asyncio.to_thread(world.witness.recall, world.engine)
+        case Remember(witness):
+            return await asyncio.to_thread(world.witness.remember, world.engine, witness)
+        case Together(steps):
+            return await asyncio.gather(*(_drive(one, world, calls) for one in steps), return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Sends halts to the cells that run a halted organisation's sandboxes."""

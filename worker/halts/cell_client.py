@@ -1,0 +1,265 @@
+"""Telling cells over HTTP.
+
+Guarantee: only URLs on the operator's allow-list are called, and only at an address that was checked when the
+connection was made: what a name meant a moment before does not matter. Redirects and proxies are not followed, each
+request is signed, and a cell that answers nonsense, too much or never costs its own halt a retry and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, Final
+
+import aiohttp
+import certifi
+from aiohttp import client_exceptions as trouble
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from drawdown.providers.http.bounds import BoundedConnector, TooMuch
+from drawdown.schema.clock import Clock
+from drawdown.worker.engine.effects import ANSWERED, HaltRequest
+from drawdown.worker.halts.addresses import Network, refusal
+from drawdown.worker.halts.cell_urls import CellUrl, parse
+
+HALT_PATH: Final = "/admin/halt-org"
+TIMEOUT_S: Final = 10.0
+"""For one halt: name, connection, TLS and answer together."""
+AT_ONCE: Final = 256
+AT_ONCE_PER_CELL: Final = 8
+MAX_ANSWER_BYTES: Final = 64 * 1024
+SHARED: Final = "*"
+"""Stands for every cell without an entry of its own."""
+
+Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """`allowed`: origins (scheme://host:port) that may be called. `roots` make each cell's own secret; `secrets` name
+    others, under the cell's id, or under `*` those that cells without an entry shared before they had their own. Of
+    two, the first is the new one. `networks` are allowed besides public addresses. Secrets never print."""
+
+    allowed: frozenset[str]
+    roots: tuple[str, ...] = ()
+    secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    networks: tuple[Network, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"
+
+    def secrets_of(self, cell_id: str) -> tuple[str, ...]:
+        """What signs halts for this cell, in the order in which it is tried: the new secret first."""
+        made = tuple(cell_secret(root, cell_id) for root in self.roots)
+        return self.secrets.get(cell_id) or (*made, *self.secrets.get(SHARED, ()))
+
+    def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
+        """What would keep a halt from this URL as its name stands this moment; None where nothing would."""
+        found = parse(url)
+        if found is None or found.origin not in self.allowed:
+            return "add its origin to DRAWDOWN_CELL_ORIGINS"
+        try:
+            hosts = [where[0] for *_, where in (lookup or _system_lookup)(found.host, found.port)]
+        except OSError:
+            return f"the name {found.host} has no address"
+        refused = [self.address_refused(found, host) for host in hosts]
+        if None in refused:
+            return None
+        return f"{refused[0] or 'it has no address'}: DRAWDOWN_CELL_NETWORKS has to allow it"
+
+    def address_refused(self, url: CellUrl, host: str) -> str | None:
+        """Why a connection for this URL is not made to this address; None where it may be."""
+        address = ip_address(host.partition("%")[0])
+        return refusal(address, self.networks, named=address == url.address and url.origin in self.allowed)
+
+
+def cell_secret(root: str, cell_id: str) -> str:
+    """A cell's own secret, 64 characters of hex: HMAC-SHA256 by the root over `cell:{cell_id}`. Whoever has it can make
+    neither the root of it nor another cell's."""
+    return hmac.new(root.encode(), f"cell:{cell_id}".encode(), hashlib.sha256).hexdigest()
+
+
+def body_of(halt: HaltRequest) -> bytes:
+    """What a cell is sent. The cell's id is in it, and so under the signature: no other cell obeys this."""
+    said = {"cell_id": halt.cell_id, "halted_at": halt.halted_at, "org_id": halt.org_id}
+    return json.dumps(said, sort_keys=True).encode()
+
+
+def signature(secret: str, timestamp_s: int, body: bytes) -> str:
+    """HMAC-SHA256 in hex over `{timestamp}.{body}`, as cells check it."""
+    return hmac.new(secret.encode(), f"{timestamp_s}.".encode() + body, hashlib.sha256).hexdigest()
+
+
+@dataclass
+class _Target:
+    """One URL that may be called; `refused`: why the last address it had was not connected to."""
+
+    url: CellUrl
+    settings: CellSettings
+    refused: str | None = None
+    session: aiohttp.ClientSession | None = None
+
+    @property
+    def full(self) -> URL:
+        return URL(f"{self.url.origin}{self.url.path}{HALT_PATH}", encoded=True)
+
+    def socket_to(self, found: Any) -> socket.socket:
+        """The one place where a connection begins: to the address given here, and to no other."""
+        self.refused = self.settings.address_refused(self.url, found[4][0])
+        if self.refused is not None:
+            raise OSError(self.refused)
+        return socket.socket(*found[:3])
+
+
+class _Resolver(AbstractResolver):
+    """Names by the system, in threads of its own: a name server that hangs holds up no transaction."""
+
+    def __init__(self, lookup: Lookup, threads: ThreadPoolExecutor) -> None:
+        self._lookup = lookup
+        self._threads = threads
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port)
+        return [
+            ResolveResult(hostname=host, host=where[0], port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
+            for kind, _, _, _, where in found
+        ]
+
+    async def close(self) -> None:
+        return
+
+
+def _system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+class CellClient:
+    """Sends halts to cells, a bounded number at once: to each cell, and to all."""
+
+    def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = _system_lookup) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._lookup = lookup
+        self._tls: ssl.SSLContext | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slots: dict[str | None, asyncio.Semaphore] = {}
+
+    async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
+        """One answer each, in order: None where the cell acknowledged, else what went wrong."""
+        threads = ThreadPoolExecutor(AT_ONCE_PER_CELL, thread_name_prefix="cell-names")
+        targets: dict[str, _Target] = {}
+        for text in {halt.url for halt in halts}:
+            url = parse(text)
+            if url is not None and url.origin in self._settings.allowed:
+                targets[text] = _Target(url, self._settings)
+                targets[text].session = self._session(targets[text], threads)
+        try:
+            return list(await asyncio.gather(*(self._one(targets.get(halt.url), halt) for halt in halts)))
+        finally:
+            for one in targets.values():
+                assert one.session is not None
+                await one.session.close()
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _session(self, target: _Target, threads: ThreadPoolExecutor) -> aiohttp.ClientSession:
+        if self._tls is None:
+            self._tls = ssl.create_default_context(cafile=certifi.where())
+        connector = BoundedConnector(
+            limit=AT_ONCE_PER_CELL,
+            ssl=self._tls,
+            resolver=_Resolver(self._lookup, threads),
+            use_dns_cache=False,
+            socket_factory=target.socket_to,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"accept-encoding": "identity", "user-agent": "drawdown"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    def _slot(self, cell_id: str | None) -> asyncio.Semaphore:
+        """A cell's share, or with None everybody's; semaphores belong to one event loop."""
+        here = asyncio.get_running_loop()
+        if self._loop is not here:
+            self._loop, self._slots = here, {}
+        return self._slots.setdefault(cell_id, asyncio.Semaphore(AT_ONCE if cell_id is None else AT_ONCE_PER_CELL))
+
+    async def _one(self, target: _Target | None, halt: HaltRequest) -> str | None:
+        if target is None:
+            return f"the URL of cell {halt.cell_id} is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
+        secrets = self._settings.secrets_of(halt.cell_id)
+        if not secrets:
+            return "no secret to sign with: set DRAWDOWN_CELL_SECRET"
+        async with self._slot(halt.cell_id), self._slot(None):
+            return await self._tell(target, halt, secrets)
+
+    async def _tell(self, target: _Target, halt: HaltRequest, secrets: tuple[str, ...]) -> str | None:
+        """While a secret is rotated, a cell that refuses the new one is told again with the old one."""
+        assert target.session is not None
+        body = body_of(halt)
+        status = 0
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                for number in range(len(secrets)):
+                    headers = self._headers(secrets[number:], body)
+                    async with target.session.post(
+                        target.full, data=body, headers=headers, allow_redirects=False
+                    ) as answer:
+                        status = answer.status
+                        if not await _is_bounded(answer):
+                            return "the cell's answer is too long"
+                    if status not in (401, 403):
+                        break
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+            if target.refused is not None and isinstance(error, trouble.ClientConnectorError):
+                return f"{target.refused}: not called unless DRAWDOWN_CELL_NETWORKS allows it"
+            return _failure(error)
+        return None if 200 <= status < 300 else f"{ANSWERED} {status}"
+
+    def _headers(self, secrets: tuple[str, ...], body: bytes) -> dict[str, str]:
+        now_s = self._clock.now_ms() // 1000
+        names = ("X-Signature", "X-Signature-Previous")
+        signed = {name: signature(secret, now_s, body) for name, secret in zip(names, secrets, strict=False)}
+        return {"Content-Type": "application/json", "X-Timestamp": str(now_s), **signed}
+
+
+async def _is_bounded(answer: aiohttp.ClientResponse) -> bool:
+    """The body is read only so that the answer is known to be whole."""
+    size = 0
+    async for chunk in answer.content.iter_any():
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            answer.close()
+            return False
+    return True
+
+
+_FAILURES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (TooMuch, "the cell's answer is too long"),
+    (trouble.ClientConnectorCertificateError, "the certificate is not trusted"),
+    (trouble.ClientConnectorSSLError, "no TLS"),
+    (trouble.ClientConnectorDNSError, "the host has no address"),
+    (trouble.ClientConnectorError, "no connection"),
+    (TimeoutError, f"no whole answer within {TIMEOUT_S:g} s"),
+    (trouble.ClientResponseError, "the answer is not HTTP"),
+    (trouble.ClientPayloadError, "the answer was cut short"),
+    (trouble.ClientConnectionError, "the connection broke"),
+)
+
+
+def _failure(error: Exception) -> str:
+    """What went wrong, in our words: those of a library may hold headers."""
+    return next((text for kind, text in _FAILURES if isinstance(error, kind)), type(error).__name__)

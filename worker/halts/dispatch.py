@@ -1,0 +1,279 @@
+"""Dispatch: halts to the cells that run a halted organisation's sandboxes.
+
+Guarantee: level-triggered. The database's own triggers make a halt due the moment an organisation is halted or a
+sandbox of a halted one appears on a cell, and each dispatch what they could not see; it stays due until that cell
+acknowledged it, and is due again while sandboxes still run there. Resuming dispatches nothing. Each cell has a lane of
+its own, with its own claims, time and circuit: one that is dead, slow or flooded delays no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.schema.database import waiting_at_most
+from drawdown.schema.errors import LockHeld
+from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import ANSWERED, HaltRequest, Over, SendHalts, Steps, Together, Transaction
+from drawdown.worker.halts.unheeded import ESCALATE_AFTER, RUNS_ON
+from drawdown.worker.push.outcome import backoff_ms
+
+log = structlog.get_logger()
+
+STILL_RUNNING_MS = MINUTE_MS
+"""How long a cell has, after its acknowledgement, to stop what it runs before it is told again."""
+MOST_BACKOFF_MS: Final = MINUTE_MS
+"""A cell that is back is told within a minute; while it is gone, its circuit spares it the rest."""
+BATCH: Final = 50
+"""Claimed at once for one cell that answers; even if each takes the whole of its time-out, the lease lasts longer."""
+EMPTY_FOR_MS: Final = 10 * MINUTE_MS
+"""After a halt: whoever still has nothing there, as hosts tell it, has nothing to stop."""
+CELL_BUDGET_MS: Final = 30 * SECOND_MS
+"""After so long, what is left of a slow cell waits for the next dispatch."""
+
+
+@dataclass(frozen=True)
+class ClaimedHalt:
+    """One halt this worker may send."""
+
+    request: HaltRequest | None
+    org_id: str
+    cell_id: str
+    halted_at: int
+    attempt: int
+
+
+@dataclass
+class Dispatched:
+    """What became of halts."""
+
+    acknowledged: int = 0
+    failed: int = 0
+
+
+_IN_FORCE = """EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
+    AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi
+    AND (:provider = '' OR o.billing_provider = :provider))"""
+
+# A cell that could not be told, and has had nothing to stop for a while, is not told any more. What appears there makes
+# a halt due anew (by trigger).
+OBSOLETE = """
+DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
+    SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at)
+    OR (acked_at_ms IS NULL AND halted_at <= :empty_since AND NOT EXISTS (
+        SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
+            AND s.state <> 'stopped')))
+"""
+
+# Two transactions may not see each other: one that halts an organisation and one that starts a sandbox of it, or one
+# that starts a sandbox and one that finds its halt obsolete. No trigger tells of what neither saw, so each dispatch
+# looks at what there is. A lock instead would let a host's open transaction hold up a halt, and a halt the host.
+# OFFSET keeps PostgreSQL from joining with all halts there ever were: each is looked up by its key.
+_UNTOLD = """
+FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
+WHERE o.is_halted AND o.bucket BETWEEN :lo AND :hi AND (:provider = '' OR o.billing_provider = :provider)
+    AND NOT EXISTS (SELECT 1 FROM halts h
+        WHERE h.org_id = o.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at LIMIT 1 OFFSET 0)
+"""
+MISSED_CELLS = f"SELECT DISTINCT s.cell_id {_UNTOLD}"
+MISSED = f"""
+INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
+SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at {_UNTOLD} AND s.cell_id = :cell ON CONFLICT DO NOTHING
+"""
+MISSED_WAIT_MS: Final = 200
+"""A host that has just started a sandbox, and not committed, holds the same halt: the next dispatch finds it."""
+
+HEEDED = f"""
+UPDATE halts SET unheeded = 0, unheeded_since_ms = NULL WHERE unheeded > 0 AND {_IN_FORCE} AND NOT {RUNS_ON}
+"""
+
+# By the organisations that are halted now: acknowledged halts of former times stay, and are many.
+STILL_RUNNING = f"""
+UPDATE halts SET due_at_ms = :now, unheeded = unheeded + 1,
+    unheeded_since_ms = COALESCE(unheeded_since_ms, acked_at_ms)
+WHERE due_at_ms IS NULL AND acked_at_ms <= :told AND {_IN_FORCE} AND {RUNS_ON}
+    AND org_id IN (SELECT o.org_id FROM orgs o WHERE o.is_halted)
+RETURNING org_id, cell_id, unheeded, unheeded_since_ms
+"""
+
+DUE_CELLS = f"SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now AND {_IN_FORCE} AND cell_id NOT IN :taken"
+
+CLAIM = f"""
+UPDATE halts SET claim_owner = :claim, due_at_ms = :lease_end, attempts = attempts + 1
+WHERE (org_id, cell_id, halted_at) IN (
+    SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell AND due_at_ms <= :now AND {_IN_FORCE}
+    ORDER BY due_at_ms LIMIT :most {{skip_locked}})
+RETURNING org_id, halted_at, attempts
+"""
+
+SETTLE = """
+UPDATE halts SET due_at_ms = :due, acked_at_ms = COALESCE(:acked, acked_at_ms), last_error = :error
+WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND claim_owner = :claim
+"""
+
+
+def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
+    """Send every due halt of the shard once, or those of the organisations that one provider bills."""
+    run = _Run(context, provider)
+    if not context.out_of_time():
+        yield from run.newcomers()
+    return run.done
+
+
+@dataclass
+class _Lane:
+    """One cell in this dispatch."""
+
+    cell_id: str
+    began_ms: int
+    answers: bool = False
+    """Whether it said anything yet: until then it is told one halt at a time."""
+
+
+@dataclass
+class _Run:
+    """One dispatch. `taken`: cells that have, or had, a lane."""
+
+    context: Context
+    provider: str
+    done: Dispatched = field(default_factory=Dispatched)
+    taken: set[str] = field(default_factory=set)
+
+    def newcomers(self, beside: Sequence[Steps[None]] = ()) -> Steps[bool]:
+        """Lanes for the cells that have halts due and no lane yet, `beside` one that goes on; false where there are
+        none. A sandbox may have moved there this moment."""
+        now = self.context.clock.now_ms()
+        cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.taken)))
+        fresh = [cell for cell in cells if cell not in self.taken]  # another lane may have looked meanwhile
+        self.taken.update(fresh)
+        if fresh:
+            results = yield Together([*beside, *(self.lane(_Lane(cell, now)) for cell in fresh)])
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+        return bool(fresh)
+
+    def lane(self, lane: _Lane) -> Steps[None]:
+        """Tell one cell until nothing is due there, or it does not answer, or its time is up."""
+        breaker = self.context.cell_breaker(lane.cell_id)
+        while not self.context.out_of_time():
+            now = self.context.clock.now_ms()
+            if now - lane.began_ms >= CELL_BUDGET_MS or not breaker.allows(now):
+                log.warning("cell_left_for_later", cell=lane.cell_id, answers=breaker.failures == 0)
+                break
+            errors = yield from self._batch(lane)
+            if not errors:
+                break
+            lane.answers = any(error is None or error.startswith(ANSWERED) for error in errors)
+            breaker.note(failed=not lane.answers, now_ms=self.context.clock.now_ms())
+            # A sandbox may have moved meanwhile: its new cell does not wait for what this one takes.
+            if not lane.answers and (yield from self.newcomers([self.lane(lane)])):
+                return
+        yield from self.newcomers()
+
+    def _batch(self, lane: _Lane) -> Steps[Sequence[str | None]]:
+        context, claim = self.context, self.context.new_claim()
+        most = BATCH if lane.answers else 1
+        now = context.clock.now_ms()
+        work = partial(_claim, claim=claim, now=now, run=self, cell=lane.cell_id, most=most)
+        until = now + LEASE_MS
+        batch: list[ClaimedHalt] = yield Transaction("claim_halts", work)
+        if not batch:
+            return []
+        # A worker that slept on its claim sends nothing: the halt may be over by now.
+        errors = yield from _send(batch, lambda: context.out_of_time() or context.clock.now_ms() >= until)
+        now = context.clock.now_ms()
+        yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))
+        failed = sum(error is not None for error in errors)
+        self.done.failed += failed
+        self.done.acknowledged += len(batch) - failed
+        for halt, error in zip(batch, errors, strict=True):
+            log.info("halt_sent", org=halt.org_id, cell=halt.cell_id, acknowledged=error is None, error=error)
+        return errors
+
+    def values(self, now: int) -> dict[str, object]:
+        shard = self.context.shard
+        return {"now": now, "lo": shard.lo, "hi": shard.hi, "provider": self.provider}
+
+
+def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
+    sendable = [halt.request for halt in batch if halt.request is not None]
+    answers: Sequence[str | None] = []
+    if sendable:
+        answers = yield SendHalts(sendable, over)
+        assert len(answers) == len(sendable), "one answer for each halt"
+    left = iter(answers)
+    return [
+        next(left)
+        if halt.request is not None
+        else f"cell {halt.cell_id} has no URL: `drawdown cell set {halt.cell_id} URL`"
+        for halt in batch
+    ]
+
+
+def _due(connection: sa.Connection, *, now: int, run: _Run, taken: Sequence[str]) -> list[str]:
+    """The cells, but for `taken`, that have halts due."""
+    values = run.values(now)
+    connection.execute(sa.text(OBSOLETE), {"empty_since": now - EMPTY_FOR_MS})
+    for cell in connection.execute(sa.text(MISSED_CELLS), values).scalars().all():
+        with suppress(LockHeld), waiting_at_most(connection, MISSED_WAIT_MS):
+            connection.execute(sa.text(MISSED), {**values, "cell": cell})
+    connection.execute(sa.text(HEEDED), values)
+    for row in connection.execute(sa.text(STILL_RUNNING), {**values, "told": now - STILL_RUNNING_MS}).all():
+        if row.unheeded >= ESCALATE_AFTER:
+            log.error(
+                "halt_unheeded",
+                cell=row.cell_id,
+                org=row.org_id,
+                acknowledged=row.unheeded,
+                since_ms=row.unheeded_since_ms,
+                detail="the cell acknowledges, and the sandboxes still run",
+            )
+    found = sa.text(DUE_CELLS).bindparams(sa.bindparam("taken", list(taken), sa.Text, expanding=True))
+    return sorted(str(cell) for cell in connection.execute(found, values).scalars())
+
+
+def _claim(connection: sa.Connection, *, claim: str, now: int, run: _Run, cell: str, most: int) -> list[ClaimedHalt]:
+    skip = "FOR UPDATE SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
+    rows = connection.execute(
+        sa.text(CLAIM.replace("{skip_locked}", skip)),
+        {**run.values(now), "cell": cell, "claim": claim, "lease_end": now + LEASE_MS, "most": most},
+    ).all()
+    url = connection.execute(sa.text("SELECT url FROM cells WHERE cell_id = :cell"), {"cell": cell}).scalar()
+    return [
+        ClaimedHalt(
+            None if url is None else HaltRequest(row.org_id, cell, str(url), row.halted_at),
+            row.org_id,
+            cell,
+            row.halted_at,
+            row.attempts,
+        )
+        for row in sorted(rows, key=lambda row: (row.org_id, row.halted_at))
+    ]
+
+
+def _settle(
+    connection: sa.Connection, *, batch: Sequence[ClaimedHalt], errors: Sequence[str | None], claim: str, now: int
+) -> None:
+    connection.execute(
+        sa.text(SETTLE),
+        [
+            {
+                "org_id": halt.org_id,
+                "cell_id": halt.cell_id,
+                "halted_at": halt.halted_at,
+                "claim": claim,
+                "due": None if error is None else now + min(backoff_ms(halt.attempt), MOST_BACKOFF_MS),
+                "acked": now if error is None else None,
+                "error": error,
+            }
+            for halt, error in zip(batch, errors, strict=True)
+        ],
+    )

@@ -1,0 +1,61 @@
+"""Halts that a cell acknowledges and does not obey.
+
+Guarantee: reads only; only halts in force whose sandboxes run this moment are named, so that what was stopped by
+whatever hand is no problem any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.units import SECOND_MS
+from drawdown.worker.engine.shard import Shard
+
+ESCALATE_AFTER: Final = 3
+"""So many acknowledgements, each with a minute to stop what runs, and a person is needed."""
+NAMED: Final = 10
+
+RUNS_ON = """EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
+    AND s.state = 'running')"""
+# Word for word the condition of the index first: SQLite does not conclude it.
+UNHEEDED = f"""
+SELECT cell_id, org_id, unheeded AS times, unheeded_since_ms AS since_ms FROM halts
+WHERE unheeded > 0 AND unheeded >= {ESCALATE_AFTER} AND {RUNS_ON}
+    AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at
+        AND o.bucket BETWEEN :lo AND :hi)
+ORDER BY unheeded_since_ms, cell_id, org_id
+"""
+
+
+@dataclass(frozen=True)
+class Unheeded:
+    """One organisation on one cell: how often it was acknowledged without effect, and when that was first."""
+
+    cell_id: str
+    org_id: str
+    times: int
+    since_ms: int
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.since_ms // SECOND_MS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return (
+            f"cell {self.cell_id} acknowledged the halt of {self.org_id} {self.times} times since {since}, "
+            "and its sandboxes still run"
+        )
+
+
+def unheeded(connection: sa.Connection, shard: Shard) -> list[Unheeded]:
+    """Those that a person is needed for, the oldest first."""
+    rows = connection.execute(sa.text(UNHEEDED), {"lo": shard.lo, "hi": shard.hi})
+    return [Unheeded(row.cell_id, row.org_id, row.times, row.since_ms) for row in rows]
+
+
+def problems(found: Sequence[Unheeded]) -> list[str]:
+    """A line each for a tick's report, and one for those that are too many to name."""
+    rest = len(found) - NAMED
+    return [*map(str, found[:NAMED]), *([f"and {rest} more halts without effect"] if rest > 0 else [])]

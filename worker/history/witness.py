@@ -1,0 +1,158 @@
+"""What this host remembers of a database, in a file outside of it (rule R1).
+
+Guarantee: what is remembered is on disk before anything it counts is sent, and never goes back; several processes of
+one host share one file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import read
+from drawdown.schema.errors import UsageError
+from drawdown.worker.history.incarnation import Witness, server_of
+
+ELSEWHERE: Final = (
+    "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process and is not restored with the database"
+)
+
+
+KINDS: Final = {"str": str, "int": int}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered of a database at one place, and the first tick that this host began on it there."""
+
+    last: Witness
+    since_tick: int
+    since_worker: str
+
+
+class WitnessFile:
+    """One file a database, in a folder that no backup of the database brings back.
+
+    A copy has the name of its original, and a history of its own from the moment it is used. So what is remembered is
+    kept by place (a file, or a server and a database on it). A database is compared with what is remembered of its own
+    place, and with what happened at other places that its own history went through, or that it was recovered at. At a
+    place that is new, it is compared with all there is: it may have been restored there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def recall(self, engine: sa.Engine) -> Witness | None:
+        """What is remembered of the database behind `engine`; None: nothing yet.
+
+        Errors: UsageError for a file that cannot be read.
+        """
+        return read(engine, self._recall)
+
+    def _recall(self, connection: sa.Connection) -> Witness | None:
+        name = str(connection.execute(sa.text("SELECT database_id FROM incarnation")).scalar_one())
+        memories = self._load(self._file(name))
+        own = memories.get(place_of(connection))
+        counts = [
+            one.last
+            for one in memories.values()
+            if own is None or one is own or one.last.number > own.last.number or _went_through(connection, one)
+        ]
+        return max(counts, key=lambda one: (one.number, one.sends), default=None)
+
+    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+        """Errors: UsageError where it cannot be written down: then nothing may be sent."""
+        file, place = self._file(witness.database_id), read(engine, place_of)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _alone(file.with_suffix(".lock")):
+                memories = self._load(file)
+                before = memories.get(place)
+                if before is not None and (before.last.number, before.last.sends) > (witness.number, witness.sends):
+                    return
+                since = (witness.tick_id, witness.tick_worker)
+                since = since if before is None else (before.since_tick, before.since_worker)
+                memories[place] = Memory(witness, *since)
+                new = file.with_suffix(".new")
+                with _private(new) as out:
+                    json.dump({name: asdict(one) for name, one in memories.items()}, out)
+                    out.flush()
+                    os.fsync(out.fileno())
+                new.replace(file)
+        except OSError as error:
+            raise UsageError(f"{file} cannot be written ({error.strerror}): {ELSEWHERE}") from error
+
+    def _file(self, database_id: str) -> Path:
+        return self._folder / f"drawdown-{database_id}.json"
+
+    def _load(self, file: Path) -> dict[str, Memory]:
+        """By place."""
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if "database_id" in kept:  # written before places were told apart
+                kept = {"": {"last": kept, "since_tick": kept["tick_id"], "since_worker": kept["tick_worker"]}}
+            if not kept:
+                raise ValueError("nothing at all")
+            return {place: _memory(one) for place, one in kept.items()}
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read ({error.strerror}): {ELSEWHERE}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"{file} holds something else: delete it and, if the database may have been restored, run "
+                "`drawdown recover --restored`"
+            ) from error
+
+
+def _memory(kept: Mapping[str, Any]) -> Memory:
+    found = Memory(Witness(**kept["last"]), int(kept["since_tick"]), str(kept["since_worker"]))
+    if not all(isinstance(getattr(found.last, one.name), KINDS[str(one.type)]) for one in fields(found.last)):
+        raise ValueError("other kinds of values")
+    return found
+
+
+def place_of(connection: sa.Connection) -> str:
+    """Where a database lies: a backup that is put in its place lies there, too; a copy beside it does not."""
+    if connection.dialect.name == "postgresql":
+        name = str(connection.execute(sa.text("SELECT current_database()")).scalar_one())
+        return f"postgresql:{server_of(connection)[0] or ''}/{name}"
+    return f"sqlite:{Path(str(connection.engine.url.database)).resolve()}"
+
+
+def _went_through(connection: sa.Connection, memory: Memory) -> bool:
+    """Whether the database knows the first tick at that place; 0: recovered there before any tick was on record."""
+    worker = connection.execute(
+        sa.text("SELECT worker FROM ticks WHERE tick_id = :tick"), {"tick": memory.since_tick}
+    ).scalar_one_or_none()
+    return memory.since_tick == 0 or worker == memory.since_worker
+
+
+def _private(file: Path) -> TextIO:
+    """A file to write that is nobody else's to read, whatever the umask."""
+    return os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8")
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    with _private(lock) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+class NoWitness:
+    """For a database that ends with its process."""
+
+    def recall(self, engine: sa.Engine) -> Witness | None:
+        return None
+
+    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+        """Nothing outlives it."""

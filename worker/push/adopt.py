@@ -1,0 +1,149 @@
+"""Adopt: take over what the provider was found to have, at the provider's quantity (R1, R2).
+
+Guarantee: an adopted push is one more row of the outbox, accepted with evidence; its window becomes dirty, so that the
+next seal computes the difference: what is missing is sent, what was charged twice is given back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import record
+from drawdown.schema.tables import adoptions, pushes, voids
+from drawdown.schema.units import push_key
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.push.rows import find_push
+from drawdown.worker.push.void import seal_again, void_one
+from drawdown.worker.push.wallet_mirror import draw_if_ours
+
+
+@dataclass(frozen=True)
+class Other:
+    """A push that a provider has, and we do not."""
+
+    revision: int
+    known_as: str
+    quantity: int
+
+
+def adopt_other(connection: sa.Connection, push: sa.Row[tuple[object, ...]], quantity: int, said: Said) -> None:
+    """The provider has this push's key at another quantity. Ours is voided, theirs takes its place, under S1's lock."""
+    evidence = f"the provider has {quantity:,} under this key, not {push.sent_qty:,}"
+    void_one(connection, push, said, evidence, "adopted", answered=False)
+    _insert(connection, push, quantity, said, evidence, push.wire_key or push.key)
+
+
+def adopt_unknown(connection: sa.Connection, push: sa.Row[tuple[object, ...]], other: Other, said: Said) -> None:
+    """The provider has a later revision of this push's window that we know nothing of (R1): it takes the place in our
+    outbox that it has over there, under S1's lock. A revision before it that is not there was voided, or never sent."""
+    for revision in range(_next_revision(connection, push), other.revision):
+        _insert_absent(connection, push, revision, said)
+    if _next_revision(connection, push) == other.revision:
+        evidence = f"the provider has {other.quantity:,} under {other.known_as}, and no push of ours is known"
+        _insert(connection, push, other.quantity, said, evidence, other.known_as, revision=other.revision)
+
+
+def _insert_absent(connection: sa.Connection, push: sa.Row[tuple[object, ...]], revision: int, said: Said) -> None:
+    where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
+    evidence = "of the history that was lost; the provider has a later one, and not this"
+    connection.execute(
+        voids.insert().values(
+            **where,
+            at_ms=said.now_ms,
+            evidence_kind="absent",
+            evidence=evidence,
+            actor=said.actor,
+            reason=said.reason,
+            attempts_then=0,
+        )
+    )
+    connection.execute(
+        pushes.insert().values(
+            **where,
+            provider=push.provider,
+            customer_id=push.customer_id,
+            sealed_qty=0,
+            sent_qty=0,
+            key=push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision),
+            sealed_at_ms=said.now_ms,
+            seal_id=push.seal_id,
+            state="voided",
+            due_at_ms=said.now_ms,
+            settled_ms=said.now_ms,
+        )
+    )
+
+
+def adopt_excess(
+    connection: sa.Connection,
+    push: sa.Row[tuple[object, ...]],
+    quantity: int,
+    said: Said,
+    evidence: str,
+    *,
+    drawn: bool = False,
+) -> None:
+    """The provider charged `quantity` more in this push's window than was pushed, under S1's lock. `drawn`: its balance
+    says so alone, and none of its events does."""
+    _insert(connection, push, quantity, said, evidence, None, kind="drawn" if drawn else "excess")
+
+
+def _next_revision(connection: sa.Connection, push: sa.Row[tuple[object, ...]]) -> int:
+    newest = connection.execute(
+        sa.text(
+            "SELECT MAX(revision) FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature"
+        ),
+        {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature},
+    ).scalar_one()
+    return int(newest) + 1
+
+
+def _insert(
+    connection: sa.Connection,
+    push: sa.Row[tuple[object, ...]],
+    quantity: int,
+    said: Said,
+    evidence: str,
+    known_as: str | None,
+    *,
+    kind: str = "other",
+    revision: int | None = None,
+) -> None:
+    where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature}
+    revision = _next_revision(connection, push) if revision is None else revision
+    key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision)
+    connection.execute(
+        adoptions.insert().values(
+            **where,
+            revision=revision,
+            at_ms=said.now_ms,
+            kind=kind,
+            evidence=evidence,
+            actor=said.actor,
+            reason=said.reason,
+        )
+    )
+    connection.execute(
+        pushes.insert().values(
+            **where,
+            revision=revision,
+            provider=push.provider,
+            customer_id=push.customer_id,
+            sealed_qty=quantity,
+            sent_qty=quantity,
+            key=key,
+            sealed_at_ms=said.now_ms,
+            seal_id=push.seal_id,
+            state="accepted",
+            due_at_ms=said.now_ms,
+            settled_ms=said.now_ms,
+            wire_key=known_as,
+        )
+    )
+    adopted = find_push(connection, key)
+    draw_if_ours(connection, [adopted], said.now_ms)
+    seal_again(connection, [push])
+    details = {"quantity": quantity, "evidence": evidence, "instead_of": push.key if known_as else None}
+    record(connection, "push_adopt", key, details, said)

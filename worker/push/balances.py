@@ -1,0 +1,266 @@
+"""What a customer's balance proves of pushes that no event shows (rule P5).
+
+Guarantee: a balance decides only where it was read between two equal looks at what we call accepted, so that nothing
+was on its way meanwhile; where a person's change of it, or another's use, leaves a doubt, the answer is None.
+
+Autumn draws on a balance at once and stores the event later, or never (observed): absence among events proves nothing
+by itself. A top-up by `add_to_balance` looks like giving back; a mark keeps how far a balance was from what was pushed
+when it was last compared, so that what was told once counts no more. A top-up of just as much as was drawn without an
+event, between two comparisons, cannot be seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Drawn, ReadFailed
+from drawdown.schema.audit import record
+from drawdown.schema.database import insert_rows, rows_sql
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.effects import ReadDrawn, Steps
+from drawdown.worker.push.outcome import CLOCKS_APART_MS
+
+Place = tuple[str, str]
+"""Customer and feature, at one provider."""
+Balances = Mapping[str, Mapping[str, Drawn] | ReadFailed]
+"""What was read, by customer."""
+CHUNK: Final = 200
+"""Customers that are looked at together."""
+
+_PLACES: Final = {"customer_id": "text", "feature": "text", "since_ms": "bigint"}
+_MARKED: Final = {**_PLACES, "mark_ms": "bigint"}
+
+# A push is of the balance's present cycle if it was settled in it. What was sent just before the cycle began, or was
+# billed by hand, may be drawn from it or not. What may have arrived is open until it is settled.
+ACCOUNTED: Final = """
+SELECT p.customer_id, p.feature, p.org_id, SUM(p.attempts) AS attempts,
+    SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
+    CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_above,
+    CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty < 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_below,
+    CAST(SUM(p.accepted) AS BIGINT) AS accepted,
+    CAST(SUM(CASE WHEN p.at_ms >= p.since_ms THEN p.accepted ELSE 0 END) AS BIGINT) AS ours,
+    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart AND p.accepted < 0
+        THEN p.accepted ELSE 0 END) AS BIGINT) AS least,
+    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart AND p.accepted > 0
+        THEN p.accepted ELSE 0 END) AS BIGINT) AS most,
+    CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted > 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_above,
+    CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted < 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_below,
+    MAX(CASE WHEN p.state = 'accepted' THEN p.at_ms ELSE 0 END) AS newest_ms
+FROM (
+    SELECT p.customer_id, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, w.since_ms,
+        CASE WHEN p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart THEN 1 ELSE 0 END
+            AS since_mark,
+        COALESCE(p.settled_ms, p.sealed_at_ms) AS at_ms,
+        CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END AS accepted,
+        CASE WHEN p.state IN ('queued', 'in_doubt') OR p.state = 'due' AND p.attempts > 0 THEN 1 ELSE 0 END AS open,
+        CASE WHEN NOT p.by_hand AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
+            WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature
+            AND x.revision = p.revision AND x.kind = 'drawn'), p.window_ms) >= w.since_ms + :apart
+            OR w.since_ms = 0 AND NOT p.by_hand THEN 1 ELSE 0 END AS sure
+    FROM ({rows}) w JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
+    WHERE p.provider = :provider
+) p GROUP BY p.customer_id, p.feature, p.org_id
+"""
+MARKS: Final = """
+SELECT m.customer_id, m.feature, m.apart_qty, m.at_ms FROM ({rows}) w JOIN balance_marks m ON m.provider = :provider
+    AND m.customer_id = w.customer_id AND m.feature = w.feature AND m.since_ms = w.since_ms
+"""
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """What we call accepted of one customer and feature, in base units, in the present cycle of the balance."""
+
+    org_id: str = ""
+    """Whose push was settled last."""
+    sent: tuple[int, int] = (0, 0)
+    """How many attempts there were, and how many pushes are open: equal where nothing was sent or settled between two
+    looks, as long as `accepted` is, too."""
+    accepted: int = 0
+    """What we call accepted, in all cycles."""
+    ours: int = 0
+    least: int = 0
+    most: int = 0
+    """The bounds of `ours`, as what was sent around the cycle's begin counts or not."""
+    hand_above: int = 0
+    hand_below: int = 0
+    """The sums of what was billed, and credited, by hand since the balance was last compared: in it or beside it."""
+    newest_ms: int = 0
+    open: int = 0
+    """Pushes that may have arrived, and are not settled."""
+    open_above: int = 0
+    open_below: int = 0
+    """The sums of those that draw, and of those that give back."""
+    apart: int | None = None
+    """How far the balance was from `ours` when it was last compared in this cycle; None: it was not."""
+
+    def beyond(self, drawn: Drawn) -> tuple[int, int] | None:
+        """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
+        if self.apart is not None:
+            beyond = drawn.quantity - self.ours - self.apart
+            return beyond + self.hand_below, beyond + self.hand_above
+        return (drawn.quantity - self.most, drawn.quantity - self.least) if drawn.whole else None
+
+
+def read_accounted(
+    connection: sa.Connection, *, provider: str, places: Collection[Place], balances: Balances
+) -> dict[Place, Accounted]:
+    """What stands beside each balance; before balances were read, for the look alone."""
+    rows: list[dict[str, Any]] = [
+        {"customer_id": customer, "feature": feature, "since_ms": _since(balances.get(customer), feature)}
+        for customer, feature in sorted(places)
+    ]
+    values = {"provider": provider, "rows": json.dumps(rows), "apart": CLOCKS_APART_MS}
+    found = connection.execute(sa.text(MARKS.replace("{rows}", rows_sql(connection, _PLACES))), values)
+    marks = {(row.customer_id, row.feature): (int(row.apart_qty), int(row.at_ms)) for row in found}
+    for one in rows:
+        one["mark_ms"] = marks.get((one["customer_id"], one["feature"]), (0, 0))[1]
+    values["rows"] = json.dumps(rows)
+    by_place: dict[Place, list[Any]] = defaultdict(list)
+    for row in connection.execute(sa.text(ACCOUNTED.replace("{rows}", rows_sql(connection, _MARKED))), values):
+        by_place[(row.customer_id, row.feature)].append(row)
+    return {place: _accounted(by_place[place], marks[place][0] if place in marks else None) for place in places}
+
+
+def _accounted(rows: Sequence[Any], apart: int | None) -> Accounted:
+    if not rows:
+        return Accounted(apart=apart)
+
+    def total(name: str) -> int:
+        return sum(int(getattr(row, name)) for row in rows)
+
+    newest = max(rows, key=lambda row: int(row.newest_ms))
+    return Accounted(
+        org_id=str(newest.org_id),
+        sent=(total("attempts"), total("open")),
+        accepted=total("accepted"),
+        ours=total("ours"),
+        least=total("least"),
+        most=total("most"),
+        hand_above=total("hand_above"),
+        hand_below=total("hand_below"),
+        newest_ms=int(newest.newest_ms),
+        open=total("open"),
+        open_above=total("open_above"),
+        open_below=total("open_below"),
+        apart=apart,
+    )
+
+
+def _since(balance: Mapping[str, Drawn] | ReadFailed | None, feature: str) -> int:
+    drawn = None if balance is None or isinstance(balance, ReadFailed) else balance.get(feature)
+    return 0 if drawn is None else drawn.since_ms or 0
+
+
+def read_balances(provider: str, customers: Collection[str]) -> Steps[Balances]:
+    """What customers' balances say was drawn."""
+    found: dict[str, Mapping[str, Drawn] | ReadFailed] = {}
+    wanted = sorted(customers)
+    for at in range(0, len(wanted), CHUNK):
+        part = wanted[at : at + CHUNK]
+        read: Sequence[Mapping[str, Drawn] | ReadFailed] = yield ReadDrawn(provider, part)
+        found.update(zip(part, read, strict=True))
+    return found
+
+
+def drawn_of(balances: Balances, place: Place) -> Drawn | None:
+    """What one balance says; None where it could not be read, or tells nothing of this feature."""
+    balance = balances.get(place[0])
+    return None if balance is None or isinstance(balance, ReadFailed) else balance.get(place[1])
+
+
+def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset[int] | None:
+    """Which of some pushes (their places) a balance was drawn on by, where it was drawn on by `least` to `most` for all
+    of them; None: it does not tell. Where several sets come to the same, which it was makes no difference to what the
+    customer pays."""
+    whole, draws = sum(quantities), all(one > 0 for one in quantities)
+    if least == most == 0 or (draws and least <= 0 <= most < min(quantities)):
+        return frozenset()  # also of such that cancel out: no event shows them, and the balance does not contradict
+    if least == most == whole:
+        return frozenset(range(len(quantities)))
+    if least != most:
+        return None
+    chosen, left = set(), least
+    for place in sorted(range(len(quantities)), key=lambda one: -abs(quantities[one])):
+        if (quantities[place] > 0) == (left > 0) and abs(quantities[place]) <= abs(left):
+            chosen.add(place)
+            left -= quantities[place]
+    return frozenset(chosen) if left == 0 else None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a balance is from what was pushed; `told`: how much of it a person is told now."""
+
+    place: Place
+    since_ms: int
+    apart: int
+    org_id: str
+    told: int = 0
+
+
+def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
+    """Compare with this from now on. What a person was told and has not acknowledged adds up."""
+    columns = {**_PLACES, "apart_qty": "bigint", "org_id": "text", "told_qty": "bigint", "told_ms": "bigint"}
+    rows = [
+        {
+            "customer_id": one.place[0],
+            "feature": one.place[1],
+            "since_ms": one.since_ms,
+            "apart_qty": one.apart,
+            "org_id": one.org_id,
+            "told_qty": one.told,
+            "told_ms": now_ms if one.told else None,
+        }
+        for one in marks
+    ]
+    if rows:
+        insert_rows(
+            connection,
+            "balance_marks",
+            columns,
+            rows,
+            same={"provider": provider, "at_ms": now_ms},
+            end="ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms, "
+            "apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id, "
+            "told_qty = balance_marks.told_qty + excluded.told_qty, "
+            "told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)",
+        )
+
+
+TOLD: Final = """
+SELECT provider, customer_id, feature, org_id, told_qty, told_ms FROM balance_marks
+WHERE told_qty <> 0 AND (:org = '' OR org_id = :org) ORDER BY told_ms, provider, customer_id, feature
+"""
+
+
+def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Any]:
+    """What a person was told of balances, and has not acknowledged: rows of `balance_marks`, with `hold` kept as they
+    are until the transaction ends."""
+    suffix = " FOR UPDATE" if hold and connection.dialect.name == "postgresql" else ""
+    return connection.execute(sa.text(f"{TOLD}{suffix}"), {"org": org_id}).all()
+
+
+def acknowledge(connection: sa.Connection, org_id: str, said: Said) -> Sequence[Any]:
+    """A person has seen to what was told of an organisation's balances (of all, where it is empty); what that was.
+
+    What a reconciliation tells meanwhile is told after it, and stands."""
+    rows = told(connection, org_id, hold=True)
+    for row in rows:
+        values = {"provider": row.provider, "customer": row.customer_id, "feature": row.feature}
+        connection.execute(
+            sa.text(
+                "UPDATE balance_marks SET told_qty = 0, told_ms = NULL "
+                "WHERE provider = :provider AND customer_id = :customer AND feature = :feature"
+            ),
+            values,
+        )
+        details = {**values, "quantity": int(row.told_qty)}
+        record(connection, "balance_acknowledge", str(row.org_id), details, said)
+    return rows

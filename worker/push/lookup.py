@@ -1,0 +1,405 @@
+"""Confirm: ask the provider what became of pushes whose answer does not prove it, once its lag is over.
+
+Guarantee: what was never proven is neither accepted nor sent again blind (P2, P3); what is void was looked up and was
+absent later than it could still have been applied (P5); a lookup that fails changes nothing but when it is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
+from drawdown.schema.audit import lock_buckets
+from drawdown.schema.text import in_short
+from drawdown.worker.commands.orgs import Said, mark_for_projection
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import LookUp, Steps, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.push.adopt import Other, adopt_other, adopt_unknown
+from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
+from drawdown.worker.push.lost_revisions import (
+    NEXT_REVISIONS,
+    Loss,
+    Standing,
+    loss_of,
+    next_revisions,
+    read_losses,
+    standing,
+)
+from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
+from drawdown.worker.push.request import request_of, wire_key
+from drawdown.worker.push.rows import ARRIVALS, find_push
+from drawdown.worker.push.void import void_one
+from drawdown.worker.push.wallet_mirror import draw, usage_of
+
+log = structlog.get_logger()
+
+ASKING: Final = 5
+"""Eighths of a tick's time after which nothing more is looked up."""
+MOST = 1_000
+"""Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
+MOST_LOST = 200 // (1 + NEXT_REVISIONS)
+"""The same where history was lost, and each may take several calls."""
+
+_OPEN = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
+_SAME = (
+    "{0}.window_ms = {1}.window_ms AND {0}.org_id = {1}.org_id AND {0}.feature = {1}.feature "
+    "AND {0}.revision = {1}.revision"
+)
+CLAIM = f"""
+UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end, lookups = pushes.lookups + 1
+FROM (
+    SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
+    WHERE p.provider = :provider AND p.{_OPEN} AND p.state IN ('queued', 'in_doubt') AND p.due_at_ms <= :now
+        AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
+    ORDER BY p.due_at_ms LIMIT :most {{skip_locked}}) c
+WHERE {_SAME.format("pushes", "c")}
+RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision
+"""
+
+# An attempt that was refused because the key is known, or proven not to have arrived, is none that may yet be applied.
+CLAIMED = f"""
+SELECT p.*,
+    COALESCE((SELECT MAX(t.started_ms) FROM attempts t WHERE {_SAME.format("t", "p")}
+        AND (t.outcome IS NULL OR t.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms,
+        p.sealed_at_ms) AS last_sent_ms,
+    EXISTS (SELECT 1 FROM attempts t WHERE {_SAME.format("t", "p")}
+        AND t.outcome IN ('queued', 'duplicate', 'rejected')) AS claimed,
+    {ARRIVALS} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms,
+    (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
+        AND o.feature = p.feature) AS newest
+FROM pushes p
+WHERE p.provider = :provider AND p.{_OPEN} AND p.state IN ('queued', 'in_doubt') AND p.claim_owner = :claim
+    AND p.due_at_ms = :lease_end ORDER BY p.window_ms, p.key
+"""
+
+KEEP_WIRE_KEY = """
+UPDATE pushes SET wire_key = :wire_key
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
+"""
+
+SETTLE = """
+UPDATE pushes SET state = :state, due_at_ms = :due, settled_ms = :now, last_error = :error,
+    looked_up_ms = :asked_ms, lookup_answer = :said,
+    first_attempt_ms = CASE WHEN :never = 1 THEN NULL ELSE COALESCE(first_attempt_ms, CAST(:first AS BIGINT)) END
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
+    AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim
+        OR (state IN ('due', 'queued', 'in_doubt') OR state = 'rejected' AND claim_owner IS NOT NULL)
+            AND :state = 'accepted')
+"""
+
+
+NOTE = """
+UPDATE pushes SET looked_up_ms = :asked_ms, lookup_answer = :said
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
+"""
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """One push to look up; where history was lost, when it may have been sent, and what else is there of its window."""
+
+    row: Any
+    loss: Loss | None
+    others: Sequence[Other] = ()
+
+
+@dataclass
+class Confirmed:
+    """What lookups came to."""
+
+    asked: int = 0
+    accepted: int = 0
+    voided: int = 0
+    adopted: int = 0
+
+    def add(self, other: Confirmed) -> None:
+        """Count a portion, once its transaction is kept: what conflicts is run again."""
+        self.asked += other.asked
+        self.accepted += other.accepted
+        self.voided += other.voided
+        self.adopted += other.adopted
+
+
+def confirm(context: Context, provider: str) -> Steps[Confirmed]:
+    """Look up every push of one provider whose time has come."""
+    done = Confirmed()
+    capabilities = context.capabilities[provider]
+    while capabilities.lookup and not context.out_of_time(ASKING):
+        now, claim = context.clock.now_ms(), context.new_claim()
+        asked: Sequence[Claimed] = yield Transaction(
+            "claim_lookups",
+            partial(
+                _claim,
+                provider=provider,
+                claim=claim,
+                now=now,
+                shard=context.shard,
+                known=context.witness,
+            ),
+        )
+        if not asked:
+            break
+        if not (yield from _look_up_batch(context, provider, asked, claim, now + LEASE_MS, done)):
+            break
+    return done
+
+
+def _look_up_batch(
+    context: Context, provider: str, asked: Sequence[Claimed], claim: str, lease_end: int, done: Confirmed
+) -> Steps[bool]:
+    """Look up a batch, and write down what comes back as it comes; whether anything could be read."""
+    capabilities = context.capabilities[provider]
+    looking = LookUp(
+        provider,
+        [request_of(one.row, capabilities) for one in asked],
+        lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
+    )
+    # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
+    asked_ms = context.clock.now_ms()
+    left, read = set(range(len(asked))), False
+    told: dict[int, LookupResult] = {}
+    while left:
+        told |= yield from fetch_lookups(looking, sorted(left))
+        left -= told.keys()
+        # One balance tells of all that is absent, and of none without the others: they are weighed together.
+        unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
+        ready = [n for n in sorted(told) if told[n] != Absent() or asked[n].row.customer_id not in unasked]
+        if not ready:
+            continue
+        answers = {place: told.pop(place) for place in ready}
+        portion, found = yield from _look_further(
+            provider, [asked[place] for place in answers], list(answers.values()), capabilities
+        )
+        unsent = {place for place, one in enumerate(portion) if _is_unsent(one)}
+        weighed = yield from weigh(provider, [one.row for one in portion], found, asked_ms, capabilities, unsent)
+        came_to: Confirmed = yield Transaction(
+            "confirm",
+            partial(
+                _apply,
+                asked=portion,
+                found=found,
+                claim=claim,
+                asked_ms=asked_ms,
+                now=context.clock.now_ms(),
+                capabilities=capabilities,
+                known=context.witness,
+                provider=provider,
+                weighed=weighed,
+            ),
+        )
+        done.add(came_to)
+        read = read or not all(isinstance(one, ReadFailed) for one in found)
+    return read
+
+
+def _look_further(
+    provider: str, asked: Sequence[Claimed], found: Sequence[LookupResult], capabilities: Capabilities
+) -> Steps[tuple[Sequence[Claimed], Sequence[LookupResult]]]:
+    """Where history was lost, ask also for what it may have sent after a push, or in its place."""
+    asked = list(asked)
+    found = [_held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
+    places = [
+        place
+        for place, (one, result) in enumerate(zip(asked, found, strict=True))
+        if one.loss is not None and not isinstance(result, ReadFailed | CannotTell)
+    ]
+    newest = {place: int(asked[place].row.newest) for place in places}
+    while places:  # as long as the last is there: what is adopted takes the next number, which must be nobody's
+        requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
+        results = yield from look_up_all(provider, requests)
+        longer = []
+        for number, place in enumerate(places):
+            part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
+            # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
+            others = [_held(other) for other in results[part]]
+            untold = [other for other in others if isinstance(other, ReadFailed)]
+            if untold:
+                found[place], asked[place] = untold[0], replace(asked[place], others=())
+                continue
+            numbered = enumerate(zip(requests[part], others, strict=True), newest[place] + 1)
+            there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
+            more = [other for other in there if other.quantity]
+            asked[place] = replace(asked[place], others=[*asked[place].others, *more])
+            if isinstance(results[part][-1], Found):
+                newest[place] += NEXT_REVISIONS
+                longer.append(place)
+        places = longer
+    return asked, found
+
+
+def _held(result: LookupResult) -> LookupResult:
+    """Where history was lost, another figure than ours is what we have forgotten, and not somebody else's."""
+    return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result
+
+
+def look_up_all(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[LookupResult]]:
+    """The results of all of them, in order."""
+    looking, found = LookUp(provider, requests), dict[int, LookupResult]()
+    while len(found) < len(requests):
+        found.update((yield from fetch_lookups(looking, [n for n in range(len(requests)) if n not in found])))
+    return [found[place] for place in range(len(requests))]
+
+
+def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
+    """The next results, by place."""
+    try:
+        found: Mapping[int, LookupResult] = yield looking
+        assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"
+    except Exception as error:  # it has told us nothing: what cannot be read is not absent
+        log.exception("provider_failed", provider=looking.provider, first_key=looking.requests[left[0]].key)
+        return dict.fromkeys(left, ReadFailed(in_short(error)))
+    return found
+
+
+def _claim(
+    connection: sa.Connection,
+    *,
+    provider: str,
+    claim: str,
+    now: int,
+    shard: Shard,
+    known: Witness | None,
+) -> list[Claimed]:
+    require_same(connection, known)
+    skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
+    mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
+    losses = read_losses(connection)
+    limits = {"now": now, "most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
+    if not connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all():
+        return []
+    rows = connection.execute(sa.text(CLAIMED), mine).all()
+    return [Claimed(row, loss_of(int(row.window_ms), losses)) for row in rows]
+
+
+def _known_there(connection: sa.Connection, row: Any, capabilities: Capabilities) -> Any:
+    """What is there, though no attempt of ours is known, keeps the name it was found under: late refusals name it by
+    that, and it is not what a person charged by hand."""
+    if row.attempts or row.wire_key:
+        return row
+    values = {**_reference(row), "wire_key": wire_key(row.key, capabilities)}
+    connection.execute(sa.text(KEEP_WIRE_KEY), values)
+    return find_push(connection, row.key)
+
+
+def _apply(
+    connection: sa.Connection,
+    *,
+    asked: Sequence[Claimed],
+    found: Sequence[LookupResult],
+    claim: str,
+    asked_ms: int,
+    now: int,
+    capabilities: Capabilities,
+    known: Witness | None,
+    provider: str,
+    weighed: Weighed,
+) -> Confirmed:
+    done = Confirmed()
+    require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
+    looked = [
+        after_lookup(result, _known(connection, one, capabilities), asked_ms, capabilities)
+        for result, one in zip(found, asked, strict=True)
+    ]
+    ends = ends_by_balance(connection, provider, [one.row for one in asked], found, looked, weighed, asked_ms)
+    if any(isinstance(end, Adopt | Void) or one.others for end, one in zip(ends, asked, strict=True)):
+        lock_buckets(connection)
+    said = Said(now, "drawdown", "looked up")
+    for one, end in zip(asked, ends, strict=True):
+        row = one.row
+        done.asked += 1
+        if isinstance(end, Settlement):
+            changed = _settle(connection, row, end, claim, now, asked_ms)
+            done.accepted += changed and end.state == "accepted"
+            if changed and end.state == "accepted" and capabilities.balance_in_ledger:
+                draw(connection, [usage_of(row)], now)
+            if changed and end.state == "accepted":
+                _known_there(connection, row, capabilities)
+                done.adopted += _adopt_others(connection, one, said)
+        elif not _still_mine(connection, row, claim):
+            continue  # somebody else has settled it meanwhile, or looks it up
+        elif isinstance(end, Adopt):
+            _note(connection, row, asked_ms, f"found {end.quantity}")
+            done.adopted += _adopt_others(connection, one, said)
+            adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, said)
+            done.adopted += 1
+            log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
+        else:
+            _note(connection, row, asked_ms, "absent")
+            done.adopted += _adopt_others(connection, one, said)
+            void_one(connection, row, said, end.evidence, "absent", answered=False)
+            done.voided += 1
+            log.warning("push_absent", key=row.key, evidence=end.evidence)
+    mark_for_projection(connection, [str(one.row.org_id) for one in asked], now)
+    return done
+
+
+def _adopt_others(connection: sa.Connection, one: Claimed, said: Said) -> int:
+    for other in one.others:
+        adopt_unknown(connection, one.row, other, said)
+        log.error("push_adopted", key=one.row.key, revision=other.revision, theirs=other.quantity)
+    return len(one.others)
+
+
+def _known(connection: sa.Connection, one: Claimed, capabilities: Capabilities) -> Asked:
+    row, loss = one.row, one.loss
+    first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
+    if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
+        first, last = min(first, loss.from_ms), max(last, loss.until_ms) if row.attempts else loss.until_ms
+    lost = loss is not None and row.attempts == 0
+    how = standing(connection, row, capabilities) if lost else Standing()
+    return Asked(
+        state=str(row.state),
+        sent_qty=int(row.sent_qty),
+        lookups=int(row.lookups),
+        last_sent_ms=last,
+        first_sent_ms=first,
+        claimed=bool(row.claimed),
+        lost=lost,
+        others=bool(one.others),
+        arrivals=int(row.arrivals),
+        stale=how.stale,
+        waits=how.waits,
+    )
+
+
+def _is_unsent(one: Claimed) -> bool:
+    """Whether each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
+    return one.loss is None and bool(one.row.attempts) and not one.row.claimed and not one.row.arrivals
+
+
+def _settle(
+    connection: sa.Connection, row: sa.Row[tuple[object, ...]], end: Settlement, claim: str, now: int, asked_ms: int
+) -> bool:
+    values = {"state": end.state, "due": end.due_at_ms, "error": end.error, "claim": claim, "now": now}
+    values |= {"first": end.first_sent_ms, "never": int(end.never_sent), "asked_ms": asked_ms, "said": end.outcome}
+    return connection.execute(sa.text(SETTLE), {**values, **_reference(row)}).rowcount == 1
+
+
+def _note(connection: sa.Connection, row: sa.Row[tuple[object, ...]], asked_ms: int, said: str) -> None:
+    """Keep with the push what was answered, before it is voided."""
+    connection.execute(sa.text(NOTE), {**_reference(row), "asked_ms": asked_ms, "said": said})
+
+
+def _still_mine(connection: sa.Connection, row: sa.Row[tuple[object, ...]], claim: str) -> bool:
+    # Held from here on: an answer that comes late could else be written between this and the void.
+    held = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+    found = connection.execute(
+        sa.text(
+            "SELECT 1 FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature "
+            f"AND revision = :revision AND state IN ('queued', 'in_doubt') AND claim_owner = :claim{held}"
+        ),
+        {**_reference(row), "claim": claim},
+    )
+    return found.first() is not None
+
+
+def _reference(row: sa.Row[tuple[object, ...]]) -> dict[str, object]:
+    return {name: getattr(row, name) for name in ("window_ms", "org_id", "feature", "revision")}

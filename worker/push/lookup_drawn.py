@@ -1,0 +1,147 @@
+"""Confirm, from the other side: what customers' balances say of pushes that no event shows.
+
+Guarantee: at a provider that may charge without an event, a push is voided by absence only where the balance agrees
+(P5); one that the balance was drawn on by is accepted, and what the balance does not tell is left to a person. What was
+never sent drew on nothing, whatever the balance shows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Absent, Capabilities, LookupResult, ReadFailed
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.push.balances import (
+    Accounted,
+    Balances,
+    Place,
+    charged_among,
+    drawn_of,
+    read_accounted,
+    read_balances,
+)
+from drawdown.worker.push.outcome import MAX_BACKOFF_MS, Adopt, Settlement, Void
+
+DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
+UNTOLD: Final = (
+    "absent, and the customer's balance does not tell whether it was charged: compare with their console, then "
+    "`push resolve`"
+)
+BELOW: Final = (
+    "the provider has none of it, or another quantity, and it lies below the floor, where nothing would be sealed in "
+    "its place: settle it with the customer, then `push resolve --accepted`"
+)
+UNSENT: Final = "looked up and absent, and each attempt of it is proven not to have arrived"
+OTHERS: Final = "absent; what else is on its way for this customer comes first, for one balance tells of all"
+
+End = Settlement | Adopt | Void
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What was read of balances, and what stood beside them before."""
+
+    before: Mapping[Place, Accounted] = field(default_factory=dict)
+    balances: Balances = field(default_factory=dict)
+    unsent: Collection[int] = ()
+    """Places in the batch of what was never sent."""
+
+
+def weigh(
+    provider: str,
+    rows: Sequence[Any],
+    found: Sequence[LookupResult],
+    asked_ms: int,
+    can: Capabilities,
+    unsent: Collection[int],
+) -> Steps[Weighed]:
+    """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
+    claimed over there, or it could not be applied any more. Not for what is `unsent` (places of `rows`)."""
+    places = {
+        (str(row.customer_id), str(row.feature))
+        for number, (row, result) in enumerate(zip(rows, found, strict=True))
+        if can.drawn and isinstance(result, Absent) and row.sent_qty and number not in unsent
+        if row.claimed or asked_ms - int(row.last_sent_ms) >= can.applied_within_ms
+    }
+    if not places:
+        return Weighed(unsent=unsent)
+    before: dict[Place, Accounted] = yield Transaction(
+        "confirm_accounted",
+        partial(read_accounted, provider=provider, places=sorted(places), balances={}),
+        rollback=True,
+    )
+    return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in places})), unsent)
+
+
+def ends_by_balance(
+    connection: sa.Connection,
+    provider: str,
+    rows: Sequence[Any],
+    found: Sequence[LookupResult],
+    ends: Sequence[End],
+    weighed: Weighed,
+    asked_ms: int,
+) -> list[End]:
+    """The ends of a batch, by what the balances say of the absent ones; the others' are as they were."""
+    decided = list(ends)
+    groups: dict[Place, list[int]] = defaultdict(list)
+    for number, (row, result) in enumerate(zip(rows, found, strict=True)):
+        place = (str(row.customer_id), str(row.feature))
+        if not isinstance(result, Absent) or not row.sent_qty:
+            continue
+        if number in weighed.unsent:
+            if isinstance(end := decided[number], Void):
+                decided[number] = replace(end, evidence=UNSENT)
+        elif place in weighed.before:
+            groups[place].append(number)
+    now = read_accounted(connection, provider=provider, places=list(groups), balances=weighed.balances)
+    for place, numbers in groups.items():
+        some = [rows[number] for number in numbers]
+        charged = _charged(some, now[place], weighed.before[place], weighed.balances, place)
+        unread = isinstance(weighed.balances.get(place[0]), ReadFailed)
+        alone = now[place].open == len(numbers) and not unread
+        for at, number in enumerate(numbers):
+            if charged is not None and at in charged:
+                decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
+            elif isinstance(end := decided[number], Void):
+                if charged is not None:
+                    decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
+                else:
+                    decided[number] = _later(rows[number], asked_ms, alone=alone)
+    below = Settlement("in_doubt", asked_ms + DAY_MS, "absent", BELOW)
+    return [
+        below if isinstance(end, Void | Adopt) and row.window_ms < row.floor_ms else end
+        for row, end in zip(rows, decided, strict=True)
+    ]
+
+
+def _later(row: Any, asked_ms: int, *, alone: bool) -> Settlement:
+    if alone:
+        return Settlement("in_doubt", asked_ms + DAY_MS, "absent", UNTOLD)
+    # All that wait for one another are due at the same moment: once looked up together, the balance tells of all.
+    together_ms = asked_ms - asked_ms % MAX_BACKOFF_MS + MAX_BACKOFF_MS
+    return Settlement(str(row.state), together_ms, "absent", OTHERS)
+
+
+def _charged(
+    rows: Sequence[Any], now: Accounted, before: Accounted, balances: Balances, place: Place
+) -> frozenset[int] | None:
+    """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
+    any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
+    drawn = drawn_of(balances, place)
+    if drawn is None or (now.sent, now.accepted) != (before.sent, before.accepted):
+        return None
+    beyond = now.beyond(drawn)
+    if beyond is None:
+        return None
+    if now.open > len(rows):
+        cancels = now.open_above != 0 and now.open_below != 0
+        return frozenset() if beyond == (0, 0) and not cancels else None
+    return charged_among([int(row.sent_qty) for row in rows], *beyond)

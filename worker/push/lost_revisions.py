@@ -1,0 +1,90 @@
+"""Pushes that may have been sent in a history we lost (rule R1).
+
+Guarantee: nothing of a window from before a loss is sent before its provider was asked for it; what the provider has
+under keys of that window that we know nothing of is found by asking for the revisions that would have come next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Capabilities, PushRequest
+from drawdown.schema.units import push_key
+from drawdown.worker.push.outcome import OTHERS_FIRST
+from drawdown.worker.push.request import dated, request_of, wire_key
+
+NEXT_REVISIONS: Final = 3
+"""So many revisions after the newest we know are asked for at once; where the last of them is there, as many more.
+Others are found step by step: what is adopted makes the difference be sealed, that is asked for with those after it."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What happened in [from_ms, until_ms) may not be on record here."""
+
+    from_ms: int
+    until_ms: int
+
+
+def read_losses(connection: sa.Connection) -> list[Loss]:
+    """All there ever were."""
+    return [Loss(*row) for row in connection.execute(sa.text("SELECT from_ms, until_ms FROM losses"))]
+
+
+def loss_of(window_ms: int, losses: Sequence[Loss]) -> Loss | None:
+    """When the pushes of a window may have been sent, unknown to us."""
+    its = [one for one in losses if window_ms < one.until_ms]
+    return Loss(min(one.from_ms for one in its), max(one.until_ms for one in its)) if its else None
+
+
+# What was found absent, and waits for others alone, comes to nothing that is adopted; anything else may.
+UNTOLD: Final = f"""
+SELECT 1 FROM pushes o WHERE o.provider = :provider AND o.state IN ('due', 'queued', 'in_doubt', 'rejected')
+    AND o.state = 'queued' AND o.org_id = :org AND o.customer_id = :customer AND o.feature = :feature AND o.attempts = 0
+    AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') <> '{OTHERS_FIRST}')
+    AND (o.window_ms <> :window OR o.revision <> :revision) LIMIT 1
+"""
+ADOPTED_SINCE: Final = """
+SELECT 1 FROM adoptions x JOIN pushes p ON p.window_ms = x.window_ms AND p.org_id = x.org_id AND p.feature = x.feature
+    AND p.revision = x.revision
+WHERE x.org_id = :org AND x.feature = :feature AND p.provider = :provider AND p.customer_id = :customer
+    AND x.at_ms >= :sealed LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a push of a lost window stands to the others of its customer and feature."""
+
+    stale: bool = False
+    waits: bool = False
+
+
+def standing(connection: sa.Connection, row: Any, capabilities: Capabilities) -> Standing:
+    """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
+    all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
+    if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
+        return Standing()
+    values = {"org": row.org_id, "feature": row.feature, "provider": row.provider, "customer": row.customer_id}
+    place = {"window": row.window_ms, "revision": row.revision}
+    stale = connection.execute(sa.text(ADOPTED_SINCE), {**values, "sealed": row.sealed_at_ms}).first() is not None
+    waits = connection.execute(sa.text(UNTOLD), {**values, **place}).first() is not None
+    return Standing(stale, waits)
+
+
+def next_revisions(row: Any, newest: int, capabilities: Capabilities) -> list[PushRequest]:
+    """What to ask for besides a push: the keys that our lost history would have used after the revision `newest`."""
+    asked = request_of(row, capabilities)
+    numbers = range(newest + 1, newest + 1 + NEXT_REVISIONS)
+    return [
+        replace(
+            asked,
+            key=wire_key(push_key(row.org_id, row.window_ms, row.feature, number), capabilities),
+            ts=dated(row.window_ms, number),
+        )
+        for number in numbers
+    ]

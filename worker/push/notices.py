@@ -1,0 +1,72 @@
+"""What a provider says of its own accord: a customer changed, or a push it had accepted is refused after all.
+
+Guarantee: a notice changes nothing by its own figures. A customer that changed is asked about again; a push that is
+refused becomes rejected, visibly, whatever it had been taken for, and a person or `push retry` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused
+from drawdown.schema.audit import Said, record
+from drawdown.worker.commands.orgs import mark_for_projection
+from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.push.void import refuse_late
+
+log = structlog.get_logger()
+
+CUSTOMER = """
+SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :customer AND start_ms <= :now
+    AND (end_ms IS NULL OR :now < end_ms)
+"""
+BY_WIRE_KEY = "SELECT key FROM pushes WHERE wire_key = :key AND provider = :provider ORDER BY revision DESC LIMIT 1"
+
+
+def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[Notice], now_ms: int) -> list[str]:
+    """Take notices of a provider that were proven to be its own; returns what was done, a line each.
+
+    A notice of a customer or push unknown here is said, and is no error: the provider may serve others too.
+    """
+    return [_apply(connection, provider, notice, now_ms) for notice in notices]
+
+
+def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int) -> str:
+    match notice:
+        case CustomerChanged(customer_id):
+            orgs = orgs_of(connection, provider, customer_id, now_ms)
+            mark_for_projection(connection, orgs, now_ms)
+            return (
+                f"{customer_id}: {'asked again by the next tick' if orgs else 'nobody here is billed as this customer'}"
+            )
+        case PushRefused(key, reason) if _is_storable(key):
+            return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
+    return "it names no push that could be here"
+
+
+def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:
+    """Who is billed as this customer now."""
+    values = {"provider": provider, "customer": customer_id, "now": now_ms}
+    return list(connection.execute(sa.text(CUSTOMER), values).scalars()) if _is_storable(customer_id) else []
+
+
+def _is_storable(text: str) -> bool:
+    """Not so with NUL, or half of a surrogate pair: PostgreSQL does not even compare such text."""
+    return "\x00" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int) -> str:
+    known = connection.execute(sa.text(BY_WIRE_KEY), {"key": key, "provider": provider}).scalar_one_or_none() or key
+    push = find_pushes(connection, [known], hold=True).get(known)  # accepted this moment, it has drawn on a wallet
+    if push is None:
+        return f"{known} is no push of this database"  # another program's, or of a history that was lost (R1)
+    if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
+        return f"{known} is {push.state} at {push.provider}: nothing changes"
+    refuse_late(connection, push, reason, now_ms)
+    details = {"was": push.state, "provider": provider}
+    record(connection, "push_refused_late", known, details, Said(now_ms, provider, reason, "webhook"))
+    log.error("push_refused_late", key=known, provider=provider, was=push.state, reason=reason)
+    return f"{known} was {push.state}, and is rejected now: {reason}"

@@ -1,0 +1,311 @@
+"""Push: send what is due to its provider and write down what became of it.
+
+Guarantee: claim and attempt are committed before a byte leaves (P1); what is sent is what the outbox row says; an
+answer that was never seen leaves the push due again under the same key, or to be looked up, never forgotten. Answers
+are settled in portions as they come, so that a process that dies loses few of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, RetryAt, Unknown
+from drawdown.schema.database import rows_sql
+from drawdown.schema.text import in_short
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.commands.orgs import mark_for_projection
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import Push, Remember, Steps, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.history.incarnation import Witness, count_sends, require_same
+from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
+from drawdown.worker.push.queries import (
+    ATTEMPTS,
+    CLAIM,
+    EXPIRE,
+    FINISH,
+    REFERENCE,
+    SENT_BEFORE,
+    SETTLE,
+    SETTLED,
+    UNSENDABLE,
+    WIRE_KEYS,
+)
+from drawdown.worker.push.request import request_of
+from drawdown.worker.push.wallet_mirror import draw, usage_of
+
+log = structlog.get_logger()
+
+MAX_CLAIM: Final = 2_048
+SHOWN: Final = 120
+"""Characters of a reason in the log."""
+SENDING: Final = 5
+"""Eighths of a tick's time after which nothing more is sent."""
+CALLS_A_CLAIM: Final = 2
+"""A claim is worth so many rounds of calls: enough to keep all of them busy. What a process that dies had claimed, and
+not sent yet, waits for the claim's lease to end."""
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """One push that this worker may send until its lease ends."""
+
+    window_ms: int
+    org_id: str
+    feature: str
+    revision: int
+    request: PushRequest
+    sent_before: bool = False
+    """Whether an earlier attempt may have reached the provider."""
+    first: bool = True
+    """Whether the key was not known there before this attempt: no earlier one arrived, or was lost with our history."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one claim took, and what to remember before it leaves."""
+
+    pushes: Sequence[Claimed]
+    witness: Witness | None
+
+
+@dataclass
+class Pushed:
+    """How many pushes ended how."""
+
+    accepted: int = 0
+    other: int = 0
+    rounds: int = 0
+    why: Counter[str] = field(default_factory=Counter)
+    """How many were not accepted, by what was said."""
+
+    def note(self, settled: Sequence[Settlement]) -> None:
+        """Count a portion."""
+        accepted = sum(one.state == "accepted" for one in settled)
+        self.accepted += accepted
+        self.other += len(settled) - accepted
+        self.why.update(f"{one.outcome}: {one.error}"[:SHOWN] for one in settled if one.state != "accepted")
+
+
+def push(context: Context, provider: str) -> Steps[Pushed]:
+    """Send everything due at one provider, batch after batch, until nothing is due or time is up."""
+    capabilities = context.capabilities[provider]
+    done = Pushed()
+    now = context.clock.now_ms()
+    yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
+    while not context.out_of_time(SENDING) and context.breaker(provider).allows(context.clock.now_ms()):
+        now, claim = context.clock.now_ms(), context.new_claim()
+        claimed: Claim = yield Transaction(
+            "claim",
+            partial(
+                _claim,
+                provider=provider,
+                claim=claim,
+                now=now,
+                capabilities=capabilities,
+                shard=context.shard,
+                known=context.witness,
+            ),
+        )
+        batch = claimed.pushes
+        if not batch:
+            break
+        if claimed.witness is not None:
+            context.witness = claimed.witness
+            yield Remember(claimed.witness)  # R1: what is sent is counted outside of the database, too
+        began = replace(done, why=done.why.copy())
+        yield from _send_all(context, provider, claimed, claim, now + LEASE_MS, done)
+        done.rounds += 1
+        log.info(
+            "pushes_settled",
+            provider=provider,
+            accepted=done.accepted - began.accepted,
+            other=done.other - began.other,
+            why=dict(done.why - began.why),
+            first_key=batch[0].request.key,
+        )
+    return done
+
+
+def _send_all(context: Context, provider: str, claimed: Claim, claim: str, lease_end: int, done: Pushed) -> Steps[None]:
+    """Send a claim unless its lease runs out (P1: checked again right before each call), and settle what comes back."""
+    batch, breaker = claimed.pushes, context.breaker(provider)
+    sending = Push(
+        provider,
+        [one.request for one in batch],
+        lambda: context.out_of_time(SENDING) or context.clock.now_ms() >= lease_end,
+    )
+    left, failed = set(range(len(batch))), True
+    while left:
+        outcomes = yield from _fetch(sending, sorted(left))
+        places = list(outcomes)
+        left -= outcomes.keys()
+        portion = [batch[place] for place in places]
+        settled = _settled(context, provider, portion, list(outcomes.values()))
+        if failed and not all(isinstance(one, RetryAt | Unknown) for one in outcomes.values()):
+            failed = False
+            breaker.note(failed=False, now_ms=context.clock.now_ms())
+        yield Transaction(
+            "settle",
+            partial(
+                _settle,
+                batch=portion,
+                settled=settled,
+                claim=claim,
+                now=context.clock.now_ms(),
+                in_ledger=context.capabilities[provider].balance_in_ledger,
+                known=context.witness,
+            ),
+        )
+        done.note(settled)
+        context.advanced("pushed", len(settled))
+    if failed:
+        breaker.note(failed=True, now_ms=context.clock.now_ms())
+
+
+def _fetch(sending: Push, left: Sequence[int]) -> Steps[Mapping[int, Outcome]]:
+    """The next outcomes, by place in the batch."""
+    try:
+        outcomes: Mapping[int, Outcome] = yield sending
+        assert outcomes and outcomes.keys() <= set(left), f"{sending.provider} answered {list(outcomes)} of {left}"
+    except Exception as error:  # a provider that breaks its contract has told us nothing about what was charged
+        log.exception("provider_failed", provider=sending.provider, first_key=sending.batch[left[0]].key)
+        return dict.fromkeys(left, Unknown(in_short(error)))
+    return outcomes
+
+
+def _settled(
+    context: Context, provider: str, batch: Sequence[Claimed], outcomes: Sequence[Outcome]
+) -> list[Settlement]:
+    now, capabilities = context.clock.now_ms(), context.capabilities[provider]
+    return [
+        settle(outcome, one.request.attempt, now, capabilities, sent_before=one.sent_before)
+        for one, outcome in zip(batch, outcomes, strict=True)
+    ]
+
+
+def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilities, now: int) -> None:
+    kept = safe_retention_ms(capabilities)
+    oldest = 0 if capabilities.oldest_ms is None else now - capabilities.oldest_ms
+    values = {"provider": provider, "now": now, "oldest_window": oldest}
+    if kept is not None or oldest:
+        limits = {"oldest_attempt": -1 if kept is None else now - kept}
+        state = "queued" if capabilities.lookup else "in_doubt"
+        connection.execute(sa.text(EXPIRE), {**values, **limits, "state": state})
+    if oldest or capabilities.max_quantity is not None:
+        words = {
+            # Rounded up: a provider may declare a little less than it takes, for a call that is late.
+            "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
+            "largest": capabilities.max_quantity or 2**63 - 1,
+        }
+        connection.execute(sa.text(UNSENDABLE), {**values, **words})
+
+
+def claim_size(capabilities: Capabilities) -> int:
+    """How many pushes one claim takes."""
+    rounds = 1 if capabilities.in_flight == 1 else CALLS_A_CLAIM * capabilities.in_flight
+    return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * rounds)
+
+
+def _claim(
+    connection: sa.Connection,
+    *,
+    provider: str,
+    claim: str,
+    now: int,
+    capabilities: Capabilities,
+    shard: Shard,
+    known: Witness | None,
+) -> Claim:
+    skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
+    mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
+    kept = safe_retention_ms(capabilities)
+    limits = {"now": now, "most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
+    limits["oldest_attempt"] = -1 if kept is None else now - kept
+    rows = connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all()
+    if not rows:
+        return Claim([], None)
+    recorded = connection.execute(sa.text(ATTEMPTS), {**mine, "now": now}).rowcount
+    assert recorded == len(rows), "every claimed push has its attempt on record before it is sent"
+    before = set()
+    if any(row.attempts > 1 for row in rows):
+        before = {tuple(row) for row in connection.execute(sa.text(SENT_BEFORE), mine)}
+    claimed = [_claimed(row, capabilities, before, now) for row in rows]
+    _keep_wire_keys(connection, [one for one, row in zip(claimed, rows, strict=True) if one.request.key != row.key])
+    require_same(connection, known)
+    # Last: the count is one row for all workers, held until the commit.
+    witness = count_sends(connection, len(rows), known)
+    return Claim(sorted(claimed, key=lambda one: (one.window_ms, one.request.key)), witness)
+
+
+def _claimed(
+    row: sa.Row[tuple[object, ...]], capabilities: Capabilities, before: set[tuple[object, ...]], now: int
+) -> Claimed:
+    reference = (row.window_ms, row.org_id, row.feature, row.revision)
+    request = request_of(row, capabilities)
+    return Claimed(*reference, request, reference in before, first=row.first_attempt_ms == now)
+
+
+def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> None:
+    """A key that is sent as something else is stored as that, before it is sent: late errors name it alone."""
+    if not hashed:
+        return
+    rows = [
+        {
+            "window_ms": one.window_ms,
+            "org_id": one.org_id,
+            "feature": one.feature,
+            "revision": one.revision,
+            "wire_key": one.request.key,
+        }
+        for one in hashed
+    ]
+    shape = rows_sql(connection, {**REFERENCE, "wire_key": "text"})
+    connection.execute(sa.text(WIRE_KEYS.replace("{rows}", shape)), {"rows": json.dumps(rows)})
+
+
+def _settle(
+    connection: sa.Connection,
+    *,
+    batch: Sequence[Claimed],
+    settled: Sequence[Settlement],
+    claim: str,
+    now: int,
+    in_ledger: bool,
+    known: Witness | None,
+) -> None:
+    # What was sent in a history that was lost is looked up: the same key may stand for another quantity here (R1).
+    require_same(connection, known)
+    rows = json.dumps(
+        [
+            {
+                "window_ms": one.window_ms,
+                "org_id": one.org_id,
+                "feature": one.feature,
+                "revision": one.revision,
+                "attempt": one.request.attempt,
+                "state": end.state,
+                "due_at_ms": end.due_at_ms,
+                "outcome": end.outcome,
+                "error": end.error,
+                # Proven not to have arrived, and nothing before it may have: the key is not known there yet (P2).
+                "unsent": int(end.outcome == "retry" and not one.sent_before and one.first),
+            }
+            for one, end in zip(batch, settled, strict=True)
+        ]
+    )
+    shape = rows_sql(connection, SETTLED)
+    values = {"rows": rows, "claim": claim, "now": now}
+    changed = connection.execute(sa.text(SETTLE.replace("{rows}", shape)), values).all()
+    connection.execute(sa.text(FINISH.replace("{rows}", shape)), {"rows": rows, "now": now})
+    if in_ledger:
+        draw(connection, [usage_of(row) for row in changed if row.state == "accepted"], now)
+    mark_for_projection(connection, [one.org_id for one in batch], now)

@@ -1,0 +1,84 @@
+"""Wallets of customers whose provider has no hard stop: what they use there is drawn from the embedded ledger too.
+
+Guarantee: drawn once for each push, by its key, in the transaction that accepts it; given back once where the push is
+refused later; whose wallet moved is asked about again. A customer that was never given credit here is never charged
+here, and never halted for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.ledger import wallet
+from drawdown.schema.database import rows_sql
+from drawdown.worker.catalog.wallets import mirrored_at
+from drawdown.worker.commands.orgs import mark_for_projection
+
+log = structlog.get_logger()
+
+PREFIX: Final = "mirror:"
+AGAIN: Final = ":redrawn"
+
+
+def usage_of(push: Any) -> wallet.Usage:
+    """What a push (a row of `pushes`) draws from its customer's wallet."""
+    return wallet.Usage(f"{PREFIX}{push.key}", push.customer_id, push.feature, push.sent_qty, push.window_ms)
+
+
+def draw(connection: sa.Connection, accepted: Sequence[wallet.Usage], now_ms: int) -> None:
+    """Draw accepted pushes from their customers' wallets, where there are such. Only for providers without a hard stop
+    of their own; `draw_if_ours` asks."""
+    have = _with_wallet(connection, sorted({one.customer_id for one in accepted}))
+    uses = [one for one in accepted if one.customer_id in have]
+    names = _standing(connection, [one.key for one in uses])
+    uses = [replace(one, key=names[one.key]) for one in uses]
+    for use, charge in zip(uses, wallet.charge(connection, uses, now_ms) if uses else [], strict=True):
+        if charge is wallet.Charge.NO_RATE:
+            log.warning("wallet_not_drawn", feature=use.feature, detail="the feature has no rate in the ledger")
+
+
+def draw_if_ours(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
+    """The same for pushes of any provider, where it keeps no balance of its own."""
+    theirs = mirrored_at(connection)
+    some = [push for push in pushes if push.provider in theirs]
+    if some:
+        draw(connection, [usage_of(push) for push in some], now_ms)
+        mark_for_projection(connection, [push.org_id for push in some], now_ms)
+
+
+def give_back(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
+    """Undo what was drawn for pushes that the provider does not have after all."""
+    names = _standing(connection, [usage_of(push).key for push in pushes])
+    drawn = wallet.reverse(connection, list(names.values()), now_ms)
+    some = [push.org_id for push in pushes if names[usage_of(push).key] in drawn]
+    if some:
+        mark_for_projection(connection, some, now_ms)
+
+
+def _standing(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
+    """Under which key each is drawn, or would be: what was given back is drawn anew under a key of its own, where its
+    push is accepted after all (a person billed it by hand)."""
+    names = {key: key for key in keys}
+    ended = set(wallet.read_charges(connection, [f"{key}:back" for key in names]))
+    while ended:
+        names = {key: f"{name}{AGAIN}" if f"{name}:back" in ended else name for key, name in names.items()}
+        ended = set(wallet.read_charges(connection, [f"{n}:back" for n in names.values() if n.endswith(AGAIN)]))
+    return names
+
+
+def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[str]:
+    shape = rows_sql(connection, {"id": "text"})
+    found = connection.execute(
+        sa.text(
+            f"SELECT w.id FROM ({shape}) w WHERE EXISTS (SELECT 1 FROM ledger_entries e "
+            "WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant')"
+        ),
+        {"rows": json.dumps([{"id": one} for one in customer_ids])},
+    )
+    return set(found.scalars())

@@ -1,0 +1,201 @@
+"""Reconcile, from the other side: what balances say was drawn, beside what was pushed.
+
+Guarantee: what was drawn twice for a push that was sent twice is adopted, and so given back, where pushes sent twice
+make up the amount exactly: a second drawing draws all of its push. Whatever else lies between a balance and our pushes,
+more or less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a push was on
+its way meanwhile nothing is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Drawn, ReadFailed
+from drawdown.schema.audit import lock_buckets
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.catalog.terms import wire_since
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.push.adopt import adopt_excess
+from drawdown.worker.push.balances import (
+    CHUNK,
+    Accounted,
+    Balances,
+    Mark,
+    Place,
+    drawn_of,
+    read_accounted,
+    read_balances,
+    remember,
+)
+from drawdown.worker.push.outcome import visible_by
+from drawdown.worker.reconcile import queries as sql
+from drawdown.worker.reconcile.report import Line, Reconciled, Scope, above, tell
+
+AGAIN: Final = "the balance was drawn on twice for pushes that were sent twice: --correct gives it back"
+MORE: Final = "the balance was drawn on by more than pushes sent twice: somebody else uses it too, or a person set it"
+LESS: Final = (
+    "less was drawn from the balance than was charged: a top-up, a balance set by hand, or a loss over there (which "
+    "a person has to draw again)"
+)
+MOST_SUMS: Final = 10_000
+"""Sums of pushes that are tried, until a person is asked instead."""
+ONCE: Final = "; told this once, until `drawdown reconcile ORG --acknowledge`"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One comparison: what the balances said, and what is asked of it."""
+
+    provider: str
+    balances: Balances
+    before: Mapping[Place, Accounted]
+    seen_to: Mapping[Place, int]
+    """Up to which window events were compared."""
+    settled_by: int
+    scope: Scope
+    said: Said
+    known: Witness | None
+
+
+def compare_drawn(
+    context: Context, provider: str, places: Mapping[Place, int], scope: Scope, said: Said, done: Reconciled
+) -> Steps[None]:
+    """Balances beside pushes, of customers' features whose events have told all, up to a window each."""
+    customers = sorted({customer for customer, _ in places})
+    for at in range(0, len(customers), CHUNK):
+        part = set(customers[at : at + CHUNK])
+        some = sorted(place for place in places if place[0] in part)
+        before: dict[Place, Accounted] = yield Transaction(
+            "reconcile_accounted",
+            partial(read_accounted, provider=provider, places=some, balances={}),
+            rollback=True,
+        )
+        balances = yield from read_balances(provider, part)
+        for customer in sorted(part):
+            read = balances[customer]
+            if isinstance(read, ReadFailed):
+                done.not_read(customer, read.reason)
+        asked = Compared(
+            provider=provider,
+            balances=balances,
+            before=before,
+            seen_to=places,
+            settled_by=visible_by(said.now_ms, context.capabilities[provider]),
+            scope=scope,
+            said=said,
+            known=context.witness,
+        )
+        lines: list[Line] = yield Transaction("reconcile_drawn", partial(_compare, asked=asked))
+        for line in lines:
+            tell(line)
+            done.differing.append(line)
+
+
+def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
+    if asked.scope.correct:
+        lock_buckets(connection)
+        require_same(connection, asked.known)
+    places = [place for place in asked.before if drawn_of(asked.balances, place) is not None]
+    now = read_accounted(connection, provider=asked.provider, places=places, balances=asked.balances)
+    wire = wire_since(connection, asked.provider)
+    lines, marks = [], []
+    for place in places:
+        drawn = drawn_of(asked.balances, place)
+        assert drawn is not None
+        then = asked.before[place]
+        if now[place].open or now[place].sent != then.sent or now[place].accepted != then.accepted:
+            continue  # something was on its way
+        if (drawn.since_ms or 0) < wire:
+            continue  # something was drawn under another name, or in another unit
+        for line, mark in _of_place(connection, asked, place, drawn, now[place]):
+            lines += [line] if line is not None else []
+            marks += [mark] if mark is not None else []
+    if asked.scope.correct:
+        remember(connection, asked.provider, marks, asked.said.now_ms)
+    return lines
+
+
+def _of_place(
+    connection: sa.Connection, asked: Compared, place: Place, drawn: Drawn, ours: Accounted
+) -> Iterator[tuple[Line | None, Mark | None]]:
+    beyond = ours.beyond(drawn)
+    since = drawn.since_ms or 0
+    mark = Mark(place, since, drawn.quantity - ours.ours, ours.org_id)
+    if beyond is None:
+        yield None, mark  # nothing to compare with yet: the next run has
+        return
+    least, most = beyond
+    if least <= 0 <= most:
+        # What was billed by hand since is in the balance or beside it: from now on that is known, too.
+        known = least == most if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
+        yield None, None if known else mark
+        return
+    customer, feature = place
+    org, day = ours.org_id, since - since % DAY_MS
+    apart = least if least > 0 else most
+    verdict = "over" if apart > 0 else "short"
+    line = Line(day, org, asked.provider, customer, feature, ours.ours, ours.ours + apart, verdict, balance=True)
+    if not above(line, asked.scope.threshold):
+        return
+    if apart < 0:
+        yield replace(line, note=LESS + ONCE), replace(mark, told=apart)
+        return
+    yield _of_more(connection, asked, line, mark)
+
+
+def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark) -> tuple[Line | None, Mark | None]:
+    """More was drawn than pushed: for pushes that were sent twice, or by somebody else."""
+    since = mark.since_ms
+    values = {"provider": line.provider, "customer": line.customer_id, "feature": line.feature, "since": since}
+    again = connection.execute(sa.text(sql.SENT_AGAIN), values).all()
+    more = line.theirs - line.ours
+    seen_to = asked.seen_to[mark.place]
+    if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
+        return None, None  # an event may still show it, and would be given back a second time
+    twice = sent_twice([(row.sent_qty, row.may_be // row.sent_qty) for row in again], more)
+    if twice is None:
+        return replace(line, note=MORE + ONCE), replace(mark, told=more)
+    if not asked.scope.correct:
+        return replace(line, note=AGAIN), None
+    adopted = _adopt_drawn(connection, [(again[place], times) for place, times in twice.items()], asked.said)
+    return replace(line, corrected=adopted), replace(mark, apart=mark.apart - adopted)
+
+
+def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int] | None:
+    """Which of some pushes (quantity, and how often it may have been drawn on for too often) make up an amount
+    together: their places, and how often each. None: none do, or more sums than MOST_SUMS are possible. A person's own
+    change of the balance is the likelier cause then."""
+    rounds = range(1, max((times for _, times in pushes), default=0) + 1)
+    copies = [place for copy in rounds for place, (_, times) in enumerate(pushes) if times >= copy]
+    reached: dict[int, tuple[int, int]] = {0: (-1, 0)}  # a sum: the last push in it, and the sum before
+    for place in copies:
+        quantity = pushes[place][0]
+        for before in [one for one in reached if one + quantity <= amount]:
+            reached.setdefault(before + quantity, (place, before))
+        if amount in reached:
+            twice: dict[int, int] = {}
+            left = amount
+            while left:
+                last, left = reached[left]
+                twice[last] = twice.get(last, 0) + 1
+            return twice
+        if len(reached) > MOST_SUMS:
+            return None
+    return None
+
+
+def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[Any, int]], said: Said) -> int:
+    """Attribute what was drawn too much to pushes that were sent twice; how much that is."""
+    for row, times in twice:
+        part = row.sent_qty * times
+        evidence = f"may have arrived {row.arrived} times; the balance was drawn on by {part:,} more than was pushed"
+        adopt_excess(connection, row, part, said, evidence, drawn=True)
+    return sum(row.sent_qty * times for row, times in twice)

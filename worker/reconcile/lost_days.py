@@ -1,0 +1,94 @@
+"""Reconcile days whose history was lost (rule R1): what a provider charged for customers of whom nothing is known here.
+
+Guarantee: usage that was billed and forgotten, and whose samples nobody wrote again, has no push to be compared with;
+it is told all the same. Nothing is corrected by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import ReadFailed, Totals
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.catalog.terms import stored_terms
+from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
+from drawdown.worker.reconcile.report import Line, Reconciled, Scope, tell
+
+CHUNK: Final = 200
+NOTE: Final = "nothing is known of it here, and history was lost: import the samples of that day again"
+
+# Each assignment of the provider whose customer may have been billed in a lost span.
+LOST: Final = """
+SELECT a.org_id, a.customer_id, CASE WHEN a.start_ms > l.from_ms THEN a.start_ms ELSE l.from_ms END AS from_ms,
+    CASE WHEN a.end_ms < l.until_ms THEN a.end_ms ELSE l.until_ms END AS until_ms
+FROM losses l JOIN assignments a ON a.start_ms < l.until_ms AND (a.end_ms IS NULL OR a.end_ms > l.from_ms)
+WHERE a.provider = :provider AND a.customer_id <> '' AND (:org = '' OR a.org_id = :org) AND l.at_ms >= :since
+ORDER BY a.org_id, a.start_ms, l.number
+"""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part of a day in which an organisation was billed as a customer, and may have been in what was lost."""
+
+    org_id: str
+    customer_id: str
+    from_ms: int
+    to_ms: int
+
+    @property
+    def day_ms(self) -> int:
+        return self.from_ms - self.from_ms % DAY_MS
+
+
+Known = Collection[tuple[str, str, str, int]]
+"""(organisation, customer, feature, day) that the ordinary comparison has looked at, or has yet to."""
+
+
+def compare_lost(
+    provider: str, scope: Scope, known: Known, since_ms: int, now_ms: int, done: Reconciled
+) -> Steps[None]:
+    """Ask for the totals of those days, and tell what no push of ours stands beside."""
+    spans: list[Span] = yield Transaction(
+        "reconcile_lost",
+        partial(_spans, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),
+        rollback=True,
+    )
+    for at in range(0, len(spans), CHUNK):
+        part = spans[at : at + CHUNK]
+        totals: Sequence[Totals | ReadFailed] = yield ReadTotals(
+            provider, [(one.customer_id, one.from_ms, one.to_ms) for one in part]
+        )
+        for span, read in zip(part, totals, strict=True):
+            if isinstance(read, ReadFailed):
+                done.not_read(span.customer_id, read.reason)
+                continue
+            for feature, theirs in sorted(read.items()):
+                if theirs and (span.org_id, span.customer_id, feature, span.day_ms) not in known:
+                    line = Line(
+                        span.day_ms, span.org_id, provider, span.customer_id, feature, 0, int(theirs), "over", note=NOTE
+                    )
+                    done.compared += 1
+                    done.differing.append(line)
+                    tell(line)
+
+
+def _spans(connection: sa.Connection, *, provider: str, scope: Scope, since_ms: int, now_ms: int) -> list[Span]:
+    terms = stored_terms(connection).get(provider)
+    live = (terms.live_from_ms if terms is not None else None) or 0
+    values = {"provider": provider, "org": scope.org_id, "since": since_ms}
+    spans = set()
+    for row in connection.execute(sa.text(LOST), values):
+        # Whole days: a window of the day on which history broke off may have been billed after that.
+        first = int(row.from_ms) - int(row.from_ms) % DAY_MS
+        for day in range(first, min(int(row.until_ms), now_ms, scope.to_ms), DAY_MS):
+            begins, ends = max(day, live, scope.from_ms), min(day + DAY_MS, int(row.until_ms), now_ms, scope.to_ms)
+            begins, ends = begins - begins % 60_000, ends - ends % 60_000  # sums are told by the minute
+            if begins < ends:
+                spans.add(Span(str(row.org_id), str(row.customer_id), begins, ends))
+    return sorted(spans, key=lambda one: (one.from_ms, one.org_id, one.to_ms))

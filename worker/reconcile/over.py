@@ -1,0 +1,128 @@
+"""Reconcile, where a provider has more than we call accepted: in which windows.
+
+Guarantee: an excess is given back only in a window of ours that nothing else explains, once; what was given back
+already, and only the customer's balance shows it, is none. What a console alone could tell is left to a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import ReadFailed, Totals
+from drawdown.schema.audit import lock_buckets
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
+from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.push.adopt import adopt_excess
+from drawdown.worker.reconcile import queries as sql
+from drawdown.worker.reconcile.report import Line, of_line
+from drawdown.worker.reconcile.short import Short, is_unclear, look_up
+
+
+def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequence[Totals | ReadFailed]]:
+    """What a provider has of each (customer, from, to), in their order."""
+    found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted)
+    assert len(found) == len(wanted), f"{provider} answered {len(found)} of {len(wanted)} totals"
+    return found
+
+
+def compare_over(context: Context, known: Short, settled_by: int, said: Said) -> Steps[Line]:
+    """They have more than we call accepted: find the windows, and adopt what is too much there. `known`: what of the
+    line no event shows, which looks like more over there where it was given back."""
+    line = known.line
+    if not known.doubted and line.ours - line.theirs == known.corrected + known.covered:
+        verdict = line.verdict if known.corrected else "equal"
+        return replace(line, corrected=abs(known.corrected), verdict=verdict)
+    windows: list[Any] = yield Transaction("reconcile_windows", partial(_windows, line=line), rollback=True)
+    spans = [(line.customer_id, int(row.window_ms), int(row.window_ms) + WINDOW_MS) for row in windows]
+    totals = yield from read_totals(line.provider, spans)
+    excess: dict[Any, int] = {}
+    by_hand, open_still, below = 0, 0, 0
+    for row, read in zip(windows, totals, strict=True):
+        if isinstance(read, ReadFailed):
+            return replace(line, note=f"could not be read by window: {read.reason}")
+        window = int(row.window_ms)
+        more = int(read.get(line.feature, 0)) - int(row.accepted) + known.unseen.get(window, 0)
+        if more > 0 and (row.by_hand or window in known.doubted):
+            by_hand += more
+        elif more > 0 and (row.unsettled or row.settled_ms > settled_by):
+            open_still += more
+        elif more > 0 and row.window_ms < row.floor_ms:
+            below += more
+        elif more > 0:
+            excess[row] = more
+    for row in (yield from _unclear(context, line, list(excess))):
+        by_hand += excess.pop(row)
+    corrected: int = yield Transaction(
+        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, said=said, known=context.witness)
+    )
+    open_still += sum(excess.values()) - corrected
+    corrected -= known.corrected
+    rest = line.theirs - line.ours - corrected + known.covered
+    note = None if rest <= 0 else f"{rest:,} lie in no window of ours: somebody else charges this customer"
+    if open_still:
+        note = f"{open_still:,} lie in windows that were being settled: the next run tells"
+    elif below:
+        note = f"{below:,} lie below the floor, where nothing would be given back: settle them with the customer"
+    elif by_hand:
+        note = f"{by_hand:,} lie in windows of which only their console or the customer's balance tells: compare"
+    return replace(line, corrected=corrected, note=note)
+
+
+def _unclear(context: Context, line: Line, windows: Sequence[Any]) -> Steps[list[Any]]:
+    """Windows where something may have been given back without a trace: that looks like more over there, and the
+    balance alone tells."""
+    can = context.capabilities[line.provider]
+    if not (windows and can.lookup):
+        return []
+    rows: list[Any] = yield Transaction(
+        "reconcile_accepted", lambda c: list(c.execute(sa.text(sql.ACCEPTED), of_line(line))), rollback=True
+    )
+    there = {int(row.window_ms) for row in windows}
+    rows = [row for row in rows if row.sent_qty < 0 and int(row.arrivals) > 1 and int(row.window_ms) in there]
+    found = yield from look_up(line.provider, rows, can)
+    unclear = {
+        int(row.window_ms)
+        for row, one in zip(rows, found, strict=True)
+        if is_unclear(row, one) or isinstance(one, ReadFailed)
+    }
+    return [row for row in windows if int(row.window_ms) in unclear]
+
+
+def _windows(connection: sa.Connection, *, line: Line) -> list[Any]:
+    return list(connection.execute(sa.text(sql.BY_WINDOW), of_line(line)))
+
+
+def _adopt_windows(
+    connection: sa.Connection, *, line: Line, excess: Mapping[Any, int], said: Said, known: Witness | None
+) -> int:
+    """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
+    an excess that another run adopted, would be given back."""
+    lock_buckets(connection)
+    require_same(connection, known)
+    now, adopted = set(_windows(connection, line=line)) if excess else set(), 0
+    for window, more in excess.items():
+        if window not in now:
+            continue
+        row = _last_push(connection, line, int(window.window_ms))
+        evidence = f"{line.provider} charged {more:,} more in this window than was pushed"
+        adopt_excess(connection, row, more, said, evidence)
+        adopted += more
+    return adopted
+
+
+def _last_push(connection: sa.Connection, line: Line, window_ms: int) -> Any:
+    return connection.execute(
+        sa.text(
+            "SELECT * FROM pushes WHERE window_ms = :window AND org_id = :org AND feature = :feature "
+            "AND provider = :provider AND customer_id = :customer ORDER BY revision DESC LIMIT 1"
+        ),
+        {**of_line(line), "window": window_ms},
+    ).one()

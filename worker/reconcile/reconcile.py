@@ -1,0 +1,242 @@
+"""Reconcile: what we call accepted beside what the provider says it charged, by organisation, feature and day (R2).
+
+Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled; comparing changes
+nothing. A correction rests on what the provider itself says: a push it does not have is voided, what it charged beside
+our pushes is adopted; the next seal then owes, or gives back, the difference. What cannot be pinned down is a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import ReadFailed, Totals
+from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
+from drawdown.worker.catalog.mapping import FOREVER_MS
+from drawdown.worker.catalog.terms import stored_terms, wire_since
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.history.incarnation import present
+from drawdown.worker.push.outcome import visible_by
+from drawdown.worker.reconcile import queries as sql
+from drawdown.worker.reconcile.balances import compare_drawn
+from drawdown.worker.reconcile.lost_days import compare_lost
+from drawdown.worker.reconcile.over import compare_over, read_totals
+from drawdown.worker.reconcile.report import Line, Reconciled, Scope, above, tell
+from drawdown.worker.reconcile.short import Short, ended_short, find_absent
+
+log = structlog.get_logger()
+
+__all__ = ["Line", "Reconciled", "Scope", "reconcile"]
+
+CHUNK: Final = 200
+SETTLING_MS: Final = 15 * MINUTE_MS
+"""A window and the grace after it, and what a tick takes: what is older has been settled as a rule."""
+RECENT_MS: Final = 2 * DAY_MS
+"""Without a range, those days are compared of which something was settled so recently."""
+
+
+def reconcile(context: Context, scope: Scope, said: Said) -> Steps[Reconciled]:
+    """Compare, provider after provider; with `scope.correct`, correct what is proven.
+
+    Errors: HistoryDoubted for corrections while the database stands still: they would rest on what it forgot (R1)."""
+    done = Reconciled()
+    if scope.correct:
+        context.witness = yield Transaction("reconcile_begins", present, rollback=True)
+    for name in sorted({*context.capabilities, *context.broken}):
+        if scope.provider not in ("", name):
+            continue
+        if name in context.ready() and context.capabilities[name].totals_lag_ms is not None:
+            yield from _provider(context, name, scope, said, done)
+            continue
+        done.skipped[name] = _why_not(context, name)
+        if name not in context.ready() and (yield Transaction("billed_by", partial(_bills, provider=name))):
+            done.unusable.append(name)
+    return done
+
+
+def _why_not(context: Context, provider: str) -> str:
+    if provider in context.broken:
+        return context.broken[provider]
+    if provider in context.changed:
+        return context.changed[provider]
+    return "it has no key" if provider in context.dormant else "it has no totals"
+
+
+def _bills(connection: sa.Connection, *, provider: str) -> bool:
+    found = connection.execute(
+        sa.text("SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1"),
+        {"provider": provider},
+    )
+    return found.first() is not None
+
+
+def _provider(context: Context, provider: str, scope: Scope, said: Said, done: Reconciled) -> Steps[None]:
+    now = context.clock.now_ms()
+    settled_by = visible_by(now, context.capabilities[provider])
+    ours: list[_Ours] = yield Transaction(
+        "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now), rollback=True
+    )
+    done.other_terms += sum(one.other_terms for one in ours)
+    same = [one for one in ours if not one.other_terms]
+    ready = [one for one in same if one.is_settled(settled_by)]
+    waiting = {one.line for one in same} - {one.line for one in ready}
+    until = window_of(settled_by - SETTLING_MS)
+    if waiting:  # of a day that goes on, what is old enough; else whoever never rests would never be compared
+        part: list[_Ours] = yield Transaction(
+            "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now, until=until), rollback=True
+        )
+        ready += [one for one in part if one.line in waiting and not one.other_terms and one.is_settled(settled_by)]
+    compared = {one.line for one in ready}
+    done.waiting += len(waiting - compared)
+    spans = sorted({one.span for one in ready})
+    untold: set[tuple[str, str]] = set()
+    for at in range(0, len(spans), CHUNK):
+        some = spans[at : at + CHUNK]
+        totals = yield from read_totals(provider, some)
+        theirs = dict(zip(some, totals, strict=True))
+        part_of = [one for one in ready if one.span in theirs]
+        untold |= yield from _compare(context, provider, part_of, theirs, scope, said, done)
+    seen = {(one.row.org_id, one.row.customer_id, one.row.feature, int(one.row.day_ms)) for one in ours}
+    since = now - RECENT_MS if scope.recent else 0
+    yield from compare_lost(provider, scope, seen, since, now, done)
+    if context.capabilities[provider].drawn:
+        # What events may yet show would be corrected twice, if balances were believed first.
+        untold |= {(line.customer_id, line.feature) for line in waiting - compared}
+        known = {(one.line.customer_id, one.line.feature) for one in ready} - untold
+        going_on = {(line.customer_id, line.feature) for line in waiting}
+        seen_to = {place: until if place in going_on else FOREVER_MS for place in known}
+        yield from compare_drawn(context, provider, seen_to, scope, said, done)
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """One organisation's feature on one day, or the part of it that was sent, or in shadow."""
+
+    row: Any
+    span: tuple[str, int, int]
+    """Customer, from, to: the time in which nobody else was billed as this customer."""
+    other_terms: bool
+
+    @property
+    def line(self) -> _Which:
+        return _Which(
+            self.row.org_id, self.row.customer_id, self.row.feature, int(self.row.day_ms), bool(self.row.live)
+        )
+
+    def is_settled(self, by_ms: int) -> bool:
+        return not self.row.unsettled and bool(self.row.settled_ms <= by_ms)
+
+
+class _Which(NamedTuple):
+    """What a line is about."""
+
+    org_id: str
+    customer_id: str
+    feature: str
+    day_ms: int
+    live: bool
+
+
+def _ours(connection: sa.Connection, *, provider: str, scope: Scope, now: int, until: int = FOREVER_MS) -> list[_Ours]:
+    terms = stored_terms(connection).get(provider)
+    live = (terms.live_from_ms if terms is not None else None) or 0
+    since = wire_since(connection, provider)
+    values = {
+        "provider": provider,
+        "from_ms": scope.from_ms,
+        "to_ms": min(scope.to_ms, now, until),
+        "org": scope.org_id,
+        "since": now - RECENT_MS if scope.recent else 0,
+        "live": live,
+    }
+    found = []
+    for row in connection.execute(sa.text(sql.OURS), values):
+        begins, ends = max(row.day_ms, row.begins_ms), min(row.day_ms + DAY_MS, row.ends_ms, until)
+        begins, ends = (max(begins, live), ends) if row.live else (begins, min(ends, live))
+        found.append(_Ours(row, (row.customer_id, int(begins), int(ends)), bool(row.live) and row.sent_ms < since))
+    return found
+
+
+def _compare(
+    context: Context,
+    provider: str,
+    ours: Sequence[_Ours],
+    theirs: Mapping[tuple[str, int, int], Totals | ReadFailed],
+    scope: Scope,
+    said: Said,
+    done: Reconciled,
+) -> Steps[set[tuple[str, str]]]:
+    """Returns the customers' features of which events have not told all."""
+    lines, untold = [], set[tuple[str, str]]()
+    settled_by = visible_by(context.clock.now_ms(), context.capabilities[provider])
+    for one in ours:
+        read = theirs[one.span]
+        if isinstance(read, ReadFailed):
+            done.not_read(one.row.customer_id, read.reason)
+            untold.add((one.row.customer_id, one.row.feature))
+            log.warning("totals_not_read", provider=provider, customer=one.row.customer_id, reason=read.reason)
+        else:
+            lines.append(_line(provider, one, int(read.get(one.row.feature, 0))))
+    yield Transaction("reconcile_keep", partial(_keep, lines=lines, now=said.now_ms))
+    done.compared += len(lines)
+    differing = [
+        line for line in lines if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold)
+    ]
+    if scope.correct:
+        can = context.capabilities[provider]
+        # Where something may be given back without an event, that looks like more over there.
+        asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and can.drawn)]
+        found = {one.line: one for one in (yield from find_absent(context, asked, settled_by, said))}
+        ended: dict[Line, Line] = {}
+        for line in differing:
+            if line.verdict == "short":
+                ended[line] = ended_short(found[line], can)
+            elif line.verdict == "over":
+                known = found.get(line, Short(line))
+                ended[line] = yield from compare_over(context, known, settled_by, said)
+        differing = [ended.get(line, line) for line in differing]
+        covered = [line for line in differing if line.verdict == "equal"]
+        yield Transaction("reconcile_keep", partial(_keep, lines=covered, now=said.now_ms))
+        done.covered += len(covered)
+    for line in differing:
+        tell(line)
+        if line.verdict != "equal":
+            done.differing.append(line)
+        if line.verdict in ("over", "short") and line.corrected != abs(line.theirs - line.ours):
+            untold.add((line.customer_id, line.feature))
+    return untold
+
+
+def _line(provider: str, one: _Ours, theirs: int) -> Line:
+    row = one.row
+    ours = int(row.accepted) + int(row.shadow)
+    beside = ours - int(row.by_hand)
+    if theirs == beside or theirs < ours:  # what a person billed by hand is not among the events
+        ours = beside
+    verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"
+    return Line(
+        day_ms=row.day_ms,
+        org_id=row.org_id,
+        provider=provider,
+        customer_id=row.customer_id,
+        feature=row.feature,
+        ours=ours,
+        theirs=theirs,
+        verdict=verdict if row.live else "shadow",
+        from_ms=one.span[1],
+        to_ms=one.span[2],
+    )
+
+
+def _keep(connection: sa.Connection, *, lines: Sequence[Line], now: int) -> None:
+    names = ("day_ms", "org_id", "provider", "customer_id", "feature", "ours", "theirs", "verdict")
+    if lines:
+        values = [{**{name: getattr(one, name) for name in names}, "now": now} for one in lines]
+        connection.execute(sa.text(sql.KEEP), values)

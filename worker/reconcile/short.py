@@ -1,0 +1,265 @@
+"""Reconcile: which pushes that we call accepted no event of the provider shows.
+
+Guarantee: a push is voided only where its lookup shows that nothing was charged for it and, at a provider that may
+charge without an event, the customer's balance agrees (P5); where the balance was drawn on by it, it stands. What
+neither can tell, and what lies below the floor and could not be sealed anew, is left to a person.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
+from drawdown.schema.audit import lock_buckets
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.push.adopt import adopt_other
+from drawdown.worker.push.balances import (
+    Accounted,
+    Balances,
+    Place,
+    charged_among,
+    drawn_of,
+    read_accounted,
+    read_balances,
+)
+from drawdown.worker.push.lookup import look_up_all
+from drawdown.worker.push.outcome import UNTRACED
+from drawdown.worker.push.request import dated, request_of
+from drawdown.worker.push.void import void_one
+from drawdown.worker.reconcile import queries as sql
+from drawdown.worker.reconcile.report import Line, of_line
+
+COVERED: Final = "no event shows them, and the customer's balance was drawn on by as much: they are charged"
+UNTOLD: Final = (
+    "no event shows them, and the customer's balance does not tell whether they were charged: compare with their "
+    "console"
+)
+BELOW: Final = "lie below the floor, where nothing would be sealed in their place: settle them with the customer"
+
+BY_HAND: Final = (
+    "compare with their console, then `push void KEY --although-accepted` what they lost, and charge on an invoice "
+    "what they gave back twice"
+)
+
+
+@dataclass
+class Short:
+    """One line, the pushes of it, and what became of them."""
+
+    line: Line
+    rows: Sequence[Any] = ()
+    found: Sequence[LookupResult] = ()
+    corrected: int = 0
+    covered: int = 0
+    untold: int = 0
+    below: int = 0
+    """In base units; below zero for what was to be given back."""
+    unseen: dict[int, int] = field(default_factory=dict)
+    """By window: what is accepted by the balance alone."""
+    doubted: set[int] = field(default_factory=set)
+    """Windows of what nothing tells."""
+
+    @property
+    def place(self) -> Place:
+        return self.line.customer_id, self.line.feature
+
+    def begin(self) -> None:
+        """Forget what was found: the transaction is done again."""
+        self.corrected = self.covered = self.untold = self.below = 0
+        self.unseen, self.doubted = {}, set()
+
+    def still(self, connection: sa.Connection) -> list[tuple[Any, LookupResult]]:
+        """Those that nobody settled anew since they were read as accepted, each with what its lookup found."""
+        pairs = zip(self.rows, self.found, strict=True)
+        return [(row, found) for row, found in pairs if _is_still(connection, row)]
+
+
+def find_absent(context: Context, lines: Sequence[Line], settled_by: int, said: Said) -> Steps[list[Short]]:
+    """Look up each push of those days, and void those they do not have. One that was settled meanwhile may not be seen
+    there yet. All days of a customer together, since one balance tells of all."""
+    if not lines:
+        return []
+    provider = lines[0].provider
+    can = context.capabilities[provider]
+    if not can.lookup:
+        return [Short(line) for line in lines]
+    asked: list[Short] = []
+    for line in lines:
+        rows: list[Any] = yield Transaction("reconcile_accepted", partial(_accepted, line=line), rollback=True)
+        rows = [row for row in rows if row.settled_ms <= settled_by]
+        asked.append(Short(line, rows, (yield from look_up(provider, rows, can))))
+    by_place: dict[Place, list[Short]] = defaultdict(list)
+    for one in asked:
+        by_place[one.place].append(one)
+    before: Mapping[Place, Accounted] = {}
+    balances: Balances = {}
+    if can.drawn:
+        before = yield Transaction(
+            "reconcile_accounted",
+            partial(read_accounted, provider=provider, places=list(by_place), balances={}),
+            rollback=True,
+        )
+        balances = yield from read_balances(provider, {customer for customer, _ in by_place})
+    for place, some in by_place.items():
+        yield Transaction(
+            "reconcile_short",
+            partial(
+                _void_absent,
+                some=some,
+                place=place,
+                before=before.get(place),
+                balances=balances,
+                said=said,
+                known=context.witness,
+            ),
+        )
+    return asked
+
+
+def _accepted(connection: sa.Connection, *, line: Line) -> list[Any]:
+    return list(connection.execute(sa.text(sql.ACCEPTED), of_line(line)))
+
+
+def look_up(provider: str, rows: Sequence[Any], can: Capabilities) -> Steps[Sequence[LookupResult]]:
+    """Ask for pushes (rows of `ACCEPTED`), in their order."""
+    requests = [replace(request_of(row, can), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
+    return (yield from look_up_all(provider, requests))
+
+
+def _void_absent(
+    connection: sa.Connection,
+    *,
+    some: Sequence[Short],
+    place: Place,
+    before: Accounted | None,
+    balances: Balances,
+    said: Said,
+    known: Witness | None,
+) -> None:
+    """One customer's feature. `before`: what stood beside its balance before that was read; None: events tell all."""
+    lock_buckets(connection)
+    require_same(connection, known)
+    for one in some:
+        one.begin()
+    absent = [(one, row) for one in some for row, found in one.still(connection) if isinstance(found, Absent)]
+    quantities = [int(row.sent_qty) for _, row in absent]
+    # What they have more of is taken over by window (`compare_over`).
+    taken_over = sum(_take_over(connection, one, said) for one in some if one.line.verdict == "short")
+    charged: frozenset[int] | None = frozenset()
+    if before is not None and absent:
+        charged = _charged(connection, quantities, some[0].line.provider, place, before, balances, taken_over)
+    for number, (one, row) in enumerate(absent):
+        window = int(row.window_ms)
+        if charged is not None and number in charged:
+            one.covered += quantities[number]
+            one.unseen[window] = one.unseen.get(window, 0) + quantities[number]
+        elif row.window_ms < row.floor_ms:
+            one.below += quantities[number]
+        elif charged is None:
+            one.untold += quantities[number]
+            one.doubted.add(window)
+        else:
+            evidence = f"accepted, and absent when it was looked up at {said.now_ms} under {row.wire_key or row.key}"
+            evidence += "; the customer's balance agrees" if before is not None else ""
+            void_one(connection, row, said, evidence, "absent", answered=False)
+            one.corrected += quantities[number]
+
+
+def _take_over(connection: sa.Connection, one: Short, said: Said) -> int:
+    """What events show at another quantity, or as nothing; returns by how much what we call accepted fell."""
+    fell = 0
+    for row, found in one.still(connection):
+        if not isinstance(found, Found) or found.quantity == row.sent_qty or is_unclear(row, found):
+            continue
+        less = int(row.sent_qty) - found.quantity
+        if row.window_ms < row.floor_ms:
+            one.below += less
+            continue
+        if found.quantity == 0:
+            evidence = f"accepted, and charged nothing when it was looked up at {said.now_ms}"
+            void_one(connection, row, said, evidence, "absent", answered=False)
+        else:
+            adopt_other(connection, row, found.quantity, said)
+        one.corrected += less
+        fell += less
+    return fell
+
+
+def _charged(
+    connection: sa.Connection,
+    quantities: Sequence[int],
+    provider: str,
+    place: Place,
+    before: Accounted,
+    balances: Balances,
+    taken_over: int,
+) -> frozenset[int] | None:
+    """Which of the absent pushes the balance was drawn on by: they count as accepted still."""
+    drawn = drawn_of(balances, place)
+    now = read_accounted(connection, provider=provider, places=[place], balances=balances)[place]
+    if drawn is None or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
+        return None
+    beyond, absent = now.beyond(drawn), sum(quantities)
+    if beyond is None:
+        return None
+    if beyond[0] >= 0 and all(one > 0 for one in quantities):
+        return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
+    return charged_among(quantities, beyond[0] + absent, beyond[1] + absent)
+
+
+def ended_short(one: Short, can: Capabilities) -> Line:
+    """They have less than we call accepted: what became of it, in words."""
+    if not can.lookup:
+        note = "one push cannot be looked up there: compare with their console, then `push void --although-accepted`"
+        return replace(one.line, note=note)
+    line, done = one.line, one.corrected + one.covered
+    missing = line.ours - line.theirs - done
+    notes = [f"{one.covered:,}: {COVERED}"] if one.covered else []
+    if one.below:
+        notes.append(f"{one.below:,} {BELOW}")
+    if one.untold:
+        notes.append(f"{one.untold:,}: {UNTOLD}")
+    rest = missing - one.below - one.untold
+    if rest:
+        pairs = list(zip(one.rows, one.found, strict=True))
+        asked = sum(isinstance(found, ReadFailed | CannotTell) for found in one.found)
+        silent = [f"{row.key}: {found.reason}" for row, found in pairs if isinstance(found, CannotTell)]
+        unclear = [row.key for row, found in pairs if is_unclear(row, found)]
+        why = f"{asked:,} pushes of that day could not be looked up" if asked else "no push of that day is"
+        why += f" ({silent[0]}): {BY_HAND}" if silent else ""
+        why = f"of {len(unclear):,} pushes ({unclear[0]}): {UNTRACED}" if unclear else why
+        notes.append(f"{rest:,} more are missing, and {why}")
+    only_covered = not missing and not one.corrected
+    return replace(
+        line, corrected=done, note="; ".join(notes) or None, verdict="equal" if only_covered else line.verdict
+    )
+
+
+def is_unclear(row: Any, found: LookupResult) -> bool:
+    """Whether a later send may have charged without a trace: only the customer's balance tells."""
+    return found == Found(0) and int(row.arrivals) > 1
+
+
+def _is_still(connection: sa.Connection, row: Any) -> bool:
+    """Whether a push is as it was read. Accepted is not enough: refused late and billed by hand meanwhile, it is
+    accepted again, and what no event shows then lies on an invoice."""
+    own = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+    where = {name: getattr(row, name) for name in ("window_ms", "org_id", "feature", "revision")}
+    found = connection.execute(
+        sa.text(
+            "SELECT state, by_hand, attempts, settled_ms FROM pushes WHERE window_ms = :window_ms "
+            "AND org_id = :org_id AND feature = :feature "
+            f"AND revision = :revision{own}"
+        ),
+        where,
+    ).one()
+    return all(getattr(row, name) == now for name, now in found._mapping.items())

@@ -1,0 +1,1 @@
+"""Seals a past range again and sends what comes out."""

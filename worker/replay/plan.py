@@ -1,0 +1,210 @@
+"""What a replay is asked for, and whether it can be done: read before anything is sealed.
+
+Guarantee: a range or scope that cannot be meant is refused with what, where and what next; nothing is written here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import require_org
+from drawdown.schema.clock import utc
+from drawdown.schema.database import rows_sql
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon, window_of
+
+FLIPS_SHOWN: Final = 200
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose windows: these organisations', those that one provider bills, or (neither given) everybody's."""
+
+    orgs: tuple[str, ...] = ()
+    provider: str | None = None
+
+    def __str__(self) -> str:
+        if self.provider is not None:
+            return f"what {self.provider} bills"
+        if not self.orgs:
+            return "all organisations"
+        more = f" and {len(self.orgs) - 3:,} more" if len(self.orgs) > 3 else ""
+        return ", ".join(self.orgs[:3]) + more
+
+    def text(self) -> str:
+        """As it is kept: the same scope is the same text."""
+        return json.dumps({"orgs": sorted(set(self.orgs)), "provider": self.provider}, sort_keys=True)
+
+    @classmethod
+    def of(cls, text: str) -> Scope:
+        kept = json.loads(text)
+        return cls(tuple(kept["orgs"]), kept["provider"])
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One change of the biller inside the range."""
+
+    org_id: str
+    at_ms: int
+    was: str
+    becomes: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be replayed: the windows in [from_ms, to_ms) of `scope`; what was asked for was [asked_from_ms,
+    asked_to_ms). `orgs` None: everybody."""
+
+    scope: Scope
+    asked_from_ms: int
+    asked_to_ms: int
+    from_ms: int
+    to_ms: int
+    orgs: tuple[str, ...] | None
+    cut_at_horizon: bool
+    cut_at_first_use: bool
+    open_from_ms: int | None
+    """Windows from here on are not sealed yet: the next tick's, and no replay's."""
+    floored: int
+    """Organisations whose floor lies inside the range; theirs begins there."""
+    stopped: tuple[str, ...]
+    flips: tuple[Flip, ...]
+    flip_count: int
+
+
+def plan(connection: sa.Connection, scope: Scope, from_ms: int, to_ms: int, now_ms: int) -> Plan:
+    """Look at a range before it is replayed.
+
+    Errors: UsageError for a range that is empty, in the future, before the first sample or below an organisation's
+    floor; Refused for an organisation or provider that does not exist or was never billed.
+    """
+    if to_ms <= from_ms:
+        what = "ends before it begins" if to_ms < from_ms else "is empty"
+        raise UsageError(f"the range {what} ({utc(from_ms)} to {utc(to_ms)}): --to must lie after --from")
+    start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
+    if start >= last:
+        raise UsageError(
+            f"the range begins at {utc(start)}, in windows that are not closed yet; the next tick will seal them. "
+            f"What can be replayed ends at {utc(last)}"
+        )
+    orgs = _orgs_of(connection, scope, start, end)
+    _above_floor(connection, scope, start)
+    first = _first_use(connection, scope, orgs, end)
+    begin = max(start, min(window_of(first), _first_push(connection)))
+    values = {"start": begin, "end": end}
+    flips = [Flip(row.org_id, row.at_ms, row.was, row.becomes) for row in _rows(connection, FLIPS, orgs, values)]
+    return Plan(
+        scope=scope,
+        asked_from_ms=start,
+        asked_to_ms=end,
+        from_ms=begin,
+        to_ms=min(end, last),
+        orgs=orgs,
+        cut_at_horizon=end > last,
+        cut_at_first_use=begin > start,
+        open_from_ms=_open_from(connection, min(end, last)),
+        floored=len(_rows(connection, FLOORED, orgs, values)),
+        stopped=tuple(str(row.org_id) for row in _rows(connection, STOPPED, orgs, {})),
+        flips=tuple(flips[:FLIPS_SHOWN]),
+        flip_count=len(flips),
+    )
+
+
+FLOORED = "SELECT o.org_id FROM orgs o WHERE o.floor_ms > :start {only}"
+STOPPED = "SELECT o.org_id FROM orgs o WHERE o.stopped_at_ms IS NOT NULL {only} ORDER BY o.org_id"
+FLIPS = """
+SELECT o.org_id, o.start_ms AS at_ms, b.provider AS was, o.provider AS becomes FROM assignments o
+JOIN assignments b ON b.org_id = o.org_id AND b.end_ms = o.start_ms
+WHERE o.start_ms > :start AND o.start_ms < :end AND b.provider <> o.provider {only} ORDER BY o.start_ms, o.org_id
+"""
+BILLED_BY = """
+SELECT DISTINCT org_id FROM assignments WHERE provider = :provider AND start_ms < :end
+    AND (end_ms IS NULL OR end_ms > :start) ORDER BY org_id
+"""
+# One look into an index for each organisation: the moment itself has none that knows its least value.
+FIRST_SAMPLE = """
+SELECT MIN(first_ms) FROM (SELECT (SELECT s.ts FROM usage_samples s WHERE s.org_id = o.org_id AND s.problem IS NULL
+    ORDER BY s.ts LIMIT 1) AS first_ms FROM orgs o WHERE 1 = 1 {only}) firsts
+"""
+
+
+def _rows(
+    connection: sa.Connection, text: str, orgs: Sequence[str] | None, values: Mapping[str, object]
+) -> Sequence[sa.Row[Any]]:
+    given = dict(values)
+    only = ""
+    if orgs is not None:
+        only = "AND o.org_id IN (" + rows_sql(connection, {"org_id": "text"}) + ")"
+        given["rows"] = json.dumps([{"org_id": org} for org in orgs])
+    return connection.execute(sa.text(text.replace("{only}", only)), given).all()
+
+
+def _orgs_of(connection: sa.Connection, scope: Scope, start: int, end: int) -> tuple[str, ...] | None:
+    for org_id in scope.orgs:
+        require_org(connection, org_id)
+    if scope.provider is None:
+        return tuple(sorted(set(scope.orgs))) or None
+    if scope.provider in EXEMPT_PROVIDERS:
+        raise Refused(f"{scope.provider} bills nothing here: there is nothing to replay")
+    values: dict[str, object] = {"provider": scope.provider, "start": start, "end": end}
+    found = tuple(str(org) for org in connection.execute(sa.text(BILLED_BY), values).scalars())
+    if not found:
+        ever = connection.execute(
+            sa.text("SELECT MIN(start_ms) FROM assignments WHERE provider = :provider"), {"provider": scope.provider}
+        ).scalar_one()
+        if ever is None:
+            raise Refused(f"{scope.provider!r} never billed anybody here; `drawdown provider list` shows who does")
+        raise Refused(f"{scope.provider} bills nobody in that range; its first organisation begins at {utc(ever)}")
+    return found
+
+
+def _first_use(connection: sa.Connection, scope: Scope, orgs: tuple[str, ...] | None, end: int) -> int:
+    first = _rows(connection, FIRST_SAMPLE, orgs, {})[0][0]
+    if first is None:
+        raise UsageError(f"there is no sample of {scope} at all: nothing was used, so nothing can be replayed")
+    if end <= window_of(first):
+        raise UsageError(
+            f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}): nothing was used "
+            "then; give a range that ends later"
+        )
+    return int(first)
+
+
+def _first_push(connection: sa.Connection) -> int:
+    found = connection.execute(sa.text("SELECT MIN(window_ms) FROM pushes")).scalar_one()
+    return 2**62 if found is None else int(found)
+
+
+def _above_floor(connection: sa.Connection, scope: Scope, start: int) -> None:
+    """Whoever is named must be replayable as a whole; of many, those whose floor is higher begin there."""
+    for org_id in scope.orgs:
+        floor = require_org(connection, org_id).floor_ms
+        if start < floor:
+            raise UsageError(
+                f"{org_id}: windows before {utc(floor)} are closed for good (its samples may be gone); "
+                f"give --from {utc(floor)}"
+            )
+
+
+def _open_from(connection: sa.Connection, end: int) -> int | None:
+    watermark = connection.execute(sa.text("SELECT MIN(watermark_ms) FROM buckets")).scalar_one()
+    return int(watermark) if int(watermark) < end else None
+
+
+def overlaps(connection: sa.Connection, one: Scope, other: Scope) -> bool:
+    """Whether two scopes may hold the same window; in doubt, they do."""
+    if not (one.orgs or one.provider) or not (other.orgs or other.provider):
+        return True
+    if one.provider is not None and other.provider is not None:
+        return one.provider == other.provider
+    if one.provider is None and other.provider is None:
+        return bool(set(one.orgs) & set(other.orgs))
+    orgs, provider = (one.orgs, other.provider) if one.orgs else (other.orgs, one.provider)
+    text = "SELECT 1 FROM assignments o WHERE o.provider = :provider {only} LIMIT 1"
+    return bool(_rows(connection, text, orgs, {"provider": provider}))

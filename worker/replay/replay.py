@@ -1,0 +1,299 @@
+"""Replay: seal a past range again and send what comes out.
+
+Guarantee: what is sealed already is subtracted, so a replay of a healthy range sends nothing; it cannot bill twice.
+It goes in chunks, each of them the seal's own transaction together with how far the replay has come: ticks run in
+between, and one that was killed goes on where it was. The lease keeps a second replay of the same windows away for the
+sake of clear answers only; what keeps money right is the seal's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from drawdown.schema.audit import lock_buckets, record
+from drawdown.schema.clock import utc
+from drawdown.schema.errors import Refused
+from drawdown.schema.tables import replays
+from drawdown.schema.text import in_short
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands.orgs import Said
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
+from drawdown.worker.history.incarnation import HistoryDoubted, recognise
+from drawdown.worker.push.push import push
+from drawdown.worker.replay.plan import Plan, Scope, overlaps
+from drawdown.worker.replay.report import Found, Left, Tally, found_in, left_in
+from drawdown.worker.seal import seal as sealing
+from drawdown.worker.seal.isolate import Bad, find_bad
+from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.verdict.project import project
+from drawdown.worker.views.backlog import Backlog, read_backlog
+
+log = structlog.get_logger()
+
+SHOWN: Final = 1000
+"""How many of the found pushes are listed; all are counted."""
+FIRST_CHUNK: Final = 12 * WINDOW_MS
+CHUNK_LOAD: Final = 400_000
+"""Samples and sums that a transaction should read, about: a second or two."""
+RESUME_MS: Final = DAY_MS
+"""A replay that died longer ago begins anew: whoever asks now may well have another reason."""
+
+
+@dataclass
+class Replayed:
+    """What a range still owed: `pushes` and `quantity` in all, `first` the first of them."""
+
+    from_ms: int
+    to_ms: int
+    dry_run: bool
+    resumed_from_ms: int | None = None
+    pushes_before: int = 0
+    """Sealed by the run that is gone on with."""
+    pushes: int = 0
+    quantity: int = 0
+    first: list[Found] = field(default_factory=list)
+    totals: list[Tally] = field(default_factory=list)
+    left_out: list[Left] = field(default_factory=list)
+    stopped: list[Bad] = field(default_factory=list)
+    """Left out, for the seal fails on them (S8); stopped for good, but for a dry run."""
+    failures: list[str] = field(default_factory=list)
+    not_ready: list[str] = field(default_factory=list)
+    """Providers of found pushes that cannot be sent to now."""
+    backlog: Backlog = field(default_factory=Backlog)
+
+    @property
+    def exit_status(self) -> int:
+        """As for a tick: 0 all settled, 75 something is left for the next one, 1 a person is needed."""
+        if self.stopped:
+            return 1
+        if self.dry_run:
+            return 0
+        if self.backlog.needs_person:
+            return 1
+        return 75 if self.failures or self.backlog.due or self.backlog.queued else 0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The row that keeps how far a replay has come."""
+
+    replay_id: int
+    next_ms: int
+    pushes: int
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one transaction found."""
+
+    found: Sequence[Found]
+    left_out: Sequence[Left]
+    load: int
+
+
+def replay(context: Context, plan: Plan, said: Said, *, dry_run: bool, most: int | None = SHOWN) -> Steps[Replayed]:
+    """Seal what the planned windows still owe, and push it; a dry run leaves nothing behind.
+
+    `most` pushes are listed (None: all). Errors: Refused while another replay of some of these windows is at work.
+    """
+    result = Replayed(plan.from_ms, plan.to_ms, dry_run)
+    begun: Begun | None = None
+    if not dry_run:
+        context.witness = yield Recall()
+        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, said=said))
+        result.pushes_before = begun.pushes
+        result.resumed_from_ms = begun.next_ms if begun.resumed else None
+    yield from _seal_all(context, plan, begun, result, most)
+    if dry_run:
+        return result
+    if result.pushes or result.pushes_before:
+        yield from _send_all(context, result)
+    result.backlog = yield Transaction(
+        "replay_backlog", lambda c: read_backlog(c, context.shard, context.clock.now_ms())
+    )
+    return result
+
+
+def _seal_all(context: Context, plan: Plan, begun: Begun | None, result: Replayed, most: int | None) -> Steps[None]:
+    at, size = plan.from_ms if begun is None else max(plan.from_ms, begun.next_ms), FIRST_CHUNK
+    totals: dict[tuple[str, str, str], Tally] = {}
+    left: dict[tuple[str, str], Left] = {}
+    only = None if plan.orgs is None else tuple(org for org in plan.orgs if org not in set(plan.stopped))
+    context.advanced("range", (plan.to_ms - at) // WINDOW_MS)
+    while at < plan.to_ms:
+        end = min(at + size, plan.to_ms)
+        work = partial(_chunk, context=context, plan=plan, begun=begun, start=at, end=end, only=only)
+        try:
+            chunk: Chunk = yield Transaction("replay", work, rollback=begun is None)
+        except DBAPIError as error:
+            tried = (yield Transaction("orgs_to_replay", _everybody)) if only is None else only
+            bad = yield from _find_and_stop(context, plan, (at, end), tried, dry_run=begun is None)
+            if not bad:
+                raise error from None
+            result.stopped += bad
+            only = tuple(org for org in tried if org not in {one.org_id for one in bad})
+            continue
+        for one in chunk.found:
+            result.pushes += 1
+            result.quantity += one.quantity
+            totals.setdefault((one.org_id, one.provider, one.feature), Tally.of(one)).add(one)
+            if most is None or len(result.first) < most:
+                result.first.append(one)
+        for part in chunk.left_out:
+            left.setdefault((part.why, part.unit), Left(part.why, part.unit)).add(part)
+        context.advanced("replayed", (end - at) // WINDOW_MS)
+        at, size = end, next_size(size, chunk.load)
+    result.totals = [totals[name] for name in sorted(totals)]
+    result.left_out = [left[name] for name in sorted(left)]
+
+
+def _find_and_stop(
+    context: Context, plan: Plan, span: tuple[int, int], orgs: Sequence[str], *, dry_run: bool
+) -> Steps[list[Bad]]:
+    """As a tick does (S8): the organisations that a chunk fails on are found, and stopped unless this is a dry run."""
+
+    def probe(only: tuple[str, ...]) -> Callable[[sa.Connection], object]:
+        request = SealRequest(context.shard, plan.to_ms, context.clock.now_ms(), context.known(), only=only)
+        return lambda c: sealing.seal_range(c, request, *span, biller=plan.scope.provider)
+
+    found = yield from find_bad(orgs, probe)
+    for one in found:
+        log.error("org_left_out", org=one.org_id, reason=one.reason, dry_run=dry_run)
+        if not dry_run:
+            stop = partial(stop_org, org_id=one.org_id, reason=one.reason, now_ms=context.clock.now_ms())
+            yield Transaction("stop_org", partial(stop, actor="drawdown"))
+    return found
+
+
+def _everybody(connection: sa.Connection) -> tuple[str, ...]:
+    orgs = connection.execute(sa.text("SELECT org_id FROM orgs WHERE stopped_at_ms IS NULL ORDER BY org_id"))
+    return tuple(str(org) for org in orgs.scalars())
+
+
+def next_size(size: int, load: int) -> int:
+    """How much of the range the next transaction takes: a day at most, a window at least, less where there is much."""
+    wanted = size * CHUNK_LOAD // max(load, 1)
+    return int(min(max(wanted - wanted % WINDOW_MS, WINDOW_MS), 4 * size, DAY_MS))
+
+
+def _chunk(
+    connection: sa.Connection,
+    *,
+    context: Context,
+    plan: Plan,
+    begun: Begun | None,
+    start: int,
+    end: int,
+    only: tuple[str, ...] | None,
+) -> Chunk:
+    now = context.clock.now_ms()
+    request = SealRequest(context.shard, plan.to_ms, now, context.known(), only=only)
+    sealed = sealing.seal_range(connection, request, start, end, biller=plan.scope.provider)
+    found = found_in(connection, sealed.seal_id, start) if sealed.pushes else []
+    load = connection.execute(sa.text("SELECT COUNT(*) + COALESCE(SUM(ABS(samples)), 0) FROM seal_work")).scalar_one()
+    chunk = Chunk(found, left_in(connection, plan, start, end, sealed.seal_id), int(load))
+    if begun is not None:
+        _advance(connection, context, begun, (start, end), sealed.pushes, done=end >= plan.to_ms)
+    return chunk
+
+
+def _advance(
+    connection: sa.Connection, context: Context, begun: Begun, span: tuple[int, int], pushes: int, *, done: bool
+) -> None:
+    now = context.clock.now_ms()
+    moved = connection.execute(
+        replays.update()
+        .where(replays.c.replay_id == begun.replay_id, replays.c.worker == context.worker, replays.c.next_ms <= span[0])
+        .values(
+            next_ms=span[1],
+            pushes=replays.c.pushes + pushes,
+            lease_ms=now + LEASE_MS,
+            finished_ms=now if done else None,
+        )
+    )
+    if moved.rowcount != 1:
+        raise Refused(
+            "this replay stood still for so long that another process took it over; nothing is lost or doubled, and "
+            "that one goes on with it"
+        )
+
+
+UNFINISHED = "SELECT * FROM replays WHERE finished_ms IS NULL AND lease_ms > :since ORDER BY replay_id"
+
+
+def _begin(connection: sa.Connection, *, context: Context, plan: Plan, said: Said) -> Begun:
+    lock_buckets(connection)  # one after the other: of two that begin at once, the second sees the first
+    now = context.clock.now_ms()
+    doubted = recognise(connection, context.witness, now).doubted
+    if doubted is not None:
+        raise HistoryDoubted(f"nothing is replayed before `drawdown recover`: {doubted}")
+    rows = connection.execute(sa.text(UNFINISHED), {"since": now - RESUME_MS}).all()
+    for row in rows:
+        at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms
+        if at_work and overlaps(connection, Scope.of(row.scope), plan.scope):
+            raise Refused(_in_the_way(row))
+    asked = (plan.scope.text(), plan.asked_from_ms, plan.asked_to_ms)
+    same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
+    if same:
+        row = same[-1]
+        connection.execute(
+            replays.update()
+            .where(replays.c.replay_id == row.replay_id)
+            .values(worker=context.worker, lease_ms=now + LEASE_MS)
+        )
+        return Begun(row.replay_id, row.next_ms, row.pushes, resumed=True)
+    return _new(connection, context, plan, said)
+
+
+def _new(connection: sa.Connection, context: Context, plan: Plan, said: Said) -> Begun:
+    now = context.clock.now_ms()
+    values = {
+        "scope": plan.scope.text(),
+        "from_ms": plan.asked_from_ms,
+        "to_ms": plan.asked_to_ms,
+        "next_ms": plan.from_ms,
+        "worker": context.worker,
+        "started_ms": now,
+        "lease_ms": now + LEASE_MS,
+        "actor": said.actor,
+        "reason": said.reason,
+    }
+    key = connection.execute(replays.insert().values(**values)).inserted_primary_key
+    assert key is not None
+    details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}
+    record(connection, "replay", str(plan.scope), details, replace(said, now_ms=now))
+    return Begun(int(key[0]), plan.from_ms, 0, resumed=False)
+
+
+def _in_the_way(row: sa.Row[Any]) -> str:
+    return (
+        f"another replay of some of these windows is at work: {row.actor} ({row.worker}) began it at "
+        f"{utc(row.started_ms)}, of {Scope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, and it has come to "
+        f"{utc(row.next_ms)}. Wait for it; if it died, its hold ends at {utc(row.lease_ms)}, and the same command "
+        "then goes on where it was"
+    )
+
+
+def _send_all(context: Context, result: Replayed) -> Steps[None]:
+    """What is due goes out as in any tick; what does not is the next tick's."""
+    ready = context.ready()
+    result.not_ready = sorted({one.provider for one in result.totals} - set(ready))
+    results = yield Together([_send(context, provider) for provider in ready])
+    for one in results:
+        if isinstance(one, Exception):
+            result.failures.append(in_short(one))
+
+
+def _send(context: Context, provider: str) -> Steps[None]:
+    yield from push(context, provider)
+    yield from project(context, provider)

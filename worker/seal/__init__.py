@@ -1,0 +1,1 @@
+"""Writes what is owed as immutable pushes and advances the watermark."""

@@ -1,0 +1,51 @@
+"""Stopping one organisation, and releasing it again.
+
+Guarantee: a stopped organisation is neither sealed nor pushed, its watermark stays where it was, and nothing of it is
+lost: released, it catches up.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import Said, lock_org, record, require_org
+from drawdown.schema.errors import Refused
+
+
+def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:
+    """Stop an organisation's seals and pushes; false where it is stopped already.
+
+    Under its bucket's lock: a seal that is under way ends first, so that the watermark is held where it then is.
+    """
+    lock_org(connection, org_id)
+    changed = connection.execute(
+        sa.text(
+            "UPDATE orgs SET stopped_at_ms = :now, stopped_reason = :reason, held_watermark_ms = COALESCE("
+            "held_watermark_ms, (SELECT watermark_ms FROM buckets b WHERE b.id = orgs.bucket)) "
+            "WHERE org_id = :org AND stopped_at_ms IS NULL"
+        ),
+        {"now": now_ms, "reason": reason, "org": org_id},
+    ).rowcount
+    if changed:
+        record(connection, "org_stop", org_id, {}, Said(now_ms, actor, reason))
+    return bool(changed)
+
+
+def release_org(
+    connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str, via: str = "program"
+) -> str:
+    """Let a stopped organisation go on; returns why it had been stopped.
+
+    Under its bucket's lock: a seal that began without its samples would else end with its pushes, and give them back.
+    Errors: Refused where it is unknown or not stopped.
+    """
+    lock_org(connection, org_id)
+    org = require_org(connection, org_id)
+    if org.stopped_at_ms is None:
+        raise Refused(f"{org_id} is not stopped; `drawdown status {org_id}` shows how it stands")
+    connection.execute(
+        sa.text("UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = :org"), {"org": org_id}
+    )
+    was = str(org.stopped_reason)
+    record(connection, "org_release", org_id, {"was": was}, Said(now_ms, actor, reason, via))
+    return was

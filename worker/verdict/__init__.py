@@ -1,0 +1,1 @@
+"""Copies the provider's verdict onto the organisation."""

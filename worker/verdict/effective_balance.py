@@ -1,0 +1,177 @@
+"""The effective balance: a provider's balance - sealed but not in it yet - used but not sealed.
+
+Guarantee: an estimate is made of what is committed alone, at prices that somebody set; where there are none, that
+usage is left out and named. A push that may be in the balance or not (on its way, or accepted within the time by which
+balances trail) is counted until the balance was seen to fall by it, so it is never taken off twice for good.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.rates import Rate, price, rate_for
+from drawdown.schema.database import rows_sql
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.seal import plans
+from drawdown.worker.seal.statements import segments_sql
+from drawdown.worker.verdict.org_row import Effective
+from drawdown.worker.verdict.queries import PUSHES, UNSEALED
+from drawdown.worker.verdict.rates import rates_of
+
+LATELY_MS: Final = 5 * MINUTE_MS
+JUST_NOW_MS: Final = MINUTE_MS
+READINGS: Final = 3
+
+
+@dataclass
+class Used:
+    """What one organisation used that its balance may not show yet, in micro-credits."""
+
+    unsealed: int = 0
+    unsampled: int = 0
+    """Not told by any sample yet: what runs is taken to go on until its next one."""
+    unsent: int = 0
+    """Sealed, and not sent yet or proven not to have arrived."""
+    sent_since: int = 0
+    """First sent after the balance was read that is stored."""
+    maybe: int = 0
+    """Of what was sent, whatever a balance read now may or may not show."""
+    lately: int = 0
+    just_now: int = 0
+    unpriced: set[str] = field(default_factory=set)
+    """Features it uses that have no rate: they are in no estimate."""
+
+    @property
+    def burn_a_minute(self) -> int:
+        """The faster of the last minute and the last five: who begins is soon known, who pauses a while is kept."""
+        return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, 0)
+
+
+def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
+    """What was sent and a balance just read does not show yet: whatever was unseen before (`was`), and sent since, less
+    what the balance fell by. Never more than what may be unseen at all, and all of that at the first read."""
+    low, high = min(used.maybe, 0), max(used.maybe, 0)
+    if before is None:
+        return used.maybe
+    return max(low, min((was or 0) + used.sent_since - (before - balance), high))
+
+
+def after_read(org: Any, balance: int, used: Used) -> tuple[Effective, int]:
+    """The effective balance by a fresh read, and what of its pushes it does not show."""
+    hidden = unseen(org.balance_micro, org.unseen_micro, balance, used)
+    return Effective(balance, hidden + used.unsent, _unsealed(org, used)), hidden
+
+
+def since_read(org: Any, used: Used) -> Effective | None:
+    """The effective balance by the last read; None where there was none, or no end to the balance."""
+    if org.balance_read_ms is None or org.balance_micro is None:
+        return None
+    hidden = (org.unseen_micro or 0) + used.sent_since
+    return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used))
+
+
+def _unsealed(org: Any, used: Used) -> int:
+    return used.unsealed + (0 if org.is_halted else max(used.unsampled, 0))
+
+
+def read_used(
+    connection: sa.Connection, provider: str, orgs: Sequence[Any], *, now_ms: int, read_ms: int, lag_ms: int
+) -> Mapping[str, Used]:
+    """What organisations of one provider used, whatever their stored balance (`orgs` are rows) may not show.
+
+    `read_ms`: when the read began that is to be compared with, `lag_ms` how far balances trail.
+    """
+    if not orgs:
+        return defaultdict(Used)
+    # What a seal makes pushes of between the two statements is in both. Then it is read again, and if that never ends,
+    # the least holds: a seal can only make it too much.
+    best: dict[str, Used] = {}
+    for _ in range(READINGS):
+        before = _last_seals(connection)
+        found = _read_once(connection, provider, orgs, now_ms=now_ms, read_ms=read_ms, lag_ms=lag_ms)
+        if _last_seals(connection) == before:
+            return found
+        best = {org.org_id: min(best.get(org.org_id, found[org.org_id]), found[org.org_id], key=_owed) for org in orgs}
+    return defaultdict(Used, best)
+
+
+def _owed(used: Used) -> int:
+    return used.unsealed + used.unsent + used.sent_since
+
+
+def _last_seals(connection: sa.Connection) -> Sequence[int]:
+    """The newest seals that are committed; not the newest alone: one may be committed after one that began later."""
+    return connection.execute(sa.text("SELECT seal_id FROM seals ORDER BY seal_id DESC LIMIT 64")).scalars().all()
+
+
+def _read_once(
+    connection: sa.Connection, provider: str, orgs: Sequence[Any], *, now_ms: int, read_ms: int, lag_ms: int
+) -> dict[str, Used]:
+    found: dict[str, Used] = defaultdict(Used)
+    known = {org.org_id: org.balance_read_ms for org in orgs}
+    read_before = min(now_ms if at is None else at for at in known.values())
+    run = _Run(connection, provider, sorted(known), now_ms)
+    for row in run(UNSEALED):
+        used = found[row.org_id]
+        used.unsealed += run.price(used, row, row.owed)
+        used.unsampled += run.price(used, row, row.unsampled)
+        used.lately += run.price(used, row, row.lately)
+        used.just_now += run.price(used, row, row.just_now)
+    for row in run(PUSHES, since=max(min(read_before, read_ms - lag_ms), now_ms - DAY_MS)):
+        used = found[row.org_id]
+        amount = run.price(used, row, row.sent_qty)
+        if row.state == "rejected" or row.first_attempt_ms is None:
+            used.unsent += amount
+            continue
+        read = known[row.org_id] or 0
+        # What was settled when the read began, in the same millisecond, was judged by that read: it is in `unseen`.
+        settled_before = row.state == "accepted" and row.settled_ms is not None and row.settled_ms <= read
+        used.sent_since += amount if row.first_attempt_ms >= read and not settled_before else 0
+        used.maybe += amount if row.state != "accepted" or (row.settled_ms or read_ms) > read_ms - lag_ms else 0
+    return found
+
+
+class _Run:
+    """Runs the statements for some organisations, and prices what they say."""
+
+    def __init__(self, connection: sa.Connection, provider: str, orgs: Sequence[str], now_ms: int) -> None:
+        self._connection = connection
+        self._rates: dict[str, list[Rate]] = defaultdict(list)
+        for rate in rates_of(connection, provider):
+            self._rates[rate.feature].append(rate)
+        dialect = connection.dialect.name
+        self._texts = {
+            "picked": rows_sql(connection, {"org_id": "text"}),
+            "segments": segments_sql(segments(mapping_rows(connection))),
+            "then": plans.THEN[dialect],
+            **plans.LOOK[dialect],
+            "materialized": "MATERIALIZED",
+        }
+        self._values = {
+            "rows": json.dumps([{"org_id": org} for org in orgs]),
+            "provider": provider,
+            "now": now_ms,
+            "lately": now_ms - LATELY_MS,
+            "just_now": now_ms - JUST_NOW_MS,
+        }
+
+    def __call__(self, text: str, **values: int) -> Sequence[Any]:
+        for name, replacement in self._texts.items():
+            text = text.replace("{" + name + "}", replacement)
+        prepared = sa.text(text)
+        known: dict[str, Any] = {**self._values, **values}
+        return self._connection.execute(prepared, {name: known[name] for name in prepared._bindparams}).all()
+
+    def price(self, used: Used, row: Any, quantity: Any) -> int:
+        rate = rate_for(self._rates[row.feature], row.feature, row.window_ms)
+        if rate is None:
+            used.unpriced.add(row.feature)
+            return 0
+        return price(int(quantity), rate)

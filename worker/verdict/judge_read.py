@@ -1,0 +1,77 @@
+"""What a read of a customer, or the failure to read it, makes of an organisation's row. Pure.
+
+Guarantee: a state that cannot be read, or is none, changes no figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.push.outcome import CREDIT_REASONS, Estimate, Verdict, unread_verdict, verdict
+from drawdown.worker.verdict.effective_balance import Used, after_read, since_read
+from drawdown.worker.verdict.org_row import Change, Moment, history_of, overrides_of, row_of, unchanged
+
+HOLD_MS: Final = 15 * MINUTE_MS
+"""For how long after a halt a sliver of credit is no reason to go on: three ticks, by when late samples are in."""
+
+
+def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
+    """What a provider told about one of those it was asked about."""
+    return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
+
+
+def read_to(org: Any, state: CustomerState, used: Used | None, at: Moment, due: int | None) -> Change:
+    """What a fresh state makes of an organisation. `used` None: no estimate is made of it."""
+    found, hidden, judged = None, None, None
+    if used is not None and state.balance_micro is not None:
+        found, hidden = after_read(org, state.balance_micro, used)
+        spent = org.is_halted and org.halt_reason in CREDIT_REASONS
+        judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
+    new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged)
+    row = row_of(org, new, at, due) | {
+        "balance": state.balance_micro,
+        "balance_read": at.read_ms,
+        "plan_": state.plan,
+        "unseen": hidden,
+        "unread_since": None,
+        "above": _above(org, new, used),
+    }
+    return Change(row, history_of(org, new, at, state.balance_micro, found))
+
+
+def _margin(org: Any, balance: int, used: Used, at: Moment) -> int:
+    """How much credit it takes to go on: what would be gone in a minute; and as before the halt with what was expected
+    then, for samples come late, unless the balance rose. After a while any credit will do."""
+    if org.halted_at is None or at.now_ms - org.halted_at >= HOLD_MS:
+        return 0
+    paid = org.balance_micro is not None and balance > org.balance_micro
+    return used.burn_a_minute if paid else max(used.burn_a_minute, org.resume_above_micro or 0)
+
+
+def _above(org: Any, new: Verdict, used: Used | None) -> int | None:
+    if new.is_halted and not org.is_halted:
+        return None if used is None else used.burn_a_minute + max(used.unsampled, 0)
+    return org.resume_above_micro if new.is_halted else None
+
+
+def unread_to(org: Any, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
+    """What holds where the provider could not be read."""
+    present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
+    found = None if used is None else since_read(org, used)
+    since = at.now_ms if org.unread_since_ms is None else org.unread_since_ms
+    new = present
+    if org.operator_halt or org.override_halted is not None or at.watched:
+        effective = None if found is None else found.value
+        unread_ms = at.now_ms - since if at.watched else 0
+        new = unread_verdict(
+            present, overrides_of(org), at.now_ms, policy=policy, unread_ms=unread_ms, effective_micro=effective
+        )
+    changed = new.is_halted != present.is_halted
+    row = (row_of(org, new, at, due) if changed else unchanged(org, due)) | {
+        "unread_since": since,
+        "above": _above(org, new, used),
+    }
+    return Change(row, history_of(org, new, at, org.balance_micro, found) if changed else None)

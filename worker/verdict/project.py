@@ -1,0 +1,260 @@
+"""Project: copy the provider's verdict onto the organisation.
+
+Guarantee: the provider is asked afresh; a projection carries the time its read began and an older read never
+overwrites a newer one; a state that cannot be read is no balance of zero. Whoever was halted for lack of credit goes on
+only by a fresh read and an effective balance above what would be gone in a minute.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
+from drawdown.schema.database import UNSTORABLE
+from drawdown.schema.tables import assignments, orgs
+from drawdown.schema.text import in_short
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.commands.orgs import end_overrides
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.push.outcome import CREDIT_REASONS
+from drawdown.worker.verdict.effective_balance import Used, read_used
+from drawdown.worker.verdict.judge_read import read_to, said, unread_to
+from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, unchanged, write
+from drawdown.worker.verdict.rates import policies_of, policy_for
+from drawdown.worker.verdict.watch_state import is_watched, note_reads
+
+log = structlog.get_logger()
+
+READING: Final = 7
+"""Eighths of a tick's time after which nobody's state is read."""
+READ_AGAIN_MS = MINUTE_MS
+MAX_UNWRITTEN: Final = 20
+"""Named one by one; the log has all of them."""
+NOT_ASKED = ReadFailed("not asked: it did not answer a moment ago")
+ORGS_A_ROUND = 64
+"""Where several can be read at once: enough to keep the line busy, few enough that no verdict waits long for others."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """One organisation whose projection is due."""
+
+    org_id: str
+    customer_id: str
+    asks: int
+    """How often it had been asked for: a later ask is not answered by this read."""
+    read_before_ms: int | None
+    """The read that was last written when this one was asked for."""
+
+
+@dataclass
+class Projected:
+    """What projecting changed."""
+
+    read: int = 0
+    failed: int = 0
+    halted: int = 0
+    resumed: int = 0
+    wrong_estimates: int = 0
+    unwritten: list[str] = field(default_factory=list)
+    """Organisations whose verdict the database did not take, and why."""
+
+    def add(self, other: Projected) -> None:
+        """Take what another part came to."""
+        self.read += other.read
+        self.failed += other.failed
+        self.halted += other.halted
+        self.resumed += other.resumed
+        self.wrong_estimates += other.wrong_estimates
+        self.unwritten += other.unwritten[: max(MAX_UNWRITTEN - len(self.unwritten), 0)]
+
+    def note(self, org: Any, change: Change) -> None:
+        """Count and tell a transition."""
+        if change.history is None:
+            return
+        halted = bool(change.history["is_halted"])
+        self.halted += halted and not org.is_halted
+        self.resumed += org.is_halted and not halted
+        log.info("projection_changed", org=org.org_id, halted=halted, reason=change.reason)
+        if change.history["reason"] == ESTIMATE_WRONG:
+            self.wrong_estimates += 1
+            log.error("estimate_wrong", org=org.org_id, detail="halted on an estimate, and there is credit: it goes on")
+
+
+DUE = """
+SELECT o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms
+FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
+WHERE o.projection_due_ms <= :now AND a.provider = :provider AND a.customer_id <> '' AND o.bucket BETWEEN :lo AND :hi
+    AND (:org = '' OR o.org_id = :org)
+ORDER BY o.projection_due_ms LIMIT :most
+"""
+PUT_OFF = "UPDATE orgs SET projection_due_ms = :again WHERE org_id = :org AND projection_asks = :asks"
+
+
+def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
+    """Read again every customer of one provider whose organisation is asked for, or one organisation's, and write the
+    verdict."""
+    done = Projected()
+    can = context.capabilities[provider]
+    most = can.reads_a_call if can.in_flight == 1 else max(can.reads_a_call, ORGS_A_ROUND)
+    seen: set[tuple[str, int]] = set()
+    while not context.out_of_time(READING):
+        now = context.clock.now_ms()
+        due: list[Due] = yield Transaction(
+            "projections_due", partial(_due, provider=provider, now=now, most=most, shard=context.shard, org=org)
+        )
+        if not due or (due[0].org_id, due[0].asks) in seen:
+            break
+        seen.update((one.org_id, one.asks) for one in due)
+        read_ms = context.clock.now_ms()
+        states = yield from _read(context, provider, due)
+        work = partial(_apply, provider=provider, context=context, states=states, read_ms=read_ms)
+        yield from _write(work, due, done)
+        context.advanced("projected", len(due))
+    return done
+
+
+def _write(work: partial[Projected], due: Sequence[Due], done: Projected) -> Steps[None]:
+    """Write verdicts, all at once; where that fails, halve them until the one that cannot be written stands alone (S8).
+    It stays as it is, is asked again later, and delays no other's halt."""
+    parts = [tuple(due)]
+    while parts:
+        part = parts.pop()
+        try:
+            written: Projected = yield Transaction("project", partial(work, due=part))
+        except UNSTORABLE as error:
+            if len(part) > 1:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            why = in_short(error)
+            log.error("verdict_not_written", org=part[0].org_id, error=why)
+            yield Transaction("project_later", partial(_put_off, one=part[0], context=work.keywords["context"]))
+            written = Projected(failed=1, unwritten=[f"{part[0].org_id}: its verdict was not written: {why}"])
+        done.add(written)
+
+
+def _put_off(connection: sa.Connection, *, one: Due, context: Context) -> None:
+    values = {"org": one.org_id, "asks": one.asks, "again": context.clock.now_ms() + READ_AGAIN_MS}
+    connection.execute(sa.text(PUT_OFF), values)
+
+
+def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]]:
+    wanted = [one.customer_id for one in due]
+    if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
+        return dict.fromkeys(wanted, NOT_ASKED)
+    about: Sequence[str] = wanted  # one customer who cannot be read says nothing of the provider, however often
+    try:
+        states: Mapping[str, CustomerRead] = yield ReadCustomers(
+            provider, wanted, partial(context.out_of_time, READING)
+        )
+    except Exception as error:  # a broken provider has told us nothing: a balance that cannot be read is not zero
+        log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
+        states = {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
+        about = ()
+    failed = all(isinstance(one, ReadFailed) for one in states.values())
+    context.reading(provider).note(failed=failed, now_ms=context.clock.now_ms(), about=about)
+    return states
+
+
+def _due(connection: sa.Connection, *, provider: str, now: int, most: int, shard: Shard, org: str) -> list[Due]:
+    values = {"now": now, "lo": shard.lo, "hi": shard.hi}
+    end_overrides(connection, shard, now)
+    rows = connection.execute(sa.text(DUE), {**values, "provider": provider, "most": most, "org": org})
+    return [Due(*row) for row in rows]
+
+
+def _apply(
+    connection: sa.Connection,
+    *,
+    provider: str,
+    context: Context,
+    due: Sequence[Due],
+    states: Mapping[str, CustomerRead],
+    read_ms: int,
+) -> Projected:
+    done = Projected()
+    now = context.clock.now_ms()  # here, not before: by when this is written an override may have ended
+    asked = {one.org_id: one for one in due}
+    current = connection.execute(
+        sa.select(orgs).where(orgs.c.org_id.in_(asked)).order_by(orgs.c.org_id).with_for_update()
+    ).all()
+    watched = is_watched(connection, now)
+    wanted = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
+    used = _used(connection, context, provider, wanted, read_ms=read_ms, now=now)
+    policies = policies_of(connection, provider)
+    billed = _billed(connection, provider, due, now)
+    changes = []
+    for org in current:
+        one = asked[org.org_id]
+        if (org.org_id, one.customer_id) not in billed:  # it flipped meanwhile: its new biller is to be asked
+            changes.append(Change(unchanged(org, org.projection_due_ms)))
+            continue
+        state = said(states, one.customer_id)
+        asked_again = org.projection_asks != one.asks
+        cleared = org.projection_due_ms if asked_again else None
+        fresh = isinstance(state, CustomerState)
+        done.read += fresh
+        done.failed += not fresh
+        again = cleared if asked_again else now + READ_AGAIN_MS
+        if org.projection_read_ms != one.read_before_ms:
+            # Another read was written meanwhile, and two machines' clocks cannot tell which is newer: ask again.
+            changes.append(Change(unchanged(org, now if fresh else again)))
+            continue
+        at = Moment(max(read_ms, (one.read_before_ms or 0) + 1), now, watched)
+        if isinstance(state, CustomerState):
+            change = read_to(org, state, used.get(org.org_id), at, cleared)
+        else:
+            reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {one.customer_id}"
+            log.warning("customer_not_read", org=org.org_id, reason=reason)
+            change = unread_to(org, used.get(org.org_id), policy_for(policies, org.plan), at, again)
+        changes.append(change)
+        done.note(org, change)
+    write(connection, changes)
+    outcomes = (_outcome(said(states, one.customer_id)) for one in due)
+    note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
+    return done
+
+
+def _billed(connection: sa.Connection, provider: str, due: Sequence[Due], now: int) -> set[tuple[str, str]]:
+    """(organisation, customer) of those that this provider bills now."""
+    found = connection.execute(
+        sa.select(assignments.c.org_id, assignments.c.customer_id).where(
+            assignments.c.org_id.in_([one.org_id for one in due]),
+            assignments.c.provider == provider,
+            assignments.c.start_ms <= now,
+            sa.or_(assignments.c.end_ms.is_(None), assignments.c.end_ms > now),
+        )
+    )
+    return {(row.org_id, row.customer_id) for row in found}
+
+
+def _outcome(state: CustomerRead) -> str | None:
+    """What a read counts as; None: nobody was asked."""
+    if state is NOT_ASKED:
+        return None
+    if isinstance(state, ReadFailed):
+        return "failed"
+    return "read" if isinstance(state, CustomerState) else "no_customer"
+
+
+def _used(
+    connection: sa.Connection, context: Context, provider: str, wanted: Sequence[Any], *, read_ms: int, now: int
+) -> Mapping[str, Used]:
+    """What organisations used beyond their balance. While somebody watches that is read for all of them; else for those
+    alone that are halted for lack of credit. Never while history is in doubt (R1): what the provider charged and we
+    have forgotten would be taken off twice."""
+    if connection.execute(sa.text("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL")).first() is not None:
+        return {}
+    lag = context.capabilities[provider].balance_lag_ms
+    found = read_used(connection, provider, wanted, now_ms=now, read_ms=read_ms, lag_ms=lag)
+    return {org.org_id: found.get(org.org_id, Used()) for org in wanted}

@@ -1,0 +1,89 @@
+"""What people did: who, when, why, to what, through what. Reads only.
+
+Guarantee: newest first, a bounded page at a time; a filter that names nobody and nothing known is refused, so that an
+empty list means that nothing was done.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.errors import UsageError
+
+MAX_ROWS: Final = 10_000
+VIAS: Final = ("cli", "http", "webhook", "program", "unknown")
+"""`program`: one that calls the functions itself; `unknown`: done before it was kept."""
+_LIST: Final = """
+SELECT action_id, at_ms, action, target, details, actor, reason, via FROM operator_actions
+WHERE (:before = 0 OR action_id < :before) AND at_ms >= :from_ms AND at_ms < :to_ms
+    AND (:actor = '' OR actor = :actor) AND (:action = '' OR action = :action) AND (:target = '' OR target = :target)
+    AND (:via = '' OR via = :via)
+ORDER BY action_id DESC LIMIT :most
+"""
+
+
+@dataclass(frozen=True)
+class AuditFilter:
+    """Which deeds: of whom, what, to what (an organisation, a customer, a push, …), through what, in [from, to) in
+    milliseconds. Empty: any."""
+
+    actor: str = ""
+    action: str = ""
+    target: str = ""
+    via: str = ""
+    from_ms: int = 0
+    to_ms: int = 2**53
+
+
+@dataclass(frozen=True)
+class Deed:
+    """One thing a person changed. `details`: what was said and what it replaced; `via`: cli, http, or what else."""
+
+    action_id: int
+    at_ms: int
+    action: str
+    target: str
+    details: dict[str, Any]
+    actor: str
+    reason: str
+    via: str
+
+
+@dataclass(frozen=True)
+class AuditPage:
+    """`next_before`: where the next page, of older deeds, begins; None where there is none."""
+
+    deeds: list[Deed]
+    next_before: int | None
+
+
+def list_deeds(connection: sa.Connection, chosen: AuditFilter, *, before: int = 0, most: int = 100) -> AuditPage:
+    """One page; `before` is the `next_before` of the page before it.
+
+    Errors: UsageError for more rows than MAX_ROWS; UnknownId for a person or an action that never occurred.
+    """
+    if not 0 < most <= MAX_ROWS:
+        raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--before` goes on")
+    if chosen.via:
+        ids.require_among(ids.VIA, chosen.via, VIAS)
+    for kind, given in ((ids.ACTOR, chosen.actor), (ids.ACTION, chosen.action), (ids.TARGET, chosen.target)):
+        if given:
+            ids.require(connection, kind, given)
+    values = {
+        "before": before,
+        "from_ms": chosen.from_ms,
+        "to_ms": chosen.to_ms,
+        "actor": chosen.actor,
+        "action": chosen.action,
+        "target": chosen.target,
+        "via": chosen.via,
+        "most": most + 1,
+    }
+    rows = connection.execute(sa.text(_LIST), values).all()
+    found = [Deed(**{**row._mapping, "details": json.loads(row.details)}) for row in rows]
+    return AuditPage(found[:most], found[most - 1].action_id if len(found) > most else None)
