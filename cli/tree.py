@@ -35,8 +35,8 @@ SECTIONS: Final[dict[str, dict[str, Place]]] = {
         "import": Place("imports", "Import usage samples from a file"),
     },
     "Keep running": {
-        "tick": Place("metering", "Settle everything once and exit: the cron form"),
-        "run": Place("metering", "Tick every five minutes, and watch between ticks"),
+        "tick": Place("tick", "Settle everything once and exit: the cron form"),
+        "run": Place("tick", "Tick every five minutes, and watch between ticks"),
         "watch": Place("watch", "Halt within seconds, beside a cron that ticks"),
         "serve": Place("serve", "Webhooks, the gate, admin, health, metrics over HTTP"),
     },
@@ -105,7 +105,7 @@ class Commands(MutableMapping[str, Any]):
     """By name: built by Typer from the functions of their modules, with their examples."""
 
     def __getitem__(self, name: str) -> Any:
-        module, holder = import_module(f"drawdown.cli.{PLACES[name].module}"), typer.Typer(rich_markup_mode=None)
+        module, holder = import_module(f"drawdown.cli.nouns.{PLACES[name].module}"), typer.Typer(rich_markup_mode=None)
         if hasattr(module, "register"):
             module.register(holder)
         else:

@@ -45,14 +45,15 @@ def value_of(name: str) -> int | float:
 def constants() -> set[str]:
     """Each number at the top of a module whose name looks like a bound."""
     found = set()
-    for file in (file for room in ROOMS for file in (ROOT / room).glob("*.py")):
+    for file in (file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             targets = node.targets if isinstance(node, ast.Assign) else []
             for target in [node.target] if isinstance(node, ast.AnnAssign) else targets:
                 if isinstance(target, ast.Name) and target.id.isupper() and BOUND.search(target.id):
-                    value = getattr(importlib.import_module(f"drawdown.{file.parent.name}.{file.stem}"), target.id)
+                    module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+                    value = getattr(importlib.import_module(f"drawdown.{module}"), target.id)
                     if type(value) in (int, float):
-                        found.add(f"{file.parent.name}.{file.stem}.{target.id}")
+                        found.add(f"{module}.{target.id}")
     return found
 
 
