@@ -19,13 +19,13 @@ from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
 from drawdown.providers.registry import Registry
 from drawdown.schema import ids
+from drawdown.schema.audit import Said
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.runner import World
 from drawdown.worker.halts.cell_client import CellClient

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Provider
+from drawdown.schema.audit import Said
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import HaltRequest

@@ -15,9 +15,9 @@ from drawdown.cli.options import Actor, DryRun, From, New, Reason, Undo, only_wi
 from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema.audit import Said
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import assignments, flips
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.runner import run
 from drawdown.worker.sources.samples.values import is_clean_id
 

@@ -18,11 +18,11 @@ from drawdown.cli.app import State
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.cli.rendering import show, table
+from drawdown.schema.audit import Said
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import clean
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.prices import add
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine import runner
 from drawdown.worker.replay.plan import Plan, Scope, plan
 from drawdown.worker.replay.replay import SHOWN, Replayed, replay

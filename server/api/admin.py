@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from drawdown.schema import audit
 from drawdown.schema.audit import require_org
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
@@ -57,7 +58,7 @@ async def _order_in(services: Services, threads: Threads, request: Request, body
 async def assign(services: Services, crew: Crew, org_id: str, order: ProviderOrder) -> dict[str, object]:
     """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
     _check_org(org_id)
-    said = orgs.Said(services.clock.now_ms(), order.actor, order.reason, "http")
+    said = audit.Said(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
@@ -81,7 +82,7 @@ async def override(threads: Threads, crew: Crew, now_ms: int, org_id: str, order
     undo = order.undo or order.clear
     if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
         raise UsageError("give max_concurrent, never_halt, until_ms, or undo alone")
-    said = orgs.Said(now_ms, order.actor, order.reason, "http")
+    said = audit.Said(now_ms, order.actor, order.reason, "http")
 
     def work(connection: sa.Connection) -> tuple[str | None, orgs.Overridden]:
         found = require_org(connection, org_id)

@@ -29,8 +29,8 @@ from drawdown.cli.app import State
 from drawdown.cli.opening import set_up_logs
 from drawdown.cli.settings import settings
 from drawdown.providers.protocol import ReadFailed
+from drawdown.schema.audit import Said
 from drawdown.schema.errors import Refused
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine import runner
 from drawdown.worker.push import void
 from drawdown.worker.push.notices import apply_notices

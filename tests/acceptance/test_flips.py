@@ -22,13 +22,13 @@ import sqlalchemy as sa
 from drawdown.cli.nouns.org_assign import read_flips
 from drawdown.providers import autumn, stripe
 from drawdown.providers.protocol import CustomerRead, CustomerState, Provider, ReadFailed, Setup
+from drawdown.schema.audit import Said
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
 from drawdown.worker.commands import assignments, credit, flips
 from drawdown.worker.commands.flips import Flip, Terms, Wish, flip
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.push import void

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.audit import Said
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.push.outcome import CLOCKS_APART_MS
 from tests.acceptance import gentd26
 from tests.acceptance.commands import must

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from drawdown.schema.audit import Said
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
 from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.orgs import Said
 
 START_MS = 1_767_225_600_000
 """2026-01-01T00:00:00Z: the first window that is sealed."""

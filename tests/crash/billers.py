@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from drawdown.schema.audit import Said
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.orgs import Said
 from tests.acceptance.commands import must
 from tests.acceptance.drain import LEASE_MS, Process, SharedClock, insert_samples
 from tests.acceptance.gentd26 import AT_MS, Sums

@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import CapturingLogger
 
+from drawdown.schema.audit import Said
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.commands.orgs import halt as halt_org
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import LEASE_MS, Context

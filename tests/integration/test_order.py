@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Duplicate, Outcome, Rejected
+from drawdown.schema.audit import Said
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Push, Steps, Transaction
 from drawdown.worker.push.push import Pushed, push

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from drawdown.cli.nouns.usage import safe
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import CustomerState
+from drawdown.schema import audit
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
@@ -121,7 +122,7 @@ def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:
 
 def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
     fleet.assign("acme", "globex", from_ms=T0)
-    do(fleet, lambda c: orgs.halt(c, ["acme"], orgs.Said(T0 + 5, "alice", "abuse", "http")))
+    do(fleet, lambda c: orgs.halt(c, ["acme"], audit.Said(T0 + 5, "alice", "abuse", "http")))
 
     def listed(**chosen: Any) -> list[tuple[str, str, str, str]]:
         page = read(fleet.engine, lambda c: list_deeds(c, AuditFilter(**chosen)))

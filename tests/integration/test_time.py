@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from drawdown.cli.parsing import parse_time
 from drawdown.providers.protocol import Capabilities
+from drawdown.schema.audit import Said
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine import runner
 from drawdown.worker.push.outcome import CLOCKS_APART_MS
 from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile

@@ -37,13 +37,13 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.schema.audit import Said
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, orgs
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.shard import Shard

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.audit import Said
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit
-from drawdown.worker.commands.orgs import Said, mark_for_projection
+from drawdown.worker.commands.orgs import mark_for_projection
 from tests.simulation.oracle import Sample
 from tests.simulation.providers import CELL_TROUBLES, MEMORY, WHOLE
 from tests.simulation.remote import FEATURES, Autumn

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.audit import Said
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.assignments import assign, cancel
 from drawdown.worker.commands.features import map_size
-from drawdown.worker.commands.orgs import Said, end_override, halt, override
+from drawdown.worker.commands.orgs import end_override, halt, override
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.push.void import retry, void, withdraw
 from drawdown.worker.replay.plan import Plan, Scope, plan

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from drawdown.schema.audit import Said
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import paused
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.history.incarnation import Witness
 from drawdown.worker.history.recover import Recovered, recover

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from drawdown.schema.audit import Said
 from drawdown.schema.errors import ClockDoubted, DatabaseBusy, Refused
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.orgs import Said, mark_for_projection
+from drawdown.worker.commands.orgs import mark_for_projection
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Effect, Push, SendHalts, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted

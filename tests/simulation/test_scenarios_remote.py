@@ -11,11 +11,11 @@ import pytest
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.http import Call
 from drawdown.providers.protocol import Absent
+from drawdown.schema.audit import Said
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
 from drawdown.worker.commands.assignments import assign, cancel
 from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
 from drawdown.worker.engine.shard import Shard

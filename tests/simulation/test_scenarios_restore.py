@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from drawdown.providers.protocol import PushRefused
+from drawdown.schema.audit import Said
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Push, Steps
 from drawdown.worker.history.incarnation import HistoryDoubted

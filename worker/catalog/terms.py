@@ -16,10 +16,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import lock_buckets, make_dirty, record
+from drawdown.schema.audit import Said, lock_buckets, make_dirty, record
 from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.units import next_window
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.void import void_many
 

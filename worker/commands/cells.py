@@ -11,9 +11,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.halts.cell_urls import origin
 from drawdown.worker.sources.samples.values import is_clean_id
 

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from drawdown.ledger import wallet
 from drawdown.ledger.rates import Rate, rate_for
 from drawdown.schema import ids
-from drawdown.schema.audit import record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import next_window
 from drawdown.worker.catalog.wallets import customers_on, orgs_of
 from drawdown.worker.commands.features import FEATURE
-from drawdown.worker.commands.orgs import Said, mark_for_projection
+from drawdown.worker.commands.orgs import mark_for_projection
 from drawdown.worker.sources.samples.values import is_clean_id
 
 

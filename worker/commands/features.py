@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import lock_buckets, make_dirty, record
+from drawdown.schema.audit import Said, lock_buckets, make_dirty, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.tables import mappings
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
@@ -27,7 +27,6 @@ from drawdown.worker.catalog.mapping import (
     resolve,
     rewrites,
 )
-from drawdown.worker.commands.orgs import Said
 
 FEATURE: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
 """Neither a number nor like a revision, so that keys of two pushes can never read alike (P6)."""

@@ -13,8 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said as Said
-from drawdown.schema.audit import record, record_many, require_org
+from drawdown.schema.audit import Said, record, record_many, require_org
 from drawdown.schema.database import rows_sql
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import bucket_of

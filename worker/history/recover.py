@@ -15,9 +15,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import lock_buckets, record
+from drawdown.schema.audit import Said, lock_buckets, record
 from drawdown.schema.errors import UsageError
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction
 from drawdown.worker.history.incarnation import Incarnation, Witness, present, recognise

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.tables import adoptions, pushes, voids
 from drawdown.schema.units import push_key
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.push.rows import find_push
 from drawdown.worker.push.void import seal_again, void_one
 from drawdown.worker.push.wallet_mirror import draw_if_ours

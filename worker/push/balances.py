@@ -20,9 +20,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
-from drawdown.schema.audit import record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.database import insert_rows, rows_sql
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.effects import ReadDrawn, Steps
 from drawdown.worker.push.outcome import CLOCKS_APART_MS
 

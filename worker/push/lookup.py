@@ -15,9 +15,9 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
-from drawdown.schema.audit import lock_buckets
+from drawdown.schema.audit import Said, lock_buckets
 from drawdown.schema.text import in_short
-from drawdown.worker.commands.orgs import Said, mark_for_projection
+from drawdown.worker.commands.orgs import mark_for_projection
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LookUp, Steps, Transaction
 from drawdown.worker.engine.shard import Shard

@@ -17,12 +17,11 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.schema import ids
-from drawdown.schema.audit import lock_buckets, make_dirty, record, record_many
+from drawdown.schema.audit import Said, lock_buckets, make_dirty, record, record_many
 from drawdown.schema.database import insert_rows, rows_sql
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.tables import withdrawals
 from drawdown.schema.units import window_of
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.lost_revisions import loss_of, read_losses
 from drawdown.worker.push.rows import PLACE, change, find_pushes, newest_unanswered, place_of, require_push

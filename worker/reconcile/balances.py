@@ -16,10 +16,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
-from drawdown.schema.audit import lock_buckets
+from drawdown.schema.audit import Said, lock_buckets
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import wire_since
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.history.incarnation import Witness, require_same

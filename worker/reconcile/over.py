@@ -14,9 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import ReadFailed, Totals
-from drawdown.schema.audit import lock_buckets
+from drawdown.schema.audit import Said, lock_buckets
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
 from drawdown.worker.history.incarnation import Witness, require_same

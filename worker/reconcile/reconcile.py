@@ -16,10 +16,10 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import ReadFailed, Totals
+from drawdown.schema.audit import Said
 from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.catalog.terms import stored_terms, wire_since
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.history.incarnation import present

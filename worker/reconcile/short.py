@@ -16,8 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
-from drawdown.schema.audit import lock_buckets
-from drawdown.worker.commands.orgs import Said
+from drawdown.schema.audit import Said, lock_buckets
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.history.incarnation import Witness, require_same

@@ -17,13 +17,12 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.audit import lock_buckets, record
+from drawdown.schema.audit import Said, lock_buckets, record
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
 from drawdown.schema.tables import replays
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands.orgs import Said
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted, recognise

@@ -13,12 +13,11 @@ import sqlalchemy as sa
 from drawdown.ledger.rates import Rate
 from drawdown.ledger.wallet import read_rates
 from drawdown.schema import ids
-from drawdown.schema.audit import record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import next_window
 from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.commands.features import FEATURE
-from drawdown.worker.commands.orgs import Said
 
 POLICIES: Final = ("go_on", "estimate", "stop")
 DEFAULT_POLICY: Final = "estimate"
