@@ -27,9 +27,10 @@ from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
 from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.runner import World
 from drawdown.worker.halts.cell_client import CellClient
-from drawdown.worker.history.incarnation import Witness, recognise
+from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.history.witness import WitnessFile
 
 log = structlog.get_logger()

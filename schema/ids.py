@@ -8,6 +8,7 @@ others those that share a half with it.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UnknownId
+from drawdown.schema.units import MAX_ID_CHARS
 
 NEIGHBOURS: Final = 500
 """Ids read on either side of where a mistyped one would stand, for each place where such ids lie."""
@@ -185,3 +187,14 @@ def _halves(prefix: str, given: str) -> dict[str, str]:
         half.replace("!", "!!").replace("%", "!%").replace("_", "!_") for half in (given[:middle], given[middle:])
     )
     return {"head": f"{prefix}{head}%", "tail": f"{prefix}%{tail}"}
+
+
+_CLEAN: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]{{1,{MAX_ID_CHARS}}}")
+
+
+def is_clean_id(text: str) -> bool:
+    """1 to 200 characters, no C0, DEL, C1, no half of a surrogate pair (which no database can store), and no U+FFFD,
+    which is what is left of bytes that were no UTF-8."""
+    # isprintable() is the cheap test for nearly all; but for U+FFFD it is stricter than the rule.
+    printable = 0 < len(text) <= MAX_ID_CHARS and text.isprintable() and "\ufffd" not in text
+    return printable or _CLEAN.fullmatch(text) is not None

@@ -23,11 +23,11 @@ from drawdown.worker.catalog.terms import changed, meet, stored_terms
 from drawdown.worker.commands.orgs import end_overrides, release_exempt
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import LANES, Recall, Remember, Steps, Together, Transaction
+from drawdown.worker.engine.effects import LANES, Recall, Remember, Steps, Together, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import Dispatched, dispatch
 from drawdown.worker.halts.unheeded import problems, unheeded
-from drawdown.worker.history.incarnation import Witness, recognise
+from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.push.lookup import Confirmed, confirm
 from drawdown.worker.push.push import Pushed, push
 from drawdown.worker.seal import seal as sealing

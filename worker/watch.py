@@ -18,16 +18,16 @@ import structlog
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
-from drawdown.worker.commands.orgs import mark_for_projection
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
+from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import Dispatched, dispatch
-from drawdown.worker.history.incarnation import Witness, recognise
-from drawdown.worker.push.outcome import LAST_LOOK_MS, next_look_ms
+from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.seal.arrivals import NOW, Seen, seen_by_all
+from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.project import Projected, project
+from drawdown.worker.verdict.rules import LAST_LOOK_MS, next_look_ms
 from drawdown.worker.verdict.watch_state import note_round
 
 log = structlog.get_logger()

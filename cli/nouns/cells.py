@@ -12,9 +12,9 @@ from drawdown.cli.options import Actor, New, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.worker.commands import cells
 from drawdown.worker.halts.cell_urls import origin
-from drawdown.worker.sources.samples.values import is_clean_id
 
 app = typer.Typer()
 

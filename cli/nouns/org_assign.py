@@ -17,9 +17,9 @@ from drawdown.cli.rendering import show, table
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.audit import Said
 from drawdown.schema.errors import Exit, UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.worker.commands import assignments, flips
 from drawdown.worker.engine.runner import run
-from drawdown.worker.sources.samples.values import is_clean_id
 
 
 def register(app: typer.Typer) -> None:

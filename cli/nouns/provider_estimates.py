@@ -13,8 +13,8 @@ from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
-from drawdown.worker.push.outcome import UNREAD_STOP_MS
 from drawdown.worker.verdict import rates
+from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 
 
 def register(app: typer.Typer) -> None:

@@ -18,6 +18,7 @@ from drawdown.schema import audit
 from drawdown.schema.audit import require_org
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.api.models import OverrideOrder, ProviderOrder
 from drawdown.server.http import bodies, signing
@@ -28,7 +29,6 @@ from drawdown.server.step_threads import Crew
 from drawdown.worker.commands import assignments, flips, orgs
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.sources.samples.values import is_clean_id
 
 MAX_BYTES: Final = 64 * 1024
 M = TypeVar("M", bound=BaseModel)

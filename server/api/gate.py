@@ -17,14 +17,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import Buckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import Crew
-from drawdown.worker.commands.orgs import mark_for_projection
-from drawdown.worker.sources.samples.values import is_clean_id
+from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from drawdown.server.metrics.metric_kinds import gauge, one, seconds
-from drawdown.worker.push.outcome import CREDIT_REASONS
+from drawdown.worker.verdict.rules import CREDIT_REASONS
 from drawdown.worker.verdict.watch_state import ROUNDS, UNREAD, WRONG_ESTIMATES
 
 HALTED: Final = "SELECT COALESCE(halt_reason, '') AS reason, COUNT(*) AS orgs FROM orgs WHERE is_halted GROUP BY 1"

@@ -16,9 +16,9 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog import terms as provider_states
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction
+from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.history.incarnation import HistoryDoubted, Witness, present, recognise
+from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.push import void

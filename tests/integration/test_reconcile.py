@@ -32,11 +32,11 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine import runner
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push import void
 from drawdown.worker.push.balances import acknowledge
 from drawdown.worker.push.balances import told as told_balances
 from drawdown.worker.push.notices import apply_notices
-from drawdown.worker.push.outcome import CLOCKS_APART_MS
 from drawdown.worker.push.void import resolve_accepted
 from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.reconcile.short import BY_HAND

@@ -16,7 +16,7 @@ from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.push.outcome import CLOCKS_APART_MS
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.replay.plan import Scope as Range
 from drawdown.worker.replay.plan import plan

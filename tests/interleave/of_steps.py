@@ -20,6 +20,7 @@ from drawdown.worker.reconcile.reconcile import Scope, reconcile
 from drawdown.worker.replay import plan as planning
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.tick import tick
+from drawdown.worker.verdict import asks as verdict_asks
 from drawdown.worker.verdict import project as projecting
 from drawdown.worker.verdict.project import project
 from drawdown.worker.watch import Watcher, watch
@@ -32,7 +33,7 @@ WITHOUT: Final = "other"
 
 def _ask(stage: Stage) -> None:
     """Somebody has to be asked about."""
-    write(stage.engine, lambda c: orgs.mark_for_projection(c, ["acme", "spent"], stage.clock.now_ms()))
+    write(stage.engine, lambda c: verdict_asks.mark_for_projection(c, ["acme", "spent"], stage.clock.now_ms()))
 
 
 def _halted(stage: Stage) -> None:

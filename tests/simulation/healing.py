@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.catalog.terms import resume
-from drawdown.worker.push.outcome import CLOCKS_APART_MS
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.reconcile.reconcile import Reconciled
 from drawdown.worker.seal.stops import release_org
 from drawdown.worker.views.tick_report import Report

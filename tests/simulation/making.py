@@ -16,7 +16,8 @@ from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.shard import NewOrgs, Shard
-from drawdown.worker.push.outcome import CLOCKS_APART_MS, safe_retention_ms
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.push.outcome import safe_retention_ms
 from drawdown.worker.verdict.rates import POLICIES, set_rate, set_when_down
 from tests.simulation.actions import CELLS, ORGS, STRANGERS
 from tests.simulation.faults import INTENSITIES, Faults

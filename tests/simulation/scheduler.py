@@ -13,7 +13,6 @@ from functools import partial
 from drawdown.schema.audit import Said
 from drawdown.schema.errors import ClockDoubted, DatabaseBusy, Refused
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.worker.commands.orgs import mark_for_projection
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Effect, Push, SendHalts, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted
@@ -21,6 +20,7 @@ from drawdown.worker.history.recover import Recovered
 from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.tick import tick
+from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.views.tick_report import Report
 from drawdown.worker.watch import Watched, watch
 from tests.simulation.actions import ACTIONS as DONE_BY_HOSTS

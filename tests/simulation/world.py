@@ -51,8 +51,8 @@ from drawdown.worker.engine.effects import (
     Remember,
     SendHalts,
     Transaction,
+    Witness,
 )
-from drawdown.worker.history.incarnation import Witness
 from tests.simulation.database import in_conflict, new_database
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle, Sample

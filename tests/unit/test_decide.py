@@ -23,18 +23,9 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS, Breaker
-from drawdown.worker.push.outcome import (
-    Adopt,
-    Asked,
-    Overrides,
-    Settlement,
-    Void,
-    after_lookup,
-    backoff_ms,
-    safe_retention_ms,
-    settle,
-    verdict,
-)
+from drawdown.worker.engine.waiting import backoff_ms
+from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup, safe_retention_ms, settle
+from drawdown.worker.verdict.rules import Overrides, verdict
 
 NOW = 1_767_225_600_000
 LEDGER = Capabilities(batch_size=1, key_retention_ms=None, duplicate_proves_delivery=True, lookup_lag_ms=30_000)

@@ -9,7 +9,8 @@ import pytest
 
 from drawdown.providers.careful import sound
 from drawdown.providers.protocol import CustomerState, ReadFailed
-from drawdown.worker.push.outcome import (
+from drawdown.worker.verdict.effective_balance import Used, after_read, since_read, unseen
+from drawdown.worker.verdict.rules import (
     FIRST_LOOK_MS,
     LAST_LOOK_MS,
     UNREAD_STOP_MS,
@@ -20,7 +21,6 @@ from drawdown.worker.push.outcome import (
     unread_verdict,
     verdict,
 )
-from drawdown.worker.verdict.effective_balance import Used, after_read, since_read, unseen
 
 NOW = 1_767_225_600_000
 RUNS, HALTED = Verdict(False, None, 3), Verdict(True, "estimate", 3)

@@ -16,10 +16,9 @@ from drawdown.schema.audit import Said, lock_buckets, make_dirty, record, requir
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
-from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.catalog.mapping import mapping_rows, segments, segments_sql
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.commands.orgs import apply_now, register
-from drawdown.worker.seal.statements import segments_sql
 
 
 @dataclass(frozen=True)

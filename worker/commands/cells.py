@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.worker.halts.cell_urls import origin
-from drawdown.worker.sources.samples.values import is_clean_id
 
 _LIST: Final = """
 SELECT c.cell_id, c.url,

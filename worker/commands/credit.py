@@ -14,11 +14,11 @@ from drawdown.ledger.rates import Rate, rate_for
 from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import next_window
 from drawdown.worker.catalog.wallets import customers_on, orgs_of
 from drawdown.worker.commands.features import FEATURE
-from drawdown.worker.commands.orgs import mark_for_projection
-from drawdown.worker.sources.samples.values import is_clean_id
+from drawdown.worker.verdict.asks import mark_for_projection
 
 
 def grant(

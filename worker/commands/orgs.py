@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from drawdown.schema.audit import Said, record, record_many, require_org
 from drawdown.schema.database import rows_sql
 from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.tables import orgs
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.sources.samples.values import is_clean_id
+from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.org_row import told_to, write
 
 APPLIED_AT_ONCE: Final = 500
@@ -202,16 +203,3 @@ def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) ->
             sa.select(orgs).where(orgs.c.org_id.in_(some)).order_by(orgs.c.org_id).with_for_update()
         ).all()
         write(connection, [told_to(org, now_ms) for org in rows])
-
-
-def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
-    """Have the provider asked again about these organisations. The count of asks grows each time, so that a
-    projection answers only those asks that came before its read."""
-    shape = rows_sql(connection, {"org_id": "text"})
-    connection.execute(
-        sa.text(
-            "UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1 "
-            f"WHERE org_id IN (SELECT org_id FROM ({shape}) r)"
-        ),
-        {"now": now_ms, "rows": json.dumps([{"org_id": org} for org in sorted(set(org_ids))])},
-    )

@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import PushRequest
-from drawdown.worker.history.incarnation import Witness
+
+pass
 
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]
@@ -147,3 +148,17 @@ Effect: TypeAlias = (
     | Together
 )
 Steps: TypeAlias = Generator[Effect, Any, R]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What this host remembers of a database, apart from it."""
+
+    database_id: str
+    number: int
+    """The incarnation: one more with each recovery."""
+    sends: int
+    """How many sends had been claimed."""
+    tick_id: int
+    tick_worker: str
+    """The last tick that this host began, and the worker of it: they are in no other history."""

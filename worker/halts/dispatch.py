@@ -22,8 +22,8 @@ from drawdown.schema.errors import LockHeld
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import ANSWERED, HaltRequest, Over, SendHalts, Steps, Together, Transaction
+from drawdown.worker.engine.waiting import backoff_ms
 from drawdown.worker.halts.unheeded import ESCALATE_AFTER, RUNS_ON
-from drawdown.worker.push.outcome import backoff_ms
 
 log = structlog.get_logger()
 

@@ -14,24 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import DrawdownError
+from drawdown.worker.engine.effects import Witness
 
 
 class HistoryDoubted(DrawdownError):
     """The database was restored, or lost commits. Nothing is sealed or sent until `drawdown recover`."""
-
-
-@dataclass(frozen=True)
-class Witness:
-    """What this host remembers of a database, apart from it."""
-
-    database_id: str
-    number: int
-    """The incarnation: one more with each recovery."""
-    sends: int
-    """How many sends had been claimed."""
-    tick_id: int
-    tick_worker: str
-    """The last tick that this host began, and the worker of it: they are in no other history."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import Said, lock_buckets, record
 from drawdown.schema.errors import UsageError
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction
-from drawdown.worker.history.incarnation import Incarnation, Witness, present, recognise
+from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction, Witness
+from drawdown.worker.history.incarnation import Incarnation, present, recognise
 
 
 @dataclass(frozen=True)

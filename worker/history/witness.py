@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
-from drawdown.worker.history.incarnation import Witness, server_of
+from drawdown.worker.engine.effects import Witness
+from drawdown.worker.history.incarnation import server_of
 
 ELSEWHERE: Final = (
     "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process and is not restored with the database"

@@ -23,7 +23,7 @@ from drawdown.providers.protocol import Drawn, ReadFailed
 from drawdown.schema.audit import Said, record
 from drawdown.schema.database import insert_rows, rows_sql
 from drawdown.worker.engine.effects import ReadDrawn, Steps
-from drawdown.worker.push.outcome import CLOCKS_APART_MS
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 
 Place = tuple[str, str]
 """Customer and feature, at one provider."""

@@ -17,27 +17,20 @@ import structlog
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
 from drawdown.schema.audit import Said, lock_buckets
 from drawdown.schema.text import in_short
-from drawdown.worker.commands.orgs import mark_for_projection
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import LookUp, Steps, Transaction
+from drawdown.worker.engine.effects import LookUp, Steps, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.history.incarnation import require_same
+from drawdown.worker.history.losses import Loss, loss_of, read_losses
 from drawdown.worker.push.adopt import Other, adopt_other, adopt_unknown
 from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
-from drawdown.worker.push.lost_revisions import (
-    NEXT_REVISIONS,
-    Loss,
-    Standing,
-    loss_of,
-    next_revisions,
-    read_losses,
-    standing,
-)
+from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, Standing, next_revisions, standing
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.push.request import request_of, wire_key
 from drawdown.worker.push.rows import ARRIVALS, find_push
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
+from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 

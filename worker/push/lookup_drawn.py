@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Absent, Capabilities, LookupResult, ReadFailed
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.waiting import MAX_BACKOFF_MS
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
@@ -27,7 +28,7 @@ from drawdown.worker.push.balances import (
     read_accounted,
     read_balances,
 )
-from drawdown.worker.push.outcome import MAX_BACKOFF_MS, Adopt, Settlement, Void
+from drawdown.worker.push.outcome import Adopt, Settlement, Void
 
 DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
 UNTOLD: Final = (

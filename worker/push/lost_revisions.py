@@ -6,7 +6,6 @@ under keys of that window that we know nothing of is found by asking for the rev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,25 +19,6 @@ from drawdown.worker.push.request import dated, request_of, wire_key
 NEXT_REVISIONS: Final = 3
 """So many revisions after the newest we know are asked for at once; where the last of them is there, as many more.
 Others are found step by step: what is adopted makes the difference be sealed, that is asked for with those after it."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What happened in [from_ms, until_ms) may not be on record here."""
-
-    from_ms: int
-    until_ms: int
-
-
-def read_losses(connection: sa.Connection) -> list[Loss]:
-    """All there ever were."""
-    return [Loss(*row) for row in connection.execute(sa.text("SELECT from_ms, until_ms FROM losses"))]
-
-
-def loss_of(window_ms: int, losses: Sequence[Loss]) -> Loss | None:
-    """When the pushes of a window may have been sent, unknown to us."""
-    its = [one for one in losses if window_ms < one.until_ms]
-    return Loss(min(one.from_ms for one in its), max(one.until_ms for one in its)) if its else None
 
 
 # What was found absent, and waits for others alone, comes to nothing that is adopted; anything else may.

@@ -13,9 +13,9 @@ import structlog
 
 from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused
 from drawdown.schema.audit import Said, record
-from drawdown.worker.commands.orgs import mark_for_projection
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
+from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 

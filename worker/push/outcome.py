@@ -25,12 +25,8 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
-from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
-
-FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
-MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
-CLOCKS_APART_MS: Final = 10 * MINUTE_MS
-"""Two hosts' clocks are never further apart than this, or else one was set meanwhile (S9 allows half a minute)."""
+from drawdown.schema.units import DAY_MS, SECOND_MS
+from drawdown.worker.engine.waiting import FIRST_BACKOFF_MS, backoff_ms
 
 
 @dataclass(frozen=True)
@@ -45,16 +41,6 @@ class Settlement:
     """When its key may first have been sent, where nothing on record says so (R1): P2 counts from there."""
     never_sent: bool = False
     """Whether it is proven that the key never arrived: then P2 counts from the next attempt."""
-
-
-def backoff_ms(attempt: int) -> int:
-    """Waiting time after the given attempt (1 is the first): doubles up to a quarter of an hour."""
-    return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_BACKOFF_MS)
-
-
-def visible_by(now_ms: int, can: Capabilities) -> int:
-    """What was settled by then is shown by its provider now, though the host that settled it had a slow clock."""
-    return now_ms - (can.totals_lag_ms or 0) - CLOCKS_APART_MS
 
 
 def safe_retention_ms(capabilities: Capabilities) -> int | None:
@@ -217,135 +203,3 @@ def _after_absent(asked: Asked, now_ms: int, capabilities: Capabilities) -> Sett
         return Settlement("due", now_ms, "absent", "looked up and absent: the same bytes are sent again", first)
     again = min(now_ms + backoff_ms(asked.lookups), asked.last_sent_ms + capabilities.applied_within_ms)
     return Settlement(asked.state, max(again, now_ms + SECOND_MS), "absent", "absent so far; it may still be applied")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is copied onto the organisation."""
-
-    is_halted: bool
-    reason: str | None
-    max_concurrent: int | None
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """What the operator said about one organisation; it wins until `until_ms` (None: until cleared)."""
-
-    operator_halt: bool = False
-    halted: bool | None = None
-    max_concurrent: int | None = None
-    until_ms: int | None = None
-
-    def in_force(self, now_ms: int) -> bool:
-        return self.until_ms is None or now_ms < self.until_ms
-
-
-CREDIT_REASONS: Final = frozenset({"credits_exhausted", "estimate", "unreadable"})
-"""Why an organisation is halted, where neither a person nor history is."""
-UNREAD_STOP_MS: Final = 15 * MINUTE_MS
-"""For how long a provider may be unreadable before those stop whose plan says so: three of its ticks."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a fresh read leaves once what it does not show is taken off, in micro-credits."""
-
-    effective_micro: int
-    resume_above_micro: int = 0
-    halted: bool = False
-    """Whether the organisation is halted for lack of credit now: then it takes a little more to go on."""
-    may_halt: bool = True
-
-
-def verdict(
-    balance_micro: int | None,
-    provider_max: int | None,
-    overrides: Overrides,
-    now_ms: int,
-    estimate: Estimate | None = None,
-) -> Verdict:
-    """The projection of a fresh read; a balance of None is unlimited. The operator's halt and override win."""
-    limit = _limit(provider_max, overrides, now_ms)
-    said = _operator(overrides, limit, now_ms)
-    if said is not None:
-        return said
-    if balance_micro is None:
-        return Verdict(False, None, limit)
-    if balance_micro <= 0:
-        return Verdict(True, "credits_exhausted", limit)
-    if estimate is not None:
-        least = estimate.resume_above_micro if estimate.halted else 0
-        if estimate.effective_micro <= least and (estimate.halted or estimate.may_halt):
-            return Verdict(True, "estimate", limit)
-    return Verdict(False, None, limit)
-
-
-def unread_verdict(
-    present: Verdict,
-    overrides: Overrides,
-    now_ms: int,
-    *,
-    policy: str,
-    unread_ms: int,
-    effective_micro: int | None,
-) -> Verdict:
-    """What holds while the provider cannot be read: nothing resumes but by the operator's word, and what halts is the
-    plan's policy. `effective_micro` is by the last read; None where there was none."""
-    limit = _limit(present.max_concurrent, overrides, now_ms)
-    said = _operator(overrides, limit, now_ms)
-    if said is not None:
-        return said
-    if present.is_halted:
-        return present
-    if policy == "stop" and unread_ms >= UNREAD_STOP_MS:
-        return Verdict(True, "unreadable", present.max_concurrent)
-    if policy == "estimate" and effective_micro is not None and effective_micro <= 0:
-        return Verdict(True, "estimate", present.max_concurrent)
-    return present
-
-
-def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed: bool, spent: bool) -> Verdict:
-    """What holds once an operator has spoken, or what he said has ended, until the provider is read afresh.
-
-    `billed`: whether any provider has a say; `spent`: whether its last word was that nothing is left. Nobody goes on
-    but by the operator's word or a fresh read; whom nobody bills, only an operator halts and limits.
-    """
-    limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
-    said = _operator(overrides, limit, now_ms)
-    if said is not None:
-        return said
-    if not billed:
-        return Verdict(False, None, limit)
-    if spent and not present.is_halted:
-        return Verdict(True, "credits_exhausted", limit)
-    return Verdict(present.is_halted, present.reason, limit)
-
-
-def _limit(provider_max: int | None, overrides: Overrides, now_ms: int) -> int | None:
-    given = overrides.max_concurrent if overrides.in_force(now_ms) else None
-    return provider_max if given is None else given
-
-
-def _operator(overrides: Overrides, limit: int | None, now_ms: int) -> Verdict | None:
-    if overrides.operator_halt:
-        return Verdict(True, "operator", limit)
-    if overrides.in_force(now_ms) and overrides.halted is not None:
-        return Verdict(overrides.halted, "operator" if overrides.halted else None, limit)
-    return None
-
-
-FIRST_LOOK_MS: Final = 5 * SECOND_MS
-LAST_LOOK_MS: Final = MINUTE_MS
-"""Who is far from the end may begin to burn a hundred times faster at any moment: nobody is left alone for longer."""
-LOOKS_TO_ZERO: Final = 4
-
-
-def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """When to look at an organisation's credit again; None: when it uses something again."""
-    if effective_micro is None:  # no end to it, or never read yet
-        return now_ms + LAST_LOOK_MS
-    if burn_a_minute <= 0:
-        return None
-    to_zero = max(effective_micro, 0) * MINUTE_MS // burn_a_minute
-    return now_ms + max(FIRST_LOOK_MS, min(to_zero // LOOKS_TO_ZERO, LAST_LOOK_MS))

@@ -21,11 +21,10 @@ from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, Retr
 from drawdown.schema.database import rows_sql
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.commands.orgs import mark_for_projection
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import Push, Remember, Steps, Transaction
+from drawdown.worker.engine.effects import Push, Remember, Steps, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.history.incarnation import Witness, count_sends, require_same
+from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.queries import (
     ATTEMPTS,
@@ -41,6 +40,7 @@ from drawdown.worker.push.queries import (
 )
 from drawdown.worker.push.request import request_of
 from drawdown.worker.push.wallet_mirror import draw, usage_of
+from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 

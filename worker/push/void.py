@@ -23,7 +23,7 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.tables import withdrawals
 from drawdown.schema.units import window_of
 from drawdown.worker.history.incarnation import require_whole
-from drawdown.worker.push.lost_revisions import loss_of, read_losses
+from drawdown.worker.history.losses import loss_of, read_losses
 from drawdown.worker.push.rows import PLACE, change, find_pushes, newest_unanswered, place_of, require_push
 from drawdown.worker.push.wallet_mirror import draw_if_ours, give_back
 from drawdown.worker.seal.arrivals import UNSEEN

@@ -18,7 +18,7 @@ import structlog
 from drawdown.ledger import wallet
 from drawdown.schema.database import rows_sql
 from drawdown.worker.catalog.wallets import mirrored_at
-from drawdown.worker.commands.orgs import mark_for_projection
+from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 

@@ -20,8 +20,9 @@ from drawdown.schema.audit import Said, lock_buckets
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.engine.effects import Steps, Transaction, Witness
+from drawdown.worker.engine.waiting import visible_by
+from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.balances import (
     CHUNK,
@@ -34,7 +35,6 @@ from drawdown.worker.push.balances import (
     read_balances,
     remember,
 )
-from drawdown.worker.push.outcome import visible_by
 from drawdown.worker.reconcile import queries as sql
 from drawdown.worker.reconcile.report import Line, Reconciled, Scope, above, tell
 

@@ -17,8 +17,8 @@ from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.audit import Said, lock_buckets
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
-from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction, Witness
+from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.reconcile import queries as sql
 from drawdown.worker.reconcile.report import Line, of_line

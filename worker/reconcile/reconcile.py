@@ -22,8 +22,8 @@ from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.catalog.terms import stored_terms, wire_since
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.waiting import visible_by
 from drawdown.worker.history.incarnation import present
-from drawdown.worker.push.outcome import visible_by
 from drawdown.worker.reconcile import queries as sql
 from drawdown.worker.reconcile.balances import compare_drawn
 from drawdown.worker.reconcile.lost_days import compare_lost

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
 from drawdown.schema.audit import Said, lock_buckets
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.engine.effects import Steps, Transaction, Witness
+from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_other
 from drawdown.worker.push.balances import (
     Accounted,

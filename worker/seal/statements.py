@@ -6,7 +6,7 @@ Guarantee: the lock is a seal's first statement (rule S1), and values are bound,
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -16,10 +16,11 @@ from drawdown.schema.audit import Said, record
 from drawdown.schema.database import rows_sql
 from drawdown.schema.tables import buckets
 from drawdown.schema.units import WINDOW_MS, window_of
-from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
+from drawdown.worker.catalog.mapping import mapping_rows, segments, segments_sql
 from drawdown.worker.catalog.terms import stored_terms
+from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import NewOrgs, Shard
-from drawdown.worker.history.incarnation import Witness, require_same
+from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.seal import plans
 from drawdown.worker.seal import queries as sql
 from drawdown.worker.seal.arrivals import UNREAD, Seen, seen_by_all
@@ -118,14 +119,6 @@ class Statements:
         prepared = sa.text(text)
         known = {**self.values, **values}
         return self.connection.execute(prepared, {name: known[name] for name in prepared._bindparams})
-
-
-def segments_sql(found: Sequence[Segment]) -> str:
-    """The mapping as SQL values. Features are made of a-z, 0-9 and _ by a constraint of the table."""
-    if not found:
-        return "SELECT 0, 0, 0, 0, '', '' WHERE 1 = 0"
-    rows = ", ".join(f"({g.lo}, {g.hi}, {g.start_ms}, {g.end_ms}, '{g.feature}', '{g.unit}')" for g in found)
-    return f"VALUES {rows}"
 
 
 def _carrying(connection: sa.Connection) -> set[str]:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.push.outcome import CREDIT_REASONS, Estimate, Verdict, unread_verdict, verdict
 from drawdown.worker.verdict.effective_balance import Used, after_read, since_read
 from drawdown.worker.verdict.org_row import Change, Moment, history_of, overrides_of, row_of, unchanged
+from drawdown.worker.verdict.rules import CREDIT_REASONS, Estimate, Verdict, unread_verdict, verdict
 
 HOLD_MS: Final = 15 * MINUTE_MS
 """For how long after a halt a sliver of credit is no reason to go on: three ticks, by when late samples are in."""

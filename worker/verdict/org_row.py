@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.tables import orgs, projections
 from drawdown.schema.units import EXEMPT_PROVIDERS
-from drawdown.worker.push.outcome import CREDIT_REASONS, Overrides, Verdict, told_verdict
+from drawdown.worker.verdict.rules import CREDIT_REASONS, Overrides, Verdict, told_verdict
 
 ESTIMATE_WRONG: Final = "estimate_wrong"
 EXEMPT: Final = "exempt"

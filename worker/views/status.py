@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import paused
+from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded
-from drawdown.worker.history.incarnation import Witness, difference, read_incarnation
+from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.push.balances import told
 from drawdown.worker.verdict.watch_state import UNREAD, last_round_ms
 from drawdown.worker.views.backlog import read_backlog

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
 from drawdown.schema.errors import DrawdownError, UsageError
+from drawdown.schema.ids import is_clean_id
 from drawdown.worker.sources.samples.rows import ID_FIELDS, ImportOptions, RowReader, Sample
-from drawdown.worker.sources.samples.values import BadRow, is_clean_id
+from drawdown.worker.sources.samples.values import BadRow
 
 STDIN: Final = "-"
 MAX_LINE_BYTES: Final = 1 << 20

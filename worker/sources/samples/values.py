@@ -14,7 +14,8 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.units import MAX_INTERVAL_S, MAX_MEMORY_MB
 
 MAX_CPU_COUNT: Final = 100_000
 _MAX_NUMBER_CHARS: Final = 100
@@ -59,16 +60,7 @@ class BadRow(Exception):
 
 
 _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?")
-_CLEAN: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]{{1,{MAX_ID_CHARS}}}")
 _EXACT: Final = Context(prec=2 * _MAX_NUMBER_CHARS)
-
-
-def is_clean_id(text: str) -> bool:
-    """1 to 200 characters, no C0, DEL, C1, no half of a surrogate pair (which no database can store), and no U+FFFD,
-    which is what is left of bytes that were no UTF-8."""
-    # isprintable() is the cheap test for nearly all; but for U+FFFD it is stricter than the rule.
-    printable = 0 < len(text) <= MAX_ID_CHARS and text.isprintable() and "\ufffd" not in text
-    return printable or _CLEAN.fullmatch(text) is not None
 
 
 def id_reader(column: str) -> Callable[[str], str]:
