@@ -83,21 +83,3 @@ def lock_org(connection: sa.Connection, org_id: str) -> None:
     found = connection.execute(sa.text("SELECT bucket FROM orgs WHERE org_id = :org"), {"org": org_id}).scalar()
     bucket = bucket_of(org_id) if found is None else int(found)
     lock_buckets(connection, bucket, bucket)
-
-
-def make_dirty(
-    connection: sa.Connection, windows: str, values: Mapping[str, object], *, lo: int = 0, hi: int = 255
-) -> None:
-    """Have the differences of windows computed again by the next seal; `windows` follows FROM, with a WHERE.
-
-    Takes S1's lock by itself (of the buckets lo..hi, where all the windows are theirs): a seal deletes the rows of
-    what it has read, so one that comes in between would be forgotten unread.
-    """
-    lock_buckets(connection, lo, hi)
-    connection.execute(
-        sa.text(
-            "INSERT INTO dirty_windows (org_id, window_ms) "
-            f"SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING"
-        ),
-        values,
-    )

@@ -198,3 +198,7 @@ def is_clean_id(text: str) -> bool:
     # isprintable() is the cheap test for nearly all; but for U+FFFD it is stricter than the rule.
     printable = 0 < len(text) <= MAX_ID_CHARS and text.isprintable() and "\ufffd" not in text
     return printable or _CLEAN.fullmatch(text) is not None
+
+
+FEATURE_NAME: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
+"""Neither a number nor like a revision, so that keys of two pushes can never read alike (P6)."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
+from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.engine import runner
-from drawdown.worker.verdict.rates import set_rate
 from drawdown.worker.watch import Watched, Watcher, watch
 from tests.fake_provider import FakeProvider
 from tests.world import Fleet

@@ -20,7 +20,6 @@ from drawdown.schema.tables import ticks
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
 from drawdown.worker.catalog.terms import changed, meet, stored_terms
-from drawdown.worker.commands.orgs import end_overrides, release_exempt
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import LANES, Recall, Remember, Steps, Together, Transaction, Witness
@@ -35,6 +34,7 @@ from drawdown.worker.seal.isolate import find_bad
 from drawdown.worker.seal.newcomers import meet_strangers_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.verdict.overrides import end_overrides, release_exempt
 from drawdown.worker.verdict.project import Projected, project
 from drawdown.worker.views.backlog import read_backlog
 from drawdown.worker.views.tick_report import Report

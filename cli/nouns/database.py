@@ -20,7 +20,8 @@ from drawdown.schema.migrate import upgrade
 from drawdown.schema.roles import HOST, READ, WORKER, require_roles, script
 from drawdown.schema.roles import apply as apply_roles
 from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.verify.verify import stop_breached, verify
+from drawdown.worker.commands.stop_breached import stop_breached
+from drawdown.worker.verify.verify import verify
 
 
 def register(app: typer.Typer) -> None:

@@ -13,6 +13,7 @@ from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
+from drawdown.worker.commands.rates import end_when_down, set_rate, set_when_down
 from drawdown.worker.verdict import rates
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 
@@ -44,7 +45,7 @@ def rate(
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to estimate")
     said, start = state.said(actor, reason), state.window(from_, "--from")
-    begins = state.write(lambda c: rates.set_rate(c, name, feature, (micro, per), said, from_ms=start, new=new))
+    begins = state.write(lambda c: set_rate(c, name, feature, (micro, per), said, from_ms=start, new=new))
     show(
         state,
         {"provider": name, "feature": feature, "micro": micro, "per_quantity": per, "start_ms": begins},
@@ -75,10 +76,10 @@ def when_down(
     said = state.said(actor, reason)
     who = f"the plan {plan}" if plan else "every other plan"
     if undo:
-        was: str | None = state.write(lambda c: rates.end_when_down(c, name, plan, said))
+        was: str | None = state.write(lambda c: end_when_down(c, name, plan, said))
         now = "as for every other plan" if plan else rates.DEFAULT_POLICY
     else:
-        was = state.write(lambda c: rates.set_when_down(c, name, plan, policy, said, new=new))
+        was = state.write(lambda c: set_when_down(c, name, plan, policy, said, new=new))
         now = policy + (f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if policy == "stop" else "")
     result = {"provider": name, "plan": plan, "policy": policy or None, "was": was}
     show(state, result, [f"{name}, {who}: {now}; before: {was or 'nothing said'}"])

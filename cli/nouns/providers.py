@@ -17,6 +17,7 @@ from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
+from drawdown.worker.commands import providers
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.push.notices import apply_notices
 
@@ -128,7 +129,7 @@ def pause(
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to pause")
     said = state.said(actor, reason)
-    before = state.write(lambda c: terms.pause(c, name, said))
+    before = state.write(lambda c: providers.pause(c, name, said))
     was = "not paused" if before is None else f"paused since {show_time(before[0])}: {before[1]}"
     line = f"{name}: paused; before: {was}; `drawdown provider pause {name} --undo` ends it"
     return show(state, {"provider": name, "paused": True, "was": before}, [line])
@@ -140,7 +141,7 @@ def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     state: State = context.obj
     said = state.said(actor, reason)
     state.known_provider(name)
-    since = state.write(lambda c: terms.resume(c, name, said))
+    since = state.write(lambda c: providers.resume(c, name, said))
     text = f"{name}: resumed; it had been paused since {show_time(since)}"
     show(state, {"provider": name, "paused": False, "since_ms": since}, [text])
 
@@ -159,7 +160,7 @@ def accept(
     provider, said = state.registry.providers[name], state.said(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
-    voided = terms.accept(state.write, name, provider.capabilities, said, dry_run=dry_run)
+    voided = providers.accept(state.write, name, provider.capabilities, said, dry_run=dry_run)
     text = (
         f"{name}: {'would be' if dry_run else 'is'} used on its present settings; {voided:,} unsent pushes sealed anew"
     )

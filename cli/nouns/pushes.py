@@ -16,7 +16,7 @@ from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.worker.push import void as corrections
+from drawdown.worker.commands import pushes
 from drawdown.worker.views.push import explain_push
 
 app = typer.Typer()
@@ -196,7 +196,7 @@ def retry(
     state: State = context.obj
     state.known_provider(provider)
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
-    done = state.write(lambda c: corrections.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
+    done = state.write(lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
     show(
         state,
         {"retried": done, "dry_run": dry_run},
@@ -226,7 +226,7 @@ def resolve(
         raise UsageError("give --accepted or --absent")
     state.known_provider(provider)
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
-    work = corrections.resolve_accepted if accepted else corrections.void
+    work = pushes.resolve_accepted if accepted else pushes.void
     done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run)
     what = "accepted" if accepted else "voided; what they held is owed again"
     show(state, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what, dry_run))
@@ -256,7 +256,7 @@ def void(
     if although_accepted and not keys:
         raise UsageError("name each push that was accepted and has to be voided: no filter finds those")
     done = state.write(
-        lambda c: corrections.void(
+        lambda c: pushes.void(
             c, chosen.find(c, ("in_doubt", "rejected")), said, evidence, although_accepted=although_accepted
         ),
         rollback=dry_run,

@@ -14,8 +14,7 @@ from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import Exit, Refused, UsageError
-from drawdown.worker.commands import prune, samples
-from drawdown.worker.push import void
+from drawdown.worker.commands import prune, samples, withdrawals
 from drawdown.worker.views.samples import QuarantineFilter, SampleRow, list_quarantined, list_samples, require_reason
 
 app = typer.Typer()
@@ -197,7 +196,7 @@ def withdraw(
     """Declare samples wrong; the next tick gives back what was billed for them."""
     state: State = context.obj
     said = state.said(actor, reason)
-    done = state.write(lambda c: void.withdraw(c, given, said), rollback=dry_run)
+    done = state.write(lambda c: withdrawals.withdraw(c, given, said), rollback=dry_run)
     rows = [(d.sample_id, d.org_id, show_time(d.window_ms), d.interval_s, d.already) for d in done]
     columns = ("sample", "org", "window", "#seconds", "withdrawn before")
     title = "Would withdraw; nothing was changed" if dry_run else "Withdrawn"

@@ -31,8 +31,8 @@ from drawdown.cli.settings import settings
 from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import Said
 from drawdown.schema.errors import Refused
+from drawdown.worker.commands import pushes
 from drawdown.worker.engine import runner
-from drawdown.worker.push import void
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.reconcile.reconcile import Scope, reconcile
 from drawdown.worker.tick import tick
@@ -108,14 +108,14 @@ class Worker:
         waits = 0
         for key in keys:
             try:
-                self.state.write(lambda c, key=key: void.retry(c, [key], self.said))  # type: ignore[misc]
+                self.state.write(lambda c, key=key: pushes.retry(c, [key], self.said))  # type: ignore[misc]
             except Refused:
                 waits += 1
         return {"retried": len(keys) - waits, "waits": waits}
 
     def decide(self, key: str, charged: bool) -> dict[str, Any]:
         """`push resolve`, by whoever compared the customer's balance."""
-        work = void.resolve_accepted if charged else void.void
+        work = pushes.resolve_accepted if charged else pushes.void
         try:
             self.state.write(lambda c: work(c, keys=[key], said=self.said, evidence="their balance says so"))
         except Refused:

@@ -17,7 +17,7 @@ from drawdown.providers.protocol import CustomerRead, CustomerState, Outcome, Pu
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.commands.assignments import assign
-from drawdown.worker.verdict.rates import set_rate
+from drawdown.worker.commands.rates import set_rate
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 

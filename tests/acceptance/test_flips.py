@@ -27,11 +27,10 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
-from drawdown.worker.commands import assignments, credit, flips
+from drawdown.worker.commands import assignments, credit, flips, withdrawals
 from drawdown.worker.commands.flips import Flip, Terms, Wish, flip
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.push import void
 from drawdown.worker.verdict.project import ORGS_A_ROUND
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import drawdown, must, one_clear_line
@@ -186,7 +185,7 @@ class Story:
 
     def withdraw(self) -> None:
         names = self.dice.sample(sorted(set(self.oracle.samples) - self.oracle.withdrawn), len(self.orgs) // 12)
-        write(self.fleet.engine, lambda c: void.withdraw(c, names, self.fleet.said))
+        write(self.fleet.engine, lambda c: withdrawals.withdraw(c, names, self.fleet.said))
         self.oracle.withdrawn.update(names)
 
     def moved(self, done: Sequence[Flip], biller: str, start: int) -> None:

@@ -21,8 +21,8 @@ from drawdown.providers.http import Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import HOUR_MS, Provider, Setup
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands import pushes
 from drawdown.worker.commands.assignments import assign
-from drawdown.worker.push import void
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.tick_report import Report
 from tests.emulators.autumn import AutumnEmulator
@@ -316,7 +316,7 @@ def _billed_by_hand(outage: Outage, parked: set[str]) -> None:
     said = outage.fleet.said
     found = {one for one, state in outage.pushes().items() if state == "rejected"}
     assert found == parked
-    write(outage.fleet.engine, lambda c: void.resolve_accepted(c, sorted(parked), said, "invoice item ii_1"))
+    write(outage.fleet.engine, lambda c: pushes.resolve_accepted(c, sorted(parked), said, "invoice item ii_1"))
     assert outage.after().exit_status == 0
 
 

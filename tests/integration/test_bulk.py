@@ -14,6 +14,7 @@ from drawdown.schema.audit import lock_buckets
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.commands import pushes
 from drawdown.worker.commands.credit import grant
 from drawdown.worker.push import void
 from drawdown.worker.push.rows import find_pushes
@@ -89,9 +90,9 @@ def absent(connection: sa.Connection, chosen: Keys, fleet: Fleet) -> None:
 
 
 SETTLED: dict[str, Callable[[sa.Connection, Keys, Fleet], object]] = {
-    "retry": lambda c, chosen, fleet: void.retry(c, chosen, fleet.said),
-    "void": lambda c, chosen, fleet: void.void(c, chosen, fleet.said, "not in their console"),
-    "resolve": lambda c, chosen, fleet: void.resolve_accepted(c, chosen, fleet.said, "in their console"),
+    "retry": lambda c, chosen, fleet: pushes.retry(c, chosen, fleet.said),
+    "void": lambda c, chosen, fleet: pushes.void(c, chosen, fleet.said, "not in their console"),
+    "resolve": lambda c, chosen, fleet: pushes.resolve_accepted(c, chosen, fleet.said, "in their console"),
     "absent": absent,
 }
 PART = {"retry": 1, "void": 2, "resolve": 2, "absent": 0}
@@ -169,7 +170,7 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
             write(engine, lambda c, how=how: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
     assert read(engine, tables) == before
     fleet.clock.at_ms += 55 * 60_000
-    assert write(engine, lambda c: void.void(c, chosen * 2, fleet.said, "not there")) == chosen
+    assert write(engine, lambda c: pushes.void(c, chosen * 2, fleet.said, "not there")) == chosen
 
 
 def test_a_list_that_is_cut_says_so_and_has_the_sums(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

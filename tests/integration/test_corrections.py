@@ -12,10 +12,10 @@ from drawdown.providers.protocol import Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.commands.features import end_feature, map_size
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine import runner
-from drawdown.worker.push import void
 from drawdown.worker.replay.plan import Scope, plan
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.verify.verify import verify
@@ -55,7 +55,7 @@ def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) 
     fleet.tick_windows(2)
     assert billed(provider) == 60
     for already in (False, True):
-        (done,) = write(fleet.engine, lambda c: void.withdraw(c, [wrong], fleet.said))
+        (done,) = write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
         assert done.already == already
     assert fleet.tick_windows(1).sealed == 1
     assert billed(provider) == 10
@@ -64,7 +64,7 @@ def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) 
 
 def test_a_sample_withdrawn_before_its_window_is_sealed_is_never_billed(fleet: Fleet, provider: FakeProvider) -> None:
     wrong = fleet.sample("acme", T0 + 1, 50)
-    write(fleet.engine, lambda c: void.withdraw(c, [wrong], fleet.said))
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
     assert fleet.tick_windows(2).sealed == 0
     assert provider.seen == []
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_withdrawn_is_refused_and_nothing_else_is(fleet: Fleet) -
     bad = fleet.sample("acme", T0 + 1, -1)
     for ids, text in (([good, "unknown"], "no sample unknown"), ([good, bad], "interval_negative")):
         with pytest.raises(DrawdownError, match=text):
-            write(fleet.engine, lambda c, ids=ids: void.withdraw(c, ids, fleet.said))  # type: ignore[misc]
+            write(fleet.engine, lambda c, ids=ids: withdrawals.withdraw(c, ids, fleet.said))  # type: ignore[misc]
     assert fleet.one("SELECT COUNT(*) FROM withdrawals") == 0
 
 
@@ -84,7 +84,7 @@ def test_a_rejected_push_waits_for_a_person_and_is_sealed_anew(fleet: Fleet, pro
     report = fleet.tick_windows(2)
     assert (report.exit_status, report.left.rejected) == (1, 1)
     assert fleet.tick_windows(1).accepted == 0
-    write(fleet.engine, lambda c: void.retry(c, [KEY], fleet.said))
+    write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.said))
     report = fleet.tick_windows(1)
     assert (report.sealed, report.accepted, report.exit_status) == (1, 1, 0)
     assert list(provider.charged) == [KEY + ":r1"]
@@ -96,11 +96,11 @@ def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider:
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
     with pytest.raises(UsageError, match="evidence"):
-        write(fleet.engine, lambda c: void.void(c, [KEY], fleet.said, "  "))
+        write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.said, "  "))
     with pytest.raises(Refused, match="is due"):
-        write(fleet.engine, lambda c: void.void(c, [KEY], fleet.said, "I think so"))
+        write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.said, "I think so"))
     with pytest.raises(UnknownId, match="no push"):
-        write(fleet.engine, lambda c: void.void(c, [KEY + ":r7"], fleet.said, "seen"))
+        write(fleet.engine, lambda c: pushes.void(c, [KEY + ":r7"], fleet.said, "seen"))
 
 
 def test_an_unknown_answer_is_sent_again_under_the_same_key(fleet: Fleet, provider: FakeProvider) -> None:
@@ -123,8 +123,8 @@ def test_a_push_in_doubt_is_resolved_by_a_person_either_way(fleet: Fleet, provid
     report = fleet.tick_windows(3)
     assert (report.left.in_doubt, report.exit_status) == (2, 1)
     provider.answers.clear()
-    write(fleet.engine, lambda c: void.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
-    write(fleet.engine, lambda c: void.void(c, [other], fleet.said, "absent in their console"))
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
+    write(fleet.engine, lambda c: pushes.void(c, [other], fleet.said, "absent in their console"))
     assert fleet.tick_windows(1).accepted == 1
     states = {(row[1], row[3]): row[5] for row in fleet.pushes()}
     assert states == {(T0, 0): "accepted", (T0 + WINDOW_MS, 0): "voided", (T0 + WINDOW_MS, 1): "accepted"}
@@ -273,7 +273,7 @@ def test_whole_units_are_sent_and_the_rest_is_carried(engine: sa.Engine) -> None
         (300, 300, "accepted"),
     ]
     assert fleet.one("SELECT carry_qty FROM carries") == 39
-    write(fleet.engine, lambda c: void.withdraw(c, [wrong], fleet.said))
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
     fleet.tick_windows(1)
     assert fleet.one("SELECT carry_qty FROM carries") == -261  # a negative is not taken: it is owed to the customer
     fleet.sample("acme", fleet.clock.at_ms, 330)

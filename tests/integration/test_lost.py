@@ -14,14 +14,13 @@ from drawdown.providers.protocol import PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.catalog import terms as provider_states
+from drawdown.worker.commands import providers, pushes, withdrawals
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
-from drawdown.worker.push import void
 from drawdown.worker.reconcile.reconcile import Scope, reconcile
 from drawdown.worker.seal import seal
 from drawdown.worker.seal.statements import SealRequest
@@ -157,10 +156,10 @@ def test_nobody_believes_what_a_backup_calls_unsent(engine: sa.Engine, how: str)
     fleet.clock.at_ms += DAY_MS
     said, terms = fleet.said, capabilities(**{**ASKED, "unit": 60})
     work: Callable[[sa.Connection], object] = {
-        "void": lambda c: void.void(c, [KEY], said, "never sent"),
-        "retry": lambda c: void.retry(c, [KEY], said),
-        "resolve": lambda c: void.resolve_accepted(c, [KEY], said, "seen"),
-        "accept": lambda c: provider_states.accept_some(c, "fake", terms, said),
+        "void": lambda c: pushes.void(c, [KEY], said, "never sent"),
+        "retry": lambda c: pushes.retry(c, [KEY], said),
+        "resolve": lambda c: pushes.resolve_accepted(c, [KEY], said, "seen"),
+        "accept": lambda c: providers.accept_some(c, "fake", terms, said),
     }[how]
     fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'restored'")
     with pytest.raises(HistoryDoubted):
@@ -174,7 +173,7 @@ def test_where_nothing_can_be_asked_a_person_decides_once(engine: sa.Engine) -> 
     fleet, provider = restored(engine, {}, duplicate_proves_delivery=False)
     pass_by(fleet, 1)
     assert (fleet.one("SELECT state FROM pushes"), provider.seen) == ("in_doubt", [])
-    write(engine, lambda c: void.void(c, [KEY], fleet.said, "their console shows nothing"))
+    write(engine, lambda c: pushes.void(c, [KEY], fleet.said, "their console shows nothing"))
     pass_by(fleet, 1, 1)
     assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r1", 60)]
     proven(fleet)
@@ -271,10 +270,10 @@ def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: 
 def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     with pytest.raises(Refused, match="after the next tick"):
-        write(engine, lambda c: void.withdraw(c, ["s1"], fleet.said))
+        write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
     fleet.sample("acme", T0 + 2, 7)
     pass_by(fleet, 1, 1)
-    write(engine, lambda c: void.withdraw(c, ["s1", "s2"], fleet.said))  # of one window, together
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1", "s2"], fleet.said))  # of one window, together
     pass_by(fleet, 3, 3, 3)
     assert charged(provider) == 0
     proven(fleet)

@@ -12,10 +12,10 @@ from drawdown.schema.audit import Said
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.commands.pushes import void
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Push, Steps, Transaction
 from drawdown.worker.push.push import Pushed, push
-from drawdown.worker.push.void import void
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet

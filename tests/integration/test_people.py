@@ -18,11 +18,9 @@ from drawdown.schema import audit
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.catalog import terms as provider_states
-from drawdown.worker.commands import cells, credit, flips, orgs, samples
+from drawdown.worker.commands import cells, credit, flips, orgs, providers, samples, withdrawals
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.engine import runner
-from drawdown.worker.push import void
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.audit import AuditFilter, list_deeds
 from drawdown.worker.views.backlog import quarantined
@@ -104,8 +102,8 @@ def test_what_a_command_replaced_is_told(fleet: Fleet) -> None:
     assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 9, said)) == 5
     assert do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://a:1", said, new=True)) is None
     assert do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://b:1", said, new=False)) == "http://a:1"
-    assert do(fleet, lambda c: provider_states.pause(c, "fake", said)) is None
-    assert do(fleet, lambda c: provider_states.pause(c, "fake", said)) == (T0, "a test")
+    assert do(fleet, lambda c: providers.pause(c, "fake", said)) is None
+    assert do(fleet, lambda c: providers.pause(c, "fake", said)) == (T0, "a test")
 
 
 def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:
@@ -191,7 +189,7 @@ def use(fleet: Fleet) -> None:
     fleet.sample("globex", T0 + 8, 60)
     wrong = fleet.sample("acme", T0 + 9, 30, 1024)
     fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS + 120_000, accept_clock=True)
-    do(fleet, lambda c: void.withdraw(c, [wrong], fleet.said))
+    do(fleet, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
 
 
 @pytest.mark.parametrize("by", list(BY))

@@ -35,10 +35,9 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import credit
+from drawdown.worker.commands import credit, providers, pushes, withdrawals
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Push, Transaction
-from drawdown.worker.push import void
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.push import push
 from drawdown.worker.verify.verify import verify
@@ -147,7 +146,7 @@ def test_what_the_provider_will_not_say_waits_for_a_person(engine: sa.Engine) ->
     assert fleet.one("SELECT last_error FROM pushes") == "the minute holds 90, not 60 or nothing"
     settle(fleet)
     assert len(provider.seen) == 1
-    write(fleet.engine, lambda c: void.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
     assert fleet.tick_windows(1).exit_status == 0
     clean(fleet)
 
@@ -212,7 +211,7 @@ def test_what_is_too_old_for_the_provider_is_kept_and_said(engine: sa.Engine) ->
     report = fleet.tick(T0 + 36 * DAY_MS)
     assert (report.sealed, report.left.rejected, report.exit_status, provider.seen) == (1, 1, 1, [])
     assert "35 days back" in str(fleet.one("SELECT last_error FROM pushes"))
-    write(fleet.engine, lambda c: void.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1, by hand"))
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1, by hand"))
     assert fleet.tick_windows(1).exit_status == 0
     clean(fleet)
 
@@ -246,7 +245,7 @@ def test_what_is_refused_later_is_rejected_visibly_and_can_be_sent_anew(engine: 
     report = fleet.tick_windows(1)
     assert (report.left.rejected, report.exit_status) == (1, 1)
     assert fleet.one("SELECT last_error FROM pushes") == "refused later: archived_meter"
-    write(fleet.engine, lambda c: void.retry(c, [KEY], fleet.said))
+    write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.said))
     assert fleet.tick_windows(1).accepted == 1
     clean(fleet)
 
@@ -273,13 +272,13 @@ def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
 
 def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
-    write(fleet.engine, lambda c: terms.pause(c, "fake", fleet.said))
+    write(fleet.engine, lambda c: providers.pause(c, "fake", fleet.said))
     report = fleet.tick_windows(2)
     assert (report.sealed, report.left.due, provider.seen) == (1, 1, [])
-    write(fleet.engine, lambda c: terms.resume(c, "fake", fleet.said))
+    write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.said))
     assert fleet.tick_windows(1).accepted == 1
     with pytest.raises(Refused, match="not paused"):
-        write(fleet.engine, lambda c: terms.resume(c, "fake", fleet.said))
+        write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.said))
 
 
 def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> None:
@@ -315,13 +314,13 @@ def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> No
     assert (report.sealed, report.left.due, report.exit_status, other.seen) == (1, 1, 1, [])
     assert "unit was 1, is 60" in report.problems[0] and "names was {}" in report.problems[0]
     can = other.capabilities
-    assert terms.accept(partial(write, fleet.engine), "fake", can, fleet.said) == 1
+    assert providers.accept(partial(write, fleet.engine), "fake", can, fleet.said) == 1
     report = fleet.tick_windows(1)
     assert [one.quantity for one in other.seen] == [60] and report.problems == []
     assert states(fleet)[1:] == [(0, 90, 90, "voided"), (1, 90, 60, "accepted")]
     clean(fleet)
     with pytest.raises(Refused, match="have not changed"):
-        terms.accept(partial(write, fleet.engine), "fake", can, fleet.said)
+        providers.accept(partial(write, fleet.engine), "fake", can, fleet.said)
     fleet.extra = {"fake": provider}
     assert fleet.tick_windows(1).exit_status == 1
 
@@ -332,7 +331,7 @@ def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.E
     fleet.tick_windows(2)
     can = capabilities(**{**ASKED, "unit": 60})
     with pytest.raises(Refused, match="1 pushes were sent to fake on its old terms"):
-        terms.accept(partial(write, fleet.engine), "fake", can, fleet.said)
+        providers.accept(partial(write, fleet.engine), "fake", can, fleet.said)
 
 
 def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
@@ -342,7 +341,7 @@ def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engi
     fleet.tick_windows(2)
     provider.answers.clear()
     provider.capabilities = capabilities(**{**ASKED, "names": {"x": "y"}})
-    assert terms.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said) == 1
+    assert providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said) == 1
     assert fleet.tick_windows(1).accepted == 1
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     clean(fleet)
@@ -359,7 +358,7 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
     fleet.assign(*orgs, provider="fake")
     for org in orgs:
         fleet.sample(org, T0 + 1, 60)
-    write(engine, lambda c: terms.pause(c, "fake", fleet.said))
+    write(engine, lambda c: providers.pause(c, "fake", fleet.said))
     fleet.tick_windows(2)
     fleet.extra = {"fake": (other := FakeProvider(capabilities(**{**ASKED, "unit": 60})))}
     work, kept = [], 0
@@ -371,20 +370,20 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
         return write(engine, given, rollback=rollback)
 
     can = other.capabilities
-    assert terms.accept(partial(write, engine), "fake", can, fleet.said, dry_run=True) == 5
+    assert providers.accept(partial(write, engine), "fake", can, fleet.said, dry_run=True) == 5
     with pytest.raises(DatabaseBusy, match=r"^the database is locked$"):
-        terms.accept(breaks, "fake", can, fleet.said)
+        providers.accept(breaks, "fake", can, fleet.said)
     work, kept = [], 2
     with pytest.raises(
         DatabaseBusy, match=r"locked; 4 unsent pushes were voided before that, .* on its old terms still"
     ):
-        terms.accept(breaks, "fake", can, fleet.said)
+        providers.accept(breaks, "fake", can, fleet.said)
     assert fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'voided'") == 4
     assert fleet.tick_windows(1).sealed == 4, "anew, on the old terms, which hold: nothing is lost meanwhile"
-    assert terms.accept(partial(write, engine), "fake", can, fleet.said) == 5
+    assert providers.accept(partial(write, engine), "fake", can, fleet.said) == 5
     action = json.loads(str(fleet.one("SELECT details FROM operator_actions WHERE action = 'provider_accept'")))
     assert action["voided"] == 5
-    write(engine, lambda c: terms.resume(c, "fake", fleet.said))
+    write(engine, lambda c: providers.resume(c, "fake", fleet.said))
     fleet.tick_windows(1)
     assert [one.quantity for one in other.seen] == [60] * 5 and provider.seen == []
     clean(fleet)
@@ -396,8 +395,8 @@ def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> Non
     wrong = fleet.sample("acme", T0 + 2, 7)
     fleet.tick_windows(2)
     provider.capabilities = capabilities()
-    terms.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said)
-    write(fleet.engine, lambda c: void.withdraw(c, [wrong], fleet.said))
+    providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said)
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
     fleet.sample("acme", T0 + 3, 11)
     live = -(-fleet.clock.at_ms // WINDOW_MS) * WINDOW_MS
     fleet.sample("acme", live, 30)
@@ -527,7 +526,7 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
     assert balance() == 10_000, "what was refused is given back"
     assert is_asked_again(fleet)
-    write(engine, lambda c: void.retry(c, [KEY], fleet.said))
+    write(engine, lambda c: pushes.retry(c, [KEY], fleet.said))
     fleet.tick_windows(1)
     assert balance() == 4_000
     clean(fleet)
@@ -545,7 +544,7 @@ def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine)
     fleet.tick_windows(4)
     fleet.tick(fleet.clock.at_ms + LAG)
     assert not is_asked_again(fleet)
-    write(fleet.engine, lambda c: void.resolve_accepted(c, [keys[1]], fleet.said, "seen"))
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [keys[1]], fleet.said, "seen"))
     assert is_asked_again(fleet), "or a customer who has spent all goes on"
     fleet.tick(fleet.clock.at_ms + LAG)
     assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 180
@@ -670,7 +669,7 @@ def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Eng
     fleet.tick_windows(2)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(60,)]
     provider.capabilities = capabilities()
-    terms.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
+    providers.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
     fleet.sample("acme", T0 + 2 * WINDOW_MS, 7)
     fleet.tick_windows(2)
     assert [one.quantity for one in provider.charged.values()] == [67]
@@ -681,11 +680,11 @@ def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Eng
 def test_what_was_not_given_back_is_once_negatives_are_taken(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, negatives=False)
     fleet.tick_windows(2)
-    write(engine, lambda c: void.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
     fleet.tick_windows(1)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(-60,)]
     provider.capabilities = capabilities()
-    terms.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
+    providers.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
     fleet.sample("acme", T0 + 3 * WINDOW_MS, 7)
     fleet.tick_windows(2)
     assert sum(one.quantity for one in provider.charged.values()) == 7

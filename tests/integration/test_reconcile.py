@@ -29,15 +29,15 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.prune import prune
+from drawdown.worker.commands.pushes import resolve_accepted
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
-from drawdown.worker.push import void
 from drawdown.worker.push.balances import acknowledge
 from drawdown.worker.push.balances import told as told_balances
 from drawdown.worker.push.notices import apply_notices
-from drawdown.worker.push.void import resolve_accepted
 from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
 from drawdown.worker.reconcile.short import BY_HAND
 from drawdown.worker.verify.verify import verify
@@ -174,7 +174,7 @@ def on_record_as_nothing(engine: sa.Engine, *, back: bool) -> tuple[Fleet, FakeP
     fleet, provider = billed(engine, 30)
     key = KEY
     if back:
-        write(engine, lambda c: void.withdraw(c, ["s1"], fleet.said))
+        write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
         key = f"{KEY}:r1"
     else:
         key = f"usage:acme:{T0 + 4 * WINDOW_MS}:{FEATURE}"
@@ -207,7 +207,7 @@ def test_what_a_person_billed_by_hand_is_left_alone_though_it_was_sent_once(engi
     provider.answers[KEY] = Rejected("dated more than 35 days back")
     fleet, _ = billed(engine, provider=provider)
     assert fleet.one("SELECT attempts FROM pushes") == 1
-    write(engine, lambda c: void.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1"))
+    write(engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1"))
     if event:
         provider.over["acme", FEATURE, T0 + 1] = 60
     fleet.clock.at_ms += SHOWN
@@ -221,7 +221,7 @@ def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) ->
     provider = FakeProvider(capabilities(**TOTALS, max_quantity=59))
     fleet, _ = billed(engine, provider=provider)
     said = "invoice item ii_1"
-    write(engine, lambda c: void.resolve_accepted(c, [KEY], fleet.said, said))
+    write(engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, said))
     fleet.clock.at_ms += SHOWN
     provider.over["acme", FEATURE, T0 + 1] = 100
     before = everything(fleet)
@@ -249,7 +249,7 @@ def test_a_shortfall_that_no_push_explains_is_a_note(engine: sa.Engine, said: Fo
 def test_a_correction_that_counted_twice_is_said_with_what_a_person_does(engine: sa.Engine) -> None:
     """Where a minute's sum is all there is, another figure than was sent tells of no push."""
     fleet, provider = billed(engine, 30)
-    write(engine, lambda c: void.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
     settle(fleet)
     key = f"{KEY}:r1"
     provider.charged[key] = replace(provider.charged[key], quantity=-120)
@@ -405,7 +405,7 @@ def test_what_left_no_event_and_was_not_drawn_is_voided(engine: sa.Engine) -> No
 def given_back_unseen(engine: sa.Engine) -> Any:
     """A minute was charged, withdrawn and given back, and no event shows that it was given back: (fleet, provider)."""
     fleet, provider = billed(engine, 30, drawn=True)
-    write(engine, lambda c: void.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "accepted"), (1, -60, -60, "accepted")]
     del provider.charged[f"{KEY}:r1"]
@@ -526,9 +526,9 @@ def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engin
     assert compare(fleet, correct=True).exit_status == 1, "a top-up, told once: from here on it is compared"
     again = f"{KEY}:r1"
     provider.answers[again] = Rejected("the balance is as full as it was granted")
-    write(engine, lambda c: void.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
     settle(fleet)
-    write(engine, lambda c: void.resolve_accepted(c, [again], fleet.said, "credited"))
+    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.said, "credited"))
     drawn(provider, 67 - 500 - credited)
     for _ in range(2):
         found = compare(fleet, correct=True)
@@ -922,15 +922,15 @@ def test_below_the_floor_nothing_is_voided_or_adopted(engine: sa.Engine, wrong: 
     assert "below the floor" in str(found.differing[0].note)
     assert everything(fleet) == before
     with pytest.raises(Refused, match="below the floor"):
-        write(engine, lambda c: void.void(c, [KEY], fleet.said, "seen", although_accepted=True))
+        write(engine, lambda c: pushes.void(c, [KEY], fleet.said, "seen", although_accepted=True))
 
 
 def test_what_was_accepted_and_lost_a_person_may_void(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, lookup_lag_ms=None)
     provider.charged.clear()
     with pytest.raises(Refused, match="is accepted"):
-        write(engine, lambda c: void.void(c, [KEY], fleet.said, "their console"))
-    write(engine, lambda c: void.void(c, [KEY], fleet.said, "their console", although_accepted=True))
+        write(engine, lambda c: pushes.void(c, [KEY], fleet.said, "their console"))
+    write(engine, lambda c: pushes.void(c, [KEY], fleet.said, "their console", although_accepted=True))
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     clean(fleet)

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
-from drawdown.worker.push.void import withdraw
-from drawdown.worker.verify.verify import stop_breached
+from drawdown.worker.commands.stop_breached import stop_breached
+from drawdown.worker.commands.withdrawals import withdraw
 from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking import LATER, sample
 from tests.integration.breaking_books import BOOKS

@@ -10,9 +10,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import PushRefused
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import credit
+from drawdown.worker.commands import credit, pushes
 from drawdown.worker.commands.features import map_size
-from drawdown.worker.push import void
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
@@ -56,7 +55,7 @@ def test_names_that_read_like_what_was_given_back_are_only_names(fleet: Fleet) -
     for _ in range(2):
         write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(key, "no") for key in keys], T0))
         assert (breaches(fleet), fleet.one(drawn)) == ([], 0)
-        write(fleet.engine, lambda c: void.resolve_accepted(c, keys, fleet.said, "billed by hand"))
+        write(fleet.engine, lambda c: pushes.resolve_accepted(c, keys, fleet.said, "billed by hand"))
         assert (breaches(fleet), fleet.one(drawn)) == ([], 180)
     entries = fleet.rows("SELECT key FROM ledger_entries WHERE kind = 'usage'")
     ends = {str(key).split(f":{T0}:")[1] for (key,) in entries}

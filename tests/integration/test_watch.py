@@ -13,11 +13,11 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.commands import assignments, orgs
+from drawdown.worker.commands.rates import set_rate, set_when_down
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.verdict.effective_balance import Used, read_used
-from drawdown.worker.verdict.rates import set_rate, set_when_down
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.watch import Watcher

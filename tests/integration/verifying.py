@@ -18,7 +18,8 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands.credit import grant
 from drawdown.worker.commands.features import map_size
-from drawdown.worker.push.void import void, withdraw
+from drawdown.worker.commands.pushes import void
+from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verify.verify import Verification, verify
 from tests.fake_provider import FakeProvider

@@ -14,7 +14,7 @@ from typing import Any, Final
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.catalog import terms
+from drawdown.worker.commands import providers
 from drawdown.worker.history.recover import recover
 from drawdown.worker.seal import stops
 from drawdown.worker.verify.verify import verify
@@ -42,7 +42,7 @@ def settle(stage: Stage) -> None:
         release = partial(stops.release_org, org_id=org, reason="mended", now_ms=stage.clock.now_ms(), actor="somebody")
         write(stage.engine, release)
     for (name,) in stage.rows("SELECT provider FROM provider_states WHERE paused_ms IS NOT NULL"):
-        write(stage.engine, partial(terms.resume, provider=name, said=stage.said))
+        write(stage.engine, partial(providers.resume, provider=name, said=stage.said))
     for _ in range(DRAINS):
         stage.clock.at_ms += 2 * WINDOW_MS
         stage.tick()

@@ -13,14 +13,25 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.catalog import terms
-from drawdown.worker.commands import assignments, cells, credit, features, orgs, prune, samples
-from drawdown.worker.push import balances, void
+from drawdown.worker.commands import (
+    assignments,
+    cells,
+    credit,
+    features,
+    orgs,
+    providers,
+    prune,
+    pushes,
+    samples,
+    withdrawals,
+)
+from drawdown.worker.commands import rates as commands_rates
+from drawdown.worker.commands.stop_breached import stop_breached
+from drawdown.worker.push import balances
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.seal import stops
 from drawdown.worker.tick import tick
-from drawdown.worker.verdict import rates
-from drawdown.worker.verify.verify import Breach, Verification, stop_breached
+from drawdown.worker.verify.verify import Breach, Verification
 from drawdown.worker.views.samples import QuarantineFilter
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, Stage, key
@@ -50,12 +61,14 @@ def _floored(stage: Stage) -> Act:
 def _resolved(stage: Stage) -> Act:
     """Its console shows that it was charged."""
     stage.charge(2)
-    return Act(lambda engine: write(engine, lambda c: void.resolve_accepted(c, [key(2)], stage.said, "their console")))
+    return Act(
+        lambda engine: write(engine, lambda c: pushes.resolve_accepted(c, [key(2)], stage.said, "their console"))
+    )
 
 
 def _paused(stage: Stage) -> Act:
-    write(stage.engine, lambda c: terms.pause(c, "fake", stage.said))
-    return Act(lambda engine: write(engine, lambda c: terms.resume(c, "fake", stage.said)))
+    write(stage.engine, lambda c: providers.pause(c, "fake", stage.said))
+    return Act(lambda engine: write(engine, lambda c: providers.resume(c, "fake", stage.said)))
 
 
 def _changed(stage: Stage) -> Act:
@@ -64,7 +77,7 @@ def _changed(stage: Stage) -> Act:
     stage.walk(steps).until("sweep", stage.engine)
     stage.other.capabilities = replace(OTHER_CAN, unit=60)
     can = stage.other.capabilities
-    return Act(lambda engine: terms.accept(partial(write, engine), "other", can, stage.said))
+    return Act(lambda engine: providers.accept(partial(write, engine), "other", can, stage.said))
 
 
 MARK: Final = balances.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
@@ -103,18 +116,18 @@ PEOPLE: Final = (
     ),
     plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.said, from_ms=None)),
     plain("cli.nouns.ledger:plan", lambda s, c: credit.set_plan_limit(c, "free", 3, s.said)),
-    plain("cli.nouns.samples:withdraw", lambda s, c: void.withdraw(c, ["acme-1", "a-8"], s.said)),
+    plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.said)),
     plain("cli.nouns.samples:mend_", lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.said)),
     plain("cli.nouns.samples:dismiss", lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.said)),
     plain("worker.commands.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, said=s.said)),
     Party("worker.commands.prune:_delete", _floored),
-    plain("cli.nouns.providers:pause", lambda s, c: terms.pause(c, "other", s.said)),
+    plain("cli.nouns.providers:pause", lambda s, c: providers.pause(c, "other", s.said)),
     Party("cli.nouns.providers:resume", _paused),
-    Party("worker.catalog.terms:accept", _changed),
+    Party("worker.commands.providers:accept", _changed),
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
-    plain("cli.nouns.pushes:retry", lambda s, c: void.retry(c, [key(1), key(6)], s.said)),
+    plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.said)),
     Party("cli.nouns.pushes:resolve", _resolved),
-    plain("cli.nouns.pushes:void", lambda s, c: void.void(c, [key(7)], s.said, "their console")),
+    plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.said, "their console")),
     plain("cli.nouns.orgs:override", _overridden),
     plain(
         "cli.nouns.orgs:override ending",
@@ -142,11 +155,11 @@ PEOPLE: Final = (
     plain("cli.nouns.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.said)),
     plain(
         "cli.nouns.provider_estimates:rate",
-        lambda s, c: rates.set_rate(c, "fake", "compute_1gb", (5, 1), s.said, from_ms=None),
+        lambda s, c: commands_rates.set_rate(c, "fake", "compute_1gb", (5, 1), s.said, from_ms=None),
     ),
     plain(
         "cli.nouns.provider_estimates:when_down",
-        lambda s, c: rates.set_when_down(c, "embedded", "free", "stop", s.said),
+        lambda s, c: commands_rates.set_when_down(c, "embedded", "free", "stop", s.said),
     ),
     plain("cli.nouns.database:verify_", _stop_breached),
     Party("cli.nouns.reconcile:reconcile_", _acknowledged, _still_told),

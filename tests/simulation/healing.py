@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.catalog.terms import resume
+from drawdown.worker.commands.providers import resume
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.reconcile.reconcile import Reconciled
 from drawdown.worker.seal.stops import release_org

@@ -14,11 +14,12 @@ from drawdown.schema.units import DAY_MS
 from drawdown.server.services import ServerSettings
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.commands.rates import set_rate, set_when_down
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.outcome import safe_retention_ms
-from drawdown.worker.verdict.rates import POLICIES, set_rate, set_when_down
+from drawdown.worker.verdict.rates import POLICIES
 from tests.simulation.actions import CELLS, ORGS, STRANGERS
 from tests.simulation.faults import INTENSITIES, Faults
 from tests.simulation.operators import customer_at, said

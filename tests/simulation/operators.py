@@ -17,8 +17,9 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.assignments import assign, cancel
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.orgs import end_override, halt, override
+from drawdown.worker.commands.pushes import retry, void
+from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.history.incarnation import HistoryDoubted
-from drawdown.worker.push.void import retry, void, withdraw
 from drawdown.worker.replay.plan import Plan, Scope, plan
 from drawdown.worker.seal.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action

@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.catalog.terms import pause, paused, resume
+from drawdown.worker.catalog.terms import paused
+from drawdown.worker.commands.providers import pause, resume
+from drawdown.worker.commands.pushes import resolve_accepted, void
 from drawdown.worker.push.balances import acknowledge, told
-from drawdown.worker.push.void import resolve_accepted, void
 from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS
 from tests.emulators.autumn_state import ONE_OFF

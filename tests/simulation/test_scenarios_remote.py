@@ -16,12 +16,13 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
 from drawdown.worker.commands.assignments import assign, cancel
 from drawdown.worker.commands.features import install_defaults
+from drawdown.worker.commands.pushes import resolve_accepted
+from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.lookup import confirm
 from drawdown.worker.push.push import push
-from drawdown.worker.push.void import resolve_accepted, withdraw
 from drawdown.worker.reconcile.reconcile import Scope, reconcile
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest

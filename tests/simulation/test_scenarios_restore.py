@@ -5,13 +5,14 @@ from __future__ import annotations
 from drawdown.providers.protocol import PushRefused
 from drawdown.schema.audit import Said
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands.pushes import resolve_accepted, void
+from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Push, Steps
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.request import wire_key
-from drawdown.worker.push.void import resolve_accepted, void, withdraw
 from drawdown.worker.tick import tick
 from tests.simulation.actions import insert
 from tests.simulation.operators import said

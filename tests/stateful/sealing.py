@@ -19,10 +19,10 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.units import DAY_MS, GRACE_MS, LATE_HORIZON_MS, MINUTE_MS, WINDOW_MS, horizon, window_of
 from drawdown.worker.catalog.terms import meet
+from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.push import void
 from drawdown.worker.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.verify.verify import verify
@@ -136,7 +136,7 @@ class Sealing(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.model.samples)))
-        write(self.engine, lambda c: void.withdraw(c, [name], self.fleet.said))
+        write(self.engine, lambda c: withdrawals.withdraw(c, [name], self.fleet.said))
         del self.model.samples[name]
 
     @rule(step=st.sampled_from([1, MINUTE_MS, WINDOW_MS, WINDOW_MS, 4 * WINDOW_MS, DAY_MS, 36 * DAY_MS]))
@@ -250,7 +250,7 @@ class Sealing(RuleBasedStateMachine):
         self.fleet.write(
             "UPDATE pushes SET state = 'rejected', last_error = 'not sent: a test' WHERE key = :key", {"key": key}
         )
-        write(self.engine, lambda c: void.void(c, [str(key)], self.fleet.said, "it was never sent"))
+        write(self.engine, lambda c: pushes.void(c, [str(key)], self.fleet.said, "it was never sent"))
         place = (str(org), int(str(window)), str(feature))
         self.model.sealed[place] = self.model.sealed.get(place, 0) - int(str(quantity))
 

@@ -14,10 +14,9 @@ from drawdown.ledger.rates import Rate, rate_for
 from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.ids import is_clean_id
+from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.units import next_window
 from drawdown.worker.catalog.wallets import customers_on, orgs_of
-from drawdown.worker.commands.features import FEATURE
 from drawdown.worker.verdict.asks import mark_for_projection
 
 
@@ -90,7 +89,7 @@ def set_rate(
     Errors: UsageError for a name no feature has; Refused for a second rate from the same window on; UnknownId, unless
     `new`, for a feature that nothing makes.
     """
-    if not FEATURE.fullmatch(feature):
+    if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )

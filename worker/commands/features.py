@@ -6,15 +6,15 @@ after a dry run and a confirmation; what a new mapping covers becomes dirty and 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, lock_buckets, make_dirty, record
+from drawdown.schema.audit import Said, lock_buckets, record
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.tables import mappings
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import (
@@ -27,9 +27,8 @@ from drawdown.worker.catalog.mapping import (
     resolve,
     rewrites,
 )
+from drawdown.worker.seal.dirty import make_dirty
 
-FEATURE: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
-"""Neither a number nor like a revision, so that keys of two pushes can never read alike (P6)."""
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
 
@@ -65,7 +64,7 @@ def map_size(
     UnknownId, unless `new`, for a feature
     that there is not.
     """
-    if not FEATURE.fullmatch(feature):
+    if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from drawdown.schema import plans
 from drawdown.schema.tables import buckets, seals
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, window_of
-from drawdown.worker.seal import plans
 from drawdown.worker.seal import queries as sql
 from drawdown.worker.seal.newcomers import meet_strangers
 from drawdown.worker.seal.statements import (

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
+from drawdown.schema import plans
 from drawdown.schema.audit import Said, record
 from drawdown.schema.database import rows_sql
 from drawdown.schema.tables import buckets
@@ -21,7 +22,6 @@ from drawdown.worker.catalog.terms import stored_terms
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.history.incarnation import require_same
-from drawdown.worker.seal import plans
 from drawdown.worker.seal import queries as sql
 from drawdown.worker.seal.arrivals import UNREAD, Seen, seen_by_all
 

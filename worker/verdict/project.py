@@ -21,13 +21,13 @@ from drawdown.schema.database import UNSTORABLE
 from drawdown.schema.tables import assignments, orgs
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands.orgs import end_overrides
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.judge_read import read_to, said, unread_to
 from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, unchanged, write
+from drawdown.worker.verdict.overrides import end_overrides
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.rules import CREDIT_REASONS
 from drawdown.worker.verdict.watch_state import is_watched, note_reads

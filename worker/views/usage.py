@@ -13,11 +13,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema import plans
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.catalog.mapping import mapping_rows, segments, segments_sql
-from drawdown.worker.seal import plans
 
 MAX_DAYS: Final = 400
 MAX_ROWS: Final = 100_000

@@ -1,0 +1,160 @@
+"""What a person changes of providers: their terms are accepted, one is paused, and goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Capabilities
+from drawdown.schema.audit import Said, lock_buckets, record
+from drawdown.schema.errors import DrawdownError, Refused
+from drawdown.schema.units import next_window
+from drawdown.worker.catalog.terms import Stored, Transact, _keep, _stored, _terms, _text, paused
+from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.push.void import void_many
+
+CHUNK: Final = 200
+"""Pushes a transaction: whoever seals waits for it meanwhile."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one transaction of `accept` voided, and how many pushes there are still to void; the new terms hold once
+    there are none."""
+
+    voided: int
+    left: int
+
+
+def accept(transact: Transact, provider: str, can: Capabilities, said: Said, *, dry_run: bool = False) -> int:
+    """Use a provider on its new terms from now on. What was sealed on the old ones and never sent is voided, so that
+    the next tick seals it anew; returns how many pushes that were.
+
+    CHUNK of them are a transaction, and each stands alone: a void is sealed anew on the terms in force, and the new
+    ones are in force once all are voided, with the last of them. Cut off in between, the same command does the rest.
+    Errors: as `accept_some`.
+    """
+    done, left = 0, 1
+    while left:
+        try:
+            some = transact(partial(accept_some, provider=provider, can=can, said=said, before=done), rollback=dry_run)
+        except DrawdownError as error:
+            if done:
+                error.args = (f"{error}; {half_way(provider, done)}",)
+            raise
+        done, left = done + some.voided, some.left
+        if dry_run:
+            return int(done + left)
+    return done
+
+
+def half_way(provider: str, voided: int) -> str:
+    """What holds where it ended in between."""
+    return (
+        f"{voided:,} unsent pushes were voided before that, and the next tick seals them anew; {provider} is on its "
+        "old terms still: give the same command again"
+    )
+
+
+def accept_some(connection: sa.Connection, provider: str, can: Capabilities, said: Said, *, before: int = 0) -> Portion:
+    """One portion. `before`: how many were voided by portions before it.
+
+    Errors: Refused while something sent on the old terms is unsettled, and where nothing changed; HistoryDoubted while
+    the database stands still: what it calls unsent may have been sent since (R1).
+    """
+    lock_buckets(connection)
+    require_whole(connection)
+    stored = _stored(connection).get(provider)
+    if stored is None or stored.terms == _text(can):
+        raise Refused(f"the terms of {provider} have not changed")
+    held = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""  # none of them is claimed meanwhile
+    unsent = connection.execute(sa.text(UNSENT + held), {"provider": provider, "most": CHUNK}).all()
+    sent, due = connection.execute(sa.text(OPEN_AT), {"provider": provider}).one()
+    if sent:
+        raise Refused(
+            f"{sent:,} pushes were sent to {provider} on its old terms and are not settled: put the settings back "
+            "until ticks have settled them; what is in doubt or rejected is for `drawdown push resolve`"
+        )
+    why = f"never sent: the terms of {provider} changed before"
+    void_many(connection, unsent, said, [why] * len(unsent), "operator")
+    left = int(due) - len(unsent)
+    if not left:
+        _use(connection, provider, stored, can, said, before + len(unsent))
+    return Portion(len(unsent), left)
+
+
+def _use(connection: sa.Connection, provider: str, stored: Stored, can: Capabilities, said: Said, voided: int) -> None:
+    live_from = _live_from(stored.live_from_ms, can.live_from_ms, said.now_ms, _sealed_to(connection))
+    wire = {"unit", "units", "names"}
+    then, now = json.loads(stored.terms), _terms(can)
+    moved = any(then.get(part) != now[part] for part in wire)
+    _keep(connection, provider, _text(can), live_from, said.now_ms if moved else stored.wire_since_ms)
+    details = {"was": stored.terms, "is": _text(can), "live_from_ms": live_from, "voided": voided}
+    record(connection, "provider_accept", provider, details, said)
+
+
+def _sealed_to(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.text("SELECT MAX(watermark_ms) FROM buckets")).scalar_one())
+
+
+def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
+    """A moment before which nothing is sent never moves back over windows that another system billed: who goes live
+    does so from the next window on, and after all that is sealed: a host whose clock is ahead has sealed in shadow."""
+    if was is not None and was > now_ms:
+        return max(declared or 0, next_window(now_ms), sealed_to)
+    return declared if was is None else max(was, declared or 0)
+
+
+# Proven not to have arrived, if it was tried at all.
+_UNSENT: Final = "state = 'due' AND first_attempt_ms IS NULL"
+
+
+_OPEN: Final = "provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected')"
+
+
+UNSENT: Final = f"""
+SELECT * FROM pushes WHERE {_OPEN} AND {_UNSENT} ORDER BY window_ms, org_id, feature, revision LIMIT :most
+"""
+
+
+OPEN_AT: Final = f"""
+SELECT COUNT(CASE WHEN state <> 'rejected' AND NOT ({_UNSENT}) THEN 1 END) AS sent,
+    COUNT(CASE WHEN {_UNSENT} THEN 1 END) AS due FROM pushes WHERE {_OPEN}
+"""
+
+
+def pause(connection: sa.Connection, provider: str, said: Said) -> tuple[int, str] | None:
+    """Send nothing to a provider until it is resumed; what was sent before may still be looked up. Returns since when
+    and why it was paused already."""
+    before = paused(connection).get(provider)
+    connection.execute(
+        sa.text(
+            "INSERT INTO provider_states (provider, paused_ms, paused_reason) VALUES (:provider, :now, :reason) "
+            "ON CONFLICT (provider) DO UPDATE SET paused_ms = COALESCE(provider_states.paused_ms, excluded.paused_ms), "
+            "paused_reason = excluded.paused_reason"
+        ),
+        {"provider": provider, "now": said.now_ms, "reason": said.reason},
+    )
+    record(connection, "provider_pause", provider, {"was": before}, said)
+    return before
+
+
+def resume(connection: sa.Connection, provider: str, said: Said) -> int:
+    """Send again; returns since when it had been paused (milliseconds).
+
+    Errors: Refused where it is not paused.
+    """
+    since = paused(connection).get(provider)
+    if since is None:
+        raise Refused(f"{provider} is not paused; `drawdown provider list` shows how each stands")
+    connection.execute(
+        sa.text("UPDATE provider_states SET paused_ms = NULL, paused_reason = NULL WHERE provider = :provider"),
+        {"provider": provider},
+    )
+    details = {"paused_ms": since[0]}
+    record(connection, "provider_resume", provider, details, said)
+    return since[0]

@@ -1,0 +1,136 @@
+"""What a person decides of pushes: void, resolve, retry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from drawdown.ledger import wallet
+from drawdown.schema.audit import Said, lock_buckets, record_many
+from drawdown.schema.database import rows_sql
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.push.rows import change, find_pushes, require_push
+from drawdown.worker.push.void import void_many
+from drawdown.worker.push.wallet_mirror import draw_if_ours
+
+_PROVEN = ("rejected", "in_doubt")
+
+
+def void(
+    connection: sa.Connection,
+    keys: Sequence[str],
+    said: Said,
+    evidence: str,
+    *,
+    kind: str = "operator",
+    although_accepted: bool = False,
+) -> list[str]:
+    """Declare that pushes never reached their provider; what they held is owed again under the next revision.
+    `although_accepted`: one that its provider had accepted, and has lost since, may be among them.
+
+    Errors: UsageError without evidence; Refused, for all of them, where one is neither rejected nor in doubt, or lies
+    below the floor; HistoryDoubted while the database stands still: what it calls unsent may have been sent since (R1).
+    """
+    if not evidence.strip():
+        raise UsageError("a void needs evidence: what shows that the provider does not have this push? (--evidence)")
+    lock_buckets(connection)
+    require_whole(connection)
+    with _all_or_none(keys):
+        states = (*_PROVEN, "accepted") if although_accepted else _PROVEN
+        chosen = _chosen(connection, keys, states, "only a push that is rejected or in doubt can be voided")
+        void_many(connection, chosen, said, [evidence.strip()] * len(chosen), kind)
+    return [push.key for push in chosen]
+
+
+@contextmanager
+def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
+    """One transaction holds them all, so one that does not fit refuses all; with many, that is worth a word."""
+    try:
+        yield
+    except (Refused, UnknownId) as error:
+        if len(keys) > 1:
+            error.args = (f"{error}; none of the {len(keys):,} was changed",)
+        raise
+
+
+def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str) -> list[sa.Row[Any]]:
+    """The pushes with these keys, each once, held until the transaction ends.
+
+    Errors: Refused where one is not there or in no such state.
+    """
+    found = find_pushes(connection, keys, hold=True)
+    chosen: dict[str, sa.Row[Any]] = {}
+    for key in keys:
+        push = require_push(connection, found, key)
+        if push.state not in states:
+            raise Refused(f"{key} is {push.state}: {rule}")
+        chosen[push.key] = push
+    return list(chosen.values())
+
+
+def _require_above_floor(connection: sa.Connection, chosen: Sequence[Any]) -> None:
+    """S4: below the floor nothing is sealed any more, so what a void takes out would never be owed again."""
+    shape = rows_sql(connection, {"org_id": "text"})
+    rows = json.dumps([{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})])
+    found = connection.execute(
+        sa.text(f"SELECT o.org_id, o.floor_ms FROM ({shape}) w JOIN orgs o ON o.org_id = w.org_id"), {"rows": rows}
+    )
+    floors = {row.org_id: int(row.floor_ms) for row in found}
+    for push in chosen:
+        if push.window_ms < floors.get(push.org_id, 0):
+            raise Refused(
+                f"{push.key} lies below the floor of {push.org_id}, where nothing would be sealed in its place: settle "
+                "it with the customer, then `drawdown push resolve KEY --accepted --evidence ...`"
+            )
+
+
+def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said, evidence: str) -> list[str]:
+    """Declare that the provider has these pushes.
+
+    Errors: UsageError without evidence; Refused, for all of them, where one is settled or was never sent;
+    HistoryDoubted while the database stands still.
+    """
+    if not evidence.strip():
+        raise UsageError("say what shows that the provider has this push (--evidence)")
+    require_whole(connection)
+    rule = "only a push that was sent and is not settled can be resolved"
+    with _all_or_none(keys):
+        chosen = _chosen(connection, keys, (*_PROVEN, "queued"), rule)
+        charged = wallet.read_charges(connection, [push.key for push in chosen if push.provider == "embedded"])
+        for push in chosen:
+            # One that the provider would never take is rejected unsent: a person may have billed it there by hand.
+            if not (push.attempts or push.state == "rejected"):
+                raise Refused(f"{push.key} is {push.state}: {rule}")
+            if push.provider == "embedded" and push.key not in charged:
+                raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")
+    change(connection, chosen, "by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now", said.now_ms)
+    draw_if_ours(connection, chosen, said.now_ms)
+    about = {"evidence": evidence.strip(), "outcome": "accepted"}
+    done = [(push.key, {**about, "was": push.state}) for push in chosen]
+    record_many(connection, "push_resolve", done, said)
+    return [push.key for push in chosen]
+
+
+def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[str]:
+    """Send again: waiting pushes at once under their own key; rejected ones are voided, with the provider's rejection
+    as evidence, so that the next tick seals them anew.
+
+    Errors: Refused, for all of them, where one is settled or in doubt; HistoryDoubted while the database stands still.
+    """
+    lock_buckets(connection)
+    require_whole(connection)
+    with _all_or_none(keys):
+        chosen = _chosen(connection, keys, ("due", "rejected"), "only a push that is due or rejected can be sent again")
+        rejected = [push for push in chosen if push.state == "rejected"]
+        why = [push.last_error or "the provider rejected it" for push in rejected]
+        void_many(connection, rejected, said, why, "rejected")
+    waiting = [push for push in chosen if push.state == "due"]
+    change(connection, waiting, "due_at_ms = :now", said.now_ms)
+    done = [(str(push.key), dict[str, object]()) for push in waiting]
+    record_many(connection, "push_retry", done, said)
+    return [push.key for push in chosen]

@@ -1,0 +1,88 @@
+"""What an operator says for estimates."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import Said, record
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.ids import FEATURE_NAME
+from drawdown.schema.units import next_window
+from drawdown.worker.verdict.rates import POLICIES, policies_of, rates_of, uses_ledger
+
+
+def set_rate(
+    connection: sa.Connection,
+    provider: str,
+    feature: str,
+    rate: tuple[int, int],
+    said: Said,
+    *,
+    from_ms: int | None,
+    new: bool = True,
+) -> int:
+    """Set what usage of a feature costs: `rate` is (micro, per quantity). Returns from which window on.
+
+    A feature's first rate counts for all its usage, later ones from the next window boundary on.
+    Errors: UsageError for a name no feature has; Refused where the ledger's card holds, or a rate from then; UnknownId,
+    unless `new`, for a feature that nothing makes.
+    """
+    if not FEATURE_NAME.fullmatch(feature):
+        raise UsageError(
+            "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
+        )
+    if uses_ledger(connection, provider):
+        raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
+    ids.require(connection, ids.FEATURE, feature, new=new)
+    known = [one for one in rates_of(connection, provider) if one.feature == feature]
+    start = from_ms if from_ms is not None else (next_window(said.now_ms) if known else 0)
+    if any(one.start_ms == start for one in known):
+        raise Refused(f"{feature} has a rate at {provider} from then on already; rates are append-only")
+    details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
+    connection.execute(
+        sa.text(
+            "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason) "
+            "VALUES (:provider, :feature, :start_ms, :micro, :per_quantity, :now, :actor, :reason)"
+        ),
+        {**details, "provider": provider, "now": said.now_ms, "actor": said.actor, "reason": said.reason},
+    )
+    record(connection, "provider_rate", provider, details, said)
+    return start
+
+
+def set_when_down(
+    connection: sa.Connection, provider: str, plan: str, policy: str, said: Said, *, new: bool = True
+) -> str | None:
+    """Say what holds for customers of a plan ('': every other one) while the provider cannot be read; returns what was
+    said before. Errors: UsageError; UnknownId, unless `new`, for a plan that nobody told of."""
+    if policy not in POLICIES:
+        raise UsageError(f"the policy {policy!r} is none of {', '.join(POLICIES)}")
+    if plan:
+        ids.require(connection, ids.ANY_PLAN, plan, new=new)
+    was = policies_of(connection, provider).get(plan)
+    connection.execute(
+        sa.text(
+            "INSERT INTO provider_when_down (provider, plan, policy) VALUES (:provider, :plan, :policy) "
+            "ON CONFLICT (provider, plan) DO UPDATE SET policy = excluded.policy"
+        ),
+        {"provider": provider, "plan": plan, "policy": policy},
+    )
+    details = {"plan": plan, "policy": policy, "was": was}
+    record(connection, "provider_when_down", provider, details, said)
+    return was
+
+
+def end_when_down(connection: sa.Connection, provider: str, plan: str, said: Said) -> str:
+    """Undo what was said of a plan (or '': of every other one); returns it. Errors: Refused where nothing was."""
+    was = policies_of(connection, provider).get(plan)
+    if was is None:
+        raise Refused(f"nothing was said of {f'the plan {plan}' if plan else 'every other plan'} at {provider}")
+    connection.execute(
+        sa.text("DELETE FROM provider_when_down WHERE provider = :provider AND plan = :plan"),
+        {"provider": provider, "plan": plan},
+    )
+    details = {"plan": plan, "was": was}
+    action = "provider_when_down_undo"
+    record(connection, action, provider, details, said)
+    return was

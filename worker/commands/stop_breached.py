@@ -1,0 +1,32 @@
+"""Organisations with a breach are stopped."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from drawdown.schema.audit import lock_buckets
+from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.verify.verify import Breach, Verification
+
+
+def stop_breached(connection: sa.Connection, verification: Verification, now_ms: int, actor: str) -> list[str]:
+    """Stop each organisation with a breach, and no other; returns those that were not stopped before.
+
+    Must be the transaction's first statement: a seal that is under way ends before its organisations are stopped, so
+    that their watermark is held where it then is.
+    """
+    lock_buckets(connection)
+    return [
+        org_id
+        for org_id, breach in sorted(verification.first.items())
+        if stop_org(connection, org_id=org_id, reason=_reason(breach), now_ms=now_ms, actor=actor)
+    ]
+
+
+def _reason(breach: Breach) -> str:
+    where = "".join(f", {name} {value}" for name, value in _where(breach) if value is not None)
+    return f"verify: invariant {breach.invariant}{where}: {breach.text}"
+
+
+def _where(breach: Breach) -> tuple[tuple[str, object], ...]:
+    return (("window", breach.window_ms), ("feature", breach.feature))
