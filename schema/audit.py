@@ -17,7 +17,6 @@ from drawdown.schema import ids
 from drawdown.schema.audit_chain import chained
 from drawdown.schema.database import insert_rows
 from drawdown.schema.errors import Refused
-from drawdown.schema.migrate import bucket_of
 from drawdown.schema.tables import orgs
 
 
@@ -68,18 +67,3 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
         ids.require(connection, ids.ORG, org_id)
         raise Refused(f"{org_id} appeared this moment: try again")
     return row
-
-
-def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
-    """Rule S1's lock, for whatever changes what a seal reads. What the change rests on is read later."""
-    suffix = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
-    connection.execute(
-        sa.text(f"SELECT id FROM buckets WHERE id BETWEEN :lo AND :hi ORDER BY id{suffix}"), {"lo": lo, "hi": hi}
-    ).all()
-
-
-def lock_org(connection: sa.Connection, org_id: str) -> None:
-    """The same for one organisation: the bucket that it has, or that a seal would give it."""
-    found = connection.execute(sa.text("SELECT bucket FROM orgs WHERE org_id = :org"), {"org": org_id}).scalar()
-    bucket = bucket_of(org_id) if found is None else int(found)
-    lock_buckets(connection, bucket, bucket)

@@ -52,7 +52,7 @@ class Prepaid(FakeProvider):
 def look(fleet: Fleet, after_ms: int = 5_000, watcher: Watcher | None = None) -> Watched:
     """One round of the watch, some time later."""
     fleet.clock.at_ms += after_ms
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     return runner.run(watch(fleet.context("watch"), watcher or Watcher()), world)
 
 

@@ -102,7 +102,7 @@ class Fleet:
     def tick(self, at_ms: int | None = None, **options: Any) -> Report:
         if at_ms is not None:
             self.clock.at_ms = at_ms
-        world = runner.World(self.engine, self.providers, self.cells, self.clock)  # type: ignore[arg-type]
+        world = runner.World(self.engine, self.providers, self.cells, self.clock)
         return runner.run(tick(self.context(**options)), world)
 
     def tick_windows(self, count: int) -> Report:

@@ -95,7 +95,7 @@ class Exhaustion:
                 self._end(now)
             self._deliver(now)
             self._resume(now)
-            world = runner.World(self.fleet.engine, self.fleet.providers, self, self.clock)  # type: ignore[arg-type]
+            world = runner.World(self.fleet.engine, self.fleet.providers, self, self.clock)
             if self.plan.watched:
                 done = runner.run(watch(self.fleet.context("watch"), self.watcher), world)
                 assert not done.failures, done.failures

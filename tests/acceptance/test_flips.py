@@ -92,7 +92,7 @@ class Billers:
 
     def do(self, steps: Steps[Any]) -> Any:
         fleet = self.fleet
-        return runner.run(steps, runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock))  # type: ignore[arg-type]
+        return runner.run(steps, runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock))
 
     def flip(self, wishes: Sequence[Wish], provider: str, **terms: Any) -> list[Flip]:
         done: list[Flip] = self.do(flip(self.fleet.context(), wishes, Terms(provider, **terms), self.fleet.said))

@@ -111,7 +111,7 @@ def _ours(engine: sa.Engine, url: str, count: int, calls_per_s: int = 1_000_000)
     provider = _provider(engine, url, http, calls_per_s)
     clock = FixedClock(T0 + 600_000)
     context = Context("bench", clock, {"autumn": provider.capabilities})
-    world = runner.World(engine, {"autumn": provider}, Cells(), clock, http)  # type: ignore[arg-type]
+    world = runner.World(engine, {"autumn": provider}, Cells(), clock, http)
 
     def steps() -> Steps[list[Pushed]]:
         done: list[Pushed] = yield Together([push(context, "autumn"), push(context, "autumn")])

@@ -27,7 +27,7 @@ def world_of(engine: sa.Engine, now: Clock) -> tuple[Context, runner.World]:
     """The embedded ledger, and cells that obey at once."""
     provider = EmbeddedProvider(engine, now)
     context = Context("bench", now, {"embedded": provider.capabilities})
-    return context, runner.World(engine, {"embedded": provider}, Cells(), now)  # type: ignore[arg-type]
+    return context, runner.World(engine, {"embedded": provider}, Cells(), now)
 
 
 def run_tick(engine: sa.Engine, number: int) -> tuple[Report, Counter[str]]:

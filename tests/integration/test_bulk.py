@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run
 from drawdown.providers.protocol import Duplicate, Rejected, Unknown
-from drawdown.schema.audit import lock_buckets
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import pushes
 from drawdown.worker.commands.credit import grant

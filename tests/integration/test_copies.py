@@ -67,7 +67,7 @@ def original(engine: sa.Engine, state: WitnessFile, put: Put) -> Fleet:
 
 
 def world(fleet: Fleet, state: WitnessFile) -> runner.World:
-    return runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, witness=state)  # type: ignore[arg-type]
+    return runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, witness=state)
 
 
 def use(fleet: Fleet, state: WitnessFile, windows: int) -> Report:

@@ -43,7 +43,7 @@ def billed(provider: FakeProvider) -> int:
 
 
 def do_replay(fleet: Fleet, from_ms: int, to_ms: int, *, dry_run: bool = False, org: str | None = None) -> Replayed:
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     scope = Scope(() if org is None else (org,))
     made = read(fleet.engine, lambda c: plan(c, scope, from_ms, to_ms, fleet.clock.now_ms()))
     return runner.run(replay(fleet.context(), made, fleet.said, dry_run=dry_run), world)

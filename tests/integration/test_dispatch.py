@@ -82,7 +82,7 @@ def populate(fleet: Fleet, orgs: int, *cells: str, state: str = "running") -> No
 
 
 def run(fleet: Fleet, context: Context | None = None) -> Dispatched:
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     return runner.run(dispatch(context or fleet.context()), world)
 
 
@@ -111,7 +111,7 @@ def test_a_slow_cell_delays_no_other(fleet: Fleet) -> None:
 
     async def world() -> Dispatched:
         cells.held["slow"], cells.waited_for["slow"] = asyncio.Event(), 6
-        made = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+        made = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
         return await runner._whole(dispatch(fleet.context()), made)
 
     done = asyncio.run(world())
@@ -267,7 +267,7 @@ def test_a_cell_that_is_gone_with_all_it_had_is_not_told_for_ever(fleet: Fleet) 
 def test_a_worker_that_slept_on_its_claim_tells_nobody(fleet: Fleet) -> None:
     """The halt may be over by now: whoever paid meanwhile goes on."""
     populate(fleet, 1, "cell-1")
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     walk = Walk(dispatch(fleet.context()), world)
     while not isinstance(walk.asked, SendHalts):
         walk.one(fleet.engine)

@@ -209,7 +209,7 @@ def waking(fleet: Fleet) -> Iterator[None]:
 
 def told(fleet: Fleet) -> list[str]:
     """The cells that a dispatch tells, without anything projected before."""
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     runner.run(dispatch.dispatch(fleet.context()), world)
     return [one.cell_id for one in fleet.cells.received]
 

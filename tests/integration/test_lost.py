@@ -55,7 +55,7 @@ def restored(engine: sa.Engine, has: dict[str, int], **changes: object) -> tuple
 
 
 def recovered(fleet: Fleet) -> Recovered:
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     return runner.run(recover(fleet.context(), fleet.said, restored=True), world)
 
 
@@ -240,7 +240,7 @@ def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: 
     fleet.assign("bolt")
     fleet.sample("bolt", T0 + 1, 60)
     full = WitnessFile(tmp_path / "state")
-    world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock, witness=full)  # type: ignore[arg-type]
+    world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock, witness=full)
     fleet.clock.at_ms = T0 + 2 * WINDOW_MS
     with pytest.raises(UsageError, match="DRAWDOWN_STATE_DIR"):
         runner.run(tick(fleet.context()), world)
@@ -259,7 +259,7 @@ def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: 
     fleet.write("INSERT INTO withdrawals SELECT id, org_id, ts, memory_mb, interval_s, 0, 'a', 'r' FROM usage_samples")
     pass_by(fleet, 1, 5)
     assert fleet.rows("SELECT * FROM pushes") == [], "nothing of that day is left to be compared with"
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     found = runner.run(reconcile(fleet.context(), Scope(recent=True), fleet.said), world)
     assert [(one.org_id, one.feature, one.ours, one.theirs) for one in found.differing] == [
         ("acme", "compute_1gb", 0, 60)

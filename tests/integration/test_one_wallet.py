@@ -33,7 +33,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 def flipped(fleet: Fleet, org: str, provider: str, **terms: Any) -> Flip:
     """`org` is billed by a provider as the customer bob."""
     steps = flip(fleet.context(), [Wish(org, "bob")], Terms(provider, allow_halt=True, new=True, **terms), fleet.said)
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     done: list[Flip] = runner.run(steps, world)
     return done[0]
 

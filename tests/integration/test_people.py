@@ -46,7 +46,7 @@ def do(fleet: Fleet, work: Callable[[sa.Connection], T]) -> T:
 
 
 def flip(fleet: Fleet, *wishes: flips.Wish, **terms: Any) -> list[flips.Flip]:
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     return runner.run(flips.flip(fleet.context(), list(wishes), flips.Terms(**terms), fleet.said), world)
 
 

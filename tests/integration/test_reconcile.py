@@ -71,7 +71,7 @@ def billed(engine: sa.Engine, *more: int, provider: FakeProvider | None = None, 
 
 
 def compare(fleet: Fleet, **scope: Any) -> Reconciled:
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     given = {"provider": "fake", **scope}
     return runner.run(reconcile(fleet.context(), Scope(**given), fleet.said), world)
 

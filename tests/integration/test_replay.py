@@ -52,7 +52,7 @@ def planned(fleet: Fleet, scope: Scope = Scope(), from_ms: int = T0, to_ms: int 
 
 
 def run(fleet: Fleet, made: Plan, *, dry_run: bool = False, worker: str = "w1") -> Replayed:
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     return runner.run(replay(fleet.context(worker), made, fleet.said, dry_run=dry_run), world)
 
 

@@ -85,7 +85,7 @@ def told(fleet: Fleet, made: Plan) -> tuple[list[tuple[str, int]], Replayed]:
     said: list[tuple[str, int]] = []
     context = fleet.context("w1")
     context.progress = lambda what, count: said.append((what, count))
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     return said, runner.run(replay(context, made, fleet.said, dry_run=False), world)
 
 

@@ -59,7 +59,7 @@ def story(engine: sa.Engine) -> list[dict[str, Any]]:
     found: list[Any] = [fleet.tick_windows(2)]
     found += [fleet.tick(fleet.clock.at_ms + HOUR_MS) for _ in range(4)]
     fleet.sample("plain", fleet.clock.at_ms)
-    world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
     watcher = Watcher()
     found += [runner.run(watch(fleet.context(), watcher), world) for _ in range(2)]
     told = [asdict(one) for one in found]

@@ -60,7 +60,7 @@ def halt(fleet: Fleet, *names: str) -> None:
 
 
 def world_of(fleet: Fleet) -> runner.World:
-    return runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    return runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
 
 
 @pytest.mark.parametrize(("biller", "told"), [("none", 1), ("fake", 2)])  # by its lane, and with the rest

@@ -47,7 +47,7 @@ def at(text: str) -> int:
 
 def compared(fleet: Fleet, from_ms: int, to_ms: int) -> Reconciled:
     fleet.clock.at_ms += CLOCKS_APART_MS
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     scope = Scope(
         from_ms=from_ms, to_ms=to_ms, org_id="", provider="", threshold=0, shadow_threshold=0, correct=False,
         recent=False,
@@ -143,7 +143,7 @@ def test_a_local_day_is_as_long_as_it_is(engine: sa.Engine, zone: str, begin: st
     lost = {start - 1: 1, start: 10, stop - 1: 100, stop: 1000}
     for ts, seconds in lost.items():
         fleet.sample("acme", ts, seconds)
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     made = read(engine, lambda c: plan(c, Range(), start, stop, fleet.clock.at_ms))
     runner.run(replay(fleet.context(), made, fleet.said, dry_run=False), world)
     assert sum(int(str(quantity)) for *_, quantity, _ in fleet.pushes()) == 110

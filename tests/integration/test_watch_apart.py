@@ -39,7 +39,7 @@ def test_one_customer_who_cannot_be_read_does_not_stop_the_others_from_being_ask
     breakers: dict[str, Breaker] = {}
 
     def round_of_it() -> Watched:
-        world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+        world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
         return runner.run(watch(fleet.context("watch", breakers=breakers), Watcher()), world)
 
     provider.states["broken"] = ReadFailed("500")

@@ -134,7 +134,7 @@ class Stage:
         return {"embedded": EmbeddedProvider(self.engine, self.clock), "fake": self.fake, "other": self.other}
 
     def world(self) -> runner.World:
-        return runner.World(self.engine, self.providers(), self.cells, self.clock)  # type: ignore[arg-type]
+        return runner.World(self.engine, self.providers(), self.cells, self.clock)
 
     def context(self, *without: str, **options: Any) -> Context:
         """A worker of its own, on a host that does not have some providers."""

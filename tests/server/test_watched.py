@@ -118,7 +118,7 @@ def test_what_the_watch_did_is_counted(house: House) -> None:
         "INSERT INTO projections (org_id, read_ms, at_ms, is_halted, reason) "
         "VALUES ('acme', 1, 1, FALSE, 'estimate_wrong')"
     )
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)  # type: ignore[arg-type]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     runner.run(watch(fleet.context(), Watcher()), world)
     text = render(fleet.engine, T0 + 62_000).decode()
     for name, expected in {

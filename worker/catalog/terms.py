@@ -15,8 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import lock_buckets
-from drawdown.worker.seal.dirty import make_dirty
+from drawdown.schema.locks import lock_buckets, make_dirty
 
 
 def meet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:

@@ -12,14 +12,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said, lock_buckets, record, require_org
+from drawdown.schema.audit import Said, record, require_org
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.locks import lock_buckets, make_dirty
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments, segments_sql
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.commands.orgs import register
-from drawdown.worker.seal.dirty import make_dirty
 from drawdown.worker.verdict.overrides import apply_now
 
 

@@ -12,9 +12,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, lock_buckets, record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
+from drawdown.schema.locks import lock_buckets, make_dirty
 from drawdown.schema.tables import mappings
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import (
@@ -27,7 +28,6 @@ from drawdown.worker.catalog.mapping import (
     resolve,
     rewrites,
 )
-from drawdown.worker.seal.dirty import make_dirty
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import CustomerRead, CustomerState, NoCustomer, ReadFailed
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, lock_buckets
+from drawdown.schema.audit import Said
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.commands.assignments import assign_one, start_of
 from drawdown.worker.engine.context import Context

@@ -10,8 +10,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import Said, lock_buckets, record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import DrawdownError, Refused
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import next_window
 from drawdown.worker.catalog.terms import Stored, Transact, _keep, _stored, _terms, _text, paused
 from drawdown.worker.history.incarnation import require_whole

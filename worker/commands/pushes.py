@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
-from drawdown.schema.audit import Said, lock_buckets, record_many
-from drawdown.schema.database import rows_sql
+from drawdown.schema.audit import Said, record_many
 from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.locks import lock_buckets
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.rows import change, find_pushes, require_push
 from drawdown.worker.push.void import void_many
@@ -71,22 +70,6 @@ def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str
             raise Refused(f"{key} is {push.state}: {rule}")
         chosen[push.key] = push
     return list(chosen.values())
-
-
-def _require_above_floor(connection: sa.Connection, chosen: Sequence[Any]) -> None:
-    """S4: below the floor nothing is sealed any more, so what a void takes out would never be owed again."""
-    shape = rows_sql(connection, {"org_id": "text"})
-    rows = json.dumps([{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})])
-    found = connection.execute(
-        sa.text(f"SELECT o.org_id, o.floor_ms FROM ({shape}) w JOIN orgs o ON o.org_id = w.org_id"), {"rows": rows}
-    )
-    floors = {row.org_id: int(row.floor_ms) for row in found}
-    for push in chosen:
-        if push.window_ms < floors.get(push.org_id, 0):
-            raise Refused(
-                f"{push.key} lies below the floor of {push.org_id}, where nothing would be sealed in its place: settle "
-                "it with the customer, then `drawdown push resolve KEY --accepted --evidence ...`"
-            )
 
 
 def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said, evidence: str) -> list[str]:

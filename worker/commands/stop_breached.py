@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import lock_buckets
+from drawdown.schema.locks import lock_buckets
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verify.verify import Breach, Verification
 

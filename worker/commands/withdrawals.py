@@ -9,8 +9,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, lock_buckets, record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.tables import withdrawals
 from drawdown.schema.units import window_of
 from drawdown.worker.history.incarnation import require_whole

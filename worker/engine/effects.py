@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import PushRequest
-
-pass
 
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]
@@ -106,6 +104,23 @@ ANSWERED: Final = "the cell answered"
 """How the error begins of a cell that is there and said no."""
 
 
+class CellLine(Protocol):
+    """What tells cells."""
+
+    async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
+        """None for each that was acknowledged, else what went wrong, in order."""
+
+
+class HostMemory(Protocol):
+    """What this host remembers of a database, outside of it (R1)."""
+
+    def recall(self, engine: sa.Engine) -> Witness | None:
+        """What is remembered. Errors: UsageError where it cannot be read."""
+
+    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+        """On disk once it returns."""
+
+
 @dataclass(frozen=True)
 class SendHalts:
     """Send halts to cells, none begun once it is `over`; the answer is None for each acknowledged one, else what went
@@ -113,6 +128,20 @@ class SendHalts:
 
     halts: Sequence[HaltRequest]
     over: Over = never
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What this host remembers of a database, apart from it."""
+
+    database_id: str
+    number: int
+    """The incarnation: one more with each recovery."""
+    sends: int
+    """How many sends had been claimed."""
+    tick_id: int
+    tick_worker: str
+    """The last tick that this host began, and the worker of it: they are in no other history."""
 
 
 @dataclass(frozen=True)
@@ -150,15 +179,11 @@ Effect: TypeAlias = (
 Steps: TypeAlias = Generator[Effect, Any, R]
 
 
-@dataclass(frozen=True)
-class Witness:
-    """What this host remembers of a database, apart from it."""
+class NoWitness:
+    """For a database that ends with its process."""
 
-    database_id: str
-    number: int
-    """The incarnation: one more with each recovery."""
-    sends: int
-    """How many sends had been claimed."""
-    tick_id: int
-    tick_worker: str
-    """The last tick that this host began, and the worker of it: they are in no other history."""
+    def recall(self, engine: sa.Engine) -> Witness | None:
+        return None
+
+    def remember(self, engine: sa.Engine, witness: Witness) -> None:
+        """Nothing outlives it."""

@@ -20,9 +20,12 @@ from drawdown.schema.database import write
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import (
     NOT_SENT,
+    CellLine,
     CheckCustomers,
     Effect,
+    HostMemory,
     LookUp,
+    NoWitness,
     Over,
     Push,
     ReadCustomers,
@@ -36,8 +39,6 @@ from drawdown.worker.engine.effects import (
     Transaction,
 )
 from drawdown.worker.engine.flight import POLL_S
-from drawdown.worker.halts.cell_client import CellClient
-from drawdown.worker.history.witness import NoWitness, WitnessFile
 
 R = TypeVar("R")
 
@@ -48,11 +49,11 @@ class World:
 
     engine: sa.Engine
     providers: Mapping[str, Provider]
-    cells: CellClient
+    cells: CellLine
     clock: Clock
     http: Http | None = None
     """What providers share, closed when the steps have ended."""
-    witness: WitnessFile | NoWitness = field(default_factory=NoWitness)
+    witness: HostMemory = field(default_factory=NoWitness)
 
 
 def run(steps: Steps[R], world: World) -> R:

@@ -15,8 +15,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import Said, lock_buckets, record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import UsageError
+from drawdown.schema.locks import lock_buckets
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import Incarnation, present, recognise

@@ -147,13 +147,3 @@ def _alone(lock: Path) -> Iterator[None]:
     with _private(lock) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
-
-
-class NoWitness:
-    """For a database that ends with its process."""
-
-    def recall(self, engine: sa.Engine) -> Witness | None:
-        return None
-
-    def remember(self, engine: sa.Engine, witness: Witness) -> None:
-        """Nothing outlives it."""

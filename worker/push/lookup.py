@@ -15,7 +15,8 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
-from drawdown.schema.audit import Said, lock_buckets
+from drawdown.schema.audit import Said
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.text import in_short
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LookUp, Steps, Transaction, Witness

@@ -16,10 +16,9 @@ import sqlalchemy as sa
 from drawdown.schema.audit import Said, record_many
 from drawdown.schema.database import insert_rows, rows_sql
 from drawdown.schema.errors import Refused
-from drawdown.worker.commands.pushes import _require_above_floor
+from drawdown.schema.locks import make_dirty
 from drawdown.worker.push.rows import PLACE, change, newest_unanswered, place_of
 from drawdown.worker.push.wallet_mirror import give_back
-from drawdown.worker.seal.dirty import make_dirty
 
 MAY_ARRIVE_MS: Final = 3_600_000
 """How long an attempt whose answer was never seen may still reach the provider, and be charged there (P5)."""
@@ -52,7 +51,7 @@ def void_many(
     insist that no attempt of them may still be on its way; a lookup that waited that out has shown it already."""
     if not chosen:
         return
-    _require_above_floor(connection, chosen)
+    require_above_floor(connection, chosen)
     if answered:
         _require_all_answered(connection, chosen, said.now_ms)
     give_back(connection, [push for push in chosen if push.state == "accepted"], said.now_ms)
@@ -114,4 +113,20 @@ def _require_all_answered(connection: sa.Connection, chosen: Sequence[Any], now_
             raise Refused(
                 f"{push.key}: an attempt whose answer was never seen may still arrive at {push.provider}; "
                 f"void it in {minutes} minutes"
+            )
+
+
+def require_above_floor(connection: sa.Connection, chosen: Sequence[Any]) -> None:
+    """S4: below the floor nothing is sealed any more, so what a void takes out would never be owed again."""
+    shape = rows_sql(connection, {"org_id": "text"})
+    rows = json.dumps([{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})])
+    found = connection.execute(
+        sa.text(f"SELECT o.org_id, o.floor_ms FROM ({shape}) w JOIN orgs o ON o.org_id = w.org_id"), {"rows": rows}
+    )
+    floors = {row.org_id: int(row.floor_ms) for row in found}
+    for push in chosen:
+        if push.window_ms < floors.get(push.org_id, 0):
+            raise Refused(
+                f"{push.key} lies below the floor of {push.org_id}, where nothing would be sealed in its place: settle "
+                "it with the customer, then `drawdown push resolve KEY --accepted --evidence ...`"
             )

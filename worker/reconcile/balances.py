@@ -16,7 +16,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
-from drawdown.schema.audit import Said, lock_buckets
+from drawdown.schema.audit import Said
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.context import Context

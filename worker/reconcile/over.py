@@ -14,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import ReadFailed, Totals
-from drawdown.schema.audit import Said, lock_buckets
+from drawdown.schema.audit import Said
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction, Witness

@@ -16,7 +16,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
-from drawdown.schema.audit import Said, lock_buckets
+from drawdown.schema.audit import Said
+from drawdown.schema.locks import lock_buckets
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import require_same

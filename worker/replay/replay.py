@@ -17,9 +17,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.audit import Said, lock_buckets, record
+from drawdown.schema.audit import Said, record
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.tables import replays
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, WINDOW_MS

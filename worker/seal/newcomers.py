@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from drawdown.schema.database import rows_sql
+from drawdown.schema.locks import make_dirty
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.tables import assignments, orgs
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.seal import queries as sql
-from drawdown.worker.seal.dirty import make_dirty
 from drawdown.worker.seal.statements import Lock, SealRequest, Statements, lock_shard
 
 

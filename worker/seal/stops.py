@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said, lock_org, record, require_org
+from drawdown.schema.audit import Said, record, require_org
 from drawdown.schema.errors import Refused
+from drawdown.schema.locks import lock_org
 
 
 def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:

@@ -1,0 +1,42 @@
+"""Rule S1's lock, and the windows that the next seal computes again (S6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+
+from drawdown.schema.migrate import bucket_of
+
+
+def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
+    """Rule S1's lock, for whatever changes what a seal reads. What the change rests on is read later."""
+    suffix = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
+    connection.execute(
+        sa.text(f"SELECT id FROM buckets WHERE id BETWEEN :lo AND :hi ORDER BY id{suffix}"), {"lo": lo, "hi": hi}
+    ).all()
+
+
+def lock_org(connection: sa.Connection, org_id: str) -> None:
+    """The same for one organisation: the bucket that it has, or that a seal would give it."""
+    found = connection.execute(sa.text("SELECT bucket FROM orgs WHERE org_id = :org"), {"org": org_id}).scalar()
+    bucket = bucket_of(org_id) if found is None else int(found)
+    lock_buckets(connection, bucket, bucket)
+
+
+def make_dirty(
+    connection: sa.Connection, windows: str, values: Mapping[str, object], *, lo: int = 0, hi: int = 255
+) -> None:
+    """Have the differences of windows computed again by the next seal; `windows` follows FROM, with a WHERE.
+
+    Takes S1's lock by itself (of the buckets lo..hi, where all the windows are theirs): a seal deletes the rows of
+    what it has read, so one that comes in between would be forgotten unread.
+    """
+    lock_buckets(connection, lo, hi)
+    connection.execute(
+        sa.text(
+            "INSERT INTO dirty_windows (org_id, window_ms) "
+            f"SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING"
+        ),
+        values,
+    )
