@@ -15,7 +15,8 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import Exit, Refused, UsageError
 from drawdown.worker.commands import prune, samples, withdrawals
-from drawdown.worker.views.samples import QuarantineFilter, SampleRow, list_quarantined, list_samples, require_reason
+from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
+from drawdown.worker.views.samples import list_samples
 
 app = typer.Typer()
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
 from drawdown.worker.commands import samples
+from drawdown.worker.sources.samples.quarantine import MAX_ROWS, QuarantineFilter, SamplePage, list_quarantined
 from drawdown.worker.views.backlog import quarantined
-from drawdown.worker.views.samples import MAX_ROWS, QuarantineFilter, SamplePage, list_quarantined
 from tests.acceptance.commands import environment
 from tests.world import T0, Fleet
 

@@ -21,11 +21,11 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import cells, credit, flips, orgs, providers, samples, withdrawals
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.engine import runner
+from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.audit import AuditFilter, list_deeds
 from drawdown.worker.views.backlog import quarantined
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
-from drawdown.worker.views.samples import QuarantineFilter, list_quarantined
 from drawdown.worker.views.status import org_status
 from drawdown.worker.views.usage import BY, read_usage
 from tests.fake_provider import FakeProvider, capabilities

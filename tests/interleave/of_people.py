@@ -30,9 +30,9 @@ from drawdown.worker.commands.stop_breached import stop_breached
 from drawdown.worker.push import balances
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.seal import stops
+from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import Breach, Verification
-from drawdown.worker.views.samples import QuarantineFilter
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, Stage, key
 

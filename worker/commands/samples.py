@@ -20,10 +20,7 @@ from drawdown.schema.audit import Said, record_many
 from drawdown.schema.database import insert_rows
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
-from drawdown.worker.sources.samples.rows import Sample
-from drawdown.worker.sources.samples.store import store
-from drawdown.worker.sources.samples.values import plain
-from drawdown.worker.views.samples import (
+from drawdown.worker.sources.samples.quarantine import (
     CHOSEN,
     TIME_REASON,
     UNITS,
@@ -37,6 +34,9 @@ from drawdown.worker.views.samples import (
     time_of,
     values_of,
 )
+from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.store import store
+from drawdown.worker.sources.samples.values import plain
 
 MAX_MENDED: Final = 5_000
 """Samples of one command, in one transaction."""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from drawdown.schema.units import FUTURE_SLACK_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded
-from drawdown.worker.views.samples import COUNTS
+from drawdown.worker.sources.samples.quarantine import COUNTS
 
 
 @dataclass
