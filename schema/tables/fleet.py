@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from drawdown.schema.columns import Big, Serial, id_column, metadata, ms_column, said_columns
+from drawdown.schema.tables.columns import Big, Serial, id_column, metadata, ms_column, said_columns
 
 cells = sa.Table(
     "cells",

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from drawdown.schema.columns import Big, id_column, metadata, ms_column, said_columns
+from drawdown.schema.tables.columns import Big, id_column, metadata, ms_column, said_columns
 
 ledger_accounts = sa.Table(
     "ledger_accounts",

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from drawdown.schema.columns import Big, Exact, Id, Serial, id_column, metadata, ms_column, said_columns
+from drawdown.schema.tables.columns import Big, Exact, Id, Serial, id_column, metadata, ms_column, said_columns
 
 usage_samples = sa.Table(
     "usage_samples",

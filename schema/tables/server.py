@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from drawdown.schema.columns import id_column, metadata, ms_column
+from drawdown.schema.tables.columns import id_column, metadata, ms_column
 
 webhooks = sa.Table(
     "webhooks",

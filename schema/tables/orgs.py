@@ -1,0 +1,134 @@
+"""Tables of organisations: what they are billed for, by whom, from when on."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.tables.columns import Big, Id, Serial, id_column, metadata, ms_column, said_columns
+
+buckets = sa.Table(
+    "buckets",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    ms_column("watermark_ms"),
+    sa.Column("cursor", Big, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
+    # PostgreSQL: transactions before the cursor that were open when it was read. SQLite has one writer at a time.
+    sa.Column("in_flight", sa.ARRAY(Big).with_variant(sa.Text(), "sqlite"), nullable=False),
+    ms_column("sweep_began_ms"),
+    ms_column("sweep_next_ms"),
+    comment="256 fixed hash buckets of organisations. The row is the seal's lock (S1), with the arrival cursor (S2).",
+)
+
+orgs = sa.Table(
+    "orgs",
+    metadata,
+    id_column("org_id", key=True),
+    sa.Column("bucket", sa.Integer, nullable=True),
+    sa.Column("registered", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("billing_provider", Id, nullable=True),
+    sa.Column("is_halted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("halted_at", Big, nullable=True),
+    sa.Column("max_concurrent_sandboxes", sa.Integer, nullable=True),
+    sa.Column("halt_reason", sa.Text, nullable=True),
+    ms_column("projection_read_ms", null=True),
+    ms_column("projection_due_ms", null=True),
+    sa.Column("projection_asks", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("operator_halt", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("override_halted", sa.Boolean, nullable=True),
+    sa.Column("override_max_concurrent", sa.Integer, nullable=True),
+    ms_column("override_until_ms", null=True),
+    sa.Column("balance_micro", Big, nullable=True),
+    ms_column("balance_read_ms", null=True),
+    sa.Column("plan", sa.Text, nullable=True),
+    sa.Column("unseen_micro", Big, nullable=True),
+    ms_column("unread_since_ms", null=True),
+    ms_column("watch_due_ms", null=True),
+    sa.Column("resume_above_micro", Big, nullable=True),
+    ms_column("held_watermark_ms", null=True),
+    sa.Column("floor_ms", Big, nullable=False, server_default="0"),
+    ms_column("stopped_at_ms", null=True),
+    sa.Column("stopped_reason", sa.Text, nullable=True),
+    sa.CheckConstraint("bucket BETWEEN 0 AND 255", name="orgs_bucket_range"),
+    sa.CheckConstraint("is_halted = (halted_at IS NOT NULL)", name="orgs_halted_at_with_is_halted"),
+    sa.CheckConstraint("floor_ms % 300000 = 0", name="orgs_floor_on_window"),
+    sa.CheckConstraint("held_watermark_ms % 300000 = 0", name="orgs_watermark_on_window"),
+    comment="One row an organisation: who bills it now, and the provider's verdict (the projection).",
+)
+sa.Index(
+    "orgs_exceptional",
+    orgs.c.bucket,
+    sqlite_where=sa.text("held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL"),
+    postgresql_where=sa.text("held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_override_ends",
+    orgs.c.override_until_ms,
+    sqlite_where=sa.text("override_until_ms IS NOT NULL"),
+    postgresql_where=sa.text("override_until_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_projection_due",
+    orgs.c.projection_due_ms,
+    sqlite_where=sa.text("projection_due_ms IS NOT NULL"),
+    postgresql_where=sa.text("projection_due_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_watch_due",
+    orgs.c.watch_due_ms,
+    sqlite_where=sa.text("watch_due_ms IS NOT NULL"),
+    postgresql_where=sa.text("watch_due_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_unread",
+    orgs.c.unread_since_ms,
+    sqlite_where=sa.text("unread_since_ms IS NOT NULL"),
+    postgresql_where=sa.text("unread_since_ms IS NOT NULL"),
+)
+sa.Index(
+    "orgs_halted",
+    orgs.c.org_id,
+    sqlite_where=sa.text("is_halted"),
+    postgresql_where=sa.text("is_halted"),
+)
+
+mappings = sa.Table(
+    "mappings",
+    metadata,
+    sa.Column("mapping_id", Serial, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("memory_mb", Big, nullable=True),
+    id_column("feature", null=True),
+    sa.Column("unit", sa.Text, nullable=False),
+    ms_column("start_ms"),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("kind IN ('exact', 'up_to')", name="mappings_kind"),
+    sa.CheckConstraint("unit IN ('s', 'mb_s')", name="mappings_unit"),
+    sa.CheckConstraint("kind = 'up_to' OR memory_mb IS NOT NULL", name="mappings_exact_has_size"),
+    sa.CheckConstraint("start_ms % 300000 = 0", name="mappings_on_window"),
+    comment="Which memory sizes make which feature, from which window on (S5). Append-only; NULL ends a selector.",
+)
+
+assignments = sa.Table(
+    "assignments",
+    metadata,
+    id_column("org_id", key=True),
+    ms_column("start_ms", key=True),
+    ms_column("end_ms", null=True),
+    id_column("provider"),
+    id_column("customer_id"),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("start_ms % 300000 = 0 AND end_ms % 300000 = 0", name="assignments_on_window"),
+    sa.CheckConstraint("end_ms IS NULL OR end_ms > start_ms", name="assignments_not_empty"),
+    sa.Index("assignments_by_start", "start_ms"),
+    comment="Which provider bills an organisation, as which customer ('': not known yet), from which window on (P4).",
+)
+sa.Index("assignments_by_customer", assignments.c.provider, assignments.c.customer_id)
+sa.Index(
+    "assignments_one_org_a_customer",
+    assignments.c.provider,
+    assignments.c.customer_id,
+    unique=True,
+    sqlite_where=sa.text("end_ms IS NULL AND provider NOT IN ('legacy', 'none') AND customer_id <> ''"),
+    postgresql_where=sa.text("end_ms IS NULL AND provider NOT IN ('legacy', 'none') AND customer_id <> ''"),
+)

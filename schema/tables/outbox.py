@@ -1,0 +1,146 @@
+"""Tables of the outbox: what is owed, was sealed, was sent, and what became of it."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.tables.columns import Big, Serial, id_column, metadata, ms_column, push_reference, said_columns
+
+dirty_windows = sa.Table(
+    "dirty_windows",
+    metadata,
+    id_column("org_id", key=True),
+    ms_column("window_ms", key=True),
+    comment="Windows below the watermark whose difference must be computed again: late, mended, voided, withdrawn.",
+)
+
+pending_usage = sa.Table(
+    "pending_usage",
+    metadata,
+    ms_column("window_ms", key=True),
+    id_column("org_id", key=True),
+    sa.Column("memory_mb", Big, primary_key=True, autoincrement=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("seconds", Big, nullable=False),
+    sa.Column("samples", Big, nullable=False),
+    sa.CheckConstraint(
+        "reason IN ('unknown_org', 'no_assignment', 'no_customer', 'no_provider', 'no_mapping')",
+        name="pending_usage_reason",
+    ),
+    sa.Index("pending_usage_by_org", "org_id", "window_ms"),
+    comment="Used but not sealable yet, with the reason (S6). What mends it makes the window dirty.",
+)
+
+pushes = sa.Table(
+    "pushes",
+    metadata,
+    *push_reference(),
+    id_column("provider"),
+    id_column("customer_id"),
+    sa.Column("sealed_qty", Big, nullable=False),
+    sa.Column("sent_qty", Big, nullable=False),
+    id_column("key"),
+    ms_column("sealed_at_ms"),
+    sa.Column("seal_id", Big, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    ms_column("due_at_ms"),
+    sa.Column("claim_owner", sa.Text, nullable=True),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    ms_column("first_attempt_ms", null=True),
+    ms_column("settled_ms", null=True),
+    sa.Column("last_error", sa.Text, nullable=True),
+    id_column("wire_key", null=True),
+    sa.Column("lookups", sa.Integer, nullable=False, server_default="0"),
+    # When its provider was last asked, and what it said: found, absent, cannot_tell, not_read.
+    ms_column("looked_up_ms", null=True),
+    sa.Column("lookup_answer", sa.Text, nullable=True),
+    # Rejected, and billed by a person: as an event over there or beside them.
+    sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.CheckConstraint(
+        "state IN ('due', 'queued', 'in_doubt', 'accepted', 'rejected', 'voided', 'carried', 'shadow')",
+        name="pushes_state",
+    ),
+    # SQLite turns an overflowing product into a float; cut back to an integer it lands outside these bounds (S8).
+    sa.CheckConstraint("sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"),
+    comment="The outbox: one immutable quantity a row (S3). Only its delivery state changes.",
+)
+sa.Index(
+    "pushes_open",
+    pushes.c.provider,
+    pushes.c.due_at_ms,
+    sqlite_where=sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')"),
+    postgresql_where=sa.text("state IN ('due', 'queued', 'in_doubt', 'rejected')"),
+)
+
+sa.Index(
+    "pushes_by_wire_key",
+    pushes.c.wire_key,
+    sqlite_where=sa.text("wire_key IS NOT NULL"),
+    postgresql_where=sa.text("wire_key IS NOT NULL"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    *push_reference(),
+    sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
+    ms_column("started_ms"),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("sent_qty", Big, nullable=False),
+    ms_column("finished_ms", null=True),
+    sa.Column("outcome", sa.Text, nullable=True),
+    sa.Column("detail", sa.Text, nullable=True),
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # how many there were when the answer was written
+    sa.Index("attempts_by_start", "started_ms"),
+    comment="Each send, committed before a byte leaves (P1). No outcome means: the answer was never seen.",
+)
+
+voids = sa.Table(
+    "voids",
+    metadata,
+    *push_reference(),
+    ms_column("at_ms"),
+    sa.Column("evidence_kind", sa.Text, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False),
+    *said_columns(),
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # how many its push had by then
+    sa.CheckConstraint("evidence_kind IN ('rejected', 'absent', 'operator', 'adopted')", name="voids_evidence_kind"),
+    sa.CheckConstraint("length(evidence) > 0", name="voids_evidence_given"),
+    comment="Statements that a push never reached its provider, with evidence (P5).",
+)
+
+adoptions = sa.Table(
+    "adoptions",
+    metadata,
+    *push_reference(),
+    ms_column("at_ms"),
+    # other: its key at another quantity; excess: charged beside our keys; drawn: a balance shows it, and no event.
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False),
+    *said_columns(),
+    sa.CheckConstraint("kind IN ('other', 'excess', 'drawn')", name="adoptions_kind"),
+    sa.CheckConstraint("length(evidence) > 0", name="adoptions_evidence_given"),
+    comment="Pushes that the provider was found to have, at its quantity; the difference makes the rest (R1, R2).",
+)
+
+carries = sa.Table(
+    "carries",
+    metadata,
+    id_column("org_id", key=True),
+    id_column("provider", key=True),
+    id_column("customer_id", key=True),
+    id_column("feature", key=True),
+    sa.Column("carry_qty", Big, nullable=False),
+    comment="Sealed but not sent: what a whole unit or a refused negative left over (S10).",
+)
+
+seals = sa.Table(
+    "seals",
+    metadata,
+    sa.Column("seal_id", Serial, primary_key=True),
+    ms_column("at_ms"),
+    sa.Column("bucket_lo", sa.Integer, nullable=False),
+    sa.Column("bucket_hi", sa.Integer, nullable=False),
+    ms_column("horizon_ms"),
+    sa.Column("cursor", Big, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    comment="One row a committed seal: how far watermark and cursor had come (invariant 4).",
+)

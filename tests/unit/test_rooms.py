@@ -1,0 +1,95 @@
+"""The rooms of the worker import one another as this table says: no arrow runs back, and there is no circle."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+WORKER: Final = ROOT / "worker"
+ROOMS: Final = sorted(path.name for path in WORKER.iterdir() if (path / "__init__.py").exists())
+
+MAY_IMPORT: Final[dict[str, set[str]]] = {
+    "engine": set(),
+    "catalog": set(),
+    "sources": set(),
+    "verify": set(),
+    "history": {"engine"},
+    "halts": {"engine"},
+    "seal": {"catalog", "history", "engine"},
+    "verdict": {"catalog", "engine"},
+    "push": {"verdict", "catalog", "history", "engine"},
+    "reconcile": {"push", "catalog", "history", "engine"},
+    "commands": {"push", "verdict", "seal", "halts", "catalog", "history", "engine", "sources", "verify"},
+    "views": {"push", "verdict", "halts", "catalog", "history", "engine", "sources"},
+    "replay": {"seal", "push", "verdict", "views", "history", "engine", "catalog"},
+    "watch": {"seal", "verdict", "halts", "history", "engine"},
+    "tick": {"seal", "push", "verdict", "halts", "views", "history", "engine", "catalog"},
+}
+"""Each room, the lowest first, and those below it that it may use. `tick` alone orders the four steps."""
+
+LEDGER: Final = {"commands", "push", "verdict", "views", "catalog"}
+"""Rooms that may know of the ledger: others meet it as a provider."""
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(WORKER).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The modules a file imports, dotted, without `drawdown.`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drawdown."):
+            found |= {f"{node.module}.{alias.name}".removeprefix("drawdown.") for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {
+                alias.name.removeprefix("drawdown.") for alias in node.names if alias.name.startswith("drawdown.")
+            }
+    return found
+
+
+FILES: Final = sorted(path for path in WORKER.rglob("*.py") if path != WORKER / "__init__.py")
+ARROWS: Final = {
+    path: {name.split(".")[1] for name in imports(path) if name.startswith("worker.")} - {room_of(path)}
+    for path in FILES
+}
+
+
+def test_the_table_names_each_room_once_and_the_lower_ones_first() -> None:
+    assert set(MAY_IMPORT) == {*ROOMS, "tick", "watch"}
+    above: set[str] = set()
+    for room, below in MAY_IMPORT.items():
+        assert below <= above, f"{room} may import a room that stands above it: there would be a circle"
+        above.add(room)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_its_own_room_and_those_the_table_allows(path: Path) -> None:
+    assert ARROWS[path] <= MAY_IMPORT[room_of(path)]
+    if any(name.startswith("ledger.") for name in imports(path)):
+        assert room_of(path) in LEDGER
+
+
+def test_the_table_allows_no_more_than_is_used() -> None:
+    used: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    for path in FILES:
+        used[room_of(path)] |= ARROWS[path]
+    assert {room: below - used[room] for room, below in MAY_IMPORT.items() if below - used[room]} == {}
+
+
+def test_verify_shares_nothing_but_schema() -> None:
+    used = {name.split(".")[0] for path in FILES if room_of(path) == "verify" for name in imports(path)}
+    assert used <= {"schema", "worker"}
+
+
+def test_no_folder_is_a_hall() -> None:
+    """Fifteen files, but for catalogues, in which every file is of one kind: a noun, a migration."""
+    catalogues = {"cli/nouns", "schema/migrations/versions"}
+    for layer in ("cli", "server", "worker", "providers", "ledger", "schema"):
+        for folder in (ROOT / layer, *(one for one in (ROOT / layer).rglob("*") if one.is_dir())):
+            name = str(folder.relative_to(ROOT))
+            assert name in catalogues or len(list(folder.glob("*.py"))) <= 15, name
