@@ -17,7 +17,7 @@ from drawdown.cli.parsing import parse_time
 from drawdown.cli.settings import settings
 from drawdown.cli.streams import Stderr
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
-from drawdown.schema.database import explain
+from drawdown.schema.driver_errors import explain
 from drawdown.schema.errors import DrawdownError, Exit, UsageError
 from drawdown.schema.text import clean, in_short
 from drawdown.schema.units import FUTURE_SLACK_MS

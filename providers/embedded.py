@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
+from drawdown.ledger import accounts, entries, wallet
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
@@ -60,12 +60,12 @@ class EmbeddedProvider:
         self._clock = clock
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        uses = [wallet.Usage(p.key, p.customer_id, p.feature, p.quantity, p.ts) for p in batch]
+        uses = [entries.Usage(p.key, p.customer_id, p.feature, p.quantity, p.ts) for p in batch]
         charges = write(self._engine, lambda connection: wallet.charge(connection, uses, self._clock.now_ms()))
         return [_outcome(charge, push) for charge, push in zip(charges, batch, strict=True)]
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
-        wallets = self._read(lambda connection: wallet.read_wallets(connection, customer_ids))
+        wallets = self._read(lambda connection: accounts.read_wallets(connection, customer_ids))
         return {
             customer_id: CustomerState(found.balance_micro, found.plan, found.max_concurrent)
             for customer_id, found in wallets.items()

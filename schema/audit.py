@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit_chain import chained
-from drawdown.schema.database import insert_rows
 from drawdown.schema.errors import Refused
+from drawdown.schema.sql import insert_rows
 from drawdown.schema.tables import orgs
 
 

@@ -7,22 +7,21 @@ whatever the driver says about the database becomes one clear line.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
-from drawdown.schema.errors import AnswerLost, DatabaseBusy, DatabaseNotReady, DrawdownError, LockHeld, UsageError
+from drawdown.schema.driver_errors import CONFLICT_TRIES, explain, is_conflict
+from drawdown.schema.errors import AnswerLost, DatabaseNotReady, LockHeld, UsageError
 
 T = TypeVar("T")
 
@@ -39,22 +38,6 @@ PG_SETTINGS: Final = (
     "timezone=UTC",
     "work_mem=64MB",  # the seal groups by hash; with the default it spills to disk
 )
-CONFLICT_TRIES: Final = 5
-_CONFLICTS: Final = frozenset({"40001", "40P01"})
-LOCK_NOT_AVAILABLE: Final = "55P03"
-_NOT_READY: Final = {
-    "3D000": "the database does not exist: create it, then run `drawdown init`",
-    "42P01": "the database has no Drawdown tables: run `drawdown init`",
-    "42703": "the database is of another version: run `drawdown init` to upgrade it",
-    "25006": "the database is read-only: connect to the primary, or grant write access",
-    "42501": "the database refuses this user: grant it the tables",
-    "28P01": "the database refuses the password",
-    "28000": "the database refuses this user",
-}
-
-
-UNSTORABLE: Final = (DBAPIError, ValueError, OverflowError)
-"""What a statement raises for the values of one row: the database's own no, or a driver's that could not send them."""
 
 
 def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
@@ -203,56 +186,6 @@ def _require_file(engine: sa.Engine) -> None:
         raise DatabaseNotReady(f"no database at {file}: run `drawdown init`, or set --database-url")
 
 
-def explain(error: Exception) -> DrawdownError | None:
-    """What a driver's error means for the person running the command; None where it is not about the database."""
-    if isinstance(error, DrawdownError):
-        return error
-    if not isinstance(error, DBAPIError):
-        return None
-    original = error.orig
-    text = re.sub(r"\s+", " ", str(original)).strip()
-    if isinstance(original, sqlite3.Error):
-        return _explain_sqlite(text)
-    state = getattr(original, "sqlstate", None)
-    if state in _NOT_READY:
-        return DatabaseNotReady(_NOT_READY[state])
-    if state is None and "does not exist" in text and "database" in text:
-        return DatabaseNotReady(_NOT_READY["3D000"])
-    if state is None and ("authentication failed" in text or "no password supplied" in text):
-        return DatabaseNotReady(_NOT_READY["28P01"])
-    if state is None and "role" in text and "does not exist" in text:
-        return DatabaseNotReady(_NOT_READY["28000"])
-    if state == LOCK_NOT_AVAILABLE:
-        return LockHeld(f"another program holds a lock on what is wanted; nothing was kept, try again ({text})")
-    lost = error.connection_invalidated or (state is None and isinstance(error, sa.exc.OperationalError))
-    if lost or (state or "")[:2] in ("08", "53", "57") or state in _CONFLICTS:
-        return DatabaseBusy(
-            f"the database does not answer or is busy; nothing uncommitted was kept, try again ({text})"
-        )
-    return None
-
-
-def _explain_sqlite(text: str) -> DrawdownError | None:
-    if "locked" in text or "busy" in text:
-        return DatabaseBusy("the database is locked by another program; nothing was done, try again")
-    if "readonly" in text:
-        return DatabaseNotReady("the database is read-only: make the file and its folder writable")
-    if "no such table" in text or "no such column" in text:
-        return DatabaseNotReady("the database has no Drawdown tables of this version: run `drawdown init`")
-    if "unable to open" in text:
-        return DatabaseNotReady("the database file cannot be opened: check the path and its permissions")
-    if "not a database" in text or "malformed" in text:
-        return DatabaseNotReady("the file is no sound SQLite database: restore it from a backup")
-    if "disk" in text:
-        return DatabaseBusy(f"the database cannot be written: {text}")
-    return None
-
-
-def _is_conflict(error: BaseException) -> bool:
-    """PostgreSQL proved that the transaction did not commit, and asks to run it again."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
-
-
 def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
     """Run `work` in one write transaction and commit it; with `rollback`, leave nothing behind (a dry run).
 
@@ -272,7 +205,7 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bo
             return result
 
     with clear_errors():
-        return Retrying(retry=retry_if_exception(_is_conflict), stop=stop_after_attempt(CONFLICT_TRIES), reraise=True)(
+        return Retrying(retry=retry_if_exception(is_conflict), stop=stop_after_attempt(CONFLICT_TRIES), reraise=True)(
             once
         )
 
@@ -332,36 +265,3 @@ def clear_errors() -> Iterator[None]:
         if meaning is None:
             raise
         raise meaning from error
-
-
-def rows_sql(connection: sa.Connection, columns: Mapping[str, str]) -> str:
-    """A SELECT that turns the JSON array bound as `:rows` into rows, so that a whole batch is one statement.
-
-    `columns` maps names to SQL types (text, bigint).
-    """
-    if connection.dialect.name == "postgresql":
-        shape = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-        return f"SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({shape})"
-    fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
-    return f"SELECT {fields} FROM json_each(:rows)"
-
-
-def insert_rows(
-    connection: sa.Connection,
-    table: str,
-    columns: Mapping[str, str],
-    rows: Sequence[Mapping[str, object]],
-    *,
-    same: Mapping[str, object] = MappingProxyType({}),
-    end: str = "",
-) -> None:
-    """Insert a whole batch in one statement, in its order; `same` is what all its rows hold, `end` what follows the
-    rows, as ON CONFLICT."""
-    names = ", ".join([*columns, *same])
-    values = ", ".join([*columns, *(f":{name}" for name in same)])
-    connection.execute(
-        sa.text(
-            f"INSERT INTO {table} ({names}) SELECT {values} FROM ({rows_sql(connection, columns)}) r WHERE 1 = 1 {end}"
-        ),
-        {**same, "rows": json.dumps(list(rows))},
-    )

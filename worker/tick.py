@@ -7,7 +7,6 @@ organisation (S8) or provider delays no other. Each tick leaves a row: what it d
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld
+from drawdown.schema.errors import LockHeld
 from drawdown.schema.tables import ticks
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
@@ -24,20 +23,20 @@ from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import LANES, Recall, Remember, Steps, Together, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.halts.dispatch import Dispatched, dispatch
+from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.halts.unheeded import problems, unheeded
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.push.lookup import Confirmed, confirm
-from drawdown.worker.push.push import Pushed, push
+from drawdown.worker.push.push import push
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.isolate import find_bad
 from drawdown.worker.seal.newcomers import meet_strangers_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
-from drawdown.worker.verdict.project import Projected, project
+from drawdown.worker.verdict.project import project
 from drawdown.worker.views.backlog import read_backlog
-from drawdown.worker.views.tick_report import Report
+from drawdown.worker.views.tick_report import Report, accepted_of, collect
 
 log = structlog.get_logger()
 
@@ -65,12 +64,12 @@ def tick(context: Context) -> Steps[Report]:
     settling = report.doubted is None
     ready = context.ready()
     results = yield Together([_lane(context, provider, settling=settling) for provider in ready])
-    _collect(report, results)
+    collect(report, results)
     # Of one that may not be used nothing is accepted: what was, before, predicts no end.
     report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
-    report.accepted_at |= {provider: _accepted(lane) for provider, lane in zip(ready, results, strict=True)}
+    report.accepted_at |= {provider: accepted_of(lane) for provider, lane in zip(ready, results, strict=True)}
     others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
-    _collect(report, others)
+    collect(report, others)
     report = yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
         "tick_finished",
@@ -104,45 +103,6 @@ def _sent(context: Context, provider: str) -> Steps[list[object]]:
 def _verdicts(context: Context, provider: str) -> Steps[list[object]]:
     projected = yield from project(context, provider)
     return [projected, (yield from dispatch(context, provider))]
-
-
-def _collect(report: Report, results: Sequence[object]) -> None:
-    for result in results:
-        match result:
-            case list():
-                _collect(report, result)
-            case Confirmed():
-                report.looked_up += result.asked
-                report.accepted += result.accepted
-                report.voided += result.voided
-                report.adopted += result.adopted
-            case Pushed():
-                report.accepted += result.accepted
-                report.not_accepted += result.other
-            case Projected():
-                report.projected += result.read
-                report.halted += result.halted
-                report.resumed += result.resumed
-                report.failures += result.unwritten
-            case Dispatched():
-                report.halts_acknowledged += result.acknowledged
-                report.halts_failed += result.failed
-            case LockHeld():  # this step's alone: others want other rows
-                log.error("lane_failed", error=str(result))
-                report.failures.append(str(result))
-            case DatabaseBusy() | DatabaseNotReady():
-                raise result
-            case Exception():
-                log.error("lane_failed", error=in_short(result))
-                report.failures.append(in_short(result))
-            case _:
-                raise AssertionError(f"an unexpected result: {result!r}")
-
-
-def _accepted(done: object) -> int:
-    if isinstance(done, list):
-        return sum(_accepted(one) for one in done)
-    return done.accepted if isinstance(done, Confirmed | Pushed) else 0
 
 
 def _begin(connection: sa.Connection, *, context: Context, witness: Witness | None) -> Report:

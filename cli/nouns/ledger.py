@@ -11,7 +11,7 @@ from drawdown.cli.app import State, new_key
 from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, Reason
 from drawdown.cli.parsing import parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
-from drawdown.ledger import wallet
+from drawdown.ledger import accounts, wallet
 from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import credit
@@ -53,7 +53,7 @@ def grant(
         raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
     known_as = key or new_key()
 
-    def work(connection: sa.Connection) -> tuple[wallet.Granted, wallet.Wallet]:
+    def work(connection: sa.Connection) -> tuple[wallet.Granted, accounts.Wallet]:
         granted = credit.grant(connection, customer, micro, said, key=known_as, plan=plan, new=new)
         return granted, credit.wallet_of(connection, customer)
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
+from drawdown.ledger import accounts, entries
 from drawdown.providers.protocol import (
     Absent,
     CannotTell,
@@ -38,7 +38,8 @@ from drawdown.providers.stripe import webhooks
 from drawdown.providers.stripe.meters import Meter, Meters
 from drawdown.providers.stripe.settings import capabilities, read_settings
 from drawdown.providers.stripe.wire import MAX_WAIT_MS, meter_event, never_sent, outcome
-from drawdown.schema.database import read, rows_sql
+from drawdown.schema.database import read
+from drawdown.schema.sql import rows_sql
 from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, WINDOW_MS
 
 DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
@@ -155,10 +156,10 @@ def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str]) -> Mappi
             "JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id "
             "LEFT JOIN granted g ON g.to_account = a.account_id"
         ),
-        {"rows": json.dumps([{"id": customer_id} for customer_id in customer_ids]), "source": wallet.SOURCE},
+        {"rows": json.dumps([{"id": customer_id} for customer_id in customer_ids]), "source": entries.SOURCE},
     )
     prepaid = {str(customer_id): bool(granted) for customer_id, granted in known}
-    wallets = wallet.read_wallets(connection, list(prepaid))
+    wallets = accounts.read_wallets(connection, list(prepaid))
     return {
         customer_id: CustomerState(one.balance_micro if prepaid[customer_id] else None, one.plan, one.max_concurrent)
         for customer_id, one in wallets.items()

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
+from drawdown.ledger import accounts, entries, wallet
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import (
     Absent,
@@ -474,7 +474,7 @@ def grant(engine: sa.Engine, customer_id: str, amount: int, key: str) -> None:
 def plan(engine: sa.Engine, customer_id: str) -> None:
     def work(connection: sa.Connection) -> None:
         connection.execute(sa.text("INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES ('pro', 9)"))
-        wallet.set_plan(connection, customer_id, "pro")
+        accounts.set_plan(connection, customer_id, "pro")
 
     write(engine, work)
 
@@ -482,8 +482,8 @@ def plan(engine: sa.Engine, customer_id: str) -> None:
 def spend(engine: sa.Engine, customer_id: str) -> None:
     def work(connection: sa.Connection) -> None:
         connection.execute(sa.text(RATE))
-        wallet.charge(connection, [wallet.Usage("u1", customer_id, "compute", 5, NOW_MS)], NOW_MS)
-        assert wallet.read_wallets(connection, [customer_id])[customer_id].balance_micro < 0
+        wallet.charge(connection, [entries.Usage("u1", customer_id, "compute", 5, NOW_MS)], NOW_MS)
+        assert accounts.read_wallets(connection, [customer_id])[customer_id].balance_micro < 0
 
     write(engine, work)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from drawdown.ledger import wallet
-from drawdown.ledger.wallet import Charge, Granted, Usage
+from drawdown.ledger.entries import Usage
+from drawdown.ledger.wallet import Charge, Granted
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.migrate import upgrade

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.nouns.usage import safe
-from drawdown.ledger import wallet
+from drawdown.ledger import accounts
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema import audit
 from drawdown.schema.database import read, write
@@ -306,7 +306,7 @@ def test_what_was_accepted_in_the_millisecond_of_the_read_is_not_taken_off_twice
     do(fleet, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="paid", plan=None))
     fleet.sample("acme", T0 + 1, 60)
     fleet.tick_windows(2)
-    left = read(fleet.engine, lambda c: wallet.read_wallets(c, ["acme"])["acme"].balance_micro)
+    left = read(fleet.engine, lambda c: accounts.read_wallets(c, ["acme"])["acme"].balance_micro)
     assert left == 10_000 - 60 * 100
     shown = read(fleet.engine, lambda c: org_status(c, "acme", fleet.clock.at_ms))["credit"]
     assert isinstance(shown, dict)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
+from drawdown.ledger import entries as ledger_entries
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
 from drawdown.worker.catalog.mapping import FOREVER_MS, segments
@@ -108,7 +109,7 @@ def _older_read_overwrites(patches: Patches) -> None:
 
 
 def _charged_again(patches: Patches) -> None:
-    right = wallet._post
+    right = ledger_entries.post
 
     def wrong(connection: Any, entries: Any) -> set[str]:
         new = right(connection, entries)
@@ -116,7 +117,7 @@ def _charged_again(patches: Patches) -> None:
         right(connection, again)
         return {str(one["key"]) for one in entries}
 
-    patches.put(wallet, "_post", wrong)
+    patches.put(wallet, "post", wrong)
 
 
 def _acknowledged_on_failure(patches: Patches) -> None:

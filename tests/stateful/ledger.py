@@ -13,8 +13,9 @@ from types import SimpleNamespace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from drawdown.ledger import wallet
-from drawdown.ledger.wallet import Charge, Usage
+from drawdown.ledger import accounts, wallet
+from drawdown.ledger.entries import Usage
+from drawdown.ledger.wallet import Charge
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
@@ -203,7 +204,7 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def balances_are_what_the_model_says(self) -> None:
-        wallets = read(self.engine, lambda c: wallet.read_wallets(c, CUSTOMERS))
+        wallets = read(self.engine, lambda c: accounts.read_wallets(c, CUSTOMERS))
         for customer in CUSTOMERS:
             given = sum(amount for owner, amount in self.granted.values() if owner == customer)
             spent = sum(amount for use, amount in self.charged.values() if use.customer_id == customer)

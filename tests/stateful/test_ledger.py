@@ -11,9 +11,11 @@ import pytest
 import sqlalchemy as sa
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger import wallet
+from drawdown.ledger import accounts, wallet
+from drawdown.ledger import entries as ledger_entries
+from drawdown.ledger.entries import Usage
 from drawdown.ledger.rates import Rate, price
-from drawdown.ledger.wallet import Charge, Usage
+from drawdown.ledger.wallet import Charge
 from drawdown.schema.database import read, write
 from drawdown.worker.commands import credit
 from drawdown.worker.push import wallet_mirror
@@ -53,7 +55,7 @@ def _twice(right: Callable[..., set[str]]) -> Callable[..., set[str]]:
         for entry in entries:
             if entry["key"] not in new and entry["kind"] == "usage":
                 moves[str(entry["from_account"])] = -int(entry["amount_micro"])
-        wallet._move(connection, moves)
+        ledger_entries._move(connection, moves)
         return new
 
     return wrong
@@ -70,11 +72,11 @@ def _newest(rates: list[Rate], feature: str, ts: int) -> Rate | None:
 BALANCE = "the balance is not what the model says"
 NO_PRICE = "not charged, though it has a price|no price, and charged"
 PLANTED: dict[str, tuple[object, str, Any, str]] = {
-    "a double charge on the same key": (wallet, "_post", _twice(wallet._post), BALANCE),
+    "a double charge on the same key": (wallet, "post", _twice(ledger_entries.post), BALANCE),
     "rounding down": (wallet, "price", _halves_down, BALANCE),
     "the newest rate for all usage": (wallet, "rate_for", _newest, f"{BALANCE}|{NO_PRICE}"),
     "a key of another account taken for the same": (
-        wallet, "_said", lambda use: ("", use.feature, use.quantity), "another use taken for the same"),
+        wallet, "content", lambda use: ("", use.feature, use.quantity), "another use taken for the same"),
     "given back twice": (wallet_mirror, "give_back", lambda c, pushes, now: wallet.charge(
         c, [Usage(f"mirror:{p.key}:{now}", p.customer_id, p.feature, -p.sent_qty, p.window_ms) for p in pushes], now),
         f"charged as something else|{BALANCE}"),
@@ -103,7 +105,7 @@ def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) ->
     write(engine, lambda c: credit.set_rate(c, "compute_1gb", 0, 1, fleet.said, from_ms=T0))
     for _ in range(2):
         write(engine, lambda c: wallet_mirror.give_back(c, [push], T0))
-    assert read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro == 1_000
+    assert read(engine, lambda c: accounts.read_wallets(c, ["c"]))["c"].balance_micro == 1_000
     assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 0
 
 
@@ -115,8 +117,8 @@ def test_what_was_given_back_is_drawn_again_where_it_is_billed_after_all(engine:
     for _ in range(3):
         for _ in range(2):  # each counts once
             write(engine, lambda c: wallet_mirror.draw(c, [wallet_mirror.usage_of(push)], T0))
-        seen.append(read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro)
+        seen.append(read(engine, lambda c: accounts.read_wallets(c, ["c"]))["c"].balance_micro)
         for _ in range(2):
             write(engine, lambda c: wallet_mirror.give_back(c, [push], T0))
-        seen.append(read(engine, lambda c: wallet.read_wallets(c, ["c"]))["c"].balance_micro)
+        seen.append(read(engine, lambda c: accounts.read_wallets(c, ["c"]))["c"].balance_micro)
     assert seen == [700, 1_000] * 3

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 
-from drawdown.worker.sources.samples.files import Record, open_lines, read_records
+from drawdown.worker.sources.samples.files import read_records
+from drawdown.worker.sources.samples.lines import Record, open_lines
 from drawdown.worker.sources.samples.rows import FIELDS, ImportOptions
 from drawdown.worker.sources.samples.values import BadRow
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.schema.database import rows_sql
+from drawdown.schema.sql import rows_sql
 
 # An assignment that has ended, or has yet to begin, is asked about as well: a read too many costs nothing.
 _ORGS = "SELECT DISTINCT a.org_id, a.provider FROM ({shape}) w JOIN assignments a ON a.customer_id = w.id"

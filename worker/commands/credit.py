@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
+from drawdown.ledger import accounts, wallet
 from drawdown.ledger.rates import Rate, rate_for
 from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
@@ -44,7 +44,7 @@ def grant(
     name = f"grant:{key}"
     was = wallet_of(connection, customer_id).plan
     if plan is not None:
-        wallet.set_plan(connection, customer_id, plan)
+        accounts.set_plan(connection, customer_id, plan)
     granted = wallet.grant(
         connection, customer_id, amount_micro, key=name, now_ms=said.now_ms, actor=said.actor, reason=said.reason
     )
@@ -57,12 +57,12 @@ def grant(
     return granted
 
 
-def wallet_of(connection: sa.Connection, customer_id: str) -> wallet.Wallet:
+def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
     """A customer's wallet; empty where it was never used."""
-    return wallet.read_wallets(connection, [customer_id])[customer_id]
+    return accounts.read_wallets(connection, [customer_id])[customer_id]
 
 
-def known_wallet(connection: sa.Connection, customer_id: str) -> wallet.Wallet:
+def known_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
     """The wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
     ids.require(connection, ids.CUSTOMER, customer_id)
     return wallet_of(connection, customer_id)

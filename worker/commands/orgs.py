@@ -14,10 +14,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import Said, record, record_many, require_org
-from drawdown.schema.database import rows_sql
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
+from drawdown.schema.sql import rows_sql
 from drawdown.schema.tables import orgs
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.verdict.asks import mark_for_projection

@@ -18,9 +18,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import Said, record
-from drawdown.schema.database import rows_sql
 from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import rows_sql
 from drawdown.schema.units import LATE_HORIZON_MS, WINDOW_MS, window_of
 from drawdown.worker.seal.arrivals import UNSEEN, UNSEEN_BY_SOME
 

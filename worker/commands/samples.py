@@ -17,8 +17,8 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import Said, record_many
-from drawdown.schema.database import insert_rows
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.sql import insert_rows
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 from drawdown.worker.sources.samples.quarantine import (
     CHOSEN,

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
 from drawdown.schema.audit import Said, record
-from drawdown.schema.database import insert_rows, rows_sql
+from drawdown.schema.sql import insert_rows, rows_sql
 from drawdown.worker.engine.effects import ReadDrawn, Steps
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, RetryAt, Unknown
-from drawdown.schema.database import rows_sql
+from drawdown.schema.sql import rows_sql
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.context import LEASE_MS, Context

@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.database import rows_sql
+from drawdown.schema.sql import rows_sql
 
 PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
 """The primary key of a push."""

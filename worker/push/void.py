@@ -14,9 +14,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import Said, record_many
-from drawdown.schema.database import insert_rows, rows_sql
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import make_dirty
+from drawdown.schema.sql import insert_rows, rows_sql
 from drawdown.worker.push.rows import PLACE, change, newest_unanswered, place_of
 from drawdown.worker.push.wallet_mirror import give_back
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.ledger import wallet
-from drawdown.schema.database import rows_sql
+from drawdown.ledger import entries, wallet
+from drawdown.schema.sql import rows_sql
 from drawdown.worker.catalog.wallets import mirrored_at
 from drawdown.worker.verdict.asks import mark_for_projection
 
@@ -26,12 +26,12 @@ PREFIX: Final = "mirror:"
 AGAIN: Final = ":redrawn"
 
 
-def usage_of(push: Any) -> wallet.Usage:
+def usage_of(push: Any) -> entries.Usage:
     """What a push (a row of `pushes`) draws from its customer's wallet."""
-    return wallet.Usage(f"{PREFIX}{push.key}", push.customer_id, push.feature, push.sent_qty, push.window_ms)
+    return entries.Usage(f"{PREFIX}{push.key}", push.customer_id, push.feature, push.sent_qty, push.window_ms)
 
 
-def draw(connection: sa.Connection, accepted: Sequence[wallet.Usage], now_ms: int) -> None:
+def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: int) -> None:
     """Draw accepted pushes from their customers' wallets, where there are such. Only for providers without a hard stop
     of their own; `draw_if_ours` asks."""
     have = _with_wallet(connection, sorted({one.customer_id for one in accepted}))

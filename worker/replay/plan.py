@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.clock import utc
-from drawdown.schema.database import rows_sql
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.sql import rows_sql
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon, window_of
 
 FLIPS_SHOWN: Final = 200

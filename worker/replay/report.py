@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.schema.database import rows_sql
+from drawdown.schema.sql import rows_sql
 from drawdown.worker.catalog.prices import Prices, add
 from drawdown.worker.replay.plan import Plan
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from drawdown.schema.database import rows_sql
 from drawdown.schema.locks import make_dirty
 from drawdown.schema.migrate import bucket_of
+from drawdown.schema.sql import rows_sql
 from drawdown.schema.tables import assignments, orgs
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.seal import queries as sql

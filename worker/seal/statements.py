@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema import plans
 from drawdown.schema.audit import Said, record
-from drawdown.schema.database import rows_sql
+from drawdown.schema.sql import rows_sql
 from drawdown.schema.tables import buckets
 from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker.catalog.mapping import mapping_rows, segments, segments_sql

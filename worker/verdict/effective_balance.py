@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.rates import Rate, price, rate_for
 from drawdown.schema import plans
-from drawdown.schema.database import rows_sql
+from drawdown.schema.sql import rows_sql
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import mapping_rows, segments, segments_sql
 from drawdown.worker.verdict.org_row import Effective

@@ -29,7 +29,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema import audit_chain
-from drawdown.schema.database import rows_sql
+from drawdown.schema.sql import rows_sql
 from drawdown.worker.verify.state_queries import COUNTS, FINDINGS, NEWEST, OPEN, SAID, STATEMENTS
 from drawdown.worker.verify.usage_queries import IN_FLIGHT
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
+from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld
+from drawdown.schema.text import in_short
+from drawdown.worker.halts.dispatch import Dispatched
+from drawdown.worker.push.lookup import Confirmed
+from drawdown.worker.push.push import Pushed
+from drawdown.worker.verdict.project import Projected
 from drawdown.worker.views.backlog import Backlog
+
+log = structlog.get_logger()
 
 
 @dataclass
@@ -42,3 +53,44 @@ class Report:
         if self.left.needs_person or self.problems or self.doubted is not None:
             return 1
         return 75 if self.failures or self.left.waits_for_tick else 0
+
+
+def collect(report: Report, results: Sequence[object]) -> None:
+    """Add up what the lanes of a tick made. Errors: what says that the database is gone, which ends the tick."""
+    for result in results:
+        match result:
+            case list():
+                collect(report, result)
+            case Confirmed():
+                report.looked_up += result.asked
+                report.accepted += result.accepted
+                report.voided += result.voided
+                report.adopted += result.adopted
+            case Pushed():
+                report.accepted += result.accepted
+                report.not_accepted += result.other
+            case Projected():
+                report.projected += result.read
+                report.halted += result.halted
+                report.resumed += result.resumed
+                report.failures += result.unwritten
+            case Dispatched():
+                report.halts_acknowledged += result.acknowledged
+                report.halts_failed += result.failed
+            case LockHeld():  # this step's alone: others want other rows
+                log.error("lane_failed", error=str(result))
+                report.failures.append(str(result))
+            case DatabaseBusy() | DatabaseNotReady():
+                raise result
+            case Exception():
+                log.error("lane_failed", error=in_short(result))
+                report.failures.append(in_short(result))
+            case _:
+                raise AssertionError(f"an unexpected result: {result!r}")
+
+
+def accepted_of(done: object) -> int:
+    """Pushes that one lane had accepted."""
+    if isinstance(done, list):
+        return sum(accepted_of(one) for one in done)
+    return done.accepted if isinstance(done, Confirmed | Pushed) else 0

@@ -20,7 +20,8 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy, UsageError
-from drawdown.worker.sources.samples.files import STDIN, Lines, Record, format_of, open_lines, prefix_of, read_records
+from drawdown.worker.sources.samples.files import format_of, prefix_of, read_records
+from drawdown.worker.sources.samples.lines import STDIN, Lines, Record, open_lines
 from drawdown.worker.sources.samples.rows import ImportOptions, Sample, meaning
 from drawdown.worker.sources.samples.store import Stored, store
 from drawdown.worker.sources.samples.values import BadRow
