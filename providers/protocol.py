@@ -249,36 +249,29 @@ class Provider(Protocol):
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         """One call with at most `batch_size` pushes; one outcome each, in order. The same key always comes with the
         same content."""
-        ...
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         """The present state of at most `reads_a_call` customers, read afresh."""
-        ...
 
     async def lookup(self, request: PushRequest) -> LookupResult:
         """What became of a push. Asked only where `lookup_lag_ms` is declared."""
-        ...
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """What was charged, by feature, for events dated in [from_ms, to_ms). Asked only where `totals_lag_ms` is
         declared."""
-        ...
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
         """What the customer's balances say was drawn, by feature. Asked only where `drawn` is declared."""
-        ...
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
         """What a webhook says, once it is proven to be the provider's. Header names are in lower case.
 
         Errors: WebhookRefused. ReadFailed where the webhook is genuine and what it names could not be fetched.
         """
-        ...
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         """What is wrong with key, version, these features and these customers, a line each; empty when all is well.
         Charges nothing."""
-        ...
 
 
 class ManyLookups(Protocol):
@@ -286,7 +279,6 @@ class ManyLookups(Protocol):
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         """What became of pushes of one customer, dated within that span; one result each, in order."""
-        ...
 
 
 @dataclass(frozen=True)

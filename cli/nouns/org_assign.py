@@ -18,7 +18,7 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.audit import Said
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.worker.commands import assignments, flips
+from drawdown.worker.commands import assignments, flip_rules, flips
 from drawdown.worker.engine.runner import run
 
 
@@ -80,7 +80,7 @@ def assign(
         raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
     wishes = _wishes(state, names, customer, file)
     where, note = _biller(state, provider, wishes, new=new)
-    terms = flips.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
+    terms = flip_rules.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
     done = run(flips.flip(state.context(), wishes, terms, said), state.world())
     show(state, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, terms)])
     if any(one.problem for one in done):
@@ -88,14 +88,14 @@ def assign(
     return None
 
 
-def _wishes(state: State, names: list[str] | None, customer: str | None, file: Path | None) -> list[flips.Wish]:
+def _wishes(state: State, names: list[str] | None, customer: str | None, file: Path | None) -> list[flip_rules.Wish]:
     if file is not None:
         return read_flips(file)
     chosen = list(dict.fromkeys(names)) if names else state.read(assignments.unassigned)
-    return [flips.Wish(org, customer) for org in chosen]
+    return [flip_rules.Wish(org, customer) for org in chosen]
 
 
-def _biller(state: State, given: str | None, wishes: list[flips.Wish], *, new: bool) -> tuple[str, list[str]]:
+def _biller(state: State, given: str | None, wishes: list[flip_rules.Wish], *, new: bool) -> tuple[str, list[str]]:
     """The provider that is meant, and a word where nobody named it."""
     if given is not None:
         return given, []
@@ -105,7 +105,7 @@ def _biller(state: State, given: str | None, wishes: list[flips.Wish], *, new: b
     return state.require_provider(kept), [f"billed by {kept} as before; --provider names another"]
 
 
-def read_flips(file: Path) -> list[flips.Wish]:
+def read_flips(file: Path) -> list[flip_rules.Wish]:
     """Organisations and customers from a CSV file.
 
     Errors: UsageError naming the line, and nothing is assigned.
@@ -127,15 +127,15 @@ def read_flips(file: Path) -> list[flips.Wish]:
     return found
 
 
-def _wish(file: Path, line: int, row: dict[str, str | None]) -> flips.Wish:
+def _wish(file: Path, line: int, row: dict[str, str | None]) -> flip_rules.Wish:
     org, customer = (row.get("org_id") or "").strip(), (row.get("customer_id") or "").strip()
     for name, text in (("org_id", org), ("customer_id", customer or "-")):
         if not is_clean_id(text):
             raise UsageError(f"{file}, line {line}: {name} {text!r} is no id")
-    return flips.Wish(org, customer or None, line)
+    return flip_rules.Wish(org, customer or None, line)
 
 
-def _flip_lines(done: list[flips.Flip], terms: flips.Terms) -> list[str | Table]:
+def _flip_lines(done: list[flip_rules.Flip], terms: flip_rules.Terms) -> list[str | Table]:
     moved = [one for one in done if one.start_ms is not None]
     already = sum(one.already for one in done)
     title = f"{'Would assign' if terms.dry_run else 'Assigned'} {len(moved):,} to {terms.provider}"
@@ -161,12 +161,12 @@ def _flip_lines(done: list[flips.Flip], terms: flips.Terms) -> list[str | Table]
     return lines + [_problem_line(one) for one in problems[:50]]
 
 
-def _problem_line(one: flips.Flip) -> str:
+def _problem_line(one: flip_rules.Flip) -> str:
     where = "" if one.line is None else f"line {one.line}: "
     return f"{where}{one.org_id}: {(one.problem or '').removeprefix(f'{one.org_id}: ')}"
 
 
-def _notes(one: flips.Flip) -> str | None:
+def _notes(one: flip_rules.Flip) -> str | None:
     parts = [one.note] if one.note else []
     if one.open_pushes:
         held = ", ".join(f"{count:,} {state}" for state, count in one.open_pushes.items())

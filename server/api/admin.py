@@ -26,7 +26,7 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Hands, Services
 from drawdown.server.step_threads import Crew
-from drawdown.worker.commands import assignments, flips, orgs
+from drawdown.worker.commands import assignments, flip_rules, flips, orgs
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 
@@ -62,13 +62,13 @@ async def assign(services: Services, crew: Crew, org_id: str, order: ProviderOrd
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
-    def work(hands: Hands, context: Context) -> list[flips.Flip] | list[assignments.Assigned]:
+    def work(hands: Hands, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:
             return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, said), rollback=order.dry_run)]
-        terms = flips.Terms(
+        terms = flip_rules.Terms(
             order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
         )
-        return runner.run(flips.flip(context, [flips.Wish(org_id, order.customer)], terms, said), hands.world)
+        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], terms, said), hands.world)
 
     done = await asyncio.wrap_future(crew.order(work))
     if not order.dry_run:

@@ -28,7 +28,8 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
 from drawdown.worker.commands import assignments, credit, flips, withdrawals
-from drawdown.worker.commands.flips import Flip, Terms, Wish, flip
+from drawdown.worker.commands.flip_rules import Flip, Terms, Wish
+from drawdown.worker.commands.flips import flip
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.verdict.project import ORGS_A_ROUND

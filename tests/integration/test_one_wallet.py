@@ -11,7 +11,8 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import assignments
-from drawdown.worker.commands.flips import Flip, Terms, Wish, flip
+from drawdown.worker.commands.flip_rules import Flip, Terms, Wish
+from drawdown.worker.commands.flips import flip
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.verify.verify import verify

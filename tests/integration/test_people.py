@@ -18,7 +18,7 @@ from drawdown.schema import audit
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import cells, credit, flips, orgs, providers, samples, withdrawals
+from drawdown.worker.commands import cells, credit, flip_rules, flips, orgs, providers, samples, withdrawals
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.engine import runner
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
@@ -45,15 +45,15 @@ def do(fleet: Fleet, work: Callable[[sa.Connection], T]) -> T:
     return write(fleet.engine, work)
 
 
-def flip(fleet: Fleet, *wishes: flips.Wish, **terms: Any) -> list[flips.Flip]:
+def flip(fleet: Fleet, *wishes: flip_rules.Wish, **terms: Any) -> list[flip_rules.Flip]:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    return runner.run(flips.flip(fleet.context(), list(wishes), flips.Terms(**terms), fleet.said), world)
+    return runner.run(flips.flip(fleet.context(), list(wishes), flip_rules.Terms(**terms), fleet.said), world)
 
 
 def test_whoever_names_no_provider_and_no_customer_keeps_both(fleet: Fleet) -> None:
     do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id="acme-inc", from_ms=T0))
     assert read(fleet.engine, lambda c: flips.kept_provider(c, ["acme"], new=False)) == "fake"
-    (done,) = flip(fleet, flips.Wish("acme"), provider="fake")
+    (done,) = flip(fleet, flip_rules.Wish("acme"), provider="fake")
     assert (done.already, done.customer_id) == (True, "acme-inc")
     fleet.assign("globex", from_ms=T0)
     with pytest.raises(UsageError, match="acme by fake and globex by embedded"):

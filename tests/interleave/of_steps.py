@@ -9,7 +9,8 @@ from typing import Any, Final
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import orgs
-from drawdown.worker.commands.flips import Terms, Wish, flip
+from drawdown.worker.commands.flip_rules import Terms, Wish
+from drawdown.worker.commands.flips import flip
 from drawdown.worker.engine.effects import Recall, Steps
 from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.halts.dispatch import dispatch

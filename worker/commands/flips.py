@@ -8,84 +8,26 @@ stands for itself, so that the same file can be given again until all of it is d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.protocol import CustomerRead, CustomerState, NoCustomer, ReadFailed
+from drawdown.providers.protocol import CustomerRead, ReadFailed
 from drawdown.schema import ids
 from drawdown.schema.audit import Said
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.commands.assignments import assign_one, start_of
+from drawdown.worker.commands.flip_rules import Flip, Standing, Terms, Wish, judge
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
 
 CHUNK: Final = 200
 """Organisations a transaction: whoever seals waits for it meanwhile."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """One organisation to assign. A customer of None stands for the organisation's own id, or for none yet where the
-    provider has ids of its own. `line` is where it stands in a file."""
-
-    org_id: str
-    customer_id: str | None = None
-    line: int | None = None
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What holds for all organisations of one command."""
-
-    provider: str
-    from_ms: int | None = None
-    dry_run: bool = False
-    allow_halt: bool = False
-    unchecked: bool = False
-    each_alone: bool = False
-    """A problem stops only its own organisation (of a file, or of all that nobody bills), not all of them."""
-    new: bool = False
-    """Also organisations, and customers of the embedded ledger, of which nothing is known yet."""
-
-
-@dataclass(frozen=True)
-class Flip:
-    """What moved, or would: `open_pushes` of the old biller stay with it, and so does `credit_behind_micro`."""
-
-    org_id: str
-    customer_id: str
-    was: str | None = None
-    customer_was: str | None = None
-    open_pushes: Mapping[str, int] = field(default_factory=dict)
-    credit_behind_micro: int | None = None
-    credit_there_micro: int | None = None
-    start_ms: int | None = None
-    mended_s: int = 0
-    before_start_s: int = 0
-    already: bool = False
-    problem: str | None = None
-    note: str | None = None
-    line: int | None = None
-
-
-@dataclass(frozen=True)
-class _Standing:
-    """How one organisation stands before the flip."""
-
-    wish: Wish
-    customer_id: str
-    provider: str | None
-    customer_before: str | None
-    is_halted: bool
-    already: bool
-    open_pushes: Mapping[str, int]
-    unknown: str | None = None
 
 
 def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
@@ -107,14 +49,14 @@ def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> 
 
 def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
     own_ids = terms.provider in context.capabilities and context.capabilities[terms.provider].own_customer_ids
-    standing: list[_Standing] = yield Transaction(
+    standing: list[Standing] = yield Transaction(
         "flip_standing", partial(_standing, wishes=wishes, terms=terms, own_ids=own_ids), rollback=True
     )
     there = yield from _read(context, {terms.provider: [one.customer_id for one in standing if not one.already]})
     behind: Mapping[tuple[str, str], CustomerRead] = {}
     if terms.dry_run:
         behind = yield from _read(context, _old_customers(standing))
-    planned = [_judge(one, terms, there, behind, context) for one in standing]
+    planned = [judge(one, terms, there, behind, context) for one in standing]
     if own_ids and not terms.unchecked:
         planned = yield from _checked(context, terms.provider, planned)
     problems = [one for one in planned if one.problem is not None]
@@ -144,7 +86,7 @@ def _said(wrong: Sequence[str] | ReadFailed) -> str:
     return f"could not be checked: {wrong.reason}" if isinstance(wrong, ReadFailed) else "; ".join(wrong)
 
 
-def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[_Standing]:
+def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[Standing]:
     found = []
     for wish in wishes:
         unknown = _unknown(connection, wish, terms)
@@ -164,7 +106,7 @@ def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms
         if same and terms.from_ms is not None:
             same = latest is not None and latest.start_ms == terms.from_ms
         found.append(
-            _Standing(
+            Standing(
                 wish,
                 customer,
                 None if latest is None else latest.provider,
@@ -223,7 +165,7 @@ def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
     return {state: int(count) for state, count in rows}
 
 
-def _old_customers(standing: Sequence[_Standing]) -> dict[str, list[str]]:
+def _old_customers(standing: Sequence[Standing]) -> dict[str, list[str]]:
     old: dict[str, list[str]] = {}
     for one in standing:
         if one.provider is not None and one.customer_before and not one.already:
@@ -244,64 +186,6 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
             states = {one: ReadFailed(type(error).__name__) for one in named}
         found.update({(provider, one): states.get(one, ReadFailed("no answer")) for one in named})
     return found
-
-
-def _judge(
-    one: _Standing,
-    terms: Terms,
-    there: Mapping[tuple[str, str], CustomerRead],
-    behind: Mapping[tuple[str, str], CustomerRead],
-    context: Context,
-) -> Flip:
-    state = there.get((terms.provider, one.customer_id))
-    left = behind.get((one.provider or "", one.customer_before or ""))
-    problem, note = (one.unknown, None) if one.unknown else _problem(one, terms, state, context)
-    return Flip(
-        org_id=one.wish.org_id,
-        customer_id=one.customer_id,
-        was=one.provider,
-        customer_was=one.customer_before,
-        open_pushes=one.open_pushes,
-        credit_behind_micro=left.balance_micro if isinstance(left, CustomerState) else None,
-        credit_there_micro=state.balance_micro if isinstance(state, CustomerState) else None,
-        already=one.already,
-        problem=None if one.already else problem,
-        note=note,
-        line=one.wish.line,
-    )
-
-
-def _problem(
-    one: _Standing, terms: Terms, state: CustomerRead | None, context: Context
-) -> tuple[str | None, str | None]:
-    """What speaks against it, and what is worth knowing."""
-    if terms.provider in EXEMPT_PROVIDERS:
-        return None, "its usage is billed by nobody here from then on"
-    if one.customer_id == "":
-        return None, f"it has no customer at {terms.provider} yet: its usage waits until one is given"
-    match state:
-        case None:
-            return None, f"{terms.provider} was not asked: it cannot be called yet"
-        case NoCustomer() if not terms.unchecked:
-            return f"{terms.provider} has no customer {one.customer_id}: make it there first, or give --customer", None
-        case ReadFailed(reason) if not terms.unchecked:
-            return (
-                f"{terms.provider} did not say how {one.customer_id} stands ({reason}): try again, or --unchecked",
-                None,
-            )
-        case CustomerState(balance) if balance is not None and balance <= 0 and _would_newly_halt(one, terms):
-            if not terms.allow_halt:
-                text = (
-                    f"the customer {one.customer_id} has no credit at {terms.provider}: the flip would halt it at once"
-                )
-                return f"{text}; give credit there first, or --allow-halt", None
-            return None, "it is halted once the flip is in force: no credit there"
-    return None, None
-
-
-def _would_newly_halt(one: _Standing, terms: Terms) -> bool:
-    """Whether it runs now, under another biller."""
-    return one.provider is not None and one.provider != terms.provider and not one.is_halted
 
 
 def _assign(

@@ -17,64 +17,31 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.providers.protocol import Capabilities, Outcome, PushRequest, RetryAt, Unknown
+from drawdown.providers.protocol import Capabilities, Outcome, RetryAt, Unknown
 from drawdown.schema.sql import rows_sql
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Push, Remember, Steps, Transaction, Witness
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.history.incarnation import count_sends, require_same
+from drawdown.worker.history.incarnation import require_same
+from drawdown.worker.push.claim import Claim, Claimed, claim_due
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.queries import (
-    ATTEMPTS,
-    CLAIM,
     EXPIRE,
     FINISH,
-    REFERENCE,
-    SENT_BEFORE,
     SETTLE,
     SETTLED,
     UNSENDABLE,
-    WIRE_KEYS,
 )
-from drawdown.worker.push.request import request_of
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
 
-MAX_CLAIM: Final = 2_048
 SHOWN: Final = 120
 """Characters of a reason in the log."""
 SENDING: Final = 5
 """Eighths of a tick's time after which nothing more is sent."""
-CALLS_A_CLAIM: Final = 2
-"""A claim is worth so many rounds of calls: enough to keep all of them busy. What a process that dies had claimed, and
-not sent yet, waits for the claim's lease to end."""
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """One push that this worker may send until its lease ends."""
-
-    window_ms: int
-    org_id: str
-    feature: str
-    revision: int
-    request: PushRequest
-    sent_before: bool = False
-    """Whether an earlier attempt may have reached the provider."""
-    first: bool = True
-    """Whether the key was not known there before this attempt: no earlier one arrived, or was lost with our history."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What one claim took, and what to remember before it leaves."""
-
-    pushes: Sequence[Claimed]
-    witness: Witness | None
 
 
 @dataclass
@@ -106,7 +73,7 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
         claimed: Claim = yield Transaction(
             "claim",
             partial(
-                _claim,
+                claim_due,
                 provider=provider,
                 claim=claim,
                 now=now,
@@ -207,69 +174,6 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
             "largest": capabilities.max_quantity or 2**63 - 1,
         }
         connection.execute(sa.text(UNSENDABLE), {**values, **words})
-
-
-def claim_size(capabilities: Capabilities) -> int:
-    """How many pushes one claim takes."""
-    rounds = 1 if capabilities.in_flight == 1 else CALLS_A_CLAIM * capabilities.in_flight
-    return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * rounds)
-
-
-def _claim(
-    connection: sa.Connection,
-    *,
-    provider: str,
-    claim: str,
-    now: int,
-    capabilities: Capabilities,
-    shard: Shard,
-    known: Witness | None,
-) -> Claim:
-    skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
-    mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
-    kept = safe_retention_ms(capabilities)
-    limits = {"now": now, "most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
-    limits["oldest_attempt"] = -1 if kept is None else now - kept
-    rows = connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all()
-    if not rows:
-        return Claim([], None)
-    recorded = connection.execute(sa.text(ATTEMPTS), {**mine, "now": now}).rowcount
-    assert recorded == len(rows), "every claimed push has its attempt on record before it is sent"
-    before = set()
-    if any(row.attempts > 1 for row in rows):
-        before = {tuple(row) for row in connection.execute(sa.text(SENT_BEFORE), mine)}
-    claimed = [_claimed(row, capabilities, before, now) for row in rows]
-    _keep_wire_keys(connection, [one for one, row in zip(claimed, rows, strict=True) if one.request.key != row.key])
-    require_same(connection, known)
-    # Last: the count is one row for all workers, held until the commit.
-    witness = count_sends(connection, len(rows), known)
-    return Claim(sorted(claimed, key=lambda one: (one.window_ms, one.request.key)), witness)
-
-
-def _claimed(
-    row: sa.Row[tuple[object, ...]], capabilities: Capabilities, before: set[tuple[object, ...]], now: int
-) -> Claimed:
-    reference = (row.window_ms, row.org_id, row.feature, row.revision)
-    request = request_of(row, capabilities)
-    return Claimed(*reference, request, reference in before, first=row.first_attempt_ms == now)
-
-
-def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> None:
-    """A key that is sent as something else is stored as that, before it is sent: late errors name it alone."""
-    if not hashed:
-        return
-    rows = [
-        {
-            "window_ms": one.window_ms,
-            "org_id": one.org_id,
-            "feature": one.feature,
-            "revision": one.revision,
-            "wire_key": one.request.key,
-        }
-        for one in hashed
-    ]
-    shape = rows_sql(connection, {**REFERENCE, "wire_key": "text"})
-    connection.execute(sa.text(WIRE_KEYS.replace("{rows}", shape)), {"rows": json.dumps(rows)})
 
 
 def _settle(

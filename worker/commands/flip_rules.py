@@ -1,0 +1,128 @@
+"""Which flips may be done, from what is known of both billers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from drawdown.providers.protocol import CustomerRead, CustomerState, NoCustomer, ReadFailed
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.engine.context import Context
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One organisation to assign. A customer of None stands for the organisation's own id, or for none yet where the
+    provider has ids of its own. `line` is where it stands in a file."""
+
+    org_id: str
+    customer_id: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for all organisations of one command."""
+
+    provider: str
+    from_ms: int | None = None
+    dry_run: bool = False
+    allow_halt: bool = False
+    unchecked: bool = False
+    each_alone: bool = False
+    """A problem stops only its own organisation (of a file, or of all that nobody bills), not all of them."""
+    new: bool = False
+    """Also organisations, and customers of the embedded ledger, of which nothing is known yet."""
+
+
+@dataclass(frozen=True)
+class Flip:
+    """What moved, or would: `open_pushes` of the old biller stay with it, and so does `credit_behind_micro`."""
+
+    org_id: str
+    customer_id: str
+    was: str | None = None
+    customer_was: str | None = None
+    open_pushes: Mapping[str, int] = field(default_factory=dict)
+    credit_behind_micro: int | None = None
+    credit_there_micro: int | None = None
+    start_ms: int | None = None
+    mended_s: int = 0
+    before_start_s: int = 0
+    already: bool = False
+    problem: str | None = None
+    note: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one organisation stands before the flip."""
+
+    wish: Wish
+    customer_id: str
+    provider: str | None
+    customer_before: str | None
+    is_halted: bool
+    already: bool
+    open_pushes: Mapping[str, int]
+    unknown: str | None = None
+
+
+def judge(
+    one: Standing,
+    terms: Terms,
+    there: Mapping[tuple[str, str], CustomerRead],
+    behind: Mapping[tuple[str, str], CustomerRead],
+    context: Context,
+) -> Flip:
+    """What a flip would meet: `there` is what the new biller says of its customer, `behind` what the old one does."""
+    state = there.get((terms.provider, one.customer_id))
+    left = behind.get((one.provider or "", one.customer_before or ""))
+    problem, note = (one.unknown, None) if one.unknown else problem_of(one, terms, state, context)
+    return Flip(
+        org_id=one.wish.org_id,
+        customer_id=one.customer_id,
+        was=one.provider,
+        customer_was=one.customer_before,
+        open_pushes=one.open_pushes,
+        credit_behind_micro=left.balance_micro if isinstance(left, CustomerState) else None,
+        credit_there_micro=state.balance_micro if isinstance(state, CustomerState) else None,
+        already=one.already,
+        problem=None if one.already else problem,
+        note=note,
+        line=one.wish.line,
+    )
+
+
+def problem_of(
+    one: Standing, terms: Terms, state: CustomerRead | None, context: Context
+) -> tuple[str | None, str | None]:
+    """What speaks against it, and what is worth knowing."""
+    if terms.provider in EXEMPT_PROVIDERS:
+        return None, "its usage is billed by nobody here from then on"
+    if one.customer_id == "":
+        return None, f"it has no customer at {terms.provider} yet: its usage waits until one is given"
+    match state:
+        case None:
+            return None, f"{terms.provider} was not asked: it cannot be called yet"
+        case NoCustomer() if not terms.unchecked:
+            return f"{terms.provider} has no customer {one.customer_id}: make it there first, or give --customer", None
+        case ReadFailed(reason) if not terms.unchecked:
+            return (
+                f"{terms.provider} did not say how {one.customer_id} stands ({reason}): try again, or --unchecked",
+                None,
+            )
+        case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(one, terms):
+            if not terms.allow_halt:
+                text = (
+                    f"the customer {one.customer_id} has no credit at {terms.provider}: the flip would halt it at once"
+                )
+                return f"{text}; give credit there first, or --allow-halt", None
+            return None, "it is halted once the flip is in force: no credit there"
+    return None, None
+
+
+def would_newly_halt(one: Standing, terms: Terms) -> bool:
+    """Whether it runs now, under another biller."""
+    return one.provider is not None and one.provider != terms.provider and not one.is_halted
