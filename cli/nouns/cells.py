@@ -15,6 +15,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.worker.commands import cells
 from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.views import cells as views_cells
 
 app = typer.Typer()
 
@@ -26,7 +27,7 @@ def list_(context: typer.Context) -> None:
     """List cells."""
     state: State = context.obj
     allowed = state.settings.cells().allowed
-    found = [{**asdict(one), "allowed": origin(one.url) in allowed} for one in state.read(cells.list_cells)]
+    found = [{**asdict(one), "allowed": origin(one.url) in allowed} for one in state.read(views_cells.list_cells)]
     columns = ("cell", "url", "#running", "#halts due", "on the allow-list")
     show(state, {"cells": found}, [table("Cells", columns, [tuple(one.values()) for one in found])])
 

@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from drawdown.cli.app import State
 from drawdown.cli.parsing import lasting, show_time
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
-from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS
+from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS, database_now
 from drawdown.worker.halts.cell_client import SHARED, CellSettings
 from drawdown.worker.history.incarnation import read_incarnation
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
+from drawdown.worker.views.cells import cells_without_url, list_cells
+from drawdown.worker.views.features import unrated_features
 from drawdown.worker.views.long_open import oldest_open
+from drawdown.worker.views.metrics import last_tick_ms
+from drawdown.worker.views.providers import providers_in_use
 
 MIN_SQLITE = (3, 37, 0)
 MIN_SECRET_CHARS = 16
@@ -121,12 +123,12 @@ def _open_for_long(state: State) -> Iterator[Finding]:
 
 
 def _ticks(state: State) -> Iterator[Finding]:
-    last = state.read(lambda c: c.execute(sa.text("SELECT MAX(finished_ms) FROM ticks")).scalar_one_or_none())
-    late = last is None or state.clock.now_ms() - int(last) > 3 * WINDOW_MS
+    last = state.read(last_tick_ms)
+    late = last is None or state.clock.now_ms() - last > 3 * WINDOW_MS
     mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` running"
     yield Finding(
         not late,
-        "no tick yet" if last is None else f"the last tick ended at {show_time(int(last))}",
+        "no tick yet" if last is None else f"the last tick ended at {show_time(last)}",
         mend if late else "",
     )
 
@@ -141,14 +143,7 @@ def _watch(state: State) -> Iterator[Finding]:
 
 
 def _mapping(state: State) -> Iterator[Finding]:
-    unrated = state.read(
-        lambda c: c.execute(
-            sa.text(
-                "SELECT DISTINCT m.feature FROM mappings m WHERE m.feature IS NOT NULL AND NOT EXISTS "
-                "(SELECT 1 FROM ledger_rates r WHERE r.feature = m.feature)"
-            )
-        ).scalars().all()
-    )  # fmt: skip
+    unrated = state.read(unrated_features)
     for feature in unrated:
         what = f"the feature {feature} has no rate: no wallet is charged for it, whichever provider bills it"
         yield Finding(False, what, f"`drawdown ledger rate {feature} --micro-credits N`")
@@ -157,15 +152,9 @@ def _mapping(state: State) -> Iterator[Finding]:
 
 
 def _providers(state: State) -> Iterator[Finding]:
-    used = state.read(
-        lambda c: c.execute(
-            sa.text("SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN :exempt")
-            .bindparams(sa.bindparam("exempt", sorted(EXEMPT_PROVIDERS), expanding=True))
-        ).scalars().all()
-    )  # fmt: skip
     for name, why in state.registry.broken.items():
         yield Finding(False, f"the provider {name}", why)
-    for name in used:
+    for name in state.read(providers_in_use):
         provider = state.registry.providers.get(name)
         if name in state.registry.broken:
             continue
@@ -177,22 +166,13 @@ def _providers(state: State) -> Iterator[Finding]:
 
 
 def _cells(state: State) -> Iterator[Finding]:
-    cells = state.read(lambda c: [tuple(row) for row in c.execute(sa.text("SELECT cell_id, url FROM cells"))])
-    named = state.read(
-        lambda c: c.execute(
-            sa.text(
-                "SELECT DISTINCT cell_id FROM sandboxes WHERE state <> 'stopped' AND cell_id NOT IN "
-                "(SELECT cell_id FROM cells)"
-            )
-        ).scalars().all()
-    )  # fmt: skip
     settings = state.settings.cells()
-    for cell, url in cells:
-        mend = settings.why_not(str(url)) or ""
-        yield Finding(not mend, f"cell {cell} at {url}", mend)
-        yield _cell_secret(settings, str(cell))
-    for cell in named:
-        yield Finding(False, f"cell {cell} runs sandboxes and has no URL", f"`drawdown cell set {cell} URL`")
+    for cell in state.read(list_cells):
+        mend = settings.why_not(cell.url) or ""
+        yield Finding(not mend, f"cell {cell.cell_id} at {cell.url}", mend)
+        yield _cell_secret(settings, cell.cell_id)
+    for name in state.read(cells_without_url):
+        yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {name} URL`")
 
 
 def _cell_secret(settings: CellSettings, cell: str) -> Finding:

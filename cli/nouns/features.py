@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import State
@@ -14,13 +14,9 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.worker.catalog.mapping import FOREVER_MS, mapping_rows, segments
 from drawdown.worker.commands import features
+from drawdown.worker.views.features import unmapped_sizes
 
 app = typer.Typer()
-
-PENDING = """
-SELECT memory_mb, SUM(seconds), SUM(samples), COUNT(DISTINCT org_id) FROM pending_usage
-WHERE reason = 'no_mapping' GROUP BY memory_mb ORDER BY memory_mb
-"""
 
 
 @app.command("list")
@@ -28,19 +24,17 @@ def list_(context: typer.Context) -> None:
     """Show the mapping, and what is used but has no feature."""
     state: State = context.obj
     found = segments(state.read(mapping_rows))
-    pending = state.read(lambda c: [tuple(row) for row in c.execute(sa.text(PENDING))])
+    waiting = state.read(unmapped_sizes)
     rows = [
         (g.feature, g.lo, g.hi, g.unit, show_time(g.start_ms), "-" if g.end_ms == FOREVER_MS else show_time(g.end_ms))
         for g in found
     ]
-    waiting = [(int(m), int(seconds), int(n), int(orgs)) for m, seconds, n, orgs in pending]
-    names = ("memory_mb", "seconds", "samples", "orgs")
     show(
         state,
-        {"mapping": found, "without_feature": [dict(zip(names, one, strict=True)) for one in waiting]},
+        {"mapping": found, "without_feature": waiting},
         [
             table("Mapping", ("feature", "#MB from", "#MB to", "unit", "from", "to"), rows),
-            table("Used, but without a feature", ("#MB", "#seconds", "#samples", "#orgs"), waiting),
+            table("Used, but without a feature", ("#MB", "#seconds", "#samples", "#orgs"), map(astuple, waiting)),
         ],
     )
 

@@ -15,20 +15,12 @@ from drawdown.ledger import accounts, wallet
 from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import credit
+from drawdown.worker.views.ledger import list_entries, list_rates, list_wallets
 
 app = typer.Typer()
 
 MAX_RATE = 10**12
 """A million credits for a second: whatever is above is a slip."""
-
-ENTRIES = """
-SELECT key, kind, amount_micro, feature, quantity, ts, actor, reason FROM ledger_entries
-WHERE from_account = :account OR to_account = :account ORDER BY at_ms DESC, key DESC LIMIT :most
-"""
-RATES = "SELECT feature, micro_credits, per_quantity, start_ms FROM ledger_rates ORDER BY feature, start_ms"
-ACCOUNTS = """
-SELECT account_id, balance_micro, plan FROM ledger_accounts WHERE kind = 'wallet' ORDER BY balance_micro LIMIT :most
-"""
 
 
 @app.command()
@@ -81,28 +73,27 @@ def show_(
     """Show wallets, lowest first, and the rate card; or one customer's wallet and its last entries."""
     state: State = context.obj
     if customer is None:
-        wallets = state.read(lambda c: [dict(r._mapping) for r in c.execute(sa.text(ACCOUNTS), {"most": most})])
-        rates = state.read(lambda c: [dict(r._mapping) for r in c.execute(sa.text(RATES))])
+        wallets = state.read(lambda c: list_wallets(c, most))
+        rates = state.read(list_rates)
         tables = [
             table(
                 "Wallets",
                 ("customer", "#credits", "plan"),
-                [(w["account_id"].split(":", 1)[1], show_credits(w["balance_micro"]), w["plan"]) for w in wallets],
+                [(w.account_id.split(":", 1)[1], show_credits(w.balance_micro), w.plan) for w in wallets],
             ),
             table(
                 "Rate card",
                 ("feature", "#micro-credits", "#per", "from"),
-                [(r["feature"], r["micro_credits"], r["per_quantity"], show_time(r["start_ms"])) for r in rates],
+                [(r.feature, r.micro_credits, r.per_quantity, show_time(r.start_ms)) for r in rates],
             ),
         ]
         show(state, {"wallets": wallets, "rates": rates}, tables)
         return
-    values = {"account": f"wallet:{customer}", "most": most}
     found = state.read(lambda c: credit.known_wallet(c, customer))
-    entries = state.read(lambda c: [dict(r._mapping) for r in c.execute(sa.text(ENTRIES), values)])
+    entries = state.read(lambda c: list_entries(c, customer, most))
     rows = [
-        (show_time(e["ts"]), e["kind"], show_credits(-e["amount_micro"] if e["kind"] == "usage" else e["amount_micro"]),
-         e["feature"], e["quantity"], e["key"])
+        (show_time(e.ts), e.kind, show_credits(-e.amount_micro if e.kind == "usage" else e.amount_micro),
+         e.feature, e.quantity, e.key)
         for e in entries
     ]  # fmt: skip
     title = f"{customer}: {show_credits(found.balance_micro)} credits, plan {found.plan or '-'}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Final
 
-import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import State
@@ -20,24 +20,13 @@ from drawdown.worker.catalog import terms
 from drawdown.worker.commands import providers
 from drawdown.worker.engine.runner import ask
 from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.views.features import mapped_features
+from drawdown.worker.views.providers import ProviderLoad, customers_at, provider_loads
 
 app = typer.Typer()
 provider_estimates.register(app)
 
-COUNTS = """
-SELECT a.provider, COUNT(*) AS orgs, SUM(CASE WHEN a.customer_id = '' THEN 1 ELSE 0 END) AS without_customer
-FROM assignments a WHERE a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) GROUP BY a.provider
-"""
 MAX_WEBHOOK_BYTES: Final = 1_000_000
-OPEN = """
-SELECT provider, COUNT(*) AS pushes FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected')
-GROUP BY provider
-"""
-FEATURES = "SELECT DISTINCT feature FROM mappings WHERE feature IS NOT NULL ORDER BY 1"
-CUSTOMERS = """
-SELECT customer_id FROM assignments WHERE provider = :provider AND customer_id <> ''
-    AND (end_ms IS NULL OR :now < end_ms) ORDER BY 1 LIMIT :most
-"""
 
 
 @app.command("list")
@@ -45,23 +34,13 @@ def list_(context: typer.Context) -> None:
     """List providers: ready, dormant, paused or broken; organisations, and what is open."""
     state: State = context.obj
     now = state.clock.now_ms()
-    counts = state.read(lambda c: {row.provider: row for row in c.execute(sa.text(COUNTS), {"now": now})})
-    open_: dict[str, int] = state.read(lambda c: {row.provider: int(row.pushes) for row in c.execute(sa.text(OPEN))})
+    loads = state.read(lambda c: provider_loads(c, now))
     paused, changed = state.read(terms.paused), state.context().changed
     found = []
-    for name in sorted({*state.registry.providers, *state.registry.broken, *counts, *open_} - EXEMPT_PROVIDERS):
+    for name in sorted({*state.registry.providers, *state.registry.broken, *loads} - EXEMPT_PROVIDERS):
         stands, why = _stands(state, name, paused, changed)
-        held = counts.get(name)
-        found.append(
-            {
-                "provider": name,
-                "state": stands,
-                "why": why,
-                "orgs": int(held.orgs) if held else 0,
-                "without_customer": int(held.without_customer) if held else 0,
-                "open_pushes": int(open_.get(name, 0)),
-            }
-        )
+        held = asdict(loads.get(name, ProviderLoad()))
+        found.append({"provider": name, "state": stands, "why": why, **held})
     columns = ("provider", "state", "why", "#orgs", "#without customer", "#open pushes")
     show(state, {"providers": found}, [table("Providers", columns, [tuple(one.values()) for one in found])])
 
@@ -104,9 +83,9 @@ def check(
     if customer:
         only_with(context, "--customer", "name", "feature")
     provider = state.registry.providers[name]
-    wanted = {"provider": name, "now": state.clock.now_ms(), "most": most}
-    features = feature or state.read(lambda c: list(c.execute(sa.text(FEATURES)).scalars()))
-    customers = customer or state.read(lambda c: list(c.execute(sa.text(CUSTOMERS), wanted).scalars()))
+    now = state.clock.now_ms()
+    features = feature or state.read(mapped_features)
+    customers = customer or state.read(lambda c: customers_at(c, name, now, most))
     found = (
         [provider.dormant]
         if provider.dormant

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple
 from typing import Annotated, Any
 
-import sqlalchemy as sa
 import typer
 from rich.table import Table
 
@@ -15,24 +14,16 @@ from drawdown.cli.options import Actor, DryRun, Expect, Keys, Most, Reason
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.schema.audit import require_org
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import UsageError
 from drawdown.worker.commands import pushes
+from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.views.push import explain_push
+from drawdown.worker.views.pushes import PushFilter, PushSum, list_pushes, sum_pushes
 
 app = typer.Typer()
 
 STATES = ("due", "queued", "in_doubt", "rejected", "accepted", "voided", "carried", "shadow")
 OPEN = ("due", "queued", "in_doubt", "rejected")
-LIST = """
-SELECT key, provider, customer_id, sent_qty, state, attempts, due_at_ms, last_error FROM pushes
-WHERE state IN :states AND (:org = '' OR org_id = :org) AND (:provider = '' OR provider = :provider)
-ORDER BY window_ms, org_id, feature, revision LIMIT :most
-"""
-SUMS = """
-SELECT provider, customer_id, feature, state, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity FROM pushes
-WHERE state IN :states AND (:org = '' OR org_id = :org) AND (:provider = '' OR provider = :provider)
-GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
 
 
 @app.command("list")
@@ -53,30 +44,24 @@ def list_(
     state.known_provider(provider)
     if org:
         state.read(lambda c: require_org(c, org))
-    values = {"states": list(state_ or OPEN), "org": org, "provider": provider, "most": most}
-    rows = _read(state, LIST, values)
-    shown = [(r["key"], r["provider"], r["sent_qty"], r["state"], r["attempts"], r["last_error"]) for r in rows]
+    chosen = PushFilter(state_ or OPEN, org, provider)
+    rows = state.read(lambda c: list_pushes(c, chosen, most))
+    shown = [(r.key, r.provider, r.sent_qty, r.state, r.attempts, r.last_error) for r in rows]
     columns = ("key", "provider", "#quantity", "state", "#attempts", "last error")
     lines: list[str | Table] = [table("Pushes", columns, shown)]
     result: dict[str, object] = {"pushes": rows}
     if set(state_ or OPEN) <= set(OPEN):  # whatever is settled is all there ever was
-        sums = _read(state, SUMS, values)
-        total = sum(int(one["pushes"]) for one in sums)
+        sums = state.read(lambda c: sum_pushes(c, chosen))
+        total = sum(one.pushes for one in sums)
         result |= {"total": total, "sums": sums}
         lines += _sums(sums, total, len(rows)) if rows else []
     show(state, result, lines)
 
 
-def _read(state: State, statement: str, values: dict[str, object]) -> list[dict[str, Any]]:
-    query = sa.text(statement).bindparams(sa.bindparam("states", expanding=True))
-    known = {name: values[name] for name in query.compile().params}
-    return state.read(lambda c: [dict(row._mapping) for row in c.execute(query, known)])
-
-
-def _sums(sums: Sequence[dict[str, Any]], total: int, shown: int) -> list[str | Table]:
+def _sums(sums: Sequence[PushSum], total: int, shown: int) -> list[str | Table]:
     columns = ("provider", "customer", "feature", "state", "#pushes", "#quantity")
     cut = [f"{shown:,} of {total:,} are listed; --most {total} lists all"] if shown < total else []
-    return [*cut, table("In all", columns, [tuple(one.values()) for one in sums[:shown]])]
+    return [*cut, table("In all", columns, [astuple(one) for one in sums[:shown]])]
 
 
 @app.command("show")
@@ -130,53 +115,6 @@ OfState = Annotated[list[str] | None, typer.Option("--state", help="All in this 
 OfOrg = Annotated[str, typer.Option("--org", help="All of this organisation")]
 OfProvider = Annotated[str, typer.Option("--provider", help="All at this provider")]
 Saying = Annotated[str, typer.Option("--error", help="All whose last error holds this text")]
-BY_FILTER = """
-SELECT key FROM pushes WHERE state IN :states AND (:org = '' OR org_id = :org)
-    AND (:provider = '' OR provider = :provider) AND (:error = '' OR last_error LIKE '%' || :error || '%')
-ORDER BY window_ms, org_id, feature, revision
-"""
-
-
-KNOWN = sa.text("SELECT 1 FROM assignments WHERE provider = :provider LIMIT 1")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Which pushes a command is about: by their keys, or all that a filter finds."""
-
-    keys: list[str] | None
-    states: list[str] | None
-    org: str
-    provider: str
-    error: str
-    expect: int | None = None
-
-    def find(self, connection: sa.Connection, possible: Sequence[str]) -> list[str]:
-        """Keys, in the order of their windows; a filter finds only states for which the command is meant.
-
-        Errors: UsageError for neither keys nor filter, or a state it is not meant for.
-        """
-        filtered = bool(self.states or self.org or self.provider or self.error)
-        if bool(self.keys) == filtered:
-            raise UsageError("name pushes by their keys, or choose them by --state, --org, --provider, --error")
-        if self.keys:
-            self._require_expected(len(self.keys))
-            return list(self.keys)
-        if wrong := set(self.states or ()) - set(possible):
-            raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
-        if self.org:
-            require_org(connection, self.org)
-        if self.provider and not connection.execute(KNOWN, {"provider": self.provider}).first():
-            raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
-        values = {"states": self.states or list(possible), "org": self.org, "provider": self.provider}
-        query = sa.text(BY_FILTER).bindparams(sa.bindparam("states", expanding=True))
-        found = list(connection.execute(query, {**values, "error": self.error}).scalars())
-        self._require_expected(len(found))
-        return found
-
-    def _require_expected(self, found: int) -> None:
-        if self.expect not in (None, found):
-            raise Refused(f"they are {found:,} by now, and not {self.expect:,}: look again with --dry-run")
 
 
 @app.command()

@@ -27,6 +27,7 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.services import Hands, Services
 from drawdown.server.step_threads import Crew
 from drawdown.worker.commands import assignments, flip_rules, flips, orgs
+from drawdown.worker.commands.signatures import use_once
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 
@@ -50,7 +51,7 @@ async def _order_in(services: Services, threads: Threads, request: Request, body
     if query:  # taken by nobody, and with one it could be argued where the query ends and the body begins
         raise ApiError(400, "bad_request", "this takes no query")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
-    if not await threads.write(lambda connection: signing.use_once(connection, offered, now)):
+    if not await threads.write(lambda connection: use_once(connection, offered, now, fresh_ms=signing.TOLERANCE_MS)):
         raise ApiError(409, "signature_repeated", "this request was taken before; sign a new one")
     return order
 

@@ -10,53 +10,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
-import sqlalchemy as sa
 import structlog
 
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
+from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import Buckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import Crew
-from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.gate_asks import ASK_EVERY_MS, Gated, asked, may_ask, read_gated
 
 log = structlog.get_logger()
 
-Row = sa.Row[Any]
-
-ASK_EVERY_MS: Final = 10 * SECOND_MS
-BUSY_MS: Final = 60 * SECOND_MS
-"""Longer than any call may last: an ask whose process died keeps others waiting no longer."""
 FRESH_WITHIN_S: Final = 1.0
 READ_WITHIN_S: Final = 2.0
 MOST_REMEMBERED: Final = 10_000
 ASKS_PER_S: Final = 20
 """Of one provider, by one process, on the average; twice as many at once. Ticks and the watch ask the rest."""
-
-STANDING = """
-SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms,
-    projection_read_ms IS NULL AND override_halted IS NULL AS unknown
-FROM orgs
-WHERE org_id = :org
-"""
-BILLER = """
-SELECT provider FROM assignments WHERE org_id = :org AND start_ms <= :now AND (end_ms IS NULL OR :now < end_ms)
-"""
-# Both conditions in one statement: of all who ask at once, in whichever process, one gets the row back. An ask from the
-# future counts, unless it lies so far there that a clock was put right since: two hosts' clocks are never quite alike.
-MAY_ASK = """
-INSERT INTO gate_asks (org_id, asked_ms, busy_until_ms) VALUES (:org, :now, :busy)
-ON CONFLICT (org_id) DO UPDATE SET asked_ms = :now, busy_until_ms = :busy
-WHERE (gate_asks.asked_ms <= :earlier AND COALESCE(gate_asks.busy_until_ms, 0) <= :now) OR gate_asks.asked_ms > :busy
-RETURNING org_id
-"""
-ASKED = "UPDATE gate_asks SET busy_until_ms = NULL WHERE org_id = :org AND asked_ms = :now"
 
 
 class Gate:
@@ -84,18 +58,18 @@ class Gate:
             return self._unknown(org_id)
         return self._verdict(org_id, found)
 
-    async def _read(self, org_id: str) -> Row | None:
+    async def _read(self, org_id: str) -> Gated | None:
         if not is_clean_id(org_id):
             return None
-        reading = self._threads.read(lambda c: c.execute(sa.text(STANDING), {"org": org_id}).one_or_none())
+        reading = self._threads.read(lambda connection: read_gated(connection, org_id))
         return await asyncio.wait_for(reading, READ_WITHIN_S)
 
-    def _would_ask(self, found: Row) -> bool:
+    def _would_ask(self, found: Gated) -> bool:
         """Whether the provider's word could open it."""
         shut = found.is_halted or found.projection_read_ms is None
         return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
 
-    def _verdict(self, org_id: str, found: Row) -> dict[str, object]:
+    def _verdict(self, org_id: str, found: Gated) -> dict[str, object]:
         if found.unknown and not found.is_halted and found.billing_provider not in EXEMPT_PROVIDERS:
             return self._doubtful(org_id, "never_projected", found.max_concurrent_sandboxes)
         reason = (found.halt_reason or "halted") if found.is_halted else None
@@ -134,36 +108,15 @@ class Gate:
         clock = self._services.clock
         try:
             # The time is taken in the transaction: one that waited for its thread is late, and not from another clock.
-            may = await self._threads.write(lambda connection: _may_ask(connection, org_id, clock.now_ms()))
+            may = await self._threads.write(lambda connection: may_ask(connection, org_id, clock.now_ms()))
             if may is None:
                 return
-            asked = self._crew.read_again(org_id, may.provider)
-            if asked is not None:
-                await asyncio.wrap_future(asked)
-            await self._threads.write(lambda connection: _asked(connection, org_id, may.at_ms))
+            reading = self._crew.read_again(org_id, may.provider)
+            if reading is not None:
+                await asyncio.wrap_future(reading)
+            await self._threads.write(lambda connection: asked(connection, org_id, may.at_ms))
         except Exception as error:  # the stored verdict holds
             log.error("gate_ask_failed", org=org_id, **told(error))
-
-
-@dataclass(frozen=True)
-class _May:
-    """Leave to ask, and whom: its biller by now, which `orgs` may name only from the next tick on."""
-
-    at_ms: int
-    provider: str
-
-
-def _may_ask(connection: sa.Connection, org_id: str, now: int) -> _May | None:
-    values = {"org": org_id, "now": now, "earlier": now - ASK_EVERY_MS, "busy": now + BUSY_MS}
-    provider = connection.execute(sa.text(BILLER), values).scalar()
-    if provider is None or connection.execute(sa.text(MAY_ASK), values).first() is None:
-        return None
-    mark_for_projection(connection, [org_id], now)
-    return _May(now, str(provider))
-
-
-def _asked(connection: sa.Connection, org_id: str, now: int) -> None:
-    connection.execute(sa.text(ASKED), {"org": org_id, "now": now})
 
 
 def shown(org_id: str, allowed: bool, reason: str | None, most: int | None, as_of_ms: int | None) -> dict[str, object]:

@@ -12,9 +12,9 @@ from drawdown.schema.errors import DrawdownError
 from drawdown.schema.migrate import require_ready
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
+from drawdown.worker.history.incarnation import read_incarnation
 
 WITHIN_S: Final = 5.0
-DOUBTED: Final = "SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL"
 
 
 async def require_readiness(threads: Threads) -> None:
@@ -31,5 +31,5 @@ async def require_readiness(threads: Threads) -> None:
 
 def _ready(connection: sa.Connection) -> None:
     require_ready(connection)
-    if connection.execute(sa.text(DOUBTED)).first() is not None:
+    if read_incarnation(connection).doubted is not None:
         raise ApiError(503, "history_doubted", "the database's history is in doubt: `drawdown recover`")

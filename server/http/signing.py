@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import sqlalchemy as sa
-
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
 
@@ -26,12 +24,6 @@ _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 VERSION: Final = "v2"
 _VERSION_1: Final = re.compile(r"[0-9a-f]{64}")
 _VERSION_2: Final = re.compile(r"v2=[0-9a-f]{64}")
-
-USE = """
-INSERT INTO used_signatures (signature_sha256, expires_ms) VALUES (:hash, :expires)
-ON CONFLICT (signature_sha256) DO NOTHING RETURNING expires_ms
-"""
-FORGET = "DELETE FROM used_signatures WHERE expires_ms < :now"
 
 
 @dataclass(frozen=True)
@@ -56,8 +48,8 @@ def signature(secret: str, timestamp: str, of: Signed) -> str:
 def verify(
     secrets: Sequence[str], headers: Mapping[str, str], of: Signed, now_ms: int, hosts: Sequence[str] = ()
 ) -> str:
-    """The signature, once it is proven; use it up with `use_once`. Header names are in lower case, and so are `hosts`:
-    what this deployment is called, or nothing where that does not matter.
+    """The signature, once it is proven; `commands.signatures.use_once` uses it up. Header names are in lower case, and
+    so are `hosts`: what this deployment is called, or nothing where that does not matter.
 
     Errors: ApiError 503 where no secret is set, else 401.
     """
@@ -77,13 +69,6 @@ def verify(
     if abs(now_ms - int(timestamp) * SECOND_MS) > TOLERANCE_MS:
         raise _refused("it was signed more than 300 s from now")
     return offered
-
-
-def use_once(connection: sa.Connection, offered: str, now_ms: int) -> bool:
-    """Whether this signature was not used before; it is remembered for longer than it could be fresh."""
-    connection.execute(sa.text(FORGET), {"now": now_ms})
-    values = {"hash": hashlib.sha256(offered.encode()).hexdigest(), "expires": now_ms + 2 * TOLERANCE_MS}
-    return connection.execute(sa.text(USE), values).first() is not None
 
 
 def check_bearer(secret: str, authorization: str) -> None:

@@ -16,19 +16,9 @@ from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
+from drawdown.worker.views.metrics import UNANSWERED, attempts_since, provider_reads
 
 LIMITS_MS: Final = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
-UNANSWERED: Final = "unanswered"
-
-_WITHIN: Final = " ".join(f"WHEN a.finished_ms - a.started_ms <= {limit} THEN {limit}" for limit in LIMITS_MS)
-CALLS: Final = f"""
-SELECT p.provider, COALESCE(a.outcome, '{UNANSWERED}') AS outcome, CASE {_WITHIN} END AS within_ms,
-    COUNT(*) AS attempts, SUM(a.finished_ms - a.started_ms) AS took_ms
-FROM attempts a JOIN pushes p ON p.window_ms = a.window_ms AND p.org_id = a.org_id AND p.feature = a.feature
-    AND p.revision = a.revision
-WHERE a.started_ms >= :since GROUP BY 1, 2, 3
-"""
-READS: Final = "SELECT provider, outcome, reads FROM provider_reads ORDER BY provider, outcome"
 LABELS: Final = ("provider", "outcome")
 
 
@@ -37,12 +27,12 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     counts: dict[tuple[str, str], int] = defaultdict(int)
     within: dict[tuple[str, str], dict[int | None, int]] = defaultdict(lambda: defaultdict(int))
     took: dict[tuple[str, str], int] = defaultdict(int)
-    for row in connection.execute(sa.text(CALLS), {"since": now_ms - WINDOW_MS}):
-        key = (row.provider, row.outcome)
-        counts[key] += row.attempts
-        if row.outcome != UNANSWERED:  # how long it took, nobody knows
-            within[key][row.within_ms] += row.attempts
-            took[key] += int(row.took_ms)
+    for some in attempts_since(connection, now_ms - WINDOW_MS, LIMITS_MS):
+        key = (some.provider, some.outcome)
+        counts[key] += some.attempts
+        if some.outcome != UNANSWERED:  # how long it took, nobody knows
+            within[key][some.within_ms] += some.attempts
+            took[key] += some.took_ms or 0
     yield gauge(
         "provider_attempts",
         "Pushes sent in the last five minutes, by what came of them.",
@@ -56,8 +46,8 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         family.add_metric(key, _buckets(within[key]), gsum_value=seconds(took[key]))
     yield family
     reads = CounterMetricFamily("drawdown_provider_reads", "Customers that providers were asked about.", labels=LABELS)
-    for row in connection.execute(sa.text(READS)):
-        reads.add_metric((row.provider, row.outcome), row.reads)
+    for one in provider_reads(connection):
+        reads.add_metric((one.provider, one.outcome), one.reads)
     yield reads
 
 

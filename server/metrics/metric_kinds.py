@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import sqlalchemy as sa
 from prometheus_client.core import GaugeMetricFamily
 
 from drawdown.schema.units import SECOND_MS
@@ -18,11 +17,6 @@ def gauge(
     for key, value in values:
         family.add_metric(list(key), value)
     return family
-
-
-def one(connection: sa.Connection, text: str) -> int:
-    """The one number that a statement says; NULL is 0."""
-    return int(connection.execute(sa.text(text)).scalar_one() or 0)
 
 
 def seconds(ms: int | None) -> float:

@@ -18,12 +18,13 @@ from prometheus_client.registry import Collector
 from drawdown.schema.database import read
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon
 from drawdown.server.metrics.calls import calls
-from drawdown.server.metrics.metric_kinds import gauge, one, seconds
+from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.server.metrics.ticks import ticking
 from drawdown.server.metrics.watch import watching
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded
-from drawdown.worker.views.backlog import ASKABLE, quarantined
+from drawdown.worker.views import metrics as figures
+from drawdown.worker.views.backlog import quarantined
 from drawdown.worker.views.long_open import oldest_open
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,39 +40,8 @@ PROBLEMS: Final = (
 )  # fmt: skip
 """Told as zero before there is one: an alert on a change does not see a series begin."""
 
-WATERMARK = "SELECT MIN(watermark_ms) AS pack FROM buckets WHERE watermark_ms > 0"
-HELD = (
-    "SELECT MIN(held_watermark_ms) AS held FROM orgs WHERE held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL"
-)
-PENDING = "SELECT reason, SUM(seconds) AS seconds FROM pending_usage GROUP BY reason"
-OUTBOX = """
-SELECT provider, state, feature, COUNT(*) AS pushes, MIN(sealed_at_ms) AS oldest_ms, SUM(sealed_qty * 1.0) AS owed
-FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY provider, state, feature
-"""
-PROVIDERS = "SELECT provider FROM provider_states"
-HALTS = "SELECT COUNT(*) AS due, MIN(halted_at) AS since_ms FROM halts WHERE due_at_ms IS NOT NULL"
-STOPPED = """
-SELECT COUNT(*) FROM orgs
-WHERE stopped_at_ms IS NOT NULL AND (held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL)
-"""
-PROJECTIONS = f"""
-SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs o WHERE projection_due_ms <= :now AND {ASKABLE}
-"""
-DIRTY = "SELECT COUNT(*) FROM dirty_windows"
-SAMPLES = """
-SELECT c.cell_id AS cell, COUNT(*) AS samples FROM usage_samples s LEFT JOIN cells c ON c.cell_id = s.cell_id
-WHERE s.ts >= :start AND s.ts < :end GROUP BY c.cell_id
-"""
-"""By the cells that are registered: what samples call their cell is anybody's to choose."""
 OTHER_CELLS: Final = "other"
-CELLS = "SELECT cell_id FROM cells"
-DOUBTED = "SELECT COUNT(*) FROM incarnation WHERE doubted_ms IS NOT NULL"
-# Materialized, or SQLite reads all of them in the order of the grouping.
-WEBHOOKS = """
-WITH recent AS MATERIALIZED (SELECT provider, state FROM webhooks WHERE received_ms >= :since)
-SELECT provider, state, COUNT(*) AS webhooks FROM recent GROUP BY provider, state
-"""
-PAUSED = "SELECT COUNT(*) FROM provider_states WHERE paused_ms IS NOT NULL"
+"""Cells that are not registered: what samples call their cell is anybody's to choose."""
 
 
 def render(engine: sa.Engine, now_ms: int) -> bytes:
@@ -112,7 +82,9 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Each metric there is."""
     yield gauge("database_up", "Whether the database could be read.", [((), 1)])
     yield gauge(
-        "history_doubted", "1: nothing is sealed or sent until drawdown recover.", [((), one(connection, DOUBTED))]
+        "history_doubted",
+        "1: nothing is sealed or sent until drawdown recover.",
+        [((), figures.doubted_histories(connection))],
     )
     yield from _sealing(connection, now_ms)
     yield from _outbox(connection, now_ms)
@@ -120,29 +92,25 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from watching(connection, now_ms)
     yield from ticking(connection, now_ms)
     yield from _samples(connection, now_ms)
-    since = {"since": now_ms - 12 * WINDOW_MS}
-    found = [((row.provider, row.state), row.webhooks) for row in connection.execute(sa.text(WEBHOOKS), since)]
-    yield gauge("webhooks", "Genuine webhooks of the last hour.", found, ("provider", "state"))
+    webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)
+    yield gauge("webhooks", "Genuine webhooks of the last hour.", webhooks.items(), ("provider", "state"))
 
 
 def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    marks = {
-        "pack": connection.execute(sa.text(WATERMARK)).scalar(),
-        "held_back": connection.execute(sa.text(HELD)).scalar(),
-    }
-    lags = [((which,), seconds(now_ms - int(ms))) for which, ms in marks.items() if ms is not None]
+    marks = figures.watermarks(connection)
+    both = (("pack", marks.pack_ms), ("held_back", marks.held_ms))
+    lags = [((which,), seconds(now_ms - ms)) for which, ms in both if ms is not None]
     yield gauge(
         "watermark_lag_seconds", "Age of the oldest watermark: of the pack, and of those held back.", lags, ("of",)
     )
-    pending = dict.fromkeys(REASONS, 0)
-    pending |= {row.reason: int(row.seconds) for row in connection.execute(sa.text(PENDING))}
+    pending = dict.fromkeys(REASONS, 0) | figures.pending_seconds(connection)
     yield gauge(
         "pending_seconds",
         "Used and not sealable yet.",
         [((why,), s) for why, s in sorted(pending.items())],
         ("reason",),
     )
-    yield gauge("dirty_windows", "Windows to be sealed again.", [((), one(connection, DIRTY))])
+    yield gauge("dirty_windows", "Windows to be sealed again.", [((), figures.dirty_windows(connection))])
     oldest = oldest_open(connection)
     age = 0 if oldest is None else oldest.age_ms
     yield gauge(
@@ -156,15 +124,15 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    known = {str(name) for name in connection.execute(sa.text(PROVIDERS)).scalars()} - EXEMPT_PROVIDERS
+    known = figures.known_providers(connection) - EXEMPT_PROVIDERS
     counts: dict[tuple[str, str], int] = {(name, state): 0 for name in known for state in OPEN_STATES}
     ages: dict[tuple[str, str], float] = {}
     owed: dict[tuple[str, str], float] = defaultdict(float)
-    for row in connection.execute(sa.text(OUTBOX)):
-        key = (row.provider, row.state)
-        counts[key] = counts.get(key, 0) + int(row.pushes)
-        ages[key] = max(ages.get(key, 0.0), seconds(now_ms - int(row.oldest_ms)))
-        owed[row.provider, row.feature] += float(row.owed)
+    for some in figures.open_pushes(connection):
+        key = (some.provider, some.state)
+        counts[key] = counts.get(key, 0) + some.pushes
+        ages[key] = max(ages.get(key, 0.0), seconds(now_ms - some.oldest_ms))
+        owed[some.provider, some.feature] += some.owed
     labels = ("provider", "state")
     yield gauge("outbox_pushes", "Pushes that are not settled.", sorted(counts.items()), labels)
     yield gauge("outbox_oldest_age_seconds", "Since the oldest of them was sealed.", sorted(ages.items()), labels)
@@ -178,29 +146,26 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    due = connection.execute(sa.text(HALTS)).one()
-    yield gauge("halts_due", "Halts that a cell has not acknowledged.", [((), due.due)])
-    age = 0.0 if due.since_ms is None else seconds(now_ms - int(due.since_ms))
+    due = figures.halts_due(connection)
+    yield gauge("halts_due", "Halts that a cell has not acknowledged.", [((), due.count)])
+    age = 0.0 if due.since_ms is None else seconds(now_ms - due.since_ms)
     yield gauge("halts_oldest_age_seconds", "Since the halt that has waited longest.", [((), age)])
     ignored = len(unheeded(connection, Shard()))
     yield gauge("halts_unheeded", "Halts acknowledged again and again while sandboxes still run.", [((), ignored)])
-    yield gauge("orgs_stopped", "Organisations that a person has to look at.", [((), one(connection, STOPPED))])
-    asked = connection.execute(sa.text(PROJECTIONS), {"now": now_ms}).one()
-    yield gauge("projections_due", "Organisations whose provider is to be asked.", [((), asked.due)])
-    oldest = 0.0 if asked.since_ms is None else seconds(now_ms - int(asked.since_ms))
+    yield gauge("orgs_stopped", "Organisations that a person has to look at.", [((), figures.stopped_orgs(connection))])
+    asked = figures.projections_due(connection, now_ms)
+    yield gauge("projections_due", "Organisations whose provider is to be asked.", [((), asked.count)])
+    oldest = 0.0 if asked.since_ms is None else seconds(now_ms - asked.since_ms)
     yield gauge("projections_oldest_age_seconds", "Since the ask that has waited longest.", [((), oldest)])
-    yield gauge("providers_paused", "Providers that a person paused.", [((), one(connection, PAUSED))])
+    yield gauge("providers_paused", "Providers that a person paused.", [((), figures.paused_providers(connection))])
 
 
 def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Of the last window whose grace is over: a cell that reports nothing is not one that uses nothing."""
     end = horizon(now_ms)
-    seen: Mapping[str, int] = {
-        OTHER_CELLS if row.cell is None else row.cell: int(row.samples)
-        for row in connection.execute(sa.text(SAMPLES), {"start": end - WINDOW_MS, "end": end})
-    }
-    cells = {str(name): 0 for name in connection.execute(sa.text(CELLS)).scalars()}
-    values = sorted((cells | dict(seen)).items())
+    seen = figures.samples_by_cell(connection, end - WINDOW_MS, end)
+    named = {OTHER_CELLS if cell is None else cell: samples for cell, samples in seen.items()}
+    values = sorted((dict.fromkeys(figures.registered_cells(connection), 0) | named).items())
     yield gauge(
         "cell_samples",
         "Samples of the last whole window, by registered cell.",

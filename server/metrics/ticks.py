@@ -7,32 +7,26 @@ one that is no longer used, since others tick all of it by now, is not told.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from prometheus_client.metrics_core import Metric
 
 from drawdown.schema.units import BUCKETS, DAY_MS
 from drawdown.server.metrics.metric_kinds import gauge, seconds
+from drawdown.worker.views.metrics import EndedTick, ended_ticks
 
-# There is no index on time: so many of the newest are a day of fourteen shards, or the last sixteen ticks of 256.
-NEWEST: Final = """
-SELECT bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM (
-    SELECT tick_id, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM ticks
-    ORDER BY tick_id DESC LIMIT 4096) t
-WHERE finished_ms >= :since ORDER BY tick_id DESC
-"""
-ANY: Final = "SELECT tick_id FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1"
 SHARD: Final = ("shard",)
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """The last tick that ended, of each shard of which one ended in the last day."""
-    if connection.execute(sa.text(ANY)).first() is None:  # where nobody ever ticked, nobody has stopped
+    newest = ended_ticks(connection, now_ms - DAY_MS)
+    if newest is None:  # where nobody ever ticked, nobody has stopped
         return
-    ended: dict[tuple[int, int], list[Any]] = {}
-    for row in connection.execute(sa.text(NEWEST), {"since": now_ms - DAY_MS}):
-        ended.setdefault((row.bucket_lo, row.bucket_hi), []).append(row)
+    ended: dict[tuple[int, int], list[EndedTick]] = {}
+    for tick in newest:
+        ended.setdefault((tick.bucket_lo, tick.bucket_hi), []).append(tick)
     shards, missing = _in_use(list(ended))
     of = [((f"{lo}-{hi}",), ended[lo, hi][0]) for lo, hi in shards]
     well = [next((one.finished_ms for one in ended[shard] if one.exit_status in (0, 75)), None) for shard in shards]

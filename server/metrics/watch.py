@@ -9,32 +9,32 @@ import sqlalchemy as sa
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from drawdown.server.metrics.metric_kinds import gauge, one, seconds
+from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.worker.verdict.rules import CREDIT_REASONS
-from drawdown.worker.verdict.watch_state import ROUNDS, UNREAD, WRONG_ESTIMATES
+from drawdown.worker.verdict.watch_state import rounds_of, unread_orgs, wrong_estimates
+from drawdown.worker.views.metrics import halted_orgs
 
-HALTED: Final = "SELECT COALESCE(halt_reason, '') AS reason, COUNT(*) AS orgs FROM orgs WHERE is_halted GROUP BY 1"
 REASONS: Final = (*CREDIT_REASONS, "operator")
 
 
 def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Rounds of the watch, what it and the ticks concluded, and who could not be read."""
-    row = connection.execute(sa.text(ROUNDS)).one()
-    if row.round_ms is not None:  # where nobody ever watched, nobody has stopped
+    watch = rounds_of(connection)
+    if watch.last_ms is not None:  # where nobody ever watched, nobody has stopped
         yield gauge(
-            "watch_last_round_timestamp_seconds", "When a watch last went round.", [((), seconds(row.round_ms))]
+            "watch_last_round_timestamp_seconds", "When a watch last went round.", [((), seconds(watch.last_ms))]
         )
     rounds = CounterMetricFamily("drawdown_watch_rounds", "Rounds of the watch, of all processes.")
-    rounds.add_metric((), row.rounds)
+    rounds.add_metric((), watch.count)
     yield rounds
-    halted = dict.fromkeys(REASONS, 0) | {row.reason: row.orgs for row in connection.execute(sa.text(HALTED))}
+    halted = dict.fromkeys(REASONS, 0) | halted_orgs(connection)
     yield gauge(
         "orgs_halted", "Organisations that are halted.", [((why,), n) for why, n in sorted(halted.items())], ("reason",)
     )
     wrong = CounterMetricFamily("drawdown_wrong_estimates", "Halts on an estimate that a later read proved wrong.")
-    wrong.add_metric((), one(connection, WRONG_ESTIMATES))
+    wrong.add_metric((), wrong_estimates(connection))
     yield wrong
-    unread = connection.execute(sa.text(UNREAD)).all()
+    unread = unread_orgs(connection)
     yield gauge(
         "orgs_unread", "Organisations whose provider could not be read when last asked.",
         [((row.provider,), row.orgs) for row in unread], ("provider",),

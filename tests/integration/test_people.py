@@ -23,6 +23,7 @@ from drawdown.worker.commands.assignments import assign
 from drawdown.worker.engine import runner
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views import cells as views_cells
 from drawdown.worker.views.audit import AuditFilter, list_deeds
 from drawdown.worker.views.backlog import quarantined
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
@@ -115,7 +116,7 @@ def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:
         do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.said))
     fleet.write("UPDATE sandboxes SET state = 'stopped'")
     assert do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.said)) == "http://a:1"
-    assert read(fleet.engine, cells.list_cells) == []
+    assert read(fleet.engine, views_cells.list_cells) == []
 
 
 def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:

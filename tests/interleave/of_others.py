@@ -11,14 +11,14 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import CustomerChanged, PushRefused
-from drawdown.server.api import gate, webhooks
-from drawdown.server.http import signing
-from drawdown.worker.commands import assignments, orgs
+from drawdown.worker.commands import assignments, orgs, webhooks
+from drawdown.worker.commands.signatures import use_once
 from drawdown.worker.engine.effects import Push
 from drawdown.worker.push.push import push
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions
 from drawdown.worker.tick import tick
+from drawdown.worker.verdict.gate_asks import asked, may_ask
 from tests.interleave.party import Act, Party, host, plain
 from tests.interleave.stage import FLIP, NOW, OLD, SAMPLE, T0, Stage, key
 
@@ -28,7 +28,7 @@ EVENT: Final = webhooks.Event("fake", "event-1", "a hash")
 def _refused(stage: Stage, connection: sa.Connection) -> None:
     """Of a push that was accepted, the provider says that it did not take it after all."""
     stage.fake.charged.pop(key(0), None)
-    webhooks._apply(connection, EVENT, [PushRefused(key(0), "no meter")], NOW)
+    webhooks.take_event(connection, EVENT, [PushRefused(key(0), "no meter")], NOW)
 
 
 def _charge(stage: Stage) -> Act:
@@ -64,13 +64,13 @@ def _import_strictly(_stage: Stage) -> Act:
 
 
 SERVER: Final = (
-    plain("server.api.gate:_ask", lambda s, c: gate._may_ask(c, "spent", NOW)),
-    plain("server.api.gate:_ask answered", lambda s, c: gate._asked(c, "spent", NOW)),
+    plain("server.api.gate:_ask", lambda s, c: may_ask(c, "spent", NOW)),
+    plain("server.api.gate:_ask answered", lambda s, c: asked(c, "spent", NOW)),
     plain("server.api.admin:assign", lambda s, c: assignments.cancel(c, "later", s.said)),
     plain("server.api.admin:override", lambda s, c: orgs.override(
         c, "idle", s.said, max_concurrent=4, halted=None, until_ms=None)),
-    plain("server.api.admin:_order_in", lambda s, c: signing.use_once(c, "a signature", NOW)),
-    plain("server.api.webhooks:take", lambda s, c: webhooks._apply(c, EVENT, [CustomerChanged("acme")], NOW)),
+    plain("server.api.admin:_order_in", lambda s, c: use_once(c, "a signature", NOW, fresh_ms=1)),
+    plain("server.api.webhooks:take", lambda s, c: webhooks.take_event(c, EVENT, [CustomerChanged("acme")], NOW)),
     plain("server.api.webhooks:take refused", _refused),
     Party("providers.embedded:push", _charge),
     Party("worker.sources.samples.importer:import_samples", _import),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CustomerState, ReadFailed
 from drawdown.server.api import gate, webhooks
 from drawdown.worker import watch
+from drawdown.worker.commands import webhooks as stored_webhooks
 from drawdown.worker.halts import dispatch
 from drawdown.worker.verdict import judge_read, project
 from tests.simulation.mutants_remote import Patches
@@ -31,26 +32,26 @@ def _halts_by_itself(patches: Patches) -> None:
 
 def _applied_later(patches: Patches) -> None:
     def wrong(connection: Any, event: Any, notices: Any, now_ms: int) -> list[str] | None:
-        return [] if webhooks._store(connection, event, "done", None, now_ms) else None
+        return [] if stored_webhooks._store(connection, event, "done", None, now_ms) else None
 
-    patches.put(webhooks, "_apply", wrong)
+    patches.put(webhooks, "take_event", wrong)
 
 
 def _not_fetched_is_done(patches: Patches) -> None:
-    right = webhooks._store
-    patches.put(webhooks, "_store", lambda c, event, state, error, now: right(c, event, "done", error, now))
+    right = stored_webhooks._store
+    patches.put(stored_webhooks, "_store", lambda c, event, state, error, now: right(c, event, "done", error, now))
 
 
 def _repeats_count(patches: Patches) -> None:
-    patches.text(webhooks, "KNOWN", "state <> 'failed'", "state = 'none'")
-    patches.text(webhooks, "STORE", "webhooks.state = 'failed'", "webhooks.state <> 'none'")
+    patches.text(stored_webhooks, "_KNOWN", "state <> 'failed'", "state = 'none'")
+    patches.text(stored_webhooks, "_STORE", "webhooks.state = 'failed'", "webhooks.state <> 'none'")
 
 
 def _open_to_the_halted(patches: Patches) -> None:
     right = gate.Gate._verdict
 
     def wrong(self: Any, org_id: str, found: Any) -> dict[str, object]:
-        return right(self, org_id, SimpleNamespace(**{**found._mapping, "is_halted": False}))  # type: ignore[arg-type]
+        return right(self, org_id, replace(found, is_halted=False))
 
     patches.put(gate.Gate, "_verdict", wrong)
 

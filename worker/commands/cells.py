@@ -5,7 +5,6 @@ Guarantee: a cell that sandboxes or halts still need is not removed; each change
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
@@ -16,31 +15,10 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.worker.halts.cell_urls import origin
 
-_LIST: Final = """
-SELECT c.cell_id, c.url,
-    (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = c.cell_id AND s.state = 'running') AS running,
-    (SELECT COUNT(*) FROM halts h WHERE h.cell_id = c.cell_id AND h.due_at_ms IS NOT NULL) AS halts_due
-FROM cells c ORDER BY c.cell_id
-"""
 _NEEDED: Final = """
 SELECT (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = :cell AND s.state <> 'stopped') AS sandboxes,
     (SELECT COUNT(*) FROM halts h WHERE h.cell_id = :cell AND h.due_at_ms IS NOT NULL) AS halts
 """
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell: where it listens, how many sandboxes run there, how many halts it has not acknowledged."""
-
-    cell_id: str
-    url: str
-    running: int
-    halts_due: int
-
-
-def list_cells(connection: sa.Connection) -> list[Cell]:
-    """All cells, by their ids."""
-    return [Cell(**row._mapping) for row in connection.execute(sa.text(_LIST))]
 
 
 def set_cell(connection: sa.Connection, cell_id: str, url: str, said: Said, *, new: bool) -> str | None:

@@ -7,6 +7,7 @@ in the transaction that did it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
@@ -17,9 +18,9 @@ WATCHED_FOR_MS: Final = 5 * MINUTE_MS
 STOPPED_FOR_MS: Final = DAY_MS
 """After so long without a round nobody misses the watch any more: ticks alone are a way to run it."""
 
-ROUNDS: Final = "SELECT round_ms, rounds FROM watch_state"
-WRONG_ESTIMATES: Final = "SELECT COUNT(*) FROM projections WHERE reason = 'estimate_wrong'"
-UNREAD: Final = """
+_ROUNDS: Final = "SELECT round_ms, rounds FROM watch_state"
+_WRONG_ESTIMATES: Final = "SELECT COUNT(*) FROM projections WHERE reason = 'estimate_wrong'"
+_UNREAD: Final = """
 SELECT COALESCE(billing_provider, '') AS provider, COUNT(*) AS orgs, MIN(unread_since_ms) AS since_ms,
     MIN(org_id) AS first_org FROM orgs
 WHERE unread_since_ms IS NOT NULL GROUP BY 1 ORDER BY 1
@@ -30,10 +31,43 @@ ON CONFLICT (provider, outcome) DO UPDATE SET reads = provider_reads.reads + exc
 """
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Rounds of the watch, of all processes, and when the last one was; None: never."""
+
+    last_ms: int | None
+    count: int
+
+
+@dataclass(frozen=True)
+class UnreadOrgs:
+    """Organisations whose provider could not be read when last asked, since when, and the first of them by its id."""
+
+    provider: str
+    orgs: int
+    since_ms: int
+    first_org: str
+
+
+def rounds_of(connection: sa.Connection) -> Rounds:
+    """How often the watch went round."""
+    row = connection.execute(sa.text(_ROUNDS)).one()
+    return Rounds(None if row.round_ms is None else int(row.round_ms), int(row.rounds))
+
+
 def last_round_ms(connection: sa.Connection) -> int | None:
     """When a watch last went round; None: never."""
-    at = connection.execute(sa.text(ROUNDS)).one().round_ms
-    return None if at is None else int(at)
+    return rounds_of(connection).last_ms
+
+
+def unread_orgs(connection: sa.Connection) -> list[UnreadOrgs]:
+    """By provider; '' where nobody bills them."""
+    return [UnreadOrgs(**row) for row in connection.execute(sa.text(_UNREAD)).mappings()]
+
+
+def wrong_estimates(connection: sa.Connection) -> int:
+    """Halts on an estimate that a later read proved wrong."""
+    return int(connection.execute(sa.text(_WRONG_ESTIMATES)).scalar_one())
 
 
 def is_watched(connection: sa.Connection, now_ms: int) -> bool:

@@ -16,7 +16,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded
 from drawdown.worker.history.incarnation import difference, read_incarnation
 from drawdown.worker.push.balances import told
-from drawdown.worker.verdict.watch_state import UNREAD, last_round_ms
+from drawdown.worker.verdict.watch_state import last_round_ms, unread_orgs
 from drawdown.worker.views.backlog import read_backlog
 from drawdown.worker.views.headline import judge
 from drawdown.worker.views.long_open import oldest_open
@@ -82,7 +82,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
         "pending": rows(PENDING),
         "halts": rows(HALTS)[0],
         "watch_ms": last_round_ms(connection),
-        "unread": rows(UNREAD),
+        "unread": [asdict(one) for one in unread_orgs(connection)],
         "unheeded": [{**asdict(one), "said": str(one)} for one in unheeded(connection, Shard())],
         "differing": rows(DIFFERING),
         "balances": [dict(one._mapping) for one in told(connection)],

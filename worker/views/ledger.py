@@ -1,0 +1,57 @@
+"""Wallets, their entries and the rate card, as people look at them. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.ledger.rates import Rate
+from drawdown.ledger.wallet import read_rates
+
+_WALLETS = """
+SELECT account_id, balance_micro, plan FROM ledger_accounts WHERE kind = 'wallet' ORDER BY balance_micro LIMIT :most
+"""
+_ENTRIES = """
+SELECT key, kind, amount_micro, feature, quantity, ts, actor, reason FROM ledger_entries
+WHERE from_account = :account OR to_account = :account ORDER BY at_ms DESC, key DESC LIMIT :most
+"""
+
+
+@dataclass(frozen=True)
+class WalletRow:
+    """One wallet; `account_id` is `wallet:` and the customer's id."""
+
+    account_id: str
+    balance_micro: int
+    plan: str | None
+
+
+@dataclass(frozen=True)
+class EntryRow:
+    """One entry of a wallet. Of usage the amount was taken, of a grant it was given."""
+
+    key: str
+    kind: str
+    amount_micro: int
+    feature: str | None
+    quantity: int | None
+    ts: int
+    actor: str
+    reason: str
+
+
+def list_wallets(connection: sa.Connection, most: int) -> list[WalletRow]:
+    """The lowest first."""
+    return [WalletRow(*row) for row in connection.execute(sa.text(_WALLETS), {"most": most})]
+
+
+def list_rates(connection: sa.Connection) -> list[Rate]:
+    """The rate card, by feature and beginning."""
+    return sorted(read_rates(connection), key=lambda rate: (rate.feature, rate.start_ms))
+
+
+def list_entries(connection: sa.Connection, customer_id: str, most: int) -> list[EntryRow]:
+    """A customer's entries, the latest first."""
+    values = {"account": f"wallet:{customer_id}", "most": most}
+    return [EntryRow(*row) for row in connection.execute(sa.text(_ENTRIES), values)]
