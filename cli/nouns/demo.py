@@ -7,7 +7,7 @@ import random
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -23,15 +23,18 @@ from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import table
 from drawdown.cli.settings.settings import Settings
 from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_of
-from drawdown.worker.commands import assignments, credit
+from drawdown.worker.commands import assignments, cells, credit
 from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine import runner
 from drawdown.worker.replay.plan import Scope, plan
 from drawdown.worker.replay.replay import replay
+from drawdown.worker.sources.demo_host import Box, BoxSample, start_boxes, stop_boxes, write_samples
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.demo import fleet, revised_pushes, totals
 from drawdown.worker.views.tick_report import Report
 
 FILE: Final = "drawdown-demo.db"
@@ -67,11 +70,9 @@ class Demo:
     cells: list[DemoCell] = field(default_factory=list)
     samples: int = 0
 
-    def do(self, text: str, rows: list[dict[str, object]] | dict[str, object] | None = None) -> None:
-        self.state.write(lambda connection: connection.execute(sa.text(text), rows))
-
-    def rows(self, text: str) -> list[tuple[object, ...]]:
-        return self.state.read(lambda connection: [tuple(row) for row in connection.execute(sa.text(text))])
+    def host_writes(self, samples: list[BoxSample]) -> None:
+        """As another program does: not through any command."""
+        write(self.state.engine, lambda connection: write_samples(connection, samples, self.clock.at_ms))
 
     def say(self, text: str) -> None:
         self.state.out.print(f"\n[bold]{text}[/bold]", highlight=False)
@@ -120,10 +121,7 @@ def build_fleet(demo: Demo) -> None:
     secrets_of = demo.state.settings.cells().secrets_of
 
     def stop(cell: str, org: str) -> None:
-        demo.do(
-            "UPDATE sandboxes SET state = 'stopped' WHERE cell_id = :cell AND org_id = :org",
-            {"cell": cell, "org": org},
-        )
+        write(demo.state.engine, lambda connection: stop_boxes(connection, cell, org))
 
     demo.cells = [DemoCell(name, secrets_of(name)[0], demo.clock, stop) for name in ("cell-1", "cell-2")]
     demo.state.settings.cell_origins = ",".join(cell.url for cell in demo.cells)
@@ -136,19 +134,18 @@ def build_fleet(demo: Demo) -> None:
         for tenant in TENANTS:
             name, amount = tenant.name, tenant.credit_micro
             credit.grant(connection, name, amount, said, key=f"demo-{name}", plan=tenant.plan)
+        for cell in demo.cells:
+            cells.set_cell(connection, cell.cell_id, cell.url, said, new=True)
 
     demo.state.write(fill)
-    demo.do(
-        "INSERT INTO cells (cell_id, url) VALUES (:id, :url)", [{"id": c.cell_id, "url": c.url} for c in demo.cells]
-    )
-    demo.do("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:box, :org, :cell, 'running')", boxes())
+    write(demo.state.engine, lambda connection: start_boxes(connection, boxes()))
     show_balances(demo)
 
 
-def boxes() -> list[dict[str, object]]:
+def boxes() -> list[Box]:
     """Every sandbox of the fleet, spread over both cells."""
     return [
-        {"box": f"{tenant.name}-{n}", "org": tenant.name, "cell": f"cell-{n % 2 + 1}", "memory_mb": tenant.memory_mb}
+        Box(f"{tenant.name}-{n}", tenant.name, f"cell-{n % 2 + 1}", tenant.memory_mb)
         for tenant in TENANTS
         for n in range(tenant.boxes)
     ]
@@ -159,18 +156,14 @@ def use(demo: Demo) -> None:
     chance = random.Random(SEED)  # noqa: S311, a demo's jitter
     start = demo.clock.at_ms
     rows = [
-        {**box, "id": f"{box['box']}@{minute}", "ts": start + minute * MINUTE_MS + chance.randrange(MINUTE_MS)}
+        BoxSample(f"{box.sandbox_id}@{minute}", box, 60, start + minute * MINUTE_MS + chance.randrange(MINUTE_MS))
         for minute in range(WINDOWS * 5)
         for box in boxes()
     ]
     demo.clock.at_ms = start + WINDOWS * WINDOW_MS
     demo.samples = len(rows)
     demo.say(f"2. Half an hour of usage: the hosts insert {len(rows):,} samples, one a minute and sandbox")
-    demo.do(
-        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-        f"VALUES (:id, :org, :box, :cell, :memory_mb, 60, :ts, {demo.clock.at_ms})",
-        rows,
-    )
+    demo.host_writes(rows)
 
 
 def drain(demo: Demo) -> None:
@@ -187,15 +180,10 @@ def late(demo: Demo) -> None:
     """A host was cut off and delivers late."""
     demo.say("4. A sample arrives late, for a window that is sealed already")
     ts = demo.clock.at_ms - WINDOWS * WINDOW_MS
-    row: dict[str, object] = {"id": "late-1", "ts": ts, "now": demo.clock.at_ms}
-    demo.do(
-        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-        "VALUES (:id, 'acme', 'acme-0', 'cell-1', 4096, 42, :ts, :now)",
-        row,
-    )
+    demo.host_writes([BoxSample("late-1", boxes()[0], 42, ts)])
     demo.clock.at_ms += WINDOW_MS
     demo.tick()
-    found = demo.rows("SELECT key, sealed_qty, state FROM pushes WHERE revision > 0")
+    found = [astuple(push) for push in demo.state.read(revised_pushes)]
     demo.state.out.print(table("The window's difference, as its first revision", ("key", "#seconds", "state"), found))
 
 
@@ -218,12 +206,9 @@ def prove(demo: Demo) -> None:
     found = demo.state.read(verify)
     if found.breaches:
         raise AssertionError(f"the demo broke an invariant: {found.breaches[0]}")
-    used, billed = demo.rows("SELECT SUM(interval_s) FROM usage_samples"), demo.rows(
-        "SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'"
-    )  # fmt: skip
+    both = demo.state.read(totals)
     demo.state.out.print(
-        f"all hold; {int(str(used[0][0])):,} seconds used in {demo.samples + 1:,} samples, "
-        f"{int(str(billed[0][0])):,} seconds billed",
+        f"all hold; {both.used_s:,} seconds used in {demo.samples + 1:,} samples, {both.billed_s:,} seconds billed",
         highlight=False,
     )
 
@@ -232,7 +217,7 @@ def next_steps(demo: Demo) -> None:
     """What to try on the database that is left."""
     url = demo.state.settings.database_url
     demo.say(f"The database stays in {url.removeprefix('sqlite:///')}. Try (in .venv/bin if it is not on your PATH):")
-    key = demo.rows("SELECT key FROM pushes WHERE revision = 1")[0][0]
+    key = demo.state.read(revised_pushes)[0].key
     for what, command in (
         ("how things stand", "status"),
         ("one organisation", "org show initech"),
@@ -247,14 +232,10 @@ def next_steps(demo: Demo) -> None:
 
 def show_balances(demo: Demo) -> None:
     """The fleet in a table."""
-    found = demo.rows(
-        "SELECT o.org_id, a.plan, "
-        "(SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running'), "
-        "COALESCE((SELECT SUM(quantity) FROM ledger_entries e WHERE e.from_account = a.account_id), 0), "
-        "a.balance_micro, o.is_halted, o.halted_at FROM orgs o "
-        "JOIN ledger_accounts a ON a.account_id = 'wallet:' || o.org_id ORDER BY 1"
-    )
-    rows = [(o, p, n, q, show_credits(int(str(b))), bool(h), show_time(at)) for o, p, n, q, b, h, at in found]  # type: ignore[arg-type]
+    rows = [
+        (o.org_id, o.plan, o.running, o.billed_s, show_credits(o.balance_micro), o.is_halted, show_time(o.halted_at))
+        for o in demo.state.read(fleet)
+    ]
     columns = ("org", "plan", "#running", "#seconds billed", "#credits left", "halted", "since")
     demo.state.out.print(table("", columns, rows))
 

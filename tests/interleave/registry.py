@@ -23,7 +23,7 @@ APART: Final[dict[str, str]] = {
     "schema.roles:apply": "changes no row: it grants what may be done",
     "cli.app:write": "runs what all commands ask for, once a database that was restored would have been noticed",
     "cli.nouns.database:init": "on a database that is being made",
-    "cli.nouns.demo:do": "on a database of its own",
+    "cli.nouns.demo:host_writes": "on a database of its own",
     "cli.nouns.demo:build_fleet": "on a database of its own",
     "cli.nouns.doctor:_sqlite": "rolled back, and on SQLite alone",
     "probe": "a seal that is rolled back: `seal` holds its locks longer",
