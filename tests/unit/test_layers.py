@@ -52,3 +52,11 @@ def test_files_and_functions_stay_readable() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 assert length <= 65, f"{path.name}:{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.relative_to(ROOT).parts[0] in ("cli", "server")], ids=lambda path: path.name
+)
+def test_what_is_asked_of_the_database_stands_in_views_and_commands(path: Path) -> None:
+    """Everybody's list and everybody's action is one function: no SQL stands in cli or server."""
+    assert "sa.text(" not in path.read_text(encoding="utf-8")
