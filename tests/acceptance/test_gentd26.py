@@ -21,7 +21,7 @@ from tests.world import Fleet
 
 pytestmark = gentd26.needed()
 
-PARTS = share(3, whole=20)
+PARTS = share(2, whole=20)
 
 
 def _import(url: str) -> dict[str, object]:

@@ -324,12 +324,13 @@ def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_while_autumns_key_store_is_down_each_double_is_found_and_given_back(database_url: str, tmp_path: Path) -> None:
     """It fails open: what a killed worker had sent is charged again, and leaves one event. Balances tell."""
-    requests = _requests(SHARE)
+    requests = _requests(share(2 * SHARE, whole=SHARE))
     expected = _sums(requests)
     with _drain(database_url, tmp_path, "autumn", requests) as drain:
         emulator = drain.account.emulator
         assert isinstance(emulator, AutumnEmulator)
         emulator.key_store = "refusing"
+        drain.siege.power_cut = True
         drain.siege.run(_killed_after(len(expected)), drain.all_tried, drain.deliver)
         drain.settle()
         emulator.key_store = "up"
