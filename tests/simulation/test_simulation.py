@@ -26,7 +26,7 @@ from tests.simulation.world import START
 from tests.whole import share
 
 TICKS = 12
-BATCHES = share(8, whole=20)
+BATCHES = share(5, whole=20)
 SEEDS_A_BATCH = 10
 RARE = {
     "key too old to be sent again",
@@ -123,7 +123,7 @@ EVERY_DAY = 498679
 
 
 SHORT = [one for one in REGRESSIONS if one[1] < LONG]
-LIVED = share([*SHORT[::2], *(one for one in REGRESSIONS if one[0] == EVERY_DAY)], whole=REGRESSIONS)
+LIVED = share([*SHORT[::4], *(one for one in REGRESSIONS if one[0] == EVERY_DAY)], whole=REGRESSIONS)
 
 
 @pytest.mark.parametrize(("seed", "ticks", "restores", "what"), LIVED)
