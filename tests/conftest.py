@@ -24,6 +24,9 @@ from tests.postgres_server import Server
 os.environ["XDG_STATE_HOME"] = str(leftovers.folder("dd-state-"))
 """What a host remembers of its databases: nothing of the tests' in the home of whoever runs them."""
 
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(leftovers.folder("dd-tmp-")))
+"""Where `tmp_path` lies, in memory where there is room: a commit on SQLite waits for no disk. `--basetemp` keeps it."""
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 """A shell has interrupts ignored in what it starts in the background, which what tests start would inherit."""

@@ -211,6 +211,8 @@ class Siege:
     dice: random.Random
     calls: Callable[[], int]
     """How many calls that bill the service has taken so far."""
+    power_cut: bool = False
+    """Always both at once: whichever is sending is among them."""
     kills: int = 0
     workers: list[Process] = field(default_factory=list)
 
@@ -245,7 +247,7 @@ class Siege:
 
     def _kill(self) -> None:
         """One worker or, as a power cut would, both. Their leases end soon after."""
-        hit = self.dice.choice(([0], [1], [0, 1]))
+        hit = [0, 1] if self.power_cut else self.dice.choice(([0], [1], [0, 1]))
         for at in hit:
             self.workers[at].kill()
             self.kills += 1

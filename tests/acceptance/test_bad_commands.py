@@ -16,6 +16,7 @@ from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import read
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment, one_clear_line
 from tests.acceptance.tables import number
+from tests.whole import share
 from tests.world import Fleet
 
 HUGE, RANGE = "9" * 20, ("--from", "2024-01-01", "--to", "2024-01-02")
@@ -131,12 +132,15 @@ def test_with_json_an_error_is_an_object_too(shop: Shop) -> None:
         assert found.json["error"] in one_clear_line(found, status)
 
 
+NO_LOG = ("2>/dev/full", "2>&1 >/dev/null | true", "2>&-")
+
+
 @on_sqlite
 @pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
 def test_a_log_that_cannot_be_written_stops_no_tick(shop: Shop, tmp_path: Path, level: str) -> None:
     """cron's mail is full, the log collector died: usage is metered all the same."""
     env = environment(shop.url, {"DRAWDOWN_LOG_LEVEL": level})
-    for shell in ("2>/dev/full", "2>&-", "2>&1 >/dev/null | true"):
+    for shell in share(NO_LOG[: 1 + (level == "INFO")], whole=NO_LOG):
         ticks = number(shop.url, "SELECT COUNT(*) FROM ticks WHERE exit_status = 0")
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", f'"$0" tick {shell}', SCRIPT], env=env, cwd=PROJECT, capture_output=True
@@ -145,10 +149,13 @@ def test_a_log_that_cannot_be_written_stops_no_tick(shop: Shop, tmp_path: Path, 
         assert number(shop.url, "SELECT COUNT(*) FROM ticks WHERE exit_status = 0") == ticks + 1, shell
 
 
+NOWHERE = ("| true", ">/dev/full", ">&-")
+
+
 @on_sqlite
 def test_output_that_nobody_takes_is_no_traceback(shop: Shop) -> None:
-    for command in ("org list", "tick --json", "--help"):
-        for shell in ("| true", ">/dev/full", ">&-"):
+    for place, command in enumerate(("org list", "tick --json", "--help")):
+        for shell in share(NOWHERE[place : place + 1], whole=NOWHERE):
             done = subprocess.run(
                 ["bash", "-c", f'"$0" {command} {shell}', SCRIPT],
                 env=environment(shop.url),

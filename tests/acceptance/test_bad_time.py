@@ -14,6 +14,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment, must, one_clear_line
 from tests.acceptance.gentd26 import Sums
 from tests.acceptance.tables import billed_exactly, number
+from tests.whole import share
 from tests.world import T0, Fleet
 
 HOUR_MS = 60 * MINUTE_MS
@@ -43,6 +44,7 @@ def usage(engine: sa.Engine) -> Usage:
     return Usage(Fleet(engine), seed=5)
 
 
+@pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_three_workers_at_once(usage: Usage, database_url: str) -> None:
     usage.add(300, T0, T0 + HOUR_MS)
     at = str(T0 + 2 * HOUR_MS)
@@ -123,7 +125,7 @@ def test_a_tick_before_earlier_ones_loses_nothing(usage: Usage, database_url: st
     must(database_url, "verify", at=str(T0 + 5 * HOUR_MS))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", share([1], whole=[1, 2]))
 def test_any_order_of_times_shards_and_arrivals(engine: sa.Engine, database_url: str, seed: int) -> None:
     usage = Usage(Fleet(engine), seed)
     dice = usage.dice

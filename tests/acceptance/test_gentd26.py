@@ -21,7 +21,7 @@ from tests.world import Fleet
 
 pytestmark = gentd26.needed()
 
-PARTS = share(3, whole=20)
+PARTS = share(2, whole=20)
 
 
 def _import(url: str) -> dict[str, object]:
@@ -79,6 +79,7 @@ def _parts(folder: Path) -> list[Path]:
     return made
 
 
+@pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_random_order_in_parts_with_a_tick_after_each_bills_the_same(
     engine: sa.Engine, database_url: str, tmp_path: Path
 ) -> None:

@@ -49,7 +49,10 @@ FEWEST: Final = 8
 STRANGERS: Final = share(40_000, whole=400_000)
 """Cells that one host's samples name."""
 _NAMED = json.dumps({"id": "x", "subscriptions": [{"plan_id": "p" * 3_000_000}], "balances": {}}).encode()
-_BALANCES = {f"f{n}": {"feature_id": f"f{n}", "granted": 1, "remaining": 1, "usage": 0} for n in range(30_000)}
+_BALANCES = {
+    f"f{n}": {"feature_id": f"f{n}", "granted": 1, "remaining": 1, "usage": 0}
+    for n in range(share(8_000, whole=30_000))
+}
 MANNERS: Final[dict[str, Manner]] = {
     "100 Continue for ever": sockets.over_and_over(b"HTTP/1.1 100 Continue\r\n\r\n"),
     "the largest answer": sockets.answering(sockets.body_of(b'"' + b"x" * 4_194_000 + b'"')),

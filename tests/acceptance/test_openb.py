@@ -12,6 +12,7 @@ from tests.acceptance import openb
 from tests.acceptance.commands import drawdown, must, one_clear_line
 from tests.acceptance.openb import Pod
 from tests.acceptance.tables import number, rows
+from tests.whole import share
 from tests.world import Fleet
 
 pytestmark = openb.needed()
@@ -86,6 +87,7 @@ def test_the_figures_are_those_of_the_file() -> None:
     assert {_tier(pod.memory_mb) for pod in openb.pods()} == {_tier(pod.memory_mb) for pod in ran}, "each tier is met"
 
 
+@pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_what_has_a_feature_is_billed_and_tiers_seal_exactly_the_rest(
     engine: sa.Engine, database_url: str, pytestconfig: pytest.Config
 ) -> None:

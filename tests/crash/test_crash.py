@@ -22,6 +22,7 @@ from tests.crash.billers import blockade
 from tests.crash.controller import STRIKES, Plan
 from tests.crash.siege import siege
 from tests.postgres_server import Server
+from tests.whole import share
 from tests.world import T0, Fleet
 
 BATCH = 2000
@@ -162,6 +163,7 @@ def test_sigterm_in_the_middle_of_a_push_ends_soundly(fleet: Fleet, database_url
     billed_exactly(database_url, EXPECTED)
 
 
+@pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_ticks_that_take_longer_than_their_interval_never_overlap(
     fleet: Fleet, database_url: str, tmp_path: Path
 ) -> None:

@@ -19,7 +19,6 @@ ORGS, WINDOWS = 100, 8
 PUSHES = ORGS * WINDOWS
 CALLS_A_LIFE = 330
 """More than are under way at once, and fewer than the two claims that a worker sends side by side."""
-LIVES = 8
 LIFE_S = 120.0
 """No life takes longer, however busy the machine: it is a bound and no measure."""
 ACCEPTED = "SELECT COUNT(*) FROM pushes WHERE state = 'accepted'"
@@ -39,16 +38,14 @@ def under_fire(folder: Path, planted: str = "") -> list[int]:
     found = []
     with _served(biller, clock) as env:
         with closing(Nursery(folder, url, {**env, "CRASH_PLANTED": planted})) as nursery:
-            for _ in range(LIVES):
+            while biller.calls["track"] + CALLS_A_LIFE <= PUSHES:
                 before, until = biller.calls["track"], time.monotonic() + LIFE_S
                 child = nursery.start("drainer-a")
-                while biller.calls["track"] < before + CALLS_A_LIFE and number(url, ACCEPTED) < PUSHES:
+                while biller.calls["track"] < before + CALLS_A_LIFE:
                     assert child.poll() is None and time.monotonic() < until, nursery.said("drainer-a")
-                    time.sleep(0.02)
+                    time.sleep(0.01)
                 child.kill()
                 found.append(number(url, ACCEPTED))
-                if found[-1] == PUSHES or (planted and len(found) == 2):
-                    break
                 clock.jump(LEASE_MS)
         operator = Process(url, folder, env).ready()
         try:
@@ -64,7 +61,7 @@ def under_fire(folder: Path, planted: str = "") -> list[int]:
 def test_a_drain_that_is_killed_in_each_claim_goes_on(tmp_path: Path) -> None:
     found = under_fire(tmp_path)
     assert found[0] > 0, "what was answered before the kill was written down"
-    assert found == sorted(found) and found[-1] >= PUSHES // 2, found
+    assert len(found) > 1 and found == sorted(found) and found[-1] >= PUSHES // 2, found
 
 
 def test_where_all_is_settled_at_the_end_nothing_goes_on(tmp_path: Path) -> None:

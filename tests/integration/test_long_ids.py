@@ -14,9 +14,11 @@ from drawdown.worker.commands import samples
 from drawdown.worker.sources.samples.quarantine import MAX_ROWS, QuarantineFilter, SamplePage, list_quarantined
 from drawdown.worker.views.backlog import quarantined
 from tests.acceptance.commands import environment
+from tests.whole import share
 from tests.world import T0, Fleet
 
-MOST_RSS_KB = 300 * 1024
+MOST_RSS_KB = share(200, whole=300) * 1024
+SIZE = share(4_000_000, whole=10_000_000)
 SAMPLES = 30
 LISTS = """
 import sys
@@ -30,12 +32,12 @@ sys.exit(status)
 
 @pytest.fixture
 def fleet(engine: sa.Engine) -> Fleet:
-    """Thirty samples, of 10 MB each in an id of theirs; PostgreSQL has no index for such a sample's own id."""
+    """Thirty samples, of megabytes each in an id of theirs; PostgreSQL has no index for such a sample's own id."""
     fleet = Fleet(engine)
     fleet.assign("acme")
-    own = 10_000_000 if engine.dialect.name == "sqlite" else 100_000
+    own = SIZE if engine.dialect.name == "sqlite" else 100_000
     for number in range(SAMPLES):
-        values = {"id": "x" * own + f"{number:03}", "sandbox": "y" * 10_000_000, "ts": T0}
+        values = {"id": "x" * own + f"{number:03}", "sandbox": "y" * SIZE, "ts": T0}
         fleet.write(
             "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts) "
             "VALUES (:id, 'acme', :sandbox, 'c', 1024, 60, :ts)",
@@ -56,7 +58,7 @@ def test_they_are_listed_with_their_size(fleet: Fleet) -> None:
     (long,) = page(fleet, QuarantineFilter(org="acme"), after="short").samples
     assert (long.sample_id, long.reason, long.samples) == ("x" * 200 + "…", "bad_id", SAMPLES)
     assert long.sandbox_id == "y" * 200 + "…"
-    assert long.id_bytes == (10_000_003 if fleet.engine.dialect.name == "sqlite" else 100_003)
+    assert long.id_bytes == (SIZE + 3 if fleet.engine.dialect.name == "sqlite" else 100_003)
 
 
 @pytest.mark.parametrize("how", [[], ["--json"]])

@@ -11,11 +11,13 @@ import sqlalchemy as sa
 from drawdown.worker.engine.calls import MOST_UNSETTLED
 from drawdown.worker.push import push
 from tests.fake_provider import FakeProvider, capabilities
+from tests.whole import share
 from tests.world import T0, Fleet
 
 ORGS = 900
 
 
+@pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
 def test_what_a_kill_may_leave_unknown_has_an_end(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any moment, at each of two providers; the database takes its time, so that answers pile up."""
     fakes = {name: FakeProvider(capabilities(batch_size=1, in_flight=256), name=name) for name in ("fake", "other")}

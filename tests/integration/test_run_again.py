@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from drawdown.providers.protocol import HOUR_MS, Absent, Found, LookupResult, Unknown
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
+from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_provider import FakeProvider, capabilities
@@ -42,7 +43,7 @@ def once_more(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback
 
 def story(engine: sa.Engine) -> list[dict[str, Any]]:
     """Pushes accepted, found, found as something else, absent; a halt that nobody heeds; rounds of the watch."""
-    provider = FakeProvider(capabilities(lookup_lag_ms=0, duplicate_proves_delivery=False))
+    provider = FakeProvider(capabilities(lookup_lag_ms=MINUTE_MS, duplicate_proves_delivery=False))
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign(*ORGS, provider="fake")
     fleet.assign("spent")

@@ -14,7 +14,7 @@ from tests.integration.verifying import ONE, tamper, verified
 from tests.whole import share
 from tests.world import T0, Fleet
 
-SAMPLES = share(60_000, whole=200_000)
+SAMPLES = share(30_000, whole=200_000)
 ORGS = 500
 WINDOWS = 40
 
