@@ -1,0 +1,49 @@
+"""The rules and invariants that ship agree with the code, both ways."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from drawdown.worker.verify.state_queries import FINDINGS
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+RULES: Final = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+INVARIANTS: Final = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
+LAYERS: Final = ("cli", "server", "worker", "providers", "ledger", "schema")
+CITED: Final = re.compile(r"(?<![\w#&.'\"-])([SPR][0-9]{1,2})(?![\w'\"])")
+TESTS: Final = sorted(set(re.findall(r"`(tests/[^`]+\.py)::(\w+)`", RULES)))
+
+
+def cited() -> set[str]:
+    """Rules that a comment, a docstring, a message or a guard of the database names."""
+    files = [path for layer in LAYERS for kind in ("*.py", "*.sql") for path in (ROOT / layer).rglob(kind)]
+    return {rule for path in files for rule in CITED.findall(path.read_text(encoding="utf-8"))}
+
+
+def test_each_rule_that_is_cited_stands_in_the_rules_and_each_that_stands_there_is_cited() -> None:
+    assert set(re.findall(r"^### (\w+)$", RULES, re.M)) == cited()
+
+
+@pytest.mark.parametrize(("file", "name"), TESTS, ids=[name for _, name in TESTS])
+def test_what_holds_a_rule_is_there(file: str, name: str) -> None:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_each_rule_says_what_it_prevents_and_what_holds_it() -> None:
+    for part in re.split(r"^### ", RULES, flags=re.M)[1:]:
+        assert "- Prevents: " in part and "- Held by: `tests/" in part, part.splitlines()[0]
+
+
+def test_the_findings_of_each_invariant_are_those_of_verify() -> None:
+    parts = re.split(r"^## ([0-9])\. ", INVARIANTS, flags=re.M)[1:]
+    said = {
+        int(number): set(re.findall(r"`([a-z_]+)`", text.split("Findings:")[1]))
+        for number, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert said == {number: {name for name, (of, _) in FINDINGS.items() if of == number} for number in range(1, 10)}
