@@ -10,12 +10,14 @@ from typing import Final
 import pytest
 
 from drawdown.worker.verify.state_queries import FINDINGS
+from tests.unit.test_rooms import MAY_IMPORT
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RULES: Final = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
 INVARIANTS: Final = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
 LAYERS: Final = ("cli", "server", "worker", "providers", "ledger", "schema")
 CITED: Final = re.compile(r"(?<![\w#&.'\"-])([SPR][0-9]{1,2})(?![\w'\"])")
+CONTRIBUTING: Final = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TESTS: Final = sorted(set(re.findall(r"`(tests/[^`]+\.py)::(\w+)`", RULES)))
 
 
@@ -47,3 +49,14 @@ def test_the_findings_of_each_invariant_are_those_of_verify() -> None:
         for number, text in zip(parts[::2], parts[1::2], strict=True)
     }
     assert said == {number: {name for name, (of, _) in FINDINGS.items() if of == number} for number in range(1, 10)}
+
+
+def test_the_table_of_rooms_is_the_one_that_is_held() -> None:
+    rows = re.findall(r"^\| `worker/([a-z]+)(?:\.py)?` \| [^|]+ \| ([^|]+) \|", CONTRIBUTING, re.M)
+    said = {room: set() if below == "no room" else set(below.split(", ")) for room, below in rows}
+    assert said == MAY_IMPORT
+
+
+@pytest.mark.parametrize("place", sorted(set(re.findall(r"`([a-z]+/[\w/.-]+)`", CONTRIBUTING))))
+def test_what_is_pointed_to_is_there(place: str) -> None:
+    assert (ROOT / place).exists()
