@@ -1,10 +1,12 @@
 """The embedded prepaid ledger as a billing provider: a thin adapter onto `ledger/`.
 
-Guarantee: keys are kept for good, so any push may be sent again at any time, and a duplicate proves delivery.
+Guarantee: keys are kept for good, so any push may be sent again at any time, and a duplicate proves delivery. A push
+that was voided is not charged, however late its sender comes (P5).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -32,10 +34,14 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
+from drawdown.schema.locks import lock_charges
+from drawdown.schema.sql import rows_sql
+from drawdown.schema.units import parse_push_key
 
 T = TypeVar("T")
 
 NAME: Final = "embedded"
+_PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
 CAPABILITIES: Final = Capabilities(
     batch_size=2000,
     key_retention_ms=None,
@@ -60,9 +66,7 @@ class EmbeddedProvider:
         self._clock = clock
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        uses = [entries.Usage(p.key, p.customer_id, p.feature, p.quantity, p.ts) for p in batch]
-        charges = write(self._engine, lambda connection: wallet.charge(connection, uses, self._clock.now_ms()))
-        return [_outcome(charge, push) for charge, push in zip(charges, batch, strict=True)]
+        return write(self._engine, partial(_charge, batch=batch, now_ms=self._clock.now_ms()))
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         wallets = self._read(lambda connection: accounts.read_wallets(connection, customer_ids))
@@ -89,6 +93,30 @@ class EmbeddedProvider:
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
         return read(self._engine, work)
+
+
+def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: int) -> list[Outcome]:
+    """Charge what was not voided: the process may have lain still since it claimed these, and what was voided is owed
+    under another key (P5)."""
+    lock_charges(connection, shared=True)
+    voided = _voided(connection, [push.key for push in batch])
+    uses = [entries.Usage(p.key, p.customer_id, p.feature, p.quantity, p.ts) for p in batch if p.key not in voided]
+    charges = iter(wallet.charge(connection, uses, now_ms) if uses else ())
+    gone = Rejected("it was voided meanwhile, and is owed under a later revision")
+    return [gone if push.key in voided else _outcome(next(charges), push) for push in batch]
+
+
+def _voided(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
+    places = {key: place for key in keys if (place := parse_push_key(key)) is not None}
+    shape = rows_sql(connection, {**_PLACE, "key": "text"})
+    found = connection.execute(
+        sa.text(
+            f"SELECT w.key FROM ({shape}) w JOIN voids v ON v.window_ms = w.window_ms AND v.org_id = w.org_id "
+            "AND v.feature = w.feature AND v.revision = w.revision"
+        ),
+        {"rows": json.dumps([{**place, "key": key} for key, place in places.items()])},
+    )
+    return set(found.scalars())
 
 
 def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:

@@ -4,6 +4,7 @@ Guarantee: quantities and times are integers (64 bits), ids are distinct types, 
 by arithmetic alone. Nothing here reads a clock.
 """
 
+import re
 from typing import Final, NewType
 
 OrgId = NewType("OrgId", str)
@@ -69,3 +70,16 @@ def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKe
     is better than a double that cannot."""
     suffix = f":r{revision}" if revision else ""
     return PushKey(f"usage:{org_id}:{window_ms}:{feature}{suffix}")
+
+
+def parse_push_key(key: str) -> dict[str, str | int] | None:
+    """The primary key of the push that a key is of; None where it is of none."""
+    parts = key.split(":")
+    revision = 0
+    # No key holds a number that a column could not.
+    if len(parts) > 4 and re.fullmatch("r[0-9]{1,9}", parts[-1]) and parts[-3].isdecimal():
+        revision = int(parts.pop()[1:])
+    if len(parts) >= 4 and parts[0] == "usage" and re.fullmatch("[0-9]{1,16}", parts[-2]):
+        org_id = ":".join(parts[1:-2])
+        return {"window_ms": int(parts[-2]), "org_id": org_id, "feature": parts[-1], "revision": revision}
+    return None

@@ -316,7 +316,8 @@ def test_each_second_is_charged_once_though_a_third_of_all_calls_goes_wrong(
         wrong = difference(drain.account.charged(), expected)
         assert {org for org, _ in wrong} <= drain.differed, "a balance's word knows no window"
         must(database_url, "verify", at=str(drain.clock.now_ms()))
-    assert min(struck[kind] for kind in drain.account.kinds) >= share(1, whole=100), struck
+    missed = [kind for kind in drain.account.kinds if struck[kind] < share(1, whole=100)]
+    assert len(missed) <= share(3, whole=0), (missed, struck)
     assert struck.total() > 0.25 * calls, "about a third: retries and reads shift it from run to run"
     assert drain.siege.kills >= KILLS and drain.never_answered() > 0
 

@@ -57,7 +57,7 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (3392, 30, None, "settled by a host whose clock was slow, a push was taken for absent too early and billed again"),
     (3587, 30, None, "a worker that lay still while the database was restored sealed on it"),
     (30004, 30, None, "as 591"),
-    (100320, 30, None, "a worker that lay still sent the rest of its claim (the simulated service, which never asked)"),
+    (100320, 30, None, "a worker that lay still had the ledger charge what was voided meanwhile"),
     (61368, 30, None, "after a restore, what a person had charged by hand was not gone through (the oracle's person)"),
     (61786, 30, None, "a worker that slept for hours wrote a verdict under an override long over"),
     (62112, 30, None, "the gate did not ask who bills by now before a tick had taken over the flip"),

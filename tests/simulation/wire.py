@@ -108,7 +108,8 @@ class Wire:
             self._breaches.append(f"5: sent {asked}, committed {committed}")
         if attempt is None or attempt < request.attempt:
             self._breaches.append(f"P1: {key} attempt {request.attempt} was sent before it was on record ({attempt})")
-        if state in ("in_doubt", "voided"):
+        refused = provider == EMBEDDED and state == "voided"  # by the ledger itself; what it charged is judged there
+        if state in ("in_doubt", "voided") and not refused:
             self._breaches.append(f"6: {key} was sent while {state}")
         plain = f"usage:{org}:{window}:{feature}" + (f":r{revision}" if revision else "")
         if key != plain:

@@ -330,7 +330,7 @@ class World:
             case Push(provider, batch) if provider in self.remote:
                 return self._call_each(provider, [batch[place] for place in places], effect.over)
             case Push(provider, batch):
-                return self._push_each(provider, [batch[place] for place in places], effect.over)
+                return self._push_each(provider, [batch[place] for place in places])
 
     def _look_up(self, provider: str, asked: Sequence[PushRequest]) -> list[LookupResult]:
         """As `worker.engine.calls` does it: what one call answers is asked together."""
@@ -366,7 +366,7 @@ class World:
         answers = dict[int, Outcome]()
         for place in self.rng.sample(range(len(batch)), len(batch)):
             if over():
-                answers[place] = self._not_sent()
+                answers[place] = RetryAt(self.process_clock.at_ms, "not sent: time was up before")
                 continue
             one = batch[place]
             self.wire.check(provider, [one])
@@ -379,17 +379,14 @@ class World:
                 self.rejected.add(one.key)
         return [answers[place] for place in range(len(batch))]
 
-    def _push_each(self, provider: str, batch: Sequence[PushRequest], over: Over) -> list[Outcome]:
-        """Each call of at most the declared size has its own fate; none is begun once the claim has run out."""
+    def _push_each(self, provider: str, batch: Sequence[PushRequest]) -> list[Outcome]:
+        """Each call of at most the declared size has its own fate. It is made whether or not the claim has run out: a
+        process may lie still between its last look at the clock and the call."""
         size = self.providers[provider].capabilities.batch_size
         answers: list[Outcome] = []
         for at in range(0, len(batch), size):
-            call = batch[at : at + size]
-            answers += [self._not_sent()] * len(call) if over() else self._push(provider, call)
+            answers += self._push(provider, batch[at : at + size])
         return answers
-
-    def _not_sent(self) -> RetryAt:
-        return RetryAt(self.process_clock.at_ms, "not sent: time was up before")
 
     def _push(self, provider: str, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         now, count = self.time.now, len(batch)

@@ -14,9 +14,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
+from drawdown.ledger.wallet import read_charges
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
 from drawdown.schema.audit import Said
-from drawdown.schema.locks import lock_buckets
+from drawdown.schema.locks import lock_buckets, lock_charges
 from drawdown.schema.text import in_short
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LookUp, Steps, Transaction, Witness
@@ -298,6 +299,8 @@ def _apply(
 ) -> Confirmed:
     done = Confirmed()
     require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
+    if capabilities.same_database:
+        found = _charged_meanwhile(connection, asked, found)
     looked = [
         after_lookup(result, _known(connection, one, capabilities), asked_ms, capabilities)
         for result, one in zip(found, asked, strict=True)
@@ -333,6 +336,17 @@ def _apply(
             log.warning("push_absent", key=row.key, evidence=end.evidence)
     mark_for_projection(connection, [str(one.row.org_id) for one in asked], now)
     return done
+
+
+def _charged_meanwhile(
+    connection: sa.Connection, asked: Sequence[Claimed], found: Sequence[LookupResult]
+) -> list[LookupResult]:
+    """Our own ledger is read again in the transaction that rests on it: a process that lay still may have charged."""
+    lock_charges(connection)
+    absent = [str(one.row.key) for one, result in zip(asked, found, strict=True) if isinstance(result, Absent)]
+    charged = read_charges(connection, absent)
+    keys = [str(one.row.key) for one in asked]
+    return [Found(charged[key]) if key in charged else result for key, result in zip(keys, found, strict=True)]
 
 
 def _adopt_others(connection: sa.Connection, one: Claimed, said: Said) -> int:

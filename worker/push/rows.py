@@ -7,7 +7,6 @@ primary key, for there is no index on their text.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.sql import rows_sql
+from drawdown.schema.units import parse_push_key
 
 PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
 """The primary key of a push."""
@@ -57,7 +57,7 @@ def require_push(connection: sa.Connection, found: dict[str, sa.Row[Any]], key: 
 
 def _around(connection: sa.Connection, key: str) -> list[str]:
     """The keys on either side of where this one would stand; the newest where it is like none."""
-    place = _parse(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
+    place = parse_push_key(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
     values = {**place, "most": ids.NEIGHBOURS}
     return [str(one) for text in _NEIGHBOURS for one in connection.execute(sa.text(text), values).scalars()]
 
@@ -65,7 +65,7 @@ def _around(connection: sa.Connection, key: str) -> list[str]:
 def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, sa.Row[Any]]:
     """Those of these pushes that there are, by the key asked for. `hold`: nobody else changes them before the
     transaction ends; otherwise a push accepted this moment could be voided as the one in doubt that it was."""
-    places = {key: place for key in keys if (place := _parse(key)) is not None}
+    places = {key: place for key in keys if (place := parse_push_key(key)) is not None}
     own = " FOR UPDATE OF p" if hold and connection.dialect.name == "postgresql" else ""
     rows = connection.execute(
         sa.text(f"SELECT p.* FROM ({rows_sql(connection, PLACE)}) w JOIN pushes p ON {_JOINED}{own}"),
@@ -73,18 +73,6 @@ def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = 
     )
     by_place = {tuple(place_of(row).values()): row for row in rows}
     return {key: by_place[where] for key, place in places.items() if (where := tuple(place.values())) in by_place}
-
-
-def _parse(key: str) -> dict[str, Any] | None:
-    parts = key.split(":")
-    revision = 0
-    # No key holds a number that a column could not.
-    if len(parts) > 4 and re.fullmatch("r[0-9]{1,9}", parts[-1]) and parts[-3].isdecimal():
-        revision = int(parts.pop()[1:])
-    if len(parts) >= 4 and parts[0] == "usage" and re.fullmatch("[0-9]{1,16}", parts[-2]):
-        org_id = ":".join(parts[1:-2])
-        return {"window_ms": int(parts[-2]), "org_id": org_id, "feature": parts[-1], "revision": revision}
-    return None
 
 
 def change(connection: sa.Connection, rows: Sequence[Any], to: str, now_ms: int) -> None:

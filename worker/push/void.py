@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger.wallet import read_charges
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.audit import Said, record_many
 from drawdown.schema.errors import Refused
-from drawdown.schema.locks import make_dirty
+from drawdown.schema.locks import lock_charges, make_dirty
 from drawdown.schema.sql import insert_rows, rows_sql
 from drawdown.worker.push.rows import PLACE, change, newest_unanswered, place_of
 from drawdown.worker.push.wallet_mirror import give_back
@@ -52,6 +54,7 @@ def void_many(
     if not chosen:
         return
     require_above_floor(connection, chosen)
+    _require_uncharged(connection, [push for push in chosen if push.provider == EMBEDDED and kind != "adopted"])
     if answered:
         _require_all_answered(connection, chosen, said.now_ms)
     give_back(connection, [push for push in chosen if push.state == "accepted"], said.now_ms)
@@ -103,6 +106,17 @@ def refuse_late(connection: sa.Connection, push: sa.Row[Any], reason: str, now_m
         ),
         {**place_of(push), "now": now_ms, "reason": f"refused later: {reason}"[:300]},
     )
+
+
+def _require_uncharged(connection: sa.Connection, chosen: Sequence[Any]) -> None:
+    """The ledger is in this database: a process that lay still may charge at any time, and what it charged stands."""
+    if not chosen:
+        return
+    lock_charges(connection)
+    charged = read_charges(connection, [str(push.key) for push in chosen])
+    for push in chosen:
+        if push.key in charged:
+            raise Refused(f"the embedded ledger has charged {push.key} meanwhile: the next tick accepts it")
 
 
 def _require_all_answered(connection: sa.Connection, chosen: Sequence[Any], now_ms: int) -> None:
