@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-quick test-whole lint types install simulate regressions mutants interleave crash exhaustion \
-	bench conformance emulators lock sbom release clean
+	bench conformance docs emulators lock sbom release clean
 
 demo: install
 	@$(BIN)/drawdown demo
@@ -65,6 +65,10 @@ crash: install
 exhaustion: install
 	@said=$$(DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 -rP -q tests/acceptance/test_exhaustion.py); status=$$?; \
 		echo "$$said" | grep -E "watched:|^E  | passed| failed"; exit $$status
+
+# The parts of docs/ that are made from the code.
+docs: install
+	$(BIN)/python -m tests.settings_table
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.run

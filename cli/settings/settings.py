@@ -27,9 +27,10 @@ class Settings(BaseSettings):
     """Each is also an environment variable: DRAWDOWN_ and its name in capitals; with _FILE after it, for a secret, the
     path of a file that holds it."""
 
-    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore", use_attribute_docstrings=True)
 
     database_url: str = "sqlite:///drawdown.db"
+    """The database: sqlite:///FILE or postgresql://USER@HOST/NAME"""
     cell_origins: str = ""
     """Origins of cells that may be called, separated by commas: https://cell-1.internal:8443"""
     cell_secret: SecretStr = SecretStr("")
@@ -39,6 +40,7 @@ class Settings(BaseSettings):
     cell_networks: str = ""
     """Networks besides the public internet in which cells may be called: 10.0.0.0/8,fd12:3456::/32"""
     log_level: str = "INFO"
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     state_dir: str = ""
     """Where this host remembers how far it had come, apart from the database; by default ~/.local/state/drawdown."""
 

@@ -16,7 +16,7 @@ from drawdown.schema.database import write
 from drawdown.worker.engine import calls, flight, runner
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import Effect, Push
-from drawdown.worker.push import push
+from drawdown.worker.push import claim
 from drawdown.worker.push.request import request_of as sound_request_of
 
 ACCEPTED = "UPDATE pushes SET state = 'accepted' WHERE key = :key AND state = 'due'"
@@ -29,7 +29,7 @@ def _fresh_key() -> None:
         found = sound_request_of(row, capabilities)
         return found if row.attempts == 1 else replace(found, key=f"{row.key}:again{row.attempts}")
 
-    vars(push)["request_of"] = request_of
+    vars(claim)["request_of"] = request_of
 
 
 def _settled_first() -> None:

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.worker.seal import stops
+from drawdown import worker
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LAYERS: Final = ("ledger", "providers", "worker", "server", "cli")
-WORKER: Final = stops.__file__.removesuffix("stops.py")
+WORKER: Final = str(Path(str(worker.__file__)).parent)
 TABLES: Final = ("dirty_windows", "pending_usage", "assignments", "mappings", "withdrawals", "voids", "carries")
 """What a seal adds up, or goes by, apart from samples and new pushes."""
 ORGS: Final = ("stopped_at_ms", "held_watermark_ms", "floor_ms")
@@ -62,14 +62,14 @@ def _by_drawdown() -> bool:
 
 
 def writers() -> dict[str, set[str]]:
-    """Each function, or module's constant, that holds such a statement: `module.name`, and the tables it writes."""
+    """Each function, or constant of a module, that holds such a statement: `room.module.name`, and what it writes."""
     found: dict[str, set[str]] = {}
-    for layer in LAYERS:
-        for path in sorted((ROOT / layer).rglob("*.py")):
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                tables = _written_in(node)
-                if tables:
-                    found[f"{path.stem}.{_name(node)}"] = tables
+    files = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+    for path in (*files, ROOT / "schema" / "locks.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            tables = _written_in(node)
+            if tables:
+                found[f"{path.parent.name}.{path.stem}.{_name(node)}"] = tables
     return found
 
 

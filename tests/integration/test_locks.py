@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema import audit, database
+from drawdown.schema import database, locks
 from drawdown.schema.database import LOCK_TIMEOUT_S, connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import meet
@@ -28,34 +28,34 @@ from tests.world import T0, Fleet, total
 
 WRITERS = {
     # Who takes the lock of all buckets, or of the one organisation's.
-    "actions.make_dirty": {"dirty_windows"},
-    "assignments.cancel": {"assignments"},
-    "features._add": {"mappings"},
-    "prune._FORGET_NOTHING": {"pending_usage"},
-    "prune.raise_floors": {"orgs"},
-    "stops.release_org": {"orgs"},
-    "stops.stop_org": {"orgs"},
+    "schema.locks.make_dirty": {"dirty_windows"},
+    "commands.assignments.cancel": {"assignments"},
+    "commands.features._add": {"mappings"},
+    "commands.prune._FORGET_NOTHING": {"pending_usage"},
+    "commands.prune.raise_floors": {"orgs"},
+    "seal.stops.release_org": {"orgs"},
+    "seal.stops.stop_org": {"orgs"},
     # Called by those, or by another that does: assign, flip, withdraw, void, retry, accept, meet, confirm, reconcile.
-    "adopt._insert": {"pushes"},
-    "adopt._insert_absent": {"pushes", "voids"},
-    "assignments._fill_customer": {"assignments"},
-    "assignments.assign_one": {"assignments"},
-    "corrections._take_from_carries": {"carries"},
-    "corrections._withdraw_one": {"withdrawals"},
-    "corrections.void_many": {"voids"},
-    "orgs.register": {"pending_usage"},
-    "provider_states._keep": {"provider_states"},
+    "push.adopt._insert": {"pushes"},
+    "push.adopt._insert_absent": {"pushes", "voids"},
+    "commands.assignments._fill_customer": {"assignments"},
+    "commands.assignments.assign_one": {"assignments"},
+    "push.void._take_from_carries": {"carries"},
+    "commands.withdrawals._withdraw_one": {"withdrawals"},
+    "push.void.void_many": {"voids"},
+    "commands.orgs.register": {"pending_usage"},
+    "catalog.terms._keep": {"provider_states"},
     # The seal.
-    "newcomers._assign_new": {"assignments"},
-    "seal_sql.CARRY": {"carries"},
-    "seal_sql.CAUGHT_UP": {"orgs"},
-    "seal_sql.FORGET_DIRTY": {"dirty_windows"},
-    "seal_sql.FORGET_PENDING": {"pending_usage"},
-    "seal_sql.LAGGARDS_ARE_DIRTY": {"dirty_windows"},
-    "seal_sql.LATE_IS_DIRTY": {"dirty_windows"},
-    "seal_sql.PENDING": {"pending_usage"},
-    "seal_sql.SEAL": {"pushes"},
-    "seal_sql.STOPPED_IS_DIRTY": {"dirty_windows"},
+    "seal.newcomers._assign_new": {"assignments"},
+    "seal.queries.CARRY": {"carries"},
+    "seal.queries.CAUGHT_UP": {"orgs"},
+    "seal.queries.FORGET_DIRTY": {"dirty_windows"},
+    "seal.queries.FORGET_PENDING": {"pending_usage"},
+    "seal.queries.LAGGARDS_ARE_DIRTY": {"dirty_windows"},
+    "seal.queries.LATE_IS_DIRTY": {"dirty_windows"},
+    "seal.queries.PENDING": {"pending_usage"},
+    "seal.queries.SEAL": {"pushes"},
+    "seal.queries.STOPPED_IS_DIRTY": {"dirty_windows"},
 }
 
 
@@ -182,7 +182,7 @@ def test_a_provider_met_during_a_seal_has_its_usage_sealed(
 def test_a_lock_left_out_is_noticed(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As each test's PostgreSQL is watched."""
     fleet = stopped_fleet(postgres)
-    monkeypatch.setattr(audit, "lock_buckets", lambda *_: None)
+    monkeypatch.setattr(locks, "lock_buckets", lambda *_: None)
     with pytest.raises(AssertionError, match="without the lock"):
         write(postgres, release(fleet))
 

@@ -34,7 +34,6 @@ from drawdown.providers.protocol import (
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.catalog import terms
 from drawdown.worker.commands import credit, providers, pushes, withdrawals
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Push, Transaction
@@ -351,7 +350,7 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever seals waits for one portion, and not for all; the old terms hold until the last of them."""
-    monkeypatch.setattr(terms, "CHUNK", 2)
+    monkeypatch.setattr(providers, "CHUNK", 2)
     provider = FakeProvider(capabilities(**ASKED))
     fleet = Fleet(engine, extra={"fake": provider})
     orgs = [f"org-{number}" for number in range(5)]

@@ -1,4 +1,4 @@
-"""The commands that the README shows, run as it shows them."""
+"""The commands that the README and docs/ show, run as they show them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from pathlib import Path
 import pytest
 
 from drawdown.schema.errors import MEANINGS
-from tests import forked
+from tests import forked, settings_table
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ORDER = ("samples", "providers", "operate", "on-call")
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+TEXT = README + "".join(DOCS.values())
 
 
 def blocks() -> list[str]:
-    """The shell blocks, in order: they are one session."""
-    return re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)
+    """The shell blocks, in order: they are one session, begun by the README."""
+    text = README + "".join(DOCS[name] for name in ORDER)
+    assert text.count("```sh\n") == TEXT.count("```sh\n"), "each page with such blocks stands in the order"
+    return re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_readmes_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
+def test_the_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
     (tmp_path / "bin").mkdir()
     environment["PATH"] = f"{forked.program(tmp_path / 'bin')}{os.pathsep}{BIN}{os.pathsep}{environment['PATH']}"
@@ -34,7 +39,7 @@ def test_the_readmes_shell_blocks_work_one_after_the_other(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"`drawdown ([a-z]+(?: [a-z]+)?)", TEXT))))
-def test_every_command_that_the_readme_names_exists(command: str) -> None:
+def test_every_command_that_is_named_exists(command: str) -> None:
     words = command.split()
     done = forked.run([*words, "--help"], env=os.environ, cwd=ROOT, timeout_s=60)
     assert done.returncode == 0 or words[0] in ("tick", "verify"), done.stderr
@@ -45,10 +50,25 @@ def test_the_readme_says_what_each_exit_status_means() -> None:
     assert rows == {str(int(status)): meaning for status, meaning in MEANINGS.items()}
 
 
-def test_every_make_target_that_the_readme_names_exists() -> None:
+def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"(?:`|^ +)make ([a-z]+)", TEXT, flags=re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 110
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)])
+def test_each_link_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_table_of_settings_is_the_one_of_the_code() -> None:
+    assert settings_table.written(DOCS["settings"]) == DOCS["settings"], "`make docs` writes it"
 
 
 def test_the_demo_ends_in_a_proof(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from drawdown.schema import audit
+from drawdown.schema import locks
 from drawdown.worker.catalog import terms
+from drawdown.worker.commands import withdrawals
 from drawdown.worker.halts import dispatch
-from drawdown.worker.push import balances, void
+from drawdown.worker.push import balances
 from drawdown.worker.seal import queries, stops
 from tests.interleave.explore import Explorer
 
@@ -28,7 +29,7 @@ def _release_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 def _terms_without_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(terms, "lock_buckets", _none)
-    patch.setattr(audit, "lock_buckets", _none)
+    patch.setattr(locks, "lock_buckets", _none)
 
 
 def _missed_halts_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
@@ -36,8 +37,8 @@ def _missed_halts_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
 
 
 def _corrections_without_the_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(void, "lock_buckets", _none)
-    patch.setattr(audit, "lock_buckets", _none)
+    patch.setattr(withdrawals, "lock_buckets", _none)
+    patch.setattr(locks, "lock_buckets", _none)
 
 
 def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from drawdown.providers.autumn import events, wire
 from drawdown.providers.protocol import Absent, Accepted, Duplicate, Found, PushRequest, Queued, Rejected, Unknown
 from drawdown.providers.stripe import wire as stripe_wire
 from drawdown.worker.commands import assignments
-from drawdown.worker.push import adopt, balances, lookup, lookup_drawn, notices, push, queries
+from drawdown.worker.push import adopt, balances, claim, lookup, lookup_drawn, notices, push, queries
 from drawdown.worker.push import outcome as decide
 from drawdown.worker.push.outcome import Settlement, Void, settle
 from drawdown.worker.reconcile import balances as reconcile_drawn
@@ -164,7 +164,8 @@ def _any_200_is_fine(patches: Patches) -> None:
 
 
 def _keys_kept_for_good(patches: Patches) -> None:
-    patches.put(push, "safe_retention_ms", lambda capabilities: None)
+    for module in (push, claim):
+        patches.put(module, "safe_retention_ms", lambda capabilities: None)
     patches.put(decide, "safe_retention_ms", lambda capabilities: None)
 
 
@@ -219,10 +220,10 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "found as nothing charged, taken as accepted": lambda p: _looked_up(p, _any_quantity),
     "lookups given to the wrong pushes": _lookups_mixed_up,
     "key retention ignored": _keys_kept_for_good,
-    "keys expire only as a tick begins": lambda p: p.text(push, "CLAIM", _OLDEST, "AND :oldest_attempt IS NOT NULL"),
+    "keys expire only as a tick begins": lambda p: p.text(claim, "CLAIM", _OLDEST, "AND :oldest_attempt IS NOT NULL"),
     "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: None),
-    "wire key not kept": lambda p: p.put(push, "_keep_wire_keys", lambda connection, hashed: None),
-    "paused provider still sent": lambda p: p.text(push, "CLAIM", f"AND {queries.PAUSED} = 0", ""),
+    "wire key not kept": lambda p: p.put(claim, "_keep_wire_keys", lambda connection, hashed: None),
+    "paused provider still sent": lambda p: p.text(claim, "CLAIM", f"AND {queries.PAUSED} = 0", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,
     "units of single features not sealed": _units_not_sealed,
     "whole units carried for ever": lambda p: p.text(

@@ -26,7 +26,7 @@ from tests.simulation.world import START
 from tests.whole import share
 
 TICKS = 12
-BATCHES = share(5, whole=20)
+BATCHES = share(8, whole=20)
 SEEDS_A_BATCH = 10
 RARE = {
     "key too old to be sent again",

@@ -45,7 +45,7 @@ def test_a_module_begins_by_saying_what_it_is_for(path: Path) -> None:
 
 
 def test_files_and_functions_stay_readable() -> None:
-    long_files = [path.name for path in FILES if path.read_text(encoding="utf-8").count("\n") > 410]
+    long_files = [path.name for path in FILES if path.read_text(encoding="utf-8").count("\n") > 400]
     assert long_files == []
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -28,8 +28,9 @@ from drawdown.worker.push.adopt import Other, adopt_other, adopt_unknown
 from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
 from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, Standing, next_revisions, standing
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
+from drawdown.worker.push.queries import CLAIM_LOOKUPS, CLAIMED_LOOKUPS, KEEP_WIRE_KEY, NOTE_LOOKUP, SETTLE_LOOKUP
 from drawdown.worker.push.request import request_of, wire_key
-from drawdown.worker.push.rows import ARRIVALS, find_push
+from drawdown.worker.push.rows import find_push
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -42,59 +43,6 @@ MOST = 1_000
 """Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
 """The same where history was lost, and each may take several calls."""
-
-_OPEN = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
-_SAME = (
-    "{0}.window_ms = {1}.window_ms AND {0}.org_id = {1}.org_id AND {0}.feature = {1}.feature "
-    "AND {0}.revision = {1}.revision"
-)
-CLAIM = f"""
-UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end, lookups = pushes.lookups + 1
-FROM (
-    SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-    WHERE p.provider = :provider AND p.{_OPEN} AND p.state IN ('queued', 'in_doubt') AND p.due_at_ms <= :now
-        AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
-    ORDER BY p.due_at_ms LIMIT :most {{skip_locked}}) c
-WHERE {_SAME.format("pushes", "c")}
-RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision
-"""
-
-# An attempt that was refused because the key is known, or proven not to have arrived, is none that may yet be applied.
-CLAIMED = f"""
-SELECT p.*,
-    COALESCE((SELECT MAX(t.started_ms) FROM attempts t WHERE {_SAME.format("t", "p")}
-        AND (t.outcome IS NULL OR t.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms,
-        p.sealed_at_ms) AS last_sent_ms,
-    EXISTS (SELECT 1 FROM attempts t WHERE {_SAME.format("t", "p")}
-        AND t.outcome IN ('queued', 'duplicate', 'rejected')) AS claimed,
-    {ARRIVALS} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms,
-    (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
-        AND o.feature = p.feature) AS newest
-FROM pushes p
-WHERE p.provider = :provider AND p.{_OPEN} AND p.state IN ('queued', 'in_doubt') AND p.claim_owner = :claim
-    AND p.due_at_ms = :lease_end ORDER BY p.window_ms, p.key
-"""
-
-KEEP_WIRE_KEY = """
-UPDATE pushes SET wire_key = :wire_key
-WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
-"""
-
-SETTLE = """
-UPDATE pushes SET state = :state, due_at_ms = :due, settled_ms = :now, last_error = :error,
-    looked_up_ms = :asked_ms, lookup_answer = :said,
-    first_attempt_ms = CASE WHEN :never = 1 THEN NULL ELSE COALESCE(first_attempt_ms, CAST(:first AS BIGINT)) END
-WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
-    AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim
-        OR (state IN ('due', 'queued', 'in_doubt') OR state = 'rejected' AND claim_owner IS NOT NULL)
-            AND :state = 'accepted')
-"""
-
-
-NOTE = """
-UPDATE pushes SET looked_up_ms = :asked_ms, lookup_answer = :said
-WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
-"""
 
 
 @dataclass(frozen=True)
@@ -268,9 +216,9 @@ def _claim(
     mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
     losses = read_losses(connection)
     limits = {"now": now, "most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
-    if not connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all():
+    if not connection.execute(sa.text(CLAIM_LOOKUPS.replace("{skip_locked}", skip)), {**mine, **limits}).all():
         return []
-    rows = connection.execute(sa.text(CLAIMED), mine).all()
+    rows = connection.execute(sa.text(CLAIMED_LOOKUPS), mine).all()
     return [Claimed(row, loss_of(int(row.window_ms), losses)) for row in rows]
 
 
@@ -388,12 +336,12 @@ def _settle(
 ) -> bool:
     values = {"state": end.state, "due": end.due_at_ms, "error": end.error, "claim": claim, "now": now}
     values |= {"first": end.first_sent_ms, "never": int(end.never_sent), "asked_ms": asked_ms, "said": end.outcome}
-    return connection.execute(sa.text(SETTLE), {**values, **_reference(row)}).rowcount == 1
+    return connection.execute(sa.text(SETTLE_LOOKUP), {**values, **_reference(row)}).rowcount == 1
 
 
 def _note(connection: sa.Connection, row: sa.Row[tuple[object, ...]], asked_ms: int, said: str) -> None:
     """Keep with the push what was answered, before it is voided."""
-    connection.execute(sa.text(NOTE), {**_reference(row), "asked_ms": asked_ms, "said": said})
+    connection.execute(sa.text(NOTE_LOOKUP), {**_reference(row), "asked_ms": asked_ms, "said": said})
 
 
 def _still_mine(connection: sa.Connection, row: sa.Row[tuple[object, ...]], claim: str) -> bool:

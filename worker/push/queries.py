@@ -5,6 +5,8 @@ Guarantee: each names its rows by their key or by the index on what is open, how
 
 from typing import Final
 
+from drawdown.worker.push.rows import ARRIVALS
+
 UNSENT: Final = "not sent: "
 
 # Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were.
@@ -106,4 +108,65 @@ UPDATE attempts SET finished_ms = :now, outcome = r.outcome, detail = r.error, a
 FROM ({rows}) r
 WHERE attempts.window_ms = r.window_ms AND attempts.org_id = r.org_id AND attempts.feature = r.feature
     AND attempts.revision = r.revision AND attempts.attempt = r.attempt
+"""
+
+
+_ASKABLE = "state IN ('due', 'queued', 'in_doubt', 'rejected')"
+
+
+_SAME_PUSH = (
+    "{0}.window_ms = {1}.window_ms AND {0}.org_id = {1}.org_id AND {0}.feature = {1}.feature "
+    "AND {0}.revision = {1}.revision"
+)
+
+
+CLAIM_LOOKUPS = f"""
+UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end, lookups = pushes.lookups + 1
+FROM (
+    SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
+    WHERE p.provider = :provider AND p.{_ASKABLE} AND p.state IN ('queued', 'in_doubt') AND p.due_at_ms <= :now
+        AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
+    ORDER BY p.due_at_ms LIMIT :most {{skip_locked}}) c
+WHERE {_SAME_PUSH.format("pushes", "c")}
+RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision
+"""
+
+
+# An attempt that was refused because the key is known, or proven not to have arrived, is none that may yet be applied.
+CLAIMED_LOOKUPS = f"""
+SELECT p.*,
+    COALESCE((SELECT MAX(t.started_ms) FROM attempts t WHERE {_SAME_PUSH.format("t", "p")}
+        AND (t.outcome IS NULL OR t.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms,
+        p.sealed_at_ms) AS last_sent_ms,
+    EXISTS (SELECT 1 FROM attempts t WHERE {_SAME_PUSH.format("t", "p")}
+        AND t.outcome IN ('queued', 'duplicate', 'rejected')) AS claimed,
+    {ARRIVALS} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms,
+    (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
+        AND o.feature = p.feature) AS newest
+FROM pushes p
+WHERE p.provider = :provider AND p.{_ASKABLE} AND p.state IN ('queued', 'in_doubt') AND p.claim_owner = :claim
+    AND p.due_at_ms = :lease_end ORDER BY p.window_ms, p.key
+"""
+
+
+KEEP_WIRE_KEY = """
+UPDATE pushes SET wire_key = :wire_key
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
+"""
+
+
+SETTLE_LOOKUP = """
+UPDATE pushes SET state = :state, due_at_ms = :due, settled_ms = :now, last_error = :error,
+    looked_up_ms = :asked_ms, lookup_answer = :said,
+    first_attempt_ms = CASE WHEN :never = 1 THEN NULL ELSE COALESCE(first_attempt_ms, CAST(:first AS BIGINT)) END
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
+    AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim
+        OR (state IN ('due', 'queued', 'in_doubt') OR state = 'rejected' AND claim_owner IS NOT NULL)
+            AND :state = 'accepted')
+"""
+
+
+NOTE_LOOKUP = """
+UPDATE pushes SET looked_up_ms = :asked_ms, lookup_answer = :said
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
 """
