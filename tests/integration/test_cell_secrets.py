@@ -35,7 +35,7 @@ from tests.emulators.serve import serving_in_thread
 from tests.integration.test_dispatch import populate
 from tests.world import T0, Fleet
 
-README: Final = Path(__file__).resolve().parents[2] / "README.md"
+README: Final = Path(__file__).resolve().parents[2] / "docs" / "http-api.md"
 NEW, OLD, OTHER = "canary-new-secret-1", "canary-old-secret-2", "canary-other-secret-3"
 
 
@@ -139,7 +139,7 @@ def test_a_halt_that_names_no_cell_is_refused() -> None:
     assert not readme_is_halt_for_us()(OLD, "cell-1", headers, body, now_s)
 
 
-def test_what_the_readme_says_refuses_another_secret_time_and_body() -> None:
+def test_what_is_documented_refuses_another_secret_time_and_body() -> None:
     check, body, now_s = readme_is_halt_for_us(), body_of(HaltRequest("acme", "cell-1", "http://cell", T0)), T0 // 1000
     headers = {"X-Timestamp": str(now_s), "X-Signature": signature(OLD, now_s, body)}
     assert check(OLD, "cell-1", headers, body, now_s + 300)

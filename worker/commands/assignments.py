@@ -104,45 +104,9 @@ def assign_one(
     place = _Place(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
     if customer_id and (filled := _fill_customer(connection, org_id, place, said)) is not None:
         return filled
-    floor = require_org(connection, org_id).floor_ms
-    if start < floor:
-        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
-    values = {"org": org_id, "start": start}
-    later = connection.execute(
-        sa.text("SELECT MIN(start_ms) FROM assignments WHERE org_id = :org AND start_ms >= :start"), values
-    ).scalar_one()
-    if later == start:
-        raise Refused(
-            f"{org_id} has an assignment that starts then already: `drawdown org show {org_id}`, and "
-            f"`drawdown org assign {org_id} --undo` before it begins"
-        )
-    first = connection.execute(
-        sa.text("SELECT MIN(start_ms) FROM assignments WHERE org_id = :org"), values
-    ).scalar_one()
-    if later is not None and first != later:
-        raise Refused(f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {org_id}`")
-    if first is not None and first < start:
-        _require_unsealed(connection, org_id, start)
+    later = _require_free(connection, org_id, start)
     _check_customer(connection, org_id, place, start, later)
-    connection.execute(
-        sa.text("UPDATE assignments SET end_ms = :start WHERE org_id = :org AND end_ms IS NULL AND start_ms < :start"),
-        values,
-    )
-    connection.execute(
-        sa.text(
-            "INSERT INTO assignments (org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason) "
-            "VALUES (:org, :start, :end, :provider, :customer, :now, :actor, :reason)"
-        ),
-        {
-            **values,
-            "end": later,
-            "provider": provider,
-            "customer": customer_id,
-            "now": said.now_ms,
-            "actor": said.actor,
-            "reason": said.reason,
-        },
-    )
+    _insert(connection, org_id, place, start, later, said)
     _take_effect(connection, org_id, start, said.now_ms)
     if provider in EXEMPT_PROVIDERS and start <= said.now_ms:
         apply_now(connection, [org_id], said.now_ms)  # nobody will ask about it again
@@ -150,6 +114,47 @@ def assign_one(
     record(connection, "org_assign", org_id, details, said)
     mended, before = _mend(connection, org_id, start)
     return Assigned(org_id, provider, customer_id, start, mended, before)
+
+
+def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
+    """When the only assignment there is begins, where it begins later. Errors: Refused where one may not begin then."""
+    floor = require_org(connection, org_id).floor_ms
+    if start < floor:
+        raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
+    first, later = connection.execute(
+        sa.text(
+            "SELECT MIN(start_ms), MIN(CASE WHEN start_ms >= :start THEN start_ms END) FROM assignments "
+            "WHERE org_id = :org"
+        ),
+        {"org": org_id, "start": start},
+    ).one()
+    if later == start:
+        raise Refused(
+            f"{org_id} has an assignment that starts then already: `drawdown org show {org_id}`, and "
+            f"`drawdown org assign {org_id} --undo` before it begins"
+        )
+    if later is not None and first != later:
+        raise Refused(f"{org_id} has a later assignment already, from {utc(later)} on; `drawdown org show {org_id}`")
+    if first is not None and first < start:
+        _require_unsealed(connection, org_id, start)
+    return None if later is None else int(later)
+
+
+def _insert(connection: sa.Connection, org_id: str, place: _Place, start: int, end: int | None, said: Said) -> None:
+    """The one before it ends where it begins."""
+    values = {"org": org_id, "start": start}
+    connection.execute(
+        sa.text("UPDATE assignments SET end_ms = :start WHERE org_id = :org AND end_ms IS NULL AND start_ms < :start"),
+        values,
+    )
+    person = {"now": said.now_ms, "actor": said.actor, "reason": said.reason}
+    connection.execute(
+        sa.text(
+            "INSERT INTO assignments (org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason) "
+            "VALUES (:org, :start, :end, :provider, :customer, :now, :actor, :reason)"
+        ),
+        {**values, "end": end, "provider": place.provider, "customer": place.customer_id, **person},
+    )
 
 
 def _fill_customer(connection: sa.Connection, org_id: str, place: _Place, said: Said) -> Assigned | None:

@@ -110,36 +110,16 @@ def _insert(
     kind: str = "other",
     revision: int | None = None,
 ) -> None:
-    where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature}
     revision = _next_revision(connection, push) if revision is None else revision
     key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision)
+    where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
+    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    connection.execute(adoptions.insert().values(**where, **person, kind=kind, evidence=evidence))
+    whose = {"provider": push.provider, "customer_id": push.customer_id, "seal_id": push.seal_id}
+    sums = {"sealed_qty": quantity, "sent_qty": quantity}
+    times = dict.fromkeys(("sealed_at_ms", "due_at_ms", "settled_ms"), said.now_ms)
     connection.execute(
-        adoptions.insert().values(
-            **where,
-            revision=revision,
-            at_ms=said.now_ms,
-            kind=kind,
-            evidence=evidence,
-            actor=said.actor,
-            reason=said.reason,
-        )
-    )
-    connection.execute(
-        pushes.insert().values(
-            **where,
-            revision=revision,
-            provider=push.provider,
-            customer_id=push.customer_id,
-            sealed_qty=quantity,
-            sent_qty=quantity,
-            key=key,
-            sealed_at_ms=said.now_ms,
-            seal_id=push.seal_id,
-            state="accepted",
-            due_at_ms=said.now_ms,
-            settled_ms=said.now_ms,
-            wire_key=known_as,
-        )
+        pushes.insert().values(**where, **whose, **sums, **times, key=key, state="accepted", wire_key=known_as)
     )
     adopted = find_push(connection, key)
     draw_if_ours(connection, [adopted], said.now_ms)

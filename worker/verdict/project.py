@@ -200,29 +200,33 @@ def _apply(
             changes.append(Change(unchanged(org, org.projection_due_ms)))
             continue
         state = said(states, one.customer_id)
-        asked_again = org.projection_asks != one.asks
-        cleared = org.projection_due_ms if asked_again else None
         fresh = isinstance(state, CustomerState)
         done.read += fresh
         done.failed += not fresh
-        again = cleared if asked_again else now + READ_AGAIN_MS
+        again = org.projection_due_ms if org.projection_asks != one.asks else now + READ_AGAIN_MS
         if org.projection_read_ms != one.read_before_ms:
             # Another read was written meanwhile, and two machines' clocks cannot tell which is newer: ask again.
             changes.append(Change(unchanged(org, now if fresh else again)))
             continue
         at = Moment(max(read_ms, (one.read_before_ms or 0) + 1), now, watched)
-        if isinstance(state, CustomerState):
-            change = read_to(org, state, used.get(org.org_id), at, cleared)
-        else:
-            reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {one.customer_id}"
-            log.warning("customer_not_read", org=org.org_id, reason=reason)
-            change = unread_to(org, used.get(org.org_id), policy_for(policies, org.plan), at, again)
+        change = _after(org, one, state, used.get(org.org_id), policies, at)
         changes.append(change)
         done.note(org, change)
     write(connection, changes)
     outcomes = (_outcome(said(states, one.customer_id)) for one in due)
     note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
     return done
+
+
+def _after(org: Any, one: Due, state: CustomerRead, used: Used | None, policies: dict[str, str], at: Moment) -> Change:
+    """What the read of a customer, or the failure to read it, makes of its organisation."""
+    asked_again = org.projection_asks != one.asks
+    if isinstance(state, CustomerState):
+        return read_to(org, state, used, at, org.projection_due_ms if asked_again else None)
+    reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {one.customer_id}"
+    log.warning("customer_not_read", org=org.org_id, reason=reason)
+    again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS
+    return unread_to(org, used, policy_for(policies, org.plan), at, again)
 
 
 def _billed(connection: sa.Connection, provider: str, due: Sequence[Due], now: int) -> set[tuple[str, str]]:

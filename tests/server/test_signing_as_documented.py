@@ -9,10 +9,10 @@ from typing import Any
 
 from tests.server.house import ADMIN, HOST, Caller, House, served
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = Path(__file__).resolve().parents[2] / "docs" / "http-api.md"
 
 
-def test_a_request_signed_as_the_readme_says_is_taken(lone: House) -> None:
+def test_a_request_signed_as_documented_is_taken(lone: House) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     (code,) = [one for one in blocks if "def signed" in one]
     found: dict[str, Any] = {"hmac": hmac}
