@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.stopping import Stopping
 from drawdown.schema.errors import DrawdownError
 from drawdown.worker.engine import runner
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class Rounds:
     """One watch."""
 
-    state: State
+    state: App
     shard: Shard
     stopping: Stopping
     watcher: Watcher = field(default_factory=Watcher)

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class State:
+class App:
     """One invocation of the command line."""
 
     settings: Settings

@@ -12,7 +12,7 @@ from typing import TextIO, cast
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.parsing import parse_time
 from drawdown.cli.settings import settings
 from drawdown.cli.streams import Stderr
@@ -25,7 +25,7 @@ from drawdown.schema.units import FUTURE_SLACK_MS
 log = structlog.get_logger()
 
 
-def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> State:
+def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> App:
     """One invocation, by the environment and the options of every command."""
     found = settings.load(database_url)
     clock: Clock = SystemClock()
@@ -35,7 +35,7 @@ def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> St
             raise UsageError(f"--at {at} lies in the future; it is for historical data")
         clock = FixedClock(moment)
     set_up_logs(found.log_level)
-    return State(found, clock, as_json)
+    return App(found, clock, as_json)
 
 
 def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:

@@ -19,7 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.parsing import show_credits, show_time
 from drawdown.schema.text import clean
 
@@ -31,7 +31,7 @@ def plain(value: object) -> Any:
     return value
 
 
-def show(state: State, result: Mapping[str, object], lines: Iterable[str | Table]) -> None:
+def show(state: App, result: Mapping[str, object], lines: Iterable[str | Table]) -> None:
     """Print the result as one JSON object, or as lines and tables."""
     if state.json:
         print(json.dumps({name: plain(value) for name, value in result.items()}, default=plain, sort_keys=True))

@@ -15,7 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from drawdown.cli.after_tick import Rounds
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.stopping import Stopping
 from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
@@ -50,7 +50,7 @@ class Options:
 
 @dataclass
 class _Loop:
-    state: State
+    state: App
     options: Options
     stopping: Stopping
     overlaps: int = 0
@@ -82,7 +82,7 @@ class _Loop:
         log.warning("tick_overlaps", count=self.overlaps, detail="the tick before still runs; it will be made up for")
 
 
-def run(state: State, options: Options, stopping: Stopping) -> int:
+def run(state: App, options: Options, stopping: Stopping) -> int:
     """Tick now and then every `every_s` seconds, until `stopping`; returns the last tick's exit status."""
     loop = _Loop(state, options, stopping)
     # Late fires count (a sleeping laptop), several become one, and a fire during a tick is skipped and reported.
@@ -92,7 +92,7 @@ def run(state: State, options: Options, stopping: Stopping) -> int:
     scheduler.add_listener(loop.overlapped, EVENT_JOB_MAX_INSTANCES)
     if options.watch_every_s is not None:
         # Connections of its own: a tick that waits for a slow provider holds up no halt.
-        watching = Rounds(State(state.settings, state.clock, state.json), options.shard, loop.stopping)
+        watching = Rounds(App(state.settings, state.clock, state.json), options.shard, loop.stopping)
         scheduler.add_job(watching.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
         scheduler.start()
     loop.tick()

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.providers.http import Answer, Call
 from drawdown.server.metrics import metrics
 from drawdown.worker.engine.runner import ask
@@ -23,7 +23,7 @@ HEARTBEAT_TIMEOUT_S: Final = 10.0
 READABLE: Final = 0o644
 
 
-def write_metrics(state: State, file: Path) -> None:
+def write_metrics(state: App, file: Path) -> None:
     """What the server's /metrics would say, for the textfile collector."""
     try:
         found = metrics.render(state.engine, state.clock.now_ms())
@@ -36,7 +36,7 @@ def write_metrics(state: State, file: Path) -> None:
         log.error("metrics_not_written", file=str(file), error=error.strerror)
 
 
-def beat(state: State, url: str) -> None:
+def beat(state: App, url: str) -> None:
     """Tell whoever waits for it that a tick ended well."""
     world = state.world()
     assert world.http is not None

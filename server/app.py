@@ -27,7 +27,7 @@ from drawdown.server.http.limits import Frame, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.metrics import metrics
 from drawdown.server.services import Services
-from drawdown.server.step_threads import Crew
+from drawdown.server.step_threads import StepThreads
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ class Server:
         self.refused: Counter[str] = Counter(dict.fromkeys(metrics.REFUSED, 0))
         """What was turned away since the process began, by what it was: see the metric."""
         self.threads = Threads(services.engine)
-        self.crew = Crew(services)
+        self.crew = StepThreads(services)
         self._gate = Gate(services, self.threads, self.crew)
         self._cron = Cron(services, self.crew)
         self._budget = bodies.Budget(self.refused)

@@ -32,7 +32,7 @@ class ServerSettings:
 
 
 @dataclass
-class Hands:
+class ThreadKit:
     """What one thread works with: connections and providers of its own, and a fresh context for each piece of work. To
     ask for that one brings the world up to date, too."""
 
@@ -56,7 +56,7 @@ class Services:
     unasked: Mapping[str, Provider]
     broken: Mapping[str, str]
     http: Http
-    hands: Callable[[], Hands]
+    hands: Callable[[], ThreadKit]
     renew: Callable[[Services], None] = _nothing_new
 
 

@@ -18,7 +18,7 @@ import structlog
 from drawdown.schema.units import SECOND_MS
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import told
-from drawdown.server.services import Hands, Services
+from drawdown.server.services import Services, ThreadKit
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.breaker import Breaker
 from drawdown.worker.engine.context import Context
@@ -40,7 +40,7 @@ DISPATCH_MS: Final = 5 * SECOND_MS
 """For how long a thread tells cells after a read; what is left stays due, for the next watch or tick."""
 
 
-class Crew:
+class StepThreads:
     """`reads` are of one organisation each; one that already waits to be begun is not asked for twice."""
 
     def __init__(self, services: Services, threads: int = THREADS) -> None:
@@ -56,7 +56,7 @@ class Crew:
         self._reads: set[Future[None]] = set()
         self.stopping = threading.Event()
 
-    def order(self, work: Callable[[Hands, Context], T]) -> Future[T]:
+    def order(self, work: Callable[[ThreadKit, Context], T]) -> Future[T]:
         """Have a signed order done. Errors: ApiError 503 where too many wait."""
         with self._lock:
             if self._ordered >= MAX_ORDERS:
@@ -70,7 +70,7 @@ class Crew:
         with self._lock:
             self._ordered -= 1
 
-    def tick(self, work: Callable[[Hands, Context], T]) -> Future[T]:
+    def tick(self, work: Callable[[ThreadKit, Context], T]) -> Future[T]:
         """Have a tick done, on a thread that nothing else uses."""
         return self._ticks.submit(lambda: self._with_hands(work))
 
@@ -101,10 +101,10 @@ class Crew:
         for pool in (self._pool, self._orders, self._ticks):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _with_hands(self, work: Callable[[Hands, Context], T]) -> T:
+    def _with_hands(self, work: Callable[[ThreadKit, Context], T]) -> T:
         if not hasattr(self._own, "hands"):
             self._own.hands = self._services.hands()
-        hands: Hands = self._own.hands
+        hands: ThreadKit = self._own.hands
         context = hands.context()
         context.stopping = self.stopping.is_set
         return work(hands, context)
@@ -117,7 +117,7 @@ class Crew:
         except Exception as error:  # it stays marked: the next tick asks
             log.error("read_again_failed", org=org_id, provider=provider, **told(error))
 
-    def _read_with(self, hands: Hands, context: Context, provider: str, org_id: str) -> None:
+    def _read_with(self, hands: ThreadKit, context: Context, provider: str, org_id: str) -> None:
         # What one read's dispatch learnt of a dead cell, the thread's next need not.
         context.cell_breakers = self._own.__dict__.setdefault("cell_breakers", {})
         context.breakers = self._breakers

@@ -18,7 +18,7 @@ from drawdown.schema.errors import LockHeld
 from drawdown.schema.tables import ticks
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
-from drawdown.worker.catalog.terms import changed, meet, stored_terms
+from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
 from drawdown.worker.engine.clock_check import database_now, doubt_the_clock
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import LANES, Recall, Remember, Steps, Together, Transaction, Witness
@@ -115,7 +115,7 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
     if not (context.clock.trusted or context.accept_clock or known.doubted):
         doubt_the_clock(now, server_now, previous)
     if known.doubted is None:
-        meet(connection, context.known())
+        take_new_terms(connection, context.known())
     context.changed = changed(connection, context.known())
     _bring_providers_up_to_date(connection, now)
     release_exempt(connection, context.shard, now)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Page
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
@@ -34,7 +34,7 @@ def list_(
     most: Page = 100,
 ) -> None:
     """List what people changed, the newest first: when, who, what, why, and through what."""
-    state: State = context.obj
+    state: App = context.obj
     chosen = AuditFilter(
         actor,
         action,

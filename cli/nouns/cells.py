@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Actor, New, Reason
 from drawdown.cli.rendering import show, table
 from drawdown.schema import ids
@@ -25,7 +25,7 @@ CellId = Annotated[str, typer.Argument(metavar="CELL", help="The cell's id")]
 @app.command("list")
 def list_(context: typer.Context) -> None:
     """List cells."""
-    state: State = context.obj
+    state: App = context.obj
     allowed = state.settings.cells().allowed
     found = [{**asdict(one), "allowed": origin(one.url) in allowed} for one in state.read(views_cells.list_cells)]
     columns = ("cell", "url", "#running", "#halts due", "on the allow-list")
@@ -42,7 +42,7 @@ def set_(
     reason: Reason = "not given",
 ) -> None:
     """Say where a cell listens. It is called only if DRAWDOWN_CELL_ORIGINS allows its origin."""
-    state: State = context.obj
+    state: App = context.obj
     said = state.said(actor, reason)
     was = state.write(lambda c: cells.set_cell(c, cell, url, said, new=new))
     settings = state.settings.cells()
@@ -56,7 +56,7 @@ def set_(
 @app.command()
 def secret(context: typer.Context, cell: CellId, new: New = False) -> None:
     """Print a cell's own secret, for whoever installs the cell. Nothing else that it is given signs its halts."""
-    state: State = context.obj
+    state: App = context.obj
     if not is_clean_id(cell):
         raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")
     state.read(lambda c: ids.require(c, ids.CELL, cell, new=new))
@@ -69,7 +69,7 @@ def secret(context: typer.Context, cell: CellId, new: New = False) -> None:
 @app.command()
 def remove(context: typer.Context, cell: CellId, actor: Actor = None, reason: Reason = "not given") -> None:
     """Forget a cell that is gone. Refused while sandboxes or halts need it."""
-    state: State = context.obj
+    state: App = context.obj
     said = state.said(actor, reason)
     was = state.write(lambda c: cells.remove_cell(c, cell, said))
     show(state, {"cell_id": cell, "was": was}, [f"{cell}: removed; before: {was}"])

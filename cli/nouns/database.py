@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.nouns import doctor
 from drawdown.cli.options import Actor, only_with
 from drawdown.cli.parsing import show_time
@@ -40,7 +40,7 @@ def init(
     actor: Actor = None,
 ) -> None:
     """Create the database, or bring it up to date; safe to repeat."""
-    state: State = context.obj
+    state: App = context.obj
     if apply and not roles:
         raise UsageError("--apply makes the roles: use it with --roles")
     if roles:
@@ -61,7 +61,7 @@ def init(
     show(state, {"database": where, "was": before.current, "schema": before.head}, lines)
 
 
-def _roles(state: State, apply: bool) -> None:
+def _roles(state: App, apply: bool) -> None:
     """Who may do what is the database's administrator's to decide: nothing of it happens unasked."""
     require_roles(state.engine)
     if apply:
@@ -74,7 +74,7 @@ def _roles(state: State, apply: bool) -> None:
 
 def doctor_(context: typer.Context) -> None:
     """Say what is wrong with this set-up, and how to mend it."""
-    state: State = context.obj
+    state: App = context.obj
     findings = doctor.examine(state)
     rows = [("ok" if f.ok else "WRONG", f.what, "" if f.ok else f.mend) for f in findings]
     show(state, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
@@ -89,7 +89,7 @@ def verify_(
     actor: Actor = None,
 ) -> None:
     """Prove the nine invariants from the raw tables. A breach stops that organisation's pushes, and no other's."""
-    state: State = context.obj
+    state: App = context.obj
     for name in org or ():
         state.read(partial(require_org, org_id=name))
     found = state.read(lambda c: verify(c, orgs=org))

@@ -16,7 +16,7 @@ import structlog
 import typer
 from pydantic import SecretStr
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.nouns.demo_cell import DemoCell
 from drawdown.cli.nouns.tick import report_lines, run_tick
 from drawdown.cli.parsing import show_credits, show_time
@@ -65,7 +65,7 @@ TENANTS: Final = (
 class Demo:
     """The fleet, and the clock that the demo turns."""
 
-    state: State
+    state: App
     clock: FixedClock
     cells: list[DemoCell] = field(default_factory=list)
     samples: int = 0
@@ -94,7 +94,7 @@ def demo(
     file: Annotated[Path, typer.Option(help="The database it makes, anew each time")] = Path(FILE),
 ) -> None:
     """Meter a small fleet with two cells on this machine, run one organisation out of credit, and prove the result."""
-    given: State = context.obj
+    given: App = context.obj
     if file.exists() and not file.name.startswith("drawdown-demo"):
         raise UsageError(f"{file} exists; the demo overwrites only files named drawdown-demo…")
     for suffix in ("", "-wal", "-shm"):
@@ -104,7 +104,7 @@ def demo(
     clock = FixedClock(window_of(given.clock.now_ms()) - (WINDOWS + 2) * WINDOW_MS)
     secret = secrets.token_hex(16)
     settings = Settings(database_url=f"sqlite:///{file}", cell_secret=SecretStr(secret), state_dir=f"{file}-state")
-    made = Demo(State(settings, clock, out=given.out, err=given.err), clock)
+    made = Demo(App(settings, clock, out=given.out, err=given.err), clock)
     try:
         for step in STEPS:
             step(made)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.parsing import lasting, show_time
 from drawdown.schema.database import read, sqlite_file
 from drawdown.schema.errors import DrawdownError
@@ -39,14 +39,14 @@ class Finding:
     mend: str = ""
 
 
-def examine(state: State) -> list[Finding]:
+def examine(state: App) -> list[Finding]:
     """Look at everything a tick needs."""
     try:
         read(state.engine, require_ready)
     except DrawdownError as error:
         return [Finding(False, "the database", str(error))]
     found = [Finding(True, f"the database has this program's schema ({state.engine.dialect.name})")]
-    checks: tuple[Callable[[State], Iterator[Finding]], ...] = (
+    checks: tuple[Callable[[App], Iterator[Finding]], ...] = (
         _sqlite,
         _witness,
         _clock,
@@ -64,7 +64,7 @@ def examine(state: State) -> list[Finding]:
     return found
 
 
-def _sqlite(state: State) -> Iterator[Finding]:
+def _sqlite(state: App) -> Iterator[Finding]:
     if state.engine.dialect.name != "sqlite":
         return
     version = sqlite3.sqlite_version_info
@@ -81,7 +81,7 @@ def _sqlite(state: State) -> Iterator[Finding]:
             yield Finding(False, f"{file}", str(error))
 
 
-def _witness(state: State) -> Iterator[Finding]:
+def _witness(state: App) -> Iterator[Finding]:
     folder = state.settings.state_folder()
     mend = "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process"
     try:
@@ -103,14 +103,14 @@ def _private(path: Path, mode: str) -> Iterator[Finding]:
         yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
 
 
-def _clock(state: State) -> Iterator[Finding]:
+def _clock(state: App) -> Iterator[Finding]:
     now = state.clock.now_ms()
     skew = state.read(lambda c: abs(database_now(c, now) - now))
     mend = "set both clocks right (NTP); a tick stops above 30 s"
     yield Finding(skew <= MAX_SKEW_MS or state.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", mend)
 
 
-def _open_for_long(state: State) -> Iterator[Finding]:
+def _open_for_long(state: App) -> Iterator[Finding]:
     """It holds up no tick, but what it inserted is not billed before it ends."""
     oldest = state.read(oldest_open)
     if oldest is not None and oldest.age_ms is None:
@@ -122,7 +122,7 @@ def _open_for_long(state: State) -> Iterator[Finding]:
         yield Finding(not oldest.told, what, mend if oldest.told else "")
 
 
-def _ticks(state: State) -> Iterator[Finding]:
+def _ticks(state: App) -> Iterator[Finding]:
     last = state.read(last_tick_ms)
     late = last is None or state.clock.now_ms() - last > 3 * WINDOW_MS
     mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` running"
@@ -133,7 +133,7 @@ def _ticks(state: State) -> Iterator[Finding]:
     )
 
 
-def _watch(state: State) -> Iterator[Finding]:
+def _watch(state: App) -> Iterator[Finding]:
     last, now = state.read(last_round_ms), state.clock.now_ms()
     if last is None or now - last >= STOPPED_FOR_MS:  # ticks alone are a way to run it
         yield Finding(True, "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)")
@@ -142,7 +142,7 @@ def _watch(state: State) -> Iterator[Finding]:
     yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
 
 
-def _mapping(state: State) -> Iterator[Finding]:
+def _mapping(state: App) -> Iterator[Finding]:
     unrated = state.read(unrated_features)
     for feature in unrated:
         what = f"the feature {feature} has no rate: no wallet is charged for it, whichever provider bills it"
@@ -151,7 +151,7 @@ def _mapping(state: State) -> Iterator[Finding]:
         yield Finding(True, "every feature has a rate in the embedded ledger")
 
 
-def _providers(state: State) -> Iterator[Finding]:
+def _providers(state: App) -> Iterator[Finding]:
     for name, why in state.registry.broken.items():
         yield Finding(False, f"the provider {name}", why)
     for name in state.read(providers_in_use):
@@ -165,7 +165,7 @@ def _providers(state: State) -> Iterator[Finding]:
             yield Finding(not mend, f"the provider {name} is {'dormant' if mend else 'ready'}", mend)
 
 
-def _cells(state: State) -> Iterator[Finding]:
+def _cells(state: App) -> Iterator[Finding]:
     settings = state.settings.cells()
     for cell in state.read(list_cells):
         mend = settings.why_not(cell.url) or ""
@@ -185,13 +185,13 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
     return Finding(not weak, what, mend if weak else "")
 
 
-def _files(state: State) -> Iterator[Finding]:
+def _files(state: App) -> Iterator[Finding]:
     """What could not be read was said before any of this."""
     for path in state.settings.files.paths.values():
         yield from _private(path, "600")
 
 
-def _server(state: State) -> Iterator[Finding]:
+def _server(state: App) -> Iterator[Finding]:
     """What `drawdown serve` would refuse. Not to have set it is no fault: nobody has to serve it."""
     settings = state.settings.server()
     for what, name, secrets in (

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, From, New, Reason
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
@@ -22,7 +22,7 @@ app = typer.Typer()
 @app.command("list")
 def list_(context: typer.Context) -> None:
     """Show the mapping, and what is used but has no feature."""
-    state: State = context.obj
+    state: App = context.obj
     found = segments(state.read(mapping_rows))
     waiting = state.read(unmapped_sizes)
     rows = [
@@ -59,7 +59,7 @@ def map_(
     An exact size wins over a tier, a smaller tier over a larger one. What a window meant once it was sealed never
     changes; reaching back gives a feature only to sizes that had none there. A feature has one unit for good.
     """
-    state: State = context.obj
+    state: App = context.obj
     if [memory_mb is not None, up_to is not None, rest].count(True) != 1:
         raise UsageError("give one of --memory-mb N, --up-to N, --rest")
     kind, size = ("exact", memory_mb) if memory_mb is not None else ("up_to", up_to)
@@ -94,7 +94,7 @@ def end(
     reason: Reason = "not given",
 ) -> None:
     """Stop making a feature; its sizes wait, visibly, for another one."""
-    state: State = context.obj
+    state: App = context.obj
     start, said = state.window(from_, "--from"), state.said(actor, reason)
     ended = state.write(lambda c: features.end_feature(c, feature, said, from_ms=start))
     show(

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.text import clean
@@ -42,7 +42,7 @@ def import_(
     Idempotent by id: importing again, also after a kill half-way, adds only what is missing. A bad row is reported
     with file, line, column and reason, and the rest goes in; the exit status is then 1.
     """
-    state: State = context.obj
+    state: App = context.obj
     options = ImportOptions(
         format=format_,
         columns=_pairs(map_, "--map"),
@@ -70,7 +70,7 @@ def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
-def _import(state: State, files: list[str], options: ImportOptions) -> ImportReport:
+def _import(state: App, files: list[str], options: ImportOptions) -> ImportReport:
     engine = state.ready()
     now = state.clock.now_ms()
     columns = (

@@ -7,7 +7,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from drawdown.cli.app import State, new_key
+from drawdown.cli.app import App, new_key
 from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, Reason
 from drawdown.cli.parsing import parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
@@ -38,7 +38,7 @@ def grant(
     reason: Reason = "not given",
 ) -> None:
     """Give a customer credit. Organisations billed as this customer are looked at again by the next tick."""
-    state: State = context.obj
+    state: App = context.obj
     said, micro = state.said(actor, reason), parse_credits(amount)
 
     if key is not None and key != (key.strip() or None):
@@ -71,7 +71,7 @@ def show_(
     most: Most = 20,
 ) -> None:
     """Show wallets, lowest first, and the rate card; or one customer's wallet and its last entries."""
-    state: State = context.obj
+    state: App = context.obj
     if customer is None:
         wallets = state.read(lambda c: list_wallets(c, most))
         rates = state.read(list_rates)
@@ -118,7 +118,7 @@ def rate(
 
     Each push is charged by itself, rounded to a whole micro-credit, half of one up.
     """
-    state: State = context.obj
+    state: App = context.obj
     said, start = state.said(actor, reason), state.window(from_, "--from")
 
     def work(connection: sa.Connection) -> tuple[int, Rate | None]:
@@ -144,7 +144,7 @@ def plan(
     reason: Reason = "not given",
 ) -> None:
     """Change a plan, or with --new make one."""
-    state: State = context.obj
+    state: App = context.obj
     said = state.said(actor, reason)
     was = state.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, said, new=new))
     before = "no such plan" if was is None else f"{was:,}"
@@ -155,7 +155,7 @@ def plan(
 @app.command()
 def plans(context: typer.Context) -> None:
     """List the plans: how many sandboxes at once, and how many customers each has."""
-    state: State = context.obj
+    state: App = context.obj
     found = state.read(credit.list_plans)
     rows = [(one.plan, one.max_concurrent, one.customers) for one in found]
     show(state, {"plans": found}, [table("Plans", ("plan", "#at once", "#customers"), rows)])

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import typer
 from rich.table import Table
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, From, New, Reason, Undo, only_with
 from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import show, table
@@ -63,7 +63,7 @@ def assign(
     organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
     --undo takes back an assignment that has not begun.
     """
-    state: State = context.obj
+    state: App = context.obj
     start = state.window(from_, "--from")
     if provider is not None:
         state.require_provider(provider)
@@ -88,14 +88,14 @@ def assign(
     return None
 
 
-def _wishes(state: State, names: list[str] | None, customer: str | None, file: Path | None) -> list[flip_rules.Wish]:
+def _wishes(state: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flip_rules.Wish]:
     if file is not None:
         return read_flips(file)
     chosen = list(dict.fromkeys(names)) if names else state.read(assignments.unassigned)
     return [flip_rules.Wish(org, customer) for org in chosen]
 
 
-def _biller(state: State, given: str | None, wishes: list[flip_rules.Wish], *, new: bool) -> tuple[str, list[str]]:
+def _biller(state: App, given: str | None, wishes: list[flip_rules.Wish], *, new: bool) -> tuple[str, list[str]]:
     """The provider that is meant, and a word where nobody named it."""
     if given is not None:
         return given, []
@@ -178,7 +178,7 @@ def _notes(one: flip_rules.Flip) -> str | None:
     return "; ".join(parts) or None
 
 
-def _undo(state: State, names: list[str], said: Said, *, dry_run: bool) -> None:
+def _undo(state: App, names: list[str], said: Said, *, dry_run: bool) -> None:
     if not names:
         raise UsageError("--undo: name the organisations, or give --file")
 

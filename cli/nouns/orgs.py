@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import typer
 from rich.table import Table
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.nouns import org_assign
 from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, Page, Reason, Undo, only_with
 from drawdown.cli.parsing import show_credits, show_time
@@ -44,7 +44,7 @@ def list_(
     most: Page = 100,
 ) -> None:
     """List organisations, or the flips that are still to come."""
-    state: State = context.obj
+    state: App = context.obj
     state.known_provider(provider)
     if scheduled:
         only_with(context, "--scheduled", "provider", "most")
@@ -79,12 +79,12 @@ def _require(connection: sa.Connection, plan: str, org: str) -> None:
 @app.command("show")
 def show_(context: typer.Context, org: Org) -> None:
     """Show how one organisation stands."""
-    state: State = context.obj
+    state: App = context.obj
     found = state.read(lambda c: org_status(c, org, state.clock.now_ms()))
     show_org(state, found)
 
 
-def show_org(state: State, found: dict[str, object]) -> None:
+def show_org(state: App, found: dict[str, object]) -> None:
     """Print what `org_status` found."""
     assignments = found["assignments"]
     assert isinstance(assignments, list)
@@ -145,7 +145,7 @@ def override(
 
     --undo ends all of it: the provider's word counts again.
     """
-    state: State = context.obj
+    state: App = context.obj
     says = max_concurrent is not None or never_halt or until is not None
     if (undo or clear) == says:
         raise UsageError("give --max-concurrent, --never-halt, --until, or --undo alone")
@@ -202,7 +202,7 @@ def halt(
     --undo ends it: the provider's verdict counts again. Of many, chosen by a file or a filter, see first with --dry-run
     whom it would be, and say their number with --expect.
     """
-    state: State = context.obj
+    state: App = context.obj
     state.known_provider(provider)
     said, undoing = state.said(actor, reason), undo or lift
     chosen = OrgFilter(provider, plan, search)
@@ -259,7 +259,7 @@ def read_orgs(file: Path) -> list[str]:
 @app.command()
 def release(context: typer.Context, org: Org, actor: Actor = None, reason: Reason = "not given") -> None:
     """Let a stopped organisation be sealed and pushed again, once its fault is mended."""
-    state: State = context.obj
+    state: App = context.obj
     said = state.said(actor, reason)
     was = state.write(
         lambda c: stops.release_org(

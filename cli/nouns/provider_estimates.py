@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.nouns.ledger import MAX_RATE
 from drawdown.cli.options import Actor, Name, New, Reason, Undo, only_with
 from drawdown.cli.parsing import show_time
@@ -41,7 +41,7 @@ def rate(
 
     At Autumn, a feature that draws from its own balance takes 1,000,000 millionths for 1 base unit.
     """
-    state: State = context.obj
+    state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to estimate")
     said, start = state.said(actor, reason), state.window(from_, "--from")
@@ -64,7 +64,7 @@ def when_down(
     reason: Reason = "not given",
 ) -> None:
     """Say what holds for running organisations while their provider cannot be read. Who is halted stays so."""
-    state: State = context.obj
+    state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: nobody reads it")
     if undo and not policy:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.nouns import provider_estimates
 from drawdown.cli.options import Actor, DryRun, Name, Reason, Undo, only_with
 from drawdown.cli.parsing import show_time
@@ -32,7 +32,7 @@ MAX_WEBHOOK_BYTES: Final = 1_000_000
 @app.command("list")
 def list_(context: typer.Context) -> None:
     """List providers: ready, dormant, paused or broken; organisations, and what is open."""
-    state: State = context.obj
+    state: App = context.obj
     now = state.clock.now_ms()
     loads = state.read(lambda c: provider_loads(c, now))
     paused, changed = state.read(terms.paused), state.context().changed
@@ -46,7 +46,7 @@ def list_(context: typer.Context) -> None:
 
 
 def _stands(
-    state: State, name: str, paused: Mapping[str, tuple[int, str]], changed: Mapping[str, str]
+    state: App, name: str, paused: Mapping[str, tuple[int, str]], changed: Mapping[str, str]
 ) -> tuple[str, str | None]:
     if name in state.registry.broken:
         return "broken", state.registry.broken[name]
@@ -77,7 +77,7 @@ def check(
     most: Annotated[int, typer.Option(min=0, max=100_000, help="Assigned customers at most")] = 50,
 ) -> None:
     """Prove key, version, features and customers, before anything is billed. Charges nothing."""
-    state: State = context.obj
+    state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to check")
     if customer:
@@ -104,7 +104,7 @@ def pause(
     """Send nothing to a provider until --undo. Usage goes on being sealed, and waits."""
     if undo:
         return resume(context, name, actor, reason)
-    state: State = context.obj
+    state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to pause")
     said = state.said(actor, reason)
@@ -117,7 +117,7 @@ def pause(
 @app.command(hidden=True)
 def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
     """Send to a paused provider again: the next tick sends what has waited."""
-    state: State = context.obj
+    state: App = context.obj
     said = state.said(actor, reason)
     state.known_provider(name)
     since = state.write(lambda c: providers.resume(c, name, said))
@@ -133,7 +133,7 @@ def accept(
 
     What was sealed on the old ones and never sent is sealed anew; what was billed stays where it is.
     """
-    state: State = context.obj
+    state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: it has no settings")
     provider, said = state.registry.providers[name], state.said(actor, reason)
@@ -157,7 +157,7 @@ def webhook(
 
     Exit status 75: it is genuine, and what it names could not be fetched; give it again.
     """
-    state: State = context.obj
+    state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: it sends no webhooks")
     headers = {}

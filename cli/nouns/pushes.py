@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Expect, Keys, Most, Reason
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import facts, show, table
@@ -38,7 +38,7 @@ def list_(
     most: Most = 100,
 ) -> None:
     """List pushes; without --state, those that are not settled. Of these there are sums by customer, too."""
-    state: State = context.obj
+    state: App = context.obj
     if wrong := set(state_ or ()) - set(STATES):
         raise UsageError(f"--state {sorted(wrong)[0]}: there is {', '.join(STATES)}")
     state.known_provider(provider)
@@ -67,7 +67,7 @@ def _sums(sums: Sequence[PushSum], total: int, shown: int) -> list[str | Table]:
 @app.command("show")
 def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The push's key")]) -> None:
     """Explain one push: samples, mapping, quantity, attempts, the provider's answer."""
-    state: State = context.obj
+    state: App = context.obj
     found = state.read(lambda c: explain_push(c, key))
     push, samples, attempts, sent_as = found["push"], found["samples"], found["attempts"], found["sent_as"]
     assert (
@@ -131,7 +131,7 @@ def retry(
     reason: Reason = "not given",
 ) -> None:
     """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
-    state: State = context.obj
+    state: App = context.obj
     state.known_provider(provider)
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
     done = state.write(lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
@@ -159,7 +159,7 @@ def resolve(
     reason: Reason = "not given",
 ) -> None:
     """Say what became of pushes that are in doubt or rejected."""
-    state: State = context.obj
+    state: App = context.obj
     if accepted == absent:
         raise UsageError("give --accepted or --absent")
     state.known_provider(provider)
@@ -188,7 +188,7 @@ def void(
     reason: Reason = "not given",
 ) -> None:
     """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
-    state: State = context.obj
+    state: App = context.obj
     state.known_provider(provider)
     said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
     if although_accepted and not keys:

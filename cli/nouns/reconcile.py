@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Reason, only_with
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
@@ -51,7 +51,7 @@ def reconcile_(
 
     Exit status 1: something differs and a person is needed; 75: it was corrected, and the next tick settles it.
     """
-    state: State = context.obj
+    state: App = context.obj
     if acknowledge:
         only_with(context, "--acknowledge", "org", "actor", "reason")
         if org:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
@@ -34,7 +34,7 @@ def recover_(
 
     First have the hosts' samples imported again, and do again what people changed since the backup.
     """
-    state: State = context.obj
+    state: App = context.obj
     since_ms = None if since is None else state.moment(since, "--since")
     state.ready()
     said = state.said(actor, reason)

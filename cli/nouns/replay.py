@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.cli.rendering import show, table
@@ -54,7 +54,7 @@ def replay_(
     A replay that was stopped goes on where it was when the same command is given again. --dry-run shows what it would
     seal and send, with prices, and why the rest is not there; with --json, every push.
     """
-    state: State = context.obj
+    state: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:
         raise UsageError("name one organisation or several, or give --provider NAME, or --all")
     if not from_ or not to:
@@ -75,7 +75,7 @@ def replay_(
     raise typer.Exit(found.exit_status)
 
 
-def _run(state: State, made: Plan, dry_run: bool, said: Said) -> Replayed:
+def _run(state: App, made: Plan, dry_run: bool, said: Said) -> Replayed:
     """With a progress bar where somebody looks."""
     columns = (
         SpinnerColumn(),

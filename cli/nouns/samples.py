@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import typer
 from rich.table import Table
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Expect, Page, Reason, Undo
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
@@ -42,7 +42,7 @@ def list_(
 
     A quarantined sample's own time may be the very thing that is wrong: there, --from and --to go by when it came in.
     """
-    state: State = context.obj
+    state: App = context.obj
     chosen = _filter(state, None, org, why, from_, to)
     if quarantined:
         page = state.read(lambda c: list_quarantined(c, chosen, state.clock.now_ms(), after=after, most=most))
@@ -85,7 +85,7 @@ def _id(one: SampleRow) -> str:
 
 
 def _filter(
-    state: State, given: list[str] | None, org: str, why: str, from_: str | None, to: str | None
+    state: App, given: list[str] | None, org: str, why: str, from_: str | None, to: str | None
 ) -> QuarantineFilter:
     """What was chosen. Errors: UnknownId for an organisation or a reason there is not."""
     start, end = (
@@ -118,7 +118,7 @@ def mend_(
     sandbox and moment there is a sample already is left out, as somebody mended it before; of several, the first by id
     goes in.
     """
-    state: State = context.obj
+    state: App = context.obj
     said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)
     _require_choice(chosen)
 
@@ -158,7 +158,7 @@ def dismiss(
     reason: Reason = "not given",
 ) -> None:
     """Set quarantined samples aside: they are never billed, and no longer counted as quarantined."""
-    state: State = context.obj
+    state: App = context.obj
     if undo and (org or why or from_ or to):
         raise UsageError("--undo takes back by id alone: name the samples (`drawdown audit list` has their ids)")
     said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)
@@ -195,7 +195,7 @@ def withdraw(
     reason: Reason = "not given",
 ) -> None:
     """Declare samples wrong; the next tick gives back what was billed for them."""
-    state: State = context.obj
+    state: App = context.obj
     said = state.said(actor, reason)
     done = state.write(lambda c: withdrawals.withdraw(c, given, said), rollback=dry_run)
     rows = [(d.sample_id, d.org_id, show_time(d.window_ms), d.interval_s, d.already) for d in done]
@@ -216,7 +216,7 @@ def prune_(
 
     Quarantined samples stay until they are mended or dismissed: their time may be the very thing that is wrong.
     """
-    state: State = context.obj
+    state: App = context.obj
     said, moment = state.said(actor, reason), state.moment(before, "--before")
     done = prune.prune(state.write, moment, said, dry_run=dry_run)
     text = f"{'would delete' if dry_run else 'deleted'} {done.samples:,} samples before {show_time(done.before_ms)}"

@@ -10,13 +10,13 @@ from typing import Annotated
 import structlog
 import typer
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.rendering import show
 from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
 from drawdown.schema.database import read
 from drawdown.schema.migrate import require_ready
-from drawdown.server.services import Hands, NobodyThere, Services
+from drawdown.server.services import NobodyThere, Services, ThreadKit
 from drawdown.worker.engine.context import Context
 
 log = structlog.get_logger()
@@ -37,7 +37,7 @@ def serve_(
     from drawdown.server.http import listen  # a third of a second, which no other command should pay for
     from drawdown.server.http.callers import proxies
 
-    state: State = context.obj
+    state: App = context.obj
     read(state.engine, require_ready)
     proxies(state.settings.trusted_proxies)  # what is wrong there is said before anything is begun
     server = Server(services_of(state))
@@ -52,7 +52,7 @@ def serve_(
     listen.serve(server, listening, state.settings.trusted_proxies)
 
 
-def services_of(state: State) -> Services:
+def services_of(state: App) -> Services:
     """What the server is given. Each of its threads gets connections and providers of its own."""
     asking = _with_own(state, HttpClient())
     unasked = _with_own(state, NobodyThere())
@@ -77,18 +77,18 @@ def services_of(state: State) -> Services:
     )
 
 
-def _with_own(state: State, http: Http) -> State:
+def _with_own(state: App, http: Http) -> App:
     """The same database and settings, with connections and providers of its own."""
     return replace(state, _registry=None, http=http)
 
 
-def _hands(own: State) -> Hands:
+def _hands(own: App) -> ThreadKit:
     def context() -> Context:
         if own.renew():
             made.world = own.world()
         return own.context()
 
-    made = Hands(own.world(), context)
+    made = ThreadKit(own.world(), context)
     return made
 
 

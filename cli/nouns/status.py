@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.parsing import lasting, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import Exit
@@ -43,7 +43,7 @@ def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(he
     Exit status: 0 where all is settled, 75 where something is behind, 1 where a person is needed; the same for one
     organisation. A halt is no fault: it is shown, and changes no exit status.
     """
-    state: State = context.obj
+    state: App = context.obj
     now = state.clock.now_ms()
     if org is not None:
         found = state.read(lambda c: org_status(c, org, now))

@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from drawdown.cli import scheduler, watch_loop
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
@@ -48,7 +48,7 @@ def parse_shard(text: str | None) -> Shard:
     return Shard(index * BUCKETS // of, (index + 1) * BUCKETS // of - 1)
 
 
-def new_orgs(state: State, provider: str | None, start: str | None) -> NewOrgs | None:
+def new_orgs(state: App, provider: str | None, start: str | None) -> NewOrgs | None:
     """What `--new-org-provider` and `--new-org-from` say."""
     if provider is None:
         if start is not None:
@@ -74,7 +74,7 @@ def tick_(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing where all is settled: for cron's mail")] = False,
 ) -> None:
     """Settle everything once and exit: the cron form, every five minutes."""
-    state: State = context.obj
+    state: App = context.obj
     if quiet:
         set_up_logs(state.settings.log_level, at_least=logging.WARNING)
     try:
@@ -90,7 +90,7 @@ def tick_(
 
 
 def _tick_once(
-    state: State,
+    state: App,
     shard: str | None,
     deadline: float | None,
     new_org_provider: str | None,
@@ -108,7 +108,7 @@ def _tick_once(
     return run_tick(state, made)
 
 
-def run_tick(state: State, made: Context, *, always: bool = False) -> Report:
+def run_tick(state: App, made: Context, *, always: bool = False) -> Report:
     """One tick with a progress bar, where somebody looks or `always`."""
     columns = (
         SpinnerColumn(),
@@ -183,7 +183,7 @@ def run_(
     watch: Annotated[bool, typer.Option(help="Halt within seconds between ticks, too")] = True,
 ) -> None:
     """Tick every five minutes, and watch between ticks, until told to end (SIGTERM, Ctrl-C)."""
-    state: State = context.obj
+    state: App = context.obj
     if deadline is not None and deadline > every:
         raise UsageError(f"--deadline {deadline:g}: a tick would hold up the next one, {every:,} s later (--every)")
     appearing = new_orgs(state, new_org_provider, new_org_from)

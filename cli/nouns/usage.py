@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.options import Org
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
@@ -34,7 +34,7 @@ def usage(
     Used is the sum of the samples in force. What is used and not sealed waits: for its window to close, for a biller,
     or for a feature.
     """
-    state: State = context.obj
+    state: App = context.obj
     if as_csv and state.json:
         raise UsageError("give --csv or --json, not both")
     start, end = state.window(from_, "--from"), state.window(to, "--to")

@@ -10,7 +10,7 @@ import structlog
 import typer
 
 from drawdown.cli.after_tick import Rounds
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.nouns.tick import parse_shard
 from drawdown.cli.options import only_with
 from drawdown.cli.rendering import show
@@ -36,7 +36,7 @@ def watch_(
 
     Bills nothing: ticks do that. `drawdown run` watches by itself.
     """
-    state: State = context.obj
+    state: App = context.obj
     if once:
         only_with(context, "--once", "shard")
     state.ready()

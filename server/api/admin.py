@@ -24,8 +24,8 @@ from drawdown.server.api.models import OverrideOrder, ProviderOrder
 from drawdown.server.http import bodies, signing
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
-from drawdown.server.services import Hands, Services
-from drawdown.server.step_threads import Crew
+from drawdown.server.services import Services, ThreadKit
+from drawdown.server.step_threads import StepThreads
 from drawdown.worker.commands import assignments, flip_rules, flips, orgs
 from drawdown.worker.commands.signatures import use_once
 from drawdown.worker.engine import runner
@@ -56,14 +56,14 @@ async def _order_in(services: Services, threads: Threads, request: Request, body
     return order
 
 
-async def assign(services: Services, crew: Crew, org_id: str, order: ProviderOrder) -> dict[str, object]:
+async def assign(services: Services, crew: StepThreads, org_id: str, order: ProviderOrder) -> dict[str, object]:
     """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
     _check_org(org_id)
     said = audit.Said(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
-    def work(hands: Hands, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
+    def work(hands: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:
             return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, said), rollback=order.dry_run)]
         terms = flip_rules.Terms(
@@ -77,7 +77,9 @@ async def assign(services: Services, crew: Crew, org_id: str, order: ProviderOrd
     return {"assigned": [asdict(one) for one in done], "provider": order.provider, "dry_run": order.dry_run}
 
 
-async def override(threads: Threads, crew: Crew, now_ms: int, org_id: str, order: OverrideOrder) -> dict[str, object]:
+async def override(
+    threads: Threads, crew: StepThreads, now_ms: int, org_id: str, order: OverrideOrder
+) -> dict[str, object]:
     """Let the operator's word win over the provider's. Errors: ApiError, DrawdownError."""
     _check_org(org_id)
     undo = order.undo or order.clear

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import asdict
 
 from drawdown.server.http.errors import ApiError
-from drawdown.server.services import Hands, Services
-from drawdown.server.step_threads import Crew
+from drawdown.server.services import Services, ThreadKit
+from drawdown.server.step_threads import StepThreads
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.tick import tick
@@ -21,7 +21,7 @@ from drawdown.worker.views.tick_report import Report
 class Cron:
     """The tick of this process."""
 
-    def __init__(self, services: Services, crew: Crew) -> None:
+    def __init__(self, services: Services, crew: StepThreads) -> None:
         self._services = services
         self._crew = crew
         self._running: Future[Report] | None = None
@@ -38,5 +38,5 @@ class Cron:
         return {"tick": {**asdict(report), "exit_status": report.exit_status}}
 
 
-def _tick(hands: Hands, context: Context) -> Report:
+def _tick(hands: ThreadKit, context: Context) -> Report:
     return runner.run(tick(context), hands.world)

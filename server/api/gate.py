@@ -21,7 +21,7 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.limits import Buckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
-from drawdown.server.step_threads import Crew
+from drawdown.server.step_threads import StepThreads
 from drawdown.worker.verdict.gate_asks import ASK_EVERY_MS, Gated, asked, may_ask, read_gated
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ ASKS_PER_S: Final = 20
 class Gate:
     """Of one process; what must hold across processes is in the database."""
 
-    def __init__(self, services: Services, threads: Threads, crew: Crew) -> None:
+    def __init__(self, services: Services, threads: Threads, crew: StepThreads) -> None:
         self._services = services
         self._threads = threads
         self._crew = crew

@@ -19,7 +19,7 @@ from drawdown.providers.protocol import Notice, Provider, ReadFailed, WebhookRef
 from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
-from drawdown.server.step_threads import Crew
+from drawdown.server.step_threads import StepThreads
 from drawdown.worker.commands.webhooks import Event, is_known, store_failed, take_event
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
 
 
 async def take(
-    services: Services, threads: Threads, crew: Crew, name: str, headers: Mapping[str, str], body: bytes
+    services: Services, threads: Threads, crew: StepThreads, name: str, headers: Mapping[str, str], body: bytes
 ) -> str:
     """Take one webhook that is worth reading; returns what became of it. Errors: ApiError, DrawdownError."""
     provider, unasked = services.providers[name], services.unasked[name]

@@ -25,7 +25,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
 from drawdown.cli.settings import settings
 from drawdown.providers.protocol import ReadFailed
@@ -79,7 +79,7 @@ class Worker:
         self.stop = folder / "stop"
         found = settings.load()
         set_up_logs(found.log_level)
-        self.state = State(found, self.clock, json=True)
+        self.state = App(found, self.clock, json=True)
         for one in self.state.registry.providers.values():
             one.capabilities = replace(one.capabilities, calls_per_s=None, reads_per_s=None, lookups_per_s=None)
 

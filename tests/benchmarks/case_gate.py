@@ -23,7 +23,7 @@ import uvicorn
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.schema import database
 from drawdown.server.app import Server
-from drawdown.server.services import Hands, NobodyThere, ServerSettings, Services
+from drawdown.server.services import NobodyThere, ServerSettings, Services, ThreadKit
 from drawdown.worker.verdict.gate_asks import GATED
 from tests.benchmarks.case_tick import run_tick, world_of
 from tests.benchmarks.databases import Databases, tidy, url_of
@@ -71,9 +71,9 @@ def services(engine: sa.Engine) -> Services:
     now = clock(0)
     embedded = {"embedded": EmbeddedProvider(engine, now)}
 
-    def hands() -> Hands:
+    def hands() -> ThreadKit:
         context, world = world_of(engine, now)
-        return Hands(world, lambda: context)
+        return ThreadKit(world, lambda: context)
 
     return Services(
         engine=engine,

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli import scheduler
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.settings.settings import Settings
 from drawdown.cli.stopping import Stopping
 from drawdown.providers.protocol import CustomerRead, LookupResult, Outcome, PushRequest, Unknown
@@ -105,7 +105,7 @@ def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeyp
 def test_each_tick_of_run_ends_before_the_next_is_due(
     engine: sa.Engine, deadline_s: float | None, ms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = State(Settings(database_url=engine.url.render_as_string(hide_password=False)), FixedClock(T0))
+    state = App(Settings(database_url=engine.url.render_as_string(hide_password=False)), FixedClock(T0))
     seen: list[int | None] = []
 
     def kept(context: Context) -> Steps[Report]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.schema import database, locks
 from drawdown.schema.database import LOCK_TIMEOUT_S, connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.catalog.terms import meet
+from drawdown.worker.catalog.terms import take_new_terms
 from drawdown.worker.commands.orgs import halt
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import dispatch
@@ -35,7 +35,8 @@ WRITERS = {
     "commands.prune.raise_floors": {"orgs"},
     "seal.stops.release_org": {"orgs"},
     "seal.stops.stop_org": {"orgs"},
-    # Called by those, or by another that does: assign, flip, withdraw, void, retry, accept, meet, confirm, reconcile.
+    # Called by those, or by another that does: assign, flip, withdraw, void, retry, accept, take_new_terms,
+    # look up, reconcile.
     "push.adopt._insert": {"pushes"},
     "push.adopt._insert_absent": {"pushes", "voids"},
     "commands.assignments._fill_customer": {"assignments"},
@@ -173,7 +174,7 @@ def test_a_provider_met_during_a_seal_has_its_usage_sealed(
     fleet.tick(T0 + 2 * WINDOW_MS)
     assert fleet.one("SELECT reason FROM pending_usage") == "no_provider"
     fake = FakeProvider(capabilities())
-    with meanwhile(monkeypatch, postgres, queries.SCAN_DIRTY, lambda c: meet(c, {"fake": fake.capabilities})):
+    with meanwhile(monkeypatch, postgres, queries.SCAN_DIRTY, lambda c: take_new_terms(c, {"fake": fake.capabilities})):
         fleet.tick_windows(1)
     fleet.extra = {"fake": fake}
     is_whole(fleet, 100)

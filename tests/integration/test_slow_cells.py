@@ -14,8 +14,8 @@ from drawdown.cli.stopping import Stopping
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS
-from drawdown.server.services import Hands
-from drawdown.server.step_threads import Crew
+from drawdown.server.services import ThreadKit
+from drawdown.server.step_threads import StepThreads
 from drawdown.worker.commands import orgs
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HaltRequest
@@ -85,10 +85,10 @@ def test_a_watch_remembers_a_dead_cell_from_round_to_round(engine: sa.Engine) ->
     assert len(fleet.cells.received) == 2, "its circuit is open for half a minute"
 
 
-def crew_of(fleet: Fleet) -> Crew:
-    hands = Hands(world_of(fleet), fleet.context)
+def crew_of(fleet: Fleet) -> StepThreads:
+    hands = ThreadKit(world_of(fleet), fleet.context)
     services: Any = SimpleNamespace(hands=lambda: hands)
-    return Crew(services, threads=1)
+    return StepThreads(services, threads=1)
 
 
 def test_a_thread_of_the_server_remembers_a_dead_cell_from_read_to_read(engine: sa.Engine) -> None:

@@ -26,7 +26,7 @@ from drawdown.providers.stripe import build as build_stripe
 from drawdown.schema.database import read
 from drawdown.server.app import Server
 from drawdown.server.http.signing import Signed, signature
-from drawdown.server.services import Hands, NobodyThere, ServerSettings, Services
+from drawdown.server.services import NobodyThere, ServerSettings, Services, ThreadKit
 from drawdown.worker.catalog import terms
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.runner import World
@@ -101,9 +101,9 @@ class House:
             made.changed = read(used, lambda c: terms.changed(c, made.known()))
             return made
 
-        def hands() -> Hands:
+        def hands() -> ThreadKit:
             cells: Any = self.fleet.cells
-            return Hands(World(used, self.fleet.providers, cells, self.clock), context)
+            return ThreadKit(World(used, self.fleet.providers, cells, self.clock), context)
 
         return Server(
             Services(

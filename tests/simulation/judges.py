@@ -44,7 +44,7 @@ WHERE o.bucket BETWEEN :lo AND :hi AND (h.due_at_ms <= :now OR (h.due_at_ms IS N
 """
 
 
-class State(NamedTuple):
+class App(NamedTuple):
     """What is compared."""
 
     projection: int
@@ -68,8 +68,8 @@ class Decided(NamedTuple):
     provider: str | None
 
 
-def state_of(world: World) -> State:
-    return State(*(one or 0 for one in world.rows(_STATE)[0]))
+def state_of(world: World) -> App:
+    return App(*(one or 0 for one in world.rows(_STATE)[0]))
 
 
 @contextmanager

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Provider
 from drawdown.server.api.gate import Gate
 from drawdown.server.http.threads import Threads
-from drawdown.server.services import Hands, ServerSettings, Services
-from drawdown.server.step_threads import THREADS, Crew, _read_again
+from drawdown.server.services import ServerSettings, Services, ThreadKit
+from drawdown.server.step_threads import THREADS, StepThreads, _read_again
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.shard import Shard
@@ -129,7 +129,7 @@ class Queue:
         return self.pieces[-1].future
 
 
-class SteppedCrew(Crew):
+class SteppedCrew(StepThreads):
     """The crew, whose pieces are steps that the scheduler takes."""
 
     def __init__(self, services: Services, queue: Queue) -> None:
@@ -229,9 +229,9 @@ class Server(Worker):
             hands=self._hands, **made,
         )  # fmt: skip
 
-    def _hands(self) -> Hands:
+    def _hands(self) -> ThreadKit:
         world: Any = None
-        return Hands(world, self._fresh)
+        return ThreadKit(world, self._fresh)
 
     def _fresh(self) -> Context:
         self.contexts += 1

@@ -18,7 +18,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import bucket_of
 from drawdown.schema.units import DAY_MS, GRACE_MS, LATE_HORIZON_MS, MINUTE_MS, WINDOW_MS, horizon, window_of
-from drawdown.worker.catalog.terms import meet
+from drawdown.worker.catalog.terms import take_new_terms
 from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.prune import prune
@@ -67,7 +67,7 @@ class Sealing(RuleBasedStateMachine):
         self.model = Model(meanings=list(DEFAULTS))
         self.bad = 0
         self.marks: list[tuple[object, ...]] = []
-        write(self.engine, lambda c: meet(c, BILLERS))
+        write(self.engine, lambda c: take_new_terms(c, BILLERS))
 
     def teardown(self) -> None:
         self.engine.dispose()

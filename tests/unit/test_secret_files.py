@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.cli import app as states
-from drawdown.cli.app import State
+from drawdown.cli.app import App
 from drawdown.cli.settings import secret_files, settings
 from drawdown.cli.settings.secret_files import MAX_BYTES
 from drawdown.schema.clock import FixedClock
@@ -138,13 +138,13 @@ def test_a_typed_url_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPa
     assert settings.load("sqlite:///x.db").database_url == "sqlite:///x.db"
 
 
-def state(file: Path) -> State:
-    return State(settings.load("sqlite://"), FixedClock(0))
+def state(file: Path) -> App:
+    return App(settings.load("sqlite://"), FixedClock(0))
 
 
 def test_a_changed_file_is_taken_and_a_bad_one_is_told_once_and_not_used(file: Path, logs: Logs) -> None:
     here = state(file)
-    there = State(here.settings, here.clock)  # another thread's
+    there = App(here.settings, here.clock)  # another thread's
     for number, content in enumerate([b"second", *BAD.values(), *BAD.values(), b"third"]):
         put(file, content) if content is not None or file.exists() else None
         here.read_files_again()

@@ -9,7 +9,7 @@ import pytest
 
 from drawdown.providers.careful import sound
 from drawdown.providers.protocol import CustomerState, ReadFailed
-from drawdown.worker.verdict.effective_balance import Used, after_read, since_read, unseen
+from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read, unseen
 from drawdown.worker.verdict.rules import (
     FIRST_LOOK_MS,
     LAST_LOOK_MS,
@@ -108,12 +108,12 @@ def test_a_top_up_meanwhile_hides_no_more_than_what_is_on_its_way() -> None:
 
 def test_what_is_not_in_a_balance_is_taken_off() -> None:
     used = Used(unsealed=5, unsampled=2, unsent=20, sent_since=10, maybe=10)
-    found, hidden = after_read(Org(100, 0), 100, used)
+    found, hidden = effective_after(Org(100, 0), 100, used)
     assert (found.value, found.unaccepted, found.unsealed, hidden) == (63, 30, 7, 10)
     by_the_last = since_read(Org(100, 4), used)
     assert by_the_last is not None
     assert by_the_last.value == 100 - (4 + 10 + 20) - 7
-    assert after_read(Org(100, 0, is_halted=True), 100, used)[0].unsealed == 5  # nothing of it runs any more
+    assert effective_after(Org(100, 0, is_halted=True), 100, used)[0].unsealed == 5  # nothing of it runs any more
 
 
 def test_what_was_never_read_or_has_no_end_has_no_estimate() -> None:

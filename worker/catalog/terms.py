@@ -18,7 +18,7 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.locks import lock_buckets, make_dirty
 
 
-def meet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
+def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
     """Take the terms of providers that are met for the first time, or of which nothing was sealed yet; what had waited
     for that becomes dirty. Terms change what a seal makes of usage, so they are kept under its lock."""
     if not _unmet(connection, declared):

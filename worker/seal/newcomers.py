@@ -19,7 +19,7 @@ from drawdown.worker.seal import queries as sql
 from drawdown.worker.seal.statements import Lock, SealRequest, Statements, lock_shard
 
 
-def meet_strangers(run: Statements, connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
+def register_unknown_orgs(run: Statements, connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
     """Give a row and a bucket to organisations first seen in samples; assign them where that is asked for (S6)."""
     found = [str(row[0]) for row in run.run(sql.STRANGERS)]
     if run.run(sql.ANY_LAGGARD).first():

@@ -13,7 +13,7 @@ from drawdown.schema import plans
 from drawdown.schema.tables import buckets, seals
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, window_of
 from drawdown.worker.seal import queries as sql
-from drawdown.worker.seal.newcomers import meet_strangers
+from drawdown.worker.seal.newcomers import register_unknown_orgs
 from drawdown.worker.seal.statements import (
     Sealed,
     SealRequest,
@@ -40,7 +40,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     for statement in sql.SCAN[connection.dialect.name]:
         if request.only is None or "UPDATE buckets" not in statement or connection.dialect.name == "postgresql":
             run.run(statement)
-    new_orgs = meet_strangers(run, connection, request, lock)
+    new_orgs = register_unknown_orgs(run, connection, request, lock)
     if some_stopped or run.run(sql.ANY_BELOW_FLOOR).first():
         run.run(sql.BELOW_FLOOR)
     run.run(sql.LATE_IS_DIRTY)

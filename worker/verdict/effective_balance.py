@@ -62,7 +62,7 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
     return max(low, min((was or 0) + used.sent_since - (before - balance), high))
 
 
-def after_read(org: Any, balance: int, used: Used) -> tuple[Effective, int]:
+def effective_after(org: Any, balance: int, used: Used) -> tuple[Effective, int]:
     """The effective balance by a fresh read, and what of its pushes it does not show."""
     hidden = unseen(org.balance_micro, org.unseen_micro, balance, used)
     return Effective(balance, hidden + used.unsent, _unsealed(org, used)), hidden

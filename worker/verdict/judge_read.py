@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.verdict.effective_balance import Used, after_read, since_read
+from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read
 from drawdown.worker.verdict.org_row import Change, Moment, history_of, overrides_of, row_of, unchanged
 from drawdown.worker.verdict.rules import CREDIT_REASONS, Estimate, Verdict, unread_verdict, verdict
 
@@ -23,11 +23,11 @@ def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
     return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
 
 
-def read_to(org: Any, state: CustomerState, used: Used | None, at: Moment, due: int | None) -> Change:
+def after_read(org: Any, state: CustomerState, used: Used | None, at: Moment, due: int | None) -> Change:
     """What a fresh state makes of an organisation. `used` None: no estimate is made of it."""
     found, hidden, judged = None, None, None
     if used is not None and state.balance_micro is not None:
-        found, hidden = after_read(org, state.balance_micro, used)
+        found, hidden = effective_after(org, state.balance_micro, used)
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged)
@@ -57,7 +57,7 @@ def _above(org: Any, new: Verdict, used: Used | None) -> int | None:
     return org.resume_above_micro if new.is_halted else None
 
 
-def unread_to(org: Any, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
+def after_failed_read(org: Any, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
     """What holds where the provider could not be read."""
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)

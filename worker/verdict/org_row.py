@@ -56,7 +56,7 @@ class Moment:
     watched: bool
 
 
-def told_to(org: Any, now_ms: int) -> Change:
+def after_operator(org: Any, now_ms: int) -> Change:
     """What an operator's word, the end of it, or of being billed makes of an organisation, by what is known already."""
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     billed = org.billing_provider is not None and org.billing_provider not in EXEMPT_PROVIDERS

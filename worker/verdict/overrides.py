@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.tables import orgs
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.verdict.org_row import told_to, write
+from drawdown.worker.verdict.org_row import after_operator, write
 
 APPLIED_AT_ONCE: Final = 500
 
@@ -47,4 +47,4 @@ def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) ->
         rows = connection.execute(
             sa.select(orgs).where(orgs.c.org_id.in_(some)).order_by(orgs.c.org_id).with_for_update()
         ).all()
-        write(connection, [told_to(org, now_ms) for org in rows])
+        write(connection, [after_operator(org, now_ms) for org in rows])

@@ -25,7 +25,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.effective_balance import Used, read_used
-from drawdown.worker.verdict.judge_read import read_to, said, unread_to
+from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
 from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, unchanged, write
 from drawdown.worker.verdict.overrides import end_overrides
 from drawdown.worker.verdict.rates import policies_of, policy_for
@@ -222,11 +222,11 @@ def _after(org: Any, one: Due, state: CustomerRead, used: Used | None, policies:
     """What the read of a customer, or the failure to read it, makes of its organisation."""
     asked_again = org.projection_asks != one.asks
     if isinstance(state, CustomerState):
-        return read_to(org, state, used, at, org.projection_due_ms if asked_again else None)
+        return after_read(org, state, used, at, org.projection_due_ms if asked_again else None)
     reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {one.customer_id}"
     log.warning("customer_not_read", org=org.org_id, reason=reason)
     again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS
-    return unread_to(org, used, policy_for(policies, org.plan), at, again)
+    return after_failed_read(org, used, policy_for(policies, org.plan), at, again)
 
 
 def _billed(connection: sa.Connection, provider: str, due: Sequence[Due], now: int) -> set[tuple[str, str]]:

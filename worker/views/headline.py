@@ -23,7 +23,7 @@ UNANSWERED: Final = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Headline:
     """`word`: settled, behind or person_needed; the most important reason; and what to do next."""
 
     word: str
@@ -31,14 +31,14 @@ class Verdict:
     next: str
 
 
-def judge(found: Mapping[str, Any]) -> Verdict:
+def judge(found: Mapping[str, Any]) -> Headline:
     """The verdict on what `status` read."""
-    return _needs_person(found) or _behind(found) or Verdict("settled", "nothing waits", "nothing")
+    return _needs_person(found) or _behind(found) or Headline("settled", "nothing waits", "nothing")
 
 
-def _needs_person(found: Mapping[str, Any]) -> Verdict | None:
-    def person(reason: str, then: str) -> Verdict:
-        return Verdict("person_needed", reason, then)
+def _needs_person(found: Mapping[str, Any]) -> Headline | None:
+    def person(reason: str, then: str) -> Headline:
+        return Headline("person_needed", reason, then)
 
     if found["doubted"]:
         return person(f"this database lost history: {found['doubted']['doubted_reason']}", "drawdown recover")
@@ -87,16 +87,16 @@ def unwatched_minutes(found: Mapping[str, Any]) -> int:
     return int(age // MINUTE_MS) if WATCHED_FOR_MS <= age < STOPPED_FOR_MS else 0
 
 
-def _behind(found: Mapping[str, Any]) -> Verdict | None:
+def _behind(found: Mapping[str, Any]) -> Headline | None:
     left = found["left"]
     for one in found["providers"]:
         name, waiting = one["provider"], one["due"] + one["queued"]
         if one["paused_ms"] is not None:
             reason = f"{name} is paused ({one['paused_reason']}); {waiting:,} pushes wait"
-            return Verdict("behind", reason, f"drawdown provider pause {name} --undo, once it may go on")
+            return Headline("behind", reason, f"drawdown provider pause {name} --undo, once it may go on")
         if waiting:
             reason = f"{waiting:,} pushes wait at {name}: {one['error'] or UNANSWERED[one['tried'] > 0]}"
-            return Verdict("behind", reason, _mend(one))
+            return Headline("behind", reason, _mend(one))
     for name, words in (
         ("halts_due", "halts are due at cells"),
         ("dirty_windows", "windows are to be sealed again"),
@@ -105,33 +105,33 @@ def _behind(found: Mapping[str, Any]) -> Verdict | None:
         if name == "projections_due" and found["unread"]:
             return _unread(found["unread"][0])
         if left[name]:
-            return Verdict("behind", f"{left[name]:,} {words}", "nothing: the next tick tries again")
+            return Headline("behind", f"{left[name]:,} {words}", "nothing: the next tick tries again")
     if minutes := unwatched_minutes(found):
         reason = f"nobody watched for {minutes:,} min: halts come with the next tick"
-        return Verdict("behind", reason, "start drawdown watch, or drawdown run: ops/runbooks/watch-stopped.md")
+        return Headline("behind", reason, "start drawdown watch, or drawdown run: ops/runbooks/watch-stopped.md")
     if found["differing"]:
         one = found["differing"][0]
         reason = f"{one['days']:,} organisation-days {one['verdict']} at {one['provider']}, when last compared"
         since = datetime.fromtimestamp(one["since_ms"] // 1000, UTC).date()
-        return Verdict("behind", reason, f"drawdown reconcile --provider {one['provider']} --from {since}")
+        return Headline("behind", reason, f"drawdown reconcile --provider {one['provider']} --from {since}")
     if found["pending"]:
         one = max(found["pending"], key=lambda part: int(part["seconds"]))
         reason = f"{one['seconds']:,} s of usage are billed by nobody yet ({one['reason']})"
-        return Verdict("behind", reason, PENDING.get(one["reason"], "drawdown org list"))
+        return Headline("behind", reason, PENDING.get(one["reason"], "drawdown org list"))
     for why, samples in left["quarantined"].items():
         reason = f"{samples:,} samples are quarantined ({why}) and billed to nobody"
-        return Verdict("behind", reason, f"drawdown sample list --quarantined --why {why}")
+        return Headline("behind", reason, f"drawdown sample list --quarantined --why {why}")
     if left["dated_ahead"]:
         reason = f"{left['dated_ahead']:,} samples are dated later than now, and billed only then"
-        return Verdict("behind", reason, "mend that host's clock; drawdown sample withdraw ID, and enter them again")
+        return Headline("behind", reason, "mend that host's clock; drawdown sample withdraw ID, and enter them again")
     if found["last_tick"] is None:
-        return Verdict("behind", "there was no tick yet", "drawdown tick")
+        return Headline("behind", "there was no tick yet", "drawdown tick")
     return None
 
 
-def _unread(one: Mapping[str, Any]) -> Verdict:
+def _unread(one: Mapping[str, Any]) -> Headline:
     reason = f"{one['orgs']:,} organisations cannot be read at {one['provider'] or 'their provider'}: {UNREAD}"
-    return Verdict("behind", reason, f"drawdown provider check {one['provider']}, and org show {one['first_org']}")
+    return Headline("behind", reason, f"drawdown provider check {one['provider']}, and org show {one['first_org']}")
 
 
 UNREAD: Final = "it is down, or has no such customer; they go on until the balance that was read last is used up"
