@@ -67,12 +67,20 @@ def _looks_again(stage: Stage) -> Steps[Any]:
     assert context.witness is not None
     later = replace(context.witness, sends=0)
     answer: Any = None
+    failure: Exception | None = None
     while True:
-        effect = steps.send(answer)
+        try:
+            effect = steps.send(answer) if failure is None else steps.throw(failure)
+        except StopIteration as stop:
+            return stop.value
+        answer, failure = None, None
         if isinstance(effect, Recall):
             answer, known = known, later
-        else:
+            continue
+        try:
             answer = yield effect
+        except Exception as error:  # handed to the tick, which decides
+            failure = error
 
 
 def _replays(stage: Stage) -> Steps[Any]:
