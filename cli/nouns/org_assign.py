@@ -68,16 +68,11 @@ def assign(
     if provider is not None:
         state.require_provider(provider)
     said = state.said(actor, reason)
-    if [bool(names), unassigned, file is not None].count(True) != 1:
-        raise UsageError("name the organisations, or give --unassigned, or --file")
+    _require_choice(names, unassigned, file, None if undo or cancel else customer)
     if undo or cancel:
         only_with(context, "--undo", "cancel", "names", "unassigned", "file", "dry_run", "actor", "reason")
         listed = names or ([one.org_id for one in read_flips(file)] if file is not None else [])
         return _undo(state, listed, said, dry_run=dry_run)
-    if customer is not None and (not names or len(names) != 1):
-        raise UsageError("--customer names one customer, so give exactly one organisation")
-    if customer is not None and not is_clean_id(customer):
-        raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
     wishes = _wishes(state, names, customer, file)
     where, note = _biller(state, provider, wishes, new=new)
     terms = flip_rules.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
@@ -86,6 +81,16 @@ def assign(
     if any(one.problem for one in done):
         raise typer.Exit(Exit.PERSON)
     return None
+
+
+def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None, customer: str | None) -> None:
+    """Errors: UsageError for organisations that are chosen in no way, or in two, and for a customer that is none."""
+    if [bool(names), unassigned, file is not None].count(True) != 1:
+        raise UsageError("name the organisations, or give --unassigned, or --file")
+    if customer is not None and (not names or len(names) != 1):
+        raise UsageError("--customer names one customer, so give exactly one organisation")
+    if customer is not None and not is_clean_id(customer):
+        raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
 
 
 def _wishes(state: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flip_rules.Wish]:

@@ -12,7 +12,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Reason, only_with
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
-from drawdown.schema.audit import require_org
+from drawdown.schema.audit import Said, require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
@@ -54,20 +54,10 @@ def reconcile_(
     state: App = context.obj
     if acknowledge:
         only_with(context, "--acknowledge", "org", "actor", "reason")
-        if org:
-            state.read(lambda c: require_org(c, org))
-        seen = state.write(lambda c: balances.acknowledge(c, org, state.said(actor, reason)))
-        done = [f"{one.org_id}, {one.provider}, {one.feature}: {int(one.told_qty):+,}" for one in seen]
-        show(state, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
-        return
+        return _acknowledge(state, org, state.said(actor, reason))
     if provider:
         state.require_provider(provider)
-    bounds = [None if text is None else state.moment(text, name) for text, name in ((from_, "--from"), (to, "--to"))]
-    if any(one is not None and one % DAY_MS for one in bounds):
-        raise UsageError("--from and --to are days: 2026-01-31")
-    start, end = bounds
-    if start is not None and end is not None and end <= start:
-        raise UsageError("the range ends before it starts: --to is the day after the last one")
+    start, end = _days(state, from_, to)
     scope = Scope(
         from_ms=start or 0,
         to_ms=2**53 if end is None else end,
@@ -86,6 +76,25 @@ def reconcile_(
     found = run(reconcile(state.context(), scope, state.said(actor, reason)), state.world())
     show(state, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
     raise typer.Exit(found.exit_status)
+
+
+def _acknowledge(state: App, org: str, said: Said) -> None:
+    if org:
+        state.read(lambda c: require_org(c, org))
+    seen = state.write(lambda c: balances.acknowledge(c, org, said))
+    done = [f"{one.org_id}, {one.provider}, {one.feature}: {int(one.told_qty):+,}" for one in seen]
+    show(state, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
+
+
+def _days(state: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:
+    """Errors: UsageError for what is no day, or an empty range."""
+    start = None if from_ is None else state.moment(from_, "--from")
+    end = None if to is None else state.moment(to, "--to")
+    if any(one is not None and one % DAY_MS for one in (start, end)):
+        raise UsageError("--from and --to are days: 2026-01-31")
+    if start is not None and end is not None and end <= start:
+        raise UsageError("the range ends before it starts: --to is the day after the last one")
+    return start, end
 
 
 def _lines(found: Reconciled) -> list[str | Table]:

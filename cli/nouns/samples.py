@@ -6,7 +6,6 @@ from typing import Annotated
 
 import sqlalchemy as sa
 import typer
-from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Expect, Page, Reason, Undo
@@ -45,23 +44,7 @@ def list_(
     state: App = context.obj
     chosen = _filter(state, None, org, why, from_, to)
     if quarantined:
-        page = state.read(lambda c: list_quarantined(c, chosen, state.clock.now_ms(), after=after, most=most))
-        rows = [
-            (
-                _id(s),
-                s.org_id,
-                s.reason,
-                s.ts,
-                "-" if s.meant_ms is None else f"{show_time(s.meant_ms)} ({s.meant_as})",
-            )
-            for s in page.samples
-        ]
-        more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
-        lines: list[str | Table] = [
-            table("Quarantined", ("sample", "org", "why", "its time", "meant, perhaps"), rows),
-            *more,
-        ]
-        return show(state, {"samples": page.samples, "next_after": page.next_after}, lines)
+        return _list_quarantined(state, chosen, after, most)
     if not org or chosen.from_ms is None or why or after:
         raise UsageError("give --quarantined; or --org and --from, for its samples in the order of their use")
     until = state.clock.now_ms() if chosen.to_ms is None else chosen.to_ms
@@ -74,6 +57,15 @@ def list_(
     ]
     more = [f"there may be more: --from {times[-1]}, or --most"] if len(found) == most else []
     return show(state, {"samples": found}, [table(f"Samples of {org}", columns, plain), *more])
+
+
+def _list_quarantined(state: App, chosen: QuarantineFilter, after: str, most: int) -> None:
+    page = state.read(lambda c: list_quarantined(c, chosen, state.clock.now_ms(), after=after, most=most))
+    meant = ["-" if s.meant_ms is None else f"{show_time(s.meant_ms)} ({s.meant_as})" for s in page.samples]
+    rows = [(_id(s), s.org_id, s.reason, s.ts, time) for s, time in zip(page.samples, meant, strict=True)]
+    more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
+    found = table("Quarantined", ("sample", "org", "why", "its time", "meant, perhaps"), rows)
+    show(state, {"samples": page.samples, "next_after": page.next_after}, [found, *more])
 
 
 def _id(one: SampleRow) -> str:

@@ -13,6 +13,7 @@ from drawdown.providers.autumn import events, wire
 from drawdown.providers.protocol import Absent, Accepted, Duplicate, Found, PushRequest, Queued, Rejected, Unknown
 from drawdown.providers.stripe import wire as stripe_wire
 from drawdown.worker.commands import assignments
+from drawdown.worker.engine import asking
 from drawdown.worker.push import adopt, balances, claim, lookup, lookup_drawn, notices, push, queries
 from drawdown.worker.push import outcome as decide
 from drawdown.worker.push.outcome import Settlement, Void, settle
@@ -107,7 +108,7 @@ def _any_quantity(found: Any, asked: Any, now_ms: int, capabilities: Any) -> Any
 
 
 def _lookups_mixed_up(patches: Patches) -> None:
-    right = lookup.fetch_lookups
+    right = asking.fetch_lookups
 
     def wrong(looking: Any, left: Any) -> Any:
         found = yield from right(looking, left)

@@ -6,7 +6,7 @@ absent later than it could still have been applied (P5); a lookup that fails cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -15,10 +15,10 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger.wallet import read_charges
-from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
 from drawdown.schema.audit import Said
 from drawdown.schema.locks import lock_buckets, lock_charges
-from drawdown.schema.text import in_short
+from drawdown.worker.engine.asking import fetch_lookups, look_up_all
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LookUp, Steps, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
@@ -46,7 +46,7 @@ MOST_LOST = 200 // (1 + NEXT_REVISIONS)
 
 
 @dataclass(frozen=True)
-class Claimed:
+class Sought:
     """One push to look up; where history was lost, when it may have been sent, and what else is there of its window."""
 
     row: Any
@@ -77,7 +77,7 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     capabilities = context.capabilities[provider]
     while capabilities.lookup and not context.out_of_time(ASKING):
         now, claim = context.clock.now_ms(), context.new_claim()
-        asked: Sequence[Claimed] = yield Transaction(
+        asked: Sequence[Sought] = yield Transaction(
             "claim_lookups",
             partial(
                 _claim,
@@ -96,7 +96,7 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
 
 
 def _look_up_batch(
-    context: Context, provider: str, asked: Sequence[Claimed], claim: str, lease_end: int, done: Confirmed
+    context: Context, provider: str, asked: Sequence[Sought], claim: str, lease_end: int, done: Confirmed
 ) -> Steps[bool]:
     """Look up a batch, and write down what comes back as it comes; whether anything could be read."""
     capabilities = context.capabilities[provider]
@@ -144,8 +144,8 @@ def _look_up_batch(
 
 
 def _look_further(
-    provider: str, asked: Sequence[Claimed], found: Sequence[LookupResult], capabilities: Capabilities
-) -> Steps[tuple[Sequence[Claimed], Sequence[LookupResult]]]:
+    provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
+) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
     """Where history was lost, ask also for what it may have sent after a push, or in its place."""
     asked = list(asked)
     found = [_held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
@@ -183,25 +183,6 @@ def _held(result: LookupResult) -> LookupResult:
     return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result
 
 
-def look_up_all(provider: str, requests: Sequence[PushRequest]) -> Steps[Sequence[LookupResult]]:
-    """The results of all of them, in order."""
-    looking, found = LookUp(provider, requests), dict[int, LookupResult]()
-    while len(found) < len(requests):
-        found.update((yield from fetch_lookups(looking, [n for n in range(len(requests)) if n not in found])))
-    return [found[place] for place in range(len(requests))]
-
-
-def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
-    """The next results, by place."""
-    try:
-        found: Mapping[int, LookupResult] = yield looking
-        assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"
-    except Exception as error:  # it has told us nothing: what cannot be read is not absent
-        log.exception("provider_failed", provider=looking.provider, first_key=looking.requests[left[0]].key)
-        return dict.fromkeys(left, ReadFailed(in_short(error)))
-    return found
-
-
 def _claim(
     connection: sa.Connection,
     *,
@@ -210,7 +191,7 @@ def _claim(
     now: int,
     shard: Shard,
     known: Witness | None,
-) -> list[Claimed]:
+) -> list[Sought]:
     require_same(connection, known)
     skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
     mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
@@ -219,7 +200,7 @@ def _claim(
     if not connection.execute(sa.text(CLAIM_LOOKUPS.replace("{skip_locked}", skip)), {**mine, **limits}).all():
         return []
     rows = connection.execute(sa.text(CLAIMED_LOOKUPS), mine).all()
-    return [Claimed(row, loss_of(int(row.window_ms), losses)) for row in rows]
+    return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]
 
 
 def _known_there(connection: sa.Connection, row: Any, capabilities: Capabilities) -> Any:
@@ -235,7 +216,7 @@ def _known_there(connection: sa.Connection, row: Any, capabilities: Capabilities
 def _apply(
     connection: sa.Connection,
     *,
-    asked: Sequence[Claimed],
+    asked: Sequence[Sought],
     found: Sequence[LookupResult],
     claim: str,
     asked_ms: int,
@@ -258,36 +239,38 @@ def _apply(
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")
     for one, end in zip(asked, ends, strict=True):
-        row = one.row
         done.asked += 1
         if isinstance(end, Settlement):
-            changed = _settle(connection, row, end, claim, now, asked_ms)
-            done.accepted += changed and end.state == "accepted"
-            if changed and end.state == "accepted" and capabilities.balance_in_ledger:
-                draw(connection, [usage_of(row)], now)
-            if changed and end.state == "accepted":
-                _known_there(connection, row, capabilities)
+            if _settle(connection, one.row, end, claim, now, asked_ms) and end.state == "accepted":
+                done.accepted += 1
+                if capabilities.balance_in_ledger:
+                    draw(connection, [usage_of(one.row)], now)
+                _known_there(connection, one.row, capabilities)
                 done.adopted += _adopt_others(connection, one, said)
-        elif not _still_mine(connection, row, claim):
-            continue  # somebody else has settled it meanwhile, or looks it up
-        elif isinstance(end, Adopt):
-            _note(connection, row, asked_ms, f"found {end.quantity}")
-            done.adopted += _adopt_others(connection, one, said)
-            adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, said)
-            done.adopted += 1
-            log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
-        else:
-            _note(connection, row, asked_ms, "absent")
-            done.adopted += _adopt_others(connection, one, said)
-            void_one(connection, row, said, end.evidence, "absent", answered=False)
-            done.voided += 1
-            log.warning("push_absent", key=row.key, evidence=end.evidence)
+        elif _still_mine(connection, one.row, claim):  # else somebody has settled it meanwhile, or looks it up
+            done.add(_replace(connection, one, end, said, asked_ms, capabilities))
     mark_for_projection(connection, [str(one.row.org_id) for one in asked], now)
     return done
 
 
+def _replace(
+    connection: sa.Connection, one: Sought, end: Adopt | Void, said: Said, asked_ms: int, capabilities: Capabilities
+) -> Confirmed:
+    """A push that is not there as it is here: theirs takes its place, or none does, and what it held is owed again."""
+    row = one.row
+    _note(connection, row, asked_ms, f"found {end.quantity}" if isinstance(end, Adopt) else "absent")
+    adopted = _adopt_others(connection, one, said)
+    if isinstance(end, Adopt):
+        adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, said)
+        log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
+        return Confirmed(adopted=adopted + 1)
+    void_one(connection, row, said, end.evidence, "absent", answered=False)
+    log.warning("push_absent", key=row.key, evidence=end.evidence)
+    return Confirmed(adopted=adopted, voided=1)
+
+
 def _charged_meanwhile(
-    connection: sa.Connection, asked: Sequence[Claimed], found: Sequence[LookupResult]
+    connection: sa.Connection, asked: Sequence[Sought], found: Sequence[LookupResult]
 ) -> list[LookupResult]:
     """Our own ledger is read again in the transaction that rests on it: a process that lay still may have charged."""
     lock_charges(connection)
@@ -297,14 +280,14 @@ def _charged_meanwhile(
     return [Found(charged[key]) if key in charged else result for key, result in zip(keys, found, strict=True)]
 
 
-def _adopt_others(connection: sa.Connection, one: Claimed, said: Said) -> int:
+def _adopt_others(connection: sa.Connection, one: Sought, said: Said) -> int:
     for other in one.others:
         adopt_unknown(connection, one.row, other, said)
         log.error("push_adopted", key=one.row.key, revision=other.revision, theirs=other.quantity)
     return len(one.others)
 
 
-def _known(connection: sa.Connection, one: Claimed, capabilities: Capabilities) -> Asked:
+def _known(connection: sa.Connection, one: Sought, capabilities: Capabilities) -> Asked:
     row, loss = one.row, one.loss
     first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
     if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
@@ -326,7 +309,7 @@ def _known(connection: sa.Connection, one: Claimed, capabilities: Capabilities) 
     )
 
 
-def _is_unsent(one: Claimed) -> bool:
+def _is_unsent(one: Sought) -> bool:
     """Whether each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
     return one.loss is None and bool(one.row.attempts) and not one.row.claimed and not one.row.arrivals
 

@@ -190,18 +190,7 @@ def _compare(
         line for line in lines if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold)
     ]
     if scope.correct:
-        can = context.capabilities[provider]
-        # Where something may be given back without an event, that looks like more over there.
-        asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and can.drawn)]
-        found = {one.line: one for one in (yield from find_absent(context, asked, settled_by, said))}
-        ended: dict[Line, Line] = {}
-        for line in differing:
-            if line.verdict == "short":
-                ended[line] = ended_short(found[line], can)
-            elif line.verdict == "over":
-                known = found.get(line, Short(line))
-                ended[line] = yield from compare_over(context, known, settled_by, said)
-        differing = [ended.get(line, line) for line in differing]
+        differing = yield from _corrected(context, provider, differing, settled_by, said)
         covered = [line for line in differing if line.verdict == "equal"]
         yield Transaction("reconcile_keep", partial(_keep, lines=covered, now=said.now_ms))
         done.covered += len(covered)
@@ -212,6 +201,24 @@ def _compare(
         if line.verdict in ("over", "short") and line.corrected != abs(line.theirs - line.ours):
             untold.add((line.customer_id, line.feature))
     return untold
+
+
+def _corrected(
+    context: Context, provider: str, differing: Sequence[Line], settled_by: int, said: Said
+) -> Steps[list[Line]]:
+    """The same lines, as they are once what is proven was mended."""
+    can = context.capabilities[provider]
+    # Where something may be given back without an event, that looks like more over there.
+    asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and can.drawn)]
+    found = {one.line: one for one in (yield from find_absent(context, asked, settled_by, said))}
+    ended: dict[Line, Line] = {}
+    for line in differing:
+        if line.verdict == "short":
+            ended[line] = ended_short(found[line], can)
+        elif line.verdict == "over":
+            known = found.get(line, Short(line))
+            ended[line] = yield from compare_over(context, known, settled_by, said)
+    return [ended.get(line, line) for line in differing]
 
 
 def _line(provider: str, one: _Ours, theirs: int) -> Line:

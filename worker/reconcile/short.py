@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
 from drawdown.schema.audit import Said
 from drawdown.schema.locks import lock_buckets
+from drawdown.worker.engine.asking import look_up_all
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import require_same
@@ -31,7 +32,6 @@ from drawdown.worker.push.balances import (
     read_accounted,
     read_balances,
 )
-from drawdown.worker.push.lookup import look_up_all
 from drawdown.worker.push.outcome import UNTRACED
 from drawdown.worker.push.request import dated, request_of
 from drawdown.worker.push.void import void_one
