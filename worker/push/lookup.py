@@ -7,7 +7,7 @@ absent later than it could still have been applied (P5); a lookup that fails cha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -15,18 +15,18 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger.wallet import read_charges
-from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
+from drawdown.providers.protocol import Absent, Capabilities, Found, LookupResult, ReadFailed
 from drawdown.schema.audit import Said
 from drawdown.schema.locks import lock_buckets, lock_charges
-from drawdown.worker.engine.asking import fetch_lookups, look_up_all
+from drawdown.worker.engine.asking import fetch_lookups
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LookUp, Steps, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.history.incarnation import require_same
-from drawdown.worker.history.losses import Loss, loss_of, read_losses
-from drawdown.worker.push.adopt import Other, adopt_other, adopt_unknown
+from drawdown.worker.history.losses import loss_of, read_losses
+from drawdown.worker.push.adopt import adopt_other, adopt_unknown
 from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
-from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, Standing, next_revisions, standing
+from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, Sought, Standing, look_further, standing
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.push.queries import CLAIM_LOOKUPS, CLAIMED_LOOKUPS, KEEP_WIRE_KEY, NOTE_LOOKUP, SETTLE_LOOKUP
 from drawdown.worker.push.request import request_of, wire_key
@@ -43,15 +43,6 @@ MOST = 1_000
 """Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
 """The same where history was lost, and each may take several calls."""
-
-
-@dataclass(frozen=True)
-class Sought:
-    """One push to look up; where history was lost, when it may have been sent, and what else is there of its window."""
-
-    row: Any
-    loss: Loss | None
-    others: Sequence[Other] = ()
 
 
 @dataclass
@@ -118,7 +109,7 @@ def _look_up_batch(
         if not ready:
             continue
         answers = {place: told.pop(place) for place in ready}
-        portion, found = yield from _look_further(
+        portion, found = yield from look_further(
             provider, [asked[place] for place in answers], list(answers.values()), capabilities
         )
         unsent = {place for place, one in enumerate(portion) if _is_unsent(one)}
@@ -141,46 +132,6 @@ def _look_up_batch(
         done.add(came_to)
         read = read or not all(isinstance(one, ReadFailed) for one in found)
     return read
-
-
-def _look_further(
-    provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
-) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """Where history was lost, ask also for what it may have sent after a push, or in its place."""
-    asked = list(asked)
-    found = [_held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
-    places = [
-        place
-        for place, (one, result) in enumerate(zip(asked, found, strict=True))
-        if one.loss is not None and not isinstance(result, ReadFailed | CannotTell)
-    ]
-    newest = {place: int(asked[place].row.newest) for place in places}
-    while places:  # as long as the last is there: what is adopted takes the next number, which must be nobody's
-        requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
-        results = yield from look_up_all(provider, requests)
-        longer = []
-        for number, place in enumerate(places):
-            part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
-            # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
-            others = [_held(other) for other in results[part]]
-            untold = [other for other in others if isinstance(other, ReadFailed)]
-            if untold:
-                found[place], asked[place] = untold[0], replace(asked[place], others=())
-                continue
-            numbered = enumerate(zip(requests[part], others, strict=True), newest[place] + 1)
-            there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
-            more = [other for other in there if other.quantity]
-            asked[place] = replace(asked[place], others=[*asked[place].others, *more])
-            if isinstance(results[part][-1], Found):
-                newest[place] += NEXT_REVISIONS
-                longer.append(place)
-        places = longer
-    return asked, found
-
-
-def _held(result: LookupResult) -> LookupResult:
-    """Where history was lost, another figure than ours is what we have forgotten, and not somebody else's."""
-    return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result
 
 
 def _claim(

@@ -6,13 +6,18 @@ under keys of that window that we know nothing of is found by asking for the rev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Capabilities, PushRequest
+from drawdown.providers.protocol import CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
 from drawdown.schema.units import push_key
+from drawdown.worker.engine.asking import look_up_all
+from drawdown.worker.engine.effects import Steps
+from drawdown.worker.history.losses import Loss
+from drawdown.worker.push.adopt import Other
 from drawdown.worker.push.outcome import OTHERS_FIRST
 from drawdown.worker.push.request import dated, request_of, wire_key
 
@@ -68,3 +73,52 @@ def next_revisions(row: Any, newest: int, capabilities: Capabilities) -> list[Pu
         )
         for number in numbers
     ]
+
+
+@dataclass(frozen=True)
+class Sought:
+    """One push to look up; where history was lost, when it may have been sent, and what else is there of its window."""
+
+    row: Any
+    loss: Loss | None
+    others: Sequence[Other] = ()
+
+
+def look_further(
+    provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
+) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
+    """Where history was lost, ask also for what it may have sent after a push, or in its place."""
+    asked = list(asked)
+    found = [held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
+    places = [
+        place
+        for place, (one, result) in enumerate(zip(asked, found, strict=True))
+        if one.loss is not None and not isinstance(result, ReadFailed | CannotTell)
+    ]
+    newest = {place: int(asked[place].row.newest) for place in places}
+    while places:  # as long as the last is there: what is adopted takes the next number, which must be nobody's
+        requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
+        results = yield from look_up_all(provider, requests)
+        longer = []
+        for number, place in enumerate(places):
+            part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
+            # One that cannot be told apart there is left to reconcile; none of ours is sent under its key unasked.
+            others = [held(other) for other in results[part]]
+            untold = [other for other in others if isinstance(other, ReadFailed)]
+            if untold:
+                found[place], asked[place] = untold[0], replace(asked[place], others=())
+                continue
+            numbered = enumerate(zip(requests[part], others, strict=True), newest[place] + 1)
+            there = [Other(n, it.key, other.quantity) for n, (it, other) in numbered if isinstance(other, Found)]
+            more = [other for other in there if other.quantity]
+            asked[place] = replace(asked[place], others=[*asked[place].others, *more])
+            if isinstance(results[part][-1], Found):
+                newest[place] += NEXT_REVISIONS
+                longer.append(place)
+        places = longer
+    return asked, found
+
+
+def held(result: LookupResult) -> LookupResult:
+    """Where history was lost, another figure than ours is what we have forgotten, and not somebody else's."""
+    return Found(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result
