@@ -30,7 +30,7 @@ from drawdown.worker.push.lookup import Confirmed, confirm
 from drawdown.worker.push.push import push
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.isolate import find_bad
-from drawdown.worker.seal.newcomers import meet_strangers_by_arrival
+from drawdown.worker.seal.newcomers import register_unknown_orgs_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
@@ -241,7 +241,7 @@ def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> St
 
 def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
     """The organisations of the shard that may be at fault, those first seen in samples included."""
-    meet_strangers_by_arrival(connection, request)
+    register_unknown_orgs_by_arrival(connection, request)
     known = connection.execute(
         sa.text("SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi AND stopped_at_ms IS NULL ORDER BY org_id"),
         {"lo": request.shard.lo, "hi": request.shard.hi},

@@ -24,8 +24,8 @@ from drawdown.worker.catalog.mapping import FOREVER_MS, segments
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import push, request, void
+from drawdown.worker.seal import newcomers, statements
 from drawdown.worker.seal import queries as sql
-from drawdown.worker.seal import statements
 from drawdown.worker.verdict import judge_read, org_row, project
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
@@ -164,7 +164,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "carry forgotten by a void": lambda p: p.put(void, "void_many", _void_without_carry(void.void_many)),
     "arrivals of a stopped organisation lost": lambda p: p.text(sql, "STOPPED_IS_DIRTY", "WHERE ", "WHERE 0 AND "),
     "strangers in a bucket behind the pack lost": lambda p: p.text(
-        sql, "STRANGERS_BEHIND", "WHERE s.ts", "WHERE 0 AND s.ts"
+        newcomers, "STRANGERS_BEHIND", "WHERE s.ts", "WHERE 0 AND s.ts"
     ),
     "answers given to the wrong pushes": _answers_mixed_up,
     "ledger charges a known key again": _charged_again,

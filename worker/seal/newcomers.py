@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -18,20 +19,39 @@ from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.seal import queries as sql
 from drawdown.worker.seal.statements import Lock, SealRequest, Statements, lock_shard
 
+STRANGERS: Final = """
+SELECT DISTINCT w.org_id FROM seal_work w LEFT JOIN orgs o ON o.org_id = w.org_id WHERE o.bucket IS NULL
+"""
+
+
+# A bucket behind the pack: its cursor may have passed a stranger's sample while the sample's window was still open, and
+# an organisation without a row is no laggard that could be found below.
+STRANGERS_BEHIND: Final = """
+SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
+WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi) AND s.ts < :upto
+    AND s.problem IS NULL AND o.bucket IS NULL {scope}
+"""
+
+
+STRANGERS_BY_ARRIVAL: Final = """
+SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
+WHERE {later} AND s.problem IS NULL AND o.bucket IS NULL
+"""
+
 
 def register_unknown_orgs(run: Statements, connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
     """Give a row and a bucket to organisations first seen in samples; assign them where that is asked for (S6)."""
-    found = [str(row[0]) for row in run.run(sql.STRANGERS)]
+    found = [str(row[0]) for row in run.run(STRANGERS)]
     if run.run(sql.ANY_LAGGARD).first():
-        found += [str(row[0]) for row in run.run(sql.STRANGERS_BEHIND)]
+        found += [str(row[0]) for row in run.run(STRANGERS_BEHIND)]
     _give_buckets(connection, request, found)
     return _assign_new(connection, request, lock) if request.new_orgs is not None else 0
 
 
-def meet_strangers_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
+def register_unknown_orgs_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
     """The same without a scan, for when the shard's samples cannot be added up: one of them is at fault (S8)."""
     lock, _ = lock_shard(connection, request)
-    text = sql.STRANGERS_BY_ARRIVAL.replace("{later}", lock.seen.later)
+    text = STRANGERS_BY_ARRIVAL.replace("{later}", lock.seen.later)
     found = connection.execute(sa.text(text), {"cursor": lock.seen.cursor})
     _give_buckets(connection, request, [str(row[0]) for row in found])
 
@@ -96,3 +116,6 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
             hi=request.shard.hi,
         )
     return len(rows)
+
+
+# A sample of an organisation nobody has named yet, or that another program inserted without a bucket.

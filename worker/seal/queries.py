@@ -62,23 +62,6 @@ WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM
     ),
 }
 
-# A sample of an organisation nobody has named yet, or that another program inserted without a bucket.
-STRANGERS: Final = """
-SELECT DISTINCT w.org_id FROM seal_work w LEFT JOIN orgs o ON o.org_id = w.org_id WHERE o.bucket IS NULL
-"""
-
-# A bucket behind the pack: its cursor may have passed a stranger's sample while the sample's window was still open, and
-# an organisation without a row is no laggard that could be found below.
-STRANGERS_BEHIND: Final = """
-SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
-WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi) AND s.ts < :upto
-    AND s.problem IS NULL AND o.bucket IS NULL {scope}
-"""
-
-STRANGERS_BY_ARRIVAL: Final = """
-SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
-WHERE {later} AND s.problem IS NULL AND o.bucket IS NULL
-"""
 
 # Rule S4: what arrived below the floor is too late for good, and stays countable.
 ANY_BELOW_FLOOR: Final = """
