@@ -162,6 +162,6 @@ PEOPLE: Final = (
         lambda s, c: commands_rates.set_when_down(c, "embedded", "free", "stop", s.said),
     ),
     plain("cli.nouns.database:verify_", _stop_breached),
-    Party("cli.nouns.reconcile:reconcile_", _acknowledged, _still_told),
-    Party("cli.nouns.reconcile:reconcile_ tells", _tells),
+    Party("cli.nouns.reconcile:_acknowledge", _acknowledged, _still_told),
+    Party("cli.nouns.reconcile:_acknowledge tells", _tells),
 )

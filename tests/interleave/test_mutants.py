@@ -61,8 +61,8 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "a withdrawal takes no lock": (_corrections_without_the_lock, "seal", "cli.nouns.samples:withdraw"),
     "an acknowledgement takes no lock": (
         _told_is_not_held,
-        "cli.nouns.reconcile:reconcile_",
-        "cli.nouns.reconcile:reconcile_ tells",
+        "cli.nouns.reconcile:_acknowledge",
+        "cli.nouns.reconcile:_acknowledge tells",
     ),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),
 }
