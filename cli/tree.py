@@ -19,7 +19,7 @@ from drawdown.cli.examples import EXAMPLES
 
 
 @dataclass(frozen=True)
-class Place:
+class CommandPlace:
     """Where a command lives: a module that adds it by `register`, or one whose `app` holds the commands of a noun."""
 
     module: str
@@ -27,38 +27,38 @@ class Place:
     """One line of 60 characters at most."""
 
 
-SECTIONS: Final[dict[str, dict[str, Place]]] = {
+SECTIONS: Final[dict[str, dict[str, CommandPlace]]] = {
     "Start": {
-        "demo": Place("demo", "Meter a small fleet on this machine, up to the proof"),
-        "init": Place("database", "Create the database, or bring it up to date"),
-        "doctor": Place("database", "Say what is wrong with the set-up, and how to mend it"),
-        "import": Place("imports", "Import usage samples from a file"),
+        "demo": CommandPlace("demo", "Meter a small fleet on this machine, up to the proof"),
+        "init": CommandPlace("database", "Create the database, or bring it up to date"),
+        "doctor": CommandPlace("database", "Say what is wrong with the set-up, and how to mend it"),
+        "import": CommandPlace("imports", "Import usage samples from a file"),
     },
     "Keep running": {
-        "tick": Place("tick", "Settle everything once and exit: the cron form"),
-        "run": Place("tick", "Tick every five minutes, and watch between ticks"),
-        "watch": Place("watch", "Halt within seconds, beside a cron that ticks"),
-        "serve": Place("serve", "Webhooks, the gate, admin, health, metrics over HTTP"),
+        "tick": CommandPlace("tick", "Settle everything once and exit: the cron form"),
+        "run": CommandPlace("tick", "Tick every five minutes, and watch between ticks"),
+        "watch": CommandPlace("watch", "Halt within seconds, beside a cron that ticks"),
+        "serve": CommandPlace("serve", "Webhooks, the gate, admin, health, metrics over HTTP"),
     },
     "Look": {
-        "status": Place("status", "What is behind, why, since when, and what to do next"),
-        "verify": Place("database", "Prove the nine invariants from the raw tables"),
-        "reconcile": Place("reconcile", "Compare our totals with the providers'"),
-        "usage": Place("usage", "What one organisation used, by feature, day or sandbox"),
+        "status": CommandPlace("status", "What is behind, why, since when, and what to do next"),
+        "verify": CommandPlace("database", "Prove the nine invariants from the raw tables"),
+        "reconcile": CommandPlace("reconcile", "Compare our totals with the providers'"),
+        "usage": CommandPlace("usage", "What one organisation used, by feature, day or sandbox"),
     },
     "Repair": {
-        "replay": Place("replay", "Seal a past range again; bills only what is still owed"),
-        "recover": Place("recover", "Go on after a restore, or a failover that lost commits"),
+        "replay": CommandPlace("replay", "Seal a past range again; bills only what is still owed"),
+        "recover": CommandPlace("recover", "Go on after a restore, or a failover that lost commits"),
     },
     "Nouns, each with commands of its own": {
-        "org": Place("orgs", "Organisations: who bills them, limits, halts"),
-        "feature": Place("features", "Features: which memory sizes are billed as what"),
-        "sample": Place("samples", "Samples: find, mend or withdraw wrong ones, prune old"),
-        "push": Place("pushes", "Pushes: quantities on their way to a provider"),
-        "provider": Place("providers", "Providers: the services that bill, and their state"),
-        "ledger": Place("ledger", "The embedded prepaid ledger: credit, rates, plans"),
-        "cell": Place("cells", "Cells: who is told to halt an organisation"),
-        "audit": Place("audit", "What people did: who, when, why, through what"),
+        "org": CommandPlace("orgs", "Organisations: who bills them, limits, halts"),
+        "feature": CommandPlace("features", "Features: which memory sizes are billed as what"),
+        "sample": CommandPlace("samples", "Samples: find, mend or withdraw wrong ones, prune old"),
+        "push": CommandPlace("pushes", "Pushes: quantities on their way to a provider"),
+        "provider": CommandPlace("providers", "Providers: the services that bill, and their state"),
+        "ledger": CommandPlace("ledger", "The embedded prepaid ledger: credit, rates, plans"),
+        "cell": CommandPlace("cells", "Cells: who is told to halt an organisation"),
+        "audit": CommandPlace("audit", "What people did: who, when, why, through what"),
     },
 }
 PLACES: Final = {name: place for section in SECTIONS.values() for name, place in section.items()}

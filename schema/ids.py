@@ -50,7 +50,7 @@ SAMPLED_NEIGHBOURS: Final = 50
 
 
 @dataclass(frozen=True)
-class Place:
+class IdPlace:
     """Where ids of a kind lie. `prefix` is what stands before them there."""
 
     table: str
@@ -64,44 +64,48 @@ class Kind:
     """A kind of id, and the command that lists those there are."""
 
     noun: str
-    places: tuple[Place, ...]
+    places: tuple[IdPlace, ...]
     shown_by: str
 
 
-_ORGS: Final = Place("orgs", "org_id")
+_ORGS: Final = IdPlace("orgs", "org_id")
 ORG: Final = Kind("organisation", (_ORGS,), "drawdown org list")
 FEATURE: Final = Kind(
     "feature",
-    (Place("mappings", "feature", "feature IS NOT NULL"), Place("ledger_rates", "feature")),
+    (IdPlace("mappings", "feature", "feature IS NOT NULL"), IdPlace("ledger_rates", "feature")),
     "drawdown feature list",
 )
 CUSTOMER: Final = Kind(
     "customer",
-    (_ORGS, Place("ledger_accounts", "account_id", "kind = 'wallet'", "wallet:"), Place("assignments", "customer_id")),
+    (
+        _ORGS,
+        IdPlace("ledger_accounts", "account_id", "kind = 'wallet'", "wallet:"),
+        IdPlace("assignments", "customer_id"),
+    ),
     "drawdown ledger show",
 )
-PLAN: Final = Kind("plan", (Place("ledger_plans", '"plan"'),), "drawdown ledger plans")
-ANY_PLAN: Final = Kind("plan", (*PLAN.places, Place("orgs", '"plan"', '"plan" IS NOT NULL')), "drawdown ledger plans")
+PLAN: Final = Kind("plan", (IdPlace("ledger_plans", '"plan"'),), "drawdown ledger plans")
+ANY_PLAN: Final = Kind("plan", (*PLAN.places, IdPlace("orgs", '"plan"', '"plan" IS NOT NULL')), "drawdown ledger plans")
 """Also those that other providers told of."""
-CELL: Final = Kind("cell", (Place("cells", "cell_id"), Place("sandboxes", "cell_id")), "drawdown cell list")
+CELL: Final = Kind("cell", (IdPlace("cells", "cell_id"), IdPlace("sandboxes", "cell_id")), "drawdown cell list")
 """Also those that hosts told of."""
-SAMPLE: Final = Kind("sample", (Place("usage_samples", "id"),), "drawdown sample list --quarantined")
-PROVIDER: Final = Kind("provider", (Place("assignments", "provider"),), "drawdown provider list")
-ACTOR: Final = Kind("actor", (Place("operator_actions", "actor"),), "drawdown audit list")
+SAMPLE: Final = Kind("sample", (IdPlace("usage_samples", "id"),), "drawdown sample list --quarantined")
+PROVIDER: Final = Kind("provider", (IdPlace("assignments", "provider"),), "drawdown provider list")
+ACTOR: Final = Kind("actor", (IdPlace("operator_actions", "actor"),), "drawdown audit list")
 TARGET: Final = Kind(
     "target",
     (
-        Place("operator_actions", "target"),
+        IdPlace("operator_actions", "target"),
         _ORGS,
-        Place("cells", "cell_id"),
-        Place("mappings", "feature", "feature IS NOT NULL"),
-        Place("ledger_accounts", "account_id", "kind = 'wallet'", "wallet:"),
+        IdPlace("cells", "cell_id"),
+        IdPlace("mappings", "feature", "feature IS NOT NULL"),
+        IdPlace("ledger_accounts", "account_id", "kind = 'wallet'", "wallet:"),
     ),
     "drawdown audit list",
 )
 """What a person may have done something to."""
 VIA: Final = Kind("way", (), "drawdown audit list")
-ACTION: Final = Kind("action", (Place("operator_actions", "action"),), "drawdown audit list")
+ACTION: Final = Kind("action", (IdPlace("operator_actions", "action"),), "drawdown audit list")
 
 
 def is_known(connection: sa.Connection, kind: Kind, given: str) -> bool:

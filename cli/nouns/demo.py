@@ -30,7 +30,7 @@ from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_
 from drawdown.worker.commands import assignments, cells, credit
 from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine import runner
-from drawdown.worker.replay.plan import Scope, plan
+from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.sources.demo_host import Box, BoxSample, start_boxes, stop_boxes, write_samples
 from drawdown.worker.verify.verify import verify
@@ -192,7 +192,7 @@ def again(demo: Demo) -> None:
     demo.say("5. `drawdown replay --all`: the whole range again")
     begin = demo.clock.at_ms - (WINDOWS + 3) * WINDOW_MS
     now = demo.clock.now_ms()
-    planned = demo.state.read(lambda c: plan(c, Scope(), begin, now - WINDOW_MS, now))
+    planned = demo.state.read(lambda c: plan(c, ReplayScope(), begin, now - WINDOW_MS, now))
     steps = replay(demo.state.context(), planned, demo.state.said("demo", "the demo"), dry_run=False)
     found = runner.run(steps, demo.state.world())
     demo.state.out.print(

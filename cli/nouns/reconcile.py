@@ -18,7 +18,7 @@ from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push import balances
-from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
+from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +58,7 @@ def reconcile_(
     if provider:
         state.require_provider(provider)
     start, end = _days(state, from_, to)
-    scope = Scope(
+    scope = ReconcileScope(
         from_ms=start or 0,
         to_ms=2**53 if end is None else end,
         org_id=org,

@@ -24,7 +24,7 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.prices import add
 from drawdown.worker.engine import runner
-from drawdown.worker.replay.plan import Plan, Scope, plan
+from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
 from drawdown.worker.replay.replay import SHOWN, Replayed, replay
 from drawdown.worker.replay.report import Tally
 
@@ -63,7 +63,7 @@ def replay_(
     start, end = state.moment(from_, "--from", zone), state.moment(to, "--to", zone)
     state.known_provider(provider or "")
     now = state.clock.now_ms()
-    scope = Scope(tuple(orgs or ()), provider)
+    scope = ReplayScope(tuple(orgs or ()), provider)
     made = state.read(lambda c: plan(c, scope, start, end, now))
     echo = echoed(made, (from_, to), (start, end), zone)
     if not state.json:
@@ -75,7 +75,7 @@ def replay_(
     raise typer.Exit(found.exit_status)
 
 
-def _run(state: App, made: Plan, dry_run: bool, said: Said) -> Replayed:
+def _run(state: App, made: ReplayPlan, dry_run: bool, said: Said) -> Replayed:
     """With a progress bar where somebody looks."""
     columns = (
         SpinnerColumn(),
@@ -103,7 +103,7 @@ def _run(state: App, made: Plan, dry_run: bool, said: Said) -> Replayed:
         return runner.run(replay(context, made, said, dry_run=dry_run, most=most), state.world())
 
 
-def echoed(made: Plan, given: tuple[str, str], asked: tuple[int, int], zone_name: str) -> dict[str, Any]:
+def echoed(made: ReplayPlan, given: tuple[str, str], asked: tuple[int, int], zone_name: str) -> dict[str, Any]:
     """The range in the zone given and in UTC, and what of it is replayed."""
     zone = parse_zone(zone_name)
     local = [in_zone(moment, zone) for moment in asked]
@@ -126,7 +126,7 @@ def echoed(made: Plan, given: tuple[str, str], asked: tuple[int, int], zone_name
     }
 
 
-def _plan_lines(made: Plan) -> list[str]:
+def _plan_lines(made: ReplayPlan) -> list[str]:
     lines = []
     if made.cut_at_first_use:
         lines.append("         nothing was used before: it begins with the first sample")
@@ -148,7 +148,7 @@ def _plan_lines(made: Plan) -> list[str]:
     return lines
 
 
-def _plan_json(made: Plan) -> dict[str, Any]:
+def _plan_json(made: ReplayPlan) -> dict[str, Any]:
     found = asdict(made)
     del found["orgs"]
     return {**found, "orgs": None if made.orgs is None else len(made.orgs)}

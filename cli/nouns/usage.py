@@ -13,7 +13,7 @@ from drawdown.cli.options import Org
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
-from drawdown.worker.views.usage import BY, Usage, read_usage
+from drawdown.worker.views.usage import BY, UsageReport, read_usage
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def usage(
     return show(state, result, [table(title, columns[0 if what else 1 :], rows), *notes])
 
 
-def _lines(found: Usage) -> list[list[object]]:
+def _lines(found: UsageReport) -> list[list[object]]:
     lines: list[list[object]] = []
     for one in found.rows:
         sealed = [] if one.sealed is None else [one.sealed, one.used - one.sealed]
@@ -64,7 +64,7 @@ def _lines(found: Usage) -> list[list[object]]:
     return lines
 
 
-def _sum(found: Usage, name: str) -> dict[str, int | None]:
+def _sum(found: UsageReport, name: str) -> dict[str, int | None]:
     """By unit: seconds and MB-seconds are never added up."""
     if name == "sealed" and found.by == "sandbox":
         return {}
@@ -72,7 +72,7 @@ def _sum(found: Usage, name: str) -> dict[str, int | None]:
     return {unit: sum(getattr(one, name) for one in found.rows if one.unit == unit) for unit in units}
 
 
-def _print_csv(found: Usage) -> None:
+def _print_csv(found: UsageReport) -> None:
     out = csv.writer(sys.stdout, lineterminator="\n")
     what = [] if found.by == "feature" else [found.by]
     out.writerow(["org_id", *what, "feature", "unit", "used", "sealed"])

@@ -24,9 +24,9 @@ from drawdown.providers.autumn import (
     svix,
     wire,
 )
-from drawdown.providers.autumn.check import Report, feature_lines, read_features
+from drawdown.providers.autumn.check import CheckReport, feature_lines, read_features
 from drawdown.providers.autumn.customers import Customer, TooMany, Unreadable
-from drawdown.providers.autumn.settings import Settings
+from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult
 from drawdown.providers.protocol import (
     CannotTell,
@@ -63,7 +63,7 @@ CHANGES: Final = frozenset(
 """Webhooks after which a customer is read again; others are taken and ignored."""
 
 
-def capabilities(settings: Settings) -> Capabilities:
+def capabilities(settings: AutumnSettings) -> Capabilities:
     """What Autumn can do. The batch call is not used (batch_size 1): it answers 200 whatever became of its items and
     drops duplicates silently, so it proves nothing."""
     return Capabilities(
@@ -92,7 +92,7 @@ def capabilities(settings: Settings) -> Capabilities:
 class AutumnProvider:
     """Bills one Autumn account."""
 
-    def __init__(self, setup: Setup, settings: Settings) -> None:
+    def __init__(self, setup: Setup, settings: AutumnSettings) -> None:
         self.name = setup.name
         self.capabilities = capabilities(settings)
         self.dormant = None if settings.secret_key else f"{settings.variable('secret_key')} is not set"
@@ -218,7 +218,7 @@ class AutumnProvider:
             listed = read_features(await self._ask("features.list", {}))
         except Unreadable as trouble:
             return [f"{trouble} ({self._settings.variable('secret_key')}, {self._settings.variable('url')})"]
-        report = Report(self._settings, listed)
+        report = CheckReport(self._settings, listed)
         report.lines += feature_lines(self._settings, listed, features)
         for customer_id in dict.fromkeys(customer_ids):
             try:

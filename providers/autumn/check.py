@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drawdown.providers.autumn.customers import Customer, Unreadable
-from drawdown.providers.autumn.settings import Settings
+from drawdown.providers.autumn.settings import AutumnSettings
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _feature(one: Mapping[str, object]) -> Feature:
     )
 
 
-def feature_lines(settings: Settings, listed: Mapping[str, Feature], features: Sequence[str]) -> list[str]:
+def feature_lines(settings: AutumnSettings, listed: Mapping[str, Feature], features: Sequence[str]) -> list[str]:
     """Features that cannot be billed, and settings that name none."""
     lines = [line for name in sorted(set(features)) if (line := _billed(name, listed.get(name))) is not None]
     name = settings.balance_feature
@@ -74,10 +74,10 @@ def _billed(name: str, found: Feature | None) -> str | None:
 
 
 @dataclass
-class Report:
+class CheckReport:
     """Gathers lines."""
 
-    settings: Settings
+    settings: AutumnSettings
     listed: Mapping[str, Feature]
     lines: list[str] = field(default_factory=list)
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from drawdown.providers.autumn.settings import Settings
+from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.autumn.wire import number, whole
 from drawdown.providers.protocol import CustomerState, Drawn
 from drawdown.schema.errors import DrawdownError
@@ -117,7 +117,7 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     return [plan for _add_on, plan in sorted(named, key=lambda one: one[0])]
 
 
-def state(customer: Customer, settings: Settings, consumable: Mapping[str, bool]) -> CustomerState:
+def state(customer: Customer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> CustomerState:
     """What is copied onto the organisation. No balance at all is one of zero: Autumn's own `check` says no, too."""
     deciding = list(_deciding(customer, settings, consumable))
     free = any(one.free for one in deciding)
@@ -130,14 +130,14 @@ def state(customer: Customer, settings: Settings, consumable: Mapping[str, bool]
     )
 
 
-def _deciding(customer: Customer, settings: Settings, consumable: Mapping[str, bool]) -> Iterable[Balance]:
+def _deciding(customer: Customer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> Iterable[Balance]:
     """The balances whose end halts the customer."""
     if settings.balance_feature is not None:
         return [one for one in customer.balances.values() if one.feature == settings.balance_feature]
     return [one for one in candidates(customer, settings) if consumable.get(one.feature, True)]
 
 
-def candidates(customer: Customer, settings: Settings) -> list[Balance]:
+def candidates(customer: Customer, settings: AutumnSettings) -> list[Balance]:
     """Balances that may decide, but for which of them are used up: only the features' list says that."""
     return [one for one in customer.balances.values() if one.feature != settings.concurrency_feature]
 
@@ -146,7 +146,7 @@ def _micro(value: Decimal) -> int:
     return max(-MAX_MICRO, min(int(value * MICRO), MAX_MICRO))
 
 
-def _concurrency(customer: Customer, settings: Settings) -> int | None:
+def _concurrency(customer: Customer, settings: AutumnSettings) -> int | None:
     named = [settings.plans[plan] for plan in customer.plans if plan in settings.plans]
     if named:
         return max(named)
@@ -156,7 +156,7 @@ def _concurrency(customer: Customer, settings: Settings) -> int | None:
     return max(0, min(int(granted.granted), MAX_CONCURRENT))
 
 
-def drawn(customer: Customer, settings: Settings) -> dict[str, Drawn]:
+def drawn(customer: Customer, settings: AutumnSettings) -> dict[str, Drawn]:
     """What was drawn from each balance in its present cycle, in whole units; where that cannot be told, it is left out.
 
     It counts every deduction, also those that left no event (a key store that fails open), and follows an operator's

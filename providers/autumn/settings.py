@@ -43,7 +43,7 @@ _PLAN: Final = re.compile(r"([A-Za-z0-9_:-]{1,200})=([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
-class Settings:
+class AutumnSettings:
     """One Autumn account. `secret_key` None: nothing is set, the provider stays dormant."""
 
     name: str
@@ -65,13 +65,13 @@ def _variable(name: str, setting: str) -> str:
     return f"DRAWDOWN_{name.upper()}_{setting.upper()}"
 
 
-def read(setup: Setup) -> Settings:
+def read(setup: Setup) -> AutumnSettings:
     """The settings of one provider. Errors: UsageError, naming the setting."""
     given = _Given(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - NAMES):
         names = ", ".join(one.upper() for one in sorted(NAMES))
         raise UsageError(f"{_variable(setup.name, unknown[0])} is no setting of Autumn; there are: {names}")
-    return Settings(
+    return AutumnSettings(
         name=setup.name,
         secret_key=given.secret_key(),
         url=given.origin(),

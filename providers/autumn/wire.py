@@ -46,7 +46,7 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 
 
 @dataclass(frozen=True)
-class Said:
+class WireAnswer:
     """What an answer that is no success says. `code` None: it is not Autumn's JSON, so nobody knows who answered."""
 
     status: int
@@ -148,7 +148,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
     return Unknown(str(said))
 
 
-def _of_no(request: PushRequest, said: Said, now_ms: int) -> Outcome:
+def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     """Autumn's own no: nothing was applied and the key was given back."""
     mendable = access_trouble(said)
     if mendable is not None:
@@ -163,7 +163,7 @@ def _of_no(request: PushRequest, said: Said, now_ms: int) -> Outcome:
     return Rejected(str(said))
 
 
-def access_trouble(said: Said) -> str | None:
+def access_trouble(said: WireAnswer) -> str | None:
     """What is wrong with key, address or version, if that is what an answer is about. The message of a 401 repeats a
     part of the key, so only its code is told."""
     if said.code is None:
@@ -177,14 +177,14 @@ def access_trouble(said: Said) -> str | None:
     return None
 
 
-def read_said(answer: Answer) -> Said:
+def read_said(answer: Answer) -> WireAnswer:
     """Code and message of an answer that is no success."""
     body = parse(answer.body)
     code = body.get("code") if body is not None else None
     message = body.get("message") if body is not None else None
     if not isinstance(message, str) or not isinstance(code, str) or not _CODE.fullmatch(code):
-        return Said(answer.status, None, "" if body is not None else "not Autumn's JSON")
-    return Said(answer.status, code, _quoted(message))
+        return WireAnswer(answer.status, None, "" if body is not None else "not Autumn's JSON")
+    return WireAnswer(answer.status, code, _quoted(message))
 
 
 def _quoted(message: str) -> str:

@@ -20,7 +20,7 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.commands.webhooks import Event, is_known, store_failed, take_event
+from drawdown.worker.commands.webhooks import WebhookEvent, is_known, store_failed, take_event
 
 log = structlog.get_logger()
 
@@ -51,7 +51,7 @@ async def take(
     provider, unasked = services.providers[name], services.unasked[name]
     now = services.clock.now_ms()
     proven = await _notices(unasked, headers, body, now)
-    event = Event(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())
+    event = WebhookEvent(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())
     if await threads.read(lambda connection: is_known(connection, event)):
         return "repeated"
     if isinstance(proven, ReadFailed):  # it is genuine, and what it names has to be fetched

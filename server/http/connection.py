@@ -40,7 +40,7 @@ NO_HTTP: Final = ApiError(400, "bad_request", "this is no HTTP/1.1 request that 
 
 
 @dataclass(eq=False)
-class Place:
+class ConnectionPlace:
     """What a connection holds. `close` ends it, whatever it is doing."""
 
     caller: str
@@ -55,20 +55,20 @@ class Places:
         self._is_proxy = is_proxy
         self._refused = refused
         self._taken: Counter[str] = Counter()
-        self._for_health: dict[Place, None] = {}
+        self._for_health: dict[ConnectionPlace, None] = {}
 
     @property
     def count(self) -> int:
         return self._taken.total()
 
-    def take(self, address: str | None, close: Callable[[], None]) -> Place | None:
+    def take(self, address: str | None, close: Callable[[], None]) -> ConnectionPlace | None:
         """A place for a connection from this address; None: it has its share already. Where all are taken, one of those
         for health, of which whoever has been there longest is sent away."""
         caller = caller_of(address)
         if not self._is_proxy(address) and self._taken[caller] >= MAX_OF_AN_ADDRESS:
             self._refused["connections"] += 1
             return None
-        made = Place(caller, self.count - len(self._for_health) >= MAX_CONNECTIONS, close)
+        made = ConnectionPlace(caller, self.count - len(self._for_health) >= MAX_CONNECTIONS, close)
         if made.for_health:
             if len(self._for_health) >= HEALTH_PLACES:
                 self._refused["connections"] += 1
@@ -77,7 +77,7 @@ class Places:
         self._taken[caller] += 1
         return made
 
-    def give_back(self, place: Place) -> None:
+    def give_back(self, place: ConnectionPlace) -> None:
         self._for_health.pop(place, None)
         self._taken[place.caller] -= 1
         if not self._taken[place.caller]:
@@ -94,7 +94,7 @@ class Patient(H11Protocol):
     it has limits of its own."""
 
     places: Places
-    _place: Place | None = None
+    _place: ConnectionPlace | None = None
     _awaited: object = None
     _timer: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None

@@ -56,7 +56,7 @@ def render(engine: sa.Engine, now_ms: int) -> bytes:
 def text(families: Iterable[Metric]) -> bytes:
     """Metrics as Prometheus reads them."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Given(list(families)))
+    registry.register(_GivenMetrics(list(families)))
     return generate_latest(registry)
 
 
@@ -70,7 +70,7 @@ def refusals(refused: Mapping[str, int]) -> Metric:
     return family
 
 
-class _Given(Collector):
+class _GivenMetrics(Collector):
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families
 

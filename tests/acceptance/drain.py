@@ -34,7 +34,7 @@ from drawdown.schema.errors import Refused
 from drawdown.worker.commands import pushes
 from drawdown.worker.engine import runner
 from drawdown.worker.push.notices import apply_notices
-from drawdown.worker.reconcile.reconcile import Scope, reconcile
+from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.tick import tick
 from tests.acceptance.commands import PROJECT, environment
 
@@ -123,7 +123,7 @@ class Worker:
         return {"waits": False}
 
     def reconcile(self) -> dict[str, Any]:
-        scope = Scope(provider=self.provider, correct=True)
+        scope = ReconcileScope(provider=self.provider, correct=True)
         found = runner.run(reconcile(self.state.context(), scope, self.said), self.state.world())
         return {**asdict(found), "exit_status": found.exit_status}
 

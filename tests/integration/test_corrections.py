@@ -16,7 +16,7 @@ from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.commands.features import end_feature, map_size
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine import runner
-from drawdown.worker.replay.plan import Scope, plan
+from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.push import explain_push
@@ -44,7 +44,7 @@ def billed(provider: FakeProvider) -> int:
 
 def do_replay(fleet: Fleet, from_ms: int, to_ms: int, *, dry_run: bool = False, org: str | None = None) -> Replayed:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    scope = Scope(() if org is None else (org,))
+    scope = ReplayScope(() if org is None else (org,))
     made = read(fleet.engine, lambda c: plan(c, scope, from_ms, to_ms, fleet.clock.now_ms()))
     return runner.run(replay(fleet.context(), made, fleet.said, dry_run=dry_run), world)
 

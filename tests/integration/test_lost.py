@@ -21,7 +21,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
-from drawdown.worker.reconcile.reconcile import Scope, reconcile
+from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
@@ -260,7 +260,7 @@ def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: 
     pass_by(fleet, 1, 5)
     assert fleet.rows("SELECT * FROM pushes") == [], "nothing of that day is left to be compared with"
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    found = runner.run(reconcile(fleet.context(), Scope(recent=True), fleet.said), world)
+    found = runner.run(reconcile(fleet.context(), ReconcileScope(recent=True), fleet.said), world)
     assert [(one.org_id, one.feature, one.ours, one.theirs) for one in found.differing] == [
         ("acme", "compute_1gb", 0, 60)
     ]
@@ -283,7 +283,7 @@ def test_a_reconcile_that_lives_through_a_restore_corrects_nothing(engine: sa.En
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     pass_by(fleet, 1, 3, 16)
     provider.over["acme", "compute_1gb", T0] = 7
-    steps = reconcile(fleet.context(), Scope(correct=True), fleet.said)
+    steps = reconcile(fleet.context(), ReconcileScope(correct=True), fleet.said)
     asked = next(steps)
     while not isinstance(asked, ReadTotals):
         assert isinstance(asked, Transaction)

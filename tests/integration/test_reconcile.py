@@ -38,7 +38,7 @@ from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.balances import acknowledge
 from drawdown.worker.push.balances import told as told_balances
 from drawdown.worker.push.notices import apply_notices
-from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
+from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.reconcile.short import BY_HAND
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import drawdown, one_clear_line
@@ -73,7 +73,7 @@ def billed(engine: sa.Engine, *more: int, provider: FakeProvider | None = None, 
 def compare(fleet: Fleet, **scope: Any) -> Reconciled:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     given = {"provider": "fake", **scope}
-    return runner.run(reconcile(fleet.context(), Scope(**given), fleet.said), world)
+    return runner.run(reconcile(fleet.context(), ReconcileScope(**given), fleet.said), world)
 
 
 def states(fleet: Fleet) -> list[tuple[object, ...]]:
@@ -774,7 +774,7 @@ def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     provider.capabilities = capabilities(**TOTALS)
     world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
     context = fleet.context(dormant=("fake",))
-    assert runner.run(reconcile(context, Scope(), fleet.said), world).skipped["fake"] == "it has no key"
+    assert runner.run(reconcile(context, ReconcileScope(), fleet.said), world).skipped["fake"] == "it has no key"
 
 
 def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.Engine) -> None:
@@ -952,7 +952,7 @@ def test_what_a_person_bills_by_hand_while_pushes_are_looked_up_is_not_voided(en
     fleet, provider = billed(engine)
     provider.charged.clear()
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    walk = Walk(reconcile(fleet.context(), Scope(provider="fake", correct=True), fleet.said), world)
+    walk = Walk(reconcile(fleet.context(), ReconcileScope(provider="fake", correct=True), fleet.said), world)
     walk.until("reconcile_short", fleet.engine)
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no meter")], fleet.clock.at_ms))
     write(engine, lambda c: resolve_accepted(c, [KEY], fleet.said, "invoice 17"))

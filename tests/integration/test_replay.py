@@ -16,7 +16,7 @@ from drawdown.worker.catalog.prices import Prices
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.replay import replay as replaying
-from drawdown.worker.replay.plan import Plan, Scope, plan
+from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, next_size, replay
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -47,16 +47,16 @@ def missed(made: Fleet, hours: int = 48) -> Fleet:
     return made
 
 
-def planned(fleet: Fleet, scope: Scope = Scope(), from_ms: int = T0, to_ms: int = END) -> Plan:  # noqa: B008 frozen
+def planned(fleet: Fleet, scope: ReplayScope = ReplayScope(), from_ms: int = T0, to_ms: int = END) -> ReplayPlan:  # noqa: B008 frozen
     return read(fleet.engine, lambda c: plan(c, scope, from_ms, to_ms, fleet.clock.now_ms()))
 
 
-def run(fleet: Fleet, made: Plan, *, dry_run: bool = False, worker: str = "w1") -> Replayed:
+def run(fleet: Fleet, made: ReplayPlan, *, dry_run: bool = False, worker: str = "w1") -> Replayed:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     return runner.run(replay(fleet.context(worker), made, fleet.said, dry_run=dry_run), world)
 
 
-def die_after(fleet: Fleet, made: Plan, chunks: int, worker: str = "dead") -> None:
+def die_after(fleet: Fleet, made: ReplayPlan, chunks: int, worker: str = "dead") -> None:
     """Do a replay's first transactions, and never come back."""
     steps = replay(fleet.context(worker), made, fleet.said, dry_run=False)
     answer = None
@@ -126,11 +126,11 @@ def test_one_that_died_more_than_a_day_ago_begins_anew(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(
     "second",
-    [Scope(), Scope(("acme", "globex")), Scope(provider="fake")],
+    [ReplayScope(), ReplayScope(("acme", "globex")), ReplayScope(provider="fake")],
     ids=["all", "orgs", "provider"],
 )
-def test_a_second_replay_of_the_same_windows_is_told_of_the_first(fleet: Fleet, second: Scope) -> None:
-    die_after(fleet, planned(fleet, Scope(("acme",))), 1, worker="the-first")
+def test_a_second_replay_of_the_same_windows_is_told_of_the_first(fleet: Fleet, second: ReplayScope) -> None:
+    die_after(fleet, planned(fleet, ReplayScope(("acme",))), 1, worker="the-first")
     with pytest.raises(Refused, match=r"test \(the-first\) began it at .*, of acme, .*has come to"):
         run(fleet, planned(fleet, second, T0 + DAY_MS, END), worker="w2")
     fleet.clock.at_ms += 3 * MINUTE_MS
@@ -139,9 +139,9 @@ def test_a_second_replay_of_the_same_windows_is_told_of_the_first(fleet: Fleet, 
 
 
 def test_replays_of_other_windows_stand_in_nobodys_way(fleet: Fleet) -> None:
-    die_after(fleet, planned(fleet, Scope(("acme",)), T0, T0 + DAY_MS), 1)
-    assert run(fleet, planned(fleet, Scope(("globex",)))).pushes == 48
-    assert run(fleet, planned(fleet, Scope(("acme",)), T0 + DAY_MS, END), worker="w2").pushes == 24
+    die_after(fleet, planned(fleet, ReplayScope(("acme",)), T0, T0 + DAY_MS), 1)
+    assert run(fleet, planned(fleet, ReplayScope(("globex",)))).pushes == 48
+    assert run(fleet, planned(fleet, ReplayScope(("acme",)), T0 + DAY_MS, END), worker="w2").pushes == 24
 
 
 def test_who_was_overtaken_stops(fleet: Fleet) -> None:
@@ -173,7 +173,7 @@ def test_a_replay_and_ticks_at_the_same_time_bill_once(postgres: sa.Engine, monk
     monkeypatch.setattr(replaying, "FIRST_CHUNK", WINDOW_MS)
     monkeypatch.setattr(replaying, "CHUNK_LOAD", 1)
     fleet.write("UPDATE buckets SET cursor = 0, epoch = epoch + 1")
-    made = planned(fleet, Scope(), T0, T0 + DAY_MS // 12)
+    made = planned(fleet, ReplayScope(), T0, T0 + DAY_MS // 12)
     start = threading.Barrier(3)
     failures: list[Exception] = []
 
@@ -204,7 +204,7 @@ def test_a_replay_and_ticks_at_the_same_time_bill_once(postgres: sa.Engine, monk
 
 
 def test_a_providers_replay_covers_what_it_bills(fleet: Fleet, provider: FakeProvider) -> None:
-    assert run(fleet, planned(fleet, Scope(provider="fake"))).pushes == 48
+    assert run(fleet, planned(fleet, ReplayScope(provider="fake"))).pushes == 48
     assert sealed(fleet) == BILLED[:1]
 
 
@@ -216,9 +216,9 @@ def test_across_a_flip_each_window_goes_to_its_biller(fleet: Fleet) -> None:
     fleet.sample("acme", flip, 5)
     fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 2")
     ends = (flip - WINDOW_MS, flip + WINDOW_MS)
-    made = planned(fleet, Scope(("acme",)), *ends)
+    made = planned(fleet, ReplayScope(("acme",)), *ends)
     assert [(one.org_id, one.at_ms, one.was, one.becomes) for one in made.flips] == [("acme", flip, "fake", "embedded")]
-    assert run(fleet, planned(fleet, Scope(provider="embedded"), *ends), dry_run=True).quantity == 5
+    assert run(fleet, planned(fleet, ReplayScope(provider="embedded"), *ends), dry_run=True).quantity == 5
     found = run(fleet, made)
     assert {(one.provider, one.quantity) for one in found.totals} == {("fake", 7), ("embedded", 5)}
 
@@ -240,7 +240,7 @@ def test_what_is_left_out_is_counted_with_its_reason(fleet: Fleet) -> None:
 def test_the_floor_is_a_refusal_for_one_and_a_cut_for_all(fleet: Fleet) -> None:
     fleet.write(f"UPDATE orgs SET floor_ms = {T0 + DAY_MS} WHERE org_id = 'acme'")
     with pytest.raises(UsageError, match=r"closed for good.*--from 2026-01-02T00:00:00Z"):
-        planned(fleet, Scope(("acme",)))
+        planned(fleet, ReplayScope(("acme",)))
     made = planned(fleet)
     assert made.floored == 1
     assert run(fleet, made).pushes == 24 + 48
@@ -251,11 +251,11 @@ def test_a_stopped_organisation_is_left_out_and_named(fleet: Fleet) -> None:
     made = planned(fleet)
     assert made.stopped == ("acme",)
     assert run(fleet, made).pushes == 48
-    assert run(fleet, planned(fleet, Scope(("acme",)))).pushes == 0
+    assert run(fleet, planned(fleet, ReplayScope(("acme",)))).pushes == 0
 
 
 def test_a_range_is_cut_at_the_horizon_and_at_the_first_use(fleet: Fleet) -> None:
-    made = planned(fleet, Scope(), T0 - 400 * DAY_MS, END + DAY_MS)
+    made = planned(fleet, ReplayScope(), T0 - 400 * DAY_MS, END + DAY_MS)
     assert (made.from_ms, made.to_ms) == (T0, END)
     assert made.cut_at_horizon
     assert made.cut_at_first_use
@@ -264,18 +264,18 @@ def test_a_range_is_cut_at_the_horizon_and_at_the_first_use(fleet: Fleet) -> Non
 @pytest.mark.parametrize(
     ("scope", "span", "error", "text"),
     [
-        (Scope(), (T0 + 5, T0), UsageError, "ends before it begins"),
-        (Scope(), (END + DAY_MS, END + 2 * DAY_MS), UsageError, "not closed yet"),
-        (Scope(), (T0 - DAY_MS, T0), UsageError, r"before the first sample of all organisations \(2026-01-01"),
-        (Scope(("globex",)), (T0 - DAY_MS, T0), UsageError, "before the first sample of globex"),
-        (Scope(("nobody",)), (T0, END), UnknownId, "no organisation nobody"),
-        (Scope(provider="stripe"), (T0, END), Refused, "never billed anybody"),
-        (Scope(provider="none"), (T0, END), Refused, "bills nothing here"),
-        (Scope(provider="fake"), (T0 - DAY_MS, T0), Refused, "bills nobody in that range; its first"),
+        (ReplayScope(), (T0 + 5, T0), UsageError, "ends before it begins"),
+        (ReplayScope(), (END + DAY_MS, END + 2 * DAY_MS), UsageError, "not closed yet"),
+        (ReplayScope(), (T0 - DAY_MS, T0), UsageError, r"before the first sample of all organisations \(2026-01-01"),
+        (ReplayScope(("globex",)), (T0 - DAY_MS, T0), UsageError, "before the first sample of globex"),
+        (ReplayScope(("nobody",)), (T0, END), UnknownId, "no organisation nobody"),
+        (ReplayScope(provider="stripe"), (T0, END), Refused, "never billed anybody"),
+        (ReplayScope(provider="none"), (T0, END), Refused, "bills nothing here"),
+        (ReplayScope(provider="fake"), (T0 - DAY_MS, T0), Refused, "bills nobody in that range; its first"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
-    fleet: Fleet, scope: Scope, span: Sequence[int], error: type[Exception], text: str
+    fleet: Fleet, scope: ReplayScope, span: Sequence[int], error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text):
         planned(fleet, scope, *span)

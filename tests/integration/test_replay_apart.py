@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from drawdown.cli.main import run as drawdown
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
-from drawdown.worker.replay.plan import Plan, Scope
+from drawdown.worker.replay.plan import ReplayPlan, ReplayScope
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.seal import seal as sealing
 from tests.fake_provider import FakeProvider, capabilities
@@ -64,8 +64,10 @@ def test_a_bad_organisation_is_left_out_and_named_and_the_rest_is_billed(fleet: 
     assert run(fleet, planned(fleet)).stopped == []  # it is left out from the start now
 
 
-@pytest.mark.parametrize("scope", [Scope(("acme", "bad")), Scope(provider="embedded")], ids=["orgs", "provider"])
-def test_the_same_among_those_that_were_named(fleet: Fleet, scope: Scope) -> None:
+@pytest.mark.parametrize(
+    "scope", [ReplayScope(("acme", "bad")), ReplayScope(provider="embedded")], ids=["orgs", "provider"]
+)
+def test_the_same_among_those_that_were_named(fleet: Fleet, scope: ReplayScope) -> None:
     break_org(fleet, "bad")
     found = run(fleet, planned(fleet, scope))
     assert ([one.org_id for one in found.stopped], found.pushes) == (["bad"], 48)
@@ -81,7 +83,7 @@ def test_what_fails_without_anybody_stops_nobody(fleet: Fleet, monkeypatch: pyte
     assert fleet.one("SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL") == 0
 
 
-def told(fleet: Fleet, made: Plan) -> tuple[list[tuple[str, int]], Replayed]:
+def told(fleet: Fleet, made: ReplayPlan) -> tuple[list[tuple[str, int]], Replayed]:
     said: list[tuple[str, int]] = []
     context = fleet.context("w1")
     context.progress = lambda what, count: said.append((what, count))

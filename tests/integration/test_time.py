@@ -17,8 +17,8 @@ from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
-from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
-from drawdown.worker.replay.plan import Scope as Range
+from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
+from drawdown.worker.replay.plan import ReplayScope as Range
 from drawdown.worker.replay.plan import plan
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.verify.verify import verify
@@ -48,7 +48,7 @@ def at(text: str) -> int:
 def compared(fleet: Fleet, from_ms: int, to_ms: int) -> Reconciled:
     fleet.clock.at_ms += CLOCKS_APART_MS
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    scope = Scope(
+    scope = ReconcileScope(
         from_ms=from_ms, to_ms=to_ms, org_id="", provider="", threshold=0, shadow_threshold=0, correct=False,
         recent=False,
     )  # fmt: skip

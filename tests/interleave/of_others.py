@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -15,17 +14,16 @@ from drawdown.providers.protocol import CustomerChanged, PushRefused
 from drawdown.worker.commands import assignments, orgs, webhooks
 from drawdown.worker.commands.signatures import use_once
 from drawdown.worker.engine.effects import Push
-from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.push.push import push
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions
 from drawdown.worker.tick import tick
 from drawdown.worker.verdict.gate_asks import asked, may_ask
-from tests.interleave.party import Act, Party, host, plain
+from tests.interleave.party import Act, Party, host, plain, rest
 from tests.interleave.stage import FLIP, NOW, OLD, SAMPLE, T0, Stage, key
 from tests.interleave.walk import NothingLeft
 
-EVENT: Final = webhooks.Event("fake", "event-1", "a hash")
+EVENT: Final = webhooks.WebhookEvent("fake", "event-1", "a hash")
 
 
 def _refused(stage: Stage, connection: sa.Connection) -> None:
@@ -48,11 +46,7 @@ def _charge(stage: Stage) -> Act:
     def charge(engine: sa.Engine) -> None:
         asyncio.run(EmbeddedProvider(engine, stage.clock).push(batch))
 
-    def settle(engine: sa.Engine) -> None:
-        with suppress(HistoryDoubted):  # somebody recovered meanwhile: as in a tick, the next one tells
-            stage.note(sends.rest(engine))
-
-    return Act(charge, settle)
+    return Act(charge, lambda engine: rest(stage, sends, engine))
 
 
 ROWS: Final = f"""id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts

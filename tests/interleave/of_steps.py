@@ -17,7 +17,7 @@ from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.history.recover import recover
 from drawdown.worker.push.lookup import confirm
 from drawdown.worker.push.push import push
-from drawdown.worker.reconcile.reconcile import Scope, reconcile
+from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.replay import plan as planning
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.tick import tick
@@ -84,12 +84,12 @@ def _looks_again(stage: Stage) -> Steps[Any]:
 
 
 def _replays(stage: Stage) -> Steps[Any]:
-    found = read(stage.engine, lambda c: planning.plan(c, planning.Scope(), T0, NOW - 2 * WINDOW_MS, NOW))
+    found = read(stage.engine, lambda c: planning.plan(c, planning.ReplayScope(), T0, NOW - 2 * WINDOW_MS, NOW))
     return replay(stage.context(WITHOUT), found, stage.said, dry_run=False)
 
 
 def _reconciles(stage: Stage) -> Steps[Any]:
-    return reconcile(stage.context(WITHOUT), Scope(provider="fake", correct=True), stage.said)
+    return reconcile(stage.context(WITHOUT), ReconcileScope(provider="fake", correct=True), stage.said)
 
 
 def _doubts(stage: Stage) -> Steps[Any]:

@@ -57,13 +57,13 @@ def _open_to_the_halted(patches: Patches) -> None:
 
 
 def _one_failure_is_enough(patches: Patches) -> None:
-    right = dispatch._Run.lane
+    right = dispatch._DispatchRun.lane
 
     def wrong(self: Any, lane: Any) -> Any:
         if not any(one.failures for one in self.context.cell_breakers.values()):
             yield from right(self, lane)
 
-    patches.put(dispatch._Run, "lane", wrong)
+    patches.put(dispatch._DispatchRun, "lane", wrong)
 
 
 def _unread_is_zero(patches: Patches) -> None:

@@ -20,7 +20,7 @@ from drawdown.worker.commands.orgs import end_override, halt, override
 from drawdown.worker.commands.pushes import retry, void
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.history.incarnation import HistoryDoubted
-from drawdown.worker.replay.plan import Plan, Scope, plan
+from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
 from drawdown.worker.seal.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action
 from tests.simulation.invariants import is_closed
@@ -243,11 +243,13 @@ def override_org(world: World) -> str:
     return f"overrides {org}: halted={halted} most={most} until={until}"
 
 
-def plan_replay(world: World, now_ms: int) -> Plan | None:
+def plan_replay(world: World, now_ms: int) -> ReplayPlan | None:
     """On-call replays a range, of everybody, an organisation or a provider; None where that makes no sense now."""
     to_ms = _window(world, DAY_MS) + WINDOW_MS
     from_ms = to_ms - world.rng.choice((WINDOW_MS, 12 * WINDOW_MS, 7 * DAY_MS))
-    scope = world.rng.choice((Scope(), Scope(orgs=(world.rng.choice(ORGS),)), Scope(provider=world.billing[0])))
+    scope = world.rng.choice(
+        (ReplayScope(), ReplayScope(orgs=(world.rng.choice(ORGS),)), ReplayScope(provider=world.billing[0]))
+    )
     try:
         return world.read(lambda c: plan(c, scope, from_ms, to_ms, now_ms))
     except (Refused, UsageError) as error:

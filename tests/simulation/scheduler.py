@@ -17,7 +17,7 @@ from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Effect, Push, SendHalts, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.history.recover import Recovered
-from drawdown.worker.reconcile.reconcile import Reconciled, Scope, reconcile
+from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.tick import tick
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -222,7 +222,7 @@ class Run:
         """`reconcile --correct`."""
         now = Said(worker.clock.now_ms(), "sim", "reconciles")
         worker.ticks, worker.doing = False, "reconcile"
-        worker.task = Task(reconcile(worker.context, Scope(correct=True), now))
+        worker.task = Task(reconcile(worker.context, ReconcileScope(correct=True), now))
         self.world.faults.note("reconcile")
         self.world.say(worker.name, "starts to reconcile")
 

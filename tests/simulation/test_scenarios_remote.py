@@ -23,7 +23,7 @@ from drawdown.worker.engine.effects import Effect, LookUp, Push, ReadTotals, Ste
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.lookup import confirm
 from drawdown.worker.push.push import push
-from drawdown.worker.reconcile.reconcile import Scope, reconcile
+from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
@@ -91,7 +91,7 @@ def drive(world: World, task: Task, *, until: Callable[[Effect | None], bool] = 
 
 
 def comparing(world: World) -> Callable[[Context], Steps[Any]]:
-    return lambda context: reconcile(context, Scope(correct=True), Said(world.time.now, "sim", "reconciles"))
+    return lambda context: reconcile(context, ReconcileScope(correct=True), Said(world.time.now, "sim", "reconciles"))
 
 
 def states(world: World) -> list[str]:

@@ -56,7 +56,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Standing:
+class FlipCandidate:
     """How one organisation stands before the flip."""
 
     wish: Wish
@@ -70,7 +70,7 @@ class Standing:
 
 
 def judge(
-    one: Standing,
+    one: FlipCandidate,
     terms: Terms,
     there: Mapping[tuple[str, str], CustomerRead],
     behind: Mapping[tuple[str, str], CustomerRead],
@@ -96,7 +96,7 @@ def judge(
 
 
 def problem_of(
-    one: Standing, terms: Terms, state: CustomerRead | None, context: Context
+    one: FlipCandidate, terms: Terms, state: CustomerRead | None, context: Context
 ) -> tuple[str | None, str | None]:
     """What speaks against it, and what is worth knowing."""
     if terms.provider in EXEMPT_PROVIDERS:
@@ -123,6 +123,6 @@ def problem_of(
     return None, None
 
 
-def would_newly_halt(one: Standing, terms: Terms) -> bool:
+def would_newly_halt(one: FlipCandidate, terms: Terms) -> bool:
     """Whether it runs now, under another biller."""
     return one.provider is not None and one.provider != terms.provider and not one.is_halted

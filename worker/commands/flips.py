@@ -22,7 +22,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.commands.assignments import assign_one, start_of
-from drawdown.worker.commands.flip_rules import Flip, Standing, Terms, Wish, judge
+from drawdown.worker.commands.flip_rules import Flip, FlipCandidate, Terms, Wish, judge
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
 
@@ -49,7 +49,7 @@ def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> 
 
 def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
     own_ids = terms.provider in context.capabilities and context.capabilities[terms.provider].own_customer_ids
-    standing: list[Standing] = yield Transaction(
+    standing: list[FlipCandidate] = yield Transaction(
         "flip_standing", partial(_standing, wishes=wishes, terms=terms, own_ids=own_ids), rollback=True
     )
     there = yield from _read(context, {terms.provider: [one.customer_id for one in standing if not one.already]})
@@ -86,7 +86,7 @@ def _said(wrong: Sequence[str] | ReadFailed) -> str:
     return f"could not be checked: {wrong.reason}" if isinstance(wrong, ReadFailed) else "; ".join(wrong)
 
 
-def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[Standing]:
+def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[FlipCandidate]:
     found = []
     for wish in wishes:
         unknown = _unknown(connection, wish, terms)
@@ -106,7 +106,7 @@ def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms
         if same and terms.from_ms is not None:
             same = latest is not None and latest.start_ms == terms.from_ms
         found.append(
-            Standing(
+            FlipCandidate(
                 wish,
                 customer,
                 None if latest is None else latest.provider,
@@ -165,7 +165,7 @@ def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
     return {state: int(count) for state, count in rows}
 
 
-def _old_customers(standing: Sequence[Standing]) -> dict[str, list[str]]:
+def _old_customers(standing: Sequence[FlipCandidate]) -> dict[str, list[str]]:
     old: dict[str, list[str]] = {}
     for one in standing:
         if one.provider is not None and one.customer_before and not one.already:

@@ -32,7 +32,7 @@ _FORGET: Final = "DELETE FROM webhooks WHERE received_ms < :before"
 
 
 @dataclass(frozen=True)
-class Event:
+class WebhookEvent:
     """One delivery, proven genuine."""
 
     provider: str
@@ -40,18 +40,20 @@ class Event:
     body_sha256: str
 
 
-def is_known(connection: sa.Connection, event: Event) -> bool:
+def is_known(connection: sa.Connection, event: WebhookEvent) -> bool:
     """Whether it was taken before; one that failed was not."""
     values = {"provider": event.provider, "event": event.event_id}
     return connection.execute(sa.text(_KNOWN), values).first() is not None
 
 
-def store_failed(connection: sa.Connection, event: Event, error: str, now_ms: int) -> None:
+def store_failed(connection: sa.Connection, event: WebhookEvent, error: str, now_ms: int) -> None:
     """It is genuine, and what it names could not be fetched."""
     _store(connection, event, "failed", error, now_ms)
 
 
-def take_event(connection: sa.Connection, event: Event, notices: Sequence[Notice], now_ms: int) -> list[str] | None:
+def take_event(
+    connection: sa.Connection, event: WebhookEvent, notices: Sequence[Notice], now_ms: int
+) -> list[str] | None:
     """Store and apply it; the organisations to read again, or None for a repeat."""
     if not _store(connection, event, "done" if notices else "ignored", None, now_ms):
         return None
@@ -65,7 +67,7 @@ def take_event(connection: sa.Connection, event: Event, notices: Sequence[Notice
     return orgs
 
 
-def _store(connection: sa.Connection, event: Event, state: str, error: str | None, now_ms: int) -> bool:
+def _store(connection: sa.Connection, event: WebhookEvent, state: str, error: str | None, now_ms: int) -> bool:
     """Whether it is new, or came again after it had failed."""
     values = {
         "provider": event.provider,

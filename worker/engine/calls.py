@@ -33,7 +33,7 @@ from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.breaker import OPEN_FOR_MS
 from drawdown.worker.engine.effects import LANES, NOT_SENT, LookUp, Over, Push, never
 from drawdown.worker.engine.flight import Flight
-from drawdown.worker.engine.lines import Line, Lines
+from drawdown.worker.engine.lines import CustomerLine, CustomerLines
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ class Calls:
         self._pushes = _limiter(can.calls_per_s)
         self._reads = _limiter(can.reads_per_s)
         self._of_customer: dict[str, AsyncLimiter | None] = {}
-        self._lines = Lines(can)
+        self._lines = CustomerLines(can)
         self._flights: dict[Push | LookUp, Flight[Any]] = {}
 
     async def fetch(self, effect: Push | LookUp) -> Mapping[int, Any]:
@@ -129,7 +129,7 @@ class Calls:
         for place, answer in zip(places, answers, strict=True):
             flight.answer(place, answer)
 
-    async def _not_sent(self, line: Line, failed: _InARow, count: int) -> Sequence[Outcome] | None:
+    async def _not_sent(self, line: CustomerLine, failed: _InARow, count: int) -> Sequence[Outcome] | None:
         """What is said of a call that had better not be made; None once it may be."""
         now = self._clock.now_ms()
         if failed.count >= GIVE_UP_AFTER:

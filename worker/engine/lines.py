@@ -21,7 +21,7 @@ PACED_MS: Final = 30 * SECOND_MS
 """For how long, from its first "too many calls" on, a customer's pushes wait; the rest are left to a later tick."""
 
 
-class Line:
+class CustomerLine:
     """What one line may do now."""
 
     def __init__(self, at_once: int = 1) -> None:
@@ -50,20 +50,20 @@ class Line:
         return RetryAt(self._wait_until_ms, "not sent: there were too many calls for this customer", too_many=True)
 
 
-class Lines:
+class CustomerLines:
     """The lines of one provider."""
 
     def __init__(self, capabilities: Capabilities) -> None:
         self._can = capabilities
-        self._known: dict[tuple[str, str], Line] = {}
+        self._known: dict[tuple[str, str], CustomerLine] = {}
 
-    def of(self, push: PushRequest) -> Line:
+    def of(self, push: PushRequest) -> CustomerLine:
         """The line of a push. Calls that hold pushes of many customers have none: each is by itself."""
         if not self._has_lines:
-            return Line()
+            return CustomerLine()
         name = self._name(push)
         if name not in self._known:
-            self._known[name] = Line(self._width)
+            self._known[name] = CustomerLine(self._width)
         return self._known[name]
 
     @property

@@ -121,7 +121,7 @@ WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND cla
 
 def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
     """Send every due halt of the shard once, or those of the organisations that one provider bills."""
-    run = _Run(context, provider)
+    run = _DispatchRun(context, provider)
     if not context.out_of_time():
         yield from run.newcomers()
     return run.done
@@ -138,7 +138,7 @@ class _Lane:
 
 
 @dataclass
-class _Run:
+class _DispatchRun:
     """One dispatch. `taken`: cells that have, or had, a lane."""
 
     context: Context
@@ -218,7 +218,7 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
     ]
 
 
-def _due(connection: sa.Connection, *, now: int, run: _Run, taken: Sequence[str]) -> list[str]:
+def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Sequence[str]) -> list[str]:
     """The cells, but for `taken`, that have halts due."""
     values = run.values(now)
     connection.execute(sa.text(OBSOLETE), {"empty_since": now - EMPTY_FOR_MS})
@@ -240,7 +240,9 @@ def _due(connection: sa.Connection, *, now: int, run: _Run, taken: Sequence[str]
     return sorted(str(cell) for cell in connection.execute(found, values).scalars())
 
 
-def _claim(connection: sa.Connection, *, claim: str, now: int, run: _Run, cell: str, most: int) -> list[ClaimedHalt]:
+def _claim(
+    connection: sa.Connection, *, claim: str, now: int, run: _DispatchRun, cell: str, most: int
+) -> list[ClaimedHalt]:
     skip = "FOR UPDATE SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
     rows = connection.execute(
         sa.text(CLAIM.replace("{skip_locked}", skip)),

@@ -42,23 +42,23 @@ WHERE x.org_id = :org AND x.feature = :feature AND p.provider = :provider AND p.
 
 
 @dataclass(frozen=True)
-class Standing:
+class CarryDoubt:
     """How a push of a lost window stands to the others of its customer and feature."""
 
     stale: bool = False
     waits: bool = False
 
 
-def standing(connection: sa.Connection, row: Any, capabilities: Capabilities) -> Standing:
+def standing(connection: sa.Connection, row: Any, capabilities: Capabilities) -> CarryDoubt:
     """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
     all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
-        return Standing()
+        return CarryDoubt()
     values = {"org": row.org_id, "feature": row.feature, "provider": row.provider, "customer": row.customer_id}
     place = {"window": row.window_ms, "revision": row.revision}
     stale = connection.execute(sa.text(ADOPTED_SINCE), {**values, "sealed": row.sealed_at_ms}).first() is not None
     waits = connection.execute(sa.text(UNTOLD), {**values, **place}).first() is not None
-    return Standing(stale, waits)
+    return CarryDoubt(stale, waits)
 
 
 def next_revisions(row: Any, newest: int, capabilities: Capabilities) -> list[PushRequest]:

@@ -37,7 +37,7 @@ from drawdown.worker.push.balances import (
     remember,
 )
 from drawdown.worker.reconcile import queries as sql
-from drawdown.worker.reconcile.report import Line, Reconciled, Scope, above, tell
+from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 
 AGAIN: Final = "the balance was drawn on twice for pushes that were sent twice: --correct gives it back"
 MORE: Final = "the balance was drawn on by more than pushes sent twice: somebody else uses it too, or a person set it"
@@ -60,13 +60,13 @@ class Compared:
     seen_to: Mapping[Place, int]
     """Up to which window events were compared."""
     settled_by: int
-    scope: Scope
+    scope: ReconcileScope
     said: Said
     known: Witness | None
 
 
 def compare_drawn(
-    context: Context, provider: str, places: Mapping[Place, int], scope: Scope, said: Said, done: Reconciled
+    context: Context, provider: str, places: Mapping[Place, int], scope: ReconcileScope, said: Said, done: Reconciled
 ) -> Steps[None]:
     """Balances beside pushes, of customers' features whose events have told all, up to a window each."""
     customers = sorted({customer for customer, _ in places})

@@ -17,7 +17,7 @@ from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import stored_terms
 from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
-from drawdown.worker.reconcile.report import Line, Reconciled, Scope, tell
+from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, tell
 
 CHUNK: Final = 200
 NOTE: Final = "nothing is known of it here, and history was lost: import the samples of that day again"
@@ -51,7 +51,7 @@ Known = Collection[tuple[str, str, str, int]]
 
 
 def compare_lost(
-    provider: str, scope: Scope, known: Known, since_ms: int, now_ms: int, done: Reconciled
+    provider: str, scope: ReconcileScope, known: Known, since_ms: int, now_ms: int, done: Reconciled
 ) -> Steps[None]:
     """Ask for the totals of those days, and tell what no push of ours stands beside."""
     spans: list[Span] = yield Transaction(
@@ -78,7 +78,9 @@ def compare_lost(
                     tell(line)
 
 
-def _spans(connection: sa.Connection, *, provider: str, scope: Scope, since_ms: int, now_ms: int) -> list[Span]:
+def _spans(
+    connection: sa.Connection, *, provider: str, scope: ReconcileScope, since_ms: int, now_ms: int
+) -> list[Span]:
     terms = stored_terms(connection).get(provider)
     live = (terms.live_from_ms if terms is not None else None) or 0
     values = {"provider": provider, "org": scope.org_id, "since": since_ms}

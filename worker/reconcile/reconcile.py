@@ -28,12 +28,12 @@ from drawdown.worker.reconcile import queries as sql
 from drawdown.worker.reconcile.balances import compare_drawn
 from drawdown.worker.reconcile.lost_days import compare_lost
 from drawdown.worker.reconcile.over import compare_over, read_totals
-from drawdown.worker.reconcile.report import Line, Reconciled, Scope, above, tell
+from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 from drawdown.worker.reconcile.short import Short, ended_short, find_absent
 
 log = structlog.get_logger()
 
-__all__ = ["Line", "Reconciled", "Scope", "reconcile"]
+__all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 
 CHUNK: Final = 200
 SETTLING_MS: Final = 15 * MINUTE_MS
@@ -42,7 +42,7 @@ RECENT_MS: Final = 2 * DAY_MS
 """Without a range, those days are compared of which something was settled so recently."""
 
 
-def reconcile(context: Context, scope: Scope, said: Said) -> Steps[Reconciled]:
+def reconcile(context: Context, scope: ReconcileScope, said: Said) -> Steps[Reconciled]:
     """Compare, provider after provider; with `scope.correct`, correct what is proven.
 
     Errors: HistoryDoubted for corrections while the database stands still: they would rest on what it forgot (R1)."""
@@ -77,7 +77,7 @@ def _bills(connection: sa.Connection, *, provider: str) -> bool:
     return found.first() is not None
 
 
-def _provider(context: Context, provider: str, scope: Scope, said: Said, done: Reconciled) -> Steps[None]:
+def _provider(context: Context, provider: str, scope: ReconcileScope, said: Said, done: Reconciled) -> Steps[None]:
     now = context.clock.now_ms()
     settled_by = visible_by(now, context.capabilities[provider])
     ours: list[_Ours] = yield Transaction(
@@ -144,7 +144,9 @@ class _Which(NamedTuple):
     live: bool
 
 
-def _ours(connection: sa.Connection, *, provider: str, scope: Scope, now: int, until: int = FOREVER_MS) -> list[_Ours]:
+def _ours(
+    connection: sa.Connection, *, provider: str, scope: ReconcileScope, now: int, until: int = FOREVER_MS
+) -> list[_Ours]:
     terms = stored_terms(connection).get(provider)
     live = (terms.live_from_ms if terms is not None else None) or 0
     since = wire_since(connection, provider)
@@ -169,7 +171,7 @@ def _compare(
     provider: str,
     ours: Sequence[_Ours],
     theirs: Mapping[tuple[str, int, int], Totals | ReadFailed],
-    scope: Scope,
+    scope: ReconcileScope,
     said: Said,
     done: Reconciled,
 ) -> Steps[set[tuple[str, str]]]:

@@ -13,7 +13,7 @@ FEW: Final = 5
 
 
 @dataclass(frozen=True)
-class Scope:
+class ReconcileScope:
     """What to compare. `threshold` is the share of ours by which theirs may differ without a word."""
 
     from_ms: int = 0

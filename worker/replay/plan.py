@@ -22,7 +22,7 @@ FLIPS_SHOWN: Final = 200
 
 
 @dataclass(frozen=True)
-class Scope:
+class ReplayScope:
     """Whose windows: these organisations', those that one provider bills, or (neither given) everybody's."""
 
     orgs: tuple[str, ...] = ()
@@ -41,13 +41,13 @@ class Scope:
         return json.dumps({"orgs": sorted(set(self.orgs)), "provider": self.provider}, sort_keys=True)
 
     @classmethod
-    def of(cls, text: str) -> Scope:
+    def of(cls, text: str) -> ReplayScope:
         kept = json.loads(text)
         return cls(tuple(kept["orgs"]), kept["provider"])
 
 
 @dataclass(frozen=True)
-class Flip:
+class PlannedFlip:
     """One change of the biller inside the range."""
 
     org_id: str
@@ -57,11 +57,11 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReplayPlan:
     """What will be replayed: the windows in [from_ms, to_ms) of `scope`; what was asked for was [asked_from_ms,
     asked_to_ms). `orgs` None: everybody."""
 
-    scope: Scope
+    scope: ReplayScope
     asked_from_ms: int
     asked_to_ms: int
     from_ms: int
@@ -74,11 +74,11 @@ class Plan:
     floored: int
     """Organisations whose floor lies inside the range; theirs begins there."""
     stopped: tuple[str, ...]
-    flips: tuple[Flip, ...]
+    flips: tuple[PlannedFlip, ...]
     flip_count: int
 
 
-def plan(connection: sa.Connection, scope: Scope, from_ms: int, to_ms: int, now_ms: int) -> Plan:
+def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int, now_ms: int) -> ReplayPlan:
     """Look at a range before it is replayed.
 
     Errors: UsageError for a range that is empty, in the future, before the first sample or below an organisation's
@@ -98,8 +98,8 @@ def plan(connection: sa.Connection, scope: Scope, from_ms: int, to_ms: int, now_
     first = _first_use(connection, scope, orgs, end)
     begin = max(start, min(window_of(first), _first_push(connection)))
     values = {"start": begin, "end": end}
-    flips = [Flip(row.org_id, row.at_ms, row.was, row.becomes) for row in _rows(connection, FLIPS, orgs, values)]
-    return Plan(
+    flips = [PlannedFlip(row.org_id, row.at_ms, row.was, row.becomes) for row in _rows(connection, FLIPS, orgs, values)]
+    return ReplayPlan(
         scope=scope,
         asked_from_ms=start,
         asked_to_ms=end,
@@ -145,7 +145,7 @@ def _rows(
     return connection.execute(sa.text(text.replace("{only}", only)), given).all()
 
 
-def _orgs_of(connection: sa.Connection, scope: Scope, start: int, end: int) -> tuple[str, ...] | None:
+def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int) -> tuple[str, ...] | None:
     for org_id in scope.orgs:
         require_org(connection, org_id)
     if scope.provider is None:
@@ -164,7 +164,7 @@ def _orgs_of(connection: sa.Connection, scope: Scope, start: int, end: int) -> t
     return found
 
 
-def _first_use(connection: sa.Connection, scope: Scope, orgs: tuple[str, ...] | None, end: int) -> int:
+def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
     first = _rows(connection, FIRST_SAMPLE, orgs, {})[0][0]
     if first is None:
         raise UsageError(f"there is no sample of {scope} at all: nothing was used, so nothing can be replayed")
@@ -181,7 +181,7 @@ def _first_push(connection: sa.Connection) -> int:
     return 2**62 if found is None else int(found)
 
 
-def _above_floor(connection: sa.Connection, scope: Scope, start: int) -> None:
+def _above_floor(connection: sa.Connection, scope: ReplayScope, start: int) -> None:
     """Whoever is named must be replayable as a whole; of many, those whose floor is higher begin there."""
     for org_id in scope.orgs:
         floor = require_org(connection, org_id).floor_ms
@@ -197,7 +197,7 @@ def _open_from(connection: sa.Connection, end: int) -> int | None:
     return int(watermark) if int(watermark) < end else None
 
 
-def overlaps(connection: sa.Connection, one: Scope, other: Scope) -> bool:
+def overlaps(connection: sa.Connection, one: ReplayScope, other: ReplayScope) -> bool:
     """Whether two scopes may hold the same window; in doubt, they do."""
     if not (one.orgs or one.provider) or not (other.orgs or other.provider):
         return True
@@ -208,3 +208,13 @@ def overlaps(connection: sa.Connection, one: Scope, other: Scope) -> bool:
     orgs, provider = (one.orgs, other.provider) if one.orgs else (other.orgs, one.provider)
     text = "SELECT 1 FROM assignments o WHERE o.provider = :provider {only} LIMIT 1"
     return bool(_rows(connection, text, orgs, {"provider": provider}))
+
+
+def in_the_way(row: sa.Row[Any]) -> str:
+    """What a second replay of the same windows is told."""
+    return (
+        f"another replay of some of these windows is at work: {row.actor} ({row.worker}) began it at "
+        f"{utc(row.started_ms)}, of {ReplayScope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, "
+        f"and it has come to {utc(row.next_ms)}. Wait for it; if it died, its hold ends at {utc(row.lease_ms)}, "
+        "and the same command then goes on where it was"
+    )

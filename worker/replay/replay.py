@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.audit import Said, record
-from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.tables import replays
@@ -28,8 +27,8 @@ from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted, recognise
 from drawdown.worker.push.push import push
-from drawdown.worker.replay.plan import Plan, Scope, overlaps
-from drawdown.worker.replay.report import Found, Left, Tally, found_in, left_in
+from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, in_the_way, overlaps
+from drawdown.worker.replay.report import FoundPush, Left, Tally, found_in, left_in
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.isolate import Bad, find_bad
 from drawdown.worker.seal.statements import SealRequest
@@ -60,7 +59,7 @@ class Replayed:
     """Sealed by the run that is gone on with."""
     pushes: int = 0
     quantity: int = 0
-    first: list[Found] = field(default_factory=list)
+    first: list[FoundPush] = field(default_factory=list)
     totals: list[Tally] = field(default_factory=list)
     left_out: list[Left] = field(default_factory=list)
     stopped: list[Bad] = field(default_factory=list)
@@ -96,12 +95,14 @@ class Begun:
 class Chunk:
     """What one transaction found."""
 
-    found: Sequence[Found]
+    found: Sequence[FoundPush]
     left_out: Sequence[Left]
     load: int
 
 
-def replay(context: Context, plan: Plan, said: Said, *, dry_run: bool, most: int | None = SHOWN) -> Steps[Replayed]:
+def replay(
+    context: Context, plan: ReplayPlan, said: Said, *, dry_run: bool, most: int | None = SHOWN
+) -> Steps[Replayed]:
     """Seal what the planned windows still owe, and push it; a dry run leaves nothing behind.
 
     `most` pushes are listed (None: all). Errors: Refused while another replay of some of these windows is at work.
@@ -124,7 +125,9 @@ def replay(context: Context, plan: Plan, said: Said, *, dry_run: bool, most: int
     return result
 
 
-def _seal_all(context: Context, plan: Plan, begun: Begun | None, result: Replayed, most: int | None) -> Steps[None]:
+def _seal_all(
+    context: Context, plan: ReplayPlan, begun: Begun | None, result: Replayed, most: int | None
+) -> Steps[None]:
     at, size = plan.from_ms if begun is None else max(plan.from_ms, begun.next_ms), FIRST_CHUNK
     totals: dict[tuple[str, str, str], Tally] = {}
     left: dict[tuple[str, str], Left] = {}
@@ -158,7 +161,7 @@ def _seal_all(context: Context, plan: Plan, begun: Begun | None, result: Replaye
 
 
 def _find_and_stop(
-    context: Context, plan: Plan, span: tuple[int, int], orgs: Sequence[str], *, dry_run: bool
+    context: Context, plan: ReplayPlan, span: tuple[int, int], orgs: Sequence[str], *, dry_run: bool
 ) -> Steps[list[Bad]]:
     """As a tick does (S8): the organisations that a chunk fails on are found, and stopped unless this is a dry run."""
 
@@ -190,7 +193,7 @@ def _chunk(
     connection: sa.Connection,
     *,
     context: Context,
-    plan: Plan,
+    plan: ReplayPlan,
     begun: Begun | None,
     start: int,
     end: int,
@@ -231,7 +234,7 @@ def _advance(
 UNFINISHED = "SELECT * FROM replays WHERE finished_ms IS NULL AND lease_ms > :since ORDER BY replay_id"
 
 
-def _begin(connection: sa.Connection, *, context: Context, plan: Plan, said: Said) -> Begun:
+def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, said: Said) -> Begun:
     lock_buckets(connection)  # one after the other: of two that begin at once, the second sees the first
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
@@ -240,8 +243,8 @@ def _begin(connection: sa.Connection, *, context: Context, plan: Plan, said: Sai
     rows = connection.execute(sa.text(UNFINISHED), {"since": now - RESUME_MS}).all()
     for row in rows:
         at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms
-        if at_work and overlaps(connection, Scope.of(row.scope), plan.scope):
-            raise Refused(_in_the_way(row))
+        if at_work and overlaps(connection, ReplayScope.of(row.scope), plan.scope):
+            raise Refused(in_the_way(row))
     asked = (plan.scope.text(), plan.asked_from_ms, plan.asked_to_ms)
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
@@ -255,7 +258,7 @@ def _begin(connection: sa.Connection, *, context: Context, plan: Plan, said: Sai
     return _new(connection, context, plan, said)
 
 
-def _new(connection: sa.Connection, context: Context, plan: Plan, said: Said) -> Begun:
+def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, said: Said) -> Begun:
     now = context.clock.now_ms()
     values = {
         "scope": plan.scope.text(),
@@ -273,15 +276,6 @@ def _new(connection: sa.Connection, context: Context, plan: Plan, said: Said) ->
     details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}
     record(connection, "replay", str(plan.scope), details, replace(said, now_ms=now))
     return Begun(int(key[0]), plan.from_ms, 0, resumed=False)
-
-
-def _in_the_way(row: sa.Row[Any]) -> str:
-    return (
-        f"another replay of some of these windows is at work: {row.actor} ({row.worker}) began it at "
-        f"{utc(row.started_ms)}, of {Scope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, and it has come to "
-        f"{utc(row.next_ms)}. Wait for it; if it died, its hold ends at {utc(row.lease_ms)}, and the same command "
-        "then goes on where it was"
-    )
 
 
 def _send_all(context: Context, result: Replayed) -> Steps[None]:

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from drawdown.schema.sql import rows_sql
 from drawdown.worker.catalog.prices import Prices, add
-from drawdown.worker.replay.plan import Plan
+from drawdown.worker.replay.plan import ReplayPlan
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPush:
     """One push that the range still owed. `price_micro`: by the rate card, None without a price. In shadow it is
     sealed, and never sent."""
 
@@ -40,10 +40,10 @@ class Tally:
     price_micro: int | None = 0
 
     @classmethod
-    def of(cls, one: Found) -> Tally:
+    def of(cls, one: FoundPush) -> Tally:
         return cls(one.org_id, one.provider, one.feature)
 
-    def add(self, one: Found) -> None:
+    def add(self, one: FoundPush) -> None:
         self.pushes += 1
         self.quantity += one.quantity
         self.price_micro = add(self.price_micro, one.price_micro)
@@ -69,12 +69,12 @@ WHERE seal_id = :seal AND window_ms >= :start ORDER BY window_ms, org_id, featur
 """
 
 
-def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[Found]:
+def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundPush]:
     """The pushes that a seal made of windows from `start` on."""
     prices = Prices.read(connection)
     rows = connection.execute(sa.text(FOUND), {"seal": seal_id, "start": start})
     return [
-        Found(
+        FoundPush(
             row.org_id,
             row.window_ms,
             row.feature,
@@ -115,7 +115,7 @@ WHERE q.ts >= :start AND q.ts < :end AND q.problem IS NULL {only} HAVING COUNT(*
 """
 
 
-def left_in(connection: sa.Connection, plan: Plan, start: int, end: int, seal_id: int) -> Sequence[Left]:
+def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[Left]:
     """What lies in [start, end) without being due to anybody: pending, exempt, in shadow, quarantined, stopped."""
     values: dict[str, object] = {"start": start, "end": end, "seal": seal_id}
     only = ""

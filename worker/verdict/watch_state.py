@@ -32,7 +32,7 @@ ON CONFLICT (provider, outcome) DO UPDATE SET reads = provider_reads.reads + exc
 
 
 @dataclass(frozen=True)
-class Rounds:
+class RoundCount:
     """Rounds of the watch, of all processes, and when the last one was; None: never."""
 
     last_ms: int | None
@@ -49,10 +49,10 @@ class UnreadOrgs:
     first_org: str
 
 
-def rounds_of(connection: sa.Connection) -> Rounds:
+def rounds_of(connection: sa.Connection) -> RoundCount:
     """How often the watch went round."""
     row = connection.execute(sa.text(_ROUNDS)).one()
-    return Rounds(None if row.round_ms is None else int(row.round_ms), int(row.rounds))
+    return RoundCount(None if row.round_ms is None else int(row.round_ms), int(row.rounds))
 
 
 def last_round_ms(connection: sa.Connection) -> int | None:

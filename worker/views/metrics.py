@@ -78,7 +78,7 @@ class OpenPushes:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitingCount:
     """How many wait, and since when the one that has waited longest does."""
 
     count: int
@@ -144,12 +144,12 @@ def known_providers(connection: sa.Connection) -> set[str]:
     return set(connection.execute(sa.text("SELECT provider FROM provider_states")).scalars())
 
 
-def halts_due(connection: sa.Connection) -> Waiting:
+def halts_due(connection: sa.Connection) -> WaitingCount:
     """Halts that a cell has not acknowledged."""
     return _waiting(connection, _HALTS)
 
 
-def projections_due(connection: sa.Connection, now_ms: int) -> Waiting:
+def projections_due(connection: sa.Connection, now_ms: int) -> WaitingCount:
     """Organisations whose provider is to be asked."""
     return _waiting(connection, _PROJECTIONS, now=now_ms)
 
@@ -225,6 +225,6 @@ def _count(connection: sa.Connection, text: str) -> int:
     return int(connection.execute(sa.text(text)).scalar_one() or 0)
 
 
-def _waiting(connection: sa.Connection, text: str, **values: int) -> Waiting:
+def _waiting(connection: sa.Connection, text: str, **values: int) -> WaitingCount:
     row = connection.execute(sa.text(text), values).one()
-    return Waiting(row.due, None if row.since_ms is None else int(row.since_ms))
+    return WaitingCount(row.due, None if row.since_ms is None else int(row.since_ms))

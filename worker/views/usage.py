@@ -76,7 +76,7 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class Usage:
+class UsageReport:
     """The usage of an organisation in [from_ms, to_ms), whether windows in it were pruned, and what is carried now."""
 
     org_id: str
@@ -88,7 +88,7 @@ class Usage:
     carried: list[Carried]
 
 
-def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> Usage:
+def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> UsageReport:
     """What was used in windows of [from_ms, to_ms), both on window boundaries.
 
     Errors: UnknownId for the organisation; UsageError for a range that is empty, longer than MAX_DAYS or off the
@@ -130,7 +130,7 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
         )
         for row in found
     ]
-    return Usage(org_id, by, from_ms, to_ms, floor > from_ms, rows, _carried(connection, org_id))
+    return UsageReport(org_id, by, from_ms, to_ms, floor > from_ms, rows, _carried(connection, org_id))
 
 
 def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:

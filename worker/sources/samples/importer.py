@@ -82,7 +82,7 @@ def import_samples(
     where a file breaks off; what was committed before it stays, and importing again completes it.
     """
     _check(sources, options, now_ms)
-    run = _Run(sources, options, now_ms, on_progress, stdin)
+    run = _ImportRun(sources, options, now_ms, on_progress, stdin)
     if not options.strict:
         return run.load_all(lambda chunk: write(engine, chunk))
     try:
@@ -145,7 +145,7 @@ _Load = Callable[[Callable[[sa.Connection], Stored]], Stored]
 """Runs the work of one chunk in a transaction."""
 
 
-class _Run:
+class _ImportRun:
     """The files of one call and what has become of them."""
 
     def __init__(
