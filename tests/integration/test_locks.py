@@ -40,7 +40,7 @@ WRITERS = {
     "push.adopt._insert": {"pushes"},
     "push.adopt._insert_absent": {"pushes", "voids"},
     "commands.assignments._fill_customer": {"assignments"},
-    "commands.assignments.assign_one": {"assignments"},
+    "commands.assignments._insert": {"assignments"},
     "push.void._take_from_carries": {"carries"},
     "commands.withdrawals._withdraw_one": {"withdrawals"},
     "push.void.void_many": {"voids"},
