@@ -36,12 +36,11 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
 from drawdown.schema.locks import lock_charges
 from drawdown.schema.sql import rows_sql
-from drawdown.schema.units import parse_push_key
+from drawdown.schema.units import PLACE, parse_push_key
 
 T = TypeVar("T")
 
 NAME: Final = "embedded"
-_PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
 CAPABILITIES: Final = Capabilities(
     batch_size=2000,
     key_retention_ms=None,
@@ -108,7 +107,7 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
 
 def _voided(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
     places = {key: place for key in keys if (place := parse_push_key(key)) is not None}
-    shape = rows_sql(connection, {**_PLACE, "key": "text"})
+    shape = rows_sql(connection, {**PLACE, "key": "text"})
     found = connection.execute(
         sa.text(
             f"SELECT w.key FROM ({shape}) w JOIN voids v ON v.window_ms = w.window_ms AND v.org_id = w.org_id "

@@ -1,7 +1,6 @@
-"""What every operator's command shares.
+"""The record of what people do.
 
-Guarantee: whatever a person changes is on record with actor and reason, and whatever a seal reads changes only under
-rule S1's lock: a seal that is under way would otherwise see one half of the change, and forget the other.
+Guarantee: whatever a person changes is on record with actor and reason, in the transaction that changes it.
 """
 
 from __future__ import annotations

@@ -1,24 +1,27 @@
-"""Rule S1's lock, and the windows that the next seal computes again (S6); and the lock between charges and voids."""
+"""Rule S1's lock, the windows that the next seal computes again (S6), and the lock between charges and voids (P5).
+
+Guarantee: whatever a seal reads changes only under rule S1's lock: a seal that is under way would otherwise see one
+half of the change, and forget the other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.migrate import bucket_of
 
-CHARGES: Final = 4_130_402
-"""The number of PostgreSQL's advisory lock between charges of the embedded ledger and voids; any would do."""
-
 
 def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
-    """Of a push in our own ledger, either the charge counts or the void (P5): charges share this lock, a void holds it
-    alone. Whoever takes it first reads afterwards what the other one did. SQLite has one writer at a time anyway."""
+    """Of a push in our own ledger, either the charge counts or the void (P5): charges share the row of its terms, which
+    is there before anything is sealed for it; a void holds that row alone. The one that comes second reads what the
+    first one did. A row, and no advisory lock: any login may take those, a host's too. SQLite has one writer at a time.
+    """
     if connection.dialect.name == "postgresql":
-        kind = "_shared" if shared else ""
-        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock{kind}(:key)"), {"key": CHARGES})
+        kind = "SHARE" if shared else "UPDATE"
+        text = f"SELECT provider FROM provider_states WHERE provider = 'embedded' FOR {kind}"
+        connection.execute(sa.text(text)).all()
 
 
 def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:

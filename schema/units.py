@@ -83,3 +83,7 @@ def parse_push_key(key: str) -> dict[str, str | int] | None:
         org_id = ":".join(parts[1:-2])
         return {"window_ms": int(parts[-2]), "org_id": org_id, "feature": parts[-1], "revision": revision}
     return None
+
+
+PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
+"""The primary key of a push."""

@@ -151,6 +151,7 @@ REFUSED = {
     "a host makes a halt": ("host", "INSERT INTO halts (org_id, cell_id, halted_at) VALUES ('a', 'b', 1)"),
     "a host names a cell": ("host", "INSERT INTO cells VALUES ('cell-9', 'http://127.0.0.1:9')"),
     "a host gives credit": ("host", "UPDATE ledger_accounts SET balance_micro = 1"),
+    "a host holds up all charges and voids": ("host", "SELECT provider FROM provider_states FOR SHARE"),
     "a host adds another cell's sandbox": ("host", f"{SANDBOX} ('three', 'acme', 'cell-2', 'running')"),
     "a host moves its sandbox to another cell": ("host", "UPDATE sandboxes SET cell_id = 'cell-2'"),
     "a host takes another cell's sandbox": (
@@ -165,6 +166,7 @@ REFUSED = {
     ),
     "a host becomes a worker": ("host", f"SET ROLE {roles.WORKER}"),
     "a reader inserts a sample": ("reader", f"{SAMPLE}) VALUES ('new', 'acme', 'one', 'cell-1', 1024, 60, {T0})"),
+    "a reader holds up all charges and voids": ("reader", "SELECT provider FROM provider_states FOR SHARE"),
     "a reader changes an organisation": ("reader", "UPDATE orgs SET is_halted = false, halted_at = NULL"),
     "a worker changes a sample": ("worker", "UPDATE usage_samples SET interval_s = 1"),
     "a worker deletes a push": ("worker", "DELETE FROM pushes"),

@@ -1,4 +1,4 @@
-"""An organisation as a person knows it: registered, halted, overridden, to be asked about again.
+"""An organisation as a person knows it: registered, halted, overridden.
 
 Guarantee: what an operator says wins over any provider's verdict at once, whether or not one can be asked, and is on
 record with who and why.

@@ -1,4 +1,4 @@
-"""What an operator says for estimates."""
+"""What an operator says for estimates; `worker.verdict.rates` reads it, and says what holds of it."""
 
 from __future__ import annotations
 

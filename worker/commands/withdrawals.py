@@ -1,4 +1,8 @@
-"""Samples that were wrong, taken back."""
+"""Samples that were wrong, taken back.
+
+Guarantee: nothing is edited (S7). A withdrawal is a row of its own, with who and why; it makes the window dirty, so
+that the next tick seals the difference.
+"""
 
 from __future__ import annotations
 

@@ -14,10 +14,8 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.sql import rows_sql
-from drawdown.schema.units import parse_push_key
+from drawdown.schema.units import PLACE, parse_push_key
 
-PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
-"""The primary key of a push."""
 PUSH: Final = ids.Kind("push", (), "drawdown push list")
 _NEIGHBOURS: Final = tuple(
     f"SELECT key FROM pushes WHERE ({', '.join(PLACE)}) {side} (:{', :'.join(PLACE)}) "

@@ -1,7 +1,7 @@
-"""Taking back: samples that were wrong, and pushes that never arrived.
+"""Taking back pushes that never arrived.
 
-Guarantee: nothing is edited. A withdrawal and a void are rows of their own, with who and why; both make the window
-dirty, so that the next tick seals the difference (S7, P5). What is unknown is never voided.
+Guarantee: nothing is edited. A void is a row of its own, with who and why; it makes the window dirty, so that the next
+tick seals the difference (P5). What is unknown is never voided, and what our own ledger has charged is not either.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from drawdown.schema.audit import Said, record_many
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_charges, make_dirty
 from drawdown.schema.sql import insert_rows, rows_sql
-from drawdown.worker.push.rows import PLACE, change, newest_unanswered, place_of
+from drawdown.schema.units import PLACE
+from drawdown.worker.push.rows import change, newest_unanswered, place_of
 from drawdown.worker.push.wallet_mirror import give_back
 
 MAY_ARRIVE_MS: Final = 3_600_000

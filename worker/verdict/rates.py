@@ -1,4 +1,4 @@
-"""What an operator says for estimates: what usage costs at a provider, and what holds while it cannot be read.
+"""What an operator said for estimates: what usage costs at a provider, and what holds while it cannot be read.
 
 Guarantee: rates are append-only and begin at a window; both are on record with actor and reason. Nothing is charged by
 them.

@@ -1,4 +1,4 @@
-"""From files to rows: opening, unpacking, decoding, and what CSV and JSON lines say.
+"""From lines to records: what a CSV file says, and which of the formats a file has.
 
 Guarantee: every line that is not blank becomes part of exactly one record, under its own number, whatever bytes it
 holds; a broken record is refused with all its lines, for they may be the inside of a field; memory is bounded by the
