@@ -236,6 +236,7 @@ def test_what_is_over_before_it_begins_leaves_nothing_that_was_never_awaited() -
         for effect in (Push("fake", asked, lambda: True), LookUp("fake", asked, lambda: True)):
             assert len(await calls.fetch(effect)) == len(asked)
 
+    gc.collect()  # what other tests left behind says what it has to say before
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         done(work)
