@@ -1,12 +1,193 @@
-"""Many rows in one statement, bound as one value."""
+"""The one way for SQL: statements stand in `.sql` files beside the code that runs them, named and described.
+
+A file is a list of pieces. `-- name: due_cells` begins one, `-- name: skip_locked [postgresql]` one for that database
+alone; comments and blank lines go. A piece may hold:
+
+- `{other}`: another piece of the same file or of `words.sql`, or the one that the caller chose for this slot
+  (`slot="other"`; `slot=""` puts nothing there). Text never comes from anywhere else.
+- `:value`: a value that is bound. `IN :values` binds a list of strings or integers.
+- `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
+- several statements, each but the last ended by `;` at the end of its line; they run in order.
+
+Guarantee: values are bound, never pasted; a value or a piece that is missing, or in vain, is an error that names the
+file and the piece; each text is put together once a process.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
+
+Values: TypeAlias = Mapping[str, object]
+NOTHING: Final[Values] = MappingProxyType({})
+
+_HEAD: Final = re.compile(r"^-- name: ([a-z_0-9]+)(?: \[(postgresql|sqlite)\])?$", re.MULTILINE)
+_WORDS: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
+_SLOT: Final = re.compile(r"\{([a-z_0-9]+)\}")
+_ROWS: Final = re.compile(r"\{rows :(\w+) \(([^)]*)\)\}")
+_BIND: Final = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+_LIST: Final = re.compile(r"\bIN :(\w+)")
+
+
+class SqlError(Exception):
+    """A statement that cannot be put together or run as it was asked for: a mistake in this program."""
+
+
+class _Statement:
+    """One statement of one database, ready to run."""
+
+    def __init__(self, text: str, rows: frozenset[str]) -> None:
+        self.rows = rows & frozenset(_BIND.findall(text))
+        self.lists = frozenset(_LIST.findall(text))
+        self.clause = sa.text(text)
+        self.names = frozenset(_BIND.findall(text))
+
+    def bound(self, values: Values) -> dict[str, object]:
+        """The values that are named here, and no other. Errors: KeyError."""
+        found = {name: values[name] for name in self.names}
+        for name in self.rows:
+            found[name] = json.dumps(found[name])
+        return found
+
+    def clause_for(self, values: Values) -> sa.TextClause:
+        if not self.lists:
+            return self.clause
+        # An empty list has no element that says of which type it is.
+        kinds = {
+            name: sa.BigInteger() if any(isinstance(value, int) for value in _listed(values[name])) else sa.Text()
+            for name in self.lists
+        }
+        return self.clause.bindparams(*(sa.bindparam(name, type_=kinds[name], expanding=True) for name in self.lists))
+
+
+def _listed(value: object) -> Iterable[object]:
+    assert isinstance(value, Sequence), "IN takes a list"
+    return value
+
+
+class Queries:
+    """The pieces of one `.sql` file. `pieces` maps (name, database or "") to text."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pieces = _pieces(path)
+        if twice := {name for name, _ in self.pieces} & {name for name, _ in _words()}:
+            raise SqlError(f"{path}: {', '.join(sorted(twice))} stands in words.sql, too")
+        self._ready: dict[tuple[object, ...], tuple[_Statement, ...]] = {}
+
+    def run(
+        self, connection: sa.Connection, name: str, values: Values | Sequence[Values] = NOTHING, /, **slots: str
+    ) -> sa.CursorResult[Any]:
+        """Run a piece with these values (a list of them: once for each); the last statement's answer.
+
+        Errors: SqlError, and the database's.
+        """
+        statements = self._statements(connection.dialect.name, name, slots)
+        each = [values] if isinstance(values, Mapping) else values
+        for statement in statements:
+            try:
+                bound = [statement.bound(one) for one in each]
+            except KeyError as missing:
+                raise SqlError(f"{self.path}: {name}: no value for :{missing.args[0]}") from None
+            answer = connection.execute(
+                statement.clause_for(each[0]) if each else statement.clause,
+                bound[0] if isinstance(values, Mapping) else bound,
+            )
+        return answer
+
+    def text(self, name: str, dialect: str, /, **slots: str) -> str:
+        """A piece as that database is given it, for whoever shows or explains it."""
+        return "; ".join(statement.clause.text for statement in self._statements(dialect, name, slots))
+
+    def put(self, name: str, text: str, dialect: str = "") -> None:
+        """Let a piece be another: how tests plant a mistake."""
+        self.pieces[name, dialect] = text
+        self._ready.clear()
+
+    def _statements(self, dialect: str, name: str, slots: Mapping[str, str]) -> tuple[_Statement, ...]:
+        asked = (dialect, name, *sorted(slots.items()))
+        if asked not in self._ready:
+            rows: set[str] = set()
+            left = set(slots)
+            text = self._whole(name, dialect, slots, rows, left, ())
+            if left:
+                raise SqlError(f"{self.path}: {name} has no slot {', '.join(sorted(left))}")
+            parts = [part.strip() for part in re.split(r";\s*\n", text)]
+            self._ready[asked] = tuple(_Statement(part.rstrip(";"), frozenset(rows)) for part in parts if part)
+        return self._ready[asked]
+
+    def _whole(
+        self, name: str, dialect: str, slots: Mapping[str, str], rows: set[str], left: set[str], within: tuple[str, ...]
+    ) -> str:
+        """A piece with all pieces in it. `rows` gains the names of values that are rows, `left` loses the slots."""
+        text = self.pieces.get((name, dialect), self.pieces.get((name, ""), _words().get((name, ""))))
+        if text is None or name in within:
+            why = "stands within itself" if name in within else f"is not there for {dialect}"
+            raise SqlError(f"{self.path}: {{{name}}} {why} (asked for by {' > '.join(within) or 'the caller'})")
+
+        def piece(found: re.Match[str]) -> str:
+            left.discard(found[1])
+            other = slots.get(found[1], found[1])
+            return self._whole(other, dialect, slots, rows, left, (*within, name)) if other else ""
+
+        def shape(found: re.Match[str]) -> str:
+            rows.add(found[1])
+            return _rows_sql(dialect, f":{found[1]}", found[2])
+
+        return _SLOT.sub(piece, _ROWS.sub(shape, text))
+
+
+def _rows_sql(dialect: str, value: str, columns: str) -> str:
+    """A SELECT that turns a bound JSON array of objects into rows; `columns` as `org_id text, window_ms bigint`."""
+    if dialect == "postgresql":
+        return f"(SELECT * FROM jsonb_to_recordset(CAST({value} AS jsonb)) AS r({columns}))"
+    names = [column.split()[0] for column in columns.split(",")]
+    fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
+    return f"(SELECT {fields} FROM json_each({value}))"
+
+
+@cache
+def queries(file: str) -> Queries:
+    """The `.sql` file of a module (`status.sql` beside `status.py`), or else its room's (`queries.sql`)."""
+    own = Path(file).with_suffix(".sql")
+    return _file(own if own.exists() else own.with_name("queries.sql"))
+
+
+@cache
+def _words() -> dict[tuple[str, str], str]:
+    return _pieces(Path(__file__).with_name("words.sql"))
+
+
+@cache
+def _file(path: Path) -> Queries:
+    return Queries(path)
+
+
+def _pieces(path: Path) -> dict[tuple[str, str], str]:
+    text = path.read_text(encoding="utf-8")
+    heads = list(_HEAD.finditer(text))
+    ends = [*(head.start() for head in heads[1:]), len(text)]
+    found: dict[tuple[str, str], str] = {}
+    for head, end in zip(heads, ends, strict=True):
+        key = (head[1], head[2] or "")
+        if key in found:
+            raise SqlError(f"{path}: {key[0]} stands there twice")
+        found[key] = "\n".join(
+            line.rstrip() for line in _WORDS.sub(_literal, text[head.end() : end]).splitlines() if line.strip()
+        )
+    return found
+
+
+def _literal(found: re.Match[str]) -> str:
+    """A comment goes; what a string holds is no value's name."""
+    return "" if found[0].startswith("--") else re.sub(r":(?=\w)", r"\\:", found[0])
 
 
 def rows_sql(connection: sa.Connection, columns: Mapping[str, str]) -> str:

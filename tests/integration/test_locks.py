@@ -227,8 +227,8 @@ def test_a_sandbox_that_starts_while_its_halt_is_found_obsolete_is_told_of(wakef
     write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
     wakeful.write("UPDATE sandboxes SET state = 'stopped'")
     with waking(wakeful):
-        long_since = {"empty_since": T0 + DAY_MS}
-        write(wakeful.engine, lambda c: c.execute(sa.text(dispatch.OBSOLETE), long_since))
+        long_since = {"empty_since_ms": T0 + DAY_MS}
+        write(wakeful.engine, lambda c: dispatch.SQL.run(c, "forget_obsolete", long_since))
     assert wakeful.rows("SELECT * FROM halts") == []
     assert told(wakeful) == ["cell-1"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import CodeType, ModuleType
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ class Patches:
     """Changes that are undone."""
 
     def __init__(self) -> None:
-        self._undo: list[tuple[Any, str, Any]] = []
+        self._undo: list[Callable[[], None]] = []
 
     def put(self, where: Any, name: str, value: Any) -> None:
         before = getattr(where, name)
@@ -52,7 +53,7 @@ class Patches:
             assert name in _names_used(where), (
                 f"{where.__name__} only imports {name}: the mutant has to follow the code"
             )
-        self._undo.append((where, name, getattr(where, name)))
+        self._undo.append(partial(setattr, where, name, before))
         setattr(where, name, value)
 
     def text(self, where: Any, name: str, old: str, new: str) -> None:
@@ -61,10 +62,17 @@ class Patches:
         assert old in before, f"{name} no longer holds {old!r}: the mutant has to follow the code"
         self.put(where, name, before.replace(old, new))
 
+    def query(self, where: Any, name: str, old: str, new: str) -> None:
+        """Replace a piece of a module's statements (`where.SQL`), which has to be there, for each database."""
+        held = {key: text for key, text in where.SQL.pieces.items() if key[0] == name and old in text}
+        assert held, f"{where.SQL.path.name}: {name} no longer holds {old!r}: the mutant has to follow the code"
+        for (_, dialect), text in held.items():
+            where.SQL.put(name, text.replace(old, new), dialect)
+            self._undo.append(partial(where.SQL.put, name, text, dialect))
+
     def undo(self) -> None:
         while self._undo:
-            where, name, value = self._undo.pop()
-            setattr(where, name, value)
+            self._undo.pop()()
 
     @contextmanager
     def kept(self) -> Iterator[None]:

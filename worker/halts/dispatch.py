@@ -19,13 +19,15 @@ import structlog
 
 from drawdown.schema.database import waiting_at_most
 from drawdown.schema.errors import LockHeld
+from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import ANSWERED, HaltRequest, Over, SendHalts, Steps, Together, Transaction
 from drawdown.worker.engine.waiting import backoff_ms
-from drawdown.worker.halts.unheeded import ESCALATE_AFTER, RUNS_ON
+from drawdown.worker.halts.unheeded import ESCALATE_AFTER
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 STILL_RUNNING_MS = MINUTE_MS
 """How long a cell has, after its acknowledgement, to stop what it runs before it is told again."""
@@ -58,65 +60,8 @@ class Dispatched:
     failed: int = 0
 
 
-_IN_FORCE = """EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
-    AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi
-    AND (:provider = '' OR o.billing_provider = :provider))"""
-
-# A cell that could not be told, and has had nothing to stop for a while, is not told any more. What appears there makes
-# a halt due anew (by trigger).
-OBSOLETE = """
-DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
-    SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at)
-    OR (acked_at_ms IS NULL AND halted_at <= :empty_since AND NOT EXISTS (
-        SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
-            AND s.state <> 'stopped')))
-"""
-
-# Two transactions may not see each other: one that halts an organisation and one that starts a sandbox of it, or one
-# that starts a sandbox and one that finds its halt obsolete. No trigger tells of what neither saw, so each dispatch
-# looks at what there is. A lock instead would let a host's open transaction hold up a halt, and a halt the host.
-# OFFSET keeps PostgreSQL from joining with all halts there ever were: each is looked up by its key.
-_UNTOLD = """
-FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
-WHERE o.is_halted AND o.bucket BETWEEN :lo AND :hi AND (:provider = '' OR o.billing_provider = :provider)
-    AND NOT EXISTS (SELECT 1 FROM halts h
-        WHERE h.org_id = o.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at LIMIT 1 OFFSET 0)
-"""
-MISSED_CELLS = f"SELECT DISTINCT s.cell_id {_UNTOLD}"
-MISSED = f"""
-INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
-SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at {_UNTOLD} AND s.cell_id = :cell ON CONFLICT DO NOTHING
-"""
 MISSED_WAIT_MS: Final = 200
 """A host that has just started a sandbox, and not committed, holds the same halt: the next dispatch finds it."""
-
-HEEDED = f"""
-UPDATE halts SET unheeded = 0, unheeded_since_ms = NULL WHERE unheeded > 0 AND {_IN_FORCE} AND NOT {RUNS_ON}
-"""
-
-# By the organisations that are halted now: acknowledged halts of former times stay, and are many.
-STILL_RUNNING = f"""
-UPDATE halts SET due_at_ms = :now, unheeded = unheeded + 1,
-    unheeded_since_ms = COALESCE(unheeded_since_ms, acked_at_ms)
-WHERE due_at_ms IS NULL AND acked_at_ms <= :told AND {_IN_FORCE} AND {RUNS_ON}
-    AND org_id IN (SELECT o.org_id FROM orgs o WHERE o.is_halted)
-RETURNING org_id, cell_id, unheeded, unheeded_since_ms
-"""
-
-DUE_CELLS = f"SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now AND {_IN_FORCE} AND cell_id NOT IN :taken"
-
-CLAIM = f"""
-UPDATE halts SET claim_owner = :claim, due_at_ms = :lease_end, attempts = attempts + 1
-WHERE (org_id, cell_id, halted_at) IN (
-    SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell AND due_at_ms <= :now AND {_IN_FORCE}
-    ORDER BY due_at_ms LIMIT :most {{skip_locked}})
-RETURNING org_id, halted_at, attempts
-"""
-
-SETTLE = """
-UPDATE halts SET due_at_ms = :due, acked_at_ms = COALESCE(:acked, acked_at_ms), last_error = :error
-WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND claim_owner = :claim
-"""
 
 
 def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
@@ -200,7 +145,7 @@ class _DispatchRun:
 
     def values(self, now: int) -> dict[str, object]:
         shard = self.context.shard
-        return {"now": now, "lo": shard.lo, "hi": shard.hi, "provider": self.provider}
+        return {"now_ms": now, "lo": shard.lo, "hi": shard.hi, "provider": self.provider}
 
 
 def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
@@ -221,12 +166,12 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
 def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Sequence[str]) -> list[str]:
     """The cells, but for `taken`, that have halts due."""
     values = run.values(now)
-    connection.execute(sa.text(OBSOLETE), {"empty_since": now - EMPTY_FOR_MS})
-    for cell in connection.execute(sa.text(MISSED_CELLS), values).scalars().all():
+    SQL.run(connection, "forget_obsolete", {"empty_since_ms": now - EMPTY_FOR_MS})
+    for cell in SQL.run(connection, "missed_cells", values).scalars().all():
         with suppress(LockHeld), waiting_at_most(connection, MISSED_WAIT_MS):
-            connection.execute(sa.text(MISSED), {**values, "cell": cell})
-    connection.execute(sa.text(HEEDED), values)
-    for row in connection.execute(sa.text(STILL_RUNNING), {**values, "told": now - STILL_RUNNING_MS}).all():
+            SQL.run(connection, "make_missed_due", {**values, "cell_id": cell})
+    SQL.run(connection, "forget_heeded", values)
+    for row in SQL.run(connection, "make_unheeded_due", {**values, "told_ms": now - STILL_RUNNING_MS}).all():
         if row.unheeded >= ESCALATE_AFTER:
             log.error(
                 "halt_unheeded",
@@ -236,19 +181,15 @@ def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Seque
                 since_ms=row.unheeded_since_ms,
                 detail="the cell acknowledges, and the sandboxes still run",
             )
-    found = sa.text(DUE_CELLS).bindparams(sa.bindparam("taken", list(taken), sa.Text, expanding=True))
-    return sorted(str(cell) for cell in connection.execute(found, values).scalars())
+    return sorted(str(cell) for cell in SQL.run(connection, "due_cells", {**values, "taken": list(taken)}).scalars())
 
 
 def _claim(
     connection: sa.Connection, *, claim: str, now: int, run: _DispatchRun, cell: str, most: int
 ) -> list[ClaimedHalt]:
-    skip = "FOR UPDATE SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
-    rows = connection.execute(
-        sa.text(CLAIM.replace("{skip_locked}", skip)),
-        {**run.values(now), "cell": cell, "claim": claim, "lease_end": now + LEASE_MS, "most": most},
-    ).all()
-    url = connection.execute(sa.text("SELECT url FROM cells WHERE cell_id = :cell"), {"cell": cell}).scalar()
+    values = {**run.values(now), "cell_id": cell, "claim": claim, "lease_end_ms": now + LEASE_MS, "most": most}
+    rows = SQL.run(connection, "claim", values).all()
+    url = SQL.run(connection, "url", {"cell_id": cell}).scalar()
     return [
         ClaimedHalt(
             None if url is None else HaltRequest(row.org_id, cell, str(url), row.halted_at),
@@ -264,16 +205,17 @@ def _claim(
 def _settle(
     connection: sa.Connection, *, batch: Sequence[ClaimedHalt], errors: Sequence[str | None], claim: str, now: int
 ) -> None:
-    connection.execute(
-        sa.text(SETTLE),
+    SQL.run(
+        connection,
+        "settle",
         [
             {
                 "org_id": halt.org_id,
                 "cell_id": halt.cell_id,
                 "halted_at": halt.halted_at,
                 "claim": claim,
-                "due": None if error is None else now + min(backoff_ms(halt.attempt), MOST_BACKOFF_MS),
-                "acked": now if error is None else None,
+                "due_at_ms": None if error is None else now + min(backoff_ms(halt.attempt), MOST_BACKOFF_MS),
+                "acked_at_ms": now if error is None else None,
                 "error": error,
             }
             for halt, error in zip(batch, errors, strict=True)

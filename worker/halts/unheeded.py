@@ -13,23 +13,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.sql import queries
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.shard import Shard
 
 ESCALATE_AFTER: Final = 3
 """So many acknowledgements, each with a minute to stop what runs, and a person is needed."""
 NAMED: Final = 10
-
-RUNS_ON = """EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
-    AND s.state = 'running')"""
-# Word for word the condition of the index first: SQLite does not conclude it.
-UNHEEDED = f"""
-SELECT cell_id, org_id, unheeded AS times, unheeded_since_ms AS since_ms FROM halts
-WHERE unheeded > 0 AND unheeded >= {ESCALATE_AFTER} AND {RUNS_ON}
-    AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at
-        AND o.bucket BETWEEN :lo AND :hi)
-ORDER BY unheeded_since_ms, cell_id, org_id
-"""
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class Unheeded:
 
 def unheeded(connection: sa.Connection, shard: Shard) -> list[Unheeded]:
     """Those that a person is needed for, the oldest first."""
-    rows = connection.execute(sa.text(UNHEEDED), {"lo": shard.lo, "hi": shard.hi})
+    rows = SQL.run(connection, "unheeded", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
     return [Unheeded(row.cell_id, row.org_id, row.times, row.since_ms) for row in rows]
 
 

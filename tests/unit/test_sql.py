@@ -1,0 +1,128 @@
+"""The one way for SQL: pieces, databases, slots, rows, lists; whatever is wrong says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.sql import Queries, SqlError, queries
+from drawdown.worker.halts import dispatch, unheeded
+
+TEXT = """-- A file's head, about :nothing in particular.
+
+-- name: all
+-- What there is, {above} and :below.
+SELECT id, ':no_value' AS text -- nor :this
+FROM t WHERE {only} ORDER BY id
+
+-- name: only
+id > :least
+
+-- name: none
+1 = 0
+
+-- name: here [sqlite]
+SELECT 'sqlite' AS place, '-- it''s :text' AS text
+
+-- name: here [postgresql]
+SELECT 'postgresql' AS place, '-- it''s :text'::text AS text
+
+-- name: listed
+SELECT id FROM t WHERE id IN :ids ORDER BY id
+
+-- name: not_named
+SELECT name FROM t WHERE name NOT IN :names ORDER BY name
+
+-- name: add
+INSERT INTO t (id, name) SELECT id, name FROM {rows :more (id bigint, name text)} r WHERE 1 = 1 ON CONFLICT DO NOTHING;
+SELECT COUNT(*) FROM t
+
+-- name: put
+INSERT INTO t (id, name) VALUES (:id, :name)
+
+-- name: circle
+{ring}
+
+-- name: ring
+{circle}
+
+-- name: hole
+SELECT {nowhere}
+"""
+
+
+@pytest.fixture
+def sql(tmp_path: Path) -> Queries:
+    file = tmp_path / "queries.sql"
+    file.write_text(TEXT)
+    return queries(str(tmp_path / "module.py"))
+
+
+@pytest.fixture
+def table(engine: sa.Engine) -> sa.Engine:
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT)"))
+        connection.execute(sa.text("INSERT INTO t VALUES (1, 'a'), (2, 'b')"))
+    return engine
+
+
+def test_values_are_bound_and_words_in_strings_and_comments_are_none(sql: Queries, table: sa.Engine) -> None:
+    with table.connect() as connection:
+        assert tuple(sql.run(connection, "all", {"least": 1}).one()) == (2, ":no_value")
+        place = sql.run(connection, "here").one()
+    assert place == (table.dialect.name, "-- it's :text")
+
+
+def test_a_slot_takes_a_piece_of_the_same_file_and_nothing_else(sql: Queries, table: sa.Engine) -> None:
+    with table.connect() as connection:
+        assert sql.run(connection, "all", {}, only="none").all() == []
+        with pytest.raises(SqlError, match=r"\{1 = 1\} is not there for .* > all|asked for by all"):
+            sql.run(connection, "all", {}, only="1 = 1")
+        with pytest.raises(SqlError, match="all has no slot where"):
+            sql.run(connection, "all", {"least": 1}, where="none")
+
+
+def test_lists_and_rows_are_values_too(sql: Queries, table: sa.Engine) -> None:
+    more = [{"id": 2, "name": "again"}, {"id": 3, "name": "'; DROP TABLE t; --"}]
+    with table.begin() as connection:
+        assert sql.run(connection, "add", {"more": more}).scalar() == 3
+        sql.run(connection, "put", [{"id": 4, "name": None}, {"id": 5, "name": "e"}])
+        assert sql.run(connection, "listed", {"ids": [5, 1, 9]}).scalars().all() == [1, 5]
+        assert sql.run(connection, "not_named", {"names": ["a", "e"]}).scalars().all() == ["'; DROP TABLE t; --", "b"]
+        assert len(sql.run(connection, "not_named", {"names": []}).all()) == 5
+
+
+def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:
+    with table.connect() as connection:
+        with pytest.raises(SqlError, match=r"queries\.sql: all: no value for :least"):
+            sql.run(connection, "all", {"most": 1})
+        with pytest.raises(SqlError, match=r"\{circle\} stands within itself \(asked for by circle > ring\)"):
+            sql.run(connection, "circle")
+        with pytest.raises(SqlError, match=r"\{nowhere\} is not there for (sqlite|postgresql) \(asked for by hole\)"):
+            sql.run(connection, "hole")
+        with pytest.raises(SqlError, match="asked for by the caller"):
+            sql.run(connection, "absent")
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "queries.sql").write_text("-- name: a\nSELECT 1\n-- name: a\nSELECT 2\n")
+    with pytest.raises(SqlError, match="a stands there twice"):
+        queries(str(tmp_path / "module.py"))
+
+
+def test_what_many_say_is_a_word_of_all_and_no_file_says_it_again(tmp_path: Path) -> None:
+    (tmp_path / "queries.sql").write_text("-- name: a\nSELECT {unbilled}\n")
+    assert queries(str(tmp_path / "module.py")).text("a", "sqlite") == "SELECT ('legacy', 'none')"
+    (tmp_path / "own.sql").write_text("-- name: unbilled\n('none')\n")
+    with pytest.raises(SqlError, match=r"own\.sql: unbilled stands in words\.sql, too"):
+        queries(str(tmp_path / "own.py"))
+
+
+def test_a_module_has_its_own_file_or_its_rooms(tmp_path: Path) -> None:
+    (tmp_path / "queries.sql").write_text("-- name: a\nSELECT 1\n")
+    (tmp_path / "own.sql").write_text("-- name: b\nSELECT 1\n")
+    assert list(queries(str(tmp_path / "own.py")).pieces) == [("b", "")]
+    assert list(queries(str(tmp_path / "other.py")).pieces) == [("a", "")]
+    assert dispatch.SQL is unheeded.SQL

@@ -1,0 +1,78 @@
+-- Halts: which are due, who is told, what became of them.
+
+-- name: in_force
+-- A halt of an organisation of the shard that is halted by it now (of one provider, where one is named).
+EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
+    AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi
+    AND (:provider = '' OR o.billing_provider = :provider))
+
+-- name: runs_on
+EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id AND s.state = 'running')
+
+-- name: forget_obsolete
+-- A cell that could not be told, and has had nothing to stop for a while, is not told any more. What appears there makes
+-- a halt due anew (by trigger).
+DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
+    SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at)
+    OR (acked_at_ms IS NULL AND halted_at <= :empty_since_ms AND NOT EXISTS (
+        SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id
+            AND s.state <> 'stopped')))
+
+-- name: missed
+-- Two transactions may not see each other: one that halts an organisation and one that starts a sandbox of it, or one
+-- that starts a sandbox and one that finds its halt obsolete. No trigger tells of what neither saw, so each dispatch
+-- looks at what there is. A lock instead would let a host's open transaction hold up a halt, and a halt the host.
+-- OFFSET keeps PostgreSQL from joining with all halts there ever were: each is looked up by its key.
+FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
+WHERE o.is_halted AND o.bucket BETWEEN :lo AND :hi AND (:provider = '' OR o.billing_provider = :provider)
+    AND NOT EXISTS (SELECT 1 FROM halts h
+        WHERE h.org_id = o.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at LIMIT 1 OFFSET 0)
+
+-- name: missed_cells
+SELECT DISTINCT s.cell_id {missed}
+
+-- name: make_missed_due
+INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)
+SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at {missed} AND s.cell_id = :cell_id ON CONFLICT DO NOTHING
+
+-- name: forget_heeded
+UPDATE halts SET unheeded = 0, unheeded_since_ms = NULL WHERE unheeded > 0 AND {in_force} AND NOT {runs_on}
+
+-- name: make_unheeded_due
+-- By the organisations that are halted now: acknowledged halts of former times stay, and are many.
+UPDATE halts SET due_at_ms = :now_ms, unheeded = unheeded + 1,
+    unheeded_since_ms = COALESCE(unheeded_since_ms, acked_at_ms)
+WHERE due_at_ms IS NULL AND acked_at_ms <= :told_ms AND {in_force} AND {runs_on}
+    AND org_id IN (SELECT o.org_id FROM orgs o WHERE o.is_halted)
+RETURNING org_id, cell_id, unheeded, unheeded_since_ms
+
+-- name: due_cells
+SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now_ms AND {in_force} AND cell_id NOT IN :taken
+
+-- name: claim
+UPDATE halts SET claim_owner = :claim, due_at_ms = :lease_end_ms, attempts = attempts + 1
+WHERE (org_id, cell_id, halted_at) IN (
+    SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell_id AND due_at_ms <= :now_ms AND {in_force}
+    ORDER BY due_at_ms LIMIT :most {skip_locked})
+RETURNING org_id, halted_at, attempts
+
+-- name: skip_locked [postgresql]
+FOR UPDATE SKIP LOCKED
+
+-- name: skip_locked [sqlite]
+
+-- name: url
+SELECT url FROM cells WHERE cell_id = :cell_id
+
+-- name: settle
+UPDATE halts SET due_at_ms = :due_at_ms, acked_at_ms = COALESCE(:acked_at_ms, acked_at_ms), last_error = :error
+WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND claim_owner = :claim
+
+-- name: unheeded
+-- Halts that a person is needed for, the oldest first. Word for word the condition of the index first: SQLite does not
+-- conclude it.
+SELECT cell_id, org_id, unheeded AS times, unheeded_since_ms AS since_ms FROM halts
+WHERE unheeded > 0 AND unheeded >= :escalate_after AND {runs_on}
+    AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at
+        AND o.bucket BETWEEN :lo AND :hi)
+ORDER BY unheeded_since_ms, cell_id, org_id
