@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -36,6 +37,12 @@ hypothesis.settings.load_profile("fixed")
 """The same examples each time; nothing is kept from one run to the next."""
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+def pytest_collection_finish() -> None:
+    """What was read by now stays until the end: whoever collects garbage looks at what a test made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ STRANGERS: Final = share(40_000, whole=400_000)
 _NAMED = json.dumps({"id": "x", "subscriptions": [{"plan_id": "p" * 3_000_000}], "balances": {}}).encode()
 _BALANCES = {
     f"f{n}": {"feature_id": f"f{n}", "granted": 1, "remaining": 1, "usage": 0}
-    for n in range(share(8_000, whole=30_000))
+    for n in range(share(2_000, whole=30_000))
 }
 MANNERS: Final[dict[str, Manner]] = {
     "100 Continue for ever": sockets.over_and_over(b"HTTP/1.1 100 Continue\r\n\r\n"),

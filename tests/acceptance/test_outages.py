@@ -198,15 +198,12 @@ def key(org: str, window_ms: int, revision: int = 0) -> str:
     return f"usage:{org}:{window_ms}:{FEATURE}" + (f":r{revision}" if revision else "")
 
 
-def lengths(*left_out: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("length", [one for one in LENGTHS if one not in left_out])
+A_DAY = [("autumn", "23 h 59 min"), ("stripe", "24 h 1 min"), ("autumn", "24 h")]
+ALL = [(name, length) for name in ("autumn", "stripe") for length in LENGTHS if length != "36 days"]
+FOR_A_DAY = pytest.mark.parametrize(("name", "length"), share(A_DAY, whole=ALL))
 
 
-NAMES = pytest.mark.parametrize("name", ["autumn", "stripe"])
-
-
-@NAMES
-@lengths("36 days")
+@FOR_A_DAY
 @SQLITE
 def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str) -> None:
     """Proven unsent: no key ages, nothing is in doubt, and all of it is sent when the service is back."""
@@ -230,8 +227,7 @@ def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str)
     outage.settled_exactly()
 
 
-@NAMES
-@lengths("36 days")
+@FOR_A_DAY
 @SQLITE
 def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "applied", LENGTHS[length])
@@ -263,8 +259,7 @@ def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name:
     outage.settled_exactly()
 
 
-@NAMES
-@lengths("36 days")
+@FOR_A_DAY
 @SQLITE
 def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "lost", LENGTHS[length])

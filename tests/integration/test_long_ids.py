@@ -18,7 +18,7 @@ from tests.whole import share
 from tests.world import T0, Fleet
 
 MOST_RSS_KB = share(200, whole=300) * 1024
-SIZE = share(4_000_000, whole=10_000_000)
+SIZE = share(2_000_000, whole=10_000_000)
 SAMPLES = 30
 LISTS = """
 import sys
