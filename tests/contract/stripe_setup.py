@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from drawdown.providers.http import Answer, Call, Http, HttpResult
-from drawdown.providers.protocol import PushRequest, Setup
+from drawdown.providers.protocol import Outcome, PushRequest, Setup
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.clock import Clock, FixedClock
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
@@ -90,3 +91,18 @@ def said(status: int, body: object, **headers: str) -> Answer:
 
 def error(message: str, kind: str = "invalid_request_error", code: str | None = None) -> dict[str, object]:
     return {"error": {"type": kind, "message": message, **({"code": code} if code else {})}}
+
+
+T = TypeVar("T")
+
+
+def done(work: Awaitable[T]) -> T:
+    async def run() -> T:
+        return await work
+
+    return asyncio.run(run())
+
+
+def one(provider: StripeProvider, request: PushRequest) -> Outcome:
+    (outcome,) = done(provider.push([request]))
+    return outcome

@@ -1,0 +1,305 @@
+"""What is read of Stripe: customers by the ledger's wallets, look-ups, totals, and the check of a set-up."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger import accounts, entries, wallet
+from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, Found, ReadFailed
+from drawdown.providers.stripe import StripeProvider, build
+from drawdown.schema.clock import FixedClock
+from drawdown.schema.database import write
+from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from tests.contract.stripe_setup import (
+    NOW_MS,
+    SECRET,
+    WINDOW,
+    Stub,
+    World,
+    done,
+    error,
+    one,
+    push,
+    said,
+    setup,
+    stubbed,
+)
+
+HOUR_MS = 60 * MINUTE_MS
+RATE = (
+    "INSERT INTO ledger_rates (feature, start_ms, micro_credits, at_ms, actor, reason) "
+    "VALUES ('compute', 0, 1000, 0, 'a', 'r')"
+)
+
+
+def grant(engine: sa.Engine, customer_id: str, amount: int, key: str) -> None:
+    def work(connection: sa.Connection) -> None:
+        wallet.grant(connection, customer_id, amount, key=key, now_ms=NOW_MS, actor="a", reason="r")
+
+    write(engine, work)
+
+
+def plan(engine: sa.Engine, customer_id: str) -> None:
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.text("INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES ('pro', 9)"))
+        accounts.set_plan(connection, customer_id, "pro")
+
+    write(engine, work)
+
+
+def spend(engine: sa.Engine, customer_id: str) -> None:
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.text(RATE))
+        wallet.charge(connection, [entries.Usage("u1", customer_id, "compute", 5, NOW_MS)], NOW_MS)
+        assert accounts.read_wallets(connection, [customer_id])[customer_id].balance_micro < 0
+
+    write(engine, work)
+
+
+def test_a_customer_without_a_wallet_is_never_halted_and_nobody_is_asked(engine: sa.Engine) -> None:
+    stub = Stub(NotSent("nobody"))
+    provider = build(setup(stub, FixedClock(NOW_MS), engine))
+    assert done(provider.customers(["cus_1", "cus_2"])) == {
+        "cus_1": CustomerState(None, None, None),
+        "cus_2": CustomerState(None, None, None),
+    }
+    assert stub.calls == []
+
+
+def test_a_wallet_in_the_ledger_is_the_balance(engine: sa.Engine) -> None:
+    provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), engine))
+    grant(engine, "cus_1", 5_000_000, "g1")
+    plan(engine, "cus_1")
+    assert done(provider.customers(["cus_1"])) == {"cus_1": CustomerState(5_000_000, "pro", 9)}
+
+
+def test_a_wallet_that_was_emptied_is_zero_and_one_that_was_never_granted_anything_is_none(engine: sa.Engine) -> None:
+    provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), engine))
+    grant(engine, "cus_1", 5_000_000, "g1")
+    grant(engine, "cus_1", -5_000_000, "g2")
+    plan(engine, "cus_2")
+    spend(engine, "cus_2")
+    states = done(provider.customers(["cus_1", "cus_2"]))
+    assert states == {"cus_1": CustomerState(0, None, None), "cus_2": CustomerState(None, "pro", 9)}
+
+
+@pytest.mark.parametrize("revision", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero_summaries", [False, True])
+def test_a_revision_is_looked_up_by_its_own_minute(revision: int, zero_summaries: bool) -> None:
+    world = World()
+    world.stripe.zero_summaries = zero_summaries
+    for other in set(range(4)) - {revision}:
+        one(world.provider, push(1024 * (other + 1), revision=other))
+    mine = push(5120, revision=revision)
+    assert done(world.provider.lookup(mine)) == Absent()
+    one(world.provider, mine)
+    assert done(world.provider.lookup(mine)) == Found(5120)
+
+
+def test_the_shared_fifth_minute_tells_nothing() -> None:
+    world = World()
+    mine = push(revision=4)
+    assert isinstance(done(world.provider.lookup(mine)), CannotTell)
+    one(world.provider, mine)
+    found = done(world.provider.lookup(mine))
+    assert isinstance(found, CannotTell) and "holds 2 units" in found.reason and "2 were sent" in found.reason
+
+
+def test_another_figure_is_told_with_both() -> None:
+    world = World()
+    one(world.provider, push(3072, key="of somebody else"))
+    found = done(world.provider.lookup(push(2048)))
+    assert isinstance(found, CannotTell) and "3 units" in found.reason and "2 were sent" in found.reason
+
+
+def test_a_lookup_that_lags_says_absent_and_then_found() -> None:
+    world = World({"reads_lag": 1.0})
+    one(world.provider, push())
+    assert done(world.provider.lookup(push())) == Absent()
+    world.clock.at_ms += HOUR_MS
+    assert done(world.provider.lookup(push())) == Found(2048)
+
+
+def test_a_silent_loss_is_found_absent() -> None:
+    world = World({"accepted_then_lost": 1.0})
+    assert one(world.provider, push()) == Accepted()
+    assert done(world.provider.lookup(push())) == Absent()
+
+
+def test_a_missing_meter_or_customer_is_not_taken_for_absent() -> None:
+    world = World()
+    assert isinstance(done(world.provider.lookup(push(feature="other"))), CannotTell)
+    assert isinstance(done(world.provider.lookup(push(customer_id="cus_nobody"))), CannotTell)
+
+
+def test_a_meter_made_again_under_the_same_name_is_counted_with_the_old_one() -> None:
+    world = World()
+    one(world.provider, push())
+    next(iter(world.stripe.meters.values())).active = False
+    world.stripe.add_meter("gb_seconds")
+    assert done(world.provider.lookup(push())) == Found(2048)
+
+
+def test_a_meter_that_does_not_sum_tells_nothing() -> None:
+    world = World()
+    world.stripe.add_meter("counted", formula="count")
+    assert isinstance(done(world.provider.lookup(push(feature="counted"))), CannotTell)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_read_that_fails_is_no_answer(seed: int) -> None:
+    world = World({"reads_fail": 1.0}, seed)
+    assert isinstance(done(world.provider.lookup(push())), ReadFailed)
+    assert isinstance(done(world.provider.totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
+
+
+def summaries(*values: object, more: bool = False) -> Answer:
+    data = [{"id": f"s{number}", "aggregated_value": value} for number, value in enumerate(values)]
+    return said(200, {"object": "list", "data": data, "has_more": more})
+
+
+def meters_then(answer: HttpResult) -> StripeProvider:
+    listed = World().stripe.handle(Call("GET", "/v1/billing/meters", {"authorization": f"Bearer {SECRET}"}), NOW_MS)
+    return stubbed(lambda call: answer if "event_summaries" in call.url else listed)[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said(200, b'{"data": [{"aggregated_value": NaN}]}'),
+        said(200, {"data": [{"aggregated_value": "2"}]}),
+        said(200, {"data": [{"aggregated_value": True}]}),
+        said(200, {"data": [{}]}),
+        said(200, b'{"data": [{"aggregated_value": 1e999999}]}'),
+        said(200, {"data": ["2"]}),
+        said(200, {"data": None}),
+        said(200, {}),
+        said(200, {"data": [], "has_more": True}),
+        summaries(1.0, more=True),
+        said(500, b""),
+        said(401, error("no")),
+        said(429, error("later", code="rate_limit")),
+        said(404, b"<h1>not Stripe's</h1>"),
+        NoAnswer("cut"),
+        NotSent("refused"),
+    ],
+)
+def test_a_figure_that_is_none_is_a_failed_read(answer: HttpResult) -> None:
+    assert isinstance(done(meters_then(answer).lookup(push())), ReadFailed)
+    assert isinstance(done(meters_then(answer).totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
+
+
+def test_figures_are_exact() -> None:
+    large = (10**15 - 1) * 1024
+    provider = meters_then(said(200, b'{"data": [{"aggregated_value": 999999999999999.0}]}'))
+    assert done(provider.lookup(push(large))) == Found(large)
+    assert isinstance(done(meters_then(summaries(2.5)).lookup(push())), CannotTell)
+    assert isinstance(done(meters_then(summaries(2.5)).totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
+
+
+def test_totals_are_base_units_by_feature_of_a_range() -> None:
+    world = World()
+    one(world.provider, push(4096))
+    one(world.provider, push(1024, revision=1))
+    one(world.provider, push(7, feature="compute_4gb", key="b"))
+    one(world.provider, push(1024, customer_id="cus_2", key="c"))
+    one(world.provider, push(1024, key="d", ts=WINDOW + WINDOW_MS))
+    assert done(world.provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {"compute": 5120, "compute_4gb": 7}
+    assert done(world.provider.totals("cus_1", WINDOW, WINDOW + MINUTE_MS)) == {"compute": 4096, "compute_4gb": 7}
+    assert done(world.provider.totals("cus_1", WINDOW - WINDOW_MS, WINDOW)) == {}
+
+
+def test_totals_of_parts_of_minutes_are_not_guessed() -> None:
+    assert isinstance(done(World().provider.totals("cus_1", WINDOW + 1, NOW_MS)), ReadFailed)
+
+
+def test_meters_that_are_not_ours_do_not_spoil_totals() -> None:
+    world = World()
+    world.stripe.add_meter("api_requests", formula="count")
+    world.stripe.add_meter("Some Meter")
+    one(world.provider, push())
+    assert done(world.provider.totals("cus_1", WINDOW, NOW_MS)) == {"compute": 2048}
+
+
+def test_many_meters_are_read_page_by_page_and_remembered() -> None:
+    world = World()
+    for number in range(250):
+        world.stripe.add_meter(f"Other {number}")
+    one(world.provider, push())
+    for _ in range(3):
+        assert done(world.provider.lookup(push())) == Found(2048)
+    assert world.stripe.calls["GET /v1/billing/meters"] == 3
+    world.clock.at_ms += 11 * MINUTE_MS
+    done(world.provider.lookup(push()))
+    assert world.stripe.calls["GET /v1/billing/meters"] == 6
+
+
+def test_there_is_nothing_drawn() -> None:
+    assert done(World().provider.drawn("cus_1")) == {}
+
+
+def test_all_is_well() -> None:
+    assert done(World(account="acct_emulator").provider.check(["compute", "compute_4gb"], ["cus_1", "cus_2"])) == []
+
+
+def test_the_check_charges_nothing() -> None:
+    world = World()
+    done(world.provider.check(["compute"], ["cus_1"]))
+    assert all(name.startswith("GET ") for name in world.stripe.calls)
+
+
+def test_what_is_wrong_with_meters_and_customers_is_named() -> None:
+    world = World()
+    world.stripe.add_meter("archived", active=False)
+    world.stripe.add_meter("counts", formula="count")
+    world.stripe.add_meter("keys", customer_key="customer", value_key="amount")
+    world.stripe.customers["cus_2"] = True
+    features = ["compute", "gb_seconds", "missing", "archived", "counts", "keys"]
+    lines = done(world.provider.check(features, ["cus_1", "cus_2", "cus_3"]))
+    assert len(lines) == 8
+    for start, words in (
+        ("archived:", "reactivate"),
+        ("counts:", "formula sum"),
+        ("gb_seconds:", "DRAWDOWN_STRIPE_METERS"),
+        ("keys:", "stripe_customer_id"),
+        ("keys:", "under amount; it has to be value"),
+        ("missing:", "create it"),
+        ("cus_2:", "deleted"),
+        ("cus_3:", "no such customer"),
+    ):
+        assert any(line.startswith(start) and words in line for line in lines), (start, lines)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (said(401, error("Invalid API Key provided: sk_test_emulator")), "DRAWDOWN_STRIPE_SECRET_KEY"),
+        (said(403, error("no permissions")), "restricted key needs"),
+        (said(400, error("Invalid Stripe API version")), "DRAWDOWN_STRIPE_API_VERSION"),
+        (said(200, {"data": []}, stripe_version="2020-01-01"), "DRAWDOWN_STRIPE_API_VERSION"),
+        (said(200, b"<html>"), "does not answer as Stripe does"),
+        (said(503, b""), "does not answer as Stripe does"),
+        (NoAnswer("timed out"), "DRAWDOWN_STRIPE_URL"),
+        (NotSent("refused"), "DRAWDOWN_STRIPE_URL"),
+    ],
+)
+def test_a_key_or_address_that_does_not_work_is_all_the_check_says(answer: HttpResult, words: str) -> None:
+    provider, stub = stubbed(answer)
+    (line,) = done(provider.check(["compute"], ["cus_1"]))
+    assert words in line and SECRET not in line
+    assert len(stub.calls) == 1
+
+
+def test_the_key_of_another_account_and_a_plain_connection_are_told() -> None:
+    lines = done(World(account="acct_other", url="http://stripe.test").provider.check([], []))
+    assert len(lines) == 2 and "https" in lines[0] and "acct_emulator" in lines[1]
+
+
+def test_customers_that_could_not_be_read_are_counted() -> None:
+    def answer(call: Call) -> HttpResult:
+        return said(429, b"", request_id="req_1") if "/customers/" in call.url else said(200, {"data": []})
+
+    provider = stubbed(answer, url="http://localhost:1")[0]
+    assert done(provider.check([], ["a", "b", "c"])) == ["3 customers could not be read: HTTP 429"]
