@@ -16,6 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown import worker
+from drawdown.schema.sql import Queries
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LAYERS: Final = ("ledger", "providers", "worker", "server", "cli")
@@ -62,7 +63,8 @@ def _by_drawdown() -> bool:
 
 
 def writers() -> dict[str, set[str]]:
-    """Each function, or constant of a module, that holds such a statement: `room.module.name`, and what it writes."""
+    """Each function, constant of a module, or piece of a `.sql` file, that holds such a statement: `room.module.name`,
+    and what it writes."""
     found: dict[str, set[str]] = {}
     files = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
     for path in (*files, ROOT / "schema" / "locks.py"):
@@ -70,6 +72,10 @@ def writers() -> dict[str, set[str]]:
             tables = _written_in(node)
             if tables:
                 found[f"{path.parent.name}.{path.stem}.{_name(node)}"] = tables
+    for path in (path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.sql"))):
+        for (piece, _), text in Queries(path).pieces.items():
+            if tables := written(text):
+                found.setdefault(f"{path.parent.name}.{path.stem}.{piece}", set()).update(tables)
     return found
 
 

@@ -29,6 +29,7 @@ from tests.world import T0, Fleet, total
 WRITERS = {
     # Who takes the lock of all buckets, or of the one organisation's.
     "schema.locks.make_dirty": {"dirty_windows"},
+    "push.queries.make_dirty": {"dirty_windows"},
     "commands.assignments.cancel": {"assignments"},
     "commands.features._add": {"mappings"},
     "commands.prune._FORGET_NOTHING": {"pending_usage"},
@@ -41,9 +42,9 @@ WRITERS = {
     "push.adopt._insert_absent": {"pushes", "voids"},
     "commands.assignments._fill_customer": {"assignments"},
     "commands.assignments._insert": {"assignments"},
-    "push.void._take_from_carries": {"carries"},
+    "push.queries.add_to_carries": {"carries"},
     "commands.withdrawals._withdraw_one": {"withdrawals"},
-    "push.void.void_many": {"voids"},
+    "push.queries.void": {"voids"},
     "commands.orgs.register": {"pending_usage"},
     "catalog.terms._keep": {"provider_states"},
     # The seal.
