@@ -88,7 +88,7 @@ def _halted_at_rewritten(patches: Patches) -> None:
     right = org_row.row_of
 
     def wrong(org: Any, new: Any, at: Any, due: Any) -> Any:
-        return {**right(org, new, at, due), "since": at.now_ms if new.is_halted else None}
+        return {**right(org, new, at, due), "halted_at": at.now_ms if new.is_halted else None}
 
     patches.put(judge_read, "row_of", wrong)
 
