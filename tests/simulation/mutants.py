@@ -168,7 +168,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     ),
     "answers given to the wrong pushes": _answers_mixed_up,
     "ledger charges a known key again": _charged_again,
-    "ledger does not move the balance": lambda p: p.put(wallet, "_move", lambda connection, moves: None),
+    "ledger does not move the balance": lambda p: p.put(ledger_entries, "_move", lambda connection, moves: None),
     "halted_at rewritten by every projection": _halted_at_rewritten,
     "older read overwrites a newer one": _older_read_overwrites,
     "halt acknowledged on failure": _acknowledged_on_failure,
