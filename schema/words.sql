@@ -10,3 +10,7 @@
 
 -- name: window_length_ms
 300000
+
+-- name: insert_dirty_windows
+-- `windows`: what follows FROM, with a WHERE.
+INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING

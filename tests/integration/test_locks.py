@@ -29,6 +29,7 @@ from tests.world import T0, Fleet, total
 WRITERS = {
     # Who takes the lock of all buckets, or of the one organisation's.
     "schema.locks.make_dirty": {"dirty_windows"},
+    "schema.words.insert_dirty_windows": {"dirty_windows"},
     "commands.assignments.cancel": {"assignments"},
     "commands.features._add": {"mappings"},
     "commands.prune._FORGET_NOTHING": {"pending_usage"},
@@ -45,7 +46,7 @@ WRITERS = {
     "commands.withdrawals._withdraw_one": {"withdrawals"},
     "push.void.void_many": {"voids"},
     "commands.orgs.register": {"pending_usage"},
-    "catalog.terms._keep": {"provider_states"},
+    "catalog.queries.keep_terms": {"provider_states"},
     # The seal.
     "seal.newcomers._assign_new": {"assignments"},
     "seal.queries.CARRY": {"carries"},
