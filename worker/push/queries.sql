@@ -196,10 +196,8 @@ UPDATE pushes SET state = 'rejected', claim_owner = NULL, settled_ms = :now_ms, 
 -- name: newest_revision
 SELECT MAX(revision) FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature
 
--- name: make_dirty
-INSERT INTO dirty_windows (org_id, window_ms)
-SELECT DISTINCT org_id, window_ms FROM {rows :windows (org_id text, window_ms bigint)} r WHERE 1 = 1
-ON CONFLICT DO NOTHING
+-- name: windows_to_seal_again
+{rows :windows (org_id text, window_ms bigint)} r WHERE 1 = 1
 
 -- name: void
 INSERT INTO voids (window_ms, org_id, feature, revision, attempts_then, evidence, at_ms, evidence_kind, actor, reason)

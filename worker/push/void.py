@@ -14,10 +14,9 @@ import sqlalchemy as sa
 
 from drawdown.ledger.wallet import read_charges
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.schema import locks
 from drawdown.schema.audit import Said, record_many
 from drawdown.schema.errors import Refused
-from drawdown.schema.locks import lock_charges
+from drawdown.schema.locks import lock_charges, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.worker.push.rows import PushRow, change, newest_unanswered, place_of
 from drawdown.worker.push.wallet_mirror import give_back
@@ -38,11 +37,9 @@ class OfWindow(Protocol):
 
 
 def seal_again(connection: sa.Connection, what: Sequence[OfWindow]) -> None:
-    """Have the differences of windows computed again by the next seal; each of `what` names one. Takes S1's lock: a
-    seal deletes the rows of what it has read, so one that comes in between would be forgotten unread."""
-    locks.lock_buckets(connection)
+    """Have the differences of windows computed again by the next seal; each of `what` names one."""
     windows = [{"org_id": named.org_id, "window_ms": named.window_ms} for named in what]
-    SQL.run(connection, "make_dirty", {"windows": windows})
+    make_windows_dirty(connection, SQL, "windows_to_seal_again", {"windows": windows})
 
 
 def void_one(

@@ -21,7 +21,8 @@ picked AS MATERIALIZED (
 )
 
 -- name: from_dirty
-FROM picked p {then} dirty_windows d ON d.org_id = p.org_id AND d.window_ms >= p.floor_ms AND d.window_ms < p.sealed_to
+FROM picked p {each_then} dirty_windows d ON d.org_id = p.org_id AND d.window_ms >= p.floor_ms
+    AND d.window_ms < p.sealed_to
 
 -- name: unsealed
 -- What is owed and not sealed: whole windows at or above the watermark, the difference in dirty ones below it. Beside
@@ -34,9 +35,9 @@ segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, 
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
 telling AS (
     SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
-    FROM picked p {look} usage_samples s {by} s.org_id = p.org_id AND s.ts > :lately_ms
-        AND s.ts > p.changed_ms {end_s}
-    {then} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
+    FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts > :lately_ms
+        AND s.ts > p.changed_ms {end_look_s}
+    {each_then} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
     WHERE s.problem IS NULL GROUP BY 1, 2, 3
 ),
 used AS (
@@ -44,20 +45,21 @@ used AS (
         SUM(CASE WHEN s.ts >= p.sealed_to THEN s.interval_s ELSE 0 END) AS seconds,
         SUM(CASE WHEN s.ts > :lately_ms THEN s.interval_s ELSE 0 END) AS lately,
         SUM(CASE WHEN s.ts > :just_now_ms THEN s.interval_s ELSE 0 END) AS just_now
-    FROM picked p {look} usage_samples s {by} s.org_id = p.org_id AND s.ts >= p.from_ms AND s.ts >= p.floor_ms
-        {end_s}
+    FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts >= p.from_ms
+        AND s.ts >= p.floor_ms {end_look_s}
     WHERE s.problem IS NULL GROUP BY 1, 2, 3
     UNION ALL
     SELECT p.org_id, w.ts - w.ts % {window_length_ms}, w.memory_mb, -SUM(w.interval_s), 0, 0
-    FROM picked p {look} withdrawals w {by} w.org_id = p.org_id AND w.ts >= p.sealed_to {end_w} GROUP BY 1, 2, 3
+    FROM picked p {look_up} withdrawals w {looked_up_by} w.org_id = p.org_id AND w.ts >= p.sealed_to {end_look_w}
+    GROUP BY 1, 2, 3
     UNION ALL
     SELECT d.org_id, d.window_ms, s.memory_mb, SUM(s.interval_s), 0, 0
-    {from_dirty} {look} usage_samples s {by} s.org_id = d.org_id AND s.ts >= d.window_ms
-        AND s.ts < d.window_ms + {window_length_ms} AND s.problem IS NULL {end_s} GROUP BY 1, 2, 3
+    {from_dirty} {look_up} usage_samples s {looked_up_by} s.org_id = d.org_id AND s.ts >= d.window_ms
+        AND s.ts < d.window_ms + {window_length_ms} AND s.problem IS NULL {end_look_s} GROUP BY 1, 2, 3
     UNION ALL
     SELECT d.org_id, d.window_ms, w.memory_mb, -SUM(w.interval_s), 0, 0
-    {from_dirty} {look} withdrawals w {by} w.org_id = d.org_id AND w.ts >= d.window_ms
-        AND w.ts < d.window_ms + {window_length_ms} {end_w} GROUP BY 1, 2, 3
+    {from_dirty} {look_up} withdrawals w {looked_up_by} w.org_id = d.org_id AND w.ts >= d.window_ms
+        AND w.ts < d.window_ms + {window_length_ms} {end_look_w} GROUP BY 1, 2, 3
 ),
 both_sides AS (
     SELECT u.org_id, u.window_ms, g.feature, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS owed,
@@ -74,8 +76,8 @@ both_sides AS (
     WHERE t.every_s <= 60
     UNION ALL
     SELECT d.org_id, d.window_ms, q.feature, -q.sealed_qty, 0, 0, 0
-    {from_dirty} {look} pushes q {by} q.org_id = d.org_id AND q.window_ms = d.window_ms
-        AND q.state <> 'voided' {end_q}
+    {from_dirty} {look_up} pushes q {looked_up_by} q.org_id = d.org_id AND q.window_ms = d.window_ms
+        AND q.state <> 'voided' {end_look_q}
 )
 SELECT q.org_id, q.window_ms, q.feature, SUM(q.owed) AS owed, SUM(q.lately) AS lately, SUM(q.just_now) AS just_now,
     SUM(q.unsampled) AS unsampled
@@ -97,45 +99,17 @@ WHERE q.provider = :provider AND q.state IN {open_states}
 UNION ALL
 SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
 FROM (SELECT DISTINCT s.window_ms, s.org_id, s.feature, s.revision FROM sent s) t
-{look} pushes q {by} q.window_ms = t.window_ms AND q.org_id = t.org_id AND q.feature = t.feature
-    AND q.revision = t.revision {end_q}
+{look_up} pushes q {looked_up_by} q.window_ms = t.window_ms AND q.org_id = t.org_id AND q.feature = t.feature
+    AND q.revision = t.revision {end_look_q}
 JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
 WHERE q.provider = :provider AND q.state = 'accepted'
 
--- name: then [postgresql]
--- From a few rows to what lies in them. SQLite, which knows of no table how big it is, might begin with all there ever
--- was; of a cross join it keeps the order.
-JOIN
-
--- name: then [sqlite]
-CROSS JOIN
-
--- name: look [postgresql]
--- Each of a few rows is looked up by the whole of its key: `{look} table s {by} condition {end_s}`. PostgreSQL, where it
--- last found a table empty, would read by the organisation alone and compare times afterwards. A subquery about the
--- row, not pulled up, leaves no choice.
-CROSS JOIN LATERAL (SELECT * FROM
-
--- name: look [sqlite]
-CROSS JOIN
-
--- name: by [postgresql]
-WHERE
-
--- name: by [sqlite]
-ON
-
--- name: end_s [postgresql]
-OFFSET 0) s
-
--- name: end_s [sqlite]
-
--- name: end_w [postgresql]
+-- name: end_look_w [postgresql]
 OFFSET 0) w
 
--- name: end_w [sqlite]
+-- name: end_look_w [sqlite]
 
--- name: end_q [postgresql]
+-- name: end_look_q [postgresql]
 OFFSET 0) q
 
--- name: end_q [sqlite]
+-- name: end_look_q [sqlite]
