@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,8 @@ def wallet_account(customer_id: str) -> str:
 
 def read_wallets(connection: sa.Connection, customer_ids: Iterable[str]) -> Mapping[str, Wallet]:
     """The wallets of customers; one never used before is empty."""
-    ids = list(customer_ids)
-    rows = connection.execute(
-        sa.text(
-            f"WITH wanted AS ({rows_sql(connection, {'id': 'text'})}) "
-            "SELECT w.id, COALESCE(a.balance_micro, 0), a.plan, p.max_concurrent_sandboxes FROM wanted w "
-            "LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id "
-            "LEFT JOIN ledger_plans p ON p.plan = a.plan"
-        ),
-        {"rows": json.dumps([{"id": customer_id} for customer_id in ids])},
-    )
-    return {row[0]: Wallet(int(row[1]), row[2], row[3]) for row in rows}
+    rows = SQL.run(connection, "wallets", {"customers": [{"id": customer_id} for customer_id in customer_ids]})
+    return {row.id: Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes) for row in rows}
 
 
 def set_plan(connection: sa.Connection, customer_id: str, plan: str) -> None:
@@ -46,24 +38,14 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str) -> None:
 
     Errors: Refused for a plan that does not exist.
     """
-    known = connection.execute(sa.text("SELECT 1 FROM ledger_plans WHERE plan = :plan"), {"plan": plan}).first()
-    if known is None:
+    if SQL.run(connection, "plan", {"plan": plan}).first() is None:
         raise Refused(f"there is no plan {plan}: make it with `drawdown ledger plan {plan} --max-concurrent N`")
-    open_accounts(connection, [wallet_account(customer_id)])
-    connection.execute(
-        sa.text("UPDATE ledger_accounts SET plan = :plan WHERE account_id = :account"),
-        {"plan": plan, "account": wallet_account(customer_id)},
-    )
+    account = wallet_account(customer_id)
+    open_accounts(connection, [account])
+    SQL.run(connection, "set_plan", {"plan": plan, "account_id": account})
 
 
 def open_accounts(connection: sa.Connection, accounts: Iterable[str]) -> None:
     """Have accounts, empty where they are new, in one order: two transactions never wait for each other by it."""
     rows = [{"id": account, "kind": account.split(":", 1)[0]} for account in sorted(set(accounts))]
-    connection.execute(
-        sa.text(
-            "INSERT INTO ledger_accounts (account_id, kind) SELECT id, kind FROM "
-            f"({rows_sql(connection, {'id': 'text', 'kind': 'text'})}) r WHERE 1 = 1 "
-            "ORDER BY id ON CONFLICT (account_id) DO NOTHING"
-        ),
-        {"rows": json.dumps(rows)},
-    )
+    SQL.run(connection, "open_accounts", {"accounts": rows})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import open_accounts, wallet_account
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 SOURCE = "source:grants"
 
@@ -52,37 +53,13 @@ def entry_of(use: Usage, amount_micro: int, now_ms: int) -> dict[str, object]:
     }
 
 
-_ENTRY_COLUMNS = {
-    "key": "text",
-    "kind": "text",
-    "from_account": "text",
-    "to_account": "text",
-    "amount_micro": "bigint",
-    "feature": "text",
-    "quantity": "bigint",
-    "ts": "bigint",
-    "at_ms": "bigint",
-    "actor": "text",
-    "reason": "text",
-}
-
-
 def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set[str]:
     """Insert entries whose keys are new and move the balances; returns the new keys."""
     if not entries:
         return set()
     ordered = sorted(entries, key=lambda entry: str(entry["key"]))  # one order for all workers: no deadlock
     open_accounts(connection, [str(entry[side]) for entry in ordered for side in ("from_account", "to_account")])
-    names = ", ".join(_ENTRY_COLUMNS)
-    new = set(
-        connection.execute(
-            sa.text(
-                f"INSERT INTO ledger_entries ({names}) SELECT {names} FROM ({rows_sql(connection, _ENTRY_COLUMNS)}) r "
-                "WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key"
-            ),
-            {"rows": json.dumps(ordered)},
-        ).scalars()
-    )
+    new = set(SQL.run(connection, "post", {"entries": ordered}).scalars())
     moves: dict[str, int] = defaultdict(int)
     for entry in ordered:
         if entry["key"] in new:
@@ -94,24 +71,12 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
 
 def _move(connection: sa.Connection, moves: Mapping[str, int]) -> None:
     rows = [{"id": account, "amount": moves[account]} for account in sorted(moves)]
-    connection.execute(
-        sa.text(
-            "UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount FROM "
-            f"({rows_sql(connection, {'id': 'text', 'amount': 'bigint'})}) r WHERE account_id = r.id"
-        ),
-        {"rows": json.dumps(rows)},
-    )
+    SQL.run(connection, "move", {"moves": rows})
 
 
 def read_contents(connection: sa.Connection, keys: Sequence[str]) -> dict[str, tuple[str, str, int]]:
     """What the ledger holds under these keys."""
     if not keys:
         return {}
-    rows = connection.execute(
-        sa.text(
-            f"WITH wanted AS ({rows_sql(connection, {'key': 'text'})}) SELECT e.key, e.from_account, e.feature, "
-            "e.quantity FROM ledger_entries e JOIN wanted w ON w.key = e.key"
-        ),
-        {"rows": json.dumps([{"key": key} for key in keys])},
-    )
-    return {row[0]: (row[1], row[2], row[3]) for row in rows}
+    rows = SQL.run(connection, "contents", {"keys": [{"key": key} for key in keys]})
+    return {row.key: (row.from_account, row.feature, row.quantity) for row in rows}

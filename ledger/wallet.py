@@ -7,7 +7,6 @@ size is a few statements.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from drawdown.ledger.accounts import read_wallets, wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.rates import Rate, price, rate_for
 from drawdown.schema.errors import Refused
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 
 class Charge(Enum):
@@ -71,15 +72,7 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
 def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[str]:
     """Give back what was charged under these keys: the amount of then, whatever the rate card says by now, each key
     once for good. Returns those of the keys that were charged."""
-    found = connection.execute(
-        sa.text(
-            f"WITH wanted AS ({rows_sql(connection, {'key': 'text'})}) SELECT e.key, e.from_account, e.to_account, "
-            "e.amount_micro, e.feature, e.quantity, e.ts FROM ledger_entries e JOIN wanted w ON w.key = e.key "
-            "WHERE e.kind = 'usage'"
-        ),
-        {"rows": json.dumps([{"key": key} for key in keys])},
-    )
-    rows = found.mappings().all()
+    rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]}).mappings().all()
     back = [
         {
             **row,
@@ -126,24 +119,17 @@ def grant(
     }
     repeated = not post(connection, [row])
     if repeated:
-        before = connection.execute(
-            sa.text("SELECT to_account, amount_micro FROM ledger_entries WHERE key = :key"), {"key": key}
-        ).one()
-        if tuple(before) != (row["to_account"], amount_micro):
-            raise Refused(f"the grant key {key} was used before, for {before[1]} micro-credits to {before[0]}")
+        before = SQL.run(connection, "grant", {"key": key}).one()
+        if (before.to_account, before.amount_micro) != (row["to_account"], amount_micro):
+            amount = f"{before.amount_micro} micro-credits"
+            raise Refused(f"the grant key {key} was used before, for {amount} to {before.to_account}")
     return Granted(read_wallets(connection, [customer_id])[customer_id].balance_micro, repeated)
 
 
 def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> dict[str, int]:
     """Charged quantity by feature, of usage dated in [from_ms, to_ms)."""
-    rows = connection.execute(
-        sa.text(
-            "SELECT feature, CAST(SUM(quantity) AS BIGINT) FROM ledger_entries WHERE kind = 'usage' "
-            "AND from_account = :account AND ts >= :from_ms AND ts < :to_ms GROUP BY feature"
-        ),
-        {"account": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms},
-    )
-    return {feature: int(quantity) for feature, quantity in rows}
+    values = {"from_account": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms}
+    return {row.feature: int(row.quantity) for row in SQL.run(connection, "totals", values)}
 
 
 def read_charge(connection: sa.Connection, key: str) -> int | None:
@@ -153,17 +139,11 @@ def read_charge(connection: sa.Connection, key: str) -> int | None:
 
 def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
     """The quantities charged under those of these keys that were charged."""
-    rows = connection.execute(
-        sa.text(
-            f"WITH wanted AS ({rows_sql(connection, {'key': 'text'})}) SELECT e.key, e.quantity FROM ledger_entries e "
-            "JOIN wanted w ON w.key = e.key WHERE e.kind = 'usage'"
-        ),
-        {"rows": json.dumps([{"key": key} for key in keys])},
-    )
-    return {key: int(quantity) for key, quantity in rows}
+    rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]})
+    return {row.key: int(row.quantity) for row in rows}
 
 
 def read_rates(connection: sa.Connection) -> list[Rate]:
     """The whole rate card."""
-    rows = connection.execute(sa.text("SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates"))
-    return [Rate(*row) for row in rows]
+    rows = SQL.run(connection, "rates")
+    return [Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows]

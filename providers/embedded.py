@@ -6,7 +6,6 @@ that was voided is not charged, however late its sender comes (P5).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -35,10 +34,11 @@ from drawdown.providers.protocol import (
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
 from drawdown.schema.locks import lock_charges
-from drawdown.schema.sql import rows_sql
-from drawdown.schema.units import PLACE, parse_push_key
+from drawdown.schema.sql import queries
+from drawdown.schema.units import parse_push_key
 
 T = TypeVar("T")
+SQL = queries(__file__)
 
 NAME: Final = "embedded"
 CAPABILITIES: Final = Capabilities(
@@ -99,7 +99,11 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
     under another key (P5)."""
     lock_charges(connection, shared=True)
     voided = _voided(connection, [push.key for push in batch])
-    uses = [entries.Usage(p.key, p.customer_id, p.feature, p.quantity, p.ts) for p in batch if p.key not in voided]
+    uses = [
+        entries.Usage(push.key, push.customer_id, push.feature, push.quantity, push.ts)
+        for push in batch
+        if push.key not in voided
+    ]
     charges = iter(wallet.charge(connection, uses, now_ms) if uses else ())
     gone = Rejected("it was voided meanwhile, and is owed under a later revision")
     return [gone if push.key in voided else _outcome(next(charges), push) for push in batch]
@@ -107,15 +111,8 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
 
 def _voided(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
     places = {key: place for key in keys if (place := parse_push_key(key)) is not None}
-    shape = rows_sql(connection, {**PLACE, "key": "text"})
-    found = connection.execute(
-        sa.text(
-            f"SELECT w.key FROM ({shape}) w JOIN voids v ON v.window_ms = w.window_ms AND v.org_id = w.org_id "
-            "AND v.feature = w.feature AND v.revision = w.revision"
-        ),
-        {"rows": json.dumps([{**place, "key": key} for key, place in places.items()])},
-    )
-    return set(found.scalars())
+    pushes = [{**place, "key": key} for key, place in places.items()]
+    return set(SQL.run(connection, "voided", {"pushes": pushes}).scalars())
 
 
 def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
@@ -134,10 +131,10 @@ def _outcome(charge: wallet.Charge, push: PushRequest) -> Outcome:
 
 
 def _features_without_rate(connection: sa.Connection, *, features: Sequence[str]) -> list[str]:
-    known = set(connection.execute(sa.text("SELECT feature FROM ledger_rates")).scalars())
+    rated = set(SQL.run(connection, "features_with_rate").scalars())
     return [
         f"the feature {feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`"
-        for feature in sorted(set(features) - known)
+        for feature in sorted(set(features) - rated)
     ]
 
 

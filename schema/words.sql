@@ -10,3 +10,65 @@
 
 -- name: window_length_ms
 300000
+
+-- name: is_of_push
+-- `p` is a push, or what is asked about one; `x` is whatever else names it by the primary key of a push: an attempt, an
+-- adoption, a void, a row of values.
+x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND x.revision = p.revision
+
+-- name: this_push
+-- The one push whose primary key is bound.
+window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
+
+-- name: arrivals
+-- How many attempts of the push `p` may have arrived, if one of them may have charged. What was refused may be on
+-- record there, and stand for what a later attempt charged.
+(SELECT CASE WHEN SUM(CASE WHEN x.outcome = 'rejected' THEN 0 ELSE 1 END) > 0 THEN COUNT(*) ELSE 0 END
+    FROM attempts x WHERE {is_of_push}
+    AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted', 'rejected')))
+
+-- name: insert_dirty_windows
+-- `windows`: what follows FROM, with a WHERE.
+INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING
+
+-- name: dirty_windows_read
+-- The dirty windows of the shard that a seal computes again, `d`, with their organisations, `o`: each of them and what
+-- is looked up by it below, while `{is_dirty}`.
+dirty_windows d {each_then} orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :lo AND :hi
+    AND o.stopped_at_ms IS NULL AND d.window_ms >= o.floor_ms
+
+-- name: is_dirty
+d.window_ms < :pack_ms AND d.window_ms < :horizon_ms {dirty_scope}
+
+-- name: each_then [postgresql]
+-- From a few dirty windows to what lies in them. SQLite, which knows of no table how big it is, might begin with all
+-- pushes there ever were; of a cross join it keeps the order.
+JOIN
+
+-- name: each_then [sqlite]
+CROSS JOIN
+
+-- name: look_up [postgresql]
+-- Each of those few rows is looked up by the whole of its key. PostgreSQL, where it last found a table empty (dirty
+-- windows come and go), would read by the organisation alone and compare times afterwards: all that somebody ever used,
+-- 20 s for a thousand late samples among three million. A subquery about the row, not pulled up, leaves no choice.
+CROSS JOIN LATERAL (SELECT * FROM
+
+-- name: look_up [sqlite]
+CROSS JOIN
+
+-- name: looked_up_by [postgresql]
+WHERE
+
+-- name: looked_up_by [sqlite]
+ON
+
+-- name: end_look_s [postgresql]
+OFFSET 0) s
+
+-- name: end_look_s [sqlite]
+
+-- name: end_look_p [postgresql]
+OFFSET 0) p
+
+-- name: end_look_p [sqlite]

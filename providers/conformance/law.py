@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from drawdown.providers.conformance.bench import (
     NONSENSE,
@@ -94,7 +94,7 @@ class Law:
         self,
         bench: Bench,
         seed: int,
-        run: Callable[[Coroutine[Any, Any, LookupResult]], LookupResult],
+        run: Callable[[Coroutine[object, object, LookupResult]], LookupResult],
         push: Callable[[PushRequest], Outcome],
     ) -> None:
         self._bench, self._run, self._push = bench, run, push

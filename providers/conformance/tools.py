@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar, get_args
+from typing import Final, TypeVar, get_args
 
 from drawdown.providers.conformance.bench import Bench, Unsupported, Wire
 from drawdown.providers.protocol import (
@@ -65,7 +65,7 @@ class Tools:
         self.finish()
         self._runner.close()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[object, object, T]) -> T:
         """Errors: TimeoutError for what waits: waiting is the worker's."""
         return self._runner.run(asyncio.wait_for(work, self.patience_s))
 

@@ -6,12 +6,15 @@ for) is cut off after a few kilobytes, and costs no other call more than that. W
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import set_exception
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
 
 from drawdown.providers.http import MAX_ANSWER_BYTES
 
@@ -35,7 +38,7 @@ class TooMuch(aiohttp.ClientError):
 class BoundedHandler(ResponseHandler):
     """One connection's end."""
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._renew()
 
@@ -48,7 +51,7 @@ class BoundedHandler(ResponseHandler):
         self._renew()
         super().set_response_params(**params)
 
-    def feed_data(self, data: Any, size: int = 0) -> None:
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """A message's head was parsed."""
         if 100 <= data[0].code < 200 and data[0].code != 101:
             self._interim += 1

@@ -8,7 +8,6 @@ error-low-level, webhooks/signature) and the stripe-python package; nothing here
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -39,8 +38,10 @@ from drawdown.providers.stripe.meters import Meter, Meters
 from drawdown.providers.stripe.settings import capabilities, read_settings
 from drawdown.providers.stripe.wire import MAX_WAIT_MS, meter_event, never_sent, outcome
 from drawdown.schema.database import read
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, WINDOW_MS
+
+SQL = queries(__file__)
 
 DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 
@@ -60,7 +61,7 @@ class StripeProvider:
         self._meters = Meters(self._settings, setup.http, setup.clock)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        return [await self._push(one) for one in batch]
+        return [await self._push(push) for push in batch]
 
     async def _push(self, push: PushRequest) -> Outcome:
         if self.dormant:
@@ -148,21 +149,14 @@ def _judged(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
 def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str]) -> Mapping[str, CustomerState]:
     """The accounts that the ledger holds. `read_wallets` gives an empty one for anybody, and a plan alone opens an
     account: only a customer who was once granted credit is prepaid, and has a balance that can be spent."""
-    known = connection.execute(
-        sa.text(
-            f"WITH wanted AS ({rows_sql(connection, {'id': 'text'})}), "
-            "granted AS (SELECT DISTINCT to_account FROM ledger_entries WHERE from_account = :source) "
-            "SELECT w.id, g.to_account IS NOT NULL FROM wanted w "
-            "JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id "
-            "LEFT JOIN granted g ON g.to_account = a.account_id"
-        ),
-        {"rows": json.dumps([{"id": customer_id} for customer_id in customer_ids]), "source": entries.SOURCE},
-    )
-    prepaid = {str(customer_id): bool(granted) for customer_id, granted in known}
+    values = {"customers": [{"id": customer_id} for customer_id in customer_ids], "from_account": entries.SOURCE}
+    prepaid = {str(row.id): bool(row.is_granted) for row in SQL.run(connection, "accounts", values)}
     wallets = accounts.read_wallets(connection, list(prepaid))
     return {
-        customer_id: CustomerState(one.balance_micro if prepaid[customer_id] else None, one.plan, one.max_concurrent)
-        for customer_id, one in wallets.items()
+        customer_id: CustomerState(
+            wallet.balance_micro if prepaid[customer_id] else None, wallet.plan, wallet.max_concurrent
+        )
+        for customer_id, wallet in wallets.items()
     }
 
 

@@ -15,13 +15,12 @@ from drawdown.providers.protocol import Absent, Accepted, Duplicate, Found, Push
 from drawdown.providers.stripe import wire as stripe_wire
 from drawdown.worker.commands import assignments
 from drawdown.worker.engine import asking
-from drawdown.worker.push import adopt, balances, claim, lookup, lookup_drawn, notices, push, queries
+from drawdown.worker.push import adopt, balances, claim, lookup, lookup_drawn, notices, push
 from drawdown.worker.push import outcome as decide
 from drawdown.worker.push.outcome import Settlement, Void, settle
 from drawdown.worker.reconcile import balances as reconcile_drawn
 from drawdown.worker.reconcile import over, short
-from drawdown.worker.seal import queries as sql
-from drawdown.worker.seal import statements
+from drawdown.worker.seal import owed
 
 
 def _names_used(module: ModuleType) -> set[str]:
@@ -145,10 +144,10 @@ def _unit_forgotten(patches: Patches) -> None:
 
 
 def _units_not_sealed(patches: Patches) -> None:
-    right = statements._sent_sql
+    right = owed._term_rows
     patches.put(
-        statements,
-        "_sent_sql",
+        owed,
+        "_term_rows",
         lambda found, carrying: right({name: replace(can, units={}) for name, can in found.items()}, carrying),
     )
 
@@ -212,7 +211,8 @@ def _top_ups_forgotten(patches: Patches) -> None:
     )
 
 
-_OLDEST = "AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt)"
+_OLDEST = "AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)"
+_NEVER = "AND :oldest_attempt_ms IS NOT NULL"
 _LATEST = "(SELECT z.customer_id FROM assignments z WHERE z.org_id = w.org_id ORDER BY z.start_ms DESC LIMIT 1)"
 REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "409 at Autumn taken as delivered": lambda p: settles_as(p, Duplicate, "accepted"),
@@ -229,17 +229,17 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "found as nothing charged, taken as accepted": lambda p: _looked_up(p, _any_quantity),
     "lookups given to the wrong pushes": _lookups_mixed_up,
     "key retention ignored": _keys_kept_for_good,
-    "keys expire only as a tick begins": lambda p: p.text(claim, "CLAIM", _OLDEST, "AND :oldest_attempt IS NOT NULL"),
+    "keys expire only as a tick begins": lambda p: p.query(claim, "claim", _OLDEST, _NEVER),
     "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: None),
     "wire key not kept": lambda p: p.put(claim, "_keep_wire_keys", lambda connection, hashed: None),
-    "paused provider still sent": lambda p: p.text(claim, "CLAIM", f"AND {queries.PAUSED} = 0", ""),
+    "paused provider still sent": lambda p: p.query(claim, "claim", " AND {is_not_paused}", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,
     "units of single features not sealed": _units_not_sealed,
-    "whole units carried for ever": lambda p: p.text(
-        sql, "SENT_CARRIED", "THEN r.quantity ELSE", "THEN r.quantity WHEN r.unit > 1 THEN 0 ELSE"
+    "whole units carried for ever": lambda p: p.query(
+        owed, "sent_carried", "THEN r.quantity ELSE", "THEN r.quantity WHEN r.unit > 1 THEN 0 ELSE"
     ),
-    "customer of the new biller for old windows": lambda p: p.text(
-        sql, "SEAL", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
+    "customer of the new biller for old windows": lambda p: p.query(
+        owed, "owed", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
     ),
     "customer filled in, usage left pending": lambda p: p.put(assignments, "_mend", lambda *rest: (0, 0)),
     "voided without asking the balance": _balance_not_asked,

@@ -91,7 +91,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said,
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
                 raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")
-    change(connection, chosen, "by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now", said.now_ms)
+    change(connection, chosen, "to_accepted", said.now_ms)
     draw_if_ours(connection, chosen, said.now_ms)
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(push.key, {**about, "was": push.state}) for push in chosen]
@@ -113,7 +113,7 @@ def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[st
         why = [push.last_error or "the provider rejected it" for push in rejected]
         void_many(connection, rejected, said, why, "rejected")
     waiting = [push for push in chosen if push.state == "due"]
-    change(connection, waiting, "due_at_ms = :now", said.now_ms)
+    change(connection, waiting, "to_due", said.now_ms)
     done = [(str(push.key), dict[str, object]()) for push in waiting]
     record_many(connection, "push_retry", done, said)
     return [push.key for push in chosen]

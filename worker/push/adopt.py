@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.schema.audit import Said, record
+from drawdown.schema.sql import queries
 from drawdown.schema.tables import adoptions, pushes, voids
 from drawdown.schema.units import push_key
-from drawdown.worker.push.rows import find_push
+from drawdown.worker.push.rows import PushRow, find_push
 from drawdown.worker.push.void import seal_again, void_one
 from drawdown.worker.push.wallet_mirror import draw_if_ours
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,14 @@ class Other:
     quantity: int
 
 
-def adopt_other(connection: sa.Connection, push: sa.Row[tuple[object, ...]], quantity: int, said: Said) -> None:
+def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, said: Said) -> None:
     """The provider has this push's key at another quantity. Ours is voided, theirs takes its place, under S1's lock."""
     evidence = f"the provider has {quantity:,} under this key, not {push.sent_qty:,}"
     void_one(connection, push, said, evidence, "adopted", answered=False)
     _insert(connection, push, quantity, said, evidence, push.wire_key or push.key)
 
 
-def adopt_unknown(connection: sa.Connection, push: sa.Row[tuple[object, ...]], other: Other, said: Said) -> None:
+def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, said: Said) -> None:
     """The provider has a later revision of this push's window that we know nothing of (R1): it takes the place in our
     outbox that it has over there, under S1's lock. A revision before it that is not there was voided, or never sent."""
     for revision in range(_next_revision(connection, push), other.revision):
@@ -44,7 +47,7 @@ def adopt_unknown(connection: sa.Connection, push: sa.Row[tuple[object, ...]], o
         _insert(connection, push, other.quantity, said, evidence, other.known_as, revision=other.revision)
 
 
-def _insert_absent(connection: sa.Connection, push: sa.Row[tuple[object, ...]], revision: int, said: Said) -> None:
+def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, said: Said) -> None:
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
     evidence = "of the history that was lost; the provider has a later one, and not this"
     connection.execute(
@@ -77,7 +80,7 @@ def _insert_absent(connection: sa.Connection, push: sa.Row[tuple[object, ...]], 
 
 def adopt_excess(
     connection: sa.Connection,
-    push: sa.Row[tuple[object, ...]],
+    push: PushRow,
     quantity: int,
     said: Said,
     evidence: str,
@@ -89,19 +92,14 @@ def adopt_excess(
     _insert(connection, push, quantity, said, evidence, None, kind="drawn" if drawn else "excess")
 
 
-def _next_revision(connection: sa.Connection, push: sa.Row[tuple[object, ...]]) -> int:
-    newest = connection.execute(
-        sa.text(
-            "SELECT MAX(revision) FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature"
-        ),
-        {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature},
-    ).scalar_one()
-    return int(newest) + 1
+def _next_revision(connection: sa.Connection, push: PushRow) -> int:
+    window = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature}
+    return int(SQL.run(connection, "newest_revision", window).scalar_one()) + 1
 
 
 def _insert(
     connection: sa.Connection,
-    push: sa.Row[tuple[object, ...]],
+    push: PushRow,
     quantity: int,
     said: Said,
     evidence: str,

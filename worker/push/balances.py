@@ -11,19 +11,21 @@ event, between two comparisons, cannot be seen.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
 from drawdown.schema.audit import Said, record
-from drawdown.schema.sql import insert_rows, rows_sql
+from drawdown.schema.sql import queries
 from drawdown.worker.engine.effects import ReadDrawn, Steps
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.push.rows import Row
+
+SQL = queries(__file__)
 
 Place = tuple[str, str]
 """Customer and feature, at one provider."""
@@ -31,45 +33,6 @@ Balances = Mapping[str, Mapping[str, Drawn] | ReadFailed]
 """What was read, by customer."""
 CHUNK: Final = 200
 """Customers that are looked at together."""
-
-_PLACES: Final = {"customer_id": "text", "feature": "text", "since_ms": "bigint"}
-_MARKED: Final = {**_PLACES, "mark_ms": "bigint"}
-
-# A push is of the balance's present cycle if it was settled in it. What was sent just before the cycle began, or was
-# billed by hand, may be drawn from it or not. What may have arrived is open until it is settled.
-ACCOUNTED: Final = """
-SELECT p.customer_id, p.feature, p.org_id, SUM(p.attempts) AS attempts,
-    SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
-    CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_above,
-    CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty < 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_below,
-    CAST(SUM(p.accepted) AS BIGINT) AS accepted,
-    CAST(SUM(CASE WHEN p.at_ms >= p.since_ms THEN p.accepted ELSE 0 END) AS BIGINT) AS ours,
-    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart AND p.accepted < 0
-        THEN p.accepted ELSE 0 END) AS BIGINT) AS least,
-    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart AND p.accepted > 0
-        THEN p.accepted ELSE 0 END) AS BIGINT) AS most,
-    CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted > 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_above,
-    CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted < 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_below,
-    MAX(CASE WHEN p.state = 'accepted' THEN p.at_ms ELSE 0 END) AS newest_ms
-FROM (
-    SELECT p.customer_id, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, w.since_ms,
-        CASE WHEN p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart THEN 1 ELSE 0 END
-            AS since_mark,
-        COALESCE(p.settled_ms, p.sealed_at_ms) AS at_ms,
-        CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END AS accepted,
-        CASE WHEN p.state IN ('queued', 'in_doubt') OR p.state = 'due' AND p.attempts > 0 THEN 1 ELSE 0 END AS open,
-        CASE WHEN NOT p.by_hand AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
-            WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature
-            AND x.revision = p.revision AND x.kind = 'drawn'), p.window_ms) >= w.since_ms + :apart
-            OR w.since_ms = 0 AND NOT p.by_hand THEN 1 ELSE 0 END AS sure
-    FROM ({rows}) w JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
-    WHERE p.provider = :provider
-) p GROUP BY p.customer_id, p.feature, p.org_id
-"""
-MARKS: Final = """
-SELECT m.customer_id, m.feature, m.apart_qty, m.at_ms FROM ({rows}) w JOIN balance_marks m ON m.provider = :provider
-    AND m.customer_id = w.customer_id AND m.feature = w.feature AND m.since_ms = w.since_ms
-"""
 
 
 @dataclass(frozen=True)
@@ -111,23 +74,24 @@ def read_accounted(
     connection: sa.Connection, *, provider: str, places: Collection[Place], balances: Balances
 ) -> dict[Place, Accounted]:
     """What stands beside each balance; before balances were read, for the look alone."""
-    rows: list[dict[str, Any]] = [
+    wanted = [
         {"customer_id": customer, "feature": feature, "since_ms": _since(balances.get(customer), feature)}
         for customer, feature in sorted(places)
     ]
-    values = {"provider": provider, "rows": json.dumps(rows), "apart": CLOCKS_APART_MS}
-    found = connection.execute(sa.text(MARKS.replace("{rows}", rows_sql(connection, _PLACES))), values)
+    found = SQL.run(connection, "marks", {"provider": provider, "places": wanted})
     marks = {(row.customer_id, row.feature): (int(row.apart_qty), int(row.at_ms)) for row in found}
-    for one in rows:
-        one["mark_ms"] = marks.get((one["customer_id"], one["feature"]), (0, 0))[1]
-    values["rows"] = json.dumps(rows)
-    by_place: dict[Place, list[Any]] = defaultdict(list)
-    for row in connection.execute(sa.text(ACCOUNTED.replace("{rows}", rows_sql(connection, _MARKED))), values):
+    marked = [
+        {**place, "mark_ms": marks.get((str(place["customer_id"]), str(place["feature"])), (0, 0))[1]}
+        for place in wanted
+    ]
+    by_place: dict[Place, list[Row]] = defaultdict(list)
+    values = {"provider": provider, "places": marked, "apart_ms": CLOCKS_APART_MS}
+    for row in SQL.run(connection, "accounted", values):
         by_place[(row.customer_id, row.feature)].append(row)
     return {place: _accounted(by_place[place], marks[place][0] if place in marks else None) for place in places}
 
 
-def _accounted(rows: Sequence[Any], apart: int | None) -> Accounted:
+def _accounted(rows: Sequence[Row], apart: int | None) -> Accounted:
     if not rows:
         return Accounted(apart=apart)
 
@@ -178,7 +142,7 @@ def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset
     """Which of some pushes (their places) a balance was drawn on by, where it was drawn on by `least` to `most` for all
     of them; None: it does not tell. Where several sets come to the same, which it was makes no difference to what the
     customer pays."""
-    whole, draws = sum(quantities), all(one > 0 for one in quantities)
+    whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities)):
         return frozenset()  # also of such that cancel out: no event shows them, and the balance does not contradict
     if least == most == whole:
@@ -186,7 +150,7 @@ def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset
     if least != most:
         return None
     chosen, left = set(), least
-    for place in sorted(range(len(quantities)), key=lambda one: -abs(quantities[one])):
+    for place in sorted(range(len(quantities)), key=lambda place: -abs(quantities[place])):
         if (quantities[place] > 0) == (left > 0) and abs(quantities[place]) <= abs(left):
             chosen.add(place)
             left -= quantities[place]
@@ -206,60 +170,36 @@ class Mark:
 
 def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
     """Compare with this from now on. What a person was told and has not acknowledged adds up."""
-    columns = {**_PLACES, "apart_qty": "bigint", "org_id": "text", "told_qty": "bigint", "told_ms": "bigint"}
     rows = [
         {
-            "customer_id": one.place[0],
-            "feature": one.place[1],
-            "since_ms": one.since_ms,
-            "apart_qty": one.apart,
-            "org_id": one.org_id,
-            "told_qty": one.told,
-            "told_ms": now_ms if one.told else None,
+            "customer_id": mark.place[0],
+            "feature": mark.place[1],
+            "since_ms": mark.since_ms,
+            "apart_qty": mark.apart,
+            "org_id": mark.org_id,
+            "told_qty": mark.told,
+            "told_ms": now_ms if mark.told else None,
         }
-        for one in marks
+        for mark in marks
     ]
     if rows:
-        insert_rows(
-            connection,
-            "balance_marks",
-            columns,
-            rows,
-            same={"provider": provider, "at_ms": now_ms},
-            end="ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms, "
-            "apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id, "
-            "told_qty = balance_marks.told_qty + excluded.told_qty, "
-            "told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)",
-        )
+        SQL.run(connection, "remember", {"marks": rows, "provider": provider, "at_ms": now_ms})
 
 
-TOLD: Final = """
-SELECT provider, customer_id, feature, org_id, told_qty, told_ms FROM balance_marks
-WHERE told_qty <> 0 AND (:org = '' OR org_id = :org) ORDER BY told_ms, provider, customer_id, feature
-"""
-
-
-def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Any]:
+def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
     """What a person was told of balances, and has not acknowledged: rows of `balance_marks`, with `hold` kept as they
     are until the transaction ends."""
-    suffix = " FOR UPDATE" if hold and connection.dialect.name == "postgresql" else ""
-    return connection.execute(sa.text(f"{TOLD}{suffix}"), {"org": org_id}).all()
+    return SQL.run(connection, "told", {"org_id": org_id}, held="for_update" if hold else "").all()
 
 
-def acknowledge(connection: sa.Connection, org_id: str, said: Said) -> Sequence[Any]:
+def acknowledge(connection: sa.Connection, org_id: str, said: Said) -> Sequence[Row]:
     """A person has seen to what was told of an organisation's balances (of all, where it is empty); what that was.
 
     What a reconciliation tells meanwhile is told after it, and stands."""
     rows = told(connection, org_id, hold=True)
     for row in rows:
-        values = {"provider": row.provider, "customer": row.customer_id, "feature": row.feature}
-        connection.execute(
-            sa.text(
-                "UPDATE balance_marks SET told_qty = 0, told_ms = NULL "
-                "WHERE provider = :provider AND customer_id = :customer AND feature = :feature"
-            ),
-            values,
-        )
-        details = {**values, "quantity": int(row.told_qty)}
+        about = {"provider": row.provider, "feature": row.feature}
+        SQL.run(connection, "acknowledge", {**about, "customer_id": row.customer_id})
+        details = {**about, "customer": row.customer_id, "quantity": int(row.told_qty)}
         record(connection, "balance_acknowledge", str(row.org_id), details, said)
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,16 +9,16 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities, PushRequest
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.history.incarnation import count_sends, require_same
 from drawdown.worker.push.outcome import safe_retention_ms
-from drawdown.worker.push.queries import ATTEMPTS, CLAIM, REFERENCE, SENT_BEFORE, WIRE_KEYS
 from drawdown.worker.push.request import request_of
 
 MAX_CLAIM: Final = 2_048
+SQL = queries(__file__)
 
 
 CALLS_A_CLAIM: Final = 2
@@ -67,25 +66,24 @@ def claim_due(
     known: Witness | None,
 ) -> Claim:
     """Take at most `claim_size` pushes that are due, under a lease, and count them as sends (R1)."""
-    skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
-    mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
+    mine = {"provider": provider, "claim": claim, "lease_end_ms": now + LEASE_MS}
     kept = safe_retention_ms(capabilities)
-    limits = {"now": now, "most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
-    limits["oldest_attempt"] = -1 if kept is None else now - kept
-    rows = connection.execute(sa.text(CLAIM.replace("{skip_locked}", skip)), {**mine, **limits}).all()
+    limits = {"now_ms": now, "at_most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
+    limits["oldest_attempt_ms"] = -1 if kept is None else now - kept
+    rows = SQL.run(connection, "claim", {**mine, **limits}).all()
     if not rows:
         return Claim([], None)
-    recorded = connection.execute(sa.text(ATTEMPTS), {**mine, "now": now}).rowcount
+    recorded = SQL.run(connection, "begin_attempts", {**mine, "now_ms": now}).rowcount
     assert recorded == len(rows), "every claimed push has its attempt on record before it is sent"
     before = set()
     if any(row.attempts > 1 for row in rows):
-        before = {tuple(row) for row in connection.execute(sa.text(SENT_BEFORE), mine)}
+        before = {tuple(row) for row in SQL.run(connection, "sent_before", mine)}
     claimed = [_claimed(row, capabilities, before, now) for row in rows]
-    _keep_wire_keys(connection, [one for one, row in zip(claimed, rows, strict=True) if one.request.key != row.key])
+    _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
     require_same(connection, known)
     # Last: the count is one row for all workers, held until the commit.
     witness = count_sends(connection, len(rows), known)
-    return Claim(sorted(claimed, key=lambda one: (one.window_ms, one.request.key)), witness)
+    return Claim(sorted(claimed, key=lambda push: (push.window_ms, push.request.key)), witness)
 
 
 def _claimed(
@@ -102,13 +100,12 @@ def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> Non
         return
     rows = [
         {
-            "window_ms": one.window_ms,
-            "org_id": one.org_id,
-            "feature": one.feature,
-            "revision": one.revision,
-            "wire_key": one.request.key,
+            "window_ms": push.window_ms,
+            "org_id": push.org_id,
+            "feature": push.feature,
+            "revision": push.revision,
+            "wire_key": push.request.key,
         }
-        for one in hashed
+        for push in hashed
     ]
-    shape = rows_sql(connection, {**REFERENCE, "wire_key": "text"})
-    connection.execute(sa.text(WIRE_KEYS.replace("{rows}", shape)), {"rows": json.dumps(rows)})
+    SQL.run(connection, "keep_wire_keys", {"wire_keys": rows})

@@ -6,10 +6,10 @@ absent later than it could still have been applied (P5); a lookup that fails cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 import structlog
@@ -18,6 +18,7 @@ from drawdown.ledger.wallet import read_charges
 from drawdown.providers.protocol import Absent, Capabilities, Found, LookupResult, ReadFailed
 from drawdown.schema.audit import Said
 from drawdown.schema.locks import lock_buckets, lock_charges
+from drawdown.schema.sql import queries
 from drawdown.worker.engine.asking import fetch_lookups
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LookUp, Steps, Transaction, Witness
@@ -28,14 +29,14 @@ from drawdown.worker.push.adopt import adopt_other, adopt_unknown
 from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
 from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, CarryDoubt, Sought, look_further, standing
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
-from drawdown.worker.push.queries import CLAIM_LOOKUPS, CLAIMED_LOOKUPS, KEEP_WIRE_KEY, NOTE_LOOKUP, SETTLE_LOOKUP
 from drawdown.worker.push.request import request_of, wire_key
-from drawdown.worker.push.rows import find_push
+from drawdown.worker.push.rows import PushRow, find_push, place_of
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 ASKING: Final = 5
 """Eighths of a tick's time after which nothing more is looked up."""
@@ -93,7 +94,7 @@ def _look_up_batch(
     capabilities = context.capabilities[provider]
     looking = LookUp(
         provider,
-        [request_of(one.row, capabilities) for one in asked],
+        [request_of(sought.row, capabilities) for sought in asked],
         lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
     )
     # What a lookup proves, it proves of the time it was made: this process may sleep before it writes that down.
@@ -103,17 +104,15 @@ def _look_up_batch(
     while left:
         told |= yield from fetch_lookups(looking, sorted(left))
         left -= told.keys()
-        # One balance tells of all that is absent, and of none without the others: they are weighed together.
-        unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
-        ready = [n for n in sorted(told) if told[n] != Absent() or asked[n].row.customer_id not in unasked]
-        if not ready:
+        answers = {place: told.pop(place) for place in _ready(told, asked, left, capabilities)}
+        if not answers:
             continue
-        answers = {place: told.pop(place) for place in ready}
         portion, found = yield from look_further(
             provider, [asked[place] for place in answers], list(answers.values()), capabilities
         )
-        unsent = {place for place, one in enumerate(portion) if _is_unsent(one)}
-        weighed = yield from weigh(provider, [one.row for one in portion], found, asked_ms, capabilities, unsent)
+        unsent = {place for place, sought in enumerate(portion) if _is_unsent(sought)}
+        rows = [sought.row for sought in portion]
+        weighed = yield from weigh(provider, rows, found, asked_ms, capabilities, unsent)
         came_to: Confirmed = yield Transaction(
             "confirm",
             partial(
@@ -130,8 +129,17 @@ def _look_up_batch(
             ),
         )
         done.add(came_to)
-        read = read or not all(isinstance(one, ReadFailed) for one in found)
+        read = read or not all(isinstance(result, ReadFailed) for result in found)
     return read
+
+
+def _ready(
+    told: Mapping[int, LookupResult], asked: Sequence[Sought], left: Collection[int], capabilities: Capabilities
+) -> list[int]:
+    """Places of the answers that can be judged by now. One balance tells of all that is absent, and of none without
+    the others: they are weighed together."""
+    unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
+    return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
 
 
 def _claim(
@@ -144,23 +152,21 @@ def _claim(
     known: Witness | None,
 ) -> list[Sought]:
     require_same(connection, known)
-    skip = "FOR UPDATE OF p SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
-    mine = {"provider": provider, "claim": claim, "lease_end": now + LEASE_MS}
+    mine = {"provider": provider, "claim": claim, "lease_end_ms": now + LEASE_MS}
     losses = read_losses(connection)
-    limits = {"now": now, "most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
-    if not connection.execute(sa.text(CLAIM_LOOKUPS.replace("{skip_locked}", skip)), {**mine, **limits}).all():
+    limits = {"now_ms": now, "at_most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
+    if not SQL.run(connection, "claim_lookups", {**mine, **limits}).all():
         return []
-    rows = connection.execute(sa.text(CLAIMED_LOOKUPS), mine).all()
+    rows = SQL.run(connection, "claimed_lookups", mine).all()
     return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]
 
 
-def _known_there(connection: sa.Connection, row: Any, capabilities: Capabilities) -> Any:
+def _known_there(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
     """What is there, though no attempt of ours is known, keeps the name it was found under: late refusals name it by
     that, and it is not what a person charged by hand."""
     if row.attempts or row.wire_key:
         return row
-    values = {**_reference(row), "wire_key": wire_key(row.key, capabilities)}
-    connection.execute(sa.text(KEEP_WIRE_KEY), values)
+    SQL.run(connection, "keep_wire_key", {**place_of(row), "wire_key": wire_key(row.key, capabilities)})
     return find_push(connection, row.key)
 
 
@@ -182,35 +188,35 @@ def _apply(
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
     looked = [
-        after_lookup(result, _known(connection, one, capabilities), asked_ms, capabilities)
-        for result, one in zip(found, asked, strict=True)
+        after_lookup(result, _known(connection, sought, capabilities), asked_ms, capabilities)
+        for result, sought in zip(found, asked, strict=True)
     ]
-    ends = ends_by_balance(connection, provider, [one.row for one in asked], found, looked, weighed, asked_ms)
-    if any(isinstance(end, Adopt | Void) or one.others for end, one in zip(ends, asked, strict=True)):
+    ends = ends_by_balance(connection, provider, [sought.row for sought in asked], found, looked, weighed, asked_ms)
+    if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(ends, asked, strict=True)):
         lock_buckets(connection)
     said = Said(now, "drawdown", "looked up")
-    for one, end in zip(asked, ends, strict=True):
+    for sought, end in zip(asked, ends, strict=True):
         done.asked += 1
         if isinstance(end, Settlement):
-            if _settle(connection, one.row, end, claim, now, asked_ms) and end.state == "accepted":
+            if _settle(connection, sought.row, end, claim, now, asked_ms) and end.state == "accepted":
                 done.accepted += 1
                 if capabilities.balance_in_ledger:
-                    draw(connection, [usage_of(one.row)], now)
-                _known_there(connection, one.row, capabilities)
-                done.adopted += _adopt_others(connection, one, said)
-        elif _still_mine(connection, one.row, claim):  # else somebody has settled it meanwhile, or looks it up
-            done.add(_replace(connection, one, end, said, asked_ms, capabilities))
-    mark_for_projection(connection, [str(one.row.org_id) for one in asked], now)
+                    draw(connection, [usage_of(sought.row)], now)
+                _known_there(connection, sought.row, capabilities)
+                done.adopted += _adopt_others(connection, sought, said)
+        elif _still_mine(connection, sought.row, claim):  # else somebody has settled it meanwhile, or looks it up
+            done.add(_replace(connection, sought, end, said, asked_ms, capabilities))
+    mark_for_projection(connection, [str(sought.row.org_id) for sought in asked], now)
     return done
 
 
 def _replace(
-    connection: sa.Connection, one: Sought, end: Adopt | Void, said: Said, asked_ms: int, capabilities: Capabilities
+    connection: sa.Connection, sought: Sought, end: Adopt | Void, said: Said, asked_ms: int, capabilities: Capabilities
 ) -> Confirmed:
     """A push that is not there as it is here: theirs takes its place, or none does, and what it held is owed again."""
-    row = one.row
+    row = sought.row
     _note(connection, row, asked_ms, f"found {end.quantity}" if isinstance(end, Adopt) else "absent")
-    adopted = _adopt_others(connection, one, said)
+    adopted = _adopt_others(connection, sought, said)
     if isinstance(end, Adopt):
         adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, said)
         log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
@@ -225,21 +231,21 @@ def _charged_meanwhile(
 ) -> list[LookupResult]:
     """Our own ledger is read again in the transaction that rests on it: a process that lay still may have charged."""
     lock_charges(connection)
-    absent = [str(one.row.key) for one, result in zip(asked, found, strict=True) if isinstance(result, Absent)]
+    absent = [str(it.row.key) for it, result in zip(asked, found, strict=True) if isinstance(result, Absent)]
     charged = read_charges(connection, absent)
-    keys = [str(one.row.key) for one in asked]
+    keys = [str(sought.row.key) for sought in asked]
     return [Found(charged[key]) if key in charged else result for key, result in zip(keys, found, strict=True)]
 
 
-def _adopt_others(connection: sa.Connection, one: Sought, said: Said) -> int:
-    for other in one.others:
-        adopt_unknown(connection, one.row, other, said)
-        log.error("push_adopted", key=one.row.key, revision=other.revision, theirs=other.quantity)
-    return len(one.others)
+def _adopt_others(connection: sa.Connection, sought: Sought, said: Said) -> int:
+    for other in sought.others:
+        adopt_unknown(connection, sought.row, other, said)
+        log.error("push_adopted", key=sought.row.key, revision=other.revision, theirs=other.quantity)
+    return len(sought.others)
 
 
-def _known(connection: sa.Connection, one: Sought, capabilities: Capabilities) -> Asked:
-    row, loss = one.row, one.loss
+def _known(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
+    row, loss = sought.row, sought.loss
     first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
     if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
         first, last = min(first, loss.from_ms), max(last, loss.until_ms) if row.attempts else loss.until_ms
@@ -253,43 +259,39 @@ def _known(connection: sa.Connection, one: Sought, capabilities: Capabilities) -
         first_sent_ms=first,
         claimed=bool(row.claimed),
         lost=lost,
-        others=bool(one.others),
+        others=bool(sought.others),
         arrivals=int(row.arrivals),
         stale=how.stale,
         waits=how.waits,
     )
 
 
-def _is_unsent(one: Sought) -> bool:
+def _is_unsent(sought: Sought) -> bool:
     """Whether each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
-    return one.loss is None and bool(one.row.attempts) and not one.row.claimed and not one.row.arrivals
+    row = sought.row
+    return sought.loss is None and bool(row.attempts) and not row.claimed and not row.arrivals
 
 
-def _settle(
-    connection: sa.Connection, row: sa.Row[tuple[object, ...]], end: Settlement, claim: str, now: int, asked_ms: int
-) -> bool:
-    values = {"state": end.state, "due": end.due_at_ms, "error": end.error, "claim": claim, "now": now}
-    values |= {"first": end.first_sent_ms, "never": int(end.never_sent), "asked_ms": asked_ms, "said": end.outcome}
-    return connection.execute(sa.text(SETTLE_LOOKUP), {**values, **_reference(row)}).rowcount == 1
+def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str, now: int, asked_ms: int) -> bool:
+    values = {
+        **place_of(row),
+        "claim": claim,
+        "now_ms": now,
+        "asked_ms": asked_ms,
+        "state": end.state,
+        "due_at_ms": end.due_at_ms,
+        "error": end.error,
+        "answer": end.outcome,
+        "first_sent_ms": end.first_sent_ms,
+        "never_sent": int(end.never_sent),
+    }
+    return SQL.run(connection, "settle_lookup", values).rowcount == 1
 
 
-def _note(connection: sa.Connection, row: sa.Row[tuple[object, ...]], asked_ms: int, said: str) -> None:
+def _note(connection: sa.Connection, row: PushRow, asked_ms: int, answer: str) -> None:
     """Keep with the push what was answered, before it is voided."""
-    connection.execute(sa.text(NOTE_LOOKUP), {**_reference(row), "asked_ms": asked_ms, "said": said})
+    SQL.run(connection, "note_lookup", {**place_of(row), "asked_ms": asked_ms, "answer": answer})
 
 
-def _still_mine(connection: sa.Connection, row: sa.Row[tuple[object, ...]], claim: str) -> bool:
-    # Held from here on: an answer that comes late could else be written between this and the void.
-    held = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
-    found = connection.execute(
-        sa.text(
-            "SELECT 1 FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature "
-            f"AND revision = :revision AND state IN ('queued', 'in_doubt') AND claim_owner = :claim{held}"
-        ),
-        {**_reference(row), "claim": claim},
-    )
-    return found.first() is not None
-
-
-def _reference(row: sa.Row[tuple[object, ...]]) -> dict[str, object]:
-    return {name: getattr(row, name) for name in ("window_ms", "org_id", "feature", "revision")}
+def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
+    return SQL.run(connection, "hold_if_claimed", {**place_of(row), "claim": claim}).first() is not None

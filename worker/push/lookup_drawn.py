@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -29,6 +29,7 @@ from drawdown.worker.push.balances import (
     read_balances,
 )
 from drawdown.worker.push.outcome import Adopt, Settlement, Void
+from drawdown.worker.push.rows import PushRow
 
 DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
 UNTOLD: Final = (
@@ -57,10 +58,10 @@ class Weighed:
 
 def weigh(
     provider: str,
-    rows: Sequence[Any],
+    rows: Sequence[PushRow],
     found: Sequence[LookupResult],
     asked_ms: int,
-    can: Capabilities,
+    capabilities: Capabilities,
     unsent: Collection[int],
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
@@ -68,8 +69,8 @@ def weigh(
     places = {
         (str(row.customer_id), str(row.feature))
         for number, (row, result) in enumerate(zip(rows, found, strict=True))
-        if can.drawn and isinstance(result, Absent) and row.sent_qty and number not in unsent
-        if row.claimed or asked_ms - int(row.last_sent_ms) >= can.applied_within_ms
+        if capabilities.drawn and isinstance(result, Absent) and row.sent_qty and number not in unsent
+        if row.claimed or asked_ms - int(row.last_sent_ms) >= capabilities.applied_within_ms
     }
     if not places:
         return Weighed(unsent=unsent)
@@ -84,7 +85,7 @@ def weigh(
 def ends_by_balance(
     connection: sa.Connection,
     provider: str,
-    rows: Sequence[Any],
+    rows: Sequence[PushRow],
     found: Sequence[LookupResult],
     ends: Sequence[End],
     weighed: Weighed,
@@ -123,7 +124,7 @@ def ends_by_balance(
     ]
 
 
-def _later(row: Any, asked_ms: int, *, alone: bool) -> Settlement:
+def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
     if alone:
         return Settlement("in_doubt", asked_ms + DAY_MS, "absent", UNTOLD)
     # All that wait for one another are due at the same moment: once looked up together, the balance tells of all.
@@ -132,7 +133,7 @@ def _later(row: Any, asked_ms: int, *, alone: bool) -> Settlement:
 
 
 def _charged(
-    rows: Sequence[Any], now: Accounted, before: Accounted, balances: Balances, place: Place
+    rows: Sequence[PushRow], now: Accounted, before: Accounted, balances: Balances, place: Place
 ) -> frozenset[int] | None:
     """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
     any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""

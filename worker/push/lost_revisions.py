@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
+from drawdown.schema.sql import queries
 from drawdown.schema.units import push_key
 from drawdown.worker.engine.asking import look_up_all
 from drawdown.worker.engine.effects import Steps
@@ -20,25 +21,13 @@ from drawdown.worker.history.losses import Loss
 from drawdown.worker.push.adopt import Other
 from drawdown.worker.push.outcome import OTHERS_FIRST
 from drawdown.worker.push.request import dated, request_of, wire_key
+from drawdown.worker.push.rows import PushRow, place_of
+
+SQL = queries(__file__)
 
 NEXT_REVISIONS: Final = 3
 """So many revisions after the newest we know are asked for at once; where the last of them is there, as many more.
 Others are found step by step: what is adopted makes the difference be sealed, that is asked for with those after it."""
-
-
-# What was found absent, and waits for others alone, comes to nothing that is adopted; anything else may.
-UNTOLD: Final = f"""
-SELECT 1 FROM pushes o WHERE o.provider = :provider AND o.state IN ('due', 'queued', 'in_doubt', 'rejected')
-    AND o.state = 'queued' AND o.org_id = :org AND o.customer_id = :customer AND o.feature = :feature AND o.attempts = 0
-    AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') <> '{OTHERS_FIRST}')
-    AND (o.window_ms <> :window OR o.revision <> :revision) LIMIT 1
-"""
-ADOPTED_SINCE: Final = """
-SELECT 1 FROM adoptions x JOIN pushes p ON p.window_ms = x.window_ms AND p.org_id = x.org_id AND p.feature = x.feature
-    AND p.revision = x.revision
-WHERE x.org_id = :org AND x.feature = :feature AND p.provider = :provider AND p.customer_id = :customer
-    AND x.at_ms >= :sealed LIMIT 1
-"""
 
 
 @dataclass(frozen=True)
@@ -49,19 +38,18 @@ class CarryDoubt:
     waits: bool = False
 
 
-def standing(connection: sa.Connection, row: Any, capabilities: Capabilities) -> CarryDoubt:
+def standing(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
     """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
     all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
         return CarryDoubt()
-    values = {"org": row.org_id, "feature": row.feature, "provider": row.provider, "customer": row.customer_id}
-    place = {"window": row.window_ms, "revision": row.revision}
-    stale = connection.execute(sa.text(ADOPTED_SINCE), {**values, "sealed": row.sealed_at_ms}).first() is not None
-    waits = connection.execute(sa.text(UNTOLD), {**values, **place}).first() is not None
+    values = {**place_of(row), "provider": row.provider, "customer_id": row.customer_id}
+    stale = SQL.run(connection, "adopted_since", {**values, "sealed_at_ms": row.sealed_at_ms}).first() is not None
+    waits = SQL.run(connection, "others_untold", {**values, "others_first": OTHERS_FIRST}).first() is not None
     return CarryDoubt(stale, waits)
 
 
-def next_revisions(row: Any, newest: int, capabilities: Capabilities) -> list[PushRequest]:
+def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> list[PushRequest]:
     """What to ask for besides a push: the keys that our lost history would have used after the revision `newest`."""
     asked = request_of(row, capabilities)
     numbers = range(newest + 1, newest + 1 + NEXT_REVISIONS)
@@ -79,7 +67,7 @@ def next_revisions(row: Any, newest: int, capabilities: Capabilities) -> list[Pu
 class Sought:
     """One push to look up; where history was lost, when it may have been sent, and what else is there of its window."""
 
-    row: Any
+    row: PushRow
     loss: Loss | None
     others: Sequence[Other] = ()
 
@@ -89,11 +77,11 @@ def look_further(
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
     """Where history was lost, ask also for what it may have sent after a push, or in its place."""
     asked = list(asked)
-    found = [held(result) if one.loss is not None else result for one, result in zip(asked, found, strict=True)]
+    found = [held(result) if it.loss is not None else result for it, result in zip(asked, found, strict=True)]
     places = [
         place
-        for place, (one, result) in enumerate(zip(asked, found, strict=True))
-        if one.loss is not None and not isinstance(result, ReadFailed | CannotTell)
+        for place, (sought, result) in enumerate(zip(asked, found, strict=True))
+        if sought.loss is not None and not isinstance(result, ReadFailed | CannotTell)
     ]
     newest = {place: int(asked[place].row.newest) for place in places}
     while places:  # as long as the last is there: what is adopted takes the next number, which must be nobody's

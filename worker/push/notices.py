@@ -13,17 +13,13 @@ import structlog
 
 from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused
 from drawdown.schema.audit import Said, record
+from drawdown.schema.sql import queries
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
 from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
-
-CUSTOMER = """
-SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :customer AND start_ms <= :now
-    AND (end_ms IS NULL OR :now < end_ms)
-"""
-BY_WIRE_KEY = "SELECT key FROM pushes WHERE wire_key = :key AND provider = :provider ORDER BY revision DESC LIMIT 1"
+SQL = queries(__file__)
 
 
 def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[Notice], now_ms: int) -> list[str]:
@@ -49,24 +45,24 @@ def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int
 
 def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: int) -> list[str]:
     """Who is billed as this customer now."""
-    values = {"provider": provider, "customer": customer_id, "now": now_ms}
-    return list(connection.execute(sa.text(CUSTOMER), values).scalars()) if _is_storable(customer_id) else []
+    values = {"provider": provider, "customer_id": customer_id, "now_ms": now_ms}
+    return list(SQL.run(connection, "billed_as", values).scalars()) if _is_storable(customer_id) else []
 
 
 def _is_storable(text: str) -> bool:
     """Not so with NUL, or half of a surrogate pair: PostgreSQL does not even compare such text."""
-    return "\x00" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int) -> str:
-    known = connection.execute(sa.text(BY_WIRE_KEY), {"key": key, "provider": provider}).scalar_one_or_none() or key
-    push = find_pushes(connection, [known], hold=True).get(known)  # accepted this moment, it has drawn on a wallet
+    ours = SQL.run(connection, "key_of_wire_key", {"wire_key": key, "provider": provider}).scalar_one_or_none() or key
+    push = find_pushes(connection, [ours], hold=True).get(ours)  # accepted this moment, it has drawn on a wallet
     if push is None:
-        return f"{known} is no push of this database"  # another program's, or of a history that was lost (R1)
+        return f"{ours} is no push of this database"  # another program's, or of a history that was lost (R1)
     if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
-        return f"{known} is {push.state} at {push.provider}: nothing changes"
+        return f"{ours} is {push.state} at {push.provider}: nothing changes"
     refuse_late(connection, push, reason, now_ms)
     details = {"was": push.state, "provider": provider}
-    record(connection, "push_refused_late", known, details, Said(now_ms, provider, reason, "webhook"))
-    log.error("push_refused_late", key=known, provider=provider, was=push.state, reason=reason)
-    return f"{known} was {push.state}, and is rejected now: {reason}"
+    record(connection, "push_refused_late", ours, details, Said(now_ms, provider, reason, "webhook"))
+    log.error("push_refused_late", key=ours, provider=provider, was=push.state, reason=reason)
+    return f"{ours} was {push.state}, and is rejected now: {reason}"

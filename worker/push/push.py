@@ -7,7 +7,6 @@ are settled in portions as they come, so that a process that dies loses few of t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import Capabilities, Outcome, RetryAt, Unknown
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
@@ -26,17 +25,11 @@ from drawdown.worker.engine.effects import Push, Remember, Steps, Transaction, W
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.claim import Claim, Claimed, claim_due
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
-from drawdown.worker.push.queries import (
-    EXPIRE,
-    FINISH,
-    SETTLE,
-    SETTLED,
-    UNSENDABLE,
-)
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 SHOWN: Final = 120
 """Characters of a reason in the log."""
@@ -56,10 +49,10 @@ class Pushed:
 
     def note(self, settled: Sequence[Settlement]) -> None:
         """Count a portion."""
-        accepted = sum(one.state == "accepted" for one in settled)
+        accepted = sum(end.state == "accepted" for end in settled)
         self.accepted += accepted
         self.other += len(settled) - accepted
-        self.why.update(f"{one.outcome}: {one.error}"[:SHOWN] for one in settled if one.state != "accepted")
+        self.why.update(f"{end.outcome}: {end.error}"[:SHOWN] for end in settled if end.state != "accepted")
 
 
 def push(context: Context, provider: str) -> Steps[Pushed]:
@@ -107,7 +100,7 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, lease
     batch, breaker = claimed.pushes, context.breaker(provider)
     sending = Push(
         provider,
-        [one.request for one in batch],
+        [claimed_push.request for claimed_push in batch],
         lambda: context.out_of_time(SENDING) or context.clock.now_ms() >= lease_end,
     )
     left, failed = set(range(len(batch))), True
@@ -117,7 +110,7 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, lease
         left -= outcomes.keys()
         portion = [batch[place] for place in places]
         settled = _settled(context, provider, portion, list(outcomes.values()))
-        if failed and not all(isinstance(one, RetryAt | Unknown) for one in outcomes.values()):
+        if failed and not all(isinstance(outcome, RetryAt | Unknown) for outcome in outcomes.values()):
             failed = False
             breaker.note(failed=False, now_ms=context.clock.now_ms())
         yield Transaction(
@@ -154,26 +147,26 @@ def _settled(
 ) -> list[Settlement]:
     now, capabilities = context.clock.now_ms(), context.capabilities[provider]
     return [
-        settle(outcome, one.request.attempt, now, capabilities, sent_before=one.sent_before)
-        for one, outcome in zip(batch, outcomes, strict=True)
+        settle(outcome, sent.request.attempt, now, capabilities, sent_before=sent.sent_before)
+        for sent, outcome in zip(batch, outcomes, strict=True)
     ]
 
 
 def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilities, now: int) -> None:
     kept = safe_retention_ms(capabilities)
     oldest = 0 if capabilities.oldest_ms is None else now - capabilities.oldest_ms
-    values = {"provider": provider, "now": now, "oldest_window": oldest}
+    values = {"provider": provider, "now_ms": now, "oldest_window_ms": oldest}
     if kept is not None or oldest:
-        limits = {"oldest_attempt": -1 if kept is None else now - kept}
+        limits = {"oldest_attempt_ms": -1 if kept is None else now - kept}
         state = "queued" if capabilities.lookup else "in_doubt"
-        connection.execute(sa.text(EXPIRE), {**values, **limits, "state": state})
+        SQL.run(connection, "expire", {**values, **limits, "state": state})
     if oldest or capabilities.max_quantity is not None:
         words = {
             # Rounded up: a provider may declare a little less than it takes, for a call that is late.
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
             "largest": capabilities.max_quantity or 2**63 - 1,
         }
-        connection.execute(sa.text(UNSENDABLE), {**values, **words})
+        SQL.run(connection, "reject_unsendable", {**values, **words})
 
 
 def _settle(
@@ -188,28 +181,25 @@ def _settle(
 ) -> None:
     # What was sent in a history that was lost is looked up: the same key may stand for another quantity here (R1).
     require_same(connection, known)
-    rows = json.dumps(
-        [
-            {
-                "window_ms": one.window_ms,
-                "org_id": one.org_id,
-                "feature": one.feature,
-                "revision": one.revision,
-                "attempt": one.request.attempt,
-                "state": end.state,
-                "due_at_ms": end.due_at_ms,
-                "outcome": end.outcome,
-                "error": end.error,
-                # Proven not to have arrived, and nothing before it may have: the key is not known there yet (P2).
-                "unsent": int(end.outcome == "retry" and not one.sent_before and one.first),
-            }
-            for one, end in zip(batch, settled, strict=True)
-        ]
-    )
-    shape = rows_sql(connection, SETTLED)
-    values = {"rows": rows, "claim": claim, "now": now}
-    changed = connection.execute(sa.text(SETTLE.replace("{rows}", shape)), values).all()
-    connection.execute(sa.text(FINISH.replace("{rows}", shape)), {"rows": rows, "now": now})
+    rows = [
+        {
+            "window_ms": sent.window_ms,
+            "org_id": sent.org_id,
+            "feature": sent.feature,
+            "revision": sent.revision,
+            "attempt": sent.request.attempt,
+            "state": end.state,
+            "due_at_ms": end.due_at_ms,
+            "outcome": end.outcome,
+            "error": end.error,
+            # Proven not to have arrived, and nothing before it may have: the key is not known there yet (P2).
+            "unsent": int(end.outcome == "retry" and not sent.sent_before and sent.first),
+        }
+        for sent, end in zip(batch, settled, strict=True)
+    ]
+    values = {"settlements": rows, "claim": claim, "now_ms": now}
+    changed = SQL.run(connection, "settle", values).all()
+    SQL.run(connection, "finish_attempts", values)
     if in_ledger:
         draw(connection, [usage_of(row) for row in changed if row.state == "accepted"], now)
-    mark_for_projection(connection, [one.org_id for one in batch], now)
+    mark_for_projection(connection, [sent.org_id for sent in batch], now)

@@ -6,39 +6,29 @@ primary key, for there is no index on their text.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 from drawdown.schema.units import PLACE, parse_push_key
 
 PUSH: Final = ids.Kind("push", (), "drawdown push list")
-_NEIGHBOURS: Final = tuple(
-    f"SELECT key FROM pushes WHERE ({', '.join(PLACE)}) {side} (:{', :'.join(PLACE)}) "
-    f"ORDER BY {', '.join(f'{name} {way}' for name in PLACE)} LIMIT :most"
-    for side, way in ((">=", "ASC"), ("<", "DESC"))
-)
-_JOINED: Final = " AND ".join(f"p.{name} = w.{name}" for name in PLACE)
+SQL = queries(__file__)
 
-# `p` is a push. What was refused may be on record there, and stand for what a later attempt charged.
-ARRIVALS: Final = """(
-    SELECT CASE WHEN SUM(CASE WHEN t.outcome = 'rejected' THEN 0 ELSE 1 END) > 0 THEN COUNT(*) ELSE 0 END
-    FROM attempts t WHERE t.window_ms = p.window_ms AND t.org_id = p.org_id AND t.feature = p.feature
-    AND t.revision = p.revision
-    AND (t.outcome IS NULL OR t.outcome IN ('unknown', 'queued', 'accepted', 'rejected')))"""
-"""How many attempts may have arrived, if one of them may have charged."""
+Row: TypeAlias = sa.Row[tuple[object, ...]]
+PushRow: TypeAlias = Row
+"""A row of `pushes`, perhaps with more beside it."""
 
 
-def place_of(push: Any) -> dict[str, Any]:
+def place_of(push: Row) -> dict[str, object]:
     """The primary key of a row that is about a push."""
     return {name: getattr(push, name) for name in PLACE}
 
 
-def find_push(connection: sa.Connection, key: str) -> sa.Row[Any]:
+def find_push(connection: sa.Connection, key: str) -> PushRow:
     """The push with a key, `usage:{org}:{window}:{feature}[:rN]`.
 
     Errors: UnknownId where there is none.
@@ -46,7 +36,7 @@ def find_push(connection: sa.Connection, key: str) -> sa.Row[Any]:
     return require_push(connection, find_pushes(connection, [key]), key)
 
 
-def require_push(connection: sa.Connection, found: dict[str, sa.Row[Any]], key: str) -> sa.Row[Any]:
+def require_push(connection: sa.Connection, found: dict[str, PushRow], key: str) -> PushRow:
     """One of those that were looked for. Errors: UnknownId where there is none, with the nearest that there is."""
     if key not in found:
         raise ids.unknown(PUSH, key, _around(connection, key))
@@ -56,45 +46,29 @@ def require_push(connection: sa.Connection, found: dict[str, sa.Row[Any]], key: 
 def _around(connection: sa.Connection, key: str) -> list[str]:
     """The keys on either side of where this one would stand; the newest where it is like none."""
     place = parse_push_key(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
-    values = {**place, "most": ids.NEIGHBOURS}
-    return [str(one) for text in _NEIGHBOURS for one in connection.execute(sa.text(text), values).scalars()]
+    values = {**place, "at_most": ids.NEIGHBOURS}
+    return [str(near) for side in ("keys_from", "keys_before") for near in SQL.run(connection, side, values).scalars()]
 
 
-def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, sa.Row[Any]]:
+def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, PushRow]:
     """Those of these pushes that there are, by the key asked for. `hold`: nobody else changes them before the
     transaction ends; otherwise a push accepted this moment could be voided as the one in doubt that it was."""
     places = {key: place for key in keys if (place := parse_push_key(key)) is not None}
-    own = " FOR UPDATE OF p" if hold and connection.dialect.name == "postgresql" else ""
-    rows = connection.execute(
-        sa.text(f"SELECT p.* FROM ({rows_sql(connection, PLACE)}) w JOIN pushes p ON {_JOINED}{own}"),
-        {"rows": json.dumps(list(places.values()))},
-    )
+    values = {"places": list(places.values())}
+    rows = SQL.run(connection, "find_pushes", values, held="hold_push" if hold else "")
     by_place = {tuple(place_of(row).values()): row for row in rows}
     return {key: by_place[where] for key, place in places.items() if (where := tuple(place.values())) in by_place}
 
 
-def change(connection: sa.Connection, rows: Sequence[Any], to: str, now_ms: int) -> None:
-    """Change the delivery state of pushes; `to` is what follows SET."""
-    connection.execute(
-        sa.text(
-            f"UPDATE pushes SET {to} FROM ({rows_sql(connection, PLACE)}) w WHERE " + _JOINED.replace("p.", "pushes.")
-        ),
-        {"rows": json.dumps([place_of(row) for row in rows]), "now": now_ms},
-    )
+def change(
+    connection: sa.Connection, rows: Sequence[Row], to: Literal["to_voided", "to_accepted", "to_due"], now_ms: int
+) -> None:
+    """Change the delivery state of pushes."""
+    SQL.run(connection, "change", {"places": [place_of(row) for row in rows], "now_ms": now_ms}, to=to)
 
 
-_UNANSWERED: Final = f"""
-SELECT w.window_ms, w.org_id, w.feature, w.revision, MAX(p.started_ms) AS newest_ms
-FROM ({{rows}}) w JOIN attempts p ON {_JOINED} WHERE p.outcome IS NULL OR p.outcome = 'unknown'
-GROUP BY w.window_ms, w.org_id, w.feature, w.revision
-"""
-
-
-def newest_unanswered(connection: sa.Connection, rows: Sequence[Any]) -> list[int | None]:
+def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[int | None]:
     """When the newest attempt began whose answer was never seen, for each of these pushes."""
-    found = connection.execute(
-        sa.text(_UNANSWERED.format(rows=rows_sql(connection, PLACE))),
-        {"rows": json.dumps([place_of(row) for row in rows])},
-    )
-    newest = {tuple(place_of(one).values()): int(one.newest_ms) for one in found}
+    found = SQL.run(connection, "newest_unanswered", {"places": [place_of(row) for row in rows]})
+    newest = {tuple(place_of(row).values()): int(row.newest_ms) for row in found}
     return [newest.get(tuple(place_of(row).values())) for row in rows]

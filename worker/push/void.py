@@ -6,10 +6,9 @@ tick seals the difference (P5). What is unknown is never voided, and what our ow
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 
@@ -17,25 +16,34 @@ from drawdown.ledger.wallet import read_charges
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.audit import Said, record_many
 from drawdown.schema.errors import Refused
-from drawdown.schema.locks import lock_charges, make_dirty
-from drawdown.schema.sql import insert_rows, rows_sql
-from drawdown.schema.units import PLACE
-from drawdown.worker.push.rows import change, newest_unanswered, place_of
+from drawdown.schema.locks import lock_charges, make_windows_dirty
+from drawdown.schema.sql import queries
+from drawdown.worker.push.rows import PushRow, change, newest_unanswered, place_of
 from drawdown.worker.push.wallet_mirror import give_back
+
+SQL = queries(__file__)
 
 MAY_ARRIVE_MS: Final = 3_600_000
 """How long an attempt whose answer was never seen may still reach the provider, and be charged there (P5)."""
 
 
-def seal_again(connection: sa.Connection, what: Sequence[Any]) -> None:
+class OfWindow(Protocol):
+    """Whatever names a window of an organisation."""
+
+    @property
+    def org_id(self) -> str: ...
+    @property
+    def window_ms(self) -> int: ...
+
+
+def seal_again(connection: sa.Connection, what: Sequence[OfWindow]) -> None:
     """Have the differences of windows computed again by the next seal; each of `what` names one."""
-    shape = rows_sql(connection, {"org_id": "text", "window_ms": "bigint"})
-    rows = [{"org_id": one.org_id, "window_ms": one.window_ms} for one in what]
-    make_dirty(connection, f"({shape}) r WHERE 1 = 1", {"rows": json.dumps(rows)})
+    windows = [{"org_id": named.org_id, "window_ms": named.window_ms} for named in what]
+    make_windows_dirty(connection, SQL, "windows_to_seal_again", {"windows": windows})
 
 
 def void_one(
-    connection: sa.Connection, push: sa.Row[Any], said: Said, evidence: str, kind: str, *, answered: bool = True
+    connection: sa.Connection, push: PushRow, said: Said, evidence: str, kind: str, *, answered: bool = True
 ) -> None:
     """Void one push, under S1's lock."""
     void_many(connection, [push], said, [evidence], kind, answered=answered)
@@ -43,7 +51,7 @@ def void_one(
 
 def void_many(
     connection: sa.Connection,
-    chosen: Sequence[Any],
+    chosen: Sequence[PushRow],
     said: Said,
     evidence: Sequence[str],
     kind: str,
@@ -59,14 +67,13 @@ def void_many(
     if answered:
         _require_all_answered(connection, chosen, said.now_ms)
     give_back(connection, [push for push in chosen if push.state == "accepted"], said.now_ms)
-    person = {"actor": said.actor, "reason": said.reason}
-    rows = [
+    voids = [
         {**place_of(push), "attempts_then": push.attempts, "evidence": why}
         for push, why in zip(chosen, evidence, strict=True)
     ]
-    same = {"at_ms": said.now_ms, "evidence_kind": kind, **person}
-    insert_rows(connection, "voids", {**PLACE, "attempts_then": "bigint", "evidence": "text"}, rows, same=same)
-    change(connection, chosen, "state = 'voided', settled_ms = :now", said.now_ms)
+    same = {"at_ms": said.now_ms, "evidence_kind": kind, "actor": said.actor, "reason": said.reason}
+    SQL.run(connection, "void", {"voids": voids, **same})
+    change(connection, chosen, "to_voided", said.now_ms)
     _take_from_carries(connection, chosen)
     seal_again(connection, chosen)
     done = [
@@ -76,40 +83,30 @@ def void_many(
     record_many(connection, "push_void", done, said)
 
 
-_CARRY: Final = dict.fromkeys(("org_id", "provider", "customer_id", "feature"), "text")
+_CARRY: Final = ("org_id", "provider", "customer_id", "feature")
 
 
-def _take_from_carries(connection: sa.Connection, voided: Sequence[Any]) -> None:
+def _take_from_carries(connection: sa.Connection, voided: Sequence[PushRow]) -> None:
     """S10: the carry is what is sealed and not sent, of pushes that stand."""
     changes: dict[tuple[str, ...], int] = defaultdict(int)
     for push in voided:
         if push.sealed_qty != push.sent_qty:
             changes[tuple(getattr(push, name) for name in _CARRY)] -= push.sealed_qty - push.sent_qty
     if changes:
-        insert_rows(
-            connection,
-            "carries",
-            {**_CARRY, "carry_qty": "bigint"},
-            [{**dict(zip(_CARRY, whose, strict=True)), "carry_qty": change} for whose, change in changes.items()],
-            end=f"ON CONFLICT ({', '.join(_CARRY)}) DO UPDATE SET carry_qty = carries.carry_qty + excluded.carry_qty",
-        )
+        carries = [{**dict(zip(_CARRY, whose, strict=True)), "carry_qty": less} for whose, less in changes.items()]
+        SQL.run(connection, "add_to_carries", {"carries": carries})
 
 
-def refuse_late(connection: sa.Connection, push: sa.Row[Any], reason: str, now_ms: int) -> None:
+def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: int) -> None:
     """A push the provider had taken is refused by it after all: it is rejected, and what it drew is given back. It
     loses its claim: an answer that is still on its way says what held before the refusal, and changes nothing."""
     if push.state == "accepted":
         give_back(connection, [push], now_ms)
-    connection.execute(
-        sa.text(
-            "UPDATE pushes SET state = 'rejected', claim_owner = NULL, settled_ms = :now, last_error = :reason "
-            "WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision"
-        ),
-        {**place_of(push), "now": now_ms, "reason": f"refused later: {reason}"[:300]},
-    )
+    values = {**place_of(push), "now_ms": now_ms, "reason": f"refused later: {reason}"[:300]}
+    SQL.run(connection, "reject_late", values)
 
 
-def _require_uncharged(connection: sa.Connection, chosen: Sequence[Any]) -> None:
+def _require_uncharged(connection: sa.Connection, chosen: Sequence[PushRow]) -> None:
     """The ledger is in this database: a process that lay still may charge at any time, and what it charged stands."""
     if not chosen:
         return
@@ -120,7 +117,7 @@ def _require_uncharged(connection: sa.Connection, chosen: Sequence[Any]) -> None
             raise Refused(f"the embedded ledger has charged {push.key} meanwhile: the next tick accepts it")
 
 
-def _require_all_answered(connection: sa.Connection, chosen: Sequence[Any], now_ms: int) -> None:
+def _require_all_answered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> None:
     """An attempt held up on its way may be charged after a later one was rejected; voiding then would bill twice."""
     for push, newest in zip(chosen, newest_unanswered(connection, chosen), strict=True):
         if newest is not None and now_ms - newest < MAY_ARRIVE_MS:
@@ -131,14 +128,10 @@ def _require_all_answered(connection: sa.Connection, chosen: Sequence[Any], now_
             )
 
 
-def require_above_floor(connection: sa.Connection, chosen: Sequence[Any]) -> None:
+def require_above_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> None:
     """S4: below the floor nothing is sealed any more, so what a void takes out would never be owed again."""
-    shape = rows_sql(connection, {"org_id": "text"})
-    rows = json.dumps([{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})])
-    found = connection.execute(
-        sa.text(f"SELECT o.org_id, o.floor_ms FROM ({shape}) w JOIN orgs o ON o.org_id = w.org_id"), {"rows": rows}
-    )
-    floors = {row.org_id: int(row.floor_ms) for row in found}
+    orgs = [{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})]
+    floors = {row.org_id: int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": orgs})}
     for push in chosen:
         if push.window_ms < floors.get(push.org_id, 0):
             raise Refused(

@@ -7,43 +7,62 @@ here, and never halted for it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger import entries, wallet
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import mirrored_at
 from drawdown.worker.verdict.asks import mark_for_projection
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 PREFIX: Final = "mirror:"
 AGAIN: Final = ":redrawn"
 
 
-def usage_of(push: Any) -> entries.Usage:
-    """What a push (a row of `pushes`) draws from its customer's wallet."""
+class Billed(Protocol):
+    """A push, as far as a wallet goes: a row of `pushes`."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def org_id(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def customer_id(self) -> str: ...
+    @property
+    def feature(self) -> str: ...
+    @property
+    def sent_qty(self) -> int: ...
+    @property
+    def window_ms(self) -> int: ...
+
+
+def usage_of(push: Billed) -> entries.Usage:
+    """What a push draws from its customer's wallet."""
     return entries.Usage(f"{PREFIX}{push.key}", push.customer_id, push.feature, push.sent_qty, push.window_ms)
 
 
 def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: int) -> None:
     """Draw accepted pushes from their customers' wallets, where there are such. Only for providers without a hard stop
     of their own; `draw_if_ours` asks."""
-    have = _with_wallet(connection, sorted({one.customer_id for one in accepted}))
-    uses = [one for one in accepted if one.customer_id in have]
-    names = _standing(connection, [one.key for one in uses])
-    uses = [replace(one, key=names[one.key]) for one in uses]
+    have = _with_wallet(connection, sorted({use.customer_id for use in accepted}))
+    uses = [use for use in accepted if use.customer_id in have]
+    names = _standing(connection, [use.key for use in uses])
+    uses = [replace(use, key=names[use.key]) for use in uses]
     for use, charge in zip(uses, wallet.charge(connection, uses, now_ms) if uses else [], strict=True):
         if charge is wallet.Charge.NO_RATE:
             log.warning("wallet_not_drawn", feature=use.feature, detail="the feature has no rate in the ledger")
 
 
-def draw_if_ours(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
+def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:
     """The same for pushes of any provider, where it keeps no balance of its own."""
     theirs = mirrored_at(connection)
     some = [push for push in pushes if push.provider in theirs]
@@ -52,7 +71,7 @@ def draw_if_ours(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) 
         mark_for_projection(connection, [push.org_id for push in some], now_ms)
 
 
-def give_back(connection: sa.Connection, pushes: Sequence[Any], now_ms: int) -> None:
+def give_back(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:
     """Undo what was drawn for pushes that the provider does not have after all."""
     names = _standing(connection, [usage_of(push).key for push in pushes])
     drawn = wallet.reverse(connection, list(names.values()), now_ms)
@@ -73,12 +92,5 @@ def _standing(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
 
 
 def _with_wallet(connection: sa.Connection, customer_ids: Sequence[str]) -> set[str]:
-    shape = rows_sql(connection, {"id": "text"})
-    found = connection.execute(
-        sa.text(
-            f"SELECT w.id FROM ({shape}) w WHERE EXISTS (SELECT 1 FROM ledger_entries e "
-            "WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant')"
-        ),
-        {"rows": json.dumps([{"id": one} for one in customer_ids])},
-    )
-    return set(found.scalars())
+    customers = [{"id": customer_id} for customer_id in customer_ids]
+    return set(SQL.run(connection, "with_wallet", {"customers": customers}).scalars())

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
 from drawdown.schema.audit import Said
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.context import Context
@@ -36,8 +37,10 @@ from drawdown.worker.push.balances import (
     read_balances,
     remember,
 )
-from drawdown.worker.reconcile import queries as sql
+from drawdown.worker.push.rows import PushRow
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
+
+SQL = queries(__file__)
 
 AGAIN: Final = "the balance was drawn on twice for pushes that were sent twice: --correct gives it back"
 MORE: Final = "the balance was drawn on by more than pushes sent twice: somebody else uses it too, or a person set it"
@@ -153,9 +156,8 @@ def _of_place(
 
 def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark) -> tuple[Line | None, Mark | None]:
     """More was drawn than pushed: for pushes that were sent twice, or by somebody else."""
-    since = mark.since_ms
-    values = {"provider": line.provider, "customer": line.customer_id, "feature": line.feature, "since": since}
-    again = connection.execute(sa.text(sql.SENT_AGAIN), values).all()
+    whose = {"provider": line.provider, "customer_id": line.customer_id, "feature": line.feature}
+    again = SQL.run(connection, "sent_again", {**whose, "since_ms": mark.since_ms}).all()
     more = line.theirs - line.ours
     seen_to = asked.seen_to[mark.place]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
@@ -178,7 +180,7 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     reached: dict[int, tuple[int, int]] = {0: (-1, 0)}  # a sum: the last push in it, and the sum before
     for place in copies:
         quantity = pushes[place][0]
-        for before in [one for one in reached if one + quantity <= amount]:
+        for before in [total for total in reached if total + quantity <= amount]:
             reached.setdefault(before + quantity, (place, before))
         if amount in reached:
             twice: dict[int, int] = {}
@@ -192,10 +194,10 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     return None
 
 
-def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[Any, int]], said: Said) -> int:
+def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]], said: Said) -> int:
     """Attribute what was drawn too much to pushes that were sent twice; how much that is."""
     for row, times in twice:
         part = row.sent_qty * times
         evidence = f"may have arrived {row.arrived} times; the balance was drawn on by {part:,} more than was pushed"
         adopt_excess(connection, row, part, said, evidence, drawn=True)
-    return sum(row.sent_qty * times for row, times in twice)
+    return sum(int(row.sent_qty) * times for row, times in twice)

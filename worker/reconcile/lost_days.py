@@ -14,6 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import ReadFailed, Totals
+from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.terms import stored_terms
 from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
@@ -21,15 +22,7 @@ from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, t
 
 CHUNK: Final = 200
 NOTE: Final = "nothing is known of it here, and history was lost: import the samples of that day again"
-
-# Each assignment of the provider whose customer may have been billed in a lost span.
-LOST: Final = """
-SELECT a.org_id, a.customer_id, CASE WHEN a.start_ms > l.from_ms THEN a.start_ms ELSE l.from_ms END AS from_ms,
-    CASE WHEN a.end_ms < l.until_ms THEN a.end_ms ELSE l.until_ms END AS until_ms
-FROM losses l JOIN assignments a ON a.start_ms < l.until_ms AND (a.end_ms IS NULL OR a.end_ms > l.from_ms)
-WHERE a.provider = :provider AND a.customer_id <> '' AND (:org = '' OR a.org_id = :org) AND l.at_ms >= :since
-ORDER BY a.org_id, a.start_ms, l.number
-"""
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ def compare_lost(
     for at in range(0, len(spans), CHUNK):
         part = spans[at : at + CHUNK]
         totals: Sequence[Totals | ReadFailed] = yield ReadTotals(
-            provider, [(one.customer_id, one.from_ms, one.to_ms) for one in part]
+            provider, [(span.customer_id, span.from_ms, span.to_ms) for span in part]
         )
         for span, read in zip(part, totals, strict=True):
             if isinstance(read, ReadFailed):
@@ -83,9 +76,9 @@ def _spans(
 ) -> list[Span]:
     terms = stored_terms(connection).get(provider)
     live = (terms.live_from_ms if terms is not None else None) or 0
-    values = {"provider": provider, "org": scope.org_id, "since": since_ms}
+    values = {"provider": provider, "org_id": scope.org_id, "since_ms": since_ms}
     spans = set()
-    for row in connection.execute(sa.text(LOST), values):
+    for row in SQL.run(connection, "lost_spans", values):
         # Whole days: a window of the day on which history broke off may have been billed after that.
         first = int(row.from_ms) - int(row.from_ms) % DAY_MS
         for day in range(first, min(int(row.until_ms), now_ms, scope.to_ms), DAY_MS):
@@ -93,4 +86,4 @@ def _spans(
             begins, ends = begins - begins % 60_000, ends - ends % 60_000  # sums are told by the minute
             if begins < ends:
                 spans.add(Span(str(row.org_id), str(row.customer_id), begins, ends))
-    return sorted(spans, key=lambda one: (one.from_ms, one.org_id, one.to_ms))
+    return sorted(spans, key=lambda span: (span.from_ms, span.org_id, span.to_ms))

@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.audit import Said
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
-from drawdown.worker.reconcile import queries as sql
+from drawdown.worker.push.rows import PushRow, Row
 from drawdown.worker.reconcile.report import Line, of_line
-from drawdown.worker.reconcile.short import Short, is_unclear, look_up
+from drawdown.worker.reconcile.short import Short, accepted_of, is_unclear, look_up
+
+SQL = queries(__file__)
 
 
 def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequence[Totals | ReadFailed]]:
@@ -33,24 +35,24 @@ def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[
     return found
 
 
-def compare_over(context: Context, known: Short, settled_by: int, said: Said) -> Steps[Line]:
-    """They have more than we call accepted: find the windows, and adopt what is too much there. `known`: what of the
+def compare_over(context: Context, short: Short, settled_by: int, said: Said) -> Steps[Line]:
+    """They have more than we call accepted: find the windows, and adopt what is too much there. `short`: what of the
     line no event shows, which looks like more over there where it was given back."""
-    line = known.line
-    if not known.doubted and line.ours - line.theirs == known.corrected + known.covered:
-        verdict = line.verdict if known.corrected else "equal"
-        return replace(line, corrected=abs(known.corrected), verdict=verdict)
-    windows: list[Any] = yield Transaction("reconcile_windows", partial(_windows, line=line), rollback=True)
+    line = short.line
+    if not short.doubted and line.ours - line.theirs == short.corrected + short.covered:
+        verdict = line.verdict if short.corrected else "equal"
+        return replace(line, corrected=abs(short.corrected), verdict=verdict)
+    windows: list[Row] = yield Transaction("reconcile_windows", partial(_windows, line=line), rollback=True)
     spans = [(line.customer_id, int(row.window_ms), int(row.window_ms) + WINDOW_MS) for row in windows]
     totals = yield from read_totals(line.provider, spans)
-    excess: dict[Any, int] = {}
+    excess: dict[Row, int] = {}
     by_hand, open_still, below = 0, 0, 0
     for row, read in zip(windows, totals, strict=True):
         if isinstance(read, ReadFailed):
             return replace(line, note=f"could not be read by window: {read.reason}")
         window = int(row.window_ms)
-        more = int(read.get(line.feature, 0)) - int(row.accepted) + known.unseen.get(window, 0)
-        if more > 0 and (row.by_hand or window in known.doubted):
+        more = int(read.get(line.feature, 0)) - int(row.accepted) + short.unseen.get(window, 0)
+        if more > 0 and (row.by_hand or window in short.doubted):
             by_hand += more
         elif more > 0 and (row.unsettled or row.settled_ms > settled_by):
             open_still += more
@@ -64,8 +66,8 @@ def compare_over(context: Context, known: Short, settled_by: int, said: Said) ->
         "reconcile_over", partial(_adopt_windows, line=line, excess=excess, said=said, known=context.witness)
     )
     open_still += sum(excess.values()) - corrected
-    corrected -= known.corrected
-    rest = line.theirs - line.ours - corrected + known.covered
+    corrected -= short.corrected
+    rest = line.theirs - line.ours - corrected + short.covered
     note = None if rest <= 0 else f"{rest:,} lie in no window of ours: somebody else charges this customer"
     if open_still:
         note = f"{open_still:,} lie in windows that were being settled: the next run tells"
@@ -76,32 +78,30 @@ def compare_over(context: Context, known: Short, settled_by: int, said: Said) ->
     return replace(line, corrected=corrected, note=note)
 
 
-def _unclear(context: Context, line: Line, windows: Sequence[Any]) -> Steps[list[Any]]:
+def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list[Row]]:
     """Windows where something may have been given back without a trace: that looks like more over there, and the
     balance alone tells."""
-    can = context.capabilities[line.provider]
-    if not (windows and can.lookup):
+    capabilities = context.capabilities[line.provider]
+    if not (windows and capabilities.lookup):
         return []
-    rows: list[Any] = yield Transaction(
-        "reconcile_accepted", lambda c: list(c.execute(sa.text(sql.ACCEPTED), of_line(line))), rollback=True
-    )
+    rows: list[PushRow] = yield Transaction("reconcile_accepted", partial(accepted_of, line=line), rollback=True)
     there = {int(row.window_ms) for row in windows}
     rows = [row for row in rows if row.sent_qty < 0 and int(row.arrivals) > 1 and int(row.window_ms) in there]
-    found = yield from look_up(line.provider, rows, can)
+    found = yield from look_up(line.provider, rows, capabilities)
     unclear = {
         int(row.window_ms)
-        for row, one in zip(rows, found, strict=True)
-        if is_unclear(row, one) or isinstance(one, ReadFailed)
+        for row, result in zip(rows, found, strict=True)
+        if is_unclear(row, result) or isinstance(result, ReadFailed)
     }
     return [row for row in windows if int(row.window_ms) in unclear]
 
 
-def _windows(connection: sa.Connection, *, line: Line) -> list[Any]:
-    return list(connection.execute(sa.text(sql.BY_WINDOW), of_line(line)))
+def _windows(connection: sa.Connection, *, line: Line) -> list[Row]:
+    return list(SQL.run(connection, "by_window", of_line(line)))
 
 
 def _adopt_windows(
-    connection: sa.Connection, *, line: Line, excess: Mapping[Any, int], said: Said, known: Witness | None
+    connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], said: Said, known: Witness | None
 ) -> int:
     """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
     an excess that another run adopted, would be given back."""
@@ -118,11 +118,5 @@ def _adopt_windows(
     return adopted
 
 
-def _last_push(connection: sa.Connection, line: Line, window_ms: int) -> Any:
-    return connection.execute(
-        sa.text(
-            "SELECT * FROM pushes WHERE window_ms = :window AND org_id = :org AND feature = :feature "
-            "AND provider = :provider AND customer_id = :customer ORDER BY revision DESC LIMIT 1"
-        ),
-        {**of_line(line), "window": window_ms},
-    ).one()
+def _last_push(connection: sa.Connection, line: Line, window_ms: int) -> PushRow:
+    return SQL.run(connection, "last_push", {**of_line(line), "window_ms": window_ms}).one()

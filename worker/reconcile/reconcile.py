@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import ReadFailed, Totals
 from drawdown.schema.audit import Said
+from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.catalog.terms import stored_terms, wire_since
@@ -24,7 +25,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.waiting import visible_by
 from drawdown.worker.history.incarnation import present
-from drawdown.worker.reconcile import queries as sql
+from drawdown.worker.push.rows import Row
 from drawdown.worker.reconcile.balances import compare_drawn
 from drawdown.worker.reconcile.lost_days import compare_lost
 from drawdown.worker.reconcile.over import compare_over, read_totals
@@ -32,6 +33,7 @@ from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, a
 from drawdown.worker.reconcile.short import Short, ended_short, find_absent
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 
@@ -70,11 +72,7 @@ def _why_not(context: Context, provider: str) -> str:
 
 
 def _bills(connection: sa.Connection, *, provider: str) -> bool:
-    found = connection.execute(
-        sa.text("SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1"),
-        {"provider": provider},
-    )
-    return found.first() is not None
+    return SQL.run(connection, "bills", {"provider": provider}).first() is not None
 
 
 def _provider(context: Context, provider: str, scope: ReconcileScope, said: Said, done: Reconciled) -> Steps[None]:
@@ -83,35 +81,35 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, said: Said
     ours: list[_Ours] = yield Transaction(
         "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now), rollback=True
     )
-    done.other_terms += sum(one.other_terms for one in ours)
-    same = [one for one in ours if not one.other_terms]
-    ready = [one for one in same if one.is_settled(settled_by)]
-    waiting = {one.line for one in same} - {one.line for one in ready}
+    done.other_terms += sum(day.other_terms for day in ours)
+    same = [day for day in ours if not day.other_terms]
+    ready = [day for day in same if day.is_settled(settled_by)]
+    waiting = {day.line for day in same} - {day.line for day in ready}
     until = window_of(settled_by - SETTLING_MS)
     if waiting:  # of a day that goes on, what is old enough; else whoever never rests would never be compared
         part: list[_Ours] = yield Transaction(
             "reconcile_ours", partial(_ours, provider=provider, scope=scope, now=now, until=until), rollback=True
         )
-        ready += [one for one in part if one.line in waiting and not one.other_terms and one.is_settled(settled_by)]
-    compared = {one.line for one in ready}
+        ready += [day for day in part if day.line in waiting and not day.other_terms and day.is_settled(settled_by)]
+    compared = {day.line for day in ready}
     done.waiting += len(waiting - compared)
-    spans = sorted({one.span for one in ready})
+    spans = sorted({day.span for day in ready})
     untold: set[tuple[str, str]] = set()
     for at in range(0, len(spans), CHUNK):
         some = spans[at : at + CHUNK]
         totals = yield from read_totals(provider, some)
         theirs = dict(zip(some, totals, strict=True))
-        part_of = [one for one in ready if one.span in theirs]
+        part_of = [day for day in ready if day.span in theirs]
         untold |= yield from _compare(context, provider, part_of, theirs, scope, said, done)
-    seen = {(one.row.org_id, one.row.customer_id, one.row.feature, int(one.row.day_ms)) for one in ours}
+    seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
     since = now - RECENT_MS if scope.recent else 0
     yield from compare_lost(provider, scope, seen, since, now, done)
     if context.capabilities[provider].drawn:
         # What events may yet show would be corrected twice, if balances were believed first.
         untold |= {(line.customer_id, line.feature) for line in waiting - compared}
-        known = {(one.line.customer_id, one.line.feature) for one in ready} - untold
+        told = {(day.line.customer_id, day.line.feature) for day in ready} - untold
         going_on = {(line.customer_id, line.feature) for line in waiting}
-        seen_to = {place: until if place in going_on else FOREVER_MS for place in known}
+        seen_to = {place: until if place in going_on else FOREVER_MS for place in told}
         yield from compare_drawn(context, provider, seen_to, scope, said, done)
 
 
@@ -119,7 +117,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, said: Said
 class _Ours:
     """One organisation's feature on one day, or the part of it that was sent, or in shadow."""
 
-    row: Any
+    row: Row
     span: tuple[str, int, int]
     """Customer, from, to: the time in which nobody else was billed as this customer."""
     other_terms: bool
@@ -154,12 +152,12 @@ def _ours(
         "provider": provider,
         "from_ms": scope.from_ms,
         "to_ms": min(scope.to_ms, now, until),
-        "org": scope.org_id,
-        "since": now - RECENT_MS if scope.recent else 0,
-        "live": live,
+        "org_id": scope.org_id,
+        "since_ms": now - RECENT_MS if scope.recent else 0,
+        "live_from_ms": live,
     }
     found = []
-    for row in connection.execute(sa.text(sql.OURS), values):
+    for row in SQL.run(connection, "ours", values):
         begins, ends = max(row.day_ms, row.begins_ms), min(row.day_ms + DAY_MS, row.ends_ms, until)
         begins, ends = (max(begins, live), ends) if row.live else (begins, min(ends, live))
         found.append(_Ours(row, (row.customer_id, int(begins), int(ends)), bool(row.live) and row.sent_ms < since))
@@ -178,14 +176,14 @@ def _compare(
     """Returns the customers' features of which events have not told all."""
     lines, untold = [], set[tuple[str, str]]()
     settled_by = visible_by(context.clock.now_ms(), context.capabilities[provider])
-    for one in ours:
-        read = theirs[one.span]
+    for day in ours:
+        read = theirs[day.span]
         if isinstance(read, ReadFailed):
-            done.not_read(one.row.customer_id, read.reason)
-            untold.add((one.row.customer_id, one.row.feature))
-            log.warning("totals_not_read", provider=provider, customer=one.row.customer_id, reason=read.reason)
+            done.not_read(day.row.customer_id, read.reason)
+            untold.add((day.row.customer_id, day.row.feature))
+            log.warning("totals_not_read", provider=provider, customer=day.row.customer_id, reason=read.reason)
         else:
-            lines.append(_line(provider, one, int(read.get(one.row.feature, 0))))
+            lines.append(_line(provider, day, int(read.get(day.row.feature, 0))))
     yield Transaction("reconcile_keep", partial(_keep, lines=lines, now=said.now_ms))
     done.compared += len(lines)
     differing = [
@@ -209,22 +207,22 @@ def _corrected(
     context: Context, provider: str, differing: Sequence[Line], settled_by: int, said: Said
 ) -> Steps[list[Line]]:
     """The same lines, as they are once what is proven was mended."""
-    can = context.capabilities[provider]
+    capabilities = context.capabilities[provider]
     # Where something may be given back without an event, that looks like more over there.
-    asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and can.drawn)]
-    found = {one.line: one for one in (yield from find_absent(context, asked, settled_by, said))}
+    asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and capabilities.drawn)]
+    found = {short.line: short for short in (yield from find_absent(context, asked, settled_by, said))}
     ended: dict[Line, Line] = {}
     for line in differing:
         if line.verdict == "short":
-            ended[line] = ended_short(found[line], can)
+            ended[line] = ended_short(found[line], capabilities)
         elif line.verdict == "over":
-            known = found.get(line, Short(line))
-            ended[line] = yield from compare_over(context, known, settled_by, said)
+            short = found.get(line, Short(line))
+            ended[line] = yield from compare_over(context, short, settled_by, said)
     return [ended.get(line, line) for line in differing]
 
 
-def _line(provider: str, one: _Ours, theirs: int) -> Line:
-    row = one.row
+def _line(provider: str, day: _Ours, theirs: int) -> Line:
+    row = day.row
     ours = int(row.accepted) + int(row.shadow)
     beside = ours - int(row.by_hand)
     if theirs == beside or theirs < ours:  # what a person billed by hand is not among the events
@@ -239,13 +237,21 @@ def _line(provider: str, one: _Ours, theirs: int) -> Line:
         ours=ours,
         theirs=theirs,
         verdict=verdict if row.live else "shadow",
-        from_ms=one.span[1],
-        to_ms=one.span[2],
+        from_ms=day.span[1],
+        to_ms=day.span[2],
     )
 
 
 def _keep(connection: sa.Connection, *, lines: Sequence[Line], now: int) -> None:
-    names = ("day_ms", "org_id", "provider", "customer_id", "feature", "ours", "theirs", "verdict")
+    names = ("day_ms", "org_id", "provider", "customer_id", "feature", "verdict")
     if lines:
-        values = [{**{name: getattr(one, name) for name in names}, "now": now} for one in lines]
-        connection.execute(sa.text(sql.KEEP), values)
+        kept = [
+            {
+                **{name: getattr(line, name) for name in names},
+                "ours_qty": line.ours,
+                "theirs_qty": line.theirs,
+                "at_ms": now,
+            }
+            for line in lines
+        ]
+        SQL.run(connection, "keep", kept)

@@ -76,7 +76,7 @@ class Reconciled:
     @property
     def exit_status(self) -> int:
         """1: a person is needed. 75: what differed was corrected, or could not be read, and the next run tells."""
-        if self.unusable or any(abs(one.theirs - one.ours) != one.corrected for one in self.differing):
+        if self.unusable or any(abs(line.theirs - line.ours) != line.corrected for line in self.differing):
             return 1
         return 75 if self.differing or self.unread else 0
 
@@ -109,7 +109,7 @@ def of_line(line: Line) -> dict[str, object]:
         "provider": line.provider,
         "from_ms": line.from_ms,
         "to_ms": line.to_ms,
-        "org": line.org_id,
-        "customer": line.customer_id,
+        "org_id": line.org_id,
+        "customer_id": line.customer_id,
         "feature": line.feature,
     }

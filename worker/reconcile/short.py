@@ -11,13 +11,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
 from drawdown.schema.audit import Said
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
 from drawdown.worker.engine.asking import look_up_all
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction, Witness
@@ -34,9 +35,11 @@ from drawdown.worker.push.balances import (
 )
 from drawdown.worker.push.outcome import UNTRACED
 from drawdown.worker.push.request import dated, request_of
+from drawdown.worker.push.rows import PushRow, place_of
 from drawdown.worker.push.void import void_one
-from drawdown.worker.reconcile import queries as sql
 from drawdown.worker.reconcile.report import Line, of_line
+
+SQL = queries(__file__)
 
 COVERED: Final = "no event shows them, and the customer's balance was drawn on by as much: they are charged"
 UNTOLD: Final = (
@@ -56,7 +59,7 @@ class Short:
     """One line, the pushes of it, and what became of them."""
 
     line: Line
-    rows: Sequence[Any] = ()
+    rows: Sequence[PushRow] = ()
     found: Sequence[LookupResult] = ()
     corrected: int = 0
     covered: int = 0
@@ -77,7 +80,7 @@ class Short:
         self.corrected = self.covered = self.untold = self.below = 0
         self.unseen, self.doubted = {}, set()
 
-    def still(self, connection: sa.Connection) -> list[tuple[Any, LookupResult]]:
+    def still(self, connection: sa.Connection) -> list[tuple[PushRow, LookupResult]]:
         """Those that nobody settled anew since they were read as accepted, each with what its lookup found."""
         pairs = zip(self.rows, self.found, strict=True)
         return [(row, found) for row, found in pairs if _is_still(connection, row)]
@@ -89,20 +92,20 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, said: 
     if not lines:
         return []
     provider = lines[0].provider
-    can = context.capabilities[provider]
-    if not can.lookup:
+    capabilities = context.capabilities[provider]
+    if not capabilities.lookup:
         return [Short(line) for line in lines]
     asked: list[Short] = []
     for line in lines:
-        rows: list[Any] = yield Transaction("reconcile_accepted", partial(_accepted, line=line), rollback=True)
+        rows: list[PushRow] = yield Transaction("reconcile_accepted", partial(accepted_of, line=line), rollback=True)
         rows = [row for row in rows if row.settled_ms <= settled_by]
-        asked.append(Short(line, rows, (yield from look_up(provider, rows, can))))
+        asked.append(Short(line, rows, (yield from look_up(provider, rows, capabilities))))
     by_place: dict[Place, list[Short]] = defaultdict(list)
-    for one in asked:
-        by_place[one.place].append(one)
+    for short in asked:
+        by_place[short.place].append(short)
     before: Mapping[Place, Accounted] = {}
     balances: Balances = {}
-    if can.drawn:
+    if capabilities.drawn:
         before = yield Transaction(
             "reconcile_accounted",
             partial(read_accounted, provider=provider, places=list(by_place), balances={}),
@@ -125,13 +128,14 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, said: 
     return asked
 
 
-def _accepted(connection: sa.Connection, *, line: Line) -> list[Any]:
-    return list(connection.execute(sa.text(sql.ACCEPTED), of_line(line)))
+def accepted_of(connection: sa.Connection, *, line: Line) -> list[PushRow]:
+    """The pushes of a line that we call accepted, and of which events have to tell."""
+    return list(SQL.run(connection, "accepted", of_line(line)))
 
 
-def look_up(provider: str, rows: Sequence[Any], can: Capabilities) -> Steps[Sequence[LookupResult]]:
-    """Ask for pushes (rows of `ACCEPTED`), in their order."""
-    requests = [replace(request_of(row, can), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
+def look_up(provider: str, rows: Sequence[PushRow], capabilities: Capabilities) -> Steps[Sequence[LookupResult]]:
+    """Ask for pushes (rows of `accepted_of`), in their order."""
+    requests = [replace(request_of(row, capabilities), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
     return (yield from look_up_all(provider, requests))
 
 
@@ -148,48 +152,48 @@ def _void_absent(
     """One customer's feature. `before`: what stood beside its balance before that was read; None: events tell all."""
     lock_buckets(connection)
     require_same(connection, known)
-    for one in some:
-        one.begin()
-    absent = [(one, row) for one in some for row, found in one.still(connection) if isinstance(found, Absent)]
+    for short in some:
+        short.begin()
+    absent = [(short, row) for short in some for row, found in short.still(connection) if isinstance(found, Absent)]
     quantities = [int(row.sent_qty) for _, row in absent]
     # What they have more of is taken over by window (`compare_over`).
-    taken_over = sum(_take_over(connection, one, said) for one in some if one.line.verdict == "short")
+    taken_over = sum(_take_over(connection, short, said) for short in some if short.line.verdict == "short")
     charged: frozenset[int] | None = frozenset()
     if before is not None and absent:
         charged = _charged(connection, quantities, some[0].line.provider, place, before, balances, taken_over)
-    for number, (one, row) in enumerate(absent):
+    for number, (short, row) in enumerate(absent):
         window = int(row.window_ms)
         if charged is not None and number in charged:
-            one.covered += quantities[number]
-            one.unseen[window] = one.unseen.get(window, 0) + quantities[number]
+            short.covered += quantities[number]
+            short.unseen[window] = short.unseen.get(window, 0) + quantities[number]
         elif row.window_ms < row.floor_ms:
-            one.below += quantities[number]
+            short.below += quantities[number]
         elif charged is None:
-            one.untold += quantities[number]
-            one.doubted.add(window)
+            short.untold += quantities[number]
+            short.doubted.add(window)
         else:
             evidence = f"accepted, and absent when it was looked up at {said.now_ms} under {row.wire_key or row.key}"
             evidence += "; the customer's balance agrees" if before is not None else ""
             void_one(connection, row, said, evidence, "absent", answered=False)
-            one.corrected += quantities[number]
+            short.corrected += quantities[number]
 
 
-def _take_over(connection: sa.Connection, one: Short, said: Said) -> int:
+def _take_over(connection: sa.Connection, short: Short, said: Said) -> int:
     """What events show at another quantity, or as nothing; returns by how much what we call accepted fell."""
     fell = 0
-    for row, found in one.still(connection):
+    for row, found in short.still(connection):
         if not isinstance(found, Found) or found.quantity == row.sent_qty or is_unclear(row, found):
             continue
         less = int(row.sent_qty) - found.quantity
         if row.window_ms < row.floor_ms:
-            one.below += less
+            short.below += less
             continue
         if found.quantity == 0:
             evidence = f"accepted, and charged nothing when it was looked up at {said.now_ms}"
             void_one(connection, row, said, evidence, "absent", answered=False)
         else:
             adopt_other(connection, row, found.quantity, said)
-        one.corrected += less
+        short.corrected += less
         fell += less
     return fell
 
@@ -211,55 +215,46 @@ def _charged(
     beyond, absent = now.beyond(drawn), sum(quantities)
     if beyond is None:
         return None
-    if beyond[0] >= 0 and all(one > 0 for one in quantities):
+    if beyond[0] >= 0 and all(quantity > 0 for quantity in quantities):
         return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
     return charged_among(quantities, beyond[0] + absent, beyond[1] + absent)
 
 
-def ended_short(one: Short, can: Capabilities) -> Line:
+def ended_short(short: Short, capabilities: Capabilities) -> Line:
     """They have less than we call accepted: what became of it, in words."""
-    if not can.lookup:
+    if not capabilities.lookup:
         note = "one push cannot be looked up there: compare with their console, then `push void --although-accepted`"
-        return replace(one.line, note=note)
-    line, done = one.line, one.corrected + one.covered
+        return replace(short.line, note=note)
+    line, done = short.line, short.corrected + short.covered
     missing = line.ours - line.theirs - done
-    notes = [f"{one.covered:,}: {COVERED}"] if one.covered else []
-    if one.below:
-        notes.append(f"{one.below:,} {BELOW}")
-    if one.untold:
-        notes.append(f"{one.untold:,}: {UNTOLD}")
-    rest = missing - one.below - one.untold
+    notes = [f"{short.covered:,}: {COVERED}"] if short.covered else []
+    if short.below:
+        notes.append(f"{short.below:,} {BELOW}")
+    if short.untold:
+        notes.append(f"{short.untold:,}: {UNTOLD}")
+    rest = missing - short.below - short.untold
     if rest:
-        pairs = list(zip(one.rows, one.found, strict=True))
-        asked = sum(isinstance(found, ReadFailed | CannotTell) for found in one.found)
+        pairs = list(zip(short.rows, short.found, strict=True))
+        asked = sum(isinstance(found, ReadFailed | CannotTell) for found in short.found)
         silent = [f"{row.key}: {found.reason}" for row, found in pairs if isinstance(found, CannotTell)]
         unclear = [row.key for row, found in pairs if is_unclear(row, found)]
         why = f"{asked:,} pushes of that day could not be looked up" if asked else "no push of that day is"
         why += f" ({silent[0]}): {BY_HAND}" if silent else ""
         why = f"of {len(unclear):,} pushes ({unclear[0]}): {UNTRACED}" if unclear else why
         notes.append(f"{rest:,} more are missing, and {why}")
-    only_covered = not missing and not one.corrected
+    only_covered = not missing and not short.corrected
     return replace(
         line, corrected=done, note="; ".join(notes) or None, verdict="equal" if only_covered else line.verdict
     )
 
 
-def is_unclear(row: Any, found: LookupResult) -> bool:
+def is_unclear(row: PushRow, found: LookupResult) -> bool:
     """Whether a later send may have charged without a trace: only the customer's balance tells."""
     return found == Found(0) and int(row.arrivals) > 1
 
 
-def _is_still(connection: sa.Connection, row: Any) -> bool:
+def _is_still(connection: sa.Connection, row: PushRow) -> bool:
     """Whether a push is as it was read. Accepted is not enough: refused late and billed by hand meanwhile, it is
     accepted again, and what no event shows then lies on an invoice."""
-    own = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
-    where = {name: getattr(row, name) for name in ("window_ms", "org_id", "feature", "revision")}
-    found = connection.execute(
-        sa.text(
-            "SELECT state, by_hand, attempts, settled_ms FROM pushes WHERE window_ms = :window_ms "
-            "AND org_id = :org_id AND feature = :feature "
-            f"AND revision = :revision{own}"
-        ),
-        where,
-    ).one()
+    found = SQL.run(connection, "hold_settlement", place_of(row)).one()
     return all(getattr(row, name) == now for name, now in found._mapping.items())

@@ -7,22 +7,22 @@ balances trail) is counted until the balance was seen to fall by it, so it is ne
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import Rate, price, rate_for
-from drawdown.schema import plans
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.catalog.mapping import mapping_rows, segments, segments_sql
-from drawdown.worker.verdict.org_row import Effective
-from drawdown.worker.verdict.queries import PUSHES, UNSEALED
+from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.verdict.org_row import Effective, Row
 from drawdown.worker.verdict.rates import rates_of
+
+SQL = queries(__file__)
 
 LATELY_MS: Final = 5 * MINUTE_MS
 JUST_NOW_MS: Final = MINUTE_MS
@@ -53,6 +53,19 @@ class Used:
         return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, 0)
 
 
+class Balanced(Protocol):
+    """An organisation with the balance that was last read: a row of `orgs`."""
+
+    @property
+    def balance_micro(self) -> int | None: ...
+    @property
+    def balance_read_ms(self) -> int | None: ...
+    @property
+    def unseen_micro(self) -> int | None: ...
+    @property
+    def is_halted(self) -> bool: ...
+
+
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
     """What was sent and a balance just read does not show yet: whatever was unseen before (`was`), and sent since, less
     what the balance fell by. Never more than what may be unseen at all, and all of that at the first read."""
@@ -62,13 +75,13 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
     return max(low, min((was or 0) + used.sent_since - (before - balance), high))
 
 
-def effective_after(org: Any, balance: int, used: Used) -> tuple[Effective, int]:
+def effective_after(org: Balanced, balance: int, used: Used) -> tuple[Effective, int]:
     """The effective balance by a fresh read, and what of its pushes it does not show."""
     hidden = unseen(org.balance_micro, org.unseen_micro, balance, used)
     return Effective(balance, hidden + used.unsent, _unsealed(org, used)), hidden
 
 
-def since_read(org: Any, used: Used) -> Effective | None:
+def since_read(org: Balanced, used: Used) -> Effective | None:
     """The effective balance by the last read; None where there was none, or no end to the balance."""
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
@@ -76,12 +89,12 @@ def since_read(org: Any, used: Used) -> Effective | None:
     return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used))
 
 
-def _unsealed(org: Any, used: Used) -> int:
+def _unsealed(org: Balanced, used: Used) -> int:
     return used.unsealed + (0 if org.is_halted else max(used.unsampled, 0))
 
 
 def read_used(
-    connection: sa.Connection, provider: str, orgs: Sequence[Any], *, now_ms: int, read_ms: int, lag_ms: int
+    connection: sa.Connection, provider: str, orgs: Sequence[Row], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> Mapping[str, Used]:
     """What organisations of one provider used, whatever their stored balance (`orgs` are rows) may not show.
 
@@ -106,30 +119,29 @@ def _owed(used: Used) -> int:
 
 
 def _last_seals(connection: sa.Connection) -> Sequence[int]:
-    """The newest seals that are committed; not the newest alone: one may be committed after one that began later."""
-    return connection.execute(sa.text("SELECT seal_id FROM seals ORDER BY seal_id DESC LIMIT 64")).scalars().all()
+    return SQL.run(connection, "last_seals").scalars().all()
 
 
 def _read_once(
-    connection: sa.Connection, provider: str, orgs: Sequence[Any], *, now_ms: int, read_ms: int, lag_ms: int
+    connection: sa.Connection, provider: str, orgs: Sequence[Row], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> dict[str, Used]:
     found: dict[str, Used] = defaultdict(Used)
-    known = {org.org_id: org.balance_read_ms for org in orgs}
-    read_before = min(now_ms if at is None else at for at in known.values())
-    run = _Run(connection, provider, sorted(known), now_ms)
-    for row in run(UNSEALED):
+    reads = {org.org_id: org.balance_read_ms for org in orgs}
+    read_before = min(now_ms if read_at is None else read_at for read_at in reads.values())
+    run = _Run(connection, provider, sorted(reads), now_ms)
+    for row in run.rows("unsealed"):
         used = found[row.org_id]
         used.unsealed += run.price(used, row, row.owed)
         used.unsampled += run.price(used, row, row.unsampled)
         used.lately += run.price(used, row, row.lately)
         used.just_now += run.price(used, row, row.just_now)
-    for row in run(PUSHES, since=max(min(read_before, read_ms - lag_ms), now_ms - DAY_MS)):
+    for row in run.rows("unseen_pushes", since_ms=max(min(read_before, read_ms - lag_ms), now_ms - DAY_MS)):
         used = found[row.org_id]
         amount = run.price(used, row, row.sent_qty)
         if row.state == "rejected" or row.first_attempt_ms is None:
             used.unsent += amount
             continue
-        read = known[row.org_id] or 0
+        read = reads[row.org_id] or 0
         # What was settled when the read began, in the same millisecond, was judged by that read: it is in `unseen`.
         settled_before = row.state == "accepted" and row.settled_ms is not None and row.settled_ms <= read
         used.sent_since += amount if row.first_attempt_ms >= read and not settled_before else 0
@@ -145,30 +157,19 @@ class _Run:
         self._rates: dict[str, list[Rate]] = defaultdict(list)
         for rate in rates_of(connection, provider):
             self._rates[rate.feature].append(rate)
-        dialect = connection.dialect.name
-        self._texts = {
-            "picked": rows_sql(connection, {"org_id": "text"}),
-            "segments": segments_sql(segments(mapping_rows(connection))),
-            "then": plans.THEN[dialect],
-            **plans.LOOK[dialect],
-            "materialized": "MATERIALIZED",
-        }
-        self._values = {
-            "rows": json.dumps([{"org_id": org} for org in orgs]),
+        self._values: dict[str, object] = {
+            "orgs": [{"org_id": org_id} for org_id in orgs],
+            "segments": [asdict(segment) for segment in segments(mapping_rows(connection))],
             "provider": provider,
-            "now": now_ms,
-            "lately": now_ms - LATELY_MS,
-            "just_now": now_ms - JUST_NOW_MS,
+            "now_ms": now_ms,
+            "lately_ms": now_ms - LATELY_MS,
+            "just_now_ms": now_ms - JUST_NOW_MS,
         }
 
-    def __call__(self, text: str, **values: int) -> Sequence[Any]:
-        for name, replacement in self._texts.items():
-            text = text.replace("{" + name + "}", replacement)
-        prepared = sa.text(text)
-        known: dict[str, Any] = {**self._values, **values}
-        return self._connection.execute(prepared, {name: known[name] for name in prepared._bindparams}).all()
+    def rows(self, name: str, **values: int) -> Sequence[Row]:
+        return SQL.run(self._connection, name, {**self._values, **values}).all()
 
-    def price(self, used: Used, row: Any, quantity: Any) -> int:
+    def price(self, used: Used, row: Row, quantity: int | Decimal) -> int:
         rate = rate_for(self._rates[row.feature], row.feature, row.window_ms)
         if rate is None:
             used.unpriced.add(row.feature)

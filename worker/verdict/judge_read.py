@@ -6,12 +6,12 @@ Guarantee: a state that cannot be read, or is none, changes no figure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read
-from drawdown.worker.verdict.org_row import Change, Moment, history_of, overrides_of, row_of, unchanged
+from drawdown.worker.verdict.org_row import Change, Moment, Row, history_of, overrides_of, row_of, unchanged
 from drawdown.worker.verdict.rules import CREDIT_REASONS, Estimate, Verdict, unread_verdict, verdict
 
 HOLD_MS: Final = 15 * MINUTE_MS
@@ -23,7 +23,7 @@ def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
     return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
 
 
-def after_read(org: Any, state: CustomerState, used: Used | None, at: Moment, due: int | None) -> Change:
+def after_read(org: Row, state: CustomerState, used: Used | None, at: Moment, due: int | None) -> Change:
     """What a fresh state makes of an organisation. `used` None: no estimate is made of it."""
     found, hidden, judged = None, None, None
     if used is not None and state.balance_micro is not None:
@@ -32,17 +32,17 @@ def after_read(org: Any, state: CustomerState, used: Used | None, at: Moment, du
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged)
     row = row_of(org, new, at, due) | {
-        "balance": state.balance_micro,
-        "balance_read": at.read_ms,
-        "plan_": state.plan,
-        "unseen": hidden,
-        "unread_since": None,
-        "above": _above(org, new, used),
+        "balance_micro": state.balance_micro,
+        "balance_read_ms": at.read_ms,
+        "plan": state.plan,
+        "unseen_micro": hidden,
+        "unread_since_ms": None,
+        "resume_above_micro": _above(org, new, used),
     }
     return Change(row, history_of(org, new, at, state.balance_micro, found))
 
 
-def _margin(org: Any, balance: int, used: Used, at: Moment) -> int:
+def _margin(org: Row, balance: int, used: Used, at: Moment) -> int:
     """How much credit it takes to go on: what would be gone in a minute; and as before the halt with what was expected
     then, for samples come late, unless the balance rose. After a while any credit will do."""
     if org.halted_at is None or at.now_ms - org.halted_at >= HOLD_MS:
@@ -51,13 +51,13 @@ def _margin(org: Any, balance: int, used: Used, at: Moment) -> int:
     return used.burn_a_minute if paid else max(used.burn_a_minute, org.resume_above_micro or 0)
 
 
-def _above(org: Any, new: Verdict, used: Used | None) -> int | None:
+def _above(org: Row, new: Verdict, used: Used | None) -> int | None:
     if new.is_halted and not org.is_halted:
         return None if used is None else used.burn_a_minute + max(used.unsampled, 0)
     return org.resume_above_micro if new.is_halted else None
 
 
-def after_failed_read(org: Any, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
+def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
     """What holds where the provider could not be read."""
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)
@@ -71,7 +71,7 @@ def after_failed_read(org: Any, used: Used | None, policy: str, at: Moment, due:
         )
     changed = new.is_halted != present.is_halted
     row = (row_of(org, new, at, due) if changed else unchanged(org, due)) | {
-        "unread_since": since,
-        "above": _above(org, new, used),
+        "unread_since_ms": since,
+        "resume_above_micro": _above(org, new, used),
     }
     return Change(row, history_of(org, new, at, org.balance_micro, found) if changed else None)

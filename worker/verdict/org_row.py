@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
-from drawdown.schema.tables import orgs, projections
+from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.verdict.rules import CREDIT_REASONS, Overrides, Verdict, told_verdict
+
+SQL = queries(__file__)
+Row: TypeAlias = sa.Row[tuple[object, ...]]
+"""Of `orgs`, as a rule."""
 
 ESTIMATE_WRONG: Final = "estimate_wrong"
 EXEMPT: Final = "exempt"
@@ -56,64 +60,66 @@ class Moment:
     watched: bool
 
 
-def after_operator(org: Any, now_ms: int) -> Change:
+def after_operator(org: Row, now_ms: int) -> Change:
     """What an operator's word, the end of it, or of being billed makes of an organisation, by what is known already."""
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     billed = org.billing_provider is not None and org.billing_provider not in EXEMPT_PROVIDERS
     spent = org.balance_micro is not None and org.balance_micro <= 0
     new = told_verdict(present, overrides_of(org), now_ms, billed=billed, spent=spent)
-    asked: dict[str, object] = {} if billed else {"due": None, "unread_since": None}
+    asked: dict[str, object] = {} if billed else {"projection_due_ms": None, "unread_since_ms": None}
     if new.is_halted == present.is_halted and org.projection_read_ms is None:  # that it was never read stays known
-        return Change(unchanged(org, org.projection_due_ms) | {"most": new.max_concurrent} | asked)
+        return Change(unchanged(org, org.projection_due_ms) | {"max_concurrent_sandboxes": new.max_concurrent} | asked)
     at = Moment(max(now_ms, org.projection_read_ms or 0), now_ms, watched=False)
     row = row_of(org, new, at, org.projection_due_ms) | asked
     history = history_of(org, new, at, org.balance_micro, None)
     if history is not None and not billed and not new.is_halted and org.halt_reason in CREDIT_REASONS:
         history["reason"] = EXEMPT
-    return Change(row | {"above": org.resume_above_micro if new.is_halted else None}, history)
+    return Change(row | {"resume_above_micro": org.resume_above_micro if new.is_halted else None}, history)
 
 
-def overrides_of(org: Any) -> Overrides:
+def overrides_of(org: Row) -> Overrides:
     return Overrides(org.operator_halt, org.override_halted, org.override_max_concurrent, org.override_until_ms)
 
 
-def unchanged(org: Any, due: int | None) -> dict[str, object]:
+_WRITTEN: Final = (
+    "org_id",
+    "is_halted",
+    "halted_at",
+    "halt_reason",
+    "max_concurrent_sandboxes",
+    "projection_read_ms",
+    "balance_micro",
+    "balance_read_ms",
+    "plan",
+    "unseen_micro",
+    "unread_since_ms",
+    "watch_due_ms",
+    "resume_above_micro",
+)
+
+
+def unchanged(org: Row, due: int | None) -> dict[str, object]:
     """The row as it is, asked again when `due` says."""
-    return {
-        "name": org.org_id,
-        "halted": org.is_halted,
-        "since": org.halted_at,
-        "why": org.halt_reason,
-        "most": org.max_concurrent_sandboxes,
-        "read": org.projection_read_ms,
-        "due": due,
-        "balance": org.balance_micro,
-        "balance_read": org.balance_read_ms,
-        "plan_": org.plan,
-        "unseen": org.unseen_micro,
-        "unread_since": org.unread_since_ms,
-        "look": org.watch_due_ms,
-        "above": org.resume_above_micro,
-    }
+    return {**{name: getattr(org, name) for name in _WRITTEN}, "projection_due_ms": due}
 
 
-def row_of(org: Any, new: Verdict, at: Moment, due: int | None) -> dict[str, object]:
+def row_of(org: Row, new: Verdict, at: Moment, due: int | None) -> dict[str, object]:
     since = org.halted_at if org.is_halted else at.now_ms  # a transition only: a grace period must be able to end
     return unchanged(org, due) | {
-        "halted": new.is_halted,
-        "since": since if new.is_halted else None,
-        "why": new.reason,
-        "most": new.max_concurrent,
-        "read": at.read_ms,
-        "look": at.now_ms if org.is_halted and not new.is_halted else org.watch_due_ms,
+        "is_halted": new.is_halted,
+        "halted_at": since if new.is_halted else None,
+        "halt_reason": new.reason,
+        "max_concurrent_sandboxes": new.max_concurrent,
+        "projection_read_ms": at.read_ms,
+        "watch_due_ms": at.now_ms if org.is_halted and not new.is_halted else org.watch_due_ms,
     }
 
 
 def history_of(
-    org: Any, new: Verdict, at: Moment, balance: int | None, found: Effective | None
+    org: Row, new: Verdict, at: Moment, balance: int | None, found: Effective | None
 ) -> dict[str, object] | None:
-    known = (org.is_halted, org.max_concurrent_sandboxes, org.halt_reason)
-    if known == (new.is_halted, new.max_concurrent, new.reason):
+    present = (org.is_halted, org.max_concurrent_sandboxes, org.halt_reason)
+    if present == (new.is_halted, new.max_concurrent, new.reason):
         return None
     return {
         "org_id": org.org_id,
@@ -128,7 +134,7 @@ def history_of(
     }
 
 
-def _was_wrong(org: Any, new: Verdict, balance: int | None) -> bool:
+def _was_wrong(org: Row, new: Verdict, balance: int | None) -> bool:
     """Halted on an estimate, and there is credit after all though nobody gave any: the balance never rose."""
     no_more = balance is not None and org.balance_micro is not None and balance <= org.balance_micro
     return bool(org.halt_reason == "estimate" and not new.is_halted and org.override_halted is None and no_more)
@@ -137,26 +143,7 @@ def _was_wrong(org: Any, new: Verdict, balance: int | None) -> bool:
 def write(connection: sa.Connection, changes: Sequence[Change]) -> None:
     """Write organisations' new rows and the history of their verdicts."""
     if changes:
-        connection.execute(
-            orgs.update()
-            .where(orgs.c.org_id == sa.bindparam("name"))
-            .values(
-                is_halted=sa.bindparam("halted"),
-                halted_at=sa.bindparam("since"),
-                halt_reason=sa.bindparam("why"),
-                max_concurrent_sandboxes=sa.bindparam("most"),
-                projection_read_ms=sa.bindparam("read"),
-                projection_due_ms=sa.bindparam("due"),
-                balance_micro=sa.bindparam("balance"),
-                balance_read_ms=sa.bindparam("balance_read"),
-                plan=sa.bindparam("plan_"),
-                unseen_micro=sa.bindparam("unseen"),
-                unread_since_ms=sa.bindparam("unread_since"),
-                watch_due_ms=sa.bindparam("look"),
-                resume_above_micro=sa.bindparam("above"),
-            ),
-            [one.row for one in changes],
-        )
-    history = [one.history for one in changes if one.history is not None]
+        SQL.run(connection, "write_verdict", [change.row for change in changes])
+    history = [change.history for change in changes if change.history is not None]
     if history:
-        connection.execute(projections.insert(), history)
+        SQL.run(connection, "note_verdict", history)

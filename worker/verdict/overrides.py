@@ -7,35 +7,25 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.sql import queries
 from drawdown.schema.tables import orgs
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.org_row import after_operator, write
 
+SQL = queries(__file__)
+
 APPLIED_AT_ONCE: Final = 500
-
-
-OVERRIDES_ENDED: Final = """
-UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1,
-    override_halted = NULL, override_max_concurrent = NULL, override_until_ms = NULL
-WHERE override_until_ms <= :now AND bucket BETWEEN :lo AND :hi RETURNING org_id
-"""
 
 
 def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
     """Forget the overrides that have run out: that changes verdicts without anything else happening."""
-    values = {"now": now_ms, "lo": shard.lo, "hi": shard.hi}
-    apply_now(connection, connection.execute(sa.text(OVERRIDES_ENDED), values).scalars().all(), now_ms)
-
-
-HALTED_AND_EXEMPT: Final = """
-SELECT org_id FROM orgs WHERE is_halted AND NOT operator_halt AND (override_halted IS NULL OR NOT override_halted)
-    AND billing_provider IN ('legacy', 'none') AND bucket BETWEEN :lo AND :hi
-"""
+    values = {"now_ms": now_ms, "lo": shard.lo, "hi": shard.hi}
+    apply_now(connection, SQL.run(connection, "end_overrides", values).scalars().all(), now_ms)
 
 
 def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
     """Whoever was halted for lack of credit, and is billed by nobody now, goes on: nobody would be asked ever again."""
-    found = connection.execute(sa.text(HALTED_AND_EXEMPT), {"lo": shard.lo, "hi": shard.hi})
+    found = SQL.run(connection, "halted_and_exempt", {"lo": shard.lo, "hi": shard.hi})
     apply_now(connection, found.scalars().all(), now_ms)
 
 

@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.driver_errors import UNSTORABLE
-from drawdown.schema.tables import assignments, orgs
+from drawdown.schema.sql import queries
+from drawdown.schema.tables import orgs
 from drawdown.schema.text import in_short
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import Context
@@ -26,13 +27,14 @@ from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.effective_balance import Used, read_used
 from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
-from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, unchanged, write
+from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, Row, unchanged, write
 from drawdown.worker.verdict.overrides import end_overrides
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.rules import CREDIT_REASONS
 from drawdown.worker.verdict.watch_state import is_watched, note_reads
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 READING: Final = 7
 """Eighths of a tick's time after which nobody's state is read."""
@@ -77,7 +79,7 @@ class Projected:
         self.wrong_estimates += other.wrong_estimates
         self.unwritten += other.unwritten[: max(MAX_UNWRITTEN - len(self.unwritten), 0)]
 
-    def note(self, org: Any, change: Change) -> None:
+    def note(self, org: Row, change: Change) -> None:
         """Count and tell a transition."""
         if change.history is None:
             return
@@ -90,31 +92,23 @@ class Projected:
             log.error("estimate_wrong", org=org.org_id, detail="halted on an estimate, and there is credit: it goes on")
 
 
-DUE = """
-SELECT o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms
-FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
-WHERE o.projection_due_ms <= :now AND a.provider = :provider AND a.customer_id <> '' AND o.bucket BETWEEN :lo AND :hi
-    AND (:org = '' OR o.org_id = :org)
-ORDER BY o.projection_due_ms LIMIT :most
-"""
-PUT_OFF = "UPDATE orgs SET projection_due_ms = :again WHERE org_id = :org AND projection_asks = :asks"
-
-
 def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
     """Read again every customer of one provider whose organisation is asked for, or one organisation's, and write the
     verdict."""
     done = Projected()
-    can = context.capabilities[provider]
-    most = can.reads_a_call if can.in_flight == 1 else max(can.reads_a_call, ORGS_A_ROUND)
+    capabilities = context.capabilities[provider]
+    at_most = capabilities.reads_a_call
+    if capabilities.in_flight > 1:
+        at_most = max(at_most, ORGS_A_ROUND)
     seen: set[tuple[str, int]] = set()
     while not context.out_of_time(READING):
         now = context.clock.now_ms()
         due: list[Due] = yield Transaction(
-            "projections_due", partial(_due, provider=provider, now=now, most=most, shard=context.shard, org=org)
+            "projections_due", partial(_due, provider=provider, now=now, at_most=at_most, shard=context.shard, org=org)
         )
         if not due or (due[0].org_id, due[0].asks) in seen:
             break
-        seen.update((one.org_id, one.asks) for one in due)
+        seen.update((wanted.org_id, wanted.asks) for wanted in due)
         read_ms = context.clock.now_ms()
         states = yield from _read(context, provider, due)
         work = partial(_apply, provider=provider, context=context, states=states, read_ms=read_ms)
@@ -138,18 +132,18 @@ def _write(work: partial[Projected], due: Sequence[Due], done: Projected) -> Ste
                 continue
             why = in_short(error)
             log.error("verdict_not_written", org=part[0].org_id, error=why)
-            yield Transaction("project_later", partial(_put_off, one=part[0], context=work.keywords["context"]))
+            yield Transaction("project_later", partial(_put_off, due=part[0], context=work.keywords["context"]))
             written = Projected(failed=1, unwritten=[f"{part[0].org_id}: its verdict was not written: {why}"])
         done.add(written)
 
 
-def _put_off(connection: sa.Connection, *, one: Due, context: Context) -> None:
-    values = {"org": one.org_id, "asks": one.asks, "again": context.clock.now_ms() + READ_AGAIN_MS}
-    connection.execute(sa.text(PUT_OFF), values)
+def _put_off(connection: sa.Connection, *, due: Due, context: Context) -> None:
+    again = {"projection_due_ms": context.clock.now_ms() + READ_AGAIN_MS}
+    SQL.run(connection, "put_off", {"org_id": due.org_id, "projection_asks": due.asks, **again})
 
 
 def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]]:
-    wanted = [one.customer_id for one in due]
+    wanted = [org.customer_id for org in due]
     if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
         return dict.fromkeys(wanted, NOT_ASKED)
     about: Sequence[str] = wanted  # one customer who cannot be read says nothing of the provider, however often
@@ -161,16 +155,16 @@ def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[
         log.exception("provider_failed", provider=provider, first_org=due[0].org_id)
         states = {customer_id: ReadFailed(in_short(error)) for customer_id in wanted}
         about = ()
-    failed = all(isinstance(one, ReadFailed) for one in states.values())
+    failed = all(isinstance(state, ReadFailed) for state in states.values())
     context.reading(provider).note(failed=failed, now_ms=context.clock.now_ms(), about=about)
     return states
 
 
-def _due(connection: sa.Connection, *, provider: str, now: int, most: int, shard: Shard, org: str) -> list[Due]:
-    values = {"now": now, "lo": shard.lo, "hi": shard.hi}
+def _due(connection: sa.Connection, *, provider: str, now: int, at_most: int, shard: Shard, org: str) -> list[Due]:
     end_overrides(connection, shard, now)
-    rows = connection.execute(sa.text(DUE), {**values, "provider": provider, "most": most, "org": org})
-    return [Due(*row) for row in rows]
+    values = {"now_ms": now, "lo": shard.lo, "hi": shard.hi, "provider": provider, "at_most": at_most, "org_id": org}
+    rows = SQL.run(connection, "projections_due", values)
+    return [Due(row.org_id, row.customer_id, row.asks, row.read_before_ms) for row in rows]
 
 
 def _apply(
@@ -184,46 +178,46 @@ def _apply(
 ) -> Projected:
     done = Projected()
     now = context.clock.now_ms()  # here, not before: by when this is written an override may have ended
-    asked = {one.org_id: one for one in due}
+    asked = {wanted.org_id: wanted for wanted in due}
     current = connection.execute(
         sa.select(orgs).where(orgs.c.org_id.in_(asked)).order_by(orgs.c.org_id).with_for_update()
     ).all()
     watched = is_watched(connection, now)
-    wanted = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
-    used = _used(connection, context, provider, wanted, read_ms=read_ms, now=now)
+    estimated = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
+    used = _used(connection, context, provider, estimated, read_ms=read_ms, now=now)
     policies = policies_of(connection, provider)
     billed = _billed(connection, provider, due, now)
     changes = []
     for org in current:
-        one = asked[org.org_id]
-        if (org.org_id, one.customer_id) not in billed:  # it flipped meanwhile: its new biller is to be asked
+        wanted = asked[org.org_id]
+        if (org.org_id, wanted.customer_id) not in billed:  # it flipped meanwhile: its new biller is to be asked
             changes.append(Change(unchanged(org, org.projection_due_ms)))
             continue
-        state = said(states, one.customer_id)
+        state = said(states, wanted.customer_id)
         fresh = isinstance(state, CustomerState)
         done.read += fresh
         done.failed += not fresh
-        again = org.projection_due_ms if org.projection_asks != one.asks else now + READ_AGAIN_MS
-        if org.projection_read_ms != one.read_before_ms:
+        again = org.projection_due_ms if org.projection_asks != wanted.asks else now + READ_AGAIN_MS
+        if org.projection_read_ms != wanted.read_before_ms:
             # Another read was written meanwhile, and two machines' clocks cannot tell which is newer: ask again.
             changes.append(Change(unchanged(org, now if fresh else again)))
             continue
-        at = Moment(max(read_ms, (one.read_before_ms or 0) + 1), now, watched)
-        change = _after(org, one, state, used.get(org.org_id), policies, at)
+        at = Moment(max(read_ms, (wanted.read_before_ms or 0) + 1), now, watched)
+        change = _after(org, wanted, state, used.get(org.org_id), policies, at)
         changes.append(change)
         done.note(org, change)
     write(connection, changes)
-    outcomes = (_outcome(said(states, one.customer_id)) for one in due)
+    outcomes = (_outcome(said(states, wanted.customer_id)) for wanted in due)
     note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
     return done
 
 
-def _after(org: Any, one: Due, state: CustomerRead, used: Used | None, policies: dict[str, str], at: Moment) -> Change:
+def _after(org: Row, due: Due, state: CustomerRead, used: Used | None, policies: dict[str, str], at: Moment) -> Change:
     """What the read of a customer, or the failure to read it, makes of its organisation."""
-    asked_again = org.projection_asks != one.asks
+    asked_again = org.projection_asks != due.asks
     if isinstance(state, CustomerState):
         return after_read(org, state, used, at, org.projection_due_ms if asked_again else None)
-    reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {one.customer_id}"
+    reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {due.customer_id}"
     log.warning("customer_not_read", org=org.org_id, reason=reason)
     again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS
     return after_failed_read(org, used, policy_for(policies, org.plan), at, again)
@@ -231,15 +225,8 @@ def _after(org: Any, one: Due, state: CustomerRead, used: Used | None, policies:
 
 def _billed(connection: sa.Connection, provider: str, due: Sequence[Due], now: int) -> set[tuple[str, str]]:
     """(organisation, customer) of those that this provider bills now."""
-    found = connection.execute(
-        sa.select(assignments.c.org_id, assignments.c.customer_id).where(
-            assignments.c.org_id.in_([one.org_id for one in due]),
-            assignments.c.provider == provider,
-            assignments.c.start_ms <= now,
-            sa.or_(assignments.c.end_ms.is_(None), assignments.c.end_ms > now),
-        )
-    )
-    return {(row.org_id, row.customer_id) for row in found}
+    values = {"org_ids": [wanted.org_id for wanted in due], "provider": provider, "now_ms": now}
+    return {(row.org_id, row.customer_id) for row in SQL.run(connection, "billed", values)}
 
 
 def _outcome(state: CustomerRead) -> str | None:
@@ -252,12 +239,12 @@ def _outcome(state: CustomerRead) -> str | None:
 
 
 def _used(
-    connection: sa.Connection, context: Context, provider: str, wanted: Sequence[Any], *, read_ms: int, now: int
+    connection: sa.Connection, context: Context, provider: str, wanted: Sequence[Row], *, read_ms: int, now: int
 ) -> Mapping[str, Used]:
     """What organisations used beyond their balance. While somebody watches that is read for all of them; else for those
     alone that are halted for lack of credit. Never while history is in doubt (R1): what the provider charged and we
     have forgotten would be taken off twice."""
-    if connection.execute(sa.text("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL")).first() is not None:
+    if SQL.run(connection, "is_doubted").first() is not None:
         return {}
     lag = context.capabilities[provider].balance_lag_ms
     found = read_used(connection, provider, wanted, now_ms=now, read_ms=read_ms, lag_ms=lag)

@@ -12,7 +12,10 @@ import sqlalchemy as sa
 
 from drawdown.ledger.rates import Rate
 from drawdown.ledger.wallet import read_rates
+from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import wallets_at
+
+SQL = queries(__file__)
 
 POLICIES: Final = ("go_on", "estimate", "stop")
 DEFAULT_POLICY: Final = "estimate"
@@ -27,19 +30,14 @@ def rates_of(connection: sa.Connection, provider: str) -> list[Rate]:
     """What usage costs at a provider, in millionths of the unit of its balance."""
     if uses_ledger(connection, provider):
         return list(read_rates(connection))
-    rows = connection.execute(
-        sa.text("SELECT feature, start_ms, micro, per_quantity FROM provider_rates WHERE provider = :provider"),
-        {"provider": provider},
-    )
-    return [Rate(*row) for row in rows]
+    rows = SQL.run(connection, "rates", {"provider": provider})
+    return [Rate(row.feature, row.start_ms, row.micro, row.per_quantity) for row in rows]
 
 
 def policies_of(connection: sa.Connection, provider: str) -> dict[str, str]:
     """The policy of each plan that has one of its own; '' stands for every other."""
-    rows = connection.execute(
-        sa.text("SELECT plan, policy FROM provider_when_down WHERE provider = :provider"), {"provider": provider}
-    )
-    return {str(plan): str(policy) for plan, policy in rows}
+    rows = SQL.run(connection, "policies", {"provider": provider})
+    return {str(row.plan): str(row.policy) for row in rows}
 
 
 def policy_for(policies: dict[str, str], plan: str | None) -> str:

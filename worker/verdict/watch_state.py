@@ -12,23 +12,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
+
+SQL = queries(__file__)
 
 WATCHED_FOR_MS: Final = 5 * MINUTE_MS
 STOPPED_FOR_MS: Final = DAY_MS
 """After so long without a round nobody misses the watch any more: ticks alone are a way to run it."""
-
-_ROUNDS: Final = "SELECT round_ms, rounds FROM watch_state"
-_WRONG_ESTIMATES: Final = "SELECT COUNT(*) FROM projections WHERE reason = 'estimate_wrong'"
-_UNREAD: Final = """
-SELECT COALESCE(billing_provider, '') AS provider, COUNT(*) AS orgs, MIN(unread_since_ms) AS since_ms,
-    MIN(org_id) AS first_org FROM orgs
-WHERE unread_since_ms IS NOT NULL GROUP BY 1 ORDER BY 1
-"""
-NOTE_READS: Final = """
-INSERT INTO provider_reads (provider, outcome, reads) VALUES (:provider, :outcome, :reads)
-ON CONFLICT (provider, outcome) DO UPDATE SET reads = provider_reads.reads + excluded.reads
-"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class UnreadOrgs:
 
 def rounds_of(connection: sa.Connection) -> RoundCount:
     """How often the watch went round."""
-    row = connection.execute(sa.text(_ROUNDS)).one()
+    row = SQL.run(connection, "rounds").one()
     return RoundCount(None if row.round_ms is None else int(row.round_ms), int(row.rounds))
 
 
@@ -62,12 +53,12 @@ def last_round_ms(connection: sa.Connection) -> int | None:
 
 def unread_orgs(connection: sa.Connection) -> list[UnreadOrgs]:
     """By provider; '' where nobody bills them."""
-    return [UnreadOrgs(**row) for row in connection.execute(sa.text(_UNREAD)).mappings()]
+    return [UnreadOrgs(**row) for row in SQL.run(connection, "unread_orgs").mappings()]
 
 
 def wrong_estimates(connection: sa.Connection) -> int:
     """Halts on an estimate that a later read proved wrong."""
-    return int(connection.execute(sa.text(_WRONG_ESTIMATES)).scalar_one())
+    return int(SQL.run(connection, "wrong_estimates").scalar_one())
 
 
 def is_watched(connection: sa.Connection, now_ms: int) -> bool:
@@ -78,11 +69,11 @@ def is_watched(connection: sa.Connection, now_ms: int) -> bool:
 
 def note_round(connection: sa.Connection, now_ms: int) -> None:
     """To be the last thing that a transaction does, too."""
-    connection.execute(sa.text("UPDATE watch_state SET round_ms = :now, rounds = rounds + 1"), {"now": now_ms})
+    SQL.run(connection, "note_round", {"now_ms": now_ms})
 
 
 def note_reads(connection: sa.Connection, provider: str, counts: Mapping[str, int]) -> None:
     """Count customers read, by outcome. To be the last thing that a transaction does: other workers wait for it."""
     rows = [{"provider": provider, "outcome": outcome, "reads": counts[outcome]} for outcome in sorted(counts)]
     if rows:
-        connection.execute(sa.text(NOTE_READS), rows)
+        SQL.run(connection, "note_reads", rows)

@@ -1,0 +1,51 @@
+-- The embedded ledger: accounts, entries, the rate card.
+
+-- name: wallets
+SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan, p.max_concurrent_sandboxes
+FROM {rows :customers (id text)} w
+LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id
+LEFT JOIN ledger_plans p ON p.plan = a.plan
+
+-- name: plan
+SELECT 1 FROM ledger_plans WHERE plan = :plan
+
+-- name: set_plan
+UPDATE ledger_accounts SET plan = :plan WHERE account_id = :account_id
+
+-- name: open_accounts
+INSERT INTO ledger_accounts (account_id, kind)
+SELECT id, kind FROM {rows :accounts (id text, kind text)} r WHERE 1 = 1
+ORDER BY id ON CONFLICT (account_id) DO NOTHING
+
+-- name: post
+INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
+    reason)
+SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason
+FROM {rows :entries (key text, kind text, from_account text, to_account text, amount_micro bigint, feature text,
+    quantity bigint, ts bigint, at_ms bigint, actor text, reason text)} r
+WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
+
+-- name: move
+UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount
+FROM {rows :moves (id text, amount bigint)} r WHERE account_id = r.id
+
+-- name: entries
+-- Those under these keys.
+FROM ledger_entries e JOIN {rows :keys (key text)} w ON w.key = e.key
+
+-- name: contents
+SELECT e.key, e.from_account, e.feature, e.quantity {entries}
+
+-- name: charges
+SELECT e.key, e.from_account, e.to_account, e.amount_micro, e.feature, e.quantity, e.ts {entries}
+WHERE e.kind = 'usage'
+
+-- name: grant
+SELECT to_account, amount_micro FROM ledger_entries WHERE key = :key
+
+-- name: totals
+SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM ledger_entries WHERE kind = 'usage'
+    AND from_account = :from_account AND ts >= :from_ms AND ts < :to_ms GROUP BY feature
+
+-- name: rates
+SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates

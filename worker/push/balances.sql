@@ -1,0 +1,61 @@
+-- What a customer's balance is compared with, and what was told of it.
+
+-- name: accounted
+-- A push is of the balance's present cycle if it was settled in it. What was sent just before the cycle began, or was
+-- billed by hand, may be drawn from it or not. What may have arrived is open until it is settled.
+SELECT p.customer_id, p.feature, p.org_id, SUM(p.attempts) AS attempts,
+    SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
+    CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_above,
+    CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty < 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_below,
+    CAST(SUM(p.accepted) AS BIGINT) AS accepted,
+    CAST(SUM(CASE WHEN p.at_ms >= p.since_ms THEN p.accepted ELSE 0 END) AS BIGINT) AS ours,
+    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart_ms AND p.accepted < 0
+        THEN p.accepted ELSE 0 END) AS BIGINT) AS least,
+    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart_ms AND p.accepted > 0
+        THEN p.accepted ELSE 0 END) AS BIGINT) AS most,
+    CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted > 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_above,
+    CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted < 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_below,
+    MAX(CASE WHEN p.state = 'accepted' THEN p.at_ms ELSE 0 END) AS newest_ms
+FROM (
+    SELECT p.customer_id, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, w.since_ms,
+        CASE WHEN p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms THEN 1 ELSE 0 END
+            AS since_mark,
+        COALESCE(p.settled_ms, p.sealed_at_ms) AS at_ms,
+        CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END AS accepted,
+        CASE WHEN p.state IN ('queued', 'in_doubt') OR p.state = 'due' AND p.attempts > 0 THEN 1 ELSE 0 END AS open,
+        CASE WHEN NOT p.by_hand AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
+            WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) >= w.since_ms + :apart_ms
+            OR w.since_ms = 0 AND NOT p.by_hand THEN 1 ELSE 0 END AS sure
+    FROM {rows :places (customer_id text, feature text, since_ms bigint, mark_ms bigint)} w
+    JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
+    WHERE p.provider = :provider
+) p GROUP BY p.customer_id, p.feature, p.org_id
+
+-- name: marks
+SELECT m.customer_id, m.feature, m.apart_qty, m.at_ms
+FROM {rows :places (customer_id text, feature text, since_ms bigint)} w
+JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
+    AND m.since_ms = w.since_ms
+
+-- name: remember
+INSERT INTO balance_marks (customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, provider, at_ms)
+SELECT customer_id, feature, since_ms, apart_qty, org_id, told_qty, told_ms, :provider, :at_ms
+FROM {rows :marks (customer_id text, feature text, since_ms bigint, apart_qty bigint, org_id text, told_qty bigint,
+    told_ms bigint)} r WHERE 1 = 1
+ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.since_ms,
+    apart_qty = excluded.apart_qty, at_ms = excluded.at_ms, org_id = excluded.org_id,
+    told_qty = balance_marks.told_qty + excluded.told_qty,
+    told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
+
+-- name: told
+SELECT provider, customer_id, feature, org_id, told_qty, told_ms FROM balance_marks
+WHERE told_qty <> 0 AND (:org_id = '' OR org_id = :org_id) ORDER BY told_ms, provider, customer_id, feature {held}
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: acknowledge
+UPDATE balance_marks SET told_qty = 0, told_ms = NULL
+WHERE provider = :provider AND customer_id = :customer_id AND feature = :feature

@@ -1,0 +1,228 @@
+-- The outbox: what is claimed, sent, settled, looked up, adopted and voided.
+--
+-- Guarantee: each statement names its rows by their key or by the index on what is open, however many were settled
+-- before. `state IN {open_states}` is word for word the condition of that index, or SQLite reads all pushes there ever
+-- were.
+
+-- name: places
+{rows :places (window_ms bigint, org_id text, feature text, revision bigint)}
+
+-- name: is_of_updated_push
+-- `pushes` is updated; `x` names the push by its primary key.
+pushes.window_ms = x.window_ms AND pushes.org_id = x.org_id AND pushes.feature = x.feature
+    AND pushes.revision = x.revision
+
+-- name: skip_locked [postgresql]
+FOR UPDATE OF p SKIP LOCKED
+
+-- name: skip_locked [sqlite]
+
+-- name: hold_push [postgresql]
+FOR UPDATE OF p
+
+-- name: hold_push [sqlite]
+
+-- name: is_not_paused
+(SELECT COUNT(*) FROM provider_states s WHERE s.provider = :provider AND s.paused_ms IS NOT NULL) = 0
+
+-- name: claim
+-- `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
+-- Rule P2 is asked for here as well: a process may have slept since it expired what was too old.
+UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end_ms, attempts = pushes.attempts + 1,
+    first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now_ms)
+FROM (
+    SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
+    WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND p.due_at_ms <= :now_ms
+        AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
+        AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
+    ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}) x
+WHERE {is_of_updated_push}
+RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
+    pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms
+
+-- name: begin_attempts
+INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)
+SELECT window_ms, org_id, feature, revision, attempts, :now_ms, :claim, sent_qty FROM pushes
+WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms = :lease_end_ms
+    AND claim_owner = :claim
+
+-- name: expire
+-- Rule P2: past this a key may be forgotten over there, and sending it again could bill twice. The same where the
+-- window has meanwhile grown too old to be sent at all.
+UPDATE pushes SET state = :state, settled_ms = :now_ms, due_at_ms = :now_ms,
+    last_error = 'the provider may have forgotten the key: it is looked up, and never sent blind'
+WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms <= :now_ms
+    AND first_attempt_ms IS NOT NULL AND (first_attempt_ms <= :oldest_attempt_ms OR window_ms < :oldest_window_ms)
+
+-- name: reject_unsendable
+-- What the provider declares it will not take is not offered to it. Nothing of it was sent, so a person can decide.
+UPDATE pushes SET state = 'rejected', settled_ms = :now_ms, last_error = CASE WHEN window_ms < :oldest_window_ms
+    THEN 'not sent: the provider takes nothing dated more than ' || :days || ' days back'
+    ELSE 'not sent: the provider takes no quantity above ' || :largest END
+WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms <= :now_ms
+    AND first_attempt_ms IS NULL
+    AND (window_ms < :oldest_window_ms OR sent_qty > :largest OR sent_qty < -:largest)
+
+-- name: sent_before
+-- Whether an earlier attempt may have arrived: one never answered, or answered in a way that does not exclude it.
+SELECT x.window_ms, x.org_id, x.feature, x.revision FROM attempts x JOIN pushes p ON {is_of_push}
+WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due'
+    AND p.due_at_ms = :lease_end_ms AND p.claim_owner = :claim AND x.attempt < p.attempts
+    AND (x.outcome IS NULL OR x.outcome NOT IN ('retry', 'rejected', 'absent'))
+
+-- name: keep_wire_keys
+UPDATE pushes SET wire_key = x.wire_key
+FROM {rows :wire_keys (window_ms bigint, org_id text, feature text, revision bigint, wire_key text)} x
+WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
+
+-- name: settlements
+{rows :settlements (window_ms bigint, org_id text, feature text, revision bigint, attempt bigint, state text,
+    due_at_ms bigint, outcome text, error text, unsent bigint)}
+
+-- name: settle
+-- An answer that proves acceptance is written even where the claim has passed on; any other only by its claimer. None
+-- is written over a later refusal, which has taken the claim away: the answer says what held before.
+-- The state is asked for in a way the index on what is open does not serve: statistics of an hour when nothing was open
+-- would have each batch read a whole backlog by it, and not its own rows by their key.
+UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms, last_error = x.error,
+    first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END
+FROM {settlements} x
+WHERE {is_of_updated_push}
+    AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim
+        OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND x.state = 'accepted'
+            AND NOT (pushes.state || '' = 'rejected' AND pushes.claim_owner IS NULL))
+RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
+
+-- name: finish_attempts
+-- How many attempts there are by now tells whether a later one had begun: two workers' clocks cannot.
+UPDATE attempts SET finished_ms = :now_ms, outcome = p.outcome, detail = p.error, attempts_then = (
+    SELECT x.attempts FROM pushes x WHERE {is_of_push})
+FROM {settlements} p
+WHERE attempts.window_ms = p.window_ms AND attempts.org_id = p.org_id AND attempts.feature = p.feature
+    AND attempts.revision = p.revision AND attempts.attempt = p.attempt
+
+-- name: claim_lookups
+UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end_ms, lookups = pushes.lookups + 1
+FROM (
+    SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
+    WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
+        AND p.due_at_ms <= :now_ms AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
+    ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}) x
+WHERE {is_of_updated_push}
+RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision
+
+-- name: claimed_lookups
+-- An attempt that was refused because the key is known, or proven not to have arrived, is none that may yet be applied.
+SELECT p.*,
+    COALESCE((SELECT MAX(x.started_ms) FROM attempts x WHERE {is_of_push}
+        AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms,
+        p.sealed_at_ms) AS last_sent_ms,
+    EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
+        AND x.outcome IN ('queued', 'duplicate', 'rejected')) AS claimed,
+    {arrivals} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms,
+    (SELECT MAX(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
+        AND o.feature = p.feature) AS newest
+FROM pushes p
+WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
+    AND p.claim_owner = :claim AND p.due_at_ms = :lease_end_ms ORDER BY p.window_ms, p.key
+
+-- name: keep_wire_key
+UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
+
+-- name: settle_lookup
+UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :error,
+    looked_up_ms = :asked_ms, lookup_answer = :answer,
+    first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
+        ELSE COALESCE(first_attempt_ms, CAST(:first_sent_ms AS BIGINT)) END
+WHERE {this_push}
+    AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim
+        OR (state IN ('due', 'queued', 'in_doubt') OR state = 'rejected' AND claim_owner IS NOT NULL)
+            AND :state = 'accepted')
+
+-- name: note_lookup
+UPDATE pushes SET looked_up_ms = :asked_ms, lookup_answer = :answer WHERE {this_push}
+
+-- name: hold_if_claimed
+-- Held from here on: an answer that comes late could else be written between this and the void.
+SELECT 1 FROM pushes p WHERE {this_push} AND state IN ('queued', 'in_doubt') AND claim_owner = :claim {hold_push}
+
+-- name: others_untold
+-- What was found absent, and waits for others alone, comes to nothing that is adopted; anything else may.
+SELECT 1 FROM pushes o WHERE o.provider = :provider AND o.state IN {open_states}
+    AND o.state = 'queued' AND o.org_id = :org_id AND o.customer_id = :customer_id AND o.feature = :feature
+    AND o.attempts = 0 AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') <> :others_first)
+    AND (o.window_ms <> :window_ms OR o.revision <> :revision) LIMIT 1
+
+-- name: adopted_since
+SELECT 1 FROM adoptions x JOIN pushes p ON {is_of_push}
+WHERE x.org_id = :org_id AND x.feature = :feature AND p.provider = :provider AND p.customer_id = :customer_id
+    AND x.at_ms >= :sealed_at_ms LIMIT 1
+
+-- name: find_pushes
+SELECT p.* FROM {places} x JOIN pushes p ON {is_of_push} {held}
+
+-- name: keys_from
+SELECT key FROM pushes
+WHERE (window_ms, org_id, feature, revision) >= (:window_ms, :org_id, :feature, :revision)
+ORDER BY window_ms ASC, org_id ASC, feature ASC, revision ASC LIMIT :at_most
+
+-- name: keys_before
+SELECT key FROM pushes
+WHERE (window_ms, org_id, feature, revision) < (:window_ms, :org_id, :feature, :revision)
+ORDER BY window_ms DESC, org_id DESC, feature DESC, revision DESC LIMIT :at_most
+
+-- name: newest_unanswered
+SELECT p.window_ms, p.org_id, p.feature, p.revision, MAX(x.started_ms) AS newest_ms
+FROM {places} p JOIN attempts x ON {is_of_push} WHERE x.outcome IS NULL OR x.outcome = 'unknown'
+GROUP BY p.window_ms, p.org_id, p.feature, p.revision
+
+-- name: change
+-- The delivery state of many, to one of the next three.
+UPDATE pushes SET {to} FROM {places} x WHERE {is_of_updated_push}
+
+-- name: to_voided
+state = 'voided', settled_ms = :now_ms
+
+-- name: to_accepted
+-- By a person: one that the provider had rejected was billed by hand.
+by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now_ms
+
+-- name: to_due
+due_at_ms = :now_ms
+
+-- name: reject_late
+UPDATE pushes SET state = 'rejected', claim_owner = NULL, settled_ms = :now_ms, last_error = :reason WHERE {this_push}
+
+-- name: newest_revision
+SELECT MAX(revision) FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature
+
+-- name: windows_to_seal_again
+{rows :windows (org_id text, window_ms bigint)} r WHERE 1 = 1
+
+-- name: void
+INSERT INTO voids (window_ms, org_id, feature, revision, attempts_then, evidence, at_ms, evidence_kind, actor, reason)
+SELECT window_ms, org_id, feature, revision, attempts_then, evidence, :at_ms, :evidence_kind, :actor, :reason
+FROM {rows :voids (window_ms bigint, org_id text, feature text, revision bigint, attempts_then bigint, evidence text)} r
+WHERE 1 = 1
+
+-- name: add_to_carries
+INSERT INTO carries (org_id, provider, customer_id, feature, carry_qty)
+SELECT org_id, provider, customer_id, feature, carry_qty
+FROM {rows :carries (org_id text, provider text, customer_id text, feature text, carry_qty bigint)} r WHERE 1 = 1
+ON CONFLICT (org_id, provider, customer_id, feature) DO UPDATE SET carry_qty = carries.carry_qty + excluded.carry_qty
+
+-- name: floors
+SELECT o.org_id, o.floor_ms FROM {rows :orgs (org_id text)} w JOIN orgs o ON o.org_id = w.org_id
+
+-- name: billed_as
+-- Who is billed as this customer now.
+SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :customer_id AND start_ms <= :now_ms
+    AND (end_ms IS NULL OR :now_ms < end_ms)
+
+-- name: key_of_wire_key
+SELECT key FROM pushes WHERE wire_key = :wire_key AND provider = :provider ORDER BY revision DESC LIMIT 1
+
+-- name: with_wallet
+-- Those of these customers that were ever given credit here.
+SELECT w.id FROM {rows :customers (id text)} w WHERE EXISTS (SELECT 1 FROM ledger_entries e
+    WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant')

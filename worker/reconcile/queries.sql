@@ -1,0 +1,93 @@
+-- What we say was charged, for `reconcile`. Quantities are base units; a day is UTC's.
+--
+-- Guarantee: what only a balance showed (adopted as `drawn`) is no event over there, so it is left out where events are
+-- compared, and counted where balances are. What a person billed by hand may be among the events or beside them.
+
+-- name: is_drawn
+EXISTS (SELECT 1 FROM adoptions x WHERE {is_of_push} AND x.kind = 'drawn')
+
+-- name: sums
+CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {is_drawn} THEN p.sent_qty ELSE 0 END) AS BIGINT) AS accepted,
+    CAST(SUM(CASE WHEN p.state = 'accepted' AND p.by_hand THEN p.sent_qty ELSE 0 END) AS BIGINT) AS by_hand,
+    CAST(SUM(CASE WHEN p.state = 'shadow' THEN p.sent_qty ELSE 0 END) AS BIGINT) AS shadow,
+    SUM(CASE WHEN p.state IN ('due', 'queued', 'in_doubt') THEN 1 ELSE 0 END) AS unsettled,
+    MAX(CASE WHEN p.state = 'accepted' THEN COALESCE(p.settled_ms, p.sealed_at_ms) ELSE 0 END) AS settled_ms
+
+-- name: ours
+SELECT p.window_ms - p.window_ms % 86400000 AS day_ms, p.org_id, p.customer_id, p.feature,
+    CASE WHEN p.window_ms >= :live_from_ms THEN 1 ELSE 0 END AS live, MIN(a.start_ms) AS begins_ms,
+    MAX(COALESCE(a.end_ms, 9000000000000000)) AS ends_ms, MIN(COALESCE(p.first_attempt_ms, p.sealed_at_ms)) AS sent_ms,
+    {sums}
+FROM pushes p JOIN assignments a ON a.org_id = p.org_id AND a.start_ms <= p.window_ms
+    AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)
+WHERE p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms
+    AND (:org_id = '' OR p.org_id = :org_id) AND p.state NOT IN ('voided', 'carried')
+GROUP BY 1, 2, 3, 4, 5
+HAVING MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) >= :since_ms
+ORDER BY 1, 2, 3, 4, 5
+
+-- name: is_of_line
+-- One organisation's feature on one day, or in a part of it.
+p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.org_id = :org_id
+    AND p.customer_id = :customer_id AND p.feature = :feature
+
+-- name: by_window
+-- The last revision is read too, so that whatever was sealed or settled meanwhile shows.
+SELECT p.window_ms, {sums}, COUNT(*) AS pushes, MAX(p.revision) AS last,
+    (SELECT o.floor_ms FROM orgs o WHERE o.org_id = :org_id) AS floor_ms FROM pushes p
+WHERE {is_of_line} AND p.state NOT IN ('voided', 'carried')
+GROUP BY 1 ORDER BY 1
+
+-- name: accepted
+-- What was adopted under a key of ours is dated over there as the push was that had the key before it.
+SELECT p.*, COALESCE((SELECT MIN(o.revision) FROM pushes o WHERE o.window_ms = p.window_ms AND o.org_id = p.org_id
+    AND o.feature = p.feature AND COALESCE(o.wire_key, o.key) = p.wire_key), p.revision) AS dated_as,
+    {arrivals} AS arrivals, (SELECT o.floor_ms FROM orgs o WHERE o.org_id = p.org_id) AS floor_ms
+FROM pushes p
+WHERE {is_of_line} AND p.state = 'accepted' AND NOT {is_drawn}
+    AND (p.attempts > 0 OR p.wire_key IS NOT NULL) AND NOT p.by_hand ORDER BY p.window_ms, p.revision
+
+-- name: sent_again
+-- What may have been drawn without an event of its own: pushes that may have arrived more than once, or that may have
+-- arrived, and were voided because no event was found. Below the floor nothing could be given back.
+SELECT s.*, CASE WHEN s.state = 'accepted' THEN s.arrived - 1 ELSE s.arrived END * s.sent_qty AS may_be
+FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts x WHERE {is_of_push}
+        AND (x.outcome IS NULL OR x.outcome NOT IN ('retry', 'rejected'))) AS arrived
+    FROM pushes p
+    WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :feature AND p.sent_qty > 0
+        AND (p.state = 'accepted' AND p.attempts > 1 OR p.state = 'voided' AND p.attempts > 0)
+        AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since_ms AND p.window_ms >= (SELECT o.floor_ms FROM orgs o
+            WHERE o.org_id = p.org_id)
+        AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE x.window_ms = p.window_ms AND x.org_id = p.org_id
+            AND x.feature = p.feature AND x.kind = 'drawn')) s
+WHERE s.arrived > CASE WHEN s.state = 'accepted' THEN 1 ELSE 0 END
+ORDER BY s.window_ms, s.revision
+
+-- name: last_push
+SELECT * FROM pushes WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature
+    AND provider = :provider AND customer_id = :customer_id ORDER BY revision DESC LIMIT 1
+
+-- name: hold_settlement
+SELECT state, by_hand, attempts, settled_ms FROM pushes WHERE {this_push} {for_update}
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: bills
+SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1
+
+-- name: lost_spans
+-- Each assignment of the provider whose customer may have been billed in a lost span.
+SELECT a.org_id, a.customer_id, CASE WHEN a.start_ms > l.from_ms THEN a.start_ms ELSE l.from_ms END AS from_ms,
+    CASE WHEN a.end_ms < l.until_ms THEN a.end_ms ELSE l.until_ms END AS until_ms
+FROM losses l JOIN assignments a ON a.start_ms < l.until_ms AND (a.end_ms IS NULL OR a.end_ms > l.from_ms)
+WHERE a.provider = :provider AND a.customer_id <> '' AND (:org_id = '' OR a.org_id = :org_id) AND l.at_ms >= :since_ms
+ORDER BY a.org_id, a.start_ms, l.number
+
+-- name: keep
+INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, verdict, at_ms)
+VALUES (:day_ms, :org_id, :provider, :customer_id, :feature, :ours_qty, :theirs_qty, :verdict, :at_ms)
+ON CONFLICT (day_ms, org_id, provider, customer_id, feature) DO UPDATE SET ours_qty = excluded.ours_qty,
+    theirs_qty = excluded.theirs_qty, verdict = excluded.verdict, at_ms = excluded.at_ms

@@ -1,0 +1,115 @@
+-- What the effective balance is made of: usage that is not sealed, and pushes that may not be in a balance.
+--
+-- Guarantee: reads only; usage is mapped as the seal maps it (the same segments), and only windows that the present
+-- provider and customer are billed for count.
+
+-- name: last_seals
+-- The newest seals that are committed; not the newest alone: one may be committed after one that began later.
+SELECT seal_id FROM seals ORDER BY seal_id DESC LIMIT 64
+
+-- name: picked
+-- The organisations asked about.
+picked AS MATERIALIZED (
+    SELECT o.org_id, o.floor_ms, a.customer_id, COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS sealed_to,
+        CASE WHEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) < :lately_ms
+            THEN COALESCE(o.held_watermark_ms, b.watermark_ms, 0) ELSE :lately_ms END AS from_ms,
+        COALESCE((SELECT j.at_ms FROM projections j WHERE j.org_id = o.org_id ORDER BY j.projection_id DESC LIMIT 1),
+            0) AS changed_ms
+    FROM {rows :orgs (org_id text)} r JOIN orgs o ON o.org_id = r.org_id LEFT JOIN buckets b ON b.id = o.bucket
+    JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.start_ms <= :now_ms
+        AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+)
+
+-- name: from_dirty
+FROM picked p {each_then} dirty_windows d ON d.org_id = p.org_id AND d.window_ms >= p.floor_ms
+    AND d.window_ms < p.sealed_to
+
+-- name: unsealed
+-- What is owed and not sealed: whole windows at or above the watermark, the difference in dirty ones below it. Beside
+-- it, what was used of late, sealed or not: at what rate credit is burnt; and what sandboxes that run will have used
+-- since they last told, where they tell every minute or oftener: for at most two intervals (a sample may be late), and
+-- from when a sample came in, wherever in its interval it is dated. Who is silent for longer uses nothing,
+-- nor does what ran before a halt.
+WITH {picked},
+segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, end_ms, feature, unit
+    FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
+telling AS (
+    SELECT s.org_id, s.memory_mb, s.sandbox_id, MAX(s.ingested_at) AS told_ms, MAX(s.interval_s) AS every_s
+    FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts > :lately_ms
+        AND s.ts > p.changed_ms {end_look_s}
+    {each_then} sandboxes b ON b.sandbox_id = s.sandbox_id AND b.org_id = s.org_id AND b.state = 'running'
+    WHERE s.problem IS NULL GROUP BY 1, 2, 3
+),
+used AS (
+    SELECT p.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb,
+        SUM(CASE WHEN s.ts >= p.sealed_to THEN s.interval_s ELSE 0 END) AS seconds,
+        SUM(CASE WHEN s.ts > :lately_ms THEN s.interval_s ELSE 0 END) AS lately,
+        SUM(CASE WHEN s.ts > :just_now_ms THEN s.interval_s ELSE 0 END) AS just_now
+    FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts >= p.from_ms
+        AND s.ts >= p.floor_ms {end_look_s}
+    WHERE s.problem IS NULL GROUP BY 1, 2, 3
+    UNION ALL
+    SELECT p.org_id, w.ts - w.ts % {window_length_ms}, w.memory_mb, -SUM(w.interval_s), 0, 0
+    FROM picked p {look_up} withdrawals w {looked_up_by} w.org_id = p.org_id AND w.ts >= p.sealed_to {end_look_w}
+    GROUP BY 1, 2, 3
+    UNION ALL
+    SELECT d.org_id, d.window_ms, s.memory_mb, SUM(s.interval_s), 0, 0
+    {from_dirty} {look_up} usage_samples s {looked_up_by} s.org_id = d.org_id AND s.ts >= d.window_ms
+        AND s.ts < d.window_ms + {window_length_ms} AND s.problem IS NULL {end_look_s} GROUP BY 1, 2, 3
+    UNION ALL
+    SELECT d.org_id, d.window_ms, w.memory_mb, -SUM(w.interval_s), 0, 0
+    {from_dirty} {look_up} withdrawals w {looked_up_by} w.org_id = d.org_id AND w.ts >= d.window_ms
+        AND w.ts < d.window_ms + {window_length_ms} {end_look_w} GROUP BY 1, 2, 3
+),
+both_sides AS (
+    SELECT u.org_id, u.window_ms, g.feature, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS owed,
+        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.lately AS lately,
+        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.just_now AS just_now, 0 AS unsampled
+    FROM used u JOIN segments g ON u.memory_mb BETWEEN g.lo AND g.hi AND u.window_ms >= g.start_ms
+        AND u.window_ms < g.end_ms
+    UNION ALL
+    SELECT t.org_id, g.window_ms, g.feature, 0, 0, 0, CASE WHEN g.unit = 'mb_s' THEN t.memory_mb ELSE 1 END
+        * CASE WHEN t.told_ms + 3000 * t.every_s < :now_ms OR t.told_ms > :now_ms THEN 0
+            WHEN t.told_ms + 2000 * t.every_s < :now_ms THEN 2 * t.every_s ELSE (:now_ms - t.told_ms) / 1000 END
+    FROM telling t JOIN (SELECT s.*, :now_ms - :now_ms % {window_length_ms} AS window_ms FROM segments s) g
+        ON t.memory_mb BETWEEN g.lo AND g.hi AND g.window_ms >= g.start_ms AND g.window_ms < g.end_ms
+    WHERE t.every_s <= 60
+    UNION ALL
+    SELECT d.org_id, d.window_ms, q.feature, -q.sealed_qty, 0, 0, 0
+    {from_dirty} {look_up} pushes q {looked_up_by} q.org_id = d.org_id AND q.window_ms = d.window_ms
+        AND q.state <> 'voided' {end_look_q}
+)
+SELECT q.org_id, q.window_ms, q.feature, SUM(q.owed) AS owed, SUM(q.lately) AS lately, SUM(q.just_now) AS just_now,
+    SUM(q.unsampled) AS unsampled
+FROM both_sides q JOIN picked p ON p.org_id = q.org_id
+JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= q.window_ms AND (a.end_ms IS NULL OR q.window_ms < a.end_ms)
+    AND a.provider = :provider AND a.customer_id = p.customer_id
+GROUP BY 1, 2, 3
+
+-- name: unseen_pushes
+-- Word for word the condition of the index on what is open, or SQLite reads all pushes there ever were; and what was
+-- sent of late materialized, or it reads all attempts there ever were, in the order in which they are told apart.
+WITH {picked},
+sent AS MATERIALIZED (
+    SELECT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since_ms
+)
+SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
+FROM pushes q JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
+WHERE q.provider = :provider AND q.state IN {open_states}
+UNION ALL
+SELECT q.org_id, q.window_ms, q.feature, q.sent_qty, q.state, q.first_attempt_ms, q.settled_ms
+FROM (SELECT DISTINCT s.window_ms, s.org_id, s.feature, s.revision FROM sent s) t
+{look_up} pushes q {looked_up_by} q.window_ms = t.window_ms AND q.org_id = t.org_id AND q.feature = t.feature
+    AND q.revision = t.revision {end_look_q}
+JOIN picked p ON p.org_id = q.org_id AND p.customer_id = q.customer_id
+WHERE q.provider = :provider AND q.state = 'accepted'
+
+-- name: end_look_w [postgresql]
+OFFSET 0) w
+
+-- name: end_look_w [sqlite]
+
+-- name: end_look_q [postgresql]
+OFFSET 0) q
+
+-- name: end_look_q [sqlite]

@@ -1,0 +1,95 @@
+-- Verdicts: whose provider is asked, what it said, and what an operator's word makes of an organisation's row.
+
+-- name: in_force_now
+a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+
+-- name: mark_for_projection
+UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1
+WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
+
+-- name: projections_due
+SELECT o.org_id, a.customer_id, o.projection_asks AS asks, o.projection_read_ms AS read_before_ms
+FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND {in_force_now}
+WHERE o.projection_due_ms <= :now_ms AND a.provider = :provider AND a.customer_id <> '' AND o.bucket BETWEEN :lo AND :hi
+    AND (:org_id = '' OR o.org_id = :org_id)
+ORDER BY o.projection_due_ms LIMIT :at_most
+
+-- name: put_off
+UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND projection_asks = :projection_asks
+
+-- name: billed
+-- Those of these organisations that the provider bills now, and as whom.
+SELECT a.org_id, a.customer_id FROM assignments a
+WHERE a.org_id IN :org_ids AND a.provider = :provider AND {in_force_now}
+
+-- name: is_doubted
+SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL
+
+-- name: write_verdict
+UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :halt_reason,
+    max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
+    projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,
+    plan = :plan, unseen_micro = :unseen_micro, unread_since_ms = :unread_since_ms, watch_due_ms = :watch_due_ms,
+    resume_above_micro = :resume_above_micro
+WHERE org_id = :org_id
+
+-- name: note_verdict
+INSERT INTO projections (org_id, read_ms, at_ms, is_halted, max_concurrent_sandboxes, reason, balance_micro,
+    unaccepted_micro, unsealed_micro)
+VALUES (:org_id, :read_ms, :at_ms, :is_halted, :max_concurrent_sandboxes, :reason, :balance_micro,
+    :unaccepted_micro, :unsealed_micro)
+
+-- name: end_overrides
+UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1,
+    override_halted = NULL, override_max_concurrent = NULL, override_until_ms = NULL
+WHERE override_until_ms <= :now_ms AND bucket BETWEEN :lo AND :hi RETURNING org_id
+
+-- name: halted_and_exempt
+SELECT org_id FROM orgs WHERE is_halted AND NOT operator_halt AND (override_halted IS NULL OR NOT override_halted)
+    AND billing_provider IN {unbilled} AND bucket BETWEEN :lo AND :hi
+
+-- name: gated
+SELECT billing_provider, is_halted, halt_reason, max_concurrent_sandboxes, projection_read_ms,
+    projection_read_ms IS NULL AND override_halted IS NULL AS unknown
+FROM orgs
+WHERE org_id = :org_id
+
+-- name: biller
+SELECT a.provider FROM assignments a WHERE a.org_id = :org_id AND {in_force_now}
+
+-- name: may_ask
+-- Both conditions in one statement: of all who ask at once, in whichever process, one gets the row back. An ask from
+-- the future counts, unless it lies so far there that a clock was put right since: two hosts' clocks are never quite
+-- alike.
+INSERT INTO gate_asks (org_id, asked_ms, busy_until_ms) VALUES (:org_id, :now_ms, :busy_until_ms)
+ON CONFLICT (org_id) DO UPDATE SET asked_ms = :now_ms, busy_until_ms = :busy_until_ms
+WHERE (gate_asks.asked_ms <= :earlier_ms AND COALESCE(gate_asks.busy_until_ms, 0) <= :now_ms)
+    OR gate_asks.asked_ms > :busy_until_ms
+RETURNING org_id
+
+-- name: asked
+UPDATE gate_asks SET busy_until_ms = NULL WHERE org_id = :org_id AND asked_ms = :asked_ms
+
+-- name: rates
+SELECT feature, start_ms, micro, per_quantity FROM provider_rates WHERE provider = :provider
+
+-- name: policies
+SELECT plan, policy FROM provider_when_down WHERE provider = :provider
+
+-- name: rounds
+SELECT round_ms, rounds FROM watch_state
+
+-- name: note_round
+UPDATE watch_state SET round_ms = :now_ms, rounds = rounds + 1
+
+-- name: wrong_estimates
+SELECT COUNT(*) FROM projections WHERE reason = 'estimate_wrong'
+
+-- name: unread_orgs
+SELECT COALESCE(billing_provider, '') AS provider, COUNT(*) AS orgs, MIN(unread_since_ms) AS since_ms,
+    MIN(org_id) AS first_org FROM orgs
+WHERE unread_since_ms IS NOT NULL GROUP BY 1 ORDER BY 1
+
+-- name: note_reads
+INSERT INTO provider_reads (provider, outcome, reads) VALUES (:provider, :outcome, :reads)
+ON CONFLICT (provider, outcome) DO UPDATE SET reads = provider_reads.reads + excluded.reads
