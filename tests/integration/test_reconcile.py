@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import (
     CannotTell,
-    Drawn,
     Found,
     PushRefused,
     Queued,
@@ -24,86 +22,37 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
-from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import connect, read, write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
-from drawdown.schema.migrate import upgrade
-from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import pushes, withdrawals
-from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.commands.pushes import resolve_accepted
 from drawdown.worker.engine import runner
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.balances import acknowledge
 from drawdown.worker.push.balances import told as told_balances
 from drawdown.worker.push.notices import apply_notices
-from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
+from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.reconcile.short import BY_HAND
-from drawdown.worker.verify.verify import verify
-from tests.acceptance.commands import drawdown, one_clear_line
-from tests.emulators.autumn import AutumnEmulator
-from tests.emulators.serve import autumn_lines, serving_in_thread
 from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.reconciling import (
+    FEATURE,
+    KEY,
+    SHOWN,
+    TOTALS,
+    billed,
+    charged,
+    clean,
+    compare,
+    drawn,
+    everything,
+    settle,
+    states,
+    told,
+)
 from tests.integration.test_interleavings import wait_until_blocked
 from tests.interleave.walk import Walk
 from tests.world import T0, Fleet
-
-FEATURE = "compute_1gb"
-KEY = f"usage:acme:{T0}:{FEATURE}"
-LAG = MINUTE_MS
-SHOWN = LAG + CLOCKS_APART_MS
-"""After so long, whatever was settled is to be seen."""
-TOTALS: dict[str, object] = {"lookup_lag_ms": LAG, "totals_lag_ms": LAG, "applied_within_ms": LAG}
-
-
-def billed(engine: sa.Engine, *more: int, provider: FakeProvider | None = None, **changes: object) -> Any:
-    """A minute used in the first window, and `more` seconds in each of the next: billed at a provider with totals, and
-    its lag is over. Returns (fleet, provider)."""
-    made = provider or FakeProvider(capabilities(**{**TOTALS, **changes}))
-    fleet = Fleet(engine, extra={"fake": made})
-    fleet.assign("acme", provider="fake")
-    for number, seconds in enumerate((60, *more)):
-        fleet.sample("acme", T0 + number * WINDOW_MS + 1, seconds)
-    fleet.tick(T0 + (len(more) + 3) * WINDOW_MS)
-    fleet.clock.at_ms += SHOWN
-    return fleet, made
-
-
-def compare(fleet: Fleet, **scope: Any) -> Reconciled:
-    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    given = {"provider": "fake", **scope}
-    return runner.run(reconcile(fleet.context(), ReconcileScope(**given), fleet.said), world)
-
-
-def states(fleet: Fleet) -> list[tuple[object, ...]]:
-    return fleet.rows(
-        "SELECT revision, sealed_qty, sent_qty, state FROM pushes WHERE window_ms = :t ORDER BY revision", t=T0
-    )
-
-
-def told(found: Reconciled) -> list[tuple[object, ...]]:
-    return [(one.verdict, one.ours, one.theirs, one.corrected) for one in found.differing]
-
-
-def everything(fleet: Fleet) -> list[Any]:
-    """What a run may change, but for the comparison it keeps."""
-    tables = ("pushes", "voids", "adoptions", "dirty_windows", "operator_actions", "carries")
-    return [sorted(map(repr, fleet.rows(f"SELECT * FROM {table}"))) for table in tables]
-
-
-def settle(fleet: Fleet) -> None:
-    """A tick, and the provider's lag goes by."""
-    fleet.tick_windows(1)
-    fleet.clock.at_ms += SHOWN
-
-
-def clean(fleet: Fleet) -> None:
-    assert read(fleet.engine, verify).breaches == []
-
-
-def charged(provider: FakeProvider) -> int:
-    return sum(one.quantity for one in provider.charged.values()) + sum(provider.over.values())
 
 
 def test_equal_says_nothing_and_is_kept(engine: sa.Engine) -> None:
@@ -330,306 +279,6 @@ def test_partly_in_our_windows_only_that_part_is_adopted(engine: sa.Engine) -> N
     clean(fleet)
 
 
-def sent_twice(engine: sa.Engine) -> Any:
-    """A push whose first answer was lost, at a provider whose balances are read: (fleet, provider)."""
-    provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True, "duplicate_proves_delivery": True}))
-    provider.answers[KEY] = Unknown("cut")
-    fleet = Fleet(engine, extra={"fake": provider})
-    fleet.assign("acme", provider="fake")
-    fleet.sample("acme", T0 + 1, 60)
-    fleet.sample("acme", T0 + WINDOW_MS, 7)
-    fleet.tick(T0 + 4 * WINDOW_MS)
-    provider.answers.clear()
-    fleet.tick_windows(1)
-    assert fleet.one("SELECT attempts FROM pushes WHERE key = :key", key=KEY) == 2
-    fleet.clock.at_ms += SHOWN
-    return fleet, provider
-
-
-def drawn(provider: FakeProvider, quantity: int, since_ms: int | None = None) -> None:
-    provider.drawn_says = {"acme": {FEATURE: Drawn(quantity, since_ms), "of_others": Drawn(9, None)}}
-
-
-def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
-    fleet, provider = sent_twice(engine)
-    drawn(provider, 67 + 60)
-    before = everything(fleet)
-    found = compare(fleet)
-    assert (told(found), found.exit_status) == ([("over", 67, 127, 0)], 1)
-    assert "--correct gives it back" in str(found.differing[0].note)
-    assert everything(fleet) == before
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("over", 67, 127, 60)], 75)
-    assert fleet.rows("SELECT kind, window_ms FROM adoptions") == [("drawn", T0)]
-    before = everything(fleet)
-    assert compare(fleet, correct=True).exit_status == 0, "a second run finds nothing"
-    assert everything(fleet) == before
-    settle(fleet)
-    assert states(fleet)[1:] == [(1, 60, 60, "accepted"), (2, -60, -60, "accepted")]
-    drawn(provider, 67)
-    found = compare(fleet, correct=True)
-    assert (found.differing, found.exit_status) == ([], 0), "events and balance agree with what we say"
-    clean(fleet)
-
-
-@pytest.mark.parametrize("more", [0, 500])
-def test_what_left_no_event_and_was_drawn_stands(engine: sa.Engine, more: int) -> None:
-    """It died before the event was stored: to void it would charge it again. Others may have drawn besides."""
-    fleet, provider = billed(engine, drawn=True)
-    provider.charged.clear()
-    drawn(provider, 60 + more)
-    before = everything(fleet)
-    for expected in (1 if more else 0, 0):
-        found = compare(fleet, correct=True)
-        assert (found.covered, found.exit_status) == (1, expected), "more than that is told once"
-        assert everything(fleet) == before
-    assert fleet.rows("SELECT verdict FROM reconciliations") == [("equal",)]
-    settle(fleet)
-    assert states(fleet) == [(0, 60, 60, "accepted")]
-    clean(fleet)
-
-
-def test_what_left_no_event_and_was_not_drawn_is_voided(engine: sa.Engine) -> None:
-    fleet, provider = billed(engine, drawn=True)
-    provider.charged.clear()
-    drawn(provider, 0)
-    assert told(compare(fleet, correct=True)) == [("short", 60, 0, 60)]
-    assert "the customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
-    settle(fleet)
-    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
-    drawn(provider, 60)
-    assert compare(fleet, correct=True).exit_status == 0
-    clean(fleet)
-
-
-def given_back_unseen(engine: sa.Engine) -> Any:
-    """A minute was charged, withdrawn and given back, and no event shows that it was given back: (fleet, provider)."""
-    fleet, provider = billed(engine, 30, drawn=True)
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
-    settle(fleet)
-    assert states(fleet) == [(0, 60, 60, "accepted"), (1, -60, -60, "accepted")]
-    del provider.charged[f"{KEY}:r1"]
-    return fleet, provider
-
-
-def test_what_was_given_back_without_an_event_is_not_given_back_again(engine: sa.Engine) -> None:
-    """Events show more than is accepted, and the balance shows that it is none."""
-    fleet, provider = given_back_unseen(engine)
-    drawn(provider, 30)
-    before = everything(fleet)
-    for _ in range(2):
-        found = compare(fleet, correct=True)
-        assert (told(found), found.covered, found.exit_status) == ([], 1, 0)
-        assert everything(fleet) == before
-    provider.over["acme", FEATURE, T0 + WINDOW_MS + 9] = 40
-    drawn(provider, 70)
-    assert told(compare(fleet, correct=True)) == [("over", 30, 130, 40)], "what is too much beside it is given back"
-    assert fleet.rows("SELECT kind, window_ms FROM adoptions") == [("excess", T0 + WINDOW_MS)]
-    clean(fleet)
-
-
-def test_what_was_never_given_back_is_given_back_anew(engine: sa.Engine) -> None:
-    fleet, provider = given_back_unseen(engine)
-    drawn(provider, 90)
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("over", 30, 90, 60)], 75)
-    settle(fleet)
-    assert states(fleet)[1:] == [(1, -60, -60, "voided"), (2, -60, -60, "accepted")]
-    drawn(provider, 30)
-    assert compare(fleet, correct=True).exit_status == 0
-    clean(fleet)
-
-
-def test_where_the_balance_does_not_tell_whether_it_was_given_back_a_person_does(engine: sa.Engine) -> None:
-    fleet, provider = given_back_unseen(engine)
-    drawn(provider, 55)
-    before = everything(fleet)
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("over", 30, 90, 0)], 1)
-    assert "balance tells: compare" in str(found.differing[0].note)
-    assert everything(fleet) == before
-
-
-def test_of_several_without_an_event_those_stand_that_were_drawn(engine: sa.Engine) -> None:
-    fleet, provider = billed(engine, 30, 7, drawn=True)
-    provider.charged.clear()
-    drawn(provider, 67)
-    assert told(compare(fleet, correct=True)) == [("short", 97, 0, 97)]
-    settle(fleet)
-    kept = fleet.rows("SELECT sent_qty, state FROM pushes ORDER BY window_ms, revision")
-    assert kept == [(60, "accepted"), (30, "voided"), (30, "accepted"), (7, "accepted")]
-    clean(fleet)
-
-
-@pytest.mark.parametrize("quantity", [59, 20, -40])
-def test_where_the_balance_does_not_tell_nothing_is_voided(engine: sa.Engine, quantity: int) -> None:
-    """Somebody topped it up by `add_to_balance`, which looks like giving back."""
-    fleet, provider = billed(engine, drawn=True)
-    provider.charged.clear()
-    drawn(provider, quantity)
-    before = everything(fleet)
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("short", 60, 0, 0)], 1)
-    assert "does not tell" in str(found.differing[0].note)
-    assert everything(fleet) == before
-
-
-@pytest.mark.parametrize("gone", ["unread", "no such balance", "parts of other cycles"])
-def test_without_a_balance_to_ask_nothing_is_voided(engine: sa.Engine, gone: str) -> None:
-    provider = (DrawnFails if gone == "unread" else FakeProvider)(capabilities(**TOTALS, drawn=True))
-    fleet, _ = billed(engine, provider=provider)
-    provider.charged.clear()
-    if gone == "parts of other cycles":
-        provider.drawn_says = {"acme": {FEATURE: Drawn(0, None, whole=False)}}
-    before = everything(fleet)
-    found = compare(fleet, correct=True)
-    assert told(found) == [("short", 60, 0, 0)]
-    assert everything(fleet) == before
-
-
-def test_a_top_up_is_told_once_and_the_next_loss_is_seen_all_the_same(engine: sa.Engine) -> None:
-    fleet, provider = billed(engine, 30, drawn=True)
-    drawn(provider, 90 - 50)
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("short", 90, 40, 0)], 1)
-    assert "a top-up, a balance set by hand, or a loss" in str(found.differing[0].note)
-    assert compare(fleet, correct=True).exit_status == 0
-    assert fleet.rows("SELECT apart_qty, told_qty FROM balance_marks") == [(-50, -50)]
-    del provider.charged[KEY]  # drawn all the same: an event that was lost
-    found = compare(fleet, correct=True)
-    assert (found.covered, found.exit_status) == (1, 0)
-    drawn(provider, 90 - 50 - 60)  # not drawn either: a push that was lost
-    assert told(compare(fleet, correct=True)) == [("short", 90, 30, 60)]
-    settle(fleet)
-    drawn(provider, 90 - 50)
-    assert compare(fleet, correct=True).exit_status == 0
-    clean(fleet)
-
-
-def test_what_is_drawn_twice_is_given_back_beside_a_top_up_that_was_told(engine: sa.Engine) -> None:
-    fleet, provider = sent_twice(engine)
-    drawn(provider, 67 - 500)
-    assert compare(fleet, correct=True).exit_status == 1
-    drawn(provider, 67 - 500 + 60)
-    assert [one.corrected for one in compare(fleet, correct=True).differing] == [60]
-    settle(fleet)
-    drawn(provider, 67 - 500)
-    assert compare(fleet, correct=True).exit_status == 0
-    clean(fleet)
-
-
-@pytest.mark.parametrize("credited", [0, 60])
-def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engine, credited: int) -> None:
-    """On an invoice, beside the balance, or on it; and from the next comparison on a second drawing shows again."""
-    fleet, provider = sent_twice(engine)
-    drawn(provider, 67 - 500)
-    assert compare(fleet, correct=True).exit_status == 1, "a top-up, told once: from here on it is compared"
-    again = f"{KEY}:r1"
-    provider.answers[again] = Rejected("the balance is as full as it was granted")
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
-    settle(fleet)
-    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.said, "credited"))
-    drawn(provider, 67 - 500 - credited)
-    for _ in range(2):
-        found = compare(fleet, correct=True)
-        assert (told(found), found.exit_status) == ([], 0)
-        fleet.clock.at_ms += SHOWN
-    drawn(provider, 67 - 500 - credited + 60)
-    assert told(compare(fleet, correct=True)) == [("over", 7, 67, 60)]
-
-
-def test_parts_of_other_cycles_are_compared_from_the_first_look_on(engine: sa.Engine) -> None:
-    """A one-off top-up beside a monthly plan: what had been drawn from it before the month cannot be told."""
-    fleet, provider = sent_twice(engine)
-    provider.drawn_says = {"acme": {FEATURE: Drawn(1_000, T0 - DAY_MS, whole=False)}}
-    assert compare(fleet, correct=True).exit_status == 0
-    provider.drawn_says = {"acme": {FEATURE: Drawn(1_060, T0 - DAY_MS, whole=False)}}
-    assert [one.corrected for one in compare(fleet, correct=True).differing] == [60]
-
-
-def test_a_new_cycle_forgets_what_was_told_of_the_one_before(engine: sa.Engine) -> None:
-    fleet, provider = billed(engine, drawn=True)
-    drawn(provider, 10)
-    assert compare(fleet, correct=True).exit_status == 1
-    drawn(provider, 0, since_ms=fleet.clock.at_ms)
-    assert compare(fleet, correct=True).exit_status == 0
-
-
-def test_what_was_sent_as_a_cycle_began_is_of_either(engine: sa.Engine) -> None:
-    fleet, provider = billed(engine, drawn=True)
-    begun = int(str(fleet.one("SELECT first_attempt_ms FROM pushes")))
-    for quantity in (0, 60):
-        drawn(provider, quantity, since_ms=begun - 1_000)
-        assert compare(fleet, correct=True).exit_status == 0
-        fleet.write("DELETE FROM balance_marks")
-
-
-def test_what_was_drawn_in_a_cycle_before_is_not_asked_for_again(engine: sa.Engine) -> None:
-    fleet, provider = sent_twice(engine)
-    drawn(provider, 0, since_ms=fleet.clock.at_ms)
-    assert compare(fleet, correct=True).exit_status == 0
-    drawn(provider, 67 + 60, since_ms=T0)
-    assert told(compare(fleet, correct=True)) == [("over", 67, 127, 60)]
-
-
-@pytest.mark.parametrize("quantity", [67 + 59, 67 + 61, 10**6])
-def test_what_was_drawn_by_others_is_a_note(engine: sa.Engine, quantity: int) -> None:
-    fleet, provider = sent_twice(engine)
-    drawn(provider, quantity)
-    before = everything(fleet)
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("over", 67, quantity, 0)], 1)
-    assert "somebody else uses it too" in str(found.differing[0].note)
-    assert everything(fleet) == before
-
-
-def test_less_drawn_than_pushed_is_told_a_person_once_with_the_amount(engine: sa.Engine) -> None:
-    """Their store was lost before it was written: what was drawn is given back, and the events stay."""
-    fleet, provider = sent_twice(engine)
-    drawn(provider, 5)
-    assert told(compare(fleet)) == told(compare(fleet)) == [("short", 67, 5, 0)], "comparing alone remembers nothing"
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("short", 67, 5, 0)], 1)
-    assert (compare(fleet).exit_status, compare(fleet, correct=True).exit_status) == (0, 0)
-
-
-def test_sent_once_a_push_is_not_taken_for_one_that_was_drawn_twice(engine: sa.Engine) -> None:
-    fleet, provider = billed(engine, drawn=True)
-    drawn(provider, 120)
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
-
-
-def test_attempts_that_never_arrived_draw_on_nothing(engine: sa.Engine) -> None:
-    provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True}))
-    provider.answers[KEY] = RetryAt(0, "refused")
-    fleet, _ = billed(engine, provider=provider)
-    provider.answers.clear()
-    fleet.tick_windows(1)
-    assert fleet.one("SELECT attempts FROM pushes WHERE key = :key", key=KEY) == 2
-    fleet.clock.at_ms += SHOWN
-    drawn(provider, 120)
-    found = compare(fleet, correct=True)
-    assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
-
-
-def test_a_balance_is_believed_only_once_all_events_were_read(engine: sa.Engine) -> None:
-    """An event that was charged twice shows in both: corrected from both it would be given back twice."""
-    fleet, provider = sent_twice(engine)
-    provider.over[("acme", FEATURE, T0 + WINDOW_MS)] = 7
-    drawn(provider, 67 + 7)
-    provider.totals_fail = True
-    found = compare(fleet, correct=True)
-    assert (told(found), found.unread) == ([], 1)
-    provider.totals_fail = False
-    found = compare(fleet, correct=True)
-    assert told(found) == [("over", 67, 74, 7)]
-    assert fleet.rows("SELECT kind, window_ms FROM adoptions") == [("excess", T0 + WINDOW_MS)]
-    settle(fleet)
-    drawn(provider, 67)
-    assert compare(fleet, correct=True).exit_status == 0
-
-
 def test_before_the_providers_lag_is_over_nothing_is_compared(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.charged.clear()
@@ -800,108 +449,6 @@ def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.E
     assert compare(fleet, correct=True).exit_status == 0
     assert charged(provider) == 240 * 60
     clean(fleet)
-
-
-# The command line, over real sockets
-
-
-def _served(tmp_path: Path) -> Any:
-    url = f"sqlite:///{tmp_path}/drawdown.db"
-    engine = connect(url)
-    upgrade(engine)
-    fleet = Fleet(engine)
-    emulator = AutumnEmulator(lists_per_s=10**9)
-    emulator.account.add_feature(FEATURE)
-    emulator.account.add_customer("acme", T0)
-    emulator.account.grant("acme", FEATURE, 10**6, T0)
-    write(engine, lambda c: assign(c, ["acme"], "autumn", fleet.said))
-    fleet.sample("acme", T0 + 1)
-    engine.dispose()
-    return url, emulator
-
-
-def test_the_command_compares_corrects_and_says_so(tmp_path: Path) -> None:
-    url, emulator = _served(tmp_path)
-    clock = FixedClock(T0 + 3 * WINDOW_MS)
-    with serving_in_thread(emulator, clock) as address:
-        env = dict(line.split("=", 1) for line in autumn_lines(emulator, address))
-
-        def run(*arguments: str) -> Any:
-            return drawdown(url, "--json", *arguments, at=str(clock.at_ms), env=env)
-
-        emulator.faults.rates = {"accepted_then_lost": 1.0}
-        assert run("tick").json["tick"]["accepted"] == 1
-        emulator.faults.rates = {}
-        assert emulator.charged("acme", FEATURE, T0) == 0
-        waits = run("reconcile")
-        assert (waits.status, waits.json["reconcile"]["waiting"]) == (0, 1), "Autumn's lists lag"
-
-        clock.at_ms += 4 * WINDOW_MS
-        differs = run("reconcile", "--from", "2026-01-01", "--to", "2026-01-02")
-        assert differs.status == differs.json["reconcile"]["exit_status"] == 1
-        (line,) = differs.json["reconcile"]["differing"]
-        assert (line["org_id"], line["ours"], line["theirs"], line["verdict"]) == ("acme", 60, 0, "short")
-        for people in ("acme", "stripe: not compared: it has no key"):
-            assert people in drawdown(url, "reconcile", at=str(clock.at_ms), env=env).out
-        silent = run("reconcile", "--threshold", "100")
-        assert (silent.status, silent.json["reconcile"]["differing"]) == (0, [])
-
-        corrected = run("reconcile", "acme", "--provider", "autumn", "--correct", "--actor", "me", "--reason", "lost")
-        assert (corrected.status, corrected.json["reconcile"]["differing"][0]["corrected"]) == (75, 60)
-        clock.at_ms += WINDOW_MS
-        assert run("tick").json["tick"]["accepted"] == 1
-        clock.at_ms += 4 * WINDOW_MS
-        for _ in range(2):
-            again = run("reconcile", "--correct")
-            assert (again.status, again.json["reconcile"]["compared"]) == (0, 1)
-        assert emulator.charged("acme", FEATURE, T0) == 60
-        assert run("verify").json["breaches"] == []
-
-        emulator.balance_store, emulator.event_store = "down", "off"
-        unread = run("reconcile")
-        assert (unread.status, unread.json["reconcile"]["unread"]) == (75, 1), "events; a balance waits for them"
-
-
-def test_a_tick_that_looks_up_goes_on_to_push_and_project(tmp_path: Path) -> None:
-    """As a command, with its progress counted."""
-    url, emulator = _served(tmp_path)
-    clock = FixedClock(T0 + 3 * WINDOW_MS)
-    with serving_in_thread(emulator, clock) as address:
-        env = dict(line.split("=", 1) for line in autumn_lines(emulator, address))
-        emulator.faults.rates = {"answer_lost": 1.0}
-        assert drawdown(url, "--json", "tick", at=str(clock.at_ms), env=env).status == 75
-        emulator.faults.rates = {}
-        clock.at_ms += 60 * SECOND_MS
-        tick = drawdown(url, "--json", "tick", at=str(clock.at_ms), env=env).json["tick"]
-        assert (tick["looked_up"], tick["accepted"], tick["failures"]) == (1, 1, [])
-        assert (tick["left"]["projections_due"], tick["exit_status"]) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "says"),
-    [
-        (["--from", "2026-01-01T01:00:00Z"], 2, "are days"),
-        (["--from", "2026-01-02", "--to", "2026-01-02"], 2, "ends before it starts"),
-        (["--from", "2026-01-03", "--to", "2026-01-02"], 2, "ends before it starts"),
-        (["--to", "soon"], 2, "--to"),
-        (["--threshold", "-1"], 2, "threshold"),
-        (["--threshold", "101"], 2, "threshold"),
-        (["--provider", "nobody"], 2, "there is no provider nobody"),
-    ],
-)
-def test_a_range_that_cannot_be_meant_is_refused(
-    tmp_path: Path, arguments: Sequence[str], status: int, says: str
-) -> None:
-    url = f"sqlite:///{tmp_path}/drawdown.db"
-    engine = connect(url)
-    upgrade(engine)
-    engine.dispose()
-    assert says in one_clear_line(drawdown(url, "reconcile", *arguments, at=str(T0)), status)
-
-
-def test_without_a_database_it_says_what_to_do(tmp_path: Path) -> None:
-    said = one_clear_line(drawdown(f"sqlite:///{tmp_path}/none.db", "reconcile", at=str(T0)), 1, 2)
-    assert "drawdown init" in said
 
 
 @pytest.mark.parametrize("wrong", ["lost", "another quantity", "twice"])

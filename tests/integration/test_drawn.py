@@ -1,0 +1,185 @@
+"""What is drawn: on wallets where there is no hard stop, and on balances that tell what no event shows."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, Found, PushRefused, Queued, RetryAt, Unknown
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands import credit, pushes
+from drawdown.worker.engine.context import LEASE_MS
+from drawdown.worker.engine.effects import Push, Transaction
+from drawdown.worker.push.notices import apply_notices
+from drawdown.worker.push.push import push
+from drawdown.worker.verify.verify import verify
+from tests.fake_provider import FakeProvider
+from tests.integration.providing import ASKED, KEY, LAG, clean, fleet_of, settle, states
+from tests.world import T0, Fleet
+
+
+def is_asked_again(fleet: Fleet) -> bool:
+    return fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is not None
+
+
+def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: sa.Engine) -> None:
+    fleet, _provider = fleet_of(engine, balance_in_ledger=True)
+
+    def balance() -> object:
+        return fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
+
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="g", plan=None))
+    fleet.tick_windows(2)
+    assert balance() == 4_000
+    write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
+    assert balance() == 10_000, "what was refused is given back"
+    assert is_asked_again(fleet)
+    write(engine, lambda c: pushes.retry(c, [KEY], fleet.said))
+    fleet.tick_windows(1)
+    assert balance() == 4_000
+    clean(fleet)
+
+
+def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine) -> None:
+    """By a lookup, by a person, at another quantity: each time what stands accepted, and verify holds it to that."""
+    fleet, provider = fleet_of(engine, **{**ASKED, "balance_in_ledger": True})
+    write(engine, lambda c: credit.grant(c, "acme", 100_000, fleet.said, key="g", plan=None))
+    for number in (1, 2):
+        fleet.sample("acme", T0 + number * WINDOW_MS)
+    keys = [f"usage:acme:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(3)]
+    provider.answers = {key: Unknown("cut") for key in keys}
+    provider.lookups = {keys[0]: Found(60), keys[1]: CannotTell("who knows"), keys[2]: Found(50)}
+    fleet.tick_windows(4)
+    fleet.tick(fleet.clock.at_ms + LAG)
+    assert not is_asked_again(fleet)
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [keys[1]], fleet.said, "seen"))
+    assert is_asked_again(fleet), "or a customer who has spent all goes on"
+    fleet.tick(fleet.clock.at_ms + LAG)
+    assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 180
+    clean(fleet)
+    fleet.write(
+        "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, "
+        "actor, reason) SELECT key || 'x', kind, from_account, to_account, 0, feature, 1, ts, at_ms, actor, reason "
+        "FROM ledger_entries WHERE kind = 'usage' AND quantity = 50"
+    )
+    found = read(engine, verify)
+    assert set(found.by_invariant) == {2, 5}, "one unit for nothing, which is no rate; and of no push"
+    assert {one.invariant for one in found.breaches if "there is no such push" in one.text} == {5}
+
+
+def test_without_a_wallet_nothing_is_drawn(engine: sa.Engine) -> None:
+    fleet, _ = fleet_of(engine, balance_in_ledger=True)
+    fleet.tick_windows(2)
+    assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
+
+
+DRAWN = {**ASKED, "drawn": True}
+
+
+def claimed_and_unanswered(engine: sa.Engine, drawn: int, **whole: bool) -> tuple[Fleet, FakeProvider]:
+    """A push whose sender was killed, or the service: its key is claimed over there, and no event shows it."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    provider.answers[KEY] = Duplicate()
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None, **whole)}}
+    settle(fleet)
+    return fleet, provider
+
+
+def test_what_was_drawn_without_an_event_is_accepted_and_not_charged_again(engine: sa.Engine) -> None:
+    fleet, provider = claimed_and_unanswered(engine, 60)
+    assert states(fleet) == [(0, 60, 60, "accepted")], "not a day later: the balance shows it"
+    assert "drawn on" in str(fleet.one("SELECT last_error FROM pushes"))
+    assert len(provider.seen) == 2
+    clean(fleet)
+
+
+def test_what_no_event_shows_and_nothing_drew_is_voided_once_it_can_arrive_no_more(engine: sa.Engine) -> None:
+    fleet, provider = claimed_and_unanswered(engine, 0)
+    assert states(fleet) == [(0, 60, 60, "queued")]
+    provider.answers = {}
+    settle(fleet, 10)
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    assert "the customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
+    clean(fleet)
+
+
+@pytest.mark.parametrize("said", [Drawn(31, None), Drawn(-5, None), Drawn(0, None, whole=False)])
+def test_what_the_balance_does_not_tell_is_in_doubt_and_never_voided(engine: sa.Engine, said: Drawn) -> None:
+    fleet, provider = claimed_and_unanswered(engine, said.quantity, whole=said.whole)
+    fleet.tick(fleet.clock.at_ms + 2 * DAY_MS)
+    assert states(fleet) == [(0, 60, 60, "in_doubt")]
+    assert "does not tell" in str(fleet.one("SELECT last_error FROM pushes"))
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert states(fleet) == [(0, 60, 60, "accepted")], "a person may wait until it does"
+    clean(fleet)
+
+
+def test_what_a_balance_shows_is_explained_before_anything_beside_it_is_voided(engine: sa.Engine) -> None:
+    """59 s were accepted and lost over there; 60 were drawn without an event, and 7 are on their way still. What the
+    balance shows too much, 1, is less than each of them: that proves nothing of the 60."""
+    fleet, provider = claimed_and_unanswered(engine, 0)
+    last = f"usage:acme:{T0 + 2 * WINDOW_MS}:compute_1gb"
+    provider.answers[last] = Queued(fleet.clock.at_ms + 2 * DAY_MS)
+    fleet.sample("acme", T0 + WINDOW_MS, 59)
+    fleet.sample("acme", T0 + 2 * WINDOW_MS, 7)
+    fleet.tick_windows(3)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert [(row[1], row[3]) for row in states(fleet)] == [(60, "queued"), (59, "accepted"), (7, "queued")]
+    assert "what else is on its way" in str(fleet.one("SELECT last_error FROM pushes WHERE sent_qty = 60"))
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert [row[3] for row in states(fleet)] == ["in_doubt", "accepted", "in_doubt"], "once all have been looked up"
+    assert fleet.one("SELECT COUNT(*) FROM voids") == 0
+    clean(fleet)
+
+
+def test_what_was_never_sent_did_not_draw_on_the_balance(engine: sa.Engine) -> None:
+    """A process slept before it sent, for longer than its lease; the next one's connection was refused. The key grew
+    too old meanwhile. The balance shows as much for another reason: a correction that was lost."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    provider.answers[KEY] = RetryAt(0, "not sent: connection refused")
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += MINUTE_MS
+    slow = push(fleet.context("slow"), "fake")
+    effect = next(slow)
+    while not isinstance(effect, Push):
+        effect = slow.send(write(engine, effect.work) if isinstance(effect, Transaction) else None)
+    fleet.tick(fleet.clock.at_ms + LEASE_MS)
+    fleet.clock.at_ms += DAY_MS
+    settling = slow.send({0: RetryAt(0, "not sent: time was up before")})
+    assert isinstance(settling, Transaction)
+    write(engine, settling.work)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    assert "proven not to have arrived" in str(fleet.one("SELECT evidence FROM voids"))
+    clean(fleet)
+
+
+def test_of_two_without_an_event_the_balance_tells_how_much(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **DRAWN)
+    fleet.sample("acme", T0 + WINDOW_MS, 45)
+    keys = [KEY, f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"]
+    provider.answers = {key: Unknown("cut") for key in keys}
+    fleet.tick_windows(3)
+    provider.answers = {key: Duplicate() for key in keys}
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(45, None)}}
+    settle(fleet)
+    assert [row[3] for row in states(fleet)] == ["queued", "accepted"]
+    provider.answers = {}
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    fleet.tick_windows(1)
+    assert [(row[0], row[1], row[3]) for row in states(fleet)] == [
+        (0, 60, "voided"),
+        (1, 60, "accepted"),
+        (0, 45, "accepted"),
+    ]
+    clean(fleet)

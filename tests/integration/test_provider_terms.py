@@ -1,0 +1,208 @@
+"""A provider's terms: units, shadow mode, cut-over, pauses; other terms wait for a person."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import RetryAt, Unknown
+from drawdown.schema.database import write
+from drawdown.schema.errors import DatabaseBusy, Refused
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.commands import providers, withdrawals
+from drawdown.worker.commands.assignments import assign
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.providing import ASKED, KEY, clean, fleet_of, states
+from tests.world import T0, Fleet
+
+
+def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine)
+    write(fleet.engine, lambda c: providers.pause(c, "fake", fleet.said))
+    report = fleet.tick_windows(2)
+    assert (report.sealed, report.left.due, provider.seen) == (1, 1, [])
+    write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.said))
+    assert fleet.tick_windows(1).accepted == 1
+    with pytest.raises(Refused, match="not paused"):
+        write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.said))
+
+
+def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> None:
+    """Without a key other settings may be missing too: whatever was sealed by then could be in the wrong unit."""
+    fleet, provider = fleet_of(engine, unit=60)
+    report = fleet.tick(T0 + 3 * WINDOW_MS, dormant=("fake",))
+    assert (report.sealed, report.left.pending_s, provider.seen) == (0, {"no_provider": 60}, [])
+    clean(fleet)
+    assert fleet.tick_windows(1).accepted == 1
+    assert fleet.tick(fleet.clock.at_ms, dormant=("fake",)).exit_status == 0
+    fleet.sample("acme", fleet.clock.at_ms, 100)
+    assert fleet.tick(fleet.clock.at_ms + 2 * WINDOW_MS, dormant=("fake",)).left.due == 1, "its terms are known by now"
+    clean(fleet)
+
+
+def test_a_provider_that_cannot_be_used_needs_a_person_where_it_bills_somebody(engine: sa.Engine) -> None:
+    fleet, _ = fleet_of(engine)
+    broken = {"fake": "UsageError: a setting", "nobody": "ImportError: x"}
+    fleet.tick_windows(2)
+    fleet.extra = {}
+    report = fleet.tick(fleet.clock.at_ms, broken=broken)
+    assert (report.problems, report.exit_status) == (["fake: UsageError: a setting"], 1)
+    assert fleet.tick(fleet.clock.at_ms).problems == ["fake: its package is not installed here"]
+
+
+def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> None:
+    """A meter renamed, a unit changed, shadow mode switched: two hosts with different settings must not fight (S5)."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    fleet.tick_windows(2)
+    fleet.sample("acme", fleet.clock.at_ms, 90)
+    fleet.extra = {"fake": (other := FakeProvider(capabilities(**{**ASKED, "unit": 60, "names": {"x": "y"}})))}
+    report = fleet.tick_windows(2)
+    assert (report.sealed, report.left.due, report.exit_status, other.seen) == (1, 1, 1, [])
+    assert "unit was 1, is 60" in report.problems[0] and "names was {}" in report.problems[0]
+    can = other.capabilities
+    assert providers.accept(partial(write, fleet.engine), "fake", can, fleet.said) == 1
+    report = fleet.tick_windows(1)
+    assert [one.quantity for one in other.seen] == [60] and report.problems == []
+    assert states(fleet)[1:] == [(0, 90, 90, "voided"), (1, 90, 60, "accepted")]
+    clean(fleet)
+    with pytest.raises(Refused, match="have not changed"):
+        providers.accept(partial(write, fleet.engine), "fake", can, fleet.said)
+    fleet.extra = {"fake": provider}
+    assert fleet.tick_windows(1).exit_status == 1
+
+
+def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    can = capabilities(**{**ASKED, "unit": 60})
+    with pytest.raises(Refused, match="1 pushes were sent to fake on its old terms"):
+        providers.accept(partial(write, fleet.engine), "fake", can, fleet.said)
+
+
+def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
+    """A wrong key and a wrong meter, mended together: nothing of it ever arrived."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    provider.answers[KEY] = RetryAt(0, "the key is refused")
+    fleet.tick_windows(2)
+    provider.answers.clear()
+    provider.capabilities = capabilities(**{**ASKED, "names": {"x": "y"}})
+    assert providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said) == 1
+    assert fleet.tick_windows(1).accepted == 1
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    clean(fleet)
+
+
+def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever seals waits for one portion, and not for all; the old terms hold until the last of them."""
+    monkeypatch.setattr(providers, "CHUNK", 2)
+    provider = FakeProvider(capabilities(**ASKED))
+    fleet = Fleet(engine, extra={"fake": provider})
+    orgs = [f"org-{number}" for number in range(5)]
+    fleet.assign(*orgs, provider="fake")
+    for org in orgs:
+        fleet.sample(org, T0 + 1, 60)
+    write(engine, lambda c: providers.pause(c, "fake", fleet.said))
+    fleet.tick_windows(2)
+    fleet.extra = {"fake": (other := FakeProvider(capabilities(**{**ASKED, "unit": 60})))}
+    work, kept = [], 0
+
+    def breaks(given: Any, *, rollback: bool = False) -> Any:
+        work.append(given)
+        if len(work) == kept + 1:
+            raise DatabaseBusy("the database is locked")
+        return write(engine, given, rollback=rollback)
+
+    can = other.capabilities
+    assert providers.accept(partial(write, engine), "fake", can, fleet.said, dry_run=True) == 5
+    with pytest.raises(DatabaseBusy, match=r"^the database is locked$"):
+        providers.accept(breaks, "fake", can, fleet.said)
+    work, kept = [], 2
+    with pytest.raises(
+        DatabaseBusy, match=r"locked; 4 unsent pushes were voided before that, .* on its old terms still"
+    ):
+        providers.accept(breaks, "fake", can, fleet.said)
+    assert fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'voided'") == 4
+    assert fleet.tick_windows(1).sealed == 4, "anew, on the old terms, which hold: nothing is lost meanwhile"
+    assert providers.accept(partial(write, engine), "fake", can, fleet.said) == 5
+    action = json.loads(str(fleet.one("SELECT details FROM operator_actions WHERE action = 'provider_accept'")))
+    assert action["voided"] == 5
+    write(engine, lambda c: providers.resume(c, "fake", fleet.said))
+    fleet.tick_windows(1)
+    assert [one.quantity for one in other.seen] == [60] * 5 and provider.seen == []
+    clean(fleet)
+
+
+def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> None:
+    """Late samples and withdrawals of windows that another system billed stay in shadow."""
+    fleet, provider = fleet_of(engine, live_from_ms=2**52)
+    wrong = fleet.sample("acme", T0 + 2, 7)
+    fleet.tick_windows(2)
+    provider.capabilities = capabilities()
+    providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said)
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
+    fleet.sample("acme", T0 + 3, 11)
+    live = -(-fleet.clock.at_ms // WINDOW_MS) * WINDOW_MS
+    fleet.sample("acme", live, 30)
+    fleet.tick_windows(4)
+    assert [(one.quantity, one.ts // WINDOW_MS) for one in provider.seen] == [(30, live // WINDOW_MS)]
+    clean(fleet)
+
+
+def test_units_of_a_provider_outlive_its_plug_in(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, unit=60)
+    fleet.tick_windows(2)
+    fleet.extra = {}
+    fleet.sample("acme", fleet.clock.at_ms, 100)
+    assert fleet.tick_windows(2).left.due == 1
+    fleet.extra = {"fake": provider}
+    fleet.tick_windows(1)
+    assert [one.quantity for one in provider.seen] == [60, 60]
+    assert fleet.one("SELECT carry_qty FROM carries") == 40
+    clean(fleet)
+
+
+def test_features_have_units_of_their_own(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine, units={"compute_1gb": 50, "compute_4gb": 7})
+    fleet.sample("acme", T0 + 2, 30, memory_mb=4096)
+    fleet.sample("acme", T0 + 2, 30, memory_mb=8192)
+    fleet.tick_windows(2)
+    sent = {one.feature: one.quantity for one in provider.seen}
+    assert sent == {"compute_1gb": 50, "compute_4gb": 28, "compute_8gb": 30}
+    clean(fleet)
+
+
+@pytest.mark.parametrize("unit", [1, 7])
+def test_before_its_cut_over_usage_is_sealed_in_shadow_and_never_sent(engine: sa.Engine, unit: int) -> None:
+    fleet, provider = fleet_of(engine, live_from_ms=T0 + WINDOW_MS, unit=unit, totals_lag_ms=0)
+    fleet.sample("acme", T0 + WINDOW_MS, 70)
+    report = fleet.tick_windows(3)
+    assert (report.sealed, report.exit_status) == (2, 0)
+    assert [one.quantity for one in provider.seen] == [70], "what is in shadow leaves nothing over for what is sent"
+    fleet.sample("acme", T0 + 2)  # late, and still before the cut-over
+    assert fleet.tick_windows(1).sealed == 1 and len(provider.seen) == 1
+    assert states(fleet) == [(0, 60, 60, "shadow"), (1, 60, 60, "shadow"), (0, 70, 70, "accepted")]
+    clean(fleet)
+
+
+def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(own_customer_ids=True))
+    fleet = Fleet(engine, extra={"fake": provider})
+
+    write(engine, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id=""))
+    fleet.sample("acme", T0 + 1)
+    report = fleet.tick_windows(2)
+    assert (report.sealed, report.left.pending_s, report.exit_status) == (0, {"no_customer": 60}, 0)
+    clean(fleet)
+    (made,) = write(engine, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id="cus_1"))
+    assert (made.start_ms, made.mended_s) == (T0, 60)
+    report = fleet.tick_windows(1)
+    assert (report.accepted, report.left.pending_s) == (1, {})
+    assert [one.customer_id for one in provider.seen] == ["cus_1"]
+    clean(fleet)

@@ -1,0 +1,326 @@
+"""Reconcile where no event shows a push: a customer's balance tells, or a person does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Drawn, Rejected, RetryAt, Unknown
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands import pushes, withdrawals
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.reconciling import (
+    FEATURE,
+    KEY,
+    SHOWN,
+    TOTALS,
+    billed,
+    clean,
+    compare,
+    drawn,
+    everything,
+    settle,
+    states,
+    told,
+)
+from tests.integration.test_reconcile import DrawnFails
+from tests.world import T0, Fleet
+
+
+def sent_twice(engine: sa.Engine) -> Any:
+    """A push whose first answer was lost, at a provider whose balances are read: (fleet, provider)."""
+    provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True, "duplicate_proves_delivery": True}))
+    provider.answers[KEY] = Unknown("cut")
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.sample("acme", T0 + WINDOW_MS, 7)
+    fleet.tick(T0 + 4 * WINDOW_MS)
+    provider.answers.clear()
+    fleet.tick_windows(1)
+    assert fleet.one("SELECT attempts FROM pushes WHERE key = :key", key=KEY) == 2
+    fleet.clock.at_ms += SHOWN
+    return fleet, provider
+
+
+def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
+    fleet, provider = sent_twice(engine)
+    drawn(provider, 67 + 60)
+    before = everything(fleet)
+    found = compare(fleet)
+    assert (told(found), found.exit_status) == ([("over", 67, 127, 0)], 1)
+    assert "--correct gives it back" in str(found.differing[0].note)
+    assert everything(fleet) == before
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 67, 127, 60)], 75)
+    assert fleet.rows("SELECT kind, window_ms FROM adoptions") == [("drawn", T0)]
+    before = everything(fleet)
+    assert compare(fleet, correct=True).exit_status == 0, "a second run finds nothing"
+    assert everything(fleet) == before
+    settle(fleet)
+    assert states(fleet)[1:] == [(1, 60, 60, "accepted"), (2, -60, -60, "accepted")]
+    drawn(provider, 67)
+    found = compare(fleet, correct=True)
+    assert (found.differing, found.exit_status) == ([], 0), "events and balance agree with what we say"
+    clean(fleet)
+
+
+@pytest.mark.parametrize("more", [0, 500])
+def test_what_left_no_event_and_was_drawn_stands(engine: sa.Engine, more: int) -> None:
+    """It died before the event was stored: to void it would charge it again. Others may have drawn besides."""
+    fleet, provider = billed(engine, drawn=True)
+    provider.charged.clear()
+    drawn(provider, 60 + more)
+    before = everything(fleet)
+    for expected in (1 if more else 0, 0):
+        found = compare(fleet, correct=True)
+        assert (found.covered, found.exit_status) == (1, expected), "more than that is told once"
+        assert everything(fleet) == before
+    assert fleet.rows("SELECT verdict FROM reconciliations") == [("equal",)]
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "accepted")]
+    clean(fleet)
+
+
+def test_what_left_no_event_and_was_not_drawn_is_voided(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    provider.charged.clear()
+    drawn(provider, 0)
+    assert told(compare(fleet, correct=True)) == [("short", 60, 0, 60)]
+    assert "the customer's balance agrees" in str(fleet.one("SELECT evidence FROM voids"))
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    drawn(provider, 60)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def given_back_unseen(engine: sa.Engine) -> Any:
+    """A minute was charged, withdrawn and given back, and no event shows that it was given back: (fleet, provider)."""
+    fleet, provider = billed(engine, 30, drawn=True)
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "accepted"), (1, -60, -60, "accepted")]
+    del provider.charged[f"{KEY}:r1"]
+    return fleet, provider
+
+
+def test_what_was_given_back_without_an_event_is_not_given_back_again(engine: sa.Engine) -> None:
+    """Events show more than is accepted, and the balance shows that it is none."""
+    fleet, provider = given_back_unseen(engine)
+    drawn(provider, 30)
+    before = everything(fleet)
+    for _ in range(2):
+        found = compare(fleet, correct=True)
+        assert (told(found), found.covered, found.exit_status) == ([], 1, 0)
+        assert everything(fleet) == before
+    provider.over["acme", FEATURE, T0 + WINDOW_MS + 9] = 40
+    drawn(provider, 70)
+    assert told(compare(fleet, correct=True)) == [("over", 30, 130, 40)], "what is too much beside it is given back"
+    assert fleet.rows("SELECT kind, window_ms FROM adoptions") == [("excess", T0 + WINDOW_MS)]
+    clean(fleet)
+
+
+def test_what_was_never_given_back_is_given_back_anew(engine: sa.Engine) -> None:
+    fleet, provider = given_back_unseen(engine)
+    drawn(provider, 90)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 30, 90, 60)], 75)
+    settle(fleet)
+    assert states(fleet)[1:] == [(1, -60, -60, "voided"), (2, -60, -60, "accepted")]
+    drawn(provider, 30)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def test_where_the_balance_does_not_tell_whether_it_was_given_back_a_person_does(engine: sa.Engine) -> None:
+    fleet, provider = given_back_unseen(engine)
+    drawn(provider, 55)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 30, 90, 0)], 1)
+    assert "balance tells: compare" in str(found.differing[0].note)
+    assert everything(fleet) == before
+
+
+def test_of_several_without_an_event_those_stand_that_were_drawn(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, 30, 7, drawn=True)
+    provider.charged.clear()
+    drawn(provider, 67)
+    assert told(compare(fleet, correct=True)) == [("short", 97, 0, 97)]
+    settle(fleet)
+    kept = fleet.rows("SELECT sent_qty, state FROM pushes ORDER BY window_ms, revision")
+    assert kept == [(60, "accepted"), (30, "voided"), (30, "accepted"), (7, "accepted")]
+    clean(fleet)
+
+
+@pytest.mark.parametrize("quantity", [59, 20, -40])
+def test_where_the_balance_does_not_tell_nothing_is_voided(engine: sa.Engine, quantity: int) -> None:
+    """Somebody topped it up by `add_to_balance`, which looks like giving back."""
+    fleet, provider = billed(engine, drawn=True)
+    provider.charged.clear()
+    drawn(provider, quantity)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 60, 0, 0)], 1)
+    assert "does not tell" in str(found.differing[0].note)
+    assert everything(fleet) == before
+
+
+@pytest.mark.parametrize("gone", ["unread", "no such balance", "parts of other cycles"])
+def test_without_a_balance_to_ask_nothing_is_voided(engine: sa.Engine, gone: str) -> None:
+    provider = (DrawnFails if gone == "unread" else FakeProvider)(capabilities(**TOTALS, drawn=True))
+    fleet, _ = billed(engine, provider=provider)
+    provider.charged.clear()
+    if gone == "parts of other cycles":
+        provider.drawn_says = {"acme": {FEATURE: Drawn(0, None, whole=False)}}
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert told(found) == [("short", 60, 0, 0)]
+    assert everything(fleet) == before
+
+
+def test_a_top_up_is_told_once_and_the_next_loss_is_seen_all_the_same(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, 30, drawn=True)
+    drawn(provider, 90 - 50)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 90, 40, 0)], 1)
+    assert "a top-up, a balance set by hand, or a loss" in str(found.differing[0].note)
+    assert compare(fleet, correct=True).exit_status == 0
+    assert fleet.rows("SELECT apart_qty, told_qty FROM balance_marks") == [(-50, -50)]
+    del provider.charged[KEY]  # drawn all the same: an event that was lost
+    found = compare(fleet, correct=True)
+    assert (found.covered, found.exit_status) == (1, 0)
+    drawn(provider, 90 - 50 - 60)  # not drawn either: a push that was lost
+    assert told(compare(fleet, correct=True)) == [("short", 90, 30, 60)]
+    settle(fleet)
+    drawn(provider, 90 - 50)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def test_what_is_drawn_twice_is_given_back_beside_a_top_up_that_was_told(engine: sa.Engine) -> None:
+    fleet, provider = sent_twice(engine)
+    drawn(provider, 67 - 500)
+    assert compare(fleet, correct=True).exit_status == 1
+    drawn(provider, 67 - 500 + 60)
+    assert [one.corrected for one in compare(fleet, correct=True).differing] == [60]
+    settle(fleet)
+    drawn(provider, 67 - 500)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+@pytest.mark.parametrize("credited", [0, 60])
+def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engine, credited: int) -> None:
+    """On an invoice, beside the balance, or on it; and from the next comparison on a second drawing shows again."""
+    fleet, provider = sent_twice(engine)
+    drawn(provider, 67 - 500)
+    assert compare(fleet, correct=True).exit_status == 1, "a top-up, told once: from here on it is compared"
+    again = f"{KEY}:r1"
+    provider.answers[again] = Rejected("the balance is as full as it was granted")
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
+    settle(fleet)
+    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.said, "credited"))
+    drawn(provider, 67 - 500 - credited)
+    for _ in range(2):
+        found = compare(fleet, correct=True)
+        assert (told(found), found.exit_status) == ([], 0)
+        fleet.clock.at_ms += SHOWN
+    drawn(provider, 67 - 500 - credited + 60)
+    assert told(compare(fleet, correct=True)) == [("over", 7, 67, 60)]
+
+
+def test_parts_of_other_cycles_are_compared_from_the_first_look_on(engine: sa.Engine) -> None:
+    """A one-off top-up beside a monthly plan: what had been drawn from it before the month cannot be told."""
+    fleet, provider = sent_twice(engine)
+    provider.drawn_says = {"acme": {FEATURE: Drawn(1_000, T0 - DAY_MS, whole=False)}}
+    assert compare(fleet, correct=True).exit_status == 0
+    provider.drawn_says = {"acme": {FEATURE: Drawn(1_060, T0 - DAY_MS, whole=False)}}
+    assert [one.corrected for one in compare(fleet, correct=True).differing] == [60]
+
+
+def test_a_new_cycle_forgets_what_was_told_of_the_one_before(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    drawn(provider, 10)
+    assert compare(fleet, correct=True).exit_status == 1
+    drawn(provider, 0, since_ms=fleet.clock.at_ms)
+    assert compare(fleet, correct=True).exit_status == 0
+
+
+def test_what_was_sent_as_a_cycle_began_is_of_either(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    begun = int(str(fleet.one("SELECT first_attempt_ms FROM pushes")))
+    for quantity in (0, 60):
+        drawn(provider, quantity, since_ms=begun - 1_000)
+        assert compare(fleet, correct=True).exit_status == 0
+        fleet.write("DELETE FROM balance_marks")
+
+
+def test_what_was_drawn_in_a_cycle_before_is_not_asked_for_again(engine: sa.Engine) -> None:
+    fleet, provider = sent_twice(engine)
+    drawn(provider, 0, since_ms=fleet.clock.at_ms)
+    assert compare(fleet, correct=True).exit_status == 0
+    drawn(provider, 67 + 60, since_ms=T0)
+    assert told(compare(fleet, correct=True)) == [("over", 67, 127, 60)]
+
+
+@pytest.mark.parametrize("quantity", [67 + 59, 67 + 61, 10**6])
+def test_what_was_drawn_by_others_is_a_note(engine: sa.Engine, quantity: int) -> None:
+    fleet, provider = sent_twice(engine)
+    drawn(provider, quantity)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 67, quantity, 0)], 1)
+    assert "somebody else uses it too" in str(found.differing[0].note)
+    assert everything(fleet) == before
+
+
+def test_less_drawn_than_pushed_is_told_a_person_once_with_the_amount(engine: sa.Engine) -> None:
+    """Their store was lost before it was written: what was drawn is given back, and the events stay."""
+    fleet, provider = sent_twice(engine)
+    drawn(provider, 5)
+    assert told(compare(fleet)) == told(compare(fleet)) == [("short", 67, 5, 0)], "comparing alone remembers nothing"
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 67, 5, 0)], 1)
+    assert (compare(fleet).exit_status, compare(fleet, correct=True).exit_status) == (0, 0)
+
+
+def test_sent_once_a_push_is_not_taken_for_one_that_was_drawn_twice(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    drawn(provider, 120)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
+
+
+def test_attempts_that_never_arrived_draw_on_nothing(engine: sa.Engine) -> None:
+    provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True}))
+    provider.answers[KEY] = RetryAt(0, "refused")
+    fleet, _ = billed(engine, provider=provider)
+    provider.answers.clear()
+    fleet.tick_windows(1)
+    assert fleet.one("SELECT attempts FROM pushes WHERE key = :key", key=KEY) == 2
+    fleet.clock.at_ms += SHOWN
+    drawn(provider, 120)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
+
+
+def test_a_balance_is_believed_only_once_all_events_were_read(engine: sa.Engine) -> None:
+    """An event that was charged twice shows in both: corrected from both it would be given back twice."""
+    fleet, provider = sent_twice(engine)
+    provider.over[("acme", FEATURE, T0 + WINDOW_MS)] = 7
+    drawn(provider, 67 + 7)
+    provider.totals_fail = True
+    found = compare(fleet, correct=True)
+    assert (told(found), found.unread) == ([], 1)
+    provider.totals_fail = False
+    found = compare(fleet, correct=True)
+    assert told(found) == [("over", 67, 74, 7)]
+    assert fleet.rows("SELECT kind, window_ms FROM adoptions") == [("excess", T0 + WINDOW_MS)]
+    settle(fleet)
+    drawn(provider, 67)
+    assert compare(fleet, correct=True).exit_status == 0
