@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from drawdown.worker.verify.state_queries import FINDINGS
+from drawdown.worker.verify.findings import FINDINGS
 from tests.unit.test_rooms import MAY_IMPORT
 
 ROOT: Final = Path(__file__).resolve().parents[2]
