@@ -41,9 +41,9 @@ class PushColumns:
     last_error: str | None
     wire_key: str | None
     lookups: int
+    by_hand: bool
     looked_up_ms: int | None
     lookup_answer: str | None
-    by_hand: bool
 
 
 @dataclass(frozen=True)
