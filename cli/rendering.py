@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any, Final
+from typing import Final
 
 from rich import box
 from rich.cells import cell_len
@@ -24,7 +24,7 @@ from drawdown.cli.parsing import show_credits, show_time
 from drawdown.schema.text import clean
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> object:
     """A value as JSON can hold it."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)

@@ -7,15 +7,18 @@ completion of a command's name import none.
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from drawdown.cli.examples import EXAMPLES
+
+Command: TypeAlias = TyperCommand | TyperGroup
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,26 @@ class NothingAsked(Exception):
     """A group without a command; says its help."""
 
 
+class Formatter(Protocol):
+    """Where a group writes its help. Typer keeps its own class, and that of contexts, to itself."""
+
+    def section(self, name: str) -> AbstractContextManager[None]: ...
+
+    def write_dl(self, rows: list[tuple[str, str]]) -> None: ...
+
+
 class Group(TyperGroup):
     """A noun. Without a command it says its help, and its list cuts no line short."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:
-            raise NothingAsked(ctx.get_help())
-        return super().parse_args(ctx, args)
+    def parse_args(self, ctx: object, args: list[str]) -> list[str]:
+        context = cast(typer.Context, ctx)
+        if not args and not context.resilient_parsing:
+            raise NothingAsked(context.get_help())
+        return super().parse_args(context, args)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: object, formatter: Formatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, one.get_short_help_str(10_000)) for name, one in self.commands.items()])
+            formatter.write_dl([(name, verb.get_short_help_str(10_000)) for name, verb in self.commands.items()])
 
 
 class Root(Group):
@@ -88,32 +100,31 @@ class Root(Group):
         super().__init__(**attributes | {"commands": {}})
         self.commands = Commands()
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: object, formatter: Formatter) -> None:
         for title, places in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(9), place.says) for name, place in places.items()])
 
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+    def shell_complete(self, ctx: object, incomplete: str) -> Any:
         if incomplete.startswith("-"):
-            return super().shell_complete(ctx, incomplete)
-        from typer._click.shell_completion import CompletionItem
-
-        return [CompletionItem(name, help=one.says) for name, one in PLACES.items() if name.startswith(incomplete)]
+            return super().shell_complete(cast(typer.Context, ctx), incomplete)
+        names = TyperGroup(commands=[TyperCommand(name, short_help=place.says) for name, place in PLACES.items()])
+        return names.shell_complete(typer.Context(names), incomplete)
 
 
 class Commands(MutableMapping[str, Any]):
     """By name: built by Typer from the functions of their modules, with their examples."""
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> object:
         module, holder = import_module(f"drawdown.cli.nouns.{PLACES[name].module}"), typer.Typer(rich_markup_mode=None)
         if hasattr(module, "register"):
             module.register(holder)
         else:
             holder.add_typer(module.app, name=name, cls=Group, help=f"{PLACES[name].says}.")
-        group: TyperGroup = get_group(holder)
-        for path, one in walk(group.commands[name], (name,)):
-            one.epilog = examples_of(path)
-        return group.commands[name]
+        command = get_group(holder).commands[name]
+        for path, below in walk(command, (name,)):
+            below.epilog = examples_of(path)
+        return command
 
     def __iter__(self) -> Iterator[str]:
         return iter(PLACES)
@@ -128,11 +139,13 @@ class Commands(MutableMapping[str, Any]):
         raise NotImplementedError("commands are taken from SECTIONS")
 
 
-def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """A command and all below it, by their words."""
+def walk(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
+    """A command of Typer's and all below it, by their words."""
+    assert isinstance(command, TyperCommand | TyperGroup), command
     yield path, command
-    for name in getattr(command, "commands", ()):
-        yield from walk(command.commands[name], (*path, name))
+    if isinstance(command, TyperGroup):
+        for name, below in command.commands.items():
+            yield from walk(below, (*path, name))
 
 
 def examples_of(path: tuple[str, ...]) -> str:

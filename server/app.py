@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
@@ -161,6 +161,6 @@ class Server:
         async with self._reading:  # several who ask at once share one reading
             if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
-            found: Any = self._metrics[1]
-        found = metrics.text([metrics.refusals(self.refused)]) + found
+            measured = self._metrics[1]
+        found = metrics.text([metrics.refusals(self.refused)]) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +20,12 @@ from drawdown.schema import ids
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.worker.commands import orgs
 from drawdown.worker.seal import stops
+from drawdown.worker.views.org_standing import OrgStatus
 from drawdown.worker.views.orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
 from drawdown.worker.views.status import org_status
 
 app = typer.Typer()
 
-FIGURES = ("balance_micro", "unaccepted_micro", "unsealed_micro")
 OfProvider = Annotated[str, typer.Option("--provider", help="Only those this provider bills now")]
 OfPlan = Annotated[str, typer.Option("--plan", help="Only those on this plan")]
 
@@ -84,44 +84,45 @@ def show_(context: typer.Context, org: Org) -> None:
     show_org(state, found)
 
 
-def show_org(state: App, found: dict[str, object]) -> None:
+def show_org(state: App, found: OrgStatus) -> None:
     """Print what `org_status` found."""
-    assignments = found["assignments"]
-    assert isinstance(assignments, list)
-    own = {name: value for name, value in found.items() if not isinstance(value, list | dict)}
-    rows = [(show_time(a["start_ms"]), show_time(a["end_ms"]), a["provider"], a["customer_id"]) for a in assignments]
+    whole = asdict(found)
+    own = {name: value for name, value in whole.items() if not isinstance(value, list | dict)}
+    rows = [(show_time(a.start_ms), show_time(a.end_ms), a.provider, a.customer_id) for a in found.assignments]
     show(
         state,
-        found,
+        whole,
         [
-            table(str(found["org_id"]), ("", ""), facts(own)),
+            table(found.org_id, ("", ""), facts(own)),
             table("Billed by", ("from", "to", "provider", "customer"), rows),
             *_credit_tables(found),
         ],
     )
 
 
-def _credit_tables(found: dict[str, object]) -> list[Table]:
+def _credit_tables(found: OrgStatus) -> list[Table]:
     """The effective balance with its parts, and the last changes of the verdict."""
-    credit, verdicts = found["credit"], found["verdicts"]
-    assert isinstance(verdicts, list)
     made: list[Table] = []
-    if isinstance(credit, dict):
-        made.append(table("Credit", ("", ""), facts(credit)))
-    if verdicts:
+    if found.credit is not None:
+        made.append(table("Credit", ("", ""), facts(asdict(found.credit))))
+    if found.verdicts:
         rows = [
             (
-                show_time(one["at_ms"]),
-                "halted" if one["is_halted"] else "runs",
-                one["reason"],
-                one["max_concurrent_sandboxes"],
-                *(show_credits(one[name]) if one[name] is not None else None for name in FIGURES),
+                show_time(change.at_ms),
+                "halted" if change.is_halted else "runs",
+                change.reason,
+                change.max_concurrent_sandboxes,
+                *map(_credits, (change.balance_micro, change.unaccepted_micro, change.unsealed_micro)),
             )
-            for one in verdicts
+            for change in found.verdicts
         ]
         columns = ("at", "", "why", "#at once", "#balance", "#unaccepted", "#unsealed")
         made.append(table("Verdicts, newest first", columns, rows))
     return made
+
+
+def _credits(micro: int | None) -> str | None:
+    return None if micro is None else show_credits(micro)
 
 
 org_assign.register(app)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -17,7 +17,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.worker.commands import pushes
 from drawdown.worker.commands.chosen_pushes import Chosen
-from drawdown.worker.views.push import explain_push
+from drawdown.worker.views.push import PushColumns, explain_push
 from drawdown.worker.views.pushes import PushFilter, PushSum, list_pushes, sum_pushes
 
 app = typer.Typer()
@@ -69,46 +69,36 @@ def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The p
     """Explain one push: samples, mapping, quantity, attempts, the provider's answer."""
     state: App = context.obj
     found = state.read(lambda c: explain_push(c, key))
-    push, samples, attempts, sent_as = found["push"], found["samples"], found["attempts"], found["sent_as"]
-    assert (
-        isinstance(sent_as, dict)
-        and isinstance(push, dict)
-        and isinstance(samples, list)
-        and isinstance(attempts, list)
-    )
+    push, sent_as = found.push, found.sent_as
+    samples = [(s.id, show_time(s.ts), s.memory_mb, s.interval_s, s.withdrawn) for s in found.samples]
+    attempts = [
+        (a.attempt, show_time(a.started_ms), show_time(a.finished_ms), a.outcome, a.detail) for a in found.attempts
+    ]
     show(
         state,
-        found,
+        asdict(found),
         [
-            table(key, ("", ""), facts(push)),
-            f"sent to {push['provider']} as customer {sent_as['customer']}, key {sent_as['key']}, "
-            f"dated {show_time(sent_as['ts'])}",
+            table(key, ("", ""), facts(asdict(push))),
+            f"sent to {push.provider} as customer {sent_as.customer}, key {sent_as.key}, dated {show_time(sent_as.ts)}",
             *_looked_up(push),
             table(
-                f"Samples of {show_time(push['window_ms'])}, this feature: {found['samples_in_force_qty']:,} in force, "
-                f"{found['sealed_qty']:,} sealed in all revisions",
+                f"Samples of {show_time(push.window_ms)}, this feature: {found.samples_in_force_qty:,} in force, "
+                f"{found.sealed_qty:,} sealed in all revisions",
                 ("id", "at", "#MB", "#seconds", "withdrawn"),
-                [(s["id"], show_time(s["ts"]), s["memory_mb"], s["interval_s"], s["withdrawn"]) for s in samples],
+                samples,
             ),
-            table(
-                "Attempts",
-                ("#no.", "started", "finished", "outcome", "detail"),
-                [
-                    (a["attempt"], show_time(a["started_ms"]), show_time(a["finished_ms"]), a["outcome"], a["detail"])
-                    for a in attempts
-                ],
-            ),
+            table("Attempts", ("#no.", "started", "finished", "outcome", "detail"), attempts),
         ],
     )
 
 
-def _looked_up(push: Mapping[str, Any]) -> list[str]:
+def _looked_up(push: PushColumns) -> list[str]:
     """What its provider was asked, and when it is asked again."""
-    if not push["lookups"]:
+    if not push.lookups:
         return []
-    said = f"{push['lookup_answer']} at {show_time(push['looked_up_ms'])}" if push["looked_up_ms"] else "no answer yet"
-    again = f"; again from {show_time(push['due_at_ms'])} on" if push["state"] in ("queued", "in_doubt") else ""
-    return [f"looked up there {push['lookups']:,} times, last answer: {said.replace('_', ' ')}{again}"]
+    said = f"{push.lookup_answer} at {show_time(push.looked_up_ms)}" if push.looked_up_ms else "no answer yet"
+    again = f"; again from {show_time(push.due_at_ms)} on" if push.state in ("queued", "in_doubt") else ""
+    return [f"looked up there {push.lookups:,} times, last answer: {said.replace('_', ' ')}{again}"]
 
 
 OfState = Annotated[list[str] | None, typer.Option("--state", help="All in this state")]

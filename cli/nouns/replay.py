@@ -6,8 +6,8 @@ Guarantee: the range is echoed in the zone it was given in and in UTC, with its 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -67,10 +67,10 @@ def replay_(
     made = state.read(lambda c: plan(c, scope, start, end, now))
     echo = echoed(made, (from_, to), (start, end), zone)
     if not state.json:
-        for line in echo["lines"]:
+        for line in echo.lines:
             state.out.print(escape(clean(line)), highlight=False)
     found = _run(state, made, dry_run, state.said(actor, reason))
-    shown = {"replay": _plain(found), "range": {**echo, **_plan_json(made)}, "dry_run": dry_run}
+    shown = {"replay": _plain(found), "range": asdict(echo) | _plan_json(made), "dry_run": dry_run}
     show(state, {**shown, "exit_status": found.exit_status}, lines_of(found))
     raise typer.Exit(found.exit_status)
 
@@ -103,7 +103,18 @@ def _run(state: App, made: ReplayPlan, dry_run: bool, said: Said) -> Replayed:
         return runner.run(replay(context, made, said, dry_run=dry_run, most=most), state.world())
 
 
-def echoed(made: ReplayPlan, given: tuple[str, str], asked: tuple[int, int], zone_name: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Echo:
+    """The range that was asked for, as it was understood; `lines` for people."""
+
+    zone: str
+    utc: list[str]
+    local: list[str]
+    offsets: list[str]
+    lines: list[str]
+
+
+def echoed(made: ReplayPlan, given: tuple[str, str], asked: tuple[int, int], zone_name: str) -> Echo:
     """The range in the zone given and in UTC, and what of it is replayed."""
     zone = parse_zone(zone_name)
     local = [in_zone(moment, zone) for moment in asked]
@@ -121,9 +132,7 @@ def echoed(made: ReplayPlan, given: tuple[str, str], asked: tuple[int, int], zon
     ]
     count = (made.to_ms - made.from_ms) // WINDOW_MS
     lines.append(f"windows  {show_time(made.from_ms)} to {show_time(made.to_ms)}: {count:,}, of {made.scope}")
-    return {"zone": zone_name, "utc": utc, "local": [m.isoformat() for m in local], "offsets": offsets} | {
-        "lines": lines + _plan_lines(made)
-    }
+    return Echo(zone_name, utc, [moment.isoformat() for moment in local], offsets, lines + _plan_lines(made))
 
 
 def _plan_lines(made: ReplayPlan) -> list[str]:
@@ -148,13 +157,13 @@ def _plan_lines(made: ReplayPlan) -> list[str]:
     return lines
 
 
-def _plan_json(made: ReplayPlan) -> dict[str, Any]:
+def _plan_json(made: ReplayPlan) -> dict[str, object]:
     found = asdict(made)
     del found["orgs"]
     return {**found, "orgs": None if made.orgs is None else len(made.orgs)}
 
 
-def _plain(found: Replayed) -> dict[str, Any]:
+def _plain(found: Replayed) -> dict[str, object]:
     return {
         **asdict(found),
         "by_provider": [asdict(one) for one in by_provider(found.totals)],

@@ -7,9 +7,10 @@ lines where all is settled and nobody is halted.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -21,7 +22,10 @@ from drawdown.schema.errors import Exit
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
+from drawdown.worker.views.org_standing import OrgStatus
+from drawdown.worker.views.standing import OpenReplay, Standing, Status
 from drawdown.worker.views.status import org_status, status
+from drawdown.worker.views.waiting import Waiting
 
 WIDTH: Final = 79
 LABEL: Final = 10
@@ -48,55 +52,60 @@ def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(he
     if org is not None:
         found = state.read(lambda c: org_status(c, org, now))
         ends = org_exit(found)
-        show(state, {**found, "exit_status": ends}, _split(org_lines(found, now)))
+        show(state, {**asdict(found), "exit_status": ends}, _split(org_lines(found, now)))
         raise typer.Exit(ends)
     witness = WitnessFile(state.settings.state_folder()).recall(state.ready())
-    found = state.read(lambda c: status(c, now, witness))
-    ends = VERDICTS[found["verdict"]][1]
-    show(state, {**found, "exit_status": ends}, _split(status_lines(found)))
+    whole = state.read(lambda c: status(c, now, witness))
+    ends = VERDICTS[whole.headline.verdict][1]
+    show(state, {**as_object(whole), "exit_status": ends}, _split(status_lines(whole)))
     raise typer.Exit(ends)
 
 
-def org_exit(found: Mapping[str, Any]) -> Exit:
+def as_object(found: Status) -> dict[str, object]:
+    """The whole of it for programs."""
+    return asdict(found.standing) | asdict(found.headline)
+
+
+def org_exit(found: OrgStatus) -> Exit:
     """The verdict on one organisation, as the command's exit status."""
-    states = {one["state"] for one in found["pushes"]}
-    if found["stopped_at_ms"] is not None or states & {"in_doubt", "rejected"}:
+    states = {pushes.state for pushes in found.pushes}
+    if found.stopped_at_ms is not None or states & {"in_doubt", "rejected"}:
         return Exit.PERSON
-    due = any(one["due_at_ms"] is not None for one in found["halts"])
-    return Exit.LEFT if due or found["pending"] or states & {"due", "queued"} else Exit.SETTLED
+    due = any(halt.due_at_ms is not None for halt in found.halts)
+    return Exit.LEFT if due or found.pending or states & {"due", "queued"} else Exit.SETTLED
 
 
-def status_lines(found: Mapping[str, Any]) -> list[str]:
+def status_lines(found: Status) -> list[str]:
     """The whole of it for people."""
-    now: int = found["at_ms"]
-    lines = [wrapped("", f"{VERDICTS[found['verdict']][0]}: {found['reason']}", shorten=240)]
-    if found["verdict"] != "settled":
-        lines.append(wrapped("  next:", found["next"]))
-    for one in found["providers"]:
-        lines += provider_lines(one, now)
-    lines.append(wrapped("sealing", _sealing(found)))
+    standing, headline = found.standing, found.headline
+    now = standing.at_ms
+    lines = [wrapped("", f"{VERDICTS[headline.verdict][0]}: {headline.reason}", shorten=240)]
+    if headline.verdict != "settled":
+        lines.append(wrapped("  next:", headline.next))
+    for provider in standing.providers:
+        lines += provider_lines(provider, now)
+    lines.append(wrapped("sealing", _sealing(standing)))
     lines += [
         wrapped(
             "pending" if not number else "",
-            f"{one['reason']}: {one['seconds']:,} s of {one['orgs']:,} organisations, {since(one['since_ms'], now)}",
+            f"{usage.reason}: {usage.seconds:,} s of {usage.orgs:,} organisations, {since(usage.since_ms, now)}",
         )
-        for number, one in enumerate(found["pending"])
+        for number, usage in enumerate(standing.pending)
     ]
-    lines += [wrapped(label, text, shorten=200) for label, text in _others(found, now)]
-    if found["halted"]:
-        lines.append(wrapped("halted", _halted(found, now)))
-    lines.append(wrapped("tick", _tick(found)))
+    lines += [wrapped(label, text, shorten=200) for label, text in other_lines(standing, now)]
+    if standing.halted:
+        lines.append(wrapped("halted", _halted(standing, now)))
+    lines.append(wrapped("tick", _tick(standing)))
     return lines
 
 
-def _halted(found: Mapping[str, Any], now: int) -> str:
+def _halted(found: Standing, now: int) -> str:
     named = [
-        f"{one['org_id']} ({one['halt_reason'] or 'no reason'}, {lasting(now - one['halted_at'])})"
-        for one in found["halted_orgs"]
+        f"{org.org_id} ({org.halt_reason or 'no reason'}, {lasting(now - org.halted_at)})" for org in found.halted_orgs
     ]
-    more = ", …; `drawdown org list --halted`" if found["halted"] > len(named) else ""
-    many = "organisations" if found["halted"] > 1 else "organisation"
-    return f"{found['halted']:,} {many}: {', '.join(named)}{more}"
+    more = ", …; `drawdown org list --halted`" if found.halted > len(named) else ""
+    many = "organisations" if found.halted > 1 else "organisation"
+    return f"{found.halted:,} {many}: {', '.join(named)}{more}"
 
 
 def wrapped(label: str, text: str, *, shorten: int | None = None) -> str:
@@ -120,142 +129,143 @@ def since(ms: int, now: int) -> str:
     return f"since {lasting(now - ms)} ({show_time(ms)})"
 
 
-def provider_lines(one: Mapping[str, Any], now: int) -> list[str]:
+def provider_lines(provider: Waiting, now: int) -> list[str]:
     """One provider that is behind: how much, since when, why, worth what, until when."""
-    states = ("due", "queued", "in_doubt", "rejected")
-    counts = ", ".join(f"{one[name]:,} {name.replace('_', ' ')}" for name in states if one[name])
-    name = one["provider"]
+    states = {
+        "due": provider.due,
+        "queued": provider.queued,
+        "in doubt": provider.in_doubt,
+        "rejected": provider.rejected,
+    }
+    counts = ", ".join(f"{count:,} {state}" for state, count in states.items() if count)
+    name = provider.provider
     lines = []
     if counts:
-        lines.append(wrapped(name, f"{counts}; the oldest {since(one['oldest_ms'], now)}"))
+        lines.append(wrapped(name, f"{counts}; the oldest {since(provider.oldest_ms, now)}"))
         name = " "
-    if one["paused_ms"] is not None:
-        by = f" by {one['paused_by']}" if one["paused_by"] else ""
-        lines.append(wrapped(name, f"paused{by} {since(one['paused_ms'], now)}: {one['paused_reason']}", shorten=140))
-    if one["error"] is not None:
-        total = sum(one[state] for state in states)
-        lines.append(wrapped(" ", f"error of {one['error_pushes']:,} of {total:,}: {one['error']}", shorten=130))
+    if provider.paused_ms is not None:
+        by = f" by {provider.paused_by}" if provider.paused_by else ""
+        paused = f"paused{by} {since(provider.paused_ms, now)}: {provider.paused_reason}"
+        lines.append(wrapped(name, paused, shorten=140))
+    if provider.error is not None:
+        error = f"error of {provider.error_pushes:,} of {sum(states.values()):,}: {provider.error}"
+        lines.append(wrapped(" ", error, shorten=130))
     if counts:
-        lines.append(wrapped(" ", _worth(one)))
-    if one["due"] or one["queued"]:
-        lines.append(wrapped(" ", _drained(one, now)))
+        lines.append(wrapped(" ", _worth(provider)))
+    if provider.waiting:
+        lines.append(wrapped(" ", _drained(provider, now)))
     return lines
 
 
-def _worth(one: Mapping[str, Any]) -> str:
-    units = [f"{quantity:,} {feature}" for feature, quantity in sorted(one["units"].items())]
+def _worth(provider: Waiting) -> str:
+    units = [f"{quantity:,} {feature}" for feature, quantity in sorted(provider.units.items())]
     some = ", ".join(units[:3]) + (f" and {len(units) - 3} more features" if len(units) > 3 else "")
-    if len(one["unpriced"]) == len(one["units"]):
+    if len(provider.unpriced) == len(provider.units):
         return f"worth: no price known; {some}"
-    without = f", without {', '.join(sorted(one['unpriced']))}, which has no price" if one["unpriced"] else ""
-    return f"worth {show_credits(one['price_micro'])} credits by our rate card{without}; {some}"
+    without = f", without {', '.join(sorted(provider.unpriced))}, which has no price" if provider.unpriced else ""
+    return f"worth {show_credits(provider.price_micro)} credits by our rate card{without}; {some}"
 
 
-def _drained(one: Mapping[str, Any], now: int) -> str:
-    if one["paused_ms"] is not None:
+def _drained(provider: Waiting, now: int) -> str:
+    if provider.paused_ms is not None:
         return "not draining: paused"
-    if one["drained_ms"] is None:
+    if provider.drained_ms is None:
         return "not draining: no tick of the last 15 min settled any"
-    moment = datetime.fromtimestamp(one["drained_ms"] // 1000, UTC)
-    shape = "%H:%M UTC" if one["drained_ms"] - now < DAY_MS else "%Y-%m-%d %H:%M UTC"
-    return f"drained at {one['settled_per_min']:,}/min: about {moment.strftime(shape)}"
+    moment = datetime.fromtimestamp(provider.drained_ms // 1000, UTC)
+    shape = "%H:%M UTC" if provider.drained_ms - now < DAY_MS else "%Y-%m-%d %H:%M UTC"
+    return f"drained at {provider.settled_per_min:,}/min: about {moment.strftime(shape)}"
 
 
-def _sealing(found: Mapping[str, Any]) -> str:
-    watermark, dirty = found["watermark_ms"], found["left"]["dirty_windows"]
-    text = f"up to {show_time(watermark)}, {lasting(found['at_ms'] - watermark)} ago" if watermark else "nothing yet"
+def _sealing(found: Standing) -> str:
+    watermark, dirty = found.watermark_ms, found.left.dirty_windows
+    text = f"up to {show_time(watermark)}, {lasting(found.at_ms - watermark)} ago" if watermark else "nothing yet"
     return text + (f"; {dirty:,} windows to be sealed again" if dirty else "")
 
 
-def _others(found: Mapping[str, Any], now: int) -> list[tuple[str, str]]:
-    left = found["left"]
-    lines = [("bad", f"{count:,} samples quarantined: {reason}") for reason, count in left["quarantined"].items()]
-    if left["dated_ahead"]:
-        ahead = f"{left['dated_ahead']:,} samples dated later than now: billed only when their time comes"
+def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
+    """What else is not as it should be: labels and texts."""
+    left = found.left
+    lines = [("bad", f"{count:,} samples quarantined: {reason}") for reason, count in left.quarantined.items()]
+    if left.dated_ahead:
+        ahead = f"{left.dated_ahead:,} samples dated later than now: billed only when their time comes"
         lines.append(("ahead", ahead))
-    if found["stopped"]:
-        oldest = min(one["stopped_at_ms"] for one in found["stopped"])
-        names = ", ".join(one["org_id"] for one in found["stopped"][:3])
-        lines.append(("stopped", f"{left['stopped_orgs']:,} organisations ({names}), {since(oldest, now)}"))
-    if found["halts"]["due"]:
-        halts = found["halts"]
-        text = f"{halts['due']:,} due at cells, the oldest {since(halts['since_ms'], now)}"
-        lines.append(("halts", text + (f": {halts['error']}" if halts["error"] else "")))
-    lines += [("unheeded" if not number else "", one["said"]) for number, one in enumerate(found["unheeded"][:3])]
-    if left["projections_due"]:
-        lines.append(("reading", f"{left['projections_due']:,} organisations to ask their providers about"))
+    if found.stopped:
+        oldest = min(org.stopped_at_ms for org in found.stopped)
+        names = ", ".join(org.org_id for org in found.stopped[:3])
+        lines.append(("stopped", f"{left.stopped_orgs:,} organisations ({names}), {since(oldest, now)}"))
+    if found.halts.since_ms is not None:
+        text = f"{found.halts.due:,} due at cells, the oldest {since(found.halts.since_ms, now)}"
+        lines.append(("halts", text + (f": {found.halts.error}" if found.halts.error else "")))
+    lines += [("unheeded" if not number else "", halt.said) for number, halt in enumerate(found.unheeded[:3])]
+    if left.projections_due:
+        lines.append(("reading", f"{left.projections_due:,} organisations to ask their providers about"))
     lines += [
-        ("unread", f"{one['orgs']:,} organisations of {one['provider'] or 'nobody'}, {since(one['since_ms'], now)}")
-        for one in found["unread"]
+        ("unread", f"{unread.orgs:,} organisations of {unread.provider or 'nobody'}, {since(unread.since_ms, now)}")
+        for unread in found.unread
     ]
-    if minutes := unwatched_minutes(found):
-        lines.append(("watch", f"no round for {minutes:,} min ({show_time(found['watch_ms'])})"))
+    if (minutes := unwatched_minutes(found)) and found.watch_ms is not None:
+        lines.append(("watch", f"no round for {minutes:,} min ({show_time(found.watch_ms)})"))
     lines += [
-        ("totals", f"{one['days']:,} organisation-days {one['verdict']} at {one['provider']}, when last compared")
-        for one in found["differing"]
+        ("totals", f"{days.days:,} organisation-days {days.verdict} at {days.provider}, when last compared")
+        for days in found.differing
     ]
-    if found["open_transaction"]:
-        one = found["open_transaction"]
-        text = f"{one['who']} has a transaction open for {lasting(one['age_ms'])}: what it inserted is not billed yet"
+    open_ = found.open_transaction
+    if open_ is not None and open_.age_ms is not None:
+        text = f"{open_.who} has a transaction open for {lasting(open_.age_ms)}: what it inserted is not billed yet"
         lines.append(("open", text))
-    lines += [("replay", _replay(one, now)) for one in found["replays"]]
+    lines += [("replay", _replay(replay, now)) for replay in found.replays]
     return lines
 
 
-def _replay(one: Mapping[str, Any], now: int) -> str:
-    span = f"{show_time(one['from_ms'])} to {show_time(one['to_ms'])}, come to {show_time(one['next_ms'])}"
-    stands = "at work" if one["lease_ms"] > now else "stopped; the same command goes on with it"
-    return f"{stands}: by {one['actor']}, {span}"
+def _replay(replay: OpenReplay, now: int) -> str:
+    span = f"{show_time(replay.from_ms)} to {show_time(replay.to_ms)}, come to {show_time(replay.next_ms)}"
+    stands = "at work" if replay.lease_ms > now else "stopped; the same command goes on with it"
+    return f"{stands}: by {replay.actor}, {span}"
 
 
-def _tick(found: Mapping[str, Any]) -> str:
-    last, now = found["last_tick"], found["at_ms"]
+def _tick(found: Standing) -> str:
+    last, now = found.last_tick, found.at_ms
     if last is None:
         return "none yet"
     text = (
-        f"{lasting(now - last['finished_ms'])} ago ({show_time(last['started_ms'])}), took {lasting(last['took_ms'])}, "
-        f"exit status {last['exit_status']}"
+        f"{lasting(now - last.finished_ms)} ago ({show_time(last.started_ms)}), took {lasting(last.took_ms)}, "
+        f"exit status {last.exit_status}"
     )
     if minutes := missed_minutes(found):
         return f"no tick for {minutes:,} min: is the cron running? The last: {text}"
-    running = last["another_began_ms"]
+    running = last.another_began_ms
     return text + (f"; another began {lasting(now - running)} ago" if running else "")
 
 
-def org_lines(found: Mapping[str, Any], now: int) -> list[str | Table]:
+def org_lines(found: OrgStatus, now: int) -> list[str | Table]:
     """One organisation for people."""
-    lines: list[str | Table] = [wrapped("", f"{found['org_id']}: {_stands(found, now)}", shorten=240)]
-    if found["watermark_ms"]:
-        behind = lasting(now - found["watermark_ms"])
-        lines.append(wrapped("sealed", f"up to {show_time(found['watermark_ms'])}, {behind} ago"))
-    if found["floor_ms"]:
-        lines.append(wrapped("floor", f"{show_time(found['floor_ms'])}; before it all is closed for good"))
-    for one in found["pending"]:
-        text = f"{one['seconds']:,} s of {one['memory_mb']:,} MB, {since(one['since_ms'], now)}: {one['reason']}"
+    lines: list[str | Table] = [wrapped("", f"{found.org_id}: {_stands(found, now)}", shorten=240)]
+    if found.watermark_ms:
+        behind = lasting(now - found.watermark_ms)
+        lines.append(wrapped("sealed", f"up to {show_time(found.watermark_ms)}, {behind} ago"))
+    if found.floor_ms:
+        lines.append(wrapped("floor", f"{show_time(found.floor_ms)}; before it all is closed for good"))
+    for usage in found.pending:
+        text = f"{usage.seconds:,} s of {usage.memory_mb:,} MB, {since(usage.since_ms, now)}: {usage.reason}"
         lines.append(wrapped("pending", text))
-    for one in found["halts"]:
-        told = f"due {since(one['due_at_ms'], now)}" if one["due_at_ms"] else "acknowledged"
-        text = f"cell {one['cell_id']}: {told}" + (f"; {one['last_error']}" if one["last_error"] else "")
+    for halt in found.halts:
+        told = f"due {since(halt.due_at_ms, now)}" if halt.due_at_ms else "acknowledged"
+        text = f"cell {halt.cell_id}: {told}" + (f"; {halt.last_error}" if halt.last_error else "")
         lines.append(wrapped("halt", text, shorten=200))
-    billed = [
-        (show_time(a["start_ms"]), show_time(a["end_ms"]), a["provider"], a["customer_id"]) for a in _billed(found)
-    ]
+    billed = [(show_time(a.start_ms), show_time(a.end_ms), a.provider, a.customer_id) for a in found.assignments[-5:]]
     lines.append(table("Billed by", ("from", "to", "provider", "customer"), billed))
-    rows = [(p["provider"], p["feature"], p["state"], p["pushes"], p["quantity"]) for p in found["pushes"]]
+    rows = [(p.provider, p.feature, p.state, p.pushes, p.quantity) for p in found.pushes]
     lines.append(table("Pushes", ("provider", "feature", "state", "#pushes", "#quantity"), rows))
     return lines
 
 
-def _billed(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return list(found["assignments"])[-5:]
-
-
-def _stands(found: Mapping[str, Any], now: int) -> str:
-    if found["stopped_at_ms"] is not None:
-        why = found["stopped_reason"]
-        return f"stopped {since(found['stopped_at_ms'], now)}: {why}; then `drawdown org release {found['org_id']}`"
-    biller = found["billing_provider"] or "nobody"
-    if found["is_halted"]:
-        return f"billed by {biller}, halted {since(found['halted_at'], now)}: {found['halt_reason']}"
-    most = found["max_concurrent_sandboxes"]
+def _stands(found: OrgStatus, now: int) -> str:
+    if found.stopped_at_ms is not None:
+        why = found.stopped_reason
+        return f"stopped {since(found.stopped_at_ms, now)}: {why}; then `drawdown org release {found.org_id}`"
+    biller = found.billing_provider or "nobody"
+    if found.is_halted:
+        when = "" if found.halted_at is None else f" {since(found.halted_at, now)}"
+        return f"billed by {biller}, halted{when}: {found.halt_reason}"
+    most = found.max_concurrent_sandboxes
     return f"billed by {biller}, running" + (f", {most:,} sandboxes at once" if most is not None else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypedDict
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -38,7 +38,13 @@ SCHEMES: Final = {
         "{body}`, byte for byte; each counts once.",
     },
 }  # fmt: skip
-_NEEDS: Final[dict[str, Any]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}
+_NEEDS: Final[dict[str, object]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}
+
+
+class _Operation(TypedDict):
+    responses: dict[int | str, dict[str, object]]
+    openapi_extra: dict[str, object]
+    response_model: None
 
 
 def operation(
@@ -46,17 +52,17 @@ def operation(
     *statuses: int,
     body: type[BaseModel] | Literal["any"] | None = None,
     security: Literal["signed", "bearer"] | None = None,
-) -> dict[str, Any]:
+) -> _Operation:
     """What FastAPI is told of a route: its answers, and the body and proof that the route itself reads and checks."""
-    extra: dict[str, Any] = {}
+    extra: dict[str, object] = {}
     if body == "any":
-        content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+        content: dict[str, object] = {"application/json": {"schema": {"type": "object"}}}
         extra["requestBody"] = {"required": True, "content": content}
     elif body is not None:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}
     if security is not None:
         extra["security"] = _NEEDS[security]
-    responses: dict[int | str, dict[str, Any]] = {
+    responses: dict[int | str, dict[str, object]] = {
         status: {"model": Error, "description": MEANINGS[status]} for status in statuses
     }
     if answer is not None:
@@ -72,10 +78,10 @@ def operation(
 
 def describe(app: FastAPI) -> None:
     """Have the application describe itself, at PATH. It is made and written out once: anybody may ask, and often."""
-    made: dict[str, Any] = {}
+    made: dict[str, object] = {}
     written: list[bytes] = []
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> dict[str, object]:
         if not made:
             found = get_openapi(title=app.title, version=app.version, routes=app.routes)
             found["components"]["securitySchemes"] = dict(SCHEMES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,7 +56,7 @@ class OverrideOrder(_Strict):
 class ErrorBody(BaseModel):
     code: str
     message: str
-    details: dict[str, Any] | None = None
+    details: dict[str, object] | None = None
 
 
 class Error(BaseModel):
@@ -85,7 +85,7 @@ class WebhookAnswer(BaseModel):
 class AssignAnswer(BaseModel):
     """What moved, or would, as `drawdown org assign --json` says it."""
 
-    assigned: list[dict[str, Any]]
+    assigned: list[dict[str, object]]
     provider: str
     dry_run: bool
 
@@ -95,14 +95,14 @@ class OverrideAnswer(BaseModel):
 
     org_id: str
     cleared: bool
-    was: dict[str, Any]
-    now: dict[str, Any]
+    was: dict[str, object]
+    now: dict[str, object]
 
 
 class TickAnswer(BaseModel):
     """As `drawdown tick --json`."""
 
-    tick: dict[str, Any]
+    tick: dict[str, object]
 
 
 class Health(BaseModel):

@@ -147,7 +147,7 @@ def test_odd_ids_are_ids_like_any_other(fleet: Fleet, database_url: str) -> None
     assert fleet.tick().accepted == len(ODD_ORGS)
     billed_exactly(database_url, {(org, T0): 60 for org in ODD_ORGS})
     for (key,) in rows(database_url, "SELECT key FROM pushes"):
-        assert read(fleet.engine, partial(explain_push, key=str(key)))["sealed_qty"] == 60
+        assert read(fleet.engine, partial(explain_push, key=str(key))).sealed_qty == 60
     must(database_url, "sample", "withdraw", "--", *(f"'{org}:%s"[:200] for org in ODD_ORGS), at=at)
     assert fleet.tick().accepted == len(ODD_ORGS)
     assert fleet.rows("SELECT SUM(sealed_qty), COUNT(*) FROM pushes") == [(0, 2 * len(ODD_ORGS))]

@@ -161,9 +161,9 @@ def test_one_push_is_explained_from_samples_to_answer(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 2, 20, memory_mb=4096)
     fleet.tick_windows(2)
     found = write(fleet.engine, lambda c: explain_push(c, KEY))
-    assert [sample["id"] for sample in found["samples"]] == ["first"]  # type: ignore[attr-defined]
-    assert found["samples_in_force_qty"] == found["sealed_qty"] == 40
-    assert found["attempts"][0]["outcome"] == "accepted"  # type: ignore[index]
+    assert [sample.id for sample in found.samples] == ["first"]
+    assert found.samples_in_force_qty == found.sealed_qty == 40
+    assert found.attempts[0].outcome == "accepted"
 
 
 def test_a_replay_bills_nothing_that_is_billed(fleet: Fleet, provider: FakeProvider) -> None:

@@ -216,8 +216,8 @@ def test_an_acknowledgement_without_effect_becomes_a_problem(fleet: Fleet, monke
         ("error", "liar", "org-000")
     ]
     found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
-    assert (found["verdict"], found["reason"]) == ("person_needed", told)
-    assert "liar" in found["next"]
+    assert (found.headline.verdict, found.headline.reason) == ("person_needed", told)
+    assert "liar" in found.headline.next
 
 
 def test_what_is_stopped_in_the_end_is_no_problem_and_counts_anew(fleet: Fleet) -> None:

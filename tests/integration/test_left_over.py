@@ -27,8 +27,13 @@ def test_samples_of_no_time_are_nothing_to_wait_for(fleet: Fleet) -> None:
     fleet.sample("nobody", T0 + 1, 0)
     report = fleet.tick_windows(2)
     found = read(fleet.engine, lambda c: status(c, fleet.clock.now_ms()))
-    assert (report.left.pending_s, report.exit_status, found["verdict"], found["pending"]) == ({}, 0, "settled", [])
-    assert read(fleet.engine, lambda c: org_status(c, "acme", fleet.clock.now_ms()))["pending"] == []
+    assert (report.left.pending_s, report.exit_status, found.headline.verdict, found.standing.pending) == (
+        {},
+        0,
+        "settled",
+        [],
+    )
+    assert read(fleet.engine, lambda c: org_status(c, "acme", fleet.clock.now_ms())).pending == []
     fleet.sample("nobody", T0 + DAY_MS, 1)
     fleet.tick(T0 + 60 * DAY_MS, accept_clock=True)
     done = prune(partial(write, fleet.engine), T0 + 2 * DAY_MS, fleet.said)

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.nouns.doctor import _open_for_long
-from drawdown.cli.nouns.status import _others
+from drawdown.cli.nouns.status import other_lines
 from drawdown.schema.database import read
 from drawdown.server.metrics.metrics import measure
 from drawdown.worker.views import long_open
@@ -45,7 +45,7 @@ def test_one_that_is_open_for_long_is_told(postgres: sa.Engine, monkeypatch: pyt
 
 def status_line(fleet: Fleet) -> list[str]:
     found = read(fleet.engine, lambda c: status(c, fleet.clock.at_ms))
-    return [text for what, text in _others(found, fleet.clock.at_ms) if what == "open"]
+    return [text for what, text in other_lines(found.standing, fleet.clock.at_ms) if what == "open"]
 
 
 def test_without_one_there_is_nothing_to_tell(engine: sa.Engine) -> None:

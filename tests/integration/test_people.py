@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import pytest
@@ -309,7 +310,7 @@ def test_what_was_accepted_in_the_millisecond_of_the_read_is_not_taken_off_twice
     fleet.tick_windows(2)
     left = read(fleet.engine, lambda c: accounts.read_wallets(c, ["acme"])["acme"].balance_micro)
     assert left == 10_000 - 60 * 100
-    shown = read(fleet.engine, lambda c: org_status(c, "acme", fleet.clock.at_ms))["credit"]
-    assert isinstance(shown, dict)
-    assert (shown["unaccepted_micro"], shown["effective_micro"]) == (0, left)
-    assert json.dumps(shown)
+    shown = read(fleet.engine, lambda c: org_status(c, "acme", fleet.clock.at_ms)).credit
+    assert shown is not None
+    assert (shown.unaccepted_micro, shown.effective_micro) == (0, left)
+    assert json.dumps(asdict(shown))

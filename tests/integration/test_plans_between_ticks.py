@@ -108,7 +108,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "dispatch": lambda: runner.run(dispatch(context), world),
         "watch": lambda: runner.run(watch(context, Watcher()), world),
         "metrics": lambda: len(read(engine, lambda c: list(measure(c, NOW)))),
-        "status": lambda: len(read(engine, lambda c: status(c, NOW))),
+        "status": lambda: read(engine, lambda c: status(c, NOW)).headline.verdict,
     }
     with explained(engine) as plans:
         for what, work in works.items():

@@ -9,14 +9,16 @@ import sqlalchemy as sa
 from structlog.testing import CapturingLogger
 
 from drawdown.cli.main import run
-from drawdown.cli.nouns.status import WIDTH, status_lines
+from drawdown.cli.nouns.status import WIDTH, as_object, status_lines
 from drawdown.cli.parsing import lasting
 from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import providers, pushes
-from drawdown.worker.views.status import DIFFERING, org_status, status
-from drawdown.worker.views.waiting import ERRORS, OPEN
+from drawdown.worker.views import status as views_status
+from drawdown.worker.views import waiting
+from drawdown.worker.views.standing import Status
+from drawdown.worker.views.status import org_status, status
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -37,12 +39,17 @@ def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
     return made
 
 
-def look(fleet: Fleet) -> dict[str, Any]:
+def stands(fleet: Fleet) -> Status:
     return read(fleet.engine, lambda c: status(c, fleet.clock.now_ms()))
 
 
+def look(fleet: Fleet) -> dict[str, Any]:
+    """As programs are told."""
+    return as_object(stands(fleet))
+
+
 def text(fleet: Fleet) -> str:
-    lines = "\n".join(status_lines(look(fleet))).splitlines()
+    lines = "\n".join(status_lines(stands(fleet))).splitlines()
     assert max(map(len, lines)) <= WIDTH
     return "\n".join(lines)
 
@@ -75,8 +82,8 @@ def test_a_customer_that_was_deleted_over_there_is_said(fleet: Fleet, provider: 
     found = look(fleet)
     assert (found["verdict"], found["next"]) == ("behind", f"drawdown provider check fake, and org show {org}")
     assert "no such customer; they go on until the balance that was read last is used up" in found["reason"]
-    credit = read(fleet.engine, lambda c: org_status(c, org, fleet.clock.now_ms()))["credit"]
-    assert credit is not None and credit["unread_since_ms"] is not None and credit["balance_micro"] == 10**9
+    credit = read(fleet.engine, lambda c: org_status(c, org, fleet.clock.now_ms())).credit
+    assert credit is not None and credit.unread_since_ms is not None and credit.balance_micro == 10**9
     provider.answers[f"usage:{org}:{fleet.clock.at_ms - 2 * WINDOW_MS}:compute_1gb"] = Rejected("no such customer")
     fleet.sample(org, fleet.clock.at_ms - 2 * WINDOW_MS + 1, 60)
     fleet.tick_windows(2)
@@ -245,7 +252,12 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
     provider.answers[keys()[0]] = Unknown("cut")
     fleet.tick_windows(2)
     postgres = fleet.engine.dialect.name == "postgresql"
-    for query, index in ((OPEN, "pushes_open"), (ERRORS, "pushes_open"), (DIFFERING, "reconciliations_differing")):
+    for sql, name, index in (
+        (waiting.SQL, "open", "pushes_open"),
+        (waiting.SQL, "errors", "pushes_open"),
+        (views_status.SQL, "differing", "reconciliations_differing"),
+    ):
+        query = sql.text(name, fleet.engine.dialect.name)
         with fleet.engine.connect() as connection:
             if postgres:
                 connection.execute(sa.text("SET LOCAL enable_seqscan = off"))

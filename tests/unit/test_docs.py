@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from drawdown.worker.verify.state_queries import FINDINGS
+from drawdown.worker.verify.findings import FINDINGS, STATEMENTS
 from tests.unit.test_rooms import MAY_IMPORT
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -49,6 +49,11 @@ def test_the_findings_of_each_invariant_are_those_of_verify() -> None:
         for number, text in zip(parts[::2], parts[1::2], strict=True)
     }
     assert said == {number: {name for name, (of, _) in FINDINGS.items() if of == number} for number in range(1, 10)}
+
+
+def test_each_finding_is_one_that_a_statement_which_is_asked_may_answer() -> None:
+    texts = "\n".join(sql.text(name, "sqlite") for sql, names in STATEMENTS for name in names)
+    assert {name for name in FINDINGS if f"'{name}'" not in texts} == set()
 
 
 def test_the_table_of_rooms_is_the_one_that_is_held() -> None:

@@ -18,20 +18,18 @@ with a backup, and the newest action's hash with what was told before.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema import audit_chain
-from drawdown.schema.sql import rows_sql
-from drawdown.worker.verify.state_queries import COUNTS, FINDINGS, NEWEST, OPEN, SAID, STATEMENTS
-from drawdown.worker.verify.usage_queries import IN_FLIGHT
+from drawdown.schema.sql import NOTHING, Values
+from drawdown.worker.verify.findings import CHECKED, FINDINGS, OPEN, STATE, STATEMENTS, USAGE
 
 LISTED: Final = 1_000
 """How many breaches are listed; all are counted."""
@@ -83,30 +81,22 @@ def verify(connection: sa.Connection, *, orgs: Sequence[str] | None = None) -> V
 
     On PostgreSQL it must come first in its transaction: all statements have to see the same moment.
     """
-    _take_snapshot(connection)
+    if connection.dialect.name == "postgresql":  # a SQLite transaction sees one moment by itself
+        STATE.run(connection, "snapshot")
     found = Verification()
     ask = _Asking(connection, orgs)
-    for statement in STATEMENTS:
-        for row in ask.rows(statement):
-            if row["what"] == "counted":
-                found.checked.update(samples=int(row["n1"]), windows=int(row["n3"]))
-                found.open.update(samples_after_cursor=int(row["n2"]))
-            else:
-                found.add(_breach(row))
+    for row in ask.rows():
+        if row["what"] == "counted":
+            found.checked.update(samples=int(row["n1"]), windows=int(row["n3"]))
+            found.open.update(samples_after_cursor=int(row["n2"]))
+        else:
+            found.add(_breach(row))
     for text in audit_chain.broken(connection):
         found.add(Breach(6, None, None, None, text))
     found.newest_action = audit_chain.newest(connection)
-    found.checked.update({name: ask.count(statement) for name, statement in COUNTS.items()})
-    found.open.update({name: ask.count(statement) for name, statement in OPEN.items()})
+    found.checked.update({name: ask.count(name, of_orgs=of_orgs) for name, of_orgs in CHECKED.items()})
+    found.open.update({name: ask.count(name) for name in OPEN})
     return found
-
-
-def _take_snapshot(connection: sa.Connection) -> None:
-    """One moment for all statements. A SQLite transaction has one by itself; PostgreSQL is asked for it."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        # Answers are fetched in parts, and planned as if read to the end, which they are.
-        connection.execute(sa.text("SET LOCAL cursor_tuple_fraction = 1"))
 
 
 class _Asking:
@@ -114,37 +104,34 @@ class _Asking:
 
     def __init__(self, connection: sa.Connection, orgs: Sequence[str] | None) -> None:
         self._connection = connection
-        self._values = {} if orgs is None else {"rows": json.dumps([{"org_id": org} for org in orgs])}
-        self._chosen = f"(SELECT org_id FROM ({rows_sql(connection, {'org_id': 'text'})}) chosen)"
+        self._values: Values = NOTHING if orgs is None else {"orgs": [{"org_id": org} for org in orgs]}
 
-    def rows(self, statement: str) -> Iterator[Mapping[str, Any]]:
-        text = self._prepared(statement)
-        if self._values:
-            text = f"SELECT found.* FROM ({text}) found WHERE found.what = 'counted' OR found.org_id IN {self._chosen}"
-        answer = self._connection.execute(sa.text(text), self._values, execution_options={"yield_per": LISTED})
-        for row in answer.mappings():
-            yield {str(name): value for name, value in row.items()}
+    def rows(self) -> Iterator[sa.RowMapping]:
+        for sql, names in STATEMENTS:
+            every = dict.fromkeys(("of_orgs", "of_samples", "of_pushes"), "every_org") if sql is USAGE else {}
+            for name in names:
+                piece, slots = ("of_chosen", {"finding": name}) if self._values else (name, every)
+                with _in_parts(self._connection):
+                    yield from sql.run(self._connection, piece, self._values, **slots).mappings()
 
-    def count(self, statement: str) -> int:
-        text = self._prepared(statement)
-        values = self._values if ":rows" in text else {}
-        return int(self._connection.execute(sa.text(text), values).scalar_one())
-
-    def _prepared(self, statement: str) -> str:
-        """Fill in the notation of `verify_sql`."""
-        chosen = rf"\1 IN {self._chosen}" if self._values else "1 = 1"
-        # SQLite's SUM fails where it overflows, as one bad organisation's may; parts of a sum do not.
-        dialect = self._connection.dialect.name
-        wide = r"(SUM(\1 / 1000000) * 1000000 + SUM(\1 % 1000000))" if dialect == "sqlite" else r"SUM(\1)"
-        for name, text in {"{newest}": NEWEST[dialect], **IN_FLIGHT[dialect]}.items():
-            statement = statement.replace(name, text)
-        statement = re.sub(r"SAID\((\w+)\.(\w+)\)", SAID[dialect], statement)
-        return re.sub(r"WIDE\((\w+)\)", wide, re.sub(r"\[(\w+\.org_id)\]", chosen, statement))
+    def count(self, name: str, *, of_orgs: bool = True) -> int:
+        every = {"which": "every_org"} if of_orgs and not self._values else {}
+        return int(STATE.run(self._connection, name, self._values, **every).scalar_one())
 
 
-def _breach(row: Mapping[str, Any]) -> Breach:
+@contextmanager
+def _in_parts(connection: sa.Connection) -> Iterator[None]:
+    """Answers are fetched in parts, however long they are."""
+    connection.execution_options(yield_per=LISTED)
+    try:
+        yield
+    finally:
+        connection.execution_options(yield_per=None)
+
+
+def _breach(row: sa.RowMapping) -> Breach:
     invariant, text = FINDINGS[row["what"]]
-    numbers = {name: _plain(value) for name, value in row.items()}
+    numbers = {str(name): _plain(value) for name, value in row.items()}
     window = row["window_ms"]
     return Breach(
         invariant=invariant,

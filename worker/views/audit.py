@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
 
 MAX_ROWS: Final = 10_000
 VIAS: Final = ("cli", "http", "webhook", "program", "unknown")
 """`program`: one that calls the functions itself; `unknown`: done before it was kept."""
-_LIST: Final = """
-SELECT action_id, at_ms, action, target, details, actor, reason, via FROM operator_actions
-WHERE (:before = 0 OR action_id < :before) AND at_ms >= :from_ms AND at_ms < :to_ms
-    AND (:actor = '' OR actor = :actor) AND (:action = '' OR action = :action) AND (:target = '' OR target = :target)
-    AND (:via = '' OR via = :via)
-ORDER BY action_id DESC LIMIT :most
-"""
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Deed:
     at_ms: int
     action: str
     target: str
-    details: dict[str, Any]
+    details: dict[str, object]
     actor: str
     reason: str
     via: str
@@ -75,15 +70,15 @@ def list_deeds(connection: sa.Connection, chosen: AuditFilter, *, before: int = 
         if given:
             ids.require(connection, kind, given)
     values = {
-        "before": before,
+        "before_id": before,
         "from_ms": chosen.from_ms,
         "to_ms": chosen.to_ms,
         "actor": chosen.actor,
         "action": chosen.action,
         "target": chosen.target,
         "via": chosen.via,
-        "most": most + 1,
+        "at_most": most + 1,
     }
-    rows = connection.execute(sa.text(_LIST), values).all()
+    rows = SQL.run(connection, "list", values)
     found = [Deed(**{**row._mapping, "details": json.loads(row.details)}) for row in rows]
     return AuditPage(found[:most], found[most - 1].action_id if len(found) > most else None)

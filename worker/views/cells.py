@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import sqlalchemy as sa
 
-_LIST: Final = """
-SELECT c.cell_id, c.url,
-    (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = c.cell_id AND s.state = 'running') AS running,
-    (SELECT COUNT(*) FROM halts h WHERE h.cell_id = c.cell_id AND h.due_at_ms IS NOT NULL) AS halts_due
-FROM cells c ORDER BY c.cell_id
-"""
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -27,13 +23,9 @@ class Cell:
 
 def list_cells(connection: sa.Connection) -> list[Cell]:
     """All cells, by their ids."""
-    return [Cell(**row._mapping) for row in connection.execute(sa.text(_LIST))]
+    return [Cell(**row._mapping) for row in SQL.run(connection, "list")]
 
 
 def cells_without_url(connection: sa.Connection) -> list[str]:
     """Cells that run sandboxes, and that nobody registered."""
-    query = (
-        "SELECT DISTINCT cell_id FROM sandboxes WHERE state <> 'stopped' AND cell_id NOT IN "
-        "(SELECT cell_id FROM cells) ORDER BY 1"
-    )
-    return list(connection.execute(sa.text(query)).scalars())
+    return list(SQL.run(connection, "without_url").scalars())

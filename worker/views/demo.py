@@ -6,13 +6,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-_FLEET = """
-SELECT o.org_id, a.plan,
-    (SELECT COUNT(*) FROM sandboxes s WHERE s.org_id = o.org_id AND s.state = 'running') AS running,
-    COALESCE((SELECT SUM(quantity) FROM ledger_entries e WHERE e.from_account = a.account_id), 0) AS billed_s,
-    a.balance_micro, o.is_halted, o.halted_at
-FROM orgs o JOIN ledger_accounts a ON a.account_id = 'wallet:' || o.org_id ORDER BY 1
-"""
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -51,18 +47,17 @@ def fleet(connection: sa.Connection) -> list[FleetRow]:
         FleetRow(
             row.org_id, row.plan, row.running, int(row.billed_s), row.balance_micro, bool(row.is_halted), row.halted_at
         )
-        for row in connection.execute(sa.text(_FLEET))
+        for row in SQL.run(connection, "fleet")
     ]
 
 
 def revised_pushes(connection: sa.Connection) -> list[RevisedPush]:
     """Pushes of windows that had been sealed before."""
-    query = "SELECT key, sealed_qty, state FROM pushes WHERE revision > 0"
-    return [RevisedPush(*row) for row in connection.execute(sa.text(query))]
+    return [RevisedPush(**row._mapping) for row in SQL.run(connection, "revised_pushes")]
 
 
 def totals(connection: sa.Connection) -> Totals:
     """Both sides, each from its own table."""
-    used = connection.execute(sa.text("SELECT SUM(interval_s) FROM usage_samples")).scalar_one()
-    billed = connection.execute(sa.text("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'")).scalar_one()
+    used = SQL.run(connection, "used").scalar_one()
+    billed = SQL.run(connection, "billed").scalar_one()
     return Totals(int(used), int(billed))

@@ -8,14 +8,9 @@ import sqlalchemy as sa
 
 from drawdown.ledger.rates import Rate
 from drawdown.ledger.wallet import read_rates
+from drawdown.schema.sql import queries
 
-_WALLETS = """
-SELECT account_id, balance_micro, plan FROM ledger_accounts WHERE kind = 'wallet' ORDER BY balance_micro LIMIT :most
-"""
-_ENTRIES = """
-SELECT key, kind, amount_micro, feature, quantity, ts, actor, reason FROM ledger_entries
-WHERE from_account = :account OR to_account = :account ORDER BY at_ms DESC, key DESC LIMIT :most
-"""
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class EntryRow:
 
 def list_wallets(connection: sa.Connection, most: int) -> list[WalletRow]:
     """The lowest first."""
-    return [WalletRow(*row) for row in connection.execute(sa.text(_WALLETS), {"most": most})]
+    return [WalletRow(**row._mapping) for row in SQL.run(connection, "wallets", {"at_most": most})]
 
 
 def list_rates(connection: sa.Connection) -> list[Rate]:
@@ -53,5 +48,5 @@ def list_rates(connection: sa.Connection) -> list[Rate]:
 
 def list_entries(connection: sa.Connection, customer_id: str, most: int) -> list[EntryRow]:
     """A customer's entries, the latest first."""
-    values = {"account": f"wallet:{customer_id}", "most": most}
-    return [EntryRow(*row) for row in connection.execute(sa.text(_ENTRIES), values)]
+    values = {"account_id": f"wallet:{customer_id}", "at_most": most}
+    return [EntryRow(**row._mapping) for row in SQL.run(connection, "entries", values)]

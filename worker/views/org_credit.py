@@ -5,47 +5,72 @@ Guarantee: reads only, and estimates as the watch does.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.rates import policies_of, policy_for
 
-BILLED = """
-SELECT provider FROM assignments WHERE org_id = :org AND customer_id <> '' AND start_ms <= :now
-    AND (end_ms IS NULL OR :now < end_ms)
-"""
-HISTORY = """
-SELECT at_ms, read_ms, is_halted, reason, max_concurrent_sandboxes, balance_micro, unaccepted_micro, unsealed_micro
-FROM projections WHERE org_id = :org ORDER BY projection_id DESC LIMIT 10
-"""
+SQL = queries(__file__)
 
 
-def credit_status(connection: sa.Connection, org: Any, now_ms: int) -> dict[str, Any] | None:
-    """The effective balance by the last read, in micro-credits; None where nobody bills the organisation."""
-    values = {"org": org.org_id, "now": now_ms}
-    provider = connection.execute(sa.text(BILLED), values).scalar_one_or_none()
+@dataclass(frozen=True)
+class Credit:
+    """The effective balance with its parts, in millionths of the provider's credits. None: nothing was read yet, or
+    there is no end to the balance."""
+
+    provider: str
+    balance_micro: int | None
+    read_ms: int | None
+    unaccepted_micro: int | None
+    unsealed_micro: int
+    not_sampled_micro: int
+    effective_micro: int | None
+    burn_a_minute_micro: int
+    no_estimate_for: list[str]
+    unread_since_ms: int | None
+    when_down: str
+
+
+@dataclass(frozen=True)
+class VerdictChange:
+    """A transition, why, and the figures it rests on."""
+
+    at_ms: int
+    read_ms: int
+    is_halted: bool
+    reason: str | None
+    max_concurrent_sandboxes: int | None
+    balance_micro: int | None
+    unaccepted_micro: int | None
+    unsealed_micro: int | None
+
+
+def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], now_ms: int) -> Credit | None:
+    """The effective balance by the last read; None where nobody bills the organisation (`org`: its row)."""
+    provider = SQL.run(connection, "biller", {"org_id": org.org_id, "now_ms": now_ms}).scalar_one_or_none()
     if provider is None or provider in EXEMPT_PROVIDERS:
         return None
     used = read_used(connection, provider, [org], now_ms=now_ms, read_ms=now_ms, lag_ms=0)[org.org_id]
     found = since_read(org, used)
-    return {
-        "provider": provider,
-        "balance_micro": org.balance_micro,
-        "read_ms": org.balance_read_ms,
-        "unaccepted_micro": None if found is None else found.unaccepted,
-        "unsealed_micro": used.unsealed,
-        "not_sampled_micro": 0 if org.is_halted else used.unsampled,
-        "effective_micro": None if found is None else found.value,
-        "burn_a_minute_micro": used.burn_a_minute,
-        "no_estimate_for": sorted(used.unpriced),
-        "unread_since_ms": org.unread_since_ms,
-        "when_down": policy_for(policies_of(connection, provider), org.plan),
-    }
+    return Credit(
+        provider=provider,
+        balance_micro=org.balance_micro,
+        read_ms=org.balance_read_ms,
+        unaccepted_micro=None if found is None else found.unaccepted,
+        unsealed_micro=used.unsealed,
+        not_sampled_micro=0 if org.is_halted else used.unsampled,
+        effective_micro=None if found is None else found.value,
+        burn_a_minute_micro=used.burn_a_minute,
+        no_estimate_for=sorted(used.unpriced),
+        unread_since_ms=org.unread_since_ms,
+        when_down=policy_for(policies_of(connection, provider), org.plan),
+    )
 
 
-def verdict_history(connection: sa.Connection, org_id: str) -> list[dict[str, Any]]:
+def verdict_history(connection: sa.Connection, org_id: str) -> list[VerdictChange]:
     """The last transitions, newest first."""
-    return [dict(row._mapping) for row in connection.execute(sa.text(HISTORY), {"org": org_id})]
+    return [VerdictChange(**row._mapping) for row in SQL.run(connection, "verdicts", {"org_id": org_id})]

@@ -7,21 +7,18 @@ come or change meanwhile are neither shown twice nor shift the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
 
 MAX_ROWS: Final = 10_000
 
-# How each order reads: the value that is compared, and which way. Whoever has no value comes last.
-SORTS: Final = {
-    "name": ("o.org_id", "ASC"),
-    "balance": ("COALESCE(o.balance_micro, 9223372036854775807)", "ASC"),
-    "halted": ("COALESCE(o.halted_at, -1)", "DESC"),
-    "plan": ("COALESCE(o.\"plan\", '')", "ASC"),
-}
+SORTS: Final = {"name": "ascending", "balance": "ascending", "halted": "descending", "plan": "ascending"}
+"""By what a list may be sorted, and which way."""
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -70,27 +67,6 @@ class ScheduledFlip:
     reason: str
 
 
-_WHERE: Final = """
-(:provider = '' OR o.billing_provider = :provider) AND (:plan = '' OR o."plan" = :plan)
-    AND (:search = '' OR o.org_id LIKE :like ESCAPE '!') AND (:halted = 0 OR o.is_halted)
-    AND (:unassigned = 0 OR NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id))
-"""
-_LIST: Final = """
-SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halt_reason, o.max_concurrent_sandboxes, o.balance_micro,
-    o.stopped_reason FROM orgs o WHERE {where} AND {later} ORDER BY {value} {way}, o.org_id {way} LIMIT :most
-"""
-# The row that the page before ended with; where it has another value by now, the page goes on by that one.
-_LATER: Final = (
-    "(:after = '' OR ({value}, o.org_id) {beyond} "
-    "((SELECT {other} FROM orgs x WHERE x.org_id = :after), CAST(:after AS TEXT)))"
-)
-_SCHEDULED: Final = """
-SELECT a.org_id, o.billing_provider, a.provider, a.customer_id, a.start_ms, a.actor, a.reason
-FROM assignments a JOIN orgs o ON o.org_id = a.org_id
-WHERE a.start_ms > :now AND (:provider = '' OR a.provider = :provider) ORDER BY a.start_ms, a.org_id LIMIT :most
-"""
-
-
 def list_orgs(
     connection: sa.Connection, chosen: OrgFilter, *, sort: str = "name", after: str = "", most: int = 100
 ) -> OrgPage:
@@ -102,10 +78,9 @@ def list_orgs(
         raise UsageError(f"--sort {sort!r}: there is {', '.join(SORTS)}")
     if not 0 < most <= MAX_ROWS:
         raise UsageError(f"a page has 1 to {MAX_ROWS:,} rows; `--after` goes on")
-    value, way = SORTS[sort]
-    later = _LATER.format(value=value, other=value.replace("o.", "x."), beyond=">" if way == "ASC" else "<")
-    text = _LIST.format(where=_WHERE, later=later, value=value, way=way)
-    rows = connection.execute(sa.text(text), {**_values(chosen), "after": after, "most": most + 1}).all()
+    way = SORTS[sort]
+    values = {**_values(chosen), "after_org_id": after, "at_most": most + 1}
+    rows = SQL.run(connection, "list", values, value=f"by_{sort}", order=way, later=f"after_{way}")
     found = [OrgRow(**{**row._mapping, "is_halted": bool(row.is_halted)}) for row in rows]
     return OrgPage(found[:most], found[most - 1].org_id if len(found) > most else None)
 
@@ -115,8 +90,7 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int) -> list
 
     Errors: UsageError where they are more than `most`.
     """
-    text = f"SELECT o.org_id FROM orgs o WHERE {_WHERE} ORDER BY o.org_id LIMIT :most"
-    found = connection.execute(sa.text(text), {**_values(chosen), "most": most + 1}).scalars().all()
+    found = SQL.run(connection, "ids", {**_values(chosen), "at_most": most + 1}).scalars().all()
     if len(found) > most:
         raise UsageError(f"these are more than {most:,} organisations: choose fewer")
     return [str(org) for org in found]
@@ -124,11 +98,11 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int) -> list
 
 def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most: int) -> list[ScheduledFlip]:
     """The flips that are still to come, the next one first."""
-    values = {"now": now_ms, "provider": provider, "most": min(most, MAX_ROWS)}
-    return [ScheduledFlip(**row._mapping) for row in connection.execute(sa.text(_SCHEDULED), values)]
+    values = {"now_ms": now_ms, "provider": provider, "at_most": min(most, MAX_ROWS)}
+    return [ScheduledFlip(**row._mapping) for row in SQL.run(connection, "scheduled_flips", values)]
 
 
-def _values(chosen: OrgFilter) -> dict[str, Any]:
+def _values(chosen: OrgFilter) -> dict[str, object]:
     part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return {
         "provider": chosen.provider,

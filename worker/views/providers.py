@@ -7,18 +7,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-_ORGS = """
-SELECT a.provider, COUNT(*) AS orgs, SUM(CASE WHEN a.customer_id = '' THEN 1 ELSE 0 END) AS without_customer
-FROM assignments a WHERE a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) GROUP BY a.provider
-"""
-_OPEN = """
-SELECT provider, COUNT(*) AS pushes FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected')
-GROUP BY provider
-"""
-_CUSTOMERS = """
-SELECT customer_id FROM assignments WHERE provider = :provider AND customer_id <> ''
-    AND (end_ms IS NULL OR :now < end_ms) ORDER BY 1 LIMIT :most
-"""
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -32,23 +23,19 @@ class ProviderLoad:
 
 def provider_loads(connection: sa.Connection, now_ms: int) -> Mapping[str, ProviderLoad]:
     """By the provider's name; one that has neither organisations nor open pushes is left out."""
-    open_pushes = {row.provider: int(row.pushes) for row in connection.execute(sa.text(_OPEN))}
+    open_pushes = {row.provider: int(row.pushes) for row in SQL.run(connection, "open_pushes")}
     found = {name: ProviderLoad(open_pushes=pushes) for name, pushes in open_pushes.items()}
-    for row in connection.execute(sa.text(_ORGS), {"now": now_ms}):
+    for row in SQL.run(connection, "orgs", {"now_ms": now_ms}):
         found[row.provider] = ProviderLoad(int(row.orgs), int(row.without_customer), open_pushes.get(row.provider, 0))
     return found
 
 
 def customers_at(connection: sa.Connection, provider: str, now_ms: int, most: int) -> list[str]:
     """Customers that are billed there, or will be."""
-    values = {"provider": provider, "now": now_ms, "most": most}
-    return list(connection.execute(sa.text(_CUSTOMERS), values).scalars())
+    values = {"provider": provider, "now_ms": now_ms, "at_most": most}
+    return list(SQL.run(connection, "customers", values).scalars())
 
 
 def providers_in_use(connection: sa.Connection) -> list[str]:
     """Providers that bill organisations from some time on without an end; `none` and `legacy` bill nothing."""
-    query = (
-        "SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN ('legacy', 'none') "
-        "ORDER BY 1"
-    )
-    return list(connection.execute(sa.text(query)).scalars())
+    return list(SQL.run(connection, "in_use").scalars())

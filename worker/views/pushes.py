@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
-_WHERE = "state IN :states AND (:org = '' OR org_id = :org) AND (:provider = '' OR provider = :provider)"
-_LIST = f"""
-SELECT key, provider, customer_id, sent_qty, state, attempts, due_at_ms, last_error FROM pushes
-WHERE {_WHERE} ORDER BY window_ms, org_id, feature, revision LIMIT :most
-"""
-_SUMS = f"""
-SELECT provider, customer_id, feature, state, COUNT(*) AS pushes, CAST(SUM(sent_qty) AS BIGINT) AS quantity FROM pushes
-WHERE {_WHERE} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -56,14 +49,13 @@ class PushSum:
 
 def list_pushes(connection: sa.Connection, chosen: PushFilter, most: int) -> list[PushRow]:
     """In the order of their windows."""
-    return [PushRow(*row) for row in _rows(connection, _LIST, chosen, most=most)]
+    return [PushRow(**row._mapping) for row in SQL.run(connection, "list", {**_values(chosen), "at_most": most})]
 
 
 def sum_pushes(connection: sa.Connection, chosen: PushFilter) -> list[PushSum]:
     """By provider, customer, feature and state."""
-    return [PushSum(*row) for row in _rows(connection, _SUMS, chosen)]
+    return [PushSum(**row._mapping) for row in SQL.run(connection, "sums", _values(chosen))]
 
 
-def _rows(connection: sa.Connection, text: str, chosen: PushFilter, **more: int) -> Sequence[Sequence[Any]]:
-    query = sa.text(text).bindparams(sa.bindparam("states", list(chosen.states), expanding=True))
-    return connection.execute(query, {"org": chosen.org, "provider": chosen.provider, **more}).all()
+def _values(chosen: PushFilter) -> dict[str, object]:
+    return {"states": list(chosen.states), "org_id": chosen.org, "provider": chosen.provider}

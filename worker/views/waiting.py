@@ -6,12 +6,14 @@ Guarantee: only what is open is read, by its own index, however many pushes are 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.catalog.prices import Prices
 from drawdown.worker.catalog.terms import paused
@@ -19,9 +21,10 @@ from drawdown.worker.catalog.terms import paused
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
 TICKS_LOOKED_AT: Final = 1_000
 """The newest ticks of all shards: more than end in a quarter of an hour."""
+SQL = queries(__file__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Waiting:
     """One provider's open pushes. Prices are micro-credits by the embedded ledger's rate card; what has none there is
     in `unpriced` alone."""
@@ -53,80 +56,91 @@ class Waiting:
         """What ticks will settle by themselves."""
         return self.due + self.queued
 
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Where it stands among others: first what a person is needed for, then what waits."""
+        return (-(self.in_doubt + self.rejected), -self.waiting, self.provider)
 
-# Word for word the condition of the index on what is open. Of a feature's rates, the one in force at the window counts.
-OPEN: Final = """
-SELECT p.provider, p.state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
-        WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS rated_ms,
-    COUNT(*) AS pushes, SUM(p.sent_qty) AS quantity,
-    COUNT(CASE WHEN p.attempts > 0 THEN 1 END) AS tried, MIN(p.sealed_at_ms) AS oldest_ms, MIN(p.window_ms) AS window_ms
-FROM pushes p WHERE p.state IN ('due', 'queued', 'in_doubt', 'rejected') GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
-# What a person is needed for comes first.
-ERRORS: Final = """
-SELECT p.provider, CASE p.state WHEN 'in_doubt' THEN 1 WHEN 'rejected' THEN 2 ELSE 3 END AS rank,
-    SUBSTR(p.last_error, 1, 160) AS error, COUNT(*) AS pushes FROM pushes p
-WHERE p.state IN ('due', 'queued', 'in_doubt', 'rejected') AND p.last_error IS NOT NULL
-GROUP BY 1, 2, 3 ORDER BY 2, 4 DESC, 3 LIMIT 500
-"""
-TICKS: Final = """
-SELECT started_ms, bucket_lo, report FROM ticks WHERE tick_id > (SELECT MAX(tick_id) FROM ticks) - :most
-    AND finished_ms > :since AND report IS NOT NULL ORDER BY tick_id DESC
-"""
-PAUSED_BY: Final = """
-SELECT actor FROM operator_actions WHERE action = 'provider_pause' AND target = :provider
-ORDER BY action_id DESC LIMIT 1
-"""
+
+@dataclass(frozen=True)
+class _Open:
+    """Open pushes of one provider, state and feature, at one rate."""
+
+    provider: str
+    state: str
+    feature: str
+    rated_ms: int
+    pushes: int
+    quantity: int
+    tried: int
+    oldest_ms: int
+    window_ms: int
 
 
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     """Each provider where something waits, or that a person paused; the one with most of it first."""
-    found: dict[str, Waiting] = {}
     prices = Prices.read(connection)
-    for row in connection.execute(sa.text(OPEN)):
-        _take(found.setdefault(row.provider, Waiting(row.provider)), row, prices)
-    for row in connection.execute(sa.text(ERRORS)):
-        one = found.get(row.provider)
-        if one is not None and one.error is None:
-            one.error, one.error_pushes = str(row.error), int(row.pushes)
+    waiting: dict[str, list[_Open]] = defaultdict(list)
+    for row in SQL.run(connection, "open"):
+        waiting[row.provider].append(_Open(**row._mapping))
+    errors: dict[str, tuple[str, int]] = {}
+    for row in SQL.run(connection, "errors"):
+        errors.setdefault(row.provider, (str(row.error), int(row.pushes)))
+    found = {name: _in_all(name, some, errors.get(name), prices) for name, some in waiting.items()}
     for name, (since, why) in paused(connection).items():
-        one = found.setdefault(name, Waiting(name))
-        one.paused_ms, one.paused_reason = since, why
-        one.paused_by = connection.execute(sa.text(PAUSED_BY), {"provider": name}).scalar_one_or_none()
+        by = SQL.run(connection, "paused_by", {"provider": name}).scalar_one_or_none()
+        found[name] = replace(found.get(name, Waiting(name)), paused_ms=since, paused_reason=why, paused_by=by)
     settled = settled_per_minute(connection, now_ms)
-    for one in found.values():
-        _predict(one, settled.get(one.provider, 0.0), now_ms)
-    return sorted(found.values(), key=lambda one: (-(one.in_doubt + one.rejected), -one.waiting, one.provider))
+    predicted = [_predicted(provider, settled.get(name, 0.0), now_ms) for name, provider in found.items()]
+    return sorted(predicted, key=lambda provider: provider.order)
 
 
-def _take(one: Waiting, row: sa.Row[Any], prices: Prices) -> None:
-    quantity = int(row.quantity)
-    setattr(one, row.state, getattr(one, row.state) + int(row.pushes))
-    one.tried += int(row.tried)
-    one.oldest_ms = min(one.oldest_ms or row.oldest_ms, row.oldest_ms)
-    one.oldest_window_ms = min(one.oldest_window_ms or row.window_ms, row.window_ms)
-    one.units[row.feature] = one.units.get(row.feature, 0) + quantity
-    price = prices.of(row.feature, row.rated_ms, quantity)
-    if price is None:
-        one.unpriced[row.feature] = one.unpriced.get(row.feature, 0) + quantity
-    else:
-        one.price_micro += price
+def _in_all(name: str, some: Sequence[_Open], error: tuple[str, int] | None, prices: Prices) -> Waiting:
+    """What waits at one provider, added up."""
+    states: dict[str, int] = defaultdict(int)
+    units: dict[str, int] = defaultdict(int)
+    unpriced: dict[str, int] = defaultdict(int)
+    price_micro = 0
+    for part in some:
+        quantity = int(part.quantity)
+        states[part.state] += int(part.pushes)
+        units[part.feature] += quantity
+        price = prices.of(part.feature, part.rated_ms, quantity)
+        if price is None:
+            unpriced[part.feature] += quantity
+        else:
+            price_micro += price
+    return Waiting(
+        name,
+        due=states["due"],
+        queued=states["queued"],
+        in_doubt=states["in_doubt"],
+        rejected=states["rejected"],
+        oldest_ms=min(part.oldest_ms for part in some),
+        oldest_window_ms=min(part.window_ms for part in some),
+        error=None if error is None else error[0],
+        error_pushes=0 if error is None else error[1],
+        tried=sum(int(part.tried) for part in some),
+        units=dict(units),
+        price_micro=price_micro,
+        unpriced=dict(unpriced),
+    )
 
 
-def _predict(one: Waiting, per_minute: float, now_ms: int) -> None:
-    one.settled_per_min = round(per_minute)
-    if one.waiting and per_minute > 0 and one.paused_ms is None:
-        one.drained_ms = now_ms + round(one.waiting / per_minute * MINUTE_MS)
+def _predicted(provider: Waiting, per_minute: float, now_ms: int) -> Waiting:
+    drains = provider.waiting and per_minute > 0 and provider.paused_ms is None
+    drained_ms = now_ms + round(provider.waiting / per_minute * MINUTE_MS) if drains else None
+    return replace(provider, settled_per_min=round(per_minute), drained_ms=drained_ms)
 
 
 def settled_per_minute(connection: sa.Connection, now_ms: int) -> Mapping[str, float]:
     """Pushes that ticks saw accepted, by provider, a minute: those of the last quarter of an hour, back to the last one
     that saw none. What was before an outage says nothing of when it will be over."""
-    values = {"most": TICKS_LOOKED_AT, "since": now_ms - RATE_SPAN_MS}
+    values = {"at_most": TICKS_LOOKED_AT, "since_ms": now_ms - RATE_SPAN_MS}
     totals: dict[str, int] = {}
     since: dict[str, int] = {}
     ended: set[tuple[str, int]] = set()
-    for row in connection.execute(sa.text(TICKS), values):
+    for row in SQL.run(connection, "ticks", values):
         for provider, count in json.loads(row.report).get("accepted_at", {}).items():
             if not count:
                 ended.add((provider, row.bucket_lo))

@@ -1,0 +1,112 @@
+"""What `verify` asks, in which order, and what each finding says.
+
+Guarantee: each breach that a statement may answer has its invariant and its words here; docs/invariants.md names them
+all.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from drawdown.schema.sql import queries
+
+_HERE: Final = Path(__file__)
+USAGE: Final = queries(str(_HERE.with_name("usage.sql")))
+PUSHES: Final = queries(str(_HERE.with_name("pushes.sql")))
+LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
+STATE: Final = queries(str(_HERE.with_name("state.sql")))
+
+STATEMENTS: Final = (
+    (USAGE, ("usage",)),
+    (PUSHES, ("carry", "state", "shadow", "key", "twice", "revisions")),
+    (LEDGER, ("charged", "uncommitted", "mirrored", "undrawn", "given_back")),
+    (PUSHES, ("adopted",)),
+    (LEDGER, ("balance", "books", "priced", "granted", "ungranted")),
+    (PUSHES, ("biller", "assignments", "unsaid")),
+    (LEDGER, ("shared",)),
+    (STATE, ("above", "pending_above", "floor", "floored", "refloored")),
+    (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
+    (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
+    (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
+)
+"""Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
+
+CHECKED: Final = {"pushes": True, "attempts": True, "entries": False, "actions": False, "projections": True}
+"""What is counted beside samples and windows, so that "clean" cannot mean that nothing was looked at; and whether of
+those organisations alone that are asked about."""
+OPEN: Final = ("dirty_windows", "stopped_orgs")
+"""Known and not settled yet, beside samples after the cursor."""
+
+FINDINGS: Final[dict[str, tuple[int, str]]] = {
+    "vanished": (1, "sealed {n2}, and all samples there ever were come to {n1}: some are gone"),
+    "owed": (1, "samples in force {n1}, sealed {n2}"),
+    "carry": (2, "sealed {sealed}, sent {sent}, carried {carry} at {provider} as {customer_id}"),
+    "state": (2, "{key} is {state} and sends {sent_qty}: carried means that nothing is sent, and only that"),
+    "shadow": (2, "{key} is in shadow, which ends at {live_from_ms}: it is never sent"),
+    "key": (2, "the key {key} is not the one of its push, {wanted}"),
+    "twice": (2, "{pushes} accepted pushes have the key {key}"),
+    "revisions": (2, "{pushes} revisions up to number {highest}: some are missing"),
+    "not_charged": (2, "{key} is accepted and the ledger has no entry of it"),
+    "charged_otherwise": (
+        2,
+        "{key} says {sent_qty} of {customer_id}; the ledger charged {quantity} to {from_account}, "
+        "for {to_account} at {ts}",
+    ),
+    "mirrored": (2, "{key} is {state} and sends {sent_qty}; its customer's wallet was drawn on for {quantity}"),
+    "undrawn": (2, "{key} is accepted, and the wallet of {customer_id} was not drawn on for it"),
+    "mirrored_otherwise": (2, "{key} says {sent_qty} of {customer_id}; a wallet's entries of it say something else"),
+    "mirrored_elsewhere": (5, "a wallet was drawn on for {key}, and {provider} keeps its balances elsewhere"),
+    "given_back": (2, "{key} moved {amount_micro} where {drawn} had been drawn"),
+    "mirrored_nothing": (5, "a wallet was drawn on for {key}, and there is no such push"),
+    "adopted": (6, "{key} was adopted with evidence, and is {state} after {attempts} attempts"),
+    "charged_in_vain": (2, "{key} is {state} and the ledger charged {quantity} for it"),
+    "balance": (2, "the account {account_id} keeps {kept}, its lines sum to {lines}"),
+    "books": (2, "all balances of the ledger sum to {kept}, not to zero"),
+    "priced": (2, "the ledger charged {amount_micro} for {quantity} under {key}: no rate of the feature makes that"),
+    "granted": (
+        2,
+        "{said} to {said_account} were granted as {key}; the ledger has {amount_micro} to {to_account}, "
+        "from {from_account}",
+    ),
+    "ungranted": (2, "the ledger has {amount_micro} to {to_account} as {key}, and no grant of it is on record"),
+    "biller": (3, "{key} is billed by {provider} as {customer_id}; assigned: {assigned}"),
+    "assigned_twice": (3, "the assignment from {start_ms} ends at {end_ms}, the next one starts at {next_ms}"),
+    "assigned_never": (3, "nothing is assigned between {end_ms} and {next_ms}"),
+    "unsaid": (3, "from {start_ms} on it is {provider} as {customer_id}; on record is {said} as {customer}"),
+    "shared": (3, "the customer {customer_id} at {provider} belongs to {other} in the same windows"),
+    "shared_wallet": (
+        3,
+        "it draws on the wallet of {customer_id} at {provider}, as {other} does at {elsewhere} in the same windows",
+    ),
+    "above": (4, "{key} is sealed, and the watermark is {watermark_ms}"),
+    "pending_above": (4, "{memory_mb} MB is pending, and the watermark is {watermark_ms}"),
+    "floor": (4, "the floor {floor_ms} lies above the watermark {watermark_ms}"),
+    "floored": (4, "the floor is {floor_ms}, and nothing was ever pruned above {pruned_ms}"),
+    "refloored": (4, "the sample {sample_id} came below the floor once; now the floor is {floor_ms}"),
+    "watermark": (4, "bucket {bucket} was sealed up to {had}; now its watermark is {has}"),
+    "ahead": (4, "the watermark of bucket {bucket} is {has}, and no seal ever came further than {had}"),
+    "cursor": (4, "the cursor of bucket {bucket} had come to {had}; now it is {has}"),
+    "cursor_order": (4, "seal {seal_id} of buckets {bucket_lo}..{bucket_hi} moved the cursor from {had} to {has}"),
+    "beyond": (4, "the cursor of bucket {bucket} is {has}; the database has counted up to {newest} only"),
+    "no_push": (5, "attempt {attempt} is of a push that is not there"),
+    "other_bytes": (5, "attempt {attempt} sent {sent}, the push says {sent_qty}"),
+    "sent_carried": (5, "attempt {attempt} of a push that sends nothing"),
+    "numbers": (5, "{key} counts {attempts} attempts; on record are {tries}, numbered {lowest} to {highest}"),
+    "early": (5, "{key} was sealed at {sealed_at_ms} and sent before, at {first_ms}"),
+    "unproven": (5, "{key} is {state}, and no attempt or person settled it"),
+    "charged_unsent": (5, "the ledger charged {quantity} for {key}, which was never sent"),
+    "uncommitted": (5, "the ledger charged {quantity} for {key}; no such push was committed"),
+    "resent": (6, "{key} was sent again (at {started_ms}), after it went in doubt (at {doubt_ms})"),
+    "no_evidence": (6, "{key} is voided without evidence"),
+    "not_voided": (6, "{key} has a void and is {state}"),
+    "void_of_nothing": (6, "revision {revision} has a void and is not there"),
+    "sent_void": (6, "{key} was sent (at {started_ms}), after it was voided (at {at_ms})"),
+    "no_halt": (7, "halted at {halted_at}: cell {cell_id} has sandboxes and no halt is due or acknowledged"),
+    "half_halted": (7, "is_halted is {is_halted}, halted_at is {halted_at}"),
+    "halted_never": (7, "cell {cell_id} acknowledged a halt of {halted_at}; the organisation was not halted then"),
+    "back": (8, "projection {projection_id} was read at {read_ms}, the one before it at {before_ms}"),
+    "older": (8, "the organisation's projection is of {projection_read_ms}, its newest one of {read_ms}"),
+    "verdict": (8, "is_halted is {is_halted}, its newest projection says {said}"),
+    "pending": (9, "{n1} MB: used and not sealable {n2} s in {n3} samples ({t1}), pending {n4} s in {n5} ({t2})"),
+    "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
+}
+"""The invariant that each is a breach of, and its words, with the row's numbers."""

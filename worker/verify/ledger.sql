@@ -1,0 +1,212 @@
+-- The ledger against pushes, rates and what was granted (invariants 2, 3 and 5).
+--
+-- Guarantee: raw tables alone, nothing shared with the worker's statements, so that one mistake cannot hide in both.
+-- Each row of an answer is a breach: it says `what` is wrong (findings.py), the organisation, window and feature, and
+-- the numbers to name.
+
+-- name: of_chosen
+-- What a statement finds of the organisations that are asked about.
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: no_window
+-- For a breach that is about no window and no feature.
+CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: push
+-- What a breach says of a push `p`.
+p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
+
+-- name: entry_window
+-- The window of an entry `e`.
+e.ts - e.ts % {window_length_ms}
+
+-- name: charged
+-- The ledger is ours, so what it charged and what we call accepted are compared both ways (2), and nothing may be
+-- charged that was not sent (5).
+SELECT CASE WHEN e.key IS NULL THEN 'not_charged' WHEN p.attempts = 0 THEN 'charged_unsent'
+        WHEN {charged_otherwise} THEN 'charged_otherwise' ELSE 'charged_in_vain' END AS what,
+    {push}, p.customer_id, e.from_account, e.to_account, e.quantity, e.ts
+FROM pushes p LEFT JOIN voids v
+    ON v.window_ms = p.window_ms AND v.org_id = p.org_id AND v.feature = p.feature AND v.revision = p.revision
+LEFT JOIN ledger_entries e ON e.key = p.key AND e.kind = 'usage'
+WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v.org_id IS NULL)
+    OR (e.key IS NOT NULL AND (p.attempts = 0 OR p.state IN ('voided', 'rejected', 'carried') OR v.org_id IS NOT NULL
+        OR {charged_otherwise})))
+
+-- name: charged_otherwise
+(e.from_account <> 'wallet:' || p.customer_id OR e.to_account <> 'revenue:' || p.feature
+    OR e.feature <> p.feature OR e.quantity <> p.sent_qty OR {entry_window} <> p.window_ms)
+
+-- name: uncommitted
+-- Pushes have no index by key, so both sides are grouped and not joined.
+SELECT 'uncommitted' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity
+FROM (
+    SELECT key FROM (
+        SELECT key, 1 AS entries, 0 AS pushes FROM ledger_entries WHERE kind = 'usage' AND key NOT LIKE 'mirror:%'
+        UNION ALL SELECT key, 0, 1 FROM pushes WHERE provider = 'embedded'
+    ) sides GROUP BY key HAVING SUM(entries) > 0 AND SUM(pushes) = 0
+) q JOIN ledger_entries e ON e.key = q.key
+LEFT JOIN {owners} w ON w.account_id = e.from_account LEFT JOIN orgs o ON o.org_id = w.org_id
+WHERE e.ts >= COALESCE(o.floor_ms, 0)
+
+-- name: mirrored
+-- What is billed where there is no hard stop is drawn from a wallet too: once while it is accepted, else not at all;
+-- each time of the push's own customer, feature, quantity and window.
+SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' WHEN i.provider IS NULL THEN 'mirrored_elsewhere'
+        WHEN {drawn_otherwise} THEN 'mirrored' ELSE 'mirrored_otherwise' END AS what,
+    p.org_id, p.window_ms, p.feature, q.mirrored AS key, p.state, p.sent_qty, p.provider, p.customer_id,
+    q.drawn AS quantity
+FROM (
+    SELECT mirrored, SUM(quantity) AS drawn, MIN(ABS(quantity)) AS least, MAX(ABS(quantity)) AS most, MIN(ts) AS first,
+        MAX(ts) AS last, MIN(from_account) AS wallet, MAX(from_account) AS other_wallet, MIN(to_account) AS revenue,
+        MAX(to_account) AS other_revenue, MIN(feature) AS feature, MAX(feature) AS other_feature
+    FROM {drawn} d GROUP BY mirrored
+) q LEFT JOIN pushes p ON p.key = q.mirrored LEFT JOIN {in_ledger_ever} i ON i.provider = p.provider
+WHERE p.org_id IS NULL OR i.provider IS NULL OR {drawn_otherwise}
+    OR q.least <> ABS(p.sent_qty) OR q.most <> ABS(p.sent_qty) OR q.first <> p.window_ms OR q.last <> p.window_ms
+    OR q.wallet <> 'wallet:' || p.customer_id OR q.other_wallet <> q.wallet
+    OR q.revenue <> 'revenue:' || p.feature OR q.other_revenue <> q.revenue
+    OR q.feature <> p.feature OR q.other_feature <> q.feature
+
+-- name: drawn_otherwise
+q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
+
+-- name: drawn
+-- What was given back ends in `:back`, and what was drawn anew in `:redrawn`, once each time. A feature may be called
+-- so too: what follows the window is its name. A control character, which ids do not hold, stands for `:redrawn` while
+-- those at the end are cut.
+(SELECT CASE WHEN cut LIKE '%:' || ts THEN cut || ':redrawn' ELSE cut END AS mirrored, e.*
+    FROM (SELECT REPLACE(RTRIM(REPLACE({forward}, ':redrawn', {control}), {control}), {control}, ':redrawn') AS cut, f.*
+        FROM ledger_entries f WHERE kind = 'usage' AND key LIKE 'mirror:%') e)
+
+-- name: forward
+CASE WHEN key LIKE '%:back' AND key NOT LIKE '%:' || ts || ':back' THEN SUBSTR(key, 8, LENGTH(key) - 12)
+    ELSE SUBSTR(key, 8) END
+
+-- name: control [postgresql]
+CHR(31)
+
+-- name: control [sqlite]
+CHAR(31)
+
+-- name: undrawn
+-- Who had a wallet a day before a push was accepted, and its feature a rate, was drawn on for it: two hosts' clocks do
+-- not differ by that. Before its feature had a rate, and for more than an entry may hold, nothing is drawn.
+SELECT 'undrawn' AS what, {push}, p.customer_id
+FROM pushes p JOIN {in_ledger_ever} i ON i.provider = p.provider
+JOIN (SELECT to_account, MIN(at_ms) AS at_ms FROM ledger_entries WHERE kind = 'grant' GROUP BY to_account) g
+    ON g.to_account = 'wallet:' || p.customer_id
+LEFT JOIN ledger_entries e ON e.key = 'mirror:' || p.key
+WHERE p.state = 'accepted' AND p.sent_qty <> 0 AND e.key IS NULL AND g.at_ms < p.settled_ms - 86400000
+    AND EXISTS (SELECT 1 FROM ledger_rates r WHERE r.feature = p.feature AND r.start_ms <= p.window_ms
+        AND r.at_ms < p.settled_ms - 86400000)
+    AND NOT EXISTS (SELECT 1 FROM ledger_rates r WHERE r.feature = p.feature AND r.start_ms <= p.window_ms
+        AND (CAST(ABS(p.sent_qty) / r.per_quantity AS NUMERIC) + 1) * r.micro_credits > 1000000000000000)
+
+-- name: given_back
+-- What is given back is what was drawn, whatever the rate card says by then.
+SELECT 'given_back' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.amount_micro,
+    d.amount_micro AS drawn
+FROM ledger_entries e LEFT JOIN ledger_entries d ON d.key = SUBSTR(e.key, 1, LENGTH(e.key) - 5)
+LEFT JOIN {owners} w ON w.account_id = e.from_account
+WHERE e.kind = 'usage' AND e.key LIKE 'mirror:%:back' AND e.key NOT LIKE '%:' || e.ts || ':back'
+    AND (d.key IS NULL OR d.amount_micro <> -e.amount_micro)
+
+-- name: in_ledger
+-- Providers whose customers' balances lie in the ledger beside its own, by the terms in force.
+SELECT provider FROM provider_states WHERE terms LIKE '%balance_in_ledger__ true%'
+
+-- name: in_ledger_ever
+-- Where balances lie in the ledger, by the terms in force and by those that a person changed.
+({in_ledger} UNION SELECT target FROM operator_actions
+    WHERE action = 'provider_accept' AND details LIKE '%balance_in_ledger___ true%')
+
+-- name: owners
+-- Whose wallet it is.
+(SELECT 'wallet:' || customer_id AS account_id, MAX(org_id) AS org_id FROM assignments
+    WHERE customer_id <> '' AND (provider = 'embedded' OR provider IN {in_ledger_ever}) GROUP BY 1)
+
+-- name: shared
+-- A customer is one organisation's at a time; and so is a wallet, which is the same for all who keep balances here.
+WITH here AS (SELECT 'embedded' AS provider UNION {in_ledger}),
+taken AS (SELECT a.*, CASE WHEN h.provider IS NULL THEN a.provider ELSE 'a wallet' END AS place
+    FROM assignments a LEFT JOIN here h ON h.provider = a.provider
+    WHERE a.customer_id <> '' AND a.provider NOT IN {unbilled})
+SELECT CASE WHEN c.provider = a.provider THEN 'shared' ELSE 'shared_wallet' END AS what, a.org_id, {no_window},
+    a.provider, a.customer_id, c.org_id AS other, c.provider AS elsewhere
+FROM taken a JOIN taken c ON c.customer_id = a.customer_id AND c.place = a.place
+WHERE c.org_id <> a.org_id AND (c.end_ms IS NULL OR a.start_ms < c.end_ms)
+    AND (a.end_ms IS NULL OR c.start_ms < a.end_ms)
+
+-- name: balance
+SELECT 'balance' AS what, w.org_id, {no_window}, q.account_id, q.kept, q.lines FROM (
+    SELECT account_id, SUM(kept) AS kept, {sum_of_lines} AS lines FROM (
+        SELECT account_id, balance_micro AS kept, 0 AS line FROM ledger_accounts
+        UNION ALL SELECT from_account, 0, -amount_micro FROM ledger_entries
+        UNION ALL SELECT to_account, 0, amount_micro FROM ledger_entries
+    ) sides GROUP BY account_id
+) q LEFT JOIN {owners} w ON w.account_id = q.account_id WHERE q.kept <> q.lines
+
+-- name: sum_of_lines [postgresql]
+SUM(line)
+
+-- name: sum_of_lines [sqlite]
+-- SQLite's SUM fails where it overflows, as one bad organisation's may; parts of a sum do not.
+(SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
+
+-- name: books
+SELECT 'books' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.kept
+FROM (SELECT {sum_of_balances} AS kept FROM ledger_accounts) q WHERE q.kept <> 0
+
+-- name: sum_of_balances [postgresql]
+SUM(balance_micro)
+
+-- name: sum_of_balances [sqlite]
+(SUM(balance_micro / 1000000) * 1000000 + SUM(balance_micro % 1000000))
+
+-- name: priced
+-- Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature
+-- that had begun by then. A rate may be set for a time that is over, so that which of them was known is not claimed.
+SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
+FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.from_account
+WHERE e.kind = 'usage' AND NOT EXISTS (
+    SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts
+        AND (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
+        AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}
+        AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1))
+
+-- name: beyond_whole
+-- What the amount is beyond the price of the whole quantities. ABS(q) = n * per + rest: products stay small.
+(ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)
+
+-- name: price_of_rest
+-- Twice the price of what is left, and a half more, in parts of `per_quantity`.
+(2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
+
+-- name: granted
+-- Credit that was given is what the record of actions says, to whom it says; and none was given beside it.
+SELECT 'granted' AS what, w.org_id, {no_window}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account,
+    e.from_account
+FROM (SELECT {said_key} AS key, CAST({said_amount} AS BIGINT) AS said, 'wallet:' || x.target AS account
+    FROM operator_actions x WHERE x.action = 'ledger_grant') q
+LEFT JOIN ledger_entries e ON e.key = q.key AND e.kind = 'grant' LEFT JOIN {owners} w ON w.account_id = q.account
+WHERE e.key IS NULL OR e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <> 'source:grants'
+
+-- name: ungranted
+SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
+FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.to_account
+WHERE e.kind = 'grant' AND e.key NOT IN (
+    SELECT {said_key} FROM operator_actions x WHERE x.action = 'ledger_grant' AND {said_key} IS NOT NULL)
+
+-- name: said_key [postgresql]
+-- What a person's action `x` says.
+(CAST(x.details AS json) ->> 'key')
+
+-- name: said_key [sqlite]
+json_extract(x.details, '$.key')
+
+-- name: said_amount [postgresql]
+(CAST(x.details AS json) ->> 'amount_micro')
+
+-- name: said_amount [sqlite]
+json_extract(x.details, '$.amount_micro')

@@ -1,0 +1,193 @@
+-- Pushes against their attempts, voids, carries and assignments (invariants 2, 3, 5 and 6).
+--
+-- Guarantee: raw tables alone, nothing shared with the worker's statements, so that one mistake cannot hide in both.
+-- Each row of an answer is a breach: it says `what` is wrong (findings.py), the organisation, window and feature, and
+-- the numbers to name.
+
+-- name: of_chosen
+-- What a statement finds of the organisations that are asked about.
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: no_window
+-- For a breach that is about no window and no feature.
+CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: push
+-- What a breach says of a push `p`.
+p.org_id, p.window_ms, p.feature, p.key, p.state, p.sent_qty
+
+-- name: void
+-- The void of a push `p`, where it has one.
+LEFT JOIN voids v ON {void_of_push}
+
+-- name: void_of_push
+v.window_ms = p.window_ms AND v.org_id = p.org_id AND v.feature = p.feature AND v.revision = p.revision
+
+-- name: attempt_of_push
+t.window_ms = p.window_ms AND t.org_id = p.org_id AND t.feature = p.feature AND t.revision = p.revision
+
+-- name: adoption_of_push
+a.window_ms = p.window_ms AND a.org_id = p.org_id AND a.feature = p.feature AND a.revision = p.revision
+
+-- name: assigned
+-- The assignment in force in the window of a push `p`.
+a.start_ms <= p.window_ms AND (a.end_ms IS NULL OR p.window_ms < a.end_ms)
+
+-- name: by_person
+-- What a person settled is on record under the push's key.
+EXISTS (SELECT 1 FROM operator_actions x WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry'))
+
+-- name: carry
+-- Invariant 2. Rule S10, over the pushes that stand.
+SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
+    SELECT org_id, provider, customer_id, feature, {sums}, SUM(carry) AS carry
+    FROM (
+        SELECT p.org_id, p.provider, p.customer_id, p.feature, p.sealed_qty AS sealed, p.sent_qty AS sent, 0 AS carry
+        FROM pushes p {void} WHERE v.org_id IS NULL
+        UNION ALL SELECT org_id, provider, customer_id, feature, 0, 0, carry_qty FROM carries
+    ) sides GROUP BY org_id, provider, customer_id, feature
+) q WHERE q.sealed <> q.sent + q.carry
+
+-- name: sums [postgresql]
+SUM(sealed) AS sealed, SUM(sent) AS sent
+
+-- name: sums [sqlite]
+-- SQLite's SUM fails where it overflows, as one bad organisation's may; parts of a sum do not.
+(SUM(sealed / 1000000) * 1000000 + SUM(sealed % 1000000)) AS sealed,
+(SUM(sent / 1000000) * 1000000 + SUM(sent % 1000000)) AS sent
+
+-- name: state
+SELECT 'state' AS what, {push} FROM pushes p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
+        AND NOT (p.state = 'queued' AND p.attempts = 0
+            AND EXISTS (SELECT 1 FROM losses l WHERE p.window_ms < l.until_ms)))
+    OR (p.state = 'shadow' AND p.attempts > 0)
+
+-- name: shadow
+-- Only what lies before a provider went live is sealed and never sent.
+SELECT 'shadow' AS what, {push}, s.live_from_ms
+FROM pushes p LEFT JOIN provider_states s ON s.provider = p.provider
+WHERE p.state = 'shadow' AND (s.live_from_ms IS NULL OR p.window_ms >= s.live_from_ms)
+
+-- name: key
+SELECT 'key' AS what, q.* FROM (
+    SELECT {push}, 'usage:' || p.org_id || ':' || p.window_ms || ':' || p.feature
+        || CASE WHEN p.revision > 0 THEN ':r' || p.revision ELSE '' END AS wanted
+    FROM pushes p
+) q WHERE q.key <> q.wanted
+
+-- name: twice
+SELECT 'twice' AS what, MIN(org_id) AS org_id, MIN(window_ms) AS window_ms, MIN(feature) AS feature, key,
+    COUNT(*) AS pushes
+FROM pushes WHERE state = 'accepted' GROUP BY key HAVING COUNT(*) > 1
+
+-- name: revisions
+SELECT 'revisions' AS what, org_id, window_ms, feature, COUNT(*) AS pushes, MAX(revision) AS highest
+FROM pushes GROUP BY window_ms, org_id, feature HAVING MIN(revision) <> 0 OR MAX(revision) <> COUNT(*) - 1
+
+-- name: adopted
+SELECT 'adopted' AS what, a.org_id, a.window_ms, a.feature, p.key, p.state, p.attempts
+FROM adoptions a LEFT JOIN pushes p ON {adoption_of_push} LEFT JOIN orgs o ON o.org_id = a.org_id
+WHERE (p.org_id IS NULL AND a.window_ms >= COALESCE(o.floor_ms, 0))
+    OR p.attempts <> 0 OR p.state NOT IN ('accepted', 'rejected', 'voided') OR TRIM(a.evidence) = ''
+
+-- name: biller
+-- Invariant 3. A push's biller is the one assigned to its window, whatever became of the push.
+SELECT 'biller' AS what, {push}, p.provider, p.customer_id, COALESCE((
+    SELECT MAX(a.provider || ' as ' || a.customer_id) FROM assignments a WHERE a.org_id = p.org_id
+        AND {assigned}), 'nobody') AS assigned
+FROM pushes p WHERE NOT EXISTS (
+    SELECT 1 FROM assignments a WHERE a.org_id = p.org_id AND a.provider = p.provider
+        AND a.customer_id = p.customer_id AND a.provider NOT IN {unbilled} AND {assigned})
+
+-- name: assignments
+SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice' END AS what, q.*, {no_window} FROM (
+    SELECT org_id, start_ms, end_ms, LEAD(start_ms) OVER (PARTITION BY org_id ORDER BY start_ms) AS next_ms
+    FROM assignments
+) q WHERE q.next_ms IS NOT NULL AND (q.end_ms IS NULL OR q.end_ms <> q.next_ms)
+
+-- name: unsaid
+-- Who bills is what the record of actions said last. A tick assigns newcomers by itself (`--new-org-provider`), under
+-- their own id, or without one.
+SELECT 'unsaid' AS what, a.org_id, {no_window}, a.start_ms, a.provider, a.customer_id, q.provider AS said, q.customer
+FROM assignments a LEFT JOIN (
+    SELECT x.action, x.target, CAST({said_start} AS BIGINT) AS start_ms, {said_provider} AS provider,
+        {said_customer} AS customer, ROW_NUMBER() OVER (
+            PARTITION BY x.target, CAST({said_start} AS BIGINT) ORDER BY x.action_id DESC) AS back
+    FROM operator_actions x WHERE x.action IN ('org_assign', 'org_customer', 'org_assign_cancel')
+) q ON q.target = a.org_id AND q.start_ms = a.start_ms AND q.back = 1 AND q.action <> 'org_assign_cancel'
+WHERE (q.target IS NULL AND NOT (a.actor = 'drawdown' AND a.customer_id IN ('', a.org_id)))
+    OR a.provider <> q.provider OR a.customer_id <> q.customer
+
+-- name: said_start [postgresql]
+-- What a person's action `x` says.
+(CAST(x.details AS json) ->> 'start_ms')
+
+-- name: said_start [sqlite]
+json_extract(x.details, '$.start_ms')
+
+-- name: said_provider [postgresql]
+(CAST(x.details AS json) ->> 'provider')
+
+-- name: said_provider [sqlite]
+json_extract(x.details, '$.provider')
+
+-- name: said_customer [postgresql]
+(CAST(x.details AS json) ->> 'customer')
+
+-- name: said_customer [sqlite]
+json_extract(x.details, '$.customer')
+
+-- name: attempt
+-- Invariant 5. Attempts are on record before a byte leaves, for pushes that were committed before.
+SELECT CASE WHEN p.org_id IS NULL THEN 'no_push' WHEN t.sent_qty <> p.sent_qty THEN 'other_bytes'
+        ELSE 'sent_carried' END AS what,
+    t.org_id, t.window_ms, t.feature, t.attempt, t.sent_qty AS sent, p.sent_qty
+FROM attempts t LEFT JOIN pushes p ON {attempt_of_push} LEFT JOIN orgs o ON o.org_id = t.org_id
+WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
+
+-- name: attempts
+-- The first attempt's time is compared alone, and where no lookup made the push due: a claim waits until its push is
+-- due, and the seal made it due by its own clock, so no two clocks are compared. Later attempts may follow one that was
+-- set back. A minute is no breach.
+-- What was queued, not answered, or whose sender died is accepted by a lookup only, and none of its attempts shows it.
+-- What may have been sent in a history that was lost is looked up first, and may be in doubt without an attempt (R1).
+SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
+        WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
+    {push}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
+FROM pushes p LEFT JOIN (
+    SELECT window_ms, org_id, feature, revision, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest,
+        MIN(CASE WHEN attempt = 1 THEN started_ms END) AS first_ms,
+        MAX(CASE WHEN outcome IN ('accepted', 'duplicate') THEN 1 ELSE 0 END) AS proven
+    FROM attempts GROUP BY window_ms, org_id, feature, revision
+) t ON {attempt_of_push}
+WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries
+    OR ((p.lookups = 0 AND (t.first_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0))
+        OR (p.lookups = 0 AND p.state IN ('rejected', 'in_doubt') AND t.tries IS NULL
+            AND p.last_error NOT LIKE 'not sent:%'))
+        AND NOT {by_person} AND NOT EXISTS (SELECT 1 FROM adoptions a WHERE {adoption_of_push}))
+
+-- name: resent
+-- Invariant 6, by the order of what was written, never by two clocks: an answer and a void say how many attempts there
+-- were by then. A first attempt that met a key known already put its push in doubt (rule R1). One whose claim had
+-- passed on by then did not: there were two attempts when its answer was written.
+SELECT 'resent' AS what, {push}, t.finished_ms AS doubt_ms, n.started_ms
+FROM attempts t JOIN attempts n ON n.window_ms = t.window_ms AND n.org_id = t.org_id AND n.feature = t.feature
+    AND n.revision = t.revision AND n.attempt = 2
+JOIN pushes p ON {attempt_of_push}
+WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND t.attempts_then = 1 AND p.lookups = 0 AND NOT {by_person}
+
+-- name: no_evidence
+SELECT 'no_evidence' AS what, {push} FROM pushes p {void}
+WHERE (p.state = 'voided' AND v.org_id IS NULL) OR TRIM(v.evidence) = ''
+
+-- name: void_of_nothing
+SELECT CASE WHEN p.org_id IS NULL THEN 'void_of_nothing' ELSE 'not_voided' END AS what, v.org_id, v.window_ms,
+    v.feature, v.revision, p.key, p.state
+FROM voids v LEFT JOIN pushes p ON {void_of_push} LEFT JOIN orgs o ON o.org_id = v.org_id
+WHERE p.state <> 'voided' OR (p.org_id IS NULL AND v.window_ms >= COALESCE(o.floor_ms, 0))
+
+-- name: sent_void
+SELECT 'sent_void' AS what, {push}, v.at_ms, t.started_ms
+FROM voids v JOIN attempts t ON t.window_ms = v.window_ms AND t.org_id = v.org_id AND t.feature = v.feature
+    AND t.revision = v.revision AND t.attempt > v.attempts_then
+JOIN pushes p ON {void_of_push}

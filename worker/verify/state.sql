@@ -1,0 +1,179 @@
+-- Marks, floors, halts and verdicts (invariants 4, 7 and 8), and what was checked.
+--
+-- Guarantee: raw tables alone, nothing shared with the worker's statements, so that one mistake cannot hide in both.
+-- Each row of an answer is a breach: it says `what` is wrong (findings.py), the organisation, window and feature, and
+-- the numbers to name.
+
+-- name: of_chosen
+-- What a statement finds of the organisations that are asked about.
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
+
+-- name: chosen
+(SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: no_window
+-- For a breach that is about no window and no feature.
+CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: placed
+-- The organisation and the bucket of `p`.
+JOIN orgs o ON o.org_id = p.org_id JOIN buckets b ON b.id = o.bucket
+
+-- name: reached
+COALESCE(o.held_watermark_ms, b.watermark_ms)
+
+-- name: above
+-- Invariant 4. Whatever was sealed or found pending lies below the watermark, which only grows.
+SELECT 'above' AS what, p.org_id, p.window_ms, p.feature, p.key, {reached} AS watermark_ms
+FROM pushes p {placed} WHERE p.window_ms >= {reached}
+
+-- name: pending_above
+SELECT 'pending_above' AS what, p.org_id, p.window_ms, CAST(NULL AS TEXT) AS feature, p.memory_mb,
+    {reached} AS watermark_ms
+FROM pending_usage p {placed} WHERE p.window_ms >= {reached}
+
+-- name: floor
+SELECT 'floor' AS what, o.org_id, {no_window}, o.floor_ms, {reached} AS watermark_ms
+FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE o.floor_ms > {reached}
+
+-- name: floored
+-- Only pruning raises floors, and says how far: a floor beyond that closed windows whose samples may be gone unbilled.
+SELECT 'floored' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM orgs p CROSS JOIN (
+    SELECT MAX(CAST({said_before} AS BIGINT)) AS pruned_ms FROM operator_actions a WHERE a.action = 'sample_prune'
+) q WHERE p.floor_ms > COALESCE(q.pruned_ms, 0)
+
+-- name: said_before [postgresql]
+-- What a person's action `a` says.
+(CAST(a.details AS json) ->> 'before_ms')
+
+-- name: said_before [sqlite]
+json_extract(a.details, '$.before_ms')
+
+-- name: refloored
+SELECT 'refloored' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
+    q.sample_id, o.floor_ms
+FROM late_quarantine q CROSS JOIN usage_samples s JOIN orgs o ON o.org_id = s.org_id
+WHERE s.id = q.sample_id AND s.ts >= o.floor_ms
+
+-- name: marks
+-- Seals say how far marks had come; within an epoch (a recorded `recover` starts another) they are never behind that.
+FROM (
+    SELECT b.id, b.watermark_ms, b.cursor, MAX(s.horizon_ms) AS horizon_ms, MAX(s.cursor) AS reached
+    FROM buckets b JOIN (
+        SELECT bucket_lo, bucket_hi, epoch, MAX(horizon_ms) AS horizon_ms, MAX(cursor) AS cursor
+        FROM seals GROUP BY bucket_lo, bucket_hi, epoch
+    ) s ON b.id BETWEEN s.bucket_lo AND s.bucket_hi AND s.epoch = b.epoch
+    GROUP BY b.id, b.watermark_ms, b.cursor
+) m LEFT JOIN orgs o ON o.bucket = m.id
+
+-- name: watermark
+SELECT 'watermark' AS what, o.org_id, {no_window}, m.id AS bucket, m.horizon_ms AS had, m.watermark_ms AS has
+{marks} WHERE m.horizon_ms > m.watermark_ms
+
+-- name: ahead
+-- Nothing but a seal moves a watermark: replays and sweeps write theirs with horizon 0, and a `recover` keeps it.
+SELECT 'ahead' AS what, o.org_id, {no_window}, m.id AS bucket, m.reached AS had, m.watermark_ms AS has
+FROM (
+    SELECT b.id, b.watermark_ms, MAX(s.horizon_ms) AS reached FROM buckets b LEFT JOIN (
+        SELECT bucket_lo, bucket_hi, MAX(horizon_ms) AS horizon_ms FROM seals GROUP BY bucket_lo, bucket_hi
+    ) s ON b.id BETWEEN s.bucket_lo AND s.bucket_hi GROUP BY b.id, b.watermark_ms
+) m LEFT JOIN orgs o ON o.bucket = m.id WHERE m.watermark_ms > COALESCE(m.reached, 0)
+
+-- name: cursor
+SELECT 'cursor' AS what, o.org_id, {no_window}, m.id AS bucket, m.reached AS had, m.cursor AS has
+{marks} WHERE m.reached > m.cursor
+
+-- name: cursor_order
+SELECT 'cursor_order' AS what, o.org_id, {no_window}, q.seal_id, q.bucket_lo, q.bucket_hi, q.before AS had,
+    q.cursor AS has
+FROM (
+    SELECT seal_id, bucket_lo, bucket_hi, cursor,
+        LAG(cursor) OVER (PARTITION BY bucket_lo, bucket_hi, epoch ORDER BY seal_id) AS before
+    FROM seals
+) q LEFT JOIN orgs o ON o.bucket BETWEEN q.bucket_lo AND q.bucket_hi WHERE q.cursor < q.before
+
+-- name: beyond
+SELECT 'beyond' AS what, o.org_id, {no_window}, b.id AS bucket, b.cursor AS has, n.newest
+FROM buckets b CROSS JOIN (SELECT {newest} AS newest) n LEFT JOIN orgs o ON o.bucket = b.id WHERE b.cursor > n.newest
+
+-- name: newest [postgresql]
+-- How far the database's own counter of arrivals has come.
+pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+
+-- name: newest [sqlite]
+COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'usage_samples'), 0) + 1
+
+-- name: no_halt
+-- Invariant 7. Wherever a halted organisation has sandboxes, its cell was told or is to be told.
+SELECT DISTINCT 'no_halt' AS what, o.org_id, {no_window}, s.cell_id, o.halted_at
+FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
+LEFT JOIN halts h ON h.org_id = s.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at
+WHERE o.is_halted AND (h.org_id IS NULL OR (h.due_at_ms IS NULL AND h.acked_at_ms IS NULL))
+
+-- name: half_halted
+SELECT 'half_halted' AS what, o.org_id, {no_window}, o.is_halted, o.halted_at FROM orgs o
+WHERE o.is_halted <> (o.halted_at IS NOT NULL)
+
+-- name: halted_never
+-- Provable where projections tell what the organisation was before that moment, and none made it halted then.
+SELECT 'halted_never' AS what, h.org_id, {no_window}, h.cell_id, h.halted_at
+FROM halts h JOIN (
+    SELECT x.org_id, x.cell_id, x.halted_at, MAX(j.projection_id) AS projection_id
+    FROM halts x JOIN projections j ON j.org_id = x.org_id AND j.at_ms <= x.halted_at
+    GROUP BY x.org_id, x.cell_id, x.halted_at
+) q ON q.org_id = h.org_id AND q.cell_id = h.cell_id AND q.halted_at = h.halted_at
+JOIN projections j ON j.projection_id = q.projection_id
+WHERE h.acked_at_ms IS NOT NULL AND NOT j.is_halted AND NOT EXISTS (
+    SELECT 1 FROM projections e WHERE e.org_id = h.org_id AND e.at_ms = h.halted_at AND e.is_halted)
+
+-- name: back
+-- Invariant 8. An older read never overwrites a newer one.
+SELECT 'back' AS what, q.org_id, {no_window}, q.projection_id, q.read_ms, q.before_ms FROM (
+    SELECT org_id, projection_id, read_ms,
+        LAG(read_ms) OVER (PARTITION BY org_id ORDER BY projection_id) AS before_ms
+    FROM projections
+) q WHERE q.read_ms < q.before_ms
+
+-- name: verdict
+SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict' ELSE 'older' END AS what, o.org_id, {no_window}, o.is_halted,
+    j.is_halted AS said, o.projection_read_ms, j.read_ms
+FROM orgs o JOIN (SELECT org_id, MAX(projection_id) AS projection_id FROM projections GROUP BY org_id) q
+    ON q.org_id = o.org_id JOIN projections j ON j.projection_id = q.projection_id
+WHERE j.is_halted <> o.is_halted OR o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms
+
+-- name: pushes
+SELECT COUNT(*) FROM pushes WHERE {which}
+
+-- name: attempts
+SELECT COUNT(*) FROM attempts WHERE {which}
+
+-- name: entries
+SELECT COUNT(*) FROM ledger_entries
+
+-- name: actions
+SELECT COUNT(*) FROM operator_actions
+
+-- name: projections
+SELECT COUNT(*) FROM projections WHERE {which}
+
+-- name: dirty_windows
+SELECT COUNT(*) FROM dirty_windows WHERE {which}
+
+-- name: stopped_orgs
+SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND {which}
+
+-- name: which
+-- Of those that are asked about.
+org_id IN {chosen}
+
+-- name: every_org
+-- Instead of `which`, where all are asked about.
+1 = 1
+
+-- name: snapshot [postgresql]
+-- One moment for all statements. Answers are fetched in parts, and planned as if read to the end, which they are.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
+SET LOCAL cursor_tuple_fraction = 1
+
+-- name: snapshot [sqlite]
+-- A transaction has one by itself.

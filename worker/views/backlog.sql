@@ -1,0 +1,37 @@
+-- What is left, counted.
+
+-- name: in_shard
+-- Looked up for each row that is left, so that a tick with nothing left does not read all organisations.
+EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi)
+
+-- name: askable
+-- Whether there is a provider to ask about organisation `o`: of others, an ask that is due is never answered.
+EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.start_ms <= :now_ms
+    AND a.provider NOT IN {unbilled} AND a.customer_id <> '')
+
+-- name: open_pushes
+SELECT state, COUNT(*) AS pushes FROM pushes left_over WHERE state IN {open_states} AND {in_shard} GROUP BY state
+
+-- name: pending_seconds
+-- Of 0 s there is nothing to wait for.
+SELECT reason, SUM(seconds) AS seconds FROM pending_usage left_over WHERE seconds <> 0 AND {in_shard} GROUP BY reason
+
+-- name: dirty_windows
+SELECT COUNT(*) FROM dirty_windows left_over WHERE {in_shard}
+
+-- name: halts_due
+SELECT COUNT(*) FROM halts left_over WHERE due_at_ms IS NOT NULL AND {in_shard}
+
+-- name: projections_due
+SELECT COUNT(*) FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi AND {askable}
+
+-- name: projections_overdue
+-- Of all shards, with the moment since when.
+SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs o
+WHERE projection_due_ms <= :now_ms AND {askable}
+
+-- name: stopped_orgs
+SELECT COUNT(*) FROM orgs WHERE stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi
+
+-- name: dated_ahead
+SELECT COUNT(*) FROM usage_samples WHERE ts > :ahead_ms AND problem IS NULL

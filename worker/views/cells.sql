@@ -1,0 +1,11 @@
+-- Cells, as people look at them.
+
+-- name: list
+SELECT c.cell_id, c.url,
+    (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = c.cell_id AND s.state = 'running') AS running,
+    (SELECT COUNT(*) FROM halts h WHERE h.cell_id = c.cell_id AND h.due_at_ms IS NOT NULL) AS halts_due
+FROM cells c ORDER BY c.cell_id
+
+-- name: without_url
+SELECT DISTINCT cell_id FROM sandboxes
+WHERE state <> 'stopped' AND cell_id NOT IN (SELECT cell_id FROM cells) ORDER BY 1

@@ -1,0 +1,179 @@
+"""How things stand, as `status` reads it and the headline judges it. Pure.
+
+Guarantee: each field is one fact, by the name it has in `--json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drawdown.worker.verdict.watch_state import UnreadOrgs
+from drawdown.worker.views.backlog import Backlog
+from drawdown.worker.views.long_open import LongOpen
+from drawdown.worker.views.waiting import Waiting
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Since when a provider is paused, and why."""
+
+    since_ms: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PendingUsage:
+    """Usage that is billed by nobody yet, for one reason."""
+
+    reason: str
+    seconds: int
+    orgs: int
+    since_ms: int
+
+
+@dataclass(frozen=True)
+class HaltsDue:
+    """Halts that no cell acknowledged: how many, since when, and an error that one met."""
+
+    due: int
+    since_ms: int | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class UnheededHalt:
+    """A halt that a cell acknowledged and did not obey; `said` in words."""
+
+    cell_id: str
+    org_id: str
+    times: int
+    since_ms: int
+    said: str
+
+
+@dataclass(frozen=True)
+class Differing:
+    """Days of organisations on which a provider charged less or more than we call accepted."""
+
+    provider: str
+    verdict: str
+    days: int
+    since_ms: int
+    compared_ms: int
+
+
+@dataclass(frozen=True)
+class ToldBalance:
+    """By how much a balance differs from what was pushed, as a person was told and has not acknowledged."""
+
+    provider: str
+    customer_id: str
+    feature: str
+    org_id: str
+    told_qty: int
+    told_ms: int
+
+
+@dataclass(frozen=True)
+class StoppedOrg:
+    """An organisation that is sealed no more until a person mends it."""
+
+    org_id: str
+    stopped_at_ms: int
+    stopped_reason: str | None
+
+
+@dataclass(frozen=True)
+class HaltedOrg:
+    """One of those that were halted last."""
+
+    org_id: str
+    halt_reason: str | None
+    halted_at: int
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why this database is taken to have lost history (R1)."""
+
+    doubted_ms: int
+    doubted_reason: str
+
+
+@dataclass(frozen=True)
+class OpenReplay:
+    """A replay that has not come to its end."""
+
+    replay_id: int
+    scope: str
+    from_ms: int
+    to_ms: int
+    next_ms: int
+    pushes: int
+    actor: str
+    started_ms: int
+    lease_ms: int
+
+
+@dataclass(frozen=True)
+class LastTick:
+    """The tick that ended last; `another_began_ms`: one that began after it and has not ended."""
+
+    tick_id: int
+    worker: str
+    bucket_lo: int
+    bucket_hi: int
+    started_ms: int
+    finished_ms: int
+    exit_status: int
+    clock_trusted: bool
+    took_ms: int
+    another_began_ms: int | None
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is behind, why, since when, how much it is worth, and when it will be drained."""
+
+    orgs: int
+    halted: int
+    unassigned: int
+    watermark_ms: int
+    """How far the bucket furthest behind is sealed; 0: none is."""
+    at_ms: int
+    left: Backlog
+    providers: list[Waiting]
+    paused: dict[str, Pause]
+    pending: list[PendingUsage]
+    halts: HaltsDue
+    watch_ms: int | None
+    """When a watch last went round; None: never."""
+    unread: list[UnreadOrgs]
+    unheeded: list[UnheededHalt]
+    differing: list[Differing]
+    balances: list[ToldBalance]
+    stopped: list[StoppedOrg]
+    halted_orgs: list[HaltedOrg]
+    doubted: Doubt | None
+    replays: list[OpenReplay]
+    open_transaction: LongOpen | None
+    last_tick: LastTick | None
+    needs_person: bool
+
+
+@dataclass(frozen=True)
+class Headline:
+    """`verdict`: settled, behind or person_needed; the most important reason; and what to do next."""
+
+    verdict: str
+    reason: str
+    next: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """The verdict, and what it rests on."""
+
+    standing: Standing
+    headline: Headline

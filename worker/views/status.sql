@@ -1,0 +1,62 @@
+-- How things stand: for everything, or for one organisation.
+
+-- name: orgs
+SELECT COUNT(*) FROM orgs
+
+-- name: halted
+SELECT COUNT(*) FROM orgs WHERE is_halted
+
+-- name: unassigned
+SELECT COUNT(*) FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
+
+-- name: watermark_ms
+SELECT MIN(watermark_ms) FROM buckets
+
+-- name: last_tick
+SELECT tick_id, worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report FROM ticks
+WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
+
+-- name: running_tick
+SELECT MAX(started_ms) FROM ticks WHERE finished_ms IS NULL AND tick_id > :last_tick_id AND started_ms > :since_ms
+
+-- name: pending
+SELECT reason, SUM(seconds) AS seconds, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage
+WHERE seconds <> 0 GROUP BY reason ORDER BY reason
+
+-- name: halts
+SELECT COUNT(*) AS due, MIN(halted_at) AS since_ms, MAX(last_error) AS error FROM halts WHERE due_at_ms IS NOT NULL
+
+-- name: differing
+SELECT provider, verdict, COUNT(*) AS days, MIN(day_ms) AS since_ms, MAX(at_ms) AS compared_ms FROM reconciliations
+WHERE verdict IN ('short', 'over') GROUP BY provider, verdict ORDER BY provider, verdict
+
+-- name: halted_orgs
+SELECT org_id, halt_reason, halted_at FROM orgs WHERE is_halted ORDER BY halted_at DESC, org_id LIMIT 3
+
+-- name: stopped
+SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY org_id LIMIT 20
+
+-- name: doubted
+SELECT doubted_ms, doubted_reason FROM incarnation WHERE doubted_ms IS NOT NULL
+
+-- name: replays
+SELECT replay_id, scope, from_ms, to_ms, next_ms, pushes, actor, started_ms, lease_ms FROM replays
+WHERE finished_ms IS NULL AND lease_ms > :since_ms ORDER BY replay_id
+
+-- name: org_pending
+SELECT reason, memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples, MIN(window_ms) AS since_ms
+FROM pending_usage WHERE org_id = :org_id AND seconds <> 0 GROUP BY reason, memory_mb ORDER BY reason, memory_mb
+
+-- name: org_pushes
+SELECT state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes
+WHERE org_id = :org_id GROUP BY state, provider, feature ORDER BY feature, provider, state
+
+-- name: org_halts
+SELECT cell_id, halted_at, due_at_ms, acked_at_ms, attempts, last_error FROM halts WHERE org_id = :org_id
+
+-- name: org_assignments
+SELECT start_ms, end_ms, provider, customer_id, actor, reason FROM assignments WHERE org_id = :org_id ORDER BY start_ms
+
+-- name: org_watermark
+SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket
+WHERE o.org_id = :org_id

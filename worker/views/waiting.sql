@@ -1,0 +1,24 @@
+-- What waits at each provider.
+
+-- name: open
+-- By the index on what is open. Of a feature's rates, the one in force at the window counts.
+SELECT p.provider, p.state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
+        WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS rated_ms,
+    COUNT(*) AS pushes, SUM(p.sent_qty) AS quantity,
+    COUNT(CASE WHEN p.attempts > 0 THEN 1 END) AS tried, MIN(p.sealed_at_ms) AS oldest_ms, MIN(p.window_ms) AS window_ms
+FROM pushes p WHERE p.state IN {open_states} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+
+-- name: errors
+-- What a person is needed for comes first.
+SELECT p.provider, CASE p.state WHEN 'in_doubt' THEN 1 WHEN 'rejected' THEN 2 ELSE 3 END AS rank,
+    SUBSTR(p.last_error, 1, 160) AS error, COUNT(*) AS pushes FROM pushes p
+WHERE p.state IN {open_states} AND p.last_error IS NOT NULL
+GROUP BY 1, 2, 3 ORDER BY 2, 4 DESC, 3 LIMIT 500
+
+-- name: ticks
+SELECT started_ms, bucket_lo, report FROM ticks WHERE tick_id > (SELECT MAX(tick_id) FROM ticks) - :at_most
+    AND finished_ms > :since_ms AND report IS NOT NULL ORDER BY tick_id DESC
+
+-- name: paused_by
+SELECT actor FROM operator_actions WHERE action = 'provider_pause' AND target = :provider
+ORDER BY action_id DESC LIMIT 1
