@@ -16,6 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown import worker
+from drawdown.schema.sql import _pieces
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LAYERS: Final = ("ledger", "providers", "worker", "server", "cli")
@@ -62,8 +63,14 @@ def _by_drawdown() -> bool:
 
 
 def writers() -> dict[str, set[str]]:
-    """Each function, or constant of a module, that holds such a statement: `room.module.name`, and what it writes."""
+    """Each piece of a `.sql` file, and each function or constant of a module, that holds such a statement:
+    `room.file.name`, and what it writes."""
     found: dict[str, set[str]] = {}
+    pieces = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.sql"))]
+    for path in (*pieces, *(ROOT / "schema").glob("*.sql")):
+        for (name, _), text in _pieces(path).items():
+            if tables := written(text):
+                found.setdefault(f"{path.parent.name}.{path.stem}.{name}", set()).update(tables)
     files = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
     for path in (*files, ROOT / "schema" / "locks.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
