@@ -43,8 +43,8 @@ def _not_fetched_is_done(patches: Patches) -> None:
 
 
 def _repeats_count(patches: Patches) -> None:
-    patches.text(stored_webhooks, "_KNOWN", "state <> 'failed'", "state = 'none'")
-    patches.text(stored_webhooks, "_STORE", "webhooks.state = 'failed'", "webhooks.state <> 'none'")
+    patches.query(stored_webhooks, "known", "state <> 'failed'", "state = 'none'")
+    patches.query(stored_webhooks, "store", "webhooks.state = 'failed'", "webhooks.state <> 'none'")
 
 
 def _open_to_the_halted(patches: Patches) -> None:
