@@ -43,7 +43,7 @@ def _not_fetched_is_done(patches: Patches) -> None:
 
 
 def _repeats_count(patches: Patches) -> None:
-    patches.query(stored_webhooks, "known", "state <> 'failed'", "state = 'none'")
+    patches.query(stored_webhooks, "taken", "state <> 'failed'", "state = 'none'")
     patches.query(stored_webhooks, "store", "webhooks.state = 'failed'", "webhooks.state <> 'none'")
 
 

@@ -37,7 +37,7 @@ class WebhookEvent:
 def is_known(connection: sa.Connection, event: WebhookEvent) -> bool:
     """Whether it was taken before; one that failed was not."""
     values = {"provider": event.provider, "event_id": event.event_id}
-    return SQL.run(connection, "known", values).first() is not None
+    return SQL.run(connection, "taken", values).first() is not None
 
 
 def store_failed(connection: sa.Connection, event: WebhookEvent, error: str, now_ms: int) -> None:

@@ -1,6 +1,6 @@
 -- Deliveries of providers, each event once.
 
--- name: known
+-- name: taken
 SELECT state FROM webhooks WHERE provider = :provider AND event_id = :event_id AND state <> 'failed'
 
 -- name: store
