@@ -150,7 +150,12 @@ def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -
     # Read before the scan: what commits in between is looked at twice, and nothing is missed.
     following = seen_by_all(SQL.run(connection, "arrivals_now").all())
     arrived = {"cursor": seen.cursor, "in_flight": seen.in_flight, "now_ms": now}
-    SQL.run(connection, "wake", {**values, **arrived}, later="later_or_in_flight" if seen.in_flight else "later")
+    SQL.run(
+        connection,
+        "wake",
+        {**values, **arrived},
+        later="arrived_since_or_in_flight" if seen.in_flight else "arrived_since",
+    )
     return following
 
 

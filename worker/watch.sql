@@ -1,10 +1,10 @@
 -- The watch: who uses something again, whose turn it is to be looked at, who of the halted is asked about again.
 
--- name: later
+-- name: arrived_since
 -- What has arrived since the watch looked last.
 s.arrival >= :cursor
 
--- name: later_or_in_flight
+-- name: arrived_since_or_in_flight
 -- The same, where transactions of PostgreSQL were in flight then.
 (s.arrival >= :cursor OR s.arrival IN :in_flight)
 
