@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.audit_chain import chained
 from drawdown.schema.errors import Refused
-from drawdown.schema.sql import insert_rows
+from drawdown.schema.sql import queries
 from drawdown.schema.tables import orgs
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,8 @@ def record_many(
     same = {"at_ms": said.now_ms, "action": action, "actor": said.actor, "reason": said.reason, "via": said.via}
     rows = [{"target": target, "details": json.dumps(details, sort_keys=True)} for target, details in done]
     hashes = chained(connection, [{**same, **row} for row in rows])
-    insert_rows(
-        connection,
-        "operator_actions",
-        {"target": "text", "details": "text", "hash": "text"},
-        [{**row, "hash": one} for row, one in zip(rows, hashes, strict=True)],
-        same=same,
-    )
+    actions = [{**row, "hash": found} for row, found in zip(rows, hashes, strict=True)]
+    SQL.run(connection, "record_actions", {**same, "actions": actions})
 
 
 def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:

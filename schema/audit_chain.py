@@ -12,9 +12,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
+
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 HASHED: Final = ("at_ms", "action", "target", "details", "actor", "reason", "via")
 """The columns that a hash is over, in this order, after the hash before it."""
@@ -29,20 +33,20 @@ class Head:
     hash: str
 
 
-def hash_after(before: str, row: Mapping[str, Any]) -> str:
+def hash_after(before: str, row: Mapping[str, object]) -> str:
     """SHA-256 in hex."""
     return sha256(json.dumps([before, *(row[name] for name in HASHED)]).encode()).hexdigest()
 
 
-def chained(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> list[str]:
     """The hashes of rows that are written next, in their order. Nobody else writes any before this transaction ends."""
-    held = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
-    head = _head(connection, held)
+    head = _head(connection, lock="for_update")
     hashes: list[str] = []
     for row in rows:
         hashes.append(hash_after(hashes[-1] if hashes else head.hash, row))
-    connection.execute(
-        sa.text("UPDATE action_chain SET actions = :actions, hash = :hash"),
+    SQL.run(
+        connection,
+        "move_chain_head",
         {"actions": head.actions + len(hashes), "hash": hashes[-1] if hashes else head.hash},
     )
     return hashes
@@ -51,11 +55,7 @@ def chained(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> lis
 def broken(connection: sa.Connection) -> Iterator[str]:
     """What is wrong with the chain, by words; a row that is wrong says so once, and those after it are judged anew."""
     head, before, count = _head(connection), "", 0
-    rows = connection.execute(
-        sa.text(f"SELECT action_id, hash, {', '.join(HASHED)} FROM operator_actions ORDER BY action_id"),
-        execution_options={"yield_per": _AT_ONCE},
-    )
-    for row in rows.mappings():
+    for row in _actions(connection):
         if row["hash"] != hash_after(before, {name: row[name] for name in HASHED}):
             yield (
                 f"action {row['action_id']} ({row['action']} of {row['target']}) is not what was recorded after the "
@@ -68,11 +68,20 @@ def broken(connection: sa.Connection) -> Iterator[str]:
         yield "the last action on record is not the last one there was"
 
 
+def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
+    """All that is on record, in its order, a page at a time. A number may be any: somebody may have put a row in."""
+    start: int | None = -(1 << 63)
+    while start is not None:
+        page = SQL.run(connection, "actions", {"from_id": start, "at_most": _AT_ONCE}).mappings().all()
+        yield from page
+        start = page[-1]["action_id"] + 1 if len(page) == _AT_ONCE else None
+
+
 def newest(connection: sa.Connection) -> str:
     """The newest hash: kept elsewhere, it shows a record that was chained anew."""
     return _head(connection).hash
 
 
-def _head(connection: sa.Connection, held: str = "") -> Head:
-    row = connection.execute(sa.text(f"SELECT actions, hash FROM action_chain{held}")).one()
+def _head(connection: sa.Connection, lock: str = "") -> Head:
+    row = SQL.run(connection, "chain_head", lock=lock).one()
     return Head(int(row.actions), str(row.hash))

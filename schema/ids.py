@@ -16,7 +16,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.errors import UnknownId
+from drawdown.schema.sql import queries
 from drawdown.schema.units import MAX_ID_CHARS
+
+SQL = queries(__file__)
 
 NEIGHBOURS: Final = 500
 """Ids read on either side of where a mistyped one would stand, for each place where such ids lie."""
@@ -26,36 +29,14 @@ MAX_SAID_CHARS: Final = 200
 SCANNED: Final = 100_000
 """Ids looked at for the half that a single slip leaves as it was meant."""
 
-_AROUND: Final = (
-    "SELECT DISTINCT {column} AS id FROM {table} WHERE {column} >= :id AND {only} ORDER BY 1 LIMIT :most",
-    "SELECT DISTINCT {column} AS id FROM {table} WHERE {column} < :id AND {only} ORDER BY 1 DESC LIMIT :most",
-    "SELECT DISTINCT {column} AS id FROM (SELECT {column} FROM {table} WHERE {only} LIMIT :scanned) x "
-    "WHERE {column} LIKE :head ESCAPE '!' OR {column} LIKE :tail ESCAPE '!' LIMIT :most",
-)
-# From one organisation to the next by the index, since each of them has many samples.
-_NEXT_ORGS: Final = """
-WITH RECURSIVE found (org_id) AS (
-    SELECT {least}(s.org_id) FROM usage_samples s WHERE s.org_id {first} :id
-    UNION ALL
-    SELECT (SELECT {least}(s.org_id) FROM usage_samples s WHERE s.org_id {then} f.org_id) FROM found f
-    WHERE f.org_id IS NOT NULL
-)
-SELECT org_id FROM found WHERE org_id IS NOT NULL LIMIT :most
-"""
-_SAMPLED_AROUND: Final = (
-    _NEXT_ORGS.format(least="MIN", first=">=", then=">"),
-    _NEXT_ORGS.format(least="MAX", first="<", then="<"),
-)
 SAMPLED_NEIGHBOURS: Final = 50
 
 
 @dataclass(frozen=True)
 class IdPlace:
-    """Where ids of a kind lie. `prefix` is what stands before them there."""
+    """Where ids of a kind lie: a piece of `ids.sql`. `prefix` is what stands before them there."""
 
-    table: str
-    column: str
-    only: str = "1 = 1"
+    piece: str
     prefix: str = ""
 
 
@@ -68,53 +49,50 @@ class Kind:
     shown_by: str
 
 
-_ORGS: Final = IdPlace("orgs", "org_id")
+_ORGS: Final = IdPlace("orgs")
 ORG: Final = Kind("organisation", (_ORGS,), "drawdown org list")
 FEATURE: Final = Kind(
     "feature",
-    (IdPlace("mappings", "feature", "feature IS NOT NULL"), IdPlace("ledger_rates", "feature")),
+    (IdPlace("mapped_features"), IdPlace("priced_features")),
     "drawdown feature list",
 )
 CUSTOMER: Final = Kind(
     "customer",
     (
         _ORGS,
-        IdPlace("ledger_accounts", "account_id", "kind = 'wallet'", "wallet:"),
-        IdPlace("assignments", "customer_id"),
+        IdPlace("wallets", "wallet:"),
+        IdPlace("assigned_customers"),
     ),
     "drawdown ledger show",
 )
-PLAN: Final = Kind("plan", (IdPlace("ledger_plans", '"plan"'),), "drawdown ledger plans")
-ANY_PLAN: Final = Kind("plan", (*PLAN.places, IdPlace("orgs", '"plan"', '"plan" IS NOT NULL')), "drawdown ledger plans")
+PLAN: Final = Kind("plan", (IdPlace("ledger_plans"),), "drawdown ledger plans")
+ANY_PLAN: Final = Kind("plan", (*PLAN.places, IdPlace("plans_of_orgs")), "drawdown ledger plans")
 """Also those that other providers told of."""
-CELL: Final = Kind("cell", (IdPlace("cells", "cell_id"), IdPlace("sandboxes", "cell_id")), "drawdown cell list")
+CELL: Final = Kind("cell", (IdPlace("cells"), IdPlace("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
-SAMPLE: Final = Kind("sample", (IdPlace("usage_samples", "id"),), "drawdown sample list --quarantined")
-PROVIDER: Final = Kind("provider", (IdPlace("assignments", "provider"),), "drawdown provider list")
-ACTOR: Final = Kind("actor", (IdPlace("operator_actions", "actor"),), "drawdown audit list")
+SAMPLE: Final = Kind("sample", (IdPlace("samples"),), "drawdown sample list --quarantined")
+PROVIDER: Final = Kind("provider", (IdPlace("assigned_providers"),), "drawdown provider list")
+ACTOR: Final = Kind("actor", (IdPlace("actors"),), "drawdown audit list")
 TARGET: Final = Kind(
     "target",
     (
-        IdPlace("operator_actions", "target"),
+        IdPlace("targets"),
         _ORGS,
-        IdPlace("cells", "cell_id"),
-        IdPlace("mappings", "feature", "feature IS NOT NULL"),
-        IdPlace("ledger_accounts", "account_id", "kind = 'wallet'", "wallet:"),
+        IdPlace("cells"),
+        IdPlace("mapped_features"),
+        IdPlace("wallets", "wallet:"),
     ),
     "drawdown audit list",
 )
 """What a person may have done something to."""
 VIA: Final = Kind("way", (), "drawdown audit list")
-ACTION: Final = Kind("action", (IdPlace("operator_actions", "action"),), "drawdown audit list")
+ACTION: Final = Kind("action", (IdPlace("kinds_of_action"),), "drawdown audit list")
 
 
 def is_known(connection: sa.Connection, kind: Kind, given: str) -> bool:
     """Whether an id is there."""
     return any(
-        connection.execute(
-            sa.text(f"SELECT 1 FROM {place.table} WHERE {place.column} = :id AND {place.only} LIMIT 1"),
-            {"id": place.prefix + given},
-        ).first()
+        SQL.run(connection, "is_known", {"id": place.prefix + given}, place=place.piece).first()
         for place in kind.places
     )
 
@@ -134,15 +112,15 @@ def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) ->
     Errors: UnknownId, with the nearest one there is.
     """
     if not (new or is_known(connection, ORG, org_id) or has_samples(connection, org_id)):
-        values = {"id": org_id, "most": SAMPLED_NEIGHBOURS}
-        sampled = [str(one) for text in _SAMPLED_AROUND for one in connection.execute(sa.text(text), values).scalars()]
+        values = {"id": org_id, "at_most": SAMPLED_NEIGHBOURS}
+        statements = ("sampled_from_id_on", "sampled_before_id")
+        sampled = [str(name) for statement in statements for name in SQL.run(connection, statement, values).scalars()]
         raise unknown(ORG, org_id, [*_around(connection, ORG, org_id), *sampled], may_be_new=True)
 
 
 def has_samples(connection: sa.Connection, org_id: str) -> bool:
     """Whether any host ever told of an organisation."""
-    text = "SELECT 1 FROM usage_samples WHERE org_id = :org LIMIT 1"
-    return connection.execute(sa.text(text), {"org": org_id}).first() is not None
+    return SQL.run(connection, "has_samples", {"org_id": org_id}).first() is not None
 
 
 def require_among(kind: Kind, given: str, there: Iterable[str]) -> None:
@@ -168,20 +146,18 @@ def unknown(
 
 def nearest(given: str, candidates: Iterable[str]) -> str | None:
     """Which one was probably meant; upper and lower case are alike."""
-    by_text = {one.casefold(): one for one in candidates}
+    by_text = {name.casefold(): name for name in candidates}
     found = difflib.get_close_matches(given.casefold(), by_text, n=1, cutoff=ALIKE)
     return by_text[found[0]] if found else None
 
 
 def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
     for place in kind.places:
-        values = {"id": place.prefix + given, "most": NEIGHBOURS, "scanned": SCANNED, **_halves(place.prefix, given)}
-        for text in _AROUND:
-            statement = sa.text(text.format(column=place.column, table=place.table, only=place.only))
-            needed = {name: values[name] for name in statement.compile().params}
-            for one in connection.execute(statement, needed).scalars():
-                if one:
-                    yield str(one).removeprefix(place.prefix)
+        values = {"id": place.prefix + given, "at_most": NEIGHBOURS, "scanned": SCANNED, **_halves(place.prefix, given)}
+        for statement in ("from_id_on", "before_id", "with_a_half"):
+            for name in SQL.run(connection, statement, values, place=place.piece).scalars():
+                if name:
+                    yield str(name).removeprefix(place.prefix)
 
 
 def _halves(prefix: str, given: str) -> dict[str, str]:

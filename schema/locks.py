@@ -11,6 +11,9 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from drawdown.schema.migrate import bucket_of
+from drawdown.schema.sql import Queries, Values, queries
+
+SQL = queries(__file__)
 
 
 def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
@@ -19,24 +22,32 @@ def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
     first one did. A row, and no advisory lock: any login may take those, a host's too. SQLite has one writer at a time.
     """
     if connection.dialect.name == "postgresql":
-        kind = "SHARE" if shared else "UPDATE"
-        text = f"SELECT provider FROM provider_states WHERE provider = 'embedded' FOR {kind}"
-        connection.execute(sa.text(text)).all()
+        SQL.run(connection, "share_charges" if shared else "hold_charges").all()
 
 
 def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
     """Rule S1's lock, for whatever changes what a seal reads. What the change rests on is read later."""
-    suffix = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""
-    connection.execute(
-        sa.text(f"SELECT id FROM buckets WHERE id BETWEEN :lo AND :hi ORDER BY id{suffix}"), {"lo": lo, "hi": hi}
-    ).all()
+    SQL.run(connection, "lock_buckets", {"lo": lo, "hi": hi}).all()
 
 
 def lock_org(connection: sa.Connection, org_id: str) -> None:
     """The same for one organisation: the bucket that it has, or that a seal would give it."""
-    found = connection.execute(sa.text("SELECT bucket FROM orgs WHERE org_id = :org"), {"org": org_id}).scalar()
+    found = SQL.run(connection, "bucket_of_org", {"org_id": org_id}).scalar()
     bucket = bucket_of(org_id) if found is None else int(found)
     lock_buckets(connection, bucket, bucket)
+
+
+def make_windows_dirty(
+    connection: sa.Connection, own: Queries, windows: str, values: Values, *, lo: int = 0, hi: int = 255
+) -> None:
+    """Have the differences of windows computed again by the next seal; `windows` is a piece of the caller's `own` ones
+    that follows FROM, with a WHERE.
+
+    Takes S1's lock by itself (of the buckets lo..hi, where all the windows are theirs): a seal deletes the rows of
+    what it has read, so one that comes in between would be forgotten unread.
+    """
+    lock_buckets(connection, lo, hi)
+    own.run(connection, "insert_dirty_windows", values, windows=windows)
 
 
 def make_dirty(

@@ -127,7 +127,8 @@ class Queries:
         self, name: str, dialect: str, slots: Mapping[str, str], rows: set[str], left: set[str], within: tuple[str, ...]
     ) -> str:
         """A piece with all pieces in it. `rows` gains the names of values that are rows, `left` loses the slots."""
-        text = self.pieces.get((name, dialect), self.pieces.get((name, ""), _words().get((name, ""))))
+        places = ((pieces, kind) for pieces in (self.pieces, _words()) for kind in (dialect, ""))
+        text = next((pieces[name, kind] for pieces, kind in places if (name, kind) in pieces), None)
         if text is None or name in within:
             why = "stands within itself" if name in within else f"is not there for {dialect}"
             raise SqlError(f"{self.path}: {{{name}}} {why} (asked for by {' > '.join(within) or 'the caller'})")

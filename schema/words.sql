@@ -10,3 +10,49 @@
 
 -- name: window_length_ms
 300000
+
+-- name: insert_dirty_windows
+-- `windows`: what follows FROM, with a WHERE.
+INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING
+
+-- name: dirty_windows_read
+-- The dirty windows of the shard that a seal computes again, `d`, with their organisations, `o`: each of them and what
+-- is looked up by it below, while `{is_dirty}`.
+dirty_windows d {each_then} orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :lo AND :hi
+    AND o.stopped_at_ms IS NULL AND d.window_ms >= o.floor_ms
+
+-- name: is_dirty
+d.window_ms < :pack_ms AND d.window_ms < :horizon_ms {dirty_scope}
+
+-- name: each_then [postgresql]
+-- From a few dirty windows to what lies in them. SQLite, which knows of no table how big it is, might begin with all
+-- pushes there ever were; of a cross join it keeps the order.
+JOIN
+
+-- name: each_then [sqlite]
+CROSS JOIN
+
+-- name: look_up [postgresql]
+-- Each of those few rows is looked up by the whole of its key. PostgreSQL, where it last found a table empty (dirty
+-- windows come and go), would read by the organisation alone and compare times afterwards: all that somebody ever used,
+-- 20 s for a thousand late samples among three million. A subquery about the row, not pulled up, leaves no choice.
+CROSS JOIN LATERAL (SELECT * FROM
+
+-- name: look_up [sqlite]
+CROSS JOIN
+
+-- name: looked_up_by [postgresql]
+WHERE
+
+-- name: looked_up_by [sqlite]
+ON
+
+-- name: end_look_s [postgresql]
+OFFSET 0) s
+
+-- name: end_look_s [sqlite]
+
+-- name: end_look_p [postgresql]
+OFFSET 0) p
+
+-- name: end_look_p [sqlite]

@@ -15,7 +15,7 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.orgs import halt as halt_org
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import ANSWERED, HaltRequest, SendHalts
+from drawdown.worker.engine.effects import ANSWERED, HaltRequest, SendHalts, Steps
 from drawdown.worker.halts import dispatch as dispatching
 from drawdown.worker.halts.dispatch import EMPTY_FOR_MS, Dispatched, dispatch
 from drawdown.worker.halts.unheeded import ESCALATE_AFTER
@@ -178,7 +178,7 @@ def test_it_does_not_wait_for_the_dead_cell_it_came_from(fleet: Fleet) -> None:
 
 def test_a_straggler_whose_worker_died_is_told_by_the_next(fleet: Fleet) -> None:
     populate(fleet, 1, "a")
-    steps = dispatch(fleet.context())
+    steps: Steps[object] = dispatch(fleet.context())
     effect, answer = next(steps), None
     while getattr(effect, "name", "") != "claim_halts":  # one lane: Together's steps are driven by hand
         if hasattr(effect, "steps"):

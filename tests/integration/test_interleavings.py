@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,10 +19,9 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS, horizon
 from drawdown.worker.commands.prune import prune
 from drawdown.worker.engine.shard import Shard
-from drawdown.worker.seal import queries as sql
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.seal import seal
-from drawdown.worker.seal.statements import Sealed, SealRequest, Statements
+from drawdown.worker.seal.statements import SQL, Sealed, SealRequest, Statements
 from drawdown.worker.verify.verify import verify
 from tests.world import T0, Fleet
 
@@ -64,9 +64,9 @@ def after_scan(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> N
     """Have `action` happen right after the seal's scan of arrivals, and before its next statement."""
     run = Statements.run
 
-    def stepped(self: Statements, statement: str, **values: int) -> object:
-        answer = run(self, statement, **values)
-        if statement in sql.SCAN["postgresql"]:
+    def stepped(self: Statements, name: str, *slots: str, **chosen: Any) -> object:
+        answer = run(self, name, *slots, **chosen)
+        if name == "scan":
             action()
         return answer
 
@@ -273,10 +273,10 @@ def made_dirty(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many windows each seal from now on computes again."""
     run, counts = Statements.run, list[int]()
 
-    def counted(self: Statements, statement: str, **values: int) -> object:
-        if statement == sql.FORGET_DIRTY:
+    def counted(self: Statements, name: str, *slots: str, **chosen: Any) -> object:
+        if name == "forget_dirty":
             counts.append(int(self.connection.execute(sa.text("SELECT COUNT(*) FROM dirty_windows")).scalar_one()))
-        return run(self, statement, **values)
+        return run(self, name, *slots, **chosen)
 
     monkeypatch.setattr(Statements, "run", counted)
     return counts
@@ -329,7 +329,7 @@ def test_the_cursor_stays_below_numbers_that_a_crash_may_give_again(fleet: Fleet
     """One that wrote nothing, and ended while a seal was open, is forgotten with the server's memory."""
     with fleet.engine.connect() as sealer:
         sealer.begin()
-        sealer.execute(sa.text(sql.LOCK.replace("{for_update}", "FOR UPDATE")), {"lo": 0, "hi": 255}).all()
+        SQL.run(sealer, "lock_shard", {"lo": 0, "hi": 255}).all()
         with fleet.engine.connect() as other:
             burnt = int(
                 other.execute(sa.text("SELECT pg_current_xact_id()::text::bigint".replace("::", "\\:\\:"))).scalar_one()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +19,6 @@ from drawdown.worker.catalog.terms import take_new_terms
 from drawdown.worker.commands.orgs import halt
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import dispatch
-from drawdown.worker.seal import queries
 from drawdown.worker.seal.statements import Statements
 from drawdown.worker.seal.stops import release_org, stop_org
 from drawdown.worker.verify.verify import verify
@@ -29,15 +29,14 @@ from tests.world import T0, Fleet, total
 WRITERS = {
     # Who takes the lock of all buckets, or of the one organisation's.
     "schema.locks.make_dirty": {"dirty_windows"},
+    "schema.words.insert_dirty_windows": {"dirty_windows"},
     "commands.assignments.delete_assignment": {"assignments"},
     "commands.assignments.go_on": {"assignments"},
-    "commands.assignments.make_pending_dirty": {"dirty_windows"},
     "commands.features.insert_mapping": {"mappings"},
-    "commands.features.make_filled_dirty": {"dirty_windows"},
     "commands.queries.forget_nothing": {"pending_usage"},
     "commands.queries.raise_floor": {"orgs"},
-    "seal.stops.release_org": {"orgs"},
-    "seal.stops.stop_org": {"orgs"},
+    "seal.queries.release_org": {"orgs"},
+    "seal.queries.stop_org": {"orgs"},
     # Called by those, or by another that does: assign, flip, withdraw, void, retry, accept, take_new_terms,
     # look up, reconcile.
     "push.adopt._insert": {"pushes"},
@@ -49,18 +48,18 @@ WRITERS = {
     "commands.queries.insert_withdrawal": {"withdrawals"},
     "push.void.void_many": {"voids"},
     "commands.orgs.register": {"pending_usage"},
-    "catalog.terms._keep": {"provider_states"},
+    "catalog.queries.keep_terms": {"provider_states"},
     # The seal.
-    "seal.newcomers._assign_new": {"assignments"},
-    "seal.queries.CARRY": {"carries"},
-    "seal.queries.CAUGHT_UP": {"orgs"},
-    "seal.queries.FORGET_DIRTY": {"dirty_windows"},
-    "seal.queries.FORGET_PENDING": {"pending_usage"},
-    "seal.queries.LAGGARDS_ARE_DIRTY": {"dirty_windows"},
-    "seal.queries.LATE_IS_DIRTY": {"dirty_windows"},
-    "seal.queries.PENDING": {"pending_usage"},
-    "seal.queries.SEAL": {"pushes"},
-    "seal.queries.STOPPED_IS_DIRTY": {"dirty_windows"},
+    "seal.queries.assign": {"assignments"},
+    "seal.owed.carry": {"carries"},
+    "seal.owed.catch_up": {"orgs"},
+    "seal.owed.forget_dirty": {"dirty_windows"},
+    "seal.owed.forget_pending": {"pending_usage"},
+    "seal.queries.laggards_are_dirty": {"dirty_windows"},
+    "seal.queries.late_is_dirty": {"dirty_windows"},
+    "seal.owed.pend": {"pending_usage"},
+    "seal.owed.seal": {"pushes"},
+    "seal.queries.stopped_is_dirty": {"dirty_windows"},
 }
 
 
@@ -83,9 +82,9 @@ def meanwhile(
         except BaseException as error:
             failed.append(error)
 
-    def stepped(self: Statements, statement: str, **values: int) -> object:
-        answer = run(self, statement, **values)
-        if statement == after and not threads:
+    def stepped(self: Statements, name: str, *slots: str, **chosen: Any) -> object:
+        answer = run(self, name, *slots, **chosen)
+        if name == after and not threads:
             threads.append(threading.Thread(target=other))
             threads[0].start()
             over_or_blocked(engine, threads[0])
@@ -140,7 +139,7 @@ def test_a_release_during_a_seal_gives_nothing_back(postgres: sa.Engine, monkeyp
     fleet = stopped_fleet(postgres)
     fleet.sample("acme", T0 + 2000, 7)
     fleet.tick_windows(1)
-    with meanwhile(monkeypatch, postgres, queries.SCAN_DIRTY, release(fleet)):
+    with meanwhile(monkeypatch, postgres, "scan_dirty", release(fleet)):
         fleet.tick_windows(1)
     is_whole(fleet, 107)
 
@@ -149,7 +148,7 @@ def test_a_release_during_a_seal_skips_no_fresh_window(postgres: sa.Engine, monk
     fleet = stopped_fleet(postgres)
     for number in range(12):
         fleet.sample("acme", T0 + (2 + number) * WINDOW_MS + 1000, 60)
-    with meanwhile(monkeypatch, postgres, queries.SCAN["postgresql"][0], release(fleet)):
+    with meanwhile(monkeypatch, postgres, "scan", release(fleet)):
         fleet.tick(T0 + 15 * WINDOW_MS)
     is_whole(fleet, 100 + 12 * 60)
 
@@ -162,7 +161,7 @@ def test_a_stop_during_a_seal_waits_for_it(postgres: sa.Engine, monkeypatch: pyt
     def stop(c: sa.Connection) -> object:
         return stop_org(c, org_id="acme", reason="x", now_ms=T0, actor="t")
 
-    with meanwhile(monkeypatch, postgres, queries.SCAN["postgresql"][0], stop):
+    with meanwhile(monkeypatch, postgres, "scan", stop):
         fleet.tick(T0 + 2 * WINDOW_MS)
     write(postgres, release(fleet))
     is_whole(fleet, 100)
@@ -178,7 +177,7 @@ def test_a_provider_met_during_a_seal_has_its_usage_sealed(
     fleet.tick(T0 + 2 * WINDOW_MS)
     assert fleet.one("SELECT reason FROM pending_usage") == "no_provider"
     fake = FakeProvider(capabilities())
-    with meanwhile(monkeypatch, postgres, queries.SCAN_DIRTY, lambda c: take_new_terms(c, {"fake": fake.capabilities})):
+    with meanwhile(monkeypatch, postgres, "scan_dirty", lambda c: take_new_terms(c, {"fake": fake.capabilities})):
         fleet.tick_windows(1)
     fleet.extra = {"fake": fake}
     is_whole(fleet, 100)

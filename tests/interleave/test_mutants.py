@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from drawdown.schema import locks
+from drawdown.schema.sql import Queries
 from drawdown.worker.catalog import terms
 from drawdown.worker.commands import withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
-from drawdown.worker.seal import queries, stops
+from drawdown.worker.seal import statements, stops
 from tests.interleave.explore import Explorer
 
 pytestmark = pytest.mark.xdist_group("interleave")
@@ -21,6 +22,11 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def _none(*_arguments: object, **_values: object) -> None:
     """No lock at all."""
+
+
+def _put(patch: pytest.MonkeyPatch, sql: Queries, name: str, text: str, dialect: str = "") -> None:
+    patch.setitem(sql.pieces, (name, dialect), text)
+    patch.setattr(sql, "_ready", {})
 
 
 def _release_without_the_lock(patch: pytest.MonkeyPatch) -> None:
@@ -33,7 +39,7 @@ def _terms_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 
 def _missed_halts_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(dispatch, "MISSED", "SELECT :lo, :hi, :provider WHERE 1 = 0")
+    _put(patch, dispatch.SQL, "make_missed_due", "SELECT 1 WHERE 1 = 0")
 
 
 def _corrections_without_the_lock(patch: pytest.MonkeyPatch) -> None:
@@ -42,7 +48,7 @@ def _corrections_without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 
 def _seal_without_its_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(queries, "LOCK", queries.LOCK.replace("{for_update}", ""))
+    _put(patch, statements.SQL, "for_update", "", "postgresql")
 
 
 def _told_is_not_held(patch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,7 @@ from drawdown.worker.catalog.mapping import FOREVER_MS, segments
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import push, request, void
-from drawdown.worker.seal import newcomers, statements
-from drawdown.worker.seal import queries as sql
+from drawdown.worker.seal import newcomers, owed, statements
 from drawdown.worker.verdict import judge_read, org_row, project
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
@@ -51,10 +50,10 @@ def _claim_not_committed(patches: Patches) -> None:
 def _dirty_deleted_before_sealing(patches: Patches) -> None:
     right = statements.Statements.run
 
-    def wrong(self: statements.Statements, statement: str, **values: int) -> Any:
-        if statement is sql.SCAN_DIRTY:
-            right(self, sql.FORGET_DIRTY)
-        return right(self, statement, **values)
+    def wrong(self: statements.Statements, name: str, *slots: str, **chosen: Any) -> Any:
+        if name == "scan_dirty":
+            right(self, "forget_dirty", "pending_scope", of=owed.SQL)
+        return right(self, name, *slots, **chosen)
 
     patches.put(statements.Statements, "run", wrong)
 
@@ -62,26 +61,28 @@ def _dirty_deleted_before_sealing(patches: Patches) -> None:
 def _mapping_of_today(patches: Patches) -> None:
     right = segments
     patches.put(
-        statements,
+        owed,
         "segments",
         lambda rows: [replace(one, start_ms=0) for one in right(rows) if one.end_ms == FOREVER_MS],
     )
 
 
 def _no_arrivals(patches: Patches) -> None:
-    first, fresh, late = sql.SCAN["sqlite"]
-    patches.put(sql, "SCAN", {**sql.SCAN, "sqlite": (first, fresh, late.replace("AND +s.ts", "AND 1 = 0 AND +s.ts"))})
+    patches.query(statements, "late", "AND +s.ts", "AND 1 = 0 AND +s.ts")
 
 
 def _revision_reused(patches: Patches) -> None:
-    patches.text(sql, "SEAL", "MAX(revision) + 1 AS revision", "0 AS revision")
-    patches.put(sql, "SEAL", sql.SEAL + " WHERE 1 = 1 ON CONFLICT DO NOTHING")
+    patches.query(owed, "owed", "MAX(revision) + 1 AS revision", "0 AS revision")
+    patches.query(owed, "seal", "FROM ({sent}) sized", "FROM ({sent}) sized WHERE 1 = 1 ON CONFLICT DO NOTHING")
 
 
 def _pending_never_cleared(patches: Patches) -> None:
-    patches.put(sql, "FORGET_PENDING", ())
+    patches.query(
+        owed, "forget_pending", "DELETE FROM pending_usage WHERE", "DELETE FROM pending_usage WHERE 1 = 0 AND"
+    )
     again = "DO UPDATE SET reason = excluded.reason, seconds = excluded.seconds, samples = excluded.samples"
-    patches.put(sql, "PENDING", f"{sql.PENDING} ON CONFLICT (window_ms, org_id, memory_mb) {again}")
+    whole = "HAVING SUM(w.samples) <> 0"
+    patches.query(owed, "pend", whole, f"{whole} ON CONFLICT (window_ms, org_id, memory_mb) {again}")
 
 
 def _halted_at_rewritten(patches: Patches) -> None:
@@ -131,10 +132,10 @@ def _answers_mixed_up(patches: Patches) -> None:
 
 
 def _watermark_runs_ahead(patches: Patches) -> None:
-    patches.text(sql, "ADVANCE", ":horizon", ":horizon + 300000")
+    patches.query(owed, "advance", ":horizon_ms", ":horizon_ms + 300000")
 
 
-_BILLER = "JOIN assignments a ON a.org_id = w.org_id AND a.start_ms <= w.window_ms\n        AND (a.end_ms IS NULL OR w.window_ms < a.end_ms)"  # noqa: E501
+_BILLER = "JOIN assignments a ON {assigned_then}"
 _OPEN = "JOIN assignments a ON a.org_id = w.org_id AND a.end_ms IS NULL"
 MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "watermark advanced without sealing": _watermark_runs_ahead,
@@ -145,26 +146,32 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "unknown taken as accepted": lambda p: settles_as(p, Unknown, "accepted"),
     "unknown taken as rejected, voided and sealed again": lambda p: settles_as(p, Unknown, "rejected"),
     "duplicate taken as a failure": lambda p: settles_as(p, Duplicate, "rejected"),
-    "voided pushes still count as sealed": lambda p: p.text(
-        sql, "SEAL", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", "-sealed_qty"
+    "voided pushes still count as sealed": lambda p: p.query(
+        owed, "owed", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", "-sealed_qty"
     ),
     "revision reused, conflict ignored": _revision_reused,
-    "inner join drops usage without mapping": lambda p: p.text(sql, "PENDING", "LEFT JOIN mapped m", "JOIN mapped m"),
-    "inner join drops usage without assignment": lambda p: p.text(sql, "PENDING", "LEFT JOIN assign", "JOIN assign"),
+    "inner join drops usage without mapping": lambda p: p.query(owed, "pend", "LEFT JOIN mapped m", "JOIN mapped m"),
+    "inner join drops usage without assignment": lambda p: p.query(owed, "pend", "LEFT JOIN assign", "JOIN assign"),
     "claim and attempt committed after the send": _claim_not_committed,
     "late windows forgotten before they are sealed": _dirty_deleted_before_sealing,
-    "partial sums of late windows kept": lambda p: p.text(sql, "DROP_PARTIAL", "window_ms < :pack", "window_ms < 0"),
-    "withdrawals of sealed windows ignored": lambda p: p.text(
-        sql, "WITHDRAWN_DIRTY", "-SUM(s.interval_s), -COUNT(*)", "0, 0"
+    "partial sums of late windows kept": lambda p: p.query(
+        statements, "drop_partial", "window_ms < :pack_ms", "window_ms < 0"
+    ),
+    "withdrawals of sealed windows ignored": lambda p: p.query(
+        statements, "withdrawn_dirty", "-SUM(s.interval_s), -COUNT(*)", "0, 0"
     ),
     "mapping of today used for old windows": _mapping_of_today,
-    "assignment of now used for old windows": lambda p: p.text(sql, "SEAL", _BILLER, _OPEN),
+    "assignment of now used for old windows": lambda p: p.query(owed, "owed", _BILLER, _OPEN),
     "pending usage never cleared": _pending_never_cleared,
-    "carry forgotten by the seal": lambda p: p.text(sql, "CARRY", "HAVING SUM(sealed_qty - sent_qty) <> 0", "HAVING 0"),
+    "carry forgotten by the seal": lambda p: p.query(
+        owed, "carry", "HAVING SUM(sealed_qty - sent_qty) <> 0", "HAVING 0"
+    ),
     "carry forgotten by a void": lambda p: p.put(void, "void_many", _void_without_carry(void.void_many)),
-    "arrivals of a stopped organisation lost": lambda p: p.text(sql, "STOPPED_IS_DIRTY", "WHERE ", "WHERE 0 AND "),
-    "strangers in a bucket behind the pack lost": lambda p: p.text(
-        newcomers, "STRANGERS_BEHIND", "WHERE s.ts", "WHERE 0 AND s.ts"
+    "arrivals of a stopped organisation lost": lambda p: p.query(
+        statements, "stopped_is_dirty", "WHERE ", "WHERE 0 AND "
+    ),
+    "strangers in a bucket behind the pack lost": lambda p: p.query(
+        newcomers, "strangers_behind", "WHERE s.ts", "WHERE 0 AND s.ts"
     ),
     "answers given to the wrong pushes": _answers_mixed_up,
     "ledger charges a known key again": _charged_again,
@@ -172,8 +179,8 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "halted_at rewritten by every projection": _halted_at_rewritten,
     "older read overwrites a newer one": _older_read_overwrites,
     "halt acknowledged on failure": _acknowledged_on_failure,
-    "a halt acknowledged once is never told again": lambda p: p.text(
-        dispatch, "STILL_RUNNING", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
+    "a halt acknowledged once is never told again": lambda p: p.query(
+        dispatch, "make_unheeded_due", "WHERE due_at_ms", "WHERE 0 AND due_at_ms"
     ),
     **REMOTE,
     **RESTORE,

@@ -20,8 +20,7 @@ from drawdown.worker.push import outcome as decide
 from drawdown.worker.push.outcome import Settlement, Void, settle
 from drawdown.worker.reconcile import balances as reconcile_drawn
 from drawdown.worker.reconcile import over, short
-from drawdown.worker.seal import queries as sql
-from drawdown.worker.seal import statements
+from drawdown.worker.seal import owed
 
 
 def _names_used(module: ModuleType) -> set[str]:
@@ -145,10 +144,10 @@ def _unit_forgotten(patches: Patches) -> None:
 
 
 def _units_not_sealed(patches: Patches) -> None:
-    right = statements._sent_sql
+    right = owed._term_rows
     patches.put(
-        statements,
-        "_sent_sql",
+        owed,
+        "_term_rows",
         lambda found, carrying: right({name: replace(can, units={}) for name, can in found.items()}, carrying),
     )
 
@@ -235,11 +234,11 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "paused provider still sent": lambda p: p.text(claim, "CLAIM", f"AND {queries.PAUSED} = 0", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,
     "units of single features not sealed": _units_not_sealed,
-    "whole units carried for ever": lambda p: p.text(
-        sql, "SENT_CARRIED", "THEN r.quantity ELSE", "THEN r.quantity WHEN r.unit > 1 THEN 0 ELSE"
+    "whole units carried for ever": lambda p: p.query(
+        owed, "sent_carried", "THEN r.quantity ELSE", "THEN r.quantity WHEN r.unit > 1 THEN 0 ELSE"
     ),
-    "customer of the new biller for old windows": lambda p: p.text(
-        sql, "SEAL", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
+    "customer of the new biller for old windows": lambda p: p.query(
+        owed, "owed", "a.provider, a.customer_id,", f"a.provider, {_LATEST} AS customer_id,"
     ),
     "customer filled in, usage left pending": lambda p: p.put(assignments, "_mend", lambda *rest: (0, 0)),
     "voided without asking the balance": _balance_not_asked,

@@ -9,7 +9,7 @@ from drawdown.providers.protocol import Absent
 from drawdown.worker.history import incarnation, recover
 from drawdown.worker.push import claim, lookup, outcome, push
 from drawdown.worker.push.outcome import Void
-from drawdown.worker.seal import statements
+from drawdown.worker.seal import owed, statements
 from tests.simulation.mutants_remote import Patches
 
 
@@ -31,9 +31,7 @@ def _another_history_settled(patches: Patches) -> None:
 
 RESTORE: Final[dict[str, Callable[[Patches], None]]] = {
     "the witness is ignored": lambda p: p.put(incarnation, "difference", lambda connection, found, witness: None),
-    "lost windows' pushes start as due": lambda p: p.put(
-        statements, "_lost_sql", lambda *rest: ("1 = 0", "ELSE 'due'")
-    ),
+    "lost windows' pushes start as due": lambda p: p.put(owed, "_ask_first_what_was_lost", lambda *rest: None),
     "absent in a lost history, voided instead of sent": _absent_is_void,
     "recover forgets open due pushes": lambda p: p.put(recover, "_ask_first", lambda *rest: (0, 0)),
     "a tick goes on in another history": _another_history_settled,

@@ -54,6 +54,7 @@ from drawdown.worker.engine.effects import (
     Transaction,
     Witness,
 )
+from drawdown.worker.push.claim import Claim
 from tests.simulation.database import in_conflict, new_database
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle, Sample
@@ -286,7 +287,7 @@ class World:
         self.judged(effect, answer)
         if effect.name == "expire":
             self._note_expired(**effect.work.keywords)  # type: ignore[attr-defined]
-        if effect.name == "claim" and answer.pushes:
+        if effect.name == "claim" and isinstance(answer, Claim) and answer.pushes:
             provider = effect.work.keywords["provider"]  # type: ignore[attr-defined]
             if provider in self.paused:
                 self.breaches.append(f"paused: {len(answer.pushes)} pushes were claimed to be sent to {provider}")

@@ -17,7 +17,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.sql import queries
 from drawdown.schema.units import MAX_MEMORY_MB
+
+SQL = queries(__file__)
 
 FOREVER_MS: Final = 1 << 52
 SECONDS: Final = "s"
@@ -53,10 +56,8 @@ class Segment:
 
 def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
     """The whole mapping, in the order it was added."""
-    rows = connection.execute(
-        sa.text("SELECT kind, memory_mb, feature, unit, start_ms FROM mappings ORDER BY mapping_id")
-    )
-    return [MappingRow(*row) for row in rows]
+    rows = SQL.run(connection, "mapping_rows")
+    return [MappingRow(row.kind, row.memory_mb, row.feature, row.unit, row.start_ms) for row in rows]
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:

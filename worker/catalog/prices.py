@@ -29,6 +29,6 @@ class Prices:
         return None if rate is None else price(quantity, rate)
 
 
-def add(one: int | None, other: int | None) -> int | None:
+def add(amount: int | None, other: int | None) -> int | None:
     """A sum is known only where both parts are."""
-    return None if one is None or other is None else one + other
+    return None if amount is None or other is None else amount + other

@@ -15,7 +15,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.locks import lock_buckets, make_dirty
+from drawdown.schema.locks import lock_buckets, make_windows_dirty
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
@@ -26,15 +29,15 @@ def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilitie
     lock_buckets(connection)
     for name in _unmet(connection, declared):  # another worker may have met it while this one waited
         _keep(connection, name, _text(declared[name]), declared[name].live_from_ms, 0)
-    make_dirty(connection, "pending_usage WHERE reason = 'no_provider'", {})
+    make_windows_dirty(connection, SQL, "waiting_for_a_provider", {})
 
 
 def _unmet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> list[str]:
     stored = _stored(connection)
     return [
         name
-        for name, can in declared.items()
-        if name not in stored or (stored[name].terms != _text(can) and not _is_used(connection, name))
+        for name, capabilities in declared.items()
+        if name not in stored or (stored[name].terms != _text(capabilities) and not _is_used(connection, name))
     ]
 
 
@@ -68,50 +71,39 @@ class Stored:
 
 
 def _stored(connection: sa.Connection) -> dict[str, Stored]:
-    rows = connection.execute(
-        sa.text("SELECT provider, terms, live_from_ms, wire_since_ms FROM provider_states WHERE terms IS NOT NULL")
-    )
-    return {name: Stored(terms, live, since) for name, terms, live, since in rows}
+    rows = SQL.run(connection, "terms_in_force")
+    return {row.provider: Stored(row.terms, row.live_from_ms, row.wire_since_ms) for row in rows}
 
 
 def _is_used(connection: sa.Connection, provider: str) -> bool:
-    found = connection.execute(
-        sa.text("SELECT 1 FROM pushes WHERE provider = :provider LIMIT 1"), {"provider": provider}
-    )
-    return found.first() is not None
+    return SQL.run(connection, "is_used", {"provider": provider}).first() is not None
 
 
-def _keep(connection: sa.Connection, provider: str, text: str, live_from: int | None, wire_since: int) -> None:
-    connection.execute(
-        sa.text(
-            "INSERT INTO provider_states (provider, terms, live_from_ms, wire_since_ms) "
-            "VALUES (:provider, :terms, :live, :since) ON CONFLICT (provider) DO UPDATE SET terms = excluded.terms, "
-            "live_from_ms = excluded.live_from_ms, wire_since_ms = excluded.wire_since_ms"
-        ),
-        {"provider": provider, "terms": text, "live": live_from, "since": wire_since},
-    )
+def _keep(connection: sa.Connection, provider: str, text: str, live_from_ms: int | None, wire_since_ms: int) -> None:
+    values = {"provider": provider, "terms": text, "live_from_ms": live_from_ms, "wire_since_ms": wire_since_ms}
+    SQL.run(connection, "keep_terms", values)
 
 
-def _text(can: Capabilities) -> str:
-    return json.dumps(_terms(can), sort_keys=True)
+def _text(capabilities: Capabilities) -> str:
+    return json.dumps(_terms(capabilities), sort_keys=True)
 
 
-def _terms(can: Capabilities) -> dict[str, object]:
+def _terms(capabilities: Capabilities) -> dict[str, object]:
     return {
-        "unit": can.unit,
-        "units": dict(can.units),
-        "names": dict(can.names),
-        "negatives": can.negatives,
-        "live_from_ms": can.live_from_ms,
-        "balance_in_ledger": can.balance_in_ledger,
+        "unit": capabilities.unit,
+        "units": dict(capabilities.units),
+        "names": dict(capabilities.names),
+        "negatives": capabilities.negatives,
+        "live_from_ms": capabilities.live_from_ms,
+        "balance_in_ledger": capabilities.balance_in_ledger,
     }
 
 
 def stored_terms(connection: sa.Connection) -> dict[str, Capabilities]:
     """The terms in force of every provider met; a seal goes by these alone."""
     return {
-        name: Capabilities(None, True, **{**json.loads(one.terms), "live_from_ms": one.live_from_ms})
-        for name, one in _stored(connection).items()
+        name: Capabilities(None, True, **{**json.loads(stored.terms), "live_from_ms": stored.live_from_ms})
+        for name, stored in _stored(connection).items()
     }
 
 
@@ -123,7 +115,5 @@ def wire_since(connection: sa.Connection, provider: str) -> int:
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
     """The providers that are paused: since when, and why."""
-    rows = connection.execute(
-        sa.text("SELECT provider, paused_ms, paused_reason FROM provider_states WHERE paused_ms IS NOT NULL")
-    )
-    return {name: (int(since), str(reason)) for name, since, reason in rows}
+    rows = SQL.run(connection, "paused")
+    return {row.provider: (int(row.paused_ms), str(row.paused_reason)) for row in rows}

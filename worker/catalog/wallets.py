@@ -11,16 +11,15 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 
-# An assignment that has ended, or has yet to begin, is asked about as well: a read too many costs nothing.
-_ORGS = "SELECT DISTINCT a.org_id, a.provider FROM ({shape}) w JOIN assignments a ON a.customer_id = w.id"
+SQL = queries(__file__)
 
 
 def wallets_at(connection: sa.Connection) -> Collection[str]:
     """The providers whose customers' balances lie in the ledger, by the terms in force."""
-    known = connection.execute(sa.text("SELECT provider, terms FROM provider_states WHERE terms IS NOT NULL"))
-    return {EMBEDDED, *(provider for provider, terms in known if json.loads(terms).get("balance_in_ledger"))}
+    stored = SQL.run(connection, "terms_in_force")
+    return {EMBEDDED, *(row.provider for row in stored if json.loads(row.terms).get("balance_in_ledger"))}
 
 
 def mirrored_at(connection: sa.Connection) -> Collection[str]:
@@ -38,16 +37,11 @@ def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collectio
 def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]:
     """The organisations whose verdict may change when these customers' wallets do."""
     theirs = wallets_at(connection)
-    shape = rows_sql(connection, {"id": "text"})
-    rows = connection.execute(
-        sa.text(_ORGS.replace("{shape}", shape)), {"rows": json.dumps([{"id": one} for one in customer_ids])}
-    )
+    rows = SQL.run(connection, "orgs_of_customers", {"customers": [{"id": customer} for customer in customer_ids]})
     return sorted({str(row.org_id) for row in rows if row.provider in theirs})
 
 
 def customers_on(connection: sa.Connection, plan: str) -> list[str]:
     """The customers whose wallet is on a plan."""
-    found = connection.execute(
-        sa.text("SELECT account_id FROM ledger_accounts WHERE kind = 'wallet' AND plan = :plan"), {"plan": plan}
-    )
-    return [str(account).removeprefix("wallet:") for account in found.scalars()]
+    accounts = SQL.run(connection, "wallets_on_plan", {"plan": plan}).scalars()
+    return [str(account).removeprefix("wallet:") for account in accounts]

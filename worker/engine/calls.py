@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast, overload
 
 import structlog
 from aiolimiter import AsyncLimiter
@@ -59,15 +59,21 @@ class Calls:
     def __init__(self, provider: Provider, clock: Clock) -> None:
         self._provider = provider
         self._clock = clock
-        can = provider.capabilities
-        self._slots = asyncio.Semaphore(can.in_flight)
-        self._pushes = _limiter(can.calls_per_s)
-        self._reads = _limiter(can.reads_per_s)
+        capabilities = provider.capabilities
+        self._slots = asyncio.Semaphore(capabilities.in_flight)
+        self._pushes = _limiter(capabilities.calls_per_s)
+        self._reads = _limiter(capabilities.reads_per_s)
         self._of_customer: dict[str, AsyncLimiter | None] = {}
-        self._lines = CustomerLines(can)
-        self._flights: dict[Push | LookUp, Flight[Any]] = {}
+        self._lines = CustomerLines(capabilities)
+        self._flights: dict[Push | LookUp, Flight[Outcome] | Flight[LookupResult]] = {}
 
-    async def fetch(self, effect: Push | LookUp) -> Mapping[int, Any]:
+    @overload
+    async def fetch(self, effect: Push) -> Mapping[int, Outcome]: ...
+
+    @overload
+    async def fetch(self, effect: LookUp) -> Mapping[int, LookupResult]: ...
+
+    async def fetch(self, effect: Push | LookUp) -> Mapping[int, Outcome | LookupResult]:
         """The next answers of a batch, by place; the first time, its calls are begun."""
         flight = self._flights.get(effect)
         if flight is None:
@@ -84,12 +90,12 @@ class Calls:
             await flight.close()
 
     def _push(self, effect: Push) -> Flight[Outcome]:
-        can, batch = self._provider.capabilities, effect.batch
+        capabilities, batch = self._provider.capabilities, effect.batch
         flight = Flight(
             len(batch),
             effect.over,
             self._unanswered,
-            portion=can.batch_size,
+            portion=capabilities.batch_size,
             most=MOST_UNSETTLED // LANES,
             grace_s=LAST_ANSWERS_S,
         )
@@ -100,7 +106,7 @@ class Calls:
                 for places in stream:
                     await self._call(flight, places, [batch[place] for place in places], failed)
 
-        flight.start([work] * min(can.in_flight, len(batch)))
+        flight.start([work] * min(capabilities.in_flight, len(batch)))
         return flight
 
     def _unanswered(self, begun: bool) -> Outcome:
@@ -124,7 +130,7 @@ class Calls:
                         return
                     flight.begin(places)
                     answers = await self._answered(sent)
-                failed.note(all(isinstance(one, RetryAt | Unknown) for one in answers))
+                failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
                 line.note(answers, self._clock.now_ms())
         for place, answer in zip(places, answers, strict=True):
             flight.answer(place, answer)
@@ -175,7 +181,7 @@ class Calls:
     async def _found(self, asked: Sequence[PushRequest]) -> Sequence[LookupResult]:
         try:
             if not self._provider.capabilities.lookup_span_ms:
-                return [await self._provider.lookup(one) for one in asked]
+                return [await self._provider.lookup(push) for push in asked]
             answers = await cast(ManyLookups, self._provider).lookup_many(asked)
             assert len(answers) == len(asked), f"{len(answers)} answers for {len(asked)} lookups"
         except Exception as error:  # it has told us nothing: what cannot be read is not absent
@@ -189,19 +195,18 @@ class Calls:
         parts = [customer_ids[at : at + size] for at in range(0, len(customer_ids), size)]
         found: dict[str, CustomerRead] = {}
         for part, states in zip(parts, await self._each(parts, self._provider.customers, over=over), strict=True):
-            one = dict.fromkeys(part, states) if isinstance(states, ReadFailed) else states
-            found.update(one)
+            found.update(dict.fromkeys(part, states) if isinstance(states, ReadFailed) else states)
         return found
 
     async def totals(self, wanted: Sequence[tuple[str, int, int]]) -> list[Totals | ReadFailed]:
-        return await self._each(wanted, lambda one: self._provider.totals(*one), lambda one: one[0])
+        return await self._each(wanted, lambda asked: self._provider.totals(*asked), lambda asked: asked[0])
 
     async def drawn(self, customer_ids: Sequence[str]) -> list[Mapping[str, Drawn] | ReadFailed]:
         return await self._each(customer_ids, self._provider.drawn)
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
         """What is wrong with each customer, a line each."""
-        return await self._each(customer_ids, lambda one: self._provider.check((), (one,)))
+        return await self._each(customer_ids, lambda customer: self._provider.check((), (customer,)))
 
     async def _each(
         self,
@@ -276,9 +281,9 @@ def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[
     """The places of pushes in calls: of one customer each, dated within the span. First each customer's oldest."""
     calls: dict[str, list[list[int]]] = {}
     for place in sorted(range(len(requests)), key=lambda place: requests[place].ts):
-        one = requests[place]
-        of_customer = calls.setdefault(one.customer_id, [])
-        if of_customer and span_ms and one.ts - requests[of_customer[-1][0]].ts < span_ms:
+        push = requests[place]
+        of_customer = calls.setdefault(push.customer_id, [])
+        if of_customer and span_ms and push.ts - requests[of_customer[-1][0]].ts < span_ms:
             of_customer[-1].append(place)
         else:
             of_customer.append([place])

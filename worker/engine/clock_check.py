@@ -6,7 +6,10 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from drawdown.schema.errors import ClockDoubted
+from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, SECOND_MS
+
+SQL = queries(__file__)
 
 MAX_SKEW_MS = 30 * SECOND_MS
 MAX_JUMP_MS = DAY_MS
@@ -16,9 +19,7 @@ def database_now(connection: sa.Connection, now: int) -> int:
     """The database server's clock; a SQLite file has none but ours."""
     if connection.dialect.name != "postgresql":
         return now
-    return int(
-        connection.execute(sa.text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")).scalar_one()
-    )
+    return int(SQL.run(connection, "database_now").scalar_one())
 
 
 def doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:

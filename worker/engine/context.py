@@ -73,7 +73,7 @@ class Context:
 
     def known(self) -> dict[str, Capabilities]:
         """The providers that declare their terms. One without a key may lack other settings, too."""
-        return {name: can for name, can in self.capabilities.items() if name not in self.dormant}
+        return {name: declared for name, declared in self.capabilities.items() if name not in self.dormant}
 
     def new_claim(self) -> str:
         """A name for one claim of this worker, unlike any other claim."""

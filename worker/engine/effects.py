@@ -34,7 +34,7 @@ class Transaction:
     """Run `work` in one write transaction; the answer is what it returns. With `rollback`: a dry run."""
 
     name: str
-    work: Callable[[sa.Connection], Any]
+    work: Callable[[sa.Connection], object]
     rollback: bool = False
 
 
@@ -160,7 +160,7 @@ class Remember:
 class Together:
     """Run several steps side by side; the answer is their results in order. One that fails stops no other."""
 
-    steps: Sequence[Steps[Any]]
+    steps: Sequence[Steps[object]]
 
 
 Effect: TypeAlias = (

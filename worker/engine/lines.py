@@ -31,7 +31,7 @@ class CustomerLine:
 
     def note(self, answers: Sequence[Outcome], now_ms: int) -> None:
         """What came of a call."""
-        told = [one.at_ms for one in answers if isinstance(one, RetryAt) and one.too_many]
+        told = [answer.at_ms for answer in answers if isinstance(answer, RetryAt) and answer.too_many]
         if told:
             self._wait_until_ms = max(self._wait_until_ms, *told)
             self._paced_since_ms = now_ms if self._paced_since_ms is None else self._paced_since_ms
@@ -54,39 +54,39 @@ class CustomerLines:
     """The lines of one provider."""
 
     def __init__(self, capabilities: Capabilities) -> None:
-        self._can = capabilities
-        self._known: dict[tuple[str, str], CustomerLine] = {}
+        self._capabilities = capabilities
+        self._lines: dict[tuple[str, str], CustomerLine] = {}
 
     def of(self, push: PushRequest) -> CustomerLine:
         """The line of a push. Calls that hold pushes of many customers have none: each is by itself."""
         if not self._has_lines:
             return CustomerLine()
         name = self._name(push)
-        if name not in self._known:
-            self._known[name] = CustomerLine(self._width)
-        return self._known[name]
+        if name not in self._lines:
+            self._lines[name] = CustomerLine(self._width)
+        return self._lines[name]
 
     @property
     def _has_lines(self) -> bool:
-        return self._can.one_at_a_time or self._can.batch_size == 1
+        return self._capabilities.one_at_a_time or self._capabilities.batch_size == 1
 
     @property
     def _width(self) -> int:
-        return 1 if self._can.one_at_a_time else AT_ONCE
+        return 1 if self._capabilities.one_at_a_time else AT_ONCE
 
     def _name(self, push: PushRequest) -> tuple[str, str]:
-        return push.customer_id, push.feature if self._can.one_at_a_time else ""
+        return push.customer_id, push.feature if self._capabilities.one_at_a_time else ""
 
     def streams(self, batch: Sequence[PushRequest]) -> Iterator[list[list[int]]]:
         """The places of pushes in calls; calls of one stream are made one after the other, streams side by side, and no
         line has more streams than it may have pushes on their way. Lines take turns."""
-        size = self._can.batch_size
+        size = self._capabilities.batch_size
         if not self._has_lines:
             yield from ([list(range(at, min(at + size, len(batch))))] for at in range(0, len(batch), size))
             return
         lines: dict[tuple[str, str], list[int]] = {}
-        for place, one in enumerate(batch):
-            lines.setdefault(self._name(one), []).append(place)
+        for place, push in enumerate(batch):
+            lines.setdefault(self._name(push), []).append(place)
         dealt = []
         for places in lines.values():
             calls = [places[at : at + size] for at in range(0, len(places), size)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -62,7 +62,7 @@ def run(steps: Steps[R], world: World) -> R:
         return runner.run(_whole(steps, world))
 
 
-def ask(question: Callable[[], Coroutine[Any, Any, R]], world: World) -> R:
+def ask(question: Callable[[], Coroutine[object, object, R]], world: World) -> R:
     """Ask one thing outside of any step."""
 
     async def whole() -> R:
@@ -90,14 +90,14 @@ async def _whole(steps: Steps[R], world: World) -> R:
     try:
         return await _drive(steps, world, calls)
     finally:
-        for one in calls.values():
-            await one.close()
+        for provider_calls in calls.values():
+            await provider_calls.close()
         if world.http is not None:
             await world.http.close()
 
 
 async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R:
-    answer: Any = None
+    answer: object = None
     failure: Exception | None = None
     while True:
         try:
@@ -112,7 +112,7 @@ async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R
             failure = error
 
 
-async def _told(sending: Coroutine[Any, Any, list[str | None]], over: Over, count: int) -> list[str | None]:
+async def _told(sending: Coroutine[object, object, list[str | None]], over: Over, count: int) -> list[str | None]:
     """What cells answered. Once time is up they are waited for no longer: who was told is told again."""
     task = asyncio.ensure_future(sending)
     try:
@@ -125,7 +125,7 @@ async def _told(sending: Coroutine[Any, Any, list[str | None]], over: Over, coun
     return task.result()
 
 
-async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> Any:
+async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> object:
     match effect:
         case Transaction(_, work, rollback):
             return await asyncio.to_thread(write, world.engine, work, rollback=rollback)
@@ -148,4 +148,4 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> Any:
         case Remember(witness):
             return await asyncio.to_thread(world.witness.remember, world.engine, witness)
         case Together(steps):
-            return await asyncio.gather(*(_drive(one, world, calls) for one in steps), return_exceptions=True)
+            return await asyncio.gather(*(_drive(lane, world, calls) for lane in steps), return_exceptions=True)

@@ -22,6 +22,6 @@ def backoff_ms(attempt: int) -> int:
     return min(FIRST_BACKOFF_MS << min(max(attempt, 1) - 1, 16), MAX_BACKOFF_MS)
 
 
-def visible_by(now_ms: int, can: Capabilities) -> int:
+def visible_by(now_ms: int, capabilities: Capabilities) -> int:
     """What was settled by then is shown by its provider now, though the host that settled it had a slow clock."""
-    return now_ms - (can.totals_lag_ms or 0) - CLOCKS_APART_MS
+    return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

@@ -11,6 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import sqlalchemy as sa
+
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -20,8 +26,17 @@ class Seen:
     in_flight: tuple[int, ...] = ()
 
     @property
+    def piece(self) -> str:
+        """What has arrived since, of samples `s`: a piece that is bound to `values`."""
+        return "arrived_since_or_in_flight" if self.in_flight else "arrived_since"
+
+    @property
+    def values(self) -> dict[str, object]:
+        return {"cursor": self.cursor, "in_flight": self.in_flight}
+
+    @property
     def later(self) -> str:
-        """What has arrived since, as SQL over `s`, with the cursor bound as `:cursor`."""
+        """The same as text, for statements that are no pieces yet."""
         open_then = ", ".join(map(str, self.in_flight))
         return f"(s.arrival >= :cursor OR s.arrival IN ({open_then}))" if open_then else "s.arrival >= :cursor"
 
@@ -29,27 +44,13 @@ class Seen:
 UNREAD: Final = Seen()
 
 
-def seen_by_all(buckets: Sequence[Any]) -> Seen:
+def seen_by_all(buckets: Sequence[sa.Row[Any]]) -> Seen:
     """What all of several rows of `buckets` have seen."""
-    open_then = {int(one) for row in buckets for one in row.in_flight or ()}
+    open_then = {int(number) for row in buckets for number in row.in_flight or ()}
     return Seen(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
 
 
-# Of a sample `s` whose organisation's bucket is `b`, and of one whose bucket may be any.
-UNSEEN: Final = {
-    "postgresql": "(s.arrival >= b.cursor OR s.arrival = ANY (b.in_flight))",
-    "sqlite": "s.arrival >= b.cursor",
-}
-UNSEEN_BY_SOME: Final = {
-    "postgresql": "(s.arrival >= (SELECT MIN(cursor) FROM buckets) "
-    "OR s.arrival = ANY (ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)))",
-    "sqlite": "s.arrival >= (SELECT MIN(cursor) FROM buckets)",
-}
-# PostgreSQL: what was not visible when this was read has a number in the list, or one at or above the cursor. The
-# cursor is never above the reader's own number: a server that dies forgets the numbers of those that wrote nothing, and
-# gives those above the newest commit again.
-NOW: Final = """
-SELECT least(pg_snapshot_xmax(s.now)::text::bigint, pg_current_xact_id()::text::bigint) AS cursor,
-    ARRAY(SELECT one::text::bigint FROM pg_snapshot_xip(s.now) one) AS in_flight
-FROM (SELECT pg_current_snapshot() AS now) s
-"""
+# For the rooms whose statements are not pieces yet.
+UNSEEN: Final = {dialect: SQL.text("unseen", dialect) for dialect in ("postgresql", "sqlite")}
+UNSEEN_BY_SOME: Final = {dialect: SQL.text("unseen_by_some", dialect) for dialect in ("postgresql", "sqlite")}
+NOW: Final = SQL.text("seen_now", "postgresql")

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from drawdown.schema import plans
-from drawdown.schema.tables import buckets, seals
-from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, window_of
-from drawdown.worker.seal import queries as sql
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS, WINDOW_MS, window_of
 from drawdown.worker.seal.newcomers import register_unknown_orgs
+from drawdown.worker.seal.owed import advance, go_by, write_owed, write_pending
 from drawdown.worker.seal.statements import (
+    Lock,
     Sealed,
     SealRequest,
     Statements,
     know_tables,
     lock_shard,
-    make_work_table,
     narrow_if_needed,
 )
+
+SQL = queries(__file__)
 
 SWEEP_CHUNK_MS = DAY_MS
 
@@ -35,34 +36,41 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     """
     lock, restored = lock_shard(connection, request)
     run = Statements(connection, request, lock.pack_ms, lock.seen)
-    some_stopped = narrow_if_needed(run, connection, request)
-    make_work_table(connection)
-    for statement in sql.SCAN[connection.dialect.name]:
-        if request.only is None or "UPDATE buckets" not in statement or connection.dialect.name == "postgresql":
-            run.run(statement)
-    new_orgs = register_unknown_orgs(run, connection, request, lock)
-    if some_stopped or run.run(sql.ANY_BELOW_FLOOR).first():
-        run.run(sql.BELOW_FLOOR)
-    run.run(sql.LATE_IS_DIRTY)
-    if run.texts["scope"]:
-        run.run(sql.STOPPED_IS_DIRTY)
-    if run.run(sql.ANY_LAGGARD).first():
-        run.run(sql.LAGGARDS_ARE_DIRTY)
-    run.run(sql.DROP_PARTIAL)
-    run.run(sql.SCAN_DIRTY)
-    run.run(sql.WITHDRAWN)
-    run.run(sql.WITHDRAWN_DIRTY)
+    go_by(run, request)
+    some_stopped = narrow_if_needed(run, request)
+    run.run("make_work")
+    _scan(run, request, lock)
+    new_orgs = register_unknown_orgs(run, request, lock)
+    if some_stopped or run.run("any_below_floor").first():
+        run.run("keep_below_floor", "later")
+    run.run("late_is_dirty")
+    if run.slots["scope"]:
+        run.run("stopped_is_dirty", "later")
+    if run.run("any_laggard").first():
+        run.run("laggards_are_dirty", "scope")
+    run.run("drop_partial")
+    run.run("scan_dirty", "dirty_scope")
+    run.run("withdrawn", "scope")
+    run.run("withdrawn_dirty", "dirty_scope")
     know_tables(run)
-    reached = request.horizon_ms if request.only is None else 0
-    sealed = _write(run, connection, request, lock.epoch, reached_ms=reached)
-    for statement in sql.FORGET_PENDING:
-        run.run(statement)
-    run.run(sql.PENDING)
-    run.run(sql.FORGET_DIRTY)
-    if request.only is None:
-        run.run(sql.ADVANCE)
-        run.run(sql.CAUGHT_UP)
+    whole = request.only is None
+    sealed = write_owed(run, lock.epoch, reached_ms=request.horizon_ms if whole else 0)
+    write_pending(run)
+    advance(run, whole=whole)
     return Sealed(sealed.seal_id, sealed.pushes, new_orgs, restored)
+
+
+def _scan(run: Statements, request: SealRequest, lock: Lock) -> None:
+    """Add up fresh windows, and see what has arrived for others (S2)."""
+    if run.is_postgresql:
+        run.run("scan", "scope", "later", which="fresh_or_later")
+        return
+    if request.only is None:
+        run.run("move_cursor")
+    one_window = lock.pack_ms == window_of(lock.pack_ms) and request.horizon_ms == lock.pack_ms + WINDOW_MS
+    window, groups = ("the_one_window", "groups_of_one_window") if one_window else ("window", "groups")
+    run.run("add_up", "scope", which="fresh", window=window, groups=groups)
+    run.run("add_up", "scope", which="late")
 
 
 def seal_range(
@@ -75,31 +83,25 @@ def seal_range(
     """
     lock, _ = lock_shard(connection, request)
     run = Statements(connection, request, from_ms)
-    run.values.update(horizon=min(to_ms, request.horizon_ms))
-    run.texts["below_watermark"] = sql.BELOW_WATERMARK
-    if biller is not None:
-        run.values["biller"] = biller
-        run.texts["below_watermark"] += " AND a.provider = :biller"
-    narrow_if_needed(run, connection, request)
-    run.texts["dirty_scope"] += " AND 1 = 0"  # the work table holds the range's samples alone
-    make_work_table(connection)
-    where = "s.ts >= :pack AND s.ts < :horizon"
-    run.run(sql.AGGREGATE.replace("{where}", where))
-    run.run(sql.WITHDRAWN)
+    go_by(run, request)
+    run.values.update(horizon_ms=min(to_ms, request.horizon_ms), biller=biller)
+    narrow_if_needed(run, request)
+    run.slots.update(
+        only_below="below_watermark" if biller is None else "below_watermark_of_biller",
+        dirty_scope="none_dirty",
+    )
+    run.run("make_work")
+    run.run("add_up", "scope", which="fresh")
+    run.run("withdrawn", "scope")
     know_tables(run)
-    return _write(run, connection, request, lock.epoch, reached_ms=0)
+    return write_owed(run, lock.epoch, reached_ms=0)
 
 
 def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
     """One day of the nightly sweep of the late horizon (S2's net); None when it is done for today."""
-    row = connection.execute(
-        sa.text(
-            "SELECT MIN(sweep_next_ms), MIN(sweep_began_ms), MIN(watermark_ms) FROM buckets "
-            "WHERE id BETWEEN :lo AND :hi"
-        ),
-        {"lo": request.shard.lo, "hi": request.shard.hi},
-    ).one()
-    start, began, watermark = (int(value) for value in row)
+    shard = {"lo": request.shard.lo, "hi": request.shard.hi}
+    row = SQL.run(connection, "swept", shard).one()
+    start, began, watermark = int(row.next_ms), int(row.began_ms), int(row.watermark_ms)
     if start >= min(watermark, window_of(began)):  # what was sealed since this round began is the next round's
         if request.now_ms - began < DAY_MS:
             return None
@@ -107,37 +109,5 @@ def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
     start = max(start, min(watermark, request.horizon_ms) - LATE_HORIZON_MS)
     end = min(start + SWEEP_CHUNK_MS, watermark, window_of(began))
     sealed = seal_range(connection, request, start, end) if end > start else None
-    connection.execute(
-        buckets.update()
-        .where(buckets.c.id.between(request.shard.lo, request.shard.hi))
-        .values(sweep_next_ms=end, sweep_began_ms=began)
-    )
+    SQL.run(connection, "move_sweep", {**shard, "next_ms": end, "began_ms": began})
     return sealed
-
-
-def _write(run: Statements, connection: sa.Connection, request: SealRequest, epoch: int, *, reached_ms: int) -> Sealed:
-    cursor = connection.execute(
-        sa.text("SELECT MIN(cursor) FROM buckets WHERE id BETWEEN :lo AND :hi"),
-        {"lo": request.shard.lo, "hi": request.shard.hi},
-    ).scalar_one()
-    seal_id = connection.execute(
-        seals.insert().values(
-            at_ms=request.now_ms,
-            bucket_lo=request.shard.lo,
-            bucket_hi=request.shard.hi,
-            horizon_ms=reached_ms,
-            cursor=cursor,
-            epoch=epoch,
-        )
-    ).inserted_primary_key
-    assert seal_id is not None
-    number = int(seal_id[0])
-    sorting = plans.GROUP_BY_SORTING[connection.dialect.name]
-    for statement in sorting[:1]:
-        run.run(statement)
-    written = run.run(sql.SEAL, seal_id=number).rowcount
-    for statement in sorting[1:]:
-        run.run(statement)
-    if run.texts["sent"] != sql.SENT_WHOLE and written:
-        run.run(sql.CARRY, seal_id=number)
-    return Sealed(number, written)

@@ -11,6 +11,9 @@ import sqlalchemy as sa
 from drawdown.schema.audit import Said, record, require_org
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_org
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
 
 
 def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:
@@ -19,14 +22,7 @@ def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int
     Under its bucket's lock: a seal that is under way ends first, so that the watermark is held where it then is.
     """
     lock_org(connection, org_id)
-    changed = connection.execute(
-        sa.text(
-            "UPDATE orgs SET stopped_at_ms = :now, stopped_reason = :reason, held_watermark_ms = COALESCE("
-            "held_watermark_ms, (SELECT watermark_ms FROM buckets b WHERE b.id = orgs.bucket)) "
-            "WHERE org_id = :org AND stopped_at_ms IS NULL"
-        ),
-        {"now": now_ms, "reason": reason, "org": org_id},
-    ).rowcount
+    changed = SQL.run(connection, "stop_org", {"now_ms": now_ms, "reason": reason, "org_id": org_id}).rowcount
     if changed:
         record(connection, "org_stop", org_id, {}, Said(now_ms, actor, reason))
     return bool(changed)
@@ -44,9 +40,7 @@ def release_org(
     org = require_org(connection, org_id)
     if org.stopped_at_ms is None:
         raise Refused(f"{org_id} is not stopped; `drawdown status {org_id}` shows how it stands")
-    connection.execute(
-        sa.text("UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = :org"), {"org": org_id}
-    )
+    SQL.run(connection, "release_org", {"org_id": org_id})
     was = str(org.stopped_reason)
     record(connection, "org_release", org_id, {"was": was}, Said(now_ms, actor, reason, via))
     return was

@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
 
 @dataclass(frozen=True)
 class Box:
@@ -30,29 +34,18 @@ class BoxSample:
 
 def start_boxes(connection: sa.Connection, boxes: Sequence[Box]) -> None:
     """Sandboxes run from now on."""
-    connection.execute(
-        sa.text(
-            "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) "
-            "VALUES (:sandbox_id, :org_id, :cell_id, 'running')"
-        ),
-        [asdict(box) for box in boxes],
-    )
+    SQL.run(connection, "start_box", [asdict(box) for box in boxes])
 
 
 def stop_boxes(connection: sa.Connection, cell_id: str, org_id: str) -> None:
     """A cell did as it was told."""
-    connection.execute(
-        sa.text("UPDATE sandboxes SET state = 'stopped' WHERE cell_id = :cell AND org_id = :org"),
-        {"cell": cell_id, "org": org_id},
-    )
+    SQL.run(connection, "stop_boxes", {"cell_id": cell_id, "org_id": org_id})
 
 
 def write_samples(connection: sa.Connection, samples: Sequence[BoxSample], now_ms: int) -> None:
     """Insert samples, as a host does."""
-    connection.execute(
-        sa.text(
-            "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-            "VALUES (:id, :org_id, :sandbox_id, :cell_id, :memory_mb, :interval_s, :ts, :now)"
-        ),
-        [{**asdict(s.box), "id": s.id, "interval_s": s.interval_s, "ts": s.ts, "now": now_ms} for s in samples],
-    )
+    rows = [
+        {**asdict(sample.box), "id": sample.id, "interval_s": sample.interval_s, "ts": sample.ts, "ingested_at": now_ms}
+        for sample in samples
+    ]
+    SQL.run(connection, "write_sample", rows)

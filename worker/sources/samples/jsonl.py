@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from drawdown.worker.sources.samples.lines import Lines, Record, is_blank, text_of
 from drawdown.worker.sources.samples.rows import ID_FIELDS, ImportOptions, RowReader, Sample
 from drawdown.worker.sources.samples.values import BadRow
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise BadRow("", "duplicate_keys")
@@ -38,7 +38,7 @@ def jsonl_records(lines: Lines, keys: list[str], read: RowReader, options: Impor
         yield number, raw, outcome
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str) -> dict[str, object]:
     try:
         row = _decode(text)
     except (ValueError, RecursionError) as error:
@@ -48,7 +48,7 @@ def _object(text: str) -> dict[str, Any]:
     return row
 
 
-def _scalar(value: Any, id_field: str | None) -> str:
+def _scalar(value: object, id_field: str | None) -> str:
     """What a field's reader is given; null is as good as missing."""
     if isinstance(value, str):
         return value

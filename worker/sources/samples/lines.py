@@ -10,11 +10,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
 from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.values import BadRow
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 STDIN: Final = "-"
 
@@ -52,7 +55,7 @@ class _Counted(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         size = cast(io.BufferedIOBase, self._raw).readinto(buffer)
         self.count += size
         return size

@@ -8,7 +8,7 @@ alike is one row, which says how many samples it stands for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -17,8 +17,11 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 from drawdown.worker.sources.samples.values import BadRow, time_reader
+
+SQL = queries(__file__)
 
 MAX_ROWS: Final = 10_000
 
@@ -31,49 +34,10 @@ _CUT: Final = {
     "postgresql": f"CASE WHEN OCTET_LENGTH(CAST({{0}} AS TEXT)) > {MAX_TEXT_BYTES} "
     f"THEN SUBSTR(CAST({{0}} AS TEXT), 1, {MAX_ID_CHARS}) || '{CUT}' ELSE CAST({{0}} AS TEXT) END",
 }
-_BYTES: Final = {"sqlite": "LENGTH(CAST({0} AS BLOB))", "postgresql": "OCTET_LENGTH({0})"}
-_CAME: Final = {"sqlite": "CASE WHEN TYPEOF({0}) = 'integer' THEN {0} END", "postgresql": "{0}"}
-
-
-def _quarantined_as(shape: Callable[[str], str], size: str = "NULL", came: str = "{0}") -> str:
-    """What still counts as quarantined, each column in this shape; `size`: of its id. A conflict that was seen after
-    its sample was dealt with is a new one."""
-    of_sample = ", ".join(shape(name) for name in ("s.ts", "s.memory_mb", "s.interval_s"))
-    return f"""
-SELECT {shape("s.id")} AS sample_id, {shape("s.org_id")} AS org_id, {shape("s.sandbox_id")} AS sandbox_id,
-    s.problem AS reason, {shape("s.ts")} AS ts, {shape("s.memory_mb")} AS memory_mb,
-    {shape("s.interval_s")} AS interval_s, {came.format("s.ingested_at")} AS came_ms, {size.format("s.id")} AS id_bytes
-FROM usage_samples s WHERE s.problem IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = s.id)
-UNION ALL
-SELECT {shape("l.sample_id")}, {shape("l.org_id")}, {shape("s.sandbox_id")}, 'below_floor', {of_sample}, l.found_ms,
-    {size.format("l.sample_id")}
-FROM late_quarantine l LEFT JOIN usage_samples s ON s.id = l.sample_id
-WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = l.sample_id)
-UNION ALL
-SELECT {shape("c.sample_id")}, {shape("s.org_id")}, {shape("s.sandbox_id")}, 'id_conflict', {of_sample}, c.seen_ms,
-    {size.format("c.sample_id")}
-FROM sample_conflicts c LEFT JOIN usage_samples s ON s.id = c.sample_id
-WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = c.sample_id AND q.at_ms >= c.seen_ms)
-"""
-
-
-WHOLE: Final = _quarantined_as("{}".format)
-"""With whole ids, which no process should hold many of."""
-_REASONS_ALONE: Final = _quarantined_as(lambda name: "NULL")
-CHOSEN: Final = """
-(:org = '' OR x.org_id = :org) AND (:reason = '' OR x.reason = :reason)
-    AND (:anytime = 1 OR (x.came_ms >= :from_ms AND x.came_ms < :to_ms))
-"""
-_LIST: Final = f"""
-SELECT x.sample_id, MIN(x.org_id) AS org_id, MIN(x.sandbox_id) AS sandbox_id, x.reason, MIN(x.ts) AS ts,
-    MIN(x.memory_mb) AS memory_mb, MIN(x.interval_s) AS interval_s, MAX(x.came_ms) AS came_ms,
-    MAX(x.id_bytes) AS id_bytes, COUNT(*) AS samples
-FROM ({{quarantined}}) x WHERE {CHOSEN} AND x.sample_id > :after {{only}}
-GROUP BY x.sample_id, x.reason ORDER BY x.sample_id, x.reason LIMIT :most
-"""
-REASONS: Final = f"SELECT DISTINCT reason FROM ({_REASONS_ALONE}) x ORDER BY 1"
-COUNTS: Final = f"SELECT reason, COUNT(*) AS samples FROM ({_REASONS_ALONE}) x GROUP BY reason ORDER BY reason"
+# For the rooms whose statements are not pieces yet.
+CHOSEN: Final = SQL.text("chosen", "")
+WHOLE: Final = SQL.text("quarantined_whole", "")
+COUNTS: Final = SQL.text("count_by_reason", "")
 
 _OF_ONE_ID: Final = 3
 """Rows that one id may have: a conflict, below the floor, a problem."""
@@ -127,7 +91,7 @@ class SamplePage:
 
 def require_reason(connection: sa.Connection, given: str) -> None:
     """Errors: UnknownId for a reason that nothing is quarantined for."""
-    there = [str(one) for one in connection.execute(sa.text(REASONS)).scalars()]
+    there = [str(reason) for reason in SQL.run(connection, "reasons").scalars()]
     if given not in there:
         raise ids.unknown(REASON, given, there, listed=", ".join(there) or "none, as nothing is quarantined")
 
@@ -141,25 +105,26 @@ def list_quarantined(
     rows = _quarantined(connection, chosen, after, most + _OF_ONE_ID)
     found = [_with_meaning(_counted(row_of(row), row), now_ms) for row in rows]
     last = found[most - 1].sample_id if len(found) > most else ""
-    page = found[:most] + [one for one in found[most:] if one.sample_id == last]  # no id is on two pages
+    page = found[:most] + [row for row in found[most:] if row.sample_id == last]  # no id is on two pages
     return SamplePage(page, last if len(found) > len(page) else None)
 
 
 def _quarantined(connection: sa.Connection, chosen: QuarantineFilter, after: str, most: int) -> Sequence[sa.Row[Any]]:
-    kind = connection.dialect.name
-    short = _quarantined_as(lambda name: cut_in(kind, name), _BYTES[kind], _CAME[kind])
-    query = sa.text(_LIST.format(quarantined=short, only="AND x.sample_id IN :ids" if chosen.ids else ""))
-    values = {**values_of(chosen), "after": after, "most": most}
-    if chosen.ids:
-        query = query.bindparams(sa.bindparam("ids", expanding=True))
-        values["ids"] = [cut(name) for name in chosen.ids]
-    return connection.execute(query, values).all()
+    values = {
+        **values_of(chosen),
+        "ids": [cut(name) for name in chosen.ids],
+        "after": after,
+        "at_most": most,
+        "max_bytes": MAX_TEXT_BYTES,
+        "max_chars": MAX_ID_CHARS,
+    }
+    return SQL.run(connection, "page", values, named="with_these_ids" if chosen.ids else "").all()
 
 
-def values_of(chosen: QuarantineFilter) -> dict[str, Any]:
-    """What `CHOSEN` is bound to; ids that are named are a condition of their own."""
+def values_of(chosen: QuarantineFilter) -> dict[str, object]:
+    """What the piece `chosen` is bound to; ids that are named are a condition of their own."""
     return {
-        "org": chosen.org,
+        "org_id": chosen.org,
         "reason": chosen.reason,
         "anytime": int(chosen.from_ms is None and chosen.to_ms is None),
         "from_ms": chosen.from_ms or 0,
@@ -195,8 +160,8 @@ def row_of(row: sa.Row[Any]) -> SampleRow:
     )
 
 
-def _counted(one: SampleRow, row: sa.Row[Any]) -> SampleRow:
-    return replace(one, id_bytes=row.id_bytes, samples=row.samples) if row.id_bytes > MAX_TEXT_BYTES else one
+def _counted(sample: SampleRow, row: sa.Row[Any]) -> SampleRow:
+    return replace(sample, id_bytes=row.id_bytes, samples=row.samples) if row.id_bytes > MAX_TEXT_BYTES else sample
 
 
 def _text(value: object) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS
@@ -196,18 +196,18 @@ def meaning(reason: str) -> str:
 
 def content(sample: Sample) -> str:
     """What a sample says, as canonical JSON: equal texts for equal content. When it came is no part of it."""
-    values: dict[str, Any] = dict(zip(FIELDS[1:], sample[1:8], strict=True))
+    values: dict[str, object] = dict(zip(FIELDS[1:], sample[1:8], strict=True))
     text = _canonical(values)
     if len(text.encode()) > _INDEXED_BYTES:
         text = _canonical({key: _shortened(value) for key, value in values.items()})
     return text
 
 
-def _canonical(values: Mapping[str, Any]) -> str:
+def _canonical(values: Mapping[str, object]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _shortened(value: Any) -> Any:
+def _shortened(value: object) -> object:
     """Long ids cut, with a digest of the whole so that different ones stay different."""
     if not isinstance(value, str) or len(value) <= 80:
         return value

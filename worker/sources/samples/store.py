@@ -8,34 +8,16 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.worker.sources.samples.rows import COLUMNS, FIELDS, Sample, content
+from drawdown.schema.sql import queries
+from drawdown.worker.sources.samples.rows import COLUMNS, Sample, content
+
+SQL = queries(__file__)
 
 Stored = tuple[int, list[int]]
 """How many rows went in, and the positions of those in conflict; the others were there already."""
-
-_NAMES: Final = ", ".join(COLUMNS)
-# The database fills `arrival` and `problem`. Of equal ids in one chunk the first wins.
-_INSERT: Final = {
-    "sqlite": f"INSERT INTO usage_samples ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})",
-    # One statement from arrays, without a temporary table. In the order of ids, because two imports of the same
-    # samples would otherwise wait for each other crosswise.
-    "postgresql": f"INSERT INTO usage_samples ({_NAMES}) SELECT {_NAMES} FROM unnest("
-    "%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::numeric[], %s::bigint[], %s::bigint[], "
-    f'%s::bigint[]) WITH ORDINALITY AS incoming ({_NAMES}, n) ORDER BY id COLLATE "C", n ON CONFLICT (id) DO NOTHING',
-}
-_THERE: Final = "SELECT id FROM usage_samples WHERE id IN (SELECT value FROM json_each(?))"
-_SELECT: Final = {
-    dialect: f"SELECT {', '.join(FIELDS)} FROM usage_samples WHERE id {among}"
-    for dialect, among in (("sqlite", "IN (SELECT value FROM json_each(?))"), ("postgresql", "= ANY (%s)"))
-}
-_QUARANTINE: Final = sa.text(
-    "INSERT INTO sample_conflicts (sample_id, source, content, seen_ms) "
-    "VALUES (:sample_id, :source, :content, :seen_ms) ON CONFLICT DO NOTHING"
-)
 
 
 def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> Stored:
@@ -54,26 +36,26 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
 def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
     """Insert those whose ids are new; how many."""
     if connection.dialect.name == "postgresql":
-        arrays = tuple(map(list, zip(*rows, strict=True)))
-        return connection.exec_driver_sql(_INSERT["postgresql"], arrays).rowcount
+        arrays = map(list, zip(*rows, strict=True))
+        return SQL.run(connection, "insert", dict(zip(COLUMNS, arrays, strict=True))).rowcount
     # Looked up before, as nobody else writes meanwhile: a trigger would keep second ones aside as well, and does not
     # know their file and line.
     names = [row[0] for row in rows]
-    there = set(connection.exec_driver_sql(_THERE, (json.dumps(names),)).scalars())
+    there = set(SQL.run(connection, "there", {"ids": json.dumps(names)}).scalars())
     if there or len(set(names)) < len(names):
         first = {row[0]: row for row in reversed(rows) if row[0] not in there}
         rows = list(reversed(first.values()))
-    return connection.exec_driver_sql(_INSERT["sqlite"], rows).rowcount if rows else 0
+    # Straight to the driver: a mapping for each row would take longer than to insert it.
+    return connection.exec_driver_sql(SQL.text("insert", "sqlite"), rows).rowcount if rows else 0
 
 
-def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[Any, ...]]:
-    dialect = connection.dialect.name
+def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[object, ...]]:
     ids = [row[0] for row in rows]
-    found = connection.exec_driver_sql(_SELECT[dialect], (json.dumps(ids) if dialect == "sqlite" else ids,))
-    return {row[0]: tuple(row) for row in found}
+    given = ids if connection.dialect.name == "postgresql" else json.dumps(ids)
+    return {row[0]: tuple(row) for row in SQL.run(connection, "stored", {"ids": given})}
 
 
-def _same(stored: tuple[Any, ...] | None, row: Sample) -> bool:
+def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
     """Whether the stored sample says what this row says; numbers are compared as numbers, whatever their type."""
     if stored is None:  # it was there a moment ago, and was pruned since: below the floor nothing changes any more
         return True
@@ -88,4 +70,4 @@ def _quarantine(connection: sa.Connection, found: list[tuple[Sample, str]]) -> N
         {"sample_id": row[0], "source": origin, "content": content(row), "seen_ms": row[8]} for row, origin in found
     ]
     values.sort(key=lambda value: (value["sample_id"], value["content"]))  # as for the samples: no crosswise waiting
-    connection.execute(_QUARANTINE, values)
+    SQL.run(connection, "keep_conflict", values)

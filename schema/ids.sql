@@ -1,0 +1,79 @@
+-- Where ids of each kind lie, and which of them stand near one that was given.
+
+-- name: is_known
+SELECT 1 FROM {place} x WHERE id = :id LIMIT 1
+
+-- name: from_id_on
+SELECT DISTINCT id FROM {place} x WHERE id >= :id ORDER BY 1 LIMIT :at_most
+
+-- name: before_id
+SELECT DISTINCT id FROM {place} x WHERE id < :id ORDER BY 1 DESC LIMIT :at_most
+
+-- name: with_a_half
+-- Those that begin or end as the one that was given.
+SELECT DISTINCT id FROM (SELECT id FROM {place} y LIMIT :scanned) x
+WHERE id LIKE :head ESCAPE '!' OR id LIKE :tail ESCAPE '!' LIMIT :at_most
+
+-- name: sampled_from_id_on
+-- From one organisation to the next by the index, since each of them has many samples.
+WITH RECURSIVE found (org_id) AS (
+    SELECT MIN(s.org_id) FROM usage_samples s WHERE s.org_id >= :id
+    UNION ALL
+    SELECT (SELECT MIN(s.org_id) FROM usage_samples s WHERE s.org_id > f.org_id) FROM found f
+    WHERE f.org_id IS NOT NULL
+)
+SELECT org_id FROM found WHERE org_id IS NOT NULL LIMIT :at_most
+
+-- name: sampled_before_id
+WITH RECURSIVE found (org_id) AS (
+    SELECT MAX(s.org_id) FROM usage_samples s WHERE s.org_id < :id
+    UNION ALL
+    SELECT (SELECT MAX(s.org_id) FROM usage_samples s WHERE s.org_id < f.org_id) FROM found f
+    WHERE f.org_id IS NOT NULL
+)
+SELECT org_id FROM found WHERE org_id IS NOT NULL LIMIT :at_most
+
+-- name: has_samples
+SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
+
+-- name: orgs
+(SELECT org_id AS id FROM orgs)
+
+-- name: mapped_features
+(SELECT feature AS id FROM mappings WHERE feature IS NOT NULL)
+
+-- name: priced_features
+(SELECT feature AS id FROM ledger_rates)
+
+-- name: wallets
+(SELECT account_id AS id FROM ledger_accounts WHERE kind = 'wallet')
+
+-- name: assigned_customers
+(SELECT customer_id AS id FROM assignments)
+
+-- name: assigned_providers
+(SELECT provider AS id FROM assignments)
+
+-- name: ledger_plans
+(SELECT "plan" AS id FROM ledger_plans)
+
+-- name: plans_of_orgs
+(SELECT "plan" AS id FROM orgs WHERE "plan" IS NOT NULL)
+
+-- name: cells
+(SELECT cell_id AS id FROM cells)
+
+-- name: cells_of_sandboxes
+(SELECT cell_id AS id FROM sandboxes)
+
+-- name: samples
+(SELECT id FROM usage_samples)
+
+-- name: actors
+(SELECT actor AS id FROM operator_actions)
+
+-- name: targets
+(SELECT target AS id FROM operator_actions)
+
+-- name: kinds_of_action
+(SELECT action AS id FROM operator_actions)

@@ -1,0 +1,34 @@
+-- Locks that many share, and the record of what people did.
+
+-- name: lock_buckets
+SELECT id FROM buckets WHERE id BETWEEN :lo AND :hi ORDER BY id {for_update}
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: share_charges
+SELECT provider FROM provider_states WHERE provider = 'embedded' FOR SHARE
+
+-- name: hold_charges
+SELECT provider FROM provider_states WHERE provider = 'embedded' FOR UPDATE
+
+-- name: bucket_of_org
+SELECT bucket FROM orgs WHERE org_id = :org_id
+
+-- name: record_actions
+INSERT INTO operator_actions (target, details, hash, at_ms, action, actor, reason, via)
+SELECT target, details, hash, :at_ms, :action, :actor, :reason, :via
+FROM {rows :actions (target text, details text, hash text)} r WHERE 1 = 1
+
+-- name: actions
+-- A page of them from a number on; the columns are those that a hash is over.
+SELECT action_id, hash, at_ms, action, target, details, actor, reason, via FROM operator_actions
+WHERE action_id >= :from_id ORDER BY action_id LIMIT :at_most
+
+-- name: chain_head
+SELECT actions, hash FROM action_chain {lock}
+
+-- name: move_chain_head
+UPDATE action_chain SET actions = :actions, hash = :hash
