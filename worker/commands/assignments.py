@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import Said, record, require_org
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.locks import lock_buckets
+from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import mapping_rows, segments
@@ -213,8 +213,7 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
 def _mend(connection: sa.Connection, org_id: str, start: int) -> tuple[int, int]:
     """Mark the windows that had waited for an assignment; returns (seconds mended, seconds still before the start)."""
     values = {"org_id": org_id, "start_ms": start}
-    lock_buckets(connection)
-    SQL.run(connection, "make_pending_dirty", values)
+    make_windows_dirty(connection, SQL, "waiting_windows", values)
     mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
     waiting = SQL.run(connection, "waiting_seconds", {**values, "segments": mapped}).one()
     return int(waiting.mended_s), int(waiting.before_start_s)

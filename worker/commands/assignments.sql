@@ -50,11 +50,9 @@ AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)), billing
 projection_due_ms = :projection_due_ms, projection_asks = projection_asks + 1, balance_micro = NULL,
 balance_read_ms = NULL, unseen_micro = NULL, unread_since_ms = NULL WHERE org_id = :org_id
 
--- name: make_pending_dirty
+-- name: waiting_windows
 -- The windows that had waited for an assignment.
-INSERT INTO dirty_windows (org_id, window_ms)
-SELECT DISTINCT org_id, window_ms FROM pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
-ON CONFLICT DO NOTHING
+pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
 -- name: waiting_seconds
 -- Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill.

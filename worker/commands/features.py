@@ -15,7 +15,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
-from drawdown.schema.locks import lock_buckets
+from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import (
@@ -149,8 +149,7 @@ def _mend(connection: sa.Connection, start: int, mapping: list[MappingRow], row:
             values = {"memory_mb": size, "from_ms": from_ms, "to_ms": to_ms}
             filled = SQL.run(connection, "count_filled", values).one()
             seconds, windows = seconds + int(filled.seconds), windows + int(filled.windows)
-            lock_buckets(connection)
-            SQL.run(connection, "make_filled_dirty", values)
+            make_windows_dirty(connection, SQL, "filled", values)
     return Mapped(start, seconds, windows, sizes)
 
 

@@ -16,6 +16,3 @@ pending_usage WHERE reason = 'no_mapping' AND memory_mb = :memory_mb AND window_
 
 -- name: count_filled
 SELECT COALESCE(SUM(seconds), 0) AS seconds, COUNT(*) AS windows FROM {filled}
-
--- name: make_filled_dirty
-INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {filled} ON CONFLICT DO NOTHING

@@ -21,19 +21,18 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 from drawdown.worker.sources.samples.quarantine import (
-    CHOSEN,
+    CUT_AT,
     TIME_REASON,
     UNITS,
-    WHOLE,
     QuarantineFilter,
     SampleRow,
     cut,
-    cut_in,
     is_cut,
     list_quarantined,
     time_of,
     values_of,
 )
+from drawdown.worker.sources.samples.quarantine import SQL as QUARANTINE
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.store import store
 from drawdown.worker.sources.samples.values import plain
@@ -114,11 +113,8 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -> list[str]:
     """Count samples as quarantined again that were set aside. Errors: Refused, for all, where one was not."""
     for name in sample_ids:
-        its = cut_in(connection.dialect.name, "sample_id") if is_cut(name) else "sample_id"
-        gone = connection.execute(
-            sa.text(f"DELETE FROM quarantine_closed WHERE {its} = :id AND new_id IS NULL"), {"id": name}
-        ).rowcount
-        if not gone:
+        its_id = "cut_id" if is_cut(name) else "whole_id"
+        if not QUARANTINE.run(connection, "undo_dismiss", {"sample_id": name, **CUT_AT}, its_id=its_id).rowcount:
             ids.require(connection, ids.SAMPLE, name)
             raise Refused(f"the sample {name} was not dismissed; nothing was changed")
     record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], said)
@@ -191,19 +187,11 @@ def _sample(mended: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
     return (mended.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, mended.interval_s, mended.ts_ms, now_ms)
 
 
-_CLOSE_LONG: Final = f"""
-INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
-SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:now AS BIGINT), :actor, :said
-FROM ({WHOLE}) x WHERE {CHOSEN} AND {{id}} = :name
-ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
-"""
-
-
 def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, said: Said) -> int:
-    """Close those whose ids begin so; returns how many. The database alone holds the ids: they may be of any length."""
-    text = _CLOSE_LONG.format(id=cut_in(connection.dialect.name, "x.sample_id"))
-    values = {**values_of(chosen), "name": name, "now": said.now_ms, "actor": said.actor, "said": said.reason}
-    return connection.execute(sa.text(text), values).rowcount
+    """Close those whose ids begin so; returns how many."""
+    person = {"at_ms": said.now_ms, "actor": said.actor, "reason_given": said.reason}
+    values = {**values_of(chosen), **CUT_AT, **person, "sample_id": name}
+    return QUARANTINE.run(connection, "close_long", values).rowcount
 
 
 def _close(connection: sa.Connection, closed: dict[str, str | None], said: Said) -> None:
