@@ -23,7 +23,7 @@ from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction,
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import Dispatched, dispatch
 from drawdown.worker.history.incarnation import recognise
-from drawdown.worker.seal.arrivals import Seen, seen_by_all
+from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.project import Projected, project
@@ -147,15 +147,8 @@ def reads_a_round(capabilities: Capabilities) -> int:
 def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Seen:
     values = {"lo": shard.lo, "hi": shard.hi}
     seen = watcher.seen or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
-    # Read before the scan: what commits in between is looked at twice, and nothing is missed.
-    following = seen_by_all(SQL.run(connection, "arrivals_now").all())
-    arrived = {"cursor": seen.cursor, "in_flight": seen.in_flight, "now_ms": now}
-    SQL.run(
-        connection,
-        "wake",
-        {**values, **arrived},
-        later="arrived_since_or_in_flight" if seen.in_flight else "arrived_since",
-    )
+    following = seen_now(connection)  # before the scan: what commits in between is looked at twice, and nothing missed
+    SQL.run(connection, "wake", {**values, **seen.values, "now_ms": now}, later=seen.piece)
     return following
 
 

@@ -1,29 +1,11 @@
 -- The watch: who uses something again, whose turn it is to be looked at, who of the halted is asked about again.
 
--- name: arrived_since
--- What has arrived since the watch looked last.
-s.arrival >= :cursor
-
--- name: arrived_since_or_in_flight
--- The same, where transactions of PostgreSQL were in flight then.
-(s.arrival >= :cursor OR s.arrival IN :in_flight)
-
 -- name: wake
--- Whoever uses nothing is not looked at, until it uses something again.
+-- Whoever uses nothing is not looked at, until it uses something again; `later` is what has arrived since the watch
+-- looked last.
 UPDATE orgs SET watch_due_ms = :now_ms WHERE watch_due_ms IS NULL AND NOT is_halted AND bucket BETWEEN :lo AND :hi
     AND billing_provider NOT IN {unbilled}
     AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE {later} AND s.problem IS NULL)
-
--- name: arrivals_now [postgresql]
--- What was not visible when this was read has a number in the list, or one at or above the cursor. The cursor is never
--- above the reader's own number: a server that dies forgets the numbers of those that wrote nothing, and gives those
--- above the newest commit again.
-SELECT least(pg_snapshot_xmax(s.now)::text::bigint, pg_current_xact_id()::text::bigint) AS cursor,
-    ARRAY(SELECT one::text::bigint FROM pg_snapshot_xip(s.now) one) AS in_flight
-FROM (SELECT pg_current_snapshot() AS now) s
-
--- name: arrivals_now [sqlite]
-SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0) AS cursor, NULL AS in_flight
 
 -- name: arrivals_sealed
 SELECT cursor, in_flight FROM buckets WHERE id BETWEEN :lo AND :hi
