@@ -27,8 +27,9 @@ SELECT MIN(start_ms) FROM assignments WHERE provider = :provider
 
 -- name: first_sample
 -- One look into an index for each organisation: the moment itself has none that knows its least value.
-SELECT MIN(first_ms) AS first_ms FROM (SELECT (SELECT s.ts FROM usage_samples s WHERE s.org_id = o.org_id AND s.problem IS NULL
-    ORDER BY s.ts LIMIT 1) AS first_ms FROM orgs o WHERE 1 = 1 {only}) firsts
+SELECT MIN(first_ms) AS first_ms FROM (
+    SELECT (SELECT s.ts FROM usage_samples s WHERE s.org_id = o.org_id AND s.problem IS NULL ORDER BY s.ts LIMIT 1)
+        AS first_ms FROM orgs o WHERE 1 = 1 {only}) firsts
 
 -- name: first_push
 SELECT MIN(window_ms) FROM pushes
