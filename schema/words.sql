@@ -72,3 +72,11 @@ OFFSET 0) s
 OFFSET 0) p
 
 -- name: end_look_p [sqlite]
+
+-- name: arrived_since
+-- Of samples `s`: those that came after the ones before :cursor were looked at (S2).
+s.arrival >= :cursor
+
+-- name: arrived_since_or_in_flight
+-- The same, where transactions of PostgreSQL were in flight then.
+(s.arrival >= :cursor OR s.arrival IN :in_flight)

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import LockHeld
-from drawdown.schema.tables import ticks
+from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, horizon
 from drawdown.worker.catalog.terms import changed, stored_terms, take_new_terms
@@ -39,6 +39,7 @@ from drawdown.worker.views.backlog import read_backlog
 from drawdown.worker.views.tick_report import Report, accepted_of, collect
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 
 def tick(context: Context) -> Steps[Report]:
@@ -108,34 +109,25 @@ def _verdicts(context: Context, provider: str) -> Steps[list[object]]:
 def _begin(connection: sa.Connection, *, context: Context, witness: Witness | None) -> Report:
     now = context.clock.now_ms()
     server_now = database_now(connection, now)
-    previous = connection.execute(
-        sa.text("SELECT started_ms FROM ticks WHERE NOT clock_trusted ORDER BY tick_id DESC LIMIT 1")
-    ).scalar_one_or_none()
-    known = recognise(connection, witness, now)
-    if not (context.clock.trusted or context.accept_clock or known.doubted):
+    previous = SQL.run(connection, "last_doubted_clock").scalar_one_or_none()
+    incarnation = recognise(connection, witness, now)
+    if not (context.clock.trusted or context.accept_clock or incarnation.doubted):
         doubt_the_clock(now, server_now, previous)
-    if known.doubted is None:
+    if incarnation.doubted is None:
         take_new_terms(connection, context.known())
     context.changed = changed(connection, context.known())
     _bring_providers_up_to_date(connection, now)
     release_exempt(connection, context.shard, now)
     end_overrides(connection, context.shard, now)
-    tick_id = connection.execute(
-        ticks.insert().values(
-            worker=context.worker,
-            bucket_lo=context.shard.lo,
-            bucket_hi=context.shard.hi,
-            started_ms=now,
-            clock_trusted=context.clock.trusted,
-        )
-    ).inserted_primary_key
-    assert tick_id is not None
-    context.witness = Witness(known.database_id, known.number, known.sends, int(tick_id[0]), context.worker)
+    shard = {"lo": context.shard.lo, "hi": context.shard.hi}
+    values = {**shard, "worker": context.worker, "started_ms": now, "clock_trusted": context.clock.trusted}
+    tick_id = int(SQL.run(connection, "begin_tick", values).scalar_one())
+    context.witness = Witness(incarnation.database_id, incarnation.number, incarnation.sends, tick_id, context.worker)
     return Report(
-        tick_id=int(tick_id[0]),
+        tick_id=tick_id,
         at_ms=now,
         horizon_ms=horizon(min(now, server_now)),
-        doubted=known.doubted,
+        doubted=incarnation.doubted,
         problems=_unusable(connection, context),
     )
 
@@ -149,11 +141,10 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
     reasons = {**context.broken, **context.changed}
     missing = set(stored_terms(connection)) - set(context.capabilities) - set(reasons)
     reasons |= dict.fromkeys(missing, "its package is not installed here")
-    used = sa.text("SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1")
     return [
         f"{name}: {reason}"
         for name, reason in sorted(reasons.items())
-        if connection.execute(used, {"provider": name}).first() is not None
+        if SQL.run(connection, "is_assigned", {"provider": name}).first() is not None
     ]
 
 
@@ -163,23 +154,9 @@ def _bring_providers_up_to_date(connection: sa.Connection, now: int) -> None:
 
     All assignments in force are looked at, however long ago they began: the clock by which an earlier tick said what it
     had looked at may have been wrong, and an assignment may be made later than the time it starts at."""
-    since = connection.execute(
-        sa.text("SELECT started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1")
-    ).scalar_one_or_none()
-    connection.execute(
-        sa.text(
-            "UPDATE orgs SET billing_provider = a.provider, "
-            "projection_due_ms = CASE WHEN a.provider NOT IN ('legacy', 'none') THEN :now END, "
-            "unread_since_ms = CASE WHEN a.provider NOT IN ('legacy', 'none') THEN unread_since_ms END, "
-            "projection_asks = projection_asks + 1, "
-            "balance_read_ms = CASE WHEN balance_read_ms >= a.start_ms THEN balance_read_ms END, "
-            "balance_micro = CASE WHEN balance_read_ms >= a.start_ms THEN balance_micro END "
-            "FROM assignments a WHERE a.org_id = orgs.org_id "
-            "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms) "
-            "AND (a.start_ms >= :since OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)"
-        ),
-        {"now": now, "since": 0 if since is None else min(since, now) - WINDOW_MS},
-    )
+    since = SQL.run(connection, "last_started").scalar_one_or_none()
+    since_ms = 0 if since is None else min(since, now) - WINDOW_MS
+    SQL.run(connection, "bring_providers_up_to_date", {"now_ms": now, "since_ms": since_ms})
 
 
 def _request(context: Context, report: Report, shard: Shard) -> SealRequest:
@@ -231,22 +208,19 @@ def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> St
     """Stop those organisations of one bucket that cannot be sealed, and them alone."""
     orgs: list[str] = yield Transaction("orgs_of_bucket", partial(_orgs_of, request=request))
     bad = yield from find_bad(orgs, lambda only: partial(sealing.seal, request=replace(request, only=only)))
-    for one in bad:
-        work = partial(stop_org, org_id=one.org_id, reason=one.reason, now_ms=request.now_ms, actor="drawdown")
+    for org in bad:
+        work = partial(stop_org, org_id=org.org_id, reason=org.reason, now_ms=request.now_ms, actor="drawdown")
         yield Transaction("stop_org", work)
-        log.error("org_stopped", org=one.org_id, reason=one.reason)
-        report.stopped_orgs.append(one.org_id)
+        log.error("org_stopped", org=org.org_id, reason=org.reason)
+        report.stopped_orgs.append(org.org_id)
     return bool(bad)
 
 
 def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
     """The organisations of the shard that may be at fault, those first seen in samples included."""
     register_unknown_orgs_by_arrival(connection, request)
-    known = connection.execute(
-        sa.text("SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi AND stopped_at_ms IS NULL ORDER BY org_id"),
-        {"lo": request.shard.lo, "hi": request.shard.hi},
-    )
-    return [str(name) for name in known.scalars()]
+    registered = SQL.run(connection, "orgs_of_buckets", {"lo": request.shard.lo, "hi": request.shard.hi})
+    return [str(org_id) for org_id in registered.scalars()]
 
 
 def _sweep(context: Context, report: Report) -> Steps[None]:
@@ -270,13 +244,7 @@ def _end(connection: sa.Connection, *, context: Context, report: Report) -> Repo
     left = read_backlog(connection, context.shard, report.at_ms)
     needed = [*report.problems, *problems(unheeded(connection, context.shard))]
     report = replace(report, left=left, problems=needed)  # a new one: where this conflicts, it is run again
-    connection.execute(
-        ticks.update()
-        .where(ticks.c.tick_id == report.tick_id, ticks.c.worker == context.worker)  # not another history's (R1)
-        .values(
-            finished_ms=context.clock.now_ms(),
-            exit_status=report.exit_status,
-            report=json.dumps(asdict(report), sort_keys=True),
-        )
-    )
+    ended = {"finished_ms": context.clock.now_ms(), "exit_status": report.exit_status}
+    values = {"tick_id": report.tick_id, "worker": context.worker, **ended}
+    SQL.run(connection, "end_tick", {**values, "report": json.dumps(asdict(report), sort_keys=True)})
     return report

@@ -7,15 +7,15 @@ several watches at once, or one that begins anew, do the same things under the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import Capabilities
+from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.context import Context
@@ -23,7 +23,7 @@ from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction,
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import Dispatched, dispatch
 from drawdown.worker.history.incarnation import recognise
-from drawdown.worker.seal.arrivals import NOW, Seen, seen_by_all
+from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.project import Projected, project
@@ -31,6 +31,7 @@ from drawdown.worker.verdict.rules import LAST_LOOK_MS, next_look_ms
 from drawdown.worker.verdict.watch_state import note_round
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 ROUND_MS: Final = 5 * SECOND_MS
 LOOKS_A_ROUND: Final = 5_000
@@ -73,38 +74,6 @@ class Watcher:
     """The arrivals that were looked at; None: begin where the seal has come to."""
 
 
-# Whoever uses nothing is not looked at, until it uses something again.
-WAKE: Final = """
-UPDATE orgs SET watch_due_ms = :now WHERE watch_due_ms IS NULL AND NOT is_halted AND bucket BETWEEN :lo AND :hi
-    AND billing_provider NOT IN ('legacy', 'none')
-    AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE {later} AND s.problem IS NULL)
-"""
-SEEN_NOW: Final = {
-    "postgresql": NOW.replace("::", "\\:\\:"),
-    "sqlite": "SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0) AS cursor, NULL AS in_flight",
-}
-SEALED: Final = "SELECT cursor, in_flight FROM buckets WHERE id BETWEEN :lo AND :hi"
-
-_BILLED: Final = """
-FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.customer_id <> ''
-    AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
-"""
-LOOK: Final = f"""
-SELECT o.org_id, o.is_halted, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.projection_due_ms,
-    o.override_halted {_BILLED}
-WHERE o.watch_due_ms <= :now AND NOT o.is_halted AND o.bucket BETWEEN :lo AND :hi
-ORDER BY o.watch_due_ms LIMIT :most {{skip_locked}}
-"""
-LOOKED: Final = "UPDATE orgs SET watch_due_ms = :look WHERE org_id = :org AND NOT is_halted"
-
-# A person's halt and override are no matter of credit: there is nothing to ask.
-HALTED: Final = f"""
-SELECT o.org_id {_BILLED} WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL
-    AND o.projection_due_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
-ORDER BY COALESCE(o.balance_read_ms, 0) LIMIT :most
-"""
-
-
 def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     """One round: look, ask, halt or resume, and tell the cells."""
     done = Watched()
@@ -115,8 +84,9 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     watcher.seen, done.looked, done.asked = seen.seen, seen.looked, seen.asked
     lanes = yield Together([_lane(context, provider) for provider in context.ready()])
     others = yield Together([dispatch(context.within(ROUND_MS))])  # halts of organisations that no provider here bills
-    for result in [one for lane in [*lanes, others] for one in (lane if isinstance(lane, list) else [lane])]:
-        _collect(done, result)
+    for lane in [*lanes, others]:
+        for result in lane if isinstance(lane, list) else [lane]:
+            _collect(done, result)
     if done.halted or done.resumed or done.halts_failed or done.failures:
         log.info("watched", **{name: value for name, value in vars(done).items() if value})
     return done
@@ -154,39 +124,40 @@ def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witn
     doubted = recognise(connection, witness, now).doubted is not None
     done = Looked(_wake(connection, watcher, context.shard, now))
     for provider in context.ready():
-        values = {"provider": provider, "now": now, "lo": context.shard.lo, "hi": context.shard.hi}
         reads = reads_a_round(context.capabilities[provider])
-        wanted = [] if doubted else _look_at(connection, context, values, done, reads)
-        halted = connection.execute(sa.text(HALTED), {**values, "most": max(reads // HALTED_SHARE, 1)}).scalars().all()
+        wanted = [] if doubted else _look_at(connection, context, provider, now, done, reads)
+        values = {**_billed_by(context, provider, now), "at_most": max(reads // HALTED_SHARE, 1)}
+        halted = SQL.run(connection, "halted", values).scalars().all()
         mark_for_projection(connection, [*wanted, *halted], now)
         done.asked += len(wanted) + len(halted)
     note_round(connection, now)  # last: one row, for which other shards' watches wait
     return done
 
 
-def reads_a_round(can: Capabilities) -> int:
+def _billed_by(context: Context, provider: str, now_ms: int) -> dict[str, object]:
+    return {"provider": provider, "now_ms": now_ms, "lo": context.shard.lo, "hi": context.shard.hi}
+
+
+def reads_a_round(capabilities: Capabilities) -> int:
     """How many customers may be asked about in one round: half of what the provider declares."""
-    a_second = can.reads_per_s if can.reads_per_s is not None else READS_A_S
-    return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * can.reads_a_call
+    a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
+    return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call
 
 
 def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Seen:
     values = {"lo": shard.lo, "hi": shard.hi}
-    seen = watcher.seen or seen_by_all(connection.execute(sa.text(SEALED), values).all())
-    # Read before the scan: what commits in between is looked at twice, and nothing is missed.
-    following = seen_by_all(connection.execute(sa.text(SEEN_NOW[connection.dialect.name])).all())
-    connection.execute(sa.text(WAKE.replace("{later}", seen.later)), {**values, "cursor": seen.cursor, "now": now})
+    seen = watcher.seen or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
+    following = seen_now(connection)  # before the scan: what commits in between is looked at twice, and nothing missed
+    SQL.run(connection, "wake", {**values, **seen.values, "now_ms": now}, later=seen.piece)
     return following
 
 
-def _look_at(connection: sa.Connection, context: Context, values: dict[str, Any], done: Looked, most: int) -> list[str]:
+def _look_at(
+    connection: sa.Connection, context: Context, provider: str, now: int, done: Looked, at_most: int
+) -> list[str]:
     """Look at whose turn it is; returns whose provider is to be asked: whose credit is gone by the estimate, and those
     that were never read."""
-    skip = "FOR UPDATE OF o SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
-    rows: Sequence[Any] = connection.execute(
-        sa.text(LOOK.replace("{skip_locked}", skip)), {**values, "most": LOOKS_A_ROUND}
-    ).all()
-    now, provider = values["now"], values["provider"]
+    rows = SQL.run(connection, "due", {**_billed_by(context, provider, now), "at_most": LOOKS_A_ROUND}).all()
     lag = context.capabilities[provider].balance_lag_ms
     used = read_used(connection, provider, rows, now_ms=now, read_ms=now, lag_ms=lag)
     wanted: list[str] = []
@@ -196,13 +167,13 @@ def _look_at(connection: sa.Connection, context: Context, values: dict[str, Any]
         effective = None if found is None else found.value
         gone = org.balance_read_ms is None or (effective is not None and effective <= 0)
         if gone and org.projection_due_ms is None:
-            if len(wanted) == most:
+            if len(wanted) == at_most:
                 continue  # stays due: the next round begins with it
             wanted.append(org.org_id)
         soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS  # a person's word holds whatever is read
         look = now + soon if gone else next_look_ms(effective, used[org.org_id].burn_a_minute, now)
-        looks.append({"org": org.org_id, "look": look})
+        looks.append({"org_id": org.org_id, "watch_due_ms": look})
     if looks:
-        connection.execute(sa.text(LOOKED), looks)
+        SQL.run(connection, "looked", looks)
     done.looked += len(looks)
     return wanted

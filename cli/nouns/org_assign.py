@@ -21,6 +21,23 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.worker.commands import assignments, flip_rules, flips
 from drawdown.worker.engine.runner import run
 
+Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        help="embedded, autumn, stripe, …; or none or legacy (bill nothing here)",
+        show_default="who bills it now; embedded where nobody does",
+    ),
+]
+Customer = Annotated[
+    str | None, typer.Option(help="The customer there", show_default="as it is; at first the organisation's id")
+]
+Unassigned = Annotated[bool, typer.Option("--unassigned", help="All that nobody bills yet")]
+FlipFile = Annotated[
+    Path | None, typer.Option(help="A CSV file with the columns org_id, customer_id; may be given again")
+]
+AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `drawdown org`."""
@@ -29,27 +46,15 @@ def register(app: typer.Typer) -> None:
 
 def assign(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            help="embedded, autumn, stripe, …; or none or legacy (bill nothing here)",
-            show_default="who bills it now; embedded where nobody does",
-        ),
-    ] = None,
-    customer: Annotated[
-        str | None, typer.Option(help="The customer there", show_default="as it is; at first the organisation's id")
-    ] = None,
+    names: Names = None,
+    provider: Provider = None,
+    customer: Customer = None,
     from_: From = None,
-    unassigned: Annotated[bool, typer.Option("--unassigned", help="All that nobody bills yet")] = False,
-    file: Annotated[
-        Path | None, typer.Option(help="A CSV file with the columns org_id, customer_id; may be given again")
-    ] = None,
+    unassigned: Unassigned = False,
+    file: FlipFile = None,
     undo: Undo = False,
     cancel: Annotated[bool, typer.Option("--cancel", hidden=True)] = False,
-    allow_halt: Annotated[
-        bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")
-    ] = False,
+    allow_halt: AllowHalt = False,
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Also where the provider cannot say")] = False,
     new: New = False,
     dry_run: DryRun = False,

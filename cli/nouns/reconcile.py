@@ -20,6 +20,19 @@ from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 
+FromDay = Annotated[
+    str | None, typer.Option("--from", help="From this day on (UTC)", show_default="what was settled lately")
+]
+ShadowThreshold = Annotated[
+    float, typer.Option(min=0, max=100, help="The same for shadow mode, where another system bills")
+]
+Correct = Annotated[
+    bool, typer.Option("--correct", help="Void what is proven absent, give back what was charged twice")
+]
+Acknowledge = Annotated[
+    bool, typer.Option("--acknowledge", help="What was told of balances is seen to; nothing is compared")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -30,20 +43,12 @@ def reconcile_(
     context: typer.Context,
     org: Annotated[str, typer.Argument(help="Only this organisation", show_default="all")] = "",
     provider: Annotated[str, typer.Option(help="Only this provider", show_default="all that have totals")] = "",
-    from_: Annotated[
-        str | None, typer.Option("--from", help="From this day on (UTC)", show_default="what was settled lately")
-    ] = None,
+    from_: FromDay = None,
     to: Annotated[str | None, typer.Option("--to", help="Up to the begin of this day (UTC)")] = None,
     threshold: Annotated[float, typer.Option(min=0, max=100, help="Per cent that may differ without a word")] = 0.0,
-    shadow_threshold: Annotated[
-        float, typer.Option(min=0, max=100, help="The same for shadow mode, where another system bills")
-    ] = 15.0,
-    correct: Annotated[
-        bool, typer.Option("--correct", help="Void what is proven absent, give back what was charged twice")
-    ] = False,
-    acknowledge: Annotated[
-        bool, typer.Option("--acknowledge", help="What was told of balances is seen to; nothing is compared")
-    ] = False,
+    shadow_threshold: ShadowThreshold = 15.0,
+    correct: Correct = False,
+    acknowledge: Acknowledge = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:

@@ -22,6 +22,7 @@ from tests.crash.billers import blockade
 from tests.crash.controller import STRIKES, Plan
 from tests.crash.siege import siege
 from tests.postgres_server import Server
+from tests.simulation.mutants_remote import Patches
 from tests.whole import share
 from tests.world import T0, Fleet
 
@@ -53,11 +54,11 @@ def test_what_the_driver_warns_of_when_a_connection_is_lost_is_no_second_line() 
     assert subprocess.run([sys.executable, "-c", warn], capture_output=True, check=True).stderr == b""
 
 
-def test_a_connection_lost_while_the_server_is_identified_is_said_as_such(
-    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(incarnation, "SERVER", "SELECT pg_terminate_backend(pg_backend_pid()), 1")
-    with pytest.raises(DatabaseBusy, match="try again"):
+def test_a_connection_lost_while_the_server_is_identified_is_said_as_such(postgres: sa.Engine) -> None:
+    patches = Patches()
+    read_id, end_it = "system_identifier FROM pg_control_system()", "pg_terminate_backend(pg_backend_pid())"
+    patches.query(incarnation, "server", read_id, end_it)
+    with patches.kept(), pytest.raises(DatabaseBusy, match="try again"):
         write(postgres, incarnation.read_incarnation)
 
 

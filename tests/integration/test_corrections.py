@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -22,6 +23,8 @@ from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.push import explain_push
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
+
+R = TypeVar("R")
 
 KEY = f"usage:acme:{T0}:compute_1gb"
 
@@ -298,7 +301,7 @@ def test_a_prune_lets_seals_go_on_while_it_deletes(fleet: Fleet) -> None:
     fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
     work: list[str] = []
 
-    def cut_off(what: Callable[[sa.Connection], object], *, rollback: bool = False) -> object:
+    def cut_off(what: Callable[[sa.Connection], R], *, rollback: bool = False) -> R:
         work.append(getattr(what, "func", what).__name__)
         if work.count("_delete_between") == 2:
             raise KeyboardInterrupt
@@ -318,7 +321,7 @@ def test_what_arrives_below_the_floor_while_samples_are_deleted_is_quarantined_f
     fleet.sample("acme", T0 + 1)
     fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
 
-    def late(what: Callable[[sa.Connection], object], *, rollback: bool = False) -> object:
+    def late(what: Callable[[sa.Connection], R], *, rollback: bool = False) -> R:
         done = write(fleet.engine, what, rollback=rollback)
         if getattr(what, "func", what).__name__ == "raise_floors":
             fleet.sample("acme", T0 + 2, 77)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,8 @@ from drawdown.worker.commands.prune import Pruned, prune
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from tests.integration.plans import explained, plan_of, sequential
 from tests.world import T0, Fleet
+
+R = TypeVar("R")
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_what_the_quarantine_keeps_has_no_prune_walk_through_empty_windows(fleet
     pruned(fleet)
     work: list[str] = []
 
-    def transact(what: Callable[[sa.Connection], object], *, rollback: bool = False) -> object:
+    def transact(what: Callable[[sa.Connection], R], *, rollback: bool = False) -> R:
         work.append(getattr(what, "func", what).__name__)
         return write(fleet.engine, what, rollback=rollback)
 

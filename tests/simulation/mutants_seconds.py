@@ -20,11 +20,11 @@ from tests.simulation.mutants_remote import Patches
 def _halts_by_itself(patches: Patches) -> None:
     right = watch._look_at
 
-    def wrong(connection: Any, context: Any, values: Any, done: Any, most: int) -> list[str]:
-        wanted = right(connection, context, values, done, most)
+    def wrong(connection: Any, context: Any, provider: str, now: int, done: Any, at_most: int) -> list[str]:
+        wanted = right(connection, context, provider, now, done, at_most)
         halt = "UPDATE orgs SET is_halted = true, halted_at = :now, halt_reason = 'estimate' WHERE org_id = :org"
         for org in wanted:
-            connection.execute(sa.text(halt), {"org": org, "now": values["now"]})
+            connection.execute(sa.text(halt), {"org": org, "now": now})
         return wanted
 
     patches.put(watch, "_look_at", wrong)
@@ -43,8 +43,8 @@ def _not_fetched_is_done(patches: Patches) -> None:
 
 
 def _repeats_count(patches: Patches) -> None:
-    patches.text(stored_webhooks, "_KNOWN", "state <> 'failed'", "state = 'none'")
-    patches.text(stored_webhooks, "_STORE", "webhooks.state = 'failed'", "webhooks.state <> 'none'")
+    patches.query(stored_webhooks, "taken", "state <> 'failed'", "state = 'none'")
+    patches.query(stored_webhooks, "store", "webhooks.state = 'failed'", "webhooks.state <> 'none'")
 
 
 def _open_to_the_halted(patches: Patches) -> None:
@@ -78,7 +78,7 @@ def _unread_is_zero(patches: Patches) -> None:
 
 SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
     "a watch halts on its estimate, and asks nobody": _halts_by_itself,
-    "the halted are never asked again": lambda p: p.text(watch, "HALTED", "WHERE o.is_halted", "WHERE 0 = 1"),
+    "the halted are never asked again": lambda p: p.query(watch, "halted", "WHERE o.is_halted", "WHERE 0 = 1"),
     "an unread balance is zero": _unread_is_zero,
     "a webhook is kept, and applied later": _applied_later,
     "a webhook that was not fetched is done": _not_fetched_is_done,

@@ -7,20 +7,22 @@ whatever it mends becomes dirty, so that the next tick seals it (S6).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import Said, record, require_org
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.locks import lock_buckets, make_dirty
+from drawdown.schema.locks import lock_buckets, make_windows_dirty
+from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, next_window
-from drawdown.worker.catalog.mapping import mapping_rows, segments, segments_sql
+from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.catalog.wallets import one_wallet_at
 from drawdown.worker.commands.orgs import register
 from drawdown.worker.verdict.overrides import apply_now
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,7 @@ def assign(
 
 def unassigned(connection: sa.Connection) -> list[str]:
     """Organisations with no assignment at all, those first seen in samples included."""
-    seen = connection.execute(
-        sa.text(
-            "SELECT org_id FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id) "
-            "UNION SELECT DISTINCT s.org_id FROM usage_samples s WHERE s.problem IS NULL AND NOT EXISTS "
-            "(SELECT 1 FROM orgs o WHERE o.org_id = s.org_id) ORDER BY 1"
-        )
-    )
-    return [str(name) for name in seen.scalars()]
+    return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
 
 
 def start_of(from_ms: int | None, said: Said) -> int:
@@ -121,13 +116,8 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
         raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
-    first, later = connection.execute(
-        sa.text(
-            "SELECT MIN(start_ms), MIN(CASE WHEN start_ms >= :start THEN start_ms END) FROM assignments "
-            "WHERE org_id = :org"
-        ),
-        {"org": org_id, "start": start},
-    ).one()
+    there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
+    first, later = there.first_ms, there.later_ms
     if later == start:
         raise Refused(
             f"{org_id} has an assignment that starts then already: `drawdown org show {org_id}`, and "
@@ -142,38 +132,22 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
 
 def _insert(connection: sa.Connection, org_id: str, place: _Place, start: int, end: int | None, said: Said) -> None:
     """The one before it ends where it begins."""
-    values = {"org": org_id, "start": start}
-    connection.execute(
-        sa.text("UPDATE assignments SET end_ms = :start WHERE org_id = :org AND end_ms IS NULL AND start_ms < :start"),
-        values,
-    )
-    person = {"now": said.now_ms, "actor": said.actor, "reason": said.reason}
-    connection.execute(
-        sa.text(
-            "INSERT INTO assignments (org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason) "
-            "VALUES (:org, :start, :end, :provider, :customer, :now, :actor, :reason)"
-        ),
-        {**values, "end": end, "provider": place.provider, "customer": place.customer_id, **person},
-    )
+    values = {"org_id": org_id, "start_ms": start}
+    SQL.run(connection, "end_the_one_before", values)
+    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    billed = {"end_ms": end, "provider": place.provider, "customer_id": place.customer_id}
+    SQL.run(connection, "insert_assignment", {**values, **billed, **person})
 
 
 def _fill_customer(connection: sa.Connection, org_id: str, place: _Place, said: Said) -> Assigned | None:
     """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
     provider, customer_id = place.provider, place.customer_id
-    found = connection.execute(
-        sa.text(
-            "SELECT start_ms, end_ms FROM assignments WHERE org_id = :org AND provider = :provider "
-            "AND customer_id = '' AND end_ms IS NULL"
-        ),
-        {"org": org_id, "provider": provider},
-    ).one_or_none()
+    found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).one_or_none()
     if found is None:
         return None
     _check_customer(connection, org_id, place, found.start_ms, found.end_ms)
-    connection.execute(
-        sa.text("UPDATE assignments SET customer_id = :customer WHERE org_id = :org AND start_ms = :start"),
-        {"customer": customer_id, "org": org_id, "start": found.start_ms},
-    )
+    values = {"customer_id": customer_id, "org_id": org_id, "start_ms": found.start_ms}
+    SQL.run(connection, "fill_customer", values)
     _take_effect(connection, org_id, found.start_ms, said.now_ms)
     details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
     record(connection, "org_customer", org_id, details, said)
@@ -188,25 +162,17 @@ def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
     """
     lock_buckets(connection)
     require_org(connection, org_id)
-    found = connection.execute(
-        sa.text("SELECT * FROM assignments WHERE org_id = :org ORDER BY start_ms DESC LIMIT 2"), {"org": org_id}
-    ).all()
+    found = SQL.run(connection, "latest_two", {"org_id": org_id}).all()
     if not found or found[0].start_ms <= said.now_ms:
         raise Refused(f"{org_id} has no assignment that begins later; `drawdown org list --scheduled` shows such")
     latest = found[0]
     _require_unsealed(connection, org_id, latest.start_ms)  # by a machine whose clock is ahead of this one's
-    connection.execute(
-        sa.text("DELETE FROM assignments WHERE org_id = :org AND start_ms = :start"),
-        {"org": org_id, "start": latest.start_ms},
-    )
+    SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
     if len(found) == 2:
         before = found[1]
         place = _Place(before.provider, before.customer_id, one_wallet_at(connection, before.provider))
         _check_customer(connection, org_id, place, latest.start_ms, None)
-        connection.execute(
-            sa.text("UPDATE assignments SET end_ms = NULL WHERE org_id = :org AND start_ms = :start"),
-            {"org": org_id, "start": before.start_ms},
-        )
+        SQL.run(connection, "go_on", {"org_id": org_id, "start_ms": before.start_ms})
     details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
     record(connection, "org_assign_cancel", org_id, details, said)
     return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, 0, 0)
@@ -217,14 +183,8 @@ def _check_customer(connection: sa.Connection, org_id: str, place: _Place, start
     provider, customer_id = place.provider, place.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:
         return
-    other = connection.execute(
-        sa.text(
-            "SELECT org_id, provider FROM assignments WHERE provider IN :providers AND customer_id = :customer "
-            "AND org_id <> :org AND (end_ms IS NULL OR end_ms > :start) AND (:end IS NULL OR start_ms < :end) "
-            "ORDER BY start_ms LIMIT 1"
-        ).bindparams(sa.bindparam("end", end, sa.BigInteger), sa.bindparam("providers", expanding=True)),
-        {"providers": list(place.one_wallet), "customer": customer_id, "org": org_id, "start": start},
-    ).one_or_none()
+    values = {"providers": list(place.one_wallet), "customer_id": customer_id, "org_id": org_id}
+    other = SQL.run(connection, "same_wallet", {**values, "start_ms": start, "end_ms": end}).one_or_none()
     if other is None:
         return
     if other.provider == provider:
@@ -238,13 +198,7 @@ def _check_customer(connection: sa.Connection, org_id: str, place: _Place, start
 
 
 def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> None:
-    watermark = connection.execute(
-        sa.text(
-            "SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket "
-            "WHERE o.org_id = :org"
-        ),
-        {"org": org_id},
-    ).scalar_one()
+    watermark = SQL.run(connection, "watermark", {"org_id": org_id}).scalar_one()
     if start < watermark:
         raise Refused(
             f"{org_id}: windows up to {watermark} are sealed for its present provider; start at or after that"
@@ -252,41 +206,14 @@ def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> Non
 
 
 def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int) -> None:
-    connection.execute(
-        sa.text(
-            "UPDATE orgs SET billing_provider = COALESCE((SELECT provider FROM assignments a WHERE a.org_id = :org "
-            "AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)), billing_provider), "
-            "projection_due_ms = :due, projection_asks = projection_asks + 1, balance_micro = NULL, "
-            "balance_read_ms = NULL, unseen_micro = NULL, unread_since_ms = NULL WHERE org_id = :org"
-        ),
-        {"org": org_id, "now": now_ms, "due": min(now_ms, start)},
-    )
-
-
-# Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill.
-_WAITING: Final = """
-WITH segments (lo, hi, start_ms, end_ms, feature, unit) AS ({segments}),
-waiting AS (
-    SELECT window_ms, seconds FROM pending_usage WHERE org_id = :org AND reason <> 'no_mapping'
-    UNION ALL
-    SELECT s.ts - s.ts % 300000, s.interval_s FROM orgs o JOIN buckets b ON b.id = o.bucket
-    JOIN usage_samples s ON s.org_id = o.org_id AND s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms)
-    JOIN segments g ON s.memory_mb BETWEEN g.lo AND g.hi AND s.ts - s.ts % 300000 >= g.start_ms
-        AND s.ts - s.ts % 300000 < g.end_ms
-    LEFT JOIN withdrawals w ON w.sample_id = s.id
-    WHERE o.org_id = :org AND s.problem IS NULL AND w.sample_id IS NULL AND NOT EXISTS (
-        SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.start_ms < :start AND a.start_ms <= s.ts
-            AND (a.end_ms IS NULL OR s.ts < a.end_ms OR a.end_ms = :start))
-)
-SELECT COALESCE(SUM(CASE WHEN window_ms >= :start THEN seconds END), 0),
-    COALESCE(SUM(CASE WHEN window_ms < :start THEN seconds END), 0) FROM waiting
-"""
+    values = {"org_id": org_id, "now_ms": now_ms, "projection_due_ms": min(now_ms, start)}
+    SQL.run(connection, "take_effect", values)
 
 
 def _mend(connection: sa.Connection, org_id: str, start: int) -> tuple[int, int]:
     """Mark the windows that had waited for an assignment; returns (seconds mended, seconds still before the start)."""
-    values = {"org": org_id, "start": start}
-    make_dirty(connection, "pending_usage WHERE org_id = :org AND window_ms >= :start", values)
-    waiting = _WAITING.replace("{segments}", segments_sql(segments(mapping_rows(connection))))
-    seconds = connection.execute(sa.text(waiting), values).one()
-    return int(seconds[0]), int(seconds[1])
+    values = {"org_id": org_id, "start_ms": start}
+    make_windows_dirty(connection, SQL, "waiting_windows", values)
+    mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
+    waiting = SQL.run(connection, "waiting_seconds", {**values, "segments": mapped}).one()
+    return int(waiting.mended_s), int(waiting.before_start_s)

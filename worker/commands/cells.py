@@ -5,20 +5,16 @@ Guarantee: a cell that sandboxes or halts still need is not removed; each change
 
 from __future__ import annotations
 
-from typing import Final
-
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
 from drawdown.worker.halts.cell_urls import origin
 
-_NEEDED: Final = """
-SELECT (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = :cell AND s.state <> 'stopped') AS sandboxes,
-    (SELECT COUNT(*) FROM halts h WHERE h.cell_id = :cell AND h.due_at_ms IS NOT NULL) AS halts
-"""
+SQL = queries(__file__)
 
 
 def set_cell(connection: sa.Connection, cell_id: str, url: str, said: Said, *, new: bool) -> str | None:
@@ -32,10 +28,7 @@ def set_cell(connection: sa.Connection, cell_id: str, url: str, said: Said, *, n
         raise UsageError("that is no http(s) URL of the plain form, such as https://cell-1.internal:8443")
     ids.require(connection, ids.CELL, cell_id, new=new)
     was = _url_of(connection, cell_id)
-    connection.execute(
-        sa.text("INSERT INTO cells (cell_id, url) VALUES (:cell, :url) ON CONFLICT (cell_id) DO UPDATE SET url = :url"),
-        {"cell": cell_id, "url": url},
-    )
+    SQL.run(connection, "set_cell", {"cell_id": cell_id, "url": url})
     details = {"url": url, "was": was}
     record(connection, "cell_set", cell_id, details, said)
     return was
@@ -51,18 +44,18 @@ def remove_cell(connection: sa.Connection, cell_id: str, said: Said) -> str:
     was = _url_of(connection, cell_id)
     if was is None:
         raise Refused(f"the cell {cell_id} has no URL that could be removed: hosts tell of it in `sandboxes`")
-    needed = connection.execute(sa.text(_NEEDED), {"cell": cell_id}).one()
+    needed = SQL.run(connection, "needed", {"cell_id": cell_id}).one()
     if needed.sandboxes or needed.halts:
         raise Refused(
             f"the cell {cell_id} is needed: {needed.sandboxes:,} sandboxes there are not stopped, and "
             f"{needed.halts:,} halts are not acknowledged; `drawdown cell list` shows both"
         )
-    connection.execute(sa.text("DELETE FROM cells WHERE cell_id = :cell"), {"cell": cell_id})
+    SQL.run(connection, "delete_cell", {"cell_id": cell_id})
     details = {"was": was}
     record(connection, "cell_remove", cell_id, details, said)
     return was
 
 
 def _url_of(connection: sa.Connection, cell_id: str) -> str | None:
-    url = connection.execute(sa.text("SELECT url FROM cells WHERE cell_id = :cell"), {"cell": cell_id}).scalar()
+    url = SQL.run(connection, "url", {"cell_id": cell_id}).scalar()
     return None if url is None else str(url)

@@ -9,15 +9,9 @@ import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.sql import queries
 
-BY_FILTER = """
-SELECT key FROM pushes WHERE state IN :states AND (:org = '' OR org_id = :org)
-    AND (:provider = '' OR provider = :provider) AND (:error = '' OR last_error LIKE '%' || :error || '%')
-ORDER BY window_ms, org_id, feature, revision
-"""
-
-
-KNOWN = sa.text("SELECT 1 FROM assignments WHERE provider = :provider LIMIT 1")
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -46,11 +40,10 @@ class Chosen:
             raise UsageError(f"--state {sorted(wrong)[0]}: this is for pushes that are {' or '.join(possible)}")
         if self.org:
             require_org(connection, self.org)
-        if self.provider and not connection.execute(KNOWN, {"provider": self.provider}).first():
+        if self.provider and not SQL.run(connection, "was_assigned", {"provider": self.provider}).first():
             raise Refused(f"nothing was ever assigned to a provider {self.provider!r}; `drawdown provider list`")
-        values = {"states": self.states or list(possible), "org": self.org, "provider": self.provider}
-        query = sa.text(BY_FILTER).bindparams(sa.bindparam("states", expanding=True))
-        found = list(connection.execute(query, {**values, "error": self.error}).scalars())
+        values = {"states": self.states or list(possible), "org_id": self.org, "provider": self.provider}
+        found = list(SQL.run(connection, "by_filter", {**values, "error": self.error}).scalars())
         self._require_expected(len(found))
         return found
 

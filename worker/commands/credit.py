@@ -15,9 +15,12 @@ from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
+from drawdown.schema.sql import queries
 from drawdown.schema.units import next_window
 from drawdown.worker.catalog.wallets import customers_on, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
+
+SQL = queries(__file__)
 
 
 def grant(
@@ -94,26 +97,13 @@ def set_rate(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
-    known = [rate for rate in wallet.read_rates(connection) if rate.feature == feature]
-    start = from_ms if from_ms is not None else (next_window(said.now_ms) if known else 0)
-    if any(rate.start_ms == start for rate in known):
+    rates = [rate for rate in wallet.read_rates(connection) if rate.feature == feature]
+    start = from_ms if from_ms is not None else (next_window(said.now_ms) if rates else 0)
+    if any(rate.start_ms == start for rate in rates):
         raise Refused(f"{feature} has a rate from then on already; rates are append-only, begin a new one later")
-    connection.execute(
-        sa.text(
-            "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-            "VALUES (:feature, :start, :micro, :per, :now, :actor, :reason)"
-        ),
-        {
-            "feature": feature,
-            "start": start,
-            "micro": micro_credits,
-            "per": per_quantity,
-            "now": said.now_ms,
-            "actor": said.actor,
-            "reason": said.reason,
-        },
-    )
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
+    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    SQL.run(connection, "insert_rate", {**details, "feature": feature, **person})
     record(connection, "ledger_rate", feature, details, said)
     return start
 
@@ -126,15 +116,8 @@ def set_plan_limit(
     if not is_clean_id(plan):
         raise UsageError("a plan's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.PLAN, plan, new=new)
-    text = "SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan"
-    was: int | None = connection.execute(sa.text(text), {"plan": plan}).scalar()
-    connection.execute(
-        sa.text(
-            "INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES (:plan, :most) "
-            "ON CONFLICT (plan) DO UPDATE SET max_concurrent_sandboxes = excluded.max_concurrent_sandboxes"
-        ),
-        {"plan": plan, "most": max_concurrent},
-    )
+    was: int | None = SQL.run(connection, "plan_limit", {"plan": plan}).scalar()
+    SQL.run(connection, "set_plan_limit", {"plan": plan, "max_concurrent_sandboxes": max_concurrent})
     details = {"max_concurrent": max_concurrent, "was": was}
     record(connection, "ledger_plan", plan, details, said)
     mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), said.now_ms)
@@ -152,11 +135,4 @@ class Plan:
 
 def list_plans(connection: sa.Connection) -> list[Plan]:
     """All plans, by name."""
-    rows = connection.execute(
-        sa.text(
-            "SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COUNT(a.account_id) AS customers "
-            "FROM ledger_plans p LEFT JOIN ledger_accounts a ON a.plan = p.plan AND a.kind = 'wallet' "
-            "GROUP BY p.plan, p.max_concurrent_sandboxes ORDER BY p.plan"
-        )
-    )
-    return [Plan(**row._mapping) for row in rows]
+    return [Plan(row.plan, row.max_concurrent, row.customers) for row in SQL.run(connection, "plans")]

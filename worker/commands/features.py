@@ -6,7 +6,7 @@ after a dry run and a confirmation; what a new mapping covers becomes dirty and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -15,8 +15,8 @@ from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
-from drawdown.schema.locks import lock_buckets, make_dirty
-from drawdown.schema.tables import mappings
+from drawdown.schema.locks import lock_buckets, make_windows_dirty
+from drawdown.schema.sql import queries
 from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import (
     FOREVER_MS,
@@ -28,9 +28,11 @@ from drawdown.worker.catalog.mapping import (
     resolve,
     rewrites,
 )
+from drawdown.worker.commands import credit
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ def map_size(
 
     Errors: UsageError for values no mapping can have; Refused where it would change what sealed windows meant, or
     where it reaches back (only holes can be filled so) and was not confirmed, or would give the feature a second unit;
-    UnknownId, unless `new`, for a feature
-    that there is not.
+    UnknownId, unless `new`, for a feature that there is not.
     """
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
@@ -91,20 +92,13 @@ def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int
     row = MappingRow(wanted.kind, wanted.memory_mb, wanted.feature, wanted.unit, start)
     _check(row)
     lock_buckets(connection)
-    known = mapping_rows(connection)
-    sealed_to = int(
-        connection.execute(
-            sa.text(
-                "SELECT MAX(w) FROM (SELECT MAX(watermark_ms) AS w FROM buckets "
-                "UNION ALL SELECT MAX(held_watermark_ms) FROM orgs) x"
-            )
-        ).scalar_one()
-    )
-    if [one for one in known if (one.selector, one.start_ms) == (row.selector, start)][-1:] == [row]:
+    mapping = mapping_rows(connection)
+    sealed_to = int(SQL.run(connection, "sealed_to").scalar_one())
+    if [before for before in mapping if (before.selector, before.start_ms) == (row.selector, start)][-1:] == [row]:
         # It is given again, perhaps for an answer that was lost.
         return Mapped(start, 0, 0, 0)
-    _require_one_unit(known, row)
-    changed = rewrites(known, row, sealed_to)
+    _require_one_unit(mapping, row)
+    changed = rewrites(mapping, row, sealed_to)
     if changed is not None:
         size, window, meant = changed
         raise Refused(
@@ -113,29 +107,19 @@ def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int
         )
     if start < sealed_to and not confirmed:
         raise Refused("this reaches back into sealed windows to fill a hole: see it with --dry-run, then add --yes")
-    connection.execute(
-        mappings.insert().values(
-            kind=row.kind,
-            memory_mb=row.memory_mb,
-            feature=row.feature,
-            unit=row.unit,
-            start_ms=start,
-            at_ms=said.now_ms,
-            actor=said.actor,
-            reason=said.reason,
-        )
-    )
+    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    SQL.run(connection, "insert_mapping", {**asdict(row), **person})
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
     action = "feature_map" if row.feature else "feature_end"
     record(connection, action, row.feature or "", details, said)
-    before = [one for one in known if one.selector == row.selector and one.start_ms <= start]
-    was = sorted(before, key=lambda one: one.start_ms)[-1].feature if before else None  # of two, the last added
-    return replace(_mend(connection, start, known, row), was=was)
+    until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
+    was = sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None  # of two, the last added
+    return replace(_mend(connection, start, mapping, row), was=was)
 
 
-def _require_one_unit(known: list[MappingRow], row: MappingRow) -> None:
+def _require_one_unit(mapping: list[MappingRow], row: MappingRow) -> None:
     """A feature has one rate, one meter and one carry, so seconds and MB-seconds of it would be added up."""
-    other = other_unit(known, row)
+    other = other_unit(mapping, row)
     if other is not None:
         size = "the open top" if other.memory_mb is None else f"{other.kind.replace('_', ' ')} {other.memory_mb} MB"
         raise Refused(
@@ -155,37 +139,30 @@ def _check(row: MappingRow) -> None:
         raise UsageError("give --memory-mb N, --up-to N or --rest")
 
 
-def _mend(connection: sa.Connection, start: int, known: list[MappingRow], row: MappingRow) -> Mapped:
+def _mend(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
     """Mark the windows in which pending usage has a feature by this row, and had none before it."""
     seconds = windows = sizes = 0
-    pending = connection.execute(
-        sa.text("SELECT DISTINCT memory_mb FROM pending_usage WHERE reason = 'no_mapping' AND window_ms >= :start"),
-        {"start": start},
-    ).scalars()
-    for size in pending.all():
-        ranges = _filled(known, row, size, start)
+    for size in SQL.run(connection, "pending_sizes", {"start_ms": start}).scalars().all():
+        ranges = _filled(mapping, row, size, start)
         sizes += bool(ranges)
-        for lo, hi in ranges:
-            values = {"size": size, "lo": lo, "hi": hi}
-            where = "reason = 'no_mapping' AND memory_mb = :size AND window_ms >= :lo AND window_ms < :hi"
-            some = connection.execute(
-                sa.text(f"SELECT COALESCE(SUM(seconds), 0), COUNT(*) FROM pending_usage WHERE {where}"), values
-            ).one()
-            seconds, windows = seconds + int(some[0]), windows + int(some[1])
-            make_dirty(connection, f"pending_usage WHERE {where}", values)
+        for from_ms, to_ms in ranges:
+            values = {"memory_mb": size, "from_ms": from_ms, "to_ms": to_ms}
+            filled = SQL.run(connection, "count_filled", values).one()
+            seconds, windows = seconds + int(filled.seconds), windows + int(filled.windows)
+            make_windows_dirty(connection, SQL, "filled", values)
     return Mapped(start, seconds, windows, sizes)
 
 
-def _filled(known: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
+def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
     """The ranges of windows, from `start` on, in which the new row gives a size its first feature."""
-    times = sorted({start, *(one.start_ms for one in known if one.start_ms > start)})
+    times = sorted({start, *(before.start_ms for before in mapping if before.start_ms > start)})
 
     def has(rows: list[MappingRow], window: int) -> bool:
         found = resolve(rows, size, window)
         return found is not None and found.feature is not None
 
     spans = zip(times, [*times[1:], FOREVER_MS], strict=True)
-    return [(lo, hi) for lo, hi in spans if has([*known, row], lo) and not has(known, lo)]
+    return [(lo, hi) for lo, hi in spans if has([*mapping, row], lo) and not has(mapping, lo)]
 
 
 def install_defaults(connection: sa.Connection, said: Said) -> None:
@@ -199,16 +176,6 @@ def install_defaults(connection: sa.Connection, said: Said) -> None:
         map_size(
             connection, feature, said, kind="exact", memory_mb=size * 1024, unit=SECONDS, from_ms=0, confirmed=True
         )
-        connection.execute(
-            sa.text(
-                "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
-                "VALUES (:feature, 0, :micro, 1, :now, :actor, :reason)"
-            ),
-            {
-                "feature": feature,
-                "micro": size * DEFAULT_MICRO_CREDITS_PER_GB_S,
-                "now": said.now_ms,
-                "actor": said.actor,
-                "reason": said.reason,
-            },
-        )
+        rate = {"start_ms": 0, "micro_credits": size * DEFAULT_MICRO_CREDITS_PER_GB_S, "per_quantity": 1}
+        person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+        credit.SQL.run(connection, "insert_rate", {"feature": feature, **rate, **person})

@@ -70,59 +70,55 @@ class FlipCandidate:
 
 
 def judge(
-    one: FlipCandidate,
+    candidate: FlipCandidate,
     terms: Terms,
     there: Mapping[tuple[str, str], CustomerRead],
     behind: Mapping[tuple[str, str], CustomerRead],
     context: Context,
 ) -> Flip:
     """What a flip would meet: `there` is what the new biller says of its customer, `behind` what the old one does."""
-    state = there.get((terms.provider, one.customer_id))
-    left = behind.get((one.provider or "", one.customer_before or ""))
-    problem, note = (one.unknown, None) if one.unknown else problem_of(one, terms, state, context)
+    state = there.get((terms.provider, candidate.customer_id))
+    left = behind.get((candidate.provider or "", candidate.customer_before or ""))
+    problem, note = (candidate.unknown, None) if candidate.unknown else problem_of(candidate, terms, state, context)
     return Flip(
-        org_id=one.wish.org_id,
-        customer_id=one.customer_id,
-        was=one.provider,
-        customer_was=one.customer_before,
-        open_pushes=one.open_pushes,
+        org_id=candidate.wish.org_id,
+        customer_id=candidate.customer_id,
+        was=candidate.provider,
+        customer_was=candidate.customer_before,
+        open_pushes=candidate.open_pushes,
         credit_behind_micro=left.balance_micro if isinstance(left, CustomerState) else None,
         credit_there_micro=state.balance_micro if isinstance(state, CustomerState) else None,
-        already=one.already,
-        problem=None if one.already else problem,
+        already=candidate.already,
+        problem=None if candidate.already else problem,
         note=note,
-        line=one.wish.line,
+        line=candidate.wish.line,
     )
 
 
 def problem_of(
-    one: FlipCandidate, terms: Terms, state: CustomerRead | None, context: Context
+    candidate: FlipCandidate, terms: Terms, state: CustomerRead | None, context: Context
 ) -> tuple[str | None, str | None]:
     """What speaks against it, and what is worth knowing."""
+    customer = candidate.customer_id
     if terms.provider in EXEMPT_PROVIDERS:
         return None, "its usage is billed by nobody here from then on"
-    if one.customer_id == "":
+    if customer == "":
         return None, f"it has no customer at {terms.provider} yet: its usage waits until one is given"
     match state:
         case None:
             return None, f"{terms.provider} was not asked: it cannot be called yet"
         case NoCustomer() if not terms.unchecked:
-            return f"{terms.provider} has no customer {one.customer_id}: make it there first, or give --customer", None
+            return f"{terms.provider} has no customer {customer}: make it there first, or give --customer", None
         case ReadFailed(reason) if not terms.unchecked:
-            return (
-                f"{terms.provider} did not say how {one.customer_id} stands ({reason}): try again, or --unchecked",
-                None,
-            )
-        case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(one, terms):
+            return f"{terms.provider} did not say how {customer} stands ({reason}): try again, or --unchecked", None
+        case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, terms):
             if not terms.allow_halt:
-                text = (
-                    f"the customer {one.customer_id} has no credit at {terms.provider}: the flip would halt it at once"
-                )
+                text = f"the customer {customer} has no credit at {terms.provider}: the flip would halt it at once"
                 return f"{text}; give credit there first, or --allow-halt", None
             return None, "it is halted once the flip is in force: no credit there"
     return None, None
 
 
-def would_newly_halt(one: FlipCandidate, terms: Terms) -> bool:
+def would_newly_halt(candidate: FlipCandidate, terms: Terms) -> bool:
     """Whether it runs now, under another biller."""
-    return one.provider is not None and one.provider != terms.provider and not one.is_halted
+    return candidate.provider is not None and candidate.provider != terms.provider and not candidate.is_halted

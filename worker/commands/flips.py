@@ -20,12 +20,14 @@ from drawdown.schema import ids
 from drawdown.schema.audit import Said
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.commands.assignments import assign_one, start_of
 from drawdown.worker.commands.flip_rules import Flip, FlipCandidate, Terms, Wish, judge
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
 
+SQL = queries(__file__)
 CHUNK: Final = 200
 """Organisations a transaction: whoever seals waits for it meanwhile."""
 
@@ -52,17 +54,18 @@ def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -
     standing: list[FlipCandidate] = yield Transaction(
         "flip_standing", partial(_standing, wishes=wishes, terms=terms, own_ids=own_ids), rollback=True
     )
-    there = yield from _read(context, {terms.provider: [one.customer_id for one in standing if not one.already]})
+    moving = [candidate.customer_id for candidate in standing if not candidate.already]
+    there = yield from _read(context, {terms.provider: moving})
     behind: Mapping[tuple[str, str], CustomerRead] = {}
     if terms.dry_run:
         behind = yield from _read(context, _old_customers(standing))
-    planned = [judge(one, terms, there, behind, context) for one in standing]
+    planned = [judge(candidate, terms, there, behind, context) for candidate in standing]
     if own_ids and not terms.unchecked:
         planned = yield from _checked(context, terms.provider, planned)
-    problems = [one for one in planned if one.problem is not None]
+    problems = [flip for flip in planned if flip.problem is not None]
     if problems and not terms.each_alone and not terms.dry_run:
-        raise Refused("; ".join(f"{one.org_id}: {one.problem}" for one in problems[:5]) + "; nothing was changed")
-    in_ledger = [name for name, can in context.capabilities.items() if can.balance_in_ledger]
+        raise Refused("; ".join(f"{flip.org_id}: {flip.problem}" for flip in problems[:5]) + "; nothing was changed")
+    in_ledger = [name for name, declared in context.capabilities.items() if declared.balance_in_ledger]
     made: list[Flip] = yield Transaction(
         "assign",
         partial(_assign, in_ledger=in_ledger, planned=planned, terms=terms, said=said),
@@ -74,12 +77,14 @@ def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -
 def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[list[Flip]]:
     """Where customers have ids of the provider's own, whether it knows them is asked one by one: their state does not
     tell, as it may come from a wallet here."""
-    asked = [one.customer_id for one in planned if one.customer_id and not one.already and one.problem is None]
+    asked = [flip.customer_id for flip in planned if flip.customer_id and not flip.already and flip.problem is None]
     if provider not in context.ready() or not asked:
         return list(planned)
     found: Sequence[Sequence[str] | ReadFailed] = yield CheckCustomers(provider, asked)
-    wrong = {name: one for name, one in zip(asked, found, strict=True) if isinstance(one, ReadFailed) or one}
-    return [replace(one, problem=_said(wrong[one.customer_id])) if one.customer_id in wrong else one for one in planned]
+    wrong = {name: said for name, said in zip(asked, found, strict=True) if isinstance(said, ReadFailed) or said}
+    return [
+        replace(flip, problem=_said(wrong[flip.customer_id])) if flip.customer_id in wrong else flip for flip in planned
+    ]
 
 
 def _said(wrong: Sequence[str] | ReadFailed) -> str:
@@ -90,13 +95,7 @@ def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms
     found = []
     for wish in wishes:
         unknown = _unknown(connection, wish, terms)
-        latest = connection.execute(
-            sa.text(
-                "SELECT a.provider, a.customer_id, a.start_ms, o.is_halted FROM assignments a "
-                "JOIN orgs o ON o.org_id = a.org_id WHERE a.org_id = :org ORDER BY a.start_ms DESC LIMIT 1"
-            ),
-            {"org": wish.org_id},
-        ).one_or_none()
+        latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
         customer = "" if own_ids else wish.org_id
         if wish.customer_id is not None:
             customer = wish.customer_id
@@ -143,10 +142,7 @@ def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: boo
     for org_id in org_ids:
         if not (new or ids.is_known(connection, ids.ORG, org_id) or ids.has_samples(connection, org_id)):
             continue
-        latest = connection.execute(
-            sa.text("SELECT provider FROM assignments WHERE org_id = :org ORDER BY start_ms DESC LIMIT 1"),
-            {"org": org_id},
-        ).scalar()
+        latest = SQL.run(connection, "latest_provider", {"org_id": org_id}).scalar()
         found.setdefault(latest, org_id)
     if len(found) > 1:
         who = " and ".join(f"{org} by {name or 'nobody yet'}" for name, org in list(found.items())[:2])
@@ -155,21 +151,14 @@ def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: boo
 
 
 def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
-    rows = connection.execute(
-        sa.text(
-            "SELECT state, COUNT(*) FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected') "
-            "AND org_id = :org GROUP BY state"
-        ),
-        {"org": org_id},
-    )
-    return {state: int(count) for state, count in rows}
+    return {row.state: int(row.pushes) for row in SQL.run(connection, "open_pushes", {"org_id": org_id})}
 
 
 def _old_customers(standing: Sequence[FlipCandidate]) -> dict[str, list[str]]:
     old: dict[str, list[str]] = {}
-    for one in standing:
-        if one.provider is not None and one.customer_before and not one.already:
-            old.setdefault(one.provider, []).append(one.customer_before)
+    for candidate in standing:
+        if candidate.provider is not None and candidate.customer_before and not candidate.already:
+            old.setdefault(candidate.provider, []).append(candidate.customer_before)
     return old
 
 
@@ -177,14 +166,14 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
     """The state of customers at each provider that can be asked; those it cannot ask are left out."""
     found: dict[tuple[str, str], CustomerRead] = {}
     for provider, customers in wanted.items():
-        named = [one for one in dict.fromkeys(customers) if one]
+        named = [customer for customer in dict.fromkeys(customers) if customer]
         if provider not in context.ready() or not named:
             continue
         try:
             states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, named)
         except Exception as error:
-            states = {one: ReadFailed(type(error).__name__) for one in named}
-        found.update({(provider, one): states.get(one, ReadFailed("no answer")) for one in named})
+            states = {customer: ReadFailed(type(error).__name__) for customer in named}
+        found.update({(provider, customer): states.get(customer, ReadFailed("no answer")) for customer in named})
     return found
 
 
@@ -194,19 +183,20 @@ def _assign(
     start = start_of(terms.from_ms, said)
     lock_buckets(connection)
     return [
-        one if one.already or one.problem else _assign_one(connection, one, terms, start, said, in_ledger)
-        for one in planned
+        flip if flip.already or flip.problem else _assign_one(connection, flip, terms, start, said, in_ledger)
+        for flip in planned
     ]
 
 
 def _assign_one(
-    connection: sa.Connection, one: Flip, terms: Terms, start: int, said: Said, in_ledger: Sequence[str]
+    connection: sa.Connection, flip: Flip, terms: Terms, start: int, said: Said, in_ledger: Sequence[str]
 ) -> Flip:
     try:
         with connection.begin_nested():
-            made = assign_one(connection, one.org_id, terms.provider, one.customer_id, start, said, in_ledger=in_ledger)
+            customer = flip.customer_id
+            made = assign_one(connection, flip.org_id, terms.provider, customer, start, said, in_ledger=in_ledger)
     except DrawdownError as error:
         if not (terms.each_alone or terms.dry_run):
             raise
-        return replace(one, problem=str(error))
-    return replace(one, start_ms=made.start_ms, mended_s=made.mended_s, before_start_s=made.before_start_s)
+        return replace(flip, problem=str(error))
+    return replace(flip, start_ms=made.start_ms, mended_s=made.mended_s, before_start_s=made.before_start_s)

@@ -6,7 +6,6 @@ record with who and why.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -17,12 +16,13 @@ from drawdown.schema.audit import Said, record, record_many, require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 from drawdown.schema.tables import orgs
 from drawdown.schema.units import MAX_ID_CHARS
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.overrides import apply_now
 
+SQL = queries(__file__)
 MAX_HALTED: Final = 10_000
 """Organisations that one command halts, in one transaction."""
 
@@ -34,17 +34,7 @@ def register(connection: sa.Connection, org_id: str) -> None:
     """
     if not is_clean_id(org_id):
         raise UsageError(f"an organisation's id has 1 to {MAX_ID_CHARS} characters, none of them control characters")
-    connection.execute(
-        sa.text(
-            "INSERT INTO orgs (org_id, bucket, registered) VALUES (:org, :bucket, true) "
-            "ON CONFLICT (org_id) DO UPDATE SET registered = true, bucket = COALESCE(orgs.bucket, excluded.bucket)"
-        ),
-        {"org": org_id, "bucket": bucket_of(org_id)},
-    )
-    connection.execute(
-        sa.text("UPDATE pending_usage SET reason = 'no_assignment' WHERE org_id = :org AND reason = 'unknown_org'"),
-        {"org": org_id},
-    )
+    SQL.run(connection, "register", {"org_id": org_id, "bucket": bucket_of(org_id)})
 
 
 @dataclass(frozen=True)
@@ -71,11 +61,7 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], said: Said, *, undo:
     before = {org: require_org(connection, org) for org in sorted(set(org_ids))}
     done = [(org, {"was_halted": bool(row.is_halted)}) for org, row in before.items()]
     record_many(connection, action, done, said)
-    shape = rows_sql(connection, {"org_id": "text"})
-    connection.execute(
-        sa.text(f"UPDATE orgs SET operator_halt = :held WHERE org_id IN (SELECT org_id FROM ({shape}) r)"),
-        {"held": not undo, "rows": json.dumps([{"org_id": org} for org in before])},
-    )
+    SQL.run(connection, "set_operator_halt", {"operator_halt": not undo, "orgs": [{"org_id": org} for org in before]})
     mark_for_projection(connection, list(before), said.now_ms)
     apply_now(connection, list(before), said.now_ms)
     found = []

@@ -13,11 +13,13 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
 from drawdown.schema.units import next_window
 from drawdown.worker.catalog.terms import Stored, Transact, _keep, _stored, _terms, _text, paused
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.void import void_many
 
+SQL = queries(__file__)
 CHUNK: Final = 200
 """Pushes a transaction: whoever seals waits for it meanwhile."""
 
@@ -31,7 +33,7 @@ class Portion:
     left: int
 
 
-def accept(transact: Transact, provider: str, can: Capabilities, said: Said, *, dry_run: bool = False) -> int:
+def accept(transact: Transact, provider: str, capabilities: Capabilities, said: Said, *, dry_run: bool = False) -> int:
     """Use a provider on its new terms from now on. What was sealed on the old ones and never sent is voided, so that
     the next tick seals it anew; returns how many pushes that were.
 
@@ -42,7 +44,8 @@ def accept(transact: Transact, provider: str, can: Capabilities, said: Said, *, 
     done, left = 0, 1
     while left:
         try:
-            some = transact(partial(accept_some, provider=provider, can=can, said=said, before=done), rollback=dry_run)
+            work = partial(accept_some, provider=provider, capabilities=capabilities, said=said, before=done)
+            some = transact(work, rollback=dry_run)
         except DrawdownError as error:
             if done:
                 error.args = (f"{error}; {half_way(provider, done)}",)
@@ -61,7 +64,9 @@ def half_way(provider: str, voided: int) -> str:
     )
 
 
-def accept_some(connection: sa.Connection, provider: str, can: Capabilities, said: Said, *, before: int = 0) -> Portion:
+def accept_some(
+    connection: sa.Connection, provider: str, capabilities: Capabilities, said: Said, *, before: int = 0
+) -> Portion:
     """One portion. `before`: how many were voided by portions before it.
 
     Errors: Refused while something sent on the old terms is unsettled, and where nothing changed; HistoryDoubted while
@@ -70,36 +75,37 @@ def accept_some(connection: sa.Connection, provider: str, can: Capabilities, sai
     lock_buckets(connection)
     require_whole(connection)
     stored = _stored(connection).get(provider)
-    if stored is None or stored.terms == _text(can):
+    if stored is None or stored.terms == _text(capabilities):
         raise Refused(f"the terms of {provider} have not changed")
-    held = " FOR UPDATE" if connection.dialect.name == "postgresql" else ""  # none of them is claimed meanwhile
-    unsent = connection.execute(sa.text(UNSENT + held), {"provider": provider, "most": CHUNK}).all()
-    sent, due = connection.execute(sa.text(OPEN_AT), {"provider": provider}).one()
-    if sent:
+    unsent = SQL.run(connection, "unsent_pushes", {"provider": provider, "at_most": CHUNK}).all()
+    counts = SQL.run(connection, "count_open", {"provider": provider}).one()
+    if counts.sent:
         raise Refused(
-            f"{sent:,} pushes were sent to {provider} on its old terms and are not settled: put the settings back "
-            "until ticks have settled them; what is in doubt or rejected is for `drawdown push resolve`"
+            f"{counts.sent:,} pushes were sent to {provider} on its old terms and are not settled: put the settings "
+            "back until ticks have settled them; what is in doubt or rejected is for `drawdown push resolve`"
         )
     why = f"never sent: the terms of {provider} changed before"
     void_many(connection, unsent, said, [why] * len(unsent), "operator")
-    left = int(due) - len(unsent)
+    left = int(counts.due) - len(unsent)
     if not left:
-        _use(connection, provider, stored, can, said, before + len(unsent))
+        _use(connection, provider, stored, capabilities, said, before + len(unsent))
     return Portion(len(unsent), left)
 
 
-def _use(connection: sa.Connection, provider: str, stored: Stored, can: Capabilities, said: Said, voided: int) -> None:
-    live_from = _live_from(stored.live_from_ms, can.live_from_ms, said.now_ms, _sealed_to(connection))
+def _use(
+    connection: sa.Connection, provider: str, stored: Stored, capabilities: Capabilities, said: Said, voided: int
+) -> None:
+    live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, said.now_ms, _sealed_to(connection))
     wire = {"unit", "units", "names"}
-    then, now = json.loads(stored.terms), _terms(can)
+    then, now = json.loads(stored.terms), _terms(capabilities)
     moved = any(then.get(part) != now[part] for part in wire)
-    _keep(connection, provider, _text(can), live_from, said.now_ms if moved else stored.wire_since_ms)
-    details = {"was": stored.terms, "is": _text(can), "live_from_ms": live_from, "voided": voided}
+    _keep(connection, provider, _text(capabilities), live_from, said.now_ms if moved else stored.wire_since_ms)
+    details = {"was": stored.terms, "is": _text(capabilities), "live_from_ms": live_from, "voided": voided}
     record(connection, "provider_accept", provider, details, said)
 
 
 def _sealed_to(connection: sa.Connection) -> int:
-    return int(connection.execute(sa.text("SELECT MAX(watermark_ms) FROM buckets")).scalar_one())
+    return int(SQL.run(connection, "sealed_to").scalar_one())
 
 
 def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
@@ -110,36 +116,11 @@ def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: in
     return declared if was is None else max(was, declared or 0)
 
 
-# Proven not to have arrived, if it was tried at all.
-_UNSENT: Final = "state = 'due' AND first_attempt_ms IS NULL"
-
-
-_OPEN: Final = "provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected')"
-
-
-UNSENT: Final = f"""
-SELECT * FROM pushes WHERE {_OPEN} AND {_UNSENT} ORDER BY window_ms, org_id, feature, revision LIMIT :most
-"""
-
-
-OPEN_AT: Final = f"""
-SELECT COUNT(CASE WHEN state <> 'rejected' AND NOT ({_UNSENT}) THEN 1 END) AS sent,
-    COUNT(CASE WHEN {_UNSENT} THEN 1 END) AS due FROM pushes WHERE {_OPEN}
-"""
-
-
 def pause(connection: sa.Connection, provider: str, said: Said) -> tuple[int, str] | None:
     """Send nothing to a provider until it is resumed; what was sent before may still be looked up. Returns since when
     and why it was paused already."""
     before = paused(connection).get(provider)
-    connection.execute(
-        sa.text(
-            "INSERT INTO provider_states (provider, paused_ms, paused_reason) VALUES (:provider, :now, :reason) "
-            "ON CONFLICT (provider) DO UPDATE SET paused_ms = COALESCE(provider_states.paused_ms, excluded.paused_ms), "
-            "paused_reason = excluded.paused_reason"
-        ),
-        {"provider": provider, "now": said.now_ms, "reason": said.reason},
-    )
+    SQL.run(connection, "pause", {"provider": provider, "paused_ms": said.now_ms, "paused_reason": said.reason})
     record(connection, "provider_pause", provider, {"was": before}, said)
     return before
 
@@ -152,10 +133,7 @@ def resume(connection: sa.Connection, provider: str, said: Said) -> int:
     since = paused(connection).get(provider)
     if since is None:
         raise Refused(f"{provider} is not paused; `drawdown provider list` shows how each stands")
-    connection.execute(
-        sa.text("UPDATE provider_states SET paused_ms = NULL, paused_reason = NULL WHERE provider = :provider"),
-        {"provider": provider},
-    )
+    SQL.run(connection, "resume", {"provider": provider})
     details = {"paused_ms": since[0]}
     record(connection, "provider_resume", provider, details, said)
     return since[0]

@@ -9,26 +9,30 @@ keeps away; hosts may delete nothing there, and a worker's login deletes nothing
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import queries
 from drawdown.schema.units import LATE_HORIZON_MS, WINDOW_MS, window_of
-from drawdown.worker.seal.arrivals import UNSEEN, UNSEEN_BY_SOME
 
-Transact = Callable[..., Any]
-"""Runs work in a transaction and commits it; with `rollback=True`, leaves nothing behind."""
+R = TypeVar("R")
+SQL = queries(__file__)
 LEAST_TS_MS: Final = 946_684_800_000
 """2000-01-01: samples dated before are quarantined."""
 EVER_MS: Final = -(1 << 62)
+
+
+class Transact(Protocol):
+    """Runs work in a transaction and commits it; with `rollback=True`, leaves nothing behind."""
+
+    def __call__(self, work: Callable[[sa.Connection], R], /, *, rollback: bool = False) -> R: ...
 
 
 @dataclass(frozen=True)
@@ -41,47 +45,6 @@ class Pruned:
     orgs: int
     held_back: int
     quarantined: int
-
-
-_REACHABLE = """
-SELECT o.org_id, MIN(:before, COALESCE(o.held_watermark_ms, b.watermark_ms),
-    COALESCE((SELECT MIN(window_ms) FROM pending_usage p WHERE p.org_id = o.org_id AND p.seconds <> 0), :before),
-    COALESCE((SELECT MIN(window_ms) FROM dirty_windows d WHERE d.org_id = o.org_id), :before)) AS floor_ms
-FROM orgs o JOIN buckets b ON b.id = o.bucket
-"""
-
-_OPEN = """
-SELECT org_id, MIN(window_ms) FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected')
-    AND window_ms < :before GROUP BY org_id
-"""
-
-# A late sample that no seal has looked at yet has made nothing dirty, and would go unbilled.
-_ARRIVED = """
-SELECT s.org_id, MIN(s.ts - s.ts % 300000) FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
-JOIN buckets b ON b.id = o.bucket
-WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
-    AND s.ts < :before GROUP BY s.org_id
-"""
-
-
-# Nothing to bill is nothing to wait for; a guard lets no floor pass whatever is pending.
-_FORGET_NOTHING = """
-DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM ({floors}) f
-    WHERE f.org_id = pending_usage.org_id AND pending_usage.window_ms < f.floor_ms)
-"""
-
-# What was never sealed under any floor goes with the first window. What is quarantined begins no walk: it may stay.
-_FIRST = "SELECT MIN(ts) FROM usage_samples WHERE ts >= :least AND ts < :before AND problem IS NULL"
-_DEALT_WITH = "EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = s.id)"
-_GOING = f"(s.problem IS NULL OR {_DEALT_WITH})"
-_KEPT = f"s.problem IS NOT NULL AND NOT {_DEALT_WITH}"
-
-# What arrived since no seal has looked at: the next one quarantines and counts it, and then it goes.
-_BELOW = f"""
-s.ts >= :since AND s.ts < :to AND EXISTS (SELECT 1 FROM orgs o JOIN buckets b ON b.id = o.bucket
-    WHERE o.org_id = s.org_id AND s.ts < o.floor_ms AND NOT {{unseen}})
-AND {_GOING}
-"""
 
 
 def prune(transact: Transact, before_ms: int, said: Said, *, dry_run: bool = False) -> Pruned:
@@ -97,8 +60,8 @@ def prune(transact: Transact, before_ms: int, said: Said, *, dry_run: bool = Fal
     floors = transact(partial(raise_floors, before=before, said=said), rollback=dry_run)
     held = sum(floor < before for floor in floors.values())
     count = partial(_count, floors=floors, before=before)
-    samples = transact(partial(count, which=_GOING), rollback=True) if dry_run else _delete(transact, before)
-    kept = transact(partial(count, which=_KEPT), rollback=True)
+    samples = transact(partial(count, which="going"), rollback=True) if dry_run else _delete(transact, before)
+    kept = transact(partial(count, which="kept"), rollback=True)
     return Pruned(before, samples, len(floors) - held, held, kept)
 
 
@@ -106,18 +69,14 @@ def raise_floors(connection: sa.Connection, *, before: int, said: Said) -> Mappi
     """Close windows before a moment for good; returns each organisation's reach, which is lower where something is open
     there. Organisations are written in their order, so that two of their writers never wait crosswise."""
     lock_buckets(connection)
-    dialect = connection.dialect.name
-    reachable = _REACHABLE if dialect == "sqlite" else _REACHABLE.replace("MIN(:before", "LEAST(:before")
-    floors = {str(org): int(floor) for org, floor in connection.execute(sa.text(reachable), {"before": before})}
-    arrived = _ARRIVED.replace("{unseen_by_some}", UNSEEN_BY_SOME[dialect]).replace("{unseen}", UNSEEN[dialect])
-    for statement in (_OPEN, arrived):
-        for org, window in connection.execute(sa.text(statement), {"before": before}):
-            floors[org] = min(floors.get(org, before), int(window))
-    rows = [{"org": org, "floor": floor} for org, floor in sorted(floors.items())]
-    if rows:
-        shape, values = _floors_sql(connection, floors)
-        connection.execute(sa.text(_FORGET_NOTHING.replace("{floors}", shape)), values)
-        connection.execute(sa.text("UPDATE orgs SET floor_ms = :floor WHERE org_id = :org AND floor_ms < :floor"), rows)
+    values = {"before_ms": before}
+    floors = {str(row.org_id): int(row.floor_ms) for row in SQL.run(connection, "reachable", values)}
+    for name in ("open_pushes", "arrived"):
+        for row in SQL.run(connection, name, values):
+            floors[row.org_id] = min(floors.get(row.org_id, before), int(row.window_ms))
+    if floors:
+        SQL.run(connection, "forget_nothing", {"floors": _rows(floors)})
+        SQL.run(connection, "raise_floor", _rows(dict(sorted(floors.items()))))
     held = sum(floor < before for floor in floors.values())
     details = {"before_ms": before, "held_back": held}
     record(connection, "sample_prune", "all", details, said)
@@ -125,26 +84,22 @@ def raise_floors(connection: sa.Connection, *, before: int, said: Said) -> Mappi
 
 
 def _delete(transact: Transact, before: int) -> int:
-    first = transact(lambda c: c.execute(sa.text(_FIRST), {"least": LEAST_TS_MS, "before": before}).scalar())
-    ends = range(window_of(before - 1 if first is None else first) + WINDOW_MS, before + 1, WINDOW_MS)
+    values = {"least_ts_ms": LEAST_TS_MS, "before_ms": before}
+    first = transact(lambda connection: SQL.run(connection, "first_sample", values).scalar())
+    ends = range(window_of(before - 1 if first is None else int(first)) + WINDOW_MS, before + 1, WINDOW_MS)
     starts = [EVER_MS, *ends]
     return sum(transact(partial(_delete_between, since=since, to=to)) for since, to in zip(starts, ends, strict=False))
 
 
 def _delete_between(connection: sa.Connection, *, since: int, to: int) -> int:
-    values = {"since": since, "to": to}
-    below = _BELOW.replace("{unseen}", UNSEEN[connection.dialect.name])
-    return connection.execute(sa.text(f"DELETE FROM usage_samples AS s WHERE {below}"), values).rowcount
+    return SQL.run(connection, "delete_between", {"from_ms": since, "to_ms": to}).rowcount
 
 
 def _count(connection: sa.Connection, *, floors: Mapping[str, int], before: int, which: str) -> int:
-    shape, values = _floors_sql(connection, floors)
-    text = f"SELECT COUNT(*) FROM usage_samples s JOIN ({shape}) f ON f.org_id = s.org_id WHERE s.ts < f.floor_ms"
-    found = connection.execute(sa.text(f"{text} AND s.ts < :before AND {which}"), {**values, "before": before})
-    return int(found.scalar_one())
+    values = {"floors": _rows(floors), "before_ms": before}
+    return int(SQL.run(connection, "count_below", values, which=which).scalar_one())
 
 
-def _floors_sql(connection: sa.Connection, floors: Mapping[str, int]) -> tuple[str, dict[str, object]]:
-    """The floors as rows of a statement, and what it is bound to."""
-    rows = [{"org_id": org, "floor_ms": floor} for org, floor in floors.items()]
-    return rows_sql(connection, {"org_id": "text", "floor_ms": "bigint"}), {"rows": json.dumps(rows)}
+def _rows(floors: Mapping[str, int]) -> list[dict[str, object]]:
+    """The floors as rows of a statement."""
+    return [{"org_id": org_id, "floor_ms": floor} for org_id, floor in floors.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeAlias
 
 import sqlalchemy as sa
 
@@ -17,6 +17,7 @@ from drawdown.worker.push.rows import change, find_pushes, require_push
 from drawdown.worker.push.void import void_many
 from drawdown.worker.push.wallet_mirror import draw_if_ours
 
+PushRow: TypeAlias = sa.Row[tuple[object, ...]]
 _PROVEN = ("rejected", "in_doubt")
 
 
@@ -57,13 +58,13 @@ def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str) -> list[sa.Row[Any]]:
+def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str], rule: str) -> list[PushRow]:
     """The pushes with these keys, each once, held until the transaction ends.
 
     Errors: Refused where one is not there or in no such state.
     """
     found = find_pushes(connection, keys, hold=True)
-    chosen: dict[str, sa.Row[Any]] = {}
+    chosen: dict[str, PushRow] = {}
     for key in keys:
         push = require_push(connection, found, key)
         if push.state not in states:

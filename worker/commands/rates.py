@@ -8,8 +8,11 @@ from drawdown.schema import ids
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
+from drawdown.schema.sql import queries
 from drawdown.schema.units import next_window
 from drawdown.worker.verdict.rates import POLICIES, policies_of, rates_of, uses_ledger
+
+SQL = queries(__file__)
 
 
 def set_rate(
@@ -35,18 +38,13 @@ def set_rate(
     if uses_ledger(connection, provider):
         raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
     ids.require(connection, ids.FEATURE, feature, new=new)
-    known = [one for one in rates_of(connection, provider) if one.feature == feature]
-    start = from_ms if from_ms is not None else (next_window(said.now_ms) if known else 0)
-    if any(one.start_ms == start for one in known):
+    rates = [given for given in rates_of(connection, provider) if given.feature == feature]
+    start = from_ms if from_ms is not None else (next_window(said.now_ms) if rates else 0)
+    if any(given.start_ms == start for given in rates):
         raise Refused(f"{feature} has a rate at {provider} from then on already; rates are append-only")
     details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
-    connection.execute(
-        sa.text(
-            "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason) "
-            "VALUES (:provider, :feature, :start_ms, :micro, :per_quantity, :now, :actor, :reason)"
-        ),
-        {**details, "provider": provider, "now": said.now_ms, "actor": said.actor, "reason": said.reason},
-    )
+    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    SQL.run(connection, "insert_rate", {**details, "provider": provider, **person})
     record(connection, "provider_rate", provider, details, said)
     return start
 
@@ -61,13 +59,7 @@ def set_when_down(
     if plan:
         ids.require(connection, ids.ANY_PLAN, plan, new=new)
     was = policies_of(connection, provider).get(plan)
-    connection.execute(
-        sa.text(
-            "INSERT INTO provider_when_down (provider, plan, policy) VALUES (:provider, :plan, :policy) "
-            "ON CONFLICT (provider, plan) DO UPDATE SET policy = excluded.policy"
-        ),
-        {"provider": provider, "plan": plan, "policy": policy},
-    )
+    SQL.run(connection, "set_when_down", {"provider": provider, "plan": plan, "policy": policy})
     details = {"plan": plan, "policy": policy, "was": was}
     record(connection, "provider_when_down", provider, details, said)
     return was
@@ -78,10 +70,7 @@ def end_when_down(connection: sa.Connection, provider: str, plan: str, said: Sai
     was = policies_of(connection, provider).get(plan)
     if was is None:
         raise Refused(f"nothing was said of {f'the plan {plan}' if plan else 'every other plan'} at {provider}")
-    connection.execute(
-        sa.text("DELETE FROM provider_when_down WHERE provider = :provider AND plan = :plan"),
-        {"provider": provider, "plan": plan},
-    )
+    SQL.run(connection, "delete_when_down", {"provider": provider, "plan": plan})
     details = {"plan": plan, "was": was}
     action = "provider_when_down_undo"
     record(connection, action, provider, details, said)

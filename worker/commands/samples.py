@@ -11,29 +11,28 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import Said, record_many
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.sql import insert_rows
+from drawdown.schema.sql import queries
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 from drawdown.worker.sources.samples.quarantine import (
-    CHOSEN,
+    CUT_AT,
     TIME_REASON,
     UNITS,
-    WHOLE,
     QuarantineFilter,
     SampleRow,
     cut,
-    cut_in,
     is_cut,
     list_quarantined,
     time_of,
     values_of,
 )
+from drawdown.worker.sources.samples.quarantine import SQL as QUARANTINE
 from drawdown.worker.sources.samples.rows import Sample
 from drawdown.worker.sources.samples.store import store
 from drawdown.worker.sources.samples.values import plain
@@ -42,17 +41,10 @@ MAX_MENDED: Final = 5_000
 """Samples of one command, in one transaction."""
 AS: Final = ("auto", *UNITS, "iso")
 _SUFFIX: Final = ":mended"
-Place = tuple[str, str, int]
+Place: TypeAlias = tuple[str, str, int]
 """An organisation, its sandbox, a moment."""
-
-_WHOLE: Final = sa.text(
-    "SELECT s.id, s.cell_id, s.cpu_count, s.memory_mb, s.interval_s, COALESCE(o.floor_ms, 0) AS floor_ms "
-    "FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id WHERE s.id IN :ids"
-).bindparams(sa.bindparam("ids", expanding=True))
-_ALREADY: Final = sa.text(
-    "SELECT s.id FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.org_id = :org "
-    "AND s.ts = :ts AND s.sandbox_id = :sandbox AND s.problem IS NULL AND w.sample_id IS NULL AND s.id <> :id LIMIT 1"
-)
+Row: TypeAlias = sa.Row[tuple[object, ...]]
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -78,29 +70,27 @@ def mend(connection: sa.Connection, chosen: QuarantineFilter, said: Said, *, uni
     if unit not in AS:
         raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
     rows = _chosen(connection, chosen, said)
-    wrong_time = [one.sample_id for one in rows if _is_of_its_time(one)]
-    whole = {row.id: row for row in connection.execute(_WHOLE, {"ids": wrong_time})} if wrong_time else {}
+    wrong_time = [row.sample_id for row in rows if _is_of_its_time(row)]
+    asked = {"sample_ids": wrong_time}
+    whole = {row.id: row for row in SQL.run(connection, "whole_samples", asked)} if wrong_time else {}
     found: list[Mended] = []
     entered: dict[Place, str] = {}
     for row in rows:
-        one = _judge(connection, row, whole.get(row.sample_id), unit, said.now_ms, entered)
-        if one.new_id is not None and one.ts_ms is not None:
-            entered[(row.org_id, row.sandbox_id, one.ts_ms)] = one.new_id
-        found.append(one)
-    good = [one for one in found if one.new_id is not None]
+        mended = _judge(connection, row, whole.get(row.sample_id), unit, said.now_ms, entered)
+        if mended.new_id is not None and mended.ts_ms is not None:
+            entered[(row.org_id, row.sandbox_id, mended.ts_ms)] = mended.new_id
+        found.append(mended)
+    good = [(mended, row) for mended, row in zip(found, rows, strict=True) if mended.new_id is not None]
     if good:
-        samples = [
-            _sample(one, row, whole[one.sample_id], said.now_ms)
-            for one, row in zip(found, rows, strict=True)
-            if one.new_id
-        ]
-        store(connection, samples, [f"mended:{one.sample_id}" for one in good])
-        _close(connection, {one.sample_id: one.new_id for one in good}, said)
-        done = [
-            (one.sample_id, {"new_id": one.new_id, "ts": one.ts, "ts_ms": one.ts_ms, "as": one.unit}) for one in good
-        ]
-        record_many(connection, "sample_mend", done, said)
+        samples = [_sample(mended, row, whole[mended.sample_id], said.now_ms) for mended, row in good]
+        store(connection, samples, [f"mended:{mended.sample_id}" for mended, _ in good])
+        _close(connection, {mended.sample_id: mended.new_id for mended, _ in good}, said)
+        record_many(connection, "sample_mend", [(mended.sample_id, _details(mended)) for mended, _ in good], said)
     return found
+
+
+def _details(mended: Mended) -> dict[str, object]:
+    return {"new_id": mended.new_id, "ts": mended.ts, "ts_ms": mended.ts_ms, "as": mended.unit}
 
 
 def dismiss(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> list[str]:
@@ -109,10 +99,10 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
     Errors: as `mend`.
     """
     rows = _chosen(connection, chosen, said)
-    names = list(dict.fromkeys(one.sample_id for one in rows if one.id_bytes is None))
+    names = list(dict.fromkeys(row.sample_id for row in rows if row.id_bytes is None))
     _close(connection, dict.fromkeys(names), said)
     done: list[tuple[str, dict[str, object]]] = [(name, {}) for name in names]
-    for name in dict.fromkeys(one.sample_id for one in rows if one.id_bytes is not None):
+    for name in dict.fromkeys(row.sample_id for row in rows if row.id_bytes is not None):
         closed = _close_long(connection, name, chosen, said)
         done.append((name, {"samples": closed}))
         names += [name] * closed
@@ -123,11 +113,8 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -> list[str]:
     """Count samples as quarantined again that were set aside. Errors: Refused, for all, where one was not."""
     for name in sample_ids:
-        its = cut_in(connection.dialect.name, "sample_id") if is_cut(name) else "sample_id"
-        gone = connection.execute(
-            sa.text(f"DELETE FROM quarantine_closed WHERE {its} = :id AND new_id IS NULL"), {"id": name}
-        ).rowcount
-        if not gone:
+        its_id = "cut_id" if is_cut(name) else "whole_id"
+        if not QUARANTINE.run(connection, "undo_dismiss", {"sample_id": name, **CUT_AT}, its_id=its_id).rowcount:
             ids.require(connection, ids.SAMPLE, name)
             raise Refused(f"the sample {name} was not dismissed; nothing was changed")
     record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], said)
@@ -139,7 +126,7 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
     page = list_quarantined(connection, chosen, said.now_ms, most=MAX_MENDED)
     if page.next_after is not None:
         raise UsageError(f"these are more than {MAX_MENDED:,} samples: choose by --org, --reason, --from and --to")
-    there = {one.sample_id for one in page.samples}
+    there = {row.sample_id for row in page.samples}
     for name in chosen.ids:
         if cut(name) not in there:
             ids.require(connection, ids.SAMPLE, name)
@@ -148,7 +135,12 @@ def _chosen(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> 
 
 
 def _judge(
-    connection: sa.Connection, row: SampleRow, whole: Any, unit: str, now_ms: int, entered: Mapping[Place, str]
+    connection: sa.Connection,
+    row: SampleRow,
+    whole: Row | None,
+    unit: str,
+    now_ms: int,
+    entered: Mapping[Place, str],
 ) -> Mended:
     no = Mended(row.sample_id, row.org_id, row.ts)
     if whole is None or not _is_of_its_time(row):
@@ -176,8 +168,8 @@ def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mappi
     same command is about to enter counts as there, so that one command bills as one for each sample does."""
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
         return before
-    values = {"org": row.org_id, "ts": moment, "sandbox": row.sandbox_id, "id": _new_id(row.sample_id)}
-    found = connection.execute(_ALREADY, values).scalar()
+    values = {"org_id": row.org_id, "ts": moment, "sandbox_id": row.sandbox_id, "new_id": _new_id(row.sample_id)}
+    found = SQL.run(connection, "twin", values).scalar()
     return None if found is None else str(found)
 
 
@@ -188,30 +180,21 @@ def _new_id(sample_id: str) -> str:
     return f"{sample_id[:100]}…{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}{_SUFFIX}"
 
 
-def _sample(one: Mended, row: SampleRow, whole: Any, now_ms: int) -> Sample:
-    assert one.new_id is not None and one.ts_ms is not None
+def _sample(mended: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
+    assert mended.new_id is not None and mended.ts_ms is not None
     cpu = None if whole.cpu_count is None else plain(Decimal(str(whole.cpu_count)))
     memory, cell = int(whole.memory_mb), str(whole.cell_id)
-    return (one.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, one.interval_s, one.ts_ms, now_ms)
-
-
-_CLOSE_LONG: Final = f"""
-INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
-SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:now AS BIGINT), :actor, :said
-FROM ({WHOLE}) x WHERE {CHOSEN} AND {{id}} = :name
-ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
-"""
+    return (mended.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, mended.interval_s, mended.ts_ms, now_ms)
 
 
 def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, said: Said) -> int:
-    """Close those whose ids begin so; returns how many. The database alone holds the ids: they may be of any length."""
-    text = _CLOSE_LONG.format(id=cut_in(connection.dialect.name, "x.sample_id"))
-    values = {**values_of(chosen), "name": name, "now": said.now_ms, "actor": said.actor, "said": said.reason}
-    return connection.execute(sa.text(text), values).rowcount
+    """Close those whose ids begin so; returns how many."""
+    person = {"at_ms": said.now_ms, "actor": said.actor, "reason_given": said.reason}
+    values = {**values_of(chosen), **CUT_AT, **person, "sample_id": name}
+    return QUARANTINE.run(connection, "close_long", values).rowcount
 
 
 def _close(connection: sa.Connection, closed: dict[str, str | None], said: Said) -> None:
-    rows = [{"sample_id": name, "new_id": new} for name, new in sorted(closed.items())]
-    same = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
-    end = "ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms"  # a conflict that was seen again
-    insert_rows(connection, "quarantine_closed", {"sample_id": "text", "new_id": "text"}, rows, same=same, end=end)
+    rows = [{"sample_id": sample_id, "new_id": new_id} for sample_id, new_id in sorted(closed.items())]
+    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    SQL.run(connection, "close", {"closed": rows, **person})

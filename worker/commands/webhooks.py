@@ -14,21 +14,15 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CustomerChanged, Notice
+from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.push.notices import apply_notices, orgs_of
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 KEPT_MS: Final = 30 * DAY_MS
 """Longer than any provider goes on sending the same event again."""
-_KNOWN: Final = "SELECT state FROM webhooks WHERE provider = :provider AND event_id = :event AND state <> 'failed'"
-_STORE: Final = """
-INSERT INTO webhooks (provider, event_id, received_ms, body_sha256, state, attempts, error)
-VALUES (:provider, :event, :now, :hash, :state, 1, :error)
-ON CONFLICT (provider, event_id) DO UPDATE SET state = :state, attempts = webhooks.attempts + 1, error = :error
-WHERE webhooks.state = 'failed' RETURNING attempts
-"""
-_FORGET: Final = "DELETE FROM webhooks WHERE received_ms < :before"
 
 
 @dataclass(frozen=True)
@@ -42,8 +36,8 @@ class WebhookEvent:
 
 def is_known(connection: sa.Connection, event: WebhookEvent) -> bool:
     """Whether it was taken before; one that failed was not."""
-    values = {"provider": event.provider, "event": event.event_id}
-    return connection.execute(sa.text(_KNOWN), values).first() is not None
+    values = {"provider": event.provider, "event_id": event.event_id}
+    return SQL.run(connection, "taken", values).first() is not None
 
 
 def store_failed(connection: sa.Connection, event: WebhookEvent, error: str, now_ms: int) -> None:
@@ -57,7 +51,7 @@ def take_event(
     """Store and apply it; the organisations to read again, or None for a repeat."""
     if not _store(connection, event, "done" if notices else "ignored", None, now_ms):
         return None
-    connection.execute(sa.text(_FORGET), {"before": now_ms - KEPT_MS})
+    SQL.run(connection, "forget", {"before_ms": now_ms - KEPT_MS})
     for line in apply_notices(connection, event.provider, notices, now_ms):
         log.info("webhook_taken", provider=event.provider, webhook_event=event.event_id, done=line)
     orgs: list[str] = []
@@ -71,10 +65,10 @@ def _store(connection: sa.Connection, event: WebhookEvent, state: str, error: st
     """Whether it is new, or came again after it had failed."""
     values = {
         "provider": event.provider,
-        "event": event.event_id,
-        "now": now_ms,
-        "hash": event.body_sha256,
+        "event_id": event.event_id,
+        "received_ms": now_ms,
+        "body_sha256": event.body_sha256,
         "state": state,
         "error": error,
     }
-    return connection.execute(sa.text(_STORE), values).first() is not None
+    return SQL.run(connection, "store", values).first() is not None

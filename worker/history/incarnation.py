@@ -8,13 +8,16 @@ stands still until `drawdown recover`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import DrawdownError
+from drawdown.schema.sql import queries
 from drawdown.worker.engine.effects import Witness
+
+SQL = queries(__file__)
 
 
 class HistoryDoubted(DrawdownError):
@@ -37,9 +40,7 @@ class Incarnation:
 
 def read_incarnation(connection: sa.Connection) -> Incarnation:
     """The database's own row, and its server's identity."""
-    row = connection.execute(
-        sa.text("SELECT database_id, number, sends, system_id, timeline, doubted_reason FROM incarnation")
-    ).one()
+    row = SQL.run(connection, "incarnation").one()
     return Incarnation(
         row.database_id, row.number, row.sends, row.system_id, row.timeline, row.doubted_reason, server_of(connection)
     )
@@ -51,19 +52,12 @@ def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
         return None, None
     try:
         with connection.begin_nested():
-            system, timeline = connection.execute(sa.text(SERVER)).one()
+            server = SQL.run(connection, "server").one()
     except DBAPIError as error:  # a service that does not tell: the count of sends and the last tick remain
         if error.connection_invalidated:
             raise
         return None, None
-    return str(system), str(timeline)
-
-
-DOUBT = """
-UPDATE incarnation SET doubted_ms = :now, doubted_reason = :why,
-    doubted_after_tick = (SELECT COALESCE(MAX(tick_id), 0) FROM ticks)
-"""
-SERVER = "SELECT (SELECT system_identifier FROM pg_control_system()), left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+    return str(server.system_id), str(server.timeline)
 
 
 def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -> Incarnation:
@@ -72,10 +66,7 @@ def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -
     if found.doubted is None:
         doubted = difference(connection, found, witness)
         if doubted is not None:
-            connection.execute(
-                sa.text(DOUBT),
-                {"now": now_ms, "why": doubted},
-            )
+            SQL.run(connection, "doubt", {"doubted_ms": now_ms, "doubted_reason": doubted})
             return read_incarnation(connection)
         if (found.system_id, found.timeline) != found.server:
             _keep_server(connection, found)
@@ -84,10 +75,7 @@ def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -
 
 def _keep_server(connection: sa.Connection, found: Incarnation) -> None:
     system, timeline = found.server
-    connection.execute(
-        sa.text("UPDATE incarnation SET system_id = :system, timeline = :timeline"),
-        {"system": system, "timeline": timeline},
-    )
+    SQL.run(connection, "keep_server", {"system_id": system, "timeline": timeline})
 
 
 def difference(connection: sa.Connection, found: Incarnation, witness: Witness | None) -> str | None:
@@ -105,56 +93,48 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
         return f"it is its incarnation {found.number}, and was {witness.number}: restored to before a recovery"
     if witness.sends > found.sends:
         return f"it knows of {found.sends:,} sends, and there were {witness.sends:,}: restored, or commits were lost"
-    tick = connection.execute(
-        sa.text("SELECT worker FROM ticks WHERE tick_id = :tick"), {"tick": witness.tick_id}
-    ).scalar_one_or_none()
-    if witness.tick_id and tick != witness.tick_worker:  # 0: recovered before any tick was on record
+    worker = worker_of_tick(connection, witness.tick_id)
+    if witness.tick_id and worker != witness.tick_worker:  # 0: recovered before any tick was on record
         return f"it does not know of tick {witness.tick_id}, which this host began: restored, or commits were lost"
     return None
 
 
-def count_sends(connection: sa.Connection, claimed: int, known: Witness | None) -> Witness | None:
+def worker_of_tick(connection: sa.Connection, tick_id: int) -> str | None:
+    """Who did a tick; None where it is not on record."""
+    worker: str | None = SQL.run(connection, "worker_of_tick", {"tick_id": tick_id}).scalar_one_or_none()
+    return worker
+
+
+def count_sends(connection: sa.Connection, claimed: int, witness: Witness | None) -> Witness | None:
     """Count claimed sends, last in the transaction that claims them; returns what to remember before they leave.
 
     Errors: HistoryDoubted where the database is not the one that the tick began on, or stands still.
     """
-    row = connection.execute(
-        sa.text(
-            "UPDATE incarnation SET sends = sends + :claimed WHERE doubted_ms IS NULL "
-            "RETURNING database_id, number, sends"
-        ),
-        {"claimed": claimed},
-    ).one_or_none()
+    row = SQL.run(connection, "count_sends", {"claimed": claimed}).one_or_none()
     if row is None:
         raise HistoryDoubted(STANDS_STILL)
-    if known is None:
+    if witness is None:
         return None
-    if (row.database_id, row.number) != (known.database_id, known.number) or row.sends - claimed < known.sends:
+    if (row.database_id, row.number) != (witness.database_id, witness.number) or row.sends - claimed < witness.sends:
         raise HistoryDoubted("the database is not the one this tick began on: the next tick tells")
-    return Witness(known.database_id, known.number, int(row.sends), known.tick_id, known.tick_worker)
+    return replace(witness, sends=int(row.sends))
 
 
 STANDS_STILL = "history was lost, so nothing is sealed or sent: `drawdown status` says why, `drawdown recover` goes on"
 
 
-def require_same(connection: sa.Connection, known: Witness | None) -> None:
+def require_same(connection: sa.Connection, witness: Witness | None) -> None:
     """What a tick read or claimed is worth nothing on another history: a worker may live through a restore, and through
     `recover`.
 
     Errors: HistoryDoubted where the database is not the one that the tick began on, or stands still.
     """
     require_whole(connection)
-    if known is None:
+    if witness is None:
         return
-    row = connection.execute(
-        sa.text(
-            "SELECT i.database_id, i.number, i.sends, "
-            "(SELECT t.worker FROM ticks t WHERE t.tick_id = :tick) AS worker FROM incarnation i"
-        ),
-        {"tick": known.tick_id},
-    ).one()
-    same = (row.database_id, row.number, row.worker or "") == (known.database_id, known.number, known.tick_worker)
-    if not same or row.sends < known.sends:
+    row = SQL.run(connection, "incarnation_and_tick", {"tick_id": witness.tick_id}).one()
+    same = (row.database_id, row.number, row.worker or "") == (witness.database_id, witness.number, witness.tick_worker)
+    if not same or row.sends < witness.sends:
         raise HistoryDoubted("the database is not the one this tick began on: the next tick tells")
 
 
@@ -164,17 +144,11 @@ def present(connection: sa.Connection) -> Witness:
     Errors: HistoryDoubted while it stands still.
     """
     require_whole(connection)
-    row = connection.execute(
-        sa.text(
-            "SELECT i.database_id, i.number, i.sends, COALESCE(t.tick_id, 0) AS tick_id, "
-            "COALESCE(t.worker, '') AS worker FROM incarnation i "
-            "LEFT JOIN ticks t ON t.tick_id = (SELECT MAX(tick_id) FROM ticks)"
-        )
-    ).one()
+    row = SQL.run(connection, "incarnation_and_last_tick").one()
     return Witness(row.database_id, int(row.number), int(row.sends), int(row.tick_id), row.worker)
 
 
 def require_whole(connection: sa.Connection) -> None:
     """Errors: HistoryDoubted while the database stands still."""
-    if connection.execute(sa.text("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL")).first() is not None:
+    if SQL.run(connection, "doubted").first() is not None:
         raise HistoryDoubted(STANDS_STILL)

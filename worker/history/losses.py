@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -18,10 +22,10 @@ class Loss:
 
 def read_losses(connection: sa.Connection) -> list[Loss]:
     """All there ever were."""
-    return [Loss(*row) for row in connection.execute(sa.text("SELECT from_ms, until_ms FROM losses"))]
+    return [Loss(row.from_ms, row.until_ms) for row in SQL.run(connection, "losses")]
 
 
 def loss_of(window_ms: int, losses: Sequence[Loss]) -> Loss | None:
     """When the pushes of a window may have been sent, unknown to us."""
-    its = [one for one in losses if window_ms < one.until_ms]
-    return Loss(min(one.from_ms for one in its), max(one.until_ms for one in its)) if its else None
+    its = [loss for loss in losses if window_ms < loss.until_ms]
+    return Loss(min(loss.from_ms for loss in its), max(loss.until_ms for loss in its)) if its else None

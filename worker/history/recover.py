@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 import sqlalchemy as sa
 
@@ -18,9 +17,12 @@ from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
+from drawdown.schema.sql import queries
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Recall, Remember, Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import Incarnation, present, recognise
+
+SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
@@ -72,83 +74,57 @@ def _recover(
     restored: bool,
 ) -> tuple[Recovered, Witness | None]:
     lock_buckets(connection)
-    known = recognise(connection, witness, said.now_ms)
-    why = known.doubted or ("a person says so" if restored else None)
+    incarnation = recognise(connection, witness, said.now_ms)
+    why = incarnation.doubted or ("a person says so" if restored else None)
     if why is None:
-        return Recovered(None, number=known.number), None
+        return Recovered(None, number=incarnation.number), None
     from_ms = _last_known(connection, said.now_ms)
     from_ms = from_ms if since_ms is None else min(from_ms, since_ms)
     # A process that claimed before the loss may still be sending what it claimed.
     until_ms = said.now_ms + LEASE_MS
-    values = {"number": known.number, "from_ms": from_ms, "until_ms": until_ms, "at_ms": said.now_ms, "found": why}
-    connection.execute(sa.text(KEEP), {**values, "actor": said.actor, "reason": said.reason})
+    values = {
+        "number": incarnation.number,
+        "from_ms": from_ms,
+        "until_ms": until_ms,
+        "at_ms": said.now_ms,
+        "found": why,
+    }
+    SQL.run(connection, "keep_loss", {**values, "actor": said.actor, "reason": said.reason})
     to_look_up, to_decide = _ask_first(connection, context.capabilities, said.now_ms)
-    connection.execute(sa.text(READ_ALL_AGAIN))
-    connection.execute(sa.text(ASK_ALL), {"now": said.now_ms})
-    remember = _begin_anew(connection, known, witness)
-    record(connection, "recover", f"incarnation {known.number}", values, said)
-    newest = connection.execute(sa.text("SELECT MAX(ts) FROM usage_samples WHERE problem IS NULL")).scalar_one_or_none()
+    SQL.run(connection, "read_all_again")
+    SQL.run(connection, "ask_all", {"now_ms": said.now_ms})
+    remember = _begin_anew(connection, incarnation, witness)
+    record(connection, "recover", f"incarnation {incarnation.number}", values, said)
+    newest = SQL.run(connection, "newest_sample").scalar_one_or_none()
     last = None if newest is None else int(newest)
     return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last), remember
 
 
-# Ticks that found the doubt, and those after them, belong to the time after the loss: by their order, for one host's
-# clock may be behind another's. When they began: one that lives through a restore ends after it.
-LAST_KNOWN: Final = """
-SELECT MAX(started_ms) FROM ticks
-WHERE tick_id <= COALESCE((SELECT doubted_after_tick FROM incarnation), tick_id)
-"""
-KEEP: Final = """
-INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason)
-VALUES (:number, :from_ms, :until_ms, :at_ms, (SELECT COALESCE(MAX(seal_id), 0) FROM seals), :found, :actor, :reason)
-"""
-# S2: arrivals are counted by the database itself, which counts anew. Reading all of them again only costs time.
-READ_ALL_AGAIN: Final = "UPDATE buckets SET cursor = 0, epoch = epoch + 1"
-ASK_ALL: Final = """
-UPDATE orgs SET projection_due_ms = :now, projection_asks = projection_asks + 1
-WHERE billing_provider NOT IN ('legacy', 'none')
-"""
-OPEN: Final = """
-UPDATE pushes SET state = :state, due_at_ms = :now, claim_owner = NULL, settled_ms = NULL,
-    last_error = 'it may have been sent in the history that was lost: it is looked up first'
-WHERE provider = :provider AND state IN ('due', 'queued', 'in_doubt', 'rejected')
-    AND (state IN ('due', 'queued') OR (state = 'rejected' AND :state = 'queued'))
-"""
-
-
 def _last_known(connection: sa.Connection, now_ms: int) -> int:
-    last = connection.execute(sa.text(LAST_KNOWN)).scalar_one_or_none()
+    last = SQL.run(connection, "last_known").scalar_one_or_none()
     return min(int(last or 0), now_ms)
 
 
 def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
     """What is open may have been sent since: it is looked up, or a person decides."""
     to_look_up = to_decide = 0
-    providers = connection.execute(
-        sa.text("SELECT DISTINCT provider FROM pushes WHERE state IN ('due', 'queued', 'in_doubt', 'rejected')")
-    ).scalars()
-    for provider in sorted(providers):
-        can = capabilities.get(provider)
-        if can is not None and can.same_database:
+    for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):
+        declared = capabilities.get(provider)
+        if declared is not None and declared.same_database:
             continue
-        asks = can is None or can.lookup
-        values = {"provider": provider, "now": now_ms, "state": "queued" if asks else "in_doubt"}
-        changed = connection.execute(sa.text(OPEN), values).rowcount
+        asks = declared is None or declared.lookup
+        values = {"provider": provider, "now_ms": now_ms, "state": "queued" if asks else "in_doubt"}
+        changed = SQL.run(connection, "ask_first", values).rowcount
         to_look_up += changed if asks else 0
         to_decide += 0 if asks else changed
     return to_look_up, to_decide
 
 
-def _begin_anew(connection: sa.Connection, known: Incarnation, witness: Witness | None) -> Witness:
-    ours = witness is not None and witness.database_id == known.database_id
+def _begin_anew(connection: sa.Connection, incarnation: Incarnation, witness: Witness | None) -> Witness:
+    ours = witness is not None and witness.database_id == incarnation.database_id
     before = (witness.number, witness.sends) if ours and witness else (0, 0)
-    number, sends = max(known.number, before[0]) + 1, max(known.sends, before[1])
-    system, timeline = known.server
-    connection.execute(
-        sa.text(
-            "UPDATE incarnation SET number = :number, sends = :sends, system_id = :system, timeline = :timeline, "
-            "doubted_ms = NULL, doubted_reason = NULL, doubted_after_tick = NULL"
-        ),
-        {"number": number, "sends": sends, "system": system, "timeline": timeline},
-    )
+    number, sends = max(incarnation.number, before[0]) + 1, max(incarnation.sends, before[1])
+    system, timeline = incarnation.server
+    values = {"number": number, "sends": sends, "system_id": system, "timeline": timeline}
+    SQL.run(connection, "begin_anew", values)
     return present(connection)

@@ -13,21 +13,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
 from drawdown.worker.engine.effects import Witness
-from drawdown.worker.history.incarnation import server_of
+from drawdown.worker.history.incarnation import server_of, worker_of_tick
+
+SQL = queries(__file__)
 
 ELSEWHERE: Final = (
     "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process and is not restored with the database"
 )
 
 
-KINDS: Final = {"str": str, "int": int}
+Kept: TypeAlias = str | int | Mapping[str, str | int]
+"""What such a file may hold in one place."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,15 @@ class WitnessFile:
         return read(engine, self._recall)
 
     def _recall(self, connection: sa.Connection) -> Witness | None:
-        name = str(connection.execute(sa.text("SELECT database_id FROM incarnation")).scalar_one())
+        name = str(SQL.run(connection, "database_id").scalar_one())
         memories = self._load(self._file(name))
         own = memories.get(place_of(connection))
         counts = [
-            one.last
-            for one in memories.values()
-            if own is None or one is own or one.last.number > own.last.number or _went_through(connection, one)
+            memory.last
+            for memory in memories.values()
+            if own is None or memory is own or memory.last.number > own.last.number or _went_through(connection, memory)
         ]
-        return max(counts, key=lambda one: (one.number, one.sends), default=None)
+        return max(counts, key=lambda witness: (witness.number, witness.sends), default=None)
 
     def remember(self, engine: sa.Engine, witness: Witness) -> None:
         """Errors: UsageError where it cannot be written down: then nothing may be sent."""
@@ -84,7 +88,7 @@ class WitnessFile:
                 memories[place] = Memory(witness, *since)
                 new = file.with_suffix(".new")
                 with _private(new) as out:
-                    json.dump({name: asdict(one) for name, one in memories.items()}, out)
+                    json.dump({place: asdict(memory) for place, memory in memories.items()}, out)
                     out.flush()
                     os.fsync(out.fileno())
                 new.replace(file)
@@ -102,7 +106,7 @@ class WitnessFile:
                 kept = {"": {"last": kept, "since_tick": kept["tick_id"], "since_worker": kept["tick_worker"]}}
             if not kept:
                 raise ValueError("nothing at all")
-            return {place: _memory(one) for place, one in kept.items()}
+            return {place: _memory(memory) for place, memory in kept.items()}
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -114,27 +118,43 @@ class WitnessFile:
             ) from error
 
 
-def _memory(kept: Mapping[str, Any]) -> Memory:
-    found = Memory(Witness(**kept["last"]), int(kept["since_tick"]), str(kept["since_worker"]))
-    if not all(isinstance(getattr(found.last, one.name), KINDS[str(one.type)]) for one in fields(found.last)):
-        raise ValueError("other kinds of values")
-    return found
+def _memory(kept: Mapping[str, Kept]) -> Memory:
+    last = kept["last"]
+    if not isinstance(last, dict) or set(last) != {part.name for part in fields(Witness)}:
+        raise ValueError("another shape")
+    witness = Witness(
+        _text(last["database_id"]),
+        _number(last["number"]),
+        _number(last["sends"]),
+        _number(last["tick_id"]),
+        _text(last["tick_worker"]),
+    )
+    return Memory(witness, _number(kept["since_tick"]), _text(kept["since_worker"]))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("another kind of value")
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise ValueError("another kind of value")
+    return value
 
 
 def place_of(connection: sa.Connection) -> str:
     """Where a database lies: a backup that is put in its place lies there, too; a copy beside it does not."""
     if connection.dialect.name == "postgresql":
-        name = str(connection.execute(sa.text("SELECT current_database()")).scalar_one())
+        name = str(SQL.run(connection, "current_database").scalar_one())
         return f"postgresql:{server_of(connection)[0] or ''}/{name}"
     return f"sqlite:{Path(str(connection.engine.url.database)).resolve()}"
 
 
 def _went_through(connection: sa.Connection, memory: Memory) -> bool:
     """Whether the database knows the first tick at that place; 0: recovered there before any tick was on record."""
-    worker = connection.execute(
-        sa.text("SELECT worker FROM ticks WHERE tick_id = :tick"), {"tick": memory.since_tick}
-    ).scalar_one_or_none()
-    return memory.since_tick == 0 or worker == memory.since_worker
+    return memory.since_tick == 0 or worker_of_tick(connection, memory.since_tick) == memory.since_worker
 
 
 def _private(file: Path) -> TextIO:

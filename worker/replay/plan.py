@@ -6,18 +6,20 @@ Guarantee: a range or scope that cannot be meant is refused with what, where and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import require_org
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.sql import rows_sql
+from drawdown.schema.sql import NOTHING, Values, queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon, window_of
 
+SQL = queries(__file__)
+Row: TypeAlias = sa.Row[tuple[object, ...]]
 FLIPS_SHOWN: Final = 200
 
 
@@ -97,8 +99,8 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
     _above_floor(connection, scope, start)
     first = _first_use(connection, scope, orgs, end)
     begin = max(start, min(window_of(first), _first_push(connection)))
-    values = {"start": begin, "end": end}
-    flips = [PlannedFlip(row.org_id, row.at_ms, row.was, row.becomes) for row in _rows(connection, FLIPS, orgs, values)]
+    values = {"start_ms": begin, "end_ms": end}
+    flips = [PlannedFlip(row.org_id, row.at_ms, row.was, row.becomes) for row in _of(connection, "flips", orgs, values)]
     return ReplayPlan(
         scope=scope,
         asked_from_ms=start,
@@ -109,40 +111,19 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
         cut_at_horizon=end > last,
         cut_at_first_use=begin > start,
         open_from_ms=_open_from(connection, min(end, last)),
-        floored=len(_rows(connection, FLOORED, orgs, values)),
-        stopped=tuple(str(row.org_id) for row in _rows(connection, STOPPED, orgs, {})),
+        floored=len(_of(connection, "floored", orgs, values)),
+        stopped=tuple(str(row.org_id) for row in _of(connection, "stopped", orgs, NOTHING)),
         flips=tuple(flips[:FLIPS_SHOWN]),
         flip_count=len(flips),
     )
 
 
-FLOORED = "SELECT o.org_id FROM orgs o WHERE o.floor_ms > :start {only}"
-STOPPED = "SELECT o.org_id FROM orgs o WHERE o.stopped_at_ms IS NOT NULL {only} ORDER BY o.org_id"
-FLIPS = """
-SELECT o.org_id, o.start_ms AS at_ms, b.provider AS was, o.provider AS becomes FROM assignments o
-JOIN assignments b ON b.org_id = o.org_id AND b.end_ms = o.start_ms
-WHERE o.start_ms > :start AND o.start_ms < :end AND b.provider <> o.provider {only} ORDER BY o.start_ms, o.org_id
-"""
-BILLED_BY = """
-SELECT DISTINCT org_id FROM assignments WHERE provider = :provider AND start_ms < :end
-    AND (end_ms IS NULL OR end_ms > :start) ORDER BY org_id
-"""
-# One look into an index for each organisation: the moment itself has none that knows its least value.
-FIRST_SAMPLE = """
-SELECT MIN(first_ms) FROM (SELECT (SELECT s.ts FROM usage_samples s WHERE s.org_id = o.org_id AND s.problem IS NULL
-    ORDER BY s.ts LIMIT 1) AS first_ms FROM orgs o WHERE 1 = 1 {only}) firsts
-"""
-
-
-def _rows(
-    connection: sa.Connection, text: str, orgs: Sequence[str] | None, values: Mapping[str, object]
-) -> Sequence[sa.Row[Any]]:
-    given = dict(values)
-    only = ""
-    if orgs is not None:
-        only = "AND o.org_id IN (" + rows_sql(connection, {"org_id": "text"}) + ")"
-        given["rows"] = json.dumps([{"org_id": org} for org in orgs])
-    return connection.execute(sa.text(text.replace("{only}", only)), given).all()
+def _of(connection: sa.Connection, name: str, orgs: Sequence[str] | None, values: Values) -> Sequence[Row]:
+    """What a piece finds of these organisations; None: of everybody."""
+    if orgs is None:
+        return SQL.run(connection, name, values, only="").all()
+    these = {**values, "orgs": [{"org_id": org_id} for org_id in orgs]}
+    return SQL.run(connection, name, these, only="only_these").all()
 
 
 def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int) -> tuple[str, ...] | None:
@@ -152,12 +133,10 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
         return tuple(sorted(set(scope.orgs))) or None
     if scope.provider in EXEMPT_PROVIDERS:
         raise Refused(f"{scope.provider} bills nothing here: there is nothing to replay")
-    values: dict[str, object] = {"provider": scope.provider, "start": start, "end": end}
-    found = tuple(str(org) for org in connection.execute(sa.text(BILLED_BY), values).scalars())
+    values = {"provider": scope.provider, "start_ms": start, "end_ms": end}
+    found = tuple(str(org_id) for org_id in SQL.run(connection, "billed_by", values).scalars())
     if not found:
-        ever = connection.execute(
-            sa.text("SELECT MIN(start_ms) FROM assignments WHERE provider = :provider"), {"provider": scope.provider}
-        ).scalar_one()
+        ever = SQL.run(connection, "billed_from", {"provider": scope.provider}).scalar_one()
         if ever is None:
             raise Refused(f"{scope.provider!r} never billed anybody here; `drawdown provider list` shows who does")
         raise Refused(f"{scope.provider} bills nobody in that range; its first organisation begins at {utc(ever)}")
@@ -165,7 +144,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
 
 
 def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
-    first = _rows(connection, FIRST_SAMPLE, orgs, {})[0][0]
+    first = _of(connection, "first_sample", orgs, NOTHING)[0].first_ms
     if first is None:
         raise UsageError(f"there is no sample of {scope} at all: nothing was used, so nothing can be replayed")
     if end <= window_of(first):
@@ -177,7 +156,7 @@ def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, .
 
 
 def _first_push(connection: sa.Connection) -> int:
-    found = connection.execute(sa.text("SELECT MIN(window_ms) FROM pushes")).scalar_one()
+    found = SQL.run(connection, "first_push").scalar_one()
     return 2**62 if found is None else int(found)
 
 
@@ -193,7 +172,7 @@ def _above_floor(connection: sa.Connection, scope: ReplayScope, start: int) -> N
 
 
 def _open_from(connection: sa.Connection, end: int) -> int | None:
-    watermark = connection.execute(sa.text("SELECT MIN(watermark_ms) FROM buckets")).scalar_one()
+    watermark = SQL.run(connection, "sealed_to").scalar_one()
     return int(watermark) if int(watermark) < end else None
 
 
@@ -206,11 +185,10 @@ def overlaps(connection: sa.Connection, one: ReplayScope, other: ReplayScope) ->
     if one.provider is None and other.provider is None:
         return bool(set(one.orgs) & set(other.orgs))
     orgs, provider = (one.orgs, other.provider) if one.orgs else (other.orgs, one.provider)
-    text = "SELECT 1 FROM assignments o WHERE o.provider = :provider {only} LIMIT 1"
-    return bool(_rows(connection, text, orgs, {"provider": provider}))
+    return bool(_of(connection, "assigned_at", orgs, {"provider": provider}))
 
 
-def in_the_way(row: sa.Row[Any]) -> str:
+def in_the_way(row: Row) -> str:
     """What a second replay of the same windows is told."""
     return (
         f"another replay of some of these windows is at work: {row.actor} ({row.worker}) began it at "

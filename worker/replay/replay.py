@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from drawdown.schema.audit import Said, record
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
-from drawdown.schema.tables import replays
+from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
@@ -37,6 +37,7 @@ from drawdown.worker.verdict.project import project
 from drawdown.worker.views.backlog import Backlog, read_backlog
 
 log = structlog.get_logger()
+SQL = queries(__file__)
 
 SHOWN: Final = 1000
 """How many of the found pushes are listed; all are counted."""
@@ -144,14 +145,14 @@ def _seal_all(
             if not bad:
                 raise error from None
             result.stopped += bad
-            only = tuple(org for org in tried if org not in {one.org_id for one in bad})
+            only = tuple(org_id for org_id in tried if org_id not in {org.org_id for org in bad})
             continue
-        for one in chunk.found:
+        for found in chunk.found:
             result.pushes += 1
-            result.quantity += one.quantity
-            totals.setdefault((one.org_id, one.provider, one.feature), Tally.of(one)).add(one)
+            result.quantity += found.quantity
+            totals.setdefault((found.org_id, found.provider, found.feature), Tally.of(found)).add(found)
             if most is None or len(result.first) < most:
-                result.first.append(one)
+                result.first.append(found)
         for part in chunk.left_out:
             left.setdefault((part.why, part.unit), Left(part.why, part.unit)).add(part)
         context.advanced("replayed", (end - at) // WINDOW_MS)
@@ -170,17 +171,16 @@ def _find_and_stop(
         return lambda c: sealing.seal_range(c, request, *span, biller=plan.scope.provider)
 
     found = yield from find_bad(orgs, probe)
-    for one in found:
-        log.error("org_left_out", org=one.org_id, reason=one.reason, dry_run=dry_run)
+    for org in found:
+        log.error("org_left_out", org=org.org_id, reason=org.reason, dry_run=dry_run)
         if not dry_run:
-            stop = partial(stop_org, org_id=one.org_id, reason=one.reason, now_ms=context.clock.now_ms())
+            stop = partial(stop_org, org_id=org.org_id, reason=org.reason, now_ms=context.clock.now_ms())
             yield Transaction("stop_org", partial(stop, actor="drawdown"))
     return found
 
 
 def _everybody(connection: sa.Connection) -> tuple[str, ...]:
-    orgs = connection.execute(sa.text("SELECT org_id FROM orgs WHERE stopped_at_ms IS NULL ORDER BY org_id"))
-    return tuple(str(org) for org in orgs.scalars())
+    return tuple(str(org_id) for org_id in SQL.run(connection, "everybody").scalars())
 
 
 def next_size(size: int, load: int) -> int:
@@ -203,7 +203,7 @@ def _chunk(
     request = SealRequest(context.shard, plan.to_ms, now, context.known(), only=only)
     sealed = sealing.seal_range(connection, request, start, end, biller=plan.scope.provider)
     found = found_in(connection, sealed.seal_id, start) if sealed.pushes else []
-    load = connection.execute(sa.text("SELECT COUNT(*) + COALESCE(SUM(ABS(samples)), 0) FROM seal_work")).scalar_one()
+    load = SQL.run(connection, "load").scalar_one()
     chunk = Chunk(found, left_in(connection, plan, start, end, sealed.seal_id), int(load))
     if begun is not None:
         _advance(connection, context, begun, (start, end), sealed.pushes, done=end >= plan.to_ms)
@@ -214,24 +214,13 @@ def _advance(
     connection: sa.Connection, context: Context, begun: Begun, span: tuple[int, int], pushes: int, *, done: bool
 ) -> None:
     now = context.clock.now_ms()
-    moved = connection.execute(
-        replays.update()
-        .where(replays.c.replay_id == begun.replay_id, replays.c.worker == context.worker, replays.c.next_ms <= span[0])
-        .values(
-            next_ms=span[1],
-            pushes=replays.c.pushes + pushes,
-            lease_ms=now + LEASE_MS,
-            finished_ms=now if done else None,
-        )
-    )
-    if moved.rowcount != 1:
+    which = {"replay_id": begun.replay_id, "worker": context.worker, "start_ms": span[0]}
+    moved = {"next_ms": span[1], "pushes": pushes, "lease_ms": now + LEASE_MS, "finished_ms": now if done else None}
+    if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
         raise Refused(
             "this replay stood still for so long that another process took it over; nothing is lost or doubled, and "
             "that one goes on with it"
         )
-
-
-UNFINISHED = "SELECT * FROM replays WHERE finished_ms IS NULL AND lease_ms > :since ORDER BY replay_id"
 
 
 def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, said: Said) -> Begun:
@@ -240,7 +229,7 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, sai
     doubted = recognise(connection, context.witness, now).doubted
     if doubted is not None:
         raise HistoryDoubted(f"nothing is replayed before `drawdown recover`: {doubted}")
-    rows = connection.execute(sa.text(UNFINISHED), {"since": now - RESUME_MS}).all()
+    rows = SQL.run(connection, "unfinished", {"since_ms": now - RESUME_MS}).all()
     for row in rows:
         at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms
         if at_work and overlaps(connection, ReplayScope.of(row.scope), plan.scope):
@@ -249,11 +238,8 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, sai
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        connection.execute(
-            replays.update()
-            .where(replays.c.replay_id == row.replay_id)
-            .values(worker=context.worker, lease_ms=now + LEASE_MS)
-        )
+        taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS}
+        SQL.run(connection, "take_over", taken)
         return Begun(row.replay_id, row.next_ms, row.pushes, resumed=True)
     return _new(connection, context, plan, said)
 
@@ -271,21 +257,20 @@ def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, said: Sa
         "actor": said.actor,
         "reason": said.reason,
     }
-    key = connection.execute(replays.insert().values(**values)).inserted_primary_key
-    assert key is not None
+    replay_id = int(SQL.run(connection, "begin", values).scalar_one())
     details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}
     record(connection, "replay", str(plan.scope), details, replace(said, now_ms=now))
-    return Begun(int(key[0]), plan.from_ms, 0, resumed=False)
+    return Begun(replay_id, plan.from_ms, 0, resumed=False)
 
 
 def _send_all(context: Context, result: Replayed) -> Steps[None]:
     """What is due goes out as in any tick; what does not is the next tick's."""
     ready = context.ready()
-    result.not_ready = sorted({one.provider for one in result.totals} - set(ready))
+    result.not_ready = sorted({tally.provider for tally in result.totals} - set(ready))
     results = yield Together([_send(context, provider) for provider in ready])
-    for one in results:
-        if isinstance(one, Exception):
-            result.failures.append(in_short(one))
+    for sent in results:
+        if isinstance(sent, Exception):
+            result.failures.append(in_short(sent))
 
 
 def _send(context: Context, provider: str) -> Steps[None]:

@@ -34,12 +34,6 @@ class Seen:
     def values(self) -> dict[str, object]:
         return {"cursor": self.cursor, "in_flight": self.in_flight}
 
-    @property
-    def later(self) -> str:
-        """The same as text, for statements that are no pieces yet."""
-        open_then = ", ".join(map(str, self.in_flight))
-        return f"(s.arrival >= :cursor OR s.arrival IN ({open_then}))" if open_then else "s.arrival >= :cursor"
-
 
 UNREAD: Final = Seen()
 
@@ -50,7 +44,6 @@ def seen_by_all(buckets: Sequence[sa.Row[Any]]) -> Seen:
     return Seen(min(int(row.cursor) for row in buckets), tuple(sorted(open_then)))
 
 
-# For the rooms whose statements are not pieces yet.
-UNSEEN: Final = {dialect: SQL.text("unseen", dialect) for dialect in ("postgresql", "sqlite")}
-UNSEEN_BY_SOME: Final = {dialect: SQL.text("unseen_by_some", dialect) for dialect in ("postgresql", "sqlite")}
-NOW: Final = SQL.text("seen_now", "postgresql")
+def seen_now(connection: sa.Connection) -> Seen:
+    """What all that is visible now has come to."""
+    return seen_by_all(SQL.run(connection, "seen_now").all())

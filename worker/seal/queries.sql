@@ -105,12 +105,6 @@ s.ts >= :pack_ms AND s.ts < :horizon_ms
 -- name: late [sqlite]
 s.arrival >= :cursor AND +s.ts < :pack_ms
 
--- name: arrived_since
-s.arrival >= :cursor
-
--- name: arrived_since_or_in_flight
-(s.arrival >= :cursor OR s.arrival IN :in_flight)
-
 -- name: seen_now [postgresql]
 -- What was not visible when this was read has a number in the list, or one at or above the cursor. The cursor is never
 -- above the reader's own number: a server that dies forgets the numbers of those that wrote nothing, and gives those
@@ -119,20 +113,8 @@ SELECT least(pg_snapshot_xmax(s.now)::text::bigint, pg_current_xact_id()::text::
     ARRAY(SELECT one::text::bigint FROM pg_snapshot_xip(s.now) one) AS in_flight
 FROM (SELECT pg_current_snapshot() AS now) s
 
--- name: unseen [postgresql]
--- Of a sample `s` whose organisation's bucket is `b`.
-(s.arrival >= b.cursor OR s.arrival = ANY (b.in_flight))
-
--- name: unseen [sqlite]
-s.arrival >= b.cursor
-
--- name: unseen_by_some [postgresql]
--- Of a sample whose organisation's bucket may be any.
-(s.arrival >= (SELECT MIN(cursor) FROM buckets)
-    OR s.arrival = ANY (ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)))
-
--- name: unseen_by_some [sqlite]
-s.arrival >= (SELECT MIN(cursor) FROM buckets)
+-- name: seen_now [sqlite]
+SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0) AS cursor, NULL AS in_flight
 
 -- name: any_below_floor
 -- Rule S4: what arrived below the floor is too late for good, and stays countable.

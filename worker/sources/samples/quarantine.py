@@ -28,15 +28,9 @@ MAX_ROWS: Final = 10_000
 MAX_TEXT_BYTES: Final = 804
 """More than any sound id has: 200 characters of four bytes."""
 CUT: Final = "…"
-_CUT: Final = {
-    "sqlite": f"CASE WHEN LENGTH(CAST({{0}} AS BLOB)) > {MAX_TEXT_BYTES} "
-    f"THEN SUBSTR({{0}}, 1, {MAX_ID_CHARS}) || '{CUT}' ELSE {{0}} END",
-    "postgresql": f"CASE WHEN OCTET_LENGTH(CAST({{0}} AS TEXT)) > {MAX_TEXT_BYTES} "
-    f"THEN SUBSTR(CAST({{0}} AS TEXT), 1, {MAX_ID_CHARS}) || '{CUT}' ELSE CAST({{0}} AS TEXT) END",
-}
+CUT_AT: Final = {"max_bytes": MAX_TEXT_BYTES, "max_chars": MAX_ID_CHARS}
+"""What the pieces that cut a text are bound to."""
 # For the rooms whose statements are not pieces yet.
-CHOSEN: Final = SQL.text("chosen", "")
-WHOLE: Final = SQL.text("quarantined_whole", "")
 COUNTS: Final = SQL.text("count_by_reason", "")
 
 _OF_ONE_ID: Final = 3
@@ -115,8 +109,7 @@ def _quarantined(connection: sa.Connection, chosen: QuarantineFilter, after: str
         "ids": [cut(name) for name in chosen.ids],
         "after": after,
         "at_most": most,
-        "max_bytes": MAX_TEXT_BYTES,
-        "max_chars": MAX_ID_CHARS,
+        **CUT_AT,
     }
     return SQL.run(connection, "page", values, named="with_these_ids" if chosen.ids else "").all()
 
@@ -132,13 +125,8 @@ def values_of(chosen: QuarantineFilter) -> dict[str, object]:
     }
 
 
-def cut_in(kind: str, column: str) -> str:
-    """A column as it is read here, in the SQL of one kind of database: whole, or its beginning where it is too long."""
-    return _CUT[kind].format(column)
-
-
 def cut(text: str) -> str:
-    """The same of a text."""
+    """A text as it is read here: whole, or its beginning where it is too long."""
     return text if len(text.encode("utf-8", "surrogatepass")) <= MAX_TEXT_BYTES else text[:MAX_ID_CHARS] + CUT
 
 

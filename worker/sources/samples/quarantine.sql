@@ -65,6 +65,26 @@ SELECT DISTINCT reason FROM ({quarantined_reasons}) x ORDER BY 1
 -- name: count_by_reason
 SELECT reason, COUNT(*) AS samples FROM ({quarantined_reasons}) x GROUP BY reason ORDER BY reason
 
+-- name: close_long
+-- All whose ids begin so. The database alone holds the ids: they may be of any length.
+INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
+SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:at_ms AS BIGINT), :actor, :reason_given
+FROM ({quarantined_whole}) x WHERE {chosen} AND {cut_id} = :sample_id
+ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
+
+-- name: undo_dismiss
+DELETE FROM quarantine_closed AS x WHERE {its_id} = :sample_id AND new_id IS NULL
+
+-- name: whole_id
+x.sample_id
+
+-- name: cut_id [sqlite]
+CASE WHEN LENGTH(CAST(x.sample_id AS BLOB)) > :max_bytes THEN SUBSTR(x.sample_id, 1, :max_chars) || '…' ELSE x.sample_id END
+
+-- name: cut_id [postgresql]
+CASE WHEN OCTET_LENGTH(CAST(x.sample_id AS text)) > :max_bytes
+    THEN SUBSTR(CAST(x.sample_id AS text), 1, :max_chars) || '…' ELSE CAST(x.sample_id AS text) END
+
 -- name: sample_came_ms [sqlite]
 -- SQLite keeps any type in any column.
 CASE WHEN TYPEOF(s.ingested_at) = 'integer' THEN s.ingested_at END

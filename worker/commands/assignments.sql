@@ -1,0 +1,77 @@
+-- Assignments: who bills an organisation, as which customer, from when on.
+
+-- name: unassigned
+-- Organisations with no assignment at all, those first seen in samples included.
+SELECT org_id FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
+UNION SELECT DISTINCT s.org_id FROM usage_samples s WHERE s.problem IS NULL AND NOT EXISTS
+    (SELECT 1 FROM orgs o WHERE o.org_id = s.org_id) ORDER BY 1
+
+-- name: first_and_later
+SELECT MIN(start_ms) AS first_ms, MIN(CASE WHEN start_ms >= :start_ms THEN start_ms END) AS later_ms FROM assignments
+WHERE org_id = :org_id
+
+-- name: end_the_one_before
+UPDATE assignments SET end_ms = :start_ms WHERE org_id = :org_id AND end_ms IS NULL AND start_ms < :start_ms
+
+-- name: insert_assignment
+INSERT INTO assignments (org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason)
+VALUES (:org_id, :start_ms, :end_ms, :provider, :customer_id, :at_ms, :actor, :reason)
+
+-- name: without_customer
+SELECT start_ms, end_ms FROM assignments WHERE org_id = :org_id AND provider = :provider
+AND customer_id = '' AND end_ms IS NULL
+
+-- name: fill_customer
+UPDATE assignments SET customer_id = :customer_id WHERE org_id = :org_id AND start_ms = :start_ms
+
+-- name: latest_two
+SELECT * FROM assignments WHERE org_id = :org_id ORDER BY start_ms DESC LIMIT 2
+
+-- name: delete_assignment
+DELETE FROM assignments WHERE org_id = :org_id AND start_ms = :start_ms
+
+-- name: go_on
+UPDATE assignments SET end_ms = NULL WHERE org_id = :org_id AND start_ms = :start_ms
+
+-- name: same_wallet
+-- Another organisation with this customer, at a provider where that is the same wallet, in this time.
+SELECT org_id, provider FROM assignments WHERE provider IN :providers AND customer_id = :customer_id
+AND org_id <> :org_id AND (end_ms IS NULL OR end_ms > :start_ms)
+AND (CAST(:end_ms AS BIGINT) IS NULL OR start_ms < CAST(:end_ms AS BIGINT))
+ORDER BY start_ms LIMIT 1
+
+-- name: watermark
+SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = o.bucket
+WHERE o.org_id = :org_id
+
+-- name: take_effect
+UPDATE orgs SET billing_provider = COALESCE((SELECT provider FROM assignments a WHERE a.org_id = :org_id
+AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)), billing_provider),
+projection_due_ms = :projection_due_ms, projection_asks = projection_asks + 1, balance_micro = NULL,
+balance_read_ms = NULL, unseen_micro = NULL, unread_since_ms = NULL WHERE org_id = :org_id
+
+-- name: waiting_windows
+-- The windows that had waited for an assignment.
+pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
+
+-- name: waiting_seconds
+-- Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill.
+WITH segments AS (
+    SELECT lo, hi, start_ms, end_ms
+    FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint)} r),
+waiting AS (
+    SELECT window_ms, seconds FROM pending_usage WHERE org_id = :org_id AND reason <> 'no_mapping'
+    UNION ALL
+    SELECT {window}, s.interval_s FROM orgs o JOIN buckets b ON b.id = o.bucket
+    JOIN usage_samples s ON s.org_id = o.org_id AND s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms)
+    JOIN segments g ON s.memory_mb BETWEEN g.lo AND g.hi AND {window} >= g.start_ms AND {window} < g.end_ms
+    LEFT JOIN withdrawals w ON w.sample_id = s.id
+    WHERE o.org_id = :org_id AND s.problem IS NULL AND w.sample_id IS NULL AND NOT EXISTS (
+        SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.start_ms < :start_ms AND a.start_ms <= s.ts
+            AND (a.end_ms IS NULL OR s.ts < a.end_ms OR a.end_ms = :start_ms))
+)
+SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms THEN seconds END), 0) AS mended_s,
+    COALESCE(SUM(CASE WHEN window_ms < :start_ms THEN seconds END), 0) AS before_start_s FROM waiting
+
+-- name: window
+s.ts - s.ts % {window_length_ms}

@@ -1,0 +1,107 @@
+-- Samples that people act on: pruned, taken back, entered again, set aside.
+
+-- name: window
+s.ts - s.ts % {window_length_ms}
+
+-- name: unseen [postgresql]
+-- Of a sample whose organisation's bucket is `b`: no seal has looked at it (S2).
+(s.arrival >= b.cursor OR s.arrival = ANY (b.in_flight))
+
+-- name: unseen [sqlite]
+s.arrival >= b.cursor
+
+-- name: unseen_by_some [postgresql]
+-- The same where the bucket may be any.
+(s.arrival >= (SELECT MIN(cursor) FROM buckets)
+    OR s.arrival = ANY (ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)))
+
+-- name: unseen_by_some [sqlite]
+s.arrival >= (SELECT MIN(cursor) FROM buckets)
+
+-- name: least [postgresql]
+LEAST
+
+-- name: least [sqlite]
+MIN
+
+-- name: reachable
+SELECT o.org_id, {least}(:before_ms, COALESCE(o.held_watermark_ms, b.watermark_ms),
+    COALESCE((SELECT MIN(window_ms) FROM pending_usage p WHERE p.org_id = o.org_id AND p.seconds <> 0), :before_ms),
+    COALESCE((SELECT MIN(window_ms) FROM dirty_windows d WHERE d.org_id = o.org_id), :before_ms)) AS floor_ms
+FROM orgs o JOIN buckets b ON b.id = o.bucket
+
+-- name: open_pushes
+SELECT org_id, MIN(window_ms) AS window_ms FROM pushes WHERE state IN {open_states}
+    AND window_ms < :before_ms GROUP BY org_id
+
+-- name: arrived
+-- A late sample that no seal has looked at yet has made nothing dirty, and would go unbilled.
+SELECT s.org_id, MIN({window}) AS window_ms FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
+JOIN buckets b ON b.id = o.bucket
+WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
+    AND s.ts < :before_ms GROUP BY s.org_id
+
+-- name: floors
+{rows :floors (org_id text, floor_ms bigint)} f
+
+-- name: forget_nothing
+-- Nothing to bill is nothing to wait for; a guard lets no floor pass whatever is pending.
+DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM {floors}
+    WHERE f.org_id = pending_usage.org_id AND pending_usage.window_ms < f.floor_ms)
+
+-- name: raise_floor
+UPDATE orgs SET floor_ms = :floor_ms WHERE org_id = :org_id AND floor_ms < :floor_ms
+
+-- name: first_sample
+-- What was never sealed under any floor goes with the first window. What is quarantined begins no walk: it may stay.
+SELECT MIN(ts) FROM usage_samples WHERE ts >= :least_ts_ms AND ts < :before_ms AND problem IS NULL
+
+-- name: dealt_with
+EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = s.id)
+
+-- name: going
+(s.problem IS NULL OR {dealt_with})
+
+-- name: kept
+s.problem IS NOT NULL AND NOT {dealt_with}
+
+-- name: delete_between
+-- What arrived since no seal has looked at: the next one quarantines and counts it, and then it goes.
+DELETE FROM usage_samples AS s WHERE
+s.ts >= :from_ms AND s.ts < :to_ms AND EXISTS (SELECT 1 FROM orgs o JOIN buckets b ON b.id = o.bucket
+    WHERE o.org_id = s.org_id AND s.ts < o.floor_ms AND NOT {unseen})
+AND {going}
+
+-- name: count_below
+SELECT COUNT(*) FROM usage_samples s JOIN {floors} ON f.org_id = s.org_id WHERE s.ts < f.floor_ms
+AND s.ts < :before_ms AND {which}
+
+-- name: unsealed
+SELECT 1 FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN buckets b ON b.id = o.bucket
+WHERE s.id = :sample_id AND (b.id IS NULL OR {unseen}
+    OR s.ts >= COALESCE(o.held_watermark_ms, b.watermark_ms) OR EXISTS (SELECT 1 FROM dirty_windows d
+        WHERE d.org_id = s.org_id AND d.window_ms = {window}))
+
+-- name: sample
+SELECT s.org_id, s.ts, s.memory_mb, s.interval_s, s.problem, COALESCE(o.floor_ms, 0) AS floor_ms,
+    w.sample_id AS withdrawn FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
+LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.id = :sample_id
+
+-- name: insert_withdrawal
+INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, actor, reason)
+VALUES (:sample_id, :org_id, :ts, :memory_mb, :interval_s, :at_ms, :actor, :reason)
+
+-- name: whole_samples
+SELECT s.id, s.cell_id, s.cpu_count, s.memory_mb, s.interval_s, COALESCE(o.floor_ms, 0) AS floor_ms
+FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id WHERE s.id IN :sample_ids
+
+-- name: twin
+SELECT s.id FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.org_id = :org_id
+AND s.ts = :ts AND s.sandbox_id = :sandbox_id AND s.problem IS NULL AND w.sample_id IS NULL AND s.id <> :new_id LIMIT 1
+
+-- name: close
+-- A conflict that was seen again is closed again.
+INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
+SELECT sample_id, new_id, :at_ms, :actor, :reason
+FROM {rows :closed (sample_id text, new_id text)} r WHERE 1 = 1
+ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms

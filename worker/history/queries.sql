@@ -1,0 +1,75 @@
+-- Which database this is, and what of its history was lost (R1).
+
+-- name: incarnation
+SELECT database_id, number, sends, system_id, timeline, doubted_reason FROM incarnation
+
+-- name: server [postgresql]
+SELECT (SELECT system_identifier FROM pg_control_system()) AS system_id,
+    left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline
+
+-- name: current_database [postgresql]
+SELECT current_database()
+
+-- name: doubt
+UPDATE incarnation SET doubted_ms = :doubted_ms, doubted_reason = :doubted_reason,
+    doubted_after_tick = (SELECT COALESCE(MAX(tick_id), 0) FROM ticks)
+
+-- name: keep_server
+UPDATE incarnation SET system_id = :system_id, timeline = :timeline
+
+-- name: worker_of_tick
+SELECT worker FROM ticks WHERE tick_id = :tick_id
+
+-- name: count_sends
+UPDATE incarnation SET sends = sends + :claimed WHERE doubted_ms IS NULL RETURNING database_id, number, sends
+
+-- name: incarnation_and_tick
+SELECT i.database_id, i.number, i.sends,
+    (SELECT t.worker FROM ticks t WHERE t.tick_id = :tick_id) AS worker FROM incarnation i
+
+-- name: incarnation_and_last_tick
+SELECT i.database_id, i.number, i.sends, COALESCE(t.tick_id, 0) AS tick_id, COALESCE(t.worker, '') AS worker
+FROM incarnation i LEFT JOIN ticks t ON t.tick_id = (SELECT MAX(tick_id) FROM ticks)
+
+-- name: doubted
+SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL
+
+-- name: losses
+SELECT from_ms, until_ms FROM losses
+
+-- name: last_known
+-- Ticks that found the doubt, and those after them, belong to the time after the loss: by their order, for one host's
+-- clock may be behind another's. When they began: one that lives through a restore ends after it.
+SELECT MAX(started_ms) FROM ticks
+WHERE tick_id <= COALESCE((SELECT doubted_after_tick FROM incarnation), tick_id)
+
+-- name: keep_loss
+INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason)
+VALUES (:number, :from_ms, :until_ms, :at_ms, (SELECT COALESCE(MAX(seal_id), 0) FROM seals), :found, :actor, :reason)
+
+-- name: read_all_again
+-- S2: arrivals are counted by the database itself, which counts anew. Reading all of them again only costs time.
+UPDATE buckets SET cursor = 0, epoch = epoch + 1
+
+-- name: ask_all
+UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1
+WHERE billing_provider NOT IN {unbilled}
+
+-- name: newest_sample
+SELECT MAX(ts) FROM usage_samples WHERE problem IS NULL
+
+-- name: providers_of_open
+SELECT DISTINCT provider FROM pushes WHERE state IN {open_states}
+
+-- name: ask_first
+UPDATE pushes SET state = :state, due_at_ms = :now_ms, claim_owner = NULL, settled_ms = NULL,
+    last_error = 'it may have been sent in the history that was lost: it is looked up first'
+WHERE provider = :provider AND state IN {open_states}
+    AND (state IN ('due', 'queued') OR (state = 'rejected' AND :state = 'queued'))
+
+-- name: begin_anew
+UPDATE incarnation SET number = :number, sends = :sends, system_id = :system_id, timeline = :timeline,
+    doubted_ms = NULL, doubted_reason = NULL, doubted_after_tick = NULL
+
+-- name: database_id
+SELECT database_id FROM incarnation

@@ -1,0 +1,33 @@
+-- One tick: its row, and what it brings up to date before anything is sealed.
+
+-- name: last_doubted_clock
+SELECT started_ms FROM ticks WHERE NOT clock_trusted ORDER BY tick_id DESC LIMIT 1
+
+-- name: last_started
+SELECT started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1
+
+-- name: begin_tick
+INSERT INTO ticks (worker, bucket_lo, bucket_hi, started_ms, clock_trusted)
+VALUES (:worker, :lo, :hi, :started_ms, :clock_trusted) RETURNING tick_id
+
+-- name: is_assigned
+SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1
+
+-- name: bring_providers_up_to_date
+UPDATE orgs SET billing_provider = a.provider,
+    projection_due_ms = CASE WHEN a.provider NOT IN {unbilled} THEN :now_ms END,
+    unread_since_ms = CASE WHEN a.provider NOT IN {unbilled} THEN unread_since_ms END,
+    projection_asks = projection_asks + 1,
+    balance_read_ms = CASE WHEN balance_read_ms >= a.start_ms THEN balance_read_ms END,
+    balance_micro = CASE WHEN balance_read_ms >= a.start_ms THEN balance_micro END
+FROM assignments a WHERE a.org_id = orgs.org_id
+    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+    AND (a.start_ms >= :since_ms OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)
+
+-- name: orgs_of_buckets
+SELECT org_id FROM orgs WHERE bucket BETWEEN :lo AND :hi AND stopped_at_ms IS NULL ORDER BY org_id
+
+-- name: end_tick
+-- Not another history's (R1).
+UPDATE ticks SET finished_ms = :finished_ms, exit_status = :exit_status, report = :report
+WHERE tick_id = :tick_id AND worker = :worker
