@@ -6,8 +6,6 @@ half of the change, and forget the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import sqlalchemy as sa
 
 from drawdown.schema.migrate import bucket_of
@@ -48,21 +46,3 @@ def make_windows_dirty(
     """
     lock_buckets(connection, lo, hi)
     own.run(connection, "insert_dirty_windows", values, windows=windows)
-
-
-def make_dirty(
-    connection: sa.Connection, windows: str, values: Mapping[str, object], *, lo: int = 0, hi: int = 255
-) -> None:
-    """Have the differences of windows computed again by the next seal; `windows` follows FROM, with a WHERE.
-
-    Takes S1's lock by itself (of the buckets lo..hi, where all the windows are theirs): a seal deletes the rows of
-    what it has read, so one that comes in between would be forgotten unread.
-    """
-    lock_buckets(connection, lo, hi)
-    connection.execute(
-        sa.text(
-            "INSERT INTO dirty_windows (org_id, window_ms) "
-            f"SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING"
-        ),
-        values,
-    )

@@ -90,8 +90,6 @@ def _written_in(node: ast.AST) -> set[str]:
                 tables |= written(ast.unparse(one))
             case ast.Call(func=ast.Attribute(value=ast.Name(id=table), attr="insert" | "update" | "delete")):
                 tables |= {table} & {*TABLES, "pushes"}
-            case ast.Call(func=ast.Name(id="insert_rows"), args=[_, ast.Constant(value=str(table)), *_]):
-                tables |= {table} & set(TABLES)
     return tables
 
 

@@ -127,11 +127,3 @@ def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None
         return None
     lasting = {(row.selector, row.start_ms): row for row in [*rows, new]}
     return next((row for row in lasting.values() if row.feature == new.feature and row.unit != new.unit), None)
-
-
-def segments_sql(found: Sequence[Segment]) -> str:
-    """The mapping as SQL values. Features are made of a-z, 0-9 and _ by a constraint of the table."""
-    if not found:
-        return "SELECT 0, 0, 0, 0, '', '' WHERE 1 = 0"
-    rows = ", ".join(f"({g.lo}, {g.hi}, {g.start_ms}, {g.end_ms}, '{g.feature}', '{g.unit}')" for g in found)
-    return f"VALUES {rows}"

@@ -13,7 +13,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import FUTURE_SLACK_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded
-from drawdown.worker.sources.samples.quarantine import COUNTS
+from drawdown.worker.sources.samples import quarantine
 
 SQL = queries(__file__)
 
@@ -48,7 +48,7 @@ class Backlog:
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
     """Samples that cannot be billed and that nobody dealt with, by what is wrong with them."""
-    return {reason: int(number) for reason, number in connection.execute(sa.text(COUNTS))}
+    return {row.reason: int(row.samples) for row in quarantine.SQL.run(connection, "count_by_reason")}
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:

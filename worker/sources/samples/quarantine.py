@@ -30,8 +30,6 @@ MAX_TEXT_BYTES: Final = 804
 CUT: Final = "…"
 CUT_AT: Final = {"max_bytes": MAX_TEXT_BYTES, "max_chars": MAX_ID_CHARS}
 """What the pieces that cut a text are bound to."""
-# For the rooms whose statements are not pieces yet.
-COUNTS: Final = SQL.text("count_by_reason", "")
 
 _OF_ONE_ID: Final = 3
 """Rows that one id may have: a conflict, below the floor, a problem."""
