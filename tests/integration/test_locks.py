@@ -28,7 +28,6 @@ from tests.world import T0, Fleet, total
 
 WRITERS = {
     # Who takes the lock of all buckets, or of the one organisation's.
-    "schema.locks.make_dirty": {"dirty_windows"},
     "schema.words.insert_dirty_windows": {"dirty_windows"},
     "commands.assignments.delete_assignment": {"assignments"},
     "commands.assignments.go_on": {"assignments"},
