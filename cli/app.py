@@ -19,7 +19,7 @@ from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
 from drawdown.providers.registry import Registry
 from drawdown.schema import ids
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
@@ -156,8 +156,8 @@ class App:
         """The same for a window's boundary. Errors: UsageError, for a moment between two as well."""
         return None if text is None else parse_window(text, option, self.clock.now_ms())
 
-    def said(self, actor: str | None, reason: str | None) -> Said:
-        return Said(self.clock.now_ms(), actor or default_actor(), reason or "not given", "cli")
+    def by(self, actor: str | None, reason: str | None) -> By:
+        return By(self.clock.now_ms(), actor or default_actor(), reason or "not given", "cli")
 
 
 def worker_name() -> str:

@@ -22,7 +22,7 @@ SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
-class Said:
+class By:
     """When, by whom and why; and through what: the command line (`cli`), a signed request (`http`), or a program that
     calls the functions itself."""
 
@@ -32,19 +32,19 @@ class Said:
     via: str = "program"
 
 
-def record(connection: sa.Connection, action: str, target: str, details: Mapping[str, object], said: Said) -> None:
+def record(connection: sa.Connection, action: str, target: str, details: Mapping[str, object], by: By) -> None:
     """Append to `operator_actions`."""
-    record_many(connection, action, [(target, details)], said)
+    record_many(connection, action, [(target, details)], by)
 
 
 def record_many(
     connection: sa.Connection,
     action: str,
     done: Sequence[tuple[str, Mapping[str, object]]],
-    said: Said,
+    by: By,
 ) -> None:
     """The same done to many targets: a row for each, in one statement."""
-    same = {"at_ms": said.now_ms, "action": action, "actor": said.actor, "reason": said.reason, "via": said.via}
+    same = {"at_ms": by.now_ms, "action": action, "actor": by.actor, "reason": by.reason, "via": by.via}
     rows = [{"target": target, "details": json.dumps(details, sort_keys=True)} for target, details in done]
     hashes = chained(connection, [{**same, **row} for row in rows])
     actions = [{**row, "hash": found} for row, found in zip(rows, hashes, strict=True)]

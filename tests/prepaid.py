@@ -58,4 +58,4 @@ def look(fleet: Fleet, after_ms: int = 5_000, watcher: Watcher | None = None) ->
 
 def price(fleet: Fleet, micro: int = CREDIT) -> None:
     """Set what a second of 1 GB takes at the provider."""
-    write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (micro, 1), fleet.said, from_ms=None))
+    write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (micro, 1), fleet.by, from_ms=None))

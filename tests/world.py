@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Provider
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
@@ -51,11 +51,11 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.write("INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES ('free', 2)")
-        write(self.engine, lambda connection: install_defaults(connection, self.said))
+        write(self.engine, lambda connection: install_defaults(connection, self.by))
 
     @property
-    def said(self) -> Said:
-        return Said(self.clock.now_ms(), "test", "a test")
+    def by(self) -> By:
+        return By(self.clock.now_ms(), "test", "a test")
 
     @property
     def providers(self) -> dict[str, Provider]:
@@ -73,7 +73,7 @@ class Fleet:
         return self.rows(text, **values)[0][0]
 
     def assign(self, *orgs: str, provider: str = "embedded", from_ms: int | None = None) -> None:
-        write(self.engine, lambda c: assign(c, orgs, provider, self.said, from_ms=from_ms))
+        write(self.engine, lambda c: assign(c, orgs, provider, self.by, from_ms=from_ms))
 
     def sample(
         self, org: str, ts: int, interval_s: object = 60, memory_mb: object = 1024, *, sample_id: str | None = None

@@ -43,8 +43,8 @@ def set_(
 ) -> None:
     """Say where a cell listens. It is called only if DRAWDOWN_CELL_ORIGINS allows its origin."""
     state: App = context.obj
-    said = state.said(actor, reason)
-    was = state.write(lambda c: cells.set_cell(c, cell, url, said, new=new))
+    by = state.by(actor, reason)
+    was = state.write(lambda c: cells.set_cell(c, cell, url, by, new=new))
     settings = state.settings.cells()
     why = settings.why_not(url)
     note = "" if was is None else f"; before: {was}"
@@ -70,6 +70,6 @@ def secret(context: typer.Context, cell: CellId, new: New = False) -> None:
 def remove(context: typer.Context, cell: CellId, actor: Actor = None, reason: Reason = "not given") -> None:
     """Forget a cell that is gone. Refused while sandboxes or halts need it."""
     state: App = context.obj
-    said = state.said(actor, reason)
-    was = state.write(lambda c: cells.remove_cell(c, cell, said))
+    by = state.by(actor, reason)
+    was = state.write(lambda c: cells.remove_cell(c, cell, by))
     show(state, {"cell_id": cell, "was": was}, [f"{cell}: removed; before: {was}"])

@@ -48,8 +48,8 @@ def init(
         _roles(state, apply)
         return
     before = upgrade(state.engine)
-    said = state.said(actor, "drawdown init")
-    write(state.engine, lambda connection: install_defaults(connection, said))
+    by = state.by(actor, "drawdown init")
+    write(state.engine, lambda connection: install_defaults(connection, by))
     what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
     where = state.engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold secrets, too
     lines = [f"{where}: {what}, schema {before.head}"]
@@ -95,8 +95,8 @@ def verify_(
     found = state.read(lambda c: verify(c, orgs=org))
     stopped: list[str] = []
     if found.breaches and stop:
-        said = state.said(actor, "verify")
-        stopped = list(state.write(lambda c: stop_breached(c, found, said.now_ms, said.actor)))
+        by = state.by(actor, "verify")
+        stopped = list(state.write(lambda c: stop_breached(c, found, by.now_ms, by.actor)))
     rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
     lines: list[str | Table] = [
         "verified: " + ", ".join(f"{count:,} {what}" for what, count in found.checked.items()),

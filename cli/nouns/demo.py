@@ -117,7 +117,7 @@ def build_fleet(demo: Demo) -> None:
     """A database, two cells on loopback, four organisations with credit."""
     demo.say("1. A database, two cells (HTTP servers on loopback), four organisations with prepaid credit")
     upgrade(demo.state.engine)
-    said = demo.state.said("demo", "the demo's fleet")
+    by = demo.state.by("demo", "the demo's fleet")
     secrets_of = demo.state.settings.cells().secrets_of
 
     def stop(cell: str, org: str) -> None:
@@ -127,15 +127,15 @@ def build_fleet(demo: Demo) -> None:
     demo.state.settings.cell_origins = ",".join(cell.url for cell in demo.cells)
 
     def fill(connection: sa.Connection) -> None:
-        install_defaults(connection, said)
-        credit.set_plan_limit(connection, "team", 100, said)
-        credit.set_plan_limit(connection, "hobby", 10, said)
-        assignments.assign(connection, [tenant.name for tenant in TENANTS], "embedded", said, from_ms=demo.clock.at_ms)
+        install_defaults(connection, by)
+        credit.set_plan_limit(connection, "team", 100, by)
+        credit.set_plan_limit(connection, "hobby", 10, by)
+        assignments.assign(connection, [tenant.name for tenant in TENANTS], "embedded", by, from_ms=demo.clock.at_ms)
         for tenant in TENANTS:
             name, amount = tenant.name, tenant.credit_micro
-            credit.grant(connection, name, amount, said, key=f"demo-{name}", plan=tenant.plan)
+            credit.grant(connection, name, amount, by, key=f"demo-{name}", plan=tenant.plan)
         for cell in demo.cells:
-            cells.set_cell(connection, cell.cell_id, cell.url, said, new=True)
+            cells.set_cell(connection, cell.cell_id, cell.url, by, new=True)
 
     demo.state.write(fill)
     write(demo.state.engine, lambda connection: start_boxes(connection, boxes()))
@@ -193,7 +193,7 @@ def again(demo: Demo) -> None:
     begin = demo.clock.at_ms - (WINDOWS + 3) * WINDOW_MS
     now = demo.clock.now_ms()
     planned = demo.state.read(lambda c: plan(c, ReplayScope(), begin, now - WINDOW_MS, now))
-    steps = replay(demo.state.context(), planned, demo.state.said("demo", "the demo"), dry_run=False)
+    steps = replay(demo.state.context(), planned, demo.state.by("demo", "the demo"), dry_run=False)
     found = runner.run(steps, demo.state.world())
     demo.state.out.print(
         f"{found.pushes} pushes: a replay bills only what is still owed, and nothing is", highlight=False

@@ -63,10 +63,10 @@ def map_(
     if [memory_mb is not None, up_to is not None, rest].count(True) != 1:
         raise UsageError("give one of --memory-mb N, --up-to N, --rest")
     kind, size = ("exact", memory_mb) if memory_mb is not None else ("up_to", up_to)
-    start, said = state.window(from_, "--from"), state.said(actor, reason)
+    start, by = state.window(from_, "--from"), state.by(actor, reason)
     made = state.write(
         lambda c: features.map_size(
-            c, feature, said, kind=kind, memory_mb=size, unit=unit, from_ms=start, confirmed=yes or dry_run, new=new
+            c, feature, by, kind=kind, memory_mb=size, unit=unit, from_ms=start, confirmed=yes or dry_run, new=new
         ),
         rollback=dry_run,
     )
@@ -95,8 +95,8 @@ def end(
 ) -> None:
     """Stop making a feature; its sizes wait, visibly, for another one."""
     state: App = context.obj
-    start, said = state.window(from_, "--from"), state.said(actor, reason)
-    ended = state.write(lambda c: features.end_feature(c, feature, said, from_ms=start))
+    start, by = state.window(from_, "--from"), state.by(actor, reason)
+    ended = state.write(lambda c: features.end_feature(c, feature, by, from_ms=start))
     show(
         state,
         {"feature": feature, "ended": ended},

@@ -39,14 +39,14 @@ def grant(
 ) -> None:
     """Give a customer credit. Organisations billed as this customer are looked at again by the next tick."""
     state: App = context.obj
-    said, micro = state.said(actor, reason), parse_credits(amount)
+    by, micro = state.by(actor, reason), parse_credits(amount)
 
     if key is not None and key != (key.strip() or None):
         raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
     known_as = key or new_key()
 
     def work(connection: sa.Connection) -> tuple[wallet.Granted, accounts.Wallet]:
-        granted = credit.grant(connection, customer, micro, said, key=known_as, plan=plan, new=new)
+        granted = credit.grant(connection, customer, micro, by, key=known_as, plan=plan, new=new)
         return granted, credit.wallet_of(connection, customer)
 
     try:
@@ -119,11 +119,11 @@ def rate(
     Each push is charged by itself, rounded to a whole micro-credit, half of one up.
     """
     state: App = context.obj
-    said, start = state.said(actor, reason), state.window(from_, "--from")
+    by, start = state.by(actor, reason), state.window(from_, "--from")
 
     def work(connection: sa.Connection) -> tuple[int, Rate | None]:
-        was = credit.rate_at(connection, feature, said.now_ms if start is None else start)
-        return credit.set_rate(connection, feature, micro_credits, per, said, from_ms=start, new=new), was
+        was = credit.rate_at(connection, feature, by.now_ms if start is None else start)
+        return credit.set_rate(connection, feature, micro_credits, per, by, from_ms=start, new=new), was
 
     begins, was = state.write(work)
     before = "no rate" if was is None else f"{was.micro_credits:,} per {was.per_quantity:,}"
@@ -145,8 +145,8 @@ def plan(
 ) -> None:
     """Change a plan, or with --new make one."""
     state: App = context.obj
-    said = state.said(actor, reason)
-    was = state.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, said, new=new))
+    by = state.by(actor, reason)
+    was = state.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, by, new=new))
     before = "no such plan" if was is None else f"{was:,}"
     line = f"plan {name}: {max_concurrent:,} at once; before: {before}"
     show(state, {"plan": name, "max_concurrent": max_concurrent, "was": was}, [line])

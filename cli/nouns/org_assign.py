@@ -15,7 +15,7 @@ from drawdown.cli.options import Actor, DryRun, From, New, Reason, Undo, only_wi
 from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.worker.commands import assignments, flip_rules, flips
@@ -72,16 +72,16 @@ def assign(
     start = state.window(from_, "--from")
     if provider is not None:
         state.require_provider(provider)
-    said = state.said(actor, reason)
+    by = state.by(actor, reason)
     _require_choice(names, unassigned, file, None if undo or cancel else customer)
     if undo or cancel:
         only_with(context, "--undo", "cancel", "names", "unassigned", "file", "dry_run", "actor", "reason")
         listed = names or ([one.org_id for one in read_flips(file)] if file is not None else [])
-        return _undo(state, listed, said, dry_run=dry_run)
+        return _undo(state, listed, by, dry_run=dry_run)
     wishes = _wishes(state, names, customer, file)
     where, note = _biller(state, provider, wishes, new=new)
     terms = flip_rules.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
-    done = run(flips.flip(state.context(), wishes, terms, said), state.world())
+    done = run(flips.flip(state.context(), wishes, terms, by), state.world())
     show(state, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, terms)])
     if any(one.problem for one in done):
         raise typer.Exit(Exit.PERSON)
@@ -188,12 +188,12 @@ def _notes(one: flip_rules.Flip) -> str | None:
     return "; ".join(parts) or None
 
 
-def _undo(state: App, names: list[str], said: Said, *, dry_run: bool) -> None:
+def _undo(state: App, names: list[str], by: By, *, dry_run: bool) -> None:
     if not names:
         raise UsageError("--undo: name the organisations, or give --file")
 
     def work(connection: sa.Connection) -> list[assignments.Assigned]:
-        return [assignments.cancel(connection, org, said) for org in names]
+        return [assignments.cancel(connection, org, by) for org in names]
 
     done = state.write(work, rollback=dry_run)
     would = "would not be" if dry_run else "not"

@@ -151,12 +151,12 @@ def override(
     if (undo or clear) == says:
         raise UsageError("give --max-concurrent, --never-halt, --until, or --undo alone")
     ends = None if until is None else state.moment(until, "--until")
-    said, halted = state.said(actor, reason), False if never_halt else None
+    by, halted = state.by(actor, reason), False if never_halt else None
     done = state.write(
         lambda c: (
-            orgs.override(c, org, said, max_concurrent=max_concurrent, halted=halted, until_ms=ends)
+            orgs.override(c, org, by, max_concurrent=max_concurrent, halted=halted, until_ms=ends)
             if says
-            else orgs.end_override(c, org, said)
+            else orgs.end_override(c, org, by)
         )
     )
     lines = [
@@ -205,7 +205,7 @@ def halt(
     """
     state: App = context.obj
     state.known_provider(provider)
-    said, undoing = state.said(actor, reason), undo or lift
+    by, undoing = state.by(actor, reason), undo or lift
     chosen = OrgFilter(provider, plan, search)
     if [bool(names), file is not None, chosen != OrgFilter()].count(True) != 1:
         raise UsageError("name organisations, or give --file, or choose them by --provider, --plan, --search")
@@ -216,7 +216,7 @@ def halt(
         found = listed or chosen_orgs(connection, chosen, orgs.MAX_HALTED)
         if expect not in (None, len(found)):
             raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
-        return orgs.halt(connection, found, said, undo=undoing)
+        return orgs.halt(connection, found, by, undo=undoing)
 
     done = state.write(work, rollback=dry_run)
     one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
@@ -261,10 +261,8 @@ def read_orgs(file: Path) -> list[str]:
 def release(context: typer.Context, org: Org, actor: Actor = None, reason: Reason = "not given") -> None:
     """Let a stopped organisation be sealed and pushed again, once its fault is mended."""
     state: App = context.obj
-    said = state.said(actor, reason)
+    by = state.by(actor, reason)
     was = state.write(
-        lambda c: stops.release_org(
-            c, org_id=org, reason=said.reason, now_ms=said.now_ms, actor=said.actor, via=said.via
-        )
+        lambda c: stops.release_org(c, org_id=org, reason=by.reason, now_ms=by.now_ms, actor=by.actor, via=by.via)
     )
     show(state, {"org_id": org, "was": was}, [f"{org}: released; it had been stopped: {was}"])

@@ -44,8 +44,8 @@ def rate(
     state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to estimate")
-    said, start = state.said(actor, reason), state.window(from_, "--from")
-    begins = state.write(lambda c: set_rate(c, name, feature, (micro, per), said, from_ms=start, new=new))
+    by, start = state.by(actor, reason), state.window(from_, "--from")
+    begins = state.write(lambda c: set_rate(c, name, feature, (micro, per), by, from_ms=start, new=new))
     show(
         state,
         {"provider": name, "feature": feature, "micro": micro, "per_quantity": per, "start_ms": begins},
@@ -73,13 +73,13 @@ def when_down(
         raise UsageError(f"give --policy ({', '.join(rates.POLICIES)}), or --undo")
     if policy and policy not in rates.POLICIES:
         raise UsageError(f"--policy {policy!r} is none of {', '.join(rates.POLICIES)}")
-    said = state.said(actor, reason)
+    by = state.by(actor, reason)
     who = f"the plan {plan}" if plan else "every other plan"
     if undo:
-        was: str | None = state.write(lambda c: end_when_down(c, name, plan, said))
+        was: str | None = state.write(lambda c: end_when_down(c, name, plan, by))
         now = "as for every other plan" if plan else rates.DEFAULT_POLICY
     else:
-        was = state.write(lambda c: set_when_down(c, name, plan, policy, said, new=new))
+        was = state.write(lambda c: set_when_down(c, name, plan, policy, by, new=new))
         now = policy + (f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if policy == "stop" else "")
     result = {"provider": name, "plan": plan, "policy": policy or None, "was": was}
     show(state, result, [f"{name}, {who}: {now}; before: {was or 'nothing said'}"])

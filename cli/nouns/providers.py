@@ -107,8 +107,8 @@ def pause(
     state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to pause")
-    said = state.said(actor, reason)
-    before = state.write(lambda c: providers.pause(c, name, said))
+    by = state.by(actor, reason)
+    before = state.write(lambda c: providers.pause(c, name, by))
     was = "not paused" if before is None else f"paused since {show_time(before[0])}: {before[1]}"
     line = f"{name}: paused; before: {was}; `drawdown provider pause {name} --undo` ends it"
     return show(state, {"provider": name, "paused": True, "was": before}, [line])
@@ -118,9 +118,9 @@ def pause(
 def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
     """Send to a paused provider again: the next tick sends what has waited."""
     state: App = context.obj
-    said = state.said(actor, reason)
+    by = state.by(actor, reason)
     state.known_provider(name)
-    since = state.write(lambda c: providers.resume(c, name, said))
+    since = state.write(lambda c: providers.resume(c, name, by))
     text = f"{name}: resumed; it had been paused since {show_time(since)}"
     show(state, {"provider": name, "paused": False, "since_ms": since}, [text])
 
@@ -136,10 +136,10 @@ def accept(
     state: App = context.obj
     if state.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: it has no settings")
-    provider, said = state.registry.providers[name], state.said(actor, reason)
+    provider, by = state.registry.providers[name], state.by(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
-    voided = providers.accept(state.write, name, provider.capabilities, said, dry_run=dry_run)
+    voided = providers.accept(state.write, name, provider.capabilities, by, dry_run=dry_run)
     text = (
         f"{name}: {'would be' if dry_run else 'is'} used on its present settings; {voided:,} unsent pushes sealed anew"
     )

@@ -123,8 +123,8 @@ def retry(
     """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
     state: App = context.obj
     state.known_provider(provider)
-    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
-    done = state.write(lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), said), rollback=dry_run)
+    by, chosen = state.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    done = state.write(lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), by), rollback=dry_run)
     show(
         state,
         {"retried": done, "dry_run": dry_run},
@@ -153,9 +153,9 @@ def resolve(
     if accepted == absent:
         raise UsageError("give --accepted or --absent")
     state.known_provider(provider)
-    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    by, chosen = state.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     work = pushes.resolve_accepted if accepted else pushes.void
-    done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), said, evidence), rollback=dry_run)
+    done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), by, evidence), rollback=dry_run)
     what = "accepted" if accepted else "voided; what they held is owed again"
     show(state, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what, dry_run))
 
@@ -180,12 +180,12 @@ def void(
     """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
     state: App = context.obj
     state.known_provider(provider)
-    said, chosen = state.said(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    by, chosen = state.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     if although_accepted and not keys:
         raise UsageError("name each push that was accepted and has to be voided: no filter finds those")
     done = state.write(
         lambda c: pushes.void(
-            c, chosen.find(c, ("in_doubt", "rejected")), said, evidence, although_accepted=although_accepted
+            c, chosen.find(c, ("in_doubt", "rejected")), by, evidence, although_accepted=although_accepted
         ),
         rollback=dry_run,
     )

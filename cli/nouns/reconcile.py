@@ -12,7 +12,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Reason, only_with
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
-from drawdown.schema.audit import Said, require_org
+from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
@@ -59,7 +59,7 @@ def reconcile_(
     state: App = context.obj
     if acknowledge:
         only_with(context, "--acknowledge", "org", "actor", "reason")
-        return _acknowledge(state, org, state.said(actor, reason))
+        return _acknowledge(state, org, state.by(actor, reason))
     if provider:
         state.require_provider(provider)
     start, end = _days(state, from_, to)
@@ -78,15 +78,15 @@ def reconcile_(
     if correct:
         state.write(require_whole)
     state.ready()
-    found = run(reconcile(state.context(), scope, state.said(actor, reason)), state.world())
+    found = run(reconcile(state.context(), scope, state.by(actor, reason)), state.world())
     show(state, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
     raise typer.Exit(found.exit_status)
 
 
-def _acknowledge(state: App, org: str, said: Said) -> None:
+def _acknowledge(state: App, org: str, by: By) -> None:
     if org:
         state.read(lambda c: require_org(c, org))
-    seen = state.write(lambda c: balances.acknowledge(c, org, said))
+    seen = state.write(lambda c: balances.acknowledge(c, org, by))
     done = [f"{one.org_id}, {one.provider}, {one.feature}: {int(one.told_qty):+,}" for one in seen]
     show(state, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
 

@@ -37,8 +37,8 @@ def recover_(
     state: App = context.obj
     since_ms = None if since is None else state.moment(since, "--since")
     state.ready()
-    said = state.said(actor, reason)
-    steps = recover(state.context(), said, since_ms=since_ms, restored=restored, dry_run=dry_run)
+    by = state.by(actor, reason)
+    steps = recover(state.context(), by, since_ms=since_ms, restored=restored, dry_run=dry_run)
     found = run(steps, state.world())
     show(state, {"recover": found, "dry_run": dry_run}, _lines(found, dry_run=dry_run))
 

@@ -18,7 +18,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.parsing import in_zone, is_said_twice, offset_of, parse_zone, show_credits, show_time
 from drawdown.cli.rendering import show, table
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import clean
 from drawdown.schema.units import WINDOW_MS
@@ -69,13 +69,13 @@ def replay_(
     if not state.json:
         for line in echo.lines:
             state.out.print(escape(clean(line)), highlight=False)
-    found = _run(state, made, dry_run, state.said(actor, reason))
+    found = _run(state, made, dry_run, state.by(actor, reason))
     shown = {"replay": _plain(found), "range": asdict(echo) | _plan_json(made), "dry_run": dry_run}
     show(state, {**shown, "exit_status": found.exit_status}, lines_of(found))
     raise typer.Exit(found.exit_status)
 
 
-def _run(state: App, made: ReplayPlan, dry_run: bool, said: Said) -> Replayed:
+def _run(state: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
     """With a progress bar where somebody looks."""
     columns = (
         SpinnerColumn(),
@@ -100,7 +100,7 @@ def _run(state: App, made: ReplayPlan, dry_run: bool, said: Said) -> Replayed:
         context = state.context()
         context.progress = advanced
         most = None if dry_run and state.json else SHOWN
-        return runner.run(replay(context, made, said, dry_run=dry_run, most=most), state.world())
+        return runner.run(replay(context, made, by, dry_run=dry_run, most=most), state.world())
 
 
 @dataclass(frozen=True)

@@ -111,11 +111,11 @@ def mend_(
     goes in.
     """
     state: App = context.obj
-    said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)
+    by, chosen = state.by(actor, reason), _filter(state, given, org, why, from_, to)
     _require_choice(chosen)
 
     def work(connection: sa.Connection) -> list[samples.Mended]:
-        done = samples.mend(connection, chosen, said, unit=as_)
+        done = samples.mend(connection, chosen, by, unit=as_)
         _require_expected(expect, sum(one.new_id is not None for one in done))
         return done
 
@@ -153,11 +153,11 @@ def dismiss(
     state: App = context.obj
     if undo and (org or why or from_ or to):
         raise UsageError("--undo takes back by id alone: name the samples (`drawdown audit list` has their ids)")
-    said, chosen = state.said(actor, reason), _filter(state, given, org, why, from_, to)
+    by, chosen = state.by(actor, reason), _filter(state, given, org, why, from_, to)
     _require_choice(chosen)
 
     def work(connection: sa.Connection) -> list[str]:
-        done = samples.undo_dismiss(connection, chosen.ids, said) if undo else samples.dismiss(connection, chosen, said)
+        done = samples.undo_dismiss(connection, chosen.ids, by) if undo else samples.dismiss(connection, chosen, by)
         _require_expected(expect, len(done))
         return done
 
@@ -188,8 +188,8 @@ def withdraw(
 ) -> None:
     """Declare samples wrong; the next tick gives back what was billed for them."""
     state: App = context.obj
-    said = state.said(actor, reason)
-    done = state.write(lambda c: withdrawals.withdraw(c, given, said), rollback=dry_run)
+    by = state.by(actor, reason)
+    done = state.write(lambda c: withdrawals.withdraw(c, given, by), rollback=dry_run)
     rows = [(d.sample_id, d.org_id, show_time(d.window_ms), d.interval_s, d.already) for d in done]
     columns = ("sample", "org", "window", "#seconds", "withdrawn before")
     title = "Would withdraw; nothing was changed" if dry_run else "Withdrawn"
@@ -209,8 +209,8 @@ def prune_(
     Quarantined samples stay until they are mended or dismissed: their time may be the very thing that is wrong.
     """
     state: App = context.obj
-    said, moment = state.said(actor, reason), state.moment(before, "--before")
-    done = prune.prune(state.write, moment, said, dry_run=dry_run)
+    by, moment = state.by(actor, reason), state.moment(before, "--before")
+    done = prune.prune(state.write, moment, by, dry_run=dry_run)
     text = f"{'would delete' if dry_run else 'deleted'} {done.samples:,} samples before {show_time(done.before_ms)}"
     held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
     kept = [

@@ -59,17 +59,17 @@ async def _order_in(services: Services, threads: Threads, request: Request, body
 async def assign(services: Services, crew: StepThreads, org_id: str, order: ProviderOrder) -> dict[str, object]:
     """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
     _check_org(org_id)
-    said = audit.Said(services.clock.now_ms(), order.actor, order.reason, "http")
+    by = audit.By(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
     def work(hands: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:
-            return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, said), rollback=order.dry_run)]
+            return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, by), rollback=order.dry_run)]
         terms = flip_rules.Terms(
             order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
         )
-        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], terms, said), hands.world)
+        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], terms, by), hands.world)
 
     done = await asyncio.wrap_future(crew.order(work))
     if not order.dry_run:
@@ -85,17 +85,17 @@ async def override(
     undo = order.undo or order.clear
     if undo == (order.max_concurrent is not None or order.never_halt or order.until_ms is not None):
         raise UsageError("give max_concurrent, never_halt, until_ms, or undo alone")
-    said = audit.Said(now_ms, order.actor, order.reason, "http")
+    by = audit.By(now_ms, order.actor, order.reason, "http")
 
     def work(connection: sa.Connection) -> tuple[str | None, orgs.Overridden]:
         found = require_org(connection, org_id)
         if undo:
-            return found.billing_provider, orgs.end_override(connection, org_id, said)
+            return found.billing_provider, orgs.end_override(connection, org_id, by)
         halted = False if order.never_halt else None
         done = orgs.override(
             connection,
             org_id,
-            said,
+            by,
             max_concurrent=order.max_concurrent,
             halted=halted,
             until_ms=order.until_ms,

@@ -29,7 +29,7 @@ from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
 from drawdown.cli.settings import settings
 from drawdown.providers.protocol import ReadFailed
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.worker.commands import pushes
 from drawdown.worker.engine import runner
@@ -84,8 +84,8 @@ class Worker:
             one.capabilities = replace(one.capabilities, calls_per_s=None, reads_per_s=None, lookups_per_s=None)
 
     @property
-    def said(self) -> Said:
-        return Said(self.clock.now_ms(), "operator", "the drain")
+    def by(self) -> By:
+        return By(self.clock.now_ms(), "operator", "the drain")
 
     def drain(self) -> dict[str, Any]:
         """Ticks, on and on, until the file `stop` is there."""
@@ -108,7 +108,7 @@ class Worker:
         waits = 0
         for key in keys:
             try:
-                self.state.write(lambda c, key=key: pushes.retry(c, [key], self.said))  # type: ignore[misc]
+                self.state.write(lambda c, key=key: pushes.retry(c, [key], self.by))  # type: ignore[misc]
             except Refused:
                 waits += 1
         return {"retried": len(keys) - waits, "waits": waits}
@@ -117,14 +117,14 @@ class Worker:
         """`push resolve`, by whoever compared the customer's balance."""
         work = pushes.resolve_accepted if charged else pushes.void
         try:
-            self.state.write(lambda c: work(c, keys=[key], said=self.said, evidence="their balance says so"))
+            self.state.write(lambda c: work(c, keys=[key], by=self.by, evidence="their balance says so"))
         except Refused:
             return {"waits": True}
         return {"waits": False}
 
     def reconcile(self) -> dict[str, Any]:
         scope = ReconcileScope(provider=self.provider, correct=True)
-        found = runner.run(reconcile(self.state.context(), scope, self.said), self.state.world())
+        found = runner.run(reconcile(self.state.context(), scope, self.by), self.state.world())
         return {**asdict(found), "exit_status": found.exit_status}
 
     def notice(self, headers: Mapping[str, str], body: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.providers.http import Answer, Call
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
@@ -38,7 +38,7 @@ LATE_SHARE = 0.005
 def _grant_untold(connection: sa.Connection, customer: str, amount: int, key: str, now_ms: int) -> None:
     wallet.grant(connection, customer, amount, key=key, now_ms=now_ms, actor="t", reason="t")
     details = {"amount_micro": amount, "key": key}
-    record(connection, "ledger_grant", customer, details, Said(now_ms, "t", "t"))
+    record(connection, "ledger_grant", customer, details, By(now_ms, "t", "t"))
 
 
 class Exhaustion:

@@ -166,7 +166,7 @@ def settle(fleet: Fleet, orgs: Iterable[Org], cells: Iterable[str]) -> None:
     """Put them into the database: who bills them at which rates, and where their sandboxes are."""
     for provider in ("embedded", "trailing"):
         names = [org.name for org in orgs if org.provider == provider]
-        write(fleet.engine, lambda c, n=names, p=provider: assign(c, n, p, fleet.said, from_ms=T0))  # type: ignore[misc]
+        write(fleet.engine, lambda c, n=names, p=provider: assign(c, n, p, fleet.by, from_ms=T0))  # type: ignore[misc]
     for memory, micro in SIZES.items():
         _rate(fleet, f"compute_{memory // 1024}gb", micro)
     boxes = [{"box": box.name, "org": box.org, "cell": box.cell} for org in orgs for box in org.boxes]
@@ -191,7 +191,7 @@ def _rate(fleet: Fleet, feature: str, micro: int) -> None:
     )
 
     def both(connection: sa.Connection) -> None:
-        set_rate(connection, "trailing", feature, (micro, 1), fleet.said, from_ms=None)
+        set_rate(connection, "trailing", feature, (micro, 1), fleet.by, from_ms=None)
         connection.execute(sa.text(text), {"feature": feature, "micro": micro})
 
     write(fleet.engine, both)

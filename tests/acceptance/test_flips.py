@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from drawdown.cli.nouns.org_assign import read_flips
 from drawdown.providers import autumn, stripe
 from drawdown.providers.protocol import CustomerRead, CustomerState, Provider, ReadFailed, Setup
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
@@ -87,7 +87,7 @@ class Billers:
 
         def all_of_them(connection: sa.Connection) -> None:
             for org in names:
-                credit.grant(connection, org, 10**15, Said(T0, "t", "t"), key=org, plan=None)
+                credit.grant(connection, org, 10**15, By(T0, "t", "t"), key=org, plan=None)
 
         write(self.fleet.engine, all_of_them)
 
@@ -96,7 +96,7 @@ class Billers:
         return runner.run(steps, runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock))
 
     def flip(self, wishes: Sequence[Wish], provider: str, **terms: Any) -> list[Flip]:
-        done: list[Flip] = self.do(flip(self.fleet.context(), wishes, Terms(provider, **terms), self.fleet.said))
+        done: list[Flip] = self.do(flip(self.fleet.context(), wishes, Terms(provider, **terms), self.fleet.by))
         return done
 
     def charged(self) -> Billed:
@@ -157,7 +157,7 @@ class Story:
         def assign_all(connection: sa.Connection) -> None:
             for org, biller in chosen.items():
                 customer = customer_of(org, biller)
-                assignments.assign(connection, [org], biller, self.fleet.said, customer_id=customer, from_ms=T0)
+                assignments.assign(connection, [org], biller, self.fleet.by, customer_id=customer, from_ms=T0)
 
         write(self.fleet.engine, assign_all)
         for org, biller in chosen.items():
@@ -186,7 +186,7 @@ class Story:
 
     def withdraw(self) -> None:
         names = self.dice.sample(sorted(set(self.oracle.samples) - self.oracle.withdrawn), len(self.orgs) // 12)
-        write(self.fleet.engine, lambda c: withdrawals.withdraw(c, names, self.fleet.said))
+        write(self.fleet.engine, lambda c: withdrawals.withdraw(c, names, self.fleet.by))
         self.oracle.withdrawn.update(names)
 
     def moved(self, done: Sequence[Flip], biller: str, start: int) -> None:
@@ -218,7 +218,7 @@ class Story:
     def cancel_some(self) -> None:
         coming = self.scheduled()
         for org in self.dice.sample(sorted(coming), len(coming) // 4):
-            write(self.fleet.engine, lambda c, org=org: assignments.cancel(c, org, self.fleet.said))  # type: ignore[misc]
+            write(self.fleet.engine, lambda c, org=org: assignments.cancel(c, org, self.fleet.by))  # type: ignore[misc]
             del self.oracle.billers[org][coming[org]]
             self.count["cancelled"] += 1
 
@@ -234,7 +234,7 @@ class Story:
             writer.writerows((org, customer_of(org, biller)) for org in chosen)
             writer.writerow(("org-new", chosen[0] if biller == "embedded" else "nobody"))
         wishes, terms = read_flips(file), Terms(biller, each_alone=True)
-        steps = flip(self.fleet.context(), wishes, terms, self.fleet.said)
+        steps = flip(self.fleet.context(), wishes, terms, self.fleet.by)
         self.billers.do(_broken_off(steps))
         before = self._assignments()
         done = self.billers.flip(wishes, biller, each_alone=True)
@@ -403,9 +403,9 @@ def test_a_second_flip_has_to_wait_for_the_first_or_take_it_back(billers: Biller
     later = billers.fleet.clock.at_ms + 4 * WINDOW_MS
     billers.flip([Wish("acme")], "autumn", from_ms=later)
     refused(billers, "acme has a later assignment already", [Wish("acme", "cus_acme")], "stripe")
-    write(billers.fleet.engine, lambda c: assignments.cancel(c, "acme", billers.fleet.said))
+    write(billers.fleet.engine, lambda c: assignments.cancel(c, "acme", billers.fleet.by))
     with pytest.raises(Refused, match="no assignment that begins later"):
-        write(billers.fleet.engine, lambda c: assignments.cancel(c, "acme", billers.fleet.said))
+        write(billers.fleet.engine, lambda c: assignments.cancel(c, "acme", billers.fleet.by))
     assert billers.flip([Wish("acme", "cus_acme")], "stripe")[0].start_ms is not None
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.commands.assignments import assign
@@ -242,7 +242,7 @@ def _drain(
     clock = SharedClock(folder / "clock", gentd26.AT_MS)
     (folder / "provider").write_text(name)
     orgs = sorted({org for _, org, _, _ in requests})
-    set_up(url, name, orgs, requests, Said(clock.now_ms(), "test", "the trace"))
+    set_up(url, name, orgs, requests, By(clock.now_ms(), "test", "the trace"))
     emulator = (_autumn if name == "autumn" else _stripe)(orgs, rates or {})
     kinds: tuple[str, ...] = AUTUMN if name == "autumn" else STRIPE
     with serving_in_thread(emulator, clock, latency_ms=LATENCY_MS) as address:
@@ -259,15 +259,15 @@ def _drain(
             operator.end()
 
 
-def set_up(url: str, name: str, orgs: Sequence[str], requests: Sequence[Request], said: Said) -> None:
+def set_up(url: str, name: str, orgs: Sequence[str], requests: Sequence[Request], by: By) -> None:
     """A database with the trace in it, every tenant assigned to the provider as the customer of its own name."""
     engine = connect(url)
     upgrade(engine)
-    write(engine, lambda c: install_defaults(c, said))
+    write(engine, lambda c: install_defaults(c, by))
 
     def assign_all(connection: sa.Connection) -> None:
         for org in orgs:
-            assign(connection, [org], name, said, customer_id=org, from_ms=FROM_MS)
+            assign(connection, [org], name, by, customer_id=org, from_ms=FROM_MS)
 
     write(engine, assign_all)
     insert_samples(engine, requests)

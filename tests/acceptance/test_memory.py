@@ -102,7 +102,7 @@ def fleet(tmp_path: Path) -> Fleet:
     # Seconds of this clock are not the machine's: rates a second would only make the test slow.
     provider.capabilities = replace(provider.capabilities, calls_per_s=None, reads_per_s=None, lookups_per_s=None)
     made.extra = {"autumn": provider}
-    write(engine, lambda c: [assign(c, [org], "autumn", made.said, customer_id=org, from_ms=T0) for org in orgs])
+    write(engine, lambda c: [assign(c, [org], "autumn", made.by, customer_id=org, from_ms=T0) for org in orgs])
     used(made, T0, "SELECT org_id, 'cell-1' AS cell_id FROM orgs")
     made.cells.failing.add("cell-1")
     boxes = "SELECT 'box-' || org_id, org_id, 'cell-1', 'running' FROM orgs"

@@ -104,7 +104,7 @@ class Outage:
         made.capabilities = replace(made.capabilities, calls_per_s=None, reads_per_s=None, lookups_per_s=None)
         self.fleet.extra = {name: made}
         self._customers(emulator)
-        write(engine, lambda c: [assign(c, [org], name, self.fleet.said, customer_id=org, from_ms=T0) for org in ORGS])
+        write(engine, lambda c: [assign(c, [org], name, self.fleet.by, customer_id=org, from_ms=T0) for org in ORGS])
         self.used: dict[tuple[str, int], int] = {}
         self.reports: list[Report] = []
         self.began_ms = T0 + WINDOW_MS + GRACE_MS
@@ -308,10 +308,10 @@ def _old(outage: Outage) -> set[tuple[str, int]]:
 
 def _billed_by_hand(outage: Outage, parked: set[str]) -> None:
     """A person puts what Stripe will not take into an invoice item, and says so."""
-    said = outage.fleet.said
+    by = outage.fleet.by
     found = {one for one, state in outage.pushes().items() if state == "rejected"}
     assert found == parked
-    write(outage.fleet.engine, lambda c: pushes.resolve_accepted(c, sorted(parked), said, "invoice item ii_1"))
+    write(outage.fleet.engine, lambda c: pushes.resolve_accepted(c, sorted(parked), by, "invoice item ii_1"))
     assert outage.after().exit_status == 0
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.migrate import bucket_of
@@ -78,8 +78,8 @@ def settle_in(engine: sa.Engine, orgs: int, watermark_ms: int = START_MS) -> Non
     names = [f"org-{number}" for number in range(orgs)]
 
     def work(connection: sa.Connection) -> None:
-        said = Said(0, "bench", "a benchmark")
-        install_defaults(connection, said)
+        by = By(0, "bench", "a benchmark")
+        install_defaults(connection, by)
         connection.execute(
             sa.text("INSERT INTO orgs (org_id, bucket, billing_provider) VALUES (:org, :bucket, 'embedded')"),
             [{"org": name, "bucket": bucket_of(name)} for name in names],

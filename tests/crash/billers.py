@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.commands.assignments import assign
@@ -124,11 +124,11 @@ def _served(biller: Biller, clock: SharedClock) -> Iterator[dict[str, str]]:
 
 
 def _set_up(url: str, name: str, orgs: list[str], now_ms: int) -> None:
-    engine, said = connect(url), Said(now_ms, "test", "the siege")
+    engine, by = connect(url), By(now_ms, "test", "the siege")
     upgrade(engine)
-    write(engine, lambda c: install_defaults(c, said))
+    write(engine, lambda c: install_defaults(c, by))
     for org in orgs:
-        write(engine, lambda c, org=org: assign(c, [org], name, said, customer_id=org, from_ms=FROM_MS))  # type: ignore[misc]
+        write(engine, lambda c, org=org: assign(c, [org], name, by, customer_id=org, from_ms=FROM_MS))  # type: ignore[misc]
     engine.dispose()
 
 

@@ -48,7 +48,7 @@ def billed(engine: sa.Engine, *more: int, provider: FakeProvider | None = None, 
 def compare(fleet: Fleet, **scope: Any) -> Reconciled:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     given = {"provider": "fake", **scope}
-    return runner.run(reconcile(fleet.context(), ReconcileScope(**given), fleet.said), world)
+    return runner.run(reconcile(fleet.context(), ReconcileScope(**given), fleet.by), world)
 
 
 def states(fleet: Fleet) -> list[tuple[object, ...]]:

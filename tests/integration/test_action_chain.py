@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said, record, record_many
+from drawdown.schema.audit import By, record, record_many
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import migrate_to, upgrade
 from tests.conftest import _new_database
@@ -46,7 +46,7 @@ TAMPERING = {
 
 def do(fleet: Fleet, *targets: str) -> None:
     work = [(target, {"was": "Ω"}) for target in targets]
-    write(fleet.engine, lambda c: record_many(c, "org_halt", work, Said(T0, "alice", "abuse")))
+    write(fleet.engine, lambda c: record_many(c, "org_halt", work, By(T0, "alice", "abuse")))
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_two_at_once_are_chained_one_after_the_other(postgres: sa.Engine) -> Non
 def test_a_transaction_that_is_undone_leaves_no_gap(fleet: Fleet) -> None:
     write(
         fleet.engine,
-        lambda c: record(c, "org_halt", "dry", {}, Said(T0, "a", "r")),
+        lambda c: record(c, "org_halt", "dry", {}, By(T0, "a", "r")),
         rollback=True,
     )
     do(fleet, "after")

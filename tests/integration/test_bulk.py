@@ -65,7 +65,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     ]
     write(engine, lambda c: c.execute(insert, samples))
     for org in orgs:
-        write(engine, lambda c, org=org: grant(c, org, 10**9, made.said, key=org, plan=None))  # type: ignore[misc]
+        write(engine, lambda c, org=org: grant(c, org, 10**9, made.by, key=org, plan=None))  # type: ignore[misc]
     made.tick_windows(WINDOWS + 1)
     assert made.rows("SELECT state, COUNT(*) FROM pushes GROUP BY 1 ORDER BY 1") == [
         ("accepted", 80),
@@ -86,13 +86,13 @@ def absent(connection: sa.Connection, chosen: Keys, fleet: Fleet) -> None:
     """As when a provider turns out not to have what it took."""
     lock_buckets(connection)
     rows = list(find_pushes(connection, chosen).values())
-    void.void_many(connection, rows, fleet.said, ["looked up"] * len(rows), "absent", answered=False)
+    void.void_many(connection, rows, fleet.by, ["looked up"] * len(rows), "absent", answered=False)
 
 
 SETTLED: dict[str, Callable[[sa.Connection, Keys, Fleet], object]] = {
-    "retry": lambda c, chosen, fleet: pushes.retry(c, chosen, fleet.said),
-    "void": lambda c, chosen, fleet: pushes.void(c, chosen, fleet.said, "not in their console"),
-    "resolve": lambda c, chosen, fleet: pushes.resolve_accepted(c, chosen, fleet.said, "in their console"),
+    "retry": lambda c, chosen, fleet: pushes.retry(c, chosen, fleet.by),
+    "void": lambda c, chosen, fleet: pushes.void(c, chosen, fleet.by, "not in their console"),
+    "resolve": lambda c, chosen, fleet: pushes.resolve_accepted(c, chosen, fleet.by, "in their console"),
     "absent": absent,
 }
 PART = {"retry": 1, "void": 2, "resolve": 2, "absent": 0}
@@ -170,7 +170,7 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
             write(engine, lambda c, how=how: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
     assert read(engine, tables) == before
     fleet.clock.at_ms += 55 * 60_000
-    assert write(engine, lambda c: pushes.void(c, chosen * 2, fleet.said, "not there")) == chosen
+    assert write(engine, lambda c: pushes.void(c, chosen * 2, fleet.by, "not there")) == chosen
 
 
 def test_a_list_that_is_cut_says_so_and_has_the_sums(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def refused(engine: sa.Engine) -> Fleet:
     fleet.assign("acme")
     write(
         engine,
-        lambda c: features.map_size(c, "unpriced", fleet.said, kind="exact", memory_mb=77, unit="s", from_ms=T0),
+        lambda c: features.map_size(c, "unpriced", fleet.by, kind="exact", memory_mb=77, unit="s", from_ms=T0),
     )
     fleet.sample("acme", T0 + 1, 60, 77)
     fleet.tick_windows(2)
@@ -47,7 +47,7 @@ def request(fleet: Fleet) -> PushRequest:
 
 
 def rate(fleet: Fleet) -> None:
-    write(fleet.engine, lambda c: credit.set_rate(c, "unpriced", 100, 1, fleet.said, from_ms=None))
+    write(fleet.engine, lambda c: credit.set_rate(c, "unpriced", 100, 1, fleet.by, from_ms=None))
 
 
 def sent(fleet: Fleet, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
@@ -55,7 +55,7 @@ def sent(fleet: Fleet, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
 
 
 def void(fleet: Fleet) -> None:
-    write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.said, "the ledger has no entry of it"))
+    write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "the ledger has no entry of it"))
 
 
 def charged(fleet: Fleet) -> int:

@@ -156,8 +156,8 @@ class Shop:
 def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     fleet = Fleet(engine)
     fleet.assign("acme", "wayne", from_ms=T0)
-    write(engine, lambda c: credit.set_plan_limit(c, "team", 20, fleet.said))
-    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key="first", plan="team"))
+    write(engine, lambda c: credit.set_plan_limit(c, "team", 20, fleet.by))
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="first", plan="team"))
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")

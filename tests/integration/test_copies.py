@@ -115,7 +115,7 @@ def test_who_recovers_a_copy_goes_on_with_that_one(original: Fleet, state: Witne
     copied = put(original, "copy")
     use(original, state, 1)
     assert use(copied, state, 1).doubted is not None
-    runner.run(recover(copied.context(), copied.said), world(copied, state))
+    runner.run(recover(copied.context(), copied.by), world(copied, state))
     assert use(copied, state, 1).doubted is None
     assert "before a recovery" in str(use(original, state, 1).doubted)
 

@@ -49,7 +49,7 @@ def do_replay(fleet: Fleet, from_ms: int, to_ms: int, *, dry_run: bool = False, 
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     scope = ReplayScope(() if org is None else (org,))
     made = read(fleet.engine, lambda c: plan(c, scope, from_ms, to_ms, fleet.clock.now_ms()))
-    return runner.run(replay(fleet.context(), made, fleet.said, dry_run=dry_run), world)
+    return runner.run(replay(fleet.context(), made, fleet.by, dry_run=dry_run), world)
 
 
 def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) -> None:
@@ -58,7 +58,7 @@ def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) 
     fleet.tick_windows(2)
     assert billed(provider) == 60
     for already in (False, True):
-        (done,) = write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
+        (done,) = write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
         assert done.already == already
     assert fleet.tick_windows(1).sealed == 1
     assert billed(provider) == 10
@@ -67,7 +67,7 @@ def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) 
 
 def test_a_sample_withdrawn_before_its_window_is_sealed_is_never_billed(fleet: Fleet, provider: FakeProvider) -> None:
     wrong = fleet.sample("acme", T0 + 1, 50)
-    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
     assert fleet.tick_windows(2).sealed == 0
     assert provider.seen == []
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_withdrawn_is_refused_and_nothing_else_is(fleet: Fleet) -
     bad = fleet.sample("acme", T0 + 1, -1)
     for ids, text in (([good, "unknown"], "no sample unknown"), ([good, bad], "interval_negative")):
         with pytest.raises(DrawdownError, match=text):
-            write(fleet.engine, lambda c, ids=ids: withdrawals.withdraw(c, ids, fleet.said))  # type: ignore[misc]
+            write(fleet.engine, lambda c, ids=ids: withdrawals.withdraw(c, ids, fleet.by))  # type: ignore[misc]
     assert fleet.one("SELECT COUNT(*) FROM withdrawals") == 0
 
 
@@ -87,7 +87,7 @@ def test_a_rejected_push_waits_for_a_person_and_is_sealed_anew(fleet: Fleet, pro
     report = fleet.tick_windows(2)
     assert (report.exit_status, report.left.rejected) == (1, 1)
     assert fleet.tick_windows(1).accepted == 0
-    write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.said))
+    write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.by))
     report = fleet.tick_windows(1)
     assert (report.sealed, report.accepted, report.exit_status) == (1, 1, 0)
     assert list(provider.charged) == [KEY + ":r1"]
@@ -99,11 +99,11 @@ def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider:
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
     with pytest.raises(UsageError, match="evidence"):
-        write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.said, "  "))
+        write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "  "))
     with pytest.raises(Refused, match="is due"):
-        write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.said, "I think so"))
+        write(fleet.engine, lambda c: pushes.void(c, [KEY], fleet.by, "I think so"))
     with pytest.raises(UnknownId, match="no push"):
-        write(fleet.engine, lambda c: pushes.void(c, [KEY + ":r7"], fleet.said, "seen"))
+        write(fleet.engine, lambda c: pushes.void(c, [KEY + ":r7"], fleet.by, "seen"))
 
 
 def test_an_unknown_answer_is_sent_again_under_the_same_key(fleet: Fleet, provider: FakeProvider) -> None:
@@ -126,8 +126,8 @@ def test_a_push_in_doubt_is_resolved_by_a_person_either_way(fleet: Fleet, provid
     report = fleet.tick_windows(3)
     assert (report.left.in_doubt, report.exit_status) == (2, 1)
     provider.answers.clear()
-    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
-    write(fleet.engine, lambda c: pushes.void(c, [other], fleet.said, "absent in their console"))
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.by, "seen in their console"))
+    write(fleet.engine, lambda c: pushes.void(c, [other], fleet.by, "absent in their console"))
     assert fleet.tick_windows(1).accepted == 1
     states = {(row[1], row[3]): row[5] for row in fleet.pushes()}
     assert states == {(T0, 0): "accepted", (T0 + WINDOW_MS, 0): "voided", (T0 + WINDOW_MS, 1): "accepted"}
@@ -204,7 +204,7 @@ def test_a_size_without_feature_is_sealed_once_it_has_one(fleet: Fleet, provider
             fleet.engine,
             lambda c: (
                 map_size(
-                    c, "odd", fleet.said, kind="up_to", memory_mb=None, unit="mb_s", from_ms=start, confirmed=confirmed
+                    c, "odd", fleet.by, kind="up_to", memory_mb=None, unit="mb_s", from_ms=start, confirmed=confirmed
                 ).mended_s
             ),
         )
@@ -223,13 +223,13 @@ def test_a_mapping_cannot_change_what_sealed_windows_meant(fleet: Fleet) -> None
         write(
             fleet.engine,
             lambda c: map_size(
-                c, "other", fleet.said, kind="exact", memory_mb=1024, unit="s", from_ms=T0, confirmed=True
+                c, "other", fleet.by, kind="exact", memory_mb=1024, unit="s", from_ms=T0, confirmed=True
             ),
         )
 
 
 def test_a_feature_ends_at_the_next_window(fleet: Fleet) -> None:
-    write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.said))
+    write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.by))
     fleet.sample("acme", T0 - 1)
     fleet.sample("acme", T0)
     fleet.assign("globex", from_ms=T0 - WINDOW_MS)
@@ -246,9 +246,9 @@ def test_pruning_closes_old_windows_and_bills_nothing(fleet: Fleet, provider: Fa
     fleet.tick_windows(2)
     fleet.clock.at_ms = T0 + 60 * DAY_MS
     with pytest.raises(UsageError, match="35 days"):
-        prune(partial(write, fleet.engine), fleet.clock.at_ms - DAY_MS, fleet.said)
+        prune(partial(write, fleet.engine), fleet.clock.at_ms - DAY_MS, fleet.by)
     fleet.tick()
-    done = prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said)
+    done = prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by)
     assert (done.samples, done.held_back) == (1, 1)  # what is pending holds its organisation back
     assert read(fleet.engine, verify).breaches == []
     late = fleet.sample("acme", T0 + 7)
@@ -276,7 +276,7 @@ def test_whole_units_are_sent_and_the_rest_is_carried(engine: sa.Engine) -> None
         (300, 300, "accepted"),
     ]
     assert fleet.one("SELECT carry_qty FROM carries") == 39
-    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
     fleet.tick_windows(1)
     assert fleet.one("SELECT carry_qty FROM carries") == -261  # a negative is not taken: it is owed to the customer
     fleet.sample("acme", fleet.clock.at_ms, 330)
@@ -308,11 +308,11 @@ def test_a_prune_lets_seals_go_on_while_it_deletes(fleet: Fleet) -> None:
         return write(fleet.engine, what, rollback=rollback)
 
     with pytest.raises(KeyboardInterrupt):
-        prune(cut_off, T0 + DAY_MS, fleet.said)
+        prune(cut_off, T0 + DAY_MS, fleet.by)
     assert work[0] == "raise_floors"
     assert fleet.one("SELECT MIN(floor_ms) FROM orgs") == T0 + DAY_MS
-    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said, dry_run=True).samples == 2
-    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said).samples == 2
+    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by, dry_run=True).samples == 2
+    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by).samples == 2
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
 
 
@@ -327,11 +327,11 @@ def test_what_arrives_below_the_floor_while_samples_are_deleted_is_quarantined_f
             fleet.sample("acme", T0 + 2, 77)
         return done
 
-    assert prune(late, T0 + DAY_MS, fleet.said).samples == 1
+    assert prune(late, T0 + DAY_MS, fleet.by).samples == 1
     assert fleet.rows("SELECT interval_s FROM usage_samples") == [(77,)]
     fleet.tick(T0 + 40 * DAY_MS + WINDOW_MS, accept_clock=True)
     assert fleet.one("SELECT COUNT(*) FROM late_quarantine") == 1
-    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said).samples == 1
+    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by).samples == 1
 
 
 def test_a_feature_has_one_unit_for_good(fleet: Fleet) -> None:
@@ -339,7 +339,7 @@ def test_a_feature_has_one_unit_for_good(fleet: Fleet) -> None:
 
     def add(memory_mb: int | None, unit: str, start: int, kind: str = "exact", feature: str = "half") -> None:
         more = {"kind": kind, "memory_mb": memory_mb, "unit": unit, "from_ms": start}
-        write(fleet.engine, lambda c: map_size(c, feature, fleet.said, **more))  # type: ignore[arg-type]
+        write(fleet.engine, lambda c: map_size(c, feature, fleet.by, **more))  # type: ignore[arg-type]
 
     later = T0 + DAY_MS
     add(100, "mb_s", later)
@@ -347,7 +347,7 @@ def test_a_feature_has_one_unit_for_good(fleet: Fleet) -> None:
     for size, kind, start in ((101, "exact", later), (None, "up_to", later), (100, "exact", later + DAY_MS)):
         with pytest.raises(Refused, match=rf"half is counted in s \(exact 100 MB, in windows from {later} on\)"):
             add(size, "mb_s", start, kind)
-    write(fleet.engine, lambda c: end_feature(c, "half", fleet.said, from_ms=later + DAY_MS))
+    write(fleet.engine, lambda c: end_feature(c, "half", fleet.by, from_ms=later + DAY_MS))
     with pytest.raises(Refused, match="give --unit s, or these sizes a feature of another name"):
         add(100, "mb_s", later + 2 * DAY_MS)
     add(101, "s", later)

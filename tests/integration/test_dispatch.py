@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import CapturingLogger
 
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.orgs import halt as halt_org
@@ -69,7 +69,7 @@ def populate(fleet: Fleet, orgs: int, *cells: str, state: str = "running") -> No
         name = f"org-{number:03}"
         if not fleet.rows("SELECT 1 FROM orgs WHERE org_id = :org", org=name):
             fleet.assign(name)
-            write(fleet.engine, lambda c, org=name: halt_org(c, [org], Said(fleet.clock.at_ms, "a", "r")))  # type: ignore[misc]
+            write(fleet.engine, lambda c, org=name: halt_org(c, [org], By(fleet.clock.at_ms, "a", "r")))  # type: ignore[misc]
         for cell in cells:
             fleet.write(
                 "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:box, :org, :cell, :state)",

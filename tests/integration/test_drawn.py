@@ -29,13 +29,13 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
     def balance() -> object:
         return fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
 
-    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="g", plan=None))
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="g", plan=None))
     fleet.tick_windows(2)
     assert balance() == 4_000
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
     assert balance() == 10_000, "what was refused is given back"
     assert is_asked_again(fleet)
-    write(engine, lambda c: pushes.retry(c, [KEY], fleet.said))
+    write(engine, lambda c: pushes.retry(c, [KEY], fleet.by))
     fleet.tick_windows(1)
     assert balance() == 4_000
     clean(fleet)
@@ -44,7 +44,7 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
 def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine) -> None:
     """By a lookup, by a person, at another quantity: each time what stands accepted, and verify holds it to that."""
     fleet, provider = fleet_of(engine, **{**ASKED, "balance_in_ledger": True})
-    write(engine, lambda c: credit.grant(c, "acme", 100_000, fleet.said, key="g", plan=None))
+    write(engine, lambda c: credit.grant(c, "acme", 100_000, fleet.by, key="g", plan=None))
     for number in (1, 2):
         fleet.sample("acme", T0 + number * WINDOW_MS)
     keys = [f"usage:acme:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(3)]
@@ -53,7 +53,7 @@ def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine)
     fleet.tick_windows(4)
     fleet.tick(fleet.clock.at_ms + LAG)
     assert not is_asked_again(fleet)
-    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [keys[1]], fleet.said, "seen"))
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [keys[1]], fleet.by, "seen"))
     assert is_asked_again(fleet), "or a customer who has spent all goes on"
     fleet.tick(fleet.clock.at_ms + LAG)
     assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 180

@@ -319,7 +319,7 @@ def test_a_sample_in_flight_is_not_pruned_over(fleet: Fleet) -> None:
     with open_sample(fleet.engine, "slow", 7) as slow:
         fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
         slow.commit()
-    done = prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said)
+    done = prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by)
     assert (done.samples, done.held_back) == (0, 1)
     fleet.tick_windows(1)
     assert sealed(fleet) == 67

@@ -52,13 +52,13 @@ def test_the_same_key_with_other_content_is_no_duplicate(fleet: Fleet, other: Us
 
 def test_what_has_no_rate_is_charged_once_it_has_one(fleet: Fleet) -> None:
     assert charge(fleet, use("k", feature="new")) == [Charge.NO_RATE]
-    write(fleet.engine, lambda c: credit.set_rate(c, "new", 7, 2, fleet.said, from_ms=None))
+    write(fleet.engine, lambda c: credit.set_rate(c, "new", 7, 2, fleet.by, from_ms=None))
     assert charge(fleet, use("k", feature="new")) == [Charge.CHARGED]
     assert fleet.one("SELECT amount_micro FROM ledger_entries") == 35
 
 
 def test_usage_keeps_the_price_of_its_own_time(fleet: Fleet) -> None:
-    write(fleet.engine, lambda c: credit.set_rate(c, FEATURE, 5, 1, fleet.said, from_ms=T0 + 300_000))
+    write(fleet.engine, lambda c: credit.set_rate(c, FEATURE, 5, 1, fleet.by, from_ms=T0 + 300_000))
     later = Usage("later", "acme", FEATURE, 1, T0 + 300_000)
     charge(fleet, use("k", 1), later)
     assert fleet.rows("SELECT key, amount_micro FROM ledger_entries ORDER BY key") == [("k", 100), ("later", 5)]
@@ -66,7 +66,7 @@ def test_usage_keeps_the_price_of_its_own_time(fleet: Fleet) -> None:
 
 def test_a_grant_with_a_key_is_given_once(fleet: Fleet) -> None:
     def give(amount: int) -> int:
-        given = write(fleet.engine, lambda c: credit.grant(c, "acme", amount, fleet.said, key="invoice-1", plan=None))
+        given = write(fleet.engine, lambda c: credit.grant(c, "acme", amount, fleet.by, key="invoice-1", plan=None))
         return given.balance_micro
 
     assert give(500) == give(500) == 500
@@ -77,7 +77,7 @@ def test_a_grant_with_a_key_is_given_once(fleet: Fleet) -> None:
 def test_a_repeated_grant_is_on_record_once(fleet: Fleet) -> None:
     """Three lines of an amount would read as three times the amount; a plan that a repetition changes is told."""
     for plan, repeated in ((None, False), (None, True), ("free", True), ("free", True)):
-        give = partial(credit.grant, customer_id="acme", amount_micro=5, said=fleet.said, key="invoice-1", plan=plan)
+        give = partial(credit.grant, customer_id="acme", amount_micro=5, by=fleet.by, key="invoice-1", plan=plan)
         assert write(fleet.engine, give) == Granted(5, repeated)
     assert fleet.rows("SELECT action, details FROM operator_actions WHERE target = 'acme' ORDER BY action_id") == [
         ("ledger_grant", '{"amount_micro": 5, "key": "grant:invoice-1", "plan": null}'),
@@ -88,7 +88,7 @@ def test_a_repeated_grant_is_on_record_once(fleet: Fleet) -> None:
 
 def test_two_grants_under_two_keys_are_two(fleet: Fleet) -> None:
     for key, balance in (("a", 5), ("b", 10)):
-        give = partial(credit.grant, customer_id="acme", amount_micro=5, said=fleet.said, key=key, plan="free")
+        give = partial(credit.grant, customer_id="acme", amount_micro=5, by=fleet.by, key=key, plan="free")
         assert write(fleet.engine, give).balance_micro == balance
     found = read(fleet.engine, lambda c: credit.wallet_of(c, "acme"))
     assert (found.plan, found.max_concurrent) == ("free", 2)
@@ -96,7 +96,7 @@ def test_two_grants_under_two_keys_are_two(fleet: Fleet) -> None:
 
 def test_an_unknown_plan_is_refused_and_nothing_is_given(fleet: Fleet) -> None:
     with pytest.raises(UnknownId, match="no plan gold"):
-        write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.said, key="a", plan="gold"))
+        write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.by, key="a", plan="gold"))
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
 
 
@@ -136,7 +136,7 @@ class Ledger(RuleBasedStateMachine):
     def grant(self, customer: str, amount: int) -> None:
         self.keys += 1
         key = f"grant {self.keys}"
-        write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.said, key=key, plan=None))
+        write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.by, key=key, plan=None))
         self.granted[customer] = self.granted.get(customer, 0) + amount
 
     @invariant()

@@ -36,7 +36,7 @@ def test_samples_of_no_time_are_nothing_to_wait_for(fleet: Fleet) -> None:
     assert read(fleet.engine, lambda c: org_status(c, "acme", fleet.clock.now_ms())).pending == []
     fleet.sample("nobody", T0 + DAY_MS, 1)
     fleet.tick(T0 + 60 * DAY_MS, accept_clock=True)
-    done = prune(partial(write, fleet.engine), T0 + 2 * DAY_MS, fleet.said)
+    done = prune(partial(write, fleet.engine), T0 + 2 * DAY_MS, fleet.by)
     assert (done.samples, done.held_back) == (2, 1)
     assert fleet.rows("SELECT org_id, seconds FROM pending_usage") == [("nobody", 1)]
     assert read(fleet.engine, verify).breaches == []

@@ -219,14 +219,14 @@ def told(fleet: Fleet) -> list[str]:
 
 def test_a_sandbox_that_starts_while_its_organisation_is_halted_is_told_of(wakeful: Fleet) -> None:
     with waking(wakeful):
-        write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
+        write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.by))
     assert wakeful.rows("SELECT * FROM halts") == []
     assert told(wakeful) == ["cell-1"]
 
 
 def test_a_sandbox_that_starts_while_its_halt_is_found_obsolete_is_told_of(wakeful: Fleet) -> None:
     wakeful.write("UPDATE sandboxes SET state = 'hibernated'")
-    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
+    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.by))
     wakeful.write("UPDATE sandboxes SET state = 'stopped'")
     with waking(wakeful):
         long_since = {"empty_since_ms": T0 + DAY_MS}
@@ -243,7 +243,7 @@ def test_a_host_that_does_not_commit_holds_up_no_other_cells_halt(wakeful: Fleet
     wakeful.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('two', 'acme', 'cell-2', 'running')"
     )
-    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
+    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.by))
     wakeful.write("DELETE FROM halts")  # as where neither transaction saw the other
     began = time.monotonic()
     with wakeful.engine.connect() as host, host.begin():
@@ -271,7 +271,7 @@ def test_where_the_seal_waits_in_vain_verdicts_and_halts_go_on(
     monkeypatch.setattr(database, "PG_SETTINGS", short)
     engine = connect(wakeful.engine.url.render_as_string(hide_password=False))
     wakeful.write("UPDATE sandboxes SET state = 'running'")
-    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.said))
+    write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.by))
     wakeful.engine = engine
     with engine.connect() as other, other.begin():
         other.execute(sa.text(held))

@@ -77,14 +77,14 @@ def test_listing_holds_none_of_them(fleet: Fleet, how: list[str]) -> None:
 
 def test_they_are_set_aside_together_and_taken_back(fleet: Fleet) -> None:
     (long,) = page(fleet, QuarantineFilter(reason="bad_id")).samples
-    assert not any(one.new_id for one in write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(), fleet.said)))
+    assert not any(one.new_id for one in write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(), fleet.by)))
     named = QuarantineFilter(ids=(long.sample_id,))
-    done = write(fleet.engine, lambda c: samples.dismiss(c, named, fleet.said))
+    done = write(fleet.engine, lambda c: samples.dismiss(c, named, fleet.by))
     assert done == [long.sample_id] * SAMPLES
     assert read(fleet.engine, quarantined) == {"ts_before_2000": 1}
     details = fleet.one("SELECT details FROM operator_actions WHERE action = 'sample_dismiss'")
     assert details == json.dumps({"samples": SAMPLES})
-    write(fleet.engine, lambda c: samples.undo_dismiss(c, [long.sample_id], fleet.said))
+    write(fleet.engine, lambda c: samples.undo_dismiss(c, [long.sample_id], fleet.by))
     assert read(fleet.engine, quarantined) == {"bad_id": SAMPLES, "ts_before_2000": 1}
-    write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(org="acme"), fleet.said))
+    write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(org="acme"), fleet.by))
     assert read(fleet.engine, quarantined) == {}

@@ -56,7 +56,7 @@ def restored(engine: sa.Engine, has: dict[str, int], **changes: object) -> tuple
 
 def recovered(fleet: Fleet) -> Recovered:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    return runner.run(recover(fleet.context(), fleet.said, restored=True), world)
+    return runner.run(recover(fleet.context(), fleet.by, restored=True), world)
 
 
 def pass_by(fleet: Fleet, *minutes: int) -> None:
@@ -154,12 +154,12 @@ def test_nobody_believes_what_a_backup_calls_unsent(engine: sa.Engine, how: str)
     fleet.sample("acme", T0 + 1, 60)
     fleet.tick_windows(2)
     fleet.clock.at_ms += DAY_MS
-    said, terms = fleet.said, capabilities(**{**ASKED, "unit": 60})
+    by, terms = fleet.by, capabilities(**{**ASKED, "unit": 60})
     work: Callable[[sa.Connection], object] = {
-        "void": lambda c: pushes.void(c, [KEY], said, "never sent"),
-        "retry": lambda c: pushes.retry(c, [KEY], said),
-        "resolve": lambda c: pushes.resolve_accepted(c, [KEY], said, "seen"),
-        "accept": lambda c: providers.accept_some(c, "fake", terms, said),
+        "void": lambda c: pushes.void(c, [KEY], by, "never sent"),
+        "retry": lambda c: pushes.retry(c, [KEY], by),
+        "resolve": lambda c: pushes.resolve_accepted(c, [KEY], by, "seen"),
+        "accept": lambda c: providers.accept_some(c, "fake", terms, by),
     }[how]
     fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'restored'")
     with pytest.raises(HistoryDoubted):
@@ -173,7 +173,7 @@ def test_where_nothing_can_be_asked_a_person_decides_once(engine: sa.Engine) -> 
     fleet, provider = restored(engine, {}, duplicate_proves_delivery=False)
     pass_by(fleet, 1)
     assert (fleet.one("SELECT state FROM pushes"), provider.seen) == ("in_doubt", [])
-    write(engine, lambda c: pushes.void(c, [KEY], fleet.said, "their console shows nothing"))
+    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "their console shows nothing"))
     pass_by(fleet, 1, 1)
     assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r1", 60)]
     proven(fleet)
@@ -260,7 +260,7 @@ def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: 
     pass_by(fleet, 1, 5)
     assert fleet.rows("SELECT * FROM pushes") == [], "nothing of that day is left to be compared with"
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    found = runner.run(reconcile(fleet.context(), ReconcileScope(recent=True), fleet.said), world)
+    found = runner.run(reconcile(fleet.context(), ReconcileScope(recent=True), fleet.by), world)
     assert [(one.org_id, one.feature, one.ours, one.theirs) for one in found.differing] == [
         ("acme", "compute_1gb", 0, 60)
     ]
@@ -270,10 +270,10 @@ def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: 
 def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     with pytest.raises(Refused, match="after the next tick"):
-        write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
+        write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
     fleet.sample("acme", T0 + 2, 7)
     pass_by(fleet, 1, 1)
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1", "s2"], fleet.said))  # of one window, together
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1", "s2"], fleet.by))  # of one window, together
     pass_by(fleet, 3, 3, 3)
     assert charged(provider) == 0
     proven(fleet)
@@ -283,7 +283,7 @@ def test_a_reconcile_that_lives_through_a_restore_corrects_nothing(engine: sa.En
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     pass_by(fleet, 1, 3, 16)
     provider.over["acme", "compute_1gb", T0] = 7
-    steps = reconcile(fleet.context(), ReconcileScope(correct=True), fleet.said)
+    steps = reconcile(fleet.context(), ReconcileScope(correct=True), fleet.by)
     asked = next(steps)
     while not isinstance(asked, ReadTotals):
         assert isinstance(asked, Transaction)

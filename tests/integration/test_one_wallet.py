@@ -33,7 +33,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 def flipped(fleet: Fleet, org: str, provider: str, **terms: Any) -> Flip:
     """`org` is billed by a provider as the customer bob."""
-    steps = flip(fleet.context(), [Wish(org, "bob")], Terms(provider, allow_halt=True, new=True, **terms), fleet.said)
+    steps = flip(fleet.context(), [Wish(org, "bob")], Terms(provider, allow_halt=True, new=True, **terms), fleet.by)
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     done: list[Flip] = runner.run(steps, world)
     return done[0]
@@ -66,7 +66,7 @@ def test_a_wallet_changes_hands_in_time(fleet: Fleet) -> None:
         flipped(fleet, "yorg", "fake", from_ms=T0)
     assert flipped(fleet, "yorg", "fake", from_ms=T0 + WINDOW_MS).problem is None
     with pytest.raises(Refused, match="xorg at embedded and yorg at fake would draw on one wallet"):
-        write(fleet.engine, lambda c: assignments.cancel(c, "xorg", fleet.said))
+        write(fleet.engine, lambda c: assignments.cancel(c, "xorg", fleet.by))
     assert read(fleet.engine, verify).breaches == []
 
 

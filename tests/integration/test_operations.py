@@ -130,7 +130,7 @@ def test_an_assignment_cannot_rewrite_sealed_windows_or_take_a_customer(fleet: F
     with pytest.raises(Refused, match="belongs to"):
         write(
             fleet.engine,
-            lambda c: assignments.assign(c, ["globex"], "fake", fleet.said, customer_id="acme", from_ms=None),
+            lambda c: assignments.assign(c, ["globex"], "fake", fleet.by, customer_id="acme", from_ms=None),
         )
     with pytest.raises(UsageError, match="boundary"):
         fleet.assign("globex", from_ms=T0 + 1)
@@ -194,7 +194,7 @@ def test_the_operators_halt_and_override_win_until_they_end(fleet: Fleet, provid
     until = T0 + 3 * WINDOW_MS
     write(
         fleet.engine,
-        lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=9, halted=False, until_ms=until),
+        lambda c: orgs.override(c, "acme", fleet.by, max_concurrent=9, halted=False, until_ms=until),
     )
     fleet.tick_windows(1)
     state = "SELECT is_halted, max_concurrent_sandboxes, halt_reason FROM orgs WHERE org_id = 'acme'"
@@ -202,10 +202,10 @@ def test_the_operators_halt_and_override_win_until_they_end(fleet: Fleet, provid
     fleet.tick(until)
     assert fleet.rows(state) == [(True, 5, "credits_exhausted")]
     provider.states["acme"] = CustomerState(100, None, 5)
-    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], replace(fleet.said, now_ms=fleet.clock.at_ms)))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], replace(fleet.by, now_ms=fleet.clock.at_ms)))
     fleet.tick_windows(1)
     assert fleet.rows(state) == [(True, 5, "operator")]
-    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said, undo=True))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.by, undo=True))
     fleet.tick_windows(1)
     assert fleet.rows(state) == [(False, 5, None)]
 
@@ -215,7 +215,7 @@ def test_a_top_up_resumes_with_the_next_tick(engine: sa.Engine) -> None:
     fleet.assign("acme")
     fleet.sample("acme", T0 + 1)
     assert fleet.tick_windows(2).halted == 1
-    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key="paid", plan="free"))
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="paid", plan="free"))
     assert fleet.tick_windows(1).resumed == 1
     assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 2
 
@@ -249,7 +249,7 @@ def test_a_customer_that_is_given_up_later_is_still_taken_until_then(fleet: Flee
     def take(org: str, customer: str, start: int) -> None:
         write(
             fleet.engine,
-            lambda c: assignments.assign(c, [org], "fake", fleet.said, customer_id=customer, from_ms=start),
+            lambda c: assignments.assign(c, [org], "fake", fleet.by, customer_id=customer, from_ms=start),
         )
 
     take("acme", "another", later)
@@ -266,7 +266,7 @@ def test_who_paid_is_not_halted_by_a_halt_that_was_due_before(engine: sa.Engine)
     fleet.sample("acme", T0 + 1)
     fleet.cells.failing = {"cell-1"}
     assert fleet.tick_windows(2).halts_failed == 1
-    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key="paid", plan=None))
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="paid", plan=None))
     fleet.cells.failing.clear()
     report = fleet.tick_windows(1)
     assert (report.resumed, report.halts_acknowledged, len(fleet.cells.received)) == (1, 0, 1)
@@ -280,7 +280,7 @@ def test_a_new_provider_is_asked_when_its_time_begins(
     provider.states["acme"] = CustomerState(-1, None, None)
     fleet.tick_windows(1)
     assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
-    write(fleet.engine, lambda c: credit.grant(c, "acme", 10**9, fleet.said, key="paid", plan=None))
+    write(fleet.engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="paid", plan=None))
     fleet.assign("acme", provider="embedded", from_ms=T0 + 4 * WINDOW_MS)
     fleet.tick_windows(1)
     assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Duplicate, Outcome, Rejected
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
@@ -102,7 +102,7 @@ def test_a_void_by_a_slow_clock_is_no_send_of_what_is_void(fleet: Fleet) -> None
     worker = Worker(fleet, quick, "quick")
     worker.until_sent()
     worker.answered(Rejected("no such meter"))
-    slow = Said(fleet.clock.at_ms, "test", "a test")
+    slow = By(fleet.clock.at_ms, "test", "a test")
     write(fleet.engine, lambda c: void(c, [KEY], slow, "the provider has no such event"))
     assert fleet.one("SELECT MAX(at_ms) FROM voids") == fleet.clock.at_ms
     assert int(str(fleet.one("SELECT started_ms FROM attempts"))) > fleet.clock.at_ms

@@ -29,12 +29,12 @@ def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
 def override(fleet: Fleet, *, most: int | None = None, halted: bool | None = None, until_ms: int | None = None) -> None:
     write(
         fleet.engine,
-        lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=most, halted=halted, until_ms=until_ms),
+        lambda c: orgs.override(c, "acme", fleet.by, max_concurrent=most, halted=halted, until_ms=until_ms),
     )
 
 
 def undo(fleet: Fleet) -> None:
-    write(fleet.engine, lambda c: orgs.end_override(c, "acme", fleet.said))
+    write(fleet.engine, lambda c: orgs.end_override(c, "acme", fleet.by))
 
 
 def stands(fleet: Fleet) -> tuple[object, ...]:
@@ -121,11 +121,11 @@ def test_whoever_moves_to_where_nobody_bills_goes_on(
 def test_whom_an_operator_halted_stays_so_where_nobody_bills(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(-1, None, 5)
     fleet.tick(T0)
-    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.by))
     fleet.assign("acme", provider="legacy", from_ms=T0 + WINDOW_MS)
     fleet.tick(T0 + WINDOW_MS)
     assert stands(fleet)[:2] == (True, "operator")
-    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said, undo=True))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.by, undo=True))
     assert stands(fleet)[:2] == (False, None)
 
 

@@ -49,11 +49,11 @@ def do(fleet: Fleet, work: Callable[[sa.Connection], T]) -> T:
 
 def flip(fleet: Fleet, *wishes: flip_rules.Wish, **terms: Any) -> list[flip_rules.Flip]:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    return runner.run(flips.flip(fleet.context(), list(wishes), flip_rules.Terms(**terms), fleet.said), world)
+    return runner.run(flips.flip(fleet.context(), list(wishes), flip_rules.Terms(**terms), fleet.by), world)
 
 
 def test_whoever_names_no_provider_and_no_customer_keeps_both(fleet: Fleet) -> None:
-    do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id="acme-inc", from_ms=T0))
+    do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="acme-inc", from_ms=T0))
     assert read(fleet.engine, lambda c: flips.kept_provider(c, ["acme"], new=False)) == "fake"
     (done,) = flip(fleet, flip_rules.Wish("acme"), provider="fake")
     assert (done.already, done.customer_id) == (True, "acme-inc")
@@ -66,63 +66,63 @@ def test_whoever_names_no_provider_and_no_customer_keeps_both(fleet: Fleet) -> N
 def test_a_second_override_keeps_what_it_does_not_name(fleet: Fleet) -> None:
     fleet.assign("acme", from_ms=T0)
     until = T0 + DAY_MS
-    do(fleet, lambda c: orgs.override(c, "acme", fleet.said, halted=False, until_ms=until))
-    done = do(fleet, lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=50))
+    do(fleet, lambda c: orgs.override(c, "acme", fleet.by, halted=False, until_ms=until))
+    done = do(fleet, lambda c: orgs.override(c, "acme", fleet.by, max_concurrent=50))
     assert done.was == orgs.Override(None, False, until)
     assert done.now == orgs.Override(50, False, until)
-    later = do(fleet, lambda c: orgs.override(c, "acme", fleet.said, until_ms=until + 1))
+    later = do(fleet, lambda c: orgs.override(c, "acme", fleet.by, until_ms=until + 1))
     assert later.now == orgs.Override(50, False, until + 1)
     fleet.clock.at_ms = until + 2
-    fresh = do(fleet, lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=3))
+    fresh = do(fleet, lambda c: orgs.override(c, "acme", fleet.by, max_concurrent=3))
     assert (fresh.was, fresh.now) == (orgs.Override(), orgs.Override(3, None, None)), (
         "what ran out is not taken up again"
     )
-    assert do(fleet, lambda c: orgs.end_override(c, "acme", fleet.said)).now == orgs.Override()
+    assert do(fleet, lambda c: orgs.end_override(c, "acme", fleet.by)).now == orgs.Override()
     with pytest.raises(UsageError, match="no override"):
-        do(fleet, lambda c: orgs.override(c, "acme", fleet.said, until_ms=until + DAY_MS))
+        do(fleet, lambda c: orgs.override(c, "acme", fleet.by, until_ms=until + DAY_MS))
 
 
 def test_many_are_halted_together_or_not_at_all_and_it_is_said_how_each_stood(fleet: Fleet) -> None:
     fleet.assign("acme", "globex", from_ms=T0)
     with pytest.raises(UnknownId, match="did you mean globex"):
-        do(fleet, lambda c: orgs.halt(c, ["acme", "globexx"], fleet.said))
+        do(fleet, lambda c: orgs.halt(c, ["acme", "globexx"], fleet.by))
     assert fleet.one("SELECT COUNT(*) FROM orgs WHERE operator_halt") == 0
-    done = do(fleet, lambda c: orgs.halt(c, ["globex", "acme", "acme"], fleet.said))
+    done = do(fleet, lambda c: orgs.halt(c, ["globex", "acme", "acme"], fleet.by))
     assert [(one.org_id, one.before, one.was_halted, one.is_halted) for one in done] == [
         ("acme", False, False, True),
         ("globex", False, False, True),
     ]
-    assert all(one.before for one in do(fleet, lambda c: orgs.halt(c, ["acme"], fleet.said)))
-    undone = do(fleet, lambda c: orgs.halt(c, ["acme"], fleet.said, undo=True))
+    assert all(one.before for one in do(fleet, lambda c: orgs.halt(c, ["acme"], fleet.by)))
+    undone = do(fleet, lambda c: orgs.halt(c, ["acme"], fleet.by, undo=True))
     assert (undone[0].before, undone[0].was_halted) == (True, True)
     assert fleet.rows("SELECT org_id FROM orgs WHERE operator_halt") == [("globex",)]
 
 
 def test_what_a_command_replaced_is_told(fleet: Fleet) -> None:
-    said = fleet.said
-    assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 5, said)) is None
-    assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 9, said)) == 5
-    assert do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://a:1", said, new=True)) is None
-    assert do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://b:1", said, new=False)) == "http://a:1"
-    assert do(fleet, lambda c: providers.pause(c, "fake", said)) is None
-    assert do(fleet, lambda c: providers.pause(c, "fake", said)) == (T0, "a test")
+    by = fleet.by
+    assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 5, by)) is None
+    assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 9, by)) == 5
+    assert do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://a:1", by, new=True)) is None
+    assert do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://b:1", by, new=False)) == "http://a:1"
+    assert do(fleet, lambda c: providers.pause(c, "fake", by)) is None
+    assert do(fleet, lambda c: providers.pause(c, "fake", by)) == (T0, "a test")
 
 
 def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:
-    do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://a:1", fleet.said, new=True))
+    do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://a:1", fleet.by, new=True))
     fleet.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'hibernated')"
     )
     with pytest.raises(Refused, match="is needed: 1 sandboxes"):
-        do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.said))
+        do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.by))
     fleet.write("UPDATE sandboxes SET state = 'stopped'")
-    assert do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.said)) == "http://a:1"
+    assert do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.by)) == "http://a:1"
     assert read(fleet.engine, views_cells.list_cells) == []
 
 
 def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
     fleet.assign("acme", "globex", from_ms=T0)
-    do(fleet, lambda c: orgs.halt(c, ["acme"], audit.Said(T0 + 5, "alice", "abuse", "http")))
+    do(fleet, lambda c: orgs.halt(c, ["acme"], audit.By(T0 + 5, "alice", "abuse", "http")))
 
     def listed(**chosen: Any) -> list[tuple[str, str, str, str]]:
         page = read(fleet.engine, lambda c: list_deeds(c, AuditFilter(**chosen)))
@@ -182,7 +182,7 @@ def test_a_part_of_an_id_is_text_and_no_pattern(fleet: Fleet) -> None:
 def use(fleet: Fleet) -> None:
     """Two days, two features, a size without one, a withdrawn sample and one that is quarantined."""
     fleet.assign("acme", from_ms=T0)
-    do(fleet, lambda c: credit.grant(c, "acme", 10**12, fleet.said, key="paid", plan=None))
+    do(fleet, lambda c: credit.grant(c, "acme", 10**12, fleet.by, key="paid", plan=None))
     for n in range(4):
         fleet.sample("acme", T0 + n * WINDOW_MS, 60, 1024)
         fleet.sample("acme", T0 + DAY_MS + n * WINDOW_MS, 50, 4096)
@@ -191,7 +191,7 @@ def use(fleet: Fleet) -> None:
     fleet.sample("globex", T0 + 8, 60)
     wrong = fleet.sample("acme", T0 + 9, 30, 1024)
     fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS + 120_000, accept_clock=True)
-    do(fleet, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
+    do(fleet, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
 
 
 @pytest.mark.parametrize("by", list(BY))
@@ -237,7 +237,7 @@ def test_a_spreadsheet_takes_no_id_for_a_formula() -> None:
 def broken(fleet: Fleet) -> None:
     """Hosts that write other units than milliseconds."""
     fleet.assign("acme", from_ms=T0)
-    do(fleet, lambda c: credit.grant(c, "acme", 10**12, fleet.said, key="paid", plan=None))
+    do(fleet, lambda c: credit.grant(c, "acme", 10**12, fleet.by, key="paid", plan=None))
     fleet.clock.at_ms = T0 + WINDOW_MS
     rows = [("in-s", T0 // 1000), ("in-us", (T0 + 60_000) * 1000), ("negative", T0 + 1)]
     for name, ts in rows:
@@ -261,34 +261,32 @@ def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> 
     first = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, most=2))
     rest = read(fleet.engine, lambda c: list_quarantined(c, chosen, now, after=first.next_after or "", most=2))
     assert [one.sample_id for one in rest.samples] == ["negative"] and rest.next_after is None
-    done = do(fleet, lambda c: samples.mend(c, chosen, fleet.said))
+    done = do(fleet, lambda c: samples.mend(c, chosen, fleet.by))
     assert [(one.sample_id, one.new_id) for one in done if one.new_id] == [
         ("in-s", "in-s:mended"),
         ("in-us", "in-us:mended"),
     ]
     assert read(fleet.engine, quarantined) == {"interval_negative": 1}
-    assert not any(one.new_id for one in do(fleet, lambda c: samples.mend(c, chosen, fleet.said)))
+    assert not any(one.new_id for one in do(fleet, lambda c: samples.mend(c, chosen, fleet.by)))
     fleet.tick(T0 + 3 * WINDOW_MS)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state = 'accepted'") == 120
-    assert do(fleet, lambda c: samples.dismiss(c, chosen, fleet.said)) == ["negative"]
+    assert do(fleet, lambda c: samples.dismiss(c, chosen, fleet.by)) == ["negative"]
     assert read(fleet.engine, quarantined) == {}
-    do(fleet, lambda c: samples.undo_dismiss(c, ["negative"], fleet.said))
+    do(fleet, lambda c: samples.undo_dismiss(c, ["negative"], fleet.by))
     assert read(fleet.engine, quarantined) == {"interval_negative": 1}
     with pytest.raises(Refused, match="was not dismissed"):
-        do(fleet, lambda c: samples.undo_dismiss(c, ["in-s"], fleet.said))
+        do(fleet, lambda c: samples.undo_dismiss(c, ["in-s"], fleet.by))
     assert read(fleet.engine, verify).breaches == []
 
 
 def test_what_somebody_entered_rightly_is_not_mended_again(fleet: Fleet) -> None:
     broken(fleet)
     fleet.sample("acme", T0, 60, sample_id="entered-by-hand")
-    done = {
-        one.sample_id: one for one in do(fleet, lambda c: samples.mend(c, QuarantineFilter(org="acme"), fleet.said))
-    }
+    done = {one.sample_id: one for one in do(fleet, lambda c: samples.mend(c, QuarantineFilter(org="acme"), fleet.by))}
     assert done["in-s"].why_not == "its sandbox has a sample of that moment already: entered-by-hand"
     assert done["in-us"].new_id is not None
     assert "interval_negative" in (done["negative"].why_not or "")
-    wrong = do(fleet, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.said, unit="ns"))
+    wrong = do(fleet, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.by, unit="ns"))
     assert "before the year 2000" in (wrong[0].why_not or "")
 
 
@@ -296,16 +294,16 @@ def test_what_waits_when_an_organisation_is_first_assigned_is_told_before_any_ti
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + WINDOW_MS + 1)
     fleet.sample("acme", T0 + 2, memory_mb=77)
-    (done,) = do(fleet, lambda c: assign(c, ["acme"], "embedded", fleet.said, from_ms=T0 + WINDOW_MS))
+    (done,) = do(fleet, lambda c: assign(c, ["acme"], "embedded", fleet.by, from_ms=T0 + WINDOW_MS))
     assert (done.mended_s, done.before_start_s) == (60, 60)
-    (again,) = do(fleet, lambda c: assign(c, ["acme"], "none", fleet.said, from_ms=T0 + 2 * WINDOW_MS))
+    (again,) = do(fleet, lambda c: assign(c, ["acme"], "none", fleet.by, from_ms=T0 + 2 * WINDOW_MS))
     assert (again.mended_s, again.before_start_s) == (0, 60), "what embedded bills waits for nobody"
 
 
 def test_what_was_accepted_in_the_millisecond_of_the_read_is_not_taken_off_twice(fleet: Fleet) -> None:
     """A clock that stands still, as with --at and in the demo."""
     fleet.assign("acme", from_ms=T0)
-    do(fleet, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="paid", plan=None))
+    do(fleet, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="paid", plan=None))
     fleet.sample("acme", T0 + 1, 60)
     fleet.tick_windows(2)
     left = read(fleet.engine, lambda c: accounts.read_wallets(c, ["acme"])["acme"].balance_micro)

@@ -22,13 +22,13 @@ from tests.world import T0, Fleet
 
 def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
-    write(fleet.engine, lambda c: providers.pause(c, "fake", fleet.said))
+    write(fleet.engine, lambda c: providers.pause(c, "fake", fleet.by))
     report = fleet.tick_windows(2)
     assert (report.sealed, report.left.due, provider.seen) == (1, 1, [])
-    write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.said))
+    write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.by))
     assert fleet.tick_windows(1).accepted == 1
     with pytest.raises(Refused, match="not paused"):
-        write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.said))
+        write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.by))
 
 
 def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> None:
@@ -64,13 +64,13 @@ def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> No
     assert (report.sealed, report.left.due, report.exit_status, other.seen) == (1, 1, 1, [])
     assert "unit was 1, is 60" in report.problems[0] and "names was {}" in report.problems[0]
     can = other.capabilities
-    assert providers.accept(partial(write, fleet.engine), "fake", can, fleet.said) == 1
+    assert providers.accept(partial(write, fleet.engine), "fake", can, fleet.by) == 1
     report = fleet.tick_windows(1)
     assert [one.quantity for one in other.seen] == [60] and report.problems == []
     assert states(fleet)[1:] == [(0, 90, 90, "voided"), (1, 90, 60, "accepted")]
     clean(fleet)
     with pytest.raises(Refused, match="have not changed"):
-        providers.accept(partial(write, fleet.engine), "fake", can, fleet.said)
+        providers.accept(partial(write, fleet.engine), "fake", can, fleet.by)
     fleet.extra = {"fake": provider}
     assert fleet.tick_windows(1).exit_status == 1
 
@@ -81,7 +81,7 @@ def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.E
     fleet.tick_windows(2)
     can = capabilities(**{**ASKED, "unit": 60})
     with pytest.raises(Refused, match="1 pushes were sent to fake on its old terms"):
-        providers.accept(partial(write, fleet.engine), "fake", can, fleet.said)
+        providers.accept(partial(write, fleet.engine), "fake", can, fleet.by)
 
 
 def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
@@ -91,7 +91,7 @@ def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engi
     fleet.tick_windows(2)
     provider.answers.clear()
     provider.capabilities = capabilities(**{**ASKED, "names": {"x": "y"}})
-    assert providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said) == 1
+    assert providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.by) == 1
     assert fleet.tick_windows(1).accepted == 1
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     clean(fleet)
@@ -108,7 +108,7 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
     fleet.assign(*orgs, provider="fake")
     for org in orgs:
         fleet.sample(org, T0 + 1, 60)
-    write(engine, lambda c: providers.pause(c, "fake", fleet.said))
+    write(engine, lambda c: providers.pause(c, "fake", fleet.by))
     fleet.tick_windows(2)
     fleet.extra = {"fake": (other := FakeProvider(capabilities(**{**ASKED, "unit": 60})))}
     work, kept = [], 0
@@ -120,20 +120,20 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
         return write(engine, given, rollback=rollback)
 
     can = other.capabilities
-    assert providers.accept(partial(write, engine), "fake", can, fleet.said, dry_run=True) == 5
+    assert providers.accept(partial(write, engine), "fake", can, fleet.by, dry_run=True) == 5
     with pytest.raises(DatabaseBusy, match=r"^the database is locked$"):
-        providers.accept(breaks, "fake", can, fleet.said)
+        providers.accept(breaks, "fake", can, fleet.by)
     work, kept = [], 2
     with pytest.raises(
         DatabaseBusy, match=r"locked; 4 unsent pushes were voided before that, .* on its old terms still"
     ):
-        providers.accept(breaks, "fake", can, fleet.said)
+        providers.accept(breaks, "fake", can, fleet.by)
     assert fleet.one("SELECT COUNT(*) FROM pushes WHERE state = 'voided'") == 4
     assert fleet.tick_windows(1).sealed == 4, "anew, on the old terms, which hold: nothing is lost meanwhile"
-    assert providers.accept(partial(write, engine), "fake", can, fleet.said) == 5
+    assert providers.accept(partial(write, engine), "fake", can, fleet.by) == 5
     action = json.loads(str(fleet.one("SELECT details FROM operator_actions WHERE action = 'provider_accept'")))
     assert action["voided"] == 5
-    write(engine, lambda c: providers.resume(c, "fake", fleet.said))
+    write(engine, lambda c: providers.resume(c, "fake", fleet.by))
     fleet.tick_windows(1)
     assert [one.quantity for one in other.seen] == [60] * 5 and provider.seen == []
     clean(fleet)
@@ -145,8 +145,8 @@ def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> Non
     wrong = fleet.sample("acme", T0 + 2, 7)
     fleet.tick_windows(2)
     provider.capabilities = capabilities()
-    providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.said)
-    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.said))
+    providers.accept(partial(write, fleet.engine), "fake", provider.capabilities, fleet.by)
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
     fleet.sample("acme", T0 + 3, 11)
     live = -(-fleet.clock.at_ms // WINDOW_MS) * WINDOW_MS
     fleet.sample("acme", live, 30)
@@ -195,12 +195,12 @@ def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine
     provider = FakeProvider(capabilities(own_customer_ids=True))
     fleet = Fleet(engine, extra={"fake": provider})
 
-    write(engine, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id=""))
+    write(engine, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id=""))
     fleet.sample("acme", T0 + 1)
     report = fleet.tick_windows(2)
     assert (report.sealed, report.left.pending_s, report.exit_status) == (0, {"no_customer": 60}, 0)
     clean(fleet)
-    (made,) = write(engine, lambda c: assign(c, ["acme"], "fake", fleet.said, customer_id="cus_1"))
+    (made,) = write(engine, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="cus_1"))
     assert (made.start_ms, made.mended_s) == (T0, 60)
     report = fleet.tick_windows(1)
     assert (report.accepted, report.left.pending_s) == (1, {})

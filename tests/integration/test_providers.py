@@ -107,7 +107,7 @@ def test_what_the_provider_will_not_say_waits_for_a_person(engine: sa.Engine) ->
     assert fleet.one("SELECT last_error FROM pushes") == "the minute holds 90, not 60 or nothing"
     settle(fleet)
     assert len(provider.seen) == 1
-    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, "seen in their console"))
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.by, "seen in their console"))
     assert fleet.tick_windows(1).exit_status == 0
     clean(fleet)
 
@@ -172,7 +172,7 @@ def test_what_is_too_old_for_the_provider_is_kept_and_said(engine: sa.Engine) ->
     report = fleet.tick(T0 + 36 * DAY_MS)
     assert (report.sealed, report.left.rejected, report.exit_status, provider.seen) == (1, 1, 1, [])
     assert "35 days back" in str(fleet.one("SELECT last_error FROM pushes"))
-    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1, by hand"))
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.by, "invoice item ii_1, by hand"))
     assert fleet.tick_windows(1).exit_status == 0
     clean(fleet)
 
@@ -206,7 +206,7 @@ def test_what_is_refused_later_is_rejected_visibly_and_can_be_sent_anew(engine: 
     report = fleet.tick_windows(1)
     assert (report.left.rejected, report.exit_status) == (1, 1)
     assert fleet.one("SELECT last_error FROM pushes") == "refused later: archived_meter"
-    write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.said))
+    write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.by))
     assert fleet.tick_windows(1).accepted == 1
     clean(fleet)
 
@@ -264,7 +264,7 @@ def refusing(engine: sa.Engine, **changes: object) -> tuple[Fleet, RefusesLater]
 
 def test_an_answer_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.Engine) -> None:
     fleet, provider = refusing(engine, balance_in_ledger=True)
-    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="g", plan=None))
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="g", plan=None))
     report = fleet.tick_windows(2)
     assert (report.exit_status, provider.charged) == (1, {})
     assert fleet.rows("SELECT state, last_error FROM pushes") == [("rejected", "refused later: no meter")]
@@ -366,18 +366,18 @@ def test_whose_wallet_is_given_credit_or_another_limit_is_asked_about_again_wher
     fleet, _ = fleet_of(engine, balance_in_ledger=True)
     fleet.tick_windows(2)
     assert not is_asked_again(fleet)
-    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="paid", plan="free"))
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="paid", plan="free"))
     assert is_asked_again(fleet)
     fleet.tick_windows(1)
     assert not is_asked_again(fleet)
-    write(engine, lambda c: credit.set_plan_limit(c, "free", 7, fleet.said))
+    write(engine, lambda c: credit.set_plan_limit(c, "free", 7, fleet.by))
     assert is_asked_again(fleet)
 
 
 def test_who_is_billed_elsewhere_is_not_asked_about_for_a_wallet(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine)
     fleet.tick_windows(2)
-    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.said, key="paid", plan="free"))
+    write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="paid", plan="free"))
     assert not is_asked_again(fleet)
 
 
@@ -386,7 +386,7 @@ def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Eng
     fleet.tick_windows(2)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(60,)]
     provider.capabilities = capabilities()
-    providers.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
+    providers.accept(partial(write, engine), "fake", provider.capabilities, fleet.by)
     fleet.sample("acme", T0 + 2 * WINDOW_MS, 7)
     fleet.tick_windows(2)
     assert [one.quantity for one in provider.charged.values()] == [67]
@@ -397,11 +397,11 @@ def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Eng
 def test_what_was_not_given_back_is_once_negatives_are_taken(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, negatives=False)
     fleet.tick_windows(2)
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
     fleet.tick_windows(1)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(-60,)]
     provider.capabilities = capabilities()
-    providers.accept(partial(write, engine), "fake", provider.capabilities, fleet.said)
+    providers.accept(partial(write, engine), "fake", provider.capabilities, fleet.by)
     fleet.sample("acme", T0 + 3 * WINDOW_MS, 7)
     fleet.tick_windows(2)
     assert sum(one.quantity for one in provider.charged.values()) == 7

@@ -28,7 +28,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 
 def pruned(fleet: Fleet, *, dry_run: bool = False) -> Pruned:
-    return prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.said, dry_run=dry_run)
+    return prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by, dry_run=dry_run)
 
 
 def quarantine(fleet: Fleet) -> None:
@@ -47,8 +47,8 @@ def test_a_prune_keeps_what_is_quarantined_until_somebody_dealt_with_it(fleet: F
         done = pruned(fleet, dry_run=dry_run)
         assert (done.samples, done.quarantined) == (1, 2)
     assert fleet.rows("SELECT id FROM usage_samples ORDER BY id") == [("in-s",), ("negative",)]
-    (mended,) = write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.said))
-    write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(ids=("negative",)), fleet.said))
+    (mended,) = write(fleet.engine, lambda c: samples.mend(c, QuarantineFilter(ids=("in-s",)), fleet.by))
+    write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(ids=("negative",)), fleet.by))
     fleet.tick_windows(2)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 3660
     for dry_run in (True, False):
@@ -66,7 +66,7 @@ def test_what_the_quarantine_keeps_has_no_prune_walk_through_empty_windows(fleet
         work.append(getattr(what, "func", what).__name__)
         return write(fleet.engine, what, rollback=rollback)
 
-    prune(transact, T0 + DAY_MS, fleet.said)
+    prune(transact, T0 + DAY_MS, fleet.by)
     assert work.count("_delete_between") == 1
 
 
@@ -88,7 +88,7 @@ def test_a_prune_of_many_reads_its_windows_by_index_and_the_quarantine_apart(fle
     fleet.tick(T0 + 60 * DAY_MS, accept_clock=True)
     before = T0 + 12 * WINDOW_MS
     with explained(fleet.engine) as plans:
-        done = prune(partial(write, fleet.engine), before, fleet.said)
+        done = prune(partial(write, fleet.engine), before, fleet.by)
     assert done.quarantined == fleet.one("SELECT COUNT(*) FROM usage_samples WHERE ts < :before", before=before) == 2000
     assert "usage_samples" not in sequential(plan_of(plans, "DELETE FROM usage_samples"))
     assert "usage_samples" not in sequential(plan_of(plans, "COUNT(*)", "quarantine_closed"))
@@ -105,7 +105,7 @@ def test_one_command_mends_as_one_for_each_sample_does(fleet: Fleet, at_once: bo
     chosen = [QuarantineFilter(ids=names)] if at_once else [QuarantineFilter(ids=(name,)) for name in names]
     done: list[samples.Mended] = []
     for each in chosen:
-        done += write(fleet.engine, partial(samples.mend, chosen=each, said=fleet.said))
+        done += write(fleet.engine, partial(samples.mend, chosen=each, by=fleet.by))
     assert [one.new_id for one in done] == ["m1:mended", None, None, "m4:mended"]
     assert done[2].why_not == "its sandbox has a sample of that moment already: m1:mended"
     fleet.tick(accept_clock=True)

@@ -123,7 +123,7 @@ def on_record_as_nothing(engine: sa.Engine, *, back: bool) -> tuple[Fleet, FakeP
     fleet, provider = billed(engine, 30)
     key = KEY
     if back:
-        write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
+        write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
         key = f"{KEY}:r1"
     else:
         key = f"usage:acme:{T0 + 4 * WINDOW_MS}:{FEATURE}"
@@ -156,7 +156,7 @@ def test_what_a_person_billed_by_hand_is_left_alone_though_it_was_sent_once(engi
     provider.answers[KEY] = Rejected("dated more than 35 days back")
     fleet, _ = billed(engine, provider=provider)
     assert fleet.one("SELECT attempts FROM pushes") == 1
-    write(engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, "invoice item ii_1"))
+    write(engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.by, "invoice item ii_1"))
     if event:
         provider.over["acme", FEATURE, T0 + 1] = 60
     fleet.clock.at_ms += SHOWN
@@ -170,7 +170,7 @@ def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) ->
     provider = FakeProvider(capabilities(**TOTALS, max_quantity=59))
     fleet, _ = billed(engine, provider=provider)
     said = "invoice item ii_1"
-    write(engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.said, said))
+    write(engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.by, said))
     fleet.clock.at_ms += SHOWN
     provider.over["acme", FEATURE, T0 + 1] = 100
     before = everything(fleet)
@@ -198,7 +198,7 @@ def test_a_shortfall_that_no_push_explains_is_a_note(engine: sa.Engine, said: Fo
 def test_a_correction_that_counted_twice_is_said_with_what_a_person_does(engine: sa.Engine) -> None:
     """Where a minute's sum is all there is, another figure than was sent tells of no push."""
     fleet, provider = billed(engine, 30)
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
     settle(fleet)
     key = f"{KEY}:r1"
     provider.charged[key] = replace(provider.charged[key], quantity=-120)
@@ -423,7 +423,7 @@ def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     provider.capabilities = capabilities(**TOTALS)
     world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
     context = fleet.context(dormant=("fake",))
-    assert runner.run(reconcile(context, ReconcileScope(), fleet.said), world).skipped["fake"] == "it has no key"
+    assert runner.run(reconcile(context, ReconcileScope(), fleet.by), world).skipped["fake"] == "it has no key"
 
 
 def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.Engine) -> None:
@@ -456,7 +456,7 @@ def test_below_the_floor_nothing_is_voided_or_adopted(engine: sa.Engine, wrong: 
     """Nothing would be sealed in its place: a loss would stay one, and a double would look like ours."""
     fleet, provider = billed(engine)
     fleet.tick(T0 + 37 * DAY_MS, accept_clock=True)
-    prune(partial(write, engine), T0 + DAY_MS, fleet.said)
+    prune(partial(write, engine), T0 + DAY_MS, fleet.by)
     if wrong == "lost":
         provider.charged.clear()
     elif wrong == "another quantity":
@@ -469,15 +469,15 @@ def test_below_the_floor_nothing_is_voided_or_adopted(engine: sa.Engine, wrong: 
     assert "below the floor" in str(found.differing[0].note)
     assert everything(fleet) == before
     with pytest.raises(Refused, match="below the floor"):
-        write(engine, lambda c: pushes.void(c, [KEY], fleet.said, "seen", although_accepted=True))
+        write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "seen", although_accepted=True))
 
 
 def test_what_was_accepted_and_lost_a_person_may_void(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, lookup_lag_ms=None)
     provider.charged.clear()
     with pytest.raises(Refused, match="is accepted"):
-        write(engine, lambda c: pushes.void(c, [KEY], fleet.said, "their console"))
-    write(engine, lambda c: pushes.void(c, [KEY], fleet.said, "their console", although_accepted=True))
+        write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "their console"))
+    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "their console", although_accepted=True))
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
     clean(fleet)
@@ -488,7 +488,7 @@ def test_what_was_told_of_a_balance_is_acknowledged_on_record(engine: sa.Engine)
     drawn(provider, 10)
     compare(fleet, correct=True)
     assert [row.told_qty for row in read(engine, told_balances)] == [-50]
-    assert len(write(engine, lambda c: acknowledge(c, "acme", fleet.said))) == 1
+    assert len(write(engine, lambda c: acknowledge(c, "acme", fleet.by))) == 1
     assert list(read(engine, told_balances)) == []
     assert fleet.rows("SELECT target FROM operator_actions WHERE action = 'balance_acknowledge'") == [("acme",)]
     assert compare(fleet, correct=True).exit_status == 0
@@ -499,10 +499,10 @@ def test_what_a_person_bills_by_hand_while_pushes_are_looked_up_is_not_voided(en
     fleet, provider = billed(engine)
     provider.charged.clear()
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    walk = Walk(reconcile(fleet.context(), ReconcileScope(provider="fake", correct=True), fleet.said), world)
+    walk = Walk(reconcile(fleet.context(), ReconcileScope(provider="fake", correct=True), fleet.by), world)
     walk.until("reconcile_short", fleet.engine)
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no meter")], fleet.clock.at_ms))
-    write(engine, lambda c: resolve_accepted(c, [KEY], fleet.said, "invoice 17"))
+    write(engine, lambda c: resolve_accepted(c, [KEY], fleet.by, "invoice 17"))
     walk.rest(fleet.engine)
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "accepted")]

@@ -101,7 +101,7 @@ def test_what_left_no_event_and_was_not_drawn_is_voided(engine: sa.Engine) -> No
 def given_back_unseen(engine: sa.Engine) -> Any:
     """A minute was charged, withdrawn and given back, and no event shows that it was given back: (fleet, provider)."""
     fleet, provider = billed(engine, 30, drawn=True)
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
     settle(fleet)
     assert states(fleet) == [(0, 60, 60, "accepted"), (1, -60, -60, "accepted")]
     del provider.charged[f"{KEY}:r1"]
@@ -222,9 +222,9 @@ def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engin
     assert compare(fleet, correct=True).exit_status == 1, "a top-up, told once: from here on it is compared"
     again = f"{KEY}:r1"
     provider.answers[again] = Rejected("the balance is as full as it was granted")
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.said))
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
     settle(fleet)
-    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.said, "credited"))
+    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.by, "credited"))
     drawn(provider, 67 - 500 - credited)
     for _ in range(2):
         found = compare(fleet, correct=True)

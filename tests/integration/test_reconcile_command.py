@@ -29,7 +29,7 @@ def _served(tmp_path: Path) -> Any:
     emulator.account.add_feature(FEATURE)
     emulator.account.add_customer("acme", T0)
     emulator.account.grant("acme", FEATURE, 10**6, T0)
-    write(engine, lambda c: assign(c, ["acme"], "autumn", fleet.said))
+    write(engine, lambda c: assign(c, ["acme"], "autumn", fleet.by))
     fleet.sample("acme", T0 + 1)
     engine.dispose()
     return url, emulator

@@ -53,12 +53,12 @@ def planned(fleet: Fleet, scope: ReplayScope = ReplayScope(), from_ms: int = T0,
 
 def run(fleet: Fleet, made: ReplayPlan, *, dry_run: bool = False, worker: str = "w1") -> Replayed:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    return runner.run(replay(fleet.context(worker), made, fleet.said, dry_run=dry_run), world)
+    return runner.run(replay(fleet.context(worker), made, fleet.by, dry_run=dry_run), world)
 
 
 def die_after(fleet: Fleet, made: ReplayPlan, chunks: int, worker: str = "dead") -> None:
     """Do a replay's first transactions, and never come back."""
-    steps = replay(fleet.context(worker), made, fleet.said, dry_run=False)
+    steps = replay(fleet.context(worker), made, fleet.by, dry_run=False)
     answer = None
     while True:
         effect = steps.send(answer)
@@ -146,7 +146,7 @@ def test_replays_of_other_windows_stand_in_nobodys_way(fleet: Fleet) -> None:
 
 def test_who_was_overtaken_stops(fleet: Fleet) -> None:
     made = planned(fleet)
-    steps = replay(fleet.context("slow"), made, fleet.said, dry_run=False)
+    steps = replay(fleet.context("slow"), made, fleet.by, dry_run=False)
     effect, answer = steps.send(None), None
     while not (isinstance(effect, Transaction) and effect.name == "replay"):
         answer = write(fleet.engine, effect.work) if isinstance(effect, Transaction) else None

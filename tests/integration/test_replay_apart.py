@@ -88,7 +88,7 @@ def told(fleet: Fleet, made: ReplayPlan) -> tuple[list[tuple[str, int]], Replaye
     context = fleet.context("w1")
     context.progress = lambda what, count: said.append((what, count))
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    return said, runner.run(replay(context, made, fleet.said, dry_run=False), world)
+    return said, runner.run(replay(context, made, fleet.by, dry_run=False), world)
 
 
 def test_progress_comes_to_all_windows_and_what_was_pushed(fleet: Fleet) -> None:

@@ -247,7 +247,7 @@ def test_a_worker_ticks_and_prunes_and_a_reader_proves_it(fleet: Fleet, login: A
     assert fleet.one("SELECT state FROM pushes") == "accepted"
     assert fleet.cells.received, "the wallet is empty"
     fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
-    assert prune(partial(write, worker), T0 + DAY_MS, fleet.said).samples == 1
+    assert prune(partial(write, worker), T0 + DAY_MS, fleet.by).samples == 1
     reader = login("reader")
     found = read(reader, verify)
     assert found.breaches == [] and found.checked["pushes"] == 1

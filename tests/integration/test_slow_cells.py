@@ -56,7 +56,7 @@ def made(engine: sa.Engine, biller: str) -> Fleet:
 
 def halt(fleet: Fleet, *names: str) -> None:
     for name in names:
-        write(fleet.engine, lambda c, name=name: orgs.halt(c, [name], fleet.said))  # type: ignore[misc]
+        write(fleet.engine, lambda c, name=name: orgs.halt(c, [name], fleet.by))  # type: ignore[misc]
 
 
 def world_of(fleet: Fleet) -> runner.World:

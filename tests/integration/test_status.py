@@ -179,7 +179,7 @@ def test_whoever_is_halted_is_named_the_latest_first_and_is_no_fault(fleet: Flee
 
 
 def test_a_paused_provider_says_by_whom_and_why(fleet: Fleet) -> None:
-    write(fleet.engine, lambda c: providers.pause(c, "fake", fleet.said))
+    write(fleet.engine, lambda c: providers.pause(c, "fake", fleet.by))
     fleet.tick_windows(2)
     found = look(fleet)
     assert (found["verdict"], found["providers"][0]["paused_by"]) == ("behind", "test")
@@ -271,7 +271,7 @@ def test_a_thousand_rejected_pushes_are_retried_in_one_transaction(engine: sa.En
     fleet = Fleet(engine)
     many(fleet, 1_000)
     chosen = [str(row[0]) for row in fleet.rows("SELECT key FROM pushes ORDER BY key")]
-    assert len(write(engine, lambda c: pushes.retry(c, chosen, fleet.said))) == 1_000
+    assert len(write(engine, lambda c: pushes.retry(c, chosen, fleet.by))) == 1_000
     assert fleet.rows("SELECT state, COUNT(*) FROM pushes GROUP BY 1") == [("voided", 1_000)]
     assert fleet.one("SELECT COUNT(*) FROM dirty_windows") == 1_000
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.parsing import parse_time
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, GRACE_MS, MINUTE_MS, WINDOW_MS
@@ -52,7 +52,7 @@ def compared(fleet: Fleet, from_ms: int, to_ms: int) -> Reconciled:
         from_ms=from_ms, to_ms=to_ms, org_id="", provider="", threshold=0, shadow_threshold=0, correct=False,
         recent=False,
     )  # fmt: skip
-    return runner.run(reconcile(fleet.context(), scope, Said(fleet.clock.at_ms, "test", "a test")), world)
+    return runner.run(reconcile(fleet.context(), scope, By(fleet.clock.at_ms, "test", "a test")), world)
 
 
 PLACES = [("sqlite", name) for name in CHANGES]
@@ -145,7 +145,7 @@ def test_a_local_day_is_as_long_as_it_is(engine: sa.Engine, zone: str, begin: st
         fleet.sample("acme", ts, seconds)
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     made = read(engine, lambda c: plan(c, Range(), start, stop, fleet.clock.at_ms))
-    runner.run(replay(fleet.context(), made, fleet.said, dry_run=False), world)
+    runner.run(replay(fleet.context(), made, fleet.by, dry_run=False), world)
     assert sum(int(str(quantity)) for *_, quantity, _ in fleet.pushes()) == 110
     fleet.tick_windows(1)
     assert sum(int(str(quantity)) for *_, quantity, _ in fleet.pushes()) == 1111, "the tick bills the others, once"

@@ -85,7 +85,7 @@ def test_what_is_not_settled_yet_is_open_and_no_breach(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1)  # late, and not looked at yet
     fleet.sample("stranger", T0 + 1)
     fleet.write("INSERT INTO dirty_windows (org_id, window_ms) VALUES ('other', :w)", {"w": NEXT})
-    write(fleet.engine, lambda c: withdraw(c, _sample_of(fleet, "other", NEXT + 1), fleet.said))
+    write(fleet.engine, lambda c: withdraw(c, _sample_of(fleet, "other", NEXT + 1), fleet.by))
     found = verified(fleet)
     assert found.breaches == []
     assert found.open == {"samples_after_cursor": 3, "dirty_windows": 1, "stopped_orgs": 1}

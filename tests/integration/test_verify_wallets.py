@@ -33,14 +33,14 @@ def fleet(engine: sa.Engine) -> Fleet:
         if feature != "compute_1gb":
             write(engine, partial(_new_feature, feature=feature, memory_mb=memory_mb, fleet=made))
         made.sample(ORG, T0 + 1, memory_mb=memory_mb)
-    write(engine, lambda c: credit.grant(c, ORG, 100_000, made.said, key="g", plan=None))
+    write(engine, lambda c: credit.grant(c, ORG, 100_000, made.by, key="g", plan=None))
     made.tick_windows(2)
     return made
 
 
 def _new_feature(connection: sa.Connection, *, feature: str, memory_mb: int, fleet: Fleet) -> None:
-    map_size(connection, feature, fleet.said, kind="exact", memory_mb=memory_mb, unit="s", from_ms=T0)
-    credit.set_rate(connection, feature, 7, 1, fleet.said, from_ms=None)
+    map_size(connection, feature, fleet.by, kind="exact", memory_mb=memory_mb, unit="s", from_ms=T0)
+    credit.set_rate(connection, feature, 7, 1, fleet.by, from_ms=None)
 
 
 def breaches(fleet: Fleet) -> list[tuple[int, str | None, str]]:
@@ -55,7 +55,7 @@ def test_names_that_read_like_what_was_given_back_are_only_names(fleet: Fleet) -
     for _ in range(2):
         write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(key, "no") for key in keys], T0))
         assert (breaches(fleet), fleet.one(drawn)) == ([], 0)
-        write(fleet.engine, lambda c: pushes.resolve_accepted(c, keys, fleet.said, "billed by hand"))
+        write(fleet.engine, lambda c: pushes.resolve_accepted(c, keys, fleet.by, "billed by hand"))
         assert (breaches(fleet), fleet.one(drawn)) == ([], 180)
     entries = fleet.rows("SELECT key FROM ledger_entries WHERE kind = 'usage'")
     ends = {str(key).split(f":{T0}:")[1] for (key,) in entries}
@@ -115,7 +115,7 @@ def test_what_was_drawn_is_the_pushs_own(fleet: Fleet, name: str) -> None:
 
 def test_what_was_given_back_is_what_was_drawn(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(KEYS["compute_1gb"], "no")], T0))
-    write(fleet.engine, lambda c: credit.set_rate(c, "compute_1gb", 50, 1, fleet.said, from_ms=T0))
+    write(fleet.engine, lambda c: credit.set_rate(c, "compute_1gb", 50, 1, fleet.by, from_ms=T0))
     assert breaches(fleet) == []
     back = f"{MIRROR}:back"
     tamper(

@@ -80,7 +80,7 @@ def test_the_word_of_a_biller_that_bills_no_more_is_no_verdict(
     """Asked before a flip, it answers after it."""
 
     async def slowly(names: Any) -> Any:
-        write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "none", fleet.said))
+        write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "none", fleet.by))
         fleet.clock.at_ms = T0 + WINDOW_MS
         return {name: CustomerState(-1, None, 3) for name in names}
 
@@ -158,8 +158,8 @@ def test_while_the_provider_is_down_the_estimate_halts_unless_the_plan_says_othe
     fleet: Fleet, provider: Prepaid, policy: str | None, reason: str | None
 ) -> None:
     if policy is not None:
-        write(fleet.engine, lambda c: set_when_down(c, "fake", "prepaid", policy, fleet.said))
-        write(fleet.engine, lambda c: set_when_down(c, "fake", "", "go_on", fleet.said))
+        write(fleet.engine, lambda c: set_when_down(c, "fake", "prepaid", policy, fleet.by))
+        write(fleet.engine, lambda c: set_when_down(c, "fake", "", "go_on", fleet.by))
     provider.down = "503"
     use(fleet, 60)
     use(fleet, 60)
@@ -173,7 +173,7 @@ def test_while_the_provider_is_down_the_estimate_halts_unless_the_plan_says_othe
 def test_a_plan_that_stops_does_so_after_a_while_and_goes_on_when_it_is_read_again(
     fleet: Fleet, provider: Prepaid
 ) -> None:
-    write(fleet.engine, lambda c: set_when_down(c, "fake", "prepaid", "stop", fleet.said))
+    write(fleet.engine, lambda c: set_when_down(c, "fake", "prepaid", "stop", fleet.by))
     provider.down = "503"
     fleet.write("UPDATE orgs SET projection_due_ms = 0")
     look(fleet)
@@ -277,20 +277,20 @@ def test_the_operators_words_win_over_estimates_and_end_in_a_round(fleet: Fleet,
     until = T0 + 3 * MINUTE_MS
     write(
         fleet.engine,
-        lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=None, halted=False, until_ms=until),
+        lambda c: orgs.override(c, "acme", fleet.by, max_concurrent=None, halted=False, until_ms=until),
     )
     use(fleet, 120)
     assert look(fleet).halted == 0
     fleet.clock.at_ms = until
     assert look(fleet).halted == 1
-    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.by))
     provider.credit["acme"] = 10**6 * CREDIT
     look(fleet)
     assert stands(fleet)[0]
     asked = len(provider.asked)
     look(fleet)
     assert len(provider.asked) == asked  # a person's halt is no matter of credit
-    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.said, undo=True))
+    write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.by, undo=True))
     assert look(fleet).resumed == 1
 
 
@@ -380,18 +380,18 @@ def test_two_watches_at_once_make_one_transition(fleet: Fleet) -> None:
 
 
 def test_rates_and_policies_are_checked_and_recorded(fleet: Fleet) -> None:
-    said = fleet.said
+    by = fleet.by
     with pytest.raises(Refused, match="append-only"):
-        write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (1, 1), said, from_ms=0))
+        write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (1, 1), by, from_ms=0))
     with pytest.raises(Refused, match="ledger rate"):
-        write(fleet.engine, lambda c: set_rate(c, "embedded", "compute_1gb", (1, 1), said, from_ms=None))
+        write(fleet.engine, lambda c: set_rate(c, "embedded", "compute_1gb", (1, 1), by, from_ms=None))
     with pytest.raises(UsageError):
-        write(fleet.engine, lambda c: set_rate(c, "fake", "No", (1, 1), said, from_ms=None))
+        write(fleet.engine, lambda c: set_rate(c, "fake", "No", (1, 1), by, from_ms=None))
     with pytest.raises(UsageError, match="none of"):
-        write(fleet.engine, lambda c: set_when_down(c, "fake", "", "panic", said))
+        write(fleet.engine, lambda c: set_when_down(c, "fake", "", "panic", by))
     with pytest.raises(sa.exc.DBAPIError, match="append-only"):
         fleet.write("UPDATE provider_rates SET micro = 1")
-    write(fleet.engine, lambda c: set_when_down(c, "fake", "", "stop", said))
+    write(fleet.engine, lambda c: set_when_down(c, "fake", "", "stop", by))
     assert fleet.rows("SELECT action FROM operator_actions WHERE action LIKE 'provider_%' ORDER BY action") == [
         ("provider_rate",),
         ("provider_when_down",),

@@ -79,7 +79,7 @@ def test_a_call_that_fails_as_a_whole_counts_each_time() -> None:
 def test_who_is_never_to_be_halted_is_read_now_and_then_only(fleet: Fleet, provider: Prepaid) -> None:
     write(
         fleet.engine,
-        lambda c: orgs.override(c, "acme", fleet.said, max_concurrent=None, halted=False, until_ms=None),
+        lambda c: orgs.override(c, "acme", fleet.by, max_concurrent=None, halted=False, until_ms=None),
     )
     fleet.sample("acme", fleet.clock.at_ms, interval_s=120)
     watcher = Watcher()

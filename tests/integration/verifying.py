@@ -52,7 +52,7 @@ def busy(engine: sa.Engine) -> Fleet:
     fleet.assign("exempt", provider="legacy", from_ms=T0)
     fleet.assign("rest", provider="minutes", from_ms=T0)
     pruned = {"before_ms": T0}  # nothing lay before
-    write(engine, lambda c: record(c, "sample_prune", "all", pruned, fleet.said))
+    write(engine, lambda c: record(c, "sample_prune", "all", pruned, fleet.by))
     _credit(fleet, "g1", 50)
     _sandboxes(fleet)
     for start in (T0, NEXT):
@@ -105,7 +105,7 @@ def copy(original: Fleet, folder: Path) -> Copied:
 def _credit(fleet: Fleet, key: str, amount: int) -> None:
     write(
         fleet.engine,
-        lambda c: grant(c, "acme", amount, fleet.said, key=key, plan=None),
+        lambda c: grant(c, "acme", amount, fleet.by, key=key, plan=None),
     )
 
 
@@ -123,11 +123,11 @@ def _lateness(fleet: Fleet, wrong: Sequence[str]) -> None:
     fleet.sample("acme", T0 + 6, 7)
     fleet.sample("rest", T0 + 6, 7)
     fleet.sample("nobody", T0 + 6, 7)
-    write(fleet.engine, lambda c: withdraw(c, wrong, fleet.said))
+    write(fleet.engine, lambda c: withdraw(c, wrong, fleet.by))
     _credit(fleet, "g2", 10**12)
     write(
         fleet.engine,
-        lambda c: map_size(c, "tiny", fleet.said, kind="up_to", memory_mb=512, unit="mb_s", from_ms=T0, confirmed=True),
+        lambda c: map_size(c, "tiny", fleet.by, kind="up_to", memory_mb=512, unit="mb_s", from_ms=T0, confirmed=True),
     )
     fleet.tick_windows(1)
     _credit(fleet, "g3", -(10**13))
@@ -143,7 +143,7 @@ def _reject_and_void(fleet: Fleet) -> None:
     )
     fleet.sample("acme", T0 + 9, 11, memory_mb=2048)
     fleet.tick_windows(1)
-    write(fleet.engine, lambda c: void(c, [f"usage:acme:{T0}:compute_2gb"], fleet.said, "the ledger has no such entry"))
+    write(fleet.engine, lambda c: void(c, [f"usage:acme:{T0}:compute_2gb"], fleet.by, "the ledger has no such entry"))
     fleet.write(
         "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
         "VALUES ('compute_2gb', 0, 2, 1, 0, 'test', 'a test')"

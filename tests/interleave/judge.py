@@ -37,12 +37,12 @@ UNION ALL SELECT org_id || ' is to be asked about' FROM orgs WHERE projection_du
 def settle(stage: Stage) -> None:
     """What a person and the next ticks do."""
     if stage.rows("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL"):
-        stage.walk(recover(stage.context(), stage.said)).rest(stage.engine)
+        stage.walk(recover(stage.context(), stage.by)).rest(stage.engine)
     for (org,) in stage.rows("SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL"):
         release = partial(stops.release_org, org_id=org, reason="mended", now_ms=stage.clock.now_ms(), actor="somebody")
         write(stage.engine, release)
     for (name,) in stage.rows("SELECT provider FROM provider_states WHERE paused_ms IS NOT NULL"):
-        write(stage.engine, partial(providers.resume, provider=name, said=stage.said))
+        write(stage.engine, partial(providers.resume, provider=name, by=stage.by))
     for _ in range(DRAINS):
         stage.clock.at_ms += 2 * WINDOW_MS
         stage.tick()

@@ -69,9 +69,9 @@ def _import_strictly(_stage: Stage) -> Act:
 SERVER: Final = (
     plain("server.api.gate:_ask", lambda s, c: may_ask(c, "spent", NOW)),
     plain("server.api.gate:_ask answered", lambda s, c: asked(c, "spent", NOW)),
-    plain("server.api.admin:assign", lambda s, c: assignments.cancel(c, "later", s.said)),
+    plain("server.api.admin:assign", lambda s, c: assignments.cancel(c, "later", s.by)),
     plain("server.api.admin:override", lambda s, c: orgs.override(
-        c, "idle", s.said, max_concurrent=4, halted=None, until_ms=None)),
+        c, "idle", s.by, max_concurrent=4, halted=None, until_ms=None)),
     plain("server.api.admin:_order_in", lambda s, c: use_once(c, "a signature", NOW, fresh_ms=1)),
     plain("server.api.webhooks:take", lambda s, c: webhooks.take_event(c, EVENT, [CustomerChanged("acme")], NOW)),
     plain("server.api.webhooks:take refused", _refused),

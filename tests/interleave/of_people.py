@@ -54,21 +54,19 @@ def _stop_breached(_stage: Stage, connection: sa.Connection) -> None:
 
 def _floored(stage: Stage) -> Act:
     """The floors are raised; the samples below go in transactions of their own."""
-    write(stage.engine, lambda c: prune.raise_floors(c, before=OLD + DAY_MS, said=stage.said))
+    write(stage.engine, lambda c: prune.raise_floors(c, before=OLD + DAY_MS, by=stage.by))
     return Act(lambda engine: write(engine, lambda c: prune._delete_between(c, since=OLD, to=OLD + DAY_MS)))
 
 
 def _resolved(stage: Stage) -> Act:
     """Its console shows that it was charged."""
     stage.charge(2)
-    return Act(
-        lambda engine: write(engine, lambda c: pushes.resolve_accepted(c, [key(2)], stage.said, "their console"))
-    )
+    return Act(lambda engine: write(engine, lambda c: pushes.resolve_accepted(c, [key(2)], stage.by, "their console")))
 
 
 def _paused(stage: Stage) -> Act:
-    write(stage.engine, lambda c: providers.pause(c, "fake", stage.said))
-    return Act(lambda engine: write(engine, lambda c: providers.resume(c, "fake", stage.said)))
+    write(stage.engine, lambda c: providers.pause(c, "fake", stage.by))
+    return Act(lambda engine: write(engine, lambda c: providers.resume(c, "fake", stage.by)))
 
 
 def _changed(stage: Stage) -> Act:
@@ -77,7 +75,7 @@ def _changed(stage: Stage) -> Act:
     stage.walk(steps).until("sweep", stage.engine)
     stage.other.capabilities = replace(OTHER_CAN, unit=60)
     can = stage.other.capabilities
-    return Act(lambda engine: providers.accept(partial(write, engine), "other", can, stage.said))
+    return Act(lambda engine: providers.accept(partial(write, engine), "other", can, stage.by))
 
 
 MARK: Final = balances.Mark(("acme", "compute_2gb"), NOW, 0, "acme", told=3)
@@ -91,7 +89,7 @@ def _tells(stage: Stage) -> Act:
 
 def _acknowledged(stage: Stage) -> Act:
     _tells(stage).transaction(stage.engine)
-    return Act(lambda engine: write(engine, lambda c: balances.acknowledge(c, "acme", stage.said)))
+    return Act(lambda engine: write(engine, lambda c: balances.acknowledge(c, "acme", stage.by)))
 
 
 def _still_told(stage: Stage) -> Iterator[str]:
@@ -104,37 +102,37 @@ def _still_told(stage: Stage) -> Iterator[str]:
 
 
 def _overridden(stage: Stage, connection: sa.Connection) -> None:
-    orgs.override(connection, "acme", stage.said, max_concurrent=9, halted=None, until_ms=None)
+    orgs.override(connection, "acme", stage.by, max_concurrent=9, halted=None, until_ms=None)
 
 
 PEOPLE: Final = (
-    plain("cli.nouns.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.said, key="paid", plan="free")),
+    plain("cli.nouns.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.by, key="paid", plan="free")),
     plain(
         "cli.nouns.ledger:grant keyed",
-        lambda s, c: credit.grant(c, "spent", 5, s.said, key="invoice-1", plan=None),
+        lambda s, c: credit.grant(c, "spent", 5, s.by, key="invoice-1", plan=None),
         _granted,
     ),
-    plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.said, from_ms=None)),
-    plain("cli.nouns.ledger:plan", lambda s, c: credit.set_plan_limit(c, "free", 3, s.said)),
-    plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.said)),
-    plain("cli.nouns.samples:mend_", lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.said)),
-    plain("cli.nouns.samples:dismiss", lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.said)),
-    plain("worker.commands.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, said=s.said)),
+    plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
+    plain("cli.nouns.ledger:plan", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
+    plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
+    plain("cli.nouns.samples:mend_", lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.by)),
+    plain("cli.nouns.samples:dismiss", lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by)),
+    plain("worker.commands.prune:prune", lambda s, c: prune.raise_floors(c, before=OLD + DAY_MS, by=s.by)),
     Party("worker.commands.prune:_delete", _floored),
-    plain("cli.nouns.providers:pause", lambda s, c: providers.pause(c, "other", s.said)),
+    plain("cli.nouns.providers:pause", lambda s, c: providers.pause(c, "other", s.by)),
     Party("cli.nouns.providers:resume", _paused),
     Party("worker.commands.providers:accept", _changed),
     plain("cli.nouns.providers:webhook", lambda s, c: apply_notices(c, "embedded", [CustomerChanged("acme")], NOW)),
-    plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.said)),
+    plain("cli.nouns.pushes:retry", lambda s, c: pushes.retry(c, [key(1), key(6)], s.by)),
     Party("cli.nouns.pushes:resolve", _resolved),
-    plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.said, "their console")),
+    plain("cli.nouns.pushes:void", lambda s, c: pushes.void(c, [key(7)], s.by, "their console")),
     plain("cli.nouns.orgs:override", _overridden),
     plain(
         "cli.nouns.orgs:override ending",
-        lambda s, c: orgs.override(c, "spent", s.said, max_concurrent=None, halted=False, until_ms=NOW + 1),
+        lambda s, c: orgs.override(c, "spent", s.by, max_concurrent=None, halted=False, until_ms=NOW + 1),
     ),
-    plain("cli.nouns.orgs:halt", lambda s, c: orgs.halt(c, ["acme"], s.said)),
-    plain("cli.nouns.orgs:halt undone", lambda s, c: orgs.halt(c, ["idle"], s.said, undo=True)),
+    plain("cli.nouns.orgs:halt", lambda s, c: orgs.halt(c, ["acme"], s.by)),
+    plain("cli.nouns.orgs:halt undone", lambda s, c: orgs.halt(c, ["idle"], s.by, undo=True)),
     plain(
         "cli.nouns.orgs:release",
         lambda s, c: stops.release_org(c, org_id="held", reason="mended", now_ms=NOW, actor="somebody"),
@@ -143,23 +141,23 @@ PEOPLE: Final = (
         "stop_org",
         lambda s, c: stops.stop_org(c, org_id="acme", reason="bad", now_ms=NOW, actor="somebody"),
     ),
-    plain("cli.nouns.cells:set_", lambda s, c: cells.set_cell(c, "cell-1", "http://cell-1/", s.said, new=False)),
-    plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.said)),
-    plain("cli.nouns.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.said)),
+    plain("cli.nouns.cells:set_", lambda s, c: cells.set_cell(c, "cell-1", "http://cell-1/", s.by, new=False)),
+    plain("cli.nouns.cells:remove", lambda s, c: cells.remove_cell(c, "cell-1", s.by)),
+    plain("cli.nouns.org_assign:_undo", lambda s, c: assignments.cancel(c, "later", s.by)),
     plain(
         "cli.nouns.features:map_",
         lambda s, c: features.map_size(
-            c, "compute_rest", s.said, kind="up_to", memory_mb=None, unit="s", from_ms=FLIP, confirmed=True
+            c, "compute_rest", s.by, kind="up_to", memory_mb=None, unit="s", from_ms=FLIP, confirmed=True
         ),
     ),
-    plain("cli.nouns.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.said)),
+    plain("cli.nouns.features:end", lambda s, c: features.end_feature(c, "compute_16gb", s.by)),
     plain(
         "cli.nouns.provider_estimates:rate",
-        lambda s, c: commands_rates.set_rate(c, "fake", "compute_1gb", (5, 1), s.said, from_ms=None),
+        lambda s, c: commands_rates.set_rate(c, "fake", "compute_1gb", (5, 1), s.by, from_ms=None),
     ),
     plain(
         "cli.nouns.provider_estimates:when_down",
-        lambda s, c: commands_rates.set_when_down(c, "embedded", "free", "stop", s.said),
+        lambda s, c: commands_rates.set_when_down(c, "embedded", "free", "stop", s.by),
     ),
     plain("cli.nouns.database:verify_", _stop_breached),
     Party("cli.nouns.reconcile:_acknowledge", _acknowledged, _still_told),

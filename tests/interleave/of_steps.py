@@ -39,7 +39,7 @@ def _ask(stage: Stage) -> None:
 
 def _halted(stage: Stage) -> None:
     """A halt that no cell was told of."""
-    write(stage.engine, lambda c: orgs.halt(c, ["acme"], stage.said))
+    write(stage.engine, lambda c: orgs.halt(c, ["acme"], stage.by))
 
 
 def _sweep_left(stage: Stage) -> None:
@@ -85,20 +85,20 @@ def _looks_again(stage: Stage) -> Steps[Any]:
 
 def _replays(stage: Stage) -> Steps[Any]:
     found = read(stage.engine, lambda c: planning.plan(c, planning.ReplayScope(), T0, NOW - 2 * WINDOW_MS, NOW))
-    return replay(stage.context(WITHOUT), found, stage.said, dry_run=False)
+    return replay(stage.context(WITHOUT), found, stage.by, dry_run=False)
 
 
 def _reconciles(stage: Stage) -> Steps[Any]:
-    return reconcile(stage.context(WITHOUT), ReconcileScope(provider="fake", correct=True), stage.said)
+    return reconcile(stage.context(WITHOUT), ReconcileScope(provider="fake", correct=True), stage.by)
 
 
 def _doubts(stage: Stage) -> Steps[Any]:
     stage.write("UPDATE incarnation SET doubted_ms = :now, doubted_reason = 'a person says so'", now=NOW)
-    return recover(stage.context(WITHOUT), stage.said)
+    return recover(stage.context(WITHOUT), stage.by)
 
 
 def _flips(stage: Stage) -> Steps[Any]:
-    return flip(stage.context(WITHOUT), [Wish("acme"), Wish("drifter")], Terms("fake"), stage.said)
+    return flip(stage.context(WITHOUT), [Wish("acme"), Wish("drifter")], Terms("fake"), stage.by)
 
 
 def _put_off(stage: Stage) -> Act:

@@ -37,7 +37,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
@@ -127,8 +127,8 @@ class Stage:
         """What ticks, and other steps, said had failed."""
 
     @property
-    def said(self) -> Said:
-        return Said(self.clock.now_ms(), "somebody", "explored")
+    def by(self) -> By:
+        return By(self.clock.now_ms(), "somebody", "explored")
 
     def providers(self) -> dict[str, Provider]:
         return {"embedded": EmbeddedProvider(self.engine, self.clock), "fake": self.fake, "other": self.other}
@@ -208,15 +208,15 @@ def copy_of(known: Known) -> Known:
 
 def _begin(stage: Stage) -> None:
     """Everybody is there, and one window of long ago is billed."""
-    write(stage.engine, lambda c: install_defaults(c, stage.said))
-    write(stage.engine, lambda c: credit.set_plan_limit(c, "free", 2, stage.said))
-    write(stage.engine, lambda c: assign(c, ["acme"], "fake", stage.said, from_ms=OLD))
-    write(stage.engine, lambda c: assign(c, ["held", "spent"], "embedded", stage.said, from_ms=OLD))
-    write(stage.engine, lambda c: assign(c, ["later"], "other", stage.said, from_ms=OLD))
-    write(stage.engine, lambda c: assign(c, ["idle"], "none", stage.said, from_ms=OLD))
-    write(stage.engine, lambda c: assign(c, ["later"], "embedded", stage.said, from_ms=NOW + DAY_MS))
+    write(stage.engine, lambda c: install_defaults(c, stage.by))
+    write(stage.engine, lambda c: credit.set_plan_limit(c, "free", 2, stage.by))
+    write(stage.engine, lambda c: assign(c, ["acme"], "fake", stage.by, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["held", "spent"], "embedded", stage.by, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["later"], "other", stage.by, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["idle"], "none", stage.by, from_ms=OLD))
+    write(stage.engine, lambda c: assign(c, ["later"], "embedded", stage.by, from_ms=NOW + DAY_MS))
     for org in ("acme", "held"):
-        grant = partial(credit.grant, customer_id=org, amount_micro=CREDIT, said=stage.said, key=org, plan="free")
+        grant = partial(credit.grant, customer_id=org, amount_micro=CREDIT, by=stage.by, key=org, plan="free")
         write(stage.engine, grant)
     stage.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1'), ('cell-2', 'http://cell-2')")
     stage.sample("old", "acme", OLD + 1)
@@ -251,7 +251,7 @@ def _bill_at_fake(stage: Stage) -> None:
 
 
 def _bill_at_embedded(stage: Stage) -> None:
-    write(stage.engine, lambda c: assign(c, ["acme"], "embedded", stage.said, from_ms=FLIP))
+    write(stage.engine, lambda c: assign(c, ["acme"], "embedded", stage.by, from_ms=FLIP))
     for window in range(3):
         for org in ("acme", "held", "later", "drifter", "spent"):
             stage.sample(f"{org}-{window}", org, FLIP + window * WINDOW_MS + 1)
@@ -269,7 +269,7 @@ def _halt(stage: Stage) -> None:
     sandbox = "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:name, :org, :cell, 'running')"
     for org, cell in (("acme", "cell-1"), ("spent", "cell-1"), ("idle", "cell-2")):
         stage.write(sandbox, name=f"box-{org}", org=org, cell=cell)
-    write(stage.engine, lambda c: orgs.halt(c, ["idle"], stage.said))
+    write(stage.engine, lambda c: orgs.halt(c, ["idle"], stage.by))
     write(stage.engine, lambda c: stops.stop_org(
         c, org_id="held", reason="looked at", now_ms=stage.clock.at_ms, actor="somebody"))  # fmt: skip
     stage.clock.at_ms += MINUTE_MS

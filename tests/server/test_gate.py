@@ -103,7 +103,7 @@ def test_an_operators_halt_is_not_asked_about(house: House) -> None:
     house.customer("acme", 100)
     house.fleet.tick(T0 + WINDOW_MS)
     with house.fleet.engine.begin() as connection:
-        halt(connection, ["acme"], house.fleet.said)
+        halt(connection, ["acme"], house.fleet.by)
     asked = calls(house)
 
     async def work(caller: Caller) -> None:
@@ -131,7 +131,7 @@ def test_one_that_was_never_projected_is_asked_about_and_else_closed(house: Hous
 def test_a_limit_of_zero_is_no_leave_to_make_one(house: House) -> None:
     house.customer("acme", 100)
     with house.fleet.engine.begin() as connection:
-        override(connection, "acme", house.fleet.said, max_concurrent=0, halted=None, until_ms=None)
+        override(connection, "acme", house.fleet.by, max_concurrent=0, halted=None, until_ms=None)
     house.fleet.tick(T0 + WINDOW_MS)
 
     async def work(caller: Caller) -> None:

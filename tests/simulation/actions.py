@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -211,7 +211,7 @@ def grant(world: World) -> str | None:
         now = world.time.now
 
         def pay(connection: sa.Connection) -> None:
-            credit.grant(connection, biller.customer, amount, Said(now, "sim", "paid"), key=key, plan=None)
+            credit.grant(connection, biller.customer, amount, By(now, "sim", "paid"), key=key, plan=None)
             mark_for_projection(connection, [org], world.time.now)
 
         world.write(pay)

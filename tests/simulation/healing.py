@@ -105,7 +105,7 @@ def _mend(world: World) -> None:
     for remote in world.remote.values():
         remote.mend((*ORGS, *STRANGERS), world.time.now)
     for name in sorted(world.paused):
-        world.write(partial(resume, provider=name, said=said(world)))
+        world.write(partial(resume, provider=name, by=said(world)))
     world.paused.clear()
     world.execute("INSERT INTO cells (cell_id, url) VALUES ('cell-c', 'http://127.0.0.1:1') ON CONFLICT DO NOTHING")
     for server in world.servers:

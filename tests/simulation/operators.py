@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.assignments import assign, cancel
@@ -32,8 +32,8 @@ TOO_OLD: Final = "not sent: the provider takes nothing"
 NOTHING_BACK: Final = "Autumn gave nothing back"
 
 
-def said(world: World) -> Said:
-    return Said(world.time.now, "sim", "simulated")
+def said(world: World) -> By:
+    return By(world.time.now, "sim", "simulated")
 
 
 def attempt(world: World, work: Callable[[sa.Connection], Any]) -> Any:
@@ -88,7 +88,7 @@ def _fill(world: World, org: str, provider: str, customer: str) -> None:
     assert world.oracle.fill(org, provider, customer), "the assignment had no customer"
 
 
-def _cancel(world: World, org: str, at: Said) -> None:
+def _cancel(world: World, org: str, at: By) -> None:
     """At its own time (`--at`): it may have begun since."""
     latest = world.oracle.latest(org)
     assert latest is not None
@@ -199,8 +199,8 @@ def void_rejected(world: World) -> str | None:
             continue  # it would be rejected again, for good
         if str(error).startswith(NOTHING_BACK) and world.rng.random() < 0.5:
             continue  # it may be given back once more was drawn; else it is credited by hand
-        work = partial(void, keys=[key], said=said(world), evidence=str(error), kind="rejected")
-        again = partial(retry, keys=[key], said=said(world))
+        work = partial(void, keys=[key], by=said(world), evidence=str(error), kind="rejected")
+        again = partial(retry, keys=[key], by=said(world))
         done = attempt(world, again if world.rng.random() < 0.5 else work)
         if done is not None:
             world.voided.add((org, provider, feature))

@@ -238,7 +238,7 @@ def settle_told(world: World) -> str | None:
             charge_by_hand(world, *place, 0, lost)
         world.faults.note("balance_told")
     if rows:
-        world.write(partial(acknowledge, org_id="", said=said(world)))
+        world.write(partial(acknowledge, org_id="", by=said(world)))
     return f"settles what was told of {len(rows)} balances" if rows else None
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import paused
@@ -222,7 +222,7 @@ class Restores:
         """`recover`, or, where nothing shows what happened, `recover --restored`."""
         world = self.world
         blind = all(one.blind for one in world.workers) and not _doubted(world)
-        now = Said(worker.clock.now_ms(), "sim", "recovers")
+        now = By(worker.clock.now_ms(), "sim", "recovers")
         worker.ticks, worker.doing = False, "recover"
         worker.task = Task(recover(worker.context, now, restored=blind or self.rng.random() < 0.2))
         world.faults.note("recover_restored" if blind else "recover")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.errors import ClockDoubted, DatabaseBusy, Refused
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine.context import LEASE_MS
@@ -220,7 +220,7 @@ class Run:
 
     def compare(self, worker: Worker) -> None:
         """`reconcile --correct`."""
-        now = Said(worker.clock.now_ms(), "sim", "reconciles")
+        now = By(worker.clock.now_ms(), "sim", "reconciles")
         worker.ticks, worker.doing = False, "reconcile"
         worker.task = Task(reconcile(worker.context, ReconcileScope(correct=True), now))
         self.world.faults.note("reconcile")
@@ -233,7 +233,7 @@ class Run:
         if planned is None:
             return
         worker.ticks, worker.doing = False, "replay"
-        worker.task = Task(replay(worker.context, planned, Said(now, "sim", "replays"), dry_run=dry_run))
+        worker.task = Task(replay(worker.context, planned, By(now, "sim", "replays"), dry_run=dry_run))
         world.faults.note("replay_dry_run" if dry_run else "replay")
         world.say(worker.name, f"starts to replay {planned.scope} {planned.from_ms}..{planned.to_ms} dry={dry_run}")
 

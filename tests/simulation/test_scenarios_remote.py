@@ -11,7 +11,7 @@ import pytest
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.http import Call
 from drawdown.providers.protocol import Absent
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, horizon
 from drawdown.worker.commands.assignments import assign, cancel
@@ -91,7 +91,7 @@ def drive(world: World, task: Task, *, until: Callable[[Effect | None], bool] = 
 
 
 def comparing(world: World) -> Callable[[Context], Steps[Any]]:
-    return lambda context: reconcile(context, ReconcileScope(correct=True), Said(world.time.now, "sim", "reconciles"))
+    return lambda context: reconcile(context, ReconcileScope(correct=True), By(world.time.now, "sim", "reconciles"))
 
 
 def states(world: World) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drawdown.providers.protocol import PushRefused
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.pushes import resolve_accepted, void
 from drawdown.worker.commands.withdrawals import withdraw
@@ -24,7 +24,7 @@ from tests.simulation.world import START, World
 
 
 def recovering(context: Context) -> Steps[Recovered]:
-    return recover(context, Said(context.clock.now_ms(), "sim", "recovers"), restored=True)
+    return recover(context, By(context.clock.now_ms(), "sim", "recovers"), restored=True)
 
 
 def ticked(world: World, minutes: int = 0) -> None:

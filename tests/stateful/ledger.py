@@ -125,7 +125,7 @@ class Ledger(RuleBasedStateMachine):
         possible = self.granted.get(name, (customer, amount)) == (customer, amount)
         possible = possible and (plan is None or plan in self.limits)
         try:
-            write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.said, key=name, plan=plan))
+            write(self.engine, lambda c: credit.grant(c, customer, amount, self.fleet.by, key=name, plan=plan))
         except (Refused, UnknownId):
             assert not possible
             return
@@ -144,7 +144,7 @@ class Ledger(RuleBasedStateMachine):
         known = self.prices.setdefault(feature, [])
         begins = start if start is not None else (self.fleet.clock.at_ms if known else 0)
         try:
-            told = write(self.engine, lambda c: credit.set_rate(c, feature, micro, per, self.fleet.said, from_ms=start))
+            told = write(self.engine, lambda c: credit.set_rate(c, feature, micro, per, self.fleet.by, from_ms=start))
         except Refused:
             assert any(one.start == begins for one in known)
             return
@@ -153,7 +153,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["free", "team"]), limit=st.integers(0, 9))
     def plan(self, name: str, limit: int) -> None:
-        write(self.engine, lambda c: credit.set_plan_limit(c, name, limit, self.fleet.said))
+        write(self.engine, lambda c: credit.set_plan_limit(c, name, limit, self.fleet.by))
         self.limits[name] = limit
 
     @rule()

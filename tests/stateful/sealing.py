@@ -136,7 +136,7 @@ class Sealing(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.model.samples)))
-        write(self.engine, lambda c: withdrawals.withdraw(c, [name], self.fleet.said))
+        write(self.engine, lambda c: withdrawals.withdraw(c, [name], self.fleet.by))
         del self.model.samples[name]
 
     @rule(step=st.sampled_from([1, MINUTE_MS, WINDOW_MS, WINDOW_MS, 4 * WINDOW_MS, DAY_MS, 36 * DAY_MS]))
@@ -211,7 +211,7 @@ class Sealing(RuleBasedStateMachine):
                 lambda c: map_size(
                     c,
                     made.feature,
-                    self.fleet.said,
+                    self.fleet.by,
                     kind="exact" if made.exact else "up_to",
                     memory_mb=made.size,
                     unit="mb_s" if made.factor_is_size else "s",
@@ -250,14 +250,14 @@ class Sealing(RuleBasedStateMachine):
         self.fleet.write(
             "UPDATE pushes SET state = 'rejected', last_error = 'not sent: a test' WHERE key = :key", {"key": key}
         )
-        write(self.engine, lambda c: pushes.void(c, [str(key)], self.fleet.said, "it was never sent"))
+        write(self.engine, lambda c: pushes.void(c, [str(key)], self.fleet.by, "it was never sent"))
         place = (str(org), int(str(window)), str(feature))
         self.model.sealed[place] = self.model.sealed.get(place, 0) - int(str(quantity))
 
     @rule(older=st.sampled_from([35, 36, 37, 50]))
     def prune(self, older: int) -> None:
         before = self.now - older * DAY_MS
-        prune(partial(write, self.engine), before, self.fleet.said)
+        prune(partial(write, self.engine), before, self.fleet.by)
         for org, floor in self.fleet.rows("SELECT org_id, floor_ms FROM orgs"):
             name, to = str(org), int(str(floor))
             if to > self.model.floor.get(name, 0):

@@ -100,10 +100,10 @@ def test_the_planted_rounding_is_another_one() -> None:
 def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) -> None:
     """A rate that is set after a window was drawn, and begins with it, does not change what it cost."""
     fleet = Fleet(engine)
-    write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.said, key="given", plan=None))
+    write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.by, key="given", plan=None))
     push = SimpleNamespace(key="p", org_id="o", customer_id="c", feature="compute_1gb", sent_qty=3, window_ms=T0)
     write(engine, lambda c: wallet_mirror.draw(c, [wallet_mirror.usage_of(push)], T0))
-    write(engine, lambda c: credit.set_rate(c, "compute_1gb", 0, 1, fleet.said, from_ms=T0))
+    write(engine, lambda c: credit.set_rate(c, "compute_1gb", 0, 1, fleet.by, from_ms=T0))
     for _ in range(2):
         write(engine, lambda c: wallet_mirror.give_back(c, [push], T0))
     assert read(engine, lambda c: accounts.read_wallets(c, ["c"]))["c"].balance_micro == 1_000
@@ -112,7 +112,7 @@ def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) ->
 
 def test_what_was_given_back_is_drawn_again_where_it_is_billed_after_all(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
-    write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.said, key="given", plan=None))
+    write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.by, key="given", plan=None))
     push = SimpleNamespace(key="p", org_id="o", customer_id="c", feature="compute_1gb", sent_qty=3, window_ms=T0)
     seen = []
     for _ in range(3):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said, record, require_org
+from drawdown.schema.audit import By, record, require_org
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
@@ -50,7 +50,7 @@ def assign(
     connection: sa.Connection,
     org_ids: Sequence[str],
     provider: str,
-    said: Said,
+    by: By,
     *,
     customer_id: str | None = None,
     from_ms: int | None = None,
@@ -61,10 +61,10 @@ def assign(
     """
     if customer_id is not None and len(org_ids) != 1:
         raise UsageError("--customer names one customer, so give exactly one organisation")
-    start = start_of(from_ms, said)
+    start = start_of(from_ms, by)
     lock_buckets(connection)
     customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
-    return [assign_one(connection, org, provider, customer, start, said) for org, customer in customers]
+    return [assign_one(connection, org, provider, customer, start, by) for org, customer in customers]
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
@@ -72,12 +72,12 @@ def unassigned(connection: sa.Connection) -> list[str]:
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
 
 
-def start_of(from_ms: int | None, said: Said) -> int:
+def start_of(from_ms: int | None, by: By) -> int:
     """When an assignment begins: at the next window boundary, unless a time is given.
 
     Errors: UsageError for a time that is no boundary.
     """
-    start = next_window(said.now_ms) if from_ms is None else from_ms
+    start = next_window(by.now_ms) if from_ms is None else from_ms
     if start % WINDOW_MS:
         raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
     return start
@@ -89,7 +89,7 @@ def assign_one(
     provider: str,
     customer_id: str,
     start: int,
-    said: Said,
+    by: By,
     *,
     in_ledger: Collection[str] = (),
 ) -> Assigned:
@@ -97,16 +97,16 @@ def assign_one(
     in the ledger, met by a tick or not. Errors: as `assign`."""
     register(connection, org_id)
     place = _Place(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
-    if customer_id and (filled := _fill_customer(connection, org_id, place, said)) is not None:
+    if customer_id and (filled := _fill_customer(connection, org_id, place, by)) is not None:
         return filled
     later = _require_free(connection, org_id, start)
     _check_customer(connection, org_id, place, start, later)
-    _insert(connection, org_id, place, start, later, said)
-    _take_effect(connection, org_id, start, said.now_ms)
-    if provider in EXEMPT_PROVIDERS and start <= said.now_ms:
-        apply_now(connection, [org_id], said.now_ms)  # nobody will ask about it again
+    _insert(connection, org_id, place, start, later, by)
+    _take_effect(connection, org_id, start, by.now_ms)
+    if provider in EXEMPT_PROVIDERS and start <= by.now_ms:
+        apply_now(connection, [org_id], by.now_ms)  # nobody will ask about it again
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
-    record(connection, "org_assign", org_id, details, said)
+    record(connection, "org_assign", org_id, details, by)
     mended, before = _mend(connection, org_id, start)
     return Assigned(org_id, provider, customer_id, start, mended, before)
 
@@ -130,16 +130,16 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     return None if later is None else int(later)
 
 
-def _insert(connection: sa.Connection, org_id: str, place: _Place, start: int, end: int | None, said: Said) -> None:
+def _insert(connection: sa.Connection, org_id: str, place: _Place, start: int, end: int | None, by: By) -> None:
     """The one before it ends where it begins."""
     values = {"org_id": org_id, "start_ms": start}
     SQL.run(connection, "end_the_one_before", values)
-    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     billed = {"end_ms": end, "provider": place.provider, "customer_id": place.customer_id}
     SQL.run(connection, "insert_assignment", {**values, **billed, **person})
 
 
-def _fill_customer(connection: sa.Connection, org_id: str, place: _Place, said: Said) -> Assigned | None:
+def _fill_customer(connection: sa.Connection, org_id: str, place: _Place, by: By) -> Assigned | None:
     """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
     provider, customer_id = place.provider, place.customer_id
     found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).one_or_none()
@@ -148,14 +148,14 @@ def _fill_customer(connection: sa.Connection, org_id: str, place: _Place, said: 
     _check_customer(connection, org_id, place, found.start_ms, found.end_ms)
     values = {"customer_id": customer_id, "org_id": org_id, "start_ms": found.start_ms}
     SQL.run(connection, "fill_customer", values)
-    _take_effect(connection, org_id, found.start_ms, said.now_ms)
+    _take_effect(connection, org_id, found.start_ms, by.now_ms)
     details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
-    record(connection, "org_customer", org_id, details, said)
+    record(connection, "org_customer", org_id, details, by)
     mended, before = _mend(connection, org_id, found.start_ms)
     return Assigned(org_id, provider, customer_id, found.start_ms, mended, before)
 
 
-def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
+def cancel(connection: sa.Connection, org_id: str, by: By) -> Assigned:
     """Take back an assignment that has not begun; whoever billed before goes on.
 
     Errors: Refused where the latest one is in force already.
@@ -163,7 +163,7 @@ def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
     lock_buckets(connection)
     require_org(connection, org_id)
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).all()
-    if not found or found[0].start_ms <= said.now_ms:
+    if not found or found[0].start_ms <= by.now_ms:
         raise Refused(f"{org_id} has no assignment that begins later; `drawdown org list --scheduled` shows such")
     latest = found[0]
     _require_unsealed(connection, org_id, latest.start_ms)  # by a machine whose clock is ahead of this one's
@@ -174,7 +174,7 @@ def cancel(connection: sa.Connection, org_id: str, said: Said) -> Assigned:
         _check_customer(connection, org_id, place, latest.start_ms, None)
         SQL.run(connection, "go_on", {"org_id": org_id, "start_ms": before.start_ms})
     details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
-    record(connection, "org_assign_cancel", org_id, details, said)
+    record(connection, "org_assign_cancel", org_id, details, by)
     return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, 0, 0)
 
 

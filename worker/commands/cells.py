@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
@@ -17,7 +17,7 @@ from drawdown.worker.halts.cell_urls import origin
 SQL = queries(__file__)
 
 
-def set_cell(connection: sa.Connection, cell_id: str, url: str, said: Said, *, new: bool) -> str | None:
+def set_cell(connection: sa.Connection, cell_id: str, url: str, by: By, *, new: bool) -> str | None:
     """Say where a cell listens; returns where it did before.
 
     Errors: UsageError for an id or URL that is none; UnknownId, unless `new`, for a cell there is not.
@@ -30,11 +30,11 @@ def set_cell(connection: sa.Connection, cell_id: str, url: str, said: Said, *, n
     was = _url_of(connection, cell_id)
     SQL.run(connection, "set_cell", {"cell_id": cell_id, "url": url})
     details = {"url": url, "was": was}
-    record(connection, "cell_set", cell_id, details, said)
+    record(connection, "cell_set", cell_id, details, by)
     return was
 
 
-def remove_cell(connection: sa.Connection, cell_id: str, said: Said) -> str:
+def remove_cell(connection: sa.Connection, cell_id: str, by: By) -> str:
     """Forget where a cell listens; returns it.
 
     Errors: UnknownId; Refused while it has sandboxes that are not stopped, or halts it has not acknowledged: those
@@ -52,7 +52,7 @@ def remove_cell(connection: sa.Connection, cell_id: str, said: Said) -> str:
         )
     SQL.run(connection, "delete_cell", {"cell_id": cell_id})
     details = {"was": was}
-    record(connection, "cell_remove", cell_id, details, said)
+    record(connection, "cell_remove", cell_id, details, by)
     return was
 
 

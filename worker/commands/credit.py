@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.rates import Rate, rate_for
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
@@ -27,7 +27,7 @@ def grant(
     connection: sa.Connection,
     customer_id: str,
     amount_micro: int,
-    said: Said,
+    by: By,
     *,
     key: str,
     plan: str | None,
@@ -49,14 +49,14 @@ def grant(
     if plan is not None:
         accounts.set_plan(connection, customer_id, plan)
     granted = wallet.grant(
-        connection, customer_id, amount_micro, key=name, now_ms=said.now_ms, actor=said.actor, reason=said.reason
+        connection, customer_id, amount_micro, key=name, now_ms=by.now_ms, actor=by.actor, reason=by.reason
     )
     if not granted.repeated:
         details = {"amount_micro": amount_micro, "key": name, "plan": plan}
-        record(connection, "ledger_grant", customer_id, details, said)
+        record(connection, "ledger_grant", customer_id, details, by)
     elif plan not in (None, was):
-        record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, said)
-    mark_for_projection(connection, orgs_of(connection, [customer_id]), said.now_ms)
+        record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, by)
+    mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
     return granted
 
 
@@ -81,7 +81,7 @@ def set_rate(
     feature: str,
     micro_credits: int,
     per_quantity: int,
-    said: Said,
+    by: By,
     *,
     from_ms: int | None,
     new: bool = True,
@@ -98,18 +98,18 @@ def set_rate(
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
     rates = [rate for rate in wallet.read_rates(connection) if rate.feature == feature]
-    start = from_ms if from_ms is not None else (next_window(said.now_ms) if rates else 0)
+    start = from_ms if from_ms is not None else (next_window(by.now_ms) if rates else 0)
     if any(rate.start_ms == start for rate in rates):
         raise Refused(f"{feature} has a rate from then on already; rates are append-only, begin a new one later")
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
-    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_rate", {**details, "feature": feature, **person})
-    record(connection, "ledger_rate", feature, details, said)
+    record(connection, "ledger_rate", feature, details, by)
     return start
 
 
 def set_plan_limit(
-    connection: sa.Connection, plan: str, max_concurrent: int, said: Said, *, new: bool = True
+    connection: sa.Connection, plan: str, max_concurrent: int, by: By, *, new: bool = True
 ) -> int | None:
     """Change how many sandboxes at once a plan allows, or make one; returns how many it allowed before, None where it
     was not there. Errors: UsageError for a name that is none; UnknownId, unless `new`."""
@@ -119,8 +119,8 @@ def set_plan_limit(
     was: int | None = SQL.run(connection, "plan_limit", {"plan": plan}).scalar()
     SQL.run(connection, "set_plan_limit", {"plan": plan, "max_concurrent_sandboxes": max_concurrent})
     details = {"max_concurrent": max_concurrent, "was": was}
-    record(connection, "ledger_plan", plan, details, said)
-    mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), said.now_ms)
+    record(connection, "ledger_plan", plan, details, by)
+    mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), by.now_ms)
     return was
 
 

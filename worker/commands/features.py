@@ -12,7 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
@@ -50,7 +50,7 @@ class Mapped:
 def map_size(
     connection: sa.Connection,
     feature: str,
-    said: Said,
+    by: By,
     *,
     kind: str,
     memory_mb: int | None,
@@ -70,10 +70,10 @@ def map_size(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
-    return _add(connection, MappingRow(kind, memory_mb, feature, unit, 0), said, from_ms, confirmed=confirmed)
+    return _add(connection, MappingRow(kind, memory_mb, feature, unit, 0), by, from_ms, confirmed=confirmed)
 
 
-def end_feature(connection: sa.Connection, feature: str, said: Said, *, from_ms: int | None = None) -> list[Mapped]:
+def end_feature(connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None) -> list[Mapped]:
     """End every selector that makes this feature, from a window on.
 
     Errors: UnknownId; Refused where nothing makes it any more, or where windows from then on are sealed already.
@@ -84,11 +84,11 @@ def end_feature(connection: sa.Connection, feature: str, said: Said, *, from_ms:
         ids.require(connection, ids.FEATURE, feature)
         raise Refused(f"nothing makes the feature {feature}; `drawdown feature list` shows what there is")
     ends = [MappingRow(row.kind, row.memory_mb, None, row.unit, 0) for row in mine]
-    return [_add(connection, row, said, from_ms, confirmed=True) for row in ends]
+    return [_add(connection, row, by, from_ms, confirmed=True) for row in ends]
 
 
-def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int | None, *, confirmed: bool) -> Mapped:
-    start = next_window(said.now_ms) if from_ms is None else from_ms
+def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | None, *, confirmed: bool) -> Mapped:
+    start = next_window(by.now_ms) if from_ms is None else from_ms
     row = MappingRow(wanted.kind, wanted.memory_mb, wanted.feature, wanted.unit, start)
     _check(row)
     lock_buckets(connection)
@@ -107,11 +107,11 @@ def _add(connection: sa.Connection, wanted: MappingRow, said: Said, from_ms: int
         )
     if start < sealed_to and not confirmed:
         raise Refused("this reaches back into sealed windows to fill a hole: see it with --dry-run, then add --yes")
-    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_mapping", {**asdict(row), **person})
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
     action = "feature_map" if row.feature else "feature_end"
-    record(connection, action, row.feature or "", details, said)
+    record(connection, action, row.feature or "", details, by)
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
     was = sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None  # of two, the last added
     return replace(_mend(connection, start, mapping, row), was=was)
@@ -165,7 +165,7 @@ def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -
     return [(lo, hi) for lo, hi in spans if has([*mapping, row], lo) and not has(mapping, lo)]
 
 
-def install_defaults(connection: sa.Connection, said: Said) -> None:
+def install_defaults(connection: sa.Connection, by: By) -> None:
     """The mapping and rate card of a new database: compute_1gb to compute_64gb by exact size, in seconds.
     One that has a mapping keeps what it has, also where another creates it at once."""
     lock_buckets(connection)
@@ -173,9 +173,7 @@ def install_defaults(connection: sa.Connection, said: Said) -> None:
         return
     for size in DEFAULT_SIZES_GB:
         feature = f"compute_{size}gb"
-        map_size(
-            connection, feature, said, kind="exact", memory_mb=size * 1024, unit=SECONDS, from_ms=0, confirmed=True
-        )
+        map_size(connection, feature, by, kind="exact", memory_mb=size * 1024, unit=SECONDS, from_ms=0, confirmed=True)
         rate = {"start_ms": 0, "micro_credits": size * DEFAULT_MICRO_CREDITS_PER_GB_S, "per_quantity": 1}
-        person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+        person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
         credit.SQL.run(connection, "insert_rate", {"feature": feature, **rate, **person})

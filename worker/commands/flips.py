@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import CustomerRead, ReadFailed
 from drawdown.schema import ids
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -32,7 +32,7 @@ CHUNK: Final = 200
 """Organisations a transaction: whoever seals waits for it meanwhile."""
 
 
-def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
+def flip(context: Context, wishes: Sequence[Wish], terms: Terms, by: By) -> Steps[list[Flip]]:
     """Assign organisations, a chunk at a time; each chunk is one transaction.
 
     Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand; UnknownId where it,
@@ -45,11 +45,11 @@ def flip(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> 
             f"at most {CHUNK} organisations can be named at once, all or none of them: give a --file of them"
         )
     for at in range(0, len(wishes), CHUNK):
-        done += yield from _chunk(context, wishes[at : at + CHUNK], terms, said)
+        done += yield from _chunk(context, wishes[at : at + CHUNK], terms, by)
     return done
 
 
-def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -> Steps[list[Flip]]:
+def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, by: By) -> Steps[list[Flip]]:
     own_ids = terms.provider in context.capabilities and context.capabilities[terms.provider].own_customer_ids
     standing: list[FlipCandidate] = yield Transaction(
         "flip_standing", partial(_standing, wishes=wishes, terms=terms, own_ids=own_ids), rollback=True
@@ -68,7 +68,7 @@ def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, said: Said) -
     in_ledger = [name for name, declared in context.capabilities.items() if declared.balance_in_ledger]
     made: list[Flip] = yield Transaction(
         "assign",
-        partial(_assign, in_ledger=in_ledger, planned=planned, terms=terms, said=said),
+        partial(_assign, in_ledger=in_ledger, planned=planned, terms=terms, by=by),
         rollback=terms.dry_run,
     )
     return made
@@ -178,23 +178,23 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
 
 
 def _assign(
-    connection: sa.Connection, *, in_ledger: Sequence[str], planned: Sequence[Flip], terms: Terms, said: Said
+    connection: sa.Connection, *, in_ledger: Sequence[str], planned: Sequence[Flip], terms: Terms, by: By
 ) -> list[Flip]:
-    start = start_of(terms.from_ms, said)
+    start = start_of(terms.from_ms, by)
     lock_buckets(connection)
     return [
-        flip if flip.already or flip.problem else _assign_one(connection, flip, terms, start, said, in_ledger)
+        flip if flip.already or flip.problem else _assign_one(connection, flip, terms, start, by, in_ledger)
         for flip in planned
     ]
 
 
 def _assign_one(
-    connection: sa.Connection, flip: Flip, terms: Terms, start: int, said: Said, in_ledger: Sequence[str]
+    connection: sa.Connection, flip: Flip, terms: Terms, start: int, by: By, in_ledger: Sequence[str]
 ) -> Flip:
     try:
         with connection.begin_nested():
             customer = flip.customer_id
-            made = assign_one(connection, flip.org_id, terms.provider, customer, start, said, in_ledger=in_ledger)
+            made = assign_one(connection, flip.org_id, terms.provider, customer, start, by, in_ledger=in_ledger)
     except DrawdownError as error:
         if not (terms.each_alone or terms.dry_run):
             raise

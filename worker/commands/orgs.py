@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said, record, record_many, require_org
+from drawdown.schema.audit import By, record, record_many, require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.migrate import bucket_of
@@ -49,7 +49,7 @@ class Halted:
     halt_reason: str | None
 
 
-def halt(connection: sa.Connection, org_ids: Sequence[str], said: Said, *, undo: bool = False) -> list[Halted]:
+def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: bool = False) -> list[Halted]:
     """Halt organisations at once, or undo the operator's halt (then the provider's verdict counts again), in one
     transaction. One answer for each, in order.
 
@@ -60,10 +60,10 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], said: Said, *, undo:
     action = "org_halt_lift" if undo else "org_halt"
     before = {org: require_org(connection, org) for org in sorted(set(org_ids))}
     done = [(org, {"was_halted": bool(row.is_halted)}) for org, row in before.items()]
-    record_many(connection, action, done, said)
+    record_many(connection, action, done, by)
     SQL.run(connection, "set_operator_halt", {"operator_halt": not undo, "orgs": [{"org_id": org} for org in before]})
-    mark_for_projection(connection, list(before), said.now_ms)
-    apply_now(connection, list(before), said.now_ms)
+    mark_for_projection(connection, list(before), by.now_ms)
+    apply_now(connection, list(before), by.now_ms)
     found = []
     for org, row in before.items():
         now = require_org(connection, org)
@@ -99,7 +99,7 @@ class Overridden:
 def override(
     connection: sa.Connection,
     org_id: str,
-    said: Said,
+    by: By,
     *,
     max_concurrent: int | None = None,
     halted: bool | None = None,
@@ -112,9 +112,9 @@ def override(
     """
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError("--max-concurrent is zero or more")
-    if until_ms is not None and until_ms <= said.now_ms:
+    if until_ms is not None and until_ms <= by.now_ms:
         raise UsageError("--until lies in the past")
-    was = _override_of(connection, org_id, said.now_ms)
+    was = _override_of(connection, org_id, by.now_ms)
     now = Override(
         was.max_concurrent if max_concurrent is None else max_concurrent,
         was.halted if halted is None else halted,
@@ -122,12 +122,12 @@ def override(
     )
     if not now.says_something:
         raise UsageError(f"{org_id} has no override whose end --until could set: give --max-concurrent or --never-halt")
-    return _say(connection, org_id, was, now, said)
+    return _say(connection, org_id, was, now, by)
 
 
-def end_override(connection: sa.Connection, org_id: str, said: Said) -> Overridden:
+def end_override(connection: sa.Connection, org_id: str, by: By) -> Overridden:
     """Undo all that an override says: the provider's word counts again. Errors: UnknownId."""
-    return _say(connection, org_id, _override_of(connection, org_id, said.now_ms), Override(), said)
+    return _say(connection, org_id, _override_of(connection, org_id, by.now_ms), Override(), by)
 
 
 def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Override:
@@ -139,15 +139,15 @@ def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Overrid
     return Override(row.override_max_concurrent, row.override_halted, row.override_until_ms)
 
 
-def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, said: Said) -> Overridden:
+def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, by: By) -> Overridden:
     connection.execute(
         orgs.update()
         .where(orgs.c.org_id == org_id)
         .values(override_max_concurrent=now.max_concurrent, override_halted=now.halted, override_until_ms=now.until_ms)
     )
-    mark_for_projection(connection, [org_id], said.now_ms)
-    apply_now(connection, [org_id], said.now_ms)
+    mark_for_projection(connection, [org_id], by.now_ms)
+    apply_now(connection, [org_id], by.now_ms)
     details = {**asdict(now), "was": asdict(was)}
-    record(connection, "org_override", org_id, details, said)
+    record(connection, "org_override", org_id, details, by)
     org = require_org(connection, org_id)
     return Overridden(org_id, was, now, bool(org.is_halted), org.max_concurrent_sandboxes)

@@ -10,7 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -33,7 +33,7 @@ class Portion:
     left: int
 
 
-def accept(transact: Transact, provider: str, capabilities: Capabilities, said: Said, *, dry_run: bool = False) -> int:
+def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By, *, dry_run: bool = False) -> int:
     """Use a provider on its new terms from now on. What was sealed on the old ones and never sent is voided, so that
     the next tick seals it anew; returns how many pushes that were.
 
@@ -44,7 +44,7 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, said: 
     done, left = 0, 1
     while left:
         try:
-            work = partial(accept_some, provider=provider, capabilities=capabilities, said=said, before=done)
+            work = partial(accept_some, provider=provider, capabilities=capabilities, by=by, before=done)
             some = transact(work, rollback=dry_run)
         except DrawdownError as error:
             if done:
@@ -65,7 +65,7 @@ def half_way(provider: str, voided: int) -> str:
 
 
 def accept_some(
-    connection: sa.Connection, provider: str, capabilities: Capabilities, said: Said, *, before: int = 0
+    connection: sa.Connection, provider: str, capabilities: Capabilities, by: By, *, before: int = 0
 ) -> Portion:
     """One portion. `before`: how many were voided by portions before it.
 
@@ -85,23 +85,23 @@ def accept_some(
             "back until ticks have settled them; what is in doubt or rejected is for `drawdown push resolve`"
         )
     why = f"never sent: the terms of {provider} changed before"
-    void_many(connection, unsent, said, [why] * len(unsent), "operator")
+    void_many(connection, unsent, by, [why] * len(unsent), "operator")
     left = int(counts.due) - len(unsent)
     if not left:
-        _use(connection, provider, stored, capabilities, said, before + len(unsent))
+        _use(connection, provider, stored, capabilities, by, before + len(unsent))
     return Portion(len(unsent), left)
 
 
 def _use(
-    connection: sa.Connection, provider: str, stored: Stored, capabilities: Capabilities, said: Said, voided: int
+    connection: sa.Connection, provider: str, stored: Stored, capabilities: Capabilities, by: By, voided: int
 ) -> None:
-    live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, said.now_ms, _sealed_to(connection))
+    live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, by.now_ms, _sealed_to(connection))
     wire = {"unit", "units", "names"}
     then, now = json.loads(stored.terms), _terms(capabilities)
     moved = any(then.get(part) != now[part] for part in wire)
-    _keep(connection, provider, _text(capabilities), live_from, said.now_ms if moved else stored.wire_since_ms)
+    _keep(connection, provider, _text(capabilities), live_from, by.now_ms if moved else stored.wire_since_ms)
     details = {"was": stored.terms, "is": _text(capabilities), "live_from_ms": live_from, "voided": voided}
-    record(connection, "provider_accept", provider, details, said)
+    record(connection, "provider_accept", provider, details, by)
 
 
 def _sealed_to(connection: sa.Connection) -> int:
@@ -116,16 +116,16 @@ def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: in
     return declared if was is None else max(was, declared or 0)
 
 
-def pause(connection: sa.Connection, provider: str, said: Said) -> tuple[int, str] | None:
+def pause(connection: sa.Connection, provider: str, by: By) -> tuple[int, str] | None:
     """Send nothing to a provider until it is resumed; what was sent before may still be looked up. Returns since when
     and why it was paused already."""
     before = paused(connection).get(provider)
-    SQL.run(connection, "pause", {"provider": provider, "paused_ms": said.now_ms, "paused_reason": said.reason})
-    record(connection, "provider_pause", provider, {"was": before}, said)
+    SQL.run(connection, "pause", {"provider": provider, "paused_ms": by.now_ms, "paused_reason": by.reason})
+    record(connection, "provider_pause", provider, {"was": before}, by)
     return before
 
 
-def resume(connection: sa.Connection, provider: str, said: Said) -> int:
+def resume(connection: sa.Connection, provider: str, by: By) -> int:
     """Send again; returns since when it had been paused (milliseconds).
 
     Errors: Refused where it is not paused.
@@ -135,5 +135,5 @@ def resume(connection: sa.Connection, provider: str, said: Said) -> int:
         raise Refused(f"{provider} is not paused; `drawdown provider list` shows how each stands")
     SQL.run(connection, "resume", {"provider": provider})
     details = {"paused_ms": since[0]}
-    record(connection, "provider_resume", provider, details, said)
+    record(connection, "provider_resume", provider, details, by)
     return since[0]

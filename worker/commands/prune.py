@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -47,7 +47,7 @@ class Pruned:
     quarantined: int
 
 
-def prune(transact: Transact, before_ms: int, said: Said, *, dry_run: bool = False) -> Pruned:
+def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> Pruned:
     """Delete samples of windows that ended before a moment, as far as each organisation allows.
 
     The floors are one transaction, under the lock and short; samples go a window at a time, each in a transaction of
@@ -55,9 +55,9 @@ def prune(transact: Transact, before_ms: int, said: Said, *, dry_run: bool = Fal
     Errors: UsageError for a moment within the late horizon (35 days), in which samples may still arrive.
     """
     before = window_of(before_ms)
-    if before > said.now_ms - LATE_HORIZON_MS:
+    if before > by.now_ms - LATE_HORIZON_MS:
         raise UsageError("samples may arrive up to 35 days late: prune before that only")
-    floors = transact(partial(raise_floors, before=before, said=said), rollback=dry_run)
+    floors = transact(partial(raise_floors, before=before, by=by), rollback=dry_run)
     held = sum(floor < before for floor in floors.values())
     count = partial(_count, floors=floors, before=before)
     samples = transact(partial(count, which="going"), rollback=True) if dry_run else _delete(transact, before)
@@ -65,7 +65,7 @@ def prune(transact: Transact, before_ms: int, said: Said, *, dry_run: bool = Fal
     return Pruned(before, samples, len(floors) - held, held, kept)
 
 
-def raise_floors(connection: sa.Connection, *, before: int, said: Said) -> Mapping[str, int]:
+def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[str, int]:
     """Close windows before a moment for good; returns each organisation's reach, which is lower where something is open
     there. Organisations are written in their order, so that two of their writers never wait crosswise."""
     lock_buckets(connection)
@@ -79,7 +79,7 @@ def raise_floors(connection: sa.Connection, *, before: int, said: Said) -> Mappi
         SQL.run(connection, "raise_floor", _rows(dict(sorted(floors.items()))))
     held = sum(floor < before for floor in floors.values())
     details = {"before_ms": before, "held_back": held}
-    record(connection, "sample_prune", "all", details, said)
+    record(connection, "sample_prune", "all", details, by)
     return floors
 
 

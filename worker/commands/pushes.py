@@ -9,7 +9,7 @@ from typing import TypeAlias
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
-from drawdown.schema.audit import Said, record_many
+from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.worker.history.incarnation import require_whole
@@ -24,7 +24,7 @@ _PROVEN = ("rejected", "in_doubt")
 def void(
     connection: sa.Connection,
     keys: Sequence[str],
-    said: Said,
+    by: By,
     evidence: str,
     *,
     kind: str = "operator",
@@ -43,7 +43,7 @@ def void(
     with _all_or_none(keys):
         states = (*_PROVEN, "accepted") if although_accepted else _PROVEN
         chosen = _chosen(connection, keys, states, "only a push that is rejected or in doubt can be voided")
-        void_many(connection, chosen, said, [evidence.strip()] * len(chosen), kind)
+        void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
     return [push.key for push in chosen]
 
 
@@ -73,7 +73,7 @@ def _chosen(connection: sa.Connection, keys: Sequence[str], states: Sequence[str
     return list(chosen.values())
 
 
-def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said, evidence: str) -> list[str]:
+def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evidence: str) -> list[str]:
     """Declare that the provider has these pushes.
 
     Errors: UsageError without evidence; Refused, for all of them, where one is settled or was never sent;
@@ -92,15 +92,15 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], said: Said,
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
                 raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")
-    change(connection, chosen, "to_accepted", said.now_ms)
-    draw_if_ours(connection, chosen, said.now_ms)
+    change(connection, chosen, "to_accepted", by.now_ms)
+    draw_if_ours(connection, chosen, by.now_ms)
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(push.key, {**about, "was": push.state}) for push in chosen]
-    record_many(connection, "push_resolve", done, said)
+    record_many(connection, "push_resolve", done, by)
     return [push.key for push in chosen]
 
 
-def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[str]:
+def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
     """Send again: waiting pushes at once under their own key; rejected ones are voided, with the provider's rejection
     as evidence, so that the next tick seals them anew.
 
@@ -112,9 +112,9 @@ def retry(connection: sa.Connection, keys: Sequence[str], said: Said) -> list[st
         chosen = _chosen(connection, keys, ("due", "rejected"), "only a push that is due or rejected can be sent again")
         rejected = [push for push in chosen if push.state == "rejected"]
         why = [push.last_error or "the provider rejected it" for push in rejected]
-        void_many(connection, rejected, said, why, "rejected")
+        void_many(connection, rejected, by, why, "rejected")
     waiting = [push for push in chosen if push.state == "due"]
-    change(connection, waiting, "to_due", said.now_ms)
+    change(connection, waiting, "to_due", by.now_ms)
     done = [(str(push.key), dict[str, object]()) for push in waiting]
-    record_many(connection, "push_retry", done, said)
+    record_many(connection, "push_retry", done, by)
     return [push.key for push in chosen]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.sql import queries
@@ -20,7 +20,7 @@ def set_rate(
     provider: str,
     feature: str,
     rate: tuple[int, int],
-    said: Said,
+    by: By,
     *,
     from_ms: int | None,
     new: bool = True,
@@ -39,18 +39,18 @@ def set_rate(
         raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
     ids.require(connection, ids.FEATURE, feature, new=new)
     rates = [given for given in rates_of(connection, provider) if given.feature == feature]
-    start = from_ms if from_ms is not None else (next_window(said.now_ms) if rates else 0)
+    start = from_ms if from_ms is not None else (next_window(by.now_ms) if rates else 0)
     if any(given.start_ms == start for given in rates):
         raise Refused(f"{feature} has a rate at {provider} from then on already; rates are append-only")
     details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
-    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_rate", {**details, "provider": provider, **person})
-    record(connection, "provider_rate", provider, details, said)
+    record(connection, "provider_rate", provider, details, by)
     return start
 
 
 def set_when_down(
-    connection: sa.Connection, provider: str, plan: str, policy: str, said: Said, *, new: bool = True
+    connection: sa.Connection, provider: str, plan: str, policy: str, by: By, *, new: bool = True
 ) -> str | None:
     """Say what holds for customers of a plan ('': every other one) while the provider cannot be read; returns what was
     said before. Errors: UsageError; UnknownId, unless `new`, for a plan that nobody told of."""
@@ -61,11 +61,11 @@ def set_when_down(
     was = policies_of(connection, provider).get(plan)
     SQL.run(connection, "set_when_down", {"provider": provider, "plan": plan, "policy": policy})
     details = {"plan": plan, "policy": policy, "was": was}
-    record(connection, "provider_when_down", provider, details, said)
+    record(connection, "provider_when_down", provider, details, by)
     return was
 
 
-def end_when_down(connection: sa.Connection, provider: str, plan: str, said: Said) -> str:
+def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -> str:
     """Undo what was said of a plan (or '': of every other one); returns it. Errors: Refused where nothing was."""
     was = policies_of(connection, provider).get(plan)
     if was is None:
@@ -73,5 +73,5 @@ def end_when_down(connection: sa.Connection, provider: str, plan: str, said: Sai
     SQL.run(connection, "delete_when_down", {"provider": provider, "plan": plan})
     details = {"plan": plan, "was": was}
     action = "provider_when_down_undo"
-    record(connection, action, provider, details, said)
+    record(connection, action, provider, details, by)
     return was

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, record_many
+from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
@@ -61,7 +61,7 @@ class Mended:
     why_not: str | None = None
 
 
-def mend(connection: sa.Connection, chosen: QuarantineFilter, said: Said, *, unit: str = "auto") -> list[Mended]:
+def mend(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
     """Enter quarantined samples again, whose time alone is wrong, at the time that its text means in a unit (`auto`: in
     whichever it is a time between 2000 and now). Of several that mean one sandbox and moment, the first by id goes in.
 
@@ -69,23 +69,23 @@ def mend(connection: sa.Connection, chosen: QuarantineFilter, said: Said, *, uni
     """
     if unit not in AS:
         raise UsageError(f"--as {unit!r}: there is {', '.join(AS)}")
-    rows = _chosen(connection, chosen, said)
+    rows = _chosen(connection, chosen, by)
     wrong_time = [row.sample_id for row in rows if _is_of_its_time(row)]
     asked = {"sample_ids": wrong_time}
     whole = {row.id: row for row in SQL.run(connection, "whole_samples", asked)} if wrong_time else {}
     found: list[Mended] = []
     entered: dict[Place, str] = {}
     for row in rows:
-        mended = _judge(connection, row, whole.get(row.sample_id), unit, said.now_ms, entered)
+        mended = _judge(connection, row, whole.get(row.sample_id), unit, by.now_ms, entered)
         if mended.new_id is not None and mended.ts_ms is not None:
             entered[(row.org_id, row.sandbox_id, mended.ts_ms)] = mended.new_id
         found.append(mended)
     good = [(mended, row) for mended, row in zip(found, rows, strict=True) if mended.new_id is not None]
     if good:
-        samples = [_sample(mended, row, whole[mended.sample_id], said.now_ms) for mended, row in good]
+        samples = [_sample(mended, row, whole[mended.sample_id], by.now_ms) for mended, row in good]
         store(connection, samples, [f"mended:{mended.sample_id}" for mended, _ in good])
-        _close(connection, {mended.sample_id: mended.new_id for mended, _ in good}, said)
-        record_many(connection, "sample_mend", [(mended.sample_id, _details(mended)) for mended, _ in good], said)
+        _close(connection, {mended.sample_id: mended.new_id for mended, _ in good}, by)
+        record_many(connection, "sample_mend", [(mended.sample_id, _details(mended)) for mended, _ in good], by)
     return found
 
 
@@ -93,37 +93,37 @@ def _details(mended: Mended) -> dict[str, object]:
     return {"new_id": mended.new_id, "ts": mended.ts, "ts_ms": mended.ts_ms, "as": mended.unit}
 
 
-def dismiss(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> list[str]:
+def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[str]:
     """Set quarantined samples aside: they are never billed and no longer counted. Returns their ids.
 
     Errors: as `mend`.
     """
-    rows = _chosen(connection, chosen, said)
+    rows = _chosen(connection, chosen, by)
     names = list(dict.fromkeys(row.sample_id for row in rows if row.id_bytes is None))
-    _close(connection, dict.fromkeys(names), said)
+    _close(connection, dict.fromkeys(names), by)
     done: list[tuple[str, dict[str, object]]] = [(name, {}) for name in names]
     for name in dict.fromkeys(row.sample_id for row in rows if row.id_bytes is not None):
-        closed = _close_long(connection, name, chosen, said)
+        closed = _close_long(connection, name, chosen, by)
         done.append((name, {"samples": closed}))
         names += [name] * closed
-    record_many(connection, "sample_dismiss", done, said)
+    record_many(connection, "sample_dismiss", done, by)
     return names
 
 
-def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -> list[str]:
+def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By) -> list[str]:
     """Count samples as quarantined again that were set aside. Errors: Refused, for all, where one was not."""
     for name in sample_ids:
         its_id = "cut_id" if is_cut(name) else "whole_id"
         if not QUARANTINE.run(connection, "undo_dismiss", {"sample_id": name, **CUT_AT}, its_id=its_id).rowcount:
             ids.require(connection, ids.SAMPLE, name)
             raise Refused(f"the sample {name} was not dismissed; nothing was changed")
-    record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], said)
+    record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], by)
     return list(sample_ids)
 
 
-def _chosen(connection: sa.Connection, chosen: QuarantineFilter, said: Said) -> list[SampleRow]:
+def _chosen(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[SampleRow]:
     """Those that are quarantined, each once; of those named, each has to be."""
-    page = list_quarantined(connection, chosen, said.now_ms, most=MAX_MENDED)
+    page = list_quarantined(connection, chosen, by.now_ms, most=MAX_MENDED)
     if page.next_after is not None:
         raise UsageError(f"these are more than {MAX_MENDED:,} samples: choose by --org, --reason, --from and --to")
     there = {row.sample_id for row in page.samples}
@@ -187,14 +187,14 @@ def _sample(mended: Mended, row: SampleRow, whole: Row, now_ms: int) -> Sample:
     return (mended.new_id, row.org_id, row.sandbox_id, cell, memory, cpu, mended.interval_s, mended.ts_ms, now_ms)
 
 
-def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, said: Said) -> int:
+def _close_long(connection: sa.Connection, name: str, chosen: QuarantineFilter, by: By) -> int:
     """Close those whose ids begin so; returns how many."""
-    person = {"at_ms": said.now_ms, "actor": said.actor, "reason_given": said.reason}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason_given": by.reason}
     values = {**values_of(chosen), **CUT_AT, **person, "sample_id": name}
     return QUARANTINE.run(connection, "close_long", values).rowcount
 
 
-def _close(connection: sa.Connection, closed: dict[str, str | None], said: Said) -> None:
+def _close(connection: sa.Connection, closed: dict[str, str | None], by: By) -> None:
     rows = [{"sample_id": sample_id, "new_id": new_id} for sample_id, new_id in sorted(closed.items())]
-    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "close", {"closed": rows, **person})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.schema import ids
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -35,7 +35,7 @@ class Withdrawn:
     already: bool
 
 
-def withdraw(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -> list[Withdrawn]:
+def withdraw(connection: sa.Connection, sample_ids: Sequence[str], by: By) -> list[Withdrawn]:
     """Declare samples wrong; each takes its whole sample out of what is owed.
 
     Errors: Refused, for all of them, where one is unknown, quarantined (it was never billed), below the floor, or of
@@ -43,12 +43,12 @@ def withdraw(connection: sa.Connection, sample_ids: Sequence[str], said: Said) -
     """
     lock_buckets(connection)
     require_whole(connection)
-    done = [_withdraw_one(connection, sample_id, said) for sample_id in sample_ids]
+    done = [_withdraw_one(connection, sample_id, by) for sample_id in sample_ids]
     seal_again(connection, [sample for sample in done if not sample.already])  # last: it makes the next one unsealed
     return done
 
 
-def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> Withdrawn:
+def _withdraw_one(connection: sa.Connection, sample_id: str, by: By) -> Withdrawn:
     sample = SQL.run(connection, "sample", {"sample_id": sample_id}).one_or_none()
     if sample is None:
         ids.require(connection, ids.SAMPLE, sample_id)
@@ -68,8 +68,8 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, said: Said) -> With
     if sample.ts < sample.floor_ms:
         raise Refused(f"the sample {sample_id} lies below the floor of {sample.org_id}: its window is closed for good")
     taken = {"ts": sample.ts, "memory_mb": sample.memory_mb, "interval_s": int(sample.interval_s)}
-    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_withdrawal", {"sample_id": sample_id, "org_id": sample.org_id, **taken, **person})
     details = {"org_id": sample.org_id, "window_ms": window, "interval_s": int(sample.interval_s)}
-    record(connection, "sample_withdraw", sample_id, details, said)
+    record(connection, "sample_withdraw", sample_id, details, by)
     return found

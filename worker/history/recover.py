@@ -14,7 +14,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -45,7 +45,7 @@ class Recovered:
 
 
 def recover(
-    context: Context, said: Said, *, since_ms: int | None = None, restored: bool = False, dry_run: bool = False
+    context: Context, by: By, *, since_ms: int | None = None, restored: bool = False, dry_run: bool = False
 ) -> Steps[Recovered]:
     """Take the database as it is now for the one to go on with. The next ticks look up and settle.
 
@@ -53,10 +53,10 @@ def recover(
     person says that history was lost, though nothing here shows it.
     Errors: UsageError for a moment that is not in the past.
     """
-    if since_ms is not None and since_ms > said.now_ms:
+    if since_ms is not None and since_ms > by.now_ms:
         raise UsageError("--since lies in the future: it is the moment that the backup was made")
     witness: Witness | None = yield Recall()
-    work = partial(_recover, context=context, said=said, witness=witness, since_ms=since_ms, restored=restored)
+    work = partial(_recover, context=context, by=by, witness=witness, since_ms=since_ms, restored=restored)
     found, remember = yield Transaction("recover", work, rollback=dry_run)
     if found.found is not None and not dry_run:
         yield Remember(remember)
@@ -68,33 +68,33 @@ def _recover(
     connection: sa.Connection,
     *,
     context: Context,
-    said: Said,
+    by: By,
     witness: Witness | None,
     since_ms: int | None,
     restored: bool,
 ) -> tuple[Recovered, Witness | None]:
     lock_buckets(connection)
-    incarnation = recognise(connection, witness, said.now_ms)
+    incarnation = recognise(connection, witness, by.now_ms)
     why = incarnation.doubted or ("a person says so" if restored else None)
     if why is None:
         return Recovered(None, number=incarnation.number), None
-    from_ms = _last_known(connection, said.now_ms)
+    from_ms = _last_known(connection, by.now_ms)
     from_ms = from_ms if since_ms is None else min(from_ms, since_ms)
     # A process that claimed before the loss may still be sending what it claimed.
-    until_ms = said.now_ms + LEASE_MS
+    until_ms = by.now_ms + LEASE_MS
     values = {
         "number": incarnation.number,
         "from_ms": from_ms,
         "until_ms": until_ms,
-        "at_ms": said.now_ms,
+        "at_ms": by.now_ms,
         "found": why,
     }
-    SQL.run(connection, "keep_loss", {**values, "actor": said.actor, "reason": said.reason})
-    to_look_up, to_decide = _ask_first(connection, context.capabilities, said.now_ms)
+    SQL.run(connection, "keep_loss", {**values, "actor": by.actor, "reason": by.reason})
+    to_look_up, to_decide = _ask_first(connection, context.capabilities, by.now_ms)
     SQL.run(connection, "read_all_again")
-    SQL.run(connection, "ask_all", {"now_ms": said.now_ms})
+    SQL.run(connection, "ask_all", {"now_ms": by.now_ms})
     remember = _begin_anew(connection, incarnation, witness)
-    record(connection, "recover", f"incarnation {incarnation.number}", values, said)
+    record(connection, "recover", f"incarnation {incarnation.number}", values, by)
     newest = SQL.run(connection, "newest_sample").scalar_one_or_none()
     last = None if newest is None else int(newest)
     return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last), remember

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.schema.tables import adoptions, pushes, voids
 from drawdown.schema.units import push_key
@@ -30,34 +30,34 @@ class Other:
     quantity: int
 
 
-def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, said: Said) -> None:
+def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By) -> None:
     """The provider has this push's key at another quantity. Ours is voided, theirs takes its place, under S1's lock."""
     evidence = f"the provider has {quantity:,} under this key, not {push.sent_qty:,}"
-    void_one(connection, push, said, evidence, "adopted", answered=False)
-    _insert(connection, push, quantity, said, evidence, push.wire_key or push.key)
+    void_one(connection, push, by, evidence, "adopted", answered=False)
+    _insert(connection, push, quantity, by, evidence, push.wire_key or push.key)
 
 
-def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, said: Said) -> None:
+def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By) -> None:
     """The provider has a later revision of this push's window that we know nothing of (R1): it takes the place in our
     outbox that it has over there, under S1's lock. A revision before it that is not there was voided, or never sent."""
     for revision in range(_next_revision(connection, push), other.revision):
-        _insert_absent(connection, push, revision, said)
+        _insert_absent(connection, push, revision, by)
     if _next_revision(connection, push) == other.revision:
         evidence = f"the provider has {other.quantity:,} under {other.known_as}, and no push of ours is known"
-        _insert(connection, push, other.quantity, said, evidence, other.known_as, revision=other.revision)
+        _insert(connection, push, other.quantity, by, evidence, other.known_as, revision=other.revision)
 
 
-def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, said: Said) -> None:
+def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, by: By) -> None:
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
     evidence = "of the history that was lost; the provider has a later one, and not this"
     connection.execute(
         voids.insert().values(
             **where,
-            at_ms=said.now_ms,
+            at_ms=by.now_ms,
             evidence_kind="absent",
             evidence=evidence,
-            actor=said.actor,
-            reason=said.reason,
+            actor=by.actor,
+            reason=by.reason,
             attempts_then=0,
         )
     )
@@ -69,11 +69,11 @@ def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, said
             sealed_qty=0,
             sent_qty=0,
             key=push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision),
-            sealed_at_ms=said.now_ms,
+            sealed_at_ms=by.now_ms,
             seal_id=push.seal_id,
             state="voided",
-            due_at_ms=said.now_ms,
-            settled_ms=said.now_ms,
+            due_at_ms=by.now_ms,
+            settled_ms=by.now_ms,
         )
     )
 
@@ -82,14 +82,14 @@ def adopt_excess(
     connection: sa.Connection,
     push: PushRow,
     quantity: int,
-    said: Said,
+    by: By,
     evidence: str,
     *,
     drawn: bool = False,
 ) -> None:
     """The provider charged `quantity` more in this push's window than was pushed, under S1's lock. `drawn`: its balance
     says so alone, and none of its events does."""
-    _insert(connection, push, quantity, said, evidence, None, kind="drawn" if drawn else "excess")
+    _insert(connection, push, quantity, by, evidence, None, kind="drawn" if drawn else "excess")
 
 
 def _next_revision(connection: sa.Connection, push: PushRow) -> int:
@@ -101,7 +101,7 @@ def _insert(
     connection: sa.Connection,
     push: PushRow,
     quantity: int,
-    said: Said,
+    by: By,
     evidence: str,
     known_as: str | None,
     *,
@@ -111,16 +111,16 @@ def _insert(
     revision = _next_revision(connection, push) if revision is None else revision
     key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), revision)
     where = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": revision}
-    person = {"at_ms": said.now_ms, "actor": said.actor, "reason": said.reason}
+    person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     connection.execute(adoptions.insert().values(**where, **person, kind=kind, evidence=evidence))
     whose = {"provider": push.provider, "customer_id": push.customer_id, "seal_id": push.seal_id}
     sums = {"sealed_qty": quantity, "sent_qty": quantity}
-    times = dict.fromkeys(("sealed_at_ms", "due_at_ms", "settled_ms"), said.now_ms)
+    times = dict.fromkeys(("sealed_at_ms", "due_at_ms", "settled_ms"), by.now_ms)
     connection.execute(
         pushes.insert().values(**where, **whose, **sums, **times, key=key, state="accepted", wire_key=known_as)
     )
     adopted = find_push(connection, key)
-    draw_if_ours(connection, [adopted], said.now_ms)
+    draw_if_ours(connection, [adopted], by.now_ms)
     seal_again(connection, [push])
     details = {"quantity": quantity, "evidence": evidence, "instead_of": push.key if known_as else None}
-    record(connection, "push_adopt", key, details, said)
+    record(connection, "push_adopt", key, details, by)

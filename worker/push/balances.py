@@ -19,7 +19,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.worker.engine.effects import ReadDrawn, Steps
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
@@ -192,7 +192,7 @@ def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> 
     return SQL.run(connection, "told", {"org_id": org_id}, held="for_update" if hold else "").all()
 
 
-def acknowledge(connection: sa.Connection, org_id: str, said: Said) -> Sequence[Row]:
+def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]:
     """A person has seen to what was told of an organisation's balances (of all, where it is empty); what that was.
 
     What a reconciliation tells meanwhile is told after it, and stands."""
@@ -201,5 +201,5 @@ def acknowledge(connection: sa.Connection, org_id: str, said: Said) -> Sequence[
         about = {"provider": row.provider, "feature": row.feature}
         SQL.run(connection, "acknowledge", {**about, "customer_id": row.customer_id})
         details = {**about, "customer": row.customer_id, "quantity": int(row.told_qty)}
-        record(connection, "balance_acknowledge", str(row.org_id), details, said)
+        record(connection, "balance_acknowledge", str(row.org_id), details, by)
     return rows

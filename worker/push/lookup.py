@@ -16,7 +16,7 @@ import structlog
 
 from drawdown.ledger.wallet import read_charges
 from drawdown.providers.protocol import Absent, Capabilities, Found, LookupResult, ReadFailed
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets, lock_charges
 from drawdown.schema.sql import queries
 from drawdown.worker.engine.asking import fetch_lookups
@@ -194,7 +194,7 @@ def _apply(
     ends = ends_by_balance(connection, provider, [sought.row for sought in asked], found, looked, weighed, asked_ms)
     if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(ends, asked, strict=True)):
         lock_buckets(connection)
-    said = Said(now, "drawdown", "looked up")
+    by = By(now, "drawdown", "looked up")
     for sought, end in zip(asked, ends, strict=True):
         done.asked += 1
         if isinstance(end, Settlement):
@@ -203,25 +203,25 @@ def _apply(
                 if capabilities.balance_in_ledger:
                     draw(connection, [usage_of(sought.row)], now)
                 _known_there(connection, sought.row, capabilities)
-                done.adopted += _adopt_others(connection, sought, said)
+                done.adopted += _adopt_others(connection, sought, by)
         elif _still_mine(connection, sought.row, claim):  # else somebody has settled it meanwhile, or looks it up
-            done.add(_replace(connection, sought, end, said, asked_ms, capabilities))
+            done.add(_replace(connection, sought, end, by, asked_ms, capabilities))
     mark_for_projection(connection, [str(sought.row.org_id) for sought in asked], now)
     return done
 
 
 def _replace(
-    connection: sa.Connection, sought: Sought, end: Adopt | Void, said: Said, asked_ms: int, capabilities: Capabilities
+    connection: sa.Connection, sought: Sought, end: Adopt | Void, by: By, asked_ms: int, capabilities: Capabilities
 ) -> Confirmed:
     """A push that is not there as it is here: theirs takes its place, or none does, and what it held is owed again."""
     row = sought.row
     _note(connection, row, asked_ms, f"found {end.quantity}" if isinstance(end, Adopt) else "absent")
-    adopted = _adopt_others(connection, sought, said)
+    adopted = _adopt_others(connection, sought, by)
     if isinstance(end, Adopt):
-        adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, said)
+        adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, by)
         log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
         return Confirmed(adopted=adopted + 1)
-    void_one(connection, row, said, end.evidence, "absent", answered=False)
+    void_one(connection, row, by, end.evidence, "absent", answered=False)
     log.warning("push_absent", key=row.key, evidence=end.evidence)
     return Confirmed(adopted=adopted, voided=1)
 
@@ -237,9 +237,9 @@ def _charged_meanwhile(
     return [Found(charged[key]) if key in charged else result for key, result in zip(keys, found, strict=True)]
 
 
-def _adopt_others(connection: sa.Connection, sought: Sought, said: Said) -> int:
+def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
     for other in sought.others:
-        adopt_unknown(connection, sought.row, other, said)
+        adopt_unknown(connection, sought.row, other, by)
         log.error("push_adopted", key=sought.row.key, revision=other.revision, theirs=other.quantity)
     return len(sought.others)
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
@@ -63,6 +63,6 @@ def _refused(connection: sa.Connection, provider: str, key: str, reason: str, no
         return f"{ours} is {push.state} at {push.provider}: nothing changes"
     refuse_late(connection, push, reason, now_ms)
     details = {"was": push.state, "provider": provider}
-    record(connection, "push_refused_late", ours, details, Said(now_ms, provider, reason, "webhook"))
+    record(connection, "push_refused_late", ours, details, By(now_ms, provider, reason, "webhook"))
     log.error("push_refused_late", key=ours, provider=provider, was=push.state, reason=reason)
     return f"{ours} was {push.state}, and is rejected now: {reason}"

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.wallet import read_charges
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.schema.audit import Said, record_many
+from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_charges, make_windows_dirty
 from drawdown.schema.sql import queries
@@ -43,16 +43,16 @@ def seal_again(connection: sa.Connection, what: Sequence[OfWindow]) -> None:
 
 
 def void_one(
-    connection: sa.Connection, push: PushRow, said: Said, evidence: str, kind: str, *, answered: bool = True
+    connection: sa.Connection, push: PushRow, by: By, evidence: str, kind: str, *, answered: bool = True
 ) -> None:
     """Void one push, under S1's lock."""
-    void_many(connection, [push], said, [evidence], kind, answered=answered)
+    void_many(connection, [push], by, [evidence], kind, answered=answered)
 
 
 def void_many(
     connection: sa.Connection,
     chosen: Sequence[PushRow],
-    said: Said,
+    by: By,
     evidence: Sequence[str],
     kind: str,
     *,
@@ -65,22 +65,22 @@ def void_many(
     require_above_floor(connection, chosen)
     _require_uncharged(connection, [push for push in chosen if push.provider == EMBEDDED and kind != "adopted"])
     if answered:
-        _require_all_answered(connection, chosen, said.now_ms)
-    give_back(connection, [push for push in chosen if push.state == "accepted"], said.now_ms)
+        _require_all_answered(connection, chosen, by.now_ms)
+    give_back(connection, [push for push in chosen if push.state == "accepted"], by.now_ms)
     voids = [
         {**place_of(push), "attempts_then": push.attempts, "evidence": why}
         for push, why in zip(chosen, evidence, strict=True)
     ]
-    same = {"at_ms": said.now_ms, "evidence_kind": kind, "actor": said.actor, "reason": said.reason}
+    same = {"at_ms": by.now_ms, "evidence_kind": kind, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "void", {"voids": voids, **same})
-    change(connection, chosen, "to_voided", said.now_ms)
+    change(connection, chosen, "to_voided", by.now_ms)
     _take_from_carries(connection, chosen)
     seal_again(connection, chosen)
     done = [
         (str(push.key), {"evidence": why, "evidence_kind": kind, "was": push.state})
         for push, why in zip(chosen, evidence, strict=True)
     ]
-    record_many(connection, "push_void", done, said)
+    record_many(connection, "push_void", done, by)
 
 
 _CARRY: Final = ("org_id", "provider", "customer_id", "feature")

@@ -16,7 +16,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
@@ -64,12 +64,12 @@ class Compared:
     """Up to which window events were compared."""
     settled_by: int
     scope: ReconcileScope
-    said: Said
+    by: By
     known: Witness | None
 
 
 def compare_drawn(
-    context: Context, provider: str, places: Mapping[Place, int], scope: ReconcileScope, said: Said, done: Reconciled
+    context: Context, provider: str, places: Mapping[Place, int], scope: ReconcileScope, by: By, done: Reconciled
 ) -> Steps[None]:
     """Balances beside pushes, of customers' features whose events have told all, up to a window each."""
     customers = sorted({customer for customer, _ in places})
@@ -91,9 +91,9 @@ def compare_drawn(
             balances=balances,
             before=before,
             seen_to=places,
-            settled_by=visible_by(said.now_ms, context.capabilities[provider]),
+            settled_by=visible_by(by.now_ms, context.capabilities[provider]),
             scope=scope,
-            said=said,
+            by=by,
             known=context.witness,
         )
         lines: list[Line] = yield Transaction("reconcile_drawn", partial(_compare, asked=asked))
@@ -122,7 +122,7 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
             lines += [line] if line is not None else []
             marks += [mark] if mark is not None else []
     if asked.scope.correct:
-        remember(connection, asked.provider, marks, asked.said.now_ms)
+        remember(connection, asked.provider, marks, asked.by.now_ms)
     return lines
 
 
@@ -167,7 +167,7 @@ def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark)
         return replace(line, note=MORE + ONCE), replace(mark, told=more)
     if not asked.scope.correct:
         return replace(line, note=AGAIN), None
-    adopted = _adopt_drawn(connection, [(again[place], times) for place, times in twice.items()], asked.said)
+    adopted = _adopt_drawn(connection, [(again[place], times) for place, times in twice.items()], asked.by)
     return replace(line, corrected=adopted), replace(mark, apart=mark.apart - adopted)
 
 
@@ -194,10 +194,10 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     return None
 
 
-def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]], said: Said) -> int:
+def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]], by: By) -> int:
     """Attribute what was drawn too much to pushes that were sent twice; how much that is."""
     for row, times in twice:
         part = row.sent_qty * times
         evidence = f"may have arrived {row.arrived} times; the balance was drawn on by {part:,} more than was pushed"
-        adopt_excess(connection, row, part, said, evidence, drawn=True)
+        adopt_excess(connection, row, part, by, evidence, drawn=True)
     return sum(int(row.sent_qty) * times for row, times in twice)

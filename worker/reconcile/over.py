@@ -13,7 +13,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import ReadFailed, Totals
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import WINDOW_MS
@@ -35,7 +35,7 @@ def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[
     return found
 
 
-def compare_over(context: Context, short: Short, settled_by: int, said: Said) -> Steps[Line]:
+def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Steps[Line]:
     """They have more than we call accepted: find the windows, and adopt what is too much there. `short`: what of the
     line no event shows, which looks like more over there where it was given back."""
     line = short.line
@@ -63,7 +63,7 @@ def compare_over(context: Context, short: Short, settled_by: int, said: Said) ->
     for row in (yield from _unclear(context, line, list(excess))):
         by_hand += excess.pop(row)
     corrected: int = yield Transaction(
-        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, said=said, known=context.witness)
+        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, by=by, known=context.witness)
     )
     open_still += sum(excess.values()) - corrected
     corrected -= short.corrected
@@ -101,7 +101,7 @@ def _windows(connection: sa.Connection, *, line: Line) -> list[Row]:
 
 
 def _adopt_windows(
-    connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], said: Said, known: Witness | None
+    connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], by: By, known: Witness | None
 ) -> int:
     """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
     an excess that another run adopted, would be given back."""
@@ -113,7 +113,7 @@ def _adopt_windows(
             continue
         row = _last_push(connection, line, int(window.window_ms))
         evidence = f"{line.provider} charged {more:,} more in this window than was pushed"
-        adopt_excess(connection, row, more, said, evidence)
+        adopt_excess(connection, row, more, by, evidence)
         adopted += more
     return adopted
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.providers.protocol import ReadFailed, Totals
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker.catalog.mapping import FOREVER_MS
@@ -44,7 +44,7 @@ RECENT_MS: Final = 2 * DAY_MS
 """Without a range, those days are compared of which something was settled so recently."""
 
 
-def reconcile(context: Context, scope: ReconcileScope, said: Said) -> Steps[Reconciled]:
+def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconciled]:
     """Compare, provider after provider; with `scope.correct`, correct what is proven.
 
     Errors: HistoryDoubted for corrections while the database stands still: they would rest on what it forgot (R1)."""
@@ -55,7 +55,7 @@ def reconcile(context: Context, scope: ReconcileScope, said: Said) -> Steps[Reco
         if scope.provider not in ("", name):
             continue
         if name in context.ready() and context.capabilities[name].totals_lag_ms is not None:
-            yield from _provider(context, name, scope, said, done)
+            yield from _provider(context, name, scope, by, done)
             continue
         done.skipped[name] = _why_not(context, name)
         if name not in context.ready() and (yield Transaction("billed_by", partial(_bills, provider=name))):
@@ -75,7 +75,7 @@ def _bills(connection: sa.Connection, *, provider: str) -> bool:
     return SQL.run(connection, "bills", {"provider": provider}).first() is not None
 
 
-def _provider(context: Context, provider: str, scope: ReconcileScope, said: Said, done: Reconciled) -> Steps[None]:
+def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, done: Reconciled) -> Steps[None]:
     now = context.clock.now_ms()
     settled_by = visible_by(now, context.capabilities[provider])
     ours: list[_Ours] = yield Transaction(
@@ -100,7 +100,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, said: Said
         totals = yield from read_totals(provider, some)
         theirs = dict(zip(some, totals, strict=True))
         part_of = [day for day in ready if day.span in theirs]
-        untold |= yield from _compare(context, provider, part_of, theirs, scope, said, done)
+        untold |= yield from _compare(context, provider, part_of, theirs, scope, by, done)
     seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
     since = now - RECENT_MS if scope.recent else 0
     yield from compare_lost(provider, scope, seen, since, now, done)
@@ -110,7 +110,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, said: Said
         told = {(day.line.customer_id, day.line.feature) for day in ready} - untold
         going_on = {(line.customer_id, line.feature) for line in waiting}
         seen_to = {place: until if place in going_on else FOREVER_MS for place in told}
-        yield from compare_drawn(context, provider, seen_to, scope, said, done)
+        yield from compare_drawn(context, provider, seen_to, scope, by, done)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _compare(
     ours: Sequence[_Ours],
     theirs: Mapping[tuple[str, int, int], Totals | ReadFailed],
     scope: ReconcileScope,
-    said: Said,
+    by: By,
     done: Reconciled,
 ) -> Steps[set[tuple[str, str]]]:
     """Returns the customers' features of which events have not told all."""
@@ -184,15 +184,15 @@ def _compare(
             log.warning("totals_not_read", provider=provider, customer=day.row.customer_id, reason=read.reason)
         else:
             lines.append(_line(provider, day, int(read.get(day.row.feature, 0))))
-    yield Transaction("reconcile_keep", partial(_keep, lines=lines, now=said.now_ms))
+    yield Transaction("reconcile_keep", partial(_keep, lines=lines, now=by.now_ms))
     done.compared += len(lines)
     differing = [
         line for line in lines if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold)
     ]
     if scope.correct:
-        differing = yield from _corrected(context, provider, differing, settled_by, said)
+        differing = yield from _corrected(context, provider, differing, settled_by, by)
         covered = [line for line in differing if line.verdict == "equal"]
-        yield Transaction("reconcile_keep", partial(_keep, lines=covered, now=said.now_ms))
+        yield Transaction("reconcile_keep", partial(_keep, lines=covered, now=by.now_ms))
         done.covered += len(covered)
     for line in differing:
         tell(line)
@@ -204,20 +204,20 @@ def _compare(
 
 
 def _corrected(
-    context: Context, provider: str, differing: Sequence[Line], settled_by: int, said: Said
+    context: Context, provider: str, differing: Sequence[Line], settled_by: int, by: By
 ) -> Steps[list[Line]]:
     """The same lines, as they are once what is proven was mended."""
     capabilities = context.capabilities[provider]
     # Where something may be given back without an event, that looks like more over there.
     asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and capabilities.drawn)]
-    found = {short.line: short for short in (yield from find_absent(context, asked, settled_by, said))}
+    found = {short.line: short for short in (yield from find_absent(context, asked, settled_by, by))}
     ended: dict[Line, Line] = {}
     for line in differing:
         if line.verdict == "short":
             ended[line] = ended_short(found[line], capabilities)
         elif line.verdict == "over":
             short = found.get(line, Short(line))
-            ended[line] = yield from compare_over(context, short, settled_by, said)
+            ended[line] = yield from compare_over(context, short, settled_by, by)
     return [ended.get(line, line) for line in differing]
 
 

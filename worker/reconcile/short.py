@@ -16,7 +16,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
-from drawdown.schema.audit import Said
+from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.worker.engine.asking import look_up_all
@@ -86,7 +86,7 @@ class Short:
         return [(row, found) for row, found in pairs if _is_still(connection, row)]
 
 
-def find_absent(context: Context, lines: Sequence[Line], settled_by: int, said: Said) -> Steps[list[Short]]:
+def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By) -> Steps[list[Short]]:
     """Look up each push of those days, and void those they do not have. One that was settled meanwhile may not be seen
     there yet. All days of a customer together, since one balance tells of all."""
     if not lines:
@@ -121,7 +121,7 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, said: 
                 place=place,
                 before=before.get(place),
                 balances=balances,
-                said=said,
+                by=by,
                 known=context.witness,
             ),
         )
@@ -146,7 +146,7 @@ def _void_absent(
     place: Place,
     before: Accounted | None,
     balances: Balances,
-    said: Said,
+    by: By,
     known: Witness | None,
 ) -> None:
     """One customer's feature. `before`: what stood beside its balance before that was read; None: events tell all."""
@@ -157,7 +157,7 @@ def _void_absent(
     absent = [(short, row) for short in some for row, found in short.still(connection) if isinstance(found, Absent)]
     quantities = [int(row.sent_qty) for _, row in absent]
     # What they have more of is taken over by window (`compare_over`).
-    taken_over = sum(_take_over(connection, short, said) for short in some if short.line.verdict == "short")
+    taken_over = sum(_take_over(connection, short, by) for short in some if short.line.verdict == "short")
     charged: frozenset[int] | None = frozenset()
     if before is not None and absent:
         charged = _charged(connection, quantities, some[0].line.provider, place, before, balances, taken_over)
@@ -172,13 +172,13 @@ def _void_absent(
             short.untold += quantities[number]
             short.doubted.add(window)
         else:
-            evidence = f"accepted, and absent when it was looked up at {said.now_ms} under {row.wire_key or row.key}"
+            evidence = f"accepted, and absent when it was looked up at {by.now_ms} under {row.wire_key or row.key}"
             evidence += "; the customer's balance agrees" if before is not None else ""
-            void_one(connection, row, said, evidence, "absent", answered=False)
+            void_one(connection, row, by, evidence, "absent", answered=False)
             short.corrected += quantities[number]
 
 
-def _take_over(connection: sa.Connection, short: Short, said: Said) -> int:
+def _take_over(connection: sa.Connection, short: Short, by: By) -> int:
     """What events show at another quantity, or as nothing; returns by how much what we call accepted fell."""
     fell = 0
     for row, found in short.still(connection):
@@ -189,10 +189,10 @@ def _take_over(connection: sa.Connection, short: Short, said: Said) -> int:
             short.below += less
             continue
         if found.quantity == 0:
-            evidence = f"accepted, and charged nothing when it was looked up at {said.now_ms}"
-            void_one(connection, row, said, evidence, "absent", answered=False)
+            evidence = f"accepted, and charged nothing when it was looked up at {by.now_ms}"
+            void_one(connection, row, by, evidence, "absent", answered=False)
         else:
-            adopt_other(connection, row, found.quantity, said)
+            adopt_other(connection, row, found.quantity, by)
         short.corrected += less
         fell += less
     return fell

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -101,9 +101,7 @@ class Chunk:
     load: int
 
 
-def replay(
-    context: Context, plan: ReplayPlan, said: Said, *, dry_run: bool, most: int | None = SHOWN
-) -> Steps[Replayed]:
+def replay(context: Context, plan: ReplayPlan, by: By, *, dry_run: bool, most: int | None = SHOWN) -> Steps[Replayed]:
     """Seal what the planned windows still owe, and push it; a dry run leaves nothing behind.
 
     `most` pushes are listed (None: all). Errors: Refused while another replay of some of these windows is at work.
@@ -112,7 +110,7 @@ def replay(
     begun: Begun | None = None
     if not dry_run:
         context.witness = yield Recall()
-        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, said=said))
+        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by))
         result.pushes_before = begun.pushes
         result.resumed_from_ms = begun.next_ms if begun.resumed else None
     yield from _seal_all(context, plan, begun, result, most)
@@ -223,7 +221,7 @@ def _advance(
         )
 
 
-def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, said: Said) -> Begun:
+def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By) -> Begun:
     lock_buckets(connection)  # one after the other: of two that begin at once, the second sees the first
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
@@ -241,10 +239,10 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, sai
         taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS}
         SQL.run(connection, "take_over", taken)
         return Begun(row.replay_id, row.next_ms, row.pushes, resumed=True)
-    return _new(connection, context, plan, said)
+    return _new(connection, context, plan, by)
 
 
-def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, said: Said) -> Begun:
+def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, by: By) -> Begun:
     now = context.clock.now_ms()
     values = {
         "scope": plan.scope.text(),
@@ -254,12 +252,12 @@ def _new(connection: sa.Connection, context: Context, plan: ReplayPlan, said: Sa
         "worker": context.worker,
         "started_ms": now,
         "lease_ms": now + LEASE_MS,
-        "actor": said.actor,
-        "reason": said.reason,
+        "actor": by.actor,
+        "reason": by.reason,
     }
     replay_id = int(SQL.run(connection, "begin", values).scalar_one())
     details = {"from_ms": plan.from_ms, "to_ms": plan.to_ms}
-    record(connection, "replay", str(plan.scope), details, replace(said, now_ms=now))
+    record(connection, "replay", str(plan.scope), details, replace(by, now_ms=now))
     return Begun(replay_id, plan.from_ms, 0, resumed=False)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
-from drawdown.schema.audit import Said, record
+from drawdown.schema.audit import By, record
 from drawdown.schema.sql import Queries, queries
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import NewOrgs, Shard
@@ -112,7 +112,7 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
         "cursor_restart",
         f"buckets {shard.lo}..{shard.hi}",
         {"cursor": lock.seen.cursor},
-        Said(request.now_ms, "drawdown", "S2: the cursor lay beyond the database's own counter: it was restored"),
+        By(request.now_ms, "drawdown", "S2: the cursor lay beyond the database's own counter: it was restored"),
     )
     return Lock(UNREAD, pack_ms=lock.pack_ms, epoch=lock.epoch + 1)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from drawdown.schema.audit import Said, record, require_org
+from drawdown.schema.audit import By, record, require_org
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_org
 from drawdown.schema.sql import queries
@@ -24,7 +24,7 @@ def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int
     lock_org(connection, org_id)
     changed = SQL.run(connection, "stop_org", {"now_ms": now_ms, "reason": reason, "org_id": org_id}).rowcount
     if changed:
-        record(connection, "org_stop", org_id, {}, Said(now_ms, actor, reason))
+        record(connection, "org_stop", org_id, {}, By(now_ms, actor, reason))
     return bool(changed)
 
 
@@ -42,5 +42,5 @@ def release_org(
         raise Refused(f"{org_id} is not stopped; `drawdown status {org_id}` shows how it stands")
     SQL.run(connection, "release_org", {"org_id": org_id})
     was = str(org.stopped_reason)
-    record(connection, "org_release", org_id, {"was": was}, Said(now_ms, actor, reason, via))
+    record(connection, "org_release", org_id, {"was": was}, By(now_ms, actor, reason, via))
     return was
