@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class Rounds:
     """One watch."""
 
-    state: App
+    app: App
     shard: Shard
     stopping: Stopping
     watcher: Watcher = field(default_factory=Watcher)
@@ -32,13 +32,13 @@ class Rounds:
     cell_breakers: dict[str, Breaker] = field(default_factory=dict)
 
     def round(self) -> Watched:
-        self.state.read_files_again()
-        context = self.state.context()
+        self.app.read_files_again()
+        context = self.app.context()
         context.shard = self.shard
         context.stopping = self.stopping.is_set
         context.breakers = self.breakers
         context.cell_breakers = self.cell_breakers
-        return runner.run(watch(context, self.watcher), self.state.world())
+        return runner.run(watch(context, self.watcher), self.app.world())
 
     def try_round(self) -> None:
         """One round. What goes wrong is logged; the next round goes on from what is committed."""

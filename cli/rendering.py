@@ -31,13 +31,13 @@ def plain(value: object) -> object:
     return value
 
 
-def show(state: App, result: Mapping[str, object], lines: Iterable[str | Table]) -> None:
+def show(app: App, result: Mapping[str, object], lines: Iterable[str | Table]) -> None:
     """Print the result as one JSON object, or as lines and tables."""
-    if state.json:
+    if app.json:
         print(json.dumps({name: plain(value) for name, value in result.items()}, default=plain, sort_keys=True))
         return
     for line in lines:
-        state.out.print(line if isinstance(line, Table) else escape(clean(line)), highlight=False)
+        app.out.print(line if isinstance(line, Table) else escape(clean(line)), highlight=False)
 
 
 MAX_WIDTH: Final = 10_000

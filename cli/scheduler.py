@@ -50,7 +50,7 @@ class Options:
 
 @dataclass
 class _Loop:
-    state: App
+    app: App
     options: Options
     stopping: Stopping
     overlaps: int = 0
@@ -58,15 +58,15 @@ class _Loop:
 
     def tick(self) -> None:
         """One tick. What goes wrong is logged; the next tick goes on from what is committed."""
-        self.state.read_files_again()
-        context = self.state.context()
+        self.app.read_files_again()
+        context = self.app.context()
         context.shard = self.options.shard
         context.new_orgs = self.options.new_orgs
         context.accept_clock = self.options.accept_clock
         context.stopping = self.stopping.is_set
-        context.deadline_ms = self.state.clock.now_ms() + self.options.deadline_ms()
+        context.deadline_ms = self.app.clock.now_ms() + self.options.deadline_ms()
         try:
-            self.last_status = runner.run(tick(context), self.state.world()).exit_status
+            self.last_status = runner.run(tick(context), self.app.world()).exit_status
             self.options.accept_clock = False  # one jump was vouched for, not every later one
         except DrawdownError as error:
             self.last_status = error.exit_status
@@ -82,9 +82,9 @@ class _Loop:
         log.warning("tick_overlaps", count=self.overlaps, detail="the tick before still runs; it will be made up for")
 
 
-def run(state: App, options: Options, stopping: Stopping) -> int:
+def run(app: App, options: Options, stopping: Stopping) -> int:
     """Tick now and then every `every_s` seconds, until `stopping`; returns the last tick's exit status."""
-    loop = _Loop(state, options, stopping)
+    loop = _Loop(app, options, stopping)
     # Late fires count (a sleeping laptop), several become one, and a fire during a tick is skipped and reported.
     scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
@@ -92,7 +92,7 @@ def run(state: App, options: Options, stopping: Stopping) -> int:
     scheduler.add_listener(loop.overlapped, EVENT_JOB_MAX_INSTANCES)
     if options.watch_every_s is not None:
         # Connections of its own: a tick that waits for a slow provider holds up no halt.
-        watching = Rounds(App(state.settings, state.clock, state.json), options.shard, loop.stopping)
+        watching = Rounds(App(app.settings, app.clock, app.json), options.shard, loop.stopping)
         scheduler.add_job(watching.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
         scheduler.start()
     loop.tick()

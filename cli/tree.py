@@ -23,7 +23,7 @@ Command: TypeAlias = TyperCommand | TyperGroup
 
 @dataclass(frozen=True)
 class CommandPlace:
-    """Where a command lives: a module that adds it by `register`, or one whose `app` holds the commands of a noun."""
+    """Where a command lives: a module that adds it by `register`, or one whose `commands` are the commands of a noun."""
 
     module: str
     says: str
@@ -120,7 +120,7 @@ class Commands(MutableMapping[str, Any]):
         if hasattr(module, "register"):
             module.register(holder)
         else:
-            holder.add_typer(module.app, name=name, cls=Group, help=f"{PLACES[name].says}.")
+            holder.add_typer(module.commands, name=name, cls=Group, help=f"{PLACES[name].says}.")
         command = get_group(holder).commands[name]
         for path, below in walk(command, (name,)):
             below.epilog = examples_of(path)

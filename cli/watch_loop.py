@@ -23,10 +23,10 @@ HEARTBEAT_TIMEOUT_S: Final = 10.0
 READABLE: Final = 0o644
 
 
-def write_metrics(state: App, file: Path) -> None:
+def write_metrics(app: App, file: Path) -> None:
     """What the server's /metrics would say, for the textfile collector."""
     try:
-        found = metrics.render(state.engine, state.clock.now_ms())
+        found = metrics.render(app.engine, app.clock.now_ms())
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as out:
             out.write(found)
         made = Path(out.name)
@@ -36,9 +36,9 @@ def write_metrics(state: App, file: Path) -> None:
         log.error("metrics_not_written", file=str(file), error=error.strerror)
 
 
-def beat(state: App, url: str) -> None:
+def beat(app: App, url: str) -> None:
     """Tell whoever waits for it that a tick ended well."""
-    world = state.world()
+    world = app.world()
     assert world.http is not None
     http = world.http
     try:

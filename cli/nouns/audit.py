@@ -13,15 +13,15 @@ from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.worker.views.audit import VIAS, AuditFilter, list_deeds
 
-app = typer.Typer()
+commands = typer.Typer()
 
 
-@app.callback()
+@commands.callback()
 def group() -> None:
     """A noun, though it has one verb."""
 
 
-@app.command("list")
+@commands.command("list")
 def list_(
     context: typer.Context,
     actor: Annotated[str, typer.Option(help="Only what this person did")] = "",
@@ -34,16 +34,16 @@ def list_(
     most: Page = 100,
 ) -> None:
     """List what people changed, the newest first: when, who, what, why, and through what."""
-    state: App = context.obj
+    app: App = context.obj
     chosen = AuditFilter(
         actor,
         action,
         target,
         via,
-        0 if from_ is None else state.moment(from_, "--from"),
-        2**53 if to is None else state.moment(to, "--to"),
+        0 if from_ is None else app.moment(from_, "--from"),
+        2**53 if to is None else app.moment(to, "--to"),
     )
-    page = state.read(lambda c: list_deeds(c, chosen, before=before, most=most))
+    page = app.read(lambda c: list_deeds(c, chosen, before=before, most=most))
     rows = [
         (
             one.action_id,
@@ -59,7 +59,7 @@ def list_(
     ]
     columns = ("#", "at", "who", "through", "what", "to", "why", "details")
     more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []
-    show(state, {"deeds": page.deeds, "next_before": page.next_before}, [table("Deeds", columns, rows), *more])
+    show(app, {"deeds": page.deeds, "next_before": page.next_before}, [table("Deeds", columns, rows), *more])
 
 
 def _short(details: dict[str, object]) -> str:

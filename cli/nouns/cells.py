@@ -17,22 +17,22 @@ from drawdown.worker.commands import cells
 from drawdown.worker.halts.cell_urls import origin
 from drawdown.worker.views import cells as views_cells
 
-app = typer.Typer()
+commands = typer.Typer()
 
 CellId = Annotated[str, typer.Argument(metavar="CELL", help="The cell's id")]
 
 
-@app.command("list")
+@commands.command("list")
 def list_(context: typer.Context) -> None:
     """List cells."""
-    state: App = context.obj
-    allowed = state.settings.cells().allowed
-    found = [{**asdict(one), "allowed": origin(one.url) in allowed} for one in state.read(views_cells.list_cells)]
+    app: App = context.obj
+    allowed = app.settings.cells().allowed
+    found = [{**asdict(one), "allowed": origin(one.url) in allowed} for one in app.read(views_cells.list_cells)]
     columns = ("cell", "url", "#running", "#halts due", "on the allow-list")
-    show(state, {"cells": found}, [table("Cells", columns, [tuple(one.values()) for one in found])])
+    show(app, {"cells": found}, [table("Cells", columns, [tuple(one.values()) for one in found])])
 
 
-@app.command("set")
+@commands.command("set")
 def set_(
     context: typer.Context,
     cell: CellId,
@@ -42,34 +42,34 @@ def set_(
     reason: Reason = "not given",
 ) -> None:
     """Say where a cell listens. It is called only if DRAWDOWN_CELL_ORIGINS allows its origin."""
-    state: App = context.obj
-    by = state.by(actor, reason)
-    was = state.write(lambda c: cells.set_cell(c, cell, url, by, new=new))
-    settings = state.settings.cells()
+    app: App = context.obj
+    by = app.by(actor, reason)
+    was = app.write(lambda c: cells.set_cell(c, cell, url, by, new=new))
+    settings = app.settings.cells()
     why = settings.why_not(url)
     note = "" if was is None else f"; before: {was}"
     note += "" if why is None else f"; it will not be called yet: {why}"
     result = {"cell_id": cell, "url": url, "was": was, "allowed": origin(url) in settings.allowed}
-    show(state, result, [f"{cell}: {url}{note}"])
+    show(app, result, [f"{cell}: {url}{note}"])
 
 
-@app.command()
+@commands.command()
 def secret(context: typer.Context, cell: CellId, new: New = False) -> None:
     """Print a cell's own secret, for whoever installs the cell. Nothing else that it is given signs its halts."""
-    state: App = context.obj
+    app: App = context.obj
     if not is_clean_id(cell):
         raise UsageError("a cell's id has 1 to 200 characters, none of them control characters")
-    state.read(lambda c: ids.require(c, ids.CELL, cell, new=new))
-    found = state.settings.cells().secrets_of(cell)
+    app.read(lambda c: ids.require(c, ids.CELL, cell, new=new))
+    found = app.settings.cells().secrets_of(cell)
     if not found:
         raise UsageError("set DRAWDOWN_CELL_SECRET: each cell's own secret is made from it")
-    show(state, {"cell_id": cell, "secret": found[0]}, [found[0]])
+    show(app, {"cell_id": cell, "secret": found[0]}, [found[0]])
 
 
-@app.command()
+@commands.command()
 def remove(context: typer.Context, cell: CellId, actor: Actor = None, reason: Reason = "not given") -> None:
     """Forget a cell that is gone. Refused while sandboxes or halts need it."""
-    state: App = context.obj
-    by = state.by(actor, reason)
-    was = state.write(lambda c: cells.remove_cell(c, cell, by))
-    show(state, {"cell_id": cell, "was": was}, [f"{cell}: removed; before: {was}"])
+    app: App = context.obj
+    by = app.by(actor, reason)
+    was = app.write(lambda c: cells.remove_cell(c, cell, by))
+    show(app, {"cell_id": cell, "was": was}, [f"{cell}: removed; before: {was}"])

@@ -24,11 +24,11 @@ from drawdown.worker.commands.stop_breached import stop_breached
 from drawdown.worker.verify.verify import verify
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the commands."""
-    app.command("init")(init)
-    app.command("doctor")(doctor_)
-    app.command("verify")(verify_)
+    commands.command("init")(init)
+    commands.command("doctor")(doctor_)
+    commands.command("verify")(verify_)
 
 
 def init(
@@ -40,44 +40,44 @@ def init(
     actor: Actor = None,
 ) -> None:
     """Create the database, or bring it up to date; safe to repeat."""
-    state: App = context.obj
+    app: App = context.obj
     if apply and not roles:
         raise UsageError("--apply makes the roles: use it with --roles")
     if roles:
         only_with(context, "--roles", "apply")
-        _roles(state, apply)
+        _roles(app, apply)
         return
-    before = upgrade(state.engine)
-    by = state.by(actor, "drawdown init")
-    write(state.engine, lambda connection: install_defaults(connection, by))
+    before = upgrade(app.engine)
+    by = app.by(actor, "drawdown init")
+    write(app.engine, lambda connection: install_defaults(connection, by))
     what = "created" if before.current is None else ("is up to date" if before.ready else "upgraded")
-    where = state.engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold secrets, too
+    where = app.engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold secrets, too
     lines = [f"{where}: {what}, schema {before.head}"]
     if before.current is None:
         lines += [
             "Billed by default: memory of exactly 1, 4, 8, 16, 32 or 64 GB, in seconds (`drawdown feature list`).",
             "Next: `drawdown import FILE`, `drawdown org assign --unassigned --from TIME`, `drawdown tick`.",
         ]
-    show(state, {"database": where, "was": before.current, "schema": before.head}, lines)
+    show(app, {"database": where, "was": before.current, "schema": before.head}, lines)
 
 
-def _roles(state: App, apply: bool) -> None:
+def _roles(app: App, apply: bool) -> None:
     """Who may do what is the database's administrator's to decide: nothing of it happens unasked."""
-    require_roles(state.engine)
+    require_roles(app.engine)
     if apply:
-        apply_roles(state.engine)
+        apply_roles(app.engine)
         names = [HOST, READ, WORKER]
-        show(state, {"roles": names}, [f"made, or brought up to date: {', '.join(names)}; make your logins members"])
+        show(app, {"roles": names}, [f"made, or brought up to date: {', '.join(names)}; make your logins members"])
     else:
-        show(state, {"sql": script()}, script().splitlines())
+        show(app, {"sql": script()}, script().splitlines())
 
 
 def doctor_(context: typer.Context) -> None:
     """Say what is wrong with this set-up, and how to mend it."""
-    state: App = context.obj
-    findings = doctor.examine(state)
+    app: App = context.obj
+    findings = doctor.examine(app)
     rows = [("ok" if f.ok else "WRONG", f.what, "" if f.ok else f.mend) for f in findings]
-    show(state, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
+    show(app, {"findings": findings}, [table("Set-up", ("", "what", "what to do"), rows)])
     if not all(finding.ok for finding in findings):
         raise typer.Exit(Exit.PERSON)
 
@@ -89,14 +89,14 @@ def verify_(
     actor: Actor = None,
 ) -> None:
     """Prove the nine invariants from the raw tables. A breach stops that organisation's pushes, and no other's."""
-    state: App = context.obj
+    app: App = context.obj
     for name in org or ():
-        state.read(partial(require_org, org_id=name))
-    found = state.read(lambda c: verify(c, orgs=org))
+        app.read(partial(require_org, org_id=name))
+    found = app.read(lambda c: verify(c, orgs=org))
     stopped: list[str] = []
     if found.breaches and stop:
-        by = state.by(actor, "verify")
-        stopped = list(state.write(lambda c: stop_breached(c, found, by.now_ms, by.actor)))
+        by = app.by(actor, "verify")
+        stopped = list(app.write(lambda c: stop_breached(c, found, by.now_ms, by.actor)))
     rows = [(b.invariant, b.org_id, show_time(b.window_ms), b.feature, b.text) for b in found.breaches]
     lines: list[str | Table] = [
         "verified: " + ", ".join(f"{count:,} {what}" for what, count in found.checked.items()),
@@ -110,6 +110,6 @@ def verify_(
         lines.append("all nine invariants hold")
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
     result["newest_action"] = found.newest_action
-    show(state, {**result, "stopped": stopped}, lines)
+    show(app, {**result, "stopped": stopped}, lines)
     if found.breaches:
         raise typer.Exit(Exit.PERSON)

@@ -65,28 +65,28 @@ TENANTS: Final = (
 class Demo:
     """The fleet, and the clock that the demo turns."""
 
-    state: App
+    app: App
     clock: FixedClock
     cells: list[DemoCell] = field(default_factory=list)
     samples: int = 0
 
     def host_writes(self, samples: list[BoxSample]) -> None:
         """As another program does: not through any command."""
-        write(self.state.engine, lambda connection: write_samples(connection, samples, self.clock.at_ms))
+        write(self.app.engine, lambda connection: write_samples(connection, samples, self.clock.at_ms))
 
     def say(self, text: str) -> None:
-        self.state.out.print(f"\n[bold]{text}[/bold]", highlight=False)
+        self.app.out.print(f"\n[bold]{text}[/bold]", highlight=False)
 
     def tick(self) -> Report:
-        report = run_tick(self.state, self.state.context(), always=True)
+        report = run_tick(self.app, self.app.context(), always=True)
         for line in report_lines(report):
-            self.state.out.print(line, highlight=False)
+            self.app.out.print(line, highlight=False)
         return report
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo")(demo)
+    commands.command("demo")(demo)
 
 
 def demo(
@@ -116,15 +116,15 @@ def demo(
 def build_fleet(demo: Demo) -> None:
     """A database, two cells on loopback, four organisations with credit."""
     demo.say("1. A database, two cells (HTTP servers on loopback), four organisations with prepaid credit")
-    upgrade(demo.state.engine)
-    by = demo.state.by("demo", "the demo's fleet")
-    secrets_of = demo.state.settings.cells().secrets_of
+    upgrade(demo.app.engine)
+    by = demo.app.by("demo", "the demo's fleet")
+    secrets_of = demo.app.settings.cells().secrets_of
 
     def stop(cell: str, org: str) -> None:
-        write(demo.state.engine, lambda connection: stop_boxes(connection, cell, org))
+        write(demo.app.engine, lambda connection: stop_boxes(connection, cell, org))
 
     demo.cells = [DemoCell(name, secrets_of(name)[0], demo.clock, stop) for name in ("cell-1", "cell-2")]
-    demo.state.settings.cell_origins = ",".join(cell.url for cell in demo.cells)
+    demo.app.settings.cell_origins = ",".join(cell.url for cell in demo.cells)
 
     def fill(connection: sa.Connection) -> None:
         install_defaults(connection, by)
@@ -137,8 +137,8 @@ def build_fleet(demo: Demo) -> None:
         for cell in demo.cells:
             cells.set_cell(connection, cell.cell_id, cell.url, by, new=True)
 
-    demo.state.write(fill)
-    write(demo.state.engine, lambda connection: start_boxes(connection, boxes()))
+    demo.app.write(fill)
+    write(demo.app.engine, lambda connection: start_boxes(connection, boxes()))
     show_balances(demo)
 
 
@@ -173,7 +173,7 @@ def drain(demo: Demo) -> None:
     demo.tick()
     show_balances(demo)
     told = [(c.cell_id, org, "signature verified, sandboxes stopped") for c in demo.cells for org, _ in c.received]
-    demo.state.out.print(table("What the cells were told", ("cell", "halt", "answer"), told))
+    demo.app.out.print(table("What the cells were told", ("cell", "halt", "answer"), told))
 
 
 def late(demo: Demo) -> None:
@@ -183,8 +183,8 @@ def late(demo: Demo) -> None:
     demo.host_writes([BoxSample("late-1", boxes()[0], 42, ts)])
     demo.clock.at_ms += WINDOW_MS
     demo.tick()
-    found = [astuple(push) for push in demo.state.read(revised_pushes)]
-    demo.state.out.print(table("The window's difference, as its first revision", ("key", "#seconds", "state"), found))
+    found = [astuple(push) for push in demo.app.read(revised_pushes)]
+    demo.app.out.print(table("The window's difference, as its first revision", ("key", "#seconds", "state"), found))
 
 
 def again(demo: Demo) -> None:
@@ -192,10 +192,10 @@ def again(demo: Demo) -> None:
     demo.say("5. `drawdown replay --all`: the whole range again")
     begin = demo.clock.at_ms - (WINDOWS + 3) * WINDOW_MS
     now = demo.clock.now_ms()
-    planned = demo.state.read(lambda c: plan(c, ReplayScope(), begin, now - WINDOW_MS, now))
-    steps = replay(demo.state.context(), planned, demo.state.by("demo", "the demo"), dry_run=False)
-    found = runner.run(steps, demo.state.world())
-    demo.state.out.print(
+    planned = demo.app.read(lambda c: plan(c, ReplayScope(), begin, now - WINDOW_MS, now))
+    steps = replay(demo.app.context(), planned, demo.app.by("demo", "the demo"), dry_run=False)
+    found = runner.run(steps, demo.app.world())
+    demo.app.out.print(
         f"{found.pushes} pushes: a replay bills only what is still owed, and nothing is", highlight=False
     )
 
@@ -203,11 +203,11 @@ def again(demo: Demo) -> None:
 def prove(demo: Demo) -> None:
     """Verify, from the raw tables."""
     demo.say("6. `drawdown verify`: the nine invariants, from the raw tables")
-    found = demo.state.read(verify)
+    found = demo.app.read(verify)
     if found.breaches:
         raise AssertionError(f"the demo broke an invariant: {found.breaches[0]}")
-    both = demo.state.read(totals)
-    demo.state.out.print(
+    both = demo.app.read(totals)
+    demo.app.out.print(
         f"all hold; {both.used_s:,} seconds used in {demo.samples + 1:,} samples, {both.billed_s:,} seconds billed",
         highlight=False,
     )
@@ -215,9 +215,9 @@ def prove(demo: Demo) -> None:
 
 def next_steps(demo: Demo) -> None:
     """What to try on the database that is left."""
-    url = demo.state.settings.database_url
+    url = demo.app.settings.database_url
     demo.say(f"The database stays in {url.removeprefix('sqlite:///')}. Try (in .venv/bin if it is not on your PATH):")
-    key = demo.state.read(revised_pushes)[0].key
+    key = demo.app.read(revised_pushes)[0].key
     for what, command in (
         ("how things stand", "status"),
         ("one organisation", "org show initech"),
@@ -226,18 +226,18 @@ def next_steps(demo: Demo) -> None:
         ("take a sample back", "sample withdraw late-1 --reason 'wrong host' && drawdown tick"),
         ("all commands", "--help"),
     ):
-        demo.state.out.print(f"  drawdown {command:60} # {what}", highlight=False, markup=False)
-    demo.state.out.print(f"with: export DRAWDOWN_DATABASE_URL={url}", highlight=False)
+        demo.app.out.print(f"  drawdown {command:60} # {what}", highlight=False, markup=False)
+    demo.app.out.print(f"with: export DRAWDOWN_DATABASE_URL={url}", highlight=False)
 
 
 def show_balances(demo: Demo) -> None:
     """The fleet in a table."""
     rows = [
         (o.org_id, o.plan, o.running, o.billed_s, show_credits(o.balance_micro), o.is_halted, show_time(o.halted_at))
-        for o in demo.state.read(fleet)
+        for o in demo.app.read(fleet)
     ]
     columns = ("org", "plan", "#running", "#seconds billed", "#credits left", "halted", "since")
-    demo.state.out.print(table("", columns, rows))
+    demo.app.out.print(table("", columns, rows))
 
 
 STEPS: Final[tuple[Callable[[Demo], None], ...]] = (build_fleet, use, drain, late, again, prove, next_steps)

@@ -39,13 +39,13 @@ class Finding:
     mend: str = ""
 
 
-def examine(state: App) -> list[Finding]:
+def examine(app: App) -> list[Finding]:
     """Look at everything a tick needs."""
     try:
-        read(state.engine, require_ready)
+        read(app.engine, require_ready)
     except DrawdownError as error:
         return [Finding(False, "the database", str(error))]
-    found = [Finding(True, f"the database has this program's schema ({state.engine.dialect.name})")]
+    found = [Finding(True, f"the database has this program's schema ({app.engine.dialect.name})")]
     checks: tuple[Callable[[App], Iterator[Finding]], ...] = (
         _sqlite,
         _witness,
@@ -60,33 +60,33 @@ def examine(state: App) -> list[Finding]:
         _files,
     )
     for check in checks:
-        found += check(state)
+        found += check(app)
     return found
 
 
-def _sqlite(state: App) -> Iterator[Finding]:
-    if state.engine.dialect.name != "sqlite":
+def _sqlite(app: App) -> Iterator[Finding]:
+    if app.engine.dialect.name != "sqlite":
         return
     version = sqlite3.sqlite_version_info
     yield Finding(
         version >= MIN_SQLITE, f"SQLite {sqlite3.sqlite_version}", "needs 3.37 or newer: a newer Python has it"
     )
-    file = sqlite_file(state.engine)
+    file = sqlite_file(app.engine)
     if file is not None:
         try:
-            state.write(lambda _: None, rollback=True)
+            app.write(lambda _: None, rollback=True)
             yield Finding(True, f"{file} can be written")
             yield from _private(file, "600")
         except DrawdownError as error:
             yield Finding(False, f"{file}", str(error))
 
 
-def _witness(state: App) -> Iterator[Finding]:
-    folder = state.settings.state_folder()
+def _witness(app: App) -> Iterator[Finding]:
+    folder = app.settings.state_folder()
     mend = "set DRAWDOWN_STATE_DIR to a folder of this host that outlives the process"
     try:
-        doubted = state.read(read_incarnation).doubted
-        WitnessFile(folder).recall(state.engine)
+        doubted = app.read(read_incarnation).doubted
+        WitnessFile(folder).recall(app.engine)
         above = next(one for one in (folder, *folder.parents) if one.exists())
         yield Finding(os.access(above, os.W_OK), f"what this host remembers is kept in {folder}", mend)
         yield from _private(folder, "700")
@@ -103,16 +103,16 @@ def _private(path: Path, mode: str) -> Iterator[Finding]:
         yield Finding(False, f"{path} is open to everybody on this machine", f"`chmod {mode} {path}`")
 
 
-def _clock(state: App) -> Iterator[Finding]:
-    now = state.clock.now_ms()
-    skew = state.read(lambda c: abs(database_now(c, now) - now))
+def _clock(app: App) -> Iterator[Finding]:
+    now = app.clock.now_ms()
+    skew = app.read(lambda c: abs(database_now(c, now) - now))
     mend = "set both clocks right (NTP); a tick stops above 30 s"
-    yield Finding(skew <= MAX_SKEW_MS or state.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", mend)
+    yield Finding(skew <= MAX_SKEW_MS or app.clock.trusted, f"the clocks differ by {skew / 1000:.1f} s", mend)
 
 
-def _open_for_long(state: App) -> Iterator[Finding]:
+def _open_for_long(app: App) -> Iterator[Finding]:
     """It holds up no tick, but what it inserted is not billed before it ends."""
-    oldest = state.read(oldest_open)
+    oldest = app.read(oldest_open)
     if oldest is not None and oldest.age_ms is None:
         what = "how long transactions are open cannot be seen by this database user"
         yield Finding(True, f"{what} (GRANT pg_monitor shows it)")
@@ -122,9 +122,9 @@ def _open_for_long(state: App) -> Iterator[Finding]:
         yield Finding(not oldest.told, what, mend if oldest.told else "")
 
 
-def _ticks(state: App) -> Iterator[Finding]:
-    last = state.read(last_tick_ms)
-    late = last is None or state.clock.now_ms() - last > 3 * WINDOW_MS
+def _ticks(app: App) -> Iterator[Finding]:
+    last = app.read(last_tick_ms)
+    late = last is None or app.clock.now_ms() - last > 3 * WINDOW_MS
     mend = "run `drawdown tick` every five minutes from cron, or keep `drawdown run` running"
     yield Finding(
         not late,
@@ -133,8 +133,8 @@ def _ticks(state: App) -> Iterator[Finding]:
     )
 
 
-def _watch(state: App) -> Iterator[Finding]:
-    last, now = state.read(last_round_ms), state.clock.now_ms()
+def _watch(app: App) -> Iterator[Finding]:
+    last, now = app.read(last_round_ms), app.clock.now_ms()
     if last is None or now - last >= STOPPED_FOR_MS:  # ticks alone are a way to run it
         yield Finding(True, "nobody watches between ticks: halts come with ticks (`drawdown watch` makes it seconds)")
         return
@@ -142,8 +142,8 @@ def _watch(state: App) -> Iterator[Finding]:
     yield Finding(now - last < WATCHED_FOR_MS, f"the last round of a watch was at {show_time(last)}", mend)
 
 
-def _mapping(state: App) -> Iterator[Finding]:
-    unrated = state.read(unrated_features)
+def _mapping(app: App) -> Iterator[Finding]:
+    unrated = app.read(unrated_features)
     for feature in unrated:
         what = f"the feature {feature} has no rate: no wallet is charged for it, whichever provider bills it"
         yield Finding(False, what, f"`drawdown ledger rate {feature} --micro-credits N`")
@@ -151,12 +151,12 @@ def _mapping(state: App) -> Iterator[Finding]:
         yield Finding(True, "every feature has a rate in the embedded ledger")
 
 
-def _providers(state: App) -> Iterator[Finding]:
-    for name, why in state.registry.broken.items():
+def _providers(app: App) -> Iterator[Finding]:
+    for name, why in app.registry.broken.items():
         yield Finding(False, f"the provider {name}", why)
-    for name in state.read(providers_in_use):
-        provider = state.registry.providers.get(name)
-        if name in state.registry.broken:
+    for name in app.read(providers_in_use):
+        provider = app.registry.providers.get(name)
+        if name in app.registry.broken:
             continue
         if provider is None:
             yield Finding(False, f"the provider {name} bills organisations", "its package is not installed here")
@@ -165,13 +165,13 @@ def _providers(state: App) -> Iterator[Finding]:
             yield Finding(not mend, f"the provider {name} is {'dormant' if mend else 'ready'}", mend)
 
 
-def _cells(state: App) -> Iterator[Finding]:
-    settings = state.settings.cells()
-    for cell in state.read(list_cells):
+def _cells(app: App) -> Iterator[Finding]:
+    settings = app.settings.cells()
+    for cell in app.read(list_cells):
         mend = settings.why_not(cell.url) or ""
         yield Finding(not mend, f"cell {cell.cell_id} at {cell.url}", mend)
         yield _cell_secret(settings, cell.cell_id)
-    for name in state.read(cells_without_url):
+    for name in app.read(cells_without_url):
         yield Finding(False, f"cell {name} runs sandboxes and has no URL", f"`drawdown cell set {name} URL`")
 
 
@@ -185,15 +185,15 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
     return Finding(not weak, what, mend if weak else "")
 
 
-def _files(state: App) -> Iterator[Finding]:
+def _files(app: App) -> Iterator[Finding]:
     """What could not be read was said before any of this."""
-    for path in state.settings.files.paths.values():
+    for path in app.settings.files.paths.values():
         yield from _private(path, "600")
 
 
-def _server(state: App) -> Iterator[Finding]:
+def _server(app: App) -> Iterator[Finding]:
     """What `drawdown serve` would refuse. Not to have set it is no fault: nobody has to serve it."""
-    settings = state.settings.server()
+    settings = app.settings.server()
     for what, name, secrets in (
         ("/admin", "DRAWDOWN_ADMIN_SECRETS", settings.admin_secrets),
         ("/cron/tick", "DRAWDOWN_CRON_SECRET", tuple(filter(None, [settings.cron_secret]))),
@@ -204,7 +204,7 @@ def _server(state: App) -> Iterator[Finding]:
             yield Finding(
                 False, f"the secret of the server's {what}", f"set {name}, {MIN_SECRET_CHARS} characters or more"
             )
-    for name, provider in state.registry.providers.items():
+    for name, provider in app.registry.providers.items():
         variable = f"{name}_webhook_secrets"
-        if provider.dormant is None and name in WITH_WEBHOOKS and not state.settings.of_providers().get(variable):
+        if provider.dormant is None and name in WITH_WEBHOOKS and not app.settings.of_providers().get(variable):
             yield Finding(True, f"webhooks of {name} are refused: DRAWDOWN_{variable.upper()} is not set")

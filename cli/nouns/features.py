@@ -16,21 +16,21 @@ from drawdown.worker.catalog.mapping import FOREVER_MS, mapping_rows, segments
 from drawdown.worker.commands import features
 from drawdown.worker.views.features import unmapped_sizes
 
-app = typer.Typer()
+commands = typer.Typer()
 
 
-@app.command("list")
+@commands.command("list")
 def list_(context: typer.Context) -> None:
     """Show the mapping, and what is used but has no feature."""
-    state: App = context.obj
-    found = segments(state.read(mapping_rows))
-    waiting = state.read(unmapped_sizes)
+    app: App = context.obj
+    found = segments(app.read(mapping_rows))
+    waiting = app.read(unmapped_sizes)
     rows = [
         (g.feature, g.lo, g.hi, g.unit, show_time(g.start_ms), "-" if g.end_ms == FOREVER_MS else show_time(g.end_ms))
         for g in found
     ]
     show(
-        state,
+        app,
         {"mapping": found, "without_feature": waiting},
         [
             table("Mapping", ("feature", "#MB from", "#MB to", "unit", "from", "to"), rows),
@@ -39,7 +39,7 @@ def list_(context: typer.Context) -> None:
     )
 
 
-@app.command("map")
+@commands.command("map")
 def map_(
     context: typer.Context,
     feature: Annotated[str, typer.Argument(help="a-z, 0-9 and _")],
@@ -59,12 +59,12 @@ def map_(
     An exact size wins over a tier, a smaller tier over a larger one. What a window meant once it was sealed never
     changes; reaching back gives a feature only to sizes that had none there. A feature has one unit for good.
     """
-    state: App = context.obj
+    app: App = context.obj
     if [memory_mb is not None, up_to is not None, rest].count(True) != 1:
         raise UsageError("give one of --memory-mb N, --up-to N, --rest")
     kind, size = ("exact", memory_mb) if memory_mb is not None else ("up_to", up_to)
-    start, by = state.window(from_, "--from"), state.by(actor, reason)
-    made = state.write(
+    start, by = app.window(from_, "--from"), app.by(actor, reason)
+    made = app.write(
         lambda c: features.map_size(
             c, feature, by, kind=kind, memory_mb=size, unit=unit, from_ms=start, confirmed=yes or dry_run, new=new
         ),
@@ -74,7 +74,7 @@ def map_(
         f"{size:,} MB" if memory_mb is not None else "all larger sizes" if size is None else f"sizes up to {size:,} MB"
     )
     show(
-        state,
+        app,
         {"feature": feature, "dry_run": dry_run, "mapped": made},
         [
             f"{'would map' if dry_run else 'mapped'} {feature} from {show_time(made.start_ms)} on: {what}; before: "
@@ -85,7 +85,7 @@ def map_(
     )
 
 
-@app.command()
+@commands.command()
 def end(
     context: typer.Context,
     feature: Annotated[str, typer.Argument(help="The feature to end")],
@@ -94,11 +94,11 @@ def end(
     reason: Reason = "not given",
 ) -> None:
     """Stop making a feature; its sizes wait, visibly, for another one."""
-    state: App = context.obj
-    start, by = state.window(from_, "--from"), state.by(actor, reason)
-    ended = state.write(lambda c: features.end_feature(c, feature, by, from_ms=start))
+    app: App = context.obj
+    start, by = app.window(from_, "--from"), app.by(actor, reason)
+    ended = app.write(lambda c: features.end_feature(c, feature, by, from_ms=start))
     show(
-        state,
+        app,
         {"feature": feature, "ended": ended},
         [f"{feature} ends at {show_time(ended[0].start_ms)}, for {len(ended):,} sizes"],
     )

@@ -19,9 +19,9 @@ from drawdown.worker.sources.samples.importer import ImportReport, import_sample
 from drawdown.worker.sources.samples.rows import ImportOptions
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("import")(import_)
+    commands.command("import")(import_)
 
 
 def import_(
@@ -42,7 +42,7 @@ def import_(
     Idempotent by id: importing again, also after a kill half-way, adds only what is missing. A bad row is reported
     with file, line, column and reason, and the rest goes in; the exit status is then 1.
     """
-    state: App = context.obj
+    app: App = context.obj
     options = ImportOptions(
         format=format_,
         columns=_pairs(map_, "--map"),
@@ -54,8 +54,8 @@ def import_(
         strict=strict,
         rejects=rejects,
     )
-    report = _import(state, files, options)
-    show(state, {"import": _plain(report)}, _lines(report, rejects))
+    report = _import(app, files, options)
+    show(app, {"import": _plain(report)}, _lines(report, rejects))
     if report.rejected or report.conflicts:
         raise typer.Exit(Exit.PERSON)
 
@@ -70,16 +70,16 @@ def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
-def _import(state: App, files: list[str], options: ImportOptions) -> ImportReport:
-    engine = state.ready()
-    now = state.clock.now_ms()
+def _import(app: App, files: list[str], options: ImportOptions) -> ImportReport:
+    engine = app.ready()
+    now = app.clock.now_ms()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TextColumn("{task.fields[rows]:,} rows"),
     )
-    with Progress(*columns, TimeElapsedColumn(), console=state.err, disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=app.err, disable=not sys.stderr.isatty()) as progress:
         tasks = {name: progress.add_task(escape(clean(name)), total=_size(name), rows=0) for name in files}
         return import_samples(
             engine,

@@ -17,13 +17,13 @@ from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import credit
 from drawdown.worker.views.ledger import list_entries, list_rates, list_wallets
 
-app = typer.Typer()
+commands = typer.Typer()
 
 MAX_RATE = 10**12
 """A million credits for a second: whatever is above is a slip."""
 
 
-@app.command()
+@commands.command()
 def grant(
     context: typer.Context,
     customer: Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")],
@@ -38,8 +38,8 @@ def grant(
     reason: Reason = "not given",
 ) -> None:
     """Give a customer credit. Organisations billed as this customer are looked at again by the next tick."""
-    state: App = context.obj
-    by, micro = state.by(actor, reason), parse_credits(amount)
+    app: App = context.obj
+    by, micro = app.by(actor, reason), parse_credits(amount)
 
     if key is not None and key != (key.strip() or None):
         raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
@@ -50,7 +50,7 @@ def grant(
         return granted, credit.wallet_of(connection, customer)
 
     try:
-        granted, held = state.write(work)
+        granted, held = app.write(work)
     except AnswerLost as error:
         raise AnswerLost(error.why, f"give it again with --key {known_as}, and it counts once") from error
     repeated, balance = granted.repeated, granted.balance_micro
@@ -61,20 +61,20 @@ def grant(
         else f"before: {show_credits(balance - micro)}"
     )
     result = {"customer_id": customer, "granted_micro": 0 if repeated else micro, "balance_micro": balance}
-    show(state, {**result, "key": known_as, "repeated": repeated, "plan": held.plan}, [line])
+    show(app, {**result, "key": known_as, "repeated": repeated, "plan": held.plan}, [line])
 
 
-@app.command("show")
+@commands.command("show")
 def show_(
     context: typer.Context,
     customer: Annotated[str | None, typer.Argument(help="One customer's entries")] = None,
     most: Most = 20,
 ) -> None:
     """Show wallets, lowest first, and the rate card; or one customer's wallet and its last entries."""
-    state: App = context.obj
+    app: App = context.obj
     if customer is None:
-        wallets = state.read(lambda c: list_wallets(c, most))
-        rates = state.read(list_rates)
+        wallets = app.read(lambda c: list_wallets(c, most))
+        rates = app.read(list_rates)
         tables = [
             table(
                 "Wallets",
@@ -87,10 +87,10 @@ def show_(
                 [(r.feature, r.micro_credits, r.per_quantity, show_time(r.start_ms)) for r in rates],
             ),
         ]
-        show(state, {"wallets": wallets, "rates": rates}, tables)
+        show(app, {"wallets": wallets, "rates": rates}, tables)
         return
-    found = state.read(lambda c: credit.known_wallet(c, customer))
-    entries = state.read(lambda c: list_entries(c, customer, most))
+    found = app.read(lambda c: credit.known_wallet(c, customer))
+    entries = app.read(lambda c: list_entries(c, customer, most))
     rows = [
         (show_time(e.ts), e.kind, show_credits(-e.amount_micro if e.kind == "usage" else e.amount_micro),
          e.feature, e.quantity, e.key)
@@ -98,10 +98,10 @@ def show_(
     ]  # fmt: skip
     title = f"{customer}: {show_credits(found.balance_micro)} credits, plan {found.plan or '-'}"
     columns = ("at", "kind", "#credits", "feature", "#quantity", "key")
-    show(state, {"customer_id": customer, "wallet": found, "entries": entries}, [table(title, columns, rows)])
+    show(app, {"customer_id": customer, "wallet": found, "entries": entries}, [table(title, columns, rows)])
 
 
-@app.command()
+@commands.command()
 def rate(
     context: typer.Context,
     feature: Annotated[str, typer.Argument(help="The feature")],
@@ -118,23 +118,23 @@ def rate(
 
     Each push is charged by itself, rounded to a whole micro-credit, half of one up.
     """
-    state: App = context.obj
-    by, start = state.by(actor, reason), state.window(from_, "--from")
+    app: App = context.obj
+    by, start = app.by(actor, reason), app.window(from_, "--from")
 
     def work(connection: sa.Connection) -> tuple[int, Rate | None]:
         was = credit.rate_at(connection, feature, by.now_ms if start is None else start)
         return credit.set_rate(connection, feature, micro_credits, per, by, from_ms=start, new=new), was
 
-    begins, was = state.write(work)
+    begins, was = app.write(work)
     before = "no rate" if was is None else f"{was.micro_credits:,} per {was.per_quantity:,}"
     show(
-        state,
+        app,
         {"feature": feature, "micro_credits": micro_credits, "per_quantity": per, "start_ms": begins, "was": was},
         [f"{feature}: {micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on; before: {before}"],
     )
 
 
-@app.command()
+@commands.command()
 def plan(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The plan's name")],
@@ -144,18 +144,18 @@ def plan(
     reason: Reason = "not given",
 ) -> None:
     """Change a plan, or with --new make one."""
-    state: App = context.obj
-    by = state.by(actor, reason)
-    was = state.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, by, new=new))
+    app: App = context.obj
+    by = app.by(actor, reason)
+    was = app.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, by, new=new))
     before = "no such plan" if was is None else f"{was:,}"
     line = f"plan {name}: {max_concurrent:,} at once; before: {before}"
-    show(state, {"plan": name, "max_concurrent": max_concurrent, "was": was}, [line])
+    show(app, {"plan": name, "max_concurrent": max_concurrent, "was": was}, [line])
 
 
-@app.command()
+@commands.command()
 def plans(context: typer.Context) -> None:
     """List the plans: how many sandboxes at once, and how many customers each has."""
-    state: App = context.obj
-    found = state.read(credit.list_plans)
+    app: App = context.obj
+    found = app.read(credit.list_plans)
     rows = [(one.plan, one.max_concurrent, one.customers) for one in found]
-    show(state, {"plans": found}, [table("Plans", ("plan", "#at once", "#customers"), rows)])
+    show(app, {"plans": found}, [table("Plans", ("plan", "#at once", "#customers"), rows)])

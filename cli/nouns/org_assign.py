@@ -39,9 +39,9 @@ FlipFile = Annotated[
 AllowHalt = Annotated[bool, typer.Option("--allow-halt", help="Also where there is no credit, which halts at once")]
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command to `drawdown org`."""
-    app.command("assign")(assign)
+    commands.command("assign")(assign)
 
 
 def assign(
@@ -68,21 +68,21 @@ def assign(
     organisation's first assignment may reach back with --from, later ones only to windows that are not sealed yet.
     --undo takes back an assignment that has not begun.
     """
-    state: App = context.obj
-    start = state.window(from_, "--from")
+    app: App = context.obj
+    start = app.window(from_, "--from")
     if provider is not None:
-        state.require_provider(provider)
-    by = state.by(actor, reason)
+        app.require_provider(provider)
+    by = app.by(actor, reason)
     _require_choice(names, unassigned, file, None if undo or cancel else customer)
     if undo or cancel:
         only_with(context, "--undo", "cancel", "names", "unassigned", "file", "dry_run", "actor", "reason")
         listed = names or ([one.org_id for one in read_flips(file)] if file is not None else [])
-        return _undo(state, listed, by, dry_run=dry_run)
-    wishes = _wishes(state, names, customer, file)
-    where, note = _biller(state, provider, wishes, new=new)
+        return _undo(app, listed, by, dry_run=dry_run)
+    wishes = _wishes(app, names, customer, file)
+    where, note = _biller(app, provider, wishes, new=new)
     terms = flip_rules.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
-    done = run(flips.flip(state.context(), wishes, terms, by), state.world())
-    show(state, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, terms)])
+    done = run(flips.flip(app.context(), wishes, terms, by), app.world())
+    show(app, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, terms)])
     if any(one.problem for one in done):
         raise typer.Exit(Exit.PERSON)
     return None
@@ -98,21 +98,21 @@ def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None
         raise UsageError("--customer: a customer's id has 1 to 200 characters, none of them control characters")
 
 
-def _wishes(state: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flip_rules.Wish]:
+def _wishes(app: App, names: list[str] | None, customer: str | None, file: Path | None) -> list[flip_rules.Wish]:
     if file is not None:
         return read_flips(file)
-    chosen = list(dict.fromkeys(names)) if names else state.read(assignments.unassigned)
+    chosen = list(dict.fromkeys(names)) if names else app.read(assignments.unassigned)
     return [flip_rules.Wish(org, customer) for org in chosen]
 
 
-def _biller(state: App, given: str | None, wishes: list[flip_rules.Wish], *, new: bool) -> tuple[str, list[str]]:
+def _biller(app: App, given: str | None, wishes: list[flip_rules.Wish], *, new: bool) -> tuple[str, list[str]]:
     """The provider that is meant, and a word where nobody named it."""
     if given is not None:
         return given, []
-    kept = state.read(lambda c: flips.kept_provider(c, [one.org_id for one in wishes], new=new))
+    kept = app.read(lambda c: flips.kept_provider(c, [one.org_id for one in wishes], new=new))
     if kept is None:
-        return state.require_provider(EMBEDDED), []
-    return state.require_provider(kept), [f"billed by {kept} as before; --provider names another"]
+        return app.require_provider(EMBEDDED), []
+    return app.require_provider(kept), [f"billed by {kept} as before; --provider names another"]
 
 
 def read_flips(file: Path) -> list[flip_rules.Wish]:
@@ -188,14 +188,14 @@ def _notes(one: flip_rules.Flip) -> str | None:
     return "; ".join(parts) or None
 
 
-def _undo(state: App, names: list[str], by: By, *, dry_run: bool) -> None:
+def _undo(app: App, names: list[str], by: By, *, dry_run: bool) -> None:
     if not names:
         raise UsageError("--undo: name the organisations, or give --file")
 
     def work(connection: sa.Connection) -> list[assignments.Assigned]:
         return [assignments.cancel(connection, org, by) for org in names]
 
-    done = state.write(work, rollback=dry_run)
+    done = app.write(work, rollback=dry_run)
     would = "would not be" if dry_run else "not"
     lines = [f"{one.org_id}: {would} moved to {one.provider} at {show_time(one.start_ms)}" for one in done]
-    show(state, {"undone": done, "dry_run": dry_run}, lines)
+    show(app, {"undone": done, "dry_run": dry_run}, lines)

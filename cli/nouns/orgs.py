@@ -24,13 +24,13 @@ from drawdown.worker.views.org_standing import OrgStatus
 from drawdown.worker.views.orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
 from drawdown.worker.views.status import org_status
 
-app = typer.Typer()
+commands = typer.Typer()
 
 OfProvider = Annotated[str, typer.Option("--provider", help="Only those this provider bills now")]
 OfPlan = Annotated[str, typer.Option("--plan", help="Only those on this plan")]
 
 
-@app.command("list")
+@commands.command("list")
 def list_(
     context: typer.Context,
     provider: OfProvider = "",
@@ -44,28 +44,26 @@ def list_(
     most: Page = 100,
 ) -> None:
     """List organisations, or the flips that are still to come."""
-    state: App = context.obj
-    state.known_provider(provider)
+    app: App = context.obj
+    app.known_provider(provider)
     if scheduled:
         only_with(context, "--scheduled", "provider", "most")
-        now = state.clock.now_ms()
-        coming = state.read(lambda c: scheduled_flips(c, provider, now, most))
+        now = app.clock.now_ms()
+        coming = app.read(lambda c: scheduled_flips(c, provider, now, most))
         for_people = [tuple(shown(name, value) for name, value in vars(row).items()) for row in coming]
         headings = ("org", "billed by", "then by", "as", "from", "who", "why")
-        return show(state, {"scheduled": coming}, [table("Flips to come", headings, for_people)])
+        return show(app, {"scheduled": coming}, [table("Flips to come", headings, for_people)])
 
     chosen = OrgFilter(provider, plan, search, halted, unassigned)
-    state.read(lambda c: _require(c, plan, after))
-    page = state.read(lambda c: list_orgs(c, chosen, sort=sort, after=after, most=most))
+    app.read(lambda c: _require(c, plan, after))
+    page = app.read(lambda c: list_orgs(c, chosen, sort=sort, after=after, most=most))
     rows = [
         (*astuple(one)[:6], None if one.balance_micro is None else show_credits(one.balance_micro), one.stopped_reason)
         for one in page.orgs
     ]
     columns = ("org", "billed by", "plan", "halted", "why", "#at once", "#balance", "stopped")
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
-    return show(
-        state, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more]
-    )
+    return show(app, {"orgs": page.orgs, "next_after": page.next_after}, [table("Organisations", columns, rows), *more])
 
 
 def _require(connection: sa.Connection, plan: str, org: str) -> None:
@@ -76,21 +74,21 @@ def _require(connection: sa.Connection, plan: str, org: str) -> None:
         ids.require(connection, ids.ORG, org)
 
 
-@app.command("show")
+@commands.command("show")
 def show_(context: typer.Context, org: Org) -> None:
     """Show how one organisation stands."""
-    state: App = context.obj
-    found = state.read(lambda c: org_status(c, org, state.clock.now_ms()))
-    show_org(state, found)
+    app: App = context.obj
+    found = app.read(lambda c: org_status(c, org, app.clock.now_ms()))
+    show_org(app, found)
 
 
-def show_org(state: App, found: OrgStatus) -> None:
+def show_org(app: App, found: OrgStatus) -> None:
     """Print what `org_status` found."""
     whole = asdict(found)
     own = {name: value for name, value in whole.items() if not isinstance(value, list | dict)}
     rows = [(show_time(a.start_ms), show_time(a.end_ms), a.provider, a.customer_id) for a in found.assignments]
     show(
-        state,
+        app,
         whole,
         [
             table(found.org_id, ("", ""), facts(own)),
@@ -128,7 +126,7 @@ def _credits(micro: int | None) -> str | None:
 org_assign.register(app)
 
 
-@app.command()
+@commands.command()
 def override(
     context: typer.Context,
     org: Org,
@@ -146,13 +144,13 @@ def override(
 
     --undo ends all of it: the provider's word counts again.
     """
-    state: App = context.obj
+    app: App = context.obj
     says = max_concurrent is not None or never_halt or until is not None
     if (undo or clear) == says:
         raise UsageError("give --max-concurrent, --never-halt, --until, or --undo alone")
-    ends = None if until is None else state.moment(until, "--until")
-    by, halted = state.by(actor, reason), False if never_halt else None
-    done = state.write(
+    ends = None if until is None else app.moment(until, "--until")
+    by, halted = app.by(actor, reason), False if never_halt else None
+    done = app.write(
         lambda c: (
             orgs.override(c, org, by, max_concurrent=max_concurrent, halted=halted, until_ms=ends)
             if says
@@ -163,7 +161,7 @@ def override(
         f"{org}: {_word(done.now)}; before: {_word(done.was)}",
         f"{org}: {_stands(done)}{'' if says else '; the next tick asks the provider again'}",
     ]
-    show(state, {"org_id": org, "cleared": not says, "was": done.was, "now": done.now, "override": done}, lines)
+    show(app, {"org_id": org, "cleared": not says, "was": done.was, "now": done.now, "override": done}, lines)
 
 
 def _word(word: orgs.Override) -> str:
@@ -183,7 +181,7 @@ def _stands(done: orgs.Overridden) -> str:
     return f"{'halted' if done.is_halted else 'runs'}, {'no limit' if most is None else f'{most:,}'} at once"
 
 
-@app.command()
+@commands.command()
 def halt(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")] = None,
@@ -203,9 +201,9 @@ def halt(
     --undo ends it: the provider's verdict counts again. Of many, chosen by a file or a filter, see first with --dry-run
     whom it would be, and say their number with --expect.
     """
-    state: App = context.obj
-    state.known_provider(provider)
-    by, undoing = state.by(actor, reason), undo or lift
+    app: App = context.obj
+    app.known_provider(provider)
+    by, undoing = app.by(actor, reason), undo or lift
     chosen = OrgFilter(provider, plan, search)
     if [bool(names), file is not None, chosen != OrgFilter()].count(True) != 1:
         raise UsageError("name organisations, or give --file, or choose them by --provider, --plan, --search")
@@ -218,9 +216,9 @@ def halt(
             raise Refused(f"they are {len(found):,} by now, and not {expect:,}: look again with --dry-run")
         return orgs.halt(connection, found, by, undo=undoing)
 
-    done = state.write(work, rollback=dry_run)
+    done = app.write(work, rollback=dry_run)
     one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
-    show(state, {**one, "halts": done, "dry_run": dry_run}, _halt_lines(done, undo=undoing, dry_run=dry_run))
+    show(app, {**one, "halts": done, "dry_run": dry_run}, _halt_lines(done, undo=undoing, dry_run=dry_run))
 
 
 def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[str]:
@@ -257,12 +255,12 @@ def read_orgs(file: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-@app.command()
+@commands.command()
 def release(context: typer.Context, org: Org, actor: Actor = None, reason: Reason = "not given") -> None:
     """Let a stopped organisation be sealed and pushed again, once its fault is mended."""
-    state: App = context.obj
-    by = state.by(actor, reason)
-    was = state.write(
+    app: App = context.obj
+    by = app.by(actor, reason)
+    was = app.write(
         lambda c: stops.release_org(c, org_id=org, reason=by.reason, now_ms=by.now_ms, actor=by.actor, via=by.via)
     )
-    show(state, {"org_id": org, "was": was}, [f"{org}: released; it had been stopped: {was}"])
+    show(app, {"org_id": org, "was": was}, [f"{org}: released; it had been stopped: {was}"])

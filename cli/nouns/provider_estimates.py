@@ -18,10 +18,10 @@ from drawdown.worker.verdict import rates
 from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the commands to `drawdown provider`."""
-    app.command("rate")(rate)
-    app.command("when-down")(when_down)
+    commands.command("rate")(rate)
+    commands.command("when-down")(when_down)
 
 
 def rate(
@@ -41,13 +41,13 @@ def rate(
 
     At Autumn, a feature that draws from its own balance takes 1,000,000 millionths for 1 base unit.
     """
-    state: App = context.obj
-    if state.require_provider(name) in EXEMPT_PROVIDERS:
+    app: App = context.obj
+    if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to estimate")
-    by, start = state.by(actor, reason), state.window(from_, "--from")
-    begins = state.write(lambda c: set_rate(c, name, feature, (micro, per), by, from_ms=start, new=new))
+    by, start = app.by(actor, reason), app.window(from_, "--from")
+    begins = app.write(lambda c: set_rate(c, name, feature, (micro, per), by, from_ms=start, new=new))
     show(
-        state,
+        app,
         {"provider": name, "feature": feature, "micro": micro, "per_quantity": per, "start_ms": begins},
         [f"{feature} at {name}: {micro:,} millionths per {per:,} from {show_time(begins)} on"],
     )
@@ -64,8 +64,8 @@ def when_down(
     reason: Reason = "not given",
 ) -> None:
     """Say what holds for running organisations while their provider cannot be read. Who is halted stays so."""
-    state: App = context.obj
-    if state.require_provider(name) in EXEMPT_PROVIDERS:
+    app: App = context.obj
+    if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: nobody reads it")
     if undo and not policy:
         only_with(context, "--undo", "name", "plan", "actor", "reason")
@@ -73,13 +73,13 @@ def when_down(
         raise UsageError(f"give --policy ({', '.join(rates.POLICIES)}), or --undo")
     if policy and policy not in rates.POLICIES:
         raise UsageError(f"--policy {policy!r} is none of {', '.join(rates.POLICIES)}")
-    by = state.by(actor, reason)
+    by = app.by(actor, reason)
     who = f"the plan {plan}" if plan else "every other plan"
     if undo:
-        was: str | None = state.write(lambda c: end_when_down(c, name, plan, by))
+        was: str | None = app.write(lambda c: end_when_down(c, name, plan, by))
         now = "as for every other plan" if plan else rates.DEFAULT_POLICY
     else:
-        was = state.write(lambda c: set_when_down(c, name, plan, policy, by, new=new))
+        was = app.write(lambda c: set_when_down(c, name, plan, policy, by, new=new))
         now = policy + (f" once it was unreadable for {UNREAD_STOP_MS // MINUTE_MS} min" if policy == "stop" else "")
     result = {"provider": name, "plan": plan, "policy": policy or None, "was": was}
-    show(state, result, [f"{name}, {who}: {now}; before: {was or 'nothing said'}"])
+    show(app, result, [f"{name}, {who}: {now}; before: {was or 'nothing said'}"])

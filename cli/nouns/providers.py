@@ -23,34 +23,34 @@ from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.views.features import mapped_features
 from drawdown.worker.views.providers import ProviderLoad, customers_at, provider_loads
 
-app = typer.Typer()
+commands = typer.Typer()
 provider_estimates.register(app)
 
 MAX_WEBHOOK_BYTES: Final = 1_000_000
 
 
-@app.command("list")
+@commands.command("list")
 def list_(context: typer.Context) -> None:
     """List providers: ready, dormant, paused or broken; organisations, and what is open."""
-    state: App = context.obj
-    now = state.clock.now_ms()
-    loads = state.read(lambda c: provider_loads(c, now))
-    paused, changed = state.read(terms.paused), state.context().changed
+    app: App = context.obj
+    now = app.clock.now_ms()
+    loads = app.read(lambda c: provider_loads(c, now))
+    paused, changed = app.read(terms.paused), app.context().changed
     found = []
-    for name in sorted({*state.registry.providers, *state.registry.broken, *loads} - EXEMPT_PROVIDERS):
-        stands, why = _stands(state, name, paused, changed)
+    for name in sorted({*app.registry.providers, *app.registry.broken, *loads} - EXEMPT_PROVIDERS):
+        stands, why = _stands(app, name, paused, changed)
         held = asdict(loads.get(name, ProviderLoad()))
         found.append({"provider": name, "state": stands, "why": why, **held})
     columns = ("provider", "state", "why", "#orgs", "#without customer", "#open pushes")
-    show(state, {"providers": found}, [table("Providers", columns, [tuple(one.values()) for one in found])])
+    show(app, {"providers": found}, [table("Providers", columns, [tuple(one.values()) for one in found])])
 
 
 def _stands(
-    state: App, name: str, paused: Mapping[str, tuple[int, str]], changed: Mapping[str, str]
+    app: App, name: str, paused: Mapping[str, tuple[int, str]], changed: Mapping[str, str]
 ) -> tuple[str, str | None]:
-    if name in state.registry.broken:
-        return "broken", state.registry.broken[name]
-    provider = state.registry.providers.get(name)
+    if name in app.registry.broken:
+        return "broken", app.registry.broken[name]
+    provider = app.registry.providers.get(name)
     if provider is None:
         return "missing", "its package is not installed here"
     if name in paused:
@@ -61,12 +61,12 @@ def _stands(
     if name in changed:
         return "changed", changed[name]
     live = provider.capabilities.live_from_ms
-    if live is not None and live > state.clock.now_ms():
+    if live is not None and live > app.clock.now_ms():
         return "shadow", "usage is sealed and compared, and nothing is sent"
     return "ready", None
 
 
-@app.command()
+@commands.command()
 def check(
     context: typer.Context,
     name: Name,
@@ -77,55 +77,53 @@ def check(
     most: Annotated[int, typer.Option(min=0, max=100_000, help="Assigned customers at most")] = 50,
 ) -> None:
     """Prove key, version, features and customers, before anything is billed. Charges nothing."""
-    state: App = context.obj
-    if state.require_provider(name) in EXEMPT_PROVIDERS:
+    app: App = context.obj
+    if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to check")
     if customer:
         only_with(context, "--customer", "name", "feature")
-    provider = state.registry.providers[name]
-    now = state.clock.now_ms()
-    features = feature or state.read(mapped_features)
-    customers = customer or state.read(lambda c: customers_at(c, name, now, most))
+    provider = app.registry.providers[name]
+    now = app.clock.now_ms()
+    features = feature or app.read(mapped_features)
+    customers = customer or app.read(lambda c: customers_at(c, name, now, most))
     found = (
-        [provider.dormant]
-        if provider.dormant
-        else list(ask(lambda: provider.check(features, customers), state.world()))
+        [provider.dormant] if provider.dormant else list(ask(lambda: provider.check(features, customers), app.world()))
     )
     done = {"provider": name, "problems": found, "features": features, "customers": len(customers)}
     good = f"{name}: well ({len(features)} features, {len(customers)} customers looked at)"
-    show(state, done, [f"{name}: {line}" for line in found] or [good])
+    show(app, done, [f"{name}: {line}" for line in found] or [good])
     raise typer.Exit(Exit.PERSON if found else Exit.SETTLED)
 
 
-@app.command()
+@commands.command()
 def pause(
     context: typer.Context, name: Name, undo: Undo = False, actor: Actor = None, reason: Reason = "not given"
 ) -> None:
     """Send nothing to a provider until --undo. Usage goes on being sealed, and waits."""
     if undo:
         return resume(context, name, actor, reason)
-    state: App = context.obj
-    if state.require_provider(name) in EXEMPT_PROVIDERS:
+    app: App = context.obj
+    if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: there is nothing to pause")
-    by = state.by(actor, reason)
-    before = state.write(lambda c: providers.pause(c, name, by))
+    by = app.by(actor, reason)
+    before = app.write(lambda c: providers.pause(c, name, by))
     was = "not paused" if before is None else f"paused since {show_time(before[0])}: {before[1]}"
     line = f"{name}: paused; before: {was}; `drawdown provider pause {name} --undo` ends it"
-    return show(state, {"provider": name, "paused": True, "was": before}, [line])
+    return show(app, {"provider": name, "paused": True, "was": before}, [line])
 
 
-@app.command(hidden=True)
+@commands.command(hidden=True)
 def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
     """Send to a paused provider again: the next tick sends what has waited."""
-    state: App = context.obj
-    by = state.by(actor, reason)
-    state.known_provider(name)
-    since = state.write(lambda c: providers.resume(c, name, by))
+    app: App = context.obj
+    by = app.by(actor, reason)
+    app.known_provider(name)
+    since = app.write(lambda c: providers.resume(c, name, by))
     text = f"{name}: resumed; it had been paused since {show_time(since)}"
-    show(state, {"provider": name, "paused": False, "since_ms": since}, [text])
+    show(app, {"provider": name, "paused": False, "since_ms": since}, [text])
 
 
-@app.command()
+@commands.command()
 def accept(
     context: typer.Context, name: Name, dry_run: DryRun = False, actor: Actor = None, reason: Reason = "not given"
 ) -> None:
@@ -133,20 +131,20 @@ def accept(
 
     What was sealed on the old ones and never sent is sealed anew; what was billed stays where it is.
     """
-    state: App = context.obj
-    if state.require_provider(name) in EXEMPT_PROVIDERS:
+    app: App = context.obj
+    if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: it has no settings")
-    provider, by = state.registry.providers[name], state.by(actor, reason)
+    provider, by = app.registry.providers[name], app.by(actor, reason)
     if provider.dormant is not None:
         raise Refused(provider.dormant)
-    voided = providers.accept(state.write, name, provider.capabilities, by, dry_run=dry_run)
+    voided = providers.accept(app.write, name, provider.capabilities, by, dry_run=dry_run)
     text = (
         f"{name}: {'would be' if dry_run else 'is'} used on its present settings; {voided:,} unsent pushes sealed anew"
     )
-    show(state, {"provider": name, "voided": voided, "dry_run": dry_run}, [text])
+    show(app, {"provider": name, "voided": voided, "dry_run": dry_run}, [text])
 
 
-@app.command()
+@commands.command()
 def webhook(
     context: typer.Context,
     name: Name,
@@ -157,8 +155,8 @@ def webhook(
 
     Exit status 75: it is genuine, and what it names could not be fetched; give it again.
     """
-    state: App = context.obj
-    if state.require_provider(name) in EXEMPT_PROVIDERS:
+    app: App = context.obj
+    if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: it sends no webhooks")
     headers = {}
     for one in header:
@@ -166,14 +164,14 @@ def webhook(
         if not colon:
             raise UsageError(f"--header {one.split(' ')[0]!r}: write 'Name: value'")
         headers[key.strip().lower()] = value.strip()
-    provider, now = state.registry.providers[name], state.clock.now_ms()
+    provider, now = app.registry.providers[name], app.clock.now_ms()
     content = body.read(MAX_WEBHOOK_BYTES + 1)
     if len(content) > MAX_WEBHOOK_BYTES:
         raise UsageError(f"a webhook of more than {MAX_WEBHOOK_BYTES:,} bytes is none")
-    state.ready()
-    notices = ask(lambda: provider.notices(headers, content, now), state.world())
+    app.ready()
+    notices = ask(lambda: provider.notices(headers, content, now), app.world())
     if isinstance(notices, ReadFailed):
-        show(state, {"provider": name, "done": [], "later": notices.reason}, [f"{name}: later: {notices.reason}"])
+        show(app, {"provider": name, "done": [], "later": notices.reason}, [f"{name}: later: {notices.reason}"])
         raise typer.Exit(Exit.LEFT)
-    done = state.write(lambda c: apply_notices(c, name, notices, now))
-    show(state, {"provider": name, "done": done}, done or [f"{name}: nothing that concerns us"])
+    done = app.write(lambda c: apply_notices(c, name, notices, now))
+    show(app, {"provider": name, "done": done}, done or [f"{name}: nothing that concerns us"])

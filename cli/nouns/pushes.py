@@ -20,13 +20,13 @@ from drawdown.worker.commands.chosen_pushes import Chosen
 from drawdown.worker.views.push import PushColumns, explain_push
 from drawdown.worker.views.pushes import PushFilter, PushSum, list_pushes, sum_pushes
 
-app = typer.Typer()
+commands = typer.Typer()
 
 STATES = ("due", "queued", "in_doubt", "rejected", "accepted", "voided", "carried", "shadow")
 OPEN = ("due", "queued", "in_doubt", "rejected")
 
 
-@app.command("list")
+@commands.command("list")
 def list_(
     context: typer.Context,
     state_: Annotated[
@@ -38,24 +38,24 @@ def list_(
     most: Most = 100,
 ) -> None:
     """List pushes; without --state, those that are not settled. Of these there are sums by customer, too."""
-    state: App = context.obj
+    app: App = context.obj
     if wrong := set(state_ or ()) - set(STATES):
         raise UsageError(f"--state {sorted(wrong)[0]}: there is {', '.join(STATES)}")
-    state.known_provider(provider)
+    app.known_provider(provider)
     if org:
-        state.read(lambda c: require_org(c, org))
+        app.read(lambda c: require_org(c, org))
     chosen = PushFilter(state_ or OPEN, org, provider)
-    rows = state.read(lambda c: list_pushes(c, chosen, most))
+    rows = app.read(lambda c: list_pushes(c, chosen, most))
     shown = [(r.key, r.provider, r.sent_qty, r.state, r.attempts, r.last_error) for r in rows]
     columns = ("key", "provider", "#quantity", "state", "#attempts", "last error")
     lines: list[str | Table] = [table("Pushes", columns, shown)]
     result: dict[str, object] = {"pushes": rows}
     if set(state_ or OPEN) <= set(OPEN):  # whatever is settled is all there ever was
-        sums = state.read(lambda c: sum_pushes(c, chosen))
+        sums = app.read(lambda c: sum_pushes(c, chosen))
         total = sum(one.pushes for one in sums)
         result |= {"total": total, "sums": sums}
         lines += _sums(sums, total, len(rows)) if rows else []
-    show(state, result, lines)
+    show(app, result, lines)
 
 
 def _sums(sums: Sequence[PushSum], total: int, shown: int) -> list[str | Table]:
@@ -64,18 +64,18 @@ def _sums(sums: Sequence[PushSum], total: int, shown: int) -> list[str | Table]:
     return [*cut, table("In all", columns, [astuple(one) for one in sums[:shown]])]
 
 
-@app.command("show")
+@commands.command("show")
 def show_(context: typer.Context, key: Annotated[str, typer.Argument(help="The push's key")]) -> None:
     """Explain one push: samples, mapping, quantity, attempts, the provider's answer."""
-    state: App = context.obj
-    found = state.read(lambda c: explain_push(c, key))
+    app: App = context.obj
+    found = app.read(lambda c: explain_push(c, key))
     push, sent_as = found.push, found.sent_as
     samples = [(s.id, show_time(s.ts), s.memory_mb, s.interval_s, s.withdrawn) for s in found.samples]
     attempts = [
         (a.attempt, show_time(a.started_ms), show_time(a.finished_ms), a.outcome, a.detail) for a in found.attempts
     ]
     show(
-        state,
+        app,
         asdict(found),
         [
             table(key, ("", ""), facts(asdict(push))),
@@ -107,7 +107,7 @@ OfProvider = Annotated[str, typer.Option("--provider", help="All at this provide
 Saying = Annotated[str, typer.Option("--error", help="All whose last error holds this text")]
 
 
-@app.command()
+@commands.command()
 def retry(
     context: typer.Context,
     keys: Keys = None,
@@ -121,18 +121,18 @@ def retry(
     reason: Reason = "not given",
 ) -> None:
     """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
-    state: App = context.obj
-    state.known_provider(provider)
-    by, chosen = state.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
-    done = state.write(lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), by), rollback=dry_run)
+    app: App = context.obj
+    app.known_provider(provider)
+    by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    done = app.write(lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), by), rollback=dry_run)
     show(
-        state,
+        app,
         {"retried": done, "dry_run": dry_run},
         _lines(done, "sent again by the next tick", dry_run, will="will be "),
     )
 
 
-@app.command()
+@commands.command()
 def resolve(
     context: typer.Context,
     keys: Keys = None,
@@ -149,18 +149,18 @@ def resolve(
     reason: Reason = "not given",
 ) -> None:
     """Say what became of pushes that are in doubt or rejected."""
-    state: App = context.obj
+    app: App = context.obj
     if accepted == absent:
         raise UsageError("give --accepted or --absent")
-    state.known_provider(provider)
-    by, chosen = state.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    app.known_provider(provider)
+    by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     work = pushes.resolve_accepted if accepted else pushes.void
-    done = state.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), by, evidence), rollback=dry_run)
+    done = app.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), by, evidence), rollback=dry_run)
     what = "accepted" if accepted else "voided; what they held is owed again"
-    show(state, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what, dry_run))
+    show(app, {"resolved": done, "accepted": accepted, "dry_run": dry_run}, _lines(done, what, dry_run))
 
 
-@app.command()
+@commands.command()
 def void(
     context: typer.Context,
     keys: Keys = None,
@@ -178,20 +178,18 @@ def void(
     reason: Reason = "not given",
 ) -> None:
     """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
-    state: App = context.obj
-    state.known_provider(provider)
-    by, chosen = state.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
+    app: App = context.obj
+    app.known_provider(provider)
+    by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     if although_accepted and not keys:
         raise UsageError("name each push that was accepted and has to be voided: no filter finds those")
-    done = state.write(
+    done = app.write(
         lambda c: pushes.void(
             c, chosen.find(c, ("in_doubt", "rejected")), by, evidence, although_accepted=although_accepted
         ),
         rollback=dry_run,
     )
-    show(
-        state, {"voided": done, "dry_run": dry_run}, _lines(done, "voided; the next tick seals what they held", dry_run)
-    )
+    show(app, {"voided": done, "dry_run": dry_run}, _lines(done, "voided; the next tick seals what they held", dry_run))
 
 
 def _lines(keys: Sequence[str], what: str, dry_run: bool, *, will: str = "") -> list[str]:

@@ -34,9 +34,9 @@ Acknowledge = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("reconcile")(reconcile_)
+    commands.command("reconcile")(reconcile_)
 
 
 def reconcile_(
@@ -56,13 +56,13 @@ def reconcile_(
 
     Exit status 1: something differs and a person is needed; 75: it was corrected, and the next tick settles it.
     """
-    state: App = context.obj
+    app: App = context.obj
     if acknowledge:
         only_with(context, "--acknowledge", "org", "actor", "reason")
-        return _acknowledge(state, org, state.by(actor, reason))
+        return _acknowledge(app, org, app.by(actor, reason))
     if provider:
-        state.require_provider(provider)
-    start, end = _days(state, from_, to)
+        app.require_provider(provider)
+    start, end = _days(app, from_, to)
     scope = ReconcileScope(
         from_ms=start or 0,
         to_ms=2**53 if end is None else end,
@@ -74,27 +74,27 @@ def reconcile_(
         recent=start is None and end is None,
     )
     if org:
-        state.read(lambda c: require_org(c, org))
+        app.read(lambda c: require_org(c, org))
     if correct:
-        state.write(require_whole)
-    state.ready()
-    found = run(reconcile(state.context(), scope, state.by(actor, reason)), state.world())
-    show(state, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
+        app.write(require_whole)
+    app.ready()
+    found = run(reconcile(app.context(), scope, app.by(actor, reason)), app.world())
+    show(app, {"reconcile": {**asdict(found), "exit_status": found.exit_status}}, _lines(found))
     raise typer.Exit(found.exit_status)
 
 
-def _acknowledge(state: App, org: str, by: By) -> None:
+def _acknowledge(app: App, org: str, by: By) -> None:
     if org:
-        state.read(lambda c: require_org(c, org))
-    seen = state.write(lambda c: balances.acknowledge(c, org, by))
+        app.read(lambda c: require_org(c, org))
+    seen = app.write(lambda c: balances.acknowledge(c, org, by))
     done = [f"{one.org_id}, {one.provider}, {one.feature}: {int(one.told_qty):+,}" for one in seen]
-    show(state, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
+    show(app, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
 
 
-def _days(state: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:
+def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:
     """Errors: UsageError for what is no day, or an empty range."""
-    start = None if from_ is None else state.moment(from_, "--from")
-    end = None if to is None else state.moment(to, "--to")
+    start = None if from_ is None else app.moment(from_, "--from")
+    end = None if to is None else app.moment(to, "--to")
     if any(one is not None and one % DAY_MS for one in (start, end)):
         raise UsageError("--from and --to are days: 2026-01-31")
     if start is not None and end is not None and end <= start:

@@ -14,9 +14,9 @@ from drawdown.worker.engine.runner import run
 from drawdown.worker.history.recover import Recovered, recover
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("recover")(recover_)
+    commands.command("recover")(recover_)
 
 
 def recover_(
@@ -34,13 +34,13 @@ def recover_(
 
     First have the hosts' samples imported again, and do again what people changed since the backup.
     """
-    state: App = context.obj
-    since_ms = None if since is None else state.moment(since, "--since")
-    state.ready()
-    by = state.by(actor, reason)
-    steps = recover(state.context(), by, since_ms=since_ms, restored=restored, dry_run=dry_run)
-    found = run(steps, state.world())
-    show(state, {"recover": found, "dry_run": dry_run}, _lines(found, dry_run=dry_run))
+    app: App = context.obj
+    since_ms = None if since is None else app.moment(since, "--since")
+    app.ready()
+    by = app.by(actor, reason)
+    steps = recover(app.context(), by, since_ms=since_ms, restored=restored, dry_run=dry_run)
+    found = run(steps, app.world())
+    show(app, {"recover": found, "dry_run": dry_run}, _lines(found, dry_run=dry_run))
 
 
 def _lines(found: Recovered, *, dry_run: bool) -> list[str]:

@@ -32,9 +32,9 @@ LISTED = 20
 """Rows of a table for people; --json has more, and with --dry-run all."""
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("replay")(replay_)
+    commands.command("replay")(replay_)
 
 
 def replay_(
@@ -54,28 +54,28 @@ def replay_(
     A replay that was stopped goes on where it was when the same command is given again. --dry-run shows what it would
     seal and send, with prices, and why the rest is not there; with --json, every push.
     """
-    state: App = context.obj
+    app: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:
         raise UsageError("name one organisation or several, or give --provider NAME, or --all")
     if not from_ or not to:
         raise UsageError("give the range: --from and --to")
     parse_zone(zone)
-    start, end = state.moment(from_, "--from", zone), state.moment(to, "--to", zone)
-    state.known_provider(provider or "")
-    now = state.clock.now_ms()
+    start, end = app.moment(from_, "--from", zone), app.moment(to, "--to", zone)
+    app.known_provider(provider or "")
+    now = app.clock.now_ms()
     scope = ReplayScope(tuple(orgs or ()), provider)
-    made = state.read(lambda c: plan(c, scope, start, end, now))
+    made = app.read(lambda c: plan(c, scope, start, end, now))
     echo = echoed(made, (from_, to), (start, end), zone)
-    if not state.json:
+    if not app.json:
         for line in echo.lines:
-            state.out.print(escape(clean(line)), highlight=False)
-    found = _run(state, made, dry_run, state.by(actor, reason))
+            app.out.print(escape(clean(line)), highlight=False)
+    found = _run(app, made, dry_run, app.by(actor, reason))
     shown = {"replay": _plain(found), "range": asdict(echo) | _plan_json(made), "dry_run": dry_run}
-    show(state, {**shown, "exit_status": found.exit_status}, lines_of(found))
+    show(app, {**shown, "exit_status": found.exit_status}, lines_of(found))
     raise typer.Exit(found.exit_status)
 
 
-def _run(state: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
+def _run(app: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
     """With a progress bar where somebody looks."""
     columns = (
         SpinnerColumn(),
@@ -84,7 +84,7 @@ def _run(state: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=state.err, disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=app.err, disable=not sys.stderr.isatty()) as progress:
         tasks = {
             "replayed": progress.add_task("windows replayed", total=0),
             "pushed": progress.add_task("pushed", total=None),
@@ -97,10 +97,10 @@ def _run(state: App, made: ReplayPlan, dry_run: bool, by: By) -> Replayed:
             else:
                 progress.advance(tasks[what], count)
 
-        context = state.context()
+        context = app.context()
         context.progress = advanced
-        most = None if dry_run and state.json else SHOWN
-        return runner.run(replay(context, made, by, dry_run=dry_run, most=most), state.world())
+        most = None if dry_run and app.json else SHOWN
+        return runner.run(replay(context, made, by, dry_run=dry_run, most=most), app.world())
 
 
 @dataclass(frozen=True)

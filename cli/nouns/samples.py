@@ -17,7 +17,7 @@ from drawdown.worker.commands import prune, samples, withdrawals
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.views.samples import list_samples
 
-app = typer.Typer()
+commands = typer.Typer()
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Samples")]
 OfOrg = Annotated[str, typer.Option("--org", help="Only of this organisation")]
@@ -26,7 +26,7 @@ Since = Annotated[str | None, typer.Option("--from", help="Only what came in fro
 Until = Annotated[str | None, typer.Option("--to", help="Only what came in before this time")]
 
 
-@app.command("list")
+@commands.command("list")
 def list_(
     context: typer.Context,
     quarantined: Annotated[bool, typer.Option("--quarantined", help="Those that cannot be billed, and why")] = False,
@@ -41,14 +41,14 @@ def list_(
 
     A quarantined sample's own time may be the very thing that is wrong: there, --from and --to go by when it came in.
     """
-    state: App = context.obj
-    chosen = _filter(state, None, org, why, from_, to)
+    app: App = context.obj
+    chosen = _filter(app, None, org, why, from_, to)
     if quarantined:
-        return _list_quarantined(state, chosen, after, most)
+        return _list_quarantined(app, chosen, after, most)
     if not org or chosen.from_ms is None or why or after:
         raise UsageError("give --quarantined; or --org and --from, for its samples in the order of their use")
-    until = state.clock.now_ms() if chosen.to_ms is None else chosen.to_ms
-    found = state.read(lambda c: list_samples(c, org, chosen.from_ms or 0, until, most))
+    until = app.clock.now_ms() if chosen.to_ms is None else chosen.to_ms
+    found = app.read(lambda c: list_samples(c, org, chosen.from_ms or 0, until, most))
     columns = ("sample", "sandbox", "at", "#MB", "#seconds", "")
     times = [show_time(int(s.ts)) for s in found]
     plain = [
@@ -56,16 +56,16 @@ def list_(
         for s, at in zip(found, times, strict=True)
     ]
     more = [f"there may be more: --from {times[-1]}, or --most"] if len(found) == most else []
-    return show(state, {"samples": found}, [table(f"Samples of {org}", columns, plain), *more])
+    return show(app, {"samples": found}, [table(f"Samples of {org}", columns, plain), *more])
 
 
-def _list_quarantined(state: App, chosen: QuarantineFilter, after: str, most: int) -> None:
-    page = state.read(lambda c: list_quarantined(c, chosen, state.clock.now_ms(), after=after, most=most))
+def _list_quarantined(app: App, chosen: QuarantineFilter, after: str, most: int) -> None:
+    page = app.read(lambda c: list_quarantined(c, chosen, app.clock.now_ms(), after=after, most=most))
     meant = ["-" if s.meant_ms is None else f"{show_time(s.meant_ms)} ({s.meant_as})" for s in page.samples]
     rows = [(_id(s), s.org_id, s.reason, s.ts, time) for s, time in zip(page.samples, meant, strict=True)]
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
     found = table("Quarantined", ("sample", "org", "why", "its time", "meant, perhaps"), rows)
-    show(state, {"samples": page.samples, "next_after": page.next_after}, [found, *more])
+    show(app, {"samples": page.samples, "next_after": page.next_after}, [found, *more])
 
 
 def _id(one: SampleRow) -> str:
@@ -77,20 +77,18 @@ def _id(one: SampleRow) -> str:
 
 
 def _filter(
-    state: App, given: list[str] | None, org: str, why: str, from_: str | None, to: str | None
+    app: App, given: list[str] | None, org: str, why: str, from_: str | None, to: str | None
 ) -> QuarantineFilter:
     """What was chosen. Errors: UnknownId for an organisation or a reason there is not."""
-    start, end = (
-        None if text is None else state.moment(text, name) for text, name in ((from_, "--from"), (to, "--to"))
-    )
+    start, end = (None if text is None else app.moment(text, name) for text, name in ((from_, "--from"), (to, "--to")))
     if org:
-        state.read(lambda c: require_org(c, org))
+        app.read(lambda c: require_org(c, org))
     if why:
-        state.read(lambda c: require_reason(c, why))
+        app.read(lambda c: require_reason(c, why))
     return QuarantineFilter(tuple(given or ()), org, why, start, end)
 
 
-@app.command("mend")
+@commands.command("mend")
 def mend_(
     context: typer.Context,
     given: Ids = None,
@@ -110,8 +108,8 @@ def mend_(
     sandbox and moment there is a sample already is left out, as somebody mended it before; of several, the first by id
     goes in.
     """
-    state: App = context.obj
-    by, chosen = state.by(actor, reason), _filter(state, given, org, why, from_, to)
+    app: App = context.obj
+    by, chosen = app.by(actor, reason), _filter(app, given, org, why, from_, to)
     _require_choice(chosen)
 
     def work(connection: sa.Connection) -> list[samples.Mended]:
@@ -119,7 +117,7 @@ def mend_(
         _require_expected(expect, sum(one.new_id is not None for one in done))
         return done
 
-    done = state.write(work, rollback=dry_run)
+    done = app.write(work, rollback=dry_run)
     good = [one for one in done if one.new_id is not None]
     rows = [
         (one.sample_id, one.org_id, one.ts, show_time(one.ts_ms), one.unit, one.interval_s, one.new_id or one.why_not)
@@ -130,12 +128,12 @@ def mend_(
     columns = ("sample", "org", "its time", "meant", "in", "#seconds", "entered as, or why not")
     again = [f"for just these: --expect {len(good)}"] if dry_run else []
     cut = [f"… and {len(done) - 50:,} more"] if len(done) > 50 else []
-    show(state, {"mended": done, "dry_run": dry_run}, [table(title, columns, rows), *cut, *again])
+    show(app, {"mended": done, "dry_run": dry_run}, [table(title, columns, rows), *cut, *again])
     if len(good) < len(done):
         raise typer.Exit(Exit.PERSON)
 
 
-@app.command()
+@commands.command()
 def dismiss(
     context: typer.Context,
     given: Ids = None,
@@ -150,10 +148,10 @@ def dismiss(
     reason: Reason = "not given",
 ) -> None:
     """Set quarantined samples aside: they are never billed, and no longer counted as quarantined."""
-    state: App = context.obj
+    app: App = context.obj
     if undo and (org or why or from_ or to):
         raise UsageError("--undo takes back by id alone: name the samples (`drawdown audit list` has their ids)")
-    by, chosen = state.by(actor, reason), _filter(state, given, org, why, from_, to)
+    by, chosen = app.by(actor, reason), _filter(app, given, org, why, from_, to)
     _require_choice(chosen)
 
     def work(connection: sa.Connection) -> list[str]:
@@ -161,11 +159,11 @@ def dismiss(
         _require_expected(expect, len(done))
         return done
 
-    done = state.write(work, rollback=dry_run)
+    done = app.write(work, rollback=dry_run)
     what = "quarantined again" if undo else "set aside, and never billed; --undo takes it back"
     lines = [f"{len(done):,} {'would be ' if dry_run else ''}{what}", *(f"  {name}" for name in done[:20])]
     again = [f"for just these: --expect {len(done)}"] if dry_run else []
-    show(state, {"dismissed": done, "undo": undo, "dry_run": dry_run}, [*lines, *again])
+    show(app, {"dismissed": done, "undo": undo, "dry_run": dry_run}, [*lines, *again])
 
 
 def _require_choice(chosen: QuarantineFilter) -> None:
@@ -178,7 +176,7 @@ def _require_expected(expect: int | None, found: int) -> None:
         raise Refused(f"they are {found:,} by now, and not {expect:,}: look again with --dry-run")
 
 
-@app.command()
+@commands.command()
 def withdraw(
     context: typer.Context,
     given: Annotated[list[str], typer.Argument(metavar="ID...", help="Samples")],
@@ -187,16 +185,16 @@ def withdraw(
     reason: Reason = "not given",
 ) -> None:
     """Declare samples wrong; the next tick gives back what was billed for them."""
-    state: App = context.obj
-    by = state.by(actor, reason)
-    done = state.write(lambda c: withdrawals.withdraw(c, given, by), rollback=dry_run)
+    app: App = context.obj
+    by = app.by(actor, reason)
+    done = app.write(lambda c: withdrawals.withdraw(c, given, by), rollback=dry_run)
     rows = [(d.sample_id, d.org_id, show_time(d.window_ms), d.interval_s, d.already) for d in done]
     columns = ("sample", "org", "window", "#seconds", "withdrawn before")
     title = "Would withdraw; nothing was changed" if dry_run else "Withdrawn"
-    show(state, {"withdrawn": done, "dry_run": dry_run}, [table(title, columns, rows)])
+    show(app, {"withdrawn": done, "dry_run": dry_run}, [table(title, columns, rows)])
 
 
-@app.command("prune")
+@commands.command("prune")
 def prune_(
     context: typer.Context,
     before: Annotated[str, typer.Option(help="Delete samples of windows before this time")],
@@ -208,9 +206,9 @@ def prune_(
 
     Quarantined samples stay until they are mended or dismissed: their time may be the very thing that is wrong.
     """
-    state: App = context.obj
-    by, moment = state.by(actor, reason), state.moment(before, "--before")
-    done = prune.prune(state.write, moment, by, dry_run=dry_run)
+    app: App = context.obj
+    by, moment = app.by(actor, reason), app.moment(before, "--before")
+    done = prune.prune(app.write, moment, by, dry_run=dry_run)
     text = f"{'would delete' if dry_run else 'deleted'} {done.samples:,} samples before {show_time(done.before_ms)}"
     held = f"; {done.held_back:,} organisations have something open before that" if done.held_back else ""
     kept = [
@@ -218,4 +216,4 @@ def prune_(
         "--quarantined`; `drawdown sample mend` bills those whose time can be told, and a prune deletes what `drawdown "
         "sample dismiss` set aside"
     ]
-    show(state, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])
+    show(app, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])

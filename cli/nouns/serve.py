@@ -22,9 +22,9 @@ from drawdown.worker.engine.context import Context
 log = structlog.get_logger()
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("serve")(serve_)
+    commands.command("serve")(serve_)
 
 
 def serve_(
@@ -37,25 +37,25 @@ def serve_(
     from drawdown.server.http import listen  # a third of a second, which no other command should pay for
     from drawdown.server.http.callers import proxies
 
-    state: App = context.obj
-    read(state.engine, require_ready)
-    proxies(state.settings.trusted_proxies)  # what is wrong there is said before anything is begun
-    server = Server(services_of(state))
+    app: App = context.obj
+    read(app.engine, require_ready)
+    proxies(app.settings.trusted_proxies)  # what is wrong there is said before anything is begun
+    server = Server(services_of(app))
     listening = listen.bind(host, port)
     if not _is_loopback(host):
         log.warning("reachable_by_others", host=host, detail="the gate and the metrics ask nobody for a proof")
     shown_host = f"[{host}]" if ":" in host else host
     url = f"http://{shown_host}:{listening.getsockname()[1]}"
-    show(state, {"url": url}, [f"listening on {url}; SIGTERM or Ctrl-C ends it"])
+    show(app, {"url": url}, [f"listening on {url}; SIGTERM or Ctrl-C ends it"])
     sys.stdout.flush()
     log.info("serving", url=url)
-    listen.serve(server, listening, state.settings.trusted_proxies)
+    listen.serve(server, listening, app.settings.trusted_proxies)
 
 
-def services_of(state: App) -> Services:
+def services_of(app: App) -> Services:
     """What the server is given. Each of its threads gets connections and providers of its own."""
-    asking = _with_own(state, HttpClient())
-    unasked = _with_own(state, NobodyThere())
+    asking = _with_own(app, HttpClient())
+    unasked = _with_own(app, NobodyThere())
 
     def renew(services: Services) -> None:
         asking.read_files_again()
@@ -65,9 +65,9 @@ def services_of(state: App) -> Services:
         services.unasked = unasked.registry.providers
 
     return Services(
-        engine=state.engine,
-        clock=state.clock,
-        settings=state.settings.server(),
+        engine=app.engine,
+        clock=app.clock,
+        settings=app.settings.server(),
         providers=asking.registry.providers,
         unasked=unasked.registry.providers,
         broken=asking.registry.broken,
@@ -77,9 +77,9 @@ def services_of(state: App) -> Services:
     )
 
 
-def _with_own(state: App, http: Http) -> App:
+def _with_own(app: App, http: Http) -> App:
     """The same database and settings, with connections and providers of its own."""
-    return replace(state, _registry=None, http=http)
+    return replace(app, _registry=None, http=http)
 
 
 def _hands(own: App) -> ThreadKit:

@@ -36,9 +36,9 @@ VERDICTS: Final = {
 }
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("status")(status_)
+    commands.command("status")(status_)
 
 
 def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(help="One organisation")] = None) -> None:
@@ -47,17 +47,17 @@ def status_(context: typer.Context, org: Annotated[str | None, typer.Argument(he
     Exit status: 0 where all is settled, 75 where something is behind, 1 where a person is needed; the same for one
     organisation. A halt is no fault: it is shown, and changes no exit status.
     """
-    state: App = context.obj
-    now = state.clock.now_ms()
+    app: App = context.obj
+    now = app.clock.now_ms()
     if org is not None:
-        found = state.read(lambda c: org_status(c, org, now))
+        found = app.read(lambda c: org_status(c, org, now))
         ends = org_exit(found)
-        show(state, {**asdict(found), "exit_status": ends}, _split(org_lines(found, now)))
+        show(app, {**asdict(found), "exit_status": ends}, _split(org_lines(found, now)))
         raise typer.Exit(ends)
-    witness = WitnessFile(state.settings.state_folder()).recall(state.ready())
-    whole = state.read(lambda c: status(c, now, witness))
+    witness = WitnessFile(app.settings.state_folder()).recall(app.ready())
+    whole = app.read(lambda c: status(c, now, witness))
     ends = VERDICTS[whole.headline.verdict][1]
-    show(state, {**as_object(whole), "exit_status": ends}, _split(status_lines(whole)))
+    show(app, {**as_object(whole), "exit_status": ends}, _split(status_lines(whole)))
     raise typer.Exit(ends)
 
 

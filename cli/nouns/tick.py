@@ -31,10 +31,10 @@ NewOrgProvider = Annotated[str | None, typer.Option(help="Assign organisations t
 NewOrgFrom = Annotated[str | None, typer.Option(help="...from this window on", show_default="what is not sealed yet")]
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the commands."""
-    app.command("tick")(tick_)
-    app.command("run")(run_)
+    commands.command("tick")(tick_)
+    commands.command("run")(run_)
 
 
 def parse_shard(text: str | None) -> Shard:
@@ -48,14 +48,14 @@ def parse_shard(text: str | None) -> Shard:
     return Shard(index * BUCKETS // of, (index + 1) * BUCKETS // of - 1)
 
 
-def new_orgs(state: App, provider: str | None, start: str | None) -> NewOrgs | None:
+def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | None:
     """What `--new-org-provider` and `--new-org-from` say."""
     if provider is None:
         if start is not None:
             raise UsageError("--new-org-from goes with --new-org-provider")
         return None
-    from_ms = state.window(start, "--new-org-from")
-    return NewOrgs(state.require_provider(provider), from_ms)
+    from_ms = app.window(start, "--new-org-from")
+    return NewOrgs(app.require_provider(provider), from_ms)
 
 
 def tick_(
@@ -74,23 +74,23 @@ def tick_(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing where all is settled: for cron's mail")] = False,
 ) -> None:
     """Settle everything once and exit: the cron form, every five minutes."""
-    state: App = context.obj
+    app: App = context.obj
     if quiet:
-        set_up_logs(state.settings.log_level, at_least=logging.WARNING)
+        set_up_logs(app.settings.log_level, at_least=logging.WARNING)
     try:
-        report = _tick_once(state, shard, deadline, new_org_provider, new_org_from, accept_clock=accept_clock)
+        report = _tick_once(app, shard, deadline, new_org_provider, new_org_from, accept_clock=accept_clock)
     finally:
         if metrics_file is not None:
-            watch_loop.write_metrics(state, metrics_file)
+            watch_loop.write_metrics(app, metrics_file)
     if heartbeat_url is not None and report.exit_status in (Exit.SETTLED, Exit.LEFT):
-        watch_loop.beat(state, heartbeat_url)
+        watch_loop.beat(app, heartbeat_url)
     lines = [] if quiet and report.exit_status == Exit.SETTLED else report_lines(report)
-    show(state, {"tick": {**asdict(report), "exit_status": report.exit_status}}, lines)
+    show(app, {"tick": {**asdict(report), "exit_status": report.exit_status}}, lines)
     raise typer.Exit(report.exit_status)
 
 
 def _tick_once(
-    state: App,
+    app: App,
     shard: str | None,
     deadline: float | None,
     new_org_provider: str | None,
@@ -98,17 +98,17 @@ def _tick_once(
     *,
     accept_clock: bool,
 ) -> Report:
-    part, appearing = parse_shard(shard), new_orgs(state, new_org_provider, new_org_from)
-    state.ready()
-    made = state.context()
+    part, appearing = parse_shard(shard), new_orgs(app, new_org_provider, new_org_from)
+    app.ready()
+    made = app.context()
     made.shard, made.new_orgs = part, appearing
     made.accept_clock = accept_clock
     if deadline is not None:
-        made.deadline_ms = state.clock.now_ms() + round(deadline * SECOND_MS)
-    return run_tick(state, made)
+        made.deadline_ms = app.clock.now_ms() + round(deadline * SECOND_MS)
+    return run_tick(app, made)
 
 
-def run_tick(state: App, made: Context, *, always: bool = False) -> Report:
+def run_tick(app: App, made: Context, *, always: bool = False) -> Report:
     """One tick with a progress bar, where somebody looks or `always`."""
     columns = (
         SpinnerColumn(),
@@ -117,7 +117,7 @@ def run_tick(state: App, made: Context, *, always: bool = False) -> Report:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=state.err, disable=not (always or sys.stderr.isatty())) as progress:
+    with Progress(*columns, console=app.err, disable=not (always or sys.stderr.isatty())) as progress:
         tasks = {
             "pushed": progress.add_task("pushed of sealed", total=0),
             "projected": progress.add_task("organisations read", total=None),
@@ -132,7 +132,7 @@ def run_tick(state: App, made: Context, *, always: bool = False) -> Report:
                 progress.advance(tasks[what], count)
 
         made.progress = advanced
-        return runner.run(tick(made), state.world())
+        return runner.run(tick(made), app.world())
 
 
 def report_lines(report: Report) -> list[str]:
@@ -183,20 +183,20 @@ def run_(
     watch: Annotated[bool, typer.Option(help="Halt within seconds between ticks, too")] = True,
 ) -> None:
     """Tick every five minutes, and watch between ticks, until told to end (SIGTERM, Ctrl-C)."""
-    state: App = context.obj
+    app: App = context.obj
     if deadline is not None and deadline > every:
         raise UsageError(f"--deadline {deadline:g}: a tick would hold up the next one, {every:,} s later (--every)")
-    appearing = new_orgs(state, new_org_provider, new_org_from)
+    appearing = new_orgs(app, new_org_provider, new_org_from)
     rounds_s = ROUND_MS // SECOND_MS if watch else None
     options = scheduler.Options(parse_shard(shard), appearing, accept_clock, every, rounds_s, deadline)
-    state.ready()
+    app.ready()
     stopping = Stopping()
     stopping.on_signals()
     between = f"a watch round every {options.watch_every_s} s between them; " if options.watch_every_s else "no watch; "
     show(
-        state,
+        app,
         {"tick_every_s": every, "watch_every_s": options.watch_every_s},
         [f"a tick now, and one every {every:,} s; {between}SIGTERM or Ctrl-C ends it"],
     )
     sys.stdout.flush()
-    raise typer.Exit(scheduler.run(state, options, stopping))
+    raise typer.Exit(scheduler.run(app, options, stopping))

@@ -16,9 +16,9 @@ from drawdown.schema.errors import UsageError
 from drawdown.worker.views.usage import BY, UsageReport, read_usage
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("usage")(usage)
+    commands.command("usage")(usage)
 
 
 def usage(
@@ -34,12 +34,12 @@ def usage(
     Used is the sum of the samples in force. What is used and not sealed waits: for its window to close, for a biller,
     or for a feature.
     """
-    state: App = context.obj
-    if as_csv and state.json:
+    app: App = context.obj
+    if as_csv and app.json:
         raise UsageError("give --csv or --json, not both")
-    start, end = state.window(from_, "--from"), state.window(to, "--to")
+    start, end = app.window(from_, "--from"), app.window(to, "--to")
     assert start is not None and end is not None
-    found = state.read(lambda c: read_usage(c, org, start, end, by))
+    found = app.read(lambda c: read_usage(c, org, start, end, by))
     if as_csv:
         return _print_csv(found)
     what = "" if by == "feature" else by
@@ -52,7 +52,7 @@ def usage(
         for one in found.carried
     ]
     result = {"usage": found, "used": _sum(found, "used"), "sealed": _sum(found, "sealed")}
-    return show(state, result, [table(title, columns[0 if what else 1 :], rows), *notes])
+    return show(app, result, [table(title, columns[0 if what else 1 :], rows), *notes])
 
 
 def _lines(found: UsageReport) -> list[list[object]]:

@@ -21,9 +21,9 @@ from drawdown.schema.errors import Exit, UsageError
 log = structlog.get_logger()
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: typer.Typer) -> None:
     """Add the command."""
-    app.command("watch")(watch_)
+    commands.command("watch")(watch_)
 
 
 def watch_(
@@ -36,22 +36,22 @@ def watch_(
 
     Bills nothing: ticks do that. `drawdown run` watches by itself.
     """
-    state: App = context.obj
+    app: App = context.obj
     if once:
         only_with(context, "--once", "shard")
-    state.ready()
-    if isinstance(state.clock, FixedClock) and not once:
+    app.ready()
+    if isinstance(app.clock, FixedClock) and not once:
         raise UsageError("--at stands still: give --once with it")
     stopping = Stopping()
-    watching = Rounds(state, parse_shard(shard), stopping)
+    watching = Rounds(app, parse_shard(shard), stopping)
     if once:
         done = watching.round()
         text = f"{done.looked:,} looked at, {done.read:,} read; {done.halted:,} halted, {done.resumed:,} resumed"
-        show(state, {"watch": asdict(done)}, [text])
+        show(app, {"watch": asdict(done)}, [text])
         raise typer.Exit(Exit.LEFT if done.halts_failed or done.failures else Exit.SETTLED)
     stopping.on_signals()
     told = f"a watch round every {every} s: halts whose credit is used up, bills nothing; SIGTERM or Ctrl-C ends it"
-    show(state, {"watch_every_s": every}, [told])
+    show(app, {"watch_every_s": every}, [told])
     sys.stdout.flush()
     while not stopping.is_set():
         watching.try_round()

@@ -105,7 +105,7 @@ def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeyp
 def test_each_tick_of_run_ends_before_the_next_is_due(
     engine: sa.Engine, deadline_s: float | None, ms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = App(Settings(database_url=engine.url.render_as_string(hide_password=False)), FixedClock(T0))
+    app = App(Settings(database_url=engine.url.render_as_string(hide_password=False)), FixedClock(T0))
     seen: list[int | None] = []
 
     def kept(context: Context) -> Steps[Report]:
@@ -116,5 +116,5 @@ def test_each_tick_of_run_ends_before_the_next_is_due(
     monkeypatch.setattr(scheduler, "tick", kept)
     stopping = Stopping()
     stopping._told(signal.SIGTERM, None)
-    scheduler.run(state, scheduler.Options(Shard(), None, False, 300, None, deadline_s), stopping)
+    scheduler.run(app, scheduler.Options(Shard(), None, False, 300, None, deadline_s), stopping)
     assert seen == [T0 + ms]
