@@ -23,7 +23,7 @@ Command: TypeAlias = TyperCommand | TyperGroup
 
 @dataclass(frozen=True)
 class CommandPlace:
-    """Where a command lives: a module that adds it by `register`, or one whose `commands` are the commands of a noun."""
+    """Where a command lives: a module that adds it by `register`, or one whose `commands` are those of a noun."""
 
     module: str
     says: str

@@ -123,7 +123,7 @@ def _credits(micro: int | None) -> str | None:
     return None if micro is None else show_credits(micro)
 
 
-org_assign.register(app)
+org_assign.register(commands)
 
 
 @commands.command()

@@ -24,7 +24,7 @@ from drawdown.worker.views.features import mapped_features
 from drawdown.worker.views.providers import ProviderLoad, customers_at, provider_loads
 
 commands = typer.Typer()
-provider_estimates.register(app)
+provider_estimates.register(commands)
 
 MAX_WEBHOOK_BYTES: Final = 1_000_000
 

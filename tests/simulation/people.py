@@ -63,7 +63,7 @@ class Open(NamedTuple):
 
 
 def _decide(world: World, one: Open) -> str | None:
-    asked: dict[str, Any] = {"keys": [one.key], "said": said(world), "evidence": "looked at the console"}
+    asked: dict[str, Any] = {"keys": [one.key], "by": said(world), "evidence": "looked at the console"}
 
     def done(work: Any) -> bool:
         return attempt(world, partial(work, **asked)) is not None
