@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +23,7 @@ from drawdown.schema.migrate import upgrade
 from tests import leftovers
 from tests.integration.locked import require_lock
 from tests.postgres_server import Server
+from tests.whole import WHOLE
 
 os.environ["XDG_STATE_HOME"] = str(leftovers.folder("dd-state-"))
 """What a host remembers of its databases: nothing of the tests' in the home of whoever runs them."""
@@ -37,6 +40,21 @@ hypothesis.settings.load_profile("fixed")
 """The same examples each time; nothing is kept from one run to the next."""
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where a module says `BY_TURNS`, one test meets SQLite and the next one PostgreSQL: what they test is decided in
+    Python, and their statements meet both all the same. In `make test-whole` each meets both."""
+    both = defaultdict[str, dict[str, pytest.Item]](dict)
+    for item in items:
+        database = re.search(r"\b(sqlite|postgresql)\b", item.name)
+        if database is not None and getattr(getattr(item, "module", None), "BY_TURNS", False):
+            both[f"{item.path}::{item.name.replace(database[0], '', 1)}"][database[0]] = item
+    pairs = [pair for pair in both.values() if len(pair) == 2]
+    left_out = {pair[("sqlite", "postgresql")[turn % 2]] for turn, pair in enumerate(pairs)}
+    if left_out and not WHOLE:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:

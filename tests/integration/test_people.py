@@ -33,6 +33,8 @@ from drawdown.worker.views.usage import BY, read_usage
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
+BY_TURNS = True
+
 T = TypeVar("T")
 
 

@@ -119,13 +119,9 @@ def test_every_fault_has_a_name() -> None:
     assert unnamed() == []
 
 
-LONG = 200
-EVERY_DAY = 498679
-"""Of the long lives, the one that each run of the tests lives; of the short ones every sixth."""
-
-
-SHORT = [one for one in REGRESSIONS if one[1] < LONG]
-LIVED = share([*SHORT[::6], *(one for one in REGRESSIONS if one[0] == EVERY_DAY)], whole=REGRESSIONS)
+SHORT = [life for life in REGRESSIONS if life[1] <= 40]
+LIVED = share(SHORT[::6], whole=REGRESSIONS)
+"""Each day every sixth of the short lives; of the longer ones AT_AUTUMN's."""
 
 
 @pytest.mark.parametrize(("seed", "ticks", "restores", "what"), LIVED)

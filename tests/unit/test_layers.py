@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -78,3 +79,10 @@ def test_statements_stand_in_sql_files(path: Path) -> None:
 def test_cli_and_server_ask_the_database_nothing_themselves(path: Path) -> None:
     """Everybody's list and everybody's action is one function in views and commands."""
     assert "schema.sql" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.xdist_group("held together")
+def test_groups_of_tests_are_held_together(request: pytest.FixtureRequest) -> None:
+    """What is made once for a group is else made again in each process."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@held together")
