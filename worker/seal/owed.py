@@ -5,6 +5,7 @@ Guarantee: each of these is bound as a value, and read under the seal's lock.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 
 from drawdown.providers.protocol import Capabilities
@@ -25,7 +26,7 @@ def go_by(run: Statements, request: SealRequest) -> None:
         segments=[vars(segment) for segment in mapping],
         number_of_segments=len(mapping),
         providers=sorted(terms),
-        shadows=[{"provider": name, "live_from_ms": live_from} for name, live_from in shadows.items()],
+        live_from=json.dumps(shadows),
         shadow_until_ms=max(shadows.values(), default=0),
     )
     run.slots.update(

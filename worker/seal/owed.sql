@@ -58,7 +58,6 @@ AND 1 = 0
 -- name: owed
 -- The one idea: owed = used - sealed and not voided, for each (organisation, window, feature).
 WITH mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped}),
-shadows AS MATERIALIZED (SELECT * FROM {rows :shadows (provider text, live_from_ms bigint)} s),
 prior AS (
     SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.revision
     FROM pushes p JOIN orgs o ON o.org_id = p.org_id AND o.bucket BETWEEN :lo AND :hi
@@ -94,9 +93,16 @@ billed AS (
 )
 
 -- name: is_shadow
--- What is billed so is sealed and never sent. Few windows are before any provider's cut-over. Of a CTE that is not
--- materialized, SQLite would take the JSON apart for each row (a twelfth of a seal that is all in shadow).
-w.window_ms < :shadow_until_ms AND w.window_ms < (SELECT l.live_from_ms FROM shadows l WHERE l.provider = a.provider)
+-- What is billed so is sealed and never sent. Few windows are before any provider's cut-over.
+w.window_ms < :shadow_until_ms AND w.window_ms < {live_from}
+
+-- name: live_from [sqlite]
+-- Of an object, by provider: rows of them, looked up for each that is billed, would be taken apart each time (a twelfth
+-- of a seal that is all in shadow, measured). Names of providers are made of a-z, 0-9 and _.
+json_extract(:live_from, '$.' || a.provider)
+
+-- name: live_from [postgresql]
+CAST(CAST(:live_from AS jsonb) ->> a.provider AS bigint)
 
 -- name: seal
 INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key,
