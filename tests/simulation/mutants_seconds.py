@@ -13,7 +13,7 @@ from drawdown.server.api import gate, webhooks
 from drawdown.worker import watch
 from drawdown.worker.commands import webhooks as stored_webhooks
 from drawdown.worker.halts import dispatch
-from drawdown.worker.verdict import judge_read, project
+from drawdown.worker.verdict import gate_asks, judge_read, project
 from tests.simulation.mutants_remote import Patches
 
 
@@ -76,6 +76,12 @@ def _unread_is_zero(patches: Patches) -> None:
     patches.put(project, "said", wrong)
 
 
+def _gate_asks_whenever(patches: Patches) -> None:
+    """Neither what the process remembers nor what the database has on record keeps it from asking."""
+    patches.put(gate, "ASK_EVERY_MS", 0)
+    patches.put(gate_asks, "ASK_EVERY_MS", 0)
+
+
 SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
     "a watch halts on its estimate, and asks nobody": _halts_by_itself,
     "the halted are never asked again": lambda p: p.query(watch, "halted", "WHERE o.is_halted", "WHERE 0 = 1"),
@@ -84,6 +90,6 @@ SECONDS: Final[dict[str, Callable[[Patches], None]]] = {
     "a webhook that was not fetched is done": _not_fetched_is_done,
     "a repeated webhook counts again": _repeats_count,
     "the gate is open to the halted": _open_to_the_halted,
-    "the gate asks whenever it is asked": lambda p: p.put(gate, "ASK_EVERY_MS", 0),
+    "the gate asks whenever it is asked": _gate_asks_whenever,
     "once a cell does not answer, none is told": _one_failure_is_enough,
 }

@@ -56,7 +56,6 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "a webhook that was not fetched is done": (27, 10),
     "a repeated webhook counts again": (1, 20),
     "the gate is open to the halted": (1, 20),
-    "the gate asks whenever it is asked": (26, 20),
     "once a cell does not answer, none is told": (37, 20),
     "200 that charged nothing taken as accepted": (8, 10),
 }
