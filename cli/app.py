@@ -143,7 +143,7 @@ class App:
     def context(self) -> Context:
         for name, why in self.registry.broken.items():
             log.error("provider_broken", provider=name, reason=why)
-        dormant = {name for name, one in self.registry.providers.items() if one.dormant is not None}
+        dormant = {name for name, provider in self.registry.providers.items() if provider.dormant is not None}
         made = Context(worker_name(), self.clock, self.registry.capabilities, dormant, self.registry.broken)
         made.changed = self.read(lambda c: terms.changed(c, made.known()))
         return made

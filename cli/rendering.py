@@ -61,8 +61,8 @@ class Rows(Table):
             self.add_column(
                 name.lstrip("#"),
                 justify="right" if name.startswith("#") else "left",
-                min_width=max(cell_len(word) for one in words for word in one or [""]),
-                no_wrap=all(len(one) < 2 for one in words),
+                min_width=max(cell_len(word) for parts in words for word in parts or [""]),
+                no_wrap=all(len(parts) < 2 for parts in words),
             )
         for row in self.cells:
             self.add_row(*map(Text, row))

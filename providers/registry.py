@@ -34,11 +34,11 @@ class Registry:
 
     @property
     def capabilities(self) -> dict[str, Capabilities]:
-        return {name: one.capabilities for name, one in self.providers.items()}
+        return {name: provider.capabilities for name, provider in self.providers.items()}
 
     def renewed(self, made: Registry) -> Registry:
         """Those made since, and of this one whatever could not be made again."""
-        kept = {name: one for name, one in self.providers.items() if name in made.broken}
+        kept = {name: provider for name, provider in self.providers.items() if name in made.broken}
         return Registry(
             {**made.providers, **kept}, {name: why for name, why in made.broken.items() if name not in kept}
         )
@@ -46,7 +46,7 @@ class Registry:
 
 def installed() -> list[EntryPoint]:
     """What is installed on this machine, by name; of one name, this package's own comes first."""
-    return sorted(entry_points(group=GROUP), key=lambda one: (one.name, _package(one) != "drawdown"))
+    return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _package(entry) != "drawdown"))
 
 
 def _package(entry: EntryPoint) -> str:

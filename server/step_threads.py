@@ -92,8 +92,8 @@ class StepThreads:
         """Wait until every read that was asked for by now is done."""
         with self._lock:
             asked = list(self._reads)
-        for one in asked:
-            one.exception()
+        for read in asked:
+            read.exception()
 
     def close(self) -> None:
         """End what is under way at its next effect, and begin nothing more."""

@@ -157,5 +157,5 @@ def plans(context: typer.Context) -> None:
     """List the plans: how many sandboxes at once, and how many customers each has."""
     app: App = context.obj
     found = app.read(credit.list_plans)
-    rows = [(one.plan, one.max_concurrent, one.customers) for one in found]
+    rows = [(row.plan, row.max_concurrent, row.customers) for row in found]
     show(app, {"plans": found}, [table("Plans", ("plan", "#at once", "#customers"), rows)])

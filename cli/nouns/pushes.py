@@ -52,7 +52,7 @@ def list_(
     result: dict[str, object] = {"pushes": rows}
     if set(state_ or OPEN) <= set(OPEN):  # whatever is settled is all there ever was
         sums = app.read(lambda c: sum_pushes(c, chosen))
-        total = sum(one.pushes for one in sums)
+        total = sum(sum_.pushes for sum_ in sums)
         result |= {"total": total, "sums": sums}
         lines += _sums(sums, total, len(rows)) if rows else []
     show(app, result, lines)
@@ -61,7 +61,7 @@ def list_(
 def _sums(sums: Sequence[PushSum], total: int, shown: int) -> list[str | Table]:
     columns = ("provider", "customer", "feature", "state", "#pushes", "#quantity")
     cut = [f"{shown:,} of {total:,} are listed; --most {total} lists all"] if shown < total else []
-    return [*cut, table("In all", columns, [astuple(one) for one in sums[:shown]])]
+    return [*cut, table("In all", columns, [astuple(sum_) for sum_ in sums[:shown]])]
 
 
 @commands.command("show")

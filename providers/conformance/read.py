@@ -131,12 +131,12 @@ class ReadTests(Tools):
     def _totals(self, request: PushRequest) -> None:
         if self.bench.provider.capabilities.totals_lag_ms is not None:
             told = self.totals(request.customer_id)
-            assert isinstance(told, ReadFailed) or all(type(one) is int for one in told.values()), told
+            assert isinstance(told, ReadFailed) or all(type(total) is int for total in told.values()), told
 
     def _drawn(self, request: PushRequest) -> None:
         if self.bench.provider.capabilities.drawn:
             told = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
-            assert isinstance(told, ReadFailed) or all(type(one.quantity) is int for one in told.values()), told
+            assert isinstance(told, ReadFailed) or all(type(balance.quantity) is int for balance in told.values()), told
 
     def _check(self, request: PushRequest) -> None:
         self.check([request.feature], [request.customer_id])

@@ -61,7 +61,7 @@ class Meters:
         found = await self._list("/v1/billing/meters", {})
         if not isinstance(found, list):
             return ReadFailed(found.reason)
-        self._known = [_meter(one) for one in found]
+        self._known = [_meter(item) for item in found]
         self._read_ms = now_ms
         return self._known
 
@@ -105,7 +105,7 @@ class Meters:
             if isinstance(page, ReadFailed):
                 return page
             data = page.get("data")
-            if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
+            if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
                 return ReadFailed("HTTP 200, but no list")
             found += data
             if page.get("has_more") is not True:

@@ -74,7 +74,7 @@ async def assign(services: Services, crew: StepThreads, org_id: str, order: Prov
     done = await asyncio.wrap_future(crew.order(work))
     if not order.dry_run:
         crew.read_again(org_id, order.provider)
-    return {"assigned": [asdict(one) for one in done], "provider": order.provider, "dry_run": order.dry_run}
+    return {"assigned": [asdict(flip) for flip in done], "provider": order.provider, "dry_run": order.dry_run}
 
 
 async def override(

@@ -40,7 +40,7 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
             raise ApiError(503, "provider_broken", message, headers=END)
         raise ApiError(404, "not_found", "there is no such provider", headers=END)
     wanted = provider.capabilities.webhook_headers
-    if wanted and not any(headers.get(one) for one in wanted):
+    if wanted and not any(headers.get(header) for header in wanted):
         raise ApiError(400, "webhook_refused", f"there is no header {' or '.join(wanted)}", headers=END)
 
 

@@ -46,8 +46,8 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         family.add_metric(key, _buckets(within[key]), gsum_value=seconds(took[key]))
     yield family
     reads = CounterMetricFamily("drawdown_provider_reads", "Customers that providers were asked about.", labels=LABELS)
-    for one in provider_reads(connection):
-        reads.add_metric((one.provider, one.outcome), one.reads)
+    for row in provider_reads(connection):
+        reads.add_metric((row.provider, row.outcome), row.reads)
     yield reads
 
 
