@@ -45,7 +45,7 @@ def list_(
 ) -> None:
     """List organisations, or the flips that are still to come."""
     app: App = context.obj
-    app.known_provider(provider)
+    app.require_any_provider(provider)
     if scheduled:
         only_with(context, "--scheduled", "provider", "most")
         now = app.clock.now_ms()
@@ -202,7 +202,7 @@ def halt(
     whom it would be, and say their number with --expect.
     """
     app: App = context.obj
-    app.known_provider(provider)
+    app.require_any_provider(provider)
     by, undoing = app.by(actor, reason), undo or lift
     chosen = OrgFilter(provider, plan, search)
     if [bool(names), file is not None, chosen != OrgFilter()].count(True) != 1:

@@ -117,7 +117,7 @@ def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     """Send to a paused provider again: the next tick sends what has waited."""
     app: App = context.obj
     by = app.by(actor, reason)
-    app.known_provider(name)
+    app.require_any_provider(name)
     since = app.write(lambda c: providers.resume(c, name, by))
     text = f"{name}: resumed; it had been paused since {show_time(since)}"
     show(app, {"provider": name, "paused": False, "since_ms": since}, [text])

@@ -61,7 +61,7 @@ def replay_(
         raise UsageError("give the range: --from and --to")
     parse_zone(zone)
     start, end = app.moment(from_, "--from", zone), app.moment(to, "--to", zone)
-    app.known_provider(provider or "")
+    app.require_any_provider(provider or "")
     now = app.clock.now_ms()
     scope = ReplayScope(tuple(orgs or ()), provider)
     made = app.read(lambda c: plan(c, scope, start, end, now))

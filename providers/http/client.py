@@ -204,8 +204,8 @@ class HttpClient:
                     raise _NoAnswer(f"answers of over {ORIGIN_BYTES} bytes at once")
             headers: dict[str, str] = {}
             for name, value in response.headers.items():
-                known = headers.get(name.lower())
-                headers[name.lower()] = value if known is None else f"{known}, {value}"
+                earlier = headers.get(name.lower())
+                headers[name.lower()] = value if earlier is None else f"{earlier}, {value}"
             plain = _plain(bytes(body), headers.get("content-encoding", "identity"), most)
             return Answer(response.status, headers, plain)
         finally:

@@ -50,20 +50,20 @@ class Meters:
         self._settings = settings
         self._http = http
         self._clock = clock
-        self._known: Sequence[Meter] = ()
+        self._meters: Sequence[Meter] = ()
         self._read_ms: int | None = None
 
     async def all(self, *, afresh: bool = False) -> Sequence[Meter] | ReadFailed:
         """Every meter of the account, archived ones too."""
         now_ms = self._clock.now_ms()
         if not afresh and self._read_ms is not None and abs(now_ms - self._read_ms) <= REMEMBERED_MS:
-            return self._known
+            return self._meters
         found = await self._list("/v1/billing/meters", {})
         if not isinstance(found, list):
             return ReadFailed(found.reason)
-        self._known = [_meter(item) for item in found]
+        self._meters = [_meter(item) for item in found]
         self._read_ms = now_ms
-        return self._known
+        return self._meters
 
     async def named(self, event_name: str) -> Sequence[Meter] | ReadFailed:
         """Those with this event name; one that is not known yet is asked for."""

@@ -20,7 +20,7 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.commands.webhooks import WebhookEvent, is_known, store_failed, take_event
+from drawdown.worker.commands.webhooks import WebhookEvent, is_taken, store_failed, take_event
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ async def take(
     now = services.clock.now_ms()
     proven = await _notices(unasked, headers, body, now)
     event = WebhookEvent(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())
-    if await threads.read(lambda connection: is_known(connection, event)):
+    if await threads.read(lambda connection: is_taken(connection, event)):
         return "repeated"
     if isinstance(proven, ReadFailed):  # it is genuine, and what it names has to be fetched
         proven = await _notices(provider, headers, body, now)

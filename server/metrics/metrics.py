@@ -124,8 +124,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    known = figures.known_providers(connection) - EXEMPT_PROVIDERS
-    counts: dict[tuple[str, str], int] = {(name, state): 0 for name in known for state in OPEN_STATES}
+    providers = figures.met_providers(connection) - EXEMPT_PROVIDERS
+    counts: dict[tuple[str, str], int] = {(name, state): 0 for name in providers for state in OPEN_STATES}
     ages: dict[tuple[str, str], float] = {}
     owed: dict[tuple[str, str], float] = defaultdict(float)
     for some in figures.open_pushes(connection):

@@ -98,7 +98,7 @@ class House:
 
         def context() -> Context:
             made = self.fleet.context()
-            made.changed = read(used, lambda c: terms.changed(c, made.known()))
+            made.changed = read(used, lambda c: terms.changed(c, made.declared()))
             return made
 
         def hands() -> ThreadKit:

@@ -63,7 +63,7 @@ def claim_due(
     now: int,
     capabilities: Capabilities,
     shard: Shard,
-    known: Witness | None,
+    witness: Witness | None,
 ) -> Claim:
     """Take at most `claim_size` pushes that are due, under a lease, and count them as sends (R1)."""
     mine = {"provider": provider, "claim": claim, "lease_end_ms": now + LEASE_MS}
@@ -80,10 +80,10 @@ def claim_due(
         before = {tuple(row) for row in SQL.run(connection, "sent_before", mine)}
     claimed = [_claimed(row, capabilities, before, now) for row in rows]
     _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
-    require_same(connection, known)
+    require_same(connection, witness)
     # Last: the count is one row for all workers, held until the commit.
-    witness = count_sends(connection, len(rows), known)
-    return Claim(sorted(claimed, key=lambda push: (push.window_ms, push.request.key)), witness)
+    counted = count_sends(connection, len(rows), witness)
+    return Claim(sorted(claimed, key=lambda push: (push.window_ms, push.request.key)), counted)
 
 
 def _claimed(

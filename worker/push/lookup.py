@@ -77,7 +77,7 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
                 claim=claim,
                 now=now,
                 shard=context.shard,
-                known=context.witness,
+                witness=context.witness,
             ),
         )
         if not asked:
@@ -123,7 +123,7 @@ def _look_up_batch(
                 asked_ms=asked_ms,
                 now=context.clock.now_ms(),
                 capabilities=capabilities,
-                known=context.witness,
+                witness=context.witness,
                 provider=provider,
                 weighed=weighed,
             ),
@@ -149,9 +149,9 @@ def _claim(
     claim: str,
     now: int,
     shard: Shard,
-    known: Witness | None,
+    witness: Witness | None,
 ) -> list[Sought]:
-    require_same(connection, known)
+    require_same(connection, witness)
     mine = {"provider": provider, "claim": claim, "lease_end_ms": now + LEASE_MS}
     losses = read_losses(connection)
     limits = {"now_ms": now, "at_most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
@@ -161,7 +161,7 @@ def _claim(
     return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]
 
 
-def _known_there(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
+def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
     """What is there, though no attempt of ours is known, keeps the name it was found under: late refusals name it by
     that, and it is not what a person charged by hand."""
     if row.attempts or row.wire_key:
@@ -179,16 +179,16 @@ def _apply(
     asked_ms: int,
     now: int,
     capabilities: Capabilities,
-    known: Witness | None,
+    witness: Witness | None,
     provider: str,
     weighed: Weighed,
 ) -> Confirmed:
     done = Confirmed()
-    require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
+    require_same(connection, witness)  # what was asked of a history that was lost is asked again (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
     looked = [
-        after_lookup(result, _known(connection, sought, capabilities), asked_ms, capabilities)
+        after_lookup(result, _asked(connection, sought, capabilities), asked_ms, capabilities)
         for result, sought in zip(found, asked, strict=True)
     ]
     ends = ends_by_balance(connection, provider, [sought.row for sought in asked], found, looked, weighed, asked_ms)
@@ -202,7 +202,7 @@ def _apply(
                 done.accepted += 1
                 if capabilities.balance_in_ledger:
                     draw(connection, [usage_of(sought.row)], now)
-                _known_there(connection, sought.row, capabilities)
+                _keep_wire_key(connection, sought.row, capabilities)
                 done.adopted += _adopt_others(connection, sought, by)
         elif _still_mine(connection, sought.row, claim):  # else somebody has settled it meanwhile, or looks it up
             done.add(_replace(connection, sought, end, by, asked_ms, capabilities))
@@ -218,7 +218,7 @@ def _replace(
     _note(connection, row, asked_ms, f"found {end.quantity}" if isinstance(end, Adopt) else "absent")
     adopted = _adopt_others(connection, sought, by)
     if isinstance(end, Adopt):
-        adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, by)
+        adopt_other(connection, _keep_wire_key(connection, row, capabilities), end.quantity, by)
         log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
         return Confirmed(adopted=adopted + 1)
     void_one(connection, row, by, end.evidence, "absent", answered=False)
@@ -244,7 +244,7 @@ def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
     return len(sought.others)
 
 
-def _known(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
+def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
     row, loss = sought.row, sought.loss
     first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
     if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say

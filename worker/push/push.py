@@ -72,7 +72,7 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
                 now=now,
                 capabilities=capabilities,
                 shard=context.shard,
-                known=context.witness,
+                witness=context.witness,
             ),
         )
         batch = claimed.pushes
@@ -122,7 +122,7 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, lease
                 claim=claim,
                 now=context.clock.now_ms(),
                 in_ledger=context.capabilities[provider].balance_in_ledger,
-                known=context.witness,
+                witness=context.witness,
             ),
         )
         done.note(settled)
@@ -177,10 +177,10 @@ def _settle(
     claim: str,
     now: int,
     in_ledger: bool,
-    known: Witness | None,
+    witness: Witness | None,
 ) -> None:
     # What was sent in a history that was lost is looked up: the same key may stand for another quantity here (R1).
-    require_same(connection, known)
+    require_same(connection, witness)
     rows = [
         {
             "window_ms": sent.window_ms,

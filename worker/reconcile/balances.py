@@ -65,7 +65,7 @@ class Compared:
     settled_by: int
     scope: ReconcileScope
     by: By
-    known: Witness | None
+    witness: Witness | None
 
 
 def compare_drawn(
@@ -94,7 +94,7 @@ def compare_drawn(
             settled_by=visible_by(by.now_ms, context.capabilities[provider]),
             scope=scope,
             by=by,
-            known=context.witness,
+            witness=context.witness,
         )
         lines: list[Line] = yield Transaction("reconcile_drawn", partial(_compare, asked=asked))
         for line in lines:
@@ -105,7 +105,7 @@ def compare_drawn(
 def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
     if asked.scope.correct:
         lock_buckets(connection)
-        require_same(connection, asked.known)
+        require_same(connection, asked.witness)
     places = [place for place in asked.before if drawn_of(asked.balances, place) is not None]
     now = read_accounted(connection, provider=asked.provider, places=places, balances=asked.balances)
     wire = wire_since(connection, asked.provider)
@@ -138,8 +138,8 @@ def _of_place(
     least, most = beyond
     if least <= 0 <= most:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
-        known = least == most if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
-        yield None, None if known else mark
+        unchanged = least == most if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
+        yield None, None if unchanged else mark
         return
     customer, feature = place
     org, day = ours.org_id, since - since % DAY_MS

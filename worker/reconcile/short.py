@@ -122,7 +122,7 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
                 before=before.get(place),
                 balances=balances,
                 by=by,
-                known=context.witness,
+                witness=context.witness,
             ),
         )
     return asked
@@ -147,11 +147,11 @@ def _void_absent(
     before: Accounted | None,
     balances: Balances,
     by: By,
-    known: Witness | None,
+    witness: Witness | None,
 ) -> None:
     """One customer's feature. `before`: what stood beside its balance before that was read; None: events tell all."""
     lock_buckets(connection)
-    require_same(connection, known)
+    require_same(connection, witness)
     for short in some:
         short.begin()
     absent = [(short, row) for short in some for row, found in short.still(connection) if isinstance(found, Absent)]
