@@ -143,8 +143,8 @@ class Tools:
 
     def lag(self) -> None:
         """Wait until a lookup and totals cannot miss what was charged."""
-        can = self.bench.provider.capabilities
-        self.bench.advance(max(can.lookup_lag_ms or 0, can.totals_lag_ms or 0) + SECOND_MS)
+        capabilities = self.bench.provider.capabilities
+        self.bench.advance(max(capabilities.lookup_lag_ms or 0, capabilities.totals_lag_ms or 0) + SECOND_MS)
 
     def notices(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
         found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
