@@ -45,7 +45,7 @@ class StepThreads:
 
     def __init__(self, services: Services, threads: int = THREADS) -> None:
         self._services = services
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawdown-crew")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawdown-steps")
         self._orders = ThreadPoolExecutor(ORDER_THREADS, thread_name_prefix="drawdown-order")
         self._ordered = 0
         self._ticks = ThreadPoolExecutor(1, thread_name_prefix="drawdown-tick")

@@ -45,7 +45,7 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
 
 
 async def take(
-    services: Services, threads: Threads, crew: StepThreads, name: str, headers: Mapping[str, str], body: bytes
+    services: Services, threads: Threads, step_threads: StepThreads, name: str, headers: Mapping[str, str], body: bytes
 ) -> str:
     """Take one webhook that is worth reading; returns what became of it. Errors: ApiError, DrawdownError."""
     provider, unasked = services.providers[name], services.unasked[name]
@@ -66,7 +66,7 @@ async def take(
     if changed is None:
         return "repeated"
     for org in changed:
-        crew.read_again(org, name)
+        step_threads.read_again(org, name)
     return "done" if notices else "ignored"
 
 

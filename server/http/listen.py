@@ -47,7 +47,7 @@ class _Ending(uvicorn.Server):
         self._drawdown = server
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._drawdown.crew.stopping.set()
+        self._drawdown.step_threads.stopping.set()
         super().handle_exit(sig, frame)
 
 

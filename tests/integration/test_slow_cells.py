@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.after_tick import Rounds
 from drawdown.cli.stopping import Stopping
+from drawdown.cli.watch_loop import WatchLoop
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS
@@ -79,9 +79,9 @@ def test_a_watch_remembers_a_dead_cell_from_round_to_round(engine: sa.Engine) ->
     fleet = made(engine, "none")
     halt(fleet, "org-0", "org-1", "org-2", "org-3")
     state: Any = SimpleNamespace(context=fleet.context, world=lambda: world_of(fleet), read_files_again=lambda: None)
-    rounds = Rounds(state, Shard(), Stopping())
+    watch_loop = WatchLoop(state, Shard(), Stopping())
     for _ in range(3):
-        rounds.round()
+        watch_loop.round()
     assert len(fleet.cells.received) == 2, "its circuit is open for half a minute"
 
 

@@ -146,6 +146,6 @@ STEPS: Final = (
     step("reconcile_lost", _reconciles),
     step("reconcile_drawn", _reconciles),
     step("recover", _doubts, last=True),
-    step("flip_standing", _flips),
+    step("flip_candidates", _flips),
     step("assign", _flips),
 )

@@ -56,7 +56,7 @@ class Line:
 
     async def send(self, call: Call) -> HttpResult:
         self.calls.append(call.url)
-        while self.hangs:  # each of the crew's threads has a loop of its own
+        while self.hangs:  # each of the steps' threads has a loop of its own
             await asyncio.sleep(0.01)
         if self.wait_s:
             await asyncio.sleep(self.wait_s)
@@ -201,7 +201,7 @@ class Caller:
     async def settled(self) -> None:
         """All that was asked for in the background is done; a gate's answer waits for its ask only so long."""
         await asyncio.gather(*self.server._gate._asking.values(), return_exceptions=True)
-        await asyncio.to_thread(self.server.crew.settle)
+        await asyncio.to_thread(self.server.step_threads.settle)
 
 
 def _route(path: str) -> str:

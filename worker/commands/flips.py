@@ -51,15 +51,15 @@ def flip(context: Context, wishes: Sequence[Wish], terms: Terms, by: By) -> Step
 
 def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, by: By) -> Steps[list[Flip]]:
     own_ids = terms.provider in context.capabilities and context.capabilities[terms.provider].own_customer_ids
-    standing: list[FlipCandidate] = yield Transaction(
-        "flip_standing", partial(_standing, wishes=wishes, terms=terms, own_ids=own_ids), rollback=True
+    candidates: list[FlipCandidate] = yield Transaction(
+        "flip_candidates", partial(_candidates, wishes=wishes, terms=terms, own_ids=own_ids), rollback=True
     )
-    moving = [candidate.customer_id for candidate in standing if not candidate.already]
+    moving = [candidate.customer_id for candidate in candidates if not candidate.already]
     there = yield from _read(context, {terms.provider: moving})
     behind: Mapping[tuple[str, str], CustomerRead] = {}
     if terms.dry_run:
-        behind = yield from _read(context, _old_customers(standing))
-    planned = [judge(candidate, terms, there, behind, context) for candidate in standing]
+        behind = yield from _read(context, _old_customers(candidates))
+    planned = [judge(candidate, terms, there, behind, context) for candidate in candidates]
     if own_ids and not terms.unchecked:
         planned = yield from _checked(context, terms.provider, planned)
     problems = [flip for flip in planned if flip.problem is not None]
@@ -91,7 +91,9 @@ def _said(wrong: Sequence[str] | ReadFailed) -> str:
     return f"could not be checked: {wrong.reason}" if isinstance(wrong, ReadFailed) else "; ".join(wrong)
 
 
-def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[FlipCandidate]:
+def _candidates(
+    connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool
+) -> list[FlipCandidate]:
     found = []
     for wish in wishes:
         unknown = _unknown(connection, wish, terms)
@@ -154,9 +156,9 @@ def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
     return {row.state: int(row.pushes) for row in SQL.run(connection, "open_pushes", {"org_id": org_id})}
 
 
-def _old_customers(standing: Sequence[FlipCandidate]) -> dict[str, list[str]]:
+def _old_customers(candidates: Sequence[FlipCandidate]) -> dict[str, list[str]]:
     old: dict[str, list[str]] = {}
-    for candidate in standing:
+    for candidate in candidates:
         if candidate.provider is not None and candidate.customer_before and not candidate.already:
             old.setdefault(candidate.provider, []).append(candidate.customer_before)
     return old

@@ -27,7 +27,7 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.history.losses import loss_of, read_losses
 from drawdown.worker.push.adopt import adopt_other, adopt_unknown
 from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
-from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, CarryDoubt, Sought, look_further, standing
+from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, CarryDoubt, Sought, carry_doubt, look_further
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.push.request import request_of, wire_key
 from drawdown.worker.push.rows import PushRow, find_push, place_of
@@ -250,7 +250,7 @@ def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities
     if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
         first, last = min(first, loss.from_ms), max(last, loss.until_ms) if row.attempts else loss.until_ms
     lost = loss is not None and row.attempts == 0
-    how = standing(connection, row, capabilities) if lost else CarryDoubt()
+    doubt = carry_doubt(connection, row, capabilities) if lost else CarryDoubt()
     return Asked(
         state=str(row.state),
         sent_qty=int(row.sent_qty),
@@ -261,8 +261,8 @@ def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities
         lost=lost,
         others=bool(sought.others),
         arrivals=int(row.arrivals),
-        stale=how.stale,
-        waits=how.waits,
+        stale=doubt.stale,
+        waits=doubt.waits,
     )
 
 

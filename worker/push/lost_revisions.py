@@ -38,7 +38,7 @@ class CarryDoubt:
     waits: bool = False
 
 
-def standing(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
+def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
     """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
     all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
