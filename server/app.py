@@ -23,7 +23,7 @@ from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.gate import Gate
 from drawdown.server.http import bodies, errors, signing
-from drawdown.server.http.limits import Frame, told
+from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.metrics import metrics
 from drawdown.server.services import Services
@@ -52,7 +52,7 @@ class Server:
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
-        self.app = Frame(self.routes, services.clock, services.settings.requests_per_s, self.refused)
+        self.app = Limits(self.routes, services.clock, services.settings.requests_per_s, self.refused)
 
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""

@@ -80,9 +80,9 @@ def assign(
         return _undo(app, listed, by, dry_run=dry_run)
     wishes = _wishes(app, names, customer, file)
     where, note = _biller(app, provider, wishes, new=new)
-    terms = flip_rules.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
-    done = run(flips.flip(app.context(), wishes, terms, by), app.world())
-    show(app, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, terms)])
+    options = flip_rules.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
+    done = run(flips.flip(app.context(), wishes, options, by), app.world())
+    show(app, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, options)])
     if any(flip.problem for flip in done):
         raise typer.Exit(Exit.PERSON)
     return None
@@ -145,10 +145,10 @@ def _wish(file: Path, line: int, row: dict[str, str | None]) -> flip_rules.Wish:
     return flip_rules.Wish(org, customer or None, line)
 
 
-def _flip_lines(done: list[flip_rules.Flip], terms: flip_rules.Terms) -> list[str | Table]:
+def _flip_lines(done: list[flip_rules.Flip], options: flip_rules.FlipOptions) -> list[str | Table]:
     moved = [flip for flip in done if flip.start_ms is not None]
     already = sum(flip.already for flip in done)
-    title = f"{'Would assign' if terms.dry_run else 'Assigned'} {len(moved):,} to {terms.provider}"
+    title = f"{'Would assign' if options.dry_run else 'Assigned'} {len(moved):,} to {options.provider}"
     if already:
         title += f"; {already:,} were so already"
     columns = ("org", "billed before by", "as", "customer now", "from", "#pending s now billed", "#pending s before")

@@ -66,10 +66,10 @@ async def assign(services: Services, step_threads: StepThreads, org_id: str, ord
     def work(hands: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:
             return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, by), rollback=order.dry_run)]
-        terms = flip_rules.Terms(
+        options = flip_rules.FlipOptions(
             order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
         )
-        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], terms, by), hands.world)
+        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], options, by), hands.world)
 
     done = await asyncio.wrap_future(step_threads.order(work))
     if not order.dry_run:

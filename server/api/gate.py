@@ -18,7 +18,7 @@ import structlog
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.server.http.errors import ApiError
-from drawdown.server.http.limits import Buckets, told
+from drawdown.server.http.limits import TokenBuckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
@@ -42,7 +42,7 @@ class Gate:
         self._step_threads = step_threads
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked: OrderedDict[str, int] = OrderedDict()
-        self._rate = Buckets(ASKS_PER_S)
+        self._rate = TokenBuckets(ASKS_PER_S)
 
     async def answer(self, org_id: str) -> dict[str, object]:
         """What to answer. Errors: ApiError 404 for an unknown organisation, where that is what is wanted."""

@@ -18,7 +18,7 @@ import uvicorn
 from drawdown.schema.errors import UsageError
 from drawdown.server.app import Server
 from drawdown.server.http.callers import proxies
-from drawdown.server.http.connection import Places, protocol
+from drawdown.server.http.connection import ConnectionSlots, protocol
 
 log = structlog.get_logger()
 
@@ -56,10 +56,10 @@ def serve(server: Server, listening: socket.socket, trusted_proxies: str) -> Non
 
     Errors: UsageError for an entry that is neither address nor network.
     """
-    places = Places(proxies(trusted_proxies), server.refused)
+    slots = ConnectionSlots(proxies(trusted_proxies), server.refused)
     config = uvicorn.Config(
         server.app,
-        http=protocol(places),
+        http=protocol(slots),
         ws="none",
         lifespan="on",
         log_config=None,

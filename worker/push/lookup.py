@@ -30,7 +30,7 @@ from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
 from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, CarryDoubt, Sought, carry_doubt, look_further
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.push.request import request_of, wire_key
-from drawdown.worker.push.rows import PushRow, find_push, place_of
+from drawdown.worker.push.rows import PushRow, find_push, push_id_of
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -166,7 +166,7 @@ def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabi
     that, and it is not what a person charged by hand."""
     if row.attempts or row.wire_key:
         return row
-    SQL.run(connection, "keep_wire_key", {**place_of(row), "wire_key": wire_key(row.key, capabilities)})
+    SQL.run(connection, "keep_wire_key", {**push_id_of(row), "wire_key": wire_key(row.key, capabilities)})
     return find_push(connection, row.key)
 
 
@@ -274,7 +274,7 @@ def _is_unsent(sought: Sought) -> bool:
 
 def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str, now: int, asked_ms: int) -> bool:
     values = {
-        **place_of(row),
+        **push_id_of(row),
         "claim": claim,
         "now_ms": now,
         "asked_ms": asked_ms,
@@ -290,8 +290,8 @@ def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str
 
 def _note(connection: sa.Connection, row: PushRow, asked_ms: int, answer: str) -> None:
     """Keep with the push what was answered, before it is voided."""
-    SQL.run(connection, "note_lookup", {**place_of(row), "asked_ms": asked_ms, "answer": answer})
+    SQL.run(connection, "note_lookup", {**push_id_of(row), "asked_ms": asked_ms, "answer": answer})
 
 
 def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
-    return SQL.run(connection, "hold_if_claimed", {**place_of(row), "claim": claim}).first() is not None
+    return SQL.run(connection, "hold_if_claimed", {**push_id_of(row), "claim": claim}).first() is not None

@@ -4,8 +4,8 @@
 -- before. `state IN {open_states}` is word for word the condition of that index, or SQLite reads all pushes there ever
 -- were.
 
--- name: places
-{rows :places (window_ms bigint, org_id text, feature text, revision bigint)}
+-- name: push_ids
+{rows :push_ids (window_ms bigint, org_id text, feature text, revision bigint)}
 
 -- name: is_of_updated_push
 -- `pushes` is updated; `x` names the push by its primary key.
@@ -159,7 +159,7 @@ WHERE x.org_id = :org_id AND x.feature = :feature AND p.provider = :provider AND
     AND x.at_ms >= :sealed_at_ms LIMIT 1
 
 -- name: find_pushes
-SELECT p.* FROM {places} x JOIN pushes p ON {is_of_push} {held}
+SELECT p.* FROM {push_ids} x JOIN pushes p ON {is_of_push} {held}
 
 -- name: keys_from
 SELECT key FROM pushes
@@ -173,12 +173,12 @@ ORDER BY window_ms DESC, org_id DESC, feature DESC, revision DESC LIMIT :at_most
 
 -- name: newest_unanswered
 SELECT p.window_ms, p.org_id, p.feature, p.revision, MAX(x.started_ms) AS newest_ms
-FROM {places} p JOIN attempts x ON {is_of_push} WHERE x.outcome IS NULL OR x.outcome = 'unknown'
+FROM {push_ids} p JOIN attempts x ON {is_of_push} WHERE x.outcome IS NULL OR x.outcome = 'unknown'
 GROUP BY p.window_ms, p.org_id, p.feature, p.revision
 
 -- name: change
 -- The delivery state of many, to one of the next three.
-UPDATE pushes SET {to} FROM {places} x WHERE {is_of_updated_push}
+UPDATE pushes SET {to} FROM {push_ids} x WHERE {is_of_updated_push}
 
 -- name: to_voided
 state = 'voided', settled_ms = :now_ms

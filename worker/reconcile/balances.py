@@ -30,8 +30,8 @@ from drawdown.worker.push.balances import (
     CHUNK,
     Accounted,
     Balances,
+    CustomerFeature,
     Mark,
-    Place,
     drawn_of,
     read_accounted,
     read_balances,
@@ -59,8 +59,8 @@ class Compared:
 
     provider: str
     balances: Balances
-    before: Mapping[Place, Accounted]
-    seen_to: Mapping[Place, int]
+    before: Mapping[CustomerFeature, Accounted]
+    seen_to: Mapping[CustomerFeature, int]
     """Up to which window events were compared."""
     settled_by: int
     scope: ReconcileScope
@@ -69,16 +69,21 @@ class Compared:
 
 
 def compare_drawn(
-    context: Context, provider: str, places: Mapping[Place, int], scope: ReconcileScope, by: By, done: Reconciled
+    context: Context,
+    provider: str,
+    pairs: Mapping[CustomerFeature, int],
+    scope: ReconcileScope,
+    by: By,
+    done: Reconciled,
 ) -> Steps[None]:
     """Balances beside pushes, of customers' features whose events have told all, up to a window each."""
-    customers = sorted({customer for customer, _ in places})
+    customers = sorted({customer for customer, _ in pairs})
     for at in range(0, len(customers), CHUNK):
         part = set(customers[at : at + CHUNK])
-        some = sorted(place for place in places if place[0] in part)
-        before: dict[Place, Accounted] = yield Transaction(
+        some = sorted(pair for pair in pairs if pair[0] in part)
+        before: dict[CustomerFeature, Accounted] = yield Transaction(
             "reconcile_accounted",
-            partial(read_accounted, provider=provider, places=some, balances={}),
+            partial(read_accounted, provider=provider, pairs=some, balances={}),
             rollback=True,
         )
         balances = yield from read_balances(provider, part)
@@ -90,7 +95,7 @@ def compare_drawn(
             provider=provider,
             balances=balances,
             before=before,
-            seen_to=places,
+            seen_to=pairs,
             settled_by=visible_by(by.now_ms, context.capabilities[provider]),
             scope=scope,
             by=by,
@@ -106,19 +111,19 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
     if asked.scope.correct:
         lock_buckets(connection)
         require_same(connection, asked.witness)
-    places = [place for place in asked.before if drawn_of(asked.balances, place) is not None]
-    now = read_accounted(connection, provider=asked.provider, places=places, balances=asked.balances)
+    pairs = [pair for pair in asked.before if drawn_of(asked.balances, pair) is not None]
+    now = read_accounted(connection, provider=asked.provider, pairs=pairs, balances=asked.balances)
     wire = wire_since(connection, asked.provider)
     lines, marks = [], []
-    for place in places:
-        drawn = drawn_of(asked.balances, place)
+    for pair in pairs:
+        drawn = drawn_of(asked.balances, pair)
         assert drawn is not None
-        then = asked.before[place]
-        if now[place].open or now[place].sent != then.sent or now[place].accepted != then.accepted:
+        then = asked.before[pair]
+        if now[pair].open or now[pair].sent != then.sent or now[pair].accepted != then.accepted:
             continue  # something was on its way
         if (drawn.since_ms or 0) < wire:
             continue  # something was drawn under another name, or in another unit
-        for line, mark in _of_place(connection, asked, place, drawn, now[place]):
+        for line, mark in _of_pair(connection, asked, pair, drawn, now[pair]):
             lines += [line] if line is not None else []
             marks += [mark] if mark is not None else []
     if asked.scope.correct:
@@ -126,12 +131,12 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
     return lines
 
 
-def _of_place(
-    connection: sa.Connection, asked: Compared, place: Place, drawn: Drawn, ours: Accounted
+def _of_pair(
+    connection: sa.Connection, asked: Compared, pair: CustomerFeature, drawn: Drawn, ours: Accounted
 ) -> Iterator[tuple[Line | None, Mark | None]]:
     beyond = ours.beyond(drawn)
     since = drawn.since_ms or 0
-    mark = Mark(place, since, drawn.quantity - ours.ours, ours.org_id)
+    mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id)
     if beyond is None:
         yield None, mark  # nothing to compare with yet: the next run has
         return
@@ -141,7 +146,7 @@ def _of_place(
         unchanged = least == most if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
         yield None, None if unchanged else mark
         return
-    customer, feature = place
+    customer, feature = pair
     org, day = ours.org_id, since - since % DAY_MS
     apart = least if least > 0 else most
     verdict = "over" if apart > 0 else "short"
@@ -159,7 +164,7 @@ def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark)
     whose = {"provider": line.provider, "customer_id": line.customer_id, "feature": line.feature}
     again = SQL.run(connection, "sent_again", {**whose, "since_ms": mark.since_ms}).all()
     more = line.theirs - line.ours
-    seen_to = asked.seen_to[mark.place]
+    seen_to = asked.seen_to[mark.pair]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
         return None, None  # an event may still show it, and would be given back a second time
     twice = sent_twice([(row.sent_qty, row.may_be // row.sent_qty) for row in again], more)

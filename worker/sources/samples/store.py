@@ -16,11 +16,11 @@ from drawdown.worker.sources.samples.rows import COLUMNS, Sample, content
 
 SQL = queries(__file__)
 
-Stored = tuple[int, list[int]]
+StoredSamples = tuple[int, list[int]]
 """How many rows went in, and the positions of those in conflict; the others were there already."""
 
 
-def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> Stored:
+def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> StoredSamples:
     """Insert a chunk of samples; `origins` says of each where it came from (file:line)."""
     assert rows and len(rows) == len(origins)
     inserted = _insert(connection, rows)
