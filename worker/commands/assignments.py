@@ -117,7 +117,7 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     if start < floor:
         raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
     there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
-    first, later = there.first_ms, there.later_ms
+    first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
             f"{org_id} has an assignment that starts then already: `drawdown org show {org_id}`, and "

@@ -66,7 +66,7 @@ def claim_due(
     witness: Witness | None,
 ) -> Claim:
     """Take at most `claim_size` pushes that are due, under a lease, and count them as sends (R1)."""
-    mine = {"provider": provider, "claim": claim, "lease_end_ms": now + LEASE_MS}
+    mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     kept = safe_retention_ms(capabilities)
     limits = {"now_ms": now, "at_most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
     limits["oldest_attempt_ms"] = -1 if kept is None else now - kept

@@ -152,7 +152,7 @@ def _claim(
     witness: Witness | None,
 ) -> list[Sought]:
     require_same(connection, witness)
-    mine = {"provider": provider, "claim": claim, "lease_end_ms": now + LEASE_MS}
+    mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     losses = read_losses(connection)
     limits = {"now_ms": now, "at_most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
     if not SQL.run(connection, "claim_lookups", {**mine, **limits}).all():
@@ -275,13 +275,13 @@ def _is_unsent(sought: Sought) -> bool:
 def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str, now: int, asked_ms: int) -> bool:
     values = {
         **push_id_of(row),
-        "claim": claim,
+        "claim_owner": claim,
         "now_ms": now,
-        "asked_ms": asked_ms,
+        "looked_up_ms": asked_ms,
         "state": end.state,
         "due_at_ms": end.due_at_ms,
-        "error": end.error,
-        "answer": end.outcome,
+        "last_error": end.error,
+        "lookup_answer": end.outcome,
         "first_sent_ms": end.first_sent_ms,
         "never_sent": int(end.never_sent),
     }
@@ -290,8 +290,8 @@ def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str
 
 def _note(connection: sa.Connection, row: PushRow, asked_ms: int, answer: str) -> None:
     """Keep with the push what was answered, before it is voided."""
-    SQL.run(connection, "note_lookup", {**push_id_of(row), "asked_ms": asked_ms, "answer": answer})
+    SQL.run(connection, "note_lookup", {**push_id_of(row), "looked_up_ms": asked_ms, "lookup_answer": answer})
 
 
 def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
-    return SQL.run(connection, "hold_if_claimed", {**push_id_of(row), "claim": claim}).first() is not None
+    return SQL.run(connection, "hold_if_claimed", {**push_id_of(row), "claim_owner": claim}).first() is not None

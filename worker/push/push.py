@@ -164,7 +164,7 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
         words = {
             # Rounded up: a provider may declare a little less than it takes, for a call that is late.
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
-            "largest": capabilities.max_quantity or 2**63 - 1,
+            "largest_qty": capabilities.max_quantity or 2**63 - 1,
         }
         SQL.run(connection, "reject_unsendable", {**values, **words})
 
@@ -197,7 +197,7 @@ def _settle(
         }
         for sent, end in zip(batch, settled, strict=True)
     ]
-    values = {"settlements": rows, "claim": claim, "now_ms": now}
+    values = {"settlements": rows, "claim_owner": claim, "now_ms": now}
     changed = SQL.run(connection, "settle", values).all()
     SQL.run(connection, "finish_attempts", values)
     if in_ledger:

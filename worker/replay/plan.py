@@ -144,7 +144,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
 
 
 def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
-    first = _of(connection, "first_sample", orgs, NOTHING)[0].first_ms
+    first = _of(connection, "first_sample", orgs, NOTHING)[0].first_sample_ms
     if first is None:
         raise UsageError(f"there is no sample of {scope} at all: nothing was used, so nothing can be replayed")
     if end <= window_of(first):
