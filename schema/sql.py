@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +48,7 @@ class _Statement:
         self.lists = frozenset(_LIST.findall(text))
         self.clause = sa.text(text)
         self.names = frozenset(_BIND.findall(text))
+        self._typed: dict[frozenset[str], sa.TextClause] = {}
 
     def bound(self, values: Values) -> dict[str, object]:
         """The values that are named here, and no other. Errors: KeyError."""
@@ -57,19 +58,20 @@ class _Statement:
         return found
 
     def clause_for(self, values: Values) -> sa.TextClause:
+        """The statement for lists of these types; an empty list is one of text."""
         if not self.lists:
             return self.clause
-        # An empty list has no element that says of which type it is.
-        kinds = {
-            name: sa.BigInteger() if any(isinstance(value, int) for value in _listed(values[name])) else sa.Text()
-            for name in self.lists
-        }
-        return self.clause.bindparams(*(sa.bindparam(name, type_=kinds[name], expanding=True) for name in self.lists))
+        numbers = frozenset(name for name in self.lists if _is_of_numbers(values[name]))
+        if numbers not in self._typed:
+            kinds = {name: sa.BigInteger() if name in numbers else sa.Text() for name in self.lists}
+            binds = (sa.bindparam(name, type_=kind, expanding=True) for name, kind in kinds.items())
+            self._typed[numbers] = self.clause.bindparams(*binds)
+        return self._typed[numbers]
 
 
-def _listed(value: object) -> Iterable[object]:
-    assert isinstance(value, Sequence), "IN takes a list"
-    return value
+def _is_of_numbers(value: object) -> bool:
+    assert isinstance(value, Sequence) and not isinstance(value, str), "IN takes a list"
+    return any(isinstance(element, int) for element in value)
 
 
 class Queries:
@@ -120,7 +122,10 @@ class Queries:
             if left:
                 raise SqlError(f"{self.path}: {name} has no slot {', '.join(sorted(left))}")
             parts = [part.strip() for part in re.split(r";\s*\n", text)]
-            self._ready[asked] = tuple(_Statement(part.rstrip(";"), frozenset(rows)) for part in parts if part)
+            ready = tuple(_Statement(part.rstrip(";"), frozenset(rows)) for part in parts if part)
+            if not ready:
+                raise SqlError(f"{self.path}: {name} is no statement for {dialect}")
+            self._ready[asked] = ready
         return self._ready[asked]
 
     def _whole(
@@ -174,6 +179,8 @@ def _file(path: Path) -> Queries:
 def _pieces(path: Path) -> dict[tuple[str, str], str]:
     text = path.read_text(encoding="utf-8")
     heads = list(_HEAD.finditer(text))
+    if not heads:
+        raise SqlError(f"{path}: no line begins a piece: -- name: …")
     ends = [*(head.start() for head in heads[1:]), len(text)]
     found: dict[tuple[str, str], str] = {}
     for head, end in zip(heads, ends, strict=True):

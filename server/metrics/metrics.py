@@ -137,7 +137,7 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("outbox_pushes", "Pushes that are not settled.", sorted(counts.items()), labels)
     yield gauge("outbox_oldest_age_seconds", "Since the oldest of them was sealed.", sorted(ages.items()), labels)
     yield gauge(
-        "owed_quantity",
+        "open_quantity",
         "Sealed and not settled, in the feature's base units. What is used and not sealable is in pending_seconds.",
         sorted(owed.items()),
         ("provider", "feature"),

@@ -74,7 +74,7 @@ def test_what_waits_is_counted_with_its_age(lone: House) -> None:
     assert value(text, 'outbox_pushes{provider="autumn",state="due"}') == 1, text
     assert value(text, 'outbox_oldest_age_seconds{provider="autumn",state="due"}') == 300
     ((feature, quantity),) = lone.fleet.rows("SELECT feature, sealed_qty FROM pushes")
-    assert quantity and value(text, f'owed_quantity{{feature="{feature}",provider="autumn"}}') == quantity, text
+    assert quantity and value(text, f'open_quantity{{feature="{feature}",provider="autumn"}}') == quantity, text
 
 
 def test_how_long_calls_took_is_told_as_a_distribution(lone: House) -> None:

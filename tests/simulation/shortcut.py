@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
 KNOWN: Final = 4_000
-"""Statements that are kept: a seal's hold the mapping as values, so there are many."""
+"""Statements that are kept."""
 
 
 class Answer(IteratorResult[Any]):
