@@ -63,13 +63,13 @@ async def assign(services: Services, step_threads: StepThreads, org_id: str, ord
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
-    def work(hands: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
+    def work(thread_kit: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:
-            return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, by), rollback=order.dry_run)]
+            return [write(thread_kit.world.engine, lambda c: assignments.cancel(c, org_id, by), rollback=order.dry_run)]
         options = flip_rules.FlipOptions(
             order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
         )
-        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], options, by), hands.world)
+        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], options, by), thread_kit.world)
 
     done = await asyncio.wrap_future(step_threads.order(work))
     if not order.dry_run:

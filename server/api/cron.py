@@ -38,5 +38,5 @@ class Cron:
         return {"tick": {**asdict(report), "exit_status": report.exit_status}}
 
 
-def _tick(hands: ThreadKit, context: Context) -> Report:
-    return runner.run(tick(context), hands.world)
+def _tick(thread_kit: ThreadKit, context: Context) -> Report:
+    return runner.run(tick(context), thread_kit.world)

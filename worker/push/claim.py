@@ -22,8 +22,8 @@ SQL = queries(__file__)
 
 
 CALLS_A_CLAIM: Final = 2
-"""A claim is worth so many rounds of calls: enough to keep all of them busy. What a process that dies had claimed, and
-not sent yet, waits for the claim's lease to end."""
+"""For each call that may be on its way a claim holds so many: all are kept busy. What a process that dies had claimed,
+and not sent yet, waits for the claim's lease to end."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Claim:
 
 def claim_size(capabilities: Capabilities) -> int:
     """How many pushes one claim takes."""
-    rounds = 1 if capabilities.in_flight == 1 else CALLS_A_CLAIM * capabilities.in_flight
-    return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * rounds)
+    calls = 1 if capabilities.in_flight == 1 else CALLS_A_CLAIM * capabilities.in_flight
+    return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * calls)
 
 
 def claim_due(

@@ -180,8 +180,8 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     """Which of some pushes (quantity, and how often it may have been drawn on for too often) make up an amount
     together: their places, and how often each. None: none do, or more sums than MOST_SUMS are possible. A person's own
     change of the balance is the likelier cause then."""
-    rounds = range(1, max((times for _, times in pushes), default=0) + 1)
-    copies = [place for copy in rounds for place, (_, times) in enumerate(pushes) if times >= copy]
+    counts = range(1, max((times for _, times in pushes), default=0) + 1)
+    copies = [place for copy in counts for place, (_, times) in enumerate(pushes) if times >= copy]
     reached: dict[int, tuple[int, int]] = {0: (-1, 0)}  # a sum: the last push in it, and the sum before
     for place in copies:
         quantity = pushes[place][0]
