@@ -1,50 +1,52 @@
-"""Watch rounds, one after another, each with what this process is given.
+"""What a one-shot tick leaves for those who watch it: metrics in a file, a ping to a URL.
 
-Guarantee: a round that fails is logged, and the next one does its work; rounds of one process never overlap.
+Guarantee: neither changes what became of the tick; the file is whole at each moment; the URL, which often holds a
+secret, is in no log.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import tempfile
+from pathlib import Path
+from typing import Final
 
 import structlog
 
 from drawdown.cli.app import App
-from drawdown.cli.stopping import Stopping
-from drawdown.schema.errors import DrawdownError
-from drawdown.worker.engine import runner
-from drawdown.worker.engine.breaker import Breaker
-from drawdown.worker.engine.shard import Shard
-from drawdown.worker.watch import Watched, Watcher, watch
+from drawdown.providers.http import Answer, Call
+from drawdown.server.metrics import metrics
+from drawdown.worker.engine.runner import ask
 
 log = structlog.get_logger()
 
+HEARTBEAT_TIMEOUT_S: Final = 10.0
+READABLE: Final = 0o644
 
-@dataclass
-class Rounds:
-    """One watch."""
 
-    app: App
-    shard: Shard
-    stopping: Stopping
-    watcher: Watcher = field(default_factory=Watcher)
-    breakers: dict[str, Breaker] = field(default_factory=dict)
-    cell_breakers: dict[str, Breaker] = field(default_factory=dict)
+def write_metrics(app: App, file: Path) -> None:
+    """What the server's /metrics would say, for the textfile collector."""
+    try:
+        found = metrics.render(app.engine, app.clock.now_ms())
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as out:
+            out.write(found)
+        made = Path(out.name)
+        made.chmod(READABLE)
+        made.replace(file)
+    except OSError as error:
+        log.error("metrics_not_written", file=str(file), error=error.strerror)
 
-    def round(self) -> Watched:
-        self.app.read_files_again()
-        context = self.app.context()
-        context.shard = self.shard
-        context.stopping = self.stopping.is_set
-        context.breakers = self.breakers
-        context.cell_breakers = self.cell_breakers
-        return runner.run(watch(context, self.watcher), self.app.world())
 
-    def try_round(self) -> None:
-        """One round. What goes wrong is logged; the next round goes on from what is committed."""
-        try:
-            self.round()
-        except DrawdownError as error:
-            log.error("watch_failed", error=str(error), exit_status=error.exit_status)
-        except Exception:
-            log.exception("watch_failed")
+def beat(app: App, url: str) -> None:
+    """Tell whoever waits for it that a tick ended well."""
+    world = app.world()
+    assert world.http is not None
+    http = world.http
+    try:
+        answer = ask(lambda: http.send(Call("GET", url, timeout_s=HEARTBEAT_TIMEOUT_S)), world)
+    except Exception as error:  # the tick is done, whatever this was
+        log.warning("heartbeat_failed", kind=type(error).__name__)
+        return
+    if not isinstance(answer, Answer):
+        log.warning("heartbeat_failed", reason=answer.reason)
+    elif not 200 <= answer.status < 300:
+        log.warning("heartbeat_failed", status=answer.status)

@@ -125,7 +125,7 @@ class App:
         ids.require_among(ids.PROVIDER, name, {*self.registry.providers, *EXEMPT_PROVIDERS})
         return name
 
-    def known_provider(self, name: str) -> str:
+    def require_any_provider(self, name: str) -> str:
         """A provider to look for: also one that cannot be used, or billed somebody once and is gone from here.
 
         Errors: UnknownId, with the nearest.
@@ -143,9 +143,9 @@ class App:
     def context(self) -> Context:
         for name, why in self.registry.broken.items():
             log.error("provider_broken", provider=name, reason=why)
-        dormant = {name for name, one in self.registry.providers.items() if one.dormant is not None}
+        dormant = {name for name, provider in self.registry.providers.items() if provider.dormant is not None}
         made = Context(worker_name(), self.clock, self.registry.capabilities, dormant, self.registry.broken)
-        made.changed = self.read(lambda c: terms.changed(c, made.known()))
+        made.changed = self.read(lambda c: terms.changed(c, made.declared()))
         return made
 
     def moment(self, text: str, option: str, zone: str = "UTC") -> int:

@@ -55,16 +55,16 @@ class Rows(Table):
         super().__init__(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         self.pad_edge = False
         self.plain_title = title
-        self.cells = [tuple(_cell(value) for value in row) for row in rows]
+        self.texts = [tuple(_text(value) for value in row) for row in rows]
         for number, name in enumerate(columns):
-            words = [text.split() for text in (name.lstrip("#"), *(row[number] for row in self.cells))]
+            words = [text.split() for text in (name.lstrip("#"), *(row[number] for row in self.texts))]
             self.add_column(
                 name.lstrip("#"),
                 justify="right" if name.startswith("#") else "left",
-                min_width=max(cell_len(word) for one in words for word in one or [""]),
-                no_wrap=all(len(one) < 2 for one in words),
+                min_width=max(cell_len(word) for parts in words for word in parts or [""]),
+                no_wrap=all(len(parts) < 2 for parts in words),
             )
-        for row in self.cells:
+        for row in self.texts:
             self.add_row(*map(Text, row))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -77,7 +77,7 @@ class Rows(Table):
     def plain_lines(self) -> Iterator[str]:
         """The title, if there is one; the columns' names, if they have any; the rows; an empty line."""
         heads = tuple(str(column.header) for column in self.columns)
-        lines = [[" ".join(text.split()) for text in row] for row in ([heads] if any(heads) else []) + self.cells]
+        lines = [[" ".join(text.split()) for text in row] for row in ([heads] if any(heads) else []) + self.texts]
         widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
         if self.plain_title:
             yield self.plain_title
@@ -108,7 +108,7 @@ def facts(row: Mapping[str, object]) -> list[tuple[str, object]]:
     return [(name.removesuffix("_ms").removesuffix("_micro"), shown(name, value)) for name, value in row.items()]
 
 
-def _cell(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -14,9 +14,9 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from drawdown.cli.after_tick import Rounds
 from drawdown.cli.app import App
 from drawdown.cli.stopping import Stopping
+from drawdown.cli.watch_loop import WatchLoop
 from drawdown.schema.errors import DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine import runner
@@ -92,8 +92,8 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
     scheduler.add_listener(loop.overlapped, EVENT_JOB_MAX_INSTANCES)
     if options.watch_every_s is not None:
         # Connections of its own: a tick that waits for a slow provider holds up no halt.
-        watching = Rounds(App(app.settings, app.clock, app.json), options.shard, loop.stopping)
-        scheduler.add_job(watching.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
+        watch_loop = WatchLoop(App(app.settings, app.clock, app.json), options.shard, loop.stopping)
+        scheduler.add_job(watch_loop.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
         scheduler.start()
     loop.tick()
     scheduler.add_job(loop.tick, IntervalTrigger(seconds=options.every_s), id="tick")

@@ -22,7 +22,7 @@ Command: TypeAlias = TyperCommand | TyperGroup
 
 
 @dataclass(frozen=True)
-class CommandPlace:
+class CommandModule:
     """Where a command lives: a module that adds it by `register`, or one whose `commands` are those of a noun."""
 
     module: str
@@ -30,41 +30,41 @@ class CommandPlace:
     """One line of 60 characters at most."""
 
 
-SECTIONS: Final[dict[str, dict[str, CommandPlace]]] = {
+SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     "Start": {
-        "demo": CommandPlace("demo", "Meter a small fleet on this machine, up to the proof"),
-        "init": CommandPlace("database", "Create the database, or bring it up to date"),
-        "doctor": CommandPlace("database", "Say what is wrong with the set-up, and how to mend it"),
-        "import": CommandPlace("imports", "Import usage samples from a file"),
+        "demo": CommandModule("demo", "Meter a small fleet on this machine, up to the proof"),
+        "init": CommandModule("database", "Create the database, or bring it up to date"),
+        "doctor": CommandModule("database", "Say what is wrong with the set-up, and how to mend it"),
+        "import": CommandModule("imports", "Import usage samples from a file"),
     },
     "Keep running": {
-        "tick": CommandPlace("tick", "Settle everything once and exit: the cron form"),
-        "run": CommandPlace("tick", "Tick every five minutes, and watch between ticks"),
-        "watch": CommandPlace("watch", "Halt within seconds, beside a cron that ticks"),
-        "serve": CommandPlace("serve", "Webhooks, the gate, admin, health, metrics over HTTP"),
+        "tick": CommandModule("tick", "Settle everything once and exit: the cron form"),
+        "run": CommandModule("tick", "Tick every five minutes, and watch between ticks"),
+        "watch": CommandModule("watch", "Halt within seconds, beside a cron that ticks"),
+        "serve": CommandModule("serve", "Webhooks, the gate, admin, health, metrics over HTTP"),
     },
     "Look": {
-        "status": CommandPlace("status", "What is behind, why, since when, and what to do next"),
-        "verify": CommandPlace("database", "Prove the nine invariants from the raw tables"),
-        "reconcile": CommandPlace("reconcile", "Compare our totals with the providers'"),
-        "usage": CommandPlace("usage", "What one organisation used, by feature, day or sandbox"),
+        "status": CommandModule("status", "What is behind, why, since when, and what to do next"),
+        "verify": CommandModule("database", "Prove the nine invariants from the raw tables"),
+        "reconcile": CommandModule("reconcile", "Compare our totals with the providers'"),
+        "usage": CommandModule("usage", "What one organisation used, by feature, day or sandbox"),
     },
     "Repair": {
-        "replay": CommandPlace("replay", "Seal a past range again; bills only what is still owed"),
-        "recover": CommandPlace("recover", "Go on after a restore, or a failover that lost commits"),
+        "replay": CommandModule("replay", "Seal a past range again; bills only what is still owed"),
+        "recover": CommandModule("recover", "Go on after a restore, or a failover that lost commits"),
     },
     "Nouns, each with commands of its own": {
-        "org": CommandPlace("orgs", "Organisations: who bills them, limits, halts"),
-        "feature": CommandPlace("features", "Features: which memory sizes are billed as what"),
-        "sample": CommandPlace("samples", "Samples: find, mend or withdraw wrong ones, prune old"),
-        "push": CommandPlace("pushes", "Pushes: quantities on their way to a provider"),
-        "provider": CommandPlace("providers", "Providers: the services that bill, and their state"),
-        "ledger": CommandPlace("ledger", "The embedded prepaid ledger: credit, rates, plans"),
-        "cell": CommandPlace("cells", "Cells: who is told to halt an organisation"),
-        "audit": CommandPlace("audit", "What people did: who, when, why, through what"),
+        "org": CommandModule("orgs", "Organisations: who bills them, limits, halts"),
+        "feature": CommandModule("features", "Features: which memory sizes are billed as what"),
+        "sample": CommandModule("samples", "Samples: find, mend or withdraw wrong ones, prune old"),
+        "push": CommandModule("pushes", "Pushes: quantities on their way to a provider"),
+        "provider": CommandModule("providers", "Providers: the services that bill, and their state"),
+        "ledger": CommandModule("ledger", "The embedded prepaid ledger: credit, rates, plans"),
+        "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
+        "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },
 }
-PLACES: Final = {name: place for section in SECTIONS.values() for name, place in section.items()}
+MODULES: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
 class NothingAsked(Exception):
@@ -101,14 +101,14 @@ class Root(Group):
         self.commands = Commands()
 
     def format_commands(self, ctx: object, formatter: Formatter) -> None:
-        for title, places in SECTIONS.items():
+        for title, entries in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(name.ljust(9), place.says) for name, place in places.items()])
+                formatter.write_dl([(name.ljust(9), entry.says) for name, entry in entries.items()])
 
     def shell_complete(self, ctx: object, incomplete: str) -> Any:
         if incomplete.startswith("-"):
             return super().shell_complete(cast(typer.Context, ctx), incomplete)
-        names = TyperGroup(commands=[TyperCommand(name, short_help=place.says) for name, place in PLACES.items()])
+        names = TyperGroup(commands=[TyperCommand(name, short_help=entry.says) for name, entry in MODULES.items()])
         return names.shell_complete(typer.Context(names), incomplete)
 
 
@@ -116,21 +116,21 @@ class Commands(MutableMapping[str, Any]):
     """By name: built by Typer from the functions of their modules, with their examples."""
 
     def __getitem__(self, name: str) -> object:
-        module, holder = import_module(f"drawdown.cli.nouns.{PLACES[name].module}"), typer.Typer(rich_markup_mode=None)
+        module, holder = import_module(f"drawdown.cli.nouns.{MODULES[name].module}"), typer.Typer(rich_markup_mode=None)
         if hasattr(module, "register"):
             module.register(holder)
         else:
-            holder.add_typer(module.commands, name=name, cls=Group, help=f"{PLACES[name].says}.")
+            holder.add_typer(module.commands, name=name, cls=Group, help=f"{MODULES[name].says}.")
         command = get_group(holder).commands[name]
         for path, below in walk(command, (name,)):
             below.epilog = examples_of(path)
         return command
 
     def __iter__(self) -> Iterator[str]:
-        return iter(PLACES)
+        return iter(MODULES)
 
     def __len__(self) -> int:
-        return len(PLACES)
+        return len(MODULES)
 
     def __setitem__(self, name: str, value: object) -> None:
         raise NotImplementedError("commands are added to SECTIONS")

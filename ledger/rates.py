@@ -24,8 +24,8 @@ class Rate:
 
 def rate_for(rates: Sequence[Rate], feature: str, ts: int) -> Rate | None:
     """The rate in force for a feature at a moment; None where it has none."""
-    known = [rate for rate in rates if rate.feature == feature and rate.start_ms <= ts]
-    return max(known, key=lambda rate: rate.start_ms, default=None)
+    begun = [rate for rate in rates if rate.feature == feature and rate.start_ms <= ts]
+    return max(begun, key=lambda rate: rate.start_ms, default=None)
 
 
 def price(quantity: int, rate: Rate) -> MicroCredits:

@@ -56,14 +56,14 @@ def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> li
                 entries[use.key] = entry_of(use, amount, now_ms)
     new = post(connection, list(entries.values()))
     repeated = _repeated(batch, new)
-    known = read_contents(connection, repeated)
+    stored = read_contents(connection, repeated)
     answers = []
     for use in batch:
-        if use.key in new and known.get(use.key, content(use)) == content(use):
+        if use.key in new and stored.get(use.key, content(use)) == content(use):
             new.discard(use.key)
             answers.append(Charge.CHARGED)
-        elif use.key in known:
-            answers.append(Charge.ALREADY if known[use.key] == content(use) else Charge.OTHER_CONTENT)
+        elif use.key in stored:
+            answers.append(Charge.ALREADY if stored[use.key] == content(use) else Charge.OTHER_CONTENT)
         else:
             answers.append(Charge.TOO_LARGE if use.key in too_large else Charge.NO_RATE)
     return answers

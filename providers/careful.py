@@ -74,7 +74,7 @@ class Careful:
         self._provider.dormant = why
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        return [outcome(one) for one in await self._provider.push(batch)]
+        return [outcome(answer) for answer in await self._provider.push(batch)]
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         found = await self._provider.customers(customer_ids)
@@ -84,7 +84,7 @@ class Careful:
         return looked_up(await self._provider.lookup(request))
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
-        return [looked_up(one) for one in await cast(ManyLookups, self._provider).lookup_many(requests)]
+        return [looked_up(answer) for answer in await cast(ManyLookups, self._provider).lookup_many(requests)]
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         return totals(await self._provider.totals(customer_id, from_ms, to_ms))
@@ -94,7 +94,7 @@ class Careful:
 
     async def notices(self, headers: Mapping[str, str], body: bytes, now_ms: int) -> Sequence[Notice] | ReadFailed:
         found = await self._provider.notices(headers, body, now_ms)
-        return _failed(found) if isinstance(found, ReadFailed) else [_notice(one) for one in found[:MAX_NOTICES]]
+        return _failed(found) if isinstance(found, ReadFailed) else [_notice(notice) for notice in found[:MAX_NOTICES]]
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         found = await self._provider.check(features, customer_ids)
@@ -162,10 +162,10 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
         return _failed(found)
     if len(found) > MAX_FEATURES:
         return ReadFailed(f"balances of {len(found)} features")
-    for one in found.values():
-        if not _is_figure(one.quantity) or not (one.since_ms is None or _is_moment(one.since_ms)):
-            return ReadFailed(f"{_shown(one.quantity)} since {_shown(one.since_ms)} is nothing drawn")
-    return {clean(feature, MAX_NAME_CHARS): one for feature, one in found.items()}
+    for balance in found.values():
+        if not _is_figure(balance.quantity) or not (balance.since_ms is None or _is_moment(balance.since_ms)):
+            return ReadFailed(f"{_shown(balance.quantity)} since {_shown(balance.since_ms)} is nothing drawn")
+    return {clean(feature, MAX_NAME_CHARS): balance for feature, balance in found.items()}
 
 
 def _notice(found: Notice) -> Notice:

@@ -110,8 +110,8 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
 
 
 def _voided(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
-    places = {key: place for key in keys if (place := parse_push_key(key)) is not None}
-    pushes = [{**place, "key": key} for key, place in places.items()]
+    push_ids = {key: push_id for key in keys if (push_id := parse_push_key(key)) is not None}
+    pushes = [{**push_id, "key": key} for key, push_id in push_ids.items()]
     return set(SQL.run(connection, "voided", {"pushes": pushes}).scalars())
 
 

@@ -34,11 +34,11 @@ class Registry:
 
     @property
     def capabilities(self) -> dict[str, Capabilities]:
-        return {name: one.capabilities for name, one in self.providers.items()}
+        return {name: provider.capabilities for name, provider in self.providers.items()}
 
     def renewed(self, made: Registry) -> Registry:
         """Those made since, and of this one whatever could not be made again."""
-        kept = {name: one for name, one in self.providers.items() if name in made.broken}
+        kept = {name: provider for name, provider in self.providers.items() if name in made.broken}
         return Registry(
             {**made.providers, **kept}, {name: why for name, why in made.broken.items() if name not in kept}
         )
@@ -46,7 +46,7 @@ class Registry:
 
 def installed() -> list[EntryPoint]:
     """What is installed on this machine, by name; of one name, this package's own comes first."""
-    return sorted(entry_points(group=GROUP), key=lambda one: (one.name, _package(one) != "drawdown"))
+    return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _package(entry) != "drawdown"))
 
 
 def _package(entry: EntryPoint) -> str:
@@ -90,12 +90,12 @@ def _checked(name: str, built: object) -> Provider:
     """Errors: TypeError for something that is no provider, ValueError for capabilities that contradict themselves."""
     if not isinstance(built, Provider):
         raise TypeError(f"{type(built).__name__} lacks a part of drawdown.providers.protocol.Provider")
-    can = built.capabilities
+    capabilities = built.capabilities
     if built.name != name:
         raise ValueError(f"it calls itself {built.name!r}")
-    counts = (can.batch_size, can.in_flight, can.reads_a_call, can.unit, *can.units.values())
-    if min(counts) < 1:
+    counts = (capabilities.batch_size, capabilities.in_flight, capabilities.reads_a_call)
+    if min(*counts, capabilities.unit, *capabilities.units.values()) < 1:
         raise ValueError("batch_size, in_flight, reads_a_call and units are 1 or more")
-    if not can.duplicate_proves_delivery and not can.lookup:
+    if not capabilities.duplicate_proves_delivery and not capabilities.lookup:
         raise ValueError("a duplicate that proves nothing has to be looked up: declare lookup_lag_ms")
     return built

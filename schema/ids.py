@@ -33,7 +33,7 @@ SAMPLED_NEIGHBOURS: Final = 50
 
 
 @dataclass(frozen=True)
-class IdPlace:
+class IdSource:
     """Where ids of a kind lie: a piece of `ids.sql`. `prefix` is what stands before them there."""
 
     piece: str
@@ -45,55 +45,55 @@ class Kind:
     """A kind of id, and the command that lists those there are."""
 
     noun: str
-    places: tuple[IdPlace, ...]
+    sources: tuple[IdSource, ...]
     shown_by: str
 
 
-_ORGS: Final = IdPlace("orgs")
+_ORGS: Final = IdSource("orgs")
 ORG: Final = Kind("organisation", (_ORGS,), "drawdown org list")
 FEATURE: Final = Kind(
     "feature",
-    (IdPlace("mapped_features"), IdPlace("priced_features")),
+    (IdSource("mapped_features"), IdSource("priced_features")),
     "drawdown feature list",
 )
 CUSTOMER: Final = Kind(
     "customer",
     (
         _ORGS,
-        IdPlace("wallets", "wallet:"),
-        IdPlace("assigned_customers"),
+        IdSource("wallets", "wallet:"),
+        IdSource("assigned_customers"),
     ),
     "drawdown ledger show",
 )
-PLAN: Final = Kind("plan", (IdPlace("ledger_plans"),), "drawdown ledger plans")
-ANY_PLAN: Final = Kind("plan", (*PLAN.places, IdPlace("plans_of_orgs")), "drawdown ledger plans")
+PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown ledger plans")
+ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown ledger plans")
 """Also those that other providers told of."""
-CELL: Final = Kind("cell", (IdPlace("cells"), IdPlace("cells_of_sandboxes")), "drawdown cell list")
+CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
-SAMPLE: Final = Kind("sample", (IdPlace("samples"),), "drawdown sample list --quarantined")
-PROVIDER: Final = Kind("provider", (IdPlace("assigned_providers"),), "drawdown provider list")
-ACTOR: Final = Kind("actor", (IdPlace("actors"),), "drawdown audit list")
+SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")
+PROVIDER: Final = Kind("provider", (IdSource("assigned_providers"),), "drawdown provider list")
+ACTOR: Final = Kind("actor", (IdSource("actors"),), "drawdown audit list")
 TARGET: Final = Kind(
     "target",
     (
-        IdPlace("targets"),
+        IdSource("targets"),
         _ORGS,
-        IdPlace("cells"),
-        IdPlace("mapped_features"),
-        IdPlace("wallets", "wallet:"),
+        IdSource("cells"),
+        IdSource("mapped_features"),
+        IdSource("wallets", "wallet:"),
     ),
     "drawdown audit list",
 )
 """What a person may have done something to."""
 VIA: Final = Kind("way", (), "drawdown audit list")
-ACTION: Final = Kind("action", (IdPlace("kinds_of_action"),), "drawdown audit list")
+ACTION: Final = Kind("action", (IdSource("kinds_of_action"),), "drawdown audit list")
 
 
 def is_known(connection: sa.Connection, kind: Kind, given: str) -> bool:
     """Whether an id is there."""
     return any(
-        SQL.run(connection, "is_known", {"id": place.prefix + given}, place=place.piece).first()
-        for place in kind.places
+        SQL.run(connection, "is_known", {"id": source.prefix + given}, source=source.piece).first()
+        for source in kind.sources
     )
 
 
@@ -152,12 +152,17 @@ def nearest(given: str, candidates: Iterable[str]) -> str | None:
 
 
 def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
-    for place in kind.places:
-        values = {"id": place.prefix + given, "at_most": NEIGHBOURS, "scanned": SCANNED, **_halves(place.prefix, given)}
+    for source in kind.sources:
+        values = {
+            "id": source.prefix + given,
+            "at_most": NEIGHBOURS,
+            "scanned": SCANNED,
+            **_halves(source.prefix, given),
+        }
         for statement in ("from_id_on", "before_id", "with_a_half"):
-            for name in SQL.run(connection, statement, values, place=place.piece).scalars():
+            for name in SQL.run(connection, statement, values, source=source.piece).scalars():
                 if name:
-                    yield str(name).removeprefix(place.prefix)
+                    yield str(name).removeprefix(source.prefix)
 
 
 def _halves(prefix: str, given: str) -> dict[str, str]:

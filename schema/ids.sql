@@ -1,17 +1,17 @@
 -- Where ids of each kind lie, and which of them stand near one that was given.
 
 -- name: is_known
-SELECT 1 FROM {place} x WHERE id = :id LIMIT 1
+SELECT 1 FROM {source} x WHERE id = :id LIMIT 1
 
 -- name: from_id_on
-SELECT DISTINCT id FROM {place} x WHERE id >= :id ORDER BY 1 LIMIT :at_most
+SELECT DISTINCT id FROM {source} x WHERE id >= :id ORDER BY 1 LIMIT :at_most
 
 -- name: before_id
-SELECT DISTINCT id FROM {place} x WHERE id < :id ORDER BY 1 DESC LIMIT :at_most
+SELECT DISTINCT id FROM {source} x WHERE id < :id ORDER BY 1 DESC LIMIT :at_most
 
 -- name: with_a_half
 -- Those that begin or end as the one that was given.
-SELECT DISTINCT id FROM (SELECT id FROM {place} y LIMIT :scanned) x
+SELECT DISTINCT id FROM (SELECT id FROM {source} y LIMIT :scanned) x
 WHERE id LIKE :head ESCAPE '!' OR id LIKE :tail ESCAPE '!' LIMIT :at_most
 
 -- name: sampled_from_id_on

@@ -35,7 +35,7 @@ class Version:
 
     current: str | None
     head: str
-    known: bool
+    supported: bool
 
     @property
     def ready(self) -> bool:
@@ -57,7 +57,7 @@ def require_ready(connection: sa.Connection) -> None:
         return
     if found.current is None:
         raise DatabaseNotReady("the database has no Drawdown tables: run `drawdown init`")
-    if not found.known:
+    if not found.supported:
         raise DatabaseNotReady(
             f"the database has schema {found.current}, newer than this program's {found.head}: upgrade Drawdown"
         )
@@ -81,7 +81,7 @@ def upgrade(engine: sa.Engine) -> Version:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": ONE_UPGRADE})
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{UPGRADE_LOCK_S}s'")
         before = version(connection)
-        if not before.known:
+        if not before.supported:
             require_ready(connection)
         if not before.ready:
             migrate_to(connection, REVISIONS[-1])

@@ -43,7 +43,7 @@ _HEAD = """-- Drawdown's roles on PostgreSQL; safe to repeat. To be run by the o
 
 def script() -> str:
     """What makes the roles, as a person would give it to psql."""
-    return "\n".join((_HEAD, "BEGIN;", *(f"{one};" for one in statements()), "COMMIT;"))
+    return "\n".join((_HEAD, "BEGIN;", *(f"{statement};" for statement in statements()), "COMMIT;"))
 
 
 def apply(engine: sa.Engine) -> None:
@@ -58,7 +58,7 @@ def apply(engine: sa.Engine) -> None:
             for statement in statements():
                 connection.exec_driver_sql(statement)
     except Exception as error:
-        if "42501" in (getattr(one, "sqlstate", None) for one in _causes(error)):
+        if "42501" in (getattr(cause, "sqlstate", None) for cause in _causes(error)):
             raise Refused(
                 "this user may not make the roles: that takes the owner of the tables with the right to make roles "
                 "(CREATEROLE); an administrator can run what `drawdown init --roles` prints"
@@ -97,7 +97,7 @@ def statements() -> tuple[str, ...]:
 def _sequences() -> list[str]:
     """What counts up the keys; PostgreSQL names them so."""
     counted = (table.autoincrement_column for table in metadata.tables.values())
-    return sorted(f"{one.table.name}_{one.name}_seq" for one in counted if one is not None)
+    return sorted(f"{column.table.name}_{column.name}_seq" for column in counted if column is not None)
 
 
 def _role(name: str) -> str:

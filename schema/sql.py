@@ -95,7 +95,7 @@ class Queries:
         each = [values] if isinstance(values, Mapping) else values
         for statement in statements:
             try:
-                bound = [statement.bound(one) for one in each]
+                bound = [statement.bound(row) for row in each]
             except KeyError as missing:
                 raise SqlError(f"{self.path}: {name}: no value for :{missing.args[0]}") from None
             answer = connection.execute(

@@ -18,7 +18,9 @@ def clean(text: str, most_chars: int | None = None) -> str:
         text = f"{text[: max(most_chars - 1, 0)]}…"
     if text.isprintable():
         return text
-    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
     return shown if most_chars is None else shown[:most_chars]
 
 

@@ -85,5 +85,5 @@ def parse_push_key(key: str) -> dict[str, str | int] | None:
     return None
 
 
-PLACE: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
+PUSH_ID: Final = {"window_ms": "bigint", "org_id": "text", "feature": "text", "revision": "bigint"}
 """The primary key of a push."""

@@ -23,7 +23,7 @@ from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.gate import Gate
 from drawdown.server.http import bodies, errors, signing
-from drawdown.server.http.limits import Frame, told
+from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.metrics import metrics
 from drawdown.server.services import Services
@@ -45,18 +45,18 @@ class Server:
         self.refused: Counter[str] = Counter(dict.fromkeys(metrics.REFUSED, 0))
         """What was turned away since the process began, by what it was: see the metric."""
         self.threads = Threads(services.engine)
-        self.crew = StepThreads(services)
-        self._gate = Gate(services, self.threads, self.crew)
-        self._cron = Cron(services, self.crew)
+        self.step_threads = StepThreads(services)
+        self._gate = Gate(services, self.threads, self.step_threads)
+        self._cron = Cron(services, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
-        self.app = Frame(self.routes, services.clock, services.settings.requests_per_s, self.refused)
+        self.app = Limits(self.routes, services.clock, services.settings.requests_per_s, self.refused)
 
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
-        self.crew.close()
+        self.step_threads.close()
         self.threads.close()
 
     def _app(self) -> FastAPI:
@@ -123,7 +123,7 @@ class Server:
         headers = {name.lower(): value for name, value in request.headers.items()}
         webhooks.require_worth_reading(self.services, provider, headers)
         async with bodies.body_of(request, webhooks.MAX_BYTES, self._budget) as body:
-            done = await webhooks.take(self.services, self.threads, self.crew, provider, headers, body)
+            done = await webhooks.take(self.services, self.threads, self.step_threads, provider, headers, body)
         return JSONResponse({"status": done})
 
     async def gate(self, org: str) -> JSONResponse:
@@ -133,13 +133,13 @@ class Server:
     async def assign(self, org: str, request: Request) -> JSONResponse:
         """Have an organisation billed by a provider, as `drawdown org assign`."""
         order = await admin.order_of(self.services, self.threads, self._budget, request, models.ProviderOrder)
-        return JSONResponse(await admin.assign(self.services, self.crew, org, order))
+        return JSONResponse(await admin.assign(self.services, self.step_threads, org, order))
 
     async def override(self, org: str, request: Request) -> JSONResponse:
         """Let the operator's word win over the provider's, as `drawdown org override`."""
         order = await admin.order_of(self.services, self.threads, self._budget, request, models.OverrideOrder)
         now = self.services.clock.now_ms()
-        return JSONResponse(await admin.override(self.threads, self.crew, now, org, order))
+        return JSONResponse(await admin.override(self.threads, self.step_threads, now, org, order))
 
     async def tick(self, request: Request) -> JSONResponse:
         """Run one tick to its end, and report as `drawdown tick --json`."""

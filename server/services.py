@@ -56,7 +56,7 @@ class Services:
     unasked: Mapping[str, Provider]
     broken: Mapping[str, str]
     http: Http
-    hands: Callable[[], ThreadKit]
+    thread_kit: Callable[[], ThreadKit]
     renew: Callable[[Services], None] = _nothing_new
 
 

@@ -45,7 +45,7 @@ class StepThreads:
 
     def __init__(self, services: Services, threads: int = THREADS) -> None:
         self._services = services
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawdown-crew")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawdown-steps")
         self._orders = ThreadPoolExecutor(ORDER_THREADS, thread_name_prefix="drawdown-order")
         self._ordered = 0
         self._ticks = ThreadPoolExecutor(1, thread_name_prefix="drawdown-tick")
@@ -62,7 +62,7 @@ class StepThreads:
             if self._ordered >= MAX_ORDERS:
                 raise ApiError(503, "busy", "too many orders are under way; sign another one later")
             self._ordered += 1
-        made = self._orders.submit(lambda: self._with_hands(work))
+        made = self._orders.submit(lambda: self._with_thread_kit(work))
         made.add_done_callback(self._order_done)
         return made
 
@@ -72,7 +72,7 @@ class StepThreads:
 
     def tick(self, work: Callable[[ThreadKit, Context], T]) -> Future[T]:
         """Have a tick done, on a thread that nothing else uses."""
-        return self._ticks.submit(lambda: self._with_hands(work))
+        return self._ticks.submit(lambda: self._with_thread_kit(work))
 
     def read_again(self, org_id: str, provider: str) -> Future[None] | None:
         """Have a provider asked about an organisation; what it says is projected, and a halt told to the cells at once.
@@ -88,12 +88,12 @@ class StepThreads:
         made.add_done_callback(self._reads.discard)
         return made
 
-    def settle(self) -> None:
+    def wait_for_reads(self) -> None:
         """Wait until every read that was asked for by now is done."""
         with self._lock:
             asked = list(self._reads)
-        for one in asked:
-            one.exception()
+        for read in asked:
+            read.exception()
 
     def close(self) -> None:
         """End what is under way at its next effect, and begin nothing more."""
@@ -101,27 +101,27 @@ class StepThreads:
         for pool in (self._pool, self._orders, self._ticks):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _with_hands(self, work: Callable[[ThreadKit, Context], T]) -> T:
-        if not hasattr(self._own, "hands"):
-            self._own.hands = self._services.hands()
-        hands: ThreadKit = self._own.hands
-        context = hands.context()
+    def _with_thread_kit(self, work: Callable[[ThreadKit, Context], T]) -> T:
+        if not hasattr(self._own, "thread_kit"):
+            self._own.thread_kit = self._services.thread_kit()
+        thread_kit: ThreadKit = self._own.thread_kit
+        context = thread_kit.context()
         context.stopping = self.stopping.is_set
-        return work(hands, context)
+        return work(thread_kit, context)
 
     def _read(self, org_id: str, provider: str) -> None:
         with self._lock:
             self._waiting.pop(org_id, None)
         try:
-            self._with_hands(lambda hands, context: self._read_with(hands, context, provider, org_id))
+            self._with_thread_kit(lambda thread_kit, context: self._read_with(thread_kit, context, provider, org_id))
         except Exception as error:  # it stays marked: the next tick asks
             log.error("read_again_failed", org=org_id, provider=provider, **told(error))
 
-    def _read_with(self, hands: ThreadKit, context: Context, provider: str, org_id: str) -> None:
+    def _read_with(self, thread_kit: ThreadKit, context: Context, provider: str, org_id: str) -> None:
         # What one read's dispatch learnt of a dead cell, the thread's next need not.
         context.cell_breakers = self._own.__dict__.setdefault("cell_breakers", {})
         context.breakers = self._breakers
-        runner.run(_read_again(context, provider, org_id), hands.world)
+        runner.run(_read_again(context, provider, org_id), thread_kit.world)
 
 
 def _read_again(context: Context, provider: str, org_id: str) -> Steps[None]:

@@ -50,10 +50,10 @@ def tick(context: Context) -> Steps[Report]:
     context.began_ms = context.clock.now_ms()
     witness: Witness | None = yield Recall()
     report: Report = yield Transaction("begin_tick", partial(_begin, context=context, witness=witness))
-    now_known: Witness | None = yield Recall()
-    if now_known != witness and report.doubted is None:
+    recalled: Witness | None = yield Recall()
+    if recalled != witness and report.doubted is None:
         # This process may have lain still since it recalled, and the database have been restored meanwhile.
-        report.doubted = yield Transaction("recognise", partial(_recognise, context=context, witness=now_known))
+        report.doubted = yield Transaction("recognise", partial(_recognise, context=context, witness=recalled))
     log.info("tick_started", tick=report.tick_id, worker=context.worker, horizon_ms=report.horizon_ms)
     if report.doubted is None:
         assert context.witness is not None
@@ -114,8 +114,8 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
     if not (context.clock.trusted or context.accept_clock or incarnation.doubted):
         doubt_the_clock(now, server_now, previous)
     if incarnation.doubted is None:
-        take_new_terms(connection, context.known())
-    context.changed = changed(connection, context.known())
+        take_new_terms(connection, context.declared())
+    context.changed = changed(connection, context.declared())
     _bring_providers_up_to_date(connection, now)
     release_exempt(connection, context.shard, now)
     end_overrides(connection, context.shard, now)
@@ -164,7 +164,7 @@ def _request(context: Context, report: Report, shard: Shard) -> SealRequest:
         shard=shard,
         horizon_ms=report.horizon_ms,
         now_ms=context.clock.now_ms(),
-        providers=context.known(),
+        providers=context.declared(),
         new_orgs=context.new_orgs,
         witness=context.witness,
     )

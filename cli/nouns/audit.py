@@ -46,16 +46,16 @@ def list_(
     page = app.read(lambda c: list_deeds(c, chosen, before=before, most=most))
     rows = [
         (
-            one.action_id,
-            show_time(one.at_ms),
-            one.actor,
-            one.via,
-            one.action,
-            one.target,
-            one.reason,
-            _short(one.details),
+            deed.action_id,
+            show_time(deed.at_ms),
+            deed.actor,
+            deed.via,
+            deed.action,
+            deed.target,
+            deed.reason,
+            _short(deed.details),
         )
-        for one in page.deeds
+        for deed in page.deeds
     ]
     columns = ("#", "at", "who", "through", "what", "to", "why", "details")
     more = [f"there are older ones: --before {page.next_before}"] if page.next_before is not None else []

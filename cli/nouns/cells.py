@@ -27,9 +27,9 @@ def list_(context: typer.Context) -> None:
     """List cells."""
     app: App = context.obj
     allowed = app.settings.cells().allowed
-    found = [{**asdict(one), "allowed": origin(one.url) in allowed} for one in app.read(views_cells.list_cells)]
+    found = [{**asdict(cell), "allowed": origin(cell.url) in allowed} for cell in app.read(views_cells.list_cells)]
     columns = ("cell", "url", "#running", "#halts due", "on the allow-list")
-    show(app, {"cells": found}, [table("Cells", columns, [tuple(one.values()) for one in found])])
+    show(app, {"cells": found}, [table("Cells", columns, [tuple(cell.values()) for cell in found])])
 
 
 @commands.command("set")

@@ -32,7 +32,7 @@ from drawdown.worker.commands.features import install_defaults
 from drawdown.worker.engine import runner
 from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import replay
-from drawdown.worker.sources.demo_host import Box, BoxSample, start_boxes, stop_boxes, write_samples
+from drawdown.worker.sources.demo_host import Sandbox, SandboxSample, start_sandboxes, stop_sandboxes, write_samples
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.demo import fleet, revised_pushes, totals
 from drawdown.worker.views.tick_report import Report
@@ -43,21 +43,21 @@ SEED: Final = 7
 
 
 @dataclass(frozen=True)
-class Tenant:
-    """An organisation of the demo: `boxes` sandboxes of `memory_mb`, and credit (in micro-credits) to begin with."""
+class DemoOrg:
+    """An organisation of the demo: so many sandboxes of `memory_mb`, and credit (in micro-credits) to begin with."""
 
     name: str
-    boxes: int
+    sandboxes: int
     memory_mb: int
     credit_micro: int
     plan: str
 
 
-TENANTS: Final = (
-    Tenant("acme", 40, 4096, 100 * MICRO, "team"),
-    Tenant("globex", 25, 8192, 200 * MICRO, "team"),
-    Tenant("initech", 10, 1024, MICRO, "hobby"),  # spent after a quarter of an hour
-    Tenant("hooli", 15, 16384, 500 * MICRO, "team"),
+ORGS: Final = (
+    DemoOrg("acme", 40, 4096, 100 * MICRO, "team"),
+    DemoOrg("globex", 25, 8192, 200 * MICRO, "team"),
+    DemoOrg("initech", 10, 1024, MICRO, "hobby"),  # spent after a quarter of an hour
+    DemoOrg("hooli", 15, 16384, 500 * MICRO, "team"),
 )
 
 
@@ -70,7 +70,7 @@ class Demo:
     cells: list[DemoCell] = field(default_factory=list)
     samples: int = 0
 
-    def host_writes(self, samples: list[BoxSample]) -> None:
+    def host_writes(self, samples: list[SandboxSample]) -> None:
         """As another program does: not through any command."""
         write(self.app.engine, lambda connection: write_samples(connection, samples, self.clock.at_ms))
 
@@ -121,7 +121,7 @@ def build_fleet(demo: Demo) -> None:
     secrets_of = demo.app.settings.cells().secrets_of
 
     def stop(cell: str, org: str) -> None:
-        write(demo.app.engine, lambda connection: stop_boxes(connection, cell, org))
+        write(demo.app.engine, lambda connection: stop_sandboxes(connection, cell, org))
 
     demo.cells = [DemoCell(name, secrets_of(name)[0], demo.clock, stop) for name in ("cell-1", "cell-2")]
     demo.app.settings.cell_origins = ",".join(cell.url for cell in demo.cells)
@@ -130,24 +130,24 @@ def build_fleet(demo: Demo) -> None:
         install_defaults(connection, by)
         credit.set_plan_limit(connection, "team", 100, by)
         credit.set_plan_limit(connection, "hobby", 10, by)
-        assignments.assign(connection, [tenant.name for tenant in TENANTS], "embedded", by, from_ms=demo.clock.at_ms)
-        for tenant in TENANTS:
-            name, amount = tenant.name, tenant.credit_micro
-            credit.grant(connection, name, amount, by, key=f"demo-{name}", plan=tenant.plan)
+        assignments.assign(connection, [org.name for org in ORGS], "embedded", by, from_ms=demo.clock.at_ms)
+        for org in ORGS:
+            name, amount = org.name, org.credit_micro
+            credit.grant(connection, name, amount, by, key=f"demo-{name}", plan=org.plan)
         for cell in demo.cells:
             cells.set_cell(connection, cell.cell_id, cell.url, by, new=True)
 
     demo.app.write(fill)
-    write(demo.app.engine, lambda connection: start_boxes(connection, boxes()))
+    write(demo.app.engine, lambda connection: start_sandboxes(connection, sandboxes()))
     show_balances(demo)
 
 
-def boxes() -> list[Box]:
+def sandboxes() -> list[Sandbox]:
     """Every sandbox of the fleet, spread over both cells."""
     return [
-        Box(f"{tenant.name}-{n}", tenant.name, f"cell-{n % 2 + 1}", tenant.memory_mb)
-        for tenant in TENANTS
-        for n in range(tenant.boxes)
+        Sandbox(f"{org.name}-{n}", org.name, f"cell-{n % 2 + 1}", org.memory_mb)
+        for org in ORGS
+        for n in range(org.sandboxes)
     ]
 
 
@@ -156,9 +156,11 @@ def use(demo: Demo) -> None:
     chance = random.Random(SEED)  # noqa: S311, a demo's jitter
     start = demo.clock.at_ms
     rows = [
-        BoxSample(f"{box.sandbox_id}@{minute}", box, 60, start + minute * MINUTE_MS + chance.randrange(MINUTE_MS))
+        SandboxSample(
+            f"{sandbox.sandbox_id}@{minute}", sandbox, 60, start + minute * MINUTE_MS + chance.randrange(MINUTE_MS)
+        )
         for minute in range(WINDOWS * 5)
-        for box in boxes()
+        for sandbox in sandboxes()
     ]
     demo.clock.at_ms = start + WINDOWS * WINDOW_MS
     demo.samples = len(rows)
@@ -180,7 +182,7 @@ def late(demo: Demo) -> None:
     """A host was cut off and delivers late."""
     demo.say("4. A sample arrives late, for a window that is sealed already")
     ts = demo.clock.at_ms - WINDOWS * WINDOW_MS
-    demo.host_writes([BoxSample("late-1", boxes()[0], 42, ts)])
+    demo.host_writes([SandboxSample("late-1", sandboxes()[0], 42, ts)])
     demo.clock.at_ms += WINDOW_MS
     demo.tick()
     found = [astuple(push) for push in demo.app.read(revised_pushes)]

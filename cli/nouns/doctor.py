@@ -87,7 +87,7 @@ def _witness(app: App) -> Iterator[Finding]:
     try:
         doubted = app.read(read_incarnation).doubted
         WitnessFile(folder).recall(app.engine)
-        above = next(one for one in (folder, *folder.parents) if one.exists())
+        above = next(parent for parent in (folder, *folder.parents) if parent.exists())
         yield Finding(os.access(above, os.W_OK), f"what this host remembers is kept in {folder}", mend)
         yield from _private(folder, "700")
     except DrawdownError as error:
@@ -178,7 +178,7 @@ def _cells(app: App) -> Iterator[Finding]:
 def _cell_secret(settings: CellSettings, cell: str) -> Finding:
     shared = () if cell in settings.secrets else settings.secrets.get(SHARED, ())
     given = settings.secrets.get(cell) or (*settings.roots, *shared)
-    weak = min((len(one) for one in given), default=0) < MIN_SECRET_CHARS
+    weak = min((len(secret) for secret in given), default=0) < MIN_SECRET_CHARS
     notes = ["several, while they are rotated"] * (len(given) > 1) + ["one is shared with other cells"] * bool(shared)
     what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
     mend = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"

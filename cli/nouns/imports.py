@@ -62,10 +62,10 @@ def import_(
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for one in given or ():
-        name, equals, value = one.partition("=")
+    for text in given or ():
+        name, equals, value = text.partition("=")
         if not equals or not name or name in pairs:
-            raise UsageError(f"{option} {one!r}: write FIELD=…, each field once")
+            raise UsageError(f"{option} {text!r}: write FIELD=…, each field once")
         pairs[name] = value
     return pairs
 

@@ -43,25 +43,25 @@ def grant(
 
     if key is not None and key != (key.strip() or None):
         raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
-    known_as = key or new_key()
+    grant_key = key or new_key()
 
     def work(connection: sa.Connection) -> tuple[wallet.Granted, accounts.Wallet]:
-        granted = credit.grant(connection, customer, micro, by, key=known_as, plan=plan, new=new)
+        granted = credit.grant(connection, customer, micro, by, key=grant_key, plan=plan, new=new)
         return granted, credit.wallet_of(connection, customer)
 
     try:
         granted, held = app.write(work)
     except AnswerLost as error:
-        raise AnswerLost(error.why, f"give it again with --key {known_as}, and it counts once") from error
+        raise AnswerLost(error.why, f"give it again with --key {grant_key}, and it counts once") from error
     repeated, balance = granted.repeated, granted.balance_micro
     line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; "
     line += (
-        f"the grant {known_as} was made before: nothing was added"
+        f"the grant {grant_key} was made before: nothing was added"
         if repeated
         else f"before: {show_credits(balance - micro)}"
     )
     result = {"customer_id": customer, "granted_micro": 0 if repeated else micro, "balance_micro": balance}
-    show(app, {**result, "key": known_as, "repeated": repeated, "plan": held.plan}, [line])
+    show(app, {**result, "key": grant_key, "repeated": repeated, "plan": held.plan}, [line])
 
 
 @commands.command("show")
@@ -89,7 +89,7 @@ def show_(
         ]
         show(app, {"wallets": wallets, "rates": rates}, tables)
         return
-    found = app.read(lambda c: credit.known_wallet(c, customer))
+    found = app.read(lambda c: credit.require_wallet(c, customer))
     entries = app.read(lambda c: list_entries(c, customer, most))
     rows = [
         (show_time(e.ts), e.kind, show_credits(-e.amount_micro if e.kind == "usage" else e.amount_micro),
@@ -157,5 +157,5 @@ def plans(context: typer.Context) -> None:
     """List the plans: how many sandboxes at once, and how many customers each has."""
     app: App = context.obj
     found = app.read(credit.list_plans)
-    rows = [(one.plan, one.max_concurrent, one.customers) for one in found]
+    rows = [(row.plan, row.max_concurrent, row.customers) for row in found]
     show(app, {"plans": found}, [table("Plans", ("plan", "#at once", "#customers"), rows)])

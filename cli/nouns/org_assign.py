@@ -76,14 +76,14 @@ def assign(
     _require_choice(names, unassigned, file, None if undo or cancel else customer)
     if undo or cancel:
         only_with(context, "--undo", "cancel", "names", "unassigned", "file", "dry_run", "actor", "reason")
-        listed = names or ([one.org_id for one in read_flips(file)] if file is not None else [])
+        listed = names or ([wish.org_id for wish in read_flips(file)] if file is not None else [])
         return _undo(app, listed, by, dry_run=dry_run)
     wishes = _wishes(app, names, customer, file)
     where, note = _biller(app, provider, wishes, new=new)
-    terms = flip_rules.Terms(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
-    done = run(flips.flip(app.context(), wishes, terms, by), app.world())
-    show(app, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, terms)])
-    if any(one.problem for one in done):
+    options = flip_rules.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
+    done = run(flips.flip(app.context(), wishes, options, by), app.world())
+    show(app, {"assigned": done, "provider": where, "dry_run": dry_run}, [*note, *_flip_lines(done, options)])
+    if any(flip.problem for flip in done):
         raise typer.Exit(Exit.PERSON)
     return None
 
@@ -109,7 +109,7 @@ def _biller(app: App, given: str | None, wishes: list[flip_rules.Wish], *, new: 
     """The provider that is meant, and a word where nobody named it."""
     if given is not None:
         return given, []
-    kept = app.read(lambda c: flips.kept_provider(c, [one.org_id for one in wishes], new=new))
+    kept = app.read(lambda c: flips.kept_provider(c, [wish.org_id for wish in wishes], new=new))
     if kept is None:
         return app.require_provider(EMBEDDED), []
     return app.require_provider(kept), [f"billed by {kept} as before; --provider names another"]
@@ -129,11 +129,11 @@ def read_flips(file: Path) -> list[flip_rules.Wish]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
     seen: dict[str, int] = {}
-    for one in found:
-        assert one.line is not None
-        if one.org_id in seen:
-            raise UsageError(f"{file}, line {one.line}: {one.org_id} stands in line {seen[one.org_id]} already")
-        seen[one.org_id] = one.line
+    for wish in found:
+        assert wish.line is not None
+        if wish.org_id in seen:
+            raise UsageError(f"{file}, line {wish.line}: {wish.org_id} stands in line {seen[wish.org_id]} already")
+        seen[wish.org_id] = wish.line
     return found
 
 
@@ -145,46 +145,46 @@ def _wish(file: Path, line: int, row: dict[str, str | None]) -> flip_rules.Wish:
     return flip_rules.Wish(org, customer or None, line)
 
 
-def _flip_lines(done: list[flip_rules.Flip], terms: flip_rules.Terms) -> list[str | Table]:
-    moved = [one for one in done if one.start_ms is not None]
-    already = sum(one.already for one in done)
-    title = f"{'Would assign' if terms.dry_run else 'Assigned'} {len(moved):,} to {terms.provider}"
+def _flip_lines(done: list[flip_rules.Flip], options: flip_rules.FlipOptions) -> list[str | Table]:
+    moved = [flip for flip in done if flip.start_ms is not None]
+    already = sum(flip.already for flip in done)
+    title = f"{'Would assign' if options.dry_run else 'Assigned'} {len(moved):,} to {options.provider}"
     if already:
         title += f"; {already:,} were so already"
     columns = ("org", "billed before by", "as", "customer now", "from", "#pending s now billed", "#pending s before")
     rows = [
         (
-            one.org_id,
-            one.was,
-            one.customer_was or None,
-            one.customer_id or None,
-            show_time(one.start_ms),
-            one.mended_s,
-            one.before_start_s,
+            flip.org_id,
+            flip.was,
+            flip.customer_was or None,
+            flip.customer_id or None,
+            show_time(flip.start_ms),
+            flip.mended_s,
+            flip.before_start_s,
         )
-        for one in moved[:50]
+        for flip in moved[:50]
     ]
     lines: list[str | Table] = [table(title, columns, rows)]
-    notes = [(one.org_id, note) for one in moved[:50] if (note := _notes(one))]
+    notes = [(flip.org_id, note) for flip in moved[:50] if (note := _notes(flip))]
     lines += [f"{org}: {note}" for org, note in notes]
-    problems = [one for one in done if one.problem is not None]
-    return lines + [_problem_line(one) for one in problems[:50]]
+    problems = [flip for flip in done if flip.problem is not None]
+    return lines + [_problem_line(flip) for flip in problems[:50]]
 
 
-def _problem_line(one: flip_rules.Flip) -> str:
-    where = "" if one.line is None else f"line {one.line}: "
-    return f"{where}{one.org_id}: {(one.problem or '').removeprefix(f'{one.org_id}: ')}"
+def _problem_line(flip: flip_rules.Flip) -> str:
+    where = "" if flip.line is None else f"line {flip.line}: "
+    return f"{where}{flip.org_id}: {(flip.problem or '').removeprefix(f'{flip.org_id}: ')}"
 
 
-def _notes(one: flip_rules.Flip) -> str | None:
-    parts = [one.note] if one.note else []
-    if one.open_pushes:
-        held = ", ".join(f"{count:,} {state}" for state, count in one.open_pushes.items())
-        parts.append(f"open with {one.was}, and settled there: {held}")
-    if one.credit_behind_micro:
-        parts.append(f"{show_credits(one.credit_behind_micro)} credits stay behind")
-    if one.credit_there_micro is not None:
-        parts.append(f"{show_credits(one.credit_there_micro)} credits there")
+def _notes(flip: flip_rules.Flip) -> str | None:
+    parts = [flip.note] if flip.note else []
+    if flip.open_pushes:
+        held = ", ".join(f"{count:,} {state}" for state, count in flip.open_pushes.items())
+        parts.append(f"open with {flip.was}, and settled there: {held}")
+    if flip.credit_behind_micro:
+        parts.append(f"{show_credits(flip.credit_behind_micro)} credits stay behind")
+    if flip.credit_there_micro is not None:
+        parts.append(f"{show_credits(flip.credit_there_micro)} credits there")
     return "; ".join(parts) or None
 
 
@@ -197,5 +197,5 @@ def _undo(app: App, names: list[str], by: By, *, dry_run: bool) -> None:
 
     done = app.write(work, rollback=dry_run)
     would = "would not be" if dry_run else "not"
-    lines = [f"{one.org_id}: {would} moved to {one.provider} at {show_time(one.start_ms)}" for one in done]
+    lines = [f"{flip.org_id}: {would} moved to {flip.provider} at {show_time(flip.start_ms)}" for flip in done]
     show(app, {"undone": done, "dry_run": dry_run}, lines)

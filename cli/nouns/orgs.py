@@ -45,7 +45,7 @@ def list_(
 ) -> None:
     """List organisations, or the flips that are still to come."""
     app: App = context.obj
-    app.known_provider(provider)
+    app.require_any_provider(provider)
     if scheduled:
         only_with(context, "--scheduled", "provider", "most")
         now = app.clock.now_ms()
@@ -58,8 +58,8 @@ def list_(
     app.read(lambda c: _require(c, plan, after))
     page = app.read(lambda c: list_orgs(c, chosen, sort=sort, after=after, most=most))
     rows = [
-        (*astuple(one)[:6], None if one.balance_micro is None else show_credits(one.balance_micro), one.stopped_reason)
-        for one in page.orgs
+        (*astuple(row)[:6], None if row.balance_micro is None else show_credits(row.balance_micro), row.stopped_reason)
+        for row in page.orgs
     ]
     columns = ("org", "billed by", "plan", "halted", "why", "#at once", "#balance", "stopped")
     more = [f"there are more: --after {page.next_after}"] if page.next_after is not None else []
@@ -202,7 +202,7 @@ def halt(
     whom it would be, and say their number with --expect.
     """
     app: App = context.obj
-    app.known_provider(provider)
+    app.require_any_provider(provider)
     by, undoing = app.by(actor, reason), undo or lift
     chosen = OrgFilter(provider, plan, search)
     if [bool(names), file is not None, chosen != OrgFilter()].count(True) != 1:
@@ -217,21 +217,21 @@ def halt(
         return orgs.halt(connection, found, by, undo=undoing)
 
     done = app.write(work, rollback=dry_run)
-    one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
-    show(app, {**one, "halts": done, "dry_run": dry_run}, _halt_lines(done, undo=undoing, dry_run=dry_run))
+    of_one = {"org_id": done[0].org_id, "is_halted": done[0].is_halted} if len(done) == 1 else {}
+    show(app, {**of_one, "halts": done, "dry_run": dry_run}, _halt_lines(done, undo=undoing, dry_run=dry_run))
 
 
 def _halt_lines(done: list[orgs.Halted], *, undo: bool, dry_run: bool) -> list[str]:
     would = "would be " if dry_run else ""
     lines = []
-    for one in done[:50]:
-        before = "halted" if one.was_halted else "running"
-        now = f"halted ({one.halt_reason})" if one.is_halted else "running"
-        if undo and one.before and one.is_halted:
+    for org in done[:50]:
+        before = "halted" if org.was_halted else "running"
+        now = f"halted ({org.halt_reason})" if org.is_halted else "running"
+        if undo and org.before and org.is_halted:
             now = "halted no longer by an operator, and until its provider is asked"
-        note = "; no operator's halt held it" if undo and not one.before else ""
-        note = "; an operator's halt held it already" if one.before and not undo else note
-        lines.append(f"{one.org_id}: {would}{now}; before: {before}{note}")
+        note = "; no operator's halt held it" if undo and not org.before else ""
+        note = "; an operator's halt held it already" if org.before and not undo else note
+        lines.append(f"{org.org_id}: {would}{now}; before: {before}{note}")
     if len(done) > 50:
         lines.append(f"… and {len(done) - 50:,} more")
     if dry_run:

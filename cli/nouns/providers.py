@@ -42,7 +42,7 @@ def list_(context: typer.Context) -> None:
         held = asdict(loads.get(name, ProviderLoad()))
         found.append({"provider": name, "state": stands, "why": why, **held})
     columns = ("provider", "state", "why", "#orgs", "#without customer", "#open pushes")
-    show(app, {"providers": found}, [table("Providers", columns, [tuple(one.values()) for one in found])])
+    show(app, {"providers": found}, [table("Providers", columns, [tuple(row.values()) for row in found])])
 
 
 def _stands(
@@ -117,7 +117,7 @@ def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
     """Send to a paused provider again: the next tick sends what has waited."""
     app: App = context.obj
     by = app.by(actor, reason)
-    app.known_provider(name)
+    app.require_any_provider(name)
     since = app.write(lambda c: providers.resume(c, name, by))
     text = f"{name}: resumed; it had been paused since {show_time(since)}"
     show(app, {"provider": name, "paused": False, "since_ms": since}, [text])
@@ -159,10 +159,10 @@ def webhook(
     if app.require_provider(name) in EXEMPT_PROVIDERS:
         raise Refused(f"{name} bills nothing here: it sends no webhooks")
     headers = {}
-    for one in header:
-        key, colon, value = one.partition(":")
+    for line in header:
+        key, colon, value = line.partition(":")
         if not colon:
-            raise UsageError(f"--header {one.split(' ')[0]!r}: write 'Name: value'")
+            raise UsageError(f"--header {line.split(' ')[0]!r}: write 'Name: value'")
         headers[key.strip().lower()] = value.strip()
     provider, now = app.registry.providers[name], app.clock.now_ms()
     content = body.read(MAX_WEBHOOK_BYTES + 1)

@@ -41,7 +41,7 @@ def list_(
     app: App = context.obj
     if wrong := set(state_ or ()) - set(STATES):
         raise UsageError(f"--state {sorted(wrong)[0]}: there is {', '.join(STATES)}")
-    app.known_provider(provider)
+    app.require_any_provider(provider)
     if org:
         app.read(lambda c: require_org(c, org))
     chosen = PushFilter(state_ or OPEN, org, provider)
@@ -52,7 +52,7 @@ def list_(
     result: dict[str, object] = {"pushes": rows}
     if set(state_ or OPEN) <= set(OPEN):  # whatever is settled is all there ever was
         sums = app.read(lambda c: sum_pushes(c, chosen))
-        total = sum(one.pushes for one in sums)
+        total = sum(sum_.pushes for sum_ in sums)
         result |= {"total": total, "sums": sums}
         lines += _sums(sums, total, len(rows)) if rows else []
     show(app, result, lines)
@@ -61,7 +61,7 @@ def list_(
 def _sums(sums: Sequence[PushSum], total: int, shown: int) -> list[str | Table]:
     columns = ("provider", "customer", "feature", "state", "#pushes", "#quantity")
     cut = [f"{shown:,} of {total:,} are listed; --most {total} lists all"] if shown < total else []
-    return [*cut, table("In all", columns, [astuple(one) for one in sums[:shown]])]
+    return [*cut, table("In all", columns, [astuple(sum_) for sum_ in sums[:shown]])]
 
 
 @commands.command("show")
@@ -122,7 +122,7 @@ def retry(
 ) -> None:
     """Send again with the next tick. A rejected push is voided and sealed anew, under its next revision."""
     app: App = context.obj
-    app.known_provider(provider)
+    app.require_any_provider(provider)
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     done = app.write(lambda c: pushes.retry(c, chosen.find(c, ("due", "rejected")), by), rollback=dry_run)
     show(
@@ -152,7 +152,7 @@ def resolve(
     app: App = context.obj
     if accepted == absent:
         raise UsageError("give --accepted or --absent")
-    app.known_provider(provider)
+    app.require_any_provider(provider)
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     work = pushes.resolve_accepted if accepted else pushes.void
     done = app.write(lambda c: work(c, chosen.find(c, ("in_doubt", "rejected")), by, evidence), rollback=dry_run)
@@ -179,7 +179,7 @@ def void(
 ) -> None:
     """Declare that rejected or doubtful pushes never reached their provider; their usage is sealed and sent anew."""
     app: App = context.obj
-    app.known_provider(provider)
+    app.require_any_provider(provider)
     by, chosen = app.by(actor, reason), Chosen(keys, states, org, provider, error, expect)
     if although_accepted and not keys:
         raise UsageError("name each push that was accepted and has to be voided: no filter finds those")

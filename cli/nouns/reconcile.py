@@ -87,7 +87,7 @@ def _acknowledge(app: App, org: str, by: By) -> None:
     if org:
         app.read(lambda c: require_org(c, org))
     seen = app.write(lambda c: balances.acknowledge(c, org, by))
-    done = [f"{one.org_id}, {one.provider}, {one.feature}: {int(one.told_qty):+,}" for one in seen]
+    done = [f"{balance.org_id}, {balance.provider}, {balance.feature}: {int(balance.told_qty):+,}" for balance in seen]
     show(app, {"acknowledged": done}, [f"{len(done):,} told of balances are acknowledged", *done])
 
 
@@ -95,7 +95,7 @@ def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int 
     """Errors: UsageError for what is no day, or an empty range."""
     start = None if from_ is None else app.moment(from_, "--from")
     end = None if to is None else app.moment(to, "--to")
-    if any(one is not None and one % DAY_MS for one in (start, end)):
+    if any(day is not None and day % DAY_MS for day in (start, end)):
         raise UsageError("--from and --to are days: 2026-01-31")
     if start is not None and end is not None and end <= start:
         raise UsageError("the range ends before it starts: --to is the day after the last one")
@@ -121,5 +121,5 @@ def _lines(found: Reconciled) -> list[str | Table]:
             for d in found.differing[:100]
         ]
         lines.append(table("Differences, in base units", columns, rows))
-        lines += [f"{one.org_id}, {one.feature}: {one.note}" for one in found.differing[:100] if one.note]
+        lines += [f"{line.org_id}, {line.feature}: {line.note}" for line in found.differing[:100] if line.note]
     return lines

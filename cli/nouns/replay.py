@@ -61,7 +61,7 @@ def replay_(
         raise UsageError("give the range: --from and --to")
     parse_zone(zone)
     start, end = app.moment(from_, "--from", zone), app.moment(to, "--to", zone)
-    app.known_provider(provider or "")
+    app.require_any_provider(provider or "")
     now = app.clock.now_ms()
     scope = ReplayScope(tuple(orgs or ()), provider)
     made = app.read(lambda c: plan(c, scope, start, end, now))
@@ -166,7 +166,7 @@ def _plan_json(made: ReplayPlan) -> dict[str, object]:
 def _plain(found: Replayed) -> dict[str, object]:
     return {
         **asdict(found),
-        "by_provider": [asdict(one) for one in by_provider(found.totals)],
+        "by_provider": [asdict(tally) for tally in by_provider(found.totals)],
         "listed": len(found.first),
         "exit_status": found.exit_status,
     }
@@ -175,11 +175,11 @@ def _plain(found: Replayed) -> dict[str, object]:
 def by_provider(totals: list[Tally]) -> list[Tally]:
     """The same, of all organisations together (`org_id` empty)."""
     made: dict[tuple[str, str], Tally] = {}
-    for one in totals:
-        sum_ = made.setdefault((one.provider, one.feature), Tally("", one.provider, one.feature))
-        sum_.pushes += one.pushes
-        sum_.quantity += one.quantity
-        sum_.price_micro = add(sum_.price_micro, one.price_micro)
+    for tally in totals:
+        sum_ = made.setdefault((tally.provider, tally.feature), Tally("", tally.provider, tally.feature))
+        sum_.pushes += tally.pushes
+        sum_.quantity += tally.quantity
+        sum_.price_micro = add(sum_.price_micro, tally.price_micro)
     return [made[name] for name in sorted(made)]
 
 
@@ -202,9 +202,9 @@ def lines_of(found: Replayed) -> list[str | Table]:
         + ("" if found.pushes or found.stopped else ": nothing more is owed there")
     )
     lines += [
-        f"left out {one.org_id} {one.reason}; the rest went on without it. Mend it, then `drawdown org release "
-        f"{one.org_id}`, then replay it"
-        for one in found.stopped
+        f"left out {org.org_id} {org.reason}; the rest went on without it. Mend it, then `drawdown org release "
+        f"{org.org_id}`, then replay it"
+        for org in found.stopped
     ]
     if found.pushes:
         rows = [(t.provider, t.feature, t.pushes, t.quantity, priced(t.price_micro)) for t in by_provider(found.totals)]
@@ -222,16 +222,16 @@ def lines_of(found: Replayed) -> list[str | Table]:
         names = ("org", "window", "feature", "#revision", "#quantity", "#credits")
         lines.append(table(_title("Windows", found.pushes), names, each))
     lines += [
-        f"not among them, {one.why}: {one.quantity:,} {one.unit} in {_count(one.windows, 'window', 'windows')}"
-        if one.unit != "samples"
-        else f"not among them, {one.why}: {_count(one.quantity, 'sample', 'samples')}"
-        for one in found.left_out
+        f"not among them, {left.why}: {left.quantity:,} {left.unit} in {_count(left.windows, 'window', 'windows')}"
+        if left.unit != "samples"
+        else f"not among them, {left.why}: {_count(left.quantity, 'sample', 'samples')}"
+        for left in found.left_out
     ]
     return lines + _after(found)
 
 
-def _count(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
+def _count(count: int, singular: str, plural: str) -> str:
+    return f"{count:,} {singular if count == 1 else plural}"
 
 
 def _orgs(count: int) -> str:

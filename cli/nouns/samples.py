@@ -68,12 +68,12 @@ def _list_quarantined(app: App, chosen: QuarantineFilter, after: str, most: int)
     show(app, {"samples": page.samples, "next_after": page.next_after}, [found, *more])
 
 
-def _id(one: SampleRow) -> str:
+def _id(sample: SampleRow) -> str:
     """Whole, so that it can be copied; of one that is too long, how long it is, and how many begin so."""
-    if one.id_bytes is None:
-        return one.sample_id
-    alike = f"; {one.samples:,} begin so" if one.samples > 1 else ""
-    return f"{one.sample_id} ({one.id_bytes:,} bytes{alike})"
+    if sample.id_bytes is None:
+        return sample.sample_id
+    alike = f"; {sample.samples:,} begin so" if sample.samples > 1 else ""
+    return f"{sample.sample_id} ({sample.id_bytes:,} bytes{alike})"
 
 
 def _filter(
@@ -114,17 +114,17 @@ def mend_(
 
     def work(connection: sa.Connection) -> list[samples.Mended]:
         done = samples.mend(connection, chosen, by, unit=as_)
-        _require_expected(expect, sum(one.new_id is not None for one in done))
+        _require_expected(expect, sum(sample.new_id is not None for sample in done))
         return done
 
     done = app.write(work, rollback=dry_run)
-    good = [one for one in done if one.new_id is not None]
+    good = [sample for sample in done if sample.new_id is not None]
     rows = [
-        (one.sample_id, one.org_id, one.ts, show_time(one.ts_ms), one.unit, one.interval_s, one.new_id or one.why_not)
-        for one in done[:50]
+        (row.sample_id, row.org_id, row.ts, show_time(row.ts_ms), row.unit, row.interval_s, row.new_id or row.why_not)
+        for row in done[:50]
     ]
     title = f"{'Would enter' if dry_run else 'Entered'} {len(good):,} of {len(done):,} again"
-    title += f", {sum(one.interval_s for one in good):,} s"
+    title += f", {sum(sample.interval_s for sample in good):,} s"
     columns = ("sample", "org", "its time", "meant", "in", "#seconds", "entered as, or why not")
     again = [f"for just these: --expect {len(good)}"] if dry_run else []
     cut = [f"… and {len(done) - 50:,} more"] if len(done) > 50 else []

@@ -72,7 +72,7 @@ def services_of(app: App) -> Services:
         unasked=unasked.registry.providers,
         broken=asking.registry.broken,
         http=asking.http,
-        hands=lambda: _hands(_with_own(asking, HttpClient())),
+        thread_kit=lambda: _thread_kit(_with_own(asking, HttpClient())),
         renew=renew,
     )
 
@@ -82,7 +82,7 @@ def _with_own(app: App, http: Http) -> App:
     return replace(app, _registry=None, http=http)
 
 
-def _hands(own: App) -> ThreadKit:
+def _thread_kit(own: App) -> ThreadKit:
     def context() -> Context:
         if own.renew():
             made.world = own.world()

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from drawdown.cli import scheduler, watch_loop
+from drawdown.cli import after_tick, scheduler
 from drawdown.cli.app import App
 from drawdown.cli.opening import set_up_logs
 from drawdown.cli.parsing import show_time
@@ -81,9 +81,9 @@ def tick_(
         report = _tick_once(app, shard, deadline, new_org_provider, new_org_from, accept_clock=accept_clock)
     finally:
         if metrics_file is not None:
-            watch_loop.write_metrics(app, metrics_file)
+            after_tick.write_metrics(app, metrics_file)
     if heartbeat_url is not None and report.exit_status in (Exit.SETTLED, Exit.LEFT):
-        watch_loop.beat(app, heartbeat_url)
+        after_tick.beat(app, heartbeat_url)
     lines = [] if quiet and report.exit_status == Exit.SETTLED else report_lines(report)
     show(app, {"tick": {**asdict(report), "exit_status": report.exit_status}}, lines)
     raise typer.Exit(report.exit_status)

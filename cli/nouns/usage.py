@@ -48,8 +48,8 @@ def usage(
     title = f"{org}, {show_time(start)} to {show_time(end)}"
     notes = ["samples of the range's beginning are pruned: there, used is what was sealed"] if found.pruned else []
     notes += [
-        f"sealed and not sent, but carried to a later window: {one.quantity:,} of {one.feature} at {one.provider}"
-        for one in found.carried
+        f"sealed and not sent, but carried to a later window: {carry.quantity:,} of {carry.feature} at {carry.provider}"
+        for carry in found.carried
     ]
     result = {"usage": found, "used": _sum(found, "used"), "sealed": _sum(found, "sealed")}
     return show(app, result, [table(title, columns[0 if what else 1 :], rows), *notes])
@@ -57,9 +57,9 @@ def usage(
 
 def _lines(found: UsageReport) -> list[list[object]]:
     lines: list[list[object]] = []
-    for one in found.rows:
-        sealed = [] if one.sealed is None else [one.sealed, one.used - one.sealed]
-        line: list[object] = [one.what or "pruned", one.feature or "no feature", one.unit, one.used, *sealed]
+    for row in found.rows:
+        sealed = [] if row.sealed is None else [row.sealed, row.used - row.sealed]
+        line: list[object] = [row.what or "pruned", row.feature or "no feature", row.unit, row.used, *sealed]
         lines.append(line[1:] if found.by == "feature" else line)
     return lines
 
@@ -68,17 +68,17 @@ def _sum(found: UsageReport, name: str) -> dict[str, int | None]:
     """By unit: seconds and MB-seconds are never added up."""
     if name == "sealed" and found.by == "sandbox":
         return {}
-    units = sorted({one.unit for one in found.rows})
-    return {unit: sum(getattr(one, name) for one in found.rows if one.unit == unit) for unit in units}
+    units = sorted({row.unit for row in found.rows})
+    return {unit: sum(getattr(row, name) for row in found.rows if row.unit == unit) for unit in units}
 
 
 def _print_csv(found: UsageReport) -> None:
     out = csv.writer(sys.stdout, lineterminator="\n")
     what = [] if found.by == "feature" else [found.by]
     out.writerow(["org_id", *what, "feature", "unit", "used", "sealed"])
-    for one in found.rows:
-        key = [safe(one.what)] if what else []
-        out.writerow([safe(found.org_id), *key, safe(one.feature), one.unit, one.used, one.sealed])
+    for row in found.rows:
+        key = [safe(row.what)] if what else []
+        out.writerow([safe(found.org_id), *key, safe(row.feature), row.unit, row.used, row.sealed])
 
 
 def safe(text: str) -> str:

@@ -9,12 +9,12 @@ from typing import Annotated
 import structlog
 import typer
 
-from drawdown.cli.after_tick import Rounds
 from drawdown.cli.app import App
 from drawdown.cli.nouns.tick import parse_shard
 from drawdown.cli.options import only_with
 from drawdown.cli.rendering import show
 from drawdown.cli.stopping import Stopping
+from drawdown.cli.watch_loop import WatchLoop
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Exit, UsageError
 
@@ -43,9 +43,9 @@ def watch_(
     if isinstance(app.clock, FixedClock) and not once:
         raise UsageError("--at stands still: give --once with it")
     stopping = Stopping()
-    watching = Rounds(app, parse_shard(shard), stopping)
+    watch_loop = WatchLoop(app, parse_shard(shard), stopping)
     if once:
-        done = watching.round()
+        done = watch_loop.round()
         text = f"{done.looked:,} looked at, {done.read:,} read; {done.halted:,} halted, {done.resumed:,} resumed"
         show(app, {"watch": asdict(done)}, [text])
         raise typer.Exit(Exit.LEFT if done.halts_failed or done.failures else Exit.SETTLED)
@@ -54,5 +54,5 @@ def watch_(
     show(app, {"watch_every_s": every}, [told])
     sys.stdout.flush()
     while not stopping.is_set():
-        watching.try_round()
+        watch_loop.try_round()
         stopping.wait(every)

@@ -17,13 +17,13 @@ def origins(text: str) -> frozenset[str]:
     """`https://cell-1:8443,http://10.0.0.7:8080`"""
     found = set()
     for number, entry in enumerate(_entries(text, ","), 1):
-        one = parse(entry)
+        url = parse(entry)
         shown = f"entry {number}" if "@" in entry else repr(entry)  # before an @ there may be a password
-        if one is None:
+        if url is None:
             raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {shown} is no http(s) origin such as https://cell-1:8443")
-        if one.path:  # cut silently, it would allow more than was written
-            raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {shown} has a path: write {one.origin}, which allows all of it")
-        found.add(one.origin)
+        if url.path:  # cut silently, it would allow more than was written
+            raise UsageError(f"DRAWDOWN_CELL_ORIGINS: {shown} has a path: write {url.origin}, which allows all of it")
+        found.add(url.origin)
     return frozenset(found)
 
 
@@ -40,7 +40,7 @@ def networks(text: str) -> tuple[Network, ...]:
 
 def roots(text: str) -> tuple[str, ...]:
     """`new,old`, or one: what each cell's own secret is made from; none where the text is empty."""
-    given = tuple(one.strip() for one in text.split(",")) if text.strip() else ()
+    given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
         raise UsageError("DRAWDOWN_CELL_SECRET: that is neither SECRET nor NEW,OLD")
     return given
@@ -52,7 +52,7 @@ def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for number, entry in enumerate(_entries(text, ";"), 1):
         cell, _, listed = entry.partition("=")
-        given = tuple(one.strip() for one in listed.split(","))
+        given = tuple(secret.strip() for secret in listed.split(","))
         if not cell.strip() or not all(given) or len(given) > MAX_SECRETS or cell.strip() in found:
             raise UsageError(
                 f"DRAWDOWN_CELL_SECRETS: entry {number} is not CELL=SECRET or CELL=NEW,OLD; each cell comes once"

@@ -70,19 +70,19 @@ class SecretFiles:
 
     @property
     def paths(self) -> Mapping[str, Path]:
-        return {one.variable: one.path for one in self._files.values()}
+        return {file.variable: file.path for file in self._files.values()}
 
     def read_again(self) -> None:
         """Look whether anything has changed."""
         with self._lock:
-            for one in self._files.values():
-                one.read_again()
+            for file in self._files.values():
+                file.read_again()
             found = self._texts()
             if found != self.texts:
                 self.texts = found
 
     def _texts(self) -> Mapping[str, str]:
-        return {name: one.text for name, one in self._files.items()}
+        return {name: file.text for name, file in self._files.items()}
 
 
 def _checked(path: Path, check: Check | None, was: str | None) -> str:

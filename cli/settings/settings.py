@@ -82,10 +82,10 @@ class Settings(BaseSettings):
         return self._files.texts.get("database_url", self.database_url)
 
     def server(self) -> ServerSettings:
-        secrets = (one.strip() for one in self.admin_secrets.get_secret_value().split(","))
+        secrets = (secret.strip() for secret in self.admin_secrets.get_secret_value().split(","))
         return ServerSettings(
             admin_secrets=tuple(filter(None, secrets)),
-            admin_hosts=tuple(filter(None, (one.strip().lower() for one in self.admin_hosts.split(",")))),
+            admin_hosts=tuple(filter(None, (host.strip().lower() for host in self.admin_hosts.split(",")))),
             cron_secret=self.cron_secret.get_secret_value(),
             gate_unknown_org=self.gate_unknown_org,
             gate_open_when_in_doubt=self.gate_open_when_in_doubt,
@@ -132,7 +132,7 @@ def load(database_url: str | None = None) -> Settings:
     try:
         found = Settings().with_files(SecretFiles(_paths(given), CHECKS))
     except ValidationError as error:
-        names = ", ".join(str(one["loc"][0]) for one in error.errors())
+        names = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise UsageError(f"these settings cannot be read: {names}") from error
     if database_url is not None:
         found.database_url = database_url

@@ -103,7 +103,7 @@ class AutumnProvider:
         """By feature, as the account's list says; it never changes for a feature."""
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        return [await self._charge(one) for one in batch]
+        return [await self._charge(request) for request in batch]
 
     async def _charge(self, request: PushRequest) -> Outcome:
         refused = wire.unsendable(request)
@@ -115,7 +115,7 @@ class AutumnProvider:
         return wire.outcome(request, result, self._clock.now_ms())
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
-        return {one: await self._state(one) for one in customer_ids}
+        return {customer_id: await self._state(customer_id) for customer_id in customer_ids}
 
     async def _state(self, customer_id: str) -> CustomerRead:
         try:
@@ -137,10 +137,10 @@ class AutumnProvider:
         """A balance does not say whether it is used up or only held (seats): the list of features does, asked once."""
         if self._settings.balance_feature is not None:
             return
-        of_balances = {one.feature for one in autumn_customers.candidates(customer, self._settings)}
+        of_balances = {balance.feature for balance in autumn_customers.candidates(customer, self._settings)}
         if of_balances - self._consumable.keys():
             listed = read_features(await self._ask("features.list", {}))
-            self._consumable.update({one.name: one.consumable for one in listed.values()})
+            self._consumable.update({feature.name: feature.consumable for feature in listed.values()})
             self._consumable.update(dict.fromkeys(of_balances - self._consumable.keys(), True))
 
     async def lookup(self, request: PushRequest) -> LookupResult:
@@ -148,7 +148,7 @@ class AutumnProvider:
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         """By one list of events; where that is too long, or holds an event that cannot be read, by halves of it."""
-        dates = sorted({one.ts for one in requests})
+        dates = sorted({request.ts for request in requests})
         try:
             items = await self._events(requests[0].customer_id, dates[0], dates[-1] + 1)
         except Unreadable as trouble:
@@ -163,15 +163,16 @@ class AutumnProvider:
             if len(dates) > 1:
                 return await self._in_halves(requests)
             return [CannotTell(str(trouble))] * len(requests)
-        return [autumn_events.find(one, events) for one in requests]
+        return [autumn_events.find(request, events) for request in requests]
 
     async def _in_halves(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
-        dates = sorted({one.ts for one in requests})
+        dates = sorted({request.ts for request in requests})
         middle = dates[len(dates) // 2]
         found: dict[str, LookupResult] = {}
-        for part in ([one for one in requests if one.ts < middle], [one for one in requests if one.ts >= middle]):
-            found.update(zip((one.key for one in part), await self.lookup_many(part), strict=True))
-        return [found[one.key] for one in requests]
+        earlier = [request for request in requests if request.ts < middle]
+        for part in (earlier, [request for request in requests if request.ts >= middle]):
+            found.update(zip((request.key for request in part), await self.lookup_many(part), strict=True))
+        return [found[request.key] for request in requests]
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         try:

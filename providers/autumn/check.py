@@ -28,20 +28,20 @@ def read_features(body: Mapping[str, object]) -> dict[str, Feature]:
     listed = body.get("list")
     if not isinstance(listed, list):
         raise Unreadable("Autumn's answer has no list of features")
-    found = [_feature(one) for one in listed if isinstance(one, dict) and isinstance(one.get("id"), str)]
-    return {one.name: one for one in found}
+    found = [_feature(item) for item in listed if isinstance(item, dict) and isinstance(item.get("id"), str)]
+    return {feature.name: feature for feature in found}
 
 
-def _feature(one: Mapping[str, object]) -> Feature:
-    credits = one.get("credit_schema")
+def _feature(item: Mapping[str, object]) -> Feature:
+    credits = item.get("credit_schema")
     items = credits if isinstance(credits, list) else []
-    paid = [item.get("metered_feature_id") for item in items if isinstance(item, dict)]
-    kind = str(one.get("type"))
+    paid = [part.get("metered_feature_id") for part in items if isinstance(part, dict)]
+    kind = str(item.get("type"))
     return Feature(
-        name=str(one["id"]),
+        name=str(item["id"]),
         kind=kind,
-        consumable=kind == "credit_system" or (kind == "metered" and one.get("consumable") is not False),
-        archived=one.get("archived") is True,
+        consumable=kind == "credit_system" or (kind == "metered" and item.get("consumable") is not False),
+        archived=item.get("archived") is True,
         of=frozenset(str(name) for name in paid),
     )
 

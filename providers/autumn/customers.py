@@ -76,7 +76,7 @@ def read_customer(body: Mapping[str, object]) -> Customer:
     balances = body.get("balances")
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
-    return Customer({name: _balance(name, one) for name, one in balances.items()}, tuple(_plans(body)))
+    return Customer({name: _balance(name, balance) for name, balance in balances.items()}, tuple(_plans(body)))
 
 
 def _balance(feature: str, found: object) -> Balance:
@@ -112,17 +112,17 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     subscriptions = body.get("subscriptions")
     if not isinstance(subscriptions, list):
         raise Unreadable("Autumn's answer has no list of subscriptions")
-    active = [one for one in subscriptions if isinstance(one, dict) and str(one.get("status")) in ACTIVE]
-    named = [(one.get("add_on") is True, one["plan_id"]) for one in active if isinstance(one.get("plan_id"), str)]
-    return [plan for _add_on, plan in sorted(named, key=lambda one: one[0])]
+    active = [item for item in subscriptions if isinstance(item, dict) and str(item.get("status")) in ACTIVE]
+    named = [(item.get("add_on") is True, item["plan_id"]) for item in active if isinstance(item.get("plan_id"), str)]
+    return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
 
 
 def state(customer: Customer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> CustomerState:
     """What is copied onto the organisation. No balance at all is one of zero: Autumn's own `check` says no, too."""
     deciding = list(_deciding(customer, settings, consumable))
-    free = any(one.free for one in deciding)
+    free = any(balance.free for balance in deciding)
     # Zero exactly where every one is exhausted, for none is below zero on the wire.
-    remaining = sum((one.remaining for one in deciding), Decimal(0))
+    remaining = sum((balance.remaining for balance in deciding), Decimal(0))
     return CustomerState(
         balance_micro=None if free else _micro(remaining),
         plan=customer.plans[0] if customer.plans else None,
@@ -133,13 +133,13 @@ def state(customer: Customer, settings: AutumnSettings, consumable: Mapping[str,
 def _deciding(customer: Customer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> Iterable[Balance]:
     """The balances whose end halts the customer."""
     if settings.balance_feature is not None:
-        return [one for one in customer.balances.values() if one.feature == settings.balance_feature]
-    return [one for one in candidates(customer, settings) if consumable.get(one.feature, True)]
+        return [balance for balance in customer.balances.values() if balance.feature == settings.balance_feature]
+    return [balance for balance in candidates(customer, settings) if consumable.get(balance.feature, True)]
 
 
 def candidates(customer: Customer, settings: AutumnSettings) -> list[Balance]:
     """Balances that may decide, but for which of them are used up: only the features' list says that."""
-    return [one for one in customer.balances.values() if one.feature != settings.concurrency_feature]
+    return [balance for balance in customer.balances.values() if balance.feature != settings.concurrency_feature]
 
 
 def _micro(value: Decimal) -> int:
@@ -163,10 +163,10 @@ def drawn(customer: Customer, settings: AutumnSettings) -> dict[str, Drawn]:
     change of a balance: `usage` is what was granted less what remains.
     """
     found = {}
-    for one in candidates(customer, settings):
-        used = whole(one.usage)
-        if one.cycle is not None and used is not None:
-            found[one.feature] = Drawn(used, one.cycle.since_ms, one.cycle.whole)
+    for balance in candidates(customer, settings):
+        used = whole(balance.usage)
+        if balance.cycle is not None and used is not None:
+            found[balance.feature] = Drawn(used, balance.cycle.since_ms, balance.cycle.whole)
     return found
 
 
@@ -182,13 +182,13 @@ def _cycle(found: Mapping[str, object]) -> Cycle | None:
         reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
         start = _start(reset)
         return None if start is None else Cycle(start or None, whole=True)
-    told = [one for one in parts if isinstance(one, dict)]
-    starts = [_start(_reset_of(one)) for one in told]
+    told = [part for part in parts if isinstance(part, dict)]
+    starts = [_start(_reset_of(part)) for part in told]
     if len(told) < len(parts) or None in starts:
         return None
     newest = max(start for start in starts if start is not None)
-    older = [one for one, start in zip(told, starts, strict=True) if start != newest]
-    return Cycle(newest or None, whole=all(number(one.get("usage")) == 0 for one in older))
+    older = [part for part, start in zip(told, starts, strict=True) if start != newest]
+    return Cycle(newest or None, whole=all(number(part.get("usage")) == 0 for part in older))
 
 
 def _start(reset: tuple[str | None, int, int]) -> int | None:

@@ -101,7 +101,7 @@ def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]]) -> 
     ours = events.get(request.key, ())
     if not ours:
         return Absent()
-    applied = [one.applied for one in ours if one.applied is not None]
+    applied = [event.applied for event in ours if event.applied is not None]
     if len(applied) < len(ours):
         return CannotTell("Autumn has this push, and its list does not say what was deducted for it")
     quantity = whole(sum(applied, Decimal(0)))
@@ -114,7 +114,7 @@ def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
     """Errors: Unreadable for an event that is not whole. It may be anybody's: to call a push absent would bill it
     twice."""
     found: dict[str | None, list[Event]] = defaultdict(list)
-    for event in {one.event_id: one for one in map(read_event, items)}.values():
+    for event in {event.event_id: event for event in map(read_event, items)}.values():
         found[event.key].append(event)
     return found
 
@@ -123,7 +123,7 @@ def totals(customer_id: str, items: Iterable[object], from_ms: int, to_ms: int) 
     """What was deducted, by feature, for events dated in [from_ms, to_ms), whoever sent them; fractions of others are
     rounded away at the end. Errors: Unreadable."""
     sums: dict[str, Decimal] = defaultdict(Decimal)
-    for event in {one.event_id: one for one in map(read_event, items)}.values():
+    for event in {event.event_id: event for event in map(read_event, items)}.values():
         if event.customer_id != customer_id or not from_ms <= event.ts < to_ms:
             continue
         if event.applied is None:

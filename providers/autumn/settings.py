@@ -69,7 +69,7 @@ def read(setup: Setup) -> AutumnSettings:
     """The settings of one provider. Errors: UsageError, naming the setting."""
     given = _Given(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - NAMES):
-        names = ", ".join(one.upper() for one in sorted(NAMES))
+        names = ", ".join(name.upper() for name in sorted(NAMES))
         raise UsageError(f"{_variable(setup.name, unknown[0])} is no setting of Autumn; there are: {names}")
     return AutumnSettings(
         name=setup.name,
@@ -121,8 +121,8 @@ class _Given:
         return f"{parts.scheme}://{parts.netloc}"
 
     def webhook_secrets(self) -> tuple[str, ...]:
-        found = tuple(one.strip() for one in self.text("webhook_secrets").split(",") if one.strip())
-        if not all(svix.is_secret(one) for one in found):
+        found = tuple(secret.strip() for secret in self.text("webhook_secrets").split(",") if secret.strip())
+        if not all(svix.is_secret(secret) for secret in found):
             raise self.wrong(
                 "webhook_secrets", "has to be a list of signing secrets (whsec_…) with commas between them"
             )
@@ -136,8 +136,8 @@ class _Given:
 
     def plans(self) -> dict[str, int]:
         found: dict[str, int] = {}
-        for part in filter(None, (one.strip() for one in self.text("plans").split(","))):
-            match = _PLAN.fullmatch(part)
+        for entry in filter(None, (entry.strip() for entry in self.text("plans").split(","))):
+            match = _PLAN.fullmatch(entry)
             if match is None or match[1] in found:
                 raise self.wrong("plans", 'has to name each plan once with its concurrency, such as "free=2,pro=20"')
             found[match[1]] = int(match[2])

@@ -54,7 +54,9 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
     offered = _offered(signatures)
     # Every secret and every signature is compared, whatever the first ones said.
     genuine = [
-        hmac.compare_digest(_expected(secret, message_id, sent_at, text), one) for secret in secrets for one in offered
+        hmac.compare_digest(_expected(secret, message_id, sent_at, text), given)
+        for secret in secrets
+        for given in offered
     ]
     if not any(genuine):
         raise WebhookRefused("the webhook's signature is of none of the secrets that are set")
@@ -80,8 +82,8 @@ def _fresh(sent: str, now_ms: int) -> datetime:
 
 def _offered(header: str) -> list[bytes]:
     found = []
-    for one in header.split(" ")[:MAX_SIGNATURES]:
-        version, _, encoded = one.partition(",")
+    for signature in header.split(" ")[:MAX_SIGNATURES]:
+        version, _, encoded = signature.partition(",")
         if version == VERSION:
             try:
                 found.append(base64.b64decode(encoded, validate=True))

@@ -188,7 +188,7 @@ def read_said(answer: Answer) -> WireAnswer:
 
 
 def _quoted(message: str) -> str:
-    readable = "".join(one if one.isprintable() else " " for one in message)
+    readable = "".join(character if character.isprintable() else " " for character in message)
     return _SECRETS.sub("…", readable)[:200]
 
 
@@ -252,11 +252,11 @@ def deducted(item: Mapping[str, object], feature: str) -> Decimal | None:
     if not isinstance(deductions, list):
         return None
     own, of_others = Decimal(0), False
-    for one in deductions:
-        value = number(one.get("value")) if isinstance(one, dict) else None
+    for deduction in deductions:
+        value = number(deduction.get("value")) if isinstance(deduction, dict) else None
         if value is None:
             return None
-        if one.get("feature_id") == feature:
+        if deduction.get("feature_id") == feature:
             own += value
         elif value != 0:
             of_others = True

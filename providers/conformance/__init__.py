@@ -31,15 +31,25 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CheckTests, Webh
     """Sequences of faults that the law is tried with."""
 
     def test_what_it_declares_agrees_with_itself(self) -> None:
-        can = self.bench.provider.capabilities
-        assert min(can.batch_size, can.in_flight, can.reads_a_call, can.unit, *can.units.values(), 1) == 1
-        assert can.duplicate_proves_delivery or can.lookup, "a duplicate that proves nothing has to be looked up"
-        assert can.key_retention_ms is None or can.key_retention_ms >= HOUR_MS
-        assert all(rate is None or rate > 0 for rate in (can.calls_per_s, can.reads_per_s, can.lookups_per_s))
-        assert all(lag is None or lag >= 0 for lag in (can.lookup_lag_ms, can.totals_lag_ms, can.applied_within_ms))
-        assert can.max_quantity is None or can.max_quantity >= can.unit_of(self.bench.feature)
-        assert can.oldest_ms is None or can.oldest_ms > WINDOW_MS + GRACE_MS, "a window is older once it is sealed"
-        assert can.max_key_chars is None or can.max_key_chars >= 40, "no room for a hash"
+        capabilities = self.bench.provider.capabilities
+        counts = [capabilities.batch_size, capabilities.in_flight, capabilities.reads_a_call]
+        assert min(*counts, capabilities.unit, *capabilities.units.values()) >= 1
+        proven = capabilities.duplicate_proves_delivery or capabilities.lookup
+        assert proven, "a duplicate that proves nothing has to be looked up"
+        assert capabilities.key_retention_ms is None or capabilities.key_retention_ms >= HOUR_MS
+        assert all(
+            rate is None or rate > 0
+            for rate in (capabilities.calls_per_s, capabilities.reads_per_s, capabilities.lookups_per_s)
+        )
+        assert all(
+            lag is None or lag >= 0
+            for lag in (capabilities.lookup_lag_ms, capabilities.totals_lag_ms, capabilities.applied_within_ms)
+        )
+        unit = capabilities.unit_of(self.bench.feature)
+        assert capabilities.max_quantity is None or capabilities.max_quantity >= unit
+        oldest_ms = capabilities.oldest_ms
+        assert oldest_ms is None or oldest_ms > WINDOW_MS + GRACE_MS, "a window is older once it is sealed"
+        assert capabilities.max_key_chars is None or capabilities.max_key_chars >= 40, "no room for a hash"
         assert isinstance(self.bench.provider, Provider) and self.bench.provider.dormant is None
         self.clean()
 

@@ -109,7 +109,7 @@ def changed(body: object, path: Path, value: object) -> object:
     if isinstance(body, dict) and first in body:
         return {**body, first: changed(body[first], rest, value)}
     if isinstance(body, list) and isinstance(first, int) and first < len(body):
-        return [changed(one, rest, value) if n == first else one for n, one in enumerate(body)]
+        return [changed(item, rest, value) if n == first else item for n, item in enumerate(body)]
     return body
 
 

@@ -136,7 +136,7 @@ class Law:
         return kept is None or not course.attempts or self._now_ms - course.first_ms < kept - min(HOUR_MS, kept // 2)
 
     def _send(self, course: Course) -> None:
-        can = self._bench.provider.capabilities
+        capabilities = self._bench.provider.capabilities
         course.attempts += 1
         course.first_ms = course.first_ms or self._now_ms
         outcome = self._push(replace(course.request, attempt=course.attempts))
@@ -146,9 +146,9 @@ class Law:
                 course.state = "settled"
             case Duplicate():
                 assert course.may_have_arrived, f"never sent before, and said to be known: {self.story}"
-                course.state = "settled" if can.duplicate_proves_delivery else "queued"
+                course.state = "settled" if capabilities.duplicate_proves_delivery else "queued"
                 course.claimed = True
-                self._bench.advance(can.lookup_lag_ms or 0)
+                self._bench.advance(capabilities.lookup_lag_ms or 0)
             case Queued(at_ms):
                 course.state, course.may_have_arrived, course.last_ms = "queued", True, self._now_ms
                 self._bench.advance(at_ms - self._now_ms)
@@ -158,8 +158,8 @@ class Law:
                 raise AssertionError(f"nothing that happened is a reason to reject a push: {reason}")
             case Unknown():
                 course.may_have_arrived, course.last_ms = True, self._now_ms
-                course.state = "due" if can.duplicate_proves_delivery or not can.lookup else "queued"
-                self._bench.advance(max(can.lookup_lag_ms or 0, SECOND_MS))
+                course.state = "due" if capabilities.duplicate_proves_delivery or not capabilities.lookup else "queued"
+                self._bench.advance(max(capabilities.lookup_lag_ms or 0, SECOND_MS))
 
     def _look_up(self, course: Course) -> None:
         if not self._bench.provider.capabilities.lookup:
@@ -179,15 +179,15 @@ class Law:
                 self._bench.advance(MINUTE_MS)
 
     def _after_absent(self, course: Course) -> None:
-        can = self._bench.provider.capabilities
+        capabilities = self._bench.provider.capabilities
         waited_ms = self._now_ms - course.last_ms
-        if waited_ms >= max(can.applied_within_ms, can.lookup_lag_ms or 0):
+        if waited_ms >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0):
             assert not self._bench.charged(course.request), f"absent for good, and charged: {self.story}"
             course.revise()  # rule P5
         elif not course.claimed and self._may_send(course):
             course.state = "due"
         else:
-            self._bench.advance(max(can.applied_within_ms // 8, SECOND_MS))
+            self._bench.advance(max(capabilities.applied_within_ms // 8, SECOND_MS))
 
     def _ask_a_person(self, course: Course) -> None:
         """Who knows the truth."""

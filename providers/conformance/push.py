@@ -79,7 +79,7 @@ class ChargeTests(Tools):
         assert not isinstance(outcome, Duplicate | RetryAt), f"waiting does not mend it: {outcome}"
         if isinstance(outcome, Accepted) and not self.bench.charged(request):
             notices = self.notices(*self.bench.late_refusal(request))
-            assert [one.key for one in notices if isinstance(one, PushRefused)] == [request.key], notices
+            assert [notice.key for notice in notices if isinstance(notice, PushRefused)] == [request.key], notices
 
     def test_success_that_charged_nothing_is_not_accepted(self) -> None:
         outcome = self.push(self.request(customer=self.bench.charging_nothing()))

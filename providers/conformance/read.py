@@ -91,14 +91,14 @@ class ReadTests(Tools):
 
     def _reads_nothing(self, name: str, request: PushRequest) -> None:
         """No reading call makes a figure of what was no answer; one that does not ask may know by itself."""
-        can, asked = self.bench.provider.capabilities, self.wire.calls
+        capabilities, asked = self.bench.provider.capabilities, self.wire.calls
         state = self.read(request.customer_id)
         assert isinstance(state, ReadFailed) or self.wire.calls == asked, f"{name}: {state}"
-        if can.lookup:
+        if capabilities.lookup:
             assert isinstance(found := self.look_up(request), ReadFailed | CannotTell), f"{name}: {found}"
-        if can.totals_lag_ms is not None:
+        if capabilities.totals_lag_ms is not None:
             assert isinstance(told := self.totals(request.customer_id), ReadFailed), f"{name}: {told}"
-        if can.drawn:
+        if capabilities.drawn:
             drawn = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
             assert isinstance(drawn, ReadFailed), f"{name}: {drawn}"
         lines = self.check([request.feature], [request.customer_id])
@@ -131,12 +131,12 @@ class ReadTests(Tools):
     def _totals(self, request: PushRequest) -> None:
         if self.bench.provider.capabilities.totals_lag_ms is not None:
             told = self.totals(request.customer_id)
-            assert isinstance(told, ReadFailed) or all(type(one) is int for one in told.values()), told
+            assert isinstance(told, ReadFailed) or all(type(total) is int for total in told.values()), told
 
     def _drawn(self, request: PushRequest) -> None:
         if self.bench.provider.capabilities.drawn:
             told = self.run(awaited(self.bench.provider.drawn(request.customer_id)))
-            assert isinstance(told, ReadFailed) or all(type(one.quantity) is int for one in told.values()), told
+            assert isinstance(told, ReadFailed) or all(type(balance.quantity) is int for balance in told.values()), told
 
     def _check(self, request: PushRequest) -> None:
         self.check([request.feature], [request.customer_id])

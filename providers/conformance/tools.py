@@ -111,9 +111,9 @@ class Tools:
 
     def clean(self, *said: object) -> None:
         """No secret in what is said or shown, and no reason without words."""
-        for one in (*said, self.bench.provider):
-            assert not any(secret in repr(one) + str(one) for secret in self.bench.secrets), "a secret is told"
-            reason = getattr(one, "reason", "some")
+        for shown in (*said, self.bench.provider):
+            assert not any(secret in repr(shown) + str(shown) for secret in self.bench.secrets), "a secret is told"
+            reason = getattr(shown, "reason", "some")
             assert 0 < len(reason) <= MAX_REASON_CHARS and "\n" not in reason, f"no reason for a person: {reason!r}"
 
     def read(self, customer_id: str) -> CustomerRead:
@@ -143,8 +143,8 @@ class Tools:
 
     def lag(self) -> None:
         """Wait until a lookup and totals cannot miss what was charged."""
-        can = self.bench.provider.capabilities
-        self.bench.advance(max(can.lookup_lag_ms or 0, can.totals_lag_ms or 0) + SECOND_MS)
+        capabilities = self.bench.provider.capabilities
+        self.bench.advance(max(capabilities.lookup_lag_ms or 0, capabilities.totals_lag_ms or 0) + SECOND_MS)
 
     def notices(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
         found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))
@@ -175,5 +175,5 @@ async def outcomes(provider: Provider, batch: Sequence[PushRequest]) -> Sequence
     """Errors: AssertionError where it is not one outcome of the closed type each."""
     outcomes = await provider.push(batch)
     assert len(outcomes) == len(batch), f"{len(outcomes)} outcomes for {len(batch)} pushes"
-    assert all(isinstance(one, get_args(Outcome)) for one in outcomes), outcomes
+    assert all(isinstance(answer, get_args(Outcome)) for answer in outcomes), outcomes
     return outcomes

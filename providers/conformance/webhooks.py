@@ -116,8 +116,8 @@ class WebhookTests(Tools):
             self.clean(str(error))
             return []
         told = [] if isinstance(found, ReadFailed) else list(found)
-        assert all(isinstance(one, CustomerChanged | PushRefused) for one in told), told
-        names = [one.customer_id if isinstance(one, CustomerChanged) else one.key for one in told]
+        assert all(isinstance(notice, CustomerChanged | PushRefused) for notice in told), told
+        names = [notice.customer_id if isinstance(notice, CustomerChanged) else notice.key for notice in told]
         assert all(isinstance(name, str) for name in names), told
         self.clean(*told)
         return told

@@ -62,13 +62,13 @@ _HEADER_VALUE: Final = re.compile(r"[^\r\n\0]*")
 
 
 @dataclass
-class _Mark:
+class _Handover:
     """Whether a request was handed to a connection; from then on its bytes may be on their way."""
 
     handed_over: bool = False
 
 
-_MARK: ContextVar[_Mark] = ContextVar("mark")
+_HANDOVER: ContextVar[_Handover] = ContextVar("handover")
 
 
 class _Stale(aiohttp.ClientError):
@@ -83,12 +83,12 @@ class _Request(aiohttp.ClientRequest):
     """Marks the moment after which nothing can be proven any more."""
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        mark = _MARK.get()
-        if mark.handed_over:  # aiohttp sends a GET again when its connection breaks
+        handover = _HANDOVER.get()
+        if handover.handed_over:  # aiohttp sends a GET again when its connection breaks
             raise aiohttp.ClientConnectionError
         if conn.protocol is None or conn.protocol.should_close:  # else that answer would be taken for this request's
             raise _Stale
-        mark.handed_over = True
+        handover.handed_over = True
         return await super().send(conn)
 
 
@@ -114,9 +114,9 @@ _UNKNOWN: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 
-def _failure(error: Exception, mark: _Mark) -> NotSent | NoAnswer:
+def _failure(error: Exception, handover: _Handover) -> NotSent | NoAnswer:
     """What an error proves."""
-    if not mark.handed_over:
+    if not handover.handed_over:
         for kind, text in _UNSENT:
             if isinstance(error, kind):
                 return NotSent(text + _code(error))
@@ -132,7 +132,7 @@ def _code(error: Exception) -> str:
     return f" ({name})" if name else ""
 
 
-class _NoAnswer(Exception):
+class _Unusable(Exception):
     """What came back is no answer; the message says why."""
 
 
@@ -165,8 +165,8 @@ class HttpClient:
             url, headers = _checked(call)
         except (ValueError, TypeError):  # the URL, the method or a header; nothing was opened yet
             return NotSent("not a request that can be sent")
-        mark = _Mark()
-        _MARK.set(mark)
+        handover = _Handover()
+        _HANDOVER.set(handover)
         try:
             async with asyncio.timeout(call.timeout_s):
                 session = await self._session()
@@ -182,30 +182,30 @@ class HttpClient:
         except TimeoutError as error:
             late = NoAnswer(f"no whole answer within {call.timeout_s:g} s")
             if isinstance(error, trouble.ClientError):
-                return _failure(error, mark)
-            return late if mark.handed_over else NotSent("no connection in time")
-        except _NoAnswer as error:
+                return _failure(error, handover)
+            return late if handover.handed_over else NotSent("no connection in time")
+        except _Unusable as error:
             return NoAnswer(str(error))
         except Exception as error:  # what aiohttp says has URLs and headers in it: only its kind is told
-            return _failure(error, mark)
+            return _failure(error, handover)
 
     async def _answer(self, response: aiohttp.ClientResponse, origin: str, most: int) -> Answer:
-        """The whole of it. Errors: _NoAnswer for what is none, or too large; whatever reading raises."""
+        """The whole of it. Errors: _Unusable for what is none, or too large; whatever reading raises."""
         body = bytearray()
         try:
             if response.status < 200:
-                raise _NoAnswer("an answer of 1xx, and no other")
+                raise _Unusable("an answer of 1xx, and no other")
             async for chunk in response.content.iter_any():
                 body += chunk
                 self._held[origin] += len(chunk)
                 if len(body) > most:
-                    raise _NoAnswer(f"an answer of over {most} bytes")
+                    raise _Unusable(f"an answer of over {most} bytes")
                 if self._held[origin] > ORIGIN_BYTES:
-                    raise _NoAnswer(f"answers of over {ORIGIN_BYTES} bytes at once")
+                    raise _Unusable(f"answers of over {ORIGIN_BYTES} bytes at once")
             headers: dict[str, str] = {}
             for name, value in response.headers.items():
-                known = headers.get(name.lower())
-                headers[name.lower()] = value if known is None else f"{known}, {value}"
+                earlier = headers.get(name.lower())
+                headers[name.lower()] = value if earlier is None else f"{earlier}, {value}"
             plain = _plain(bytes(body), headers.get("content-encoding", "identity"), most)
             return Answer(response.status, headers, plain)
         finally:
@@ -268,18 +268,18 @@ def _checked(call: Call) -> tuple[URL, Mapping[str, str]]:
 
 
 def _plain(body: bytes, encoding: str, most: int) -> bytes:
-    """Errors: _NoAnswer. Not by aiohttp: that takes a gzip cut short for a whole one, and knows no limit."""
+    """Errors: _Unusable. Not by aiohttp: that takes a gzip cut short for a whole one, and knows no limit."""
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
-        raise _NoAnswer("an answer in an encoding that was not asked for")
+        raise _Unusable("an answer in an encoding that was not asked for")
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(body, most + 1)
     except zlib.error:
-        raise _NoAnswer("an answer that is not the gzip it says it is") from None
+        raise _Unusable("an answer that is not the gzip it says it is") from None
     if len(plain) > most:
-        raise _NoAnswer(f"an answer of over {most} bytes")
+        raise _Unusable(f"an answer of over {most} bytes")
     if not unzip.eof or unzip.unused_data:
-        raise _NoAnswer("an answer that is not the gzip it says it is")
+        raise _Unusable("an answer that is not the gzip it says it is")
     return plain

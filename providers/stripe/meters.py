@@ -50,20 +50,20 @@ class Meters:
         self._settings = settings
         self._http = http
         self._clock = clock
-        self._known: Sequence[Meter] = ()
+        self._meters: Sequence[Meter] = ()
         self._read_ms: int | None = None
 
     async def all(self, *, afresh: bool = False) -> Sequence[Meter] | ReadFailed:
         """Every meter of the account, archived ones too."""
         now_ms = self._clock.now_ms()
         if not afresh and self._read_ms is not None and abs(now_ms - self._read_ms) <= REMEMBERED_MS:
-            return self._known
+            return self._meters
         found = await self._list("/v1/billing/meters", {})
         if not isinstance(found, list):
             return ReadFailed(found.reason)
-        self._known = [_meter(one) for one in found]
+        self._meters = [_meter(item) for item in found]
         self._read_ms = now_ms
-        return self._known
+        return self._meters
 
     async def named(self, event_name: str) -> Sequence[Meter] | ReadFailed:
         """Those with this event name; one that is not known yet is asked for."""
@@ -105,7 +105,7 @@ class Meters:
             if isinstance(page, ReadFailed):
                 return page
             data = page.get("data")
-            if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
+            if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
                 return ReadFailed("HTTP 200, but no list")
             found += data
             if page.get("has_more") is not True:

@@ -79,8 +79,8 @@ def read_settings(given: Mapping[str, str]) -> StripeSettings:
     """Errors: UsageError naming the setting, and what it should be."""
     unknown = sorted(set(given) - NAMES)
     if unknown:
-        known = ", ".join(sorted(NAMES)).upper()
-        raise UsageError(f"{PREFIX}{unknown[0].upper()} is no setting of Stripe; after {PREFIX} there are {known}")
+        names = ", ".join(sorted(NAMES)).upper()
+        raise UsageError(f"{PREFIX}{unknown[0].upper()} is no setting of Stripe; after {PREFIX} there are {names}")
     return StripeSettings(
         secret_key=_secret_key(given.get("secret_key", "")),
         url=_url(given.get("url") or DEFAULT_URL),

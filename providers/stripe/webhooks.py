@@ -57,7 +57,7 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
     signed = stamps[0].encode() + b"." + body
     wanted = [hmac.new(secret.encode(), signed, sha256).hexdigest().encode() for secret in secrets]
     # Every pair is compared, each in constant time: how long it takes tells nothing about a secret.
-    if not sum([hmac.compare_digest(one, other) for one in wanted for other in given]):
+    if not sum([hmac.compare_digest(expected, offered) for expected in wanted for offered in given]):
         raise WebhookRefused("it is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS")
     if abs(now_ms - int(stamps[0]) * 1000) > TOLERANCE_MS:
         raise WebhookRefused("it was signed more than five minutes ago, or by another clock")
@@ -125,4 +125,4 @@ def _at(found: Mapping[str, object], *path: str) -> Mapping[str, object]:
 
 
 def _dicts(found: object) -> list[Mapping[str, object]]:
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []

@@ -56,29 +56,29 @@ async def _order_in(services: Services, threads: Threads, request: Request, body
     return order
 
 
-async def assign(services: Services, crew: StepThreads, org_id: str, order: ProviderOrder) -> dict[str, object]:
+async def assign(services: Services, step_threads: StepThreads, org_id: str, order: ProviderOrder) -> dict[str, object]:
     """Have an organisation billed by a provider, or take that back. Errors: ApiError, DrawdownError."""
     _check_org(org_id)
     by = audit.By(services.clock.now_ms(), order.actor, order.reason, "http")
     if order.from_ms is not None and order.from_ms % WINDOW_MS:
         raise UsageError("from_ms lies on a window boundary, a multiple of 300000")
 
-    def work(hands: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
+    def work(thread_kit: ThreadKit, context: Context) -> list[flip_rules.Flip] | list[assignments.Assigned]:
         if order.undo or order.cancel:
-            return [write(hands.world.engine, lambda c: assignments.cancel(c, org_id, by), rollback=order.dry_run)]
-        terms = flip_rules.Terms(
+            return [write(thread_kit.world.engine, lambda c: assignments.cancel(c, org_id, by), rollback=order.dry_run)]
+        options = flip_rules.FlipOptions(
             order.provider, order.from_ms, order.dry_run, order.allow_halt, order.unchecked, new=order.new
         )
-        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], terms, by), hands.world)
+        return runner.run(flips.flip(context, [flip_rules.Wish(org_id, order.customer)], options, by), thread_kit.world)
 
-    done = await asyncio.wrap_future(crew.order(work))
+    done = await asyncio.wrap_future(step_threads.order(work))
     if not order.dry_run:
-        crew.read_again(org_id, order.provider)
-    return {"assigned": [asdict(one) for one in done], "provider": order.provider, "dry_run": order.dry_run}
+        step_threads.read_again(org_id, order.provider)
+    return {"assigned": [asdict(flip) for flip in done], "provider": order.provider, "dry_run": order.dry_run}
 
 
 async def override(
-    threads: Threads, crew: StepThreads, now_ms: int, org_id: str, order: OverrideOrder
+    threads: Threads, step_threads: StepThreads, now_ms: int, org_id: str, order: OverrideOrder
 ) -> dict[str, object]:
     """Let the operator's word win over the provider's. Errors: ApiError, DrawdownError."""
     _check_org(org_id)
@@ -104,7 +104,7 @@ async def override(
 
     provider, done = await threads.write(work)
     if provider is not None:
-        crew.read_again(org_id, provider)
+        step_threads.read_again(org_id, provider)
     return {"org_id": org_id, "cleared": undo, "was": asdict(done.was), "now": asdict(done.now)}
 
 

@@ -21,9 +21,9 @@ from drawdown.worker.views.tick_report import Report
 class Cron:
     """The tick of this process."""
 
-    def __init__(self, services: Services, crew: StepThreads) -> None:
+    def __init__(self, services: Services, step_threads: StepThreads) -> None:
         self._services = services
-        self._crew = crew
+        self._step_threads = step_threads
         self._running: Future[Report] | None = None
         self._since_ms = 0
 
@@ -33,10 +33,10 @@ class Cron:
             details = {"running_since_ms": self._since_ms}
             raise ApiError(409, "tick_running", "a tick runs in this process already", details=details)
         self._since_ms = self._services.clock.now_ms()
-        self._running = self._crew.tick(_tick)
+        self._running = self._step_threads.tick(_tick)
         report = await asyncio.shield(asyncio.wrap_future(self._running))
         return {"tick": {**asdict(report), "exit_status": report.exit_status}}
 
 
-def _tick(hands: ThreadKit, context: Context) -> Report:
-    return runner.run(tick(context), hands.world)
+def _tick(thread_kit: ThreadKit, context: Context) -> Report:
+    return runner.run(tick(context), thread_kit.world)

@@ -18,7 +18,7 @@ import structlog
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.server.http.errors import ApiError
-from drawdown.server.http.limits import Buckets, told
+from drawdown.server.http.limits import TokenBuckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
@@ -36,13 +36,13 @@ ASKS_PER_S: Final = 20
 class Gate:
     """Of one process; what must hold across processes is in the database."""
 
-    def __init__(self, services: Services, threads: Threads, crew: StepThreads) -> None:
+    def __init__(self, services: Services, threads: Threads, step_threads: StepThreads) -> None:
         self._services = services
         self._threads = threads
-        self._crew = crew
+        self._step_threads = step_threads
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked: OrderedDict[str, int] = OrderedDict()
-        self._rate = Buckets(ASKS_PER_S)
+        self._rate = TokenBuckets(ASKS_PER_S)
 
     async def answer(self, org_id: str) -> dict[str, object]:
         """What to answer. Errors: ApiError 404 for an unknown organisation, where that is what is wanted."""
@@ -111,7 +111,7 @@ class Gate:
             may = await self._threads.write(lambda connection: may_ask(connection, org_id, clock.now_ms()))
             if may is None:
                 return
-            reading = self._crew.read_again(org_id, may.provider)
+            reading = self._step_threads.read_again(org_id, may.provider)
             if reading is not None:
                 await asyncio.wrap_future(reading)
             await self._threads.write(lambda connection: asked(connection, org_id, may.at_ms))

@@ -20,7 +20,7 @@ from drawdown.server.http.errors import ApiError
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
-from drawdown.worker.commands.webhooks import WebhookEvent, is_known, store_failed, take_event
+from drawdown.worker.commands.webhooks import WebhookEvent, is_taken, store_failed, take_event
 
 log = structlog.get_logger()
 
@@ -40,19 +40,19 @@ def require_worth_reading(services: Services, name: str, headers: Mapping[str, s
             raise ApiError(503, "provider_broken", message, headers=END)
         raise ApiError(404, "not_found", "there is no such provider", headers=END)
     wanted = provider.capabilities.webhook_headers
-    if wanted and not any(headers.get(one) for one in wanted):
+    if wanted and not any(headers.get(header) for header in wanted):
         raise ApiError(400, "webhook_refused", f"there is no header {' or '.join(wanted)}", headers=END)
 
 
 async def take(
-    services: Services, threads: Threads, crew: StepThreads, name: str, headers: Mapping[str, str], body: bytes
+    services: Services, threads: Threads, step_threads: StepThreads, name: str, headers: Mapping[str, str], body: bytes
 ) -> str:
     """Take one webhook that is worth reading; returns what became of it. Errors: ApiError, DrawdownError."""
     provider, unasked = services.providers[name], services.unasked[name]
     now = services.clock.now_ms()
     proven = await _notices(unasked, headers, body, now)
     event = WebhookEvent(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())
-    if await threads.read(lambda connection: is_known(connection, event)):
+    if await threads.read(lambda connection: is_taken(connection, event)):
         return "repeated"
     if isinstance(proven, ReadFailed):  # it is genuine, and what it names has to be fetched
         proven = await _notices(provider, headers, body, now)
@@ -66,7 +66,7 @@ async def take(
     if changed is None:
         return "repeated"
     for org in changed:
-        crew.read_again(org, name)
+        step_threads.read_again(org, name)
     return "done" if notices else "ignored"
 
 

@@ -104,7 +104,9 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
     try:
         return model.model_validate(found, strict=True)
     except ValidationError as error:
-        wrong = [{"at": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in error.errors()[:20]]
+        wrong = [
+            {"at": ".".join(map(str, problem["loc"])), "message": problem["msg"]} for problem in error.errors()[:20]
+        ]
         raise ApiError(422, "bad_value", "the body is not what this takes", details={"wrong": wrong}) from None
 
 

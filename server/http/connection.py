@@ -1,6 +1,6 @@
-"""One connection: how many there may be, and for how long each may keep its place without using it.
+"""One connection: how many there may be, and for how long each may keep its slot without using it.
 
-Guarantee: no address holds more than its share of the places, and some are kept for health alone, so that whoever
+Guarantee: no address holds more than its share of the slots, and some are kept for health alone, so that whoever
 takes all others cannot make the process look dead. A connection ends when what it waits for does not come: the head of
 a request, the rest of one that is answered, or somebody who reads the answer. What is refused here has the one shape of
 errors, too.
@@ -25,13 +25,13 @@ from drawdown.server.http.limits import HEADERS
 MAX_CONNECTIONS: Final = 512
 MAX_OF_AN_ADDRESS: Final = 128
 """Trusted proxies excepted: behind one are many."""
-HEALTH_PLACES: Final = 32
+HEALTH_SLOTS: Final = 32
 """Beside MAX_CONNECTIONS: on these, only HEALTH_PATHS are answered, once, and who comes sends the first away."""
 HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
 PATIENCE_S: Final = 15.0
 """For the head of a request, and for the rest of one that is answered."""
 HEALTH_PATIENCE_S: Final = 2.0
-"""The same on the places kept for health."""
+"""The same on the slots kept for health."""
 WRITE_PATIENCE_S: Final = 15.0
 """For whoever does not read what was answered."""
 
@@ -40,7 +40,7 @@ NO_HTTP: Final = ApiError(400, "bad_request", "this is no HTTP/1.1 request that 
 
 
 @dataclass(eq=False)
-class ConnectionPlace:
+class ConnectionSlot:
     """What a connection holds. `close` ends it, whatever it is doing."""
 
     caller: str
@@ -48,69 +48,69 @@ class ConnectionPlace:
     close: Callable[[], None]
 
 
-class Places:
+class ConnectionSlots:
     """The connections of one server. `refused` counts what was turned away, by what it was."""
 
     def __init__(self, is_proxy: Callable[[str | None], bool], refused: Counter[str]) -> None:
         self._is_proxy = is_proxy
         self._refused = refused
         self._taken: Counter[str] = Counter()
-        self._for_health: dict[ConnectionPlace, None] = {}
+        self._for_health: dict[ConnectionSlot, None] = {}
 
     @property
     def count(self) -> int:
         return self._taken.total()
 
-    def take(self, address: str | None, close: Callable[[], None]) -> ConnectionPlace | None:
-        """A place for a connection from this address; None: it has its share already. Where all are taken, one of those
+    def take(self, address: str | None, close: Callable[[], None]) -> ConnectionSlot | None:
+        """A slot for a connection from this address; None: it has its share already. Where all are taken, one of those
         for health, of which whoever has been there longest is sent away."""
         caller = caller_of(address)
         if not self._is_proxy(address) and self._taken[caller] >= MAX_OF_AN_ADDRESS:
             self._refused["connections"] += 1
             return None
-        made = ConnectionPlace(caller, self.count - len(self._for_health) >= MAX_CONNECTIONS, close)
+        made = ConnectionSlot(caller, self.count - len(self._for_health) >= MAX_CONNECTIONS, close)
         if made.for_health:
-            if len(self._for_health) >= HEALTH_PLACES:
+            if len(self._for_health) >= HEALTH_SLOTS:
                 self._refused["connections"] += 1
                 next(iter(self._for_health)).close()
             self._for_health[made] = None
         self._taken[caller] += 1
         return made
 
-    def give_back(self, place: ConnectionPlace) -> None:
-        self._for_health.pop(place, None)
-        self._taken[place.caller] -= 1
-        if not self._taken[place.caller]:
-            del self._taken[place.caller]
+    def give_back(self, slot: ConnectionSlot) -> None:
+        self._for_health.pop(slot, None)
+        self._taken[slot.caller] -= 1
+        if not self._taken[slot.caller]:
+            del self._taken[slot.caller]
 
 
-def protocol(places: Places) -> type[Patient]:
-    """The connections that share these places, as uvicorn wants it: a class."""
-    return type("Connection", (Patient,), {"places": places})
+def protocol(slots: ConnectionSlots) -> type[Patient]:
+    """The connections that share these slots, as uvicorn wants it: a class."""
+    return type("Connection", (Patient,), {"slots": slots})
 
 
 class Patient(H11Protocol):
     """uvicorn's connection, with an end to everything that it waits for. While an application reads a body or works,
     it has limits of its own."""
 
-    places: Places
-    _place: ConnectionPlace | None = None
+    slots: ConnectionSlots
+    _slot: ConnectionSlot | None = None
     _awaited: object = None
     _timer: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
-        self._place = self.places.take(self.client[0] if self.client else None, transport.abort)
-        if self._place is None:
+        self._slot = self.slots.take(self.client[0] if self.client else None, transport.abort)
+        if self._slot is None:
             self._refuse(FULL)
             return
-        if self._place.for_health:
+        if self._slot.for_health:
             self.app = _health_alone(self.app)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        if self._place is None:
+        if self._slot is None:
             return
         super().data_received(data)
         self._watch()
@@ -118,8 +118,8 @@ class Patient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._read_at_last()
-        if self._place is not None:
-            self.places.give_back(self._place)
+        if self._slot is not None:
+            self.slots.give_back(self._slot)
         super().connection_lost(exc)
 
     # Whoever sends nothing.
@@ -130,7 +130,7 @@ class Patient(H11Protocol):
         if awaited is not self._awaited:
             self._disarm()
         if awaited is not None and self._timer is None:
-            patience = HEALTH_PATIENCE_S if self._place is not None and self._place.for_health else PATIENCE_S
+            patience = HEALTH_PATIENCE_S if self._slot is not None and self._slot.for_health else PATIENCE_S
             self._awaited, self._timer = awaited, self.loop.call_later(patience, self._give_up)
 
     def _awaits(self) -> object:

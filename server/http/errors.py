@@ -73,5 +73,5 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:
-    """Ours: the frame writes down where it happened."""
+    """Ours: the limits around it write down where it happened."""
     return error_answer(ApiError(500, "failed", "something failed here; it was written down"))

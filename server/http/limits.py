@@ -32,7 +32,7 @@ HEADERS: Final = (
 )
 
 
-class Buckets:
+class TokenBuckets:
     """A bucket of tokens for each caller; of the callers, those seen last are remembered."""
 
     def __init__(self, per_s: int, most_callers: int = MOST_CALLERS) -> None:
@@ -55,14 +55,14 @@ class Buckets:
         return allowed
 
 
-class Frame:
+class Limits:
     """The outermost ASGI application."""
 
     def __init__(self, app: ASGIApp, clock: Clock, requests_per_s: int, refused: Counter[str]) -> None:
         self._app = app
         self._refused = refused
         self._clock = clock
-        self._buckets = Buckets(requests_per_s)
+        self._buckets = TokenBuckets(requests_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -18,7 +18,7 @@ import uvicorn
 from drawdown.schema.errors import UsageError
 from drawdown.server.app import Server
 from drawdown.server.http.callers import proxies
-from drawdown.server.http.connection import Places, protocol
+from drawdown.server.http.connection import ConnectionSlots, protocol
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class _Ending(uvicorn.Server):
         self._drawdown = server
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._drawdown.crew.stopping.set()
+        self._drawdown.step_threads.stopping.set()
         super().handle_exit(sig, frame)
 
 
@@ -56,10 +56,10 @@ def serve(server: Server, listening: socket.socket, trusted_proxies: str) -> Non
 
     Errors: UsageError for an entry that is neither address nor network.
     """
-    places = Places(proxies(trusted_proxies), server.refused)
+    slots = ConnectionSlots(proxies(trusted_proxies), server.refused)
     config = uvicorn.Config(
         server.app,
-        http=protocol(places),
+        http=protocol(slots),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -61,7 +61,7 @@ def verify(
     if not _SECONDS.fullmatch(timestamp) or not _VERSION_2.fullmatch(offered):
         raise _refused("send X-Timestamp in seconds, and X-Signature as v2= and lower-case hex")
     wanted = [signature(secret, timestamp, of) for secret in secrets]
-    genuine = sum([hmac.compare_digest(one, offered) for one in wanted])
+    genuine = sum([hmac.compare_digest(expected, offered) for expected in wanted])
     if not genuine:
         raise _refused("the signature is not of this request (a proxy has to hand on Host as it came)")
     if hosts and of.host.lower() not in hosts:
@@ -77,7 +77,9 @@ def check_bearer(secret: str, authorization: str) -> None:
         raise ApiError(503, "not_configured", "no cron secret is set here")
     scheme, _, token = authorization.partition(" ")
     # Hashes of equal length are compared: how long the secret is shows nowhere either.
-    wanted, offered = (hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest() for one in (secret, token.strip()))
+    wanted, offered = (
+        hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in (secret, token.strip())
+    )
     if not (hmac.compare_digest(wanted, offered) and scheme.lower() == "bearer"):
         raise ApiError(
             401,

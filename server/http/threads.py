@@ -15,7 +15,7 @@ from drawdown.schema import database
 T = TypeVar("T")
 
 AT_ONCE: Final = 6
-"""With the crew's, fewer than the engine has connections."""
+"""With the steps' threads, fewer than the engine has connections."""
 
 
 class Threads:

@@ -39,15 +39,15 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         sorted(counts.items()),
         LABELS,
     )
-    family = GaugeHistogramMetricFamily(
+    metric = GaugeHistogramMetricFamily(
         "drawdown_provider_attempt_seconds", "How long those took, from claim to outcome.", labels=LABELS
     )
     for key in sorted(within):
-        family.add_metric(key, _buckets(within[key]), gsum_value=seconds(took[key]))
-    yield family
+        metric.add_metric(key, _buckets(within[key]), gsum_value=seconds(took[key]))
+    yield metric
     reads = CounterMetricFamily("drawdown_provider_reads", "Customers that providers were asked about.", labels=LABELS)
-    for one in provider_reads(connection):
-        reads.add_metric((one.provider, one.outcome), one.reads)
+    for row in provider_reads(connection):
+        reads.add_metric((row.provider, row.outcome), row.reads)
     yield reads
 
 

@@ -13,10 +13,10 @@ def gauge(
     name: str, help_: str, values: Iterable[tuple[Sequence[str], float]], labels: Sequence[str] = ()
 ) -> GaugeMetricFamily:
     """One metric; each value is given with those of its labels."""
-    family = GaugeMetricFamily(f"drawdown_{name}", help_, labels=labels)
+    metric = GaugeMetricFamily(f"drawdown_{name}", help_, labels=labels)
     for key, value in values:
-        family.add_metric(list(key), value)
-    return family
+        metric.add_metric(list(key), value)
+    return metric
 
 
 def seconds(ms: int | None) -> float:

@@ -47,35 +47,35 @@ OTHER_CELLS: Final = "other"
 def render(engine: sa.Engine, now_ms: int) -> bytes:
     """All metrics in Prometheus' text format. Never raises for the database's sake."""
     try:
-        families = read(engine, lambda connection: list(measure(connection, now_ms)))
+        metrics = read(engine, lambda connection: list(measure(connection, now_ms)))
     except Exception:
-        families = [gauge("database_up", "Whether the database could be read.", [((), 0)])]
-    return text(families)
+        metrics = [gauge("database_up", "Whether the database could be read.", [((), 0)])]
+    return text(metrics)
 
 
-def text(families: Iterable[Metric]) -> bytes:
+def text(metrics: Iterable[Metric]) -> bytes:
     """Metrics as Prometheus reads them."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_GivenMetrics(list(families)))
+    registry.register(_GivenMetrics(list(metrics)))
     return generate_latest(registry)
 
 
 def refusals(refused: Mapping[str, int]) -> Metric:
     """What this process turned away: the one figure that is not in the database."""
-    family = CounterMetricFamily(
+    metric = CounterMetricFamily(
         "drawdown_server_refused", "Turned away by this process for too many at once.", labels=("what",)
     )
     for what, count in sorted(refused.items()):
-        family.add_metric((what,), count)
-    return family
+        metric.add_metric((what,), count)
+    return metric
 
 
 class _GivenMetrics(Collector):
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        return self._families
+        return self._metrics
 
 
 def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -124,8 +124,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    known = figures.known_providers(connection) - EXEMPT_PROVIDERS
-    counts: dict[tuple[str, str], int] = {(name, state): 0 for name in known for state in OPEN_STATES}
+    providers = figures.met_providers(connection) - EXEMPT_PROVIDERS
+    counts: dict[tuple[str, str], int] = {(name, state): 0 for name in providers for state in OPEN_STATES}
     ages: dict[tuple[str, str], float] = {}
     owed: dict[tuple[str, str], float] = defaultdict(float)
     for some in figures.open_pushes(connection):

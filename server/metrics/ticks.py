@@ -29,7 +29,7 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         ended.setdefault((tick.bucket_lo, tick.bucket_hi), []).append(tick)
     shards, missing = _in_use(list(ended))
     of = [((f"{lo}-{hi}",), ended[lo, hi][0]) for lo, hi in shards]
-    well = [next((one.finished_ms for one in ended[shard] if one.exit_status in (0, 75)), None) for shard in shards]
+    well = [next((tick.finished_ms for tick in ended[shard] if tick.exit_status in (0, 75)), None) for shard in shards]
     yield gauge("unticked_buckets", f"Of {BUCKETS}: those of which no tick ended for a day.", [((), missing)])
     yield gauge(
         "tick_duration_seconds", "Of the last tick that ended, by shard (its buckets).",

@@ -28,7 +28,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, next_window
 from drawdown.worker.commands import assignments, credit, flips, withdrawals
-from drawdown.worker.commands.flip_rules import Flip, Terms, Wish
+from drawdown.worker.commands.flip_rules import Flip, FlipOptions, Wish
 from drawdown.worker.commands.flips import flip
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Steps, Transaction
@@ -98,7 +98,7 @@ class Billers:
         return runner.run(steps, runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock))
 
     def flip(self, wishes: Sequence[Wish], provider: str, **terms: Any) -> list[Flip]:
-        done: list[Flip] = self.do(flip(self.fleet.context(), wishes, Terms(provider, **terms), self.fleet.by))
+        done: list[Flip] = self.do(flip(self.fleet.context(), wishes, FlipOptions(provider, **terms), self.fleet.by))
         return done
 
     def charged(self) -> Billed:
@@ -235,7 +235,7 @@ class Story:
             writer.writerow(("org_id", "customer_id"))
             writer.writerows((org, customer_of(org, biller)) for org in chosen)
             writer.writerow(("org-new", chosen[0] if biller == "embedded" else "nobody"))
-        wishes, terms = read_flips(file), Terms(biller, each_alone=True)
+        wishes, terms = read_flips(file), FlipOptions(biller, each_alone=True)
         steps = flip(self.fleet.context(), wishes, terms, self.fleet.by)
         self.billers.do(_broken_off(steps))
         before = self._assignments()

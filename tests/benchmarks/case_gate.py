@@ -71,7 +71,7 @@ def services(engine: sa.Engine) -> Services:
     now = clock(0)
     embedded = {"embedded": EmbeddedProvider(engine, now)}
 
-    def hands() -> ThreadKit:
+    def thread_kit() -> ThreadKit:
         context, world = world_of(engine, now)
         return ThreadKit(world, lambda: context)
 
@@ -83,7 +83,7 @@ def services(engine: sa.Engine) -> Services:
         unasked=embedded,
         broken={},
         http=NobodyThere(),
-        hands=hands,
+        thread_kit=thread_kit,
     )
 
 

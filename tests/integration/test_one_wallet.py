@@ -11,7 +11,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import assignments
-from drawdown.worker.commands.flip_rules import Flip, Terms, Wish
+from drawdown.worker.commands.flip_rules import Flip, FlipOptions, Wish
 from drawdown.worker.commands.flips import flip
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import NewOrgs
@@ -33,7 +33,9 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 def flipped(fleet: Fleet, org: str, provider: str, **terms: Any) -> Flip:
     """`org` is billed by a provider as the customer bob."""
-    steps = flip(fleet.context(), [Wish(org, "bob")], Terms(provider, allow_halt=True, new=True, **terms), fleet.by)
+    steps = flip(
+        fleet.context(), [Wish(org, "bob")], FlipOptions(provider, allow_halt=True, new=True, **terms), fleet.by
+    )
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
     done: list[Flip] = runner.run(steps, world)
     return done[0]

@@ -51,7 +51,7 @@ def do(fleet: Fleet, work: Callable[[sa.Connection], T]) -> T:
 
 def flip(fleet: Fleet, *wishes: flip_rules.Wish, **terms: Any) -> list[flip_rules.Flip]:
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    return runner.run(flips.flip(fleet.context(), list(wishes), flip_rules.Terms(**terms), fleet.by), world)
+    return runner.run(flips.flip(fleet.context(), list(wishes), flip_rules.FlipOptions(**terms), fleet.by), world)
 
 
 def test_whoever_names_no_provider_and_no_customer_keeps_both(fleet: Fleet) -> None:

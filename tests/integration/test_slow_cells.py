@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.after_tick import Rounds
 from drawdown.cli.stopping import Stopping
+from drawdown.cli.watch_loop import WatchLoop
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS
@@ -79,15 +79,15 @@ def test_a_watch_remembers_a_dead_cell_from_round_to_round(engine: sa.Engine) ->
     fleet = made(engine, "none")
     halt(fleet, "org-0", "org-1", "org-2", "org-3")
     state: Any = SimpleNamespace(context=fleet.context, world=lambda: world_of(fleet), read_files_again=lambda: None)
-    rounds = Rounds(state, Shard(), Stopping())
+    watch_loop = WatchLoop(state, Shard(), Stopping())
     for _ in range(3):
-        rounds.round()
+        watch_loop.round()
     assert len(fleet.cells.received) == 2, "its circuit is open for half a minute"
 
 
 def crew_of(fleet: Fleet) -> StepThreads:
-    hands = ThreadKit(world_of(fleet), fleet.context)
-    services: Any = SimpleNamespace(hands=lambda: hands)
+    thread_kit = ThreadKit(world_of(fleet), fleet.context)
+    services: Any = SimpleNamespace(thread_kit=lambda: thread_kit)
     return StepThreads(services, threads=1)
 
 
@@ -96,7 +96,7 @@ def test_a_thread_of_the_server_remembers_a_dead_cell_from_read_to_read(engine: 
     crew = crew_of(fleet)
     for number in range(4):
         crew.read_again(f"org-{number}", "fake")
-        crew.settle()
+        crew.wait_for_reads()
     crew.close()
     assert fleet.one("SELECT COUNT(*) FROM orgs WHERE is_halted") == 4
     assert len(fleet.cells.received) == 2, "its circuit is open for half a minute"
@@ -108,7 +108,7 @@ def test_a_read_of_the_server_tells_cells_for_a_while_only(engine: sa.Engine, mo
     halt(fleet, "org-1", "org-2", "org-3")
     crew = crew_of(fleet)
     crew.read_again("org-0", "fake")
-    crew.settle()
+    crew.wait_for_reads()
     crew.close()
     assert len(fleet.cells.received) == 1
     assert fleet.one("SELECT COUNT(*) FROM halts WHERE due_at_ms IS NOT NULL") == 3

@@ -9,7 +9,7 @@ from typing import Any, Final
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import orgs
-from drawdown.worker.commands.flip_rules import Terms, Wish
+from drawdown.worker.commands.flip_rules import FlipOptions, Wish
 from drawdown.worker.commands.flips import flip
 from drawdown.worker.engine.effects import Recall, Steps
 from drawdown.worker.engine.shard import NewOrgs
@@ -98,7 +98,7 @@ def _doubts(stage: Stage) -> Steps[Any]:
 
 
 def _flips(stage: Stage) -> Steps[Any]:
-    return flip(stage.context(WITHOUT), [Wish("acme"), Wish("drifter")], Terms("fake"), stage.by)
+    return flip(stage.context(WITHOUT), [Wish("acme"), Wish("drifter")], FlipOptions("fake"), stage.by)
 
 
 def _put_off(stage: Stage) -> Act:
@@ -106,7 +106,7 @@ def _put_off(stage: Stage) -> Act:
     _ask(stage)
     context = stage.context(WITHOUT)
     asks = stage.rows("SELECT projection_asks FROM orgs WHERE org_id = 'acme'")[0][0]
-    put_off = partial(projecting._put_off, due=projecting.Due("acme", "acme", asks, None), context=context)
+    put_off = partial(projecting._put_off, due=projecting.DueProjection("acme", "acme", asks, None), context=context)
     return Act(lambda engine: write(engine, put_off))
 
 
@@ -146,6 +146,6 @@ STEPS: Final = (
     step("reconcile_lost", _reconciles),
     step("reconcile_drawn", _reconciles),
     step("recover", _doubts, last=True),
-    step("flip_standing", _flips),
+    step("flip_candidates", _flips),
     step("assign", _flips),
 )

@@ -1,6 +1,6 @@
 """Where the product opens a transaction that may change something, found in its sources.
 
-Guarantee: a `Transaction("name", …)` is found by its name; a call of `write` on an engine, a state or a server's
+Guarantee: a `Transaction("name", …)` is found by its name; a call of `write` on an engine, an App or a server's
 threads, and a `begin`, by its module and function. There is no other way to one (a test of the layers holds
 where SQLAlchemy's engines are made).
 """
@@ -43,7 +43,7 @@ def _calls(tree: ast.AST, function: str = "") -> Iterator[tuple[str, ast.Call]]:
 
 
 def _opens(call: ast.Call) -> bool:
-    """`write(engine, work)`, `transact(work)`, `state.write(work)`, `threads.write(work)`, `engine.begin()`; not a
+    """`write(engine, work)`, `transact(work)`, `app.write(work)`, `threads.write(work)`, `engine.begin()`; not a
     stream's `write`."""
     match call.func:
         case ast.Name(id="write"):
@@ -53,5 +53,5 @@ def _opens(call: ast.Call) -> bool:
         case ast.Attribute(value=owner, attr="begin"):
             return ast.unparse(owner).split(".")[-1] in ("engine", "connection", "connect()")
         case ast.Attribute(value=owner, attr="write"):
-            return ast.unparse(owner).split(".")[-1] in ("state", "threads", "_threads", "database")
+            return ast.unparse(owner).split(".")[-1] in ("app", "threads", "_threads", "database")
     return False

@@ -260,7 +260,7 @@ def _bill_at_embedded(stage: Stage) -> None:
     stage.tick("other")
     for number in range(36):  # the sweep of the late horizon, to its end
         now = stage.clock.at_ms
-        request = SealRequest(Shard(), now - 3 * MINUTE_MS, now, stage.context("other").known())
+        request = SealRequest(Shard(), now - 3 * MINUTE_MS, now, stage.context("other").declared())
         if write(stage.engine, partial(sweep, request=request)) is None and number:
             break
 

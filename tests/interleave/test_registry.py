@@ -23,10 +23,10 @@ def test_nothing_is_named_that_is_not_there() -> None:
 
 def test_a_transaction_that_is_added_is_noticed() -> None:
     added = """
-def begin_anew(engine, state, threads):
+def begin_anew(engine, app, threads):
     write(engine, work)
     transact(work)
-    state.write(work)
+    app.write(work)
     threads.write(work)
     with engine.begin():
         pass
@@ -34,7 +34,7 @@ def begin_anew(engine, state, threads):
     sys.stdout.write("no transaction")
 """
     opened = [ast.unparse(call.func) for _, call in sites._calls(ast.parse(added)) if sites._opens(call)]
-    assert opened == ["write", "transact", "state.write", "threads.write", "engine.begin"]
+    assert opened == ["write", "transact", "app.write", "threads.write", "engine.begin"]
 
 
 def of(reads: str = "", writes: str = "", shares: str = "") -> Footprint:

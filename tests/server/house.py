@@ -56,7 +56,7 @@ class Line:
 
     async def send(self, call: Call) -> HttpResult:
         self.calls.append(call.url)
-        while self.hangs:  # each of the crew's threads has a loop of its own
+        while self.hangs:  # each of the steps' threads has a loop of its own
             await asyncio.sleep(0.01)
         if self.wait_s:
             await asyncio.sleep(self.wait_s)
@@ -98,10 +98,10 @@ class House:
 
         def context() -> Context:
             made = self.fleet.context()
-            made.changed = read(used, lambda c: terms.changed(c, made.known()))
+            made.changed = read(used, lambda c: terms.changed(c, made.declared()))
             return made
 
-        def hands() -> ThreadKit:
+        def thread_kit() -> ThreadKit:
             cells: Any = self.fleet.cells
             return ThreadKit(World(used, self.fleet.providers, cells, self.clock), context)
 
@@ -114,7 +114,7 @@ class House:
                 unasked={name: Careful(one) for name, one in nobody.items()},
                 broken={"broken": "its reason"},
                 http=NobodyThere(),
-                hands=hands,
+                thread_kit=thread_kit,
             )
         )
 
@@ -201,7 +201,7 @@ class Caller:
     async def settled(self) -> None:
         """All that was asked for in the background is done; a gate's answer waits for its ask only so long."""
         await asyncio.gather(*self.server._gate._asking.values(), return_exceptions=True)
-        await asyncio.to_thread(self.server.crew.settle)
+        await asyncio.to_thread(self.server.step_threads.wait_for_reads)
 
 
 def _route(path: str) -> str:

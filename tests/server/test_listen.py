@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from drawdown.server.http import connection, listen
 from drawdown.server.http.callers import proxies
-from drawdown.server.http.connection import Places, protocol
+from drawdown.server.http.connection import ConnectionSlots, protocol
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -30,7 +30,7 @@ async def answers_unread(scope: Any, receive: Callable[..., Any], send: Callable
 async def connected() -> AsyncIterator[Connection]:
     config = uvicorn.Config(answers_unread, lifespan="off", log_config=None, timeout_keep_alive=listen.KEEP_ALIVE_S)
     loop, state = asyncio.get_running_loop(), ServerState()
-    made = protocol(Places(proxies(""), Counter()))
+    made = protocol(ConnectionSlots(proxies(""), Counter()))
     server = await loop.create_server(lambda: made(config, state, {}, loop), "127.0.0.1", 0)
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

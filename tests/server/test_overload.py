@@ -114,12 +114,12 @@ def test_orders_that_wait_have_an_end(lone: House, monkeypatch: pytest.MonkeyPat
                 order = {"actor": "a", "reason": str(number), "provider": "autumn", "dry_run": True, "customer": "hz0"}
                 waiting.append(asyncio.create_task(caller.admin("acme", "provider", order)))
                 async with asyncio.timeout(LIMIT_S):
-                    while caller.server.crew._ordered <= number:
+                    while caller.server.step_threads._ordered <= number:
                         await asyncio.sleep(0.01)
             refused = await caller.admin("acme", "provider", {**order, "reason": "one more"})
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "busy")
         assert {one.status_code for one in await asyncio.gather(*waiting)} <= {200, 409}
-        assert caller.server.crew._ordered == 0
+        assert caller.server.step_threads._ordered == 0
 
     served(lone, work)
 

@@ -1,4 +1,4 @@
-"""Connections: a share for each address, places kept for health, and an end to whoever neither sends nor reads."""
+"""Connections: a share for each address, slots kept for health, and an end to whoever neither sends nor reads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import UsageError
 from drawdown.server.http import connection, listen
 from drawdown.server.http.callers import caller_of, proxies
-from drawdown.server.http.connection import Places, protocol
-from drawdown.server.http.limits import Frame
+from drawdown.server.http.connection import ConnectionSlots, protocol
+from drawdown.server.http.limits import Limits
 from tests.world import T0
 
 LARGE = b"x" * 5_000_000
@@ -37,8 +37,8 @@ async def routes(scope: Any, receive: Callable[..., Any], send: Callable[..., An
 class Listening:
     """A server on a port, and its connections."""
 
-    def __init__(self, address: tuple[str, int], places: Places, refused: Counter[str]) -> None:
-        self.address, self.places, self.refused = address, places, refused
+    def __init__(self, address: tuple[str, int], slots: ConnectionSlots, refused: Counter[str]) -> None:
+        self.address, self.slots, self.refused = address, slots, refused
         self.held: list[Opened] = []
 
     async def open(self, sent: bytes = b"") -> Opened:
@@ -48,10 +48,10 @@ class Listening:
 
     async def hold(self, count: int) -> list[Opened]:
         """Connections whose head never ends, each in its place."""
-        before = self.places.count
+        before = self.slots.count
         made = [await self.open(b"GET / HTTP/1.1\r\n") for _ in range(count)]
         self.held += made  # or they would be closed as soon as nobody knows of them
-        while self.places.count < before + count:
+        while self.slots.count < before + count:
             await asyncio.sleep(0.01)
         return made
 
@@ -75,13 +75,13 @@ def status_and_body(raw: bytes) -> tuple[int, bytes]:
 @asynccontextmanager
 async def listening(trusted: str = "") -> AsyncIterator[Listening]:
     refused: Counter[str] = Counter()
-    app = Frame(routes, FixedClock(T0), 1_000_000, refused)
+    app = Limits(routes, FixedClock(T0), 1_000_000, refused)
     config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=listen.KEEP_ALIVE_S)
-    places, loop, state = Places(proxies(trusted), refused), asyncio.get_running_loop(), ServerState()
-    made = protocol(places)
+    slots, loop, state = ConnectionSlots(proxies(trusted), refused), asyncio.get_running_loop(), ServerState()
+    made = protocol(slots)
     server = await loop.create_server(lambda: made(config, state, {}, loop), "127.0.0.1", 0)
     async with server:
-        yield Listening(server.sockets[0].getsockname(), places, refused)
+        yield Listening(server.sockets[0].getsockname(), slots, refused)
         for one in list(state.connections):
             one.transport.abort()
 
@@ -99,7 +99,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same limits, and smaller."""
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 8)
     monkeypatch.setattr(connection, "MAX_OF_AN_ADDRESS", 5)
-    monkeypatch.setattr(connection, "HEALTH_PLACES", 2)
+    monkeypatch.setattr(connection, "HEALTH_SLOTS", 2)
 
 
 @pytest.mark.usefixtures("few")
@@ -110,7 +110,7 @@ def test_an_address_has_its_share_and_no_more() -> None:
         assert status == 503 and b"too_many_connections" in body
         assert here.refused["connections"] == 1
         held[0][1].transport.abort()
-        while here.places.count == 5:
+        while here.slots.count == 5:
             await asyncio.sleep(0.01)
         assert await here.get("/a") == (200, b"/a"), "a place that was left is free again"
 
@@ -126,8 +126,8 @@ def test_where_all_places_are_taken_health_is_answered_and_nothing_else() -> Non
         assert (await here.get("/a"))[0] == 503
         first, second = await here.hold(2)
         for _ in range(5):
-            assert await here.get("/healthz") == (200, b"/healthz"), "nobody keeps these places from who comes"
-        assert await first[0].read() == b"" and here.places.count <= 10, "and there is an end to them"
+            assert await here.get("/healthz") == (200, b"/healthz"), "nobody keeps these slots from who comes"
+        assert await first[0].read() == b"" and here.slots.count <= 10, "and there is an end to them"
         assert here.refused["connections"] >= 1 and second
 
     run(work, trusted="127.0.0.0/8")
@@ -155,9 +155,9 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
                 deaf.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(deaf, here.address)
                 deaf.send(b"GET /large HTTP/1.1\r\nHost: a\r\n%s\r\n" % close)
-                while not here.places.count:
+                while not here.slots.count:
                     await asyncio.sleep(0.01)
-                while here.places.count:  # the test's own limit says if it never ends
+                while here.slots.count:  # the test's own limit says if it never ends
                     await asyncio.sleep(0.01)
 
     run(work)

@@ -10,7 +10,7 @@ from openapi_spec_validator import validate
 
 from drawdown.providers.http import NotSent
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
-from drawdown.server.http.limits import Buckets
+from drawdown.server.http.limits import TokenBuckets
 from drawdown.server.metrics.metrics import render
 from drawdown.server.services import ServerSettings
 from drawdown.worker.engine import runner
@@ -180,7 +180,7 @@ def test_a_caller_that_asks_too_much_is_told_so_and_no_other_is(lone: House) -> 
 
 
 def test_callers_are_remembered_within_bounds() -> None:
-    buckets = Buckets(1, most_callers=100)
+    buckets = TokenBuckets(1, most_callers=100)
     for number in range(10_000):
         assert buckets.take(f"10.0.{number // 256}.{number % 256}", 0)
     assert len(buckets) == 100

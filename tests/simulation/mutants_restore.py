@@ -26,7 +26,7 @@ def _absent_is_void(patches: Patches) -> None:
 
 def _another_history_settled(patches: Patches) -> None:
     for module in (push, claim, lookup, statements):
-        patches.put(module, "require_same", lambda connection, known: None)
+        patches.put(module, "require_same", lambda connection, witness: None)
 
 
 RESTORE: Final[dict[str, Callable[[Patches], None]]] = {
@@ -35,5 +35,5 @@ RESTORE: Final[dict[str, Callable[[Patches], None]]] = {
     "absent in a lost history, voided instead of sent": _absent_is_void,
     "recover forgets open due pushes": lambda p: p.put(recover, "_ask_first", lambda *rest: (0, 0)),
     "a tick goes on in another history": _another_history_settled,
-    "what a lookup found keeps no name": lambda p: p.put(lookup, "_known_there", lambda c, row, capabilities: row),
+    "what a lookup found keeps no name": lambda p: p.put(lookup, "_keep_wire_key", lambda c, row, capabilities: row),
 }

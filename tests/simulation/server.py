@@ -138,7 +138,7 @@ class SteppedCrew(StepThreads):
 
     def _read(self, org_id: str, provider: str) -> Steps[None]:  # type: ignore[override]
         self._waiting.pop(org_id, None)
-        return _read_again(self._services.hands().context(), provider, org_id)
+        return _read_again(self._services.thread_kit().context(), provider, org_id)
 
 
 class Serving(Task):
@@ -226,10 +226,10 @@ class Server(Worker):
         made: Any = {"engine": None, "http": None}
         return Services(
             clock=self.clock, settings=self.settings, providers=self.providers, unasked=self.unasked, broken={},
-            hands=self._hands, **made,
+            thread_kit=self._thread_kit, **made,
         )  # fmt: skip
 
-    def _hands(self) -> ThreadKit:
+    def _thread_kit(self) -> ThreadKit:
         world: Any = None
         return ThreadKit(world, self._fresh)
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("schema", "ledger", "providers", "worker", "server", "cli")
 BOUND: Final = re.compile(
-    r"(^|_)(MAX|MOST|LIMIT|TIMEOUT|AT_ONCE|BATCH|PATIENCE|WITHIN|BUDGET|TRIES|A_ROUND|THREADS|PLACES|BACKLOG|CHUNK|PAGES"
+    r"(^|_)(MAX|MOST|LIMIT|TIMEOUT|AT_ONCE|BATCH|PATIENCE|WITHIN|BUDGET|TRIES|A_ROUND|THREADS|SLOTS|BACKLOG|CHUNK|PAGES"
     r"|GIVE_UP|NEWEST|REVISIONS)(_|$)|_(S|MS|BYTES|CHARS|LINES|PER_S)$"
 )
 """What a constant is called that looks like a bound."""

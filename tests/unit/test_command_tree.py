@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from drawdown.cli.examples import EXAMPLES
 from drawdown.cli.main import app, global_options_first, run
-from drawdown.cli.tree import PLACES, walk
+from drawdown.cli.tree import MODULES, walk
 from drawdown.schema.errors import MEANINGS
 
 ROOT: Any = get_command(app)
@@ -68,10 +68,10 @@ def test_a_group_alone_says_its_help_as_it_is(path: tuple[str, ...], capsys: pyt
     assert "\\n" not in said.err and "Examples:" in said.err and said.out == ""
 
 
-@pytest.mark.parametrize(("name", "place"), list(PLACES.items()))
-def test_each_line_of_the_list_fits_a_terminal(name: str, place: Any, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "entry"), list(MODULES.items()))
+def test_each_line_of_the_list_fits_a_terminal(name: str, entry: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run(["--help"])
-    assert re.search(rf"^  {name} +{re.escape(place.says)}$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(rf"^  {name} +{re.escape(entry.says)}$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

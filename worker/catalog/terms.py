@@ -61,7 +61,7 @@ Transact = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTerms:
     """The terms in force: as they were declared, and what became of `live_from_ms`. Names and units are since
     `wire_since_ms`."""
 
@@ -70,9 +70,9 @@ class Stored:
     wire_since_ms: int
 
 
-def _stored(connection: sa.Connection) -> dict[str, Stored]:
+def _stored(connection: sa.Connection) -> dict[str, StoredTerms]:
     rows = SQL.run(connection, "terms_in_force")
-    return {row.provider: Stored(row.terms, row.live_from_ms, row.wire_since_ms) for row in rows}
+    return {row.provider: StoredTerms(row.terms, row.live_from_ms, row.wire_since_ms) for row in rows}
 
 
 def _is_used(connection: sa.Connection, provider: str) -> bool:

@@ -38,7 +38,7 @@ class Assigned:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Biller:
     """A customer at a provider. `one_wallet` are the providers at which it would have the same wallet."""
 
     provider: str
@@ -96,12 +96,12 @@ def assign_one(
     """Assign one organisation, under S1's lock. `in_ledger`: providers that declare that their customers' balances lie
     in the ledger, met by a tick or not. Errors: as `assign`."""
     register(connection, org_id)
-    place = _Place(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
-    if customer_id and (filled := _fill_customer(connection, org_id, place, by)) is not None:
+    biller = _Biller(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
+    if customer_id and (filled := _fill_customer(connection, org_id, biller, by)) is not None:
         return filled
     later = _require_free(connection, org_id, start)
-    _check_customer(connection, org_id, place, start, later)
-    _insert(connection, org_id, place, start, later, by)
+    _check_customer(connection, org_id, biller, start, later)
+    _insert(connection, org_id, biller, start, later, by)
     _take_effect(connection, org_id, start, by.now_ms)
     if provider in EXEMPT_PROVIDERS and start <= by.now_ms:
         apply_now(connection, [org_id], by.now_ms)  # nobody will ask about it again
@@ -117,7 +117,7 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     if start < floor:
         raise Refused(f"{org_id}: windows before its floor are closed for good; start at or after {floor}")
     there = SQL.run(connection, "first_and_later", {"org_id": org_id, "start_ms": start}).one()
-    first, later = there.first_ms, there.later_ms
+    first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
             f"{org_id} has an assignment that starts then already: `drawdown org show {org_id}`, and "
@@ -130,22 +130,22 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     return None if later is None else int(later)
 
 
-def _insert(connection: sa.Connection, org_id: str, place: _Place, start: int, end: int | None, by: By) -> None:
+def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None, by: By) -> None:
     """The one before it ends where it begins."""
     values = {"org_id": org_id, "start_ms": start}
     SQL.run(connection, "end_the_one_before", values)
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    billed = {"end_ms": end, "provider": place.provider, "customer_id": place.customer_id}
+    billed = {"end_ms": end, "provider": biller.provider, "customer_id": biller.customer_id}
     SQL.run(connection, "insert_assignment", {**values, **billed, **person})
 
 
-def _fill_customer(connection: sa.Connection, org_id: str, place: _Place, by: By) -> Assigned | None:
+def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: By) -> Assigned | None:
     """Give an assignment its customer where it had none: nothing was sealed for it yet. None where that is not so."""
-    provider, customer_id = place.provider, place.customer_id
+    provider, customer_id = biller.provider, biller.customer_id
     found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).one_or_none()
     if found is None:
         return None
-    _check_customer(connection, org_id, place, found.start_ms, found.end_ms)
+    _check_customer(connection, org_id, biller, found.start_ms, found.end_ms)
     values = {"customer_id": customer_id, "org_id": org_id, "start_ms": found.start_ms}
     SQL.run(connection, "fill_customer", values)
     _take_effect(connection, org_id, found.start_ms, by.now_ms)
@@ -170,20 +170,20 @@ def cancel(connection: sa.Connection, org_id: str, by: By) -> Assigned:
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
     if len(found) == 2:
         before = found[1]
-        place = _Place(before.provider, before.customer_id, one_wallet_at(connection, before.provider))
-        _check_customer(connection, org_id, place, latest.start_ms, None)
+        biller = _Biller(before.provider, before.customer_id, one_wallet_at(connection, before.provider))
+        _check_customer(connection, org_id, biller, latest.start_ms, None)
         SQL.run(connection, "go_on", {"org_id": org_id, "start_ms": before.start_ms})
     details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
     record(connection, "org_assign_cancel", org_id, details, by)
     return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, 0, 0)
 
 
-def _check_customer(connection: sa.Connection, org_id: str, place: _Place, start: int, end: int | None) -> None:
+def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
     """A customer is one organisation's at a time; and so is a wallet, whichever provider it is drawn on for."""
-    provider, customer_id = place.provider, place.customer_id
+    provider, customer_id = biller.provider, biller.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:
         return
-    values = {"providers": list(place.one_wallet), "customer_id": customer_id, "org_id": org_id}
+    values = {"providers": list(biller.one_wallet), "customer_id": customer_id, "org_id": org_id}
     other = SQL.run(connection, "same_wallet", {**values, "start_ms": start, "end_ms": end}).one_or_none()
     if other is None:
         return

@@ -7,7 +7,8 @@ UNION SELECT DISTINCT s.org_id FROM usage_samples s WHERE s.problem IS NULL AND 
     (SELECT 1 FROM orgs o WHERE o.org_id = s.org_id) ORDER BY 1
 
 -- name: first_and_later
-SELECT MIN(start_ms) AS first_ms, MIN(CASE WHEN start_ms >= :start_ms THEN start_ms END) AS later_ms FROM assignments
+SELECT MIN(start_ms) AS first_start_ms,
+    MIN(CASE WHEN start_ms >= :start_ms THEN start_ms END) AS later_start_ms FROM assignments
 WHERE org_id = :org_id
 
 -- name: end_the_one_before

@@ -65,7 +65,7 @@ def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
     return accounts.read_wallets(connection, [customer_id])[customer_id]
 
 
-def known_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
+def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
     """The wallet of a customer who is an organisation, was assigned or has credit. Errors: UnknownId."""
     ids.require(connection, ids.CUSTOMER, customer_id)
     return wallet_of(connection, customer_id)

@@ -21,7 +21,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Terms:
+class FlipOptions:
     """What holds for all organisations of one command."""
 
     provider: str
@@ -71,15 +71,15 @@ class FlipCandidate:
 
 def judge(
     candidate: FlipCandidate,
-    terms: Terms,
+    options: FlipOptions,
     there: Mapping[tuple[str, str], CustomerRead],
     behind: Mapping[tuple[str, str], CustomerRead],
     context: Context,
 ) -> Flip:
     """What a flip would meet: `there` is what the new biller says of its customer, `behind` what the old one does."""
-    state = there.get((terms.provider, candidate.customer_id))
+    state = there.get((options.provider, candidate.customer_id))
     left = behind.get((candidate.provider or "", candidate.customer_before or ""))
-    problem, note = (candidate.unknown, None) if candidate.unknown else problem_of(candidate, terms, state, context)
+    problem, note = (candidate.unknown, None) if candidate.unknown else problem_of(candidate, options, state, context)
     return Flip(
         org_id=candidate.wish.org_id,
         customer_id=candidate.customer_id,
@@ -96,29 +96,29 @@ def judge(
 
 
 def problem_of(
-    candidate: FlipCandidate, terms: Terms, state: CustomerRead | None, context: Context
+    candidate: FlipCandidate, options: FlipOptions, state: CustomerRead | None, context: Context
 ) -> tuple[str | None, str | None]:
     """What speaks against it, and what is worth knowing."""
     customer = candidate.customer_id
-    if terms.provider in EXEMPT_PROVIDERS:
+    if options.provider in EXEMPT_PROVIDERS:
         return None, "its usage is billed by nobody here from then on"
     if customer == "":
-        return None, f"it has no customer at {terms.provider} yet: its usage waits until one is given"
+        return None, f"it has no customer at {options.provider} yet: its usage waits until one is given"
     match state:
         case None:
-            return None, f"{terms.provider} was not asked: it cannot be called yet"
-        case NoCustomer() if not terms.unchecked:
-            return f"{terms.provider} has no customer {customer}: make it there first, or give --customer", None
-        case ReadFailed(reason) if not terms.unchecked:
-            return f"{terms.provider} did not say how {customer} stands ({reason}): try again, or --unchecked", None
-        case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, terms):
-            if not terms.allow_halt:
-                text = f"the customer {customer} has no credit at {terms.provider}: the flip would halt it at once"
+            return None, f"{options.provider} was not asked: it cannot be called yet"
+        case NoCustomer() if not options.unchecked:
+            return f"{options.provider} has no customer {customer}: make it there first, or give --customer", None
+        case ReadFailed(reason) if not options.unchecked:
+            return f"{options.provider} did not say how {customer} stands ({reason}): try again, or --unchecked", None
+        case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, options):
+            if not options.allow_halt:
+                text = f"the customer {customer} has no credit at {options.provider}: the flip would halt it at once"
                 return f"{text}; give credit there first, or --allow-halt", None
             return None, "it is halted once the flip is in force: no credit there"
     return None, None
 
 
-def would_newly_halt(candidate: FlipCandidate, terms: Terms) -> bool:
+def would_newly_halt(candidate: FlipCandidate, options: FlipOptions) -> bool:
     """Whether it runs now, under another biller."""
-    return candidate.provider is not None and candidate.provider != terms.provider and not candidate.is_halted
+    return candidate.provider is not None and candidate.provider != options.provider and not candidate.is_halted

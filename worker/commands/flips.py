@@ -23,7 +23,7 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.commands.assignments import assign_one, start_of
-from drawdown.worker.commands.flip_rules import Flip, FlipCandidate, Terms, Wish, judge
+from drawdown.worker.commands.flip_rules import Flip, FlipCandidate, FlipOptions, Wish, judge
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
 
@@ -32,44 +32,44 @@ CHUNK: Final = 200
 """Organisations a transaction: whoever seals waits for it meanwhile."""
 
 
-def flip(context: Context, wishes: Sequence[Wish], terms: Terms, by: By) -> Steps[list[Flip]]:
+def flip(context: Context, wishes: Sequence[Wish], options: FlipOptions, by: By) -> Steps[list[Flip]]:
     """Assign organisations, a chunk at a time; each chunk is one transaction.
 
     Errors: Refused, and nothing changed, for a problem with an organisation that was named by hand; UnknownId where it,
     its customer in the embedded ledger or the provider is mistyped.
     """
     done: list[Flip] = []
-    ids.require_among(ids.PROVIDER, terms.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
-    if len(wishes) > CHUNK and not terms.each_alone:
+    ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
+    if len(wishes) > CHUNK and not options.each_alone:
         raise UsageError(
             f"at most {CHUNK} organisations can be named at once, all or none of them: give a --file of them"
         )
     for at in range(0, len(wishes), CHUNK):
-        done += yield from _chunk(context, wishes[at : at + CHUNK], terms, by)
+        done += yield from _chunk(context, wishes[at : at + CHUNK], options, by)
     return done
 
 
-def _chunk(context: Context, wishes: Sequence[Wish], terms: Terms, by: By) -> Steps[list[Flip]]:
-    own_ids = terms.provider in context.capabilities and context.capabilities[terms.provider].own_customer_ids
-    standing: list[FlipCandidate] = yield Transaction(
-        "flip_standing", partial(_standing, wishes=wishes, terms=terms, own_ids=own_ids), rollback=True
+def _chunk(context: Context, wishes: Sequence[Wish], options: FlipOptions, by: By) -> Steps[list[Flip]]:
+    own_ids = options.provider in context.capabilities and context.capabilities[options.provider].own_customer_ids
+    candidates: list[FlipCandidate] = yield Transaction(
+        "flip_candidates", partial(_candidates, wishes=wishes, options=options, own_ids=own_ids), rollback=True
     )
-    moving = [candidate.customer_id for candidate in standing if not candidate.already]
-    there = yield from _read(context, {terms.provider: moving})
+    moving = [candidate.customer_id for candidate in candidates if not candidate.already]
+    there = yield from _read(context, {options.provider: moving})
     behind: Mapping[tuple[str, str], CustomerRead] = {}
-    if terms.dry_run:
-        behind = yield from _read(context, _old_customers(standing))
-    planned = [judge(candidate, terms, there, behind, context) for candidate in standing]
-    if own_ids and not terms.unchecked:
-        planned = yield from _checked(context, terms.provider, planned)
+    if options.dry_run:
+        behind = yield from _read(context, _old_customers(candidates))
+    planned = [judge(candidate, options, there, behind, context) for candidate in candidates]
+    if own_ids and not options.unchecked:
+        planned = yield from _checked(context, options.provider, planned)
     problems = [flip for flip in planned if flip.problem is not None]
-    if problems and not terms.each_alone and not terms.dry_run:
+    if problems and not options.each_alone and not options.dry_run:
         raise Refused("; ".join(f"{flip.org_id}: {flip.problem}" for flip in problems[:5]) + "; nothing was changed")
     in_ledger = [name for name, declared in context.capabilities.items() if declared.balance_in_ledger]
     made: list[Flip] = yield Transaction(
         "assign",
-        partial(_assign, in_ledger=in_ledger, planned=planned, terms=terms, by=by),
-        rollback=terms.dry_run,
+        partial(_assign, in_ledger=in_ledger, planned=planned, options=options, by=by),
+        rollback=options.dry_run,
     )
     return made
 
@@ -91,19 +91,21 @@ def _said(wrong: Sequence[str] | ReadFailed) -> str:
     return f"could not be checked: {wrong.reason}" if isinstance(wrong, ReadFailed) else "; ".join(wrong)
 
 
-def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms, own_ids: bool) -> list[FlipCandidate]:
+def _candidates(
+    connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, own_ids: bool
+) -> list[FlipCandidate]:
     found = []
     for wish in wishes:
-        unknown = _unknown(connection, wish, terms)
+        unknown = _unknown(connection, wish, options)
         latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
         customer = "" if own_ids else wish.org_id
         if wish.customer_id is not None:
             customer = wish.customer_id
-        elif latest is not None and latest.provider == terms.provider:
+        elif latest is not None and latest.provider == options.provider:
             customer = latest.customer_id  # whom nobody names stays the same
-        same = latest is not None and (latest.provider, latest.customer_id) == (terms.provider, customer)
-        if same and terms.from_ms is not None:
-            same = latest is not None and latest.start_ms == terms.from_ms
+        same = latest is not None and (latest.provider, latest.customer_id) == (options.provider, customer)
+        if same and options.from_ms is not None:
+            same = latest is not None and latest.start_ms == options.from_ms
         found.append(
             FlipCandidate(
                 wish,
@@ -119,14 +121,14 @@ def _standing(connection: sa.Connection, *, wishes: Sequence[Wish], terms: Terms
     return found
 
 
-def _unknown(connection: sa.Connection, wish: Wish, terms: Terms) -> str | None:
+def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
     """What is mistyped, where each organisation stands for itself. Errors: UnknownId, where all stand together."""
     try:
-        ids.require_sampled_org(connection, wish.org_id, new=terms.new)
-        if terms.provider == EMBEDDED and wish.customer_id not in (None, wish.org_id):
-            ids.require(connection, ids.CUSTOMER, str(wish.customer_id), new=terms.new)
+        ids.require_sampled_org(connection, wish.org_id, new=options.new)
+        if options.provider == EMBEDDED and wish.customer_id not in (None, wish.org_id):
+            ids.require(connection, ids.CUSTOMER, str(wish.customer_id), new=options.new)
     except UnknownId as error:
-        if not terms.each_alone:
+        if not options.each_alone:
             raise
         return str(error)
     return None
@@ -154,9 +156,9 @@ def _open(connection: sa.Connection, org_id: str) -> dict[str, int]:
     return {row.state: int(row.pushes) for row in SQL.run(connection, "open_pushes", {"org_id": org_id})}
 
 
-def _old_customers(standing: Sequence[FlipCandidate]) -> dict[str, list[str]]:
+def _old_customers(candidates: Sequence[FlipCandidate]) -> dict[str, list[str]]:
     old: dict[str, list[str]] = {}
-    for candidate in standing:
+    for candidate in candidates:
         if candidate.provider is not None and candidate.customer_before and not candidate.already:
             old.setdefault(candidate.provider, []).append(candidate.customer_before)
     return old
@@ -178,25 +180,25 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
 
 
 def _assign(
-    connection: sa.Connection, *, in_ledger: Sequence[str], planned: Sequence[Flip], terms: Terms, by: By
+    connection: sa.Connection, *, in_ledger: Sequence[str], planned: Sequence[Flip], options: FlipOptions, by: By
 ) -> list[Flip]:
-    start = start_of(terms.from_ms, by)
+    start = start_of(options.from_ms, by)
     lock_buckets(connection)
     return [
-        flip if flip.already or flip.problem else _assign_one(connection, flip, terms, start, by, in_ledger)
+        flip if flip.already or flip.problem else _assign_one(connection, flip, options, start, by, in_ledger)
         for flip in planned
     ]
 
 
 def _assign_one(
-    connection: sa.Connection, flip: Flip, terms: Terms, start: int, by: By, in_ledger: Sequence[str]
+    connection: sa.Connection, flip: Flip, options: FlipOptions, start: int, by: By, in_ledger: Sequence[str]
 ) -> Flip:
     try:
         with connection.begin_nested():
             customer = flip.customer_id
-            made = assign_one(connection, flip.org_id, terms.provider, customer, start, by, in_ledger=in_ledger)
+            made = assign_one(connection, flip.org_id, options.provider, customer, start, by, in_ledger=in_ledger)
     except DrawdownError as error:
-        if not (terms.each_alone or terms.dry_run):
+        if not (options.each_alone or options.dry_run):
             raise
         return replace(flip, problem=str(error))
     return replace(flip, start_ms=made.start_ms, mended_s=made.mended_s, before_start_s=made.before_start_s)

@@ -15,7 +15,7 @@ from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import next_window
-from drawdown.worker.catalog.terms import Stored, Transact, _keep, _stored, _terms, _text, paused
+from drawdown.worker.catalog.terms import StoredTerms, Transact, _keep, _stored, _terms, _text, paused
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.void import void_many
 
@@ -93,7 +93,7 @@ def accept_some(
 
 
 def _use(
-    connection: sa.Connection, provider: str, stored: Stored, capabilities: Capabilities, by: By, voided: int
+    connection: sa.Connection, provider: str, stored: StoredTerms, capabilities: Capabilities, by: By, voided: int
 ) -> None:
     live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, by.now_ms, _sealed_to(connection))
     wire = {"unit", "units", "names"}

@@ -41,7 +41,7 @@ MAX_MENDED: Final = 5_000
 """Samples of one command, in one transaction."""
 AS: Final = ("auto", *UNITS, "iso")
 _SUFFIX: Final = ":mended"
-Place: TypeAlias = tuple[str, str, int]
+SandboxMoment: TypeAlias = tuple[str, str, int]
 """An organisation, its sandbox, a moment."""
 Row: TypeAlias = sa.Row[tuple[object, ...]]
 SQL = queries(__file__)
@@ -74,7 +74,7 @@ def mend(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: s
     asked = {"sample_ids": wrong_time}
     whole = {row.id: row for row in SQL.run(connection, "whole_samples", asked)} if wrong_time else {}
     found: list[Mended] = []
-    entered: dict[Place, str] = {}
+    entered: dict[SandboxMoment, str] = {}
     for row in rows:
         mended = _judge(connection, row, whole.get(row.sample_id), unit, by.now_ms, entered)
         if mended.new_id is not None and mended.ts_ms is not None:
@@ -140,7 +140,7 @@ def _judge(
     whole: Row | None,
     unit: str,
     now_ms: int,
-    entered: Mapping[Place, str],
+    entered: Mapping[SandboxMoment, str],
 ) -> Mended:
     no = Mended(row.sample_id, row.org_id, row.ts)
     if whole is None or not _is_of_its_time(row):
@@ -163,7 +163,7 @@ def _is_of_its_time(row: SampleRow) -> bool:
     return row.reason is not None and row.reason.startswith(TIME_REASON)
 
 
-def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[Place, str]) -> str | None:
+def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[SandboxMoment, str]) -> str | None:
     """A sample in force of the same sandbox and moment: somebody mended it already, and both would be billed. What the
     same command is about to enter counts as there, so that one command bills as one for each sample does."""
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:

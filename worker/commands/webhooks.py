@@ -34,7 +34,7 @@ class WebhookEvent:
     body_sha256: str
 
 
-def is_known(connection: sa.Connection, event: WebhookEvent) -> bool:
+def is_taken(connection: sa.Connection, event: WebhookEvent) -> bool:
     """Whether it was taken before; one that failed was not."""
     values = {"provider": event.provider, "event_id": event.event_id}
     return SQL.run(connection, "taken", values).first() is not None

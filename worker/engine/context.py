@@ -69,11 +69,11 @@ class Context:
 
     def ready(self) -> list[str]:
         """The providers that can be called."""
-        return sorted(set(self.known()) - set(self.changed))
+        return sorted(set(self.declared()) - set(self.changed))
 
-    def known(self) -> dict[str, Capabilities]:
+    def declared(self) -> dict[str, Capabilities]:
         """The providers that declare their terms. One without a key may lack other settings, too."""
-        return {name: declared for name, declared in self.capabilities.items() if name not in self.dormant}
+        return {name: capabilities for name, capabilities in self.capabilities.items() if name not in self.dormant}
 
     def new_claim(self) -> str:
         """A name for one claim of this worker, unlike any other claim."""

@@ -104,14 +104,14 @@ ANSWERED: Final = "the cell answered"
 """How the error begins of a cell that is there and said no."""
 
 
-class CellLine(Protocol):
+class HaltSender(Protocol):
     """What tells cells."""
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         """None for each that was acknowledged, else what went wrong, in order."""
 
 
-class HostMemory(Protocol):
+class WitnessStore(Protocol):
     """What this host remembers of a database, outside of it (R1)."""
 
     def recall(self, engine: sa.Engine) -> Witness | None:

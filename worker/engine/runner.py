@@ -20,10 +20,9 @@ from drawdown.schema.database import write
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import (
     NOT_SENT,
-    CellLine,
     CheckCustomers,
     Effect,
-    HostMemory,
+    HaltSender,
     LookUp,
     NoWitness,
     Over,
@@ -37,6 +36,7 @@ from drawdown.worker.engine.effects import (
     Steps,
     Together,
     Transaction,
+    WitnessStore,
 )
 from drawdown.worker.engine.flight import POLL_S
 
@@ -49,11 +49,11 @@ class World:
 
     engine: sa.Engine
     providers: Mapping[str, Provider]
-    cells: CellLine
+    cells: HaltSender
     clock: Clock
     http: Http | None = None
     """What providers share, closed when the steps have ended."""
-    witness: HostMemory = field(default_factory=NoWitness)
+    witness: WitnessStore = field(default_factory=NoWitness)
 
 
 def run(steps: Steps[R], world: World) -> R:

@@ -112,4 +112,4 @@ def _inner(address: Address) -> IPv4Address | None:
     low = IPv4Address(number & 0xFFFF_FFFF)
     compatible = number >> 32 == 0 and number > 1
     tunnelled = (number >> 32) & 0xFFFF_FFFF in _ISATAP
-    return low if compatible or tunnelled or any(address in one for one in _NAT64) else None
+    return low if compatible or tunnelled or any(address in network for network in _NAT64) else None

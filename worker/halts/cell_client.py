@@ -167,9 +167,9 @@ class CellClient:
         try:
             return list(await asyncio.gather(*(self._one(targets.get(halt.url), halt) for halt in halts)))
         finally:
-            for one in targets.values():
-                assert one.session is not None
-                await one.session.close()
+            for target in targets.values():
+                assert target.session is not None
+                await target.session.close()
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _session(self, target: _Target, threads: ThreadPoolExecutor) -> aiohttp.ClientSession:

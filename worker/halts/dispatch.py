@@ -181,13 +181,15 @@ def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Seque
                 since_ms=row.unheeded_since_ms,
                 detail="the cell acknowledges, and the sandboxes still run",
             )
-    return sorted(str(cell) for cell in SQL.run(connection, "due_cells", {**values, "taken": list(taken)}).scalars())
+    return sorted(
+        str(cell) for cell in SQL.run(connection, "due_cells", {**values, "taken_cells": list(taken)}).scalars()
+    )
 
 
 def _claim(
     connection: sa.Connection, *, claim: str, now: int, run: _DispatchRun, cell: str, most: int
 ) -> list[ClaimedHalt]:
-    values = {**run.values(now), "cell_id": cell, "claim": claim, "lease_end_ms": now + LEASE_MS, "most": most}
+    values = {**run.values(now), "cell_id": cell, "claim_owner": claim, "lease_end_ms": now + LEASE_MS, "at_most": most}
     rows = SQL.run(connection, "claim", values).all()
     url = SQL.run(connection, "url", {"cell_id": cell}).scalar()
     return [
@@ -213,10 +215,10 @@ def _settle(
                 "org_id": halt.org_id,
                 "cell_id": halt.cell_id,
                 "halted_at": halt.halted_at,
-                "claim": claim,
+                "claim_owner": claim,
                 "due_at_ms": None if error is None else now + min(backoff_ms(halt.attempt), MOST_BACKOFF_MS),
                 "acked_at_ms": now if error is None else None,
-                "error": error,
+                "last_error": error,
             }
             for halt, error in zip(batch, errors, strict=True)
         ],

@@ -47,13 +47,13 @@ WHERE due_at_ms IS NULL AND acked_at_ms <= :told_ms AND {in_force} AND {runs_on}
 RETURNING org_id, cell_id, unheeded, unheeded_since_ms
 
 -- name: due_cells
-SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now_ms AND {in_force} AND cell_id NOT IN :taken
+SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now_ms AND {in_force} AND cell_id NOT IN :taken_cells
 
 -- name: claim
-UPDATE halts SET claim_owner = :claim, due_at_ms = :lease_end_ms, attempts = attempts + 1
+UPDATE halts SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = attempts + 1
 WHERE (org_id, cell_id, halted_at) IN (
     SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell_id AND due_at_ms <= :now_ms AND {in_force}
-    ORDER BY due_at_ms LIMIT :most {skip_locked})
+    ORDER BY due_at_ms LIMIT :at_most {skip_locked})
 RETURNING org_id, halted_at, attempts
 
 -- name: skip_locked [postgresql]
@@ -65,8 +65,8 @@ FOR UPDATE SKIP LOCKED
 SELECT url FROM cells WHERE cell_id = :cell_id
 
 -- name: settle
-UPDATE halts SET due_at_ms = :due_at_ms, acked_at_ms = COALESCE(:acked_at_ms, acked_at_ms), last_error = :error
-WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND claim_owner = :claim
+UPDATE halts SET due_at_ms = :due_at_ms, acked_at_ms = COALESCE(:acked_at_ms, acked_at_ms), last_error = :last_error
+WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND claim_owner = :claim_owner
 
 -- name: unheeded
 -- Halts that a person is needed for, the oldest first. Word for word the condition of the index first: SQLite does not

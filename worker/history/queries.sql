@@ -37,7 +37,7 @@ SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL
 -- name: losses
 SELECT from_ms, until_ms FROM losses
 
--- name: last_known
+-- name: last_before_doubt
 -- Ticks that found the doubt, and those after them, belong to the time after the loss: by their order, for one host's
 -- clock may be behind another's. When they began: one that lives through a restore ends after it.
 SELECT MAX(started_ms) FROM ticks

@@ -78,7 +78,7 @@ def _recover(
     why = incarnation.doubted or ("a person says so" if restored else None)
     if why is None:
         return Recovered(None, number=incarnation.number), None
-    from_ms = _last_known(connection, by.now_ms)
+    from_ms = _last_before_doubt(connection, by.now_ms)
     from_ms = from_ms if since_ms is None else min(from_ms, since_ms)
     # A process that claimed before the loss may still be sending what it claimed.
     until_ms = by.now_ms + LEASE_MS
@@ -100,8 +100,8 @@ def _recover(
     return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last), remember
 
 
-def _last_known(connection: sa.Connection, now_ms: int) -> int:
-    last = SQL.run(connection, "last_known").scalar_one_or_none()
+def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
+    last = SQL.run(connection, "last_before_doubt").scalar_one_or_none()
     return min(int(last or 0), now_ms)
 
 

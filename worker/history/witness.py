@@ -35,7 +35,7 @@ Kept: TypeAlias = str | int | Mapping[str, str | int]
 
 
 @dataclass(frozen=True)
-class Memory:
+class KeptWitness:
     """What is remembered of a database at one place, and the first tick that this host began on it there."""
 
     last: Witness
@@ -64,12 +64,12 @@ class WitnessFile:
 
     def _recall(self, connection: sa.Connection) -> Witness | None:
         name = str(SQL.run(connection, "database_id").scalar_one())
-        memories = self._load(self._file(name))
-        own = memories.get(place_of(connection))
+        witnesses = self._load(self._file(name))
+        own = witnesses.get(place_of(connection))
         counts = [
-            memory.last
-            for memory in memories.values()
-            if own is None or memory is own or memory.last.number > own.last.number or _went_through(connection, memory)
+            kept.last
+            for kept in witnesses.values()
+            if own is None or kept is own or kept.last.number > own.last.number or _went_through(connection, kept)
         ]
         return max(counts, key=lambda witness: (witness.number, witness.sends), default=None)
 
@@ -79,16 +79,16 @@ class WitnessFile:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _alone(file.with_suffix(".lock")):
-                memories = self._load(file)
-                before = memories.get(place)
+                witnesses = self._load(file)
+                before = witnesses.get(place)
                 if before is not None and (before.last.number, before.last.sends) > (witness.number, witness.sends):
                     return
                 since = (witness.tick_id, witness.tick_worker)
                 since = since if before is None else (before.since_tick, before.since_worker)
-                memories[place] = Memory(witness, *since)
+                witnesses[place] = KeptWitness(witness, *since)
                 new = file.with_suffix(".new")
                 with _private(new) as out:
-                    json.dump({place: asdict(memory) for place, memory in memories.items()}, out)
+                    json.dump({place: asdict(kept) for place, kept in witnesses.items()}, out)
                     out.flush()
                     os.fsync(out.fileno())
                 new.replace(file)
@@ -98,7 +98,7 @@ class WitnessFile:
     def _file(self, database_id: str) -> Path:
         return self._folder / f"drawdown-{database_id}.json"
 
-    def _load(self, file: Path) -> dict[str, Memory]:
+    def _load(self, file: Path) -> dict[str, KeptWitness]:
         """By place."""
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ class WitnessFile:
                 kept = {"": {"last": kept, "since_tick": kept["tick_id"], "since_worker": kept["tick_worker"]}}
             if not kept:
                 raise ValueError("nothing at all")
-            return {place: _memory(memory) for place, memory in kept.items()}
+            return {place: _kept_witness(parts) for place, parts in kept.items()}
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -118,7 +118,7 @@ class WitnessFile:
             ) from error
 
 
-def _memory(kept: Mapping[str, Kept]) -> Memory:
+def _kept_witness(kept: Mapping[str, Kept]) -> KeptWitness:
     last = kept["last"]
     if not isinstance(last, dict) or set(last) != {part.name for part in fields(Witness)}:
         raise ValueError("another shape")
@@ -129,7 +129,7 @@ def _memory(kept: Mapping[str, Kept]) -> Memory:
         _number(last["tick_id"]),
         _text(last["tick_worker"]),
     )
-    return Memory(witness, _number(kept["since_tick"]), _text(kept["since_worker"]))
+    return KeptWitness(witness, _number(kept["since_tick"]), _text(kept["since_worker"]))
 
 
 def _text(value: object) -> str:
@@ -152,9 +152,9 @@ def place_of(connection: sa.Connection) -> str:
     return f"sqlite:{Path(str(connection.engine.url.database)).resolve()}"
 
 
-def _went_through(connection: sa.Connection, memory: Memory) -> bool:
+def _went_through(connection: sa.Connection, kept: KeptWitness) -> bool:
     """Whether the database knows the first tick at that place; 0: recovered there before any tick was on record."""
-    return memory.since_tick == 0 or worker_of_tick(connection, memory.since_tick) == memory.since_worker
+    return kept.since_tick == 0 or worker_of_tick(connection, kept.since_tick) == kept.since_worker
 
 
 def _private(file: Path) -> TextIO:

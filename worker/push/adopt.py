@@ -26,7 +26,7 @@ class Other:
     """A push that a provider has, and we do not."""
 
     revision: int
-    known_as: str
+    wire_key: str
     quantity: int
 
 
@@ -43,8 +43,8 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
     for revision in range(_next_revision(connection, push), other.revision):
         _insert_absent(connection, push, revision, by)
     if _next_revision(connection, push) == other.revision:
-        evidence = f"the provider has {other.quantity:,} under {other.known_as}, and no push of ours is known"
-        _insert(connection, push, other.quantity, by, evidence, other.known_as, revision=other.revision)
+        evidence = f"the provider has {other.quantity:,} under {other.wire_key}, and no push of ours is known"
+        _insert(connection, push, other.quantity, by, evidence, other.wire_key, revision=other.revision)
 
 
 def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, by: By) -> None:
@@ -103,7 +103,7 @@ def _insert(
     quantity: int,
     by: By,
     evidence: str,
-    known_as: str | None,
+    wire_key: str | None,
     *,
     kind: str = "other",
     revision: int | None = None,
@@ -117,10 +117,10 @@ def _insert(
     sums = {"sealed_qty": quantity, "sent_qty": quantity}
     times = dict.fromkeys(("sealed_at_ms", "due_at_ms", "settled_ms"), by.now_ms)
     connection.execute(
-        pushes.insert().values(**where, **whose, **sums, **times, key=key, state="accepted", wire_key=known_as)
+        pushes.insert().values(**where, **whose, **sums, **times, key=key, state="accepted", wire_key=wire_key)
     )
     adopted = find_push(connection, key)
     draw_if_ours(connection, [adopted], by.now_ms)
     seal_again(connection, [push])
-    details = {"quantity": quantity, "evidence": evidence, "instead_of": push.key if known_as else None}
+    details = {"quantity": quantity, "evidence": evidence, "instead_of": push.key if wire_key else None}
     record(connection, "push_adopt", key, details, by)

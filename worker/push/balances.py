@@ -27,7 +27,7 @@ from drawdown.worker.push.rows import Row
 
 SQL = queries(__file__)
 
-Place = tuple[str, str]
+CustomerFeature = tuple[str, str]
 """Customer and feature, at one provider."""
 Balances = Mapping[str, Mapping[str, Drawn] | ReadFailed]
 """What was read, by customer."""
@@ -71,24 +71,23 @@ class Accounted:
 
 
 def read_accounted(
-    connection: sa.Connection, *, provider: str, places: Collection[Place], balances: Balances
-) -> dict[Place, Accounted]:
+    connection: sa.Connection, *, provider: str, pairs: Collection[CustomerFeature], balances: Balances
+) -> dict[CustomerFeature, Accounted]:
     """What stands beside each balance; before balances were read, for the look alone."""
     wanted = [
         {"customer_id": customer, "feature": feature, "since_ms": _since(balances.get(customer), feature)}
-        for customer, feature in sorted(places)
+        for customer, feature in sorted(pairs)
     ]
-    found = SQL.run(connection, "marks", {"provider": provider, "places": wanted})
+    found = SQL.run(connection, "marks", {"provider": provider, "pairs": wanted})
     marks = {(row.customer_id, row.feature): (int(row.apart_qty), int(row.at_ms)) for row in found}
     marked = [
-        {**place, "mark_ms": marks.get((str(place["customer_id"]), str(place["feature"])), (0, 0))[1]}
-        for place in wanted
+        {**pair, "mark_ms": marks.get((str(pair["customer_id"]), str(pair["feature"])), (0, 0))[1]} for pair in wanted
     ]
-    by_place: dict[Place, list[Row]] = defaultdict(list)
-    values = {"provider": provider, "places": marked, "apart_ms": CLOCKS_APART_MS}
+    by_pair: dict[CustomerFeature, list[Row]] = defaultdict(list)
+    values = {"provider": provider, "pairs": marked, "apart_ms": CLOCKS_APART_MS}
     for row in SQL.run(connection, "accounted", values):
-        by_place[(row.customer_id, row.feature)].append(row)
-    return {place: _accounted(by_place[place], marks[place][0] if place in marks else None) for place in places}
+        by_pair[(row.customer_id, row.feature)].append(row)
+    return {pair: _accounted(by_pair[pair], marks[pair][0] if pair in marks else None) for pair in pairs}
 
 
 def _accounted(rows: Sequence[Row], apart: int | None) -> Accounted:
@@ -132,10 +131,10 @@ def read_balances(provider: str, customers: Collection[str]) -> Steps[Balances]:
     return found
 
 
-def drawn_of(balances: Balances, place: Place) -> Drawn | None:
+def drawn_of(balances: Balances, pair: CustomerFeature) -> Drawn | None:
     """What one balance says; None where it could not be read, or tells nothing of this feature."""
-    balance = balances.get(place[0])
-    return None if balance is None or isinstance(balance, ReadFailed) else balance.get(place[1])
+    balance = balances.get(pair[0])
+    return None if balance is None or isinstance(balance, ReadFailed) else balance.get(pair[1])
 
 
 def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset[int] | None:
@@ -161,7 +160,7 @@ def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset
 class Mark:
     """How far a balance is from what was pushed; `told`: how much of it a person is told now."""
 
-    place: Place
+    pair: CustomerFeature
     since_ms: int
     apart: int
     org_id: str
@@ -172,8 +171,8 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
     """Compare with this from now on. What a person was told and has not acknowledged adds up."""
     rows = [
         {
-            "customer_id": mark.place[0],
-            "feature": mark.place[1],
+            "customer_id": mark.pair[0],
+            "feature": mark.pair[1],
             "since_ms": mark.since_ms,
             "apart_qty": mark.apart,
             "org_id": mark.org_id,

@@ -26,14 +26,14 @@ FROM (
         CASE WHEN NOT p.by_hand AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
             WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) >= w.since_ms + :apart_ms
             OR w.since_ms = 0 AND NOT p.by_hand THEN 1 ELSE 0 END AS sure
-    FROM {rows :places (customer_id text, feature text, since_ms bigint, mark_ms bigint)} w
+    FROM {rows :pairs (customer_id text, feature text, since_ms bigint, mark_ms bigint)} w
     JOIN pushes p ON p.customer_id = w.customer_id AND p.feature = w.feature
     WHERE p.provider = :provider
 ) p GROUP BY p.customer_id, p.feature, p.org_id
 
 -- name: marks
 SELECT m.customer_id, m.feature, m.apart_qty, m.at_ms
-FROM {rows :places (customer_id text, feature text, since_ms bigint)} w
+FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
     AND m.since_ms = w.since_ms
 

@@ -22,8 +22,8 @@ SQL = queries(__file__)
 
 
 CALLS_A_CLAIM: Final = 2
-"""A claim is worth so many rounds of calls: enough to keep all of them busy. What a process that dies had claimed, and
-not sent yet, waits for the claim's lease to end."""
+"""For each call that may be on its way a claim holds so many: all are kept busy. What a process that dies had claimed,
+and not sent yet, waits for the claim's lease to end."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Claim:
 
 def claim_size(capabilities: Capabilities) -> int:
     """How many pushes one claim takes."""
-    rounds = 1 if capabilities.in_flight == 1 else CALLS_A_CLAIM * capabilities.in_flight
-    return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * rounds)
+    calls = 1 if capabilities.in_flight == 1 else CALLS_A_CLAIM * capabilities.in_flight
+    return min(max(MAX_CLAIM, capabilities.batch_size), capabilities.batch_size * calls)
 
 
 def claim_due(
@@ -63,10 +63,10 @@ def claim_due(
     now: int,
     capabilities: Capabilities,
     shard: Shard,
-    known: Witness | None,
+    witness: Witness | None,
 ) -> Claim:
     """Take at most `claim_size` pushes that are due, under a lease, and count them as sends (R1)."""
-    mine = {"provider": provider, "claim": claim, "lease_end_ms": now + LEASE_MS}
+    mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     kept = safe_retention_ms(capabilities)
     limits = {"now_ms": now, "at_most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
     limits["oldest_attempt_ms"] = -1 if kept is None else now - kept
@@ -80,10 +80,10 @@ def claim_due(
         before = {tuple(row) for row in SQL.run(connection, "sent_before", mine)}
     claimed = [_claimed(row, capabilities, before, now) for row in rows]
     _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
-    require_same(connection, known)
+    require_same(connection, witness)
     # Last: the count is one row for all workers, held until the commit.
-    witness = count_sends(connection, len(rows), known)
-    return Claim(sorted(claimed, key=lambda push: (push.window_ms, push.request.key)), witness)
+    counted = count_sends(connection, len(rows), witness)
+    return Claim(sorted(claimed, key=lambda push: (push.window_ms, push.request.key)), counted)
 
 
 def _claimed(

@@ -27,10 +27,10 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.history.losses import loss_of, read_losses
 from drawdown.worker.push.adopt import adopt_other, adopt_unknown
 from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
-from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, CarryDoubt, Sought, look_further, standing
+from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, CarryDoubt, Sought, carry_doubt, look_further
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.push.request import request_of, wire_key
-from drawdown.worker.push.rows import PushRow, find_push, place_of
+from drawdown.worker.push.rows import PushRow, find_push, push_id_of
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -77,7 +77,7 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
                 claim=claim,
                 now=now,
                 shard=context.shard,
-                known=context.witness,
+                witness=context.witness,
             ),
         )
         if not asked:
@@ -123,7 +123,7 @@ def _look_up_batch(
                 asked_ms=asked_ms,
                 now=context.clock.now_ms(),
                 capabilities=capabilities,
-                known=context.witness,
+                witness=context.witness,
                 provider=provider,
                 weighed=weighed,
             ),
@@ -149,10 +149,10 @@ def _claim(
     claim: str,
     now: int,
     shard: Shard,
-    known: Witness | None,
+    witness: Witness | None,
 ) -> list[Sought]:
-    require_same(connection, known)
-    mine = {"provider": provider, "claim": claim, "lease_end_ms": now + LEASE_MS}
+    require_same(connection, witness)
+    mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     losses = read_losses(connection)
     limits = {"now_ms": now, "at_most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
     if not SQL.run(connection, "claim_lookups", {**mine, **limits}).all():
@@ -161,12 +161,12 @@ def _claim(
     return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]
 
 
-def _known_there(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
+def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
     """What is there, though no attempt of ours is known, keeps the name it was found under: late refusals name it by
     that, and it is not what a person charged by hand."""
     if row.attempts or row.wire_key:
         return row
-    SQL.run(connection, "keep_wire_key", {**place_of(row), "wire_key": wire_key(row.key, capabilities)})
+    SQL.run(connection, "keep_wire_key", {**push_id_of(row), "wire_key": wire_key(row.key, capabilities)})
     return find_push(connection, row.key)
 
 
@@ -179,16 +179,16 @@ def _apply(
     asked_ms: int,
     now: int,
     capabilities: Capabilities,
-    known: Witness | None,
+    witness: Witness | None,
     provider: str,
     weighed: Weighed,
 ) -> Confirmed:
     done = Confirmed()
-    require_same(connection, known)  # what was asked of a history that was lost is asked again (R1)
+    require_same(connection, witness)  # what was asked of a history that was lost is asked again (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
     looked = [
-        after_lookup(result, _known(connection, sought, capabilities), asked_ms, capabilities)
+        after_lookup(result, _asked(connection, sought, capabilities), asked_ms, capabilities)
         for result, sought in zip(found, asked, strict=True)
     ]
     ends = ends_by_balance(connection, provider, [sought.row for sought in asked], found, looked, weighed, asked_ms)
@@ -202,7 +202,7 @@ def _apply(
                 done.accepted += 1
                 if capabilities.balance_in_ledger:
                     draw(connection, [usage_of(sought.row)], now)
-                _known_there(connection, sought.row, capabilities)
+                _keep_wire_key(connection, sought.row, capabilities)
                 done.adopted += _adopt_others(connection, sought, by)
         elif _still_mine(connection, sought.row, claim):  # else somebody has settled it meanwhile, or looks it up
             done.add(_replace(connection, sought, end, by, asked_ms, capabilities))
@@ -218,7 +218,7 @@ def _replace(
     _note(connection, row, asked_ms, f"found {end.quantity}" if isinstance(end, Adopt) else "absent")
     adopted = _adopt_others(connection, sought, by)
     if isinstance(end, Adopt):
-        adopt_other(connection, _known_there(connection, row, capabilities), end.quantity, by)
+        adopt_other(connection, _keep_wire_key(connection, row, capabilities), end.quantity, by)
         log.error("push_adopted", key=row.key, ours=row.sent_qty, theirs=end.quantity)
         return Confirmed(adopted=adopted + 1)
     void_one(connection, row, by, end.evidence, "absent", answered=False)
@@ -244,13 +244,13 @@ def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
     return len(sought.others)
 
 
-def _known(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
+def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
     row, loss = sought.row, sought.loss
     first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
     if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
         first, last = min(first, loss.from_ms), max(last, loss.until_ms) if row.attempts else loss.until_ms
     lost = loss is not None and row.attempts == 0
-    how = standing(connection, row, capabilities) if lost else CarryDoubt()
+    doubt = carry_doubt(connection, row, capabilities) if lost else CarryDoubt()
     return Asked(
         state=str(row.state),
         sent_qty=int(row.sent_qty),
@@ -261,8 +261,8 @@ def _known(connection: sa.Connection, sought: Sought, capabilities: Capabilities
         lost=lost,
         others=bool(sought.others),
         arrivals=int(row.arrivals),
-        stale=how.stale,
-        waits=how.waits,
+        stale=doubt.stale,
+        waits=doubt.waits,
     )
 
 
@@ -274,14 +274,14 @@ def _is_unsent(sought: Sought) -> bool:
 
 def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str, now: int, asked_ms: int) -> bool:
     values = {
-        **place_of(row),
-        "claim": claim,
+        **push_id_of(row),
+        "claim_owner": claim,
         "now_ms": now,
-        "asked_ms": asked_ms,
+        "looked_up_ms": asked_ms,
         "state": end.state,
         "due_at_ms": end.due_at_ms,
-        "error": end.error,
-        "answer": end.outcome,
+        "last_error": end.error,
+        "lookup_answer": end.outcome,
         "first_sent_ms": end.first_sent_ms,
         "never_sent": int(end.never_sent),
     }
@@ -290,8 +290,8 @@ def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str
 
 def _note(connection: sa.Connection, row: PushRow, asked_ms: int, answer: str) -> None:
     """Keep with the push what was answered, before it is voided."""
-    SQL.run(connection, "note_lookup", {**place_of(row), "asked_ms": asked_ms, "answer": answer})
+    SQL.run(connection, "note_lookup", {**push_id_of(row), "looked_up_ms": asked_ms, "lookup_answer": answer})
 
 
 def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
-    return SQL.run(connection, "hold_if_claimed", {**place_of(row), "claim": claim}).first() is not None
+    return SQL.run(connection, "hold_if_claimed", {**push_id_of(row), "claim_owner": claim}).first() is not None

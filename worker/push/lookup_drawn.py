@@ -22,7 +22,7 @@ from drawdown.worker.engine.waiting import MAX_BACKOFF_MS
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
-    Place,
+    CustomerFeature,
     charged_among,
     drawn_of,
     read_accounted,
@@ -50,7 +50,7 @@ End = Settlement | Adopt | Void
 class Weighed:
     """What was read of balances, and what stood beside them before."""
 
-    before: Mapping[Place, Accounted] = field(default_factory=dict)
+    before: Mapping[CustomerFeature, Accounted] = field(default_factory=dict)
     balances: Balances = field(default_factory=dict)
     unsent: Collection[int] = ()
     """Places in the batch of what was never sent."""
@@ -66,20 +66,20 @@ def weigh(
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
     claimed over there, or it could not be applied any more. Not for what is `unsent` (places of `rows`)."""
-    places = {
+    pairs = {
         (str(row.customer_id), str(row.feature))
         for number, (row, result) in enumerate(zip(rows, found, strict=True))
         if capabilities.drawn and isinstance(result, Absent) and row.sent_qty and number not in unsent
         if row.claimed or asked_ms - int(row.last_sent_ms) >= capabilities.applied_within_ms
     }
-    if not places:
+    if not pairs:
         return Weighed(unsent=unsent)
-    before: dict[Place, Accounted] = yield Transaction(
+    before: dict[CustomerFeature, Accounted] = yield Transaction(
         "confirm_accounted",
-        partial(read_accounted, provider=provider, places=sorted(places), balances={}),
+        partial(read_accounted, provider=provider, pairs=sorted(pairs), balances={}),
         rollback=True,
     )
-    return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in places})), unsent)
+    return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in pairs})), unsent)
 
 
 def ends_by_balance(
@@ -93,22 +93,22 @@ def ends_by_balance(
 ) -> list[End]:
     """The ends of a batch, by what the balances say of the absent ones; the others' are as they were."""
     decided = list(ends)
-    groups: dict[Place, list[int]] = defaultdict(list)
+    groups: dict[CustomerFeature, list[int]] = defaultdict(list)
     for number, (row, result) in enumerate(zip(rows, found, strict=True)):
-        place = (str(row.customer_id), str(row.feature))
+        pair = (str(row.customer_id), str(row.feature))
         if not isinstance(result, Absent) or not row.sent_qty:
             continue
         if number in weighed.unsent:
             if isinstance(end := decided[number], Void):
                 decided[number] = replace(end, evidence=UNSENT)
-        elif place in weighed.before:
-            groups[place].append(number)
-    now = read_accounted(connection, provider=provider, places=list(groups), balances=weighed.balances)
-    for place, numbers in groups.items():
+        elif pair in weighed.before:
+            groups[pair].append(number)
+    now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
+    for pair, numbers in groups.items():
         some = [rows[number] for number in numbers]
-        charged = _charged(some, now[place], weighed.before[place], weighed.balances, place)
-        unread = isinstance(weighed.balances.get(place[0]), ReadFailed)
-        alone = now[place].open == len(numbers) and not unread
+        charged = _charged(some, now[pair], weighed.before[pair], weighed.balances, pair)
+        unread = isinstance(weighed.balances.get(pair[0]), ReadFailed)
+        alone = now[pair].open == len(numbers) and not unread
         for at, number in enumerate(numbers):
             if charged is not None and at in charged:
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
@@ -133,11 +133,11 @@ def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
 
 
 def _charged(
-    rows: Sequence[PushRow], now: Accounted, before: Accounted, balances: Balances, place: Place
+    rows: Sequence[PushRow], now: Accounted, before: Accounted, balances: Balances, pair: CustomerFeature
 ) -> frozenset[int] | None:
     """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
     any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
-    drawn = drawn_of(balances, place)
+    drawn = drawn_of(balances, pair)
     if drawn is None or (now.sent, now.accepted) != (before.sent, before.accepted):
         return None
     beyond = now.beyond(drawn)

@@ -21,7 +21,7 @@ from drawdown.worker.history.losses import Loss
 from drawdown.worker.push.adopt import Other
 from drawdown.worker.push.outcome import OTHERS_FIRST
 from drawdown.worker.push.request import dated, request_of, wire_key
-from drawdown.worker.push.rows import PushRow, place_of
+from drawdown.worker.push.rows import PushRow, push_id_of
 
 SQL = queries(__file__)
 
@@ -38,12 +38,12 @@ class CarryDoubt:
     waits: bool = False
 
 
-def standing(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
+def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> CarryDoubt:
     """Where only whole units are taken, or no negatives, what is sent of one window rests on all that were before: then
     all are asked for before one is sent, and what rests on a carry that is no more is sealed anew."""
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
         return CarryDoubt()
-    values = {**place_of(row), "provider": row.provider, "customer_id": row.customer_id}
+    values = {**push_id_of(row), "provider": row.provider, "customer_id": row.customer_id}
     stale = SQL.run(connection, "adopted_since", {**values, "sealed_at_ms": row.sealed_at_ms}).first() is not None
     waits = SQL.run(connection, "others_untold", {**values, "others_first": OTHERS_FIRST}).first() is not None
     return CarryDoubt(stale, waits)

@@ -72,7 +72,7 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
                 now=now,
                 capabilities=capabilities,
                 shard=context.shard,
-                known=context.witness,
+                witness=context.witness,
             ),
         )
         batch = claimed.pushes
@@ -122,7 +122,7 @@ def _send_all(context: Context, provider: str, claimed: Claim, claim: str, lease
                 claim=claim,
                 now=context.clock.now_ms(),
                 in_ledger=context.capabilities[provider].balance_in_ledger,
-                known=context.witness,
+                witness=context.witness,
             ),
         )
         done.note(settled)
@@ -164,7 +164,7 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
         words = {
             # Rounded up: a provider may declare a little less than it takes, for a call that is late.
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
-            "largest": capabilities.max_quantity or 2**63 - 1,
+            "largest_qty": capabilities.max_quantity or 2**63 - 1,
         }
         SQL.run(connection, "reject_unsendable", {**values, **words})
 
@@ -177,10 +177,10 @@ def _settle(
     claim: str,
     now: int,
     in_ledger: bool,
-    known: Witness | None,
+    witness: Witness | None,
 ) -> None:
     # What was sent in a history that was lost is looked up: the same key may stand for another quantity here (R1).
-    require_same(connection, known)
+    require_same(connection, witness)
     rows = [
         {
             "window_ms": sent.window_ms,
@@ -197,7 +197,7 @@ def _settle(
         }
         for sent, end in zip(batch, settled, strict=True)
     ]
-    values = {"settlements": rows, "claim": claim, "now_ms": now}
+    values = {"settlements": rows, "claim_owner": claim, "now_ms": now}
     changed = SQL.run(connection, "settle", values).all()
     SQL.run(connection, "finish_attempts", values)
     if in_ledger:

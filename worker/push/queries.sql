@@ -4,8 +4,8 @@
 -- before. `state IN {open_states}` is word for word the condition of that index, or SQLite reads all pushes there ever
 -- were.
 
--- name: places
-{rows :places (window_ms bigint, org_id text, feature text, revision bigint)}
+-- name: push_ids
+{rows :push_ids (window_ms bigint, org_id text, feature text, revision bigint)}
 
 -- name: is_of_updated_push
 -- `pushes` is updated; `x` names the push by its primary key.
@@ -28,7 +28,7 @@ FOR UPDATE OF p
 -- name: claim
 -- `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
 -- Rule P2 is asked for here as well: a process may have slept since it expired what was too old.
-UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end_ms, attempts = pushes.attempts + 1,
+UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempts = pushes.attempts + 1,
     first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now_ms)
 FROM (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
@@ -42,9 +42,9 @@ RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, push
 
 -- name: begin_attempts
 INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)
-SELECT window_ms, org_id, feature, revision, attempts, :now_ms, :claim, sent_qty FROM pushes
+SELECT window_ms, org_id, feature, revision, attempts, :now_ms, :claim_owner, sent_qty FROM pushes
 WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms = :lease_end_ms
-    AND claim_owner = :claim
+    AND claim_owner = :claim_owner
 
 -- name: expire
 -- Rule P2: past this a key may be forgotten over there, and sending it again could bill twice. The same where the
@@ -58,16 +58,16 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
 -- What the provider declares it will not take is not offered to it. Nothing of it was sent, so a person can decide.
 UPDATE pushes SET state = 'rejected', settled_ms = :now_ms, last_error = CASE WHEN window_ms < :oldest_window_ms
     THEN 'not sent: the provider takes nothing dated more than ' || :days || ' days back'
-    ELSE 'not sent: the provider takes no quantity above ' || :largest END
+    ELSE 'not sent: the provider takes no quantity above ' || :largest_qty END
 WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms <= :now_ms
     AND first_attempt_ms IS NULL
-    AND (window_ms < :oldest_window_ms OR sent_qty > :largest OR sent_qty < -:largest)
+    AND (window_ms < :oldest_window_ms OR sent_qty > :largest_qty OR sent_qty < -:largest_qty)
 
 -- name: sent_before
 -- Whether an earlier attempt may have arrived: one never answered, or answered in a way that does not exclude it.
 SELECT x.window_ms, x.org_id, x.feature, x.revision FROM attempts x JOIN pushes p ON {is_of_push}
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due'
-    AND p.due_at_ms = :lease_end_ms AND p.claim_owner = :claim AND x.attempt < p.attempts
+    AND p.due_at_ms = :lease_end_ms AND p.claim_owner = :claim_owner AND x.attempt < p.attempts
     AND (x.outcome IS NULL OR x.outcome NOT IN ('retry', 'rejected', 'absent'))
 
 -- name: keep_wire_keys
@@ -88,7 +88,7 @@ UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms
     first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END
 FROM {settlements} x
 WHERE {is_of_updated_push}
-    AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim
+    AND (pushes.state || '' IN ('due', 'queued') AND pushes.claim_owner = :claim_owner
         OR pushes.state || '' IN ('due', 'queued', 'rejected', 'in_doubt') AND x.state = 'accepted'
             AND NOT (pushes.state || '' = 'rejected' AND pushes.claim_owner IS NULL))
 RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
@@ -102,7 +102,7 @@ WHERE attempts.window_ms = p.window_ms AND attempts.org_id = p.org_id AND attemp
     AND attempts.revision = p.revision AND attempts.attempt = p.attempt
 
 -- name: claim_lookups
-UPDATE pushes SET claim_owner = :claim, due_at_ms = :lease_end_ms, lookups = pushes.lookups + 1
+UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, lookups = pushes.lookups + 1
 FROM (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
@@ -124,27 +124,27 @@ SELECT p.*,
         AND o.feature = p.feature) AS newest
 FROM pushes p
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
-    AND p.claim_owner = :claim AND p.due_at_ms = :lease_end_ms ORDER BY p.window_ms, p.key
+    AND p.claim_owner = :claim_owner AND p.due_at_ms = :lease_end_ms ORDER BY p.window_ms, p.key
 
 -- name: keep_wire_key
 UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 
 -- name: settle_lookup
-UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :error,
-    looked_up_ms = :asked_ms, lookup_answer = :answer,
+UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
+    looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer,
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
         ELSE COALESCE(first_attempt_ms, CAST(:first_sent_ms AS BIGINT)) END
 WHERE {this_push}
-    AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim
+    AND (state IN ('queued', 'in_doubt') AND claim_owner = :claim_owner
         OR (state IN ('due', 'queued', 'in_doubt') OR state = 'rejected' AND claim_owner IS NOT NULL)
             AND :state = 'accepted')
 
 -- name: note_lookup
-UPDATE pushes SET looked_up_ms = :asked_ms, lookup_answer = :answer WHERE {this_push}
+UPDATE pushes SET looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer WHERE {this_push}
 
 -- name: hold_if_claimed
 -- Held from here on: an answer that comes late could else be written between this and the void.
-SELECT 1 FROM pushes p WHERE {this_push} AND state IN ('queued', 'in_doubt') AND claim_owner = :claim {hold_push}
+SELECT 1 FROM pushes p WHERE {this_push} AND state IN ('queued', 'in_doubt') AND claim_owner = :claim_owner {hold_push}
 
 -- name: others_untold
 -- What was found absent, and waits for others alone, comes to nothing that is adopted; anything else may.
@@ -159,7 +159,7 @@ WHERE x.org_id = :org_id AND x.feature = :feature AND p.provider = :provider AND
     AND x.at_ms >= :sealed_at_ms LIMIT 1
 
 -- name: find_pushes
-SELECT p.* FROM {places} x JOIN pushes p ON {is_of_push} {held}
+SELECT p.* FROM {push_ids} x JOIN pushes p ON {is_of_push} {held}
 
 -- name: keys_from
 SELECT key FROM pushes
@@ -173,12 +173,12 @@ ORDER BY window_ms DESC, org_id DESC, feature DESC, revision DESC LIMIT :at_most
 
 -- name: newest_unanswered
 SELECT p.window_ms, p.org_id, p.feature, p.revision, MAX(x.started_ms) AS newest_ms
-FROM {places} p JOIN attempts x ON {is_of_push} WHERE x.outcome IS NULL OR x.outcome = 'unknown'
+FROM {push_ids} p JOIN attempts x ON {is_of_push} WHERE x.outcome IS NULL OR x.outcome = 'unknown'
 GROUP BY p.window_ms, p.org_id, p.feature, p.revision
 
 -- name: change
 -- The delivery state of many, to one of the next three.
-UPDATE pushes SET {to} FROM {places} x WHERE {is_of_updated_push}
+UPDATE pushes SET {to} FROM {push_ids} x WHERE {is_of_updated_push}
 
 -- name: to_voided
 state = 'voided', settled_ms = :now_ms

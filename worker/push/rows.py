@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
-from drawdown.schema.units import PLACE, parse_push_key
+from drawdown.schema.units import PUSH_ID, parse_push_key
 
 PUSH: Final = ids.Kind("push", (), "drawdown push list")
 SQL = queries(__file__)
@@ -23,9 +23,9 @@ PushRow: TypeAlias = Row
 """A row of `pushes`, perhaps with more beside it."""
 
 
-def place_of(push: Row) -> dict[str, object]:
+def push_id_of(push: Row) -> dict[str, object]:
     """The primary key of a row that is about a push."""
-    return {name: getattr(push, name) for name in PLACE}
+    return {name: getattr(push, name) for name in PUSH_ID}
 
 
 def find_push(connection: sa.Connection, key: str) -> PushRow:
@@ -45,30 +45,30 @@ def require_push(connection: sa.Connection, found: dict[str, PushRow], key: str)
 
 def _around(connection: sa.Connection, key: str) -> list[str]:
     """The keys on either side of where this one would stand; the newest where it is like none."""
-    place = parse_push_key(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
-    values = {**place, "at_most": ids.NEIGHBOURS}
+    push_id = parse_push_key(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
+    values = {**push_id, "at_most": ids.NEIGHBOURS}
     return [str(near) for side in ("keys_from", "keys_before") for near in SQL.run(connection, side, values).scalars()]
 
 
 def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, PushRow]:
     """Those of these pushes that there are, by the key asked for. `hold`: nobody else changes them before the
     transaction ends; otherwise a push accepted this moment could be voided as the one in doubt that it was."""
-    places = {key: place for key in keys if (place := parse_push_key(key)) is not None}
-    values = {"places": list(places.values())}
+    push_ids = {key: push_id for key in keys if (push_id := parse_push_key(key)) is not None}
+    values = {"push_ids": list(push_ids.values())}
     rows = SQL.run(connection, "find_pushes", values, held="hold_push" if hold else "")
-    by_place = {tuple(place_of(row).values()): row for row in rows}
-    return {key: by_place[where] for key, place in places.items() if (where := tuple(place.values())) in by_place}
+    by_id = {tuple(push_id_of(row).values()): row for row in rows}
+    return {key: by_id[where] for key, push_id in push_ids.items() if (where := tuple(push_id.values())) in by_id}
 
 
 def change(
     connection: sa.Connection, rows: Sequence[Row], to: Literal["to_voided", "to_accepted", "to_due"], now_ms: int
 ) -> None:
     """Change the delivery state of pushes."""
-    SQL.run(connection, "change", {"places": [place_of(row) for row in rows], "now_ms": now_ms}, to=to)
+    SQL.run(connection, "change", {"push_ids": [push_id_of(row) for row in rows], "now_ms": now_ms}, to=to)
 
 
 def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[int | None]:
     """When the newest attempt began whose answer was never seen, for each of these pushes."""
-    found = SQL.run(connection, "newest_unanswered", {"places": [place_of(row) for row in rows]})
-    newest = {tuple(place_of(row).values()): int(row.newest_ms) for row in found}
-    return [newest.get(tuple(place_of(row).values())) for row in rows]
+    found = SQL.run(connection, "newest_unanswered", {"push_ids": [push_id_of(row) for row in rows]})
+    newest = {tuple(push_id_of(row).values()): int(row.newest_ms) for row in found}
+    return [newest.get(tuple(push_id_of(row).values())) for row in rows]

@@ -18,7 +18,7 @@ from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_charges, make_windows_dirty
 from drawdown.schema.sql import queries
-from drawdown.worker.push.rows import PushRow, change, newest_unanswered, place_of
+from drawdown.worker.push.rows import PushRow, change, newest_unanswered, push_id_of
 from drawdown.worker.push.wallet_mirror import give_back
 
 SQL = queries(__file__)
@@ -68,7 +68,7 @@ def void_many(
         _require_all_answered(connection, chosen, by.now_ms)
     give_back(connection, [push for push in chosen if push.state == "accepted"], by.now_ms)
     voids = [
-        {**place_of(push), "attempts_then": push.attempts, "evidence": why}
+        {**push_id_of(push), "attempts_then": push.attempts, "evidence": why}
         for push, why in zip(chosen, evidence, strict=True)
     ]
     same = {"at_ms": by.now_ms, "evidence_kind": kind, "actor": by.actor, "reason": by.reason}
@@ -102,7 +102,7 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
     loses its claim: an answer that is still on its way says what held before the refusal, and changes nothing."""
     if push.state == "accepted":
         give_back(connection, [push], now_ms)
-    values = {**place_of(push), "now_ms": now_ms, "reason": f"refused later: {reason}"[:300]}
+    values = {**push_id_of(push), "now_ms": now_ms, "reason": f"refused later: {reason}"[:300]}
     SQL.run(connection, "reject_late", values)
 
 

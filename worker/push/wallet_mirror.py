@@ -55,7 +55,7 @@ def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: i
     of their own; `draw_if_ours` asks."""
     have = _with_wallet(connection, sorted({use.customer_id for use in accepted}))
     uses = [use for use in accepted if use.customer_id in have]
-    names = _standing(connection, [use.key for use in uses])
+    names = _drawn_keys(connection, [use.key for use in uses])
     uses = [replace(use, key=names[use.key]) for use in uses]
     for use, charge in zip(uses, wallet.charge(connection, uses, now_ms) if uses else [], strict=True):
         if charge is wallet.Charge.NO_RATE:
@@ -73,14 +73,14 @@ def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: in
 
 def give_back(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:
     """Undo what was drawn for pushes that the provider does not have after all."""
-    names = _standing(connection, [usage_of(push).key for push in pushes])
+    names = _drawn_keys(connection, [usage_of(push).key for push in pushes])
     drawn = wallet.reverse(connection, list(names.values()), now_ms)
     some = [push.org_id for push in pushes if names[usage_of(push).key] in drawn]
     if some:
         mark_for_projection(connection, some, now_ms)
 
 
-def _standing(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
+def _drawn_keys(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
     """Under which key each is drawn, or would be: what was given back is drawn anew under a key of its own, where its
     push is accepted after all (a person billed it by hand)."""
     names = {key: key for key in keys}

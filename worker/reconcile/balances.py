@@ -30,8 +30,8 @@ from drawdown.worker.push.balances import (
     CHUNK,
     Accounted,
     Balances,
+    CustomerFeature,
     Mark,
-    Place,
     drawn_of,
     read_accounted,
     read_balances,
@@ -59,26 +59,31 @@ class Compared:
 
     provider: str
     balances: Balances
-    before: Mapping[Place, Accounted]
-    seen_to: Mapping[Place, int]
+    before: Mapping[CustomerFeature, Accounted]
+    seen_to: Mapping[CustomerFeature, int]
     """Up to which window events were compared."""
     settled_by: int
     scope: ReconcileScope
     by: By
-    known: Witness | None
+    witness: Witness | None
 
 
 def compare_drawn(
-    context: Context, provider: str, places: Mapping[Place, int], scope: ReconcileScope, by: By, done: Reconciled
+    context: Context,
+    provider: str,
+    pairs: Mapping[CustomerFeature, int],
+    scope: ReconcileScope,
+    by: By,
+    done: Reconciled,
 ) -> Steps[None]:
     """Balances beside pushes, of customers' features whose events have told all, up to a window each."""
-    customers = sorted({customer for customer, _ in places})
+    customers = sorted({customer for customer, _ in pairs})
     for at in range(0, len(customers), CHUNK):
         part = set(customers[at : at + CHUNK])
-        some = sorted(place for place in places if place[0] in part)
-        before: dict[Place, Accounted] = yield Transaction(
+        some = sorted(pair for pair in pairs if pair[0] in part)
+        before: dict[CustomerFeature, Accounted] = yield Transaction(
             "reconcile_accounted",
-            partial(read_accounted, provider=provider, places=some, balances={}),
+            partial(read_accounted, provider=provider, pairs=some, balances={}),
             rollback=True,
         )
         balances = yield from read_balances(provider, part)
@@ -90,11 +95,11 @@ def compare_drawn(
             provider=provider,
             balances=balances,
             before=before,
-            seen_to=places,
+            seen_to=pairs,
             settled_by=visible_by(by.now_ms, context.capabilities[provider]),
             scope=scope,
             by=by,
-            known=context.witness,
+            witness=context.witness,
         )
         lines: list[Line] = yield Transaction("reconcile_drawn", partial(_compare, asked=asked))
         for line in lines:
@@ -105,20 +110,20 @@ def compare_drawn(
 def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
     if asked.scope.correct:
         lock_buckets(connection)
-        require_same(connection, asked.known)
-    places = [place for place in asked.before if drawn_of(asked.balances, place) is not None]
-    now = read_accounted(connection, provider=asked.provider, places=places, balances=asked.balances)
+        require_same(connection, asked.witness)
+    pairs = [pair for pair in asked.before if drawn_of(asked.balances, pair) is not None]
+    now = read_accounted(connection, provider=asked.provider, pairs=pairs, balances=asked.balances)
     wire = wire_since(connection, asked.provider)
     lines, marks = [], []
-    for place in places:
-        drawn = drawn_of(asked.balances, place)
+    for pair in pairs:
+        drawn = drawn_of(asked.balances, pair)
         assert drawn is not None
-        then = asked.before[place]
-        if now[place].open or now[place].sent != then.sent or now[place].accepted != then.accepted:
+        then = asked.before[pair]
+        if now[pair].open or now[pair].sent != then.sent or now[pair].accepted != then.accepted:
             continue  # something was on its way
         if (drawn.since_ms or 0) < wire:
             continue  # something was drawn under another name, or in another unit
-        for line, mark in _of_place(connection, asked, place, drawn, now[place]):
+        for line, mark in _of_pair(connection, asked, pair, drawn, now[pair]):
             lines += [line] if line is not None else []
             marks += [mark] if mark is not None else []
     if asked.scope.correct:
@@ -126,22 +131,22 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> list[Line]:
     return lines
 
 
-def _of_place(
-    connection: sa.Connection, asked: Compared, place: Place, drawn: Drawn, ours: Accounted
+def _of_pair(
+    connection: sa.Connection, asked: Compared, pair: CustomerFeature, drawn: Drawn, ours: Accounted
 ) -> Iterator[tuple[Line | None, Mark | None]]:
     beyond = ours.beyond(drawn)
     since = drawn.since_ms or 0
-    mark = Mark(place, since, drawn.quantity - ours.ours, ours.org_id)
+    mark = Mark(pair, since, drawn.quantity - ours.ours, ours.org_id)
     if beyond is None:
         yield None, mark  # nothing to compare with yet: the next run has
         return
     least, most = beyond
     if least <= 0 <= most:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
-        known = least == most if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
-        yield None, None if known else mark
+        unchanged = least == most if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
+        yield None, None if unchanged else mark
         return
-    customer, feature = place
+    customer, feature = pair
     org, day = ours.org_id, since - since % DAY_MS
     apart = least if least > 0 else most
     verdict = "over" if apart > 0 else "short"
@@ -159,7 +164,7 @@ def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark)
     whose = {"provider": line.provider, "customer_id": line.customer_id, "feature": line.feature}
     again = SQL.run(connection, "sent_again", {**whose, "since_ms": mark.since_ms}).all()
     more = line.theirs - line.ours
-    seen_to = asked.seen_to[mark.place]
+    seen_to = asked.seen_to[mark.pair]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
         return None, None  # an event may still show it, and would be given back a second time
     twice = sent_twice([(row.sent_qty, row.may_be // row.sent_qty) for row in again], more)
@@ -175,8 +180,8 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     """Which of some pushes (quantity, and how often it may have been drawn on for too often) make up an amount
     together: their places, and how often each. None: none do, or more sums than MOST_SUMS are possible. A person's own
     change of the balance is the likelier cause then."""
-    rounds = range(1, max((times for _, times in pushes), default=0) + 1)
-    copies = [place for copy in rounds for place, (_, times) in enumerate(pushes) if times >= copy]
+    counts = range(1, max((times for _, times in pushes), default=0) + 1)
+    copies = [place for copy in counts for place, (_, times) in enumerate(pushes) if times >= copy]
     reached: dict[int, tuple[int, int]] = {0: (-1, 0)}  # a sum: the last push in it, and the sum before
     for place in copies:
         quantity = pushes[place][0]

@@ -39,12 +39,12 @@ class Span:
         return self.from_ms - self.from_ms % DAY_MS
 
 
-Known = Collection[tuple[str, str, str, int]]
+ComparedDays = Collection[tuple[str, str, str, int]]
 """(organisation, customer, feature, day) that the ordinary comparison has looked at, or has yet to."""
 
 
 def compare_lost(
-    provider: str, scope: ReconcileScope, known: Known, since_ms: int, now_ms: int, done: Reconciled
+    provider: str, scope: ReconcileScope, compared: ComparedDays, since_ms: int, now_ms: int, done: Reconciled
 ) -> Steps[None]:
     """Ask for the totals of those days, and tell what no push of ours stands beside."""
     spans: list[Span] = yield Transaction(
@@ -62,7 +62,7 @@ def compare_lost(
                 done.not_read(span.customer_id, read.reason)
                 continue
             for feature, theirs in sorted(read.items()):
-                if theirs and (span.org_id, span.customer_id, feature, span.day_ms) not in known:
+                if theirs and (span.org_id, span.customer_id, feature, span.day_ms) not in compared:
                     line = Line(
                         span.day_ms, span.org_id, provider, span.customer_id, feature, 0, int(theirs), "over", note=NOTE
                     )

@@ -63,7 +63,7 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     for row in (yield from _unclear(context, line, list(excess))):
         by_hand += excess.pop(row)
     corrected: int = yield Transaction(
-        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, by=by, known=context.witness)
+        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, by=by, witness=context.witness)
     )
     open_still += sum(excess.values()) - corrected
     corrected -= short.corrected
@@ -101,12 +101,12 @@ def _windows(connection: sa.Connection, *, line: Line) -> list[Row]:
 
 
 def _adopt_windows(
-    connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], by: By, known: Witness | None
+    connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], by: By, witness: Witness | None
 ) -> int:
     """Only in windows that are as they were before the provider was asked: else a push that was settled meanwhile, or
     an excess that another run adopted, would be given back."""
     lock_buckets(connection)
-    require_same(connection, known)
+    require_same(connection, witness)
     now, adopted = set(_windows(connection, line=line)) if excess else set(), 0
     for window, more in excess.items():
         if window not in now:

@@ -109,7 +109,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         untold |= {(line.customer_id, line.feature) for line in waiting - compared}
         told = {(day.line.customer_id, day.line.feature) for day in ready} - untold
         going_on = {(line.customer_id, line.feature) for line in waiting}
-        seen_to = {place: until if place in going_on else FOREVER_MS for place in told}
+        seen_to = {pair: until if pair in going_on else FOREVER_MS for pair in told}
         yield from compare_drawn(context, provider, seen_to, scope, by, done)
 
 

@@ -27,7 +27,7 @@ from drawdown.worker.push.adopt import adopt_other
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
-    Place,
+    CustomerFeature,
     charged_among,
     drawn_of,
     read_accounted,
@@ -35,7 +35,7 @@ from drawdown.worker.push.balances import (
 )
 from drawdown.worker.push.outcome import UNTRACED
 from drawdown.worker.push.request import dated, request_of
-from drawdown.worker.push.rows import PushRow, place_of
+from drawdown.worker.push.rows import PushRow, push_id_of
 from drawdown.worker.push.void import void_one
 from drawdown.worker.reconcile.report import Line, of_line
 
@@ -72,7 +72,7 @@ class Short:
     """Windows of what nothing tells."""
 
     @property
-    def place(self) -> Place:
+    def pair(self) -> CustomerFeature:
         return self.line.customer_id, self.line.feature
 
     def begin(self) -> None:
@@ -100,29 +100,29 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
         rows: list[PushRow] = yield Transaction("reconcile_accepted", partial(accepted_of, line=line), rollback=True)
         rows = [row for row in rows if row.settled_ms <= settled_by]
         asked.append(Short(line, rows, (yield from look_up(provider, rows, capabilities))))
-    by_place: dict[Place, list[Short]] = defaultdict(list)
+    by_pair: dict[CustomerFeature, list[Short]] = defaultdict(list)
     for short in asked:
-        by_place[short.place].append(short)
-    before: Mapping[Place, Accounted] = {}
+        by_pair[short.pair].append(short)
+    before: Mapping[CustomerFeature, Accounted] = {}
     balances: Balances = {}
     if capabilities.drawn:
         before = yield Transaction(
             "reconcile_accounted",
-            partial(read_accounted, provider=provider, places=list(by_place), balances={}),
+            partial(read_accounted, provider=provider, pairs=list(by_pair), balances={}),
             rollback=True,
         )
-        balances = yield from read_balances(provider, {customer for customer, _ in by_place})
-    for place, some in by_place.items():
+        balances = yield from read_balances(provider, {customer for customer, _ in by_pair})
+    for pair, some in by_pair.items():
         yield Transaction(
             "reconcile_short",
             partial(
                 _void_absent,
                 some=some,
-                place=place,
-                before=before.get(place),
+                pair=pair,
+                before=before.get(pair),
                 balances=balances,
                 by=by,
-                known=context.witness,
+                witness=context.witness,
             ),
         )
     return asked
@@ -143,15 +143,15 @@ def _void_absent(
     connection: sa.Connection,
     *,
     some: Sequence[Short],
-    place: Place,
+    pair: CustomerFeature,
     before: Accounted | None,
     balances: Balances,
     by: By,
-    known: Witness | None,
+    witness: Witness | None,
 ) -> None:
     """One customer's feature. `before`: what stood beside its balance before that was read; None: events tell all."""
     lock_buckets(connection)
-    require_same(connection, known)
+    require_same(connection, witness)
     for short in some:
         short.begin()
     absent = [(short, row) for short in some for row, found in short.still(connection) if isinstance(found, Absent)]
@@ -160,7 +160,7 @@ def _void_absent(
     taken_over = sum(_take_over(connection, short, by) for short in some if short.line.verdict == "short")
     charged: frozenset[int] | None = frozenset()
     if before is not None and absent:
-        charged = _charged(connection, quantities, some[0].line.provider, place, before, balances, taken_over)
+        charged = _charged(connection, quantities, some[0].line.provider, pair, before, balances, taken_over)
     for number, (short, row) in enumerate(absent):
         window = int(row.window_ms)
         if charged is not None and number in charged:
@@ -202,14 +202,14 @@ def _charged(
     connection: sa.Connection,
     quantities: Sequence[int],
     provider: str,
-    place: Place,
+    pair: CustomerFeature,
     before: Accounted,
     balances: Balances,
     taken_over: int,
 ) -> frozenset[int] | None:
     """Which of the absent pushes the balance was drawn on by: they count as accepted still."""
-    drawn = drawn_of(balances, place)
-    now = read_accounted(connection, provider=provider, places=[place], balances=balances)[place]
+    drawn = drawn_of(balances, pair)
+    now = read_accounted(connection, provider=provider, pairs=[pair], balances=balances)[pair]
     if drawn is None or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
         return None
     beyond, absent = now.beyond(drawn), sum(quantities)
@@ -256,5 +256,5 @@ def is_unclear(row: PushRow, found: LookupResult) -> bool:
 def _is_still(connection: sa.Connection, row: PushRow) -> bool:
     """Whether a push is as it was read. Accepted is not enough: refused late and billed by hand meanwhile, it is
     accepted again, and what no event shows then lies on an invoice."""
-    found = SQL.run(connection, "hold_settlement", place_of(row)).one()
+    found = SQL.run(connection, "hold_settlement", push_id_of(row)).one()
     return all(getattr(row, name) == now for name, now in found._mapping.items())

@@ -144,7 +144,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
 
 
 def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
-    first = _of(connection, "first_sample", orgs, NOTHING)[0].first_ms
+    first = _of(connection, "first_sample", orgs, NOTHING)[0].first_sample_ms
     if first is None:
         raise UsageError(f"there is no sample of {scope} at all: nothing was used, so nothing can be replayed")
     if end <= window_of(first):
@@ -176,15 +176,15 @@ def _open_from(connection: sa.Connection, end: int) -> int | None:
     return int(watermark) if int(watermark) < end else None
 
 
-def overlaps(connection: sa.Connection, one: ReplayScope, other: ReplayScope) -> bool:
+def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) -> bool:
     """Whether two scopes may hold the same window; in doubt, they do."""
-    if not (one.orgs or one.provider) or not (other.orgs or other.provider):
+    if not (scope.orgs or scope.provider) or not (other.orgs or other.provider):
         return True
-    if one.provider is not None and other.provider is not None:
-        return one.provider == other.provider
-    if one.provider is None and other.provider is None:
-        return bool(set(one.orgs) & set(other.orgs))
-    orgs, provider = (one.orgs, other.provider) if one.orgs else (other.orgs, one.provider)
+    if scope.provider is not None and other.provider is not None:
+        return scope.provider == other.provider
+    if scope.provider is None and other.provider is None:
+        return bool(set(scope.orgs) & set(other.orgs))
+    orgs, provider = (scope.orgs, other.provider) if scope.orgs else (other.orgs, scope.provider)
     return bool(_of(connection, "assigned_at", orgs, {"provider": provider}))
 
 

@@ -27,9 +27,9 @@ SELECT MIN(start_ms) FROM assignments WHERE provider = :provider
 
 -- name: first_sample
 -- One look into an index for each organisation: the moment itself has none that knows its least value.
-SELECT MIN(first_ms) AS first_ms FROM (
+SELECT MIN(first_sample_ms) AS first_sample_ms FROM (
     SELECT (SELECT s.ts FROM usage_samples s WHERE s.org_id = o.org_id AND s.problem IS NULL ORDER BY s.ts LIMIT 1)
-        AS first_ms FROM orgs o WHERE 1 = 1 {only}) firsts
+        AS first_sample_ms FROM orgs o WHERE 1 = 1 {only}) firsts
 
 -- name: first_push
 SELECT MIN(window_ms) FROM pushes
@@ -68,28 +68,28 @@ WHERE seal_id = :seal_id AND window_ms >= :start_ms ORDER BY window_ms, org_id, 
 q.window_ms >= :start_ms AND q.window_ms < :end_ms
 
 -- name: left_pending
-SELECT 'pending: ' || q.reason AS why, 's' AS unit, COUNT(*) AS windows, SUM(q.seconds) AS quantity
+SELECT 'pending: ' || q.reason AS reason, 's' AS unit, COUNT(*) AS windows, SUM(q.seconds) AS quantity
 FROM pending_usage q WHERE {in_range} {only} GROUP BY q.reason
 
 -- name: left_exempt
 -- The seal's work table still holds the range's usage.
-SELECT 'exempt: ' || a.provider AS why, 's' AS unit, COUNT(DISTINCT q.org_id || ' ' || q.window_ms) AS windows,
+SELECT 'exempt: ' || a.provider AS reason, 's' AS unit, COUNT(DISTINCT q.org_id || ' ' || q.window_ms) AS windows,
     SUM(q.seconds) AS quantity FROM seal_work q
 JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= q.window_ms
     AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.provider IN {unbilled}
 WHERE 1 = 1 {only} GROUP BY a.provider
 
 -- name: left_shadow
-SELECT 'shadow: ' || q.provider AS why, q.feature AS unit, COUNT(*) AS windows, SUM(q.sealed_qty) AS quantity
+SELECT 'shadow: ' || q.provider AS reason, q.feature AS unit, COUNT(*) AS windows, SUM(q.sealed_qty) AS quantity
 FROM pushes q WHERE {in_range} AND q.state = 'shadow'
     AND q.seal_id <> :seal_id {only} GROUP BY q.provider, q.feature
 
 -- name: left_quarantined
-SELECT 'quarantined: ' || q.problem AS why, 'samples' AS unit, COUNT(*) AS windows, COUNT(*) AS quantity
+SELECT 'quarantined: ' || q.problem AS reason, 'samples' AS unit, COUNT(*) AS windows, COUNT(*) AS quantity
 FROM usage_samples q
 WHERE q.problem IS NOT NULL AND q.ts >= :start_ms AND q.ts < :end_ms {only} GROUP BY q.problem
 
 -- name: left_stopped
-SELECT 'stopped organisation' AS why, 'samples' AS unit, COUNT(*) AS windows, COUNT(*) AS quantity
+SELECT 'stopped organisation' AS reason, 'samples' AS unit, COUNT(*) AS windows, COUNT(*) AS quantity
 FROM usage_samples q JOIN orgs o ON o.org_id = q.org_id AND o.stopped_at_ms IS NOT NULL
 WHERE q.ts >= :start_ms AND q.ts < :end_ms AND q.problem IS NULL {only} HAVING COUNT(*) > 0

@@ -165,7 +165,7 @@ def _find_and_stop(
     """As a tick does (S8): the organisations that a chunk fails on are found, and stopped unless this is a dry run."""
 
     def probe(only: tuple[str, ...]) -> Callable[[sa.Connection], object]:
-        request = SealRequest(context.shard, plan.to_ms, context.clock.now_ms(), context.known(), only=only)
+        request = SealRequest(context.shard, plan.to_ms, context.clock.now_ms(), context.declared(), only=only)
         return lambda c: sealing.seal_range(c, request, *span, biller=plan.scope.provider)
 
     found = yield from find_bad(orgs, probe)
@@ -198,7 +198,7 @@ def _chunk(
     only: tuple[str, ...] | None,
 ) -> Chunk:
     now = context.clock.now_ms()
-    request = SealRequest(context.shard, plan.to_ms, now, context.known(), only=only)
+    request = SealRequest(context.shard, plan.to_ms, now, context.declared(), only=only)
     sealed = sealing.seal_range(connection, request, start, end, biller=plan.scope.provider)
     found = found_in(connection, sealed.seal_id, start) if sealed.pushes else []
     load = SQL.run(connection, "load").scalar_one()

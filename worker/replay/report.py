@@ -94,7 +94,7 @@ def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, s
         values["orgs"] = [{"org_id": org_id} for org_id in plan.orgs]
     names = [*LEFT, *(["left_stopped"] if plan.stopped else [])]
     return [
-        Left(row.why, row.unit, int(row.windows), int(row.quantity))
+        Left(row.reason, row.unit, int(row.windows), int(row.quantity))
         for name in names
         for row in SQL.run(connection, name, values, only=only)
     ]

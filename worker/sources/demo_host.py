@@ -13,7 +13,7 @@ SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
-class Box:
+class Sandbox:
     """A sandbox that runs on a cell."""
 
     sandbox_id: str
@@ -23,29 +23,35 @@ class Box:
 
 
 @dataclass(frozen=True)
-class BoxSample:
+class SandboxSample:
     """So many seconds of a sandbox, dated at `ts`."""
 
     id: str
-    box: Box
+    sandbox: Sandbox
     interval_s: int
     ts: int
 
 
-def start_boxes(connection: sa.Connection, boxes: Sequence[Box]) -> None:
+def start_sandboxes(connection: sa.Connection, sandboxes: Sequence[Sandbox]) -> None:
     """Sandboxes run from now on."""
-    SQL.run(connection, "start_box", [asdict(box) for box in boxes])
+    SQL.run(connection, "start_sandbox", [asdict(sandbox) for sandbox in sandboxes])
 
 
-def stop_boxes(connection: sa.Connection, cell_id: str, org_id: str) -> None:
+def stop_sandboxes(connection: sa.Connection, cell_id: str, org_id: str) -> None:
     """A cell did as it was told."""
-    SQL.run(connection, "stop_boxes", {"cell_id": cell_id, "org_id": org_id})
+    SQL.run(connection, "stop_sandboxes", {"cell_id": cell_id, "org_id": org_id})
 
 
-def write_samples(connection: sa.Connection, samples: Sequence[BoxSample], now_ms: int) -> None:
+def write_samples(connection: sa.Connection, samples: Sequence[SandboxSample], now_ms: int) -> None:
     """Insert samples, as a host does."""
     rows = [
-        {**asdict(sample.box), "id": sample.id, "interval_s": sample.interval_s, "ts": sample.ts, "ingested_at": now_ms}
+        {
+            **asdict(sample.sandbox),
+            "id": sample.id,
+            "interval_s": sample.interval_s,
+            "ts": sample.ts,
+            "ingested_at": now_ms,
+        }
         for sample in samples
     ]
     SQL.run(connection, "write_sample", rows)

@@ -1,9 +1,9 @@
 -- What hosts write.
 
--- name: start_box
+-- name: start_sandbox
 INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:sandbox_id, :org_id, :cell_id, 'running')
 
--- name: stop_boxes
+-- name: stop_sandboxes
 UPDATE sandboxes SET state = 'stopped' WHERE cell_id = :cell_id AND org_id = :org_id
 
 -- name: write_sample

@@ -47,7 +47,7 @@ ORGS_A_ROUND = 64
 
 
 @dataclass(frozen=True)
-class Due:
+class DueProjection:
     """One organisation whose projection is due."""
 
     org_id: str
@@ -103,7 +103,7 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
     seen: set[tuple[str, int]] = set()
     while not context.out_of_time(READING):
         now = context.clock.now_ms()
-        due: list[Due] = yield Transaction(
+        due: list[DueProjection] = yield Transaction(
             "projections_due", partial(_due, provider=provider, now=now, at_most=at_most, shard=context.shard, org=org)
         )
         if not due or (due[0].org_id, due[0].asks) in seen:
@@ -117,7 +117,7 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
     return done
 
 
-def _write(work: partial[Projected], due: Sequence[Due], done: Projected) -> Steps[None]:
+def _write(work: partial[Projected], due: Sequence[DueProjection], done: Projected) -> Steps[None]:
     """Write verdicts, all at once; where that fails, halve them until the one that cannot be written stands alone (S8).
     It stays as it is, is asked again later, and delays no other's halt."""
     parts = [tuple(due)]
@@ -137,12 +137,12 @@ def _write(work: partial[Projected], due: Sequence[Due], done: Projected) -> Ste
         done.add(written)
 
 
-def _put_off(connection: sa.Connection, *, due: Due, context: Context) -> None:
+def _put_off(connection: sa.Connection, *, due: DueProjection, context: Context) -> None:
     again = {"projection_due_ms": context.clock.now_ms() + READ_AGAIN_MS}
     SQL.run(connection, "put_off", {"org_id": due.org_id, "projection_asks": due.asks, **again})
 
 
-def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[str, CustomerRead]]:
+def _read(context: Context, provider: str, due: Sequence[DueProjection]) -> Steps[Mapping[str, CustomerRead]]:
     wanted = [org.customer_id for org in due]
     if context.hurried and not context.reading(provider).allows(context.clock.now_ms()):
         return dict.fromkeys(wanted, NOT_ASKED)
@@ -160,11 +160,13 @@ def _read(context: Context, provider: str, due: Sequence[Due]) -> Steps[Mapping[
     return states
 
 
-def _due(connection: sa.Connection, *, provider: str, now: int, at_most: int, shard: Shard, org: str) -> list[Due]:
+def _due(
+    connection: sa.Connection, *, provider: str, now: int, at_most: int, shard: Shard, org: str
+) -> list[DueProjection]:
     end_overrides(connection, shard, now)
     values = {"now_ms": now, "lo": shard.lo, "hi": shard.hi, "provider": provider, "at_most": at_most, "org_id": org}
     rows = SQL.run(connection, "projections_due", values)
-    return [Due(row.org_id, row.customer_id, row.asks, row.read_before_ms) for row in rows]
+    return [DueProjection(row.org_id, row.customer_id, row.asks, row.read_before_ms) for row in rows]
 
 
 def _apply(
@@ -172,7 +174,7 @@ def _apply(
     *,
     provider: str,
     context: Context,
-    due: Sequence[Due],
+    due: Sequence[DueProjection],
     states: Mapping[str, CustomerRead],
     read_ms: int,
 ) -> Projected:
@@ -212,7 +214,9 @@ def _apply(
     return done
 
 
-def _after(org: Row, due: Due, state: CustomerRead, used: Used | None, policies: dict[str, str], at: Moment) -> Change:
+def _after(
+    org: Row, due: DueProjection, state: CustomerRead, used: Used | None, policies: dict[str, str], at: Moment
+) -> Change:
     """What the read of a customer, or the failure to read it, makes of its organisation."""
     asked_again = org.projection_asks != due.asks
     if isinstance(state, CustomerState):
@@ -223,7 +227,7 @@ def _after(org: Row, due: Due, state: CustomerRead, used: Used | None, policies:
     return after_failed_read(org, used, policy_for(policies, org.plan), at, again)
 
 
-def _billed(connection: sa.Connection, provider: str, due: Sequence[Due], now: int) -> set[tuple[str, str]]:
+def _billed(connection: sa.Connection, provider: str, due: Sequence[DueProjection], now: int) -> set[tuple[str, str]]:
     """(organisation, customer) of those that this provider bills now."""
     values = {"org_ids": [wanted.org_id for wanted in due], "provider": provider, "now_ms": now}
     return {(row.org_id, row.customer_id) for row in SQL.run(connection, "billed", values)}

@@ -57,13 +57,14 @@ SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' WHEN i.provider IS NUL
     p.org_id, p.window_ms, p.feature, q.mirrored AS key, p.state, p.sent_qty, p.provider, p.customer_id,
     q.drawn AS quantity
 FROM (
-    SELECT mirrored, SUM(quantity) AS drawn, MIN(ABS(quantity)) AS least, MAX(ABS(quantity)) AS most, MIN(ts) AS first,
-        MAX(ts) AS last, MIN(from_account) AS wallet, MAX(from_account) AS other_wallet, MIN(to_account) AS revenue,
-        MAX(to_account) AS other_revenue, MIN(feature) AS feature, MAX(feature) AS other_feature
+    SELECT mirrored, SUM(quantity) AS drawn, MIN(ABS(quantity)) AS least_qty, MAX(ABS(quantity)) AS most_qty,
+        MIN(ts) AS first_ts, MAX(ts) AS last_ts, MIN(from_account) AS wallet,
+        MAX(from_account) AS other_wallet, MIN(to_account) AS revenue, MAX(to_account) AS other_revenue, MIN(feature) AS feature, MAX(feature) AS other_feature
     FROM {drawn} d GROUP BY mirrored
 ) q LEFT JOIN pushes p ON p.key = q.mirrored LEFT JOIN {in_ledger_ever} i ON i.provider = p.provider
 WHERE p.org_id IS NULL OR i.provider IS NULL OR {drawn_otherwise}
-    OR q.least <> ABS(p.sent_qty) OR q.most <> ABS(p.sent_qty) OR q.first <> p.window_ms OR q.last <> p.window_ms
+    OR q.least_qty <> ABS(p.sent_qty) OR q.most_qty <> ABS(p.sent_qty)
+    OR q.first_ts <> p.window_ms OR q.last_ts <> p.window_ms
     OR q.wallet <> 'wallet:' || p.customer_id OR q.other_wallet <> q.wallet
     OR q.revenue <> 'revenue:' || p.feature OR q.other_revenue <> q.revenue
     OR q.feature <> p.feature OR q.other_feature <> q.feature

@@ -26,7 +26,7 @@ SELECT 'owed', q.org_id, q.window_ms, q.feature, CASE WHEN q.sealed > q.total TH
     q.sealed, 0, 0, 0, '', ''
 FROM owed q JOIN placed o ON o.org_id = q.org_id AND q.window_ms >= o.floor_ms AND q.window_ms < o.watermark_ms
 WHERE (q.sealed > q.total OR q.sealed < q.total - q.fresh) AND {clean} AND EXISTS (
-    SELECT 1 FROM assignments a WHERE {assigned} AND a.provider IN (SELECT provider FROM known)
+    SELECT 1 FROM assignments a WHERE {assigned} AND a.provider IN (SELECT provider FROM declared)
         AND a.customer_id <> '' AND a.provider NOT IN {unbilled})
 UNION ALL
 SELECT 'vanished', q.org_id, q.window_ms, q.feature, q.ever, q.sealed, 0, 0, 0, '', ''
@@ -72,7 +72,7 @@ placed AS (
         COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
     FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE {of_orgs}
 ),
-known AS (SELECT provider FROM provider_states WHERE terms IS NOT NULL),
+declared AS (SELECT provider FROM provider_states WHERE terms IS NOT NULL),
 earliest AS (SELECT MIN(cursor) AS cursor, {in_flight} AS in_flight, MIN(watermark_ms) AS watermark_ms FROM buckets)
 
 -- name: used
@@ -196,7 +196,7 @@ waiting AS (
             AND (a.end_ms IS NULL OR u.window_ms < a.end_ms)
         LEFT JOIN meaning m ON {meant}
         WHERE a.org_id IS NULL OR (a.provider NOT IN {unbilled}
-            AND (m.memory_mb IS NULL OR a.customer_id = '' OR a.provider NOT IN (SELECT provider FROM known)))
+            AND (m.memory_mb IS NULL OR a.customer_id = '' OR a.provider NOT IN (SELECT provider FROM declared)))
         UNION ALL
         SELECT p.org_id, p.window_ms, p.memory_mb, '', p.reason, 0, 0, 0, 0, p.seconds, p.samples
         FROM pending_usage p LEFT JOIN placed o ON o.org_id = p.org_id

@@ -34,7 +34,7 @@ class RevisedPush:
 
 
 @dataclass(frozen=True)
-class Totals:
+class DemoTotals:
     """Seconds used, by the samples, and seconds billed, by the ledger."""
 
     used_s: int
@@ -56,8 +56,8 @@ def revised_pushes(connection: sa.Connection) -> list[RevisedPush]:
     return [RevisedPush(**row._mapping) for row in SQL.run(connection, "revised_pushes")]
 
 
-def totals(connection: sa.Connection) -> Totals:
+def totals(connection: sa.Connection) -> DemoTotals:
     """Both sides, each from its own table."""
     used = SQL.run(connection, "used").scalar_one()
     billed = SQL.run(connection, "billed").scalar_one()
-    return Totals(int(used), int(billed))
+    return DemoTotals(int(used), int(billed))

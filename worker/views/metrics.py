@@ -98,9 +98,9 @@ def open_pushes(connection: sa.Connection) -> list[OpenPushes]:
     ]
 
 
-def known_providers(connection: sa.Connection) -> set[str]:
+def met_providers(connection: sa.Connection) -> set[str]:
     """Providers that a tick has met."""
-    return set(SQL.run(connection, "known_providers").scalars())
+    return set(SQL.run(connection, "met_providers").scalars())
 
 
 def halts_due(connection: sa.Connection) -> WaitingCount:

@@ -16,7 +16,7 @@ SELECT COUNT(*) FROM dirty_windows
 SELECT provider, state, feature, COUNT(*) AS pushes, MIN(sealed_at_ms) AS oldest_ms, SUM(sealed_qty * 1.0) AS owed
 FROM pushes WHERE state IN {open_states} GROUP BY provider, state, feature
 
--- name: known_providers
+-- name: met_providers
 SELECT provider FROM provider_states
 
 -- name: halts_due

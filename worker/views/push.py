@@ -110,16 +110,16 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
     """
     found = find_push(connection, key)
     push = PushColumns(**{column.name: getattr(found, column.name) for column in fields(PushColumns)})
-    place = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": push.revision}
+    push_id = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature, "revision": push.revision}
     samples, quantity = _samples(connection, push)
-    void = SQL.run(connection, "void", place).one_or_none()
+    void = SQL.run(connection, "void", push_id).one_or_none()
     return ExplainedPush(
         push=push,
         sent_as=SentAs(push.wire_key or push.key, push.customer_id, dated(push.window_ms, push.revision)),
         samples=samples,
         samples_in_force_qty=quantity,
-        sealed_qty=int(SQL.run(connection, "sealed", place).scalar_one()),
-        attempts=[ShownAttempt(**row._mapping) for row in SQL.run(connection, "attempts", place)],
+        sealed_qty=int(SQL.run(connection, "sealed", push_id).scalar_one()),
+        attempts=[ShownAttempt(**row._mapping) for row in SQL.run(connection, "attempts", push_id)],
         void=None if void is None else ShownVoid(**void._mapping),
     )
 

@@ -114,20 +114,20 @@ def _last_tick(connection: sa.Connection, now_ms: int) -> parts.LastTick | None:
 def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus:
     """How one organisation stands. Errors: Refused where there is none."""
     org = require_org(connection, org_id)
-    one = {"org_id": org_id}
+    of_org = {"org_id": org_id}
     return OrgStatus(
         **{str(name): value for name, value in org._mapping.items() if name not in NOT_SHOWN},
-        watermark_ms=SQL.run(connection, "org_watermark", one).scalar_one_or_none(),
-        assignments=[AssignmentRow(**row._mapping) for row in SQL.run(connection, "org_assignments", one)],
+        watermark_ms=SQL.run(connection, "org_watermark", of_org).scalar_one_or_none(),
+        assignments=[AssignmentRow(**row._mapping) for row in SQL.run(connection, "org_assignments", of_org)],
         pending=[
             PendingSize(row.reason, row.memory_mb, int(row.seconds), int(row.samples), row.since_ms)
-            for row in SQL.run(connection, "org_pending", one)
+            for row in SQL.run(connection, "org_pending", of_org)
         ],
         pushes=[
             PushState(row.state, row.provider, row.feature, row.pushes, int(row.quantity))
-            for row in SQL.run(connection, "org_pushes", one)
+            for row in SQL.run(connection, "org_pushes", of_org)
         ],
-        halts=[HaltRow(**row._mapping) for row in SQL.run(connection, "org_halts", one)],
+        halts=[HaltRow(**row._mapping) for row in SQL.run(connection, "org_halts", of_org)],
         credit=credit_status(connection, org, now_ms),
         verdicts=verdict_history(connection, org_id),
     )

@@ -92,5 +92,5 @@ def collect(report: Report, results: Sequence[object]) -> None:
 def accepted_of(done: object) -> int:
     """Pushes that one lane had accepted."""
     if isinstance(done, list):
-        return sum(accepted_of(one) for one in done)
+        return sum(accepted_of(part) for part in done)
     return done.accepted if isinstance(done, Confirmed | Pushed) else 0

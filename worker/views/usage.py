@@ -79,7 +79,7 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
     values = {
         "org_id": org_id,
         "from_ms": from_ms,
-        "first_ms": max(from_ms, floor),
+        "samples_from_ms": max(from_ms, floor),
         "floor_ms": floor,
         "to_ms": to_ms,
         "at_most": MAX_ROWS + 1,

@@ -14,7 +14,8 @@ segments AS MATERIALIZED (
 taken AS (
     SELECT s.ts - s.ts % {window_length_ms} AS window_ms, s.sandbox_id, s.memory_mb, SUM(s.interval_s) AS seconds
     FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id
-    WHERE s.org_id = :org_id AND s.ts >= :first_ms AND s.ts < :to_ms AND s.problem IS NULL AND w.sample_id IS NULL
+    WHERE s.org_id = :org_id AND s.ts >= :samples_from_ms AND s.ts < :to_ms AND s.problem IS NULL
+        AND w.sample_id IS NULL
     GROUP BY 1, 2, 3
 ),
 lines AS (

@@ -23,7 +23,7 @@ from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.worker.sources.samples.files import format_of, prefix_of, read_records
 from drawdown.worker.sources.samples.lines import STDIN, Lines, Record, open_lines
 from drawdown.worker.sources.samples.rows import ImportOptions, Sample, meaning
-from drawdown.worker.sources.samples.store import Stored, store
+from drawdown.worker.sources.samples.store import StoredSamples, store
 from drawdown.worker.sources.samples.values import BadRow
 
 FIRST_FEW: Final = 20
@@ -141,7 +141,7 @@ def _rejects_file(path: Path | None) -> Iterator[_Reject]:
         yield reject
 
 
-_Load = Callable[[Callable[[sa.Connection], Stored]], Stored]
+_Load = Callable[[Callable[[sa.Connection], StoredSamples]], StoredSamples]
 """Runs the work of one chunk in a transaction."""
 
 

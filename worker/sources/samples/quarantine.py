@@ -104,8 +104,8 @@ def list_quarantined(
 def _quarantined(connection: sa.Connection, chosen: QuarantineFilter, after: str, most: int) -> Sequence[sa.Row[Any]]:
     values = {
         **values_of(chosen),
-        "ids": [cut(name) for name in chosen.ids],
-        "after": after,
+        "sample_ids": [cut(name) for name in chosen.ids],
+        "after_sample_id": after,
         "at_most": most,
         **CUT_AT,
     }

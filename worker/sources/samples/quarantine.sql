@@ -53,11 +53,11 @@ WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = c.sample
 SELECT x.sample_id, MIN(x.org_id) AS org_id, MIN(x.sandbox_id) AS sandbox_id, x.reason, MIN(x.ts) AS ts,
     MIN(x.memory_mb) AS memory_mb, MIN(x.interval_s) AS interval_s, MAX(x.came_ms) AS came_ms,
     MAX(x.id_bytes) AS id_bytes, COUNT(*) AS samples
-FROM ({quarantined}) x WHERE {chosen} AND x.sample_id > :after {named}
+FROM ({quarantined}) x WHERE {chosen} AND x.sample_id > :after_sample_id {named}
 GROUP BY x.sample_id, x.reason ORDER BY x.sample_id, x.reason LIMIT :at_most
 
 -- name: with_these_ids
-AND x.sample_id IN :ids
+AND x.sample_id IN :sample_ids
 
 -- name: reasons
 SELECT DISTINCT reason FROM ({quarantined_reasons}) x ORDER BY 1

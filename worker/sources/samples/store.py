@@ -16,11 +16,11 @@ from drawdown.worker.sources.samples.rows import COLUMNS, Sample, content
 
 SQL = queries(__file__)
 
-Stored = tuple[int, list[int]]
+StoredSamples = tuple[int, list[int]]
 """How many rows went in, and the positions of those in conflict; the others were there already."""
 
 
-def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> Stored:
+def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> StoredSamples:
     """Insert a chunk of samples; `origins` says of each where it came from (file:line)."""
     assert rows and len(rows) == len(origins)
     inserted = _insert(connection, rows)
@@ -41,7 +41,7 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
     # Looked up before, as nobody else writes meanwhile: a trigger would keep second ones aside as well, and does not
     # know their file and line.
     names = [row[0] for row in rows]
-    there = set(SQL.run(connection, "there", {"ids": json.dumps(names)}).scalars())
+    there = set(SQL.run(connection, "there", {"sample_ids": json.dumps(names)}).scalars())
     if there or len(set(names)) < len(names):
         first = {row[0]: row for row in reversed(rows) if row[0] not in there}
         rows = list(reversed(first.values()))
@@ -52,7 +52,7 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
 def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[object, ...]]:
     ids = [row[0] for row in rows]
     given = ids if connection.dialect.name == "postgresql" else json.dumps(ids)
-    return {row[0]: tuple(row) for row in SQL.run(connection, "stored", {"ids": given})}
+    return {row[0]: tuple(row) for row in SQL.run(connection, "stored", {"sample_ids": given})}
 
 
 def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:

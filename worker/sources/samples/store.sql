@@ -24,10 +24,10 @@ SELECT id, org_id, sandbox_id, cell_id, memory_mb, cpu_count, interval_s, ts FRO
 
 -- name: among [sqlite]
 -- Ids as JSON.
-IN (SELECT value FROM json_each(:ids))
+IN (SELECT value FROM json_each(:sample_ids))
 
 -- name: among [postgresql]
-= ANY (CAST(:ids AS text[]))
+= ANY (CAST(:sample_ids AS text[]))
 
 -- name: keep_conflict
 INSERT INTO sample_conflicts (sample_id, source, content, seen_ms)
