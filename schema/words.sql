@@ -38,7 +38,7 @@ dirty_windows d {each_then} orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :
     AND o.stopped_at_ms IS NULL AND d.window_ms >= o.floor_ms
 
 -- name: is_dirty
-d.window_ms < :pack_ms AND d.window_ms < :horizon_ms {dirty_scope}
+d.window_ms < :watermark_ms AND d.window_ms < :horizon_ms {dirty_scope}
 
 -- name: each_then [postgresql]
 -- From a few dirty windows to what lies in them. SQLite, which knows of no table how big it is, might begin with all

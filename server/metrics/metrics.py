@@ -98,7 +98,7 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     marks = figures.watermarks(connection)
-    both = (("pack", marks.pack_ms), ("held_back", marks.held_ms))
+    both = (("pack", marks.oldest_ms), ("held_back", marks.held_ms))
     lags = [((which,), seconds(now_ms - ms)) for which, ms in both if ms is not None]
     yield gauge(
         "watermark_lag_seconds", "Age of the oldest watermark: of the pack, and of those held back.", lags, ("of",)

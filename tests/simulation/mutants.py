@@ -155,7 +155,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "claim and attempt committed after the send": _claim_not_committed,
     "late windows forgotten before they are sealed": _dirty_deleted_before_sealing,
     "partial sums of late windows kept": lambda p: p.query(
-        statements, "drop_partial", "window_ms < :pack_ms", "window_ms < 0"
+        statements, "drop_partial", "window_ms < :watermark_ms", "window_ms < 0"
     ),
     "withdrawals of sealed windows ignored": lambda p: p.query(
         statements, "withdrawn_dirty", "-SUM(s.interval_s), -COUNT(*)", "0, 0"
@@ -170,7 +170,7 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "arrivals of a stopped organisation lost": lambda p: p.query(
         statements, "stopped_is_dirty", "WHERE ", "WHERE 0 AND "
     ),
-    "strangers in a bucket behind the pack lost": lambda p: p.query(
+    "strangers in a bucket behind the watermark lost": lambda p: p.query(
         newcomers, "strangers_behind", "WHERE s.ts", "WHERE 0 AND s.ts"
     ),
     "answers given to the wrong pushes": _answers_mixed_up,

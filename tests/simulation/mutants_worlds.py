@@ -21,7 +21,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "assignment of now used for old windows": (1, 20),
     "carry forgotten by a void": (5, 20),
     "arrivals of a stopped organisation lost": (1, 20),
-    "strangers in a bucket behind the pack lost": (21, 20),
+    "strangers in a bucket behind the watermark lost": (21, 20),
     "answers given to the wrong pushes": (2, 20),
     "a halt acknowledged once is never told again": (1, 20),
     "voided without asking the balance": (28, 20),

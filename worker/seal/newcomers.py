@@ -48,7 +48,7 @@ def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> 
     new, shard = request.new_orgs, request.shard
     assert new is not None
     # The watermark is the first moment nothing was sealed for; before the very first tick that would be all history.
-    start = new.start_ms if new.start_ms is not None else (lock.pack_ms or request.horizon_ms)
+    start = new.start_ms if new.start_ms is not None else (lock.watermark_ms or request.horizon_ms)
     values = {"lo": shard.lo, "hi": shard.hi, "theirs": one_wallet_at(connection, new.provider), "start_ms": start}
     unassigned = SQL.run(connection, "unassigned", values).scalars()
     # Where customers have ids of the provider's own, usage waits until one is given.

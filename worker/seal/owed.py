@@ -32,7 +32,7 @@ def go_by(run: Statements, request: SealRequest) -> None:
     run.slots.update(
         mapped="mapped_exact" if all(segment.lo == segment.hi for segment in mapping) else "mapped_tiers",
         # None at all are given where it does not matter who bills.
-        known="these_providers" if request.providers else "any_provider",
+        of_providers="these_providers" if request.providers else "any_provider",
         lost="not_lost",
         otherwise="due",
     )
@@ -81,7 +81,7 @@ def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
     run.values["seal_id"] = number
     if run.is_postgresql:
         run.run("sort_groups", of=SQL)
-    slots = ("mapped", "prior_scope", "dirty_scope", "known", "only_below", "lost", "otherwise", "sent")
+    slots = ("mapped", "prior_scope", "dirty_scope", "of_providers", "only_below", "lost", "otherwise", "sent")
     written = run.run("seal", *slots, of=SQL).rowcount
     if run.is_postgresql:
         run.run("hash_groups", of=SQL)
@@ -93,7 +93,7 @@ def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
 def write_pending(run: Statements) -> None:
     """Keep what is used and not sealable, with its reason, in place of what was kept of these windows before (S6)."""
     run.run("forget_pending", "pending_scope", "dirty_scope", of=SQL)
-    run.run("pend", "mapped", "known", of=SQL)
+    run.run("pend", "mapped", "of_providers", of=SQL)
 
 
 def advance(run: Statements, *, whole: bool) -> None:

@@ -61,7 +61,7 @@ WITH mapped (memory_mb, start_ms, end_ms, feature, unit) AS ({mapped}),
 prior AS (
     SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.revision
     FROM pushes p JOIN orgs o ON o.org_id = p.org_id AND o.bucket BETWEEN :lo AND :hi
-    WHERE p.window_ms >= :pack_ms AND p.window_ms < :horizon_ms {prior_scope}
+    WHERE p.window_ms >= :watermark_ms AND p.window_ms < :horizon_ms {prior_scope}
     UNION ALL
     SELECT p.org_id, p.window_ms, p.feature, p.state, p.sealed_qty, p.revision
     FROM {dirty_windows_read} {look_up} pushes p {looked_up_by} p.org_id = d.org_id AND p.window_ms = d.window_ms
@@ -89,7 +89,7 @@ billed AS (
         AND {above_floor}
     LEFT JOIN assignments a ON {assigned_then}
     WHERE COALESCE(a.provider, 'none') NOT IN {unbilled} AND a.customer_id <> ''
-        AND a.provider IN {known} {only_below}
+        AND a.provider IN {of_providers} {only_below}
 )
 
 -- name: is_shadow
@@ -187,7 +187,7 @@ ON CONFLICT (org_id, provider, customer_id, feature)
 DO UPDATE SET carry_qty = carries.carry_qty + excluded.carry_qty
 
 -- name: forget_pending
-DELETE FROM pending_usage WHERE window_ms >= :pack_ms AND window_ms < :horizon_ms
+DELETE FROM pending_usage WHERE window_ms >= :watermark_ms AND window_ms < :horizon_ms
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = pending_usage.org_id AND o.bucket BETWEEN :lo AND :hi)
     {pending_scope};
 DELETE FROM pending_usage WHERE (window_ms, org_id) IN (
@@ -208,7 +208,7 @@ JOIN orgs o ON o.org_id = w.org_id AND o.bucket BETWEEN :lo AND :hi AND o.stoppe
 LEFT JOIN assignments a ON {assigned_then}
 LEFT JOIN mapped m ON {of_the_window}
 WHERE a.org_id IS NULL OR (a.provider NOT IN {unbilled} AND (m.memory_mb IS NULL
-    OR (m.feature <> '' AND (a.customer_id = '' OR a.provider NOT IN {known}))))
+    OR (m.feature <> '' AND (a.customer_id = '' OR a.provider NOT IN {of_providers}))))
 GROUP BY 1, 2, 3, 4 HAVING SUM(w.samples) <> 0
 
 -- name: forget_dirty

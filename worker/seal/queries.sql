@@ -61,7 +61,7 @@ s.ts - s.ts % {window_length_ms}
 
 -- name: the_one_window
 -- SQLite groups by sorting, and a tick has one fresh window as a rule: not sorting by it is a quarter less work.
-:pack_ms
+:watermark_ms
 
 -- name: groups_of_one_window
 1, 3
@@ -96,14 +96,14 @@ UPDATE buckets SET cursor = COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples
 WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0)
 
 -- name: fresh
-s.ts >= :pack_ms AND s.ts < :horizon_ms
+s.ts >= :watermark_ms AND s.ts < :horizon_ms
 
 -- name: fresh_or_later
--- Windows at or above :pack_ms are read whole. Below it only arrivals are, to learn which windows they make dirty.
-(({fresh}) OR ({later} AND s.ts < :pack_ms))
+-- Windows at or above :watermark_ms are read whole. Below it only arrivals are, to learn which windows they make dirty.
+(({fresh}) OR ({later} AND s.ts < :watermark_ms))
 
 -- name: late [sqlite]
-s.arrival >= :cursor AND +s.ts < :pack_ms
+s.arrival >= :cursor AND +s.ts < :watermark_ms
 
 -- name: seen_now [postgresql]
 -- What was not visible when this was read has a number in the list, or one at or above the cursor. The cursor is never
@@ -119,7 +119,7 @@ SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0) AS cursor, NULL
 -- name: any_below_floor
 -- Rule S4: what arrived below the floor is too late for good, and stays countable.
 SELECT 1 FROM seal_work w JOIN orgs o ON o.org_id = w.org_id
-WHERE w.window_ms < :pack_ms AND w.window_ms < o.floor_ms LIMIT 1
+WHERE w.window_ms < :watermark_ms AND w.window_ms < o.floor_ms LIMIT 1
 
 -- name: keep_below_floor
 INSERT INTO late_quarantine (sample_id, org_id, found_ms)
@@ -130,7 +130,7 @@ ON CONFLICT DO NOTHING
 -- name: late_is_dirty
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT w.org_id, w.window_ms FROM seal_work w JOIN orgs o ON o.org_id = w.org_id
-WHERE w.window_ms < :pack_ms AND w.window_ms >= o.floor_ms AND o.bucket BETWEEN :lo AND :hi
+WHERE w.window_ms < :watermark_ms AND w.window_ms >= o.floor_ms AND o.bucket BETWEEN :lo AND :hi
 ON CONFLICT DO NOTHING
 
 -- name: stopped_is_dirty
@@ -138,28 +138,29 @@ ON CONFLICT DO NOTHING
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT s.org_id, {window}
 FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
-WHERE {later} AND s.problem IS NULL AND s.ts < :pack_ms AND s.ts >= o.floor_ms
+WHERE {later} AND s.problem IS NULL AND s.ts < :watermark_ms AND s.ts >= o.floor_ms
     AND o.stopped_at_ms IS NOT NULL AND o.bucket BETWEEN :lo AND :hi
 ON CONFLICT DO NOTHING
 
 -- name: any_laggard
-SELECT 1 FROM orgs WHERE held_watermark_ms < :upto_ms AND stopped_at_ms IS NULL AND bucket BETWEEN :lo AND :hi
-UNION ALL SELECT 1 FROM buckets WHERE watermark_ms < :upto_ms AND id BETWEEN :lo AND :hi LIMIT 1
+SELECT 1 FROM orgs WHERE held_watermark_ms < :scan_end_ms AND stopped_at_ms IS NULL AND bucket BETWEEN :lo AND :hi
+UNION ALL SELECT 1 FROM buckets WHERE watermark_ms < :scan_end_ms AND id BETWEEN :lo AND :hi LIMIT 1
 
 -- name: laggards_are_dirty
--- Whoever is behind the pack is not scanned with it (13.5 times the cost, measured): its windows become dirty ones.
+-- Whoever is behind the watermark is not scanned with the others (13.5 times the cost, measured): its windows become
+-- dirty ones.
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT s.org_id, {window}
 FROM (SELECT o.org_id, COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
       FROM orgs o JOIN buckets b ON b.id = o.bucket
       WHERE b.id BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
-        AND COALESCE(o.held_watermark_ms, b.watermark_ms) < :upto_ms) o
-JOIN usage_samples s ON s.org_id = o.org_id AND s.ts >= o.watermark_ms AND s.ts < :upto_ms
+        AND COALESCE(o.held_watermark_ms, b.watermark_ms) < :scan_end_ms) o
+JOIN usage_samples s ON s.org_id = o.org_id AND s.ts >= o.watermark_ms AND s.ts < :scan_end_ms
 WHERE s.problem IS NULL {scope}
 ON CONFLICT DO NOTHING
 
 -- name: drop_partial
-DELETE FROM seal_work WHERE window_ms < :pack_ms
+DELETE FROM seal_work WHERE window_ms < :watermark_ms
 
 -- name: scan_dirty
 INSERT INTO seal_work (org_id, window_ms, memory_mb, seconds, samples)
@@ -189,10 +190,10 @@ s.org_id = d.org_id AND s.ts >= d.window_ms AND s.ts < d.window_ms + {window_len
 SELECT DISTINCT w.org_id FROM seal_work w LEFT JOIN orgs o ON o.org_id = w.org_id WHERE o.bucket IS NULL
 
 -- name: strangers_behind
--- A bucket behind the pack: its cursor may have passed a stranger's sample while the sample's window was still open, and
--- an organisation without a row is no laggard that could be found below.
+-- A bucket behind the watermark: its cursor may have passed a stranger's sample while the sample's window was still
+-- open, and an organisation without a row is no laggard that could be found below.
 SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
-WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi) AND s.ts < :upto_ms
+WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi) AND s.ts < :scan_end_ms
     AND s.problem IS NULL AND o.bucket IS NULL {scope}
 
 -- name: strangers_by_arrival

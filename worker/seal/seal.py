@@ -35,7 +35,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     Errors: whatever the database refuses, for the caller to find the organisation it is about (S8).
     """
     lock, restored = lock_shard(connection, request)
-    run = Statements(connection, request, lock.pack_ms, lock.seen)
+    run = Statements(connection, request, lock.watermark_ms, lock.seen)
     go_by(run, request)
     some_stopped = narrow_if_needed(run, request)
     run.run("make_work")
@@ -67,7 +67,9 @@ def _scan(run: Statements, request: SealRequest, lock: Lock) -> None:
         return
     if request.only is None:
         run.run("move_cursor")
-    one_window = lock.pack_ms == window_of(lock.pack_ms) and request.horizon_ms == lock.pack_ms + WINDOW_MS
+    one_window = (
+        lock.watermark_ms == window_of(lock.watermark_ms) and request.horizon_ms == lock.watermark_ms + WINDOW_MS
+    )
     window, groups = ("the_one_window", "groups_of_one_window") if one_window else ("window", "groups")
     run.run("add_up", "scope", which="fresh", window=window, groups=groups)
     run.run("add_up", "scope", which="late")

@@ -52,14 +52,15 @@ class Lock:
     """What the bucket rows said once they were locked."""
 
     seen: Seen
-    pack_ms: int
+    watermark_ms: int
+    """Of the bucket that is sealed furthest."""
     epoch: int
 
 
 class Statements:
     """Runs the pieces with this seal's `values`, and with what its `slots` hold."""
 
-    def __init__(self, connection: sa.Connection, request: SealRequest, pack_ms: int, seen: Seen = UNREAD) -> None:
+    def __init__(self, connection: sa.Connection, request: SealRequest, watermark_ms: int, seen: Seen = UNREAD) -> None:
         self.connection = connection
         self.is_postgresql = connection.dialect.name == "postgresql"
         self.values: dict[str, object] = {
@@ -67,8 +68,8 @@ class Statements:
             "hi": request.shard.hi,
             "now_ms": request.now_ms,
             "horizon_ms": request.horizon_ms,
-            "pack_ms": pack_ms,
-            "upto_ms": min(pack_ms, request.horizon_ms),
+            "watermark_ms": watermark_ms,
+            "scan_end_ms": min(watermark_ms, request.horizon_ms),
             **seen.values,
         }
         self.slots = {
@@ -94,7 +95,7 @@ def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, b
     require_same(connection, request.witness)
     lock = Lock(
         seen=seen_by_all(rows),
-        pack_ms=max(row.watermark_ms for row in rows),
+        watermark_ms=max(row.watermark_ms for row in rows),
         epoch=max(row.epoch for row in rows),
     )
     # S2: a cursor that the database's own counter has not reached yet comes from before a restore.
@@ -114,7 +115,7 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
         {"cursor": lock.seen.cursor},
         By(request.now_ms, "drawdown", "S2: the cursor lay beyond the database's own counter: it was restored"),
     )
-    return Lock(UNREAD, pack_ms=lock.pack_ms, epoch=lock.epoch + 1)
+    return Lock(UNREAD, watermark_ms=lock.watermark_ms, epoch=lock.epoch + 1)
 
 
 def narrow_if_needed(run: Statements, request: SealRequest) -> bool:

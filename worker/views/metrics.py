@@ -18,9 +18,9 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Watermarks:
-    """The oldest of the pack, and of organisations that are held back; None: there is none."""
+    """The oldest of the buckets, and of organisations that are held back; None: there is none."""
 
-    pack_ms: int | None
+    oldest_ms: int | None
     held_ms: int | None
 
 
@@ -77,7 +77,7 @@ class EndedTick:
 
 def watermarks(connection: sa.Connection) -> Watermarks:
     """How far sealing has come."""
-    return Watermarks(SQL.run(connection, "pack").scalar(), SQL.run(connection, "held").scalar())
+    return Watermarks(SQL.run(connection, "oldest_watermark").scalar(), SQL.run(connection, "held").scalar())
 
 
 def pending_seconds(connection: sa.Connection) -> dict[str, int]:

@@ -1,7 +1,7 @@
 -- The figures behind the metrics, by indexes.
 
--- name: pack
-SELECT MIN(watermark_ms) AS pack FROM buckets WHERE watermark_ms > 0
+-- name: oldest_watermark
+SELECT MIN(watermark_ms) AS watermark_ms FROM buckets WHERE watermark_ms > 0
 
 -- name: held
 SELECT MIN(held_watermark_ms) AS held FROM orgs WHERE held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL
