@@ -6,7 +6,8 @@ positive one, so that giving back leaves nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from drawdown.schema.units import MicroCredits
@@ -21,15 +22,27 @@ class Rate:
     micro_credits: int
     per_quantity: int
 
+    def price(self, quantity: int) -> MicroCredits:
+        """The price of a quantity in micro-credits, rounded half away from zero."""
+        doubled = abs(quantity) * self.micro_credits * 2 + self.per_quantity
+        amount = doubled // (2 * self.per_quantity)
+        return MicroCredits(-amount if quantity < 0 else amount)
 
-def rate_for(rates: Sequence[Rate], feature: str, ts: int) -> Rate | None:
-    """The rate in force for a feature at a moment; None where it has none."""
-    begun = [rate for rate in rates if rate.feature == feature and rate.start_ms <= ts]
-    return max(begun, key=lambda rate: rate.start_ms, default=None)
 
+class RateCard:
+    """The rates of features, each from its moment on."""
 
-def price(quantity: int, rate: Rate) -> MicroCredits:
-    """The price in micro-credits, rounded half away from zero."""
-    doubled = abs(quantity) * rate.micro_credits * 2 + rate.per_quantity
-    amount = doubled // (2 * rate.per_quantity)
-    return MicroCredits(-amount if quantity < 0 else amount)
+    def __init__(self, rates: Iterable[Rate]) -> None:
+        self.rates = sorted(rates, key=lambda rate: (rate.feature, rate.start_ms))
+        self._of: dict[str, list[Rate]] = defaultdict(list)
+        for rate in self.rates:
+            self._of[rate.feature].append(rate)
+
+    def rate(self, feature: str, ts: int) -> Rate | None:
+        """The rate in force for a feature at a moment (milliseconds); None where it has none."""
+        return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
+
+    def price(self, feature: str, ts: int, quantity: int) -> MicroCredits | None:
+        """What a quantity of a feature used at a moment costs, in micro-credits; None where it has no rate."""
+        rate = self.rate(feature, ts)
+        return None if rate is None else rate.price(quantity)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import read_wallets, wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
-from drawdown.ledger.rates import Rate, price, rate_for
+from drawdown.ledger.rates import Rate, RateCard
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 
@@ -43,13 +43,12 @@ class Granted:
 
 def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> list[Charge]:
     """Charge usages, each key once for good; one answer each, in order."""
-    rates = read_rates(connection)
+    card = read_rate_card(connection)
     entries: dict[str, dict[str, object]] = {}
     too_large: set[str] = set()
     for use in batch:
-        rate = rate_for(rates, use.feature, use.ts)
-        if rate is not None and use.key not in entries:  # of a key that comes twice, the first counts
-            amount = price(use.quantity, rate)
+        amount = card.price(use.feature, use.ts, use.quantity)
+        if amount is not None and use.key not in entries:  # of a key that comes twice, the first counts
             if abs(amount) > MAX_ENTRY_MICRO:
                 too_large.add(use.key)
             else:
@@ -143,7 +142,7 @@ def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, in
     return {row.key: int(row.quantity) for row in rows}
 
 
-def read_rates(connection: sa.Connection) -> list[Rate]:
+def read_rate_card(connection: sa.Connection) -> RateCard:
     """The whole rate card."""
     rows = SQL.run(connection, "rates")
-    return [Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows]
+    return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.rates import RateCard
 from drawdown.providers.protocol import RetryAt
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
-from drawdown.worker.catalog.prices import Prices
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.replay import replay as replaying
@@ -102,7 +102,7 @@ def test_a_dry_run_shows_it_with_prices_and_leaves_nothing_behind(fleet: Fleet) 
     totals = {(one.org_id, one.provider): (one.pushes, one.quantity, one.price_micro) for one in found.totals}
     assert totals == {("acme", "fake"): (48, 480, 48_000), ("globex", "embedded"): (48, 480, 48_000)}
     assert (found.first[0].org_id, found.first[0].window_ms, found.first[0].price_micro) == ("acme", T0, 1_000)
-    assert Prices([]).of("compute_1gb", T0, 10) is None
+    assert RateCard([]).price("compute_1gb", T0, 10) is None
 
 
 def test_a_replay_that_died_goes_on_where_it_was(fleet: Fleet) -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger import entries as ledger_entries
 from drawdown.ledger.entries import Usage
-from drawdown.ledger.rates import Rate, price
+from drawdown.ledger.rates import Rate, RateCard
 from drawdown.ledger.wallet import Charge
 from drawdown.schema.database import read, write
 from drawdown.worker.commands import credit
@@ -62,20 +62,20 @@ def _twice(right: Callable[..., set[str]]) -> Callable[..., set[str]]:
     return wrong
 
 
-def _halves_down(quantity: int, rate: Rate) -> int:
+def _halves_down(rate: Rate, quantity: int) -> int:
     return quantity * rate.micro_credits // rate.per_quantity
 
 
-def _newest(rates: list[Rate], feature: str, ts: int) -> Rate | None:
-    return max((one for one in rates if one.feature == feature), key=lambda one: one.start_ms, default=None)
+def _newest(card: RateCard, feature: str, ts: int) -> Rate | None:
+    return max((rate for rate in card.rates if rate.feature == feature), key=lambda rate: rate.start_ms, default=None)
 
 
 BALANCE = "the balance is not what the model says"
 NO_PRICE = "not charged, though it has a price|no price, and charged"
 PLANTED: dict[str, tuple[object, str, Any, str]] = {
     "a double charge on the same key": (wallet, "post", _twice(ledger_entries.post), BALANCE),
-    "rounding down": (wallet, "price", _halves_down, BALANCE),
-    "the newest rate for all usage": (wallet, "rate_for", _newest, f"{BALANCE}|{NO_PRICE}"),
+    "rounding down": (Rate, "price", _halves_down, BALANCE),
+    "the newest rate for all usage": (RateCard, "rate", _newest, f"{BALANCE}|{NO_PRICE}"),
     "a key of another account taken for the same": (
         wallet, "content", lambda use: ("", use.feature, use.quantity), "another use taken for the same"),
     "given back twice": (wallet_mirror, "give_back", lambda c, pushes, now: wallet.charge(
@@ -94,7 +94,8 @@ def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> Non
 
 
 def test_the_planted_rounding_is_another_one() -> None:
-    assert (_halves_down(1, Rate("f", 0, 1, 2)), price(1, Rate("f", 0, 1, 2))) == (0, 1)
+    half = Rate("f", 0, 1, 2)
+    assert (_halves_down(half, 1), half.price(1)) == (0, 1)
 
 
 def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) -> None:

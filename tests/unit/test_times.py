@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from drawdown.cli.main import global_options_first
 from drawdown.cli.nouns.tick import parse_shard
 from drawdown.cli.parsing import parse_credits, parse_time, parse_window, show_credits, show_time
-from drawdown.ledger.rates import Rate, price
+from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import BUCKETS, GRACE_MS, WINDOW_MS, horizon, next_window, push_key, window_of
 
@@ -110,8 +110,8 @@ def test_a_window_may_be_sealed_when_its_grace_is_over_and_not_a_millisecond_bef
 @given(st.integers(-(10**12), 10**12), st.integers(0, 10**6), st.integers(1, 10**6))
 def test_giving_back_costs_exactly_what_it_cost(quantity: int, micro: int, per: int) -> None:
     rate = Rate("f", 0, micro, per)
-    assert price(quantity, rate) == -price(-quantity, rate)
-    assert abs(price(quantity, rate) * per - quantity * micro) * 2 <= per
+    assert rate.price(quantity) == -rate.price(-quantity)
+    assert abs(rate.price(quantity) * per - quantity * micro) * 2 <= per
 
 
 def test_keys_tell_revisions_apart_and_hold_no_quantity() -> None:

@@ -5,28 +5,15 @@ Guarantee: amounts are integer micro-credits, or none at all where a feature has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import sqlalchemy as sa
 
-from drawdown.ledger.rates import Rate, price, rate_for
-from drawdown.ledger.wallet import read_rates
+from drawdown.ledger.rates import RateCard
+from drawdown.ledger.wallet import read_rate_card
 
 
-class Prices:
-    """The rate card, looked up once for each feature and day it is asked about."""
-
-    def __init__(self, rates: Sequence[Rate]) -> None:
-        self._rates = rates
-
-    @classmethod
-    def read(cls, connection: sa.Connection) -> Prices:
-        return cls(read_rates(connection))
-
-    def of(self, feature: str, window_ms: int, quantity: int) -> int | None:
-        """The price of one push in micro-credits, as the ledger would charge it; None where there is none."""
-        rate = rate_for(self._rates, feature, window_ms)
-        return None if rate is None else price(quantity, rate)
+def rate_card(connection: sa.Connection) -> RateCard:
+    """The rates as they are now."""
+    return read_rate_card(connection)
 
 
 def add(amount: int | None, other: int | None) -> int | None:

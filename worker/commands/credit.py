@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.ledger import accounts, wallet
-from drawdown.ledger.rates import Rate, rate_for
+from drawdown.ledger.rates import Rate
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
@@ -73,7 +73,7 @@ def require_wallet(connection: sa.Connection, customer_id: str) -> accounts.Wall
 
 def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | None:
     """What a feature costs at a moment, by the rate card; None where it has no rate."""
-    return rate_for(wallet.read_rates(connection), feature, moment_ms)
+    return wallet.read_rate_card(connection).rate(feature, moment_ms)
 
 
 def set_rate(
@@ -97,7 +97,7 @@ def set_rate(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
-    rates = [rate for rate in wallet.read_rates(connection) if rate.feature == feature]
+    rates = [rate for rate in wallet.read_rate_card(connection).rates if rate.feature == feature]
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if rates else 0)
     if any(rate.start_ms == start for rate in rates):
         raise Refused(f"{feature} has a rate from then on already; rates are append-only, begin a new one later")

@@ -10,7 +10,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.sql import queries
 from drawdown.schema.units import next_window
-from drawdown.worker.verdict.rates import POLICIES, policies_of, rates_of, uses_ledger
+from drawdown.worker.verdict.rates import POLICIES, policies_of, rate_card_of, uses_ledger
 
 SQL = queries(__file__)
 
@@ -38,7 +38,7 @@ def set_rate(
     if uses_ledger(connection, provider):
         raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
     ids.require(connection, ids.FEATURE, feature, new=new)
-    rates = [given for given in rates_of(connection, provider) if given.feature == feature]
+    rates = [given for given in rate_card_of(connection, provider).rates if given.feature == feature]
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if rates else 0)
     if any(given.start_ms == start for given in rates):
         raise Refused(f"{feature} has a rate at {provider} from then on already; rates are append-only")

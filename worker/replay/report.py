@@ -9,7 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
-from drawdown.worker.catalog.prices import Prices, add
+from drawdown.worker.catalog.prices import add, rate_card
 from drawdown.worker.replay.plan import ReplayPlan
 
 SQL = queries(__file__)
@@ -68,7 +68,7 @@ class Left:
 
 def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundPush]:
     """The pushes that a seal made of windows from `start` on."""
-    prices = Prices.read(connection)
+    card = rate_card(connection)
     rows = SQL.run(connection, "found", {"seal_id": seal_id, "start_ms": start})
     return [
         FoundPush(
@@ -79,7 +79,7 @@ def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundP
             row.sealed_qty,
             row.provider,
             row.state == "shadow",
-            prices.of(row.feature, row.window_ms, row.sealed_qty),
+            card.price(row.feature, row.window_ms, row.sealed_qty),
         )
         for row in rows
     ]

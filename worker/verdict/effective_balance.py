@@ -15,12 +15,11 @@ from typing import Final, Protocol
 
 import sqlalchemy as sa
 
-from drawdown.ledger.rates import Rate, price, rate_for
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import mapping_rows, segments
 from drawdown.worker.verdict.org_row import Effective, Row
-from drawdown.worker.verdict.rates import rates_of
+from drawdown.worker.verdict.rates import rate_card_of
 
 SQL = queries(__file__)
 
@@ -154,9 +153,7 @@ class _Run:
 
     def __init__(self, connection: sa.Connection, provider: str, orgs: Sequence[str], now_ms: int) -> None:
         self._connection = connection
-        self._rates: dict[str, list[Rate]] = defaultdict(list)
-        for rate in rates_of(connection, provider):
-            self._rates[rate.feature].append(rate)
+        self._card = rate_card_of(connection, provider)
         self._values: dict[str, object] = {
             "orgs": [{"org_id": org_id} for org_id in orgs],
             "segments": [asdict(segment) for segment in segments(mapping_rows(connection))],
@@ -170,8 +167,8 @@ class _Run:
         return SQL.run(self._connection, name, {**self._values, **values}).all()
 
     def price(self, used: Used, row: Row, quantity: int | Decimal) -> int:
-        rate = rate_for(self._rates[row.feature], row.feature, row.window_ms)
-        if rate is None:
+        amount = self._card.price(row.feature, row.window_ms, int(quantity))
+        if amount is None:
             used.unpriced.add(row.feature)
             return 0
-        return price(int(quantity), rate)
+        return amount

@@ -10,8 +10,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.rates import Rate
-from drawdown.ledger.wallet import read_rates
+from drawdown.ledger.rates import Rate, RateCard
+from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import wallets_at
 
@@ -26,12 +26,12 @@ def uses_ledger(connection: sa.Connection, provider: str) -> bool:
     return provider in wallets_at(connection)
 
 
-def rates_of(connection: sa.Connection, provider: str) -> list[Rate]:
+def rate_card_of(connection: sa.Connection, provider: str) -> RateCard:
     """What usage costs at a provider, in millionths of the unit of its balance."""
     if uses_ledger(connection, provider):
-        return list(read_rates(connection))
+        return read_rate_card(connection)
     rows = SQL.run(connection, "rates", {"provider": provider})
-    return [Rate(row.feature, row.start_ms, row.micro, row.per_quantity) for row in rows]
+    return RateCard(Rate(row.feature, row.start_ms, row.micro, row.per_quantity) for row in rows)
 
 
 def policies_of(connection: sa.Connection, provider: str) -> dict[str, str]:

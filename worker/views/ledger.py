@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import Rate
-from drawdown.ledger.wallet import read_rates
+from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
@@ -43,7 +43,7 @@ def list_wallets(connection: sa.Connection, most: int) -> list[WalletRow]:
 
 def list_rates(connection: sa.Connection) -> list[Rate]:
     """The rate card, by feature and beginning."""
-    return sorted(read_rates(connection), key=lambda rate: (rate.feature, rate.start_ms))
+    return read_rate_card(connection).rates
 
 
 def list_entries(connection: sa.Connection, customer_id: str, most: int) -> list[EntryRow]:

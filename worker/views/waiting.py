@@ -13,9 +13,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger.rates import RateCard
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.catalog.prices import Prices
+from drawdown.worker.catalog.prices import rate_card
 from drawdown.worker.catalog.terms import paused
 
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
@@ -79,14 +80,14 @@ class _Open:
 
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     """Each provider where something waits, or that a person paused; the one with most of it first."""
-    prices = Prices.read(connection)
+    card = rate_card(connection)
     waiting: dict[str, list[_Open]] = defaultdict(list)
     for row in SQL.run(connection, "open"):
         waiting[row.provider].append(_Open(**row._mapping))
     errors: dict[str, tuple[str, int]] = {}
     for row in SQL.run(connection, "errors"):
         errors.setdefault(row.provider, (str(row.error), int(row.pushes)))
-    found = {name: _in_all(name, some, errors.get(name), prices) for name, some in waiting.items()}
+    found = {name: _in_all(name, some, errors.get(name), card) for name, some in waiting.items()}
     for name, (since, why) in paused(connection).items():
         by = SQL.run(connection, "paused_by", {"provider": name}).scalar_one_or_none()
         found[name] = replace(found.get(name, Waiting(name)), paused_ms=since, paused_reason=why, paused_by=by)
@@ -95,7 +96,7 @@ def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     return sorted(predicted, key=lambda provider: provider.order)
 
 
-def _in_all(name: str, some: Sequence[_Open], error: tuple[str, int] | None, prices: Prices) -> Waiting:
+def _in_all(name: str, some: Sequence[_Open], error: tuple[str, int] | None, card: RateCard) -> Waiting:
     """What waits at one provider, added up."""
     states: dict[str, int] = defaultdict(int)
     units: dict[str, int] = defaultdict(int)
@@ -105,7 +106,7 @@ def _in_all(name: str, some: Sequence[_Open], error: tuple[str, int] | None, pri
         quantity = int(part.quantity)
         states[part.state] += int(part.pushes)
         units[part.feature] += quantity
-        price = prices.of(part.feature, part.rated_ms, quantity)
+        price = card.price(part.feature, part.rated_ms, quantity)
         if price is None:
             unpriced[part.feature] += quantity
         else:
