@@ -17,9 +17,9 @@ New = Annotated[bool, typer.Option("--new", help="Also one of which nothing is k
 Undo = Annotated[bool, typer.Option("--undo", help="Take it back")]
 Expect = Annotated[int | None, typer.Option("--expect", help="Refuse unless it is so many: what the dry run showed")]
 MAX_CONCURRENT = 2**31 - 1
-Page = Annotated[int, typer.Option("--most", min=1, max=10_000, help="How many rows at most")]
+PageSize = Annotated[int, typer.Option("--most", min=1, max=10_000, help="How many rows at most")]
 Org = Annotated[str, typer.Argument(metavar="ORG", help="The organisation's id")]
-Name = Annotated[str, typer.Argument(metavar="PROVIDER", help="The provider's name")]
+ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="The provider's name")]
 Orgs = Annotated[list[str], typer.Argument(metavar="ORG...", help="Organisations")]
 Keys = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]")

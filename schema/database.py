@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -38,6 +38,12 @@ PG_SETTINGS: Final = (
     "timezone=UTC",
     "work_mem=64MB",  # the seal groups by hash; with the default it spills to disk
 )
+
+
+class Transact(Protocol):
+    """Runs work in a transaction and commits it; with `rollback=True`, leaves nothing behind."""
+
+    def __call__(self, work: Callable[[sa.Connection], T], /, *, rollback: bool = False) -> T: ...
 
 
 def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:

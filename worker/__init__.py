@@ -1,1 +1,1 @@
-"""What runs: one file per step of the tick, and what is built on them."""
+"""The steps of the tick, one room each, and the rooms that are built on them."""

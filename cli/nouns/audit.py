@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Page
+from drawdown.cli.options import PageSize
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.worker.views.audit import VIAS, AuditFilter, list_deeds
@@ -31,7 +31,7 @@ def list_(
     from_: Annotated[str | None, typer.Option("--from", help="From this time on")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Up to this time")] = None,
     before: Annotated[int, typer.Option(min=0, help="Go on before this number: the last one of a page")] = 0,
-    most: Page = 100,
+    most: PageSize = 100,
 ) -> None:
     """List what people changed, the newest first: when, who, what, why, and through what."""
     app: App = context.obj

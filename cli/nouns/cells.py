@@ -19,7 +19,7 @@ from drawdown.worker.views import cells as views_cells
 
 commands = typer.Typer()
 
-CellId = Annotated[str, typer.Argument(metavar="CELL", help="The cell's id")]
+CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="The cell's id")]
 
 
 @commands.command("list")
@@ -35,7 +35,7 @@ def list_(context: typer.Context) -> None:
 @commands.command("set")
 def set_(
     context: typer.Context,
-    cell: CellId,
+    cell: CellArgument,
     url: Annotated[str, typer.Argument(help="Where it listens; /admin/halt-org is added")],
     new: New = False,
     actor: Actor = None,
@@ -54,7 +54,7 @@ def set_(
 
 
 @commands.command()
-def secret(context: typer.Context, cell: CellId, new: New = False) -> None:
+def secret(context: typer.Context, cell: CellArgument, new: New = False) -> None:
     """Print a cell's own secret, for whoever installs the cell. Nothing else that it is given signs its halts."""
     app: App = context.obj
     if not is_clean_id(cell):
@@ -67,7 +67,7 @@ def secret(context: typer.Context, cell: CellId, new: New = False) -> None:
 
 
 @commands.command()
-def remove(context: typer.Context, cell: CellId, actor: Actor = None, reason: Reason = "not given") -> None:
+def remove(context: typer.Context, cell: CellArgument, actor: Actor = None, reason: Reason = "not given") -> None:
     """Forget a cell that is gone. Refused while sandboxes or halts need it."""
     app: App = context.obj
     by = app.by(actor, reason)

@@ -22,14 +22,14 @@ from drawdown.worker.commands import assignments, flip_rules, flips
 from drawdown.worker.engine.runner import run
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ORG]...", help="Organisations")]
-Provider = Annotated[
+ProviderOption = Annotated[
     str | None,
     typer.Option(
         help="embedded, autumn, stripe, …; or none or legacy (bill nothing here)",
         show_default="who bills it now; embedded where nobody does",
     ),
 ]
-Customer = Annotated[
+CustomerOption = Annotated[
     str | None, typer.Option(help="The customer there", show_default="as it is; at first the organisation's id")
 ]
 Unassigned = Annotated[bool, typer.Option("--unassigned", help="All that nobody bills yet")]
@@ -47,8 +47,8 @@ def register(commands: typer.Typer) -> None:
 def assign(
     context: typer.Context,
     names: Names = None,
-    provider: Provider = None,
-    customer: Customer = None,
+    provider: ProviderOption = None,
+    customer: CustomerOption = None,
     from_: From = None,
     unassigned: Unassigned = False,
     file: FlipFile = None,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns import org_assign
-from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, Page, Reason, Undo, only_with
+from drawdown.cli.options import MAX_CONCURRENT, Actor, DryRun, Expect, Org, PageSize, Reason, Undo, only_with
 from drawdown.cli.parsing import show_credits, show_time
 from drawdown.cli.rendering import facts, show, shown, table
 from drawdown.schema import ids
@@ -41,7 +41,7 @@ def list_(
     scheduled: Annotated[bool, typer.Option("--scheduled", help="Assignments that begin later, instead")] = False,
     sort: Annotated[str, typer.Option(help=f"By {', '.join(SORTS)}")] = "name",
     after: Annotated[str, typer.Option(help="Go on after this organisation: the last one of a page")] = "",
-    most: Page = 100,
+    most: PageSize = 100,
 ) -> None:
     """List organisations, or the flips that are still to come."""
     app: App = context.obj

@@ -8,7 +8,7 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns.ledger import MAX_RATE
-from drawdown.cli.options import Actor, Name, New, Reason, Undo, only_with
+from drawdown.cli.options import Actor, New, ProviderName, Reason, Undo, only_with
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import Refused, UsageError
@@ -26,7 +26,7 @@ def register(commands: typer.Typer) -> None:
 
 def rate(
     context: typer.Context,
-    name: Name,
+    name: ProviderName,
     feature: Annotated[str, typer.Argument(help="The feature")],
     micro: Annotated[int, typer.Option(min=0, max=MAX_RATE, help="Millionths of the unit its balance is told in")],
     per: Annotated[
@@ -55,7 +55,7 @@ def rate(
 
 def when_down(
     context: typer.Context,
-    name: Name,
+    name: ProviderName,
     policy: Annotated[str, typer.Option(help="go_on, estimate (until that says zero; the default) or stop")] = "",
     plan: Annotated[str, typer.Option(help="Only customers of this plan", show_default="every other plan")] = "",
     undo: Undo = False,

@@ -10,7 +10,7 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns import provider_estimates
-from drawdown.cli.options import Actor, DryRun, Name, Reason, Undo, only_with
+from drawdown.cli.options import Actor, DryRun, ProviderName, Reason, Undo, only_with
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.providers.protocol import ReadFailed
@@ -69,7 +69,7 @@ def _stands(
 @commands.command()
 def check(
     context: typer.Context,
-    name: Name,
+    name: ProviderName,
     feature: Annotated[list[str] | None, typer.Option(help="Only these features", show_default="all mapped")] = None,
     customer: Annotated[
         list[str] | None, typer.Option(help="Only these customers", show_default="the assigned ones")
@@ -97,7 +97,7 @@ def check(
 
 @commands.command()
 def pause(
-    context: typer.Context, name: Name, undo: Undo = False, actor: Actor = None, reason: Reason = "not given"
+    context: typer.Context, name: ProviderName, undo: Undo = False, actor: Actor = None, reason: Reason = "not given"
 ) -> None:
     """Send nothing to a provider until --undo. Usage goes on being sealed, and waits."""
     if undo:
@@ -113,7 +113,7 @@ def pause(
 
 
 @commands.command(hidden=True)
-def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
+def resume(context: typer.Context, name: ProviderName, actor: Actor = None, reason: Reason = "not given") -> None:
     """Send to a paused provider again: the next tick sends what has waited."""
     app: App = context.obj
     by = app.by(actor, reason)
@@ -125,7 +125,11 @@ def resume(context: typer.Context, name: Name, actor: Actor = None, reason: Reas
 
 @commands.command()
 def accept(
-    context: typer.Context, name: Name, dry_run: DryRun = False, actor: Actor = None, reason: Reason = "not given"
+    context: typer.Context,
+    name: ProviderName,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
 ) -> None:
     """Use a provider on its changed settings (meters, units, shadow mode, cut-over) from now on.
 
@@ -147,7 +151,7 @@ def accept(
 @commands.command()
 def webhook(
     context: typer.Context,
-    name: Name,
+    name: ProviderName,
     body: Annotated[typer.FileBinaryRead, typer.Argument(help="The body, byte for byte; - for standard input")],
     header: Annotated[list[str], typer.Option(help="'Name: value', each header that came with it")],
 ) -> None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, DryRun, Expect, Page, Reason, Undo
+from drawdown.cli.options import Actor, DryRun, Expect, PageSize, Reason, Undo
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import require_org
@@ -35,7 +35,7 @@ def list_(
     from_: Annotated[str | None, typer.Option("--from", help="Used from this time on; quarantined: came in")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Used before this time; quarantined: came in")] = None,
     after: Annotated[str, typer.Option(help="Go on after this sample: the last one of a page")] = "",
-    most: Page = 100,
+    most: PageSize = 100,
 ) -> None:
     """List an organisation's samples by the time of their use; or what is quarantined, with what it could be mended to.
 

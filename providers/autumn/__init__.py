@@ -25,7 +25,7 @@ from drawdown.providers.autumn import (
     wire,
 )
 from drawdown.providers.autumn.check import CheckReport, feature_lines, read_features
-from drawdown.providers.autumn.customers import Customer, TooMany, Unreadable
+from drawdown.providers.autumn.customers import AutumnCustomer, TooMany, Unreadable
 from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, Answer, Call, HttpResult
 from drawdown.providers.protocol import (
@@ -125,7 +125,7 @@ class AutumnProvider:
             return NoCustomer() if trouble.code == "customer_not_found" else ReadFailed(str(trouble))
         return autumn_customers.state(customer, self._settings, self._consumable)
 
-    async def _customer(self, customer_id: str) -> Customer:
+    async def _customer(self, customer_id: str) -> AutumnCustomer:
         if not autumn_settings.ID.fullmatch(customer_id):
             raise Unreadable(f"Autumn takes no customer id like {customer_id!r}", "customer_not_found")
         told = await self._ask("customers.get", {"customer_id": customer_id})
@@ -133,7 +133,7 @@ class AutumnProvider:
             raise Unreadable("Autumn's answer is about another customer")
         return autumn_customers.read_customer(told)
 
-    async def _learn_features(self, customer: Customer) -> None:
+    async def _learn_features(self, customer: AutumnCustomer) -> None:
         """A balance does not say whether it is used up or only held (seats): the list of features does, asked once."""
         if self._settings.balance_feature is not None:
             return

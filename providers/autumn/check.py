@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drawdown.providers.autumn.customers import Customer, Unreadable
+from drawdown.providers.autumn.customers import AutumnCustomer, Unreadable
 from drawdown.providers.autumn.settings import AutumnSettings
 
 
 @dataclass(frozen=True)
-class Feature:
+class AutumnFeature:
     """`of` are the features a credit system pays for."""
 
     name: str
@@ -23,7 +23,7 @@ class Feature:
     of: frozenset[str]
 
 
-def read_features(body: Mapping[str, object]) -> dict[str, Feature]:
+def read_features(body: Mapping[str, object]) -> dict[str, AutumnFeature]:
     """The account's features. Errors: Unreadable."""
     listed = body.get("list")
     if not isinstance(listed, list):
@@ -32,12 +32,12 @@ def read_features(body: Mapping[str, object]) -> dict[str, Feature]:
     return {feature.name: feature for feature in found}
 
 
-def _feature(item: Mapping[str, object]) -> Feature:
+def _feature(item: Mapping[str, object]) -> AutumnFeature:
     credits = item.get("credit_schema")
     items = credits if isinstance(credits, list) else []
     paid = [part.get("metered_feature_id") for part in items if isinstance(part, dict)]
     kind = str(item.get("type"))
-    return Feature(
+    return AutumnFeature(
         name=str(item["id"]),
         kind=kind,
         consumable=kind == "credit_system" or (kind == "metered" and item.get("consumable") is not False),
@@ -46,7 +46,7 @@ def _feature(item: Mapping[str, object]) -> Feature:
     )
 
 
-def feature_lines(settings: AutumnSettings, listed: Mapping[str, Feature], features: Sequence[str]) -> list[str]:
+def feature_lines(settings: AutumnSettings, listed: Mapping[str, AutumnFeature], features: Sequence[str]) -> list[str]:
     """Features that cannot be billed, and settings that name none."""
     lines = [line for name in sorted(set(features)) if (line := _billed(name, listed.get(name))) is not None]
     name = settings.balance_feature
@@ -61,7 +61,7 @@ def feature_lines(settings: AutumnSettings, listed: Mapping[str, Feature], featu
     return lines
 
 
-def _billed(name: str, found: Feature | None) -> str | None:
+def _billed(name: str, found: AutumnFeature | None) -> str | None:
     if found is None:
         return f"feature {name}: Autumn has none of that name; create it there, metered and consumable"
     if found.archived:
@@ -78,10 +78,10 @@ class CheckReport:
     """Gathers lines."""
 
     settings: AutumnSettings
-    listed: Mapping[str, Feature]
+    listed: Mapping[str, AutumnFeature]
     lines: list[str] = field(default_factory=list)
 
-    def customer(self, customer_id: str, customer: Customer, features: Sequence[str]) -> None:
+    def customer(self, customer_id: str, customer: AutumnCustomer, features: Sequence[str]) -> None:
         """A charge of a feature without a balance is answered 200 and charges nothing (recorded)."""
         has = customer.balances.keys()
         paid = has | {name for credit in has if credit in self.listed for name in self.listed[credit].of}

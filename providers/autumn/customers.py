@@ -64,19 +64,19 @@ class Balance:
 
 
 @dataclass(frozen=True)
-class Customer:
+class AutumnCustomer:
     """Balances by feature; `plans` that are active, main ones before add-ons."""
 
     balances: Mapping[str, Balance]
     plans: tuple[str, ...]
 
 
-def read_customer(body: Mapping[str, object]) -> Customer:
+def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     """Errors: Unreadable for a body without balances, or with one that has no numbers."""
     balances = body.get("balances")
     if not isinstance(balances, dict):
         raise Unreadable("Autumn's answer has no balances")
-    return Customer({name: _balance(name, balance) for name, balance in balances.items()}, tuple(_plans(body)))
+    return AutumnCustomer({name: _balance(name, balance) for name, balance in balances.items()}, tuple(_plans(body)))
 
 
 def _balance(feature: str, found: object) -> Balance:
@@ -117,7 +117,7 @@ def _plans(body: Mapping[str, object]) -> list[str]:
     return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
 
 
-def state(customer: Customer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> CustomerState:
+def state(customer: AutumnCustomer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> CustomerState:
     """What is copied onto the organisation. No balance at all is one of zero: Autumn's own `check` says no, too."""
     deciding = list(_deciding(customer, settings, consumable))
     free = any(balance.free for balance in deciding)
@@ -130,14 +130,14 @@ def state(customer: Customer, settings: AutumnSettings, consumable: Mapping[str,
     )
 
 
-def _deciding(customer: Customer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> Iterable[Balance]:
+def _deciding(customer: AutumnCustomer, settings: AutumnSettings, consumable: Mapping[str, bool]) -> Iterable[Balance]:
     """The balances whose end halts the customer."""
     if settings.balance_feature is not None:
         return [balance for balance in customer.balances.values() if balance.feature == settings.balance_feature]
     return [balance for balance in candidates(customer, settings) if consumable.get(balance.feature, True)]
 
 
-def candidates(customer: Customer, settings: AutumnSettings) -> list[Balance]:
+def candidates(customer: AutumnCustomer, settings: AutumnSettings) -> list[Balance]:
     """Balances that may decide, but for which of them are used up: only the features' list says that."""
     return [balance for balance in customer.balances.values() if balance.feature != settings.concurrency_feature]
 
@@ -146,7 +146,7 @@ def _micro(value: Decimal) -> int:
     return max(-MAX_MICRO, min(int(value * MICRO), MAX_MICRO))
 
 
-def _concurrency(customer: Customer, settings: AutumnSettings) -> int | None:
+def _concurrency(customer: AutumnCustomer, settings: AutumnSettings) -> int | None:
     named = [settings.plans[plan] for plan in customer.plans if plan in settings.plans]
     if named:
         return max(named)
@@ -156,7 +156,7 @@ def _concurrency(customer: Customer, settings: AutumnSettings) -> int | None:
     return max(0, min(int(granted.granted), MAX_CONCURRENT))
 
 
-def drawn(customer: Customer, settings: AutumnSettings) -> dict[str, Drawn]:
+def drawn(customer: AutumnCustomer, settings: AutumnSettings) -> dict[str, Drawn]:
     """What was drawn from each balance in its present cycle, in whole units; where that cannot be told, it is left out.
 
     It counts every deduction, also those that left no event (a key store that fails open), and follows an operator's

@@ -39,7 +39,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Page:
+class EventPage:
     """`rest` is what the next call adds to its question; None: this was the last page."""
 
     items: Sequence[object]
@@ -59,21 +59,21 @@ def question(customer_id: str, from_ms: int, to_ms: int) -> dict[str, object]:
     }
 
 
-def read_page(body: Mapping[str, object], seen: int) -> Page:
+def read_page(body: Mapping[str, object], seen: int) -> EventPage:
     """`seen` counts the items of the pages before. Errors: Unreadable."""
     items = body.get("list")
     if not isinstance(items, list):
         raise Unreadable("Autumn's answer has no list of events")
     cursor = body.get("next_cursor")
     if isinstance(cursor, str) and cursor:
-        return Page(items, {"start_cursor": cursor})
+        return EventPage(items, {"start_cursor": cursor})
     if body.get("has_more") is True:
         if not items:
             raise Unreadable("Autumn says there are more events and lists none")
-        return Page(items, {"offset": seen + len(items)})
+        return EventPage(items, {"offset": seen + len(items)})
     if "next_cursor" not in body and "has_more" not in body:
         raise Unreadable("Autumn's list of events does not say whether it is complete")
-    return Page(items, None)
+    return EventPage(items, None)
 
 
 def read_event(item: object) -> Event:

@@ -12,7 +12,7 @@ LATEST_MS: Final = 253_402_300_799_999
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Why = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00]+$")]
-Moment = Annotated[int, Field(ge=0, le=LATEST_MS)]
+EpochMs = Annotated[int, Field(ge=0, le=LATEST_MS)]
 
 
 class _Strict(BaseModel):
@@ -29,7 +29,7 @@ class ProviderOrder(_Strict):
 
     provider: Name
     customer: Name | None = None
-    from_ms: Moment | None = None
+    from_ms: EpochMs | None = None
     undo: bool = False
     """Take back an assignment that has not begun."""
     cancel: bool = False
@@ -46,7 +46,7 @@ class OverrideOrder(_Strict):
 
     max_concurrent: Annotated[int, Field(ge=0, le=MAX_CONCURRENT)] | None = None
     never_halt: bool = False
-    until_ms: Moment | None = None
+    until_ms: EpochMs | None = None
     undo: bool = False
     """End all that an override says."""
     clear: bool = False

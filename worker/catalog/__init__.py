@@ -1,1 +1,1 @@
-"""What is billed: in which unit, at which terms, from whose wallet."""
+"""The terms of billing: features and their units, providers' terms, wallets."""

@@ -1,11 +1,12 @@
-"""Which memory size makes which feature, in which window (rule S5). Pure, but for `mapping_rows`, which reads it.
+"""The mapping: which memory size makes which feature, in which window (rule S5). Pure, but for `mapping_rows`, which
+reads it.
 
-Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose
-feature a new row would change, so that reaching back can only fill holes.
+Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose feature
+a new row would change, so that a change which reaches back can only fill holes.
 
-How a size is looked up: an exact row for that size wins; else the smallest "up to" tier that holds it; else the open
-top. Rows with the same selector (kind and size) follow one another in time: the last one started is in force, and a
-row without a feature ends it.
+A size is looked up in this order: an exact row for that size, the smallest "up to" tier that holds it, the open top.
+Rows with the same selector (kind and size) follow one another in time. The row started last is in force, and a row
+without a feature ends it.
 """
 
 from __future__ import annotations

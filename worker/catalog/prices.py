@@ -1,6 +1,7 @@
-"""What quantities cost by the embedded ledger's rate card, for people who ask; nothing is charged by it.
+"""Prices of quantities by the embedded ledger's rate card, for people who ask. Nothing is charged by them.
 
-Guarantee: amounts are integer micro-credits, or none at all where a feature has no price; never a guess.
+Guarantee: an amount is an integer number of micro-credits. A feature without a price has no amount, and none is
+guessed.
 """
 
 from __future__ import annotations

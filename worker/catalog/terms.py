@@ -1,16 +1,15 @@
-"""What is kept about providers themselves: their terms for quantities, and whether a person paused one.
+"""The stored state of providers: their terms for quantities, and whether a person paused one.
 
-Guarantee: seals go by terms that lie in the database, so that two hosts with different settings cannot fight; terms
-that change need a person, and until then nothing is sent; without terms, usage waits as pending. A paused provider is
-sent nothing, and its usage goes on being sealed.
+Guarantee: a seal goes by the terms in the database, so that two hosts with different settings cannot fight. Changed
+terms need a person, and until then nothing is sent. Without terms, usage waits as pending. A paused provider is sent
+nothing, and its usage is still sealed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -54,10 +53,6 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
                 f"`drawdown provider accept {name}`"
             )
     return found
-
-
-Transact = Callable[..., Any]
-"""Runs work in a transaction and commits it; with `rollback=True`, leaves nothing behind."""
 
 
 @dataclass(frozen=True)

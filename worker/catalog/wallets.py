@@ -1,6 +1,8 @@
-"""Whose balance is a wallet of the embedded ledger: its own customers', and those of providers without a hard stop.
+"""The customers that have a wallet in the embedded ledger: the ledger's own, and those of providers without a hard
+stop.
 
-Guarantee: one answer for all who ask: who draws on a wallet, goes by its rate card, or is read again once it moved.
+Guarantee: every caller gets one answer: which customers draw on a wallet, go by its rate card, and are read again once
+it moved.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""All that a person changes."""
+"""The commands: every change that a person makes."""

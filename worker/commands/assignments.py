@@ -1,7 +1,7 @@
-"""Who bills an organisation, from when on.
+"""Assignments: which provider bills an organisation, from which window on.
 
-Guarantee: an assignment starts at or after the watermark, or fills a hole where nothing was ever assigned (P4);
-whatever it mends becomes dirty, so that the next tick seals it (S6).
+Guarantee: an assignment starts at or after the watermark, or fills a hole where nothing was ever assigned (P4). The
+windows that it mends become dirty, so that the next tick seals them (S6).
 """
 
 from __future__ import annotations

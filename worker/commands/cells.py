@@ -1,6 +1,7 @@
-"""Which cells there are and where they listen.
+"""The list of cells and their URLs.
 
-Guarantee: a cell that sandboxes or halts still need is not removed; each change is on record with what it replaced.
+Guarantee: a cell that sandboxes or halts still need is not removed. Each change is on record with the value it
+replaced.
 """
 
 from __future__ import annotations

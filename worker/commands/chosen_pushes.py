@@ -1,4 +1,4 @@
-"""Which pushes a command is about: by their keys, or all that a filter finds."""
+"""The pushes that a command is about: named by their keys, or all that a filter finds."""
 
 from __future__ import annotations
 

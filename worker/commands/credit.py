@@ -1,6 +1,6 @@
-"""What an operator changes in the embedded ledger.
+"""An operator's changes of the embedded ledger.
 
-Guarantee: organisations whose verdict may change by it are marked, so that the next tick asks again.
+Guarantee: organisations whose verdict may change by one are marked, so that the next tick asks again.
 """
 
 from __future__ import annotations

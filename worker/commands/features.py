@@ -1,7 +1,8 @@
-"""Changing which memory sizes make which feature (rule S5).
+"""Changes of the mapping: which memory sizes make which feature (rule S5).
 
-Guarantee: a feature has one unit; a change starts after every watermark it touches; reaching back may only fill a hole,
-after a dry run and a confirmation; what a new mapping covers becomes dirty and is sealed by the next tick.
+Guarantee: a feature has one unit. A change starts after every watermark it touches. A change that reaches back may only
+fill a hole, after a dry run and a confirmation. The usage that a new mapping covers becomes dirty, and the next tick
+seals it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which flips may be done, from what is known of both billers. Pure."""
+"""The rules for a flip: whether it may be done, from the facts known of both providers. Pure."""
 
 from __future__ import annotations
 

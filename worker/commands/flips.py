@@ -1,8 +1,8 @@
-"""Flip: move organisations to another biller, or give them their first one, after asking what they would meet there.
+"""Flip: move organisations to another provider, or give them their first one, after a preflight at that provider.
 
-Guarantee: nothing is assigned that a preflight shows to be wrong (no such customer, a balance that would halt at once),
-unless a person says so; with one problem among organisations named by hand nothing changes, and from a file each line
-stands for itself, so that the same file can be given again until all of it is done.
+Guarantee: nothing is assigned that the preflight shows to be wrong (no such customer, a balance that would halt at
+once), unless a person says so. With one problem among organisations named by hand, nothing changes. From a file each
+line stands for itself, so that the same file can be given again until all of it is done.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An organisation as a person knows it: registered, halted, overridden.
+"""Changes of an organisation by a person: registered, halted, overridden.
 
-Guarantee: what an operator says wins over any provider's verdict at once, whether or not one can be asked, and is on
-record with who and why.
+Guarantee: an operator's override wins over any provider's verdict at once, whether or not a provider can be asked. It
+is on record with actor and reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a person changes of providers: their terms are accepted, one is paused, and goes on."""
+"""Changes of providers by a person: their terms are accepted, one is paused, one goes on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By, record
+from drawdown.schema.database import Transact
 from drawdown.schema.errors import DrawdownError, Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import next_window
-from drawdown.worker.catalog.terms import StoredTerms, Transact, _keep, _stored, _terms, _text, paused
+from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, paused
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.void import void_many
 

@@ -1,38 +1,32 @@
 """Pruning: raise the floor, then delete samples below it (rule S4).
 
-Guarantee: the floor goes first, under the seal's lock, and never past what is pending, unsealed, to be sealed again
-or not looked at yet; so a deleted sample can never look like a refund, nor go unbilled. Samples go afterwards, and
-nobody waits for it. What is quarantined goes only once it was mended or dismissed: its time may be the very thing
-that is wrong, and lie below every floor. The database's own guard asks for the floor alone, as a refund is what it
-keeps away; hosts may delete nothing there, and a worker's login deletes nothing but here.
+Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
+not looked at yet. So a deleted sample can never look like a refund, nor go unbilled. Samples are deleted afterwards,
+and nobody waits for it. A quarantined sample is deleted only once it was mended or dismissed: its time may be the very
+thing that is wrong, and lie below every floor. The database's own guard checks the floor alone, since the floor is what
+keeps refunds away. Hosts may delete nothing there, and a worker's login deletes nothing but here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record
+from drawdown.schema.database import Transact
 from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import LATE_HORIZON_MS, WINDOW_MS, window_of
 
-R = TypeVar("R")
 SQL = queries(__file__)
 LEAST_TS_MS: Final = 946_684_800_000
 """2000-01-01: samples dated before are quarantined."""
 EVER_MS: Final = -(1 << 62)
-
-
-class Transact(Protocol):
-    """Runs work in a transaction and commits it; with `rollback=True`, leaves nothing behind."""
-
-    def __call__(self, work: Callable[[sa.Connection], R], /, *, rollback: bool = False) -> R: ...
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""What a person decides of pushes: void, resolve, retry."""
+"""A person's decisions about pushes: void, resolve, retry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
 
 import sqlalchemy as sa
 
@@ -13,11 +12,10 @@ from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.worker.history.incarnation import require_whole
-from drawdown.worker.push.rows import change, find_pushes, require_push
+from drawdown.worker.push.rows import PushRow, change, find_pushes, require_push
 from drawdown.worker.push.void import void_many
 from drawdown.worker.push.wallet_mirror import draw_if_ours
 
-PushRow: TypeAlias = sa.Row[tuple[object, ...]]
 _PROVEN = ("rejected", "in_doubt")
 
 

@@ -1,4 +1,4 @@
-"""What an operator says for estimates; `worker.verdict.rates` reads it, and says what holds of it."""
+"""An operator's input for estimates. `worker.verdict.rates` reads it, and states the guarantee for it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What becomes of quarantined samples: entered again with the time that was meant, or set aside for good.
+"""Quarantined samples: mended with the time that was meant, or dismissed for good.
 
-Guarantee: nothing is edited (S7). A mended sample goes in once, under an id made from its own, and says the same but
-for its time; it comes in as any other sample, and the next tick seals it. One that somebody entered rightly since, that
-is below the floor, or whose time cannot be told stays where it is, with the reason.
+Guarantee: nothing is edited (S7). A mended sample is inserted once, under an id made from its own, with the same
+content but for its time. It comes in as any other sample, and the next tick seals it. A sample that was entered rightly
+since, that is below the floor, or whose time cannot be told stays where it is, with the reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Organisations with a breach are stopped."""
+"""Stops organisations that have a breach."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Deliveries of providers, proven genuine: each event counts once.
 
-Guarantee: what an event says is applied in the transaction that stores its id. One that could not be fetched is stored
-as failed, and may come again.
+Guarantee: the content of an event is applied in the transaction that stores its id. An event that could not be fetched
+is stored as failed, and may come again.
 """
 
 from __future__ import annotations

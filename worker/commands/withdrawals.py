@@ -1,7 +1,7 @@
-"""Samples that were wrong, taken back.
+"""Withdrawals: samples that were wrong no longer count.
 
-Guarantee: nothing is edited (S7). A withdrawal is a row of its own, with who and why; it makes the window dirty, so
-that the next tick seals the difference.
+Guarantee: nothing is edited (S7). A withdrawal is a row of its own, with actor and reason. It makes the window dirty,
+so that the next tick seals the difference.
 """
 
 from __future__ import annotations

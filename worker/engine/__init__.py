@@ -1,1 +1,1 @@
-"""How steps run: what they may ask of the world, and what does it."""
+"""The engine: the effects that steps yield, and the runner that does them."""

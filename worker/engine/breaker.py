@@ -1,5 +1,5 @@
-"""A circuit breaker per provider or cell. Guarantee: after a row of failures nothing is sent for a while, so that an
-outage costs one call now and then, and others lose no time to it."""
+"""A circuit per provider or cell. Guarantee: after several failures in a row nothing is sent for a while. So an
+outage costs one call now and then, and delays no other provider or cell."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Calls to one provider, within what it declares: so many at once, so many a second, some of them one after the other.
+"""Calls to one provider, within its declared limits: so many at once, so many a second, some of them one after the
+other.
 
-Guarantee: a push that was not begun is said not to have been sent; a call that breaks the provider's contract has told
-nothing about its own pushes, and nothing about any other's. Answers are handed out as they come.
+Guarantee: a push that was not begun is answered as not sent. A call that breaks the provider's contract proves nothing
+about its own pushes or any other's. Answers are handed out as they come.
 """
 
 from __future__ import annotations

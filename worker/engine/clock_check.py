@@ -1,5 +1,5 @@
-"""Rule S9: this machine's clock beside the database's, and beside the last tick. A wrong clock seals windows that are
-still open, or none at all."""
+"""Rule S9: compares this machine's clock with the database's, and with the last tick. A wrong clock seals windows
+that are still open, or none at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tick is given. Guarantee: steps take time, providers and limits from here, never from the machine."""
+"""The inputs of a tick. Guarantee: steps take time, providers and limits from here, never from the machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a step may ask of the world, and nothing else.
+"""The effects: the closed list of requests that a step may make of the world.
 
-Guarantee: a step is a generator that decides and yields effects; it never does one itself. So the same step is driven
+Guarantee: a step is a generator that decides and yields effects, and never does one itself. So the same step is driven
 by production (`worker.engine.runner`) and, effect by effect with crashes in between, by the simulation.
 """
 

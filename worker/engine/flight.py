@@ -2,8 +2,8 @@
 
 Guarantee: each place is answered once. A process that dies forgets few answers: of the calls begun, at most `most` are
 not done with, and no answer waits for the others for longer than a second. A call is done with once its answers were
-fetched and the next ones are asked for: until then they may be on their way into the database. Once `over` says so
-nothing is begun, and what is under way has `grace_s` left.
+fetched and the next ones are asked for: until then they may be on their way into the database. Once `over` returns true
+no call begins, and calls under way have `grace_s` left.
 """
 
 from __future__ import annotations

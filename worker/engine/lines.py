@@ -1,7 +1,7 @@
-"""Who may have how many pushes on their way, and who was told to wait.
+"""Lines of pushes: how many of a customer's pushes are under way at once, and which customers wait.
 
 Guarantee: customers take turns, and one that is told to wait holds up no other. A line is one customer's pushes, or one
-customer's of one feature where a provider takes those one at a time.
+customer's pushes of one feature where a provider takes those one at a time.
 """
 
 from __future__ import annotations

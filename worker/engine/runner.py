@@ -1,6 +1,6 @@
-"""Does the effects that steps ask for: production's half of `worker.engine.effects`.
+"""The runner does the effects that steps ask for: production's half of `worker.engine.effects`.
 
-Guarantee: effects are done in the order a step yields them; steps that run together share nothing but the database.
+Guarantee: effects are done in the order a step yields them. Steps that run together share nothing but the database.
 Database work is synchronous, in a thread, so that no provider's answer waits for another's transaction.
 """
 

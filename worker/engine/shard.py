@@ -1,4 +1,4 @@
-"""Which organisations a worker takes, and what becomes of those it meets for the first time."""
+"""Shards: the organisations that a worker takes, and the registration of those it meets for the first time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long to wait: between two attempts, and for what two clocks may differ by. Pure."""
+"""Waits: the time between two attempts, and the allowance for the difference of two clocks. Pure."""
 
 from __future__ import annotations
 

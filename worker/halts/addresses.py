@@ -1,6 +1,6 @@
-"""Which addresses a cell may have.
+"""The addresses that a cell may have.
 
-Guarantee: pure; an address that is not on the public internet is refused unless an operator allowed its network, or
+Guarantee: pure. An address that is not on the public internet is refused unless an operator allowed its network, or
 wrote this very address as a cell's origin. An IPv6 form that holds an IPv4 address is judged by both. A cloud's
 metadata service is refused unless it is named all by itself: no wider network brings it in.
 """

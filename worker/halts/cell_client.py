@@ -1,8 +1,8 @@
-"""Telling cells over HTTP.
+"""Calls to cells over HTTP.
 
 Guarantee: only URLs on the operator's allow-list are called, and only at an address that was checked when the
-connection was made: what a name meant a moment before does not matter. Redirects and proxies are not followed, each
-request is signed, and a cell that answers nonsense, too much or never costs its own halt a retry and nobody else's.
+connection was made: an earlier answer of DNS does not count. Redirects and proxies are not followed, and each request
+is signed. A cell whose answer is nonsense, too long or never ends costs its own halt a retry and no other cell's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """URLs of cells: only the plain form is one.
 
-Guarantee: what is called is put together from the parts that were checked, never from the text that was given, so no
-second reader can take it for another host. User and password, other schemes, queries, escapes, spaces, names that are
-not ASCII, trailing dots, and addresses in any but their usual form (decimal, octal, hexadecimal, short) are no URLs.
+Guarantee: the URL called is put together from the parts that were checked, never from the text that was given, so that
+no second reader can take it for another host. User and password, other schemes, queries, escapes, spaces, names that
+are not ASCII, trailing dots, and addresses in any but their usual form (decimal, octal, hexadecimal, short) are no
+URLs.
 """
 
 from __future__ import annotations

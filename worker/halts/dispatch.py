@@ -1,9 +1,9 @@
-"""Dispatch: halts to the cells that run a halted organisation's sandboxes.
+"""Dispatch: sends halts to the cells that run a halted organisation's sandboxes.
 
 Guarantee: level-triggered. The database's own triggers make a halt due the moment an organisation is halted or a
-sandbox of a halted one appears on a cell, and each dispatch what they could not see; it stays due until that cell
-acknowledged it, and is due again while sandboxes still run there. Resuming dispatches nothing. Each cell has a lane of
-its own, with its own claims, time and circuit: one that is dead, slow or flooded delays no other.
+sandbox of a halted one appears on a cell. Each dispatch adds the halts that the triggers could not see. A halt stays
+due until its cell acknowledged it, and is due again while sandboxes still run there. A resume dispatches nothing. Each
+cell has a lane of its own, with its own claims, time and circuit: a cell that is dead, slow or flooded delays no other.
 """
 
 from __future__ import annotations

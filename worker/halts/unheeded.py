@@ -1,7 +1,7 @@
 """Halts that a cell acknowledges and does not obey.
 
-Guarantee: reads only; only halts in force whose sandboxes run this moment are named, so that what was stopped by
-whatever hand is no problem any more.
+Guarantee: reads only. Only halts in force whose sandboxes run this moment are named, so that a sandbox stopped by any
+other hand is no problem any more.
 """
 
 from __future__ import annotations

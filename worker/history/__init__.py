@@ -1,1 +1,1 @@
-"""Which database this is, and what of its history was lost (rule R1)."""
+"""The identity of the database, and the losses of its history (rule R1)."""

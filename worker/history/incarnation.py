@@ -1,9 +1,9 @@
-"""Which database this is, and whether its history is whole (rule R1).
+"""The identity of the database, and whether its history is whole (rule R1).
 
 Guarantee: a database that was restored, or that failed over to a copy which lacks commits, is noticed before anything
-is sealed or sent on it: by its system identifier and timeline, by its count of sends, which is also kept outside of it,
-and by the last tick that this host began on it. What was noticed is written down in the database, so that every host
-stands still until `drawdown recover`.
+is sealed or sent on it. Three marks show it: its system identifier and timeline, its count of sends, which is also kept
+outside of it, and the last tick that this host began on it. The finding is written down in the database, so that every
+host stands still until `drawdown recover`.
 """
 
 from __future__ import annotations

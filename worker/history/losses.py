@@ -1,4 +1,4 @@
-"""What of its history this database lost, and until when (rule R1)."""
+"""Losses: the spans of history that this database lost (rule R1)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Recover: go on after the database was restored, or lost commits in a failover (rule R1).
 
-Guarantee: nothing of a window from before the loss is sent before its provider was asked for it. What the provider has
-is accepted, or adopted at its quantity; the seal makes the rest from the samples. So what was billed and forgotten is
-not billed again, and what was not billed is.
+Guarantee: nothing of a window from before the loss is sent before its provider was asked for it. A push that the
+provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So usage that
+was billed and forgotten is not billed again, and usage that was not billed is.
 """
 
 from __future__ import annotations

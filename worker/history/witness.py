@@ -1,7 +1,7 @@
-"""What this host remembers of a database, in a file outside of it (rule R1).
+"""The witness: this host's memory of a database, in a file outside of it (rule R1).
 
-Guarantee: what is remembered is on disk before anything it counts is sent, and never goes back; several processes of
-one host share one file.
+Guarantee: the witness is on disk before anything it counts is sent, and never goes back. Several processes of one host
+share one file.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Sends what is due to its provider and writes down what became of it."""
+"""Sends due pushes to their providers and records each outcome."""

@@ -1,7 +1,7 @@
-"""Adopt: take over what the provider was found to have, at the provider's quantity (R1, R2).
+"""Adopt: take over a charge that the provider was found to have, at the provider's quantity (R1, R2).
 
-Guarantee: an adopted push is one more row of the outbox, accepted with evidence; its window becomes dirty, so that the
-next seal computes the difference: what is missing is sent, what was charged twice is given back.
+Guarantee: an adopted push is one more row of the outbox, accepted with evidence. Its window becomes dirty, so that the
+next seal computes the difference: a missing quantity is sent, a quantity charged twice is given back.
 """
 
 from __future__ import annotations

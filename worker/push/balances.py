@@ -1,12 +1,12 @@
-"""What a customer's balance proves of pushes that no event shows (rule P5).
+"""The proof that a customer's balance gives of pushes that no event shows (rule P5).
 
-Guarantee: a balance decides only where it was read between two equal looks at what we call accepted, so that nothing
-was on its way meanwhile; where a person's change of it, or another's use, leaves a doubt, the answer is None.
+Guarantee: a balance decides only where it was read between two equal looks at the accepted pushes, so that nothing was
+on its way meanwhile. Where a person's change of it, or another's use, leaves a doubt, the answer is None.
 
-Autumn draws on a balance at once and stores the event later, or never (observed): absence among events proves nothing
-by itself. A top-up by `add_to_balance` looks like giving back; a mark keeps how far a balance was from what was pushed
-when it was last compared, so that what was told once counts no more. A top-up of just as much as was drawn without an
-event, between two comparisons, cannot be seen.
+Autumn draws on a balance at once and stores the event later, or never (observed). So absence among events proves
+nothing by itself. A top-up by `add_to_balance` looks like giving back. A mark keeps the difference between balance and
+pushes at the last comparison, so that a difference told once counts no more. A top-up of just as much as was drawn
+without an event, between two comparisons, cannot be seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Claim: take what is due, and have its attempts on record before a byte leaves (P1)."""
+"""Claim: take due pushes, and have their attempts on record before a byte leaves (P1)."""
 
 from __future__ import annotations
 

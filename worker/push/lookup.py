@@ -1,7 +1,8 @@
-"""Confirm: ask the provider what became of pushes whose answer does not prove it, once its lag is over.
+"""Confirm: ask the provider for the outcome of pushes that no answer proves, once its lag is over.
 
-Guarantee: what was never proven is neither accepted nor sent again blind (P2, P3); what is void was looked up and was
-absent later than it could still have been applied (P5); a lookup that fails changes nothing but when it is repeated.
+Guarantee: a push whose outcome was never proven is neither accepted nor sent again blind (P2, P3). A void push was
+looked up and was absent, later than it could still have been applied (P5). A failed look-up changes only the time of
+the next one.
 """
 
 from __future__ import annotations

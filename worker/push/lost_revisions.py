@@ -1,7 +1,7 @@
 """Pushes that may have been sent in a history we lost (rule R1).
 
-Guarantee: nothing of a window from before a loss is sent before its provider was asked for it; what the provider has
-under keys of that window that we know nothing of is found by asking for the revisions that would have come next.
+Guarantee: nothing of a window from before a loss is sent before its provider was asked for it. Charges under keys of
+that window that are unknown here are found by asking for the revisions that would have come next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a provider says of its own accord: a customer changed, or a push it had accepted is refused after all.
+"""A provider's notices: a customer changed, or a push it had accepted is refused after all.
 
-Guarantee: a notice changes nothing by its own figures. A customer that changed is asked about again; a push that is
-refused becomes rejected, visibly, whatever it had been taken for, and a person or `push retry` decides.
+Guarantee: a notice changes nothing by its own figures. A customer that changed is asked about again. A refused push
+becomes rejected, visibly, in any state it was in, and a person or `push retry` decides.
 """
 
 from __future__ import annotations

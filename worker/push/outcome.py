@@ -1,7 +1,7 @@
-"""What an outcome means for a push, and when to try again. Pure.
+"""The consequence of an outcome for a push, and the time of the next attempt. Pure.
 
-Guarantee: nothing becomes accepted without proof, nothing in doubt becomes due again, and the same key is sent again
-only while the provider is sure to remember it (rules P2, P3, P5).
+Guarantee: nothing becomes accepted without proof (P3), nothing in doubt becomes due again, and the same key is sent
+again only while the provider is sure to remember it (rules P2, P3, P5).
 """
 
 from __future__ import annotations

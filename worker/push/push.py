@@ -1,8 +1,8 @@
-"""Push: send what is due to its provider and write down what became of it.
+"""Push: sends due pushes to their provider and records each outcome.
 
-Guarantee: claim and attempt are committed before a byte leaves (P1); what is sent is what the outbox row says; an
-answer that was never seen leaves the push due again under the same key, or to be looked up, never forgotten. Answers
-are settled in portions as they come, so that a process that dies loses few of them.
+Guarantee: claim and attempt are committed before a byte leaves (P1). The bytes sent are those of the outbox row. A push
+whose answer was never seen is due again under the same key, or is looked up, and is never forgotten. Answers are
+settled in portions as they come, so that a process that dies loses few of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is sent, or asked about, for a push. Pure: the same row makes the same bytes (P2)."""
+"""The request of a push: to send it, or to look it up. Pure: the same row makes the same bytes (P2)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Pushes by their keys, and what is written of many of them at once.
+"""Pushes by their keys, and changes of many of them at once.
 
-Guarantee: whatever the number, each question and each change is one statement; keys are found by the outbox's own
+Guarantee: for any number of pushes, each question and each change is one statement. Keys are found by the outbox's own
 primary key, for there is no index on their text.
 """
 

@@ -1,7 +1,8 @@
-"""Taking back pushes that never arrived.
+"""Voids: pushes that never arrived are taken back.
 
-Guarantee: nothing is edited. A void is a row of its own, with who and why; it makes the window dirty, so that the next
-tick seals the difference (P5). What is unknown is never voided, and what our own ledger has charged is not either.
+Guarantee: nothing is edited. A void is a row of its own, with actor and reason. It makes the window dirty, so that the
+next tick seals the difference (P5). A push with an unknown outcome is never voided, nor is one that our own ledger has
+charged.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class PushFilter:
 
 
 @dataclass(frozen=True)
-class PushRow:
+class ListedPush:
     """One push; its quantity in its provider's terms, as it is sent."""
 
     key: str
@@ -47,9 +47,9 @@ class PushSum:
     quantity: int
 
 
-def list_pushes(connection: sa.Connection, chosen: PushFilter, most: int) -> list[PushRow]:
+def list_pushes(connection: sa.Connection, chosen: PushFilter, most: int) -> list[ListedPush]:
     """In the order of their windows."""
-    return [PushRow(**row._mapping) for row in SQL.run(connection, "list", {**_values(chosen), "at_most": most})]
+    return [ListedPush(**row._mapping) for row in SQL.run(connection, "list", {**_values(chosen), "at_most": most})]
 
 
 def sum_pushes(connection: sa.Connection, chosen: PushFilter) -> list[PushSum]:
