@@ -86,12 +86,12 @@ def _pending_never_cleared(patches: Patches) -> None:
 
 
 def _halted_at_rewritten(patches: Patches) -> None:
-    right = org_row.row_of
+    right = org_row.state_of
 
     def wrong(org: Any, new: Any, at: Any, due: Any) -> Any:
-        return {**right(org, new, at, due), "halted_at": at.now_ms if new.is_halted else None}
+        return replace(right(org, new, at, due), halted_at=at.now_ms if new.is_halted else None)
 
-    patches.put(judge_read, "row_of", wrong)
+    patches.put(judge_read, "state_of", wrong)
 
 
 def _older_read_overwrites(patches: Patches) -> None:

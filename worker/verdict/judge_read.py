@@ -6,12 +6,13 @@ Guarantee: a state that cannot be read, or is none, changes no figure.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read
-from drawdown.worker.verdict.org_row import Change, Moment, Row, history_of, overrides_of, row_of, unchanged
+from drawdown.worker.verdict.org_row import Change, Moment, Row, history_of, overrides_of, state_of, unchanged
 from drawdown.worker.verdict.rules import CREDIT_REASONS, Estimate, Verdict, unread_verdict, verdict
 
 HOLD_MS: Final = 15 * MINUTE_MS
@@ -31,15 +32,16 @@ def after_read(org: Row, state: CustomerState, used: Used | None, at: Moment, du
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
     new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged)
-    row = row_of(org, new, at, due) | {
-        "balance_micro": state.balance_micro,
-        "balance_read_ms": at.read_ms,
-        "plan": state.plan,
-        "unseen_micro": hidden,
-        "unread_since_ms": None,
-        "resume_above_micro": _above(org, new, used),
-    }
-    return Change(row, history_of(org, new, at, state.balance_micro, found))
+    written = replace(
+        state_of(org, new, at, due),
+        balance_micro=state.balance_micro,
+        balance_read_ms=at.read_ms,
+        plan=state.plan,
+        unseen_micro=hidden,
+        unread_since_ms=None,
+        resume_above_micro=_above(org, new, used),
+    )
+    return Change(written, history_of(org, new, at, state.balance_micro, found))
 
 
 def _margin(org: Row, balance: int, used: Used, at: Moment) -> int:
@@ -70,8 +72,9 @@ def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due:
             present, overrides_of(org), at.now_ms, policy=policy, unread_ms=unread_ms, effective_micro=effective
         )
     changed = new.is_halted != present.is_halted
-    row = (row_of(org, new, at, due) if changed else unchanged(org, due)) | {
-        "unread_since_ms": since,
-        "resume_above_micro": _above(org, new, used),
-    }
-    return Change(row, history_of(org, new, at, org.balance_micro, found) if changed else None)
+    written = replace(
+        state_of(org, new, at, due) if changed else unchanged(org, due),
+        unread_since_ms=since,
+        resume_above_micro=_above(org, new, used),
+    )
+    return Change(written, history_of(org, new, at, org.balance_micro, found) if changed else None)

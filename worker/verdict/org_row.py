@@ -7,7 +7,7 @@ rests on. Pure, but for `write`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
@@ -40,10 +40,30 @@ class Effective:
 
 
 @dataclass(frozen=True)
-class Change:
-    """The new row of an organisation, and of `projections` where the verdict changed."""
+class OrgState:
+    """What a verdict writes of an organisation: columns of `orgs`."""
 
-    row: dict[str, object]
+    org_id: str
+    is_halted: bool
+    halted_at: int | None
+    halt_reason: str | None
+    max_concurrent_sandboxes: int | None
+    projection_read_ms: int | None
+    projection_due_ms: int | None
+    balance_micro: int | None
+    balance_read_ms: int | None
+    plan: str | None
+    unseen_micro: int | None
+    unread_since_ms: int | None
+    watch_due_ms: int | None
+    resume_above_micro: int | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """The new state of an organisation, and its row of `projections` where the verdict changed."""
+
+    state: OrgState
     history: dict[str, object] | None = None
 
     @property
@@ -66,53 +86,46 @@ def after_operator(org: Row, now_ms: int) -> Change:
     billed = org.billing_provider is not None and org.billing_provider not in EXEMPT_PROVIDERS
     spent = org.balance_micro is not None and org.balance_micro <= 0
     new = told_verdict(present, overrides_of(org), now_ms, billed=billed, spent=spent)
-    asked: dict[str, object] = {} if billed else {"projection_due_ms": None, "unread_since_ms": None}
-    if new.is_halted == present.is_halted and org.projection_read_ms is None:  # that it was never read stays known
-        return Change(unchanged(org, org.projection_due_ms) | {"max_concurrent_sandboxes": new.max_concurrent} | asked)
-    at = Moment(max(now_ms, org.projection_read_ms or 0), now_ms, watched=False)
-    row = row_of(org, new, at, org.projection_due_ms) | asked
+    read = org.projection_read_ms
+    at = Moment(max(now_ms, read or 0), now_ms, watched=False)
+    if new.is_halted == present.is_halted and read is None:  # that it was never read stays known
+        state = replace(unchanged(org, org.projection_due_ms), max_concurrent_sandboxes=new.max_concurrent)
+        return Change(state if billed else _exempt(state))
+    state = state_of(org, new, at, org.projection_due_ms)
+    state = replace(state, resume_above_micro=org.resume_above_micro if new.is_halted else None)
     history = history_of(org, new, at, org.balance_micro, None)
     if history is not None and not billed and not new.is_halted and org.halt_reason in CREDIT_REASONS:
         history["reason"] = EXEMPT
-    return Change(row | {"resume_above_micro": org.resume_above_micro if new.is_halted else None}, history)
+    return Change(state if billed else _exempt(state), history)
+
+
+def _exempt(state: OrgState) -> OrgState:
+    """Nobody is asked about an organisation that nobody bills."""
+    return replace(state, projection_due_ms=None, unread_since_ms=None)
 
 
 def overrides_of(org: Row) -> Overrides:
     return Overrides(org.operator_halt, org.override_halted, org.override_max_concurrent, org.override_until_ms)
 
 
-_WRITTEN: Final = (
-    "org_id",
-    "is_halted",
-    "halted_at",
-    "halt_reason",
-    "max_concurrent_sandboxes",
-    "projection_read_ms",
-    "balance_micro",
-    "balance_read_ms",
-    "plan",
-    "unseen_micro",
-    "unread_since_ms",
-    "watch_due_ms",
-    "resume_above_micro",
-)
+def unchanged(org: Row, due: int | None) -> OrgState:
+    """The state as it is, asked again when `due` says."""
+    kept = {column.name: getattr(org, column.name) for column in fields(OrgState)}
+    return OrgState(**{**kept, "projection_due_ms": due})
 
 
-def unchanged(org: Row, due: int | None) -> dict[str, object]:
-    """The row as it is, asked again when `due` says."""
-    return {**{name: getattr(org, name) for name in _WRITTEN}, "projection_due_ms": due}
-
-
-def row_of(org: Row, new: Verdict, at: Moment, due: int | None) -> dict[str, object]:
+def state_of(org: Row, new: Verdict, at: Moment, due: int | None) -> OrgState:
+    """The state with a new verdict."""
     since = org.halted_at if org.is_halted else at.now_ms  # a transition only: a grace period must be able to end
-    return unchanged(org, due) | {
-        "is_halted": new.is_halted,
-        "halted_at": since if new.is_halted else None,
-        "halt_reason": new.reason,
-        "max_concurrent_sandboxes": new.max_concurrent,
-        "projection_read_ms": at.read_ms,
-        "watch_due_ms": at.now_ms if org.is_halted and not new.is_halted else org.watch_due_ms,
-    }
+    return replace(
+        unchanged(org, due),
+        is_halted=new.is_halted,
+        halted_at=since if new.is_halted else None,
+        halt_reason=new.reason,
+        max_concurrent_sandboxes=new.max_concurrent,
+        projection_read_ms=at.read_ms,
+        watch_due_ms=at.now_ms if org.is_halted and not new.is_halted else org.watch_due_ms,
+    )
 
 
 def history_of(
@@ -143,7 +156,7 @@ def _was_wrong(org: Row, new: Verdict, balance: int | None) -> bool:
 def write(connection: sa.Connection, changes: Sequence[Change]) -> None:
     """Write organisations' new rows and the history of their verdicts."""
     if changes:
-        SQL.run(connection, "write_verdict", [change.row for change in changes])
+        SQL.run(connection, "write_verdict", [vars(change.state) for change in changes])
     history = [change.history for change in changes if change.history is not None]
     if history:
         SQL.run(connection, "note_verdict", history)
