@@ -23,6 +23,7 @@ SQL = queries(__file__)
 HASHED: Final = ("at_ms", "action", "target", "details", "actor", "reason", "via")
 """The columns that a hash is over, in this order, after the hash before it."""
 _AT_ONCE: Final = 1_000
+_LAST_ID: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ def broken(connection: sa.Connection) -> Iterator[str]:
 
 def _actions(connection: sa.Connection) -> Iterator[sa.RowMapping]:
     """All that is on record, in its order, a page at a time. A number may be any: somebody may have put a row in."""
-    start: int | None = -(1 << 63)
-    while start is not None:
+    start = -_LAST_ID - 1
+    while start <= _LAST_ID:
         page = SQL.run(connection, "actions", {"from_id": start, "at_most": _AT_ONCE}).mappings().all()
         yield from page
-        start = page[-1]["action_id"] + 1 if len(page) == _AT_ONCE else None
+        start = page[-1]["action_id"] + 1 if len(page) == _AT_ONCE else _LAST_ID + 1
 
 
 def newest(connection: sa.Connection) -> str:

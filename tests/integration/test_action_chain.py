@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema import audit_chain
 from drawdown.schema.audit import By, record, record_many
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import migrate_to, upgrade
@@ -32,6 +33,7 @@ TAMPERING = {
     "all taken out": ("DELETE FROM operator_actions",),
     "put in": (PUT_IN.replace("{id}", "1000"),),
     "put in before all": (PUT_IN.replace("{id}", "-1"),),
+    "put in with the largest number there is": (PUT_IN.replace("{id}", "9223372036854775807"),),
     "put in without a hash": (
         "INSERT INTO operator_actions (at_ms, action, target, details, actor, reason) "
         "VALUES (0, 'org_halt', 'acme', '{}', 'nobody', 'none')",
@@ -137,3 +139,9 @@ def test_what_was_done_before_there_was_a_chain_is_chained(
     tamper(fleet, "UPDATE operator_actions SET actor = 'Bob' WHERE at_ms = 1")
     assert not verified(fleet).clean
     engine.dispose()
+
+
+def test_a_page_that_ends_with_the_largest_number_is_the_last(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_chain, "_AT_ONCE", 1)
+    tamper(fleet, *TAMPERING["put in with the largest number there is"])
+    assert any(breach.invariant for breach in verified(fleet).breaches)

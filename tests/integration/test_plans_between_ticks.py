@@ -20,6 +20,7 @@ from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.server.metrics.metrics import measure
+from drawdown.worker.commands import assignments
 from drawdown.worker.engine import runner
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.views.status import status
@@ -145,3 +146,13 @@ def test_no_table_that_grows_is_read_from_end_to_end(seen: Seen) -> None:
     whole = {text: sequential(plan) & GROWING for text, plan in seen.plans.items()}
     assert {text: tables for text, tables in whole.items() if tables} == {}
     assert len(seen.plans) > 40
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_mapping_is_taken_apart_once_for_all_that_waits(engine: sa.Engine) -> None:
+    """Of an assignment, under the seal's lock: as rows of a function it was read again for each sample."""
+    values = {"segments": "[]", "org_id": "acme", "start_ms": 0}
+    text = assignments.SQL.text("waiting_seconds", "sqlite")
+    with engine.connect() as connection:
+        plan = [row.detail for row in connection.execute(sa.text(f"EXPLAIN QUERY PLAN {text}"), values)]
+    assert "MATERIALIZE segments" in plan

@@ -57,7 +57,7 @@ pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
 -- name: waiting_seconds
 -- Beside what a seal wrote down as pending: what none has come to yet, of windows that nobody was to bill.
-WITH segments AS (
+WITH segments AS MATERIALIZED ( -- else SQLite takes the mapping apart anew for each sample
     SELECT lo, hi, start_ms, end_ms
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint)} r),
 waiting AS (
