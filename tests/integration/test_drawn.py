@@ -185,3 +185,28 @@ def test_of_two_without_an_event_the_balance_tells_how_much(engine: sa.Engine) -
         (0, 45, "accepted"),
     ]
     clean(fleet)
+
+
+def test_of_two_as_large_the_balance_does_not_tell_which_while_one_is_sent_again(engine: sa.Engine) -> None:
+    """The first one's key is claimed, and it was never drawn; the second was, and the list of events stands still."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    fleet.sample("acme", T0 + WINDOW_MS, 60)
+    last = f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"
+    provider.answers = {KEY: Queued(T0 + 3 * WINDOW_MS + 3 * MINUTE_MS), last: Unknown("cut")}
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(0, None)}}
+    fleet.tick_windows(3)
+    provider.answers = {last: Duplicate()}
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    settle(fleet)
+    assert [row[3] for row in states(fleet)] == ["queued", "queued"], "either may be the one"
+    provider.lookups = {last: Found(60)}
+    settle(fleet)
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(120, None)}}
+    fleet.tick_windows(1)
+    assert [(row[0], row[1], row[3]) for row in states(fleet)] == [
+        (0, 60, "voided"),
+        (1, 60, "accepted"),
+        (0, 60, "accepted"),
+    ]
+    clean(fleet)

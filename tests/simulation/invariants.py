@@ -197,6 +197,7 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
     doubled = {key for remote in world.remote.values() for key in remote.doubled()}
     again = {(name, *place) for name, remote in world.remote.items() for place in remote.doubled_places()}
     gone = {(name, *place) for name, remote in world.remote.items() for place in remote.lost_places()}
+    left = {(name, *place): n for name, remote in world.remote.items() for place, n in remote.not_given_back().items()}
     in_sum = {(name, *place) for name, remote in world.remote.items() for place in remote.told_in_sum()}
     yield from _never_twice(world, tables)
     for push in tables.pushes:
@@ -212,6 +213,7 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
             # one that gives back, what was lost of the balance is as good.
             spot = (push.provider, push.customer, push.feature)
             lost = lost or spot in again or (push.sent < 0 and spot in gone)
+            lost = lost or (found is None and _drawn_instead(push, left, spot))
             if found is not None or not (lost or push.key in world.resolved):
                 yield f"2: {push.key} counts as accepted with {push.sent}; charged: {found}"
         # The balance lacked what was lost before, and so this one's: the customer pays no more than what was used.
@@ -226,6 +228,18 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
             yield f"S10: {push.key} sends {push.sent} and is {push.state}"
     for key in sorted(charged.keys() - known - world.lost_keys):
         yield f"5: {key} was charged ({charged[key]}) and is no push of ours"
+
+
+def _drawn_instead(push: Push, left: dict[tuple[str, str, str], int], spot: tuple[str, str, str]) -> bool:
+    """Whether a push was accepted by the balance alone, which was drawn on too far by what was given back before with a
+    success, and lost (`left` of it, less with each such push): nothing tells the two apart, neither has an event, and
+    the customer, who gets as much less back, pays what was used. No push that an answer or a look-up accepted is meant,
+    and not a second more in all than was lost."""
+    by_balance = push.state == "accepted" and (push.error or "").startswith("no event shows it, and the customer's")
+    if not by_balance or not 0 < push.sent <= left.get(spot, 0):
+        return False
+    left[spot] -= push.sent
+    return True
 
 
 def _never_twice(world: World, tables: Tables) -> Iterator[str]:

@@ -207,6 +207,15 @@ class Autumn:
         cannot tell of which push."""
         return {(one.customer, one.feature) for one in self.emulator.account.lost}
 
+    def not_given_back(self) -> dict[tuple[str, str], int]:
+        """By customer and feature, how much was to be given back, was answered with a success, and never was: by as
+        much the balance is drawn on too far."""
+        account = self.emulator.account
+        sums: dict[tuple[str, str], int] = defaultdict(int)
+        for key, one in {str(one.key): one for one in account.lost if one.value < 0}.items():
+            sums[(one.customer, one.feature)] += 0 if key in account.by_key else -int(one.value)
+        return sums
+
     def forgotten(self) -> set[str]:
         """Keys of which an event, or a success, says that they were drawn (or given back), and the account lost it."""
         account = self.emulator.account
@@ -334,6 +343,9 @@ class Stripe:
 
     def lost_places(self) -> set[tuple[str, str]]:
         return set()
+
+    def not_given_back(self) -> dict[tuple[str, str], int]:
+        return {}
 
     def doubled(self) -> set[str]:
         return set()

@@ -22,12 +22,14 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, LookUp, Push, ReadTotals, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.lookup import confirm
+from drawdown.worker.push.lookup_drawn import DRAWN
 from drawdown.worker.push.push import push
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify
+from tests.emulators.autumn_account import Charge
 from tests.simulation.actions import insert
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import check
@@ -261,6 +263,45 @@ def test_what_was_given_back_twice_is_told_and_drawn_again_by_hand() -> None:
     assert settle_told(world) == "settles what was told of 1 balances"
     drive(world, start(world, "w", tick))
     assert (world.by_hand[(AUTUMN, "acme", FEATURE, 0)], world.breaches, settled(world)) == (60, [], [])
+
+
+def test_what_was_given_back_and_lost_stands_for_a_push_that_never_drew() -> None:
+    """No event shows either of them, and the balance only what they come to: the customer pays what was used."""
+    world = a_world(AUTUMN)
+    drive(world, start(world, "w", tick))
+    insert(world, [Sample("s2", "acme", START + WINDOW_MS, 4096, 60, good=True)])
+    world.time.advance(WINDOW_MS)
+    sealed(world)
+    left_unanswered(world, AUTUMN, "claimed_not_applied")
+    world.write(lambda c: withdraw(c, ["s1"], said(world)))
+    world.oracle.withdraw("s1")
+    sealed(world)
+    left_unanswered(world, AUTUMN, "accepted_then_lost")
+    assert states(world) == ["accepted", "accepted", "queued"]
+    for _ in range(2):
+        world.time.advance(3 * MINUTE_MS)
+        drive(world, start(world, "w", tick))
+    assert (states(world), check(world)) == (["accepted"] * 3, [])
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    assert (settle_told(world), world.breaches, settled(world)) == (None, [], [])
+
+
+def test_more_than_was_given_back_and_lost_stands_for_no_push() -> None:
+    world = a_world(AUTUMN)
+    drive(world, start(world, "w", tick))
+    autumn = world.remote[AUTUMN]
+    assert isinstance(autumn, Autumn)
+    ((key, customer, window),) = world.rows("SELECT key, customer_id, window_ms FROM pushes")
+    del autumn.emulator.account.by_key[key]  # as if it had never been charged
+    world.execute("UPDATE pushes SET last_error = :said", said=DRAWN)
+    lost = autumn.emulator.account.lost
+    lost.append(Charge(customer, FEATURE, window, -59, f"{key}:r1"))
+    assert [breach[:2] for breach in check(world)] == ["2:"]
+    lost.append(Charge(customer, FEATURE, window, -1, f"{key}:r2"))
+    assert check(world) == []
+    world.execute("UPDATE pushes SET last_error = NULL")
+    assert [breach[:2] for breach in check(world)] == ["2:"], "what an answer accepted was charged"
 
 
 def test_a_balance_that_a_person_lowered_is_not_given_back_for_a_push_that_was_sent_again() -> None:

@@ -71,6 +71,8 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (70021, 30, None, "beside a push that got lost the balance cannot tell of which (the oracle)"),
     (70096, 30, None, "what could not be given back was not credited by hand (the oracle's person)"),
     (63850, 30, None, "an incarnation's number was used twice where nothing had been sent yet"),
+    (200057, 200, None, "of two as large the balance was taken to tell which, and the charged one was sent again"),
+    (200118, 200, None, "what was given back and lost stood for a push that never drew (the oracle)"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from drawdown.worker.push.balances import charged_among
+from drawdown.worker.push.balances import charged_among, is_only_choice
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,23 @@ def test_the_balance_says_which(quantities: Sequence[int], least: int, most: int
 
 def test_pushes_that_cancel_out_are_absent_as_events_say() -> None:
     assert charged_among([-1, 1], 0, 0) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("quantities", "chosen", "only"),
+    [
+        ([60, 7], {0}, True),
+        ([60, 60], {0}, False),
+        ([60, 60], {0, 1}, True),
+        ([60, 60], set(), True),
+        ([60, 30, 30], {0}, False),
+        ([60, -60], set(), False),
+        ([60, 30, -60], {1}, False),
+        ([2**place for place in range(30)], {3}, False),
+        ([2**place for place in range(30)], set(), True),
+    ],
+)
+def test_where_other_sets_come_to_the_same_it_is_not_told_which(
+    quantities: Sequence[int], chosen: set[int], only: bool
+) -> None:
+    assert is_only_choice(quantities, chosen) == only

@@ -33,6 +33,8 @@ Balances = Mapping[str, Mapping[str, Drawn] | ReadFailed]
 """What was read, by customer."""
 CHUNK: Final = 200
 """Customers that are looked at together."""
+MOST_SUMS: Final = 2_000
+"""Where some pushes come to more different sums, it is not worked out which of them a balance was drawn on by."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def drawn_of(balances: Balances, pair: CustomerFeature) -> Drawn | None:
 def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset[int] | None:
     """Which of some pushes (their places) a balance was drawn on by, where it was drawn on by `least` to `most` for all
     of them; None: it does not tell. Where several sets come to the same, which it was makes no difference to what the
-    customer pays."""
+    customer pays, if all are settled now; else `is_only_choice` has to be asked."""
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities)):
         return frozenset()  # also of such that cancel out: no event shows them, and the balance does not contradict
@@ -154,6 +156,22 @@ def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset
             chosen.add(place)
             left -= quantities[place]
     return frozenset(chosen) if left == 0 else None
+
+
+def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
+    """Whether no other set of these pushes comes to the same sum as the chosen places: then it is known of each of them
+    whether the balance was drawn on by it, and not only of all together. Of too many, none is known."""
+    if len(chosen) in (0, len(quantities)) and (min(quantities) > 0 or max(quantities) < 0):
+        return True
+    ways = {0: 1}
+    for quantity in quantities:
+        grown = dict(ways)
+        for reached, count in ways.items():
+            grown[reached + quantity] = min(2, grown.get(reached + quantity, 0) + count)
+        if len(grown) > MOST_SUMS:
+            return False
+        ways = grown
+    return ways[sum(quantities[place] for place in chosen)] == 1
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from drawdown.worker.push.balances import (
     CustomerFeature,
     charged_among,
     drawn_of,
+    is_only_choice,
     read_accounted,
     read_balances,
 )
@@ -107,8 +108,13 @@ def ends_by_balance(
     for pair, numbers in groups.items():
         some = [rows[number] for number in numbers]
         charged = _charged(some, now[pair], weighed.before[pair], weighed.balances, pair)
+        # Of those that are settled together the sum is enough. Where one is sent again, or may still be applied, it has
+        # to be told from each of the others: that one alone can be charged after this.
+        settled = all(isinstance(decided[number], Void) for number in numbers)
+        if charged is not None and not settled and not is_only_choice([int(row.sent_qty) for row in some], charged):
+            charged = None
         unread = isinstance(weighed.balances.get(pair[0]), ReadFailed)
-        alone = now[pair].open == len(numbers) and not unread
+        alone = now[pair].open == len(numbers) and not unread and settled
         for at, number in enumerate(numbers):
             if charged is not None and at in charged:
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
