@@ -9,8 +9,8 @@ alone; comments and blank lines go. A piece may hold:
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
 - several statements, each but the last ended by `;` at the end of its line; they run in order.
 
-Guarantee: values are bound, never pasted; a value or a piece that is missing, or in vain, is an error that names the
-file and the piece; each text is put together once a process.
+Guarantee: values are bound, never pasted. A value or a piece that is missing, or in vain, is an error that names the
+file and the piece. Each text is put together once a process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables of the outbox: pending, sealed and sent quantities, and the outcome of each push."""
+"""Tables of the outbox: owed, sealed and sent quantities, and the outcome of each push."""
 
 import sqlalchemy as sa
 
