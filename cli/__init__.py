@@ -1,1 +1,1 @@
-"""How people call it: the command line and the composition root."""
+"""The interface for people: the command line and the composition root."""

@@ -1,6 +1,6 @@
-"""What a one-shot tick leaves for those who watch it: metrics in a file, a ping to a URL.
+"""The traces of a one-shot tick for monitoring: metrics in a file, a ping to a URL.
 
-Guarantee: neither changes what became of the tick; the file is whole at each moment; the URL, which often holds a
+Guarantee: neither changes the result of the tick. The file is whole at each moment. The URL, which often holds a
 secret, is in no log.
 """
 

@@ -1,4 +1,4 @@
-"""The composition root: what every command is given, put together in one place."""
+"""The composition root: the inputs of every command, put together in one place."""
 
 from __future__ import annotations
 

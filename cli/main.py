@@ -1,7 +1,7 @@
 """The command line: `drawdown NOUN VERB`.
 
-Guarantee: a command ends with one of the statuses of `Exit`; an error is one clear line on stderr; with --json, stdout
-holds one object; `--help` and `--version` import little more than Typer.
+Guarantee: a command ends with one of the statuses of `Exit`. An error is one clear line on stderr. With --json, stdout
+holds one object. `--help` and `--version` import little more than Typer.
 """
 
 from __future__ import annotations

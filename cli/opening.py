@@ -1,4 +1,4 @@
-"""What every command needs and `--help` does not: settings, logs, a clock, and what an error means.
+"""The needs of every command but `--help`: settings, logs, a clock, and the meaning of an error.
 
 Kept apart from `main`, which imports it when a command runs: it brings half of the program with it.
 """

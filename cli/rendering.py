@@ -1,7 +1,7 @@
 """Showing results: a table for people, one JSON object for programs.
 
-Guarantee: whatever hosts, providers and files are called, a terminal is given nothing that it would obey, or read the
-other way round: ids and messages are cleaned here, and in `opening` and `streams`, where logs and errors are written.
+Guarantee: a terminal is given nothing that it would obey, or read the other way round, for any name of a host, provider
+or file. Ids and messages are cleaned here, and in `opening` and `streams`, where logs and errors are written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`drawdown run`: a tick every five minutes, and a watch between them.
 
-Guarantee: a late fire still happens, several missed ones become one, two ticks of this process never overlap (an
-overlap is logged and counted), and SIGTERM ends between two effects: whatever was sent has its attempt on record.
+Guarantee: a late fire still happens, and several missed ones become one. Two ticks of this process never overlap (an
+overlap is logged and counted). SIGTERM ends between two effects: every push that was sent has its attempt on record.
 """
 
 from __future__ import annotations

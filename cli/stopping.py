@@ -1,7 +1,7 @@
-"""Being told to end.
+"""The handling of a signal to end.
 
 Guarantee: the signal's handler takes no lock, neither the log's nor an event's: the thread that it interrupts may hold
-it, and would wait for itself. What it was told is said by whoever waits.
+it, and would wait for itself. The signal is logged by the code that waits for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which commands there are, by what they are for, and the module that each lives in.
+"""The tree of commands: grouped by purpose, with the module that each lives in.
 
 Guarantee: a module is imported when its command is asked for, and not before: `drawdown --help`, `--version` and the
 completion of a command's name import none.

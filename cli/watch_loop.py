@@ -1,6 +1,6 @@
-"""Watch rounds, one after another, each with what this process is given.
+"""Watch rounds, one after another, each with this process's inputs.
 
-Guarantee: a round that fails is logged, and the next one does its work; rounds of one process never overlap.
+Guarantee: a round that fails is logged, and the next one does its work. Rounds of one process never overlap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accounts: where credit lies, and what plan a wallet is on."""
+"""Accounts: where credit lies, and each wallet's plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rate card: what a quantity costs. Pure.
+"""The rate card: the price of a quantity. Pure.
 
 Guarantee: a price is an integer number of micro-credits, and a negative quantity costs exactly the negative of the
 positive one, so that giving back leaves nothing behind.

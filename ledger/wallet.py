@@ -1,7 +1,7 @@
 """The embedded prepaid wallet, in the same database.
 
-Guarantee: double-entry (each entry moves one amount between two accounts, so its lines sum to zero), a usage key is
-charged once for good, and usage is never refused: what was used is owed, a balance may go below zero. A batch of any
+Guarantee: double-entry (each entry moves one amount between two accounts, so its lines sum to zero). A usage key is
+charged once for good. Usage is never refused: used quantities are owed, and a balance may go below zero. A batch of any
 size is a few statements.
 """
 

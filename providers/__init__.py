@@ -1,1 +1,1 @@
-"""Who bills: one protocol, one file per provider."""
+"""The billing providers: one protocol, one file per provider."""

@@ -1,8 +1,8 @@
 """The one place where providers' answers come in: nothing else calls a provider as it was built.
 
-Guarantee: what comes out can be stored by every database and shown on every terminal. Text is clean and bounded;
-numbers are integers within bounds; a list has an end. A figure that is none of these has told nothing: a push of it
-is Unknown, a read ReadFailed. So what one customer is called over there never fails a batch of others (rule S8).
+Guarantee: every answer that leaves here can be stored by every database and shown on every terminal. Text is clean and
+bounded, numbers are integers within bounds, a list has an end. A figure that is none of these proves nothing: a push of
+it is Unknown, a read ReadFailed. So a customer's name or figure at a provider never fails a batch of others (rule S8).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- What the embedded ledger's provider reads beside the ledger.
+-- The embedded provider's reads beside the ledger.
 
 -- name: voided
 -- Those of these pushes that were voided, by their keys.

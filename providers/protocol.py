@@ -1,7 +1,7 @@
-"""What a billing provider can do, and what it may answer.
+"""The protocol: a billing provider's capabilities, and its possible answers.
 
-Guarantee: outcomes are a closed type. "Not sent" is never guessed: whatever is not proven is Unknown. What a provider
-declares in its capabilities, the worker obeys; a provider does one call of its service and says what came of it.
+Guarantee: outcomes are a closed type. "Not sent" is never guessed: an outcome that is not proven is Unknown. The worker
+obeys the capabilities that a provider declares. A provider does one call of its service and returns the outcome.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which providers there are: entry points of the group `drawdown.providers`, built from the settings.
+"""The list of providers: entry points of the group `drawdown.providers`, built from the settings.
 
-Guarantee: one that cannot be loaded or built is named with its reason, and disables only itself.
+Guarantee: a provider that cannot be loaded or built is named with its reason, and disables only itself.
 """
 
 from __future__ import annotations

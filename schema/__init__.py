@@ -1,1 +1,1 @@
-"""What is stored and exchanged: tables, migrations, units, windows, errors."""
+"""The stored and exchanged forms: tables, migrations, units, windows, errors."""

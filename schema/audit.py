@@ -1,6 +1,6 @@
-"""The record of what people do.
+"""The audit: the record of people's actions.
 
-Guarantee: whatever a person changes is on record with actor and reason, in the transaction that changes it.
+Guarantee: every change by a person is on record with actor and reason, in the transaction that makes it.
 """
 
 from __future__ import annotations

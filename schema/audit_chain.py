@@ -1,9 +1,9 @@
-"""The record of what people did, chained: each row's hash is over its content and the hash of the row before it.
+"""The audit's chain: each row's hash is over its content and the hash of the row before it.
 
 Guarantee: rows are chained in the transaction that writes them, one transaction after the other, so that a row that is
-changed, taken out, put in or moved shows (`verify`), the last ones too: how many there are and the newest hash are kept
-in a row of their own. Whoever may write both tables can chain them anew: `verify` tells the newest hash, to be kept
-elsewhere.
+changed, taken out, put in or moved shows (`verify`). The last rows show too: their number and the newest hash are kept
+in a row of their own. A login that may write both tables can chain them anew: `verify` tells the newest hash, to be
+kept elsewhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What drivers say, told apart: a conflict to try again, no database, a value that cannot be stored."""
+"""Drivers' errors, told apart: a conflict to try again, no database, a value that cannot be stored."""
 
 from __future__ import annotations
 

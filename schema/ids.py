@@ -1,8 +1,8 @@
 """Ids that people give: known, or refused with the nearest one there is.
 
 Guarantee: an id that names nothing changes nothing and finds nothing in silence. The search for the nearest reads a
-bounded number of rows, whatever the size of the table: those around the place where the id would stand, and of SCANNED
-others those that share a half with it.
+bounded number of rows, for a table of any size: those around the place where the id would stand, and of SCANNED others
+those that share a half with it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rule S1's lock, the windows that the next seal computes again (S6), and the lock between charges and voids (P5).
+"""Rule S1's lock, the marks of dirty windows (S6), and the lock between charges and voids (P5).
 
-Guarantee: whatever a seal reads changes only under rule S1's lock: a seal that is under way would otherwise see one
+Guarantee: the rows that a seal reads change only under rule S1's lock: a seal that is under way would otherwise see one
 half of the change, and forget the other.
 """
 

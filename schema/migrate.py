@@ -1,6 +1,6 @@
 """Creating and upgrading the database.
 
-Guarantee: an upgrade is one transaction; a database newer than this program is refused untouched.
+Guarantee: an upgrade is one transaction. A database newer than this program is refused untouched.
 """
 
 from __future__ import annotations

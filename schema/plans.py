@@ -1,4 +1,5 @@
-"""What brings each database to a good plan: for the rooms whose statements are not pieces yet, see `words.sql`."""
+"""The words that bring each database to a good plan: for the rooms whose statements are not pieces yet, see
+`words.sql`."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
--- Locks that many share, and the record of what people did.
+-- Locks that many share, and the audit.
 
 -- name: lock_buckets
 SELECT id FROM buckets WHERE id BETWEEN :lo AND :hi ORDER BY id {for_update}

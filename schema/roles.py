@@ -1,7 +1,7 @@
-"""Who may do what on PostgreSQL: three roles without a login, which an operator's own logins are made members of.
+"""The rights on PostgreSQL: three roles without a login, which an operator's own logins are made members of.
 
 Guarantee: a host inserts samples, of which the database itself says when they arrived, keeps the sandboxes of the one
-cell that its login is named after, and reads nothing else; a reader changes nothing; a worker does what Drawdown's
+cell that its login is named after, and reads nothing else. A reader changes nothing. A worker does what Drawdown's
 commands do and can neither change the schema nor switch a guard off, as only the owner of the tables can.
 """
 

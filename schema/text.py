@@ -1,7 +1,7 @@
 """Text that others wrote, fit to be stored and shown.
 
-Guarantee: what comes out has no control character (ESC, NUL, a line's end), no mark that turns the direction of
-reading, and no half of a surrogate pair, which PostgreSQL would not store: each stands there as its escape.
+Guarantee: the result has no control character (ESC, NUL, a line's end), no mark that turns the direction of reading,
+and no half of a surrogate pair, which PostgreSQL would not store: each stands there as its escape.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The units and ids everything else is written in.
+"""The units and ids that everything else is written in.
 
-Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window is decided
-by arithmetic alone. Nothing here reads a clock.
+Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window is decided by arithmetic
+alone. Nothing here reads a clock.
 """
 
 import re

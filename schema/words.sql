@@ -1,4 +1,4 @@
--- What many statements say, once. Every `.sql` file may use these pieces.
+-- Pieces that many statements share. Every `.sql` file may use them.
 
 -- name: open_states
 -- States of a push that is not decided: its quantity may still be sent, or a person has to say what became of it.

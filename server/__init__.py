@@ -1,1 +1,1 @@
-"""How programs call it: webhooks, the gate, admin, health and metrics over HTTP."""
+"""The HTTP interface for programs: webhooks, the gate, admin, health and metrics."""

@@ -1,6 +1,6 @@
-"""The routes, and what each may answer.
+"""The routes, and the answers that each may give.
 
-Guarantee: every answer a route can give is named here, and so in /openapi.json; errors have one shape.
+Guarantee: every answer a route can give is named here, and so in /openapi.json. Errors have one shape.
 """
 
 from __future__ import annotations

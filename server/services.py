@@ -1,4 +1,4 @@
-"""What the server is given. Guarantee: it reads neither environment nor clock; secrets never print."""
+"""The services that the server is given. Guarantee: it reads neither environment nor clock; secrets never print."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Threads that do the worker's steps for the server, each with connections and providers of its own.
 
-Guarantee: a bounded number of threads and of waiting pieces; what does not find room is done by the next tick, since
-whatever matters was marked in the database before. Told to end, a piece ends between two effects. What nobody proved
-(a read that the gate asks for) has threads of its own: no number of those keeps a tick or a signed order waiting. A
-provider that does not answer is left alone for a while by all of them.
+Guarantee: a bounded number of threads and of waiting pieces. A piece that finds no room is done by the next tick, since
+its mark is in the database already. A piece that is told to end does so between two effects. Unproven requests (a read
+that the gate asks for) have threads of their own: no number of those keeps a tick or a signed order waiting. A provider
+that does not answer is left alone for a while by all threads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One tick: seal, then push, project and dispatch, each provider beside the others.
 
-Guarantee: whatever part fails, the parts before it are committed and the next tick goes on from there; one bad
-organisation (S8) or provider delays no other. Each tick leaves a row: what it did and what is left.
+Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
+(S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
 """
 
 from __future__ import annotations

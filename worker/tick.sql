@@ -1,4 +1,4 @@
--- One tick: its row, and what it brings up to date before anything is sealed.
+-- One tick: its row, and the updates before anything is sealed.
 
 -- name: last_doubted_clock
 SELECT started_ms FROM ticks WHERE NOT clock_trusted ORDER BY tick_id DESC LIMIT 1

@@ -1,8 +1,9 @@
-"""The watch: between ticks, whose credit is used up is halted within seconds, and whoever has paid goes on.
+"""The watch: between ticks, an organisation whose credit is used up is halted within seconds, and one that paid is
+resumed.
 
-Guarantee: nothing is sealed, sent or billed here. An estimate only decides whose provider is asked again; the fresh
-read decides (`project`), and its halts go to the cells in the same round. Nothing rests on this process's memory:
-several watches at once, or one that begins anew, do the same things under the same fences.
+Guarantee: nothing is sealed, sent or billed here. An estimate only decides which organisations' providers are asked
+again. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing rests on this
+process's memory: several watches at once, or one that begins anew, do the same things under the same fences.
 """
 
 from __future__ import annotations
@@ -171,8 +172,8 @@ def _look_at(
                 continue  # stays due: the next round begins with it
             wanted.append(org.org_id)
         soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS  # a person's word holds whatever is read
-        look = now + soon if gone else next_look_ms(effective, used[org.org_id].burn_a_minute, now)
-        looks.append({"org_id": org.org_id, "watch_due_ms": look})
+        look_ms = now + soon if gone else next_look_ms(effective, used[org.org_id].burn_a_minute, now)
+        looks.append({"org_id": org.org_id, "watch_due_ms": look_ms})
     if looks:
         SQL.run(connection, "looked", looks)
     done.looked += len(looks)

@@ -1,4 +1,4 @@
--- The watch: who uses something again, whose turn it is to be looked at, who of the halted is asked about again.
+-- The watch: organisations with new usage, those whose turn it is, and the halted ones that are asked about again.
 
 -- name: wake
 -- Whoever uses nothing is not looked at, until it uses something again; `later` is what has arrived since the watch

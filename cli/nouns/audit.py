@@ -1,4 +1,4 @@
-"""`drawdown audit`: what people did."""
+"""`drawdown audit`: people's actions."""
 
 from __future__ import annotations
 

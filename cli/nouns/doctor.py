@@ -1,4 +1,4 @@
-"""What may be wrong with a set-up, and how to mend it. Guarantee: changes nothing."""
+"""The possible faults of a set-up, and how to mend them. Guarantee: changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown org assign`: who bills organisations, from when on."""
+"""`drawdown org assign`: which provider bills organisations, from which window on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown org`: lists of organisations, how one stands, and what the operator says about it."""
+"""`drawdown org`: lists of organisations, the state of one, and the operator's overrides."""
 
 from __future__ import annotations
 

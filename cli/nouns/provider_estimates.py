@@ -1,4 +1,4 @@
-"""`drawdown provider rate` and `when-down`: what the watch goes by between reads, and while there are none."""
+"""`drawdown provider rate` and `when-down`: the watch's rates between reads, and its policy while there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown push`: what was sent, and what a person decides about it."""
+"""`drawdown push`: lists of pushes, and a person's decisions about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown sample`: finding samples, mending what is quarantined, taking samples back, deleting old ones."""
+"""`drawdown sample`: finding samples, mending quarantined ones, taking samples back, deleting old ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`drawdown status`: what is behind, why, since when, how much money, and when it will be drained.
+"""`drawdown status`: the backlog, its reason, age and worth, and when it will be drained.
 
-Guarantee: reads only; the exit status is the verdict's; for people, 80 columns wide at most, the verdict first; three
-lines where all is settled and nobody is halted.
+Guarantee: reads only. The exit status is the verdict's. For people, it is 80 columns wide at most, the verdict first,
+and three lines where all is settled and nobody is halted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`drawdown tick`, `run`: what meters."""
+"""`drawdown tick`, `run`: the commands that meter."""
 
 from __future__ import annotations
 

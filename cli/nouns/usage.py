@@ -1,4 +1,4 @@
-"""`drawdown usage`: what one organisation used, as a table, JSON or CSV."""
+"""`drawdown usage`: one organisation's usage, as a table, JSON or CSV."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Settings that are given as files, as containers mount secrets: DRAWDOWN_…_FILE=/path.
 
-Guarantee: a file that cannot be used is named with its setting, and its content never; one that turns bad while the
-process runs leaves it the content that was good last, and is told once in the log, as is its mending.
+Guarantee: a file that cannot be used is named with its setting, and its content never. If a file turns bad while the
+process runs, the process keeps the last good content, and the log tells the fault once, and its mending once.
 """
 
 from __future__ import annotations

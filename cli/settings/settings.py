@@ -1,6 +1,6 @@
-"""What the environment says, and the files that it names.
+"""The settings of the environment, and of the files that it names.
 
-Guarantee: this is the only module that reads it; secrets never print.
+Guarantee: this is the only module that reads it. Secrets never print.
 """
 
 from __future__ import annotations

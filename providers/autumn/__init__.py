@@ -1,8 +1,8 @@
 """Autumn (useautumn.com, hosted or one's own server) as a billing provider.
 
-Guarantee: one HTTP call a charge, nothing repeated and nothing waited for; what an answer does not prove is not said.
-Duplicates are claims, not proof, so they are looked up; balances and events are read back every night, because a 200 of
-Autumn's is not durable and its key store fails open. Facts: observed on a running server, August 2026.
+Guarantee: one HTTP call a charge, nothing repeated and nothing waited for. An outcome that an answer does not prove is
+not reported. A duplicate is a claim, not proof, so it is looked up. Balances and events are read back every night,
+because a 200 of Autumn's is not durable and its key store fails open. Facts: observed on a running server, August 2026.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with an Autumn account, in lines that say what to do. Pure.
+"""The faults of an Autumn account, in lines with the next step. Pure.
 
 Guarantee: each line names the setting, feature or customer it is about.
 """

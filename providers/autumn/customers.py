@@ -1,7 +1,7 @@
-"""What Autumn says of a customer: balances, plans, concurrency, and what was drawn. Pure.
+"""Autumn's answers about a customer: balances, plans, concurrency, and drawn quantities. Pure.
 
-Guarantee: what cannot be read is Unreadable, never zero. Two shapes are read: today's (`remaining`, `granted`,
-`next_reset_at`) and the one of API 2.0 (`current_balance`, `granted_balance`, `reset`), as recorded.
+Guarantee: an answer that cannot be read is Unreadable, never zero. Two shapes are read: today's (`remaining`,
+`granted`, `next_reset_at`) and the one of API 2.0 (`current_balance`, `granted_balance`, `reset`), as recorded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Autumn's list of events: one push found again by its key, and totals of what was charged. Pure.
+"""Autumn's list of events: one push found again by its key, and totals of charges. Pure.
 
-Guarantee: quantities are what was deducted, never what was asked (the list keeps both), and an event that cannot be
-read makes the answer "cannot tell", never "absent". Two shapes of pages are read: `next_cursor` (2.3) and `has_more`
-(2.1), as recorded.
+Guarantee: a quantity is the deducted one, never the requested one (the list keeps both). An event that cannot be read
+makes the answer "cannot tell", never "absent". Two shapes of pages are read: `next_cursor` (2.3) and `has_more` (2.1),
+as recorded.
 """
 
 from __future__ import annotations

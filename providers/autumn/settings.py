@@ -1,6 +1,6 @@
-"""What Autumn is used with, read from DRAWDOWN_AUTUMN_…
+"""The settings of Autumn, read from DRAWDOWN_AUTUMN_…
 
-Guarantee: a setting that cannot be meant is refused by its name; no value of one is ever in a message or a repr.
+Guarantee: an impossible setting is refused by its name. No value of one is ever in a message or a repr.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What is said to Autumn when billing, and what each of its answers proves. Pure.
+"""Autumn's calls for billing, and the outcome that each of its answers proves. Pure.
 
-Guarantee: Accepted only for a charge that the answer itself shows, Rejected and RetryAt only where Autumn is known not
-to have charged; everything else is Unknown or Queued and is looked up. Facts: the recording of a running server of
-August 2026, API 2.3.0; each is told where it decides. A message of Autumn's is quoted with anything like a key cut out.
+Guarantee: the outcome is Accepted only for a charge that the answer itself shows, and Rejected or RetryAt only where
+Autumn is known not to have charged. Everything else is Unknown or Queued and is looked up. Facts: the recording of a
+running server of August 2026, API 2.3.0; each is told where it decides. A message of Autumn's is quoted with anything
+like a key cut out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What every provider has to prove: a suite for pytest, for our own providers and for anybody's.
+"""The conformance suite: the tests that every provider has to pass, for pytest, for our own providers and for
+anybody's.
 
-Guarantee: what a provider says is compared with the service's own truth, which the bench tells. Accepted means charged,
-Rejected and RetryAt mean not charged, and a push is charged exactly once whatever was cut, lost or answered with
-nonsense in between. Nothing here imports pytest or the worker, or reads the machine's clock.
+Guarantee: a provider's answers are compared with the service's own truth, which the bench tells. Accepted means
+charged, Rejected and RetryAt mean not charged. A push is charged exactly once, even if calls are cut, lost or answered
+with nonsense in between. Nothing here imports pytest or the worker, or reads the machine's clock.
 
     class TestTally(ProviderConformance):
         def make_bench(self) -> Bench:

@@ -1,4 +1,4 @@
-"""What the conformance suite works with: the bench that a provider's author supplies, and calls that go wrong.
+"""The tools of the conformance suite: the bench that a provider's author supplies, and calls that go wrong.
 
 Guarantee: nothing here waits, and no answer is changed but by the spoil that is in force.
 """

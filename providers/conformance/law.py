@@ -1,7 +1,7 @@
 """The law of money: a push is charged exactly once, whatever happens to the calls that charge it.
 
-Guarantee: decides from the protocol and the declared capabilities alone, by the rules every worker has to keep (P2, P3,
-P5). The faults come from a seed, so the same seed tells the same story again.
+Guarantee: it decides from the protocol and the declared capabilities alone, by the rules every worker has to keep (P2,
+P3, P5). The faults come from a seed, so the same seed gives the same sequence again.
 """
 
 from __future__ import annotations

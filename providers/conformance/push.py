@@ -1,6 +1,6 @@
-"""The part of the suite that charges: once, exactly, and only what the service itself says it charged.
+"""The part of the suite that charges: once, exactly, and only where the service itself shows the charge.
 
-Guarantee: each test has a service of its own, and each outcome is held against what that service charged.
+Guarantee: each test has a service of its own, and each outcome is compared with the charges of that service.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The part of the suite that reads: what cannot be read is never a figure.
+"""The part of the suite that reads: an unreadable answer is never a figure.
 
-Guarantee: each test has a service of its own, and what is read is held against what that service charged.
+Guarantee: each test has a service of its own, and each read is compared with the charges of that service.
 """
 
 from __future__ import annotations

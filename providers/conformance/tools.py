@@ -1,6 +1,6 @@
-"""What the conformance tests are made of: each asks the provider one thing and judges the form of what it says.
+"""The building blocks of the conformance tests: each asks the provider one thing and judges the form of the answer.
 
-Guarantee: whatever is asked here is checked for truth against the service, for secrets, and for a closed type.
+Guarantee: every answer here is checked for truth against the service, for secrets, and for a closed type.
 """
 
 from __future__ import annotations

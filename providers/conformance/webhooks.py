@@ -1,6 +1,6 @@
-"""The part of the suite that is told things: only by whom it should be, only in time, and never more than whom to read.
+"""The part of the suite for webhooks: believed only from the service, only in time, and only for the customer to read.
 
-Guarantee: each webhook is signed as the service signs it; what is changed afterwards is said by the test.
+Guarantee: each webhook is signed as the service signs it. Any later change of it is stated by the test.
 """
 
 from __future__ import annotations

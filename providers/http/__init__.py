@@ -1,6 +1,6 @@
-"""What is sent over HTTP and what may come back, said for billing.
+"""HTTP for billing: the calls that are sent, and the results that may come back.
 
-Guarantee: a result is one of three, and only `NotSent` says that the service cannot have seen the call.
+Guarantee: a result is one of three, and only `NotSent` proves that the service cannot have seen the call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What one connection may send: bounds that hold before anything is parsed.
+"""The bounds of one connection, which hold before anything is parsed.
 
-Guarantee: whoever answers without end (`100 Continue`, headers, tiny pieces, chunks of nothing, or what nobody asked
-for) is cut off after a few kilobytes, and costs no other call more than that. What is cut off is no answer.
+Guarantee: a server that answers without end (`100 Continue`, headers, tiny pieces, chunks of nothing, or answers that
+nobody asked for) is cut off after a few kilobytes, and costs no other call more than that. A cut-off answer is no
+answer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Stripe's billing meters as a billing provider: one meter event for each push.
 
 Guarantee: the identifier of a meter event is the push's key, so the same push is charged once however often it is sent
-within 24 hours; what Stripe did not say is unknown, never guessed. Retries, waits and rates are the worker's, by the
-capabilities. Sources: docs.stripe.com (billing/meter-event, meter-event-summary, rate-limits, idempotent_requests,
-error-low-level, webhooks/signature) and the stripe-python package; nothing here was tried against Stripe itself.
+within 24 hours. An outcome that Stripe did not state is unknown, never guessed. Retries, waits and rates are the
+worker's, by the capabilities. Sources: docs.stripe.com (billing/meter-event, meter-event-summary, rate-limits,
+idempotent_requests, error-low-level, webhooks/signature) and the stripe-python package. Nothing here was tried against
+Stripe itself.
 """
 
 from __future__ import annotations

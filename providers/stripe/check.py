@@ -1,6 +1,6 @@
-"""Whether key, version, meters and customers are as billing needs them.
+"""The check of Stripe's key, version, meters and customers against the needs of billing.
 
-Guarantee: it only reads; each line says what is wrong, where, and what to do.
+Guarantee: it only reads. Each line names the fault, its place and the next step.
 """
 
 from __future__ import annotations

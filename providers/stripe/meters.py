@@ -1,7 +1,7 @@
-"""What Stripe's meters hold: which there are, and how much of a customer's usage they summed up.
+"""Stripe's meters: the list of them, and the sums of a customer's usage.
 
-Guarantee: a figure is given only when it is whole and exact; usage of a meter that was archived and made again under
-the same event name is counted with the new one's, so that what was charged is never taken for absent.
+Guarantee: a figure is given only when it is whole and exact. Usage of a meter that was archived and made again under
+the same event name is counted with the new one's, so that charged usage is never taken for absent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What Stripe is set up with: DRAWDOWN_STRIPE_…, read once and judged.
+"""The settings of Stripe: DRAWDOWN_STRIPE_…, read once and judged.
 
-Guarantee: a setting that cannot be meant is refused by its name, never by its value, before anything is sent; a name
-that does not exist is refused too, because a mistyped cut-over would bill what nobody wanted billed.
+Guarantee: an impossible setting is refused by its name, never by its value, before anything is sent. A name that does
+not exist is refused too, because a mistyped cut-over would bill usage that nobody wanted billed.
 """
 
 from __future__ import annotations

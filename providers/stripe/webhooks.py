@@ -1,7 +1,7 @@
-"""Stripe's webhooks: proven to be Stripe's, then read for whom they concern.
+"""Stripe's webhooks: proven to be Stripe's, then read for the customers they concern.
 
-Guarantee: nothing is believed that is not signed with one of our secrets within five minutes; a figure in a webhook is
-never used. A thin event only names itself: what it says is fetched from Stripe.
+Guarantee: a webhook is believed only if it is signed with one of our secrets within five minutes. A figure in a webhook
+is never used. A thin event only names itself: its content is fetched from Stripe.
 """
 
 from __future__ import annotations

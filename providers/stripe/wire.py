@@ -1,7 +1,7 @@
-"""Calls to Stripe as bytes, and what its answers mean for a push.
+"""Calls to Stripe as bytes, and the outcome of its answers for a push.
 
-Guarantee: "accepted" is said only for an answer that repeats our identifier, "not applied" only for what Stripe refused
-before it did anything; every other answer leaves the push unknown. No text taken from an answer shows a key.
+Guarantee: "accepted" is said only for an answer that repeats our identifier, "not applied" only for a call that Stripe
+refused before it did anything. Every other answer leaves the push unknown. No text taken from an answer shows a key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of the fleet and of those who watch it: cells, sandboxes, halts, verdicts, ticks, what people did."""
+"""The tables of the fleet and of its operators: cells, sandboxes, halts, verdicts, ticks, the audit."""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,4 @@
-"""Tables of organisations: what they are billed for, by whom, from when on."""
+"""Tables of organisations: the features they are billed for, their providers, and from which window on."""
 
 import sqlalchemy as sa
 

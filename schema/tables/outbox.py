@@ -1,4 +1,4 @@
-"""Tables of the outbox: what is owed, was sealed, was sent, and what became of it."""
+"""Tables of the outbox: owed, sealed and sent quantities, and the outcome of each push."""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,4 @@
-"""What was used: samples as hosts wrote them, and what became of those that were wrong."""
+"""Usage: samples as hosts wrote them, and the treatment of those that were wrong."""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,4 @@
-"""The server's tables: webhooks that were taken, who was last asked for the gate, signatures that were used."""
+"""The server's tables: webhooks that were taken, the gate's last asks, signatures that were used."""
 
 import sqlalchemy as sa
 

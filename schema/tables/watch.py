@@ -1,4 +1,4 @@
-"""The tables of the watch: what usage costs at other providers, and what holds while one cannot be read."""
+"""The tables of the watch: the cost of usage at other providers, and the policies while one cannot be read."""
 
 import sqlalchemy as sa
 

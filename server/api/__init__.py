@@ -1,1 +1,1 @@
-"""What programs may ask of the server."""
+"""The routes that programs may call."""

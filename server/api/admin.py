@@ -1,7 +1,8 @@
-"""POST /admin/orgs/{org}/provider and /override: what `drawdown org assign` and `org override` do, by a signed request.
+"""POST /admin/orgs/{org}/provider and /override: the work of `drawdown org assign` and `org override`, by a signed
+request.
 
-Guarantee: the same functions with the same checks, and actor and reason on record; nothing before the signature was
-proven and used up, so that a request which is seen twice counts once.
+Guarantee: the same functions with the same checks, and actor and reason on record. Nothing is done before the signature
+was proven and used up, so that a request which is seen twice counts once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""POST /cron/tick: a tick for whoever has a scheduler that only calls URLs.
+"""POST /cron/tick: a tick for a scheduler that only calls URLs.
 
-Guarantee: this process never runs two at once; a caller that goes away leaves the tick running to its end.
+Guarantee: this process never runs two at once. A caller that goes away leaves the tick running to its end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The description of the routes, /openapi.json. Guarantee: what it says comes from the routes themselves."""
+"""The description of the routes, /openapi.json. Guarantee: its content comes from the routes themselves."""
 
 from __future__ import annotations
 

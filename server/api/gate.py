@@ -1,9 +1,10 @@
 """GET /v1/gate/{org}: may a sandbox be made or woken?
 
-Guarantee: the answer is one read of the organisation's row. One that is halted, or was never projected, has its
-provider asked again: at most every ten seconds and one call at a time, whichever processes are asked, and each provider
-at most so often a second for all its organisations together, since nobody proves who asks; the fresh verdict is
-answered where it comes in time, else the stored one. In doubt it is closed, unless the settings say otherwise.
+Guarantee: the answer is one read of the organisation's row. The provider is asked again about an organisation that is
+halted, or was never projected: at most every ten seconds and one call at a time, across all processes. Each provider is
+asked at most so often a second for all its organisations together, since no caller of the gate proves its identity. The
+fresh verdict is answered where it comes in time, else the stored one. In doubt the gate is closed, unless the settings
+say otherwise.
 """
 
 from __future__ import annotations

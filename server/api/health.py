@@ -1,5 +1,5 @@
-"""Whether this process can be used. Guarantee: /healthz asks nobody; /readyz says no while the database cannot be
-reached, has another schema, or has its history in doubt (R1)."""
+"""Whether this process can be used. Guarantee: /healthz reads nothing outside the process; /readyz says no while the
+database cannot be reached, has another schema, or has its history in doubt (R1)."""
 
 from __future__ import annotations
 

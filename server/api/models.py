@@ -1,4 +1,4 @@
-"""What goes in and comes out, as pydantic checks it and OpenAPI describes it."""
+"""The bodies of requests and answers, as pydantic checks them and OpenAPI describes them."""
 
 from __future__ import annotations
 

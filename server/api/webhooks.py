@@ -1,8 +1,8 @@
-"""POST /webhooks/{provider}: what a provider says of its own accord.
+"""POST /webhooks/{provider}: a provider's notices.
 
-Guarantee: nothing is stored or done before the provider's own scheme has proven the body genuine and fresh. What it
-says is applied in the same transaction that stores its event id, so each event counts once; whatever fails here
-answers 5xx, and the provider sends it again. Figures in it are never believed: its customer is read again at once.
+Guarantee: nothing is stored or done before the provider's own scheme has proven the body genuine and fresh. Its content
+is applied in the same transaction that stores its event id, so each event counts once. A failure here answers 5xx, and
+the provider sends it again. Figures in it are never believed: its customer is read again at once.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How a request is read, bounded and answered."""
+"""The handling of a request: it is read, bounded and answered."""

@@ -1,7 +1,7 @@
-"""Reading what was sent.
+"""Reading the bodies of requests.
 
 Guarantee: no body is held above its route's limit, and all that are held together have a budget, of which no caller has
-more than a share; nobody is waited for without end.
+more than a share. No caller is waited for without end.
 """
 
 from __future__ import annotations

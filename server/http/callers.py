@@ -1,7 +1,7 @@
-"""Who asks, as limits know them.
+"""The callers, as limits know them.
 
-Guarantee: one caller has one name. Of IPv6 that is the /64, which is what one customer of a network is given: whoever
-has one has 2^64 addresses.
+Guarantee: one caller has one name. Of IPv6 that is the /64, which a network gives to one customer: its holder has 2^64
+addresses.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""One connection: how many there may be, and for how long each may keep its slot without using it.
+"""Connections: how many there may be, and for how long each may keep its slot without using it.
 
-Guarantee: no address holds more than its share of the slots, and some are kept for health alone, so that whoever
-takes all others cannot make the process look dead. A connection ends when what it waits for does not come: the head of
-a request, the rest of one that is answered, or somebody who reads the answer. What is refused here has the one shape of
-errors, too.
+Guarantee: no address holds more than its share of the slots, and some are kept for health alone, so that a caller that
+takes all others cannot make the process look dead. A connection ends when the head of a request, the rest of one that
+is answered, or a reader of the answer does not come in time. A refusal here has the one shape of errors, too.
 """
 
 from __future__ import annotations

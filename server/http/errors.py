@@ -1,6 +1,6 @@
 """Errors as programs see them: one shape, a code to decide by, and a line for people.
 
-Guarantee: nothing of a secret, a statement or a stack is ever in an answer.
+Guarantee: no part of a secret, a statement or a stack is ever in an answer.
 """
 
 from __future__ import annotations

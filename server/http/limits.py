@@ -1,7 +1,7 @@
-"""What lies around every route: a limit a caller (of IPv6, a /64), headers on every answer, one meaning of where a
-request ends, and an answer whatever fails.
+"""The layers around every route: a limit a caller (of IPv6, a /64), headers on every answer, one meaning of where a
+request ends, and an answer to every failure.
 
-Guarantee: no exception leaves it; what is logged of a failure is its kind and place, never what it says.
+Guarantee: no exception leaves it. The log has a failure's kind and place, never its message.
 """
 
 from __future__ import annotations

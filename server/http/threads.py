@@ -1,5 +1,5 @@
-"""The database from asynchronous routes. Guarantee: at most so many short transactions at once, so that what waits for
-a dead database waits here, and the server goes on answering."""
+"""The database from asynchronous routes. Guarantee: at most so many short transactions at once, so that requests for
+a dead database wait here, and the server goes on answering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was asked of billing providers: pushes by outcome and how long they took, and customers that were read.
+"""Calls to billing providers: pushes by outcome, the time they took, and customers that were read.
 
 Guarantee: one reading of the attempts of the last five minutes, by their index. The distribution is of those, so its
 buckets go up and down: no `rate` is needed on them. Reads are counted for good, in the transaction that wrote them.

@@ -1,4 +1,4 @@
-"""What metrics are made of. Guarantee: an age is never negative, whatever two clocks say."""
+"""The kinds of metrics. Guarantee: an age is never negative, even where two clocks differ."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Metrics from the database, so that a server and a one-shot tick say the same; but for what a server turned away.
+"""Metrics from the database, so that a server and a one-shot tick say the same; but for the requests a server turned
+away.
 
-Guarantee: reads only, by indexes; what is zero is said as zero where its name is known, so that an alert on it can be
-written; a database that cannot be read is `drawdown_database_up 0` and nothing else.
+Guarantee: reads only, by indexes. A zero is written as zero where its name is known, so that an alert on it can be
+written. A database that cannot be read is `drawdown_database_up 0` and nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How ticks went, by shard.
+"""The results of ticks, by shard.
 
-Guarantee: reads only, the newest ticks by their key. A shard that fails or is missing is not hidden by another, and
-one that is no longer used, since others tick all of it by now, is not told.
+Guarantee: reads only, the newest ticks by their key. A shard that fails or is missing is not hidden by another. A shard
+that is no longer used, since others tick all of it by now, is left out.
 """
 
 from __future__ import annotations

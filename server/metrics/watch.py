@@ -1,4 +1,4 @@
-"""Whether somebody watches, and how good its estimates are. Guarantee: reads only, by indexes."""
+"""The watch: whether one runs, and how good its estimates are. Guarantee: reads only, by indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- What is billed: the mapping, providers' terms, whose wallet.
+-- The terms of billing: the mapping, providers' terms, wallets.
 
 -- name: mapping_rows
 SELECT kind, memory_mb, feature, unit, start_ms FROM mappings ORDER BY mapping_id

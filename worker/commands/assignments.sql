@@ -1,4 +1,4 @@
--- Assignments: who bills an organisation, as which customer, from when on.
+-- Assignments: which provider bills an organisation, as which customer, from which window on.
 
 -- name: unassigned
 -- Organisations with no assignment at all, those first seen in samples included.

@@ -1,4 +1,4 @@
--- Cells: where they listen, and what still needs them.
+-- Cells: their URLs, and the rows that still need them.
 
 -- name: needed
 SELECT (SELECT COUNT(*) FROM sandboxes s WHERE s.cell_id = :cell_id AND s.state <> 'stopped') AS sandboxes,

@@ -1,4 +1,4 @@
-"""The rules for a flip: whether it may be done, from the facts known of both providers. Pure."""
+"""The rules of a flip: whether it may be done, from the facts about both providers. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- How organisations stand before a flip.
+-- The state of organisations before a flip.
 
 -- name: latest_assignment
 SELECT a.provider, a.customer_id, a.start_ms, o.is_halted FROM assignments a

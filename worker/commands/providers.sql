@@ -1,4 +1,4 @@
--- Providers: new terms are accepted, one is paused, and goes on.
+-- Providers: new terms are accepted, one is paused, one goes on.
 
 -- name: unsent
 -- Proven not to have arrived, if it was tried at all.

@@ -3,8 +3,8 @@
 Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
 not looked at yet. So a deleted sample can never look like a refund, nor go unbilled. Samples are deleted afterwards,
 and nobody waits for it. A quarantined sample is deleted only once it was mended or dismissed: its time may be the very
-thing that is wrong, and lie below every floor. The database's own guard checks the floor alone, since the floor is what
-keeps refunds away. Hosts may delete nothing there, and a worker's login deletes nothing but here.
+thing that is wrong, and lie below every floor. The database's own guard checks the floor alone, since its purpose is to
+keep refunds away. Hosts may delete nothing there, and a worker's login deletes nothing but here.
 """
 
 from __future__ import annotations

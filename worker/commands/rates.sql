@@ -1,4 +1,4 @@
--- What an operator says for estimates.
+-- An operator's settings for estimates.
 
 -- name: insert_rate
 INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason)

@@ -1,4 +1,4 @@
--- Halts: which are due, who is told, what became of them.
+-- Halts: those due, the cells that are told, the answers.
 
 -- name: in_force
 -- A halt of an organisation of the shard that is halted by it now (of one provider, where one is named).

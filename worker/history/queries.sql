@@ -1,4 +1,4 @@
--- Which database this is, and what of its history was lost (R1).
+-- The identity of the database, and the losses of its history (R1).
 
 -- name: incarnation
 SELECT database_id, number, sends, system_id, timeline, doubted_reason FROM incarnation

@@ -1,8 +1,8 @@
 """Confirm, from the other side: customers' balances as evidence of pushes that no event shows.
 
 Guarantee: at a provider that may charge without an event, a push is voided by absence only where the balance agrees
-(P5). A push that was drawn from the balance is accepted. Where the balance proves neither, a person decides. A push
-that was never sent drew on nothing, even if the balance is lower.
+(P5). A push that the balance was drawn on for is accepted. Where the balance proves neither, a person decides. A push
+that was never sent drew on nothing, whatever the balance shows.
 """
 
 from __future__ import annotations

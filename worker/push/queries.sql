@@ -1,8 +1,8 @@
--- The outbox: what is claimed, sent, settled, looked up, adopted and voided.
+-- The outbox: pushes are claimed, sent, settled, looked up, adopted and voided.
 --
--- Guarantee: each statement names its rows by their key or by the index on what is open, however many were settled
--- before. `state IN {open_states}` is word for word the condition of that index, or SQLite reads all pushes there ever
--- were.
+-- Guarantee: each statement names its rows by their key or by the index on open pushes, however many were settled
+-- before. `state IN {open_states}` is word for word the condition of that index. Otherwise SQLite reads all pushes
+-- there ever were.
 
 -- name: push_ids
 {rows :push_ids (window_ms bigint, org_id text, feature text, revision bigint)}

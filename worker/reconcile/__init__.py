@@ -1,1 +1,1 @@
-"""Compares what was accepted with what the provider says it charged (rule R2)."""
+"""Compares accepted pushes with the charges that the provider reports (rule R2)."""

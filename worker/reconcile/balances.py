@@ -1,9 +1,9 @@
-"""Reconcile, from the other side: what balances say was drawn, beside what was pushed.
+"""Reconcile, from the other side: the drawings that balances show, beside our pushes.
 
-Guarantee: what was drawn twice for a push that was sent twice is adopted, and so given back, where pushes sent twice
-make up the amount exactly: a second drawing draws all of its push. Whatever else lies between a balance and our pushes,
-more or less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a push was on
-its way meanwhile nothing is compared.
+Guarantee: a push that was sent twice and drawn twice is adopted, and so given back, where pushes sent twice make up the
+amount exactly: a second drawing draws all of its push. Any other difference between a balance and our pushes, more or
+less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a push was on its way
+meanwhile, nothing is compared.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reconcile days whose history was lost (rule R1): what a provider charged for customers of whom nothing is known here.
+"""Reconcile days whose history was lost (rule R1): a provider's charges for customers of whom nothing is known here.
 
-Guarantee: usage that was billed and forgotten, and whose samples nobody wrote again, has no push to be compared with;
-it is told all the same. Nothing is corrected by it.
+Guarantee: usage that was billed and forgotten, and whose samples nobody wrote again, has no push to be compared with.
+It is reported all the same. Nothing is corrected by it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reconcile, where a provider has more than we call accepted: in which windows.
 
-Guarantee: an excess is given back only in a window of ours that nothing else explains, once; what was given back
-already, and only the customer's balance shows it, is none. What a console alone could tell is left to a person.
+Guarantee: an excess is given back once, and only in a window of ours that nothing else explains. A quantity that was
+given back already, and that only the customer's balance shows, is no excess. A case that only the provider's console
+could decide is left to a person.
 """
 
 from __future__ import annotations

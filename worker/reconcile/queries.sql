@@ -1,7 +1,8 @@
--- What we say was charged, for `reconcile`. Quantities are base units; a day is UTC's.
+-- Our accepted charges, for `reconcile`. Quantities are base units; a day is UTC's.
 --
--- Guarantee: what only a balance showed (adopted as `drawn`) is no event over there, so it is left out where events are
--- compared, and counted where balances are. What a person billed by hand may be among the events or beside them.
+-- Guarantee: a charge that only a balance showed (adopted as `drawn`) is no event over there, so it is left out where
+-- events are compared, and counted where balances are. A charge that a person billed by hand may be among the events or
+-- beside them.
 
 -- name: is_drawn
 EXISTS (SELECT 1 FROM adoptions x WHERE {is_of_push} AND x.kind = 'drawn')

@@ -1,8 +1,9 @@
-"""Reconcile: what we call accepted beside what the provider says it charged, by organisation, feature and day (R2).
+"""Reconcile: accepted pushes beside the provider's reported charges, by organisation, feature and day (R2).
 
-Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled; comparing changes
-nothing. A correction rests on what the provider itself says: a push it does not have is voided, what it charged beside
-our pushes is adopted; the next seal then owes, or gives back, the difference. What cannot be pinned down is a note.
+Guarantee: nothing is compared before the provider's lag is over or while a push of it is unsettled. Comparing changes
+nothing. A correction rests on the provider's own report: a push it does not have is voided, a charge it has beside our
+pushes is adopted. The next seal then owes, or gives back, the difference. A difference that cannot be pinned down is a
+note.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is compared, and what came of it: the words of `reconcile`. Decides nothing."""
+"""The report of `reconcile`: the comparisons, their results, and the words for both. Decides nothing."""
 
 from __future__ import annotations
 

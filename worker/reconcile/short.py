@@ -1,8 +1,8 @@
-"""Reconcile: which pushes that we call accepted no event of the provider shows.
+"""Reconcile: accepted pushes that no event of the provider shows.
 
-Guarantee: a push is voided only where its lookup shows that nothing was charged for it and, at a provider that may
-charge without an event, the customer's balance agrees (P5); where the balance was drawn on by it, it stands. What
-neither can tell, and what lies below the floor and could not be sealed anew, is left to a person.
+Guarantee: a push is voided only where its look-up shows that nothing was charged for it and, at a provider that may
+charge without an event, the customer's balance agrees (P5). A push that the balance was drawn on for stands. A push
+that neither can decide, or that lies below the floor and could not be sealed anew, is left to a person.
 """
 
 from __future__ import annotations

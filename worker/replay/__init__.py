@@ -1,1 +1,1 @@
-"""Seals a past range again and sends what comes out."""
+"""Seals a past range again and sends the pushes that come out."""

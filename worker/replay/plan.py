@@ -1,6 +1,7 @@
-"""What a replay is asked for, and whether it can be done: read before anything is sealed.
+"""The plan of a replay: its range and scope, and whether it can be done. It is read before anything is sealed.
 
-Guarantee: a range or scope that cannot be meant is refused with what, where and what next; nothing is written here.
+Guarantee: an impossible range or scope is refused with an error that names the fault, its place and the next step.
+Nothing is written here.
 """
 
 from __future__ import annotations

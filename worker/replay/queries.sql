@@ -1,4 +1,4 @@
--- Replay: what is asked for, how far it has come, what it found and left out.
+-- Replay: its request, its progress, its findings and omissions.
 
 -- name: only_these
 -- Of many organisations, or of everybody where this slot is empty. `o` and `q` have an organisation each.

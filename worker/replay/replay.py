@@ -1,9 +1,9 @@
-"""Replay: seal a past range again and send what comes out.
+"""Replay: seals a past range again and sends the pushes that come out.
 
-Guarantee: what is sealed already is subtracted, so a replay of a healthy range sends nothing; it cannot bill twice.
-It goes in chunks, each of them the seal's own transaction together with how far the replay has come: ticks run in
-between, and one that was killed goes on where it was. The lease keeps a second replay of the same windows away for the
-sake of clear answers only; what keeps money right is the seal's lock.
+Guarantee: sealed quantities are subtracted, so a replay of a healthy range sends nothing and cannot bill twice. It goes
+in chunks. Each chunk is the seal's own transaction together with the replay's progress, so ticks run in between, and a
+replay that was killed goes on where it was. Only the seal's lock keeps money right. The lease keeps a second replay of
+the same windows away for the sake of clear answers.
 """
 
 from __future__ import annotations

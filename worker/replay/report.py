@@ -1,4 +1,4 @@
-"""What a replay found, and what it left out with the reason, so that a person sees why something is not there."""
+"""The report of a replay: its findings, and each omission with the reason for it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Writes what is owed as immutable pushes and advances the watermark."""
+"""Writes the owed quantities as immutable pushes and advances the watermark."""

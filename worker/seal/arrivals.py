@@ -1,8 +1,8 @@
-"""How far the arrivals of samples have been looked at (rule S2).
+"""The cursor: how far the arrivals of samples have been looked at (rule S2).
 
-Guarantee: a sample is looked at exactly once, whatever transaction brought it. On PostgreSQL the cursor and what was
+Guarantee: a sample is looked at exactly once, whichever transaction brought it. On PostgreSQL the cursor and the list
 `in_flight` are one snapshot: everything before the cursor was visible, but for the transactions in flight, which are
-looked for by name. So a transaction that stays open, in whatever database of the server, holds up nobody.
+looked for by name. So a transaction that stays open, in any database of the server, holds up nobody.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which organisations a seal fails on, so that they alone are left out (S8).
+"""Finds the organisations that a seal fails on, so that they alone are left out (S8).
 
-Guarantee: found by dry runs of halves, which leave nothing behind; what fails with no organisation at all is no
-organisation's fault, and goes up as it is.
+Guarantee: they are found by dry runs of halves, which leave nothing behind. A failure that remains without any
+organisation is no organisation's fault, and goes up as it is.
 """
 
 from __future__ import annotations

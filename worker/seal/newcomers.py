@@ -1,6 +1,6 @@
 """Organisations first seen in samples.
 
-Guarantee: each gets a row and a bucket before its usage is sealed or becomes pending; none is lost by a join (S6).
+Guarantee: each gets a row and a bucket before its usage is sealed or becomes pending. None is lost by a join (S6).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is owed, and for whom it is written: the mapping, providers' terms and lost history that a seal goes by.
+"""The inputs of the owed quantities: the mapping, providers' terms and lost history that a seal goes by.
 
 Guarantee: each of these is bound as a value, and read under the seal's lock.
 """

@@ -1,4 +1,4 @@
--- What is owed, and what follows from it: pushes, what is carried, what waits, how far was sealed.
+-- The owed quantities, and their consequences: pushes, carries, pending usage, watermarks.
 
 -- name: segments
 -- The mapping in one value. A list of VALUES would say how many there are; of a function PostgreSQL expects 100.

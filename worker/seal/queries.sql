@@ -1,6 +1,6 @@
--- What a seal reads: its lock, what has arrived, what was used in each window, who is a stranger.
+-- The reads of a seal: its lock, new arrivals, usage in each window, unknown organisations.
 --
--- Guarantee: samples are aggregated first and joined after; every join that could drop usage is an outer one (S6).
+-- Guarantee: samples are aggregated first and joined after. Every join that could drop usage is an outer one (S6).
 
 -- name: lock_shard
 -- Rule S1: this is the seal's first statement; whatever is read about these buckets is read later.

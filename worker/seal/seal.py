@@ -1,7 +1,7 @@
-"""Seal: write what is owed as immutable pushes and advance the watermark, in one transaction.
+"""Seal: writes the owed quantities as immutable pushes and advances the watermark, in one transaction.
 
-Guarantee: owed = samples in force - sealed and not voided, for each (organisation, window, feature), computed from what
-is committed. One function serves fresh, late, replayed, swept and newly mapped usage, with different ranges; so a
+Guarantee: owed = samples in force - sealed and not voided, for each (organisation, window, feature), computed from
+committed rows. One function serves fresh, late, replayed, swept and newly mapped usage, with different ranges. So a
 crash, a second worker or a replay can only find that nothing is owed any more.
 """
 

@@ -1,4 +1,4 @@
-"""What a seal is asked for, its lock, and how its statements run.
+"""The seal's request, its lock, and the run of its statements.
 
 Guarantee: the lock is a seal's first statement (rule S1), and values are bound, never pasted into SQL.
 """

@@ -1,7 +1,7 @@
 """Stopping one organisation, and releasing it again.
 
 Guarantee: a stopped organisation is neither sealed nor pushed, its watermark stays where it was, and nothing of it is
-lost: released, it catches up.
+lost. Once released, it catches up.
 """
 
 from __future__ import annotations

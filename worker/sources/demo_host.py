@@ -1,4 +1,4 @@
-"""The demo's hosts: what writes sandboxes and samples, as any program of a fleet would."""
+"""The demo's hosts: they write sandboxes and samples, as any program of a fleet would."""
 
 from __future__ import annotations
 

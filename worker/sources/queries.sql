@@ -1,4 +1,4 @@
--- What hosts write.
+-- The rows that hosts write.
 
 -- name: start_sandbox
 INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:sandbox_id, :org_id, :cell_id, 'running')

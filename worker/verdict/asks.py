@@ -1,4 +1,4 @@
-"""Whose provider is asked again."""
+"""Marks organisations whose provider is asked again."""
 
 from __future__ import annotations
 

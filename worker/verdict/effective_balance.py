@@ -1,8 +1,8 @@
 """The effective balance: a provider's balance - sealed but not in it yet - used but not sealed.
 
-Guarantee: an estimate is made of what is committed alone, at prices that somebody set; where there are none, that
-usage is left out and named. A push that may be in the balance or not (on its way, or accepted within the time by which
-balances trail) is counted until the balance was seen to fall by it, so it is never taken off twice for good.
+Guarantee: an estimate is made of committed rows alone, at prices that somebody set. Usage without a price is left out
+and named. A push that may be in the balance or not (on its way, or accepted within the time by which balances trail) is
+counted until the balance was seen to fall by it, so it is never taken off twice for good.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
--- What the effective balance is made of: usage that is not sealed, and pushes that may not be in a balance.
+-- The parts of the effective balance: usage that is not sealed, and pushes that may not be in a balance.
 --
--- Guarantee: reads only; usage is mapped as the seal maps it (the same segments), and only windows that the present
+-- Guarantee: reads only. Usage is mapped as the seal maps it (the same segments), and only windows that the present
 -- provider and customer are billed for count.
 
 -- name: last_seals

@@ -1,6 +1,6 @@
-"""What the gate reads of an organisation, and its leave to have the provider asked.
+"""The gate's read of an organisation, and its leave to have the provider asked.
 
-Guarantee: of all who want to ask about one organisation at once, in whichever process, one may, and then nobody for ten
+Guarantee: of all processes and requests that want to ask about one organisation at once, one may, and then none for ten
 seconds.
 """
 

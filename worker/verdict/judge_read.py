@@ -1,4 +1,4 @@
-"""What a read of a customer, or the failure to read it, makes of an organisation's row. Pure.
+"""The effect of a read of a customer, or of the failure to read it, on an organisation's row. Pure.
 
 Guarantee: a state that cannot be read, or is none, changes no figure.
 """

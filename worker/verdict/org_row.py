@@ -1,6 +1,6 @@
-"""How an organisation stands: its row, what an operator's word makes of it, and the history of its verdicts.
+"""An organisation's row: its verdict, the operator's overrides in it, and the history of its verdicts.
 
-Guarantee: `halted_at` changes only when the verdict does; each transition is kept with its reason and the figures it
+Guarantee: `halted_at` changes only when the verdict does. Each transition is kept with its reason and the figures it
 rests on. Pure, but for `write`.
 """
 

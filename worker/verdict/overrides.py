@@ -1,4 +1,4 @@
-"""Overrides that have ended, and what an operator's word makes of a row at once."""
+"""Overrides: those that have ended, and the immediate effect of one on a row."""
 
 from __future__ import annotations
 

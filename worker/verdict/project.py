@@ -1,8 +1,8 @@
-"""Project: copy the provider's verdict onto the organisation.
+"""Project: copies the provider's verdict onto the organisation.
 
-Guarantee: the provider is asked afresh; a projection carries the time its read began and an older read never
-overwrites a newer one; a state that cannot be read is no balance of zero. Whoever was halted for lack of credit goes on
-only by a fresh read and an effective balance above what would be gone in a minute.
+Guarantee: the provider is asked afresh. A projection carries the time its read began, and an older read never
+overwrites a newer one. A state that cannot be read is no balance of zero. An organisation halted for lack of credit is
+resumed only by a fresh read and an effective balance above one minute of use.
 """
 
 from __future__ import annotations

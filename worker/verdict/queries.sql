@@ -1,4 +1,4 @@
--- Verdicts: whose provider is asked, what it said, and what an operator's word makes of an organisation's row.
+-- Verdicts: the provider that is asked, its answer, and the effect of an override on an organisation's row.
 
 -- name: in_force_now
 a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)

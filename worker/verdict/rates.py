@@ -1,6 +1,6 @@
-"""What an operator said for estimates: what usage costs at a provider, and what holds while it cannot be read.
+"""An operator's settings for estimates: the cost of usage at a provider, and the policy while it cannot be read.
 
-Guarantee: rates are append-only and begin at a window; both are on record with actor and reason. Nothing is charged by
+Guarantee: rates are append-only and begin at a window. Both are on record with actor and reason. Nothing is charged by
 them.
 """
 

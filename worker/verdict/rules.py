@@ -1,4 +1,4 @@
-"""What a provider's word, an operator's and the time make of an organisation's verdict. Pure."""
+"""The rules of an organisation's verdict: from the provider's answer, the operator's override and the time. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Whether somebody watches, and what was read of providers.
+"""The state of the watch: whether one runs, and its reads of providers.
 
-Guarantee: a watch that ended is forgotten within minutes, and ticks estimate no longer; what is counted here is counted
-in the transaction that did it.
+Guarantee: a watch that ended is forgotten within minutes, and ticks estimate no longer. Each count is written in the
+transaction that did the work.
 """
 
 from __future__ import annotations

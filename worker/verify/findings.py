@@ -1,6 +1,6 @@
-"""What `verify` asks, in which order, and what each finding says.
+"""The questions of `verify`, their order, and the words of each finding.
 
-Guarantee: each breach that a statement may answer has its invariant and its words here; docs/invariants.md names them
+Guarantee: each breach that a statement may answer has its invariant and its words here. docs/invariants.md names them
 all.
 """
 

@@ -1,8 +1,8 @@
--- The ledger against pushes, rates and what was granted (invariants 2, 3 and 5).
+-- The ledger against pushes, rates and grants (invariants 2, 3 and 5).
 --
 -- Guarantee: raw tables alone, nothing shared with the worker's statements, so that one mistake cannot hide in both.
--- Each row of an answer is a breach: it says `what` is wrong (findings.py), the organisation, window and feature, and
--- the numbers to name.
+-- Each row of an answer is a breach: the kind in `what` (findings.py), the organisation, window and feature, and the
+-- numbers to name.
 
 -- name: of_chosen
 -- What a statement finds of the organisations that are asked about.

@@ -1,8 +1,8 @@
 -- Pushes against their attempts, voids, carries and assignments (invariants 2, 3, 5 and 6).
 --
 -- Guarantee: raw tables alone, nothing shared with the worker's statements, so that one mistake cannot hide in both.
--- Each row of an answer is a breach: it says `what` is wrong (findings.py), the organisation, window and feature, and
--- the numbers to name.
+-- Each row of an answer is a breach: the kind in `what` (findings.py), the organisation, window and feature, and the
+-- numbers to name.
 
 -- name: of_chosen
 -- What a statement finds of the organisations that are asked about.

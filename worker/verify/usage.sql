@@ -1,13 +1,13 @@
 -- Used against sealed and pending: the one big statement of `verify` (invariants 1 and 9).
 --
--- Guarantee: it reads raw tables alone and shares nothing with the seal: withdrawn samples are taken out by their ids,
--- the mapping is resolved for each size at each moment it changed, and void is what `voids` says.
+-- Guarantee: it reads raw tables alone and shares nothing with the seal. Withdrawn samples are taken out by their ids,
+-- the mapping is resolved for each size at each moment it changed, and a push is void if `voids` has it.
 --
 -- Samples that arrived at or after their bucket's cursor may be sealed already or not yet (on PostgreSQL some of them
--- may have been visible to the seal, and some before it, in flight then, were not). So what is sealed must lie between
--- what is used without them and what is used with them; where there are none, both are one number. Windows that are
--- dirty are known to be unsettled; the next tick settles them, unless their organisation is stopped. There, no more can
--- be sealed than all samples come to, those withdrawn since included, but for what was adopted.
+-- may have been visible to the seal, and some before it, in flight then, were not). So the sealed quantity must lie
+-- between the usage without them and the usage with them. Where there are none, both are one number. Dirty windows are
+-- known to be unsettled. The next tick settles them, unless their organisation is stopped. There, no more can be sealed
+-- than all samples come to, those withdrawn since included, but for adopted pushes.
 
 -- name: usage
 -- Each row says `what` is wrong (findings.py), with numbers n1 to n5 and texts t1 and t2; one row counts what was

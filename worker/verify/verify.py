@@ -1,19 +1,25 @@
 """Verify: prove the nine invariants on any database, from its raw tables (`drawdown verify`).
 
-Guarantee: it only reads, in one snapshot, with statements that share nothing with those of the tick; no sample comes
-into Python, only breaches do. A breach names the organisation, window and feature with the numbers; all are counted,
-and the first thousand listed. What is known and not settled yet (windows to be sealed again, samples that arrived after
-the cursor) is no breach, and is told as open.
+Guarantee: it only reads, in one snapshot, with statements that share nothing with those of the tick. No sample comes
+into Python, only breaches do. A breach names the organisation, window and feature with the numbers. All are counted,
+and the first thousand listed. Known and unsettled usage (windows to be sealed again, samples that arrived after the
+cursor) is no breach, and is reported as open.
 
-Not claimed: which of several rates that had begun by a push's window was known when it was charged; when an entry of
-the ledger was written (`at_ms`; its `ts` is claimed); that a wallet was drawn on for what was accepted within a day of
-its first credit or of its feature's first rate; which plan a wallet is on; the figures that an organisation's row keeps
-of its last read (`balance_micro` and the like); that what a provider keeps agrees (`drawdown reconcile` compares); what
-a newcomer's assignment by the tick was before it was altered; the order of attempts and voids written before schema
-0010; that withdrawals, rates, mappings, overrides, plans' limits, cells and what holds while a provider is down have an
-action each, and say what it says.
-Whoever may write to all tables alike, with every guard off, can make another history that is whole in itself: compare
-with a backup, and the newest action's hash with what was told before.
+These are not claimed:
+
+- which of several rates that had begun by a push's window was known when it was charged
+- when an entry of the ledger was written (`at_ms`; its `ts` is claimed)
+- that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
+- which plan a wallet is on
+- the figures that an organisation's row keeps of its last read (`balance_micro` and the like)
+- that a provider's own figures agree (`drawdown reconcile` compares)
+- a newcomer's assignment by the tick as it was before it was altered
+- the order of attempts and voids written before schema 0010
+- that withdrawals, rates, mappings, overrides, plans' limits, cells and the policies for a provider that is down have
+  an action each, and agree with it
+
+A login that may write to all tables alike, with every guard off, can make another history that is whole in itself.
+Compare with a backup, and the newest action's hash with the one told before.
 """
 
 from __future__ import annotations

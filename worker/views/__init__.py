@@ -1,1 +1,1 @@
-"""All that a person or a program reads. Nothing here writes."""
+"""The views: everything that a person or a program reads. Nothing here writes."""

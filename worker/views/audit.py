@@ -1,6 +1,6 @@
-"""What people did: who, when, why, to what, through what. Reads only.
+"""The audit: each action of a person, with its actor, time, reason, object and channel. Reads only.
 
-Guarantee: newest first, a bounded page at a time; a filter that names nobody and nothing known is refused, so that an
+Guarantee: newest first, a bounded page at a time. A filter that names no known person or thing is refused, so that an
 empty list means that nothing was done.
 """
 

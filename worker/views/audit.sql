@@ -1,4 +1,4 @@
--- What people did.
+-- The audit: people's actions.
 
 -- name: list
 -- One page, the newest first; an empty filter, or number 0, is none.

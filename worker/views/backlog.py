@@ -1,4 +1,4 @@
-"""What is left: counted for the tick's row, for status and for the exit status.
+"""The backlog: counted for the tick's row, for status and for the exit status.
 
 Guarantee: everything that is used and not settled is in one of these counts.
 """

@@ -1,4 +1,4 @@
--- What is left, counted.
+-- The backlog, counted.
 
 -- name: in_shard
 -- Looked up for each row that is left, so that a tick with nothing left does not read all organisations.

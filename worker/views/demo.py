@@ -1,4 +1,4 @@
-"""What the demo shows of its small fleet. Reads only."""
+"""The demo's view of its small fleet. Reads only."""
 
 from __future__ import annotations
 

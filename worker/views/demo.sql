@@ -1,4 +1,4 @@
--- What the demo shows of its small fleet.
+-- The demo's view of its small fleet.
 
 -- name: fleet
 SELECT o.org_id, a.plan,

@@ -1,4 +1,4 @@
-"""What is used, but has no feature. Reads only."""
+"""Usage that has no feature. Reads only."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The one line that somebody who is woken at night needs first. Pure.
+"""The headline: the one line that a person woken at night needs first. Pure.
 
-Guarantee: a person is asked for only where no tick will mend it; of several reasons the gravest comes first.
+Guarantee: a person is asked for only where no tick will mend it. Of several reasons the gravest comes first.
 """
 
 from __future__ import annotations

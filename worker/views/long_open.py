@@ -1,7 +1,7 @@
 """The transaction that has been open for longest on the database's server.
 
-Guarantee: reads only. Such a transaction holds up nothing here (S2). What it inserted is billed once it ends, and
-while it is open, PostgreSQL keeps what others deleted.
+Guarantee: reads only. Such a transaction holds up nothing here (S2). The samples it inserted are billed once it ends.
+While it is open, PostgreSQL keeps the rows that others deleted.
 """
 
 from __future__ import annotations

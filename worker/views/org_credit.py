@@ -1,4 +1,4 @@
-"""How an organisation's credit stands: the effective balance with its parts, and the last changes of its verdict.
+"""An organisation's credit: the effective balance with its parts, and the last changes of its verdict.
 
 Guarantee: reads only, and estimates as the watch does.
 """

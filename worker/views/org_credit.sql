@@ -1,4 +1,4 @@
--- How an organisation's credit stands.
+-- An organisation's credit.
 
 -- name: biller
 SELECT provider FROM assignments WHERE org_id = :org_id AND customer_id <> '' AND start_ms <= :now_ms

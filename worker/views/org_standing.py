@@ -1,4 +1,4 @@
-"""How one organisation stands, as `org_status` reads it. Pure.
+"""The state of one organisation, as `org_status` reads it. Pure.
 
 Guarantee: each field is one fact, by the name it has in `--json`.
 """

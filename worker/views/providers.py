@@ -1,4 +1,4 @@
-"""What hangs on each provider: organisations, customers, open pushes. Reads only."""
+"""The dependents of each provider: organisations, customers, open pushes. Reads only."""
 
 from __future__ import annotations
 

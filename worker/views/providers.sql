@@ -1,4 +1,4 @@
--- What hangs on each provider.
+-- The dependents of each provider.
 
 -- name: orgs
 SELECT a.provider, COUNT(*) AS orgs, SUM(CASE WHEN a.customer_id = '' THEN 1 ELSE 0 END) AS without_customer

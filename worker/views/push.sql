@@ -1,4 +1,4 @@
--- What explains one push.
+-- The rows that explain one push.
 
 -- name: samples
 SELECT s.id, s.ts, s.memory_mb, s.interval_s, w.sample_id IS NOT NULL AS withdrawn

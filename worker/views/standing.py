@@ -1,4 +1,4 @@
-"""How things stand, as `status` reads it and the headline judges it. Pure.
+"""The state of everything, as `status` reads it and the headline judges it. Pure.
 
 Guarantee: each field is one fact, by the name it has in `--json`.
 """

@@ -1,4 +1,4 @@
-"""How things stand: for everything, or for one organisation. Reads only."""
+"""The status of everything, or of one organisation. Reads only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- How things stand: for everything, or for one organisation.
+-- The status of everything, or of one organisation.
 
 -- name: orgs
 SELECT COUNT(*) FROM orgs

@@ -1,4 +1,4 @@
-"""What one tick did and what it left; kept as JSON in the tick's row."""
+"""The report of one tick: its work and its backlog, kept as JSON in the tick's row."""
 
 from __future__ import annotations
 

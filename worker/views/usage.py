@@ -1,8 +1,8 @@
-"""What one organisation used, and what of it was sealed, by feature, day or sandbox. Reads only.
+"""One organisation's usage, and its sealed part, by feature, day or sandbox. Reads only.
 
-Guarantee: used is the sum of the samples in force, mapped as the seal maps them; where they were pruned, below the
-floor, it is what was sealed of them, which is the same (invariant 1). Each grouping has the same sums. Nothing is cut:
-a table that would be too long is refused.
+Guarantee: used is the sum of the samples in force, mapped as the seal maps them. Where samples were pruned, below the
+floor, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. Nothing is cut: a
+table that would be too long is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- What one organisation used, and what of it was sealed.
+-- One organisation's usage, and its sealed part.
 
 -- name: usage
 -- `grouping`: by what; `shown`: which lines besides those with usage. A push lies at its window and organisation: one

@@ -1,6 +1,6 @@
-"""What waits at each provider, why, since when, how much it is worth, and when it will be drained at the present rate.
+"""The waiting pushes of each provider: their reason, age and worth, and when they are drained at the present rate.
 
-Guarantee: only what is open is read, by its own index, however many pushes are settled.
+Guarantee: only open pushes are read, by their own index, however many are settled.
 """
 
 from __future__ import annotations

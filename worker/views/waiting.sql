@@ -1,4 +1,4 @@
--- What waits at each provider.
+-- The waiting pushes of each provider.
 
 -- name: open
 -- By the index on what is open. Of a feature's rates, the one in force at the window counts.

@@ -1,7 +1,7 @@
-"""From lines to records: what a CSV file says, and which of the formats a file has.
+"""From lines to records: the content of a CSV file, and the format of any file.
 
-Guarantee: every line that is not blank becomes part of exactly one record, under its own number, whatever bytes it
-holds; a broken record is refused with all its lines, for they may be the inside of a field; memory is bounded by the
+Guarantee: every line that is not blank becomes part of exactly one record, under its own number, for any bytes it
+holds. A broken record is refused with all its lines, for they may be the inside of a field. Memory is bounded by the
 longest record, not by the file.
 """
 

@@ -1,7 +1,7 @@
 """Loading samples from files into the database.
 
-Guarantee: whatever happens half-way, importing again ends in the same rows: a sample goes in once by its id, the same
-id with other content is quarantined (S7), and every row read is counted as exactly one of inserted, already there,
+Guarantee: after any failure half-way, importing again ends in the same rows. A sample goes in once by its id, and the
+same id with other content is quarantined (S7). Every row read is counted as exactly one of inserted, already there,
 rejected, conflict.
 """
 

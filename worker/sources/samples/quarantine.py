@@ -1,8 +1,8 @@
-"""Samples as a person looks for them: what is quarantined, why, and what could be made of it. Reads only.
+"""Quarantined samples as a person looks for them: each with its reason and the ways to mend it. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows and goes on after the last id of the page before; whatever the quarantine's
-counts count is in it. A host may write ids of megabytes: text that is too long is cut in the database, and what begins
-alike is one row, which says how many samples it stands for.
+Guarantee: a page has at most MAX_ROWS rows and goes on after the last id of the page before. Every sample in the
+quarantine's counts is in it. A host may write ids of megabytes: text that is too long is cut in the database, and
+samples whose texts begin alike are one row, which gives their number.
 """
 
 from __future__ import annotations

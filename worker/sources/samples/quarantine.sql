@@ -1,4 +1,4 @@
--- What is quarantined, and why.
+-- Quarantined samples, and the reasons.
 
 -- name: quarantined
 -- What still counts as quarantined, no text longer than a sound one. A host may write ids of megabytes: the database cuts

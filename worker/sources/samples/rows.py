@@ -1,7 +1,7 @@
 """From one row of a file to one sample, or the reason why not.
 
-Guarantee: pure (no files, no clock); a row gives exactly one sample or one reason, the same each time, and a sample it
-gives is never quarantined by the database. What the caller got wrong is a UsageError before the first row.
+Guarantee: pure (no files, no clock). A row gives exactly one sample or one reason, the same each time, and a sample it
+gives is never quarantined by the database. A mistake of the caller is a UsageError before the first row.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Samples into the database.
 
-Guarantee: a sample goes in once by its id; the same id with other content goes to `sample_conflicts`, once, and is
+Guarantee: a sample goes in once by its id. The same id with other content goes to `sample_conflicts`, once, and is
 never billed (S7). Both happen in the transaction given, and may be repeated.
 """
 

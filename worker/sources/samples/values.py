@@ -1,6 +1,6 @@
 """From one text to one value of a sample, or the reason why not.
 
-Guarantee: pure; exact (integers and Decimals, never a float); no text, however long or large its number, costs more
+Guarantee: pure and exact (integers and Decimals, never a float). No text, however long or large its number, costs more
 than its own length. The reasons are the words of the column `usage_samples.problem` wherever the database has one.
 """
 
