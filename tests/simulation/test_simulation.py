@@ -71,6 +71,8 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (70021, 30, None, "beside a push that got lost the balance cannot tell of which (the oracle)"),
     (70096, 30, None, "what could not be given back was not credited by hand (the oracle's person)"),
     (63850, 30, None, "an incarnation's number was used twice where nothing had been sent yet"),
+    (200084, 200, None, "what was sent in a lost history, and looked up since, counted for P2 still (the oracle)"),
+    (200080, 200, None, "asked to compare a balance since events show more, nobody did (the oracle's person)"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""

@@ -3,7 +3,8 @@
 Guarantee: what was drawn twice for a push that was sent twice is adopted, and so given back, where pushes sent twice
 make up the amount exactly: a second drawing draws all of its push. Whatever else lies between a balance and our pushes,
 more or less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a push was on
-its way meanwhile nothing is compared.
+its way meanwhile nothing is compared; nor where events and pushes differ still by what only a console tells, of which a
+person is told each time: a mark would take what he finds for known, and a correction of it for drawn twice.
 """
 
 from __future__ import annotations
