@@ -204,6 +204,40 @@ def test_a_top_up_is_told_once_and_the_next_loss_is_seen_all_the_same(engine: sa
     clean(fleet)
 
 
+def test_what_a_person_says_was_lost_and_is_drawn_anew_is_not_given_back(engine: sa.Engine) -> None:
+    """No event shows it, and the balance, which was topped up as well, does not tell; a person finds it lost."""
+    fleet, provider = billed(engine, 30, drawn=True)
+    del provider.charged[KEY]
+    drawn(provider, 30 - 500)
+    assert told(compare(fleet, correct=True)) == [("short", 90, 30, 0)]
+    provider.charged[KEY] = provider.charged[f"usage:acme:{T0 + WINDOW_MS}:{FEATURE}"]  # its day is compared no more
+    provider.over["acme", FEATURE, T0] = 30
+    assert told(compare(fleet, correct=True)) == [("short", 90, 30 - 500, 0)]
+    del provider.charged[KEY], provider.over["acme", FEATURE, T0]
+    fleet.clock.at_ms += DAY_MS
+    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, evidence="their console", although_accepted=True))
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    drawn(provider, 90 - 500)
+    found = compare(fleet, correct=True)
+    assert (told(found), fleet.rows("SELECT apart_qty FROM balance_marks")) == ([], [(-500,)])
+    drawn(provider, 90 + 60 - 500)  # now it arrives after all, or somebody draws as much: it is given back
+    assert told(compare(fleet, correct=True)) == [("over", 90, 150, 60)]
+    clean(fleet)
+
+
+def test_what_a_person_says_was_lost_and_the_balance_does_not_lack_is_given_back(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    drawn(provider, 60 - 59)
+    assert told(compare(fleet, correct=True)) == [("short", 60, 1, 0)]
+    del provider.charged[KEY]
+    fleet.clock.at_ms += DAY_MS
+    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, evidence="a guess", although_accepted=True))
+    settle(fleet)
+    drawn(provider, 120 - 59)
+    assert told(compare(fleet, correct=True)) == [("over", 60, 120, 60)]
+
+
 def test_what_is_drawn_twice_is_given_back_beside_a_top_up_that_was_told(engine: sa.Engine) -> None:
     fleet, provider = sent_twice(engine)
     drawn(provider, 67 - 500)
