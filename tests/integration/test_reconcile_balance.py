@@ -144,8 +144,8 @@ def test_where_the_balance_does_not_tell_whether_it_was_given_back_a_person_does
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 30, 90, 0)], 1)
-    assert "balance tells: compare" in str(found.differing[0].note)
-    assert everything(fleet) == before
+    assert "balance tells: compare; meanwhile all of that balance" in str(found.differing[0].note)
+    assert (everything(fleet), fleet.rows("SELECT * FROM balance_marks")) == (before, [])
 
 
 def test_of_several_without_an_event_those_stand_that_were_drawn(engine: sa.Engine) -> None:
@@ -169,7 +169,7 @@ def test_where_the_balance_does_not_tell_nothing_is_voided(engine: sa.Engine, qu
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("short", 60, 0, 0)], 1)
     assert "does not tell" in str(found.differing[0].note)
-    assert everything(fleet) == before
+    assert (everything(fleet), fleet.rows("SELECT * FROM balance_marks")) == (before, [])
 
 
 @pytest.mark.parametrize("gone", ["unread", "no such balance", "parts of other cycles"])
@@ -202,6 +202,40 @@ def test_a_top_up_is_told_once_and_the_next_loss_is_seen_all_the_same(engine: sa
     drawn(provider, 90 - 50)
     assert compare(fleet, correct=True).exit_status == 0
     clean(fleet)
+
+
+def test_what_a_person_says_was_lost_and_is_drawn_anew_is_not_given_back(engine: sa.Engine) -> None:
+    """No event shows it, and the balance, which was topped up as well, does not tell; a person finds it lost."""
+    fleet, provider = billed(engine, 30, drawn=True)
+    del provider.charged[KEY]
+    drawn(provider, 30 - 500)
+    assert told(compare(fleet, correct=True)) == [("short", 90, 30, 0)]
+    provider.charged[KEY] = provider.charged[f"usage:acme:{T0 + WINDOW_MS}:{FEATURE}"]  # its day is compared no more
+    provider.over["acme", FEATURE, T0] = 30
+    assert told(compare(fleet, correct=True)) == [("short", 90, 30 - 500, 0)]
+    del provider.charged[KEY], provider.over["acme", FEATURE, T0]
+    fleet.clock.at_ms += DAY_MS
+    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, evidence="their console", although_accepted=True))
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    drawn(provider, 90 - 500)
+    found = compare(fleet, correct=True)
+    assert (told(found), fleet.rows("SELECT apart_qty FROM balance_marks")) == ([], [(-500,)])
+    drawn(provider, 90 + 60 - 500)  # now it arrives after all, or somebody draws as much: it is given back
+    assert told(compare(fleet, correct=True)) == [("over", 90, 150, 60)]
+    clean(fleet)
+
+
+def test_what_a_person_says_was_lost_and_the_balance_does_not_lack_is_given_back(engine: sa.Engine) -> None:
+    fleet, provider = billed(engine, drawn=True)
+    drawn(provider, 60 - 59)
+    assert told(compare(fleet, correct=True)) == [("short", 60, 1, 0)]
+    del provider.charged[KEY]
+    fleet.clock.at_ms += DAY_MS
+    write(engine, lambda c: pushes.void(c, [KEY], fleet.by, evidence="a guess", although_accepted=True))
+    settle(fleet)
+    drawn(provider, 120 - 59)
+    assert told(compare(fleet, correct=True)) == [("over", 60, 120, 60)]
 
 
 def test_what_is_drawn_twice_is_given_back_beside_a_top_up_that_was_told(engine: sa.Engine) -> None:

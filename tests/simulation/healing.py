@@ -18,7 +18,7 @@ from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.gate import ask
 from tests.simulation.invariants import check
 from tests.simulation.operators import add_rates, fill_customer, said, void_rejected
-from tests.simulation.people import credit_what_is_forgotten, decide, make_up_for, missing, settle_told
+from tests.simulation.people import credit_what_is_forgotten, decide, make_up_for, settle_told
 from tests.simulation.restore import Restores
 from tests.simulation.settled import SETTLED, left, settled
 from tests.simulation.stepping import Worker
@@ -200,7 +200,4 @@ def _reconciled(run: Run) -> bool:
         return False
     settle_told(world)
     credit_what_is_forgotten(world)
-    short = [one for one in found.differing if one.theirs < one.ours and missing(world, one)]
-    for line in short:
-        make_up_for(world, line)
-    return not short
+    return not make_up_for(world, found.differing)

@@ -5,6 +5,7 @@ Guarantee: a person decides by what the service truly holds, and never sooner th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +14,7 @@ from drawdown.worker.catalog.terms import paused
 from drawdown.worker.commands.providers import pause, resume
 from drawdown.worker.commands.pushes import resolve_accepted, void
 from drawdown.worker.push.balances import acknowledge, told
+from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS
 from tests.emulators.autumn_state import ONE_OFF
@@ -169,12 +171,23 @@ def missing(world: World, line: Line) -> int:
     return line.ours - line.theirs - by_hand
 
 
-def make_up_for(world: World, line: Line) -> None:
-    """Reconcile found less there than was accepted, and cannot tell of which push."""
-    more = missing(world, line)
-    _was_lost(world, (line.provider, line.customer_id, line.feature), more)
-    charge_by_hand(world, line.provider, line.customer_id, line.feature, line.day_ms, more)
-    world.say("world", f"makes up for {more} of {line}")
+def make_up_for(world: World, differing: Sequence[Line]) -> bool:
+    """Whether anything had to be made up for of what reconcile told, and could not correct."""
+    made = False
+    for line in differing:
+        if _is_to_be_compared(line) and (more := missing(world, line)):
+            made = True
+            _was_lost(world, (line.provider, line.customer_id, line.feature), more)
+            charge_by_hand(world, line.provider, line.customer_id, line.feature, line.day_ms, more)
+            world.say("world", f"makes up for {more} of {line}")
+    return made
+
+
+def _is_to_be_compared(line: Line) -> bool:
+    """Reconcile found less there than was accepted, and cannot tell of which push; or more, and says that the balance
+    alone tells. Of the latter's feature no balance is told as long as that stands: whoever compares sees what it lacks,
+    though it be for pushes of other days."""
+    return line.theirs < line.ours or ONLY_THERE in (line.note or "")
 
 
 def change_balance(world: World) -> str | None:

@@ -35,7 +35,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.invariants import check
 from tests.simulation.operators import said
 from tests.simulation.oracle import Assignment, Rule, Sample
-from tests.simulation.people import settle_told
+from tests.simulation.people import make_up_for, settle_told
 from tests.simulation.providers import AUTUMN, STRIPE
 from tests.simulation.remote import FEATURES, Autumn, Stripe
 from tests.simulation.settled import settled
@@ -237,6 +237,31 @@ def test_what_was_given_back_and_lost_over_there_is_told_and_credited_by_hand() 
     assert settle_told(world) == "settles what was told of 1 balances"
     drive(world, start(world, "w", tick))
     assert (world.by_hand[(AUTUMN, "acme", FEATURE, 0)], settled(world)) == (-60, [])
+
+
+def test_whoever_is_asked_to_compare_a_balance_makes_up_for_all_it_lacks() -> None:
+    """Something was given back without an event, and a person changed the balance: it tells of nothing, and what was
+    lost of it for another push shows in no events."""
+    world = a_world(AUTUMN)
+    left_unanswered(world, AUTUMN, "event_alone")  # lost
+    insert(world, [Sample("s2", "acme", START + WINDOW_MS, 4096, 30, good=True)])
+    world.time.advance(WINDOW_MS)
+    drive(world, start(world, "w", tick))
+    world.write(lambda c: withdraw(c, ["s2"], said(world)))
+    world.oracle.withdraw("s2")
+    sealed(world)
+    left_unanswered(world, AUTUMN, "event_lost")
+    autumn = world.remote[AUTUMN]
+    assert isinstance(autumn, Autumn)
+    autumn.emulator.account.add_to_balance("acme", FEATURE, -70_001)
+    assert (states(world), autumn.drawn("acme", FEATURE)) == (["accepted"] * 3, 0)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    for asked in (True, False):
+        (line,) = drive(world, start(world, "w", comparing(world))).result.differing
+        assert (line.ours, line.theirs, line.corrected, line.balance) == (60, 90, 0, False)
+        assert make_up_for(world, [line]) == asked, "told each time, and made up for once"
+    drive(world, start(world, "w", tick))
+    assert (sum(world.by_hand.values()), world.breaches, settled(world)) == (60, [], [])
 
 
 def test_what_was_given_back_twice_is_told_and_drawn_again_by_hand() -> None:

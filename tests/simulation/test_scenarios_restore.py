@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from drawdown.providers.protocol import PushRefused
+import pytest
+
+from drawdown.providers.protocol import Outcome, PushRefused, PushRequest, RetryAt, Unknown
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands.pushes import resolve_accepted, void
@@ -17,7 +19,7 @@ from drawdown.worker.tick import tick
 from tests.simulation.actions import insert
 from tests.simulation.operators import said
 from tests.simulation.oracle import Sample
-from tests.simulation.providers import STRIPE
+from tests.simulation.providers import AUTUMN, STRIPE
 from tests.simulation.restore import deserialise, serialised
 from tests.simulation.test_scenarios_remote import FEATURE, KEY, a_world, drive, is_transaction, start, states
 from tests.simulation.world import START, World
@@ -108,3 +110,21 @@ def test_several_samples_of_one_lost_window_are_withdrawn_at_once() -> None:
     ticked(world)
     done = world.write(lambda c: withdraw(c, ["s1", "s2"], said(world)))
     assert [one.already for one in done] == [False, False]
+
+
+@pytest.mark.parametrize(("answer", "breaches"), [(RetryAt(0, "429"), 0), (Unknown("cut"), 1)])
+def test_what_a_lost_history_sent_counts_no_more_once_it_was_looked_up_late_enough(
+    answer: Outcome, breaches: int
+) -> None:
+    """P2 is judged from the first attempt that may have arrived since."""
+    world = a_world(AUTUMN)
+    wire, hour = world.wire, 60 * MINUTE_MS
+    wire.may_send_ms[AUTUMN], wire.applied_within_ms[AUTUMN] = hour // 2, hour
+    request = PushRequest(KEY, "acme", FEATURE, 60, START, 1)
+    for at_ms, answered in ((0, Unknown("cut")), (2 * hour, answer), (3 * hour, answer)):
+        wire.first(AUTUMN, request, at_ms)
+        wire.answered(AUTUMN, request, answered)
+        if at_ms == 0:
+            wire.lose(set(), set())
+            wire.recovered()
+    assert len(world.breaches) == breaches

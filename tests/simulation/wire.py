@@ -64,7 +64,9 @@ class Wire:
         """A request leaves for a provider that forgets."""
         place = (provider, request.key)
         if place in self.forgotten and now_ms - self.left[place] >= self.applied_within_ms.get(provider, 0):
-            self.began.pop(place, None)  # it was looked up later than it could still be applied
+            # It was looked up later than it could still be applied: no send of the lost history arrived, nor counts.
+            self.began.pop(place, None)
+            self.arrived.discard(place)
             self.forgotten.discard(place)
         self.left[place] = now_ms
         began = self.began.setdefault(place, now_ms)

@@ -12,6 +12,7 @@ from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.worker.history.incarnation import require_whole
+from drawdown.worker.push.balances import own_up_to_lost
 from drawdown.worker.push.rows import PushRow, change, find_pushes, require_push
 from drawdown.worker.push.void import void_many
 from drawdown.worker.push.wallet_mirror import draw_if_ours
@@ -42,6 +43,7 @@ def void(
         states = (*_PROVEN, "accepted") if although_accepted else _PROVEN
         chosen = _chosen(connection, keys, states, "only a push that is rejected or in doubt can be voided")
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
+        own_up_to_lost(connection, [push for push in chosen if push.state == "accepted"])
     return [push.key for push in chosen]
 
 

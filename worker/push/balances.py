@@ -203,6 +203,26 @@ def remember(connection: sa.Connection, provider: str, marks: Sequence[Mark], no
         SQL.run(connection, "remember", {"marks": rows, "provider": provider, "at_ms": now_ms})
 
 
+def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
+    """A person says of pushes that were accepted that the provider lost them, under S1's lock. What a balance was told
+    to lack is less by them: else what is drawn in their place would look as if they had been drawn after all."""
+    lost: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for push in voided:
+        lost[(str(push.provider), str(push.customer_id), str(push.feature))].append(push)
+    rows = [
+        {
+            "provider": provider,
+            "customer_id": customer,
+            "feature": feature,
+            "sent_qty": sum(int(push.sent_qty) for push in some),
+            "settled_ms": max(int(push.settled_ms or push.sealed_at_ms) for push in some),
+        }
+        for (provider, customer, feature), some in lost.items()
+    ]
+    if rows:
+        SQL.run(connection, "own_up_to_lost", {"lost": rows})
+
+
 def told(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
     """What a person was told of balances, and has not acknowledged: rows of `balance_marks`, with `hold` kept as they
     are until the transaction ends."""

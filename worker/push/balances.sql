@@ -47,6 +47,16 @@ ON CONFLICT (provider, customer_id, feature) DO UPDATE SET since_ms = excluded.s
     told_qty = balance_marks.told_qty + excluded.told_qty,
     told_ms = COALESCE(excluded.told_ms, balance_marks.told_ms)
 
+-- name: own_up_to_lost
+-- Only where a comparison since has found at least as much of it: else the balance says that they were drawn.
+UPDATE balance_marks SET apart_qty = balance_marks.apart_qty + v.sent_qty
+FROM {rows :lost (provider text, customer_id text, feature text, sent_qty bigint, settled_ms bigint)} v
+WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.customer_id
+    AND balance_marks.feature = v.feature AND balance_marks.at_ms >= v.settled_ms
+    AND balance_marks.since_ms <= v.settled_ms
+    AND (v.sent_qty > 0 AND balance_marks.apart_qty <= -v.sent_qty
+        OR v.sent_qty < 0 AND balance_marks.apart_qty >= -v.sent_qty)
+
 -- name: told
 SELECT provider, customer_id, feature, org_id, told_qty, told_ms FROM balance_marks
 WHERE told_qty <> 0 AND (:org_id = '' OR org_id = :org_id) ORDER BY told_ms, provider, customer_id, feature {held}

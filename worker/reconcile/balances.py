@@ -3,7 +3,9 @@
 Guarantee: a push that was sent twice and drawn twice is adopted, and so given back, where pushes sent twice make up the
 amount exactly: a second drawing draws all of its push. Any other difference between a balance and our pushes, more or
 less, is told a person once, with the amount, and remembered: comparisons go on from there. Where a push was on its way
-meanwhile, nothing is compared.
+meanwhile, nothing is compared. Where events and pushes still differ by what only a console tells, nothing is compared
+either, and a person is told each time: a mark would take what the console shows for known, and a correction of it for
+drawn twice.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -24,9 +25,11 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.rows import PushRow, Row
 from drawdown.worker.reconcile.report import Line, of_line
-from drawdown.worker.reconcile.short import Short, accepted_of, is_unclear, look_up
+from drawdown.worker.reconcile.short import MEANWHILE, Short, accepted_of, is_unclear, look_up
 
 SQL = queries(__file__)
+
+ONLY_THERE: Final = f"lie in windows of which only their console or the customer's balance tells: compare{MEANWHILE}"
 
 
 def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequence[Totals | ReadFailed]]:
@@ -75,7 +78,7 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     elif below:
         note = f"{below:,} lie below the floor, where nothing would be given back: settle them with the customer"
     elif by_hand:
-        note = f"{by_hand:,} lie in windows of which only their console or the customer's balance tells: compare"
+        note = f"{by_hand:,} {ONLY_THERE}"
     return replace(line, corrected=corrected, note=note)
 
 

@@ -42,9 +42,10 @@ from drawdown.worker.reconcile.report import Line, of_line
 SQL = queries(__file__)
 
 COVERED: Final = "no event shows them, and the customer's balance was drawn on by as much: they are charged"
+MEANWHILE: Final = "; meanwhile all of that balance is compared there, and not here"
 UNTOLD: Final = (
     "no event shows them, and the customer's balance does not tell whether they were charged: compare with their "
-    "console"
+    f"console{MEANWHILE}"
 )
 BELOW: Final = "lie below the floor, where nothing would be sealed in their place: settle them with the customer"
 
