@@ -269,7 +269,8 @@ def test_the_worker_may_count_up_each_key(postgres: sa.Engine, login: As) -> Non
 
 def test_a_worker_may_delete_where_the_code_does_and_nowhere_else() -> None:
     code = (PROJECT / layer for layer in ("ledger", "providers", "worker", "server", "cli"))
-    texts = (path.read_text(encoding="utf-8") for folder in code for path in folder.rglob("*.py"))
+    files = (path for folder in code for kind in ("*.py", "*.sql") for path in folder.rglob(kind))
+    texts = (path.read_text(encoding="utf-8") for path in files)
     found = {name for text in texts for name in re.findall(r"DELETE FROM (\w+)", text)}
     assert found - {"seal_work"} == set(roles.DELETED_FROM), "seal_work is a transaction's own"
 
