@@ -70,6 +70,8 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (100034, 30, None, "twice drawn and once lost, the balance tells how much (the oracle's person)"),
     (70021, 30, None, "beside a push that got lost the balance cannot tell of which (the oracle)"),
     (70096, 30, None, "what could not be given back was not credited by hand (the oracle's person)"),
+    (200041, 200, None, "a backlog at an account that refuses bursts outlasted the healing (the simulation's time)"),
+    (200128, 200, None, "of two alike the balance proved the wrong one, and the other's late event was given back"),
     (63850, 30, None, "an incarnation's number was used twice where nothing had been sent yet"),
     (200057, 200, None, "of two as large the balance was taken to tell which, and the charged one was sent again"),
     (200118, 200, None, "what was given back and lost stood for a push that never drew (the oracle)"),

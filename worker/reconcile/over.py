@@ -43,6 +43,8 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     """They have more than we call accepted: find the windows, and adopt what is too much there. `short`: what of the
     line no event shows, which looks like more over there where it was given back."""
     line = short.line
+    if short.balanced and not short.corrected:
+        return replace(line, verdict="equal")
     if not short.doubted and line.ours - line.theirs == short.corrected + short.covered:
         verdict = line.verdict if short.corrected else "equal"
         return replace(line, corrected=abs(short.corrected), verdict=verdict)
@@ -56,7 +58,7 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
             return replace(line, note=f"could not be read by window: {read.reason}")
         window = int(row.window_ms)
         more = int(read.get(line.feature, 0)) - int(row.accepted) + short.unseen.get(window, 0)
-        if more > 0 and (row.by_hand or window in short.doubted):
+        if more > 0 and (row.by_hand or short.explained or window in short.doubted):
             by_hand += more
         elif more > 0 and (row.unsettled or row.settled_ms > settled_by):
             open_still += more

@@ -15,7 +15,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Found, LookupResult, ReadFailed
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Drawn, Found, LookupResult, ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -71,6 +71,11 @@ class Short:
     """By window: what is accepted by the balance alone."""
     doubted: set[int] = field(default_factory=set)
     """Windows of what nothing tells."""
+    balanced: bool = False
+    """Whether the balance was drawn on by just what we call accepted, and nothing tells which of it events show in
+    other windows: what the customer pays is right, and to give back a part of it would not be."""
+    explained: bool = False
+    """Whether what events show too much of may stand for what no event shows, in other windows."""
 
     @property
     def pair(self) -> CustomerFeature:
@@ -80,6 +85,7 @@ class Short:
         """Forget what was found: the transaction is done again."""
         self.corrected = self.covered = self.untold = self.below = 0
         self.unseen, self.doubted = {}, set()
+        self.balanced = self.explained = False
 
     def still(self, connection: sa.Connection) -> list[tuple[PushRow, LookupResult]]:
         """Those that nobody settled anew since they were read as accepted, each with what its lookup found."""
@@ -161,7 +167,15 @@ def _void_absent(
     taken_over = sum(_take_over(connection, short, by) for short in some if short.line.verdict == "short")
     charged: frozenset[int] | None = frozenset()
     if before is not None and absent:
-        charged = _charged(connection, quantities, some[0].line.provider, pair, before, balances, taken_over)
+        beyond = _beyond(connection, some[0].line.provider, pair, before, balances, taken_over)
+        extra = _extra(some, drawn_of(balances, pair), sum(quantities))
+        charged = None if beyond is None else _charged(quantities, beyond, extra)
+        if charged is None and beyond == (0, 0):
+            charged = frozenset(range(len(quantities)))
+            for short in some:
+                short.balanced = True
+        for short in some:
+            short.explained = charged is None
     for number, (short, row) in enumerate(absent):
         window = int(row.window_ms)
         if charged is not None and number in charged:
@@ -199,26 +213,39 @@ def _take_over(connection: sa.Connection, short: Short, by: By) -> int:
     return fell
 
 
-def _charged(
+def _beyond(
     connection: sa.Connection,
-    quantities: Sequence[int],
     provider: str,
     pair: CustomerFeature,
     before: Accounted,
     balances: Balances,
     taken_over: int,
-) -> frozenset[int] | None:
-    """Which of the absent pushes the balance was drawn on by: they count as accepted still."""
+) -> tuple[int, int] | None:
+    """By how much a balance was drawn on beyond what is accepted, what no event shows among it."""
     drawn = drawn_of(balances, pair)
     now = read_accounted(connection, provider=provider, pairs=[pair], balances=balances)[pair]
     if drawn is None or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
         return None
-    beyond, absent = now.beyond(drawn), sum(quantities)
-    if beyond is None:
-        return None
-    if beyond[0] >= 0 and all(quantity > 0 for quantity in quantities):
+    return now.beyond(drawn)
+
+
+def _extra(some: Sequence[Short], drawn: Drawn | None, absent: int) -> int:
+    """What events show beyond what is accepted, where all of it lies in the balance's cycle and above the floor: it was
+    drawn, and by none of the pushes that are absent. Where a list stood still, it showed neither of two pushes alike,
+    and the balance may have proven the wrong one; the other's event comes late."""
+    since = 0 if drawn is None else drawn.since_ms or 0
+    floor = max((int(row.floor_ms) for short in some for row in short.rows), default=0)
+    if any(short.line.from_ms < max(since, floor) for short in some):
+        return 0
+    return max(0, absent + sum(short.line.theirs - short.line.ours + short.corrected for short in some))
+
+
+def _charged(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -> frozenset[int] | None:
+    """Which of the absent pushes the balance was drawn on by: they count as accepted still."""
+    if beyond[0] >= extra and all(quantity > 0 for quantity in quantities):
         return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
-    return charged_among(quantities, beyond[0] + absent, beyond[1] + absent)
+    of_absent = sum(quantities) - extra
+    return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent)
 
 
 def ended_short(short: Short, capabilities: Capabilities) -> Line:
@@ -234,7 +261,9 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
     if short.untold:
         notes.append(f"{short.untold:,}: {UNTOLD}")
     rest = missing - short.below - short.untold
-    if rest:
+    if rest < 0 and not short.balanced:
+        notes.append(f"{-rest:,} too much lie in other windows of that day: the next run tells")
+    if rest > 0:
         pairs = list(zip(short.rows, short.found, strict=True))
         asked = sum(isinstance(found, ReadFailed | CannotTell) for found in short.found)
         silent = [f"{row.key}: {found.reason}" for row, found in pairs if isinstance(found, CannotTell)]
@@ -243,7 +272,7 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
         why += f" ({silent[0]}): {BY_HAND}" if silent else ""
         why = f"of {len(unclear):,} pushes ({unclear[0]}): {UNTRACED}" if unclear else why
         notes.append(f"{rest:,} more are missing, and {why}")
-    only_covered = not missing and not short.corrected
+    only_covered = (not missing or (missing < 0 and short.balanced)) and not short.corrected
     return replace(
         line, corrected=done, note="; ".join(notes) or None, verdict="equal" if only_covered else line.verdict
     )

@@ -1,0 +1,112 @@
+"""Reconcile where events show too much of one window and nothing of another: the balance says what it comes to.
+
+A list of events that stands still shows neither of two pushes alike, and the balance was drawn on by one: the wrong one
+may have been accepted by it, and the right one voided and sent anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.reconciling import (
+    FEATURE,
+    KEY,
+    SHOWN,
+    TOTALS,
+    charged,
+    clean,
+    compare,
+    drawn,
+    everything,
+    settle,
+    states,
+    told,
+)
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+LATER = pytest.mark.parametrize("later", [WINDOW_MS, DAY_MS], ids=["the same day", "another day"])
+
+
+def mistaken(engine: sa.Engine, later: int, extra: int) -> Any:
+    """Two minutes are accepted; no event shows the first, and events show `extra` too much beside the second."""
+    provider = FakeProvider(capabilities(**TOTALS, drawn=True))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.sample("acme", T0 + later + 1, 60)
+    fleet.tick(T0 + later + 3 * WINDOW_MS)
+    fleet.clock.at_ms += SHOWN
+    del provider.charged[KEY]
+    provider.over["acme", FEATURE, T0 + later + 9] = extra
+    return fleet, provider
+
+
+def test_what_was_mistaken_for_another_is_put_right_in_both_windows(engine: sa.Engine) -> None:
+    fleet, provider = mistaken(engine, DAY_MS, 60)
+    drawn(provider, 120)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 60, 0, 60), ("over", 60, 120, 60)], 75)
+    settle(fleet)
+    assert fleet.one("SELECT SUM(sent_qty) FROM pushes WHERE state = 'accepted'") == 120
+    assert charged(provider) == 120
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+@LATER
+@pytest.mark.parametrize("extra", [45, 75])
+def test_what_the_balance_agrees_with_is_not_given_back(engine: sa.Engine, later: int, extra: int) -> None:
+    """Something else was lost or drawn besides, and nothing tells what: the customer pays what was used."""
+    fleet, provider = mistaken(engine, later, extra)
+    drawn(provider, 120)
+    before = everything(fleet)
+    for _ in range(2):
+        found = compare(fleet, correct=True)
+        assert (told(found), found.exit_status) == ([], 0)
+        assert everything(fleet) == before
+    clean(fleet)
+
+
+def test_what_the_balance_cannot_tell_from_it_is_not_given_back(engine: sa.Engine) -> None:
+    """It was drawn on by some of them, and somebody topped it up or the service lost something."""
+    fleet, provider = mistaken(engine, DAY_MS, 60)
+    drawn(provider, 120 - 17)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 60, 0, 0), ("over", 60, 120, 0)], 1)
+    assert ["compare" in str(one.note) for one in found.differing] == [True, True]
+    assert everything(fleet) == before
+
+
+def test_what_was_drawn_too_much_does_not_hide_what_was_not_drawn(engine: sa.Engine) -> None:
+    fleet, provider = mistaken(engine, DAY_MS, 45)
+    drawn(provider, 60 + 45)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 60, 0, 60), ("over", 60, 105, 45)], 75)
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "voided"), (1, 60, 60, "accepted")]
+    assert fleet.one("SELECT SUM(sent_qty) FROM pushes WHERE sent_qty < 0") == -45
+    drawn(provider, 120)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def test_what_was_drawn_in_both_is_given_back_in_one(engine: sa.Engine) -> None:
+    fleet, provider = mistaken(engine, DAY_MS, 45)
+    drawn(provider, 120 + 45)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.covered) == ([("over", 60, 105, 45)], 1)
+    clean(fleet)
+
+
+def test_a_balance_tells_nothing_of_what_was_drawn_before_its_cycle(engine: sa.Engine) -> None:
+    fleet, provider = mistaken(engine, DAY_MS, 60)
+    drawn(provider, 0, since_ms=fleet.clock.at_ms)
+    found = compare(fleet, correct=True)
+    assert ("over", 60, 120, 60) in told(found)
