@@ -1,4 +1,4 @@
-"""The examples below each command's help, by its words; those of "" stand below the program's own.
+"""The examples below each command's help, by its words. Those of "" stand below the program's own.
 
 Guarantee: a test parses each, and asks for one of each command there is.
 """

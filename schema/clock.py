@@ -1,4 +1,4 @@
-"""The clock. Guarantee: one injected clock; only `SystemClock` reads the machine's."""
+"""The clock. Guarantee: one injected clock. Only `SystemClock` reads the machine's."""
 
 import time
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Every error this project raises on purpose. The message names the fault, its place and the next step.
 
-Guarantee: `exit_status` is the status that the command line ends with, one of `Exit`; no other number is.
+Guarantee: `exit_status` is the status that the command line ends with, one of `Exit`. No other number is.
 """
 
 from enum import IntEnum

@@ -1,7 +1,7 @@
 """The one way for SQL: statements stand in `.sql` files beside the code that runs them, named and described.
 
 A file is a list of pieces. `-- name: due_cells` begins one, `-- name: skip_locked [postgresql]` one for that database
-alone; comments and blank lines go. A piece may hold:
+alone. Comments and blank lines go. A piece may hold:
 
 - `{other}`: another piece of the same file or of `words.sql`, or the one that the caller chose for this slot
   (`slot="other"`; `slot=""` puts nothing there). Text never comes from anywhere else.

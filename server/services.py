@@ -1,4 +1,4 @@
-"""The services that the server is given. Guarantee: it reads neither environment nor clock; secrets never print."""
+"""The services that the server is given. Guarantee: it reads neither environment nor clock. Secrets never print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drawdown replay`: the quantities that a past range still owes, sealed and sent; first as a dry run.
+"""`drawdown replay`: the quantities that a past range still owes, sealed and sent, first as a dry run.
 
 Guarantee: the range is echoed in the zone it was given in and in UTC, with its windows, before anything is done.
 """

@@ -2,7 +2,7 @@
 
 Guarantee: the outcome is Accepted only for a charge that the answer itself shows, and Rejected or RetryAt only where
 Autumn is known not to have charged. Everything else is Unknown or Queued and is looked up. Facts: the recording of a
-running server of August 2026, API 2.3.0; each is told where it decides. A message of Autumn's is quoted with anything
+running server of August 2026, API 2.3.0. Each is told where it decides. A message of Autumn's is quoted with anything
 like a key cut out.
 """
 

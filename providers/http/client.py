@@ -1,7 +1,7 @@
 """Sends calls over real sockets, by aiohttp.
 
 Guarantee: `NotSent` needs two proofs: the request was never handed to a connection (`_Request.send` marks that, before
-a byte can leave), and the error is one of making a connection. Whatever else happens is `NoAnswer`. Nothing is sent
+a byte can leave), and the error is one of making a connection. Every other failure is `NoAnswer`. Nothing is sent
 twice, followed or remembered: no retries, no redirects, no cookies, and no proxy but one that is named.
 
 Not by httpx, whose own pool is searched on every call, and whose messages cost as much as aiohttp's whole call: see

@@ -1,5 +1,5 @@
-"""Every table, as SQLAlchemy Core sees it; one file for each part of the house. The migrations create them, with the
-triggers that carry the rules; a test holds the two equal."""
+"""Every table, as SQLAlchemy Core sees it, in one file for each part of the house. The migrations create them, with
+the triggers that carry the rules. A test holds the two equal."""
 
 from drawdown.schema.tables.columns import metadata
 from drawdown.schema.tables.fleet import (

@@ -1,10 +1,10 @@
 """Proof of a caller's identity: signed admin requests, and the cron's bearer secret.
 
 Guarantee: an admin request is believed only with an HMAC-SHA256, by one of the secrets, over its moment, its method,
-its host, its path and query byte for byte as they came, and its body; at most 300 s from now; and each signature once.
-A signature for one path or deed is good for no other. The host is signed as it came. Where the deployment's own hosts
-are named, it has to be one of them, else deployments that share a secret take each other's requests. Comparisons take
-the same time for any input.
+its host, its path and query byte for byte as they came, and its body. Its moment lies at most 300 s from now, and each
+signature counts once. A signature for one path or deed is good for no other. The host is signed as it came. Where the
+deployment's own hosts are named, it has to be one of them, else deployments that share a secret take each other's
+requests. Comparisons take the same time for any input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metrics from the database, so that a server and a one-shot tick say the same; but for the requests a server turned
+"""Metrics from the database, so that a server and a one-shot tick say the same, but for the requests a server turned
 away.
 
 Guarantee: reads only, by indexes. A zero is written as zero where its name is known, so that an alert on it can be

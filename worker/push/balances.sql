@@ -1,4 +1,4 @@
--- The figures beside a customer's balance, and the differences that were told.
+-- The figures that a customer's balance is compared with, and the differences that were told.
 
 -- name: accounted
 -- A push is of the balance's present cycle if it was settled in it. What was sent just before the cycle began, or was
