@@ -21,6 +21,8 @@ from drawdown.worker.views.tick_report import Report
 from tests.integration.verifying import Copied
 from tests.world import T0, Fleet
 
+BY_TURNS = True
+
 Put = Callable[[Fleet, str], Fleet]
 """Put a database, as it is now, in a place of that name, over whatever lies there."""
 

@@ -20,6 +20,8 @@ from drawdown.worker.commands import credit
 from drawdown.worker.verify.verify import verify
 from tests.world import T0, Fleet
 
+BY_TURNS = True
+
 FEATURE = "compute_1gb"
 
 

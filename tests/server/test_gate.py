@@ -12,6 +12,8 @@ from drawdown.worker.commands.orgs import halt, override
 from tests.server.house import Caller, House, served
 from tests.world import T0
 
+BY_TURNS = True
+
 ASKED = "customers.get"
 
 

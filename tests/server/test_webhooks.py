@@ -14,6 +14,8 @@ from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from tests.server.house import FOREIGN, SVIX, Caller, House, served
 from tests.world import T0
 
+BY_TURNS = True
+
 
 def halt(house: House, org: str = "acme") -> None:
     """An organisation that used up its credit and was halted by a tick."""
