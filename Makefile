@@ -41,7 +41,7 @@ simulate: install
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --ticks $(TICKS) --start $(START) --at-least $(AT_LEAST) \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(INTENSITY),--intensity $(INTENSITY)) $(if $(SHOW),--show)
 
-# Every seed that once failed, long lives too, of which `make test` lives one.
+# Every seed that once failed, long lives too; `make test` lives a share of the short ones.
 regressions: install
 	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 2 tests/simulation/test_simulation.py -k once_failed
 

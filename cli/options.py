@@ -20,7 +20,6 @@ MAX_CONCURRENT = 2**31 - 1
 PageSize = Annotated[int, typer.Option("--most", min=1, max=10_000, help="How many rows at most")]
 Org = Annotated[str, typer.Argument(metavar="ORG", help="The organisation's id")]
 ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="The provider's name")]
-Orgs = Annotated[list[str], typer.Argument(metavar="ORG...", help="Organisations")]
 Keys = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]")
 ]

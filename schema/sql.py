@@ -76,7 +76,8 @@ def _is_of_numbers(value: object) -> bool:
 
 
 class Queries:
-    """The pieces of one `.sql` file. `pieces` maps (name, database or "") to text."""
+    """The pieces of one `.sql` file. `pieces` maps (name, database or "") to text. They bound what is kept ready:
+    a slot that names no piece fails before anything is kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

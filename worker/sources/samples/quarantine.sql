@@ -78,12 +78,9 @@ DELETE FROM quarantine_closed AS x WHERE {its_id} = :sample_id AND new_id IS NUL
 -- name: whole_id
 x.sample_id
 
--- name: cut_id [sqlite]
-CASE WHEN LENGTH(CAST(x.sample_id AS BLOB)) > :max_bytes THEN SUBSTR(x.sample_id, 1, :max_chars) || '…' ELSE x.sample_id END
-
--- name: cut_id [postgresql]
-CASE WHEN OCTET_LENGTH(CAST(x.sample_id AS text)) > :max_bytes
-    THEN SUBSTR(CAST(x.sample_id AS text), 1, :max_chars) || '…' ELSE CAST(x.sample_id AS text) END
+-- name: cut_id
+CASE WHEN {octets}(CAST(x.sample_id AS {raw})) > :max_bytes
+    THEN SUBSTR(x.sample_id, 1, :max_chars) || '…' ELSE x.sample_id END
 
 -- name: sample_came_ms [sqlite]
 -- SQLite keeps any type in any column.
@@ -92,26 +89,30 @@ CASE WHEN TYPEOF(s.ingested_at) = 'integer' THEN s.ingested_at END
 -- name: sample_came_ms [postgresql]
 s.ingested_at
 
--- name: cut_sample_id [sqlite]
-CASE WHEN LENGTH(CAST(s.id AS BLOB)) > :max_bytes THEN SUBSTR(s.id, 1, :max_chars) || '…' ELSE s.id END
+-- name: octets [sqlite]
+-- How many bytes a text has: of its bytes SQLite counts each, of a text characters up to the first NUL.
+LENGTH
 
--- name: cut_sample_id [postgresql]
-CASE WHEN OCTET_LENGTH(CAST(s.id AS text)) > :max_bytes
-    THEN SUBSTR(CAST(s.id AS text), 1, :max_chars) || '…' ELSE CAST(s.id AS text) END
+-- name: octets [postgresql]
+OCTET_LENGTH
 
--- name: cut_sample_org_id [sqlite]
-CASE WHEN LENGTH(CAST(s.org_id AS BLOB)) > :max_bytes THEN SUBSTR(s.org_id, 1, :max_chars) || '…' ELSE s.org_id END
+-- name: raw [sqlite]
+BLOB
 
--- name: cut_sample_org_id [postgresql]
-CASE WHEN OCTET_LENGTH(CAST(s.org_id AS text)) > :max_bytes
-    THEN SUBSTR(CAST(s.org_id AS text), 1, :max_chars) || '…' ELSE CAST(s.org_id AS text) END
+-- name: raw [postgresql]
+text
 
--- name: cut_sample_sandbox_id [sqlite]
-CASE WHEN LENGTH(CAST(s.sandbox_id AS BLOB)) > :max_bytes THEN SUBSTR(s.sandbox_id, 1, :max_chars) || '…' ELSE s.sandbox_id END
+-- name: cut_sample_id
+CASE WHEN {octets}(CAST(s.id AS {raw})) > :max_bytes
+    THEN SUBSTR(s.id, 1, :max_chars) || '…' ELSE s.id END
 
--- name: cut_sample_sandbox_id [postgresql]
-CASE WHEN OCTET_LENGTH(CAST(s.sandbox_id AS text)) > :max_bytes
-    THEN SUBSTR(CAST(s.sandbox_id AS text), 1, :max_chars) || '…' ELSE CAST(s.sandbox_id AS text) END
+-- name: cut_sample_org_id
+CASE WHEN {octets}(CAST(s.org_id AS {raw})) > :max_bytes
+    THEN SUBSTR(s.org_id, 1, :max_chars) || '…' ELSE s.org_id END
+
+-- name: cut_sample_sandbox_id
+CASE WHEN {octets}(CAST(s.sandbox_id AS {raw})) > :max_bytes
+    THEN SUBSTR(s.sandbox_id, 1, :max_chars) || '…' ELSE s.sandbox_id END
 
 -- name: cut_sample_ts [sqlite]
 CASE WHEN LENGTH(CAST(s.ts AS BLOB)) > :max_bytes THEN SUBSTR(s.ts, 1, :max_chars) || '…' ELSE s.ts END
@@ -134,41 +135,23 @@ CASE WHEN LENGTH(CAST(s.interval_s AS BLOB)) > :max_bytes THEN SUBSTR(s.interval
 CASE WHEN OCTET_LENGTH(CAST(s.interval_s AS text)) > :max_bytes
     THEN SUBSTR(CAST(s.interval_s AS text), 1, :max_chars) || '…' ELSE CAST(s.interval_s AS text) END
 
--- name: cut_late_id [sqlite]
-CASE WHEN LENGTH(CAST(l.sample_id AS BLOB)) > :max_bytes THEN SUBSTR(l.sample_id, 1, :max_chars) || '…' ELSE l.sample_id END
+-- name: cut_late_id
+CASE WHEN {octets}(CAST(l.sample_id AS {raw})) > :max_bytes
+    THEN SUBSTR(l.sample_id, 1, :max_chars) || '…' ELSE l.sample_id END
 
--- name: cut_late_id [postgresql]
-CASE WHEN OCTET_LENGTH(CAST(l.sample_id AS text)) > :max_bytes
-    THEN SUBSTR(CAST(l.sample_id AS text), 1, :max_chars) || '…' ELSE CAST(l.sample_id AS text) END
+-- name: cut_late_org_id
+CASE WHEN {octets}(CAST(l.org_id AS {raw})) > :max_bytes
+    THEN SUBSTR(l.org_id, 1, :max_chars) || '…' ELSE l.org_id END
 
--- name: cut_late_org_id [sqlite]
-CASE WHEN LENGTH(CAST(l.org_id AS BLOB)) > :max_bytes THEN SUBSTR(l.org_id, 1, :max_chars) || '…' ELSE l.org_id END
+-- name: cut_conflict_id
+CASE WHEN {octets}(CAST(c.sample_id AS {raw})) > :max_bytes
+    THEN SUBSTR(c.sample_id, 1, :max_chars) || '…' ELSE c.sample_id END
 
--- name: cut_late_org_id [postgresql]
-CASE WHEN OCTET_LENGTH(CAST(l.org_id AS text)) > :max_bytes
-    THEN SUBSTR(CAST(l.org_id AS text), 1, :max_chars) || '…' ELSE CAST(l.org_id AS text) END
+-- name: bytes_of_sample_id
+{octets}(CAST(s.id AS {raw}))
 
--- name: cut_conflict_id [sqlite]
-CASE WHEN LENGTH(CAST(c.sample_id AS BLOB)) > :max_bytes THEN SUBSTR(c.sample_id, 1, :max_chars) || '…' ELSE c.sample_id END
+-- name: bytes_of_late_id
+{octets}(CAST(l.sample_id AS {raw}))
 
--- name: cut_conflict_id [postgresql]
-CASE WHEN OCTET_LENGTH(CAST(c.sample_id AS text)) > :max_bytes
-    THEN SUBSTR(CAST(c.sample_id AS text), 1, :max_chars) || '…' ELSE CAST(c.sample_id AS text) END
-
--- name: bytes_of_sample_id [sqlite]
-LENGTH(CAST(s.id AS BLOB))
-
--- name: bytes_of_sample_id [postgresql]
-OCTET_LENGTH(s.id)
-
--- name: bytes_of_late_id [sqlite]
-LENGTH(CAST(l.sample_id AS BLOB))
-
--- name: bytes_of_late_id [postgresql]
-OCTET_LENGTH(l.sample_id)
-
--- name: bytes_of_conflict_id [sqlite]
-LENGTH(CAST(c.sample_id AS BLOB))
-
--- name: bytes_of_conflict_id [postgresql]
-OCTET_LENGTH(c.sample_id)
+-- name: bytes_of_conflict_id
+{octets}(CAST(c.sample_id AS {raw}))
