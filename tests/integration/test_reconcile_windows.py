@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import RetryAt
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import (
@@ -110,3 +111,57 @@ def test_a_balance_tells_nothing_of_what_was_drawn_before_its_cycle(engine: sa.E
     drawn(provider, 0, since_ms=fleet.clock.at_ms)
     found = compare(fleet, correct=True)
     assert ("over", 60, 120, 60) in told(found)
+
+
+def with_the_first_day_open(fleet: Fleet, provider: FakeProvider) -> dict[str, Any]:
+    """A push of that day waits to be sent again."""
+    late = T0 + WINDOW_MS
+    provider.answers[KEY.replace(str(T0), str(late))] = RetryAt(fleet.clock.at_ms + 30 * DAY_MS, "HTTP 429")
+    fleet.sample("acme", late, 7)
+    fleet.tick_windows(3)
+    assert fleet.one("SELECT state FROM pushes WHERE sent_qty = 7") == "due"
+    fleet.clock.at_ms += SHOWN
+    return {}
+
+
+def asked_of_the_second(*_: object) -> dict[str, Any]:
+    """Whoever asks names the second day alone."""
+    return {"from_ms": T0 + DAY_MS - T0 % DAY_MS}
+
+
+NOT_COMPARED = pytest.mark.parametrize("how", [with_the_first_day_open, asked_of_the_second])
+
+
+@NOT_COMPARED
+def test_what_stands_for_a_push_of_a_day_that_is_not_compared_is_not_given_back(engine: sa.Engine, how: Any) -> None:
+    """The push that no event shows may be of any day; a balance tells of all."""
+    fleet, provider = mistaken(engine, DAY_MS, 60)
+    drawn(provider, 120)
+    scope = how(fleet, provider)
+    before = everything(fleet)
+    found = compare(fleet, correct=True, **scope)
+    assert [one.corrected for one in found.differing] == [0] * len(found.differing)
+    assert everything(fleet) == before
+
+
+@pytest.mark.parametrize(("quantity", "corrected"), [(180, 60), (180 - 17, 0)], ids=["drawn", "not whole"])
+def test_what_events_show_too_much_of_is_given_back_where_it_was_drawn(
+    engine: sa.Engine, quantity: int, corrected: int
+) -> None:
+    """Else something was lost or topped up besides, and only their console tells what."""
+    fleet, provider = mistaken(engine, DAY_MS, 60)
+    drawn(provider, quantity)
+    found = compare(fleet, correct=True, **asked_of_the_second())
+    assert told(found) == [("over", 60, 120, corrected)]
+    assert found.exit_status == (75 if corrected else 1)
+    assert ("compare" in str(found.differing[0].note)) is not corrected
+
+
+def test_while_a_push_is_on_its_way_the_balance_tells_of_nothing_yet(engine: sa.Engine) -> None:
+    """And a person is not sent to their console for what the next run tells."""
+    fleet, provider = mistaken(engine, DAY_MS, 60)
+    drawn(provider, 180)
+    with_the_first_day_open(fleet, provider)
+    found = compare(fleet, correct=True)
+    (line,) = (one for one in found.differing if one.verdict == "over")
+    assert (line.corrected, line.note) == (0, "60 lie in windows that were being settled: the next run tells")

@@ -1,8 +1,9 @@
 """Reconcile, where a provider has more than we call accepted: in which windows.
 
-Guarantee: an excess is given back once, and only in a window of ours that nothing else explains. A quantity that was
-given back already, and that only the customer's balance shows, is no excess. A case that only the provider's console
-could decide is left to a person.
+Guarantee: an excess is given back once, and only in a window of ours that nothing else explains. At a provider that may
+charge without an event, the customer's balance has to agree: it was drawn on by the excess as well (P5). A quantity
+that was given back already, and that only the customer's balance shows, is no excess. A case that only the provider's
+console could decide is left to a person.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
             return replace(line, note=f"could not be read by window: {read.reason}")
         window = int(row.window_ms)
         more = int(read.get(line.feature, 0)) - int(row.accepted) + short.unseen.get(window, 0)
-        if more > 0 and (row.by_hand or short.explained or window in short.doubted):
-            by_hand += more
-        elif more > 0 and (row.unsettled or row.settled_ms > settled_by):
+        if more > 0 and (row.unsettled or row.settled_ms > settled_by or short.moving):
             open_still += more
+        elif more > 0 and (row.by_hand or short.explained or window in short.doubted):
+            by_hand += more
         elif more > 0 and row.window_ms < row.floor_ms:
             below += more
         elif more > 0:

@@ -76,6 +76,8 @@ class Short:
     other windows: what the customer pays is right, and to give back a part of it would not be."""
     explained: bool = False
     """Whether what events show too much of may stand for what no event shows, in other windows."""
+    moving: bool = False
+    """Whether the balance tells nothing yet: it could not be read, or a push was on its way."""
 
     @property
     def pair(self) -> CustomerFeature:
@@ -85,7 +87,7 @@ class Short:
         """Forget what was found: the transaction is done again."""
         self.corrected = self.covered = self.untold = self.below = 0
         self.unseen, self.doubted = {}, set()
-        self.balanced = self.explained = False
+        self.balanced = self.explained = self.moving = False
 
     def still(self, connection: sa.Connection) -> list[tuple[PushRow, LookupResult]]:
         """Those that nobody settled anew since they were read as accepted, each with what its lookup found."""
@@ -166,16 +168,14 @@ def _void_absent(
     # What they have more of is taken over by window (`compare_over`).
     taken_over = sum(_take_over(connection, short, by) for short in some if short.line.verdict == "short")
     charged: frozenset[int] | None = frozenset()
-    if before is not None and absent:
+    extra = 0 if before is None else _extra(some, drawn_of(balances, pair), sum(quantities))
+    if before is not None and (absent or extra):
         beyond = _beyond(connection, some[0].line.provider, pair, before, balances, taken_over)
-        extra = _extra(some, drawn_of(balances, pair), sum(quantities))
         charged = None if beyond is None else _charged(quantities, beyond, extra)
-        if charged is None and beyond == (0, 0):
-            charged = frozenset(range(len(quantities)))
-            for short in some:
-                short.balanced = True
+        balanced = charged is None and beyond == (0, 0)
+        charged = frozenset(range(len(quantities))) if balanced else charged
         for short in some:
-            short.explained = charged is None
+            short.balanced, short.explained, short.moving = balanced, charged is None, beyond is None
     for number, (short, row) in enumerate(absent):
         window = int(row.window_ms)
         if charged is not None and number in charged:
@@ -241,7 +241,10 @@ def _extra(some: Sequence[Short], drawn: Drawn | None, absent: int) -> int:
 
 
 def _charged(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -> frozenset[int] | None:
-    """Which of the absent pushes the balance was drawn on by: they count as accepted still."""
+    """Which of the absent pushes the balance was drawn on by: they count as accepted still. None, too, where it was not
+    drawn on by what events show too much of: that stands for a push of a day that is not compared now."""
+    if not quantities:
+        return frozenset() if beyond[1] >= extra else None
     if beyond[0] >= extra and all(quantity > 0 for quantity in quantities):
         return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
     of_absent = sum(quantities) - extra
