@@ -4,26 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Compiled once, wherever Python was told otherwise: tests start thousands of commands.
 export PYTHONDONTWRITEBYTECODE :=
+# Types are checked beside the tests.
+MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-whole lint types install simulate regressions mutants interleave crash exhaustion \
+.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash exhaustion \
 	bench conformance docs emulators lock sbom release clean
 
 demo: install
 	@$(BIN)/drawdown demo
 
-test: lint types
-	$(BIN)/pytest -n 3 --dist loadgroup
+test test-quick test-whole: lint types pytest
 
 # While working: a fixed share of what `make test` runs, on SQLite and a real PostgreSQL, in a minute or so.
-QUICK := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_dispatch.py \
+test-quick: TESTS := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_dispatch.py \
 	tests/integration/test_ledger.py tests/integration/test_status.py tests/integration/test_exit_statuses.py \
 	tests/contract/test_conformance_embedded.py tests/server/test_gate.py tests/simulation/test_scenarios.py
-test-quick: lint types
-	$(BIN)/pytest -n 3 --dist loadgroup $(QUICK)
 
 # All that `make test` runs a share of, whole: the real traces, 2,000 organisations, lives of 200 ticks. Hours.
-test-whole: lint types
-	DRAWDOWN_TEST_WHOLE=1 $(BIN)/pytest -n 3 --dist loadgroup
+test-whole: export DRAWDOWN_TEST_WHOLE := 1
+
+# More processes than cores: many tests wait. What they run is told nothing of this make.
+pytest: install
+	@MAKEFLAGS= $(BIN)/pytest -n 4 --dist loadgroup $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .
