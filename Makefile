@@ -13,7 +13,9 @@ MAKEFLAGS += --jobs=2
 demo: install
 	@$(BIN)/drawdown demo
 
-test test-quick test-whole: lint types pytest
+test: lint types pytest
+test-quick: lint types pytest
+test-whole: lint types pytest
 
 # While working: a fixed share of what `make test` runs, on SQLite and a real PostgreSQL, in a minute or so.
 test-quick: TESTS := tests/unit tests/integration/test_tick.py tests/integration/test_replay.py tests/integration/test_dispatch.py \
@@ -25,7 +27,7 @@ test-whole: export DRAWDOWN_TEST_WHOLE := 1
 
 # More processes than cores: many tests wait. What they run is told nothing of this make.
 pytest: install
-	@MAKEFLAGS= $(BIN)/pytest -n 4 --dist loadgroup $(TESTS)
+	@MAKEFLAGS= $(BIN)/pytest -n 3 --dist loadgroup $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -15,8 +15,8 @@ from drawdown.providers.conformance.bench import Secret
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import Provider, PushRequest
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import connect, read, write
-from drawdown.schema.migrate import upgrade
+from drawdown.schema.database import read, write
+from tests.fresh import fresh
 from tests.world import T0
 
 
@@ -29,8 +29,7 @@ class EmbeddedBench(Bench):
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._engine = connect(f"sqlite:///{Path(self._folder.name)}/drawdown.db")
-        upgrade(self._engine)
+        self._engine = fresh(Path(self._folder.name) / "drawdown.db")
         self.clock = FixedClock(T0)
         self.provider = EmbeddedProvider(self._engine, self.clock)
         rate = (

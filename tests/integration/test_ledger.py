@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from drawdown.ledger import wallet
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.wallet import Charge, Granted
-from drawdown.schema.database import connect, read, write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
-from drawdown.schema.migrate import upgrade
 from drawdown.worker.commands import credit
 from drawdown.worker.verify.verify import verify
+from tests.fresh import fresh
 from tests.world import T0, Fleet
 
 BY_TURNS = True
@@ -113,8 +113,7 @@ class Ledger(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = connect("sqlite://")
-        upgrade(self.engine)
+        self.engine = fresh()
         self.fleet = Fleet(self.engine)
         self.model: dict[str, tuple[str, int]] = {}
         self.granted: dict[str, int] = {}

@@ -9,21 +9,20 @@ from typing import Any
 import pytest
 
 from drawdown.schema.clock import FixedClock
-from drawdown.schema.database import connect, write
-from drawdown.schema.migrate import upgrade
+from drawdown.schema.database import write
 from drawdown.schema.units import SECOND_MS, WINDOW_MS
 from drawdown.worker.commands.assignments import assign
 from tests.acceptance.commands import drawdown, one_clear_line
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.serve import autumn_lines, serving_in_thread
+from tests.fresh import fresh
 from tests.integration.reconciling import FEATURE
 from tests.world import T0, Fleet
 
 
 def _served(tmp_path: Path) -> Any:
     url = f"sqlite:///{tmp_path}/drawdown.db"
-    engine = connect(url)
-    upgrade(engine)
+    engine = fresh(tmp_path / "drawdown.db")
     fleet = Fleet(engine)
     emulator = AutumnEmulator(lists_per_s=10**9)
     emulator.account.add_feature(FEATURE)
@@ -108,9 +107,7 @@ def test_a_range_that_cannot_be_meant_is_refused(
     tmp_path: Path, arguments: Sequence[str], status: int, says: str
 ) -> None:
     url = f"sqlite:///{tmp_path}/drawdown.db"
-    engine = connect(url)
-    upgrade(engine)
-    engine.dispose()
+    fresh(tmp_path / "drawdown.db").dispose()
     assert says in one_clear_line(drawdown(url, "reconcile", *arguments, at=str(T0)), status)
 
 

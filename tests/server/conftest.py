@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import connect
-from drawdown.schema.migrate import upgrade
+from tests.fresh import fresh
 from tests.server.house import House
 
 
@@ -23,8 +22,7 @@ def house(engine: sa.Engine) -> Iterator[House]:
 @pytest.fixture
 def lone(tmp_path: Path) -> Iterator[House]:
     """The same on SQLite alone, for what is decided before any database is asked."""
-    engine = connect(f"sqlite:///{tmp_path}/drawdown.db")
-    upgrade(engine)
+    engine = fresh(tmp_path / "drawdown.db")
     made = House(engine)
     yield made
     made.server.close()

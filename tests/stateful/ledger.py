@@ -21,7 +21,7 @@ from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import credit
 from drawdown.worker.push import wallet_mirror
-from tests.stateful.template import fresh
+from tests.fresh import fresh
 from tests.world import T0, Fleet
 
 CUSTOMERS = ("x", "y", "z")

@@ -26,8 +26,8 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.verify.verify import verify
+from tests.fresh import fresh
 from tests.stateful.sealing_model import Meaning, Model, Sample
-from tests.stateful.template import fresh
 from tests.world import T0, Fleet
 
 BILLERS = {

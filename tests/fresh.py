@@ -1,8 +1,9 @@
-"""Databases in memory. Guarantee: each is empty and migrated, a copy of one that was migrated once."""
+"""Databases of SQLite. Guarantee: each is empty and migrated, a copy of one that was migrated once in this process."""
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -17,9 +18,9 @@ def _migrated() -> sa.Engine:
     return made
 
 
-def fresh() -> sa.Engine:
-    """A database of its own."""
-    made = connect("sqlite://")
+def fresh(path: Path | None = None) -> sa.Engine:
+    """A database of its own, in this file or in memory."""
+    made = connect("sqlite://" if path is None else f"sqlite:///{path}")
     source, target = _migrated().raw_connection(), made.raw_connection()
     source.driver_connection.backup(target.driver_connection)  # type: ignore[union-attr]
     source.close()
