@@ -48,7 +48,9 @@ def map_(
     rest: Annotated[bool, typer.Option("--rest", help="All larger sizes: the open top")] = False,
     unit: Annotated[str, typer.Option(help="s: seconds; mb_s: MB-seconds")] = "s",
     from_: From = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Fill holes in sealed windows, as --dry-run showed")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Fill holes in sealed windows; or it was so before a restore")
+    ] = False,
     new: New = False,
     dry_run: DryRun = False,
     actor: Actor = None,
@@ -90,13 +92,14 @@ def end(
     context: typer.Context,
     feature: Annotated[str, typer.Argument(help="The feature to end")],
     from_: From = None,
+    yes: Annotated[bool, typer.Option("--yes", help="It ended so before a restore that lost it")] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Stop making a feature; its sizes wait, visibly, for another one."""
     app: App = context.obj
     start, by = app.window(from_, "--from"), app.by(actor, reason)
-    ended = app.write(lambda c: features.end_feature(c, feature, by, from_ms=start))
+    ended = app.write(lambda c: features.end_feature(c, feature, by, from_ms=start, confirmed=yes))
     show(
         app,
         {"feature": feature, "ended": ended},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import sqlalchemy as sa
 
@@ -210,3 +212,28 @@ def test_of_two_as_large_the_balance_does_not_tell_which_while_one_is_sent_again
         (0, 60, "accepted"),
     ]
     clean(fleet)
+
+
+def test_of_two_as_large_neither_is_chosen_where_another_worker_looks_one_up_by_now(engine: sa.Engine) -> None:
+    """It would be accepted alone, and the other one's event, or another answer for it, may come yet."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    fleet.sample("acme", T0 + WINDOW_MS, 60)
+    last = f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"
+    provider.answers = {KEY: Unknown("cut"), last: Unknown("cut")}
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(0, None)}}
+    fleet.tick_windows(3)
+    provider.answers = {KEY: Duplicate(), last: Duplicate()}
+    settle(fleet)
+    right = provider.drawn
+
+    async def overtaken(customer_id: str) -> Mapping[str, Drawn]:
+        fleet.write("UPDATE pushes SET claim_owner = 'another/1' WHERE key = :key", {"key": last})
+        return await right(customer_id)
+
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    provider.drawn = overtaken  # type: ignore[method-assign]
+    fleet.tick(fleet.clock.at_ms + 2 * DAY_MS)
+    assert [row[3] for row in states(fleet)] == ["queued", "queued"]
+    provider.drawn = right  # type: ignore[method-assign]
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert sorted(str(row[3]) for row in states(fleet))[:2] == ["accepted", "voided"]

@@ -15,6 +15,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import providers, pushes, withdrawals
+from drawdown.worker.commands.features import end_feature, map_size
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadTotals, Recall, Together, Transaction, Witness
 from drawdown.worker.engine.shard import Shard
@@ -337,6 +338,23 @@ def test_what_was_known_last_is_told_by_the_order_of_ticks_and_not_by_clocks(eng
     write(engine, lambda c: recognise(c, more, before + 10 * MINUTE_MS))
     fleet.tick(before + 9 * MINUTE_MS)
     assert recovered(fleet).from_ms == before
+
+
+def test_a_mapping_of_lost_history_is_given_again_knowingly(engine: sa.Engine) -> None:
+    """What was billed there under a feature that nothing makes there any more, nobody would look for."""
+    fleet, _ = restored(engine, {"": 60}, **ASKED)
+
+    def maps(from_ms: int | None, *, confirmed: bool) -> int:
+        more = {"kind": "exact", "memory_mb": 1024, "unit": "s", "from_ms": from_ms, "confirmed": confirmed}
+        return write(engine, lambda c: map_size(c, "renamed", fleet.by, **more)).start_ms  # type: ignore[arg-type]
+
+    with pytest.raises(Refused, match="was lost"):
+        maps(T0, confirmed=False)
+    with pytest.raises(Refused, match="was lost"):
+        write(engine, lambda c: end_feature(c, "compute_1gb", fleet.by, from_ms=T0))
+    assert maps(None, confirmed=False) == fleet.clock.at_ms
+    assert maps(T0, confirmed=True) == T0
+    assert write(engine, lambda c: end_feature(c, "compute_4gb", fleet.by, from_ms=T0, confirmed=True))
 
 
 def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(engine: sa.Engine) -> None:

@@ -20,6 +20,7 @@ from drawdown.worker.commands.orgs import end_override, halt, override
 from drawdown.worker.commands.pushes import retry, void
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.history.incarnation import HistoryDoubted
+from drawdown.worker.history.losses import read_losses
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
 from drawdown.worker.seal.stops import release_org, stop_org
 from tests.simulation.actions import ORGS, STRANGERS, Action
@@ -160,10 +161,13 @@ def map_feature(world: World) -> str:
         )
     )
     from_ms = _window(world, 40 * DAY_MS) if world.rng.random() < 0.6 else None
+    # Of windows that may have been billed in lost history nobody thinks up something new.
+    lost_to = max((loss.until_ms for loss in world.read(read_losses)), default=0)
+    sure = from_ms is None or from_ms >= lost_to
     made = attempt(
         world,
         lambda c: map_size(
-            c, feature, said(world), kind=kind, memory_mb=size, unit=unit, from_ms=from_ms, confirmed=True
+            c, feature, said(world), kind=kind, memory_mb=size, unit=unit, from_ms=from_ms, confirmed=sure
         ),
     )
     if made is None:

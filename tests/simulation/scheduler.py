@@ -296,7 +296,7 @@ class Run:
         answer, error = None, None
         try:
             with judged(self.world, worker, leaf, effect):
-                answer = self.world.do(effect, worker.clock.now_ms(), dies=dies, host=worker.name)
+                answer = self.world.do(effect, worker.clock.now_ms(), dies=dies, too_late=leaf.over, host=worker.name)
             if isinstance(effect, Transaction) and effect.name == "claim":
                 provider = effect.work.keywords["provider"]  # type: ignore[attr-defined]
                 worker.claimed |= {(provider, one.request.key) for one in answer.pushes}

@@ -74,7 +74,7 @@ class Asked(Task):
         self.process, self.request = process, request
         self.asked = effect
         self.children, self.done, self.result, self.held = [], False, None, None
-        self.late_ms, self.read = 0, {}
+        self.late_ms, self.over, self.read = 0, False, {}
         self.told: Any = process.loop.create_future()
 
     def tell(self) -> None:
@@ -146,7 +146,7 @@ class Serving(Task):
 
     def __init__(self, server: Server) -> None:
         self.children, self.held, self.asked, self.result = [], None, None, None
-        self.late_ms, self.read = 0, {}
+        self.late_ms, self.over, self.read = 0, False, {}
         self.done = True
         self.loop = Loop(server.time)
         self.asked_for: list[Asked] = []

@@ -12,7 +12,7 @@ from typing import Any
 
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Effect, Steps, Together
+from drawdown.worker.engine.effects import Effect, Push, Steps, Together
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.watch import Watcher
 
@@ -51,6 +51,9 @@ class Task:
         self.held: tuple[Any, Exception | None] | None = None
         self.late_ms = 0
         """For how long its answer is on its way, once nothing else is left to do."""
+        self.over = False
+        """Whether its claim had run out as it asked to send: it looks at its clock before a call, and may lie still
+        only after that."""
         self.read: dict[str, Any] = {}
         """What a provider said last of customers, until it is written down."""
         self._go(lambda: next(self.steps))
@@ -73,6 +76,7 @@ class Task:
             self.done, self.result = True, stop.value
         except Exception as error:
             self.done, self.result = True, error
+        self.over = isinstance(self.asked, Push) and self.asked.over()
         if isinstance(self.asked, Together):
             self.children = [Task(steps) for steps in self.asked.steps]
             self.join()

@@ -76,6 +76,9 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (200057, 200, None, "of two as large the balance was taken to tell which, and the charged one was sent again"),
     (200118, 200, None, "what was given back and lost stood for a push that never drew (the oracle)"),
     (200084, 200, None, "what was sent in a lost history, and looked up since, counted for P2 still (the oracle)"),
+    (200337, 200, None, "a claim by a clock read a day before was sent on (the simulation's process)"),
+    (200251, 200, None, "a size of a lost history was mapped anew, and what it had been billed as nobody looked for"),
+    (200266, 200, None, "of some alike one was called drawn, and another worker had the others by then"),
     (200080, 200, None, "events' excess was given back, and stood for a push of a day that was not compared then"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed

@@ -226,9 +226,17 @@ class World:
     def execute(self, text: str, **values: object) -> int:
         return self.write(lambda c: c.execute(sa.text(text), values).rowcount)
 
-    def do(self, effect: Effect | Reading, process_ms: int | None = None, *, dies: bool = False, host: str = "") -> Any:
+    def do(
+        self,
+        effect: Effect | Reading,
+        process_ms: int | None = None,
+        *,
+        dies: bool = False,
+        too_late: bool = False,
+        host: str = "",
+    ) -> Any:
         """Do one effect, with whatever goes wrong on the way. `process_ms` is what its process takes the time for; with
-        `dies`, only some of its calls are made."""
+        `dies`, only some of its calls are made; with `too_late`, none that bills."""
         self.effects += 1
         self.network.deliver()
         self.clock.at_ms = self.time.now
@@ -248,7 +256,7 @@ class World:
                     raise DatabaseBusy("injected: not read")
                 return read(self.engine, work)
             case Push() | LookUp():
-                return self._portion(effect, dies)
+                return self._portion(effect, dies, too_late)
             case ReadCustomers(provider, customer_ids, _):
                 return self._read_customers(provider, customer_ids)
             case ReadTotals(provider, customers):
@@ -295,7 +303,7 @@ class World:
             raise DatabaseBusy("injected: committed, and the answer was lost")
         return answer
 
-    def _portion(self, effect: Push | LookUp, dies: bool) -> dict[int, Any]:
+    def _portion(self, effect: Push | LookUp, dies: bool, too_late: bool) -> dict[int, Any]:
         """Some calls are made, and some of the answers that have come are told, in any order. A process that dies has
         made some of its calls, and hears of none."""
         flight = self.flights.get(effect)
@@ -304,7 +312,7 @@ class World:
         made = self.rng.randrange(max(1, len(flight.unmade))) if dies else self._some(flight.unmade)
         calls, flight.unmade = flight.unmade[:made], flight.unmade[made:]
         places = sorted(place for call in calls for place in call)
-        answers = dict(zip(places, self._made(effect, places), strict=True))
+        answers = dict(zip(places, self._made(effect, places, too_late), strict=True))
         flight.untold += [{place: answers[place] for place in call} for call in calls]
         told = self._some(flight.untold)
         some, flight.untold = flight.untold[:told], flight.untold[told:]
@@ -324,10 +332,12 @@ class World:
         """All of them, or a part; one at least, where there is one."""
         return len(left) if len(left) < 2 or self.rng.random() < 0.5 else self.rng.randint(1, len(left))
 
-    def _made(self, effect: Push | LookUp, places: Sequence[int]) -> list[Any]:
+    def _made(self, effect: Push | LookUp, places: Sequence[int], too_late: bool) -> list[Any]:
         match effect:
             case LookUp(provider, requests):
                 return self._look_up(provider, [requests[place] for place in places])
+            case Push() if too_late:
+                return [RetryAt(self.process_clock.at_ms, "not sent: time was up before")] * len(places)
             case Push(provider, batch) if provider in self.remote:
                 return self._call_each(provider, [batch[place] for place in places], effect.over)
             case Push(provider, batch):

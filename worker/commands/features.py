@@ -30,6 +30,7 @@ from drawdown.worker.catalog.mapping import (
     rewrites,
 )
 from drawdown.worker.commands import credit
+from drawdown.worker.history.losses import read_losses
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
@@ -63,7 +64,8 @@ def map_size(
     """Give a size (`exact`), or all sizes up to one (`up_to`; None: the open top), a feature from a window on.
 
     Errors: UsageError for values no mapping can have; Refused where it would change what sealed windows meant, or
-    where it reaches back (only holes can be filled so) and was not confirmed, or would give the feature a second unit;
+    where it reaches back (only holes can be filled so), or into history that was lost, and was not confirmed, or would
+    give the feature a second unit;
     UnknownId, unless `new`, for a feature that there is not.
     """
     if not FEATURE_NAME.fullmatch(feature):
@@ -74,10 +76,13 @@ def map_size(
     return _add(connection, MappingRow(kind, memory_mb, feature, unit, 0), by, from_ms, confirmed=confirmed)
 
 
-def end_feature(connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None) -> list[Mapped]:
+def end_feature(
+    connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None, confirmed: bool = False
+) -> list[Mapped]:
     """End every selector that makes this feature, from a window on.
 
-    Errors: UnknownId; Refused where nothing makes it any more, or where windows from then on are sealed already.
+    Errors: UnknownId; Refused where nothing makes it any more, where windows from then on are sealed already, or where
+    it reaches into history that was lost and was not confirmed.
     """
     latest = {row.selector: row for row in mapping_rows(connection)}
     mine = [row for row in latest.values() if row.feature == feature]
@@ -85,7 +90,7 @@ def end_feature(connection: sa.Connection, feature: str, by: By, *, from_ms: int
         ids.require(connection, ids.FEATURE, feature)
         raise Refused(f"nothing makes the feature {feature}; `drawdown feature list` shows what there is")
     ends = [MappingRow(row.kind, row.memory_mb, None, row.unit, 0) for row in mine]
-    return [_add(connection, row, by, from_ms, confirmed=True) for row in ends]
+    return [_add(connection, row, by, from_ms, confirmed=confirmed) for row in ends]
 
 
 def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | None, *, confirmed: bool) -> Mapped:
@@ -106,8 +111,14 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
             f"{size} MB is {meant} in windows from {window} on, which are sealed; a mapping may only be changed from "
             f"{sealed_to} on"
         )
-    if start < sealed_to and not confirmed:
+    if row.feature and start < sealed_to and not confirmed:
         raise Refused("this reaches back into sealed windows to fill a hole: see it with --dry-run, then add --yes")
+    lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
+    if start < min(lost_to, by.now_ms) and not confirmed:
+        raise Refused(
+            f"history up to {lost_to} was lost, and windows before that may have been billed by a mapping that was "
+            "lost with it: give again what was in force then, with --yes; begin anything else later"
+        )
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_mapping", {**asdict(row), **person})
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}

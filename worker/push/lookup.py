@@ -184,7 +184,7 @@ def _apply(
     provider: str,
     weighed: Weighed,
 ) -> Confirmed:
-    done = Confirmed()
+    done = Confirmed(asked=len(asked))
     require_same(connection, witness)  # what was asked of a history that was lost is asked again (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
@@ -192,12 +192,12 @@ def _apply(
         after_lookup(result, _asked(connection, sought, capabilities), asked_ms, capabilities)
         for result, sought in zip(found, asked, strict=True)
     ]
-    ends = ends_by_balance(connection, provider, [sought.row for sought in asked], found, looked, weighed, asked_ms)
-    if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(ends, asked, strict=True)):
+    if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(looked, asked, strict=True)):
         lock_buckets(connection)
+    rows, mine = [sought.row for sought in asked], partial(_still_mine, connection, claim=claim)
+    ends = ends_by_balance(connection, provider, rows, found, looked, weighed, asked_ms, mine)
     by = By(now, "drawdown", "looked up")
     for sought, end in zip(asked, ends, strict=True):
-        done.asked += 1
         if isinstance(end, Settlement):
             if _settle(connection, sought.row, end, claim, now, asked_ms) and end.state == "accepted":
                 done.accepted += 1

@@ -8,7 +8,7 @@ that was never sent drew on nothing, whatever the balance shows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -91,8 +91,13 @@ def ends_by_balance(
     ends: Sequence[End],
     weighed: Weighed,
     asked_ms: int,
+    is_mine: Callable[[PushRow], bool],
 ) -> list[End]:
-    """The ends of a batch, by what the balances say of the absent ones; the others' are as they were."""
+    """The ends of a batch, by what the balances say of the absent ones; the others' are as they were. `is_mine`:
+    whether a push is claimed for this look-up still, and held so from then on.
+
+    Of those that are settled together the sum is enough. Where one is sent again, may still be applied, or is another
+    worker's by now, it has to be told from each of the others."""
     decided = list(ends)
     groups: dict[CustomerFeature, list[int]] = defaultdict(list)
     for number, (row, result) in enumerate(zip(rows, found, strict=True)):
@@ -108,11 +113,9 @@ def ends_by_balance(
     for pair, numbers in groups.items():
         some = [rows[number] for number in numbers]
         charged = _charged(some, now[pair], weighed.before[pair], weighed.balances, pair)
-        # Of those that are settled together the sum is enough. Where one is sent again, or may still be applied, it has
-        # to be told from each of the others: that one alone can be charged after this.
-        settled = all(isinstance(decided[number], Void) for number in numbers)
+        settled = all(isinstance(decided[number], Void) and is_mine(rows[number]) for number in numbers)
         if charged is not None and not settled and not is_only_choice([int(row.sent_qty) for row in some], charged):
-            charged = None
+            charged = None  # one alone may be charged after this
         unread = isinstance(weighed.balances.get(pair[0]), ReadFailed)
         alone = now[pair].open == len(numbers) and not unread and settled
         for at, number in enumerate(numbers):
@@ -123,10 +126,15 @@ def ends_by_balance(
                     decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
                 else:
                     decided[number] = _later(rows[number], asked_ms, alone=alone)
+    return _above_floor(rows, decided, asked_ms)
+
+
+def _above_floor(rows: Sequence[PushRow], ends: Sequence[End], asked_ms: int) -> list[End]:
+    """Below the floor nothing would be sealed in the place of what is voided: a person settles that."""
     below = Settlement("in_doubt", asked_ms + DAY_MS, "absent", BELOW)
     return [
         below if isinstance(end, Void | Adopt) and row.window_ms < row.floor_ms else end
-        for row, end in zip(rows, decided, strict=True)
+        for row, end in zip(rows, ends, strict=True)
     ]
 
 
