@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import PushRequest, Rejected
+from drawdown.providers.protocol import Drawn, PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
@@ -116,6 +116,17 @@ def test_what_was_voided_and_sealed_again_in_the_lost_history_is_found_under_its
     assert (charged(provider), provider.seen) == (60, [])
     states = fleet.rows("SELECT revision, sealed_qty, state FROM pushes ORDER BY revision")
     assert states == [(0, 60, "voided"), (1, 0, "voided"), (2, 60, "accepted")]
+    proven(fleet)
+
+
+def test_what_a_later_revision_drew_in_the_lost_history_proves_nothing_of_the_first(engine: sa.Engine) -> None:
+    """At a provider that may charge without an event the customer's balance is asked, too."""
+    fleet, provider = restored(engine, {":r1": 60}, **ASKED, drawn=True)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    pass_by(fleet, 1, 3, 24 * 60, 5)
+    assert (charged(provider), provider.seen) == (60, [])
+    states = fleet.rows("SELECT revision, sealed_qty, state FROM pushes ORDER BY revision")
+    assert states == [(0, 60, "voided"), (1, 60, "accepted")]
     proven(fleet)
 
 

@@ -195,7 +195,8 @@ def _apply(
     if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(looked, asked, strict=True)):
         lock_buckets(connection)
     rows, mine = [sought.row for sought in asked], partial(_still_mine, connection, claim=claim)
-    ends = ends_by_balance(connection, provider, rows, found, looked, weighed, asked_ms, mine)
+    others = [sum(other.quantity for other in sought.others) for sought in asked]
+    ends = ends_by_balance(connection, provider, rows, found, looked, weighed, asked_ms, mine, others)
     by = By(now, "drawdown", "looked up")
     for sought, end in zip(asked, ends, strict=True):
         if isinstance(end, Settlement):

@@ -92,27 +92,20 @@ def ends_by_balance(
     weighed: Weighed,
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
+    others: Sequence[int],
 ) -> list[End]:
     """The ends of a batch, by what the balances say of the absent ones; the others' are as they were. `is_mine`:
-    whether a push is claimed for this look-up still, and held so from then on.
+    whether a push is claimed for this look-up still, and held so from then on. `others`: what is charged in its window
+    under revisions of a lost history (R1), and drawn, though we do not call it accepted yet.
 
     Of those that are settled together the sum is enough. Where one is sent again, may still be applied, or is another
     worker's by now, it has to be told from each of the others."""
-    decided = list(ends)
-    groups: dict[CustomerFeature, list[int]] = defaultdict(list)
-    for number, (row, result) in enumerate(zip(rows, found, strict=True)):
-        pair = (str(row.customer_id), str(row.feature))
-        if not isinstance(result, Absent) or not row.sent_qty:
-            continue
-        if number in weighed.unsent:
-            if isinstance(end := decided[number], Void):
-                decided[number] = replace(end, evidence=UNSENT)
-        elif pair in weighed.before:
-            groups[pair].append(number)
+    decided, groups = _grouped(rows, found, ends, weighed)
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
     for pair, numbers in groups.items():
         some = [rows[number] for number in numbers]
-        charged = _charged(some, now[pair], weighed.before[pair], weighed.balances, pair)
+        lost = sum(n for n, row in zip(others, rows, strict=True) if (row.customer_id, row.feature) == pair)
+        charged = _charged(some, now[pair], weighed.before[pair], weighed.balances, pair, lost)
         settled = all(isinstance(decided[number], Void) and is_mine(rows[number]) for number in numbers)
         if charged is not None and not settled and not is_only_choice([int(row.sent_qty) for row in some], charged):
             charged = None  # one alone may be charged after this
@@ -127,6 +120,24 @@ def ends_by_balance(
                 else:
                     decided[number] = _later(rows[number], asked_ms, alone=alone)
     return _above_floor(rows, decided, asked_ms)
+
+
+def _grouped(
+    rows: Sequence[PushRow], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
+) -> tuple[list[End], dict[CustomerFeature, list[int]]]:
+    """The ends as they are so far, and by customer and feature the places of those that a balance has to tell of."""
+    decided = list(ends)
+    groups: dict[CustomerFeature, list[int]] = defaultdict(list)
+    for number, (row, result) in enumerate(zip(rows, found, strict=True)):
+        pair = (str(row.customer_id), str(row.feature))
+        if not isinstance(result, Absent) or not row.sent_qty:
+            continue
+        if number in weighed.unsent:
+            if isinstance(end := decided[number], Void):
+                decided[number] = replace(end, evidence=UNSENT)
+        elif pair in weighed.before:
+            groups[pair].append(number)
+    return decided, groups
 
 
 def _above_floor(rows: Sequence[PushRow], ends: Sequence[End], asked_ms: int) -> list[End]:
@@ -147,16 +158,17 @@ def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
 
 
 def _charged(
-    rows: Sequence[PushRow], now: Accounted, before: Accounted, balances: Balances, pair: CustomerFeature
+    rows: Sequence[PushRow], now: Accounted, before: Accounted, balances: Balances, pair: CustomerFeature, lost: int
 ) -> frozenset[int] | None:
     """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
     any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
     drawn = drawn_of(balances, pair)
     if drawn is None or (now.sent, now.accepted) != (before.sent, before.accepted):
         return None
-    beyond = now.beyond(drawn)
-    if beyond is None:
+    found = now.beyond(drawn)
+    if found is None:
         return None
+    beyond = found[0] - lost, found[1] - lost
     if now.open > len(rows):
         cancels = now.open_above != 0 and now.open_below != 0
         return frozenset() if beyond == (0, 0) and not cancels else None
