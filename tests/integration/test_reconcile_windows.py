@@ -106,6 +106,20 @@ def test_what_was_drawn_in_both_is_given_back_in_one(engine: sa.Engine) -> None:
     clean(fleet)
 
 
+def test_what_was_drawn_in_both_is_given_back_on_a_day_that_is_short_all_the_same(engine: sa.Engine) -> None:
+    """Events show nothing of the first push, and too much beside the second: less in all than was accepted."""
+    fleet, provider = mistaken(engine, WINDOW_MS, 45)
+    drawn(provider, 120 + 45)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 120, 105, 15)], 75)
+    settle(fleet)
+    assert fleet.one("SELECT SUM(sent_qty) FROM pushes WHERE sent_qty < 0") == -45
+    drawn(provider, 120)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status, found.covered) == ([], 0, 1)
+    clean(fleet)
+
+
 def test_a_balance_tells_nothing_of_what_was_drawn_before_its_cycle(engine: sa.Engine) -> None:
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 0, since_ms=fleet.clock.at_ms)

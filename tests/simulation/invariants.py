@@ -205,7 +205,7 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
         evidence = tables.voids.get(place)
         known.add(push.known_as)
         found = charged.get(push.known_as)
-        if (push.provider, push.customer, push.feature) in in_sum:
+        if (push.provider, push.customer, push.feature) in in_sum or push.key in world.made_whole:
             continue  # `_never_twice`, and `billed` in the end
         if push.state == "accepted" and place not in tables.adopted and not _as_accepted(push, found, doubled):
             lost = push.known_as in taken.get(push.provider, ())

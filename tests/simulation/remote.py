@@ -123,6 +123,8 @@ class Autumn:
         }
         self.untold: list[bytes] = []
         self.tellings = 0
+        self.stood_still: list[tuple[int, int]] = []
+        """When the list of events showed nothing new."""
         self.provider: Provider = build_autumn(Setup(AUTUMN, given, clock, network, engine))
         self.unasked: Provider = build_autumn(Setup(AUTUMN, given, clock, NobodyThere(), engine))
         for feature in FEATURES:
@@ -236,11 +238,17 @@ class Autumn:
         return bool(self.told_in_sum())
 
     def told_in_sum(self) -> set[tuple[str, str]]:
-        """Customers' features of which events and balance say different things, or people changed the balance: which
-        push of the same quantity it was nobody can tell."""
+        """Customers' features of which events and balance say different things, for good or while the list of events
+        stands still, or people changed the balance: which push of the same quantity it was nobody can tell."""
         account = self.emulator.account
         charges = {(one.customer, one.feature) for one in (*account.eventless, *account.undrawn)}
-        return charges | account.changed.keys()
+        spans = self.stood_still
+        late = {
+            (one.customer, one.feature)
+            for one in (account.events if spans else ())
+            if any(begins <= one.visible_at < ends for begins, ends in spans)
+        }
+        return charges | late | account.changed.keys()
 
     def drawn(self, customer: str, feature: str) -> int:
         """What the emulator's own balance says was charged, but for what people changed of it."""

@@ -149,6 +149,8 @@ class World:
     """Keys that a person charged by hand."""
     cut_short: set[str] = field(default_factory=set)
     """Keys of which a part was given back, that a person charged again."""
+    made_whole: set[str] = field(default_factory=set)
+    """Keys of which a part is charged over there, and the rest was charged by a person."""
     paused: set[str] = field(default_factory=set)
     gate_asks: dict[str, int] = field(default_factory=dict)
     """When the gate had a provider asked about an organisation last."""

@@ -87,8 +87,9 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
         chosen = _chosen(connection, keys, (*_PROVEN, "queued"), rule)
         charged = wallet.read_charges(connection, [push.key for push in chosen if push.provider == "embedded"])
         for push in chosen:
-            # One that the provider would never take is rejected unsent: a person may have billed it there by hand.
-            if not (push.attempts or push.state == "rejected"):
+            # One that the provider would never take is rejected unsent: a person may have billed it there by hand. One
+            # that is in doubt unsent was sent in a history that was lost, for all that a look-up can tell.
+            if not (push.attempts or push.state in ("rejected", "in_doubt")):
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
                 raise Refused(f"{push.key}: the embedded ledger has no such charge, so it is --absent")

@@ -9,7 +9,7 @@ note.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -216,10 +216,20 @@ def _corrected(
     for line in differing:
         if line.verdict == "short":
             ended[line] = ended_short(found[line], capabilities)
+            if found[line].too_much:
+                ended[line] = yield from _give_back_beside(context, found[line], ended[line], settled_by, by)
         elif line.verdict == "over":
             short = found.get(line, Short(line))
             ended[line] = yield from compare_over(context, short, settled_by, by)
     return [ended.get(line, line) for line in differing]
+
+
+def _give_back_beside(context: Context, short: Short, line: Line, settled_by: int, by: By) -> Steps[Line]:
+    """A line that is short as a whole, and has too much in other windows of its day. `line`: as it is without that."""
+    over = yield from compare_over(context, short, settled_by, by)
+    notes = [note for note in (line.note, over.note) if note]
+    done = line.corrected if over.note else abs(line.theirs - line.ours)
+    return replace(line, corrected=done, note="; ".join(notes) or None)
 
 
 def _line(provider: str, day: _Ours, theirs: int) -> Line:

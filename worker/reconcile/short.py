@@ -83,6 +83,12 @@ class Short:
     def pair(self) -> CustomerFeature:
         return self.line.customer_id, self.line.feature
 
+    @property
+    def too_much(self) -> int:
+        """What events show beyond all that, in other windows of the line's day."""
+        explained = self.corrected + self.covered + self.below + self.untold
+        return 0 if self.balanced else max(self.line.theirs - self.line.ours + explained, 0)
+
     def begin(self) -> None:
         """Forget what was found: the transaction is done again."""
         self.corrected = self.covered = self.untold = self.below = 0
@@ -264,8 +270,6 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
     if short.untold:
         notes.append(f"{short.untold:,}: {UNTOLD}")
     rest = missing - short.below - short.untold
-    if rest < 0 and not short.balanced:
-        notes.append(f"{-rest:,} too much lie in other windows of that day: the next run tells")
     if rest > 0:
         pairs = list(zip(short.rows, short.found, strict=True))
         asked = sum(isinstance(found, ReadFailed | CannotTell) for found in short.found)
