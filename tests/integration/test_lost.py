@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Drawn, PushRequest, Rejected
+from drawdown.providers.protocol import CannotTell, Drawn, PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
@@ -127,6 +127,17 @@ def test_what_a_later_revision_drew_in_the_lost_history_proves_nothing_of_the_fi
     assert (charged(provider), provider.seen) == (60, [])
     states = fleet.rows("SELECT revision, sealed_qty, state FROM pushes ORDER BY revision")
     assert states == [(0, 60, "voided"), (1, 60, "accepted")]
+    proven(fleet)
+
+
+def test_what_a_look_up_cannot_tell_of_the_lost_history_a_person_settles(engine: sa.Engine) -> None:
+    """It was never sent in this one: whoever sees it on their console has the last word all the same."""
+    fleet, provider = restored(engine, {"": 60}, **ASKED)
+    provider.lookups[KEY] = CannotTell("several may share its minute")
+    pass_by(fleet, 1, 3)
+    assert fleet.rows("SELECT state, attempts FROM pushes") == [("in_doubt", 0)]
+    write(engine, lambda c: pushes.resolve_accepted(c, [KEY], fleet.by, "their console shows it"))
+    assert (charged(provider), provider.seen) == (60, [])
     proven(fleet)
 
 
