@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import RetryAt
+from drawdown.providers.protocol import Drawn, RetryAt
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import (
@@ -179,3 +179,21 @@ def test_while_a_push_is_on_its_way_the_balance_tells_of_nothing_yet(engine: sa.
     found = compare(fleet, correct=True)
     (line,) = (one for one in found.differing if one.verdict == "over")
     assert (line.corrected, line.note) == (0, "60 lie in windows that were being settled: the next run tells")
+
+
+def test_where_a_balance_has_nothing_to_compare_with_a_person_does(engine: sa.Engine) -> None:
+    """It is made of parts of other cycles, and was never looked at before: no next run has more."""
+    fleet, provider = mistaken(engine, DAY_MS, 60)
+    provider.drawn_says = {"acme": {FEATURE: Drawn(180, None, whole=False)}}
+    found = compare(fleet, correct=True, **asked_of_the_second())
+    assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
+    assert "compare" in str(found.differing[0].note)
+
+
+def test_what_lies_below_the_floor_is_a_persons_whatever_was_given_back_beside_it(engine: sa.Engine) -> None:
+    fleet, provider = mistaken(engine, WINDOW_MS, 45)
+    fleet.write("UPDATE orgs SET floor_ms = :floor WHERE org_id = 'acme'", {"floor": T0 + WINDOW_MS})
+    drawn(provider, 60)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 120, 105, 0)], 1)
+    assert "below the floor" in str(found.differing[0].note)

@@ -228,7 +228,8 @@ def _give_back_beside(context: Context, short: Short, line: Line, settled_by: in
     """A line that is short as a whole, and has too much in other windows of its day. `line`: as it is without that."""
     over = yield from compare_over(context, short, settled_by, by)
     notes = [note for note in (line.note, over.note) if note]
-    done = line.corrected if over.note else abs(line.theirs - line.ours)
+    whole = not (over.note or short.below or short.untold)
+    done = abs(line.theirs - line.ours) if whole else line.corrected
     return replace(line, corrected=done, note="; ".join(notes) or None)
 
 

@@ -77,7 +77,7 @@ class Short:
     explained: bool = False
     """Whether what events show too much of may stand for what no event shows, in other windows."""
     moving: bool = False
-    """Whether the balance tells nothing yet: it could not be read, or a push was on its way."""
+    """Whether the balance tells nothing yet: it was not read, or a push was on its way. The next run has it."""
 
     @property
     def pair(self) -> CustomerFeature:
@@ -174,14 +174,16 @@ def _void_absent(
     # What they have more of is taken over by window (`compare_over`).
     taken_over = sum(_take_over(connection, short, by) for short in some if short.line.verdict == "short")
     charged: frozenset[int] | None = frozenset()
-    extra = 0 if before is None else _extra(some, drawn_of(balances, pair), sum(quantities))
+    drawn = drawn_of(balances, pair)
+    extra = 0 if before is None else _extra(some, drawn, sum(quantities))
     if before is not None and (absent or extra):
-        beyond = _beyond(connection, some[0].line.provider, pair, before, balances, taken_over)
+        now = _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
+        beyond = None if now is None or drawn is None else now.beyond(drawn)
         charged = None if beyond is None else _charged(quantities, beyond, extra)
         balanced = charged is None and beyond == (0, 0)
         charged = frozenset(range(len(quantities))) if balanced else charged
         for short in some:
-            short.balanced, short.explained, short.moving = balanced, charged is None, beyond is None
+            short.balanced, short.explained, short.moving = balanced, charged is None, now is None
     for number, (short, row) in enumerate(absent):
         window = int(row.window_ms)
         if charged is not None and number in charged:
@@ -219,20 +221,20 @@ def _take_over(connection: sa.Connection, short: Short, by: By) -> int:
     return fell
 
 
-def _beyond(
+def _standing(
     connection: sa.Connection,
     provider: str,
     pair: CustomerFeature,
     before: Accounted,
     balances: Balances,
     taken_over: int,
-) -> tuple[int, int] | None:
-    """By how much a balance was drawn on beyond what is accepted, what no event shows among it."""
-    drawn = drawn_of(balances, pair)
+) -> Accounted | None:
+    """What stands beside a balance. None: it tells nothing yet, since it was not read, or a push was on its way."""
     now = read_accounted(connection, provider=provider, pairs=[pair], balances=balances)[pair]
-    if drawn is None or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
+    unread = isinstance(balances.get(pair[0]), ReadFailed)
+    if unread or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
         return None
-    return now.beyond(drawn)
+    return now
 
 
 def _extra(some: Sequence[Short], drawn: Drawn | None, absent: int) -> int:
