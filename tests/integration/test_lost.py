@@ -22,6 +22,8 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.push import claim, lookup_drawn
+from drawdown.worker.push.claim import MOST_LOST
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.seal import seal
 from drawdown.worker.seal.statements import SealRequest
@@ -43,7 +45,13 @@ ASKED: dict[str, object] = {
 
 
 def restored(engine: sa.Engine, has: dict[str, int], **changes: object) -> tuple[Fleet, FakeProvider]:
-    """A database that was just recovered, at a provider that has some keys of one window already."""
+    return restored_after(engine, 1, has, **changes)
+
+
+def restored_after(
+    engine: sa.Engine, windows: int, has: dict[str, int], **changes: object
+) -> tuple[Fleet, FakeProvider]:
+    """A database that was just recovered, at a provider that has some keys of its first window already."""
     provider = FakeProvider(capabilities(**changes))
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", provider="fake")
@@ -51,9 +59,10 @@ def restored(engine: sa.Engine, has: dict[str, int], **changes: object) -> tuple
     for suffix, quantity in has.items():
         key = KEY + suffix
         provider.charged[key] = PushRequest(key, "acme", "compute_1gb", quantity, T0, 1)
-    fleet.clock.at_ms = T0 + 2 * WINDOW_MS
+    fleet.clock.at_ms = T0 + (windows + 1) * WINDOW_MS
     assert recovered(fleet).number == 2
-    fleet.sample("acme", T0 + 1, 60)
+    for number in range(windows):
+        fleet.sample("acme", T0 + number * WINDOW_MS + 1, 60)
     return fleet, provider
 
 
@@ -128,6 +137,23 @@ def test_what_a_later_revision_drew_in_the_lost_history_proves_nothing_of_the_fi
     states = fleet.rows("SELECT revision, sealed_qty, state FROM pushes ORDER BY revision")
     assert states == [(0, 60, "voided"), (1, 60, "accepted")]
     proven(fleet)
+
+
+@pytest.mark.parametrize(
+    ("together", "windows", "states"),
+    [(1_000, 110, [("accepted", 110)]), (60, 111, [("in_doubt", MOST_LOST + 60), ("queued", 1)])],
+)
+def test_more_than_a_batch_that_a_lost_history_drew_is_looked_up_together(
+    engine: sa.Engine, together: int, windows: int, states: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One balance tells of all of a customer's feature, and of none of a part. Of too many a person decides."""
+    monkeypatch.setattr(claim, "MOST_TOGETHER", together)
+    monkeypatch.setattr(lookup_drawn, "MOST_TOGETHER", together)
+    fleet, provider = restored_after(engine, windows, {}, **ASKED, drawn=True)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60 * windows, None)}}
+    pass_by(fleet, 1, 25 * 60, 15)
+    assert fleet.rows("SELECT state, COUNT(*) FROM pushes GROUP BY state ORDER BY state") == states
+    assert provider.seen == []
 
 
 def test_what_a_look_up_cannot_tell_of_the_lost_history_a_person_settles(engine: sa.Engine) -> None:

@@ -1,4 +1,4 @@
-"""Claim: take due pushes, and have their attempts on record before a byte leaves (P1)."""
+"""Claim: take due pushes, and have their attempts on record before a byte leaves (P1); take what is to be looked up."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.history.incarnation import count_sends, require_same
+from drawdown.worker.history.losses import loss_of, read_losses
+from drawdown.worker.push.lookup_drawn import MOST_TOGETHER
+from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, Sought
 from drawdown.worker.push.outcome import safe_retention_ms
 from drawdown.worker.push.request import request_of
 
-MAX_CLAIM: Final = 2_048
 SQL = queries(__file__)
 
-
+MAX_CLAIM: Final = 2_048
 CALLS_A_CLAIM: Final = 2
 """For each call that may be on its way a claim holds so many: all are kept busy. What a process that dies had claimed,
 and not sent yet, waits for the claim's lease to end."""
+
+MOST_LOOKUPS: Final = 1_000
+"""Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
+MOST_LOST = 200 // (1 + NEXT_REVISIONS)
+"""The same where history was lost, and each may take several calls."""
 
 
 @dataclass(frozen=True)
@@ -109,3 +116,27 @@ def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> Non
         for push in hashed
     ]
     SQL.run(connection, "keep_wire_keys", {"wire_keys": rows})
+
+
+def claim_lookups(
+    connection: sa.Connection,
+    *,
+    provider: str,
+    claim: str,
+    now: int,
+    shard: Shard,
+    witness: Witness | None,
+    together: bool,
+) -> list[Sought]:
+    """Take what is to be looked up; `together`: whatever else is due of those customers' features as well."""
+    require_same(connection, witness)
+    mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
+    losses = read_losses(connection)
+    limits = {"now_ms": now, "at_most": MOST_LOST if losses else MOST_LOOKUPS, "lo": shard.lo, "hi": shard.hi}
+    claimed = len(SQL.run(connection, "claim_lookups", {**mine, **limits}).all())
+    if not claimed:
+        return []
+    if together and claimed == limits["at_most"]:  # else nothing more is due
+        SQL.run(connection, "claim_with_them", {**mine, **limits, "at_most": MOST_TOGETHER})
+    rows = SQL.run(connection, "claimed_lookups", mine).all()
+    return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]

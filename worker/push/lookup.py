@@ -23,12 +23,11 @@ from drawdown.schema.sql import queries
 from drawdown.worker.engine.asking import fetch_lookups
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LookUp, Steps, Transaction, Witness
-from drawdown.worker.engine.shard import Shard
 from drawdown.worker.history.incarnation import require_same
-from drawdown.worker.history.losses import loss_of, read_losses
 from drawdown.worker.push.adopt import adopt_other, adopt_unknown
+from drawdown.worker.push.claim import claim_lookups
 from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
-from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, CarryDoubt, Sought, carry_doubt, look_further
+from drawdown.worker.push.lost_revisions import CarryDoubt, Sought, carry_doubt, look_further
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
 from drawdown.worker.push.request import request_of, wire_key
 from drawdown.worker.push.rows import PushRow, find_push, push_id_of
@@ -41,10 +40,6 @@ SQL = queries(__file__)
 
 ASKING: Final = 5
 """Eighths of a tick's time after which nothing more is looked up."""
-MOST = 1_000
-"""Lookups a batch: enough that customers can take turns. Those not begun within its lease are asked for again."""
-MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""The same where history was lost, and each may take several calls."""
 
 
 @dataclass
@@ -73,12 +68,13 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
         asked: Sequence[Sought] = yield Transaction(
             "claim_lookups",
             partial(
-                _claim,
+                claim_lookups,
                 provider=provider,
                 claim=claim,
                 now=now,
                 shard=context.shard,
                 witness=context.witness,
+                together=capabilities.drawn,
             ),
         )
         if not asked:
@@ -141,25 +137,6 @@ def _ready(
     the others: they are weighed together."""
     unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
     return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
-
-
-def _claim(
-    connection: sa.Connection,
-    *,
-    provider: str,
-    claim: str,
-    now: int,
-    shard: Shard,
-    witness: Witness | None,
-) -> list[Sought]:
-    require_same(connection, witness)
-    mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
-    losses = read_losses(connection)
-    limits = {"now_ms": now, "at_most": MOST_LOST if losses else MOST, "lo": shard.lo, "hi": shard.hi}
-    if not SQL.run(connection, "claim_lookups", {**mine, **limits}).all():
-        return []
-    rows = SQL.run(connection, "claimed_lookups", mine).all()
-    return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]
 
 
 def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:

@@ -33,6 +33,8 @@ from drawdown.worker.push.outcome import Adopt, Settlement, Void
 from drawdown.worker.push.rows import PushRow
 
 DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
+MOST_TOGETHER: Final = 1_000
+"""What is claimed besides a batch, so that one customer's feature is whole in it. A person settles what is more."""
 UNTOLD: Final = (
     "absent, and the customer's balance does not tell whether it was charged: compare with their console, then "
     "`push resolve`"
@@ -98,28 +100,35 @@ def ends_by_balance(
     whether a push is claimed for this look-up still, and held so from then on. `others`: what is charged in its window
     under revisions of a lost history (R1), and drawn, though we do not call it accepted yet.
 
-    Of those that are settled together the sum is enough. Where one is sent again, may still be applied, or is another
-    worker's by now, it has to be told from each of the others."""
+    Of those that are decided together, voided or sent for the first time, the sum is enough. Where one is sent again,
+    may still be applied, or is another worker's by now, it has to be told from each of the others. What may have been
+    drawn in a lost history is not sent for the first time either, before the balance tells."""
     decided, groups = _grouped(rows, found, ends, weighed)
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
     for pair, numbers in groups.items():
         some = [rows[number] for number in numbers]
         lost = sum(n for n, row in zip(others, rows, strict=True) if (row.customer_id, row.feature) == pair)
         charged = _charged(some, now[pair], weighed.before[pair], weighed.balances, pair, lost)
-        settled = all(isinstance(decided[number], Void) and is_mine(rows[number]) for number in numbers)
-        if charged is not None and not settled and not is_only_choice([int(row.sent_qty) for row in some], charged):
+        together = all(_is_last_word(decided[number]) and is_mine(rows[number]) for number in numbers)
+        if charged is not None and not together and not is_only_choice([int(row.sent_qty) for row in some], charged):
             charged = None  # one alone may be charged after this
         unread = isinstance(weighed.balances.get(pair[0]), ReadFailed)
-        alone = now[pair].open == len(numbers) and not unread and settled
+        whole = now[pair].open == len(numbers) or len(numbers) >= MOST_TOGETHER
+        alone = whole and not unread and together
         for at, number in enumerate(numbers):
             if charged is not None and at in charged:
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
-            elif isinstance(end := decided[number], Void):
-                if charged is not None:
-                    decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
-                else:
+            elif _is_last_word(end := decided[number]):
+                if charged is None:
                     decided[number] = _later(rows[number], asked_ms, alone=alone)
+                elif isinstance(end, Void):
+                    decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
     return _above_floor(rows, decided, asked_ms)
+
+
+def _is_last_word(end: End) -> bool:
+    """Whether a push, were it not for the balance, would now be taken for one that never arrived."""
+    return isinstance(end, Void) or (isinstance(end, Settlement) and end.never_sent)
 
 
 def _grouped(
