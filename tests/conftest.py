@@ -21,6 +21,7 @@ import structlog
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from tests import leftovers
+from tests.fresh import name_anew
 from tests.integration.locked import require_lock
 from tests.postgres_server import Server
 from tests.whole import WHOLE
@@ -108,26 +109,9 @@ def migrated_postgres(postgres_server: str) -> str:
 
 def _opened(url: str) -> sa.Engine:
     made = connect(url)
-    write(made, _name_anew)
+    write(made, name_anew)
     require_lock(made)
     return made
-
-
-def _name_anew(connection: sa.Connection) -> None:
-    """A copy is a database of its own (R1), though a guard keeps names as they are: a host would else take one test's
-    database for another's that was restored."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
-        connection.execute(sa.text("UPDATE incarnation SET database_id = replace(gen_random_uuid()::text, '-', '')"))
-        return
-    guards = connection.execute(
-        sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'incarnation'")
-    ).all()
-    for guard in guards:
-        connection.exec_driver_sql(f"DROP TRIGGER {guard.name}")
-    connection.execute(sa.text("UPDATE incarnation SET database_id = lower(hex(randomblob(16)))"))
-    for guard in guards:
-        connection.exec_driver_sql(guard.sql)
 
 
 def _for_a_test(server: str, template: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from drawdown.schema.database import connect
+from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 
 
@@ -25,4 +25,23 @@ def fresh(path: Path | None = None) -> sa.Engine:
     source.driver_connection.backup(target.driver_connection)  # type: ignore[union-attr]
     source.close()
     target.close()
+    if path is not None:
+        write(made, name_anew)
     return made
+
+
+def name_anew(connection: sa.Connection) -> None:
+    """A copy is a database of its own (R1), though a guard keeps names as they are: a host would else take one test's
+    database for another's that was restored."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        connection.execute(sa.text("UPDATE incarnation SET database_id = replace(gen_random_uuid()::text, '-', '')"))
+        return
+    guards = connection.execute(
+        sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'incarnation'")
+    ).all()
+    for guard in guards:
+        connection.exec_driver_sql(f"DROP TRIGGER {guard.name}")
+    connection.execute(sa.text("UPDATE incarnation SET database_id = lower(hex(randomblob(16)))"))
+    for guard in guards:
+        connection.exec_driver_sql(guard.sql)

@@ -534,3 +534,21 @@ def test_a_late_refusal_waits_for_the_answer_that_is_written_down(engine: sa.Eng
     assert states(fleet) == [(0, 60, 60, "rejected")]
     was = "SELECT details FROM operator_actions WHERE action = 'push_refused_late'"
     assert '"accepted"' in str(fleet.one(was)), "what was drawn is given back for what it is, not for what it was"
+
+
+def test_what_was_credited_by_hand_hides_nothing_that_was_lost(engine: sa.Engine) -> None:
+    """Accepted and lost over there, then withdrawn; too old to be given back, it was credited on an invoice."""
+    fleet, provider = billed(engine)
+    again = f"{KEY}:r1"
+    provider.answers[again] = Rejected("dated more than 35 days back")
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
+    settle(fleet)
+    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.by, "credit note cn_1"))
+    fleet.clock.at_ms += SHOWN
+    assert told(compare(fleet, correct=True)) == []
+    del provider.charged[KEY]
+    assert told(compare(fleet, correct=True)) == [("short", 60, 0, 60)]
+    settle(fleet)
+    assert charged(provider) == 60, "the credit note stands against it"
+    assert told(compare(fleet, correct=True)) == []
+    clean(fleet)

@@ -1,15 +1,17 @@
 -- Our accepted charges, for `reconcile`. Quantities are base units; a day is UTC's.
 --
 -- Guarantee: a charge that only a balance showed (adopted as `drawn`) is no event over there, so it is left out where
--- events are compared, and counted where balances are. A charge that a person billed by hand may be among the events or
--- beside them.
+-- events are compared, and counted where balances are. What a person billed by hand may be among the events or beside
+-- them; what a person credited by hand is none: counted, it would hide as much that was lost on its day.
 
 -- name: is_drawn
 EXISTS (SELECT 1 FROM adoptions x WHERE {is_of_push} AND x.kind = 'drawn')
 
 -- name: sums
-CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {is_drawn} THEN p.sent_qty ELSE 0 END) AS BIGINT) AS accepted,
-    CAST(SUM(CASE WHEN p.state = 'accepted' AND p.by_hand THEN p.sent_qty ELSE 0 END) AS BIGINT) AS by_hand,
+CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {is_drawn} AND NOT (p.by_hand AND p.sent_qty < 0)
+        THEN p.sent_qty ELSE 0 END) AS BIGINT) AS accepted,
+    CAST(SUM(CASE WHEN p.state = 'accepted' AND p.by_hand AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT)
+        AS by_hand,
     CAST(SUM(CASE WHEN p.state = 'shadow' THEN p.sent_qty ELSE 0 END) AS BIGINT) AS shadow,
     SUM(CASE WHEN p.state IN ('due', 'queued', 'in_doubt') THEN 1 ELSE 0 END) AS unsettled,
     MAX(CASE WHEN p.state = 'accepted' THEN COALESCE(p.settled_ms, p.sealed_at_ms) ELSE 0 END) AS settled_ms
