@@ -6,13 +6,15 @@ may have been accepted by it, and the right one voided and sent anew.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Drawn, RetryAt
+from drawdown.providers.protocol import Drawn, ReadFailed, RetryAt
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.reconcile.over import ONLY_THERE
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import (
     FEATURE,
@@ -60,6 +62,24 @@ def test_what_was_mistaken_for_another_is_put_right_in_both_windows(engine: sa.E
     clean(fleet)
 
 
+def test_what_is_drawn_in_the_place_of_another_is_voided_only_where_that_can_be_given_back(engine: sa.Engine) -> None:
+    """Else both would stand until the next run: the customer would pay twice."""
+    fleet, provider = mistaken(engine, DAY_MS, 60)
+    drawn(provider, 120)
+    right = provider.totals
+
+    async def by_day_alone(customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int] | ReadFailed:
+        return await right(customer_id, from_ms, to_ms) if to_ms - from_ms > WINDOW_MS else ReadFailed("503")
+
+    provider.totals = by_day_alone
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert [one.corrected for one in found.differing] == [0, 0]
+    assert everything(fleet) == before
+    provider.totals = right
+    assert [one.corrected for one in compare(fleet, correct=True).differing] == [60, 60]
+
+
 @LATER
 @pytest.mark.parametrize("extra", [45, 75])
 def test_what_the_balance_agrees_with_is_not_given_back(engine: sa.Engine, later: int, extra: int) -> None:
@@ -104,6 +124,18 @@ def test_what_was_drawn_in_both_is_given_back_in_one(engine: sa.Engine) -> None:
     found = compare(fleet, correct=True)
     assert (told(found), found.covered) == ([("over", 60, 105, 45)], 1)
     clean(fleet)
+
+
+@LATER
+def test_what_others_drew_besides_does_not_show_that_it_was_drawn_in_both(engine: sa.Engine, later: int) -> None:
+    """A balance that somebody else draws on, too, covers the first, and cannot tell that nothing stands for it."""
+    fleet, provider = mistaken(engine, later, 45)
+    drawn(provider, 120 + 45 + 1_000)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert [one.corrected for one in found.differing] == [0] * len(found.differing)
+    assert any(ONLY_THERE in str(one.note) for one in found.differing)
+    assert everything(fleet) == before
 
 
 def test_what_was_drawn_in_both_is_given_back_on_a_day_that_is_short_all_the_same(engine: sa.Engine) -> None:

@@ -202,7 +202,7 @@ def _balance_not_asked(patches: Patches) -> None:
         return lookup_drawn.Weighed()
 
     patches.put(lookup, "weigh", weigh)
-    patches.put(short, "_charged", lambda *rest: frozenset())
+    patches.put(short, "charged_of", lambda *rest: frozenset())
 
 
 def _top_ups_forgotten(patches: Patches) -> None:

@@ -15,29 +15,22 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import ReadFailed, Totals
+from drawdown.providers.protocol import ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction, Witness
+from drawdown.worker.engine.effects import Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.rows import PushRow, Row
+from drawdown.worker.reconcile.events import accepted_of, is_unclear, look_up, read_windows, windows_of
 from drawdown.worker.reconcile.report import Line, of_line
-from drawdown.worker.reconcile.short import MEANWHILE, Short, accepted_of, is_unclear, look_up
+from drawdown.worker.reconcile.short import MEANWHILE, Short
 
 SQL = queries(__file__)
 
 ONLY_THERE: Final = f"lie in windows of which only their console or the customer's balance tells: compare{MEANWHILE}"
-
-
-def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequence[Totals | ReadFailed]]:
-    """What a provider has of each (customer, from, to), in their order."""
-    found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted)
-    assert len(found) == len(wanted), f"{provider} answered {len(found)} of {len(wanted)} totals"
-    return found
 
 
 def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Steps[Line]:
@@ -49,15 +42,14 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     if not short.doubted and line.ours - line.theirs == short.corrected + short.covered:
         verdict = line.verdict if short.corrected else "equal"
         return replace(line, corrected=abs(short.corrected), verdict=verdict)
-    windows: list[Row] = yield Transaction("reconcile_windows", partial(_windows, line=line), rollback=True)
-    spans = [(line.customer_id, int(row.window_ms), int(row.window_ms) + WINDOW_MS) for row in windows]
-    totals = yield from read_totals(line.provider, spans)
+    windows, there = yield from read_windows(line, short.by_window)
     excess: dict[Row, int] = {}
     by_hand, open_still, below = 0, 0, 0
-    for row, read in zip(windows, totals, strict=True):
+    for row in windows:
+        window = int(row.window_ms)
+        read = there[window]
         if isinstance(read, ReadFailed):
             return replace(line, note=f"could not be read by window: {read.reason}")
-        window = int(row.window_ms)
         more = int(read.get(line.feature, 0)) - int(row.accepted) + short.unseen.get(window, 0)
         if more > 0 and (row.unsettled or row.settled_ms > settled_by or short.moving):
             open_still += more
@@ -103,10 +95,6 @@ def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list
     return [row for row in windows if int(row.window_ms) in unclear]
 
 
-def _windows(connection: sa.Connection, *, line: Line) -> list[Row]:
-    return list(SQL.run(connection, "by_window", of_line(line)))
-
-
 def _adopt_windows(
     connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], by: By, witness: Witness | None
 ) -> int:
@@ -114,7 +102,7 @@ def _adopt_windows(
     an excess that another run adopted, would be given back."""
     lock_buckets(connection)
     require_same(connection, witness)
-    now, adopted = set(_windows(connection, line=line)) if excess else set(), 0
+    now, adopted = set(windows_of(connection, line=line)) if excess else set(), 0
     for window, more in excess.items():
         if window not in now:
             continue

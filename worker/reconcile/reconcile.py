@@ -28,8 +28,9 @@ from drawdown.worker.engine.waiting import visible_by
 from drawdown.worker.history.incarnation import present
 from drawdown.worker.push.rows import Row
 from drawdown.worker.reconcile.balances import compare_drawn
+from drawdown.worker.reconcile.events import read_totals
 from drawdown.worker.reconcile.lost_days import compare_lost
-from drawdown.worker.reconcile.over import compare_over, read_totals
+from drawdown.worker.reconcile.over import compare_over
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
 from drawdown.worker.reconcile.short import Short, ended_short, find_absent
 
@@ -229,7 +230,7 @@ def _give_back_beside(context: Context, short: Short, line: Line, settled_by: in
     over = yield from compare_over(context, short, settled_by, by)
     notes = [note for note in (line.note, over.note) if note]
     whole = not (over.note or short.below or short.untold)
-    done = abs(line.theirs - line.ours) if whole else line.corrected
+    done = abs(line.theirs - line.ours) if whole else short.corrected
     return replace(line, corrected=done, note="; ".join(notes) or None)
 
 

@@ -19,7 +19,6 @@ from drawdown.providers.protocol import Absent, CannotTell, Capabilities, Drawn,
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.worker.engine.asking import look_up_all
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import require_same
@@ -28,16 +27,16 @@ from drawdown.worker.push.balances import (
     Accounted,
     Balances,
     CustomerFeature,
-    charged_among,
     drawn_of,
     read_accounted,
     read_balances,
 )
 from drawdown.worker.push.outcome import UNTRACED
-from drawdown.worker.push.request import dated, request_of
 from drawdown.worker.push.rows import PushRow, push_id_of
 from drawdown.worker.push.void import void_one
-from drawdown.worker.reconcile.report import Line, of_line
+from drawdown.worker.reconcile.events import ByWindow, accepted_of, is_unclear, look_up, read_windows
+from drawdown.worker.reconcile.report import Line
+from drawdown.worker.reconcile.weighing import charged_of, standing
 
 SQL = queries(__file__)
 
@@ -67,6 +66,8 @@ class Short:
     untold: int = 0
     below: int = 0
     """In base units; below zero for what was to be given back."""
+    by_window: ByWindow = field(default_factory=dict)
+    """What events show of each window, where they show too much of some."""
     unseen: dict[int, int] = field(default_factory=dict)
     """By window: what is accepted by the balance alone."""
     doubted: set[int] = field(default_factory=set)
@@ -82,6 +83,12 @@ class Short:
     @property
     def pair(self) -> CustomerFeature:
         return self.line.customer_id, self.line.feature
+
+    @property
+    def shown_too_much(self) -> bool:
+        """Whether events show more of some windows than what they show of all its pushes comes to."""
+        absent = sum(int(row.sent_qty) for row, found in zip(self.rows, self.found, strict=True) if found == Absent())
+        return self.line.theirs - self.line.ours + absent > 0
 
     @property
     def too_much(self) -> int:
@@ -114,7 +121,12 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
     for line in lines:
         rows: list[PushRow] = yield Transaction("reconcile_accepted", partial(accepted_of, line=line), rollback=True)
         rows = [row for row in rows if row.settled_ms <= settled_by]
-        asked.append(Short(line, rows, (yield from look_up(provider, rows, capabilities))))
+        found = yield from look_up(provider, rows, capabilities)
+        short = Short(line, rows, found)
+        if capabilities.drawn and short.shown_too_much:
+            # Where nothing is charged twice by it, not even until the next run: both are put right, or neither.
+            _, short.by_window = yield from read_windows(line, {})
+        asked.append(short)
     by_pair: dict[CustomerFeature, list[Short]] = defaultdict(list)
     for short in asked:
         by_pair[short.pair].append(short)
@@ -143,17 +155,6 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
     return asked
 
 
-def accepted_of(connection: sa.Connection, *, line: Line) -> list[PushRow]:
-    """The pushes of a line that we call accepted, and of which events have to tell."""
-    return list(SQL.run(connection, "accepted", of_line(line)))
-
-
-def look_up(provider: str, rows: Sequence[PushRow], capabilities: Capabilities) -> Steps[Sequence[LookupResult]]:
-    """Ask for pushes (rows of `accepted_of`), in their order."""
-    requests = [replace(request_of(row, capabilities), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
-    return (yield from look_up_all(provider, requests))
-
-
 def _void_absent(
     connection: sa.Connection,
     *,
@@ -173,17 +174,7 @@ def _void_absent(
     quantities = [int(row.sent_qty) for _, row in absent]
     # What they have more of is taken over by window (`compare_over`).
     taken_over = sum(_take_over(connection, short, by) for short in some if short.line.verdict == "short")
-    charged: frozenset[int] | None = frozenset()
-    drawn = drawn_of(balances, pair)
-    extra = 0 if before is None else _extra(some, drawn, sum(quantities))
-    if before is not None and (absent or extra):
-        now = _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
-        beyond = None if now is None or drawn is None else now.beyond(drawn)
-        charged = None if beyond is None else _charged(quantities, beyond, extra)
-        balanced = charged is None and beyond == (0, 0)
-        charged = frozenset(range(len(quantities))) if balanced else charged
-        for short in some:
-            short.balanced, short.explained, short.moving = balanced, charged is None, now is None
+    charged = _weighed(connection, some, pair, before, balances, quantities, taken_over)
     for number, (short, row) in enumerate(absent):
         window = int(row.window_ms)
         if charged is not None and number in charged:
@@ -199,6 +190,34 @@ def _void_absent(
             evidence += "; the customer's balance agrees" if before is not None else ""
             void_one(connection, row, by, evidence, "absent", answered=False)
             short.corrected += quantities[number]
+
+
+def _weighed(
+    connection: sa.Connection,
+    some: Sequence[Short],
+    pair: CustomerFeature,
+    before: Accounted | None,
+    balances: Balances,
+    quantities: Sequence[int],
+    taken_over: int,
+) -> frozenset[int] | None:
+    """Which of the absent pushes the customer's balance was drawn on by; None: it does not tell."""
+    drawn = drawn_of(balances, pair)
+    extra = 0 if before is None else _extra(some, drawn, sum(quantities))
+    if before is None or not (quantities or extra):
+        return frozenset()
+    unread = any(isinstance(read, ReadFailed) for short in some for read in short.by_window.values())
+    now = None if unread else standing(connection, some[0].line.provider, pair, before, balances, taken_over)
+    beyond = None if now is None or drawn is None else now.beyond(drawn)
+    charged = None if beyond is None else charged_of(quantities, beyond, extra)
+    balanced = charged is None and beyond == (0, 0)
+    charged = frozenset(range(len(quantities))) if balanced else charged
+    # Covered is enough to stand. What others may have drawn besides could hide that it never was, and that what events
+    # show too much of is what was drawn in its place: that is given back only where nothing else was.
+    besides = beyond is not None and beyond[0] > extra and bool(quantities) and min(quantities) > 0
+    for short in some:
+        short.balanced, short.explained, short.moving = balanced, charged is None or besides, now is None
+    return charged
 
 
 def _take_over(connection: sa.Connection, short: Short, by: By) -> int:
@@ -221,22 +240,6 @@ def _take_over(connection: sa.Connection, short: Short, by: By) -> int:
     return fell
 
 
-def _standing(
-    connection: sa.Connection,
-    provider: str,
-    pair: CustomerFeature,
-    before: Accounted,
-    balances: Balances,
-    taken_over: int,
-) -> Accounted | None:
-    """What stands beside a balance. None: it tells nothing yet, since it was not read, or a push was on its way."""
-    now = read_accounted(connection, provider=provider, pairs=[pair], balances=balances)[pair]
-    unread = isinstance(balances.get(pair[0]), ReadFailed)
-    if unread or now.open or now.sent != before.sent or now.accepted != before.accepted - taken_over:
-        return None
-    return now
-
-
 def _extra(some: Sequence[Short], drawn: Drawn | None, absent: int) -> int:
     """What events show beyond what is accepted, where all of it lies in the balance's cycle and above the floor: it was
     drawn, and by none of the pushes that are absent. Where a list stood still, it showed neither of two pushes alike,
@@ -246,17 +249,6 @@ def _extra(some: Sequence[Short], drawn: Drawn | None, absent: int) -> int:
     if any(short.line.from_ms < max(since, floor) for short in some):
         return 0
     return max(0, absent + sum(short.line.theirs - short.line.ours + short.corrected for short in some))
-
-
-def _charged(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -> frozenset[int] | None:
-    """Which of the absent pushes the balance was drawn on by: they count as accepted still. None, too, where it was not
-    drawn on by what events show too much of: that stands for a push of a day that is not compared now."""
-    if not quantities:
-        return frozenset() if beyond[1] >= extra else None
-    if beyond[0] >= extra and all(quantity > 0 for quantity in quantities):
-        return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
-    of_absent = sum(quantities) - extra
-    return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent)
 
 
 def ended_short(short: Short, capabilities: Capabilities) -> Line:
@@ -285,11 +277,6 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
     return replace(
         line, corrected=done, note="; ".join(notes) or None, verdict="equal" if only_covered else line.verdict
     )
-
-
-def is_unclear(row: PushRow, found: LookupResult) -> bool:
-    """Whether a later send may have charged without a trace: only the customer's balance tells."""
-    return found == Found(0) and int(row.arrivals) > 1
 
 
 def _is_still(connection: sa.Connection, row: PushRow) -> bool:

@@ -1,0 +1,63 @@
+"""What a provider's events tell of one line: of each push, and of each window.
+
+Guarantee: reads only. What could not be read is said to be so, and never taken for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import sqlalchemy as sa
+
+from drawdown.providers.protocol import Capabilities, Found, LookupResult, ReadFailed, Totals
+from drawdown.schema.sql import queries
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.engine.asking import look_up_all
+from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
+from drawdown.worker.push.request import dated, request_of
+from drawdown.worker.push.rows import PushRow, Row
+from drawdown.worker.reconcile.report import Line, of_line
+
+SQL = queries(__file__)
+
+ByWindow = Mapping[int, Totals | ReadFailed]
+"""What events show of each window of a line."""
+
+
+def read_totals(provider: str, wanted: Sequence[tuple[str, int, int]]) -> Steps[Sequence[Totals | ReadFailed]]:
+    """What a provider has of each (customer, from, to), in their order."""
+    found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted)
+    assert len(found) == len(wanted), f"{provider} answered {len(found)} of {len(wanted)} totals"
+    return found
+
+
+def accepted_of(connection: sa.Connection, *, line: Line) -> list[PushRow]:
+    """The pushes of a line that we call accepted, and of which events have to tell."""
+    return list(SQL.run(connection, "accepted", of_line(line)))
+
+
+def look_up(provider: str, rows: Sequence[PushRow], capabilities: Capabilities) -> Steps[Sequence[LookupResult]]:
+    """Ask for pushes (rows of `accepted_of`), in their order."""
+    requests = [replace(request_of(row, capabilities), ts=dated(int(row.window_ms), int(row.dated_as))) for row in rows]
+    return (yield from look_up_all(provider, requests))
+
+
+def is_unclear(row: PushRow, found: LookupResult) -> bool:
+    """Whether a later send may have charged without a trace: only the customer's balance tells."""
+    return found == Found(0) and int(row.arrivals) > 1
+
+
+def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
+    """What we call accepted of each window of a line."""
+    return list(SQL.run(connection, "by_window", of_line(line)))
+
+
+def read_windows(line: Line, known: ByWindow) -> Steps[tuple[Sequence[Row], ByWindow]]:
+    """The windows of a line as they stand, and what events show of each; those of `known` are not asked for again."""
+    windows: list[Row] = yield Transaction("reconcile_windows", partial(windows_of, line=line), rollback=True)
+    asked = [int(row.window_ms) for row in windows if int(row.window_ms) not in known]
+    spans = [(line.customer_id, window, window + WINDOW_MS) for window in asked]
+    totals = (yield from read_totals(line.provider, spans)) if spans else ()
+    return windows, {**known, **dict(zip(asked, totals, strict=True))}
