@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, OWN_MINUTES
 from drawdown.worker.catalog.terms import paused
 from drawdown.worker.commands.providers import pause, resume
 from drawdown.worker.commands.pushes import resolve_accepted, void
 from drawdown.worker.push.balances import acknowledge, told
+from drawdown.worker.push.request import dated
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS
@@ -21,7 +22,7 @@ from tests.emulators.autumn_state import ONE_OFF
 from tests.simulation.actions import Action
 from tests.simulation.operators import NOTHING_BACK, TOO_OLD, attempt, said
 from tests.simulation.providers import AUTUMN
-from tests.simulation.remote import Autumn, unit_at
+from tests.simulation.remote import Autumn, Stripe, unit_at
 from tests.simulation.webhooks import webhooks
 from tests.simulation.world import World
 
@@ -86,6 +87,9 @@ def _decide(world: World, one: Open) -> str | None:
         if not one.error.startswith(SHARED) or not done(resolve_accepted):
             return None  # of another history: the daily lookup adopts it
         return _made_whole(world, one, found * unit_at(one.provider, one.feature))
+    shared = _in_its_minute(world, one) if found is None and one.error.startswith(SHARED) else 0
+    if shared:
+        return _made_whole(world, one, shared) if done(resolve_accepted) else None
     if found is None:
         if not done(void):
             return None
@@ -99,6 +103,21 @@ def _decide(world: World, one: Open) -> str | None:
         return None
     world.faults.note("decided_accepted")
     return f"{one.key}: accepted"
+
+
+def _in_its_minute(world: World, one: Open) -> int:
+    """What the console shows in the minute of a push beyond all that we call accepted: of a revision that was lost."""
+    remote = world.remote[one.provider]
+    assert isinstance(remote, Stripe)
+    rows = world.rows(
+        "SELECT COALESCE(SUM(CASE WHEN state = 'accepted' THEN sent_qty ELSE 0 END), 0), "
+        "MAX(CASE WHEN key = :key THEN revision ELSE 0 END) FROM pushes WHERE provider = :provider "
+        "AND feature = :feature AND customer_id = :customer AND window_ms = :window AND revision >= :shared",
+        shared=OWN_MINUTES,
+        **{name: getattr(one, name) for name in ("key", "provider", "feature", "customer", "window")},
+    )
+    accepted, revision = map(int, rows[0])
+    return remote.in_minute(one.customer, one.feature, dated(one.window, revision)) - accepted
 
 
 def _made_whole(world: World, one: Open, charged: int) -> str:

@@ -332,6 +332,16 @@ class Stripe:
             sums[(customer, feature, stamp_s * 1000 - stamp_s * 1000 % WINDOW_MS)] += units * unit
         return sums
 
+    def in_minute(self, customer: str, feature: str, ts: int) -> int:
+        """What is charged in one minute, in base units."""
+        found = self.emulator.charged_by().items()
+        minute = ts // MINUTE_MS
+        return sum(
+            units * BY_EVENT[event][1]
+            for (who, event, stamp_s), units in found
+            if (who, BY_EVENT[event][0], stamp_s * 1000 // MINUTE_MS) == (customer, feature, minute)
+        )
+
     def keys(self) -> dict[str, int]:
         """In units of the meters."""
         return {key: int(value) for key, value in self.emulator._counted.items()}
