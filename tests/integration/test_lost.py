@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import CannotTell, Drawn, PushRequest, Rejected
+from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, PushRequest, Rejected, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
@@ -154,6 +155,45 @@ def test_more_than_a_batch_that_a_lost_history_drew_is_looked_up_together(
     pass_by(fleet, 1, 25 * 60, 15)
     assert fleet.rows("SELECT state, COUNT(*) FROM pushes GROUP BY state ORDER BY state") == states
     assert provider.seen == []
+
+
+def test_what_is_sealed_after_a_loss_is_not_sent_before_the_balance_tells(engine: sa.Engine) -> None:
+    """The backup is more than a day old; samples are written again half an hour after it was recovered."""
+    fleet, provider = long_ago(engine)
+    recovered(fleet)
+    pass_by(fleet, *[5] * 6)
+    fleet.sample("acme", T0 + 1, 60)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    pass_by(fleet, *[30] * 47, *[1] * 60, 30)  # to the moment at which nothing lost can be applied any more
+    assert (fleet.rows("SELECT state FROM pushes"), provider.seen) == ([("accepted",)], [])
+
+
+def long_ago(engine: sa.Engine, **changes: Any) -> tuple[Fleet, FakeProvider]:
+    """A database as it was more than a day ago."""
+    provider = FakeProvider(capabilities(**ASKED, drawn=True, **changes))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.tick(T0 + MINUTE_MS)
+    fleet.clock.at_ms = T0 + DAY_MS + 60 * MINUTE_MS
+    return fleet, provider
+
+
+@pytest.mark.parametrize("unit", [1, 60])
+def test_what_waits_for_one_another_comes_to_a_person(engine: sa.Engine, unit: int) -> None:
+    """Two pushes of a lost history and one of now, and a balance that does not tell; also where units are carried."""
+    fleet, provider = long_ago(engine, unit=unit)
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.sample("acme", T0 + WINDOW_MS + 1, 60)
+    recovered(fleet)
+    late = fleet.clock.at_ms - fleet.clock.at_ms % WINDOW_MS + WINDOW_MS
+    key = KEY.replace(str(T0), str(late))
+    provider.answers[key] = Unknown("timeout")
+    fleet.sample("acme", late + 1, 60)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(67, None)}}
+    fleet.tick(late + 2 * WINDOW_MS)
+    provider.answers[key] = Duplicate()
+    pass_by(fleet, 2, 2, 2, 25 * 60, *[5] * 60)
+    assert fleet.rows("SELECT state FROM pushes") == [("in_doubt",)] * 3
 
 
 def test_what_a_look_up_cannot_tell_of_the_lost_history_a_person_settles(engine: sa.Engine) -> None:

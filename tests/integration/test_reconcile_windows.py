@@ -190,7 +190,9 @@ def test_what_stands_for_a_push_of_a_day_that_is_not_compared_is_not_given_back(
     assert everything(fleet) == before
 
 
-@pytest.mark.parametrize(("quantity", "corrected"), [(180, 60), (180 - 17, 0)], ids=["drawn", "not whole"])
+@pytest.mark.parametrize(
+    ("quantity", "corrected"), [(180, 60), (180 - 17, 0), (180 + 1_000, 0)], ids=["drawn", "not whole", "and by others"]
+)
 def test_what_events_show_too_much_of_is_given_back_where_it_was_drawn(
     engine: sa.Engine, quantity: int, corrected: int
 ) -> None:

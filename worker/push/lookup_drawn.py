@@ -29,7 +29,7 @@ from drawdown.worker.push.balances import (
     read_accounted,
     read_balances,
 )
-from drawdown.worker.push.outcome import Adopt, Settlement, Void
+from drawdown.worker.push.outcome import OTHERS, Adopt, Settlement, Void
 from drawdown.worker.push.rows import PushRow
 
 DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
@@ -44,7 +44,6 @@ BELOW: Final = (
     "its place: settle it with the customer, then `push resolve --accepted`"
 )
 UNSENT: Final = "looked up and absent, and each attempt of it is proven not to have arrived"
-OTHERS: Final = "absent; what else is on its way for this customer comes first, for one balance tells of all"
 
 End = Settlement | Adopt | Void
 
@@ -68,12 +67,13 @@ def weigh(
     unsent: Collection[int],
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
-    claimed over there, or it could not be applied any more. Not for what is `unsent` (places of `rows`)."""
+    claimed over there, it could not be applied any more, or it was sent in a history that was lost, if at all. Not for
+    what is `unsent` (places of `rows`)."""
     pairs = {
         (str(row.customer_id), str(row.feature))
         for number, (row, result) in enumerate(zip(rows, found, strict=True))
         if capabilities.drawn and isinstance(result, Absent) and row.sent_qty and number not in unsent
-        if row.claimed or asked_ms - int(row.last_sent_ms) >= capabilities.applied_within_ms
+        if row.claimed or not row.attempts or asked_ms - int(row.last_sent_ms) >= capabilities.applied_within_ms
     }
     if not pairs:
         return Weighed(unsent=unsent)

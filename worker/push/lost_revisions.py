@@ -19,7 +19,7 @@ from drawdown.worker.engine.asking import look_up_all
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.history.losses import Loss
 from drawdown.worker.push.adopt import Other
-from drawdown.worker.push.outcome import OTHERS_FIRST
+from drawdown.worker.push.outcome import OTHERS, OTHERS_FIRST
 from drawdown.worker.push.request import dated, request_of, wire_key
 from drawdown.worker.push.rows import PushRow, push_id_of
 
@@ -45,7 +45,10 @@ def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilit
         return CarryDoubt()
     values = {**push_id_of(row), "provider": row.provider, "customer_id": row.customer_id}
     stale = SQL.run(connection, "adopted_since", {**values, "sealed_at_ms": row.sealed_at_ms}).first() is not None
-    waits = SQL.run(connection, "others_untold", {**values, "others_first": OTHERS_FIRST}).first() is not None
+    waits = (
+        SQL.run(connection, "others_untold", {**values, "others_first": OTHERS_FIRST, "others": OTHERS}).first()
+        is not None
+    )
     return CarryDoubt(stale, waits)
 
 

@@ -168,6 +168,7 @@ def after_lookup(
 
 
 OTHERS_FIRST: Final = "absent; others of its customer come first"
+OTHERS: Final = "absent; what else is on its way for this customer comes first, for one balance tells of all"
 # One event stands for a key: a second send under it, while the store of keys fails open, charges and leaves no trace.
 UNTRACED: Final = (
     "the provider has it on record as charging nothing, but a later send may have charged without a trace: "

@@ -163,7 +163,7 @@ SELECT 1 FROM pushes p WHERE {this_push} AND state IN ('queued', 'in_doubt') AND
 -- What was found absent, and waits for others alone, comes to nothing that is adopted; anything else may.
 SELECT 1 FROM pushes o WHERE o.provider = :provider AND o.state IN {open_states}
     AND o.state = 'queued' AND o.org_id = :org_id AND o.customer_id = :customer_id AND o.feature = :feature
-    AND o.attempts = 0 AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') <> :others_first)
+    AND o.attempts = 0 AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') NOT IN (:others_first, :others))
     AND (o.window_ms <> :window_ms OR o.revision <> :revision) LIMIT 1
 
 -- name: adopted_since

@@ -229,7 +229,8 @@ def _give_back_beside(context: Context, short: Short, line: Line, settled_by: in
     """A line that is short as a whole, and has too much in other windows of its day. `line`: as it is without that."""
     over = yield from compare_over(context, short, settled_by, by)
     notes = [note for note in (line.note, over.note) if note]
-    whole = not (over.note or short.below or short.untold)
+    rest = short.line.theirs - short.line.ours - over.corrected + short.covered
+    whole = not (rest or over.note or short.below or short.untold)
     done = abs(line.theirs - line.ours) if whole else short.corrected
     return replace(line, corrected=done, note="; ".join(notes) or None)
 

@@ -212,9 +212,10 @@ def _weighed(
     charged = None if beyond is None else charged_of(quantities, beyond, extra)
     balanced = charged is None and beyond == (0, 0)
     charged = frozenset(range(len(quantities))) if balanced else charged
-    # Covered is enough to stand. What others may have drawn besides could hide that it never was, and that what events
-    # show too much of is what was drawn in its place: that is given back only where nothing else was.
-    besides = beyond is not None and beyond[0] > extra and bool(quantities) and min(quantities) > 0
+    # Covered is enough to stand. What others may have drawn besides could hide that it never was, or that something of
+    # a day that is not compared never was, and that what events show too much of is what was drawn in its place: that
+    # is given back only where nothing else was.
+    besides = beyond is not None and beyond[0] > extra and (min(quantities) > 0 if quantities else extra > 0)
     for short in some:
         short.balanced, short.explained, short.moving = balanced, charged is None or besides, now is None
     return charged
