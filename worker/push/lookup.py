@@ -109,7 +109,8 @@ def _look_up_batch(
         )
         unsent = {place for place, sought in enumerate(portion) if _is_unsent(sought)}
         rows = [sought.row for sought in portion]
-        weighed = yield from weigh(provider, rows, found, asked_ms, capabilities, unsent)
+        sent = [_last_sent(sought) for sought in portion]
+        weighed = yield from weigh(provider, rows, found, asked_ms, capabilities, unsent, sent)
         came_to: Confirmed = yield Transaction(
             "confirm",
             partial(
@@ -225,16 +226,15 @@ def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
 
 def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
     row, loss = sought.row, sought.loss
-    first, last = int(row.first_attempt_ms or row.last_sent_ms), int(row.last_sent_ms)
-    if loss is not None:  # it may have been sent from the loss's begin to its end, whatever our attempts say
-        first, last = min(first, loss.from_ms), max(last, loss.until_ms) if row.attempts else loss.until_ms
+    first = int(row.first_attempt_ms or row.last_sent_ms)
+    first = first if loss is None else min(first, loss.from_ms)
     lost = loss is not None and row.attempts == 0
     doubt = carry_doubt(connection, row, capabilities) if lost else CarryDoubt()
     return Asked(
         state=str(row.state),
         sent_qty=int(row.sent_qty),
         lookups=int(row.lookups),
-        last_sent_ms=last,
+        last_sent_ms=_last_sent(sought),
         first_sent_ms=first,
         claimed=bool(row.claimed),
         lost=lost,
@@ -243,6 +243,14 @@ def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities
         stale=doubt.stale,
         waits=doubt.waits,
     )
+
+
+def _last_sent(sought: Sought) -> int:
+    """When it may have been sent last: to a loss's end, whatever our attempts say."""
+    last = int(sought.row.last_sent_ms)
+    if sought.loss is None:
+        return last
+    return max(last, sought.loss.until_ms) if sought.row.attempts else sought.loss.until_ms
 
 
 def _is_unsent(sought: Sought) -> bool:

@@ -65,15 +65,16 @@ def weigh(
     asked_ms: int,
     capabilities: Capabilities,
     unsent: Collection[int],
+    sent_ms: Sequence[int],
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
-    claimed over there, it could not be applied any more, or it was sent in a history that was lost, if at all. Not for
-    what is `unsent` (places of `rows`)."""
+    claimed over there, or it could not be applied any more, if it was sent at `sent_ms`. Not for what is `unsent`
+    (places of `rows`)."""
     pairs = {
         (str(row.customer_id), str(row.feature))
         for number, (row, result) in enumerate(zip(rows, found, strict=True))
         if capabilities.drawn and isinstance(result, Absent) and row.sent_qty and number not in unsent
-        if row.claimed or not row.attempts or asked_ms - int(row.last_sent_ms) >= capabilities.applied_within_ms
+        if row.claimed or asked_ms - sent_ms[number] >= capabilities.applied_within_ms
     }
     if not pairs:
         return Weighed(unsent=unsent)
