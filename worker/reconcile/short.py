@@ -124,7 +124,7 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
         found = yield from look_up(provider, rows, capabilities)
         short = Short(line, rows, found)
         if capabilities.drawn and short.shown_too_much:
-            # Where nothing is charged twice by it, not even until the next run: both are put right, or neither.
+            # Both windows are put right, or neither: else the customer would be charged twice until the next run.
             _, short.by_window = yield from read_windows(line, {})
         asked.append(short)
     by_pair: dict[CustomerFeature, list[Short]] = defaultdict(list)

@@ -1,6 +1,7 @@
 """What a customer's balance tells of accepted pushes that no event shows (P5).
 
-Guarantee: it tells nothing while a push is on its way, and nothing that it was not drawn on by just as much.
+Guarantee: it tells nothing while a push is on its way. A push is taken for undrawn only where figures agree exactly;
+where the balance was drawn on by more than is accounted for, a push stands.
 """
 
 from __future__ import annotations
