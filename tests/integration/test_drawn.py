@@ -11,8 +11,10 @@ from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, Found, Pus
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, pushes
+from drawdown.worker.commands.assignments import assign
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Push, Transaction
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.push import push
 from drawdown.worker.verify.verify import verify
@@ -237,3 +239,54 @@ def test_of_two_as_large_neither_is_chosen_where_another_worker_looks_one_up_by_
     provider.drawn = right  # type: ignore[method-assign]
     fleet.tick(fleet.clock.at_ms + DAY_MS)
     assert sorted(str(row[3]) for row in states(fleet))[:2] == ["accepted", "voided"]
+
+
+def test_a_balance_of_a_later_cycle_does_not_tell_that_nothing_was_drawn_before_it(engine: sa.Engine) -> None:
+    """The month ends between the send and the day after which it can be applied no more: what was drawn, was drawn from
+    the month before."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    provider.answers[KEY] = Duplicate()
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(0, fleet.clock.at_ms + 60 * MINUTE_MS)}}
+    for _ in range(5):
+        fleet.tick(fleet.clock.at_ms + DAY_MS // 2)
+    assert states(fleet) == [(0, 60, 60, "in_doubt")]
+    assert "does not tell" in str(fleet.one("SELECT last_error FROM pushes"))
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, fleet.clock.at_ms - 9 * DAY_MS)}}
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert states(fleet) == [(0, 60, 60, "accepted")]
+    clean(fleet)
+
+
+@pytest.mark.parametrize("how", ["shards", "stopped"])
+def test_two_organisations_that_were_one_customer_do_not_wait_for_ever(engine: sa.Engine, how: str) -> None:
+    """One balance tells of both: other workers' look-ups are made together, and for who is stopped a person is asked."""
+    fleet, provider = fleet_of(engine, **DRAWN)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += 2 * WINDOW_MS
+    write(engine, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="another"))
+    write(engine, lambda c: assign(c, ["bolt"], "fake", fleet.by, customer_id="acme"))
+    later = KEY.replace("acme", "bolt").replace(str(T0), str(T0 + 8 * WINDOW_MS))
+    provider.answers[later] = Unknown("cut")
+    fleet.sample("bolt", T0 + 8 * WINDOW_MS + 1, 60)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    fleet.tick(T0 + 10 * WINDOW_MS)
+    provider.answers[KEY] = provider.answers[later] = Duplicate()
+    shards = [Shard()]
+    if how == "shards":
+        buckets = [int(str(fleet.one("SELECT bucket FROM orgs WHERE org_id = :o", o=org))) for org in ("acme", "bolt")]
+        shards = [Shard(0, sum(buckets) // 2), Shard(sum(buckets) // 2 + 1)]
+    for number in range(2 * 24 * 12):
+        if how == "stopped" and number == 3:
+            fleet.write("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'")
+        fleet.clock.at_ms += 5 * MINUTE_MS
+        for shard in shards:
+            fleet.tick(shard=shard)
+    found = fleet.rows("SELECT org_id, state FROM pushes WHERE window_ms IN (:a, :b) AND revision = 0 ORDER BY 1",
+        a=T0, b=T0 + 8 * WINDOW_MS)  # fmt: skip
+    if how == "shards":
+        assert sorted(row[1] for row in found) == ["accepted", "voided"]
+    else:
+        assert found == [("acme", "queued"), ("bolt", "in_doubt")]

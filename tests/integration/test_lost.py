@@ -31,6 +31,7 @@ from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.reconciling import compare
 from tests.world import T0, Fleet
 
 BY_TURNS = True
@@ -465,3 +466,28 @@ def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(eng
         steps.close()
     assert done == ["begin_tick", "recognise"]
     assert "sends" in str(fleet.one("SELECT doubted_reason FROM incarnation"))
+
+
+@pytest.mark.parametrize("night", [True, False])
+def test_what_a_reconciliation_told_before_the_samples_came_is_not_taken_for_somebody_elses(
+    engine: sa.Engine, night: bool
+) -> None:
+    """A lost push was drawn, and no event shows it. The balance shows more than is known here; a person is told."""
+    lost = KEY.replace(str(T0), str(T0 + 2 * WINDOW_MS))
+    provider = FakeProvider(capabilities(**ASKED, drawn=True))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    fleet.clock.at_ms = T0 + DAY_MS
+    recovered(fleet)
+    fleet.tick()
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(120, None)}}
+    if night:
+        assert compare(fleet, correct=True).exit_status == 1
+    fleet.sample("acme", T0 + 2 * WINDOW_MS + 1, 60)
+    provider.answers[lost] = Duplicate()
+    pass_by(fleet, 1, 2, 25 * 60, *[16] * 3)
+    newest = "SELECT state FROM pushes ORDER BY window_ms DESC, revision DESC LIMIT 1"
+    assert fleet.one(newest) == ("in_doubt" if night else "accepted")
+    assert {one.key for one in provider.seen} <= {KEY, lost}, "nothing is billed a second time under another key"

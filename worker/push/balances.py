@@ -63,6 +63,8 @@ class Accounted:
     """The sums of those that draw, and of those that give back."""
     apart: int | None = None
     """How far the balance was from `ours` when it was last compared in this cycle; None: it was not."""
+    marked_ms: int = 0
+    """When that was."""
 
     def beyond(self, drawn: Drawn) -> tuple[int, int] | None:
         """By how much, at least and at most, a balance was drawn on beyond what is accepted; None: it does not tell."""
@@ -89,12 +91,12 @@ def read_accounted(
     values = {"provider": provider, "pairs": marked, "apart_ms": CLOCKS_APART_MS}
     for row in SQL.run(connection, "accounted", values):
         by_pair[(row.customer_id, row.feature)].append(row)
-    return {pair: _accounted(by_pair[pair], marks[pair][0] if pair in marks else None) for pair in pairs}
+    return {pair: _accounted(by_pair[pair], *marks.get(pair, (None, 0))) for pair in pairs}
 
 
-def _accounted(rows: Sequence[Row], apart: int | None) -> Accounted:
+def _accounted(rows: Sequence[Row], apart: int | None, marked_ms: int) -> Accounted:
     if not rows:
-        return Accounted(apart=apart)
+        return Accounted(apart=apart, marked_ms=marked_ms)
 
     def total(name: str) -> int:
         return sum(int(getattr(row, name)) for row in rows)
@@ -114,6 +116,7 @@ def _accounted(rows: Sequence[Row], apart: int | None) -> Accounted:
         open_above=total("open_above"),
         open_below=total("open_below"),
         apart=apart,
+        marked_ms=marked_ms,
     )
 
 

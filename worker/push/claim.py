@@ -136,7 +136,7 @@ def claim_lookups(
     claimed = len(SQL.run(connection, "claim_lookups", {**mine, **limits}).all())
     if not claimed:
         return []
-    if together and claimed == limits["at_most"]:  # else nothing more is due
-        SQL.run(connection, "claim_with_them", {**mine, **limits, "at_most": MOST_TOGETHER})
+    if together and (claimed == limits["at_most"] or shard != Shard()):  # else nothing more is due
+        SQL.run(connection, "claim_with_them", {**mine, "now_ms": now, "at_most": MOST_TOGETHER})
     rows = SQL.run(connection, "claimed_lookups", mine).all()
     return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]

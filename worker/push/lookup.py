@@ -107,10 +107,7 @@ def _look_up_batch(
         portion, found = yield from look_further(
             provider, [asked[place] for place in answers], list(answers.values()), capabilities
         )
-        unsent = {place for place, sought in enumerate(portion) if _is_unsent(sought)}
-        rows = [sought.row for sought in portion]
-        sent = [_last_sent(sought) for sought in portion]
-        weighed = yield from weigh(provider, rows, found, asked_ms, capabilities, unsent, sent)
+        weighed = yield from weigh(provider, portion, found, asked_ms, capabilities)
         came_to: Confirmed = yield Transaction(
             "confirm",
             partial(
@@ -172,9 +169,8 @@ def _apply(
     ]
     if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(looked, asked, strict=True)):
         lock_buckets(connection)
-    rows, mine = [sought.row for sought in asked], partial(_still_mine, connection, claim=claim)
-    others = [sum(other.quantity for other in sought.others) for sought in asked]
-    ends = ends_by_balance(connection, provider, rows, found, looked, weighed, asked_ms, mine, others)
+    mine = partial(_still_mine, connection, claim=claim)
+    ends = ends_by_balance(connection, provider, asked, found, looked, weighed, asked_ms, mine)
     by = By(now, "drawdown", "looked up")
     for sought, end in zip(asked, ends, strict=True):
         if isinstance(end, Settlement):
@@ -226,16 +222,14 @@ def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
 
 def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities) -> Asked:
     row, loss = sought.row, sought.loss
-    first = int(row.first_attempt_ms or row.last_sent_ms)
-    first = first if loss is None else min(first, loss.from_ms)
     lost = loss is not None and row.attempts == 0
     doubt = carry_doubt(connection, row, capabilities) if lost else CarryDoubt()
     return Asked(
         state=str(row.state),
         sent_qty=int(row.sent_qty),
         lookups=int(row.lookups),
-        last_sent_ms=_last_sent(sought),
-        first_sent_ms=first,
+        last_sent_ms=sought.last_sent_ms,
+        first_sent_ms=sought.first_sent_ms,
         claimed=bool(row.claimed),
         lost=lost,
         others=bool(sought.others),
@@ -243,20 +237,6 @@ def _asked(connection: sa.Connection, sought: Sought, capabilities: Capabilities
         stale=doubt.stale,
         waits=doubt.waits,
     )
-
-
-def _last_sent(sought: Sought) -> int:
-    """When it may have been sent last: to a loss's end, whatever our attempts say."""
-    last = int(sought.row.last_sent_ms)
-    if sought.loss is None:
-        return last
-    return max(last, sought.loss.until_ms) if sought.row.attempts else sought.loss.until_ms
-
-
-def _is_unsent(sought: Sought) -> bool:
-    """Whether each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
-    row = sought.row
-    return sought.loss is None and bool(row.attempts) and not row.claimed and not row.arrivals
 
 
 def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str, now: int, asked_ms: int) -> bool:

@@ -8,17 +8,17 @@ that was never sent drew on nothing, whatever the balance shows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Absent, Capabilities, LookupResult, ReadFailed
+from drawdown.providers.protocol import Absent, Capabilities, Drawn, LookupResult, ReadFailed
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.engine.waiting import MAX_BACKOFF_MS
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS, MAX_BACKOFF_MS
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
@@ -29,12 +29,16 @@ from drawdown.worker.push.balances import (
     read_accounted,
     read_balances,
 )
+from drawdown.worker.push.lost_revisions import Sought
 from drawdown.worker.push.outcome import OTHERS, Adopt, Settlement, Void
 from drawdown.worker.push.rows import PushRow
 
 DRAWN: Final = "no event shows it, and the customer's balance was drawn on by it"
 MOST_TOGETHER: Final = 1_000
 """What is claimed besides a batch, so that one customer's feature is whole in it. A person settles what is more."""
+MOST_WAITS: Final = 100
+"""Lookups (a day of them or more) that a push waits for others of its customer, until a person is asked as well: the
+others may be of an organisation that is stopped."""
 UNTOLD: Final = (
     "absent, and the customer's balance does not tell whether it was charged: compare with their console, then "
     "`push resolve`"
@@ -54,77 +58,87 @@ class Weighed:
 
     before: Mapping[CustomerFeature, Accounted] = field(default_factory=dict)
     balances: Balances = field(default_factory=dict)
-    unsent: Collection[int] = ()
-    """Places in the batch of what was never sent."""
 
 
 def weigh(
     provider: str,
-    rows: Sequence[PushRow],
+    asked: Sequence[Sought],
     found: Sequence[LookupResult],
     asked_ms: int,
     capabilities: Capabilities,
-    unsent: Collection[int],
-    sent_ms: Sequence[int],
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
-    claimed over there, or it could not be applied any more, if it was sent at `sent_ms`. Not for what is `unsent`
-    (places of `rows`)."""
+    claimed over there, or it could not be applied any more. Not for what was never sent."""
     pairs = {
-        (str(row.customer_id), str(row.feature))
-        for number, (row, result) in enumerate(zip(rows, found, strict=True))
-        if capabilities.drawn and isinstance(result, Absent) and row.sent_qty and number not in unsent
-        if row.claimed or asked_ms - sent_ms[number] >= capabilities.applied_within_ms
+        _pair(sought)
+        for sought, result in zip(asked, found, strict=True)
+        if capabilities.drawn and isinstance(result, Absent) and sought.row.sent_qty and not sought.is_unsent
+        if sought.row.claimed or asked_ms - sought.last_sent_ms >= capabilities.applied_within_ms
     }
     if not pairs:
-        return Weighed(unsent=unsent)
+        return Weighed()
     before: dict[CustomerFeature, Accounted] = yield Transaction(
         "confirm_accounted",
         partial(read_accounted, provider=provider, pairs=sorted(pairs), balances={}),
         rollback=True,
     )
-    return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in pairs})), unsent)
+    return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in pairs})))
+
+
+def _pair(sought: Sought) -> CustomerFeature:
+    return str(sought.row.customer_id), str(sought.row.feature)
 
 
 def ends_by_balance(
     connection: sa.Connection,
     provider: str,
-    rows: Sequence[PushRow],
+    asked: Sequence[Sought],
     found: Sequence[LookupResult],
     ends: Sequence[End],
     weighed: Weighed,
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
-    others: Sequence[int],
 ) -> list[End]:
     """The ends of a batch, by what the balances say of the absent ones; the others' are as they were. `is_mine`:
-    whether a push is claimed for this look-up still, and held so from then on. `others`: what is charged in its window
-    under revisions of a lost history (R1), and drawn, though we do not call it accepted yet.
+    whether a push is claimed for this look-up still, and held so from then on.
 
     Of those that are decided together, voided or sent for the first time, the sum is enough. Where one is sent again,
     may still be applied, or is another worker's by now, it has to be told from each of the others. What may have been
     drawn in a lost history is not sent for the first time either, before the balance tells."""
-    decided, groups = _grouped(rows, found, ends, weighed)
+    decided, groups = _grouped(asked, found, ends, weighed)
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
-    for pair, numbers in groups.items():
-        some = [rows[number] for number in numbers]
-        lost = sum(n for n, row in zip(others, rows, strict=True) if (row.customer_id, row.feature) == pair)
-        charged = _charged(some, now[pair], weighed.before[pair], weighed.balances, pair, lost)
-        together = all(_is_last_word(decided[number]) and is_mine(rows[number]) for number in numbers)
+    for pair, absent in groups.items():
+        drawn = drawn_of(weighed.balances, pair)
+        numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
+        some = [asked[number].row for number in numbers]
+        # What is charged in its window under revisions of a lost history is drawn, though not called accepted yet (R1).
+        lost = sum(other.quantity for sought in asked if _pair(sought) == pair for other in sought.others)
+        charged = _charged(some, now[pair], weighed.before[pair], drawn, lost) if some else None
+        together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
         if charged is not None and not together and not is_only_choice([int(row.sent_qty) for row in some], charged):
             charged = None  # one alone may be charged after this
         unread = isinstance(weighed.balances.get(pair[0]), ReadFailed)
-        whole = now[pair].open == len(numbers) or len(numbers) >= MOST_TOGETHER
+        whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
         alone = whole and not unread and together
-        for at, number in enumerate(numbers):
-            if charged is not None and at in charged:
+        drawn_on = set() if charged is None else {numbers[at] for at in charged}
+        for number in absent:
+            told = charged is not None and number in numbers
+            if number in drawn_on:
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
             elif _is_last_word(end := decided[number]):
-                if charged is None:
-                    decided[number] = _later(rows[number], asked_ms, alone=alone)
+                if not told:
+                    decided[number] = _later(asked[number].row, asked_ms, alone=alone or number not in numbers)
                 elif isinstance(end, Void):
                     decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
-    return _above_floor(rows, decided, asked_ms)
+    return _above_floor([sought.row for sought in asked], decided, asked_ms)
+
+
+def _tells_of(sought: Sought, drawn: Drawn, now: Accounted) -> bool:
+    """Whether a balance could tell of a push at all: not of what may have been drawn in the cycle before, nor of what
+    was lost (R1) and told a person since, as drawn by somebody else."""
+    if sought.first_sent_ms < (drawn.since_ms or 0) + CLOCKS_APART_MS and drawn.since_ms is not None:
+        return False
+    return sought.loss is None or not now.apart or now.marked_ms < sought.loss.from_ms
 
 
 def _is_last_word(end: End) -> bool:
@@ -133,20 +147,19 @@ def _is_last_word(end: End) -> bool:
 
 
 def _grouped(
-    rows: Sequence[PushRow], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
+    asked: Sequence[Sought], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
 ) -> tuple[list[End], dict[CustomerFeature, list[int]]]:
     """The ends as they are so far, and by customer and feature the places of those that a balance has to tell of."""
     decided = list(ends)
     groups: dict[CustomerFeature, list[int]] = defaultdict(list)
-    for number, (row, result) in enumerate(zip(rows, found, strict=True)):
-        pair = (str(row.customer_id), str(row.feature))
-        if not isinstance(result, Absent) or not row.sent_qty:
+    for number, (sought, result) in enumerate(zip(asked, found, strict=True)):
+        if not isinstance(result, Absent) or not sought.row.sent_qty:
             continue
-        if number in weighed.unsent:
+        if sought.is_unsent:
             if isinstance(end := decided[number], Void):
                 decided[number] = replace(end, evidence=UNSENT)
-        elif pair in weighed.before:
-            groups[pair].append(number)
+        elif _pair(sought) in weighed.before:
+            groups[_pair(sought)].append(number)
     return decided, groups
 
 
@@ -164,15 +177,15 @@ def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
         return Settlement("in_doubt", asked_ms + DAY_MS, "absent", UNTOLD)
     # All that wait for one another are due at the same moment: once looked up together, the balance tells of all.
     together_ms = asked_ms - asked_ms % MAX_BACKOFF_MS + MAX_BACKOFF_MS
-    return Settlement(str(row.state), together_ms, "absent", OTHERS)
+    state = str(row.state) if row.lookups < MOST_WAITS else "in_doubt"
+    return Settlement(state, together_ms, "absent", OTHERS)
 
 
 def _charged(
-    rows: Sequence[PushRow], now: Accounted, before: Accounted, balances: Balances, pair: CustomerFeature, lost: int
+    rows: Sequence[PushRow], now: Accounted, before: Accounted, drawn: Drawn | None, lost: int
 ) -> frozenset[int] | None:
     """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
     any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
-    drawn = drawn_of(balances, pair)
     if drawn is None or (now.sent, now.accepted) != (before.sent, before.accepted):
         return None
     found = now.beyond(drawn)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import CannotTell, Capabilities, Found, LookupResult, PushRequest, ReadFailed
 from drawdown.schema.sql import queries
-from drawdown.schema.units import push_key
+from drawdown.schema.units import WINDOW_MS, push_key
 from drawdown.worker.engine.asking import look_up_all
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.history.losses import Loss
@@ -73,6 +73,28 @@ class Sought:
     row: PushRow
     loss: Loss | None
     others: Sequence[Other] = ()
+
+    @property
+    def first_sent_ms(self) -> int:
+        """When it may have been sent first: in a lost history, as soon as its window was over."""
+        first = int(self.row.first_attempt_ms or self.row.last_sent_ms)
+        if self.loss is None:
+            return first
+        return min(first, max(self.loss.from_ms, int(self.row.window_ms) + WINDOW_MS))
+
+    @property
+    def last_sent_ms(self) -> int:
+        """When it may have been sent last: to a loss's end, whatever our attempts say."""
+        last = int(self.row.last_sent_ms)
+        if self.loss is None:
+            return last
+        return max(last, self.loss.until_ms) if self.row.attempts else self.loss.until_ms
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether each attempt is proven not to have arrived, and none can be forgotten: it charged nothing."""
+        row = self.row
+        return self.loss is None and bool(row.attempts) and not row.claimed and not row.arrivals
 
 
 def look_further(
