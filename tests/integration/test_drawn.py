@@ -261,7 +261,7 @@ def test_a_balance_of_a_later_cycle_does_not_tell_that_nothing_was_drawn_before_
 
 @pytest.mark.parametrize("how", ["shards", "stopped"])
 def test_two_organisations_that_were_one_customer_do_not_wait_for_ever(engine: sa.Engine, how: str) -> None:
-    """One balance tells of both: other workers' look-ups are made together, and for who is stopped a person is asked."""
+    """One balance tells of both: they are looked up together; of one that is stopped a person is told."""
     fleet, provider = fleet_of(engine, **DRAWN)
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
