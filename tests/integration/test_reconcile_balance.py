@@ -11,6 +11,8 @@ from drawdown.providers.protocol import Drawn, Rejected, RetryAt, Unknown
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import pushes, withdrawals
+from drawdown.worker.reconcile.over import ONLY_THERE
+from drawdown.worker.reconcile.short import UNTOLD
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import (
     FEATURE,
@@ -18,6 +20,7 @@ from tests.integration.reconciling import (
     SHOWN,
     TOTALS,
     billed,
+    charged,
     clean,
     compare,
     drawn,
@@ -360,3 +363,63 @@ def test_a_balance_is_believed_only_once_all_events_were_read(engine: sa.Engine)
     settle(fleet)
     drawn(provider, 67)
     assert compare(fleet, correct=True).exit_status == 0
+
+
+@pytest.mark.parametrize("was_drawn", [True, False])
+def test_what_was_accepted_in_a_cycle_before_and_left_no_event_is_told_a_person(
+    engine: sa.Engine, was_drawn: bool
+) -> None:
+    """The balance of the new cycle is the same, whether it was drawn or not."""
+    fleet, provider = billed(engine, 7, drawn=True)
+    del provider.charged[KEY]
+    fleet.clock.at_ms += DAY_MS
+    drawn(provider, 0, since_ms=fleet.clock.at_ms - DAY_MS // 2)
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 67, 7, 0)], 1)
+    assert UNTOLD in str(found.differing[0].note)
+    assert everything(fleet) == before
+    drawn(provider, 67 if was_drawn else 7, since_ms=T0)
+    assert [one.corrected for one in compare(fleet, correct=True).differing] == ([] if was_drawn else [60])
+    clean(fleet)
+
+
+def test_an_excess_that_its_balance_told_before_its_event_is_told_again(engine: sa.Engine) -> None:
+    """A person may have taken it for somebody else's, and settled nothing with the customer."""
+    fleet, provider = billed(engine, drawn=True)
+    drawn(provider, 120)
+    assert compare(fleet, correct=True).exit_status == 1
+    assert compare(fleet, correct=True).exit_status == 0
+    provider.over["acme", FEATURE, T0 + 9] = 60
+    fleet.clock.at_ms += SHOWN
+    before = everything(fleet)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
+    assert ONLY_THERE in str(found.differing[0].note)
+    assert everything(fleet) == before
+    clean(fleet)
+
+
+@pytest.mark.parametrize("with_balance", [True, False])
+def test_what_a_person_billed_by_hand_does_not_hide_as_much_that_was_lost(
+    engine: sa.Engine, with_balance: bool
+) -> None:
+    """The person's own event, and a push that the service lost on that day, come to the same total."""
+    by_hand = KEY.replace(str(T0), str(T0 + WINDOW_MS))
+    provider = FakeProvider(capabilities(**TOTALS, drawn=with_balance))
+    provider.answers[by_hand] = Rejected("no")
+    fleet, provider = billed(engine, 60, provider=provider)
+    write(engine, lambda c: pushes.resolve_accepted(c, [by_hand], fleet.by, "charged in their console"))
+    provider.over["acme", FEATURE, T0 + WINDOW_MS + 5] = 60
+    drawn(provider, 120)
+    fleet.clock.at_ms += SHOWN
+    assert compare(fleet, correct=True).exit_status == 0
+    del provider.charged[KEY]
+    drawn(provider, 60)
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 120, 60, 60)], 75)
+    settle(fleet)
+    drawn(provider, 120)
+    assert charged(provider) == 120
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)

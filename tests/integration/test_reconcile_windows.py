@@ -155,8 +155,10 @@ def test_what_was_drawn_in_both_is_given_back_on_a_day_that_is_short_all_the_sam
 def test_a_balance_tells_nothing_of_what_was_drawn_before_its_cycle(engine: sa.Engine) -> None:
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 0, since_ms=fleet.clock.at_ms)
+    before = everything(fleet)
     found = compare(fleet, correct=True)
-    assert ("over", 60, 120, 60) in told(found)
+    assert (told(found), found.exit_status) == ([("short", 60, 0, 0), ("over", 60, 120, 0)], 1)
+    assert everything(fleet) == before, "what events show too much of may stand for what they lack"
 
 
 def with_the_first_day_open(fleet: Fleet, provider: FakeProvider) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from drawdown.worker.push import adopt, balances, claim, lookup, lookup_drawn, n
 from drawdown.worker.push import outcome as decide
 from drawdown.worker.push.outcome import Settlement, Void, settle
 from drawdown.worker.reconcile import balances as reconcile_drawn
-from drawdown.worker.reconcile import over, short
+from drawdown.worker.reconcile import over, weighing
 from drawdown.worker.seal import owed
 
 
@@ -202,7 +202,7 @@ def _balance_not_asked(patches: Patches) -> None:
         return lookup_drawn.Weighed()
 
     patches.put(lookup, "weigh", weigh)
-    patches.put(short, "charged_of", lambda *rest: frozenset())
+    patches.put(weighing, "_charged_of", lambda *rest: frozenset())
 
 
 def _top_ups_forgotten(patches: Patches) -> None:

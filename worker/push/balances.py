@@ -146,7 +146,7 @@ def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset
     """Which of some pushes (their places) a balance was drawn on by, where it was drawn on by `least` to `most` for all
     of them; None: it does not tell. Where several sets come to the same, which it was makes no difference to what the
     customer pays, if all are settled now; else `is_only_choice` has to be asked. Where events show it later, reconcile
-    weighs both windows together (`reconcile.short`)."""
+    weighs both windows together (`reconcile.weighing`)."""
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities)):
         return frozenset()  # also of such that cancel out: no event shows them, and the balance does not contradict

@@ -54,10 +54,12 @@ def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
     return list(SQL.run(connection, "by_window", of_line(line)))
 
 
-def read_windows(line: Line, known: ByWindow) -> Steps[tuple[Sequence[Row], ByWindow]]:
-    """The windows of a line as they stand, and what events show of each; those of `known` are not asked for again."""
+def read_windows(line: Line, before: ByWindow) -> Steps[tuple[Sequence[Row], ByWindow]]:
+    """The windows of a line as they stood, and what events showed of each after that; where that cannot be read, what
+    they showed `before`. What was voided by then, for what was drawn in its place, is put right all the same."""
     windows: list[Row] = yield Transaction("reconcile_windows", partial(windows_of, line=line), rollback=True)
-    asked = [int(row.window_ms) for row in windows if int(row.window_ms) not in known]
+    asked = [int(row.window_ms) for row in windows]
     spans = [(line.customer_id, window, window + WINDOW_MS) for window in asked]
     totals = (yield from read_totals(line.provider, spans)) if spans else ()
-    return windows, {**known, **dict(zip(asked, totals, strict=True))}
+    found = zip(asked, totals, strict=True)
+    return windows, {at: before.get(at, read) if isinstance(read, ReadFailed) else read for at, read in found}

@@ -27,12 +27,13 @@ from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.engine.waiting import visible_by
 from drawdown.worker.history.incarnation import present
 from drawdown.worker.push.rows import Row
+from drawdown.worker.reconcile.absent import find_absent
 from drawdown.worker.reconcile.balances import compare_drawn
 from drawdown.worker.reconcile.events import read_totals
 from drawdown.worker.reconcile.lost_days import compare_lost
 from drawdown.worker.reconcile.over import compare_over
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
-from drawdown.worker.reconcile.short import Short, ended_short, find_absent
+from drawdown.worker.reconcile.short import Short, ended_short
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -192,7 +193,8 @@ def _compare(
         line for line in lines if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold)
     ]
     if scope.correct:
-        differing = yield from _corrected(context, provider, differing, settled_by, by)
+        hidden = [line for line in lines if line.verdict == "equal" and line.by_hand]
+        differing = yield from _corrected(context, provider, differing, hidden, settled_by, by)
         covered = [line for line in differing if line.verdict == "equal"]
         yield Transaction("reconcile_keep", partial(_keep, lines=covered, now=by.now_ms))
         done.covered += len(covered)
@@ -206,13 +208,16 @@ def _compare(
 
 
 def _corrected(
-    context: Context, provider: str, differing: Sequence[Line], settled_by: int, by: By
+    context: Context, provider: str, differing: Sequence[Line], hidden: Sequence[Line], settled_by: int, by: By
 ) -> Steps[list[Line]]:
-    """The same lines, as they are once what is proven was mended."""
+    """The same lines, as they are once what is proven was mended. `hidden`: lines that are equal, unless events show
+    what a person billed by hand, and lack as much of ours. They are told where a push of theirs is absent."""
     capabilities = context.capabilities[provider]
     # Where something may be given back without an event, that looks like more over there.
     asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and capabilities.drawn)]
+    asked += [replace(line, ours=line.ours + line.by_hand, verdict="short") for line in hidden]
     found = {short.line: short for short in (yield from find_absent(context, asked, settled_by, by))}
+    differing = [*differing, *(line for line in asked if line.by_hand and found[line].is_absent)]
     ended: dict[Line, Line] = {}
     for line in differing:
         if line.verdict == "short":
@@ -237,10 +242,10 @@ def _give_back_beside(context: Context, short: Short, line: Line, settled_by: in
 
 def _line(provider: str, day: _Ours, theirs: int) -> Line:
     row = day.row
-    ours = int(row.accepted) + int(row.shadow)
+    ours, by_hand = int(row.accepted) + int(row.shadow), 0
     beside = ours - int(row.by_hand)
     if theirs == beside or theirs < ours:  # what a person billed by hand is not among the events
-        ours = beside
+        ours, by_hand = beside, int(row.by_hand)
     verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"
     return Line(
         day_ms=row.day_ms,
@@ -251,6 +256,7 @@ def _line(provider: str, day: _Ours, theirs: int) -> Line:
         ours=ours,
         theirs=theirs,
         verdict=verdict if row.live else "shadow",
+        by_hand=by_hand,
         from_ms=day.span[1],
         to_ms=day.span[2],
     )

@@ -44,6 +44,8 @@ class Line:
     note: str | None = None
     balance: bool = False
     """Whether `theirs` is what the customer's balance shows of this cycle, and not what events show of a day."""
+    by_hand: int = 0
+    """What a person billed by hand besides, where events show it only if they lack as much of ours."""
     from_ms: int = 0
     to_ms: int = 0
     """The part of the day in which this organisation was billed as this customer, and sent or only compared."""

@@ -10,11 +10,21 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import ReadFailed
-from drawdown.worker.push.balances import Accounted, Balances, CustomerFeature, charged_among, read_accounted
+from drawdown.providers.protocol import Drawn, ReadFailed
+from drawdown.worker.engine.waiting import CLOCKS_APART_MS
+from drawdown.worker.push.balances import (
+    Accounted,
+    Balances,
+    CustomerFeature,
+    charged_among,
+    drawn_of,
+    read_accounted,
+)
+from drawdown.worker.push.rows import PushRow
+from drawdown.worker.reconcile.short import Short
 
 
-def standing(
+def _standing(
     connection: sa.Connection,
     provider: str,
     pair: CustomerFeature,
@@ -30,7 +40,7 @@ def standing(
     return now
 
 
-def charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -> frozenset[int] | None:
+def _charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -> frozenset[int] | None:
     """Which of the absent pushes the balance was drawn on by: they count as accepted still. None, too, where it was not
     drawn on by what events show too much of: that stands for a push of a day that is not compared now."""
     if not quantities:
@@ -39,3 +49,57 @@ def charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) -
         return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
     of_absent = sum(quantities) - extra
     return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent)
+
+
+def is_of_cycle(row: PushRow, drawn: Drawn | None) -> bool:
+    """Whether what a push drew is in the balance's present cycle for sure, and not in the one before."""
+    if drawn is None or drawn.since_ms is None:
+        return True
+    return int(row.first_attempt_ms or row.window_ms) >= drawn.since_ms + CLOCKS_APART_MS
+
+
+def weighed(
+    connection: sa.Connection,
+    some: Sequence[Short],
+    before: Accounted | None,
+    balances: Balances,
+    absent: Sequence[PushRow],
+    told: Sequence[bool],
+    taken_over: int,
+) -> frozenset[int] | None:
+    """Which of the absent pushes (their places) the customer's balance was drawn on by, of those that it could have
+    `told` of; None: it does not tell."""
+    pair = some[0].pair
+    drawn = drawn_of(balances, pair)
+    extra = 0 if before is None else _extra(some, drawn, sum(int(row.sent_qty) for row in absent))
+    if before is None or not (absent or extra):
+        return frozenset()
+    unread = any(isinstance(read, ReadFailed) for short in some for read in short.by_window.values())
+    now = None if unread else _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
+    beyond = None if now is None or drawn is None else now.beyond(drawn)
+    places = [place for place, is_told in enumerate(told) if is_told]
+    quantities = [int(absent[place].sent_qty) for place in places]
+    among = None if beyond is None else _charged_of(quantities, beyond, extra)
+    # A difference that was told a person may be what events show by now: then the figures agree for another reason.
+    hidden = now is not None and 0 < extra <= (now.apart or 0)
+    balanced = among is None and beyond == (0, 0) and not hidden
+    among = frozenset(range(len(quantities))) if balanced else among
+    # Covered is enough to stand. What others may have drawn besides could hide that it never was, or that something of
+    # a day that is not compared never was, and that what events show too much of is what was drawn in its place: that
+    # is given back only where nothing else was.
+    besides = beyond is not None and beyond[0] > extra and (min(quantities) > 0 if quantities else extra > 0)
+    besides = besides or len(places) < len(absent)
+    for short in some:
+        short.balanced, short.explained, short.moving = balanced, among is None or besides, now is None
+    return None if among is None else frozenset(places[at] for at in among)
+
+
+def _extra(some: Sequence[Short], drawn: Drawn | None, absent: int) -> int:
+    """What events show beyond what is accepted, where all of it lies in the balance's cycle and above the floor: it was
+    drawn, and by none of the pushes that are absent. Where a list stood still, it showed neither of two pushes alike,
+    and the balance may have proven the wrong one; the other's event comes late."""
+    since = 0 if drawn is None else drawn.since_ms or 0
+    floor = max((int(row.floor_ms) for short in some for row in short.rows), default=0)
+    if any(short.line.from_ms < max(since, floor) for short in some):
+        return 0
+    return max(0, absent + sum(short.line.theirs - short.line.ours + short.corrected for short in some))
