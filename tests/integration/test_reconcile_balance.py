@@ -423,3 +423,26 @@ def test_what_a_person_billed_by_hand_does_not_hide_as_much_that_was_lost(
     assert charged(provider) == 120
     assert compare(fleet, correct=True).exit_status == 0
     clean(fleet)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("credited", [0, 60])
+def test_what_was_credited_by_hand_does_not_hide_what_the_balance_lacks(
+    engine: sa.Engine, credited: int, marked: bool
+) -> None:
+    """The credit is in the balance or beside it, all of it: neither explains a difference of another amount."""
+    fleet, provider = sent_twice(engine)
+    drawn(provider, 67 - 500 * marked)
+    assert compare(fleet, correct=True).exit_status == (1 if marked else 0)
+    again = f"{KEY}:r1"
+    provider.answers[again] = Rejected("the balance is as full as it was granted")
+    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
+    settle(fleet)
+    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.by, "credited"))
+    fleet.clock.at_ms += SHOWN
+    drawn(provider, 67 - 500 * marked - credited - 7)
+    found = compare(fleet, correct=True)
+    assert ([one.theirs - one.ours for one in found.differing], found.exit_status) == ([-7], 1)
+    assert "told this once" in str(found.differing[0].note)
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)

@@ -36,6 +36,9 @@ CHUNK: Final = 200
 MOST_SUMS: Final = 2_000
 """Where some pushes come to more different sums, it is not worked out which of them a balance was drawn on by."""
 
+MOST_UNSURE: Final = 12
+"""Pushes that are each in a balance or beside it; of more only the bounds are compared."""
+
 
 @dataclass(frozen=True)
 class Accounted:
@@ -118,6 +121,23 @@ def _accounted(rows: Sequence[Row], apart: int | None, marked_ms: int) -> Accoun
         apart=apart,
         marked_ms=marked_ms,
     )
+
+
+def read_unsure(
+    connection: sa.Connection, provider: str, pair: CustomerFeature, since_ms: int, now: Accounted
+) -> list[int]:
+    """The quantities of what is in a balance or beside it: what people billed and credited, and what was sent as its
+    cycle began. At most MOST_UNSURE and one."""
+    values = {
+        "provider": provider,
+        "customer_id": pair[0],
+        "feature": pair[1],
+        "since_ms": since_ms,
+        "mark_ms": 0 if now.apart is None else now.marked_ms,
+        "apart_ms": CLOCKS_APART_MS,
+        "at_most": MOST_UNSURE + 1,
+    }
+    return [int(row.sent_qty) for row in SQL.run(connection, "unsure", values)]
 
 
 def _since(balance: Mapping[str, Drawn] | ReadFailed | None, feature: str) -> int:

@@ -31,6 +31,16 @@ FROM (
     WHERE p.provider = :provider
 ) p GROUP BY p.customer_id, p.feature, p.org_id
 
+-- name: unsure
+-- What is in a balance or beside it, push by push: as `accounted` has it in sums, from a mark on, or (0) from none.
+SELECT p.sent_qty FROM pushes p
+WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :feature AND p.state = 'accepted'
+    AND p.sent_qty <> 0 AND (:mark_ms > 0 AND p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :mark_ms - :apart_ms
+        OR :mark_ms = 0 AND COALESCE(p.settled_ms, p.sealed_at_ms) >= :since_ms - :apart_ms
+            AND (p.by_hand OR :since_ms > 0 AND COALESCE(p.first_attempt_ms, (SELECT MIN(x.at_ms) FROM adoptions x
+                WHERE {is_of_push} AND x.kind = 'drawn'), p.window_ms) < :since_ms + :apart_ms))
+LIMIT :at_most
+
 -- name: marks
 SELECT m.customer_id, m.feature, m.apart_qty, m.at_ms
 FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w

@@ -30,6 +30,7 @@ from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.balances import (
     CHUNK,
+    MOST_UNSURE,
     Accounted,
     Balances,
     CustomerFeature,
@@ -37,6 +38,7 @@ from drawdown.worker.push.balances import (
     drawn_of,
     read_accounted,
     read_balances,
+    read_unsure,
     remember,
 )
 from drawdown.worker.push.rows import PushRow
@@ -143,22 +145,35 @@ def _of_pair(
         yield None, mark  # nothing to compare with yet: the next run has
         return
     least, most = beyond
-    if least <= 0 <= most:
+    apart, is_sure = least if least > 0 else most, least == most
+    if least <= 0 <= most and not is_sure:
+        apart = _nearest(least, read_unsure(connection, asked.provider, pair, since, ours))
+    if apart == 0:
         # What was billed by hand since is in the balance or beside it: from now on that is known, too.
-        unchanged = least == most if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
+        unchanged = is_sure if ours.apart is not None else mark.apart == 0 and ours.least == ours.most
         yield None, None if unchanged else mark
         return
     customer, feature = pair
     org, day = ours.org_id, since - since % DAY_MS
-    apart = least if least > 0 else most
     verdict = "over" if apart > 0 else "short"
     line = Line(day, org, asked.provider, customer, feature, ours.ours, ours.ours + apart, verdict, balance=True)
     if not above(line, asked.scope.threshold):
         return
-    if apart < 0:
-        yield replace(line, note=LESS + ONCE), replace(mark, told=apart)
+    if apart < 0 or not is_sure:
+        yield replace(line, note=(LESS if apart < 0 else MORE) + ONCE), replace(mark, told=apart)
         return
     yield _of_more(connection, asked, line, mark)
+
+
+def _nearest(least: int, unsure: Sequence[int]) -> int:
+    """What a balance shows beyond our pushes, where each of some is in it or beside it: the least that it can be, from
+    `least` on, which counts as given back or billed all that could be."""
+    if len(unsure) > MOST_UNSURE:
+        return 0
+    sums = {least}
+    for quantity in unsure:
+        sums |= {one + abs(quantity) for one in sums}
+    return min(sums, key=lambda one: (abs(one), one))
 
 
 def _of_more(connection: sa.Connection, asked: Compared, line: Line, mark: Mark) -> tuple[Line | None, Mark | None]:
