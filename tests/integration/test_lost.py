@@ -491,3 +491,26 @@ def test_what_a_reconciliation_told_before_the_samples_came_is_not_taken_for_som
     newest = "SELECT state FROM pushes ORDER BY window_ms DESC, revision DESC LIMIT 1"
     assert fleet.one(newest) == ("in_doubt" if night else "accepted")
     assert {one.key for one in provider.seen} <= {KEY, lost}, "nothing is billed a second time under another key"
+
+
+def test_a_lost_push_that_was_called_drawn_by_what_another_drew_is_billed_once_the_other_is_there(
+    engine: sa.Engine,
+) -> None:
+    """One balance tells of both, and of the other nothing is known before its samples are written again."""
+    other = KEY.replace(str(T0), str(T0 + WINDOW_MS))
+    fleet, provider = long_ago(engine)
+    recovered(fleet)
+    fleet.sample("acme", T0 + 1, 60)
+    provider.charged[other] = PushRequest(other, "acme", "compute_1gb", 60, T0 + WINDOW_MS + 1, 1)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    pass_by(fleet, 5, 25 * 60, *[16] * 3)
+    assert fleet.rows("SELECT window_ms - :t, state FROM pushes", t=T0) == [(0, "accepted")]
+    fleet.sample("acme", T0 + WINDOW_MS + 1, 60)
+    pass_by(fleet, 5, 5, 5)
+    assert fleet.rows("SELECT state FROM pushes") == [("accepted",), ("accepted",)] and provider.seen == []
+    fleet.clock.at_ms += 30 * MINUTE_MS
+    assert [(one.theirs - one.ours, one.corrected) for one in compare(fleet, correct=True).differing] == [(-60, 60)]
+    pass_by(fleet, 5, 5, 5)
+    assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r1", 60)]
+    assert charged(provider) == 120
+    proven(fleet)

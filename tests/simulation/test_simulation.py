@@ -85,6 +85,7 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (200076, 200, None, "what a person credited by hand hid as much that was lost on its day"),
     (200204, 200, None, "an excess was given back that stood for another push, since somebody else had drawn as well"),
     (200255, 200, None, "voided for what was drawn in its place, whose windows then could not be read"),
+    (200168, 200, None, "less that was drawn than charged was hidden by as much, and more, that was credited by hand"),
     (200793, 200, None, "what another push of a lost history drew was taken for a push before it could be told"),
     (200799, 200, None, "more than a batch of a lost history was looked up in parts, and one balance tells of all"),
     (200080, 200, None, "events' excess was given back, and stood for a push of a day that was not compared then"),
