@@ -6,9 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import Drawn
-from drawdown.schema.database import read
+from drawdown.providers.protocol import Drawn, Rejected
+from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
@@ -71,6 +72,15 @@ def settle(fleet: Fleet) -> None:
     """A tick, and the provider's lag goes by."""
     fleet.tick_windows(1)
     fleet.clock.at_ms += SHOWN
+
+
+def credit_by_hand(fleet: Fleet, provider: FakeProvider, why: str) -> None:
+    """The first sample is withdrawn; giving it back is refused, and a person credits it."""
+    again = f"{KEY}:r1"
+    provider.answers[again] = Rejected(why)
+    write(fleet.engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
+    settle(fleet)
+    write(fleet.engine, lambda c: pushes.resolve_accepted(c, [again], fleet.by, "credit note cn_1"))
 
 
 def clean(fleet: Fleet) -> None:

@@ -44,6 +44,7 @@ from tests.integration.reconciling import (
     charged,
     clean,
     compare,
+    credit_by_hand,
     drawn,
     everything,
     settle,
@@ -539,11 +540,7 @@ def test_a_late_refusal_waits_for_the_answer_that_is_written_down(engine: sa.Eng
 def test_what_was_credited_by_hand_hides_nothing_that_was_lost(engine: sa.Engine) -> None:
     """Accepted and lost over there, then withdrawn; too old to be given back, it was credited on an invoice."""
     fleet, provider = billed(engine)
-    again = f"{KEY}:r1"
-    provider.answers[again] = Rejected("dated more than 35 days back")
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
-    settle(fleet)
-    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.by, "credit note cn_1"))
+    credit_by_hand(fleet, provider, "dated more than 35 days back")
     fleet.clock.at_ms += SHOWN
     assert told(compare(fleet, correct=True)) == []
     del provider.charged[KEY]

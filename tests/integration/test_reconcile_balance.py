@@ -23,6 +23,7 @@ from tests.integration.reconciling import (
     charged,
     clean,
     compare,
+    credit_by_hand,
     drawn,
     everything,
     settle,
@@ -259,11 +260,7 @@ def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engin
     fleet, provider = sent_twice(engine)
     drawn(provider, 67 - 500)
     assert compare(fleet, correct=True).exit_status == 1, "a top-up, told once: from here on it is compared"
-    again = f"{KEY}:r1"
-    provider.answers[again] = Rejected("the balance is as full as it was granted")
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
-    settle(fleet)
-    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.by, "credited"))
+    credit_by_hand(fleet, provider, "the balance is as full as it was granted")
     drawn(provider, 67 - 500 - credited)
     for _ in range(2):
         found = compare(fleet, correct=True)
@@ -434,15 +431,25 @@ def test_what_was_credited_by_hand_does_not_hide_what_the_balance_lacks(
     fleet, provider = sent_twice(engine)
     drawn(provider, 67 - 500 * marked)
     assert compare(fleet, correct=True).exit_status == (1 if marked else 0)
-    again = f"{KEY}:r1"
-    provider.answers[again] = Rejected("the balance is as full as it was granted")
-    write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
-    settle(fleet)
-    write(engine, lambda c: pushes.resolve_accepted(c, [again], fleet.by, "credited"))
+    credit_by_hand(fleet, provider, "the balance is as full as it was granted")
     fleet.clock.at_ms += SHOWN
     drawn(provider, 67 - 500 * marked - credited - 7)
     found = compare(fleet, correct=True)
     assert ([one.theirs - one.ours for one in found.differing], found.exit_status) == ([-7], 1)
     assert "told this once" in str(found.differing[0].note)
     assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def test_a_day_that_is_short_beside_what_was_billed_by_hand_is_told_once(engine: sa.Engine) -> None:
+    """The person billed on an invoice, so no event shows that; the provider lost what it had."""
+    by_hand = KEY.replace(str(T0), str(T0 + WINDOW_MS))
+    provider = FakeProvider(capabilities(**TOTALS))
+    provider.answers[by_hand] = Rejected("no")
+    fleet, provider = billed(engine, 60, provider=provider)
+    write(engine, lambda c: pushes.resolve_accepted(c, [by_hand], fleet.by, "invoice item ii_1"))
+    fleet.clock.at_ms += SHOWN
+    del provider.charged[KEY]
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 60, 0, 60)], 75)
     clean(fleet)

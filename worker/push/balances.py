@@ -162,6 +162,12 @@ def drawn_of(balances: Balances, pair: CustomerFeature) -> Drawn | None:
     return None if balance is None or isinstance(balance, ReadFailed) else balance.get(pair[1])
 
 
+def is_of_cycle(sent_ms: int, drawn: Drawn) -> bool:
+    """Whether what was sent first at a time was drawn in a balance's present cycle, if at all, and not in the one
+    before: of anything else the balance does not tell."""
+    return drawn.since_ms is None or sent_ms >= drawn.since_ms + CLOCKS_APART_MS
+
+
 def charged_among(quantities: Sequence[int], least: int, most: int) -> frozenset[int] | None:
     """Which of some pushes (their places) a balance was drawn on by, where it was drawn on by `least` to `most` for all
     of them; None: it does not tell. Where several sets come to the same, which it was makes no difference to what the

@@ -18,13 +18,14 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Absent, Capabilities, Drawn, LookupResult, ReadFailed
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.effects import Steps, Transaction
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS, MAX_BACKOFF_MS
+from drawdown.worker.engine.waiting import MAX_BACKOFF_MS
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
     CustomerFeature,
     charged_among,
     drawn_of,
+    is_of_cycle,
     is_only_choice,
     read_accounted,
     read_balances,
@@ -121,13 +122,13 @@ def ends_by_balance(
         whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
         alone = whole and not unread and together
         drawn_on = set() if charged is None else {numbers[at] for at in charged}
+        beyond_it = set(absent) - set(numbers)
         for number in absent:
-            told = charged is not None and number in numbers
             if number in drawn_on:
                 decided[number] = Settlement("accepted", asked_ms, "drawn", DRAWN)
             elif _is_last_word(end := decided[number]):
-                if not told:
-                    decided[number] = _later(asked[number].row, asked_ms, alone=alone or number not in numbers)
+                if charged is None or number in beyond_it:
+                    decided[number] = _later(asked[number].row, asked_ms, alone=alone or number in beyond_it)
                 elif isinstance(end, Void):
                     decided[number] = replace(end, evidence=f"{end.evidence}; the customer's balance agrees")
     return _above_floor([sought.row for sought in asked], decided, asked_ms)
@@ -136,9 +137,8 @@ def ends_by_balance(
 def _tells_of(sought: Sought, drawn: Drawn, now: Accounted) -> bool:
     """Whether a balance could tell of a push at all: not of what may have been drawn in the cycle before, nor of what
     was lost (R1) and told a person since, as drawn by somebody else."""
-    if sought.first_sent_ms < (drawn.since_ms or 0) + CLOCKS_APART_MS and drawn.since_ms is not None:
-        return False
-    return sought.loss is None or not now.apart or now.marked_ms < sought.loss.from_ms
+    was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
+    return is_of_cycle(sought.first_sent_ms, drawn) and not was_told
 
 
 def _is_last_word(end: End) -> bool:

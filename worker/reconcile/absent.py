@@ -20,13 +20,21 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_other
-from drawdown.worker.push.balances import Accounted, Balances, CustomerFeature, drawn_of, read_accounted, read_balances
+from drawdown.worker.push.balances import (
+    Accounted,
+    Balances,
+    CustomerFeature,
+    drawn_of,
+    is_of_cycle,
+    read_accounted,
+    read_balances,
+)
 from drawdown.worker.push.rows import PushRow
 from drawdown.worker.push.void import void_one
 from drawdown.worker.reconcile.events import accepted_of, is_unclear, look_up, read_windows
 from drawdown.worker.reconcile.report import Line
 from drawdown.worker.reconcile.short import Short
-from drawdown.worker.reconcile.weighing import is_of_cycle, weighed
+from drawdown.worker.reconcile.weighing import weighed
 
 
 def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By) -> Steps[list[Short]]:
@@ -95,7 +103,8 @@ def _void_absent(
     # What they have more of is taken over by window (`compare_over`).
     taken_over = sum(_take_over(connection, short, by) for short in some if short.line.verdict == "short")
     drawn = drawn_of(balances, pair)
-    told = [before is None or is_of_cycle(row, drawn) for _, row in absent]
+    first_sent = [int(row.first_attempt_ms or row.window_ms) for _, row in absent]
+    told = [drawn is None or is_of_cycle(sent_ms, drawn) for sent_ms in first_sent]
     charged = weighed(connection, some, before, balances, [row for _, row in absent], told, taken_over)
     for number, (short, row) in enumerate(absent):
         window, quantity = int(row.window_ms), int(row.sent_qty)

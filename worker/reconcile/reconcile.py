@@ -242,10 +242,11 @@ def _give_back_beside(context: Context, short: Short, line: Line, settled_by: in
 
 def _line(provider: str, day: _Ours, theirs: int) -> Line:
     row = day.row
-    ours, by_hand = int(row.accepted) + int(row.shadow), 0
+    ours = int(row.accepted) + int(row.shadow)
     beside = ours - int(row.by_hand)
+    by_hand = int(row.by_hand) if theirs == beside else 0
     if theirs == beside or theirs < ours:  # what a person billed by hand is not among the events
-        ours, by_hand = beside, int(row.by_hand)
+        ours = beside
     verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"
     return Line(
         day_ms=row.day_ms,

@@ -45,7 +45,7 @@ class Line:
     balance: bool = False
     """Whether `theirs` is what the customer's balance shows of this cycle, and not what events show of a day."""
     by_hand: int = 0
-    """What a person billed by hand besides, where events show it only if they lack as much of ours."""
+    """Of a line that is equal without what a person billed by hand, that: events may show it, and lack as much."""
     from_ms: int = 0
     to_ms: int = 0
     """The part of the day in which this organisation was billed as this customer, and sent or only compared."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import Drawn, ReadFailed
-from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.balances import (
     Accounted,
     Balances,
@@ -49,13 +48,6 @@ def _charged_of(quantities: Sequence[int], beyond: tuple[int, int], extra: int) 
         return frozenset(range(len(quantities)))  # it covers them all, and perhaps what others drew besides
     of_absent = sum(quantities) - extra
     return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent)
-
-
-def is_of_cycle(row: PushRow, drawn: Drawn | None) -> bool:
-    """Whether what a push drew is in the balance's present cycle for sure, and not in the one before."""
-    if drawn is None or drawn.since_ms is None:
-        return True
-    return int(row.first_attempt_ms or row.window_ms) >= drawn.since_ms + CLOCKS_APART_MS
 
 
 def weighed(
