@@ -1,4 +1,4 @@
-"""A tick's deadline holds for each part of it, whatever hangs: a push, a lookup, a customer's state, a cell."""
+"""A tick's deadline holds for each part of it, whatever hangs: a push, a lookup, a balance, totals, a state, a cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drawdown.cli import scheduler
 from drawdown.cli.app import App
 from drawdown.cli.settings.settings import Settings
 from drawdown.cli.stopping import Stopping
-from drawdown.providers.protocol import CustomerRead, LookupResult, Outcome, PushRequest, Unknown
+from drawdown.providers.protocol import CustomerRead, Drawn, LookupResult, Outcome, PushRequest, ReadFailed, Unknown
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
@@ -29,6 +29,7 @@ from tests.world import T0, Cells, Fleet
 HANGS_S = 120.0
 """As long as the test would take if nothing gave it up: then it fails."""
 DEADLINE_MS = MINUTE_MS
+hung: set[str] = set()
 
 
 class Fast:
@@ -41,7 +42,8 @@ class Fast:
         return self.at_ms + int((time.monotonic() - self._began) * DEADLINE_MS)
 
 
-async def hang() -> None:
+async def hang(part: str) -> None:
+    hung.add(part)
     await asyncio.sleep(HANGS_S)
     raise AssertionError("nothing gave it up")
 
@@ -51,18 +53,28 @@ class Hangs(FakeProvider):
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         if self.part == "push":
-            await hang()
+            await hang(self.part)
         return await super().push(batch)
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         if self.part == "customers":
-            await hang()
+            await hang(self.part)
         return await super().customers(customer_ids)
 
     async def lookup(self, request: PushRequest) -> LookupResult:
         if self.part == "lookup":
-            await hang()
+            await hang(self.part)
         return await super().lookup(request)
+
+    async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
+        if self.part == "drawn":
+            await hang(self.part)
+        return await super().drawn(customer_id)
+
+    async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int] | ReadFailed:
+        if self.part == "totals":
+            await hang(self.part)
+        return await super().totals(customer_id, from_ms, to_ms)
 
 
 class Silent(Cells):
@@ -70,19 +82,24 @@ class Silent(Cells):
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         if self.hangs:
-            await hang()
+            await hang("cells")
         return await super().send(halts)
 
 
-@pytest.mark.parametrize("part", ["push", "lookup", "customers", "cells"])
+@pytest.mark.parametrize("part", ["push", "lookup", "drawn", "totals", "customers", "cells"])
 def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.worker.engine.calls.LAST_ANSWERS_S", 0.1)
-    asked = {"duplicate_proves_delivery": False, "lookup_lag_ms": 0, "key_retention_ms": DAY_MS}
+    asked: dict[str, object] = {"duplicate_proves_delivery": False, "lookup_lag_ms": 0, "key_retention_ms": DAY_MS}
+    if part in ("drawn", "totals"):
+        asked |= {"drawn": True, "totals_lag_ms": 0, "applied_within_ms": 0}
     provider, cells = Hangs(capabilities(batch_size=1, in_flight=8, **asked)), Silent()
     fleet = Fleet(engine, extra={"fake": provider}, cells=cells)
     fleet.assign("acme", "bolt", provider="fake")
     fleet.sample("acme", T0 + 1)
-    if part == "lookup":
+    if part == "totals":
+        fleet.write("INSERT INTO losses VALUES (2, :t - 1, :t, :t, 1, '', 'somebody', '')", {"t": T0})
+        provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    if part in ("lookup", "drawn", "totals"):
         provider.answers[f"usage:acme:{T0}:compute_1gb"] = Unknown("cut")
         fleet.tick_windows(2)
     if part == "cells":
@@ -91,11 +108,13 @@ def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeyp
             "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('box', 'bolt', 'cell-1', 'running')"
         )
         fleet.write("UPDATE orgs SET operator_halt = true, is_halted = true, halted_at = 1 WHERE org_id = 'bolt'")
+    hung.clear()
     provider.part, cells.hangs = part, part == "cells"
     clock: Any = Fast(fleet.clock.at_ms + 2 * WINDOW_MS)
     fleet.clock = clock
     report = fleet.tick(deadline_ms=clock.now_ms() + DEADLINE_MS)
     took_ms = int(fleet.one("SELECT finished_ms - started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1"))  # type: ignore[call-overload]
+    assert hung == {part}
     assert took_ms < HANGS_S / 2 * DEADLINE_MS, "it was given up"
     assert report.exit_status in (0, 75) and not [one for one in report.failures if "AssertionError" in one]
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, PushRequest, Rejected, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.commands import providers, pushes, withdrawals
 from drawdown.worker.commands.features import end_feature, map_size
 from drawdown.worker.engine import runner
@@ -25,6 +25,7 @@ from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.push import claim, lookup_drawn
 from drawdown.worker.push.claim import MOST_LOST
+from drawdown.worker.push.outcome import OTHERS
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.seal import seal
 from drawdown.worker.seal.statements import SealRequest
@@ -493,24 +494,46 @@ def test_what_a_reconciliation_told_before_the_samples_came_is_not_taken_for_som
     assert {one.key for one in provider.seen} <= {KEY, lost}, "nothing is billed a second time under another key"
 
 
-def test_a_lost_push_that_was_called_drawn_by_what_another_drew_is_billed_once_the_other_is_there(
-    engine: sa.Engine,
+@pytest.mark.parametrize(
+    ("drawn", "readable", "state"), [(60, True, "sent"), (120, True, "drawn"), (60, False, "waits")]
+)
+def test_a_lost_push_is_not_called_drawn_by_what_another_drew_whose_samples_are_not_there_yet(
+    engine: sa.Engine, drawn: int, readable: bool, state: str
 ) -> None:
-    """One balance tells of both, and of the other nothing is known before its samples are written again."""
+    """One balance tells of both. Of the other nothing is known here, but its event shows it."""
     other = KEY.replace(str(T0), str(T0 + WINDOW_MS))
     fleet, provider = long_ago(engine)
     recovered(fleet)
     fleet.sample("acme", T0 + 1, 60)
     provider.charged[other] = PushRequest(other, "acme", "compute_1gb", 60, T0 + WINDOW_MS + 1, 1)
-    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(drawn, None)}}
+    provider.totals_fail = not readable
     pass_by(fleet, 5, 25 * 60, *[16] * 3)
-    assert fleet.rows("SELECT window_ms - :t, state FROM pushes", t=T0) == [(0, "accepted")]
+    if state == "waits":
+        assert fleet.rows("SELECT state, last_error FROM pushes") == [("queued", OTHERS)]
+        provider.totals_fail = False
+        pass_by(fleet, 16, 16)
+    assert fleet.rows("SELECT state FROM pushes") == [("accepted",)]
+    assert [(one.key, one.quantity) for one in provider.seen] == ([] if state == "drawn" else [(KEY, 60)])
     fleet.sample("acme", T0 + WINDOW_MS + 1, 60)
     pass_by(fleet, 5, 5, 5)
-    assert fleet.rows("SELECT state FROM pushes") == [("accepted",), ("accepted",)] and provider.seen == []
-    fleet.clock.at_ms += 30 * MINUTE_MS
-    assert [(one.theirs - one.ours, one.corrected) for one in compare(fleet, correct=True).differing] == [(-60, 60)]
-    pass_by(fleet, 5, 5, 5)
-    assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r1", 60)]
-    assert charged(provider) == 120
+    assert fleet.rows("SELECT state FROM pushes") == [("accepted",), ("accepted",)]
     proven(fleet)
+
+
+def test_a_push_from_after_a_loss_is_not_called_drawn_by_what_was_lost(engine: sa.Engine) -> None:
+    """Nothing is known here yet of what the lost history drew; its event shows it."""
+    other = KEY.replace(str(T0), str(T0 + WINDOW_MS))
+    fleet, provider = long_ago(engine)
+    recovered(fleet)
+    provider.charged[other] = PushRequest(other, "acme", "compute_1gb", 60, T0 + WINDOW_MS + 1, 1)
+    provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
+    now = window_of(fleet.clock.at_ms) + WINDOW_MS
+    key = KEY.replace(str(T0), str(now))
+    provider.answers[key] = Unknown("cut off")
+    fleet.sample("acme", now + 1, 60)
+    pass_by(fleet, 15, 25 * 60)
+    del provider.answers[key]
+    pass_by(fleet, 25 * 60, *[16] * 3)
+    assert [one.key for one in provider.seen][-1] == f"{key}:r1", "it was voided, and is sent"
+    assert charged(provider) == 120

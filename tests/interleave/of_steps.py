@@ -124,6 +124,7 @@ STEPS: Final = (
     step("settle embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sealed),
     step("claim_lookups", lambda s: confirm(s.context(WITHOUT), "fake")),
     step("confirm_accounted", lambda s: confirm(s.context(WITHOUT), "fake")),
+    step("confirm_lost", lambda s: confirm(s.context(WITHOUT), "fake")),
     step("confirm", lambda s: confirm(s.context(WITHOUT), "fake")),
     step("projections_due", lambda s: project(s.context(WITHOUT), "embedded"), _ask),
     step("project", lambda s: project(s.context(WITHOUT), "embedded"), _ask),

@@ -199,11 +199,11 @@ class Calls:
             found.update(dict.fromkeys(part, states) if isinstance(states, ReadFailed) else states)
         return found
 
-    async def totals(self, wanted: Sequence[tuple[str, int, int]]) -> list[Totals | ReadFailed]:
-        return await self._each(wanted, lambda asked: self._provider.totals(*asked), lambda asked: asked[0])
+    async def totals(self, wanted: Sequence[tuple[str, int, int]], over: Over = never) -> list[Totals | ReadFailed]:
+        return await self._each(wanted, lambda asked: self._provider.totals(*asked), lambda asked: asked[0], over)
 
-    async def drawn(self, customer_ids: Sequence[str]) -> list[Mapping[str, Drawn] | ReadFailed]:
-        return await self._each(customer_ids, self._provider.drawn)
+    async def drawn(self, customer_ids: Sequence[str], over: Over = never) -> list[Mapping[str, Drawn] | ReadFailed]:
+        return await self._each(customer_ids, self._provider.drawn, over=over)
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
         """What is wrong with each customer, a line each."""

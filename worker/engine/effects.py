@@ -63,6 +63,7 @@ class ReadTotals:
 
     provider: str
     customers: Sequence[tuple[str, int, int]]
+    over: Over = never
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class ReadDrawn:
 
     provider: str
     customer_ids: Sequence[str]
+    over: Over = never
 
 
 @dataclass(frozen=True)

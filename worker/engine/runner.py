@@ -133,10 +133,10 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return await calls[provider].fetch(effect)
         case ReadCustomers(provider, customer_ids, over):
             return await calls[provider].customers(customer_ids, over)
-        case ReadTotals(provider, customers):
-            return await calls[provider].totals(customers)
-        case ReadDrawn(provider, customer_ids):
-            return await calls[provider].drawn(customer_ids)
+        case ReadTotals(provider, customers, over):
+            return await calls[provider].totals(customers, over)
+        case ReadDrawn(provider, customer_ids, over):
+            return await calls[provider].drawn(customer_ids, over)
         case CheckCustomers(provider, customer_ids):
             return await calls[provider].check(customer_ids)
         case SendHalts(halts, over) if over():

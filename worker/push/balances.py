@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Drawn, ReadFailed
 from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
-from drawdown.worker.engine.effects import ReadDrawn, Steps
+from drawdown.worker.engine.effects import Over, ReadDrawn, Steps, never
 from drawdown.worker.engine.waiting import CLOCKS_APART_MS
 from drawdown.worker.push.rows import Row
 
@@ -145,13 +145,13 @@ def _since(balance: Mapping[str, Drawn] | ReadFailed | None, feature: str) -> in
     return 0 if drawn is None else drawn.since_ms or 0
 
 
-def read_balances(provider: str, customers: Collection[str]) -> Steps[Balances]:
-    """What customers' balances say was drawn."""
+def read_balances(provider: str, customers: Collection[str], over: Over = never) -> Steps[Balances]:
+    """What customers' balances say was drawn; once time is `over`, that they were not read."""
     found: dict[str, Mapping[str, Drawn] | ReadFailed] = {}
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
         part = wanted[at : at + CHUNK]
-        read: Sequence[Mapping[str, Drawn] | ReadFailed] = yield ReadDrawn(provider, part)
+        read: Sequence[Mapping[str, Drawn] | ReadFailed] = yield ReadDrawn(provider, part, over)
         found.update(zip(part, read, strict=True))
     return found
 

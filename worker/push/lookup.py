@@ -107,7 +107,7 @@ def _look_up_batch(
         portion, found = yield from look_further(
             provider, [asked[place] for place in answers], list(answers.values()), capabilities
         )
-        weighed = yield from weigh(provider, portion, found, asked_ms, capabilities)
+        weighed = yield from weigh(provider, portion, found, asked_ms, capabilities, looking.over)
         came_to: Confirmed = yield Transaction(
             "confirm",
             partial(

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Absent, Capabilities, Drawn, LookupResult, ReadFailed
 from drawdown.schema.units import DAY_MS
-from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.effects import Over, Steps, Transaction
 from drawdown.worker.engine.waiting import MAX_BACKOFF_MS
 from drawdown.worker.push.balances import (
     Accounted,
@@ -30,6 +30,7 @@ from drawdown.worker.push.balances import (
     read_accounted,
     read_balances,
 )
+from drawdown.worker.push.lost_charges import Shown, read_shown, unknown_of
 from drawdown.worker.push.lost_revisions import Sought
 from drawdown.worker.push.outcome import OTHERS, Adopt, Settlement, Void
 from drawdown.worker.push.rows import PushRow
@@ -55,10 +56,11 @@ End = Settlement | Adopt | Void
 
 @dataclass(frozen=True)
 class Weighed:
-    """What was read of balances, and what stood beside them before."""
+    """What was read of balances, and what stood beside them before; what events show of a lost span."""
 
     before: Mapping[CustomerFeature, Accounted] = field(default_factory=dict)
     balances: Balances = field(default_factory=dict)
+    shown: Mapping[CustomerFeature, Shown] = field(default_factory=dict)
 
 
 def weigh(
@@ -67,6 +69,7 @@ def weigh(
     found: Sequence[LookupResult],
     asked_ms: int,
     capabilities: Capabilities,
+    over: Over,
 ) -> Steps[Weighed]:
     """Ask for the balances of those customers of whom an absent push may have been charged without an event: the key is
     claimed over there, or it could not be applied any more. Not for what was never sent."""
@@ -83,7 +86,8 @@ def weigh(
         partial(read_accounted, provider=provider, pairs=sorted(pairs), balances={}),
         rollback=True,
     )
-    return Weighed(before, (yield from read_balances(provider, {customer for customer, _ in pairs})))
+    balances = yield from read_balances(provider, {customer for customer, _ in pairs}, over)
+    return Weighed(before, balances, (yield from read_shown(provider, asked, pairs, balances, capabilities, over)))
 
 
 def _pair(sought: Sought) -> CustomerFeature:
@@ -114,11 +118,12 @@ def ends_by_balance(
         some = [asked[number].row for number in numbers]
         # What is charged in its window under revisions of a lost history is drawn, though not called accepted yet (R1).
         lost = sum(other.quantity for sought in asked if _pair(sought) == pair for other in sought.others)
-        charged = _charged(some, now[pair], weighed.before[pair], drawn, lost) if some else None
+        unknown = unknown_of(connection, provider, pair, weighed.shown.get(pair), lost)
+        charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown) if some else None
         together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
         if charged is not None and not together and not is_only_choice([int(row.sent_qty) for row in some], charged):
             charged = None  # one alone may be charged after this
-        unread = isinstance(weighed.balances.get(pair[0]), ReadFailed)
+        unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
         whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
         alone = whole and not unread and together
         drawn_on = set() if charged is None else {numbers[at] for at in charged}
@@ -182,7 +187,7 @@ def _later(row: PushRow, asked_ms: int, *, alone: bool) -> Settlement:
 
 
 def _charged(
-    rows: Sequence[PushRow], now: Accounted, before: Accounted, drawn: Drawn | None, lost: int
+    rows: Sequence[PushRow], now: Accounted, before: Accounted, drawn: Drawn | None, lost: int, unknown: int | None
 ) -> frozenset[int] | None:
     """Which of these the balance was drawn on by. Beside others that are open it tells only where it shows nothing of
     any: what it shows may be theirs, in part or not at all (something else was lost over there, and this one drawn)."""
@@ -195,4 +200,8 @@ def _charged(
     if now.open > len(rows):
         cancels = now.open_above != 0 and now.open_below != 0
         return frozenset() if beyond == (0, 0) and not cancels else None
-    return charged_among([int(row.sent_qty) for row in rows], *beyond)
+    return (
+        None
+        if unknown is None
+        else charged_among([int(row.sent_qty) for row in rows], *(it - unknown for it in beyond))
+    )

@@ -172,6 +172,14 @@ SELECT 1 FROM adoptions x JOIN pushes p ON {is_of_push}
 WHERE x.org_id = :org_id AND x.feature = :feature AND p.provider = :provider AND p.customer_id = :customer_id
     AND x.at_ms >= :sealed_at_ms LIMIT 1
 
+-- name: known_by_events
+-- What a customer was charged by events dated in a span, as far as it is on record here. What people charged by hand, and
+-- what a balance alone says was drawn, has none.
+SELECT CAST(COALESCE(SUM(p.sent_qty), 0) AS BIGINT) FROM pushes p
+WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :feature AND p.state = 'accepted'
+    AND p.window_ms >= :from_ms AND p.window_ms < :until_ms AND NOT p.by_hand AND COALESCE(p.lookup_answer, '') <> 'drawn'
+    AND NOT EXISTS (SELECT 1 FROM adoptions x WHERE {is_of_push} AND x.kind = 'drawn')
+
 -- name: find_pushes
 SELECT p.* FROM {push_ids} x JOIN pushes p ON {is_of_push} {held}
 
