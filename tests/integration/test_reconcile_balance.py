@@ -453,3 +453,27 @@ def test_a_day_that_is_short_beside_what_was_billed_by_hand_is_told_once(engine:
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("short", 60, 0, 60)], 75)
     clean(fleet)
+
+
+def test_what_a_person_voided_may_have_been_given_back_in_part(engine: sa.Engine) -> None:
+    """Autumn gives back no more than was drawn, here with no event. The balance is not taken for exact after that."""
+    fleet, provider = billed(engine, 40, 100, drawn=True, key_retention_ms=DAY_MS, duplicate_proves_delivery=False)
+    short, back = (f"usage:acme:{T0 + n * WINDOW_MS}:{FEATURE}" for n in (1, 2))
+    provider.answers[f"{back}:r1"] = Unknown("cut")
+    write(engine, lambda c: withdrawals.withdraw(c, ["s3"], fleet.by))
+    drawn(provider, 200 - 60)
+    fleet.tick_windows(1)
+    for _ in range(4):
+        fleet.clock.at_ms += DAY_MS
+        fleet.tick_windows(1)
+    assert fleet.rows("SELECT state FROM pushes WHERE key = :key", key=f"{back}:r1") == [("in_doubt",)]
+    write(engine, lambda c: pushes.void(c, [f"{back}:r1"], fleet.by, evidence="their console"))
+    settle(fleet)
+    assert provider.seen[-1].key == f"{back}:r2"
+    del provider.charged[KEY], provider.charged[short]
+    drawn(provider, 140 - 100 - 40)  # one left no event, the other is lost
+    before = states(fleet)
+    assert before == [(0, 60, 60, "accepted")]
+    found = compare(fleet, correct=True)
+    assert (told(found), states(fleet)) == ([("short", 100, 0, 0)], before)
+    clean(fleet)

@@ -57,7 +57,8 @@ class Accounted:
     """The bounds of `ours`, as what was sent around the cycle's begin counts or not."""
     hand_above: int = 0
     hand_below: int = 0
-    """The sums of what was billed, and credited, by hand since the balance was last compared: in it or beside it."""
+    """The sums of what was billed, and credited, by hand since the balance was last compared: in it or beside it. What
+    a person voided of what was to be given back counts as credited: a part of it may have been."""
     newest_ms: int = 0
     open: int = 0
     """Pushes that may have arrived, and are not settled."""

@@ -2,7 +2,9 @@
 
 -- name: accounted
 -- A push is of the balance's present cycle if it was settled in it. What was sent just before the cycle began, or was
--- billed by hand, may be drawn from it or not. What may have arrived is open until it is settled.
+-- billed by hand, may be drawn from it or not. What may have arrived is open until it is settled. Of what was to be given
+-- back, was sent, and voided by a person, a part may have been: Autumn gives back no more than was drawn, and not each
+-- time with an event.
 SELECT p.customer_id, p.feature, p.org_id, SUM(p.attempts) AS attempts,
     SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
     CAST(SUM(CASE WHEN p.open = 1 AND p.sent_qty > 0 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS open_above,
@@ -10,16 +12,19 @@ SELECT p.customer_id, p.feature, p.org_id, SUM(p.attempts) AS attempts,
     CAST(SUM(p.accepted) AS BIGINT) AS accepted,
     CAST(SUM(CASE WHEN p.at_ms >= p.since_ms THEN p.accepted ELSE 0 END) AS BIGINT) AS ours,
     CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart_ms AND p.accepted < 0
-        THEN p.accepted ELSE 0 END) AS BIGINT) AS least,
+        THEN p.accepted ELSE 0 END + CASE WHEN p.at_ms >= p.since_ms - :apart_ms THEN p.cut ELSE 0 END) AS BIGINT) AS least,
     CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.since_ms - :apart_ms AND p.accepted > 0
         THEN p.accepted ELSE 0 END) AS BIGINT) AS most,
     CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted > 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_above,
-    CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted < 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_below,
+    CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted < 0 THEN p.accepted WHEN p.since_mark = 1 THEN p.cut ELSE 0 END)
+        AS BIGINT) AS hand_below,
     MAX(CASE WHEN p.state = 'accepted' THEN p.at_ms ELSE 0 END) AS newest_ms
 FROM (
     SELECT p.customer_id, p.feature, p.org_id, p.state, p.attempts, p.sent_qty, w.since_ms,
-        CASE WHEN p.by_hand AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms THEN 1 ELSE 0 END
-            AS since_mark,
+        CASE WHEN (p.by_hand OR p.state = 'voided') AND COALESCE(p.settled_ms, p.sealed_at_ms) >= w.mark_ms - :apart_ms
+            THEN 1 ELSE 0 END AS since_mark,
+        CASE WHEN p.state = 'voided' AND p.sent_qty < 0 AND p.attempts > 0 AND EXISTS (SELECT 1 FROM voids x
+            WHERE {is_of_push} AND x.evidence_kind = 'operator') THEN p.sent_qty ELSE 0 END AS cut,
         COALESCE(p.settled_ms, p.sealed_at_ms) AS at_ms,
         CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END AS accepted,
         CASE WHEN p.state IN ('queued', 'in_doubt') OR p.state = 'due' AND p.attempts > 0 THEN 1 ELSE 0 END AS open,
