@@ -15,6 +15,7 @@ from drawdown.worker.commands.assignments import assign
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import Push, Transaction
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.push import lookup_drawn
 from drawdown.worker.push.notices import apply_notices
 from drawdown.worker.push.push import push
 from drawdown.worker.verify.verify import verify
@@ -260,8 +261,11 @@ def test_a_balance_of_a_later_cycle_does_not_tell_that_nothing_was_drawn_before_
 
 
 @pytest.mark.parametrize("how", ["shards", "stopped"])
-def test_two_organisations_that_were_one_customer_do_not_wait_for_ever(engine: sa.Engine, how: str) -> None:
+def test_two_organisations_that_were_one_customer_do_not_wait_for_ever(
+    engine: sa.Engine, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One balance tells of both: they are looked up together; of one that is stopped a person is told."""
+    monkeypatch.setattr(lookup_drawn, "MOST_WAITS", 30)
     fleet, provider = fleet_of(engine, **DRAWN)
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
@@ -278,10 +282,10 @@ def test_two_organisations_that_were_one_customer_do_not_wait_for_ever(engine: s
     if how == "shards":
         buckets = [int(str(fleet.one("SELECT bucket FROM orgs WHERE org_id = :o", o=org))) for org in ("acme", "bolt")]
         shards = [Shard(0, sum(buckets) // 2), Shard(sum(buckets) // 2 + 1)]
-    for number in range(2 * 24 * 12):
+    for number in range(60):
         if how == "stopped" and number == 3:
             fleet.write("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'")
-        fleet.clock.at_ms += 5 * MINUTE_MS
+        fleet.clock.at_ms += 60 * MINUTE_MS
         for shard in shards:
             fleet.tick(shard=shard)
     found = fleet.rows("SELECT org_id, state FROM pushes WHERE window_ms IN (:a, :b) AND revision = 0 ORDER BY 1",
