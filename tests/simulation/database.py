@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.database import connect
 from drawdown.schema.migrate import upgrade
-from tests.simulation.shortcut import shorten
+from tests.simulation.shortcut import KNOWN, shorten
 
 T = TypeVar("T")
 AUDIT = (
@@ -49,11 +49,18 @@ def _template() -> bytes:
     return image
 
 
+def _keep_statements(_dialect: object, _record: object, _args: object, options: dict[str, object]) -> None:
+    """The driver prepares a statement once a life, not each time that 128 others came in between."""
+    options["cached_statements"] = KNOWN
+
+
 def new_database() -> sa.Engine:
     """A migrated, empty database in memory, with the audit's triggers."""
     engine = connect("sqlite://")
+    sa.event.listen(engine, "do_connect", _keep_statements)
     raw = engine.raw_connection()
     raw.driver_connection.deserialize(_template())  # type: ignore[union-attr]
+    raw.driver_connection.text_factory = str  # type: ignore[union-attr]
     raw.close()
     shorten(engine)
     return engine
