@@ -27,7 +27,7 @@ SEEDS_A_PROCESS = 250
 MOST_FAILURES = 20
 SAY_EVERY_S = 30.0
 SELDOM = 100_000
-"""New objects before Python looks for circles among them: a life makes few, and looking took a twentieth of its time."""
+"""New objects before Python looks for circles among them: looking took a twentieth of a life's time."""
 
 
 @dataclass
