@@ -102,8 +102,10 @@ def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeyp
         fleet.write("INSERT INTO losses VALUES (2, :t - 1, :t, :t, 1, '', 'somebody', '')", {"t": T0})
         provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
     if part in ("lookup", "drawn", "totals"):
-        provider.answers[f"usage:acme:{T0}:compute_1gb"] = Unknown("cut")
-        fleet.tick_windows(2)
+        key = f"usage:acme:{T0}:compute_1gb"
+        provider.answers[key], provider.lookups[key] = Unknown("cut"), ReadFailed("not yet")
+        fleet.tick_windows(2)  # which may look it up, and learns nothing
+        del provider.lookups[key]
     if part == "cells":
         fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')")
         fleet.write(
