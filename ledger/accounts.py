@@ -1,9 +1,10 @@
-"""Accounts: where credit lies, and each wallet's plan."""
+"""Accounts: each customer's wallet, and its plan."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -12,25 +13,45 @@ from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
 
+WALLET: Final = "wallet:"
+
 
 @dataclass(frozen=True)
 class Wallet:
-    """A customer's wallet: what is left in micro-credits, the plan, and how many sandboxes at once it allows."""
+    """A customer's wallet: what is left in micro-credits, what of it runs have reserved, the plan, and how many
+    sandboxes at once it allows."""
 
     balance_micro: int
     plan: str | None
     max_concurrent: int | None
+    held_micro: int = 0
+    overdraft_micro: int = 0
+
+    @property
+    def available_micro(self) -> int:
+        """What may still be reserved."""
+        return self.balance_micro - self.held_micro + self.overdraft_micro
 
 
 def wallet_account(customer_id: str) -> str:
     """The account of a customer's wallet."""
-    return f"wallet:{customer_id}"
+    return f"{WALLET}{customer_id}"
 
 
 def read_wallets(connection: sa.Connection, customer_ids: Iterable[str]) -> Mapping[str, Wallet]:
     """The wallets of customers; one never used before is empty."""
     rows = SQL.run(connection, "wallets", {"customers": [{"id": customer_id} for customer_id in customer_ids]})
-    return {row.id: Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes) for row in rows}
+    return {
+        row.id: Wallet(
+            int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, row.held_micro, row.overdraft_micro
+        )
+        for row in rows
+    }
+
+
+def has_wallet(connection: sa.Connection, customer_id: str) -> bool:
+    """Whether a customer was ever given credit, or charged."""
+    return SQL.run(connection, "has_wallet", {"account_id": wallet_account(customer_id)}).first() is not None
 
 
 def set_plan(connection: sa.Connection, customer_id: str, plan: str) -> None:
@@ -46,6 +67,6 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str) -> None:
 
 
 def open_accounts(connection: sa.Connection, accounts: Iterable[str]) -> None:
-    """Have accounts, empty where they are new, in one order: two transactions never wait for each other by it."""
-    rows = [{"id": account, "kind": account.split(":", 1)[0]} for account in sorted(set(accounts))]
+    """Have wallets, empty where they are new, in one order: two transactions never wait for each other by it."""
+    rows = [{"id": account} for account in sorted(set(accounts))]
     SQL.run(connection, "open_accounts", {"accounts": rows})

@@ -1,4 +1,8 @@
-"""Entries are posted: each key once, and both its accounts move by it."""
+"""Entries are posted: each key once, and the wallet on one of its sides moves by it.
+
+The other side is a name: what was earned by a feature, where grants come from. No row keeps its balance: a row that all
+customers' charges change makes each of them wait for the others.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.ledger.accounts import open_accounts, wallet_account
+from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
@@ -58,15 +62,22 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
     if not entries:
         return set()
     ordered = sorted(entries, key=lambda entry: str(entry["key"]))  # one order for all workers: no deadlock
-    open_accounts(connection, [str(entry[side]) for entry in ordered for side in ("from_account", "to_account")])
+    open_accounts(connection, [account for entry in ordered for account, _ in _moved(entry)])
     new = set(SQL.run(connection, "post", {"entries": ordered}).scalars())
     moves: dict[str, int] = defaultdict(int)
     for entry in ordered:
         if entry["key"] in new:
-            moves[str(entry["from_account"])] -= int(str(entry["amount_micro"]))
-            moves[str(entry["to_account"])] += int(str(entry["amount_micro"]))
+            for account, amount_micro in _moved(entry):
+                moves[account] += amount_micro
     _move(connection, moves)
     return new
+
+
+def _moved(entry: Mapping[str, object]) -> list[tuple[str, int]]:
+    """The wallets that an entry moves, and by how much."""
+    amount_micro = int(str(entry["amount_micro"]))
+    sides = ((str(entry["from_account"]), -amount_micro), (str(entry["to_account"]), amount_micro))
+    return [(account, moved) for account, moved in sides if account.startswith(WALLET)]
 
 
 def _move(connection: sa.Connection, moves: Mapping[str, int]) -> None:

@@ -1,10 +1,14 @@
 -- The embedded ledger: accounts, entries, the rate card.
 
 -- name: wallets
-SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan, p.max_concurrent_sandboxes
+SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan, p.max_concurrent_sandboxes,
+    COALESCE(a.held_micro, 0) AS held_micro, COALESCE(a.overdraft_micro, 0) AS overdraft_micro
 FROM {rows :customers (id text)} w
 LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id
 LEFT JOIN ledger_plans p ON p.plan = a.plan
+
+-- name: has_wallet
+SELECT 1 FROM ledger_accounts WHERE account_id = :account_id
 
 -- name: plan
 SELECT 1 FROM ledger_plans WHERE plan = :plan
@@ -13,16 +17,15 @@ SELECT 1 FROM ledger_plans WHERE plan = :plan
 UPDATE ledger_accounts SET plan = :plan WHERE account_id = :account_id
 
 -- name: open_accounts
-INSERT INTO ledger_accounts (account_id, kind)
-SELECT id, kind FROM {rows :accounts (id text, kind text)} r WHERE 1 = 1
+INSERT INTO ledger_accounts (account_id) SELECT id FROM {rows :accounts (id text)} r WHERE 1 = 1
 ORDER BY id ON CONFLICT (account_id) DO NOTHING
 
 -- name: post
 INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
-    reason)
-SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason
+    reason, reservation)
+SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason, reservation
 FROM {rows :entries (key text, kind text, from_account text, to_account text, amount_micro bigint, feature text,
-    quantity bigint, ts bigint, at_ms bigint, actor text, reason text)} r
+    quantity bigint, ts bigint, at_ms bigint, actor text, reason text, reservation text)} r
 WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move

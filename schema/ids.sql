@@ -46,7 +46,7 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 (SELECT feature AS id FROM ledger_rates)
 
 -- name: wallets
-(SELECT account_id AS id FROM ledger_accounts WHERE kind = 'wallet')
+(SELECT account_id AS id FROM ledger_accounts)
 
 -- name: assigned_customers
 (SELECT customer_id AS id FROM assignments)
@@ -59,6 +59,9 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 
 -- name: plans_of_orgs
 (SELECT "plan" AS id FROM orgs WHERE "plan" IS NOT NULL)
+
+-- name: runs
+(SELECT reservation AS id FROM reservations)
 
 -- name: cells
 (SELECT cell_id AS id FROM cells)

@@ -17,7 +17,7 @@ from drawdown.schema.tables.fleet import (
     sandboxes,
     ticks,
 )
-from drawdown.schema.tables.ledger import ledger_accounts, ledger_entries, ledger_plans, ledger_rates
+from drawdown.schema.tables.ledger import ledger_accounts, ledger_entries, ledger_plans, ledger_rates, reservations
 from drawdown.schema.tables.orgs import assignments, buckets, mappings, orgs
 from drawdown.schema.tables.outbox import (
     adoptions,
@@ -72,6 +72,7 @@ __all__ = [
     "quarantine_closed",
     "reconciliations",
     "replays",
+    "reservations",
     "sample_conflicts",
     "sandboxes",
     "seals",

@@ -8,11 +8,14 @@ ledger_accounts = sa.Table(
     "ledger_accounts",
     metadata,
     id_column("account_id", key=True),
-    sa.Column("kind", sa.Text, nullable=False),
     sa.Column("balance_micro", Big, nullable=False, server_default="0"),
     id_column("plan", null=True),
-    sa.CheckConstraint("kind IN ('wallet', 'revenue', 'source')", name="ledger_accounts_kind"),
-    comment="Wallets of customers, and the accounts on the other side. The balance is the sum of its lines, kept.",
+    sa.Column("held_micro", Big, nullable=False, server_default="0"),
+    sa.Column("overdraft_micro", Big, nullable=False, server_default="0"),
+    ms_column("next_due_ms", null=True),
+    sa.CheckConstraint("held_micro >= 0 AND overdraft_micro >= 0", name="ledger_accounts_sane"),
+    comment="Wallets. The balance is the sum of its lines, kept; held: what runs that go on have reserved of it; "
+    "next_due_ms: when the first of them expires.",
 )
 
 ledger_entries = sa.Table(
@@ -28,12 +31,20 @@ ledger_entries = sa.Table(
     ms_column("ts"),
     ms_column("at_ms"),
     *said_columns(),
-    sa.CheckConstraint("kind IN ('usage', 'grant')", name="ledger_entries_kind"),
+    id_column("reservation", null=True),
+    sa.CheckConstraint("kind IN ('usage', 'grant', 'run')", name="ledger_entries_kind"),
+    sa.CheckConstraint("kind <> 'run' OR reservation IS NOT NULL", name="ledger_entries_run_says_which"),
     sa.CheckConstraint("from_account <> to_account", name="ledger_entries_two_sides"),
     sa.CheckConstraint(
         "kind <> 'usage' OR (feature IS NOT NULL AND quantity IS NOT NULL)", name="ledger_entries_usage_says_what"
     ),
     sa.Index("ledger_entries_by_from", "from_account", "ts"),
+    sa.Index(
+        "ledger_entries_by_reservation",
+        "reservation",
+        sqlite_where=sa.text("reservation IS NOT NULL"),
+        postgresql_where=sa.text("reservation IS NOT NULL"),
+    ),
     comment="Each entry moves an amount from one account to another: two lines that sum to zero by construction.",
 )
 
@@ -63,4 +74,36 @@ ledger_plans = sa.Table(
     id_column("plan", key=True),
     sa.Column("max_concurrent_sandboxes", sa.Integer, nullable=False),
     comment="How many sandboxes at once a plan allows.",
+)
+
+_HELD = sa.text("state = 'held'")
+reservations = sa.Table(
+    "reservations",
+    metadata,
+    id_column("reservation", key=True),
+    id_column("org_id"),
+    id_column("customer_id"),
+    id_column("project", null=True),
+    id_column("subject", null=True),
+    id_column("action", null=True),
+    sa.Column("estimate", sa.Text, nullable=True),
+    sa.Column("amount_micro", Big, nullable=False),
+    sa.Column("drawn_micro", Big, nullable=False, server_default="0"),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("overage", sa.Text, nullable=False),
+    ms_column("accepted_ms"),
+    ms_column("expires_ms"),
+    ms_column("ended_ms", null=True),
+    sa.Column("ended_by", sa.Text, nullable=True),
+    sa.Column("ended_reason", sa.Text, nullable=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    *said_columns(),
+    sa.CheckConstraint("state IN ('held', 'settled', 'released', 'expired')", name="reservations_state"),
+    sa.CheckConstraint("overage IN ('charge', 'cap', 'refuse')", name="reservations_overage"),
+    sa.CheckConstraint("amount_micro > 0 AND drawn_micro >= 0 AND expires_ms > accepted_ms", name="reservations_sane"),
+    sa.CheckConstraint("(state = 'held') = (ended_ms IS NULL)", name="reservations_end"),
+    sa.Index("reservations_held_by_wallet", "customer_id", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
+    sa.Index("reservations_held_by_end", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
+    sa.Index("reservations_by_org", "org_id", "accepted_ms"),
+    comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good.",
 )

@@ -26,4 +26,4 @@ SELECT provider, paused_ms, paused_reason FROM provider_states WHERE paused_ms I
 SELECT DISTINCT a.org_id, a.provider FROM {rows :customers (id text)} w JOIN assignments a ON a.customer_id = w.id
 
 -- name: wallets_on_plan
-SELECT account_id FROM ledger_accounts WHERE kind = 'wallet' AND plan = :plan
+SELECT account_id FROM ledger_accounts WHERE plan = :plan

@@ -13,5 +13,5 @@ ON CONFLICT (plan) DO UPDATE SET max_concurrent_sandboxes = excluded.max_concurr
 
 -- name: plans
 SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COUNT(a.account_id) AS customers
-FROM ledger_plans p LEFT JOIN ledger_accounts a ON a.plan = p.plan AND a.kind = 'wallet'
+FROM ledger_plans p LEFT JOIN ledger_accounts a ON a.plan = p.plan
 GROUP BY p.plan, p.max_concurrent_sandboxes ORDER BY p.plan

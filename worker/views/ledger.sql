@@ -1,7 +1,7 @@
 -- Wallets and their entries.
 
 -- name: wallets
-SELECT account_id, balance_micro, plan FROM ledger_accounts WHERE kind = 'wallet'
+SELECT account_id, balance_micro, plan FROM ledger_accounts
 ORDER BY balance_micro LIMIT :at_most
 
 -- name: entries

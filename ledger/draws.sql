@@ -1,0 +1,20 @@
+-- What a run drew, and its end.
+
+-- name: draw
+UPDATE reservations SET drawn_micro = :drawn_micro WHERE reservation = :reservation
+
+-- name: finish
+UPDATE reservations SET drawn_micro = :drawn_micro, state = :state, ended_ms = :ended_ms, ended_by = :ended_by,
+    ended_reason = :ended_reason
+WHERE reservation = :reservation
+
+-- name: entries_of
+-- What was posted under one number of a run.
+SELECT key, feature, quantity, amount_micro FROM ledger_entries
+WHERE reservation = :reservation AND key >= :first AND key < :beyond
+
+-- name: drawn_by_feature
+-- What was written off as it was drawn is left out.
+SELECT feature, CAST(COALESCE(SUM(quantity), 0) AS BIGINT) AS quantity,
+    CAST(SUM(amount_micro) AS BIGINT) AS amount_micro
+FROM ledger_entries WHERE reservation = :reservation AND key NOT LIKE '%:-' GROUP BY feature

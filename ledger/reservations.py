@@ -1,0 +1,220 @@
+"""Reservations: what a run may cost is held in its wallet before it starts, what it cost is charged once, the rest is
+free again.
+
+Guarantee: held, drawn and left are moved in one transaction with the entries that say so. Locks are taken in one order
+everywhere: reservations by their keys, then wallets by their ids. The same call again gets the first answer; the same
+key with other content is refused. What is due by time is made true before a balance is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.schema.audit import By
+from drawdown.schema.errors import DatabaseBusy, Refused
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MICRO
+
+SQL = queries(__file__)
+
+Overage: TypeAlias = Literal["charge", "cap", "refuse"]
+State: TypeAlias = Literal["held", "settled", "released", "expired"]
+MATURE_TRIES: Final = 3
+"""Of a wallet in one transaction: what becomes due in between is an hour away, unless hosts' clocks differ by that."""
+MATURE_AT_ONCE: Final = 20_000
+"""Reservations that one transaction expires."""
+HOLDERS_SAID: Final = 3
+"""Of those who hold a wallet's credit, in a refusal."""
+SWEPT_AT_ONCE: Final = 1_000
+"""Reservations whose wallets one transaction of the sweep matures."""
+
+
+class Denied(Refused):
+    """A run, or a step of it, that is refused. `code` is for programs; `step` is the part of the permission order that
+    said no, where one did."""
+
+    def __init__(self, code: str, text: str, step: str | None = None) -> None:
+        super().__init__(text)
+        self.code, self.step = code, step
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a run asks for. `amount_micro` is what is held for it, in micro-credits; `estimate` the base units by
+    feature it was priced from, as JSON, where it was. Times are milliseconds; project, subject and action are labels.
+    `fingerprint` tells a repetition from another request under the same key."""
+
+    reservation: str
+    org_id: str
+    customer_id: str
+    amount_micro: int
+    expires_ms: int
+    overage: Overage
+    fingerprint: str
+    estimate: str | None = None
+    project: str | None = None
+    subject: str | None = None
+    action: str | None = None
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A row of `reservations`: micro-credits and milliseconds."""
+
+    reservation: str
+    org_id: str
+    customer_id: str
+    project: str | None
+    subject: str | None
+    action: str | None
+    estimate: str | None
+    amount_micro: int
+    drawn_micro: int
+    state: State
+    overage: Overage
+    accepted_ms: int
+    expires_ms: int
+    ended_ms: int | None
+    ended_by: str | None
+    ended_reason: str | None
+    fingerprint: str
+    actor: str
+    reason: str
+
+    @property
+    def left_micro(self) -> int:
+        """What of its wallet it still holds."""
+        return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
+
+
+def other_content(reservation: str) -> Denied:
+    """A key that comes again with other content."""
+    return Denied("other_content", f"the key {reservation} was used before, for another run: give a new one")
+
+
+def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "") -> Denied:
+    """A wallet without room, and who else than `own` holds its credit until when."""
+    values = {"customer_id": customer_id, "own": own, "at_most": HOLDERS_SAID}
+    holders = SQL.run(connection, "holders", values).all()
+    available = read_wallets(connection, [customer_id])[customer_id].available_micro
+    held = "".join(f"; {row.reservation} holds {row.left_micro / MICRO:g} until {row.expires_ms}" for row in holders)
+    text = f"{customer_id} has {available / MICRO:g} credits available, and the run asks for {wanted_micro / MICRO:g}"
+    return Denied("no_credit", text + held, "credits")
+
+
+def due_left(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
+    """What of a wallet's holds is over and not expired yet, in micro-credits."""
+    values = {"customer_id": customer_id, "now_ms": now_ms}
+    return int(SQL.run(connection, "due_left", values).scalar_one())
+
+
+def read(connection: sa.Connection, reservation: str) -> Reservation | None:
+    """A reservation; None where there is none."""
+    row = SQL.run(connection, "read", {"reservation": reservation}, held="").mappings().one_or_none()
+    return None if row is None else Reservation(**row)
+
+
+def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
+    """The same, and nobody else ends or grows it until this transaction is over."""
+    row = SQL.run(connection, "read", {"reservation": reservation}, held="for_update").mappings().one_or_none()
+    return None if row is None else Reservation(**row)
+
+
+def reserve(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
+    """Hold what a run may cost; the reservation, and whether it was there before.
+
+    Errors: Denied `other_content` for a key that was used for something else, `no_credit` where there is no room.
+    """
+    values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    is_new = SQL.run(connection, "insert", values).first() is not None
+    found = read(connection, ask.reservation)
+    assert found is not None
+    if not is_new:
+        if found.fingerprint != ask.fingerprint:
+            raise other_content(ask.reservation)
+        return found, True
+    if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms):
+        raise no_credit(connection, ask.customer_id, ask.amount_micro, ask.reservation)
+    return found, False
+
+
+def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expires_ms: int, now_ms: int) -> Reservation:
+    """Have a held reservation be for `amount_micro` and until `expires_ms` at least; it never shrinks.
+
+    Errors: Denied `no_credit` where there is no room for what it is more.
+    """
+    grown = replace(
+        found,
+        amount_micro=max(found.amount_micro, amount_micro),
+        expires_ms=max(found.expires_ms, expires_ms),
+    )
+    more = grown.left_micro - found.left_micro
+    if more and not _hold(connection, found.customer_id, more, grown.expires_ms, now_ms):
+        raise no_credit(connection, found.customer_id, more, found.reservation)
+    SQL.run(connection, "grow", vars(grown))
+    return grown
+
+
+def _hold(connection: sa.Connection, customer_id: str, amount_micro: int, expires_ms: int, now_ms: int) -> bool:
+    values = {
+        "account_id": wallet_account(customer_id),
+        "amount_micro": amount_micro,
+        "expires_ms": expires_ms,
+        "now_ms": now_ms,
+    }
+    for _ in range(MATURE_TRIES):
+        if SQL.run(connection, "hold", values).first() is not None:
+            return True
+        if mature(connection, [customer_id], now_ms):
+            return SQL.run(connection, "hold", values).first() is not None
+    raise DatabaseBusy(f"more falls due in the wallet of {customer_id} than one transaction takes; try again")
+
+
+def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
+    """Expire what is due in these wallets, a bounded part at once; whether nothing more is due. Locks the wallets.
+
+    A moment that is over may stand there alone: what it was of ended before. It is set right, too.
+    """
+    customers = sorted(set(customer_ids))
+    values = {"customers": customers, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
+    due = SQL.run(connection, "hold_due", values).scalars().all()
+    SQL.run(connection, "hold_wallets", {"accounts": [wallet_account(one) for one in customers]}).all()
+    freed = dict.fromkeys(customers, 0)
+    if due:
+        for row in SQL.run(connection, "expire", {"due": [{"reservation": key} for key in due], "now_ms": now_ms}):
+            freed[row.customer_id] += row.left_micro
+    wallets = [{"account_id": wallet_account(one), "customer_id": one, "freed": freed[one]} for one in customers]
+    next_due = SQL.run(connection, "mature", {"wallets": wallets}).scalars().all()
+    return all(moment is None or moment > now_ms for moment in next_due)
+
+
+def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
+    """Expire a reservation that this transaction holds, and that is due."""
+    SQL.run(connection, "expire", {"due": [{"reservation": found.reservation}], "now_ms": now_ms}).all()
+    after = read(connection, found.reservation)
+    assert after is not None
+    free(connection, found, after)
+    return after
+
+
+def expire_due(connection: sa.Connection, now_ms: int) -> list[str]:
+    """Expire the first of all that are due; the customers whose wallets they held. A sweep: whoever needs a balance
+    does the same for one wallet."""
+    rows = SQL.run(connection, "due_in", {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}).all()
+    customers = sorted({str(row.customer_id) for row in rows})
+    if customers:
+        mature(connection, customers, now_ms)
+    return customers
+
+
+def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:
+    """Give back to the wallet what a reservation no longer holds."""
+    freed_micro = before.left_micro - after.left_micro
+    if freed_micro:
+        values = {"account_id": wallet_account(before.customer_id), "freed_micro": freed_micro}
+        SQL.run(connection, "free", values)

@@ -1,0 +1,72 @@
+-- Reservations and the holds on wallets.
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: columns
+reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
+    accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason
+
+-- name: insert
+INSERT INTO reservations (reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, state,
+    overage, accepted_ms, expires_ms, fingerprint, actor, reason)
+VALUES (:reservation, :org_id, :customer_id, :project, :subject, :action, :estimate, :amount_micro, 'held',
+    :overage, :accepted_ms, :expires_ms, :fingerprint, :actor, :reason)
+ON CONFLICT (reservation) DO NOTHING RETURNING reservation
+
+-- name: read
+SELECT {columns} FROM reservations WHERE reservation = :reservation {held}
+
+-- name: hold
+-- Only where there is room, and nothing that is due by time would change what room there is.
+UPDATE ledger_accounts SET held_micro = held_micro + :amount_micro,
+    next_due_ms = CASE WHEN next_due_ms < :expires_ms THEN next_due_ms ELSE :expires_ms END
+WHERE account_id = :account_id AND balance_micro - held_micro + overdraft_micro >= :amount_micro
+    AND (next_due_ms IS NULL OR next_due_ms > :now_ms)
+RETURNING balance_micro
+
+-- name: free
+UPDATE ledger_accounts SET held_micro = held_micro - :freed_micro WHERE account_id = :account_id
+
+-- name: grow
+UPDATE reservations SET amount_micro = :amount_micro, expires_ms = :expires_ms WHERE reservation = :reservation
+
+-- name: due_in
+-- The first that are due of all wallets. Whoever has one of them is about to end it.
+SELECT reservation, customer_id FROM reservations WHERE state = 'held' AND expires_ms <= :now_ms
+ORDER BY expires_ms LIMIT :at_most
+
+-- name: hold_due
+-- By their keys, one order for all: rows that another ended meanwhile are left out.
+SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held' AND expires_ms <= :now_ms
+ORDER BY reservation LIMIT :at_most {for_update}
+
+-- name: hold_wallets
+SELECT account_id FROM ledger_accounts WHERE account_id IN :accounts ORDER BY account_id {for_update}
+
+-- name: expire
+UPDATE reservations SET state = 'expired', ended_ms = :now_ms, ended_by = 'drawdown', ended_reason = 'expired'
+WHERE reservation IN (SELECT reservation FROM {rows :due (reservation text)} d)
+RETURNING customer_id, {left} AS left_micro
+
+-- name: left
+-- Of what was reserved, what was not drawn.
+CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
+
+-- name: mature
+-- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen.
+UPDATE ledger_accounts SET held_micro = held_micro - r.freed,
+    next_due_ms = (SELECT MIN(h.expires_ms) FROM reservations h WHERE h.customer_id = r.customer_id
+        AND h.state = 'held')
+FROM {rows :wallets (account_id text, customer_id text, freed bigint)} r
+WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.next_due_ms
+
+-- name: holders
+SELECT reservation, {left} AS left_micro, expires_ms FROM reservations
+WHERE customer_id = :customer_id AND state = 'held' AND reservation <> :own ORDER BY 2 DESC, 1 LIMIT :at_most
+
+-- name: due_left
+SELECT COALESCE(CAST(SUM({left}) AS BIGINT), 0) FROM reservations
+WHERE customer_id = :customer_id AND state = 'held' AND expires_ms <= :now_ms

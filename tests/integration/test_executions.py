@@ -1,0 +1,291 @@
+"""Runs: what is held, drawn, settled, released and expired, to the micro-credit, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Denied
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.worker.commands import executions
+from drawdown.worker.commands.credit import grant, set_rate
+from drawdown.worker.commands.executions import Request
+from tests.world import Fleet
+
+T = TypeVar("T")
+HOUR_MS = 60 * MINUTE_MS
+
+
+class Bank:
+    """One organisation, acme, with 100 credits."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.fleet = Fleet(engine)
+        self.fleet.assign("acme")
+        self.write(lambda c: grant(c, "acme", 100 * MICRO, self.fleet.by, key="first", plan=None))
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        return write(self.fleet.engine, work)
+
+    def accept(self, key: str, credits: int = 6, **more: object) -> executions.Accepted:
+        request = Request("acme", credits * MICRO, **more)  # type: ignore[arg-type]
+        return self.write(lambda c: executions.accept(c, key, request, self.fleet.by))
+
+    def settle(self, key: str, credits: int) -> executions.Settled:
+        return self.write(lambda c: executions.settle(c, key, Cost(credits * MICRO), self.fleet.by))
+
+    def release(self, key: str, credits: int | None = None) -> executions.Settled:
+        cost = None if credits is None else Cost(credits * MICRO)
+        return self.write(lambda c: executions.release(c, key, cost, self.fleet.by))
+
+    def draw(self, key: str, number: int, credits: int) -> executions.Settled:
+        return self.write(lambda c: executions.draw(c, key, number, Cost(credits * MICRO), self.fleet.by))
+
+    def extend(self, key: str, to: int | None = None, for_ms: int | None = None) -> executions.Accepted:
+        micro = None if to is None else to * MICRO
+        return self.write(lambda c: executions.extend(c, key, micro, for_ms, self.fleet.by))
+
+    def preview(self, request: Request) -> executions.Preview:
+        return read(self.fleet.engine, lambda c: executions.preview(c, request, self.fleet.clock.at_ms))
+
+    @property
+    def purse(self) -> tuple[int, int]:
+        """What acme's wallet keeps, and what of it is held, in credits."""
+        ((balance, held),) = self.fleet.rows(
+            "SELECT balance_micro, held_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'"
+        )
+        assert isinstance(balance, int)
+        assert isinstance(held, int)
+        assert balance % MICRO == held % MICRO == 0
+        return balance // MICRO, held // MICRO
+
+    def later(self, ms: int) -> None:
+        self.fleet.clock.at_ms += ms
+
+
+@pytest.fixture
+def bank(engine: sa.Engine) -> Bank:
+    return Bank(engine)
+
+
+def test_a_run_is_held_settled_and_the_rest_is_free(bank: Bank) -> None:
+    accepted = bank.accept("e-1", project="site")
+    assert (accepted.repeated, accepted.wallet.available_micro, bank.purse) == (False, 94 * MICRO, (100, 6))
+    settled = bank.settle("e-1", 4)
+    assert (settled.drawn.charged_micro, settled.wallet.available_micro, bank.purse) == (4 * MICRO, 96 * MICRO, (96, 0))
+    assert bank.fleet.rows("SELECT key, kind, amount_micro, reservation FROM ledger_entries WHERE kind = 'run'") == [
+        ("run:e-1:final:*", "run", 4 * MICRO, "e-1")
+    ]
+
+
+def test_the_same_again_gets_the_first_answer(bank: Bank) -> None:
+    for repeated in (False, True):
+        assert bank.accept("e-1").repeated is repeated
+        assert bank.purse == (100, 6)
+    for repeated in (False, True):
+        assert bank.draw("e-1", 1, 2).drawn.repeated is repeated
+        assert bank.purse == (98, 4)
+    for repeated in (False, True):
+        assert bank.settle("e-1", 5).drawn.repeated is repeated
+        assert bank.purse == (95, 0)
+    assert bank.draw("e-1", 1, 2).drawn.repeated, "also once it has ended"
+    assert bank.accept("e-1").repeated, "also once it has ended"
+    bank.accept("e-2")
+    for repeated in (False, True):
+        assert bank.release("e-2").drawn.repeated is repeated
+        assert bank.purse == (95, 0)
+
+
+OTHER = {
+    "another estimate": ("other_content", lambda bank: bank.accept("held", 7)),
+    "another project": ("other_content", lambda bank: bank.accept("held", project="x")),
+    "a draw of another amount": ("other_content", lambda bank: bank.draw("held", 1, 2)),
+    "a settlement at another cost": ("other_content", lambda bank: bank.settle("settled", 3)),
+    "a settlement after its release": ("ended", lambda bank: bank.settle("released", 1)),
+    "a release after its settlement": ("ended", lambda bank: bank.release("settled")),
+    "a release at another cost": ("other_content", lambda bank: bank.release("released", 1)),
+    "a draw after its settlement": ("ended", lambda bank: bank.draw("settled", 9, 1)),
+    "growing after its settlement": ("ended", lambda bank: bank.extend("settled", 9)),
+    "growing beyond what is there": ("no_credit", lambda bank: bank.extend("held", 200)),
+    "a settlement below what was drawn": ("below_drawn", lambda bank: bank.settle("held", 0)),
+    "more than there is": ("no_credit", lambda bank: bank.accept("new", 95)),
+}
+
+
+@pytest.mark.parametrize("situation", OTHER)
+def test_it_is_denied_and_nothing_moves(bank: Bank, situation: str) -> None:
+    for key in ("held", "settled", "released"):
+        bank.accept(key, 4)
+    bank.draw("held", 1, 1)
+    bank.settle("settled", 2)
+    bank.release("released")
+    before = (bank.purse, bank.fleet.rows("SELECT * FROM reservations ORDER BY 1"))
+    assert before[0] == (97, 3)
+    code, act = OTHER[situation]
+    with pytest.raises(Denied) as denied:
+        act(bank)
+    assert denied.value.code == code
+    assert (bank.purse, bank.fleet.rows("SELECT * FROM reservations ORDER BY 1")) == before
+
+
+@pytest.mark.parametrize(
+    ("overage", "charged", "purse"), [("charge", 10, (90, 0)), ("cap", 6, (94, 0)), ("refuse", None, (100, 6))]
+)
+def test_what_lies_above_the_hold_goes_by_the_overage(
+    bank: Bank, overage: str, charged: int | None, purse: tuple[int, int]
+) -> None:
+    bank.accept("e-1", 6, overage=overage)
+    if charged is None:
+        with pytest.raises(Denied, match="extend it first"):
+            bank.settle("e-1", 10)
+    else:
+        assert bank.settle("e-1", 10).drawn.charged_micro == charged * MICRO
+        assert bank.settle("e-1", 10).drawn.repeated
+    assert bank.purse == purse
+
+
+def test_what_is_drawn_in_parts_above_the_hold_is_written_off_once(bank: Bank) -> None:
+    bank.accept("e-1", 6, overage="cap")
+    drawn = [bank.draw("e-1", number, 4).drawn for number in (1, 2, 3)]
+    assert [(one.charged_micro // MICRO, one.written_off_micro // MICRO) for one in drawn] == [(4, 0), (2, 2), (0, 4)]
+    assert bank.purse == (94, 0)
+    assert bank.draw("e-1", 2, 4).drawn.repeated
+    assert bank.settle("e-1", 6).drawn.charged_micro == 0
+
+
+def test_usage_is_owed_below_zero_and_never_refused(bank: Bank) -> None:
+    bank.accept("e-1", 100)
+    assert bank.settle("e-1", 130).wallet.available_micro == -30 * MICRO
+
+
+def test_what_is_over_is_free_before_a_balance_is_believed(bank: Bank) -> None:
+    bank.accept("e-1", 60)
+    bank.accept("e-2", 30, for_ms=2 * HOUR_MS)
+    bank.later(HOUR_MS - 1)
+    with pytest.raises(Denied, match=r"10 credits available.*e-1 holds 60"):
+        bank.accept("e-3", 40)
+    bank.later(1)
+    assert bank.preview(Request("acme", 40 * MICRO)).allowed
+    bank.accept("e-3", 40)
+    assert bank.fleet.one("SELECT state FROM reservations WHERE reservation = 'e-1'") == "expired"
+    assert bank.purse == (100, 70)
+
+
+def test_an_expired_run_is_settled_late_and_draws_no_more(bank: Bank) -> None:
+    bank.accept("e-1", 60)
+    bank.later(HOUR_MS)
+    with pytest.raises(Denied, match="settle it"):
+        bank.draw("e-1", 1, 1)
+    assert bank.settle("e-1", 50).wallet.available_micro == 50 * MICRO
+    assert bank.purse == (50, 0)
+
+
+def test_a_queued_run_waits_for_a_day_and_a_sign_of_life_keeps_it(bank: Bank) -> None:
+    assert bank.accept("e-1", queued=True).reservation.expires_ms == bank.fleet.clock.at_ms + DAY_MS
+    accepted = bank.accept("e-2")
+    bank.later(HOUR_MS - 1)
+    grown = bank.extend("e-2", to=8)
+    assert grown.reservation.expires_ms == accepted.reservation.expires_ms + HOUR_MS - 1
+    assert (grown.reservation.amount_micro, bank.purse) == (8 * MICRO, (100, 14))
+    assert bank.extend("e-2", to=8).repeated
+
+
+def test_the_sweep_expires_what_is_due_in_all_wallets(bank: Bank) -> None:
+    for number in range(5):
+        bank.accept(f"e-{number}", 10)
+    bank.later(HOUR_MS)
+    assert bank.write(lambda c: executions.expire(c, bank.fleet.clock.at_ms)) == 1
+    assert bank.write(lambda c: executions.expire(c, bank.fleet.clock.at_ms)) == 0
+    assert bank.purse == (100, 0)
+    assert bank.fleet.one("SELECT next_due_ms FROM ledger_accounts WHERE account_id = 'wallet:acme'") is None
+
+
+def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
+    for feature, micro in (("tokens_in", 3), ("tokens_out", 15)):
+        bank.write(lambda c, f=feature, m=micro: set_rate(c, f, m, 1, bank.fleet.by, from_ms=None))
+    request = Request("acme", quantities={"tokens_in": 1_000_000, "tokens_out": 200_000})
+    accepted = bank.write(lambda c: executions.accept(c, "e-1", request, bank.fleet.by))
+    assert accepted.reservation.amount_micro == 6 * MICRO
+    bank.later(HOUR_MS - 1)
+    bank.write(lambda c: set_rate(c, "tokens_in", 900, 1, bank.fleet.by, from_ms=bank.fleet.clock.at_ms - 300_000))
+    part = Cost(quantities={"tokens_in": 500_000})
+    assert bank.write(lambda c: executions.draw(c, "e-1", 1, part, bank.fleet.by)).drawn.charged_micro == 1_500_000
+    whole = Cost(quantities={"tokens_in": 600_000, "tokens_out": 100_000})
+    for repeated in (False, True):
+        settled = bank.write(lambda c: executions.settle(c, "e-1", whole, bank.fleet.by))
+        assert settled.drawn.repeated is repeated
+    rows = bank.fleet.rows("SELECT feature, quantity, amount_micro FROM ledger_entries WHERE kind = 'run' ORDER BY key")
+    assert rows == [
+        ("tokens_in", 500_000, 1_500_000),
+        ("tokens_in", 100_000, 300_000),
+        ("tokens_out", 100_000, 1_500_000),
+    ]
+    assert bank.fleet.one("SELECT drawn_micro FROM reservations") == 3_300_000
+    with pytest.raises(Denied, match="already"):
+        bank.write(lambda c: executions.settle(c, "e-1", replace(whole, quantities={"tokens_in": 1}), bank.fleet.by))
+
+
+def test_credits_and_quantities_are_not_mixed_in_one_run(bank: Bank) -> None:
+    bank.write(lambda c: set_rate(c, "tokens", 1, 1, bank.fleet.by, from_ms=None, new=True))
+    bank.accept("e-1")
+    bank.draw("e-1", 1, 2)
+    with pytest.raises(Denied, match="in credits"):
+        bank.write(lambda c: executions.settle(c, "e-1", Cost(quantities={"tokens": 5}), bank.fleet.by))
+
+
+STEPS = {
+    "account": ("UPDATE orgs SET floor_ms = floor_ms", Request("globex", MICRO), "no_wallet"),
+    "account_state": ("UPDATE orgs SET is_halted = true, halted_at = 1, halt_reason = 'operator'", None, "halted"),
+    "plan": ("UPDATE orgs SET floor_ms = floor_ms", Request("acme"), "no_estimate"),
+    "credits": ("UPDATE orgs SET floor_ms = floor_ms", Request("acme", 101 * MICRO), "no_credit"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_step_that_refuses_is_named(bank: Bank, step: str) -> None:
+    bank.fleet.assign("globex")
+    statement, request, code = STEPS[step]
+    bank.fleet.write(statement)
+    asked = request or Request("acme", MICRO)
+    found = bank.preview(asked)
+    assert (found.allowed, found.step, found.code) == (False, step, code)
+    with pytest.raises(Denied) as denied:
+        bank.write(lambda c: executions.accept(c, "e-1", asked, bank.fleet.by))
+    assert (denied.value.step, denied.value.code, str(denied.value)) == (step, code, found.reason)
+    assert bank.fleet.rows("SELECT 1 FROM reservations") == []
+
+
+WRONG = {
+    "nothing": Request("acme", 0),
+    "a negative estimate": Request("acme", -1),
+    "an absurd one": Request("acme", 10**15 + 1),
+    "no feature": Request("acme", quantities={}),
+    "a negative quantity": Request("acme", quantities={"x": -1}),
+    "a quantity beyond all": Request("acme", quantities={"x": 2**53}),
+    "both": Request("acme", 1, {"x": 1}),
+    "a life of a second": Request("acme", 1, for_ms=1000),
+    "a life of a year": Request("acme", 1, for_ms=365 * DAY_MS),
+    "a label with a line break": Request("acme", 1, project="a\nb"),
+}
+
+
+@pytest.mark.parametrize("situation", WRONG)
+def test_what_makes_no_sense_is_refused(bank: Bank, situation: str) -> None:
+    request = WRONG[situation]
+    with pytest.raises(UsageError):
+        bank.preview(request)
+    with pytest.raises(UsageError):
+        bank.write(lambda c: executions.accept(c, "e-1", request, bank.fleet.by))
+
+
+def test_a_run_that_is_mistyped_is_not_there(bank: Bank) -> None:
+    bank.accept("deploy-1")
+    with pytest.raises(UnknownId, match="deploy-1"):
+        bank.settle("deploi-1", 1)
