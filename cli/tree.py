@@ -45,7 +45,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     },
     "Look": {
         "status": CommandModule("status", "What is behind, why, since when, and what to do next"),
-        "verify": CommandModule("database", "Prove the nine invariants from the raw tables"),
+        "verify": CommandModule("database", "Prove the invariants from the raw tables"),
         "reconcile": CommandModule("reconcile", "Compare our totals with the providers'"),
         "usage": CommandModule("usage", "What one organisation used, by feature, day or sandbox"),
     },

@@ -33,7 +33,7 @@ _HEAD: Final = re.compile(r"^-- name: ([a-z_0-9]+)(?: \[(postgresql|sqlite)\])?$
 _WORDS: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
 _SLOT: Final = re.compile(r"\{([a-z_0-9]+)\}")
 _ROWS: Final = re.compile(r"\{rows :(\w+) \(([^)]*)\)\}")
-_BIND: Final = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+_BIND: Final = re.compile(r"(?<![:\w\\]):(\w+)(?![:\w])")
 _LIST: Final = re.compile(r"\bIN :(\w+)")
 
 
@@ -196,5 +196,5 @@ def _pieces(path: Path) -> dict[tuple[str, str], str]:
 
 
 def _literal(found: re.Match[str]) -> str:
-    """A comment goes; what a string holds is no value's name."""
-    return "" if found[0].startswith("--") else re.sub(r":(?=\w)", r"\\:", found[0])
+    """A comment goes; what a string holds is no value's name. SQLAlchemy takes no name for one that a colon follows."""
+    return "" if found[0].startswith("--") else re.sub(r":(?=\w+(?![:\w]))", r"\\:", found[0])

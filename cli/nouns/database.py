@@ -88,7 +88,7 @@ def verify_(
     stop: Annotated[bool, typer.Option(help="Stop the pushes of an organisation with a breach")] = True,
     actor: Actor = None,
 ) -> None:
-    """Prove the nine invariants from the raw tables. A breach stops that organisation's pushes, and no other's."""
+    """Prove the invariants from the raw tables. A breach stops that organisation's pushes, and no other's."""
     app: App = context.obj
     for name in org or ():
         app.read(partial(require_org, org_id=name))
@@ -107,7 +107,7 @@ def verify_(
         lines.append(table(title, ("#invariant", "org", "window", "feature", "what"), rows))
         lines += [f"stopped: {name}; mend it, then `drawdown org release {name} --reason …`" for name in stopped]
     else:
-        lines.append("all nine invariants hold")
+        lines.append("all invariants hold")
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
     result["newest_action"] = found.newest_action
     show(app, {**result, "stopped": stopped}, lines)

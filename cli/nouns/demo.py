@@ -204,7 +204,7 @@ def again(demo: Demo) -> None:
 
 def prove(demo: Demo) -> None:
     """Verify, from the raw tables."""
-    demo.say("6. `drawdown verify`: the nine invariants, from the raw tables")
+    demo.say("6. `drawdown verify`: the invariants, from the raw tables")
     found = demo.app.read(verify)
     if found.breaches:
         raise AssertionError(f"the demo broke an invariant: {found.breaches[0]}")

@@ -32,7 +32,7 @@ def _import(url: str) -> dict[str, object]:
 def _figures(url: str) -> tuple[int, ...]:
     """Everything that may not change when nothing new was used."""
     tables = ("usage_samples", "pushes", "attempts", "ledger_entries", "orgs", "sample_conflicts", "dirty_windows")
-    balance = number(url, "SELECT SUM(balance_micro) FROM ledger_accounts WHERE kind = 'wallet'")
+    balance = number(url, "SELECT SUM(balance_micro) FROM ledger_accounts")
     return (balance, *(number(url, f"SELECT COUNT(*) FROM {table}") for table in tables))
 
 

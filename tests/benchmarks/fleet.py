@@ -103,7 +103,7 @@ def give_credit(engine: sa.Engine, orgs: int) -> None:
     """More than it can use, for the first `orgs` organisations."""
     values = [{"org": f"org-{number}", "micro": CREDIT_MICRO} for number in range(orgs)]
     texts = (
-        "INSERT INTO ledger_accounts (account_id, kind, balance_micro) VALUES ('wallet:' || :org, 'wallet', :micro)",
+        "INSERT INTO ledger_accounts (account_id, balance_micro) VALUES ('wallet:' || :org, :micro)",
         "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
         "VALUES ('grant:' || :org, 'grant', 'source:grants', 'wallet:' || :org, :micro, 0, 0, 'bench', 'a benchmark')",
     )

@@ -67,7 +67,7 @@ WALLET, REVENUE = f"wallet:{ORG}", "revenue:compute_1gb"
 WRONG = {
     "another customer's wallet": (
         (
-            "INSERT INTO ledger_accounts (account_id, kind) VALUES ('wallet:zoe', 'wallet')",
+            "INSERT INTO ledger_accounts (account_id) VALUES ('wallet:zoe')",
             *moved(MIRROR, "wallet:zoe", WALLET),
             f"UPDATE ledger_entries SET from_account = 'wallet:zoe' WHERE key = '{MIRROR}'",
         ),

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger.draws import Cost
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands import executions
 from drawdown.worker.commands.credit import grant
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
@@ -130,9 +132,26 @@ def _lateness(fleet: Fleet, wrong: Sequence[str]) -> None:
         lambda c: map_size(c, "tiny", fleet.by, kind="up_to", memory_mb=512, unit="mb_s", from_ms=T0, confirmed=True),
     )
     fleet.tick_windows(1)
+    _runs(fleet)
     _credit(fleet, "g3", -(10**13))
     fleet.sample("acme", T0 + 8, 1)
     fleet.tick_windows(1)
+
+
+def _runs(fleet: Fleet) -> None:
+    """One that goes on and has drawn, and one for each end."""
+    by, before = fleet.by, replace(fleet.by, now_ms=fleet.by.now_ms - DAY_MS)
+
+    def work(connection: sa.Connection) -> None:
+        for key, at in (("going", by), ("done", by), ("over", before), ("off", by)):
+            request = executions.Request("acme", 60, overage="charge" if key == "done" else "cap")
+            executions.accept(connection, key, request, at)
+        executions.draw(connection, "going", 1, Cost(20), by)
+        executions.settle(connection, "done", Cost(70), by)
+        executions.expire(connection, by.now_ms)
+        executions.release(connection, "off", Cost(5), by)
+
+    write(fleet.engine, work)
 
 
 def _reject_and_void(fleet: Fleet) -> None:

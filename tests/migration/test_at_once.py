@@ -47,7 +47,7 @@ def test_an_upgrade_does_not_wait_long_for_a_table(postgres_url: str, monkeypatc
     with engine.begin() as connection:
         migrate_to(connection, REVISIONS[-2])
     with engine.connect() as report, report.begin():
-        report.execute(sa.text("SELECT COUNT(*) FROM pushes"))
+        report.execute(sa.text("SELECT COUNT(*) FROM ledger_entries"))
         with pytest.raises(LockHeld, match="try again"):
             upgrade(engine)
     upgrade(engine)

@@ -1,1 +1,1 @@
-"""Proves the nine invariants on any database. Shares nothing but `schema` with the rest."""
+"""Proves the invariants on any database. Shares nothing but `schema` with the rest."""

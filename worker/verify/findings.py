@@ -13,6 +13,7 @@ _HERE: Final = Path(__file__)
 USAGE: Final = queries(str(_HERE.with_name("usage.sql")))
 PUSHES: Final = queries(str(_HERE.with_name("pushes.sql")))
 LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
+CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
 STATE: Final = queries(str(_HERE.with_name("state.sql")))
 
 STATEMENTS: Final = (
@@ -20,12 +21,13 @@ STATEMENTS: Final = (
     (PUSHES, ("carry", "state", "shadow", "key", "twice", "revisions")),
     (LEDGER, ("charged", "uncommitted", "mirrored", "undrawn", "given_back")),
     (PUSHES, ("adopted",)),
-    (LEDGER, ("balance", "books", "priced", "granted", "ungranted")),
+    (LEDGER, ("balance", "sides", "priced", "granted", "ungranted")),
     (PUSHES, ("biller", "assignments", "unsaid")),
     (LEDGER, ("shared",)),
     (STATE, ("above", "pending_above", "floor", "floored", "refloored")),
     (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
+    (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
@@ -60,7 +62,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "adopted": (6, "{key} was adopted with evidence, and is {state} after {attempts} attempts"),
     "charged_in_vain": (2, "{key} is {state} and the ledger charged {quantity} for it"),
     "balance": (2, "the account {account_id} keeps {kept}, its lines sum to {lines}"),
-    "books": (2, "all balances of the ledger sum to {kept}, not to zero"),
+    "sides": (2, "the ledger moves {key} from {from_account} to {to_account}: no wallet pays so"),
     "priced": (2, "the ledger charged {amount_micro} for {quantity} under {key}: no rate of the feature makes that"),
     "granted": (
         2,
@@ -107,6 +109,13 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "older": (8, "the organisation's projection is of {projection_read_ms}, its newest one of {read_ms}"),
     "verdict": (8, "is_halted is {is_halted}, its newest projection says {said}"),
     "pending": (9, "{n1} MB: used and not sealable {n2} s in {n3} samples ({t1}), pending {n4} s in {n5} ({t2})"),
+    "held": (10, "{account_id} keeps {kept} held; its reservations have {parts} left"),
+    "never_due": (10, "{reservation} expires at {expires_ms}, and its wallet knows of nothing before {next_due_ms}"),
+    "run_drawn": (10, "{reservation} has drawn {drawn_micro}, its entries sum to {lines}"),
+    "run_entry": (10, "{key} is drawn from {from_account} for {reservation}, which is a run of {customer_id}"),
+    "no_receipt": (10, "{reservation} is settled, and no entry says with what"),
+    "receipt": (10, "{reservation} is {state}, and an entry says that it ended"),
+    "above_hold": (10, "{reservation} drew {drawn_micro} of {amount_micro}, and was to {overage} what is above"),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

@@ -143,8 +143,8 @@ WHERE c.org_id <> a.org_id AND (c.end_ms IS NULL OR a.start_ms < c.end_ms)
 SELECT 'balance' AS what, w.org_id, {no_window}, q.account_id, q.kept, q.lines FROM (
     SELECT account_id, SUM(kept) AS kept, {sum_of_lines} AS lines FROM (
         SELECT account_id, balance_micro AS kept, 0 AS line FROM ledger_accounts
-        UNION ALL SELECT from_account, 0, -amount_micro FROM ledger_entries
-        UNION ALL SELECT to_account, 0, amount_micro FROM ledger_entries
+        UNION ALL SELECT from_account, 0, -amount_micro FROM ledger_entries WHERE from_account LIKE 'wallet:%'
+        UNION ALL SELECT to_account, 0, amount_micro FROM ledger_entries WHERE to_account LIKE 'wallet:%'
     ) sides GROUP BY account_id
 ) q LEFT JOIN {owners} w ON w.account_id = q.account_id WHERE q.kept <> q.lines
 
@@ -155,22 +155,21 @@ SUM(line)
 -- SQLite's SUM fails where it overflows, as one bad organisation's may; parts of a sum do not.
 (SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
 
--- name: books
-SELECT 'books' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.kept
-FROM (SELECT {sum_of_balances} AS kept FROM ledger_accounts) q WHERE q.kept <> 0
-
--- name: sum_of_balances [postgresql]
-SUM(balance_micro)
-
--- name: sum_of_balances [sqlite]
-(SUM(balance_micro / 1000000) * 1000000 + SUM(balance_micro % 1000000))
+-- name: sides
+-- What was given comes from the grants, what was used goes to revenue: an entry has a wallet on its one side alone.
+SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
+FROM ledger_entries e
+LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
+WHERE NOT CASE WHEN e.kind = 'grant' THEN e.from_account = 'source:grants' AND e.to_account LIKE 'wallet:%'
+    ELSE e.from_account LIKE 'wallet:%' AND (e.to_account LIKE 'revenue:%' OR (e.kind = 'run' AND e.to_account = 'revenue'))
+    END
 
 -- name: priced
 -- Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature
 -- that had begun by then. A rate may be set for a time that is over, so that which of them was known is not claimed.
 SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.from_account
-WHERE e.kind = 'usage' AND NOT EXISTS (
+WHERE e.feature IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts
         AND (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
         AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}

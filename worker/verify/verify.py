@@ -1,4 +1,4 @@
-"""Verify: prove the nine invariants on any database, from its raw tables (`drawdown verify`).
+"""Verify: prove the invariants on any database, from its raw tables (`drawdown verify`).
 
 Guarantee: it only reads, in one snapshot, with statements that share nothing with those of the tick. No sample comes
 into Python, only breaches do. A breach names the organisation, window and feature with the numbers. All are counted,
@@ -83,7 +83,7 @@ class Verification:
 
 
 def verify(connection: sa.Connection, *, orgs: Sequence[str] | None = None) -> Verification:
-    """Check all nine invariants, for some organisations only where they are given.
+    """Check all invariants, for some organisations only where they are given.
 
     On PostgreSQL it must come first in its transaction: all statements have to see the same moment.
     """
