@@ -144,3 +144,8 @@ def show_credits(micro: int) -> str:
     whole, rest = divmod(abs(micro), MICRO)
     decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
     return f"{'-' if micro < 0 else ''}{whole:,}.{decimals}"
+
+
+def in_credits(micro: int) -> int | float:
+    """Credits as a JSON number: of 10^15 micro-credits and below, the shortest text of the float is exact."""
+    return micro // MICRO if micro % MICRO == 0 else micro / MICRO

@@ -60,6 +60,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "push": CommandModule("pushes", "Pushes: quantities on their way to a provider"),
         "provider": CommandModule("providers", "Providers: the services that bill, and their state"),
         "ledger": CommandModule("ledger", "The embedded prepaid ledger: credit, rates, plans"),
+        "execution": CommandModule("executions", "Runs: preview, accept, draw, settle, release"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },

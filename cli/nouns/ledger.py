@@ -9,7 +9,7 @@ import typer
 
 from drawdown.cli.app import App, new_key
 from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, Reason
-from drawdown.cli.parsing import parse_credits, show_credits, show_time
+from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.rates import Rate
@@ -92,13 +92,16 @@ def show_(
     found = app.read(lambda c: credit.require_wallet(c, customer))
     entries = app.read(lambda c: list_entries(c, customer, most))
     rows = [
-        (show_time(e.ts), e.kind, show_credits(-e.amount_micro if e.kind == "usage" else e.amount_micro),
+        (show_time(e.ts), e.kind, show_credits(-e.amount_micro if e.kind != "grant" else e.amount_micro),
          e.feature, e.quantity, e.key)
         for e in entries
     ]  # fmt: skip
-    title = f"{customer}: {show_credits(found.balance_micro)} credits, plan {found.plan or '-'}"
+    title = f"{customer}: {show_credits(found.available_micro)} credits available, "
+    title += f"{show_credits(found.held_micro)} reserved, plan {found.plan or '-'}"
     columns = ("at", "kind", "#credits", "feature", "#quantity", "key")
-    show(app, {"customer_id": customer, "wallet": found, "entries": entries}, [table(title, columns, rows)])
+    buckets = {"available": in_credits(found.available_micro), "reserved": in_credits(found.held_micro)}
+    result = {"customer_id": customer, **buckets, "wallet": found, "entries": entries}
+    show(app, result, [table(title, columns, rows)])
 
 
 @commands.command()

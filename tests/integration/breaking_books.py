@@ -118,7 +118,8 @@ BOOKS = {
             "UPDATE reservations SET customer_id = 'zoe'",
             "UPDATE ledger_accounts SET held_micro = 0 WHERE account_id = 'wallet:acme'",
             "UPDATE ledger_entries SET from_account = 'wallet:zoe' WHERE from_account = 'wallet:acme'",
-            "INSERT INTO ledger_accounts (account_id, held_micro, next_due_ms, balance_micro) SELECT 'wallet:zoe', 40, 0, "
+            "INSERT INTO ledger_accounts (account_id, held_micro, next_due_ms, balance_micro) SELECT 'wallet:zoe', 40, "
+            "0, "
             "-SUM(amount_micro) FROM ledger_entries WHERE from_account = 'wallet:zoe'",
             "UPDATE ledger_accounts SET balance_micro = (SELECT SUM(amount_micro) FROM ledger_entries "
             "WHERE kind = 'grant') WHERE account_id = 'wallet:acme'",

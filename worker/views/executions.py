@@ -1,0 +1,51 @@
+"""Runs, and what an organisation's wallet has: reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.ledger.reservations import Reservation
+from drawdown.schema import ids
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs: in these states; of an organisation, a project, a subject, an action. Empty: any."""
+
+    states: tuple[str, ...]
+    org: str = ""
+    project: str = ""
+    subject: str = ""
+    action: str = ""
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """What a run drew at a time: micro-credits, of a feature's quantity where it was given so."""
+
+    key: str
+    at_ms: int
+    amount_micro: int
+    feature: str | None
+    quantity: int | None
+    actor: str
+    reason: str
+
+
+def list_runs(connection: sa.Connection, chosen: RunFilter, most: int) -> list[Reservation]:
+    """The newest first."""
+    rows = SQL.run(connection, "list", {**vars(chosen), "states": list(chosen.states), "at_most": most})
+    return [Reservation(**row._mapping) for row in rows]
+
+
+def show_run(connection: sa.Connection, key: str, most: int) -> tuple[Reservation, list[RunEntry]]:
+    """A run and what it drew. Errors: UnknownId."""
+    ids.require(connection, ids.RUN, key)
+    row = SQL.run(connection, "one", {"reservation": key}).mappings().one()
+    entries = SQL.run(connection, "entries", {"reservation": key, "at_most": most})
+    return Reservation(**row), [RunEntry(**entry._mapping) for entry in entries]

@@ -1,0 +1,18 @@
+-- Runs and what they drew.
+
+-- name: columns
+reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
+    accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason
+
+-- name: list
+SELECT {columns} FROM reservations WHERE state IN :states AND (:org = '' OR org_id = :org)
+    AND (:project = '' OR project = :project) AND (:subject = '' OR subject = :subject)
+    AND (:action = '' OR action = :action)
+ORDER BY accepted_ms DESC, reservation LIMIT :at_most
+
+-- name: one
+SELECT {columns} FROM reservations WHERE reservation = :reservation
+
+-- name: entries
+SELECT key, at_ms, amount_micro, feature, quantity, actor, reason FROM ledger_entries
+WHERE reservation = :reservation ORDER BY at_ms, key LIMIT :at_most
