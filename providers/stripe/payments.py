@@ -5,13 +5,13 @@ however often it is called within 24 hours, and is found again by its id. Nothin
 against Stripe itself.
 
 Why a look-up lists. Stripe's search by metadata trails behind by a minute, in an outage by an hour, and is closed to
-accounts in India; Stripe says not to rest on it after a write. A list is not subject to that. So the customer's intents
-are listed from when the charge was decided on, and those with its id picked out. What is left of the lag is our own call:
-we may have given it up while Stripe still works on it.
+accounts in India; Stripe says not to rest on it after a write (docs.stripe.com/search). A list is not subject to that.
+So the customer's intents are listed from when the charge was decided on, and those with its id picked out. What is left
+of the lag is our own call: we may have given it up while Stripe still works on it.
 
 Two things to know. A saved 500 is replayed for a day: calling again meets it, and only a look-up tells. And the card is
-part of the call: where the customer changes it between two attempts, Stripe refuses the second as other content. `charge`
-then looks up what became of the first.
+part of the call: where the customer changes it between two attempts, Stripe refuses the second as other content. Then
+`charge` looks up what became of the first.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from drawdown.providers.payments.protocol import (
 from drawdown.providers.protocol import HOUR_MS, ReadFailed, Setup
 from drawdown.providers.stripe import cards
 from drawdown.providers.stripe.intents import (
+    INTENT_ID,
     LEAST,
     MAX_AMOUNT,
     PAYMENT_INTENTS,
@@ -42,6 +43,7 @@ from drawdown.providers.stripe.intents import (
     customer_of,
     is_of,
     judged,
+    sent_before,
     unfit,
 )
 from drawdown.providers.stripe.settings import StripeSettings, read_settings
@@ -87,11 +89,11 @@ class StripePayments:
         card = await cards.card_of(self._settings, self._http, request.customer_id, self._clock.now_ms())
         if isinstance(card, NotSent):
             return card
-        result = created(await self._http.send(creation(self._settings, request, card)), request, self._clock.now_ms())
-        if not isinstance(result, OtherContent):
-            return result
-        earlier = await self.look_up(request)
-        return result if isinstance(earlier, NotFound) else earlier
+        answer = await self._http.send(creation(self._settings, request, card))
+        earlier = await self.look_up(request) if sent_before(answer) else NotFound()
+        if not isinstance(earlier, NotFound):
+            return earlier
+        return created(answer, request, self._clock.now_ms())
 
     async def look_up(self, request: Charge) -> ChargeResult:
         if self.dormant:
@@ -137,7 +139,8 @@ class StripePayments:
         if goes_on and not data:
             return InDoubt("a list that goes on, but not where")
         for item in data:
-            if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+            name = item.get("id") if isinstance(item, dict) else None
+            if not isinstance(name, str) or not INTENT_ID.fullmatch(name):
                 return InDoubt("HTTP 200, but no list of payments")
             if customer_of(item) != request.customer_id and not is_of(item, request):
                 return InDoubt("asked for one customer's payments, another's came")
