@@ -2,7 +2,8 @@
 
 Guarantee: the charge's id is the Idempotency-Key and stands in the intent's metadata, so the same charge is made once
 however often it is called within 24 hours, and is found again by its id. Nothing is retried here. Nothing was tried
-against Stripe itself.
+against Stripe itself. A restricted key needs Payment Intents, Checkout Sessions and Customer portal: write, and
+Customers: read.
 
 Why a look-up lists. Stripe's search by metadata trails behind by a minute, in an outage by an hour, and is closed to
 accounts in India; Stripe says not to rest on it after a write (docs.stripe.com/search). A list is not subject to that.

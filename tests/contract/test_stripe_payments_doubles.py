@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from drawdown.providers.http import Call
+from drawdown.providers.http import Call, HttpResult
 from drawdown.providers.payments.protocol import (
     Charge,
     ChargeResult,
     Declined,
+    InDoubt,
     NeedsCustomer,
     NotFound,
     OtherContent,
@@ -27,6 +28,8 @@ from drawdown.providers.payments.protocol import (
 )
 from drawdown.providers.stripe import intents, payments
 from drawdown.providers.stripe.payments import StripePayments
+from drawdown.providers.stripe.settings import StripeSettings
+from drawdown.providers.stripe.wire import post
 from tests.contract.stripe_payments_setup import (
     PaymentWorld,
     charge,
@@ -107,10 +110,10 @@ def test_without_look_ups_the_key_alone_holds(seed: int) -> None:
 
 
 def test_a_key_that_differs_at_each_call_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng, real = random.Random(1), intents.post
+    rng = random.Random(1)
 
-    def planted(*args: Any) -> Call:
-        return real(*args[:-1], f"{args[-1]}:{rng.random()}")
+    def planted(settings: StripeSettings, path: str, form: Mapping[str, str], key: str) -> Call:
+        return post(settings, path, form, f"{key}:{rng.random()}")
 
     monkeypatch.setattr(intents, "post", planted)
     world, results = lived(SOME, charged_blindly, seed=5)
@@ -133,7 +136,7 @@ def test_a_charge_without_its_id_in_the_metadata_is_seen(monkeypatch: pytest.Mon
 def test_a_list_that_was_cut_short_and_taken_for_empty_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     async def planted(self: StripePayments, request: Charge) -> Any:
         found = await real(self, request)
-        return {} if isinstance(found, payments.InDoubt) else found
+        return {} if isinstance(found, InDoubt) else found
 
     real = StripePayments._intents_of
     monkeypatch.setattr(StripePayments, "_intents_of", planted)
@@ -142,11 +145,10 @@ def test_a_list_that_was_cut_short_and_taken_for_empty_is_seen(monkeypatch: pyte
 
 
 def test_a_doubt_that_is_taken_for_a_decline_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def planted(*args: Any) -> ChargeResult:
-        result = real(*args)
-        return Declined("error", result.reason, True) if isinstance(result, payments.InDoubt) else result
+    def planted(answer: HttpResult, request: Charge, now_ms: int) -> ChargeResult:
+        result = intents.created(answer, request, now_ms)
+        return Declined("error", result.reason, True) if isinstance(result, InDoubt) else result
 
-    real = payments.created
     monkeypatch.setattr(payments, "created", planted)
     world, results = lived(SOME, looked_up, seed=2)
     assert any("money was taken" in line for line in judged_by_books(world, results))

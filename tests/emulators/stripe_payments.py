@@ -8,8 +8,8 @@ that charges: request_lost (cut before anything was done), answer_lost (cut afte
 done, nothing saved), cached_500 (nothing done, a 500 saved), error_500_after (charged, a 500 saved), throttled,
 throttled_nonsense, lock_timeout, slow (no answer, and worked on up to MAX_SLOW_MS later; the same key meets a 409 until
 then), garbage (charged or not, and an answer that is none), late_listing (cut after charging, and seen in lists up to
-MAX_LAG_MS later), other_amount (Stripe takes a unit more). Of the list: reads_fail, list_garbage, list_twice (each item twice),
-list_other_amount, list_foreign (somebody else's payment in it). Of both: connection_refused.
+MAX_LAG_MS later), other_amount (Stripe takes a unit more). Of the list: reads_fail, list_garbage, list_twice (each item
+twice), list_other_amount, list_foreign (somebody else's payment in it). Of both: connection_refused.
 """
 
 from __future__ import annotations
