@@ -78,12 +78,15 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
         "identifier": push.key,
         "timestamp": str(push.ts // 1000),
     }
-    headers = _headers(settings) | {
-        "Content-Type": "application/x-www-form-urlencoded",
-        "Idempotency-Key": idempotency_key(push),
-    }
-    text = urlencode(form).encode()
-    return Call("POST", settings.url + METER_EVENTS, headers, text, most_bytes=PUSH_ANSWER_BYTES)
+    return post(settings, METER_EVENTS, form, idempotency_key(push))
+
+
+def post(settings: StripeSettings, path: str, form: Mapping[str, str], key: str | None = None) -> Call:
+    """A writing call, under an Idempotency-Key or without one. Errors: ValueError for text that no form can carry."""
+    headers = _headers(settings) | {"Content-Type": "application/x-www-form-urlencoded"}
+    if key is not None:
+        headers["Idempotency-Key"] = key
+    return Call("POST", settings.url + path, headers, urlencode(form).encode(), most_bytes=PUSH_ANSWER_BYTES)
 
 
 def _headers(settings: StripeSettings) -> dict[str, str]:
@@ -97,9 +100,13 @@ def _headers(settings: StripeSettings) -> dict[str, str]:
 def idempotency_key(push: PushRequest) -> str:
     """`{key}.{attempt}`: Stripe's later error reports name it, so it must lead back to the push. A key that no header
     can carry is percent-encoded; one that grows too long by that is hashed, and a report of it leads nowhere."""
-    key = quote(push.key, safe=_SAFE)
-    whole = f"{key}.{push.attempt}"
-    return whole if len(whole) <= MAX_IDEMPOTENCY_CHARS else f"{sha256(key.encode()).hexdigest()}.{push.attempt}"
+    return header_key(push.key, f".{push.attempt}")
+
+
+def header_key(text: str, end: str = "") -> str:
+    """A text as an Idempotency-Key: percent-encoded, and hashed where that grows too long."""
+    key = quote(text, safe=_SAFE)
+    return key + end if len(key + end) <= MAX_IDEMPOTENCY_CHARS else sha256(key.encode()).hexdigest() + end
 
 
 def key_of(idempotency: str) -> str:

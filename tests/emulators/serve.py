@@ -128,9 +128,11 @@ def _app(emulator: Emulator, clock: Clock, latency_ms: int) -> web.Application:
 
 
 def home_stripe() -> StripeEmulator:
-    """A Stripe to try things with: meters by the usual feature names, and three customers."""
+    """A Stripe to try things with: meters by the usual feature names, and customers with a good card."""
     stripe = StripeEmulator(secret_key="sk_test_home", webhook_secret="whsec_home", calls_per_s=1000)
     stripe.add_customer(*(f"cus_{name}" for name in PEOPLE))
+    for name in PEOPLE:
+        stripe.payments.put_in(f"cus_{name}")
     for name in FEATURES:
         stripe.add_meter(name)
     return stripe

@@ -1,4 +1,4 @@
-"""An emulator of the part of Stripe that bills by meters.
+"""An emulator of the part of Stripe that bills by meters, and, by `stripe_payments`, of the part that takes money.
 
 Guarantee: what was charged is kept apart from what is answered, so that a test can ask for the truth (`charged`,
 `charged_by`, `doubles`) whatever faults struck. Facts are those of PROVIDERS: an identifier is unique for 24 hours and
@@ -19,6 +19,7 @@ import json
 import re
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,6 +28,7 @@ from hashlib import sha256
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer
+from tests.emulators.stripe_payments import CHARGE_FAULTS, INTENTS, LIST_FAULTS, Payments, garbled
 from tests.emulators.stripe_rules import (
     DAY_MS,
     MINUTE_S,
@@ -106,6 +108,8 @@ class StripeEmulator:
     """Whether a range without events gives a summary of zero, or none: Stripe's documentation does not say."""
     forbidden: bool = False
     """Whether the key lacks every permission."""
+    keeps_keys_ms: int = DAY_MS
+    """How long an Idempotency-Key is kept; 0: not at all, to see what holds without it."""
 
     def __post_init__(self) -> None:
         self.customers: dict[str, bool] = {}
@@ -124,6 +128,7 @@ class StripeEmulator:
         self._late: list[Late] = []
         self._recent: deque[int] = deque()
         self._numbers = iter(range(1, 1_000_000_000))
+        self.payments = Payments(self.faults.rng)
 
     # What a test sets up, and asks.
 
@@ -181,22 +186,41 @@ class StripeEmulator:
         headers = {name.lower(): text for name, text in call.headers.items()}
         parts = urlsplit(call.url)
         self.calls[f"{call.method} {parts.path}"] += 1
-        bills = call.method == "POST" and parts.path == "/v1/billing/meter_events"
-        fault = self.faults.draw(*(BILLING_FAULTS if bills else ("connection_refused", "reads_fail")))
+        for late in list(self.payments.due(now_ms)):
+            self._worked_on(late.call, late.at_ms)
+        fault = self._fault(call.method, parts.path)
         lost = struck_before(fault, self.faults)
         if lost is not None:
             return lost
+        if fault == "slow":
+            self.payments.delay(call, headers.get("idempotency-key", ""), now_ms)
+            return NoAnswer("timed out")
+        if fault == "garbage" and self.faults.rng.random() < 0.5:
+            return garbled(self.faults.rng, Answer(200, {}, b"{}"))
         try:
             self._admit(headers, now_ms)
             early = self._throttled(fault, now_ms)
             answer = early or (
                 self._kept(call, parts.path, headers, fault, now_ms)
                 if call.method == "POST"
-                else self._get(parts.path, dict(parse_qsl(parts.query)), now_ms)
+                else self._get(parts.path, dict(parse_qsl(parts.query)), fault, now_ms)
             )
         except Refusal as refusal:
             answer = refusal.answer()
         return self._after(fault, self._stamped(answer, headers))
+
+    def _fault(self, method: str, path: str) -> str | None:
+        """What strikes this call."""
+        if path == INTENTS:
+            return self.payments.drawn(self.faults.draw, CHARGE_FAULTS if method == "POST" else LIST_FAULTS)
+        bills = method == "POST" and path == "/v1/billing/meter_events"
+        return self.faults.draw(*(BILLING_FAULTS if bills else ("connection_refused", "reads_fail")))
+
+    def _worked_on(self, call: Call, now_ms: int) -> None:
+        """A call whose answer nobody waits for any more; its key keeps it."""
+        headers = {name.lower(): text for name, text in call.headers.items()}
+        with suppress(Refusal):
+            self._kept(call, urlsplit(call.url).path, headers, None, now_ms)
 
     def _stamped(self, answer: Answer, headers: Mapping[str, str]) -> Answer:
         stamps = {"request-id": f"req_{next(self._numbers)}", "stripe-version": headers.get("stripe-version", VERSION)}
@@ -242,8 +266,11 @@ class StripeEmulator:
         """A POST under its Idempotency-Key: the same key gives the saved answer, other parameters an error."""
         key = headers.get("idempotency-key", "")
         request = (call.method, path, call.body)
+        if key in self.payments.under_way:
+            text = "There is currently another in-progress request using this Idempotency Key."
+            raise Refusal(409, text, kind="idempotency_error", code="idempotency_key_in_use")
         saved = self._saved.get(key)
-        if key and saved is not None and now_ms - saved.at_ms < DAY_MS:
+        if key and saved is not None and now_ms - saved.at_ms < self.keeps_keys_ms:
             if saved.request != request:
                 raise misused(key)
             return Answer(
@@ -266,6 +293,15 @@ class StripeEmulator:
         match parts:
             case ["v1", "billing", "meter_events"]:
                 return reply(self._meter_event(form, key, fault, now_ms))
+            case ["v1", "payment_intents"]:
+                self._customer(required(form, "customer"))
+                return self.payments.create(form, fault, now_ms)
+            case ["v1", "checkout", "sessions"]:
+                self._customer(required(form, "customer"))
+                return self.payments.new_page(form)
+            case ["v1", "billing_portal", "sessions"]:
+                self._customer(required(form, "customer"))
+                return self.payments.portal(form)
             case ["v1", "customers"]:
                 customer_id = f"cus_{next(self._numbers)}"
                 self.add_customer(customer_id)
@@ -337,9 +373,13 @@ class StripeEmulator:
         more = self.faults.rng.randint(1, MAX_LAG_MS) if fault == "reads_lag" else 0
         return now_ms + self.lag_ms + more
 
-    def _get(self, path: str, query: Mapping[str, str], now_ms: int) -> Answer:
+    def _get(self, path: str, query: Mapping[str, str], fault: str | None, now_ms: int) -> Answer:
         parts = [unquote(part) for part in path.strip("/").split("/")]
         match parts:
+            case ["v1", "payment_intents"]:
+                return self.payments.listed(query, fault, now_ms)
+            case ["v1", "checkout", "sessions"]:
+                return self.payments.pages_of(query)
             case ["v1", "account"]:
                 return reply({"id": self.account, "object": "account"})
             case ["v1", "billing", "meters"]:
@@ -352,7 +392,8 @@ class StripeEmulator:
                 return reply(page(self._summaries(self._meter(meter_id), query, now_ms), path, query))
             case ["v1", "customers", customer_id]:
                 self._customer(customer_id)
-                return reply(customer(customer_id, deleted=self.customers[customer_id]))
+                card = self.payments.defaults.get(customer_id)
+                return reply(customer(customer_id, deleted=self.customers[customer_id], card=card))
             case ["v2", "core", "events", event_id] if event_id in self.v2_events:
                 return reply(self.v2_events[event_id])
             case ["v2", "core", "events", event_id]:
@@ -381,6 +422,8 @@ class StripeEmulator:
         return found[::-1]
 
     def _after(self, fault: str | None, answer: Answer) -> HttpResult:
-        if fault == "answer_lost":
+        if fault in ("answer_lost", "late_listing"):
             return NoAnswer("the connection was cut")
+        if fault == "garbage":
+            return garbled(self.faults.rng, answer)
         return odd(self.faults, answer) if fault == "nonsense" else answer

@@ -102,10 +102,17 @@ def summary(meter_id: str, customer: str, start_s: int, end_s: int, value: float
     }
 
 
-def customer(customer_id: str, *, deleted: bool, created_s: int = 1_700_000_000) -> Json:
+def customer(customer_id: str, *, deleted: bool, created_s: int = 1_700_000_000, card: str | None = None) -> Json:
     if deleted:
         return {"id": customer_id, "object": "customer", "deleted": True}
-    return {"id": customer_id, "object": "customer", "created": created_s, "livemode": False, "metadata": {}}
+    return {
+        "id": customer_id,
+        "object": "customer",
+        "created": created_s,
+        "invoice_settings": {"custom_fields": None, "default_payment_method": card, "footer": None},
+        "livemode": False,
+        "metadata": {},
+    }
 
 
 def page(found: Sequence[Json], url: str, query: Mapping[str, str]) -> Json:
