@@ -175,13 +175,6 @@ def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By) 
     return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
 
 
-def expire(connection: sa.Connection, now_ms: int) -> int:
-    """Expire what is due; of how many wallets. Their organisations are asked about again."""
-    customers = reservations.expire_due(connection, now_ms)
-    mark_for_projection(connection, orgs_of(connection, customers), now_ms)
-    return len(customers)
-
-
 def _held(connection: sa.Connection, key: str, now_ms: int) -> Reservation:
     """A run, which nobody else ends meanwhile; expired if it is due."""
     _require_key(key)

@@ -14,6 +14,8 @@ ALTER TABLE ledger_entries ADD COLUMN reservation TEXT COLLATE "C",
 
 CREATE INDEX ledger_entries_by_reservation ON ledger_entries (reservation) WHERE reservation IS NOT NULL;
 
+ALTER TABLE projections ADD COLUMN held_micro BIGINT;
+
 CREATE TABLE reservations (
     reservation TEXT COLLATE "C" NOT NULL,
     org_id TEXT COLLATE "C" NOT NULL,

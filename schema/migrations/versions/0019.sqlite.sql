@@ -56,6 +56,8 @@ CREATE INDEX ledger_entries_grants ON ledger_entries (to_account) WHERE kind = '
 
 CREATE INDEX ledger_entries_by_reservation ON ledger_entries (reservation) WHERE reservation IS NOT NULL;
 
+ALTER TABLE projections ADD COLUMN held_micro BIGINT;
+
 CREATE TABLE reservations (
     reservation TEXT NOT NULL,
     org_id TEXT NOT NULL,
