@@ -120,6 +120,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "watch goes round": ("watch",),
     "outage of a provider, for longer than plans allow": ("outage",),
     "halted: credit used up": ("verdict_credits_exhausted",),
+    "halted: credit reserved by runs": ("verdict_reserved",),
     "halted on an estimate": ("verdict_estimate",),
     "halted: provider unreadable for too long": ("verdict_unreadable",),
     "estimate proved wrong, and was undone": ("verdict_estimate_wrong",),
