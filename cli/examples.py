@@ -110,9 +110,16 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "ledger grant": (
         "ledger grant acme 12.50 --key invoice-7 --reason 'first invoice'",
         "ledger grant acme 5 --plan team",
+        "ledger grant acme 20 --kind included --expires 2026-03-01 --priority 10 --key included-2026-02",
+        "ledger grant acme 5 --kind bonus --feature compute_4gb --begins tomorrow --expires +30d",
         "ledger grant acme -- -5",
     ),
     "ledger show": ("ledger show", "ledger show acme --most 50"),
+    "ledger lots": ("ledger lots acme", "ledger lots acme --json"),
+    "ledger take-back": (
+        "ledger take-back invoice-7 --reason 'the invoice was not paid'",
+        "ledger take-back invoice-7 --whole --reason 'the card was stolen'",
+    ),
     "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
     "ledger plan": ("ledger plan team --max-concurrent 20 --new", "ledger plan team --max-concurrent 30"),
     "ledger plans": ("ledger plans",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -19,7 +20,8 @@ SQL = queries(__file__)
 
 SOURCE = "source:grants"
 
-
+EVER_MS: Final = 2**62
+"""Later than every moment there is."""
 MAX_ENTRY_MICRO = 10**15
 """A thousand million credits, as for a grant: balances of many such entries still fit in 64 bits."""
 
@@ -62,26 +64,29 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
     if not entries:
         return set()
     ordered = sorted(entries, key=lambda entry: str(entry["key"]))  # one order for all workers: no deadlock
-    open_accounts(connection, [account for entry in ordered for account, _ in _moved(entry)])
+    open_accounts(connection, [account for entry in ordered for account, _ in moves(entry)])
     new = set(SQL.run(connection, "post", {"entries": ordered}).scalars())
-    moves: dict[str, int] = defaultdict(int)
+    moved: dict[str, int] = defaultdict(int)
+    dated: dict[str, int] = {}
     for entry in ordered:
         if entry["key"] in new:
-            for account, amount_micro in _moved(entry):
-                moves[account] += amount_micro
-    _move(connection, moves)
+            for account, amount_micro in moves(entry):
+                moved[account] += amount_micro
+                dated[account] = min(dated.get(account, EVER_MS), int(str(entry["ts"])))
+    _move(connection, moved, dated)
     return new
 
 
-def _moved(entry: Mapping[str, object]) -> list[tuple[str, int]]:
+def moves(entry: Mapping[str, object]) -> list[tuple[str, int]]:
     """The wallets that an entry moves, and by how much."""
     amount_micro = int(str(entry["amount_micro"]))
     sides = ((str(entry["from_account"]), -amount_micro), (str(entry["to_account"]), amount_micro))
     return [(account, moved) for account, moved in sides if account.startswith(WALLET)]
 
 
-def _move(connection: sa.Connection, moves: Mapping[str, int]) -> None:
-    rows = [{"id": account, "amount": moves[account]} for account in sorted(moves)]
+def _move(connection: sa.Connection, moved: Mapping[str, int], dated: Mapping[str, int]) -> None:
+    """Move balances. `dated`: the earliest moment of what moves them."""
+    rows = [{"id": account, "amount": moved[account], "first_ms": dated[account]} for account in sorted(moved)]
     SQL.run(connection, "move", {"moves": rows})
 
 

@@ -22,15 +22,19 @@ ORDER BY id ON CONFLICT (account_id) DO NOTHING
 
 -- name: post
 INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
-    reason, reservation)
-SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason, reservation
+    reason, reservation, lot)
+SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason, reservation, lot
 FROM {rows :entries (key text, kind text, from_account text, to_account text, amount_micro bigint, feature text,
-    quantity bigint, ts bigint, at_ms bigint, actor text, reason text, reservation text)} r
+    quantity bigint, ts bigint, at_ms bigint, actor text, reason text, reservation text, lot text)} r
 WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move
-UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount
-FROM {rows :moves (id text, amount bigint)} r WHERE account_id = r.id
+-- What is dated before the end of lots that are over may change what they expired with; what comes in, what waits to.
+-- Either falls due at once (0).
+UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount,
+    next_due_ms = CASE WHEN r.first_ms < lots_ended_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
+        ELSE next_due_ms END
+FROM {rows :moves (id text, amount bigint, first_ms bigint)} r WHERE account_id = r.id
 
 -- name: entries
 -- Those under these keys.

@@ -14,7 +14,9 @@ from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.ledger import lots
+from drawdown.ledger.accounts import WALLET, read_wallets, wallet_account
+from drawdown.ledger.entries import moves, post
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
@@ -31,7 +33,7 @@ MATURE_AT_ONCE: Final = 20_000
 HOLDERS_SAID: Final = 3
 """Of those who hold a wallet's credit, in a refusal."""
 SWEPT_AT_ONCE: Final = 1_000
-"""Reservations whose wallets one transaction of the sweep matures."""
+"""Wallets that one transaction of the sweep matures."""
 
 
 class Denied(Refused):
@@ -92,6 +94,14 @@ class Reservation:
         return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
 
 
+@dataclass(frozen=True)
+class Matured:
+    """The customers whose wallets moved, and whether more is due than was taken at once."""
+
+    moved: list[str]
+    more: bool
+
+
 def other_content(reservation: str) -> Denied:
     """A key that comes again with other content."""
     return Denied("other_content", f"the key {reservation} was used before, for another run: give a new one")
@@ -107,10 +117,11 @@ def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, ow
     return Denied("no_credit", text + held, "credits")
 
 
-def due_left(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
-    """What of a wallet's holds is over and not expired yet, in micro-credits."""
-    values = {"customer_id": customer_id, "now_ms": now_ms}
-    return int(SQL.run(connection, "due_left", values).scalar_one())
+def due_change(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
+    """By how much more will be available in a wallet (less, if negative) once what is due in it by now is true."""
+    freed = int(SQL.run(connection, "due_left", {"customer_id": customer_id, "now_ms": now_ms}).scalar_one())
+    of_lots = lots.due(connection, {customer_id: freed}, now_ms)
+    return freed + sum(moved for entry in of_lots.entries for _, moved in moves(entry))
 
 
 def read(connection: sa.Connection, reservation: str) -> Reservation | None:
@@ -176,10 +187,15 @@ def _hold(connection: sa.Connection, customer_id: str, amount_micro: int, expire
 
 
 def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
-    """Expire what is due in these wallets, a bounded part at once; whether nothing more is due. Locks the wallets.
+    """Make true what is due in these wallets: reservations that expire (a bounded part at once), lots that begin or
+    expire. Whether nothing more is due. Locks the reservations, then the wallets.
 
     A moment that is over may stand there alone: what it was of ended before. It is set right, too.
     """
+    return not _mature(connection, customer_ids, now_ms).more
+
+
+def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Matured:
     customers = sorted(set(customer_ids))
     values = {"customers": customers, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
     due = SQL.run(connection, "hold_due", values).scalars().all()
@@ -189,8 +205,17 @@ def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) 
         for row in SQL.run(connection, "expire", {"due": [{"reservation": key} for key in due], "now_ms": now_ms}):
             freed[row.customer_id] += row.left_micro
     wallets = [{"account_id": wallet_account(one), "customer_id": one, "freed": freed[one]} for one in customers]
-    next_due = SQL.run(connection, "mature", {"wallets": wallets}).scalars().all()
-    return all(moment is None or moment > now_ms for moment in next_due)
+    of_lots = lots.due(connection, freed, now_ms)
+    if due:
+        SQL.run(connection, "unhold", {"wallets": wallets})
+    post(connection, of_lots.entries)
+    if of_lots.deferred:
+        lots.looked_at(connection, of_lots.deferred, now_ms)
+    values = {"wallets": wallets, "now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS}
+    next_due = SQL.run(connection, "next_due", values).scalars().all()
+    moved = {one for one in customers if freed[one]}
+    moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
+    return Matured(sorted(moved), any(moment is not None and moment <= now_ms for moment in next_due))
 
 
 def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
@@ -202,14 +227,14 @@ def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Re
     return after
 
 
-def expire_due(connection: sa.Connection, now_ms: int) -> list[str]:
-    """Expire the first of all that are due; the customers whose wallets they held. A sweep: whoever needs a balance
-    does the same for one wallet."""
-    rows = SQL.run(connection, "due_in", {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}).all()
-    customers = sorted({str(row.customer_id) for row in rows})
-    if customers:
-        mature(connection, customers, now_ms)
-    return customers
+def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
+    """Make true what is due in the first of all wallets. A sweep: whoever needs a balance does the same for one."""
+    values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
+    customers = [account.removeprefix(WALLET) for account in SQL.run(connection, "due_wallets", values).scalars()]
+    if not customers:
+        return Matured([], more=False)
+    found = _mature(connection, customers, now_ms)
+    return Matured(found.moved, found.more or len(customers) == SWEPT_AT_ONCE)
 
 
 def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:

@@ -28,15 +28,17 @@ WHERE account_id = :account_id AND balance_micro - held_micro + overdraft_micro 
 RETURNING balance_micro
 
 -- name: free
-UPDATE ledger_accounts SET held_micro = held_micro - :freed_micro WHERE account_id = :account_id
+-- What waited to expire until a run ends is looked at before the balance is believed again.
+UPDATE ledger_accounts SET held_micro = held_micro - :freed_micro,
+    next_due_ms = CASE WHEN deferred_micro > 0 THEN 0 ELSE next_due_ms END
+WHERE account_id = :account_id
 
 -- name: grow
 UPDATE reservations SET amount_micro = :amount_micro, expires_ms = :expires_ms WHERE reservation = :reservation
 
--- name: due_in
--- The first that are due of all wallets. Whoever has one of them is about to end it.
-SELECT reservation, customer_id FROM reservations WHERE state = 'held' AND expires_ms <= :now_ms
-ORDER BY expires_ms LIMIT :at_most
+-- name: due_wallets
+-- The first of all wallets in which something is due.
+SELECT account_id FROM ledger_accounts WHERE next_due_ms <= :now_ms ORDER BY next_due_ms, account_id LIMIT :at_most
 
 -- name: hold_due
 -- By their keys, one order for all: rows that another ended meanwhile are left out.
@@ -55,12 +57,20 @@ RETURNING customer_id, {left} AS left_micro
 -- Of what was reserved, what was not drawn.
 CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
--- name: mature
--- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen.
-UPDATE ledger_accounts SET held_micro = held_micro - r.freed,
-    next_due_ms = (SELECT MIN(h.expires_ms) FROM reservations h WHERE h.customer_id = r.customer_id
-        AND h.state = 'held')
-FROM {rows :wallets (account_id text, customer_id text, freed bigint)} r
+-- name: unhold
+UPDATE ledger_accounts SET held_micro = held_micro - r.freed
+FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.account_id = r.account_id
+
+-- name: next_due
+-- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen. A lot
+-- that is over waits until it is booked; then only what changes of it makes its wallet due.
+UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
+    SELECT h.expires_ms AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
+    UNION ALL SELECT l.begins_ms FROM ledger_lots l
+        WHERE l.customer_id = r.customer_id AND l.begins_ms > l.at_ms AND l.begins_ms > :now_ms
+    UNION ALL SELECT l.expires_ms + :wait_ms FROM ledger_lots l
+        WHERE l.customer_id = r.customer_id AND l.expires_ms > :now_ms - :wait_ms) moments)
+FROM {rows :wallets (account_id text, customer_id text)} r
 WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.next_due_ms
 
 -- name: holders

@@ -14,10 +14,15 @@ from enum import Enum
 
 import sqlalchemy as sa
 
+from drawdown.ledger import lots
 from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
+from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.rates import Rate, RateCard
-from drawdown.schema.errors import Refused
+from drawdown.ledger.reservations import MATURE_TRIES, mature
+from drawdown.schema.audit import By
+from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
@@ -96,33 +101,103 @@ def _repeated(batch: Sequence[Usage], new: set[str]) -> list[str]:
 
 
 def grant(
-    connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, now_ms: int, actor: str, reason: str
+    connection: sa.Connection,
+    customer_id: str,
+    amount_micro: int,
+    *,
+    key: str,
+    now_ms: int,
+    actor: str,
+    reason: str,
+    terms: Terms = PLAIN,
 ) -> Granted:
-    """Give credit (a negative amount takes it back).
+    """Give credit as a lot on these terms; a lot that begins later is in the balance from then on. A negative amount
+    takes credit back, of no lot.
 
-    Errors: Refused where this key was used before with another amount or customer. The same grant again is no error
-    and changes nothing.
+    Errors: Refused where this key was used before with other content. The same grant again is no error and changes
+    nothing.
     """
-    row = {
+    if amount_micro > 0:
+        begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
+        given = {**vars(terms), "begins_ms": begins_ms, "at_ms": now_ms, "actor": actor, "reason": reason}
+        lot = Lot(lot=key, customer_id=customer_id, amount_micro=amount_micro, **given)
+        repeated = not lots.give(connection, lot)
+        if not repeated and begins_ms <= now_ms and not post(connection, [lots.entry_of(lot, now_ms)]):
+            raise _used_before(connection, key)
+    else:
+        repeated = _take(connection, customer_id, amount_micro, key=key, now_ms=now_ms, actor=actor, reason=reason)
+    return Granted(read_wallets(connection, [customer_id])[customer_id].balance_micro, repeated)
+
+
+def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, **by: object) -> bool:
+    """Whether the same was taken before. Errors: Refused."""
+    entry = {
         "key": key,
         "kind": "grant",
         "from_account": SOURCE,
         "to_account": wallet_account(customer_id),
         "amount_micro": amount_micro,
-        "feature": None,
-        "quantity": None,
-        "ts": now_ms,
-        "at_ms": now_ms,
-        "actor": actor,
-        "reason": reason,
+        "ts": by["now_ms"],
+        "at_ms": by["now_ms"],
+        "actor": by["actor"],
+        "reason": by["reason"],
     }
-    repeated = not post(connection, [row])
-    if repeated:
-        before = SQL.run(connection, "grant", {"key": key}).one()
-        if (before.to_account, before.amount_micro) != (row["to_account"], amount_micro):
-            amount = f"{before.amount_micro} micro-credits"
-            raise Refused(f"the grant key {key} was used before, for {amount} to {before.to_account}")
-    return Granted(read_wallets(connection, [customer_id])[customer_id].balance_micro, repeated)
+    if lots.read(connection, key) is None and post(connection, [entry]):
+        return False
+    before = SQL.run(connection, "grant", {"key": key}).one_or_none()
+    if before is None or (before.to_account, before.amount_micro) != (entry["to_account"], amount_micro):
+        raise _used_before(connection, key)
+    return True
+
+
+def _used_before(connection: sa.Connection, key: str) -> Refused:
+    before = SQL.run(connection, "grant", {"key": key}).one_or_none()
+    given = (
+        "a lot that begins later" if before is None else f"{before.amount_micro} micro-credits to {before.to_account}"
+    )
+    return Refused(f"the grant key {key} was used before, for {given}")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was taken back of a lot now, under which key (None: nothing was), and the balance after it."""
+
+    amount_micro: int
+    key: str | None
+    balance_micro: int
+
+
+def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Taken:
+    """Take back what nobody used of a lot; `whole`: all of it, so that what it paid for is paid by others, or owed.
+
+    Errors: DatabaseBusy where more is due in the wallet than one transaction takes.
+    """
+    customer = lot.customer_id
+    _mature(connection, customer, by.now_ms)
+    those = lots.read_all(connection, [customer])
+    found = next(one for one in those[customer] if one.lot == lot.lot)
+    rest = found.amount_micro - found.taken_micro
+    amount = rest if whole else lots.left(found, lots.allocations(connection, those)[customer])
+    key = None
+    if amount > 0:
+        key = f"back:{found.lot}:r{found.takes}"
+        back = {**lots.entry_of(found, by.now_ms), "actor": by.actor, "reason": by.reason}
+        back |= {"key": key, "lot": found.lot, "amount_micro": -amount, "ts": by.now_ms}
+        begun = (
+            [lots.entry_of(found, by.now_ms)] if found.begins_ms > by.now_ms else []
+        )  # its begin brings nothing then
+        post(connection, [*begun, back])
+        lots.look_again(connection, customer)
+        _mature(connection, customer, by.now_ms)
+    balance = read_wallets(connection, [customer])[customer].balance_micro
+    return Taken(max(amount, 0), key, balance)
+
+
+def _mature(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
+    for _ in range(MATURE_TRIES):
+        if mature(connection, [customer_id], now_ms):
+            return
+    raise DatabaseBusy(f"more falls due in the wallet of {customer_id} than one transaction takes; try again")
 
 
 def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> dict[str, int]:

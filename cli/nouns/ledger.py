@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final, cast
 
 import sqlalchemy as sa
 import typer
+from rich.table import Table
 
 from drawdown.cli.app import App, new_key
-from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, Reason
+from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, PageSize, Reason
 from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
+from drawdown.ledger.allocation import KINDS, Kind
+from drawdown.ledger.lots import DEFAULT_PRIORITY, Terms
 from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import credit
-from drawdown.worker.views.ledger import list_entries, list_rates, list_wallets
+from drawdown.worker.views.ledger import LotRow, list_entries, list_lots, list_rates, list_wallets
 
 commands = typer.Typer()
 
+LOT_COLUMNS: Final = (
+    "use", "kind", "#amount", "#left", "#waits", "#used", "#expired", "#taken back", "#priority", "begins", "ends",
+    "features", "lot",
+)  # fmt: skip
 MAX_RATE = 10**12
 """A million credits for a second: whatever is above is a slip."""
 
@@ -33,20 +40,31 @@ def grant(
         typer.Option(help="Makes a repetition harmless, e.g. an invoice's number", show_default="one of its own"),
     ] = None,
     plan: Annotated[str | None, typer.Option(help="Also put the customer on this plan")] = None,
+    kind: Annotated[str, typer.Option(help=f"What credit it is: {', '.join(KINDS)}")] = "purchased",
+    begins: Annotated[str | None, typer.Option(help="From when on it may be used", show_default="now")] = None,
+    expires: Annotated[str | None, typer.Option(help="Until when it may be used", show_default="never")] = None,
+    priority: Annotated[int, typer.Option(help="Lower ones are used first")] = DEFAULT_PRIORITY,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="Pays for this feature alone; may be given again", show_default="all")
+    ] = None,
     new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Give a customer credit. Organisations billed as this customer are looked at again by the next tick."""
+    """Give a customer credit, as a lot: `ledger lots` shows what becomes of it. Organisations billed as this customer
+    are looked at again by the next tick."""
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
 
     if key is not None and key != (key.strip() or None):
         raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
     grant_key = key or new_key()
+    begins_ms = None if begins is None else app.moment(begins, "--begins")
+    expires_ms = None if expires is None else app.moment(expires, "--expires")
+    terms = Terms(cast(Kind, kind), priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
 
     def work(connection: sa.Connection) -> tuple[wallet.Granted, accounts.Wallet]:
-        granted = credit.grant(connection, customer, micro, by, key=grant_key, plan=plan, new=new)
+        granted = credit.grant(connection, customer, micro, by, key=grant_key, plan=plan, new=new, terms=terms)
         return granted, credit.wallet_of(connection, customer)
 
     try:
@@ -55,11 +73,12 @@ def grant(
         raise AnswerLost(error.why, f"give it again with --key {grant_key}, and it counts once") from error
     repeated, balance = granted.repeated, granted.balance_micro
     line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; "
-    line += (
-        f"the grant {grant_key} was made before: nothing was added"
-        if repeated
-        else f"before: {show_credits(balance - micro)}"
-    )
+    if repeated:
+        line += f"the grant {grant_key} was made before: nothing was added"
+    elif begins_ms is not None and begins_ms > by.now_ms:
+        line += f"{show_credits(micro)} more from {show_time(begins_ms)} on"
+    else:
+        line += f"before: {show_credits(balance - micro)}"
     result = {"customer_id": customer, "granted_micro": 0 if repeated else micro, "balance_micro": balance}
     show(app, {**result, "key": grant_key, "repeated": repeated, "plan": held.plan}, [line])
 
@@ -99,9 +118,61 @@ def show_(
     title = f"{customer}: {show_credits(found.available_micro)} credits available, "
     title += f"{show_credits(found.held_micro)} reserved, plan {found.plan or '-'}"
     columns = ("at", "kind", "#credits", "feature", "#quantity", "key")
+    left = app.read(lambda c: list_lots(c, customer, app.clock.now_ms())).left_by_kind()
     buckets = {"available": in_credits(found.available_micro), "reserved": in_credits(found.held_micro)}
+    buckets |= {name: in_credits(micro) for name, micro in left.items()}
+    buckets["hold"] = 0  # what suppliers are owed and wait for: nothing, until there are settlements
     result = {"customer_id": customer, **buckets, "wallet": found, "entries": entries}
     show(app, result, [table(title, columns, rows)])
+
+
+@commands.command("lots")
+def lots_(
+    context: typer.Context,
+    customer: Annotated[str, typer.Argument(help="The customer (by default the organisation's id)")],
+    most: PageSize = 100,
+) -> None:
+    """Show a customer's lots in their order of use, and what became of each. An amount is what is left, waits to
+    expire, was used, expired and was taken back."""
+    app: App = context.obj
+    app.read(lambda c: credit.require_wallet(c, customer))
+    found = app.read(lambda c: list_lots(c, customer, app.clock.now_ms()))
+    shown = found.lots[:most]
+    title = f"{customer}: {len(found.lots):,} lots; the order of use: {found.order}"
+    lines: list[str | Table] = [table(title, LOT_COLUMNS, [_lot_cells(row) for row in shown])]
+    if found.owed_micro:
+        lines.append(f"{show_credits(found.owed_micro)} credits were used that no lot paid for: the next one does")
+    if found.back_micro:
+        lines.append(f"{show_credits(found.back_micro)} credits were given back, and pay for later use first")
+    result = {"customer_id": customer, "order": found.order, "lots": shown, "more": len(found.lots) - len(shown)}
+    show(app, {**result, "owed_micro": found.owed_micro, "back_micro": found.back_micro}, lines)
+
+
+def _lot_cells(row: LotRow) -> tuple[object, ...]:
+    became = (row.left_micro, row.waits_micro, row.used_micro, row.expired_micro, row.taken_micro)
+    span = (show_time(row.begins_ms), show_time(row.expires_ms))
+    features = ", ".join(row.features or ("all",))
+    credits = [show_credits(micro) for micro in (row.amount_micro, *became)]
+    return (row.place or row.state, row.kind, *credits, row.priority, *span, features, row.lot)
+
+
+@commands.command("take-back")
+def take_back(
+    context: typer.Context,
+    lot: Annotated[str, typer.Argument(metavar="LOT", help="The lot, or the key of its grant")],
+    whole: Annotated[
+        bool, typer.Option("--whole", help="All of it: what it paid for is paid by other lots, or owed")
+    ] = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Take back what nobody used of a lot. What was taken before is not taken again."""
+    app: App = context.obj
+    by = app.by(actor, reason)
+    taken = app.write(lambda c: credit.take_back(c, lot, by, whole=whole))
+    what = f"{show_credits(taken.taken_micro)} credits of" if taken.taken_micro else "nothing is left of"
+    did = "took back " if taken.taken_micro else ""
+    show(app, vars(taken), [f"{taken.customer_id}: {did}{what} {taken.lot}; {show_credits(taken.balance_micro)} credits now"])
 
 
 @commands.command()

@@ -4,6 +4,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.tables.columns import Big, id_column, metadata, ms_column, said_columns
 
+_DUE = sa.text("next_due_ms IS NOT NULL")
 ledger_accounts = sa.Table(
     "ledger_accounts",
     metadata,
@@ -13,9 +14,13 @@ ledger_accounts = sa.Table(
     sa.Column("held_micro", Big, nullable=False, server_default="0"),
     sa.Column("overdraft_micro", Big, nullable=False, server_default="0"),
     ms_column("next_due_ms", null=True),
+    ms_column("lots_ended_ms", null=True),
+    sa.Column("deferred_micro", Big, nullable=False, server_default="0"),
     sa.CheckConstraint("held_micro >= 0 AND overdraft_micro >= 0", name="ledger_accounts_sane"),
+    sa.Index("ledger_accounts_due", "next_due_ms", sqlite_where=_DUE, postgresql_where=_DUE),
     comment="Wallets. The balance is the sum of its lines, kept; held: what runs that go on have reserved of it; "
-    "next_due_ms: when the first of them expires.",
+    "next_due_ms: when the first of them expires, or a lot begins or expires (0: at once); lots_ended_ms: use dated "
+    "before it may change what lots that are over expired with; deferred_micro: what waits to expire until a run ends.",
 )
 
 ledger_entries = sa.Table(
@@ -32,7 +37,11 @@ ledger_entries = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     id_column("reservation", null=True),
-    sa.CheckConstraint("kind IN ('usage', 'grant', 'run')", name="ledger_entries_kind"),
+    id_column("lot", null=True),
+    sa.CheckConstraint("kind IN ('usage', 'grant', 'run', 'expiry')", name="ledger_entries_kind"),
+    sa.CheckConstraint(
+        "CASE WHEN lot IS NULL THEN kind <> 'expiry' ELSE kind IN ('grant', 'expiry') END", name="ledger_entries_lot"
+    ),
     sa.CheckConstraint("kind <> 'run' OR reservation IS NOT NULL", name="ledger_entries_run_says_which"),
     sa.CheckConstraint("from_account <> to_account", name="ledger_entries_two_sides"),
     sa.CheckConstraint(
@@ -45,7 +54,14 @@ ledger_entries = sa.Table(
         sqlite_where=sa.text("reservation IS NOT NULL"),
         postgresql_where=sa.text("reservation IS NOT NULL"),
     ),
-    comment="Each entry moves an amount from one account to another: two lines that sum to zero by construction.",
+    sa.Index(
+        "ledger_entries_by_lot",
+        "lot",
+        sqlite_where=sa.text("lot IS NOT NULL"),
+        postgresql_where=sa.text("lot IS NOT NULL"),
+    ),
+    comment="Each entry moves an amount from one account to another: two lines that sum to zero by construction. lot: "
+    "which lot it expires or takes back.",
 )
 
 sa.Index(
@@ -106,4 +122,25 @@ reservations = sa.Table(
     sa.Index("reservations_held_by_end", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_by_org", "org_id", "accepted_ms"),
     comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good.",
+)
+
+_TO_COME = sa.text("begins_ms > at_ms")
+ledger_lots = sa.Table(
+    "ledger_lots",
+    metadata,
+    id_column("lot", key=True),
+    id_column("customer_id"),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("amount_micro", Big, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="50"),
+    ms_column("begins_ms"),
+    ms_column("expires_ms", null=True),
+    sa.Column("features", sa.Text, nullable=True),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("kind IN ('included', 'bonus', 'purchased', 'sponsor', 'refund')", name="ledger_lots_kind"),
+    sa.CheckConstraint("amount_micro > 0 AND (expires_ms IS NULL OR expires_ms > begins_ms)", name="ledger_lots_sane"),
+    sa.Index("ledger_lots_by_end", "customer_id", "expires_ms"),
+    sa.Index("ledger_lots_to_come", "customer_id", "begins_ms", sqlite_where=_TO_COME, postgresql_where=_TO_COME),
+    comment="Credit as it was given: a grant's key, and the terms of its use. What is left of each is computed.",
 )

@@ -12,7 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger.draws import Cost
-from drawdown.ledger.reservations import expire_due
+from drawdown.ledger.reservations import mature_due
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import record
 from drawdown.schema.clock import FixedClock
@@ -149,7 +149,7 @@ def _runs(fleet: Fleet) -> None:
             executions.accept(connection, key, request, at)
         executions.draw(connection, "going", 1, Cost(20), by)
         executions.settle(connection, "done", Cost(70), by)
-        expire_due(connection, by.now_ms)
+        mature_due(connection, by.now_ms)
         executions.release(connection, "off", Cost(5), by)
 
     write(fleet.engine, work)

@@ -57,7 +57,7 @@ def _twice(right: Callable[..., set[str]]) -> Callable[..., set[str]]:
         for entry in entries:
             if entry["key"] not in new and entry["kind"] == "usage":
                 moves[str(entry["from_account"])] = -int(entry["amount_micro"])
-        ledger_entries._move(connection, moves)
+        ledger_entries._move(connection, moves, dict.fromkeys(moves, T0))
         return new
 
     return wrong

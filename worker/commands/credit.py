@@ -6,21 +6,28 @@ Guarantee: organisations whose verdict may change by one are marked, so that the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, wallet
+from drawdown.ledger import accounts, lots, wallet
+from drawdown.ledger.allocation import KINDS
+from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.rates import Rate
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import next_window
+from drawdown.schema.units import EARLIEST_TS, next_window
 from drawdown.worker.catalog.wallets import customers_on, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
+
+MAX_PRIORITY: Final = 1_000
+MOST_FEATURES: Final = 100
+"""Of one lot."""
 
 
 def grant(
@@ -32,16 +39,22 @@ def grant(
     key: str,
     plan: str | None,
     new: bool = True,
+    terms: Terms = PLAIN,
 ) -> wallet.Granted:
-    """Give credit, in micro-credits. The same grant under the same key again adds nothing, so whoever lost the answer
-    may repeat it; the record tells of it once, and of a repetition only the plan that it changed.
+    """Give credit, in micro-credits, as a lot on these terms. The same grant under the same key again adds nothing, so
+    whoever lost the answer may repeat it; the record tells of it once, and of a repetition only the plan that it
+    changed.
 
-    Errors: Refused for a key used before with another amount or customer; UnknownId for a plan there is not, and unless
-    `new` for a customer who is no organisation, has no wallet and was never assigned.
+    Errors: Refused for a key used before with other content; UsageError for terms that make no sense; UnknownId for a
+    plan there is not, and unless `new` for a feature that nothing makes and for a customer who is no organisation, has
+    no wallet and was never assigned.
     """
     if not is_clean_id(customer_id):
         raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.CUSTOMER, customer_id, new=new)
+    _require_sane(terms, amount_micro, by.now_ms)
+    for feature in terms.features or ():
+        ids.require(connection, ids.FEATURE, feature, new=new)
     if plan is not None:
         ids.require(connection, ids.PLAN, plan)
     name = f"grant:{key}"
@@ -49,15 +62,60 @@ def grant(
     if plan is not None:
         accounts.set_plan(connection, customer_id, plan)
     granted = wallet.grant(
-        connection, customer_id, amount_micro, key=name, now_ms=by.now_ms, actor=by.actor, reason=by.reason
+        connection, customer_id, amount_micro, key=name, now_ms=by.now_ms, actor=by.actor, reason=by.reason, terms=terms
     )
     if not granted.repeated:
-        details = {"amount_micro": amount_micro, "key": name, "plan": plan}
+        asked = {name: value for name, value in vars(terms).items() if value != getattr(PLAIN, name)}
+        details = {"amount_micro": amount_micro, "key": name, "plan": plan, **asked}
         record(connection, "ledger_grant", customer_id, details, by)
     elif plan not in (None, was):
         record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, by)
     mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
     return granted
+
+
+def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
+    if amount_micro <= 0 and terms != PLAIN:
+        raise UsageError("kind, begin, end, priority and features are of credit that is given, and none is given here")
+    if not 0 <= terms.priority <= MAX_PRIORITY:
+        raise UsageError(f"a priority lies between 0, which is used first, and {MAX_PRIORITY}")
+    if terms.kind not in KINDS:
+        raise UsageError(f"credit is of a kind: {', '.join(KINDS)}")
+    begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
+    if begins_ms < EARLIEST_TS:
+        raise UsageError("credit begins in the year 2000 or later")
+    if terms.expires_ms is not None and terms.expires_ms <= max(begins_ms, now_ms):
+        raise UsageError("credit expires after it began, and later than now: this would be over already")
+    features = terms.features
+    if features is not None and (not 0 < len(features) <= MOST_FEATURES or sorted(set(features)) != list(features)):
+        raise UsageError(f"credit is for one feature at least and {MOST_FEATURES} at most, each named once, by name")
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """The lot, what was taken back of it now, and its wallet after it."""
+
+    lot: str
+    customer_id: str
+    taken_micro: int
+    balance_micro: int
+
+
+def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
+    """Take back what nobody used of a lot; `whole`: all of it. What was taken before is not taken again, so whoever
+    lost the answer may repeat it.
+
+    Errors: UnknownId; DatabaseBusy.
+    """
+    ids.require(connection, ids.LOT, lot)
+    found = lots.read(connection, lot) or lots.read(connection, f"grant:{lot}")
+    assert found is not None
+    taken = wallet.take_back(connection, found, by, whole=whole)
+    if taken.key is not None:
+        details = {"amount_micro": -taken.amount_micro, "key": taken.key, "lot": found.lot, "whole": whole}
+        record(connection, "ledger_grant", found.customer_id, details, by)
+        mark_for_projection(connection, orgs_of(connection, [found.customer_id]), by.now_ms)
+    return TakenBack(found.lot, found.customer_id, taken.amount_micro, taken.balance_micro)
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:

@@ -236,7 +236,7 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int) -> int:
 
 def _available(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     """What may still be reserved, once what is due is true."""
-    return _wallet(connection, customer_id).available_micro + reservations.due_left(connection, customer_id, now_ms)
+    return _wallet(connection, customer_id).available_micro + reservations.due_change(connection, customer_id, now_ms)
 
 
 def _wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:

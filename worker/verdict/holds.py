@@ -1,7 +1,8 @@
 """What runs have reserved of the wallets of organisations: taken off what an organisation may use, and free again once
-it is over.
+it is over. What is due in wallets by time: the ends of holds, lots that begin and expire.
 
-Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. The sweep is an optimisation of that.
+Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. The sweep is an optimisation of that;
+whoever reserves credit has what is due made true first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.ledger.reservations import expire_due
+from drawdown.ledger.reservations import Matured, mature_due
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import orgs_of, wallets_at
 from drawdown.worker.engine.context import Context
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 SWEEPS: Final = 10
-"""Transactions of one tick that expire holds; what is left, the next one does."""
+"""Transactions of one tick that make true what is due in wallets; what is left, the next one does."""
 
 
 def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, int]:
@@ -36,22 +37,22 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
 
 
 def expire_holds(context: Context, sweeps: int = SWEEPS) -> Steps[int]:
-    """Expire the holds of all wallets that are over; how many wallets that moved."""
+    """Make true what is due in all wallets: holds that are over, lots that begin or expire; how many wallets moved."""
     done = 0
     for _ in range(sweeps):
         if context.out_of_time():
             break
         now_ms = context.clock.now_ms()
-        moved: int = yield Transaction("expire_holds", partial(_expire, now_ms=now_ms))
-        done += moved
-        if not moved:
+        matured: Matured = yield Transaction("expire_holds", partial(_expire, now_ms=now_ms))
+        done += len(matured.moved)
+        if not matured.more:
             break
     if done:
-        log.info("holds_expired", wallets=done)
+        log.info("wallets_matured", wallets=done)
     return done
 
 
-def _expire(connection: sa.Connection, *, now_ms: int) -> int:
-    customers = expire_due(connection, now_ms)
-    mark_for_projection(connection, orgs_of(connection, customers), now_ms)
-    return len(customers)
+def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:
+    matured = mature_due(connection, now_ms)
+    mark_for_projection(connection, orgs_of(connection, matured.moved), now_ms)
+    return matured

@@ -1,6 +1,6 @@
--- Reserved credit (invariant 10): reservations against wallets and entries.
+-- Reserved credit and lots (invariant 10): reservations and lots against wallets and entries.
 --
--- Guarantee: as in `ledger.sql`. An organisation stands in a reservation itself.
+-- Guarantee: as in `ledger.sql`. An organisation stands in a reservation itself; of a lot it is its customer's.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -52,3 +52,71 @@ EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation
 -- name: above_hold
 SELECT 'above_hold' AS what, org_id, {no_window}, reservation, drawn_micro, amount_micro, overage
 FROM reservations WHERE overage <> 'charge' AND drawn_micro > amount_micro
+
+-- name: owner
+-- The organisation of a customer `q`.
+(SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id, {no_window}
+
+-- name: lot_entry
+-- Each lot is in its wallet once, by an entry of its own: as it begins, or earlier only to be taken back whole. Until
+-- then the wallet knows when it begins.
+SELECT CASE WHEN q.key IS NULL THEN 'lot_unbegun' WHEN q.at_ms < q.begins_ms THEN 'lot_early' ELSE 'lot_otherwise' END
+    AS what, {owner}, q.*
+FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said, l.begins_ms, e.key, e.amount_micro, e.to_account, e.at_ms,
+        w.next_due_ms, l.at_ms AS given_ms, (SELECT COALESCE(-SUM(b.amount_micro), 0) FROM ledger_entries b
+            WHERE b.lot = l.lot AND b.kind = 'grant') AS taken
+    FROM ledger_lots l LEFT JOIN ledger_entries e ON e.key = l.lot
+    LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id) q
+WHERE CASE WHEN q.key IS NULL
+    THEN q.begins_ms <= q.given_ms OR q.next_due_ms IS NULL OR q.next_due_ms > q.begins_ms
+    ELSE q.amount_micro <> q.said OR q.to_account <> 'wallet:' || q.customer_id
+        OR (q.at_ms < q.begins_ms AND q.taken <> q.said) END
+
+-- name: lotless
+SELECT 'lotless' AS what, {owner}, q.key, q.amount_micro, q.to_account
+FROM (SELECT e.key, e.amount_micro, e.to_account, SUBSTR(e.to_account, 8) AS customer_id FROM ledger_entries e
+    WHERE e.kind = 'grant' AND e.amount_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = e.key)) q
+
+-- name: lot_moved
+-- What expires or is taken back of a lot leaves its own wallet; what expires does so after its end.
+SELECT CASE WHEN q.kind = 'expiry' AND q.at_ms < q.expires_ms THEN 'expired_early' ELSE 'lot_elsewhere' END AS what,
+    {owner}, q.*
+FROM (SELECT e.key, e.kind, e.lot, e.from_account, e.to_account, e.at_ms, l.expires_ms, l.customer_id
+    FROM ledger_entries e LEFT JOIN ledger_lots l ON l.lot = e.lot WHERE e.lot IS NOT NULL) q
+WHERE q.customer_id IS NULL OR CASE WHEN q.kind = 'expiry'
+    THEN q.expires_ms IS NULL OR q.at_ms < q.expires_ms OR q.from_account <> 'wallet:' || q.customer_id
+    ELSE q.to_account <> 'wallet:' || q.customer_id END
+
+-- name: lot_beyond
+-- Neither more than it was, nor less than nothing.
+SELECT 'lot_beyond' AS what, {owner}, q.*
+FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said,
+        SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro ELSE 0 END) AS expired,
+        SUM(CASE WHEN e.kind = 'grant' THEN -e.amount_micro ELSE 0 END) AS taken
+    FROM ledger_lots l JOIN ledger_entries e ON e.lot = l.lot GROUP BY l.lot) q
+WHERE q.expired < 0 OR q.taken < 0 OR q.expired + q.taken > q.said
+
+-- name: lots_sum
+-- All lots that have begun are the balance, what was consumed, what expired and what was taken back.
+SELECT 'lots_sum' AS what, {owner}, q.*
+FROM (SELECT account_id, SUBSTR(account_id, 8) AS customer_id, SUM(given) AS given, SUM(kept) AS kept,
+        SUM(consumed) AS consumed, SUM(expired) AS expired, SUM(taken) AS taken
+    FROM (
+        SELECT 'wallet:' || l.customer_id AS account_id, l.amount_micro AS given, 0 AS kept, 0 AS consumed, 0 AS expired,
+            0 AS taken
+        FROM ledger_lots l WHERE EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = l.lot)
+        UNION ALL SELECT account_id, 0, balance_micro, 0, 0, 0 FROM ledger_accounts
+        UNION ALL SELECT from_account, 0, 0, CASE WHEN kind = 'expiry' THEN 0 ELSE amount_micro END,
+            CASE WHEN kind = 'expiry' THEN amount_micro ELSE 0 END, 0 FROM ledger_entries WHERE kind <> 'grant'
+        UNION ALL SELECT to_account, 0, 0, 0, 0, -amount_micro FROM ledger_entries
+        WHERE kind = 'grant' AND amount_micro < 0
+    ) sides GROUP BY account_id) q
+WHERE q.given <> q.kept + q.consumed + q.expired + q.taken
+
+-- name: lot_never_over
+-- A lot that its wallet does not know the end of would never expire. It is booked twelve minutes after it.
+SELECT 'lot_never_over' AS what, {owner}, q.*
+FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots l
+    LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
+    WHERE l.expires_ms IS NOT NULL AND (w.lots_ended_ms IS NULL OR w.lots_ended_ms < l.expires_ms)
+        AND (w.next_due_ms IS NULL OR w.next_due_ms > l.expires_ms + 720000)) q

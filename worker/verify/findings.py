@@ -28,6 +28,7 @@ STATEMENTS: Final = (
     (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
     (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
+    (CREDIT, ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
@@ -116,6 +117,19 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "no_receipt": (10, "{reservation} is settled, and no entry says with what"),
     "receipt": (10, "{reservation} is {state}, and an entry says that it ended"),
     "above_hold": (10, "{reservation} drew {drawn_micro} of {amount_micro}, and was to {overage} what is above"),
+    "lot_unbegun": (10, "{lot} has no entry, and begins at {begins_ms}; its wallet falls due at {next_due_ms}"),
+    "lot_early": (10, "{lot} begins at {begins_ms}, and was put into {to_account} at {at_ms}"),
+    "lot_otherwise": (10, "{lot} is {said} of {customer_id}; its entry is {amount_micro} to {to_account}"),
+    "lotless": (10, "{amount_micro} were given to {to_account} as {key}, and there is no such lot"),
+    "expired_early": (10, "{lot} ends at {expires_ms}, and expired before, at {at_ms}"),
+    "lot_elsewhere": (10, "{key} moves {from_account} to {to_account} for {lot}, which is of {customer_id}"),
+    "lot_beyond": (10, "{lot} is {said}; of it {expired} expired and {taken} were taken back"),
+    "lots_sum": (
+        10,
+        "{account_id} was given {given} in lots; it keeps {kept}, consumed {consumed}, {expired} expired, {taken} were "
+        "taken back",
+    ),
+    "lot_never_over": (10, "{lot} expires at {expires_ms}, and its wallet falls due at {next_due_ms}"),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

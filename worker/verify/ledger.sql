@@ -156,11 +156,13 @@ SUM(line)
 (SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
 
 -- name: sides
--- What was given comes from the grants, what was used goes to revenue: an entry has a wallet on its one side alone.
+-- What was given comes from the grants, what was used goes to revenue, what expired to the breakage: an entry has a
+-- wallet on its one side alone.
 SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
 FROM ledger_entries e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
-WHERE NOT CASE WHEN e.kind = 'grant' THEN e.from_account = 'source:grants' AND e.to_account LIKE 'wallet:%'
+WHERE NOT CASE WHEN e.kind = 'expiry' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'breakage'
+    WHEN e.kind = 'grant' THEN e.from_account = 'source:grants' AND e.to_account LIKE 'wallet:%'
     ELSE e.from_account LIKE 'wallet:%' AND (e.to_account LIKE 'revenue:%' OR (e.kind = 'run' AND e.to_account = 'revenue'))
     END
 
@@ -184,13 +186,16 @@ WHERE e.feature IS NOT NULL AND NOT EXISTS (
 (2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
 
 -- name: granted
--- Credit that was given is what the record of actions says, to whom it says; and none was given beside it.
+-- Credit that was given is what the record of actions says, to whom it says; and none was given beside it. A lot that
+-- begins later has no entry yet.
 SELECT 'granted' AS what, w.org_id, {no_window}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account,
     e.from_account
 FROM (SELECT {said_key} AS key, CAST({said_amount} AS BIGINT) AS said, 'wallet:' || x.target AS account
     FROM operator_actions x WHERE x.action = 'ledger_grant') q
 LEFT JOIN ledger_entries e ON e.key = q.key AND e.kind = 'grant' LEFT JOIN {owners} w ON w.account_id = q.account
-WHERE e.key IS NULL OR e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <> 'source:grants'
+WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <> 'source:grants' OR (e.key IS NULL
+    AND NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = q.key AND l.amount_micro = q.said
+        AND 'wallet:' || l.customer_id = q.account))
 
 -- name: ungranted
 SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account

@@ -11,6 +11,7 @@ These are not claimed:
 - when an entry of the ledger was written (`at_ms`; its `ts` is claimed)
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
 - which plan a wallet is on
+- that what expired of a lot is what nobody used of it in time
 - the figures that an organisation's row keeps of its last read (`balance_micro` and the like)
 - that a provider's own figures agree (`drawdown reconcile` compares)
 - a newcomer's assignment by the tick as it was before it was altered

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import sqlalchemy as sa
 
+from drawdown.ledger import lots
+from drawdown.ledger.allocation import KINDS, ORDER
 from drawdown.ledger.rates import Rate
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
+
+STATES: Final = {"in use": 0, "to come": 1, "over": 2}
+"""Of lots, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,79 @@ class EntryRow:
     ts: int
     actor: str
     reason: str
+
+
+@dataclass(frozen=True)
+class LotRow:
+    """A lot, in micro-credits: `amount = left + waits + used + expired + taken`. `place` is its place in the order of
+    use among those in use; `waits` is what is over and not booked yet."""
+
+    lot: str
+    kind: str
+    state: Literal["in use", "to come", "over"]
+    place: int | None
+    amount_micro: int
+    left_micro: int
+    waits_micro: int
+    used_micro: int
+    expired_micro: int
+    taken_micro: int
+    priority: int
+    begins_ms: int
+    expires_ms: int | None
+    features: tuple[str, ...] | None
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LotsView:
+    """A wallet's lots: those in use in their order, those to come, those that are over, the latest first. What no lot
+    paid for is owed; what was given back beyond what was used pays for later use."""
+
+    order: str
+    lots: list[LotRow]
+    owed_micro: int
+    back_micro: int
+
+    def left_by_kind(self) -> dict[str, int]:
+        """What may still be used, by kind."""
+        return {
+            kind: sum(row.left_micro for row in self.lots if row.kind == kind and row.state == "in use")
+            for kind in KINDS
+        }
+
+
+def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsView:
+    """All lots of a customer, by what is in the ledger now."""
+    found = lots.read_all(connection, [customer_id])
+    allocation = lots.allocations(connection, found)[customer_id]
+    rows, places = [], itertools.count(1)
+    for lot in found[customer_id]:
+        over, to_come = lot.is_over(now_ms), lot.begins_ms > now_ms
+        left = lots.left(lot, allocation)
+        place = None if over or to_come else next(places)
+        row = LotRow(
+            lot=lot.lot,
+            kind=lot.kind,
+            state="over" if over else "to come" if to_come else "in use",
+            place=place,
+            amount_micro=lot.amount_micro,
+            left_micro=0 if over else left,
+            waits_micro=left if over else 0,
+            used_micro=allocation.used[lot.lot],
+            expired_micro=lot.expired_micro,
+            taken_micro=lot.taken_micro,
+            priority=lot.priority,
+            begins_ms=lot.begins_ms,
+            expires_ms=lot.expires_ms,
+            features=lot.features,
+            actor=lot.actor,
+            reason=lot.reason,
+        )
+        rows.append(row)
+    rows.sort(key=lambda row: (STATES[row.state], row.place or 0, -(row.expires_ms or 0) if row.state == "over" else 0))
+    return LotsView(ORDER, rows, sum(allocation.owed.values()), allocation.back)
 
 
 def list_wallets(connection: sa.Connection, most: int) -> list[WalletRow]:

@@ -8,11 +8,16 @@ ALTER TABLE ledger_accounts DROP COLUMN kind,
     ADD CONSTRAINT ledger_accounts_sane CHECK (held_micro >= 0 AND overdraft_micro >= 0);
 
 ALTER TABLE ledger_entries ADD COLUMN reservation TEXT COLLATE "C",
+    ADD COLUMN lot TEXT COLLATE "C",
     DROP CONSTRAINT ledger_entries_kind,
-    ADD CONSTRAINT ledger_entries_kind CHECK (kind IN ('usage', 'grant', 'run')),
+    ADD CONSTRAINT ledger_entries_kind CHECK (kind IN ('usage', 'grant', 'run', 'expiry')),
+    ADD CONSTRAINT ledger_entries_lot CHECK (
+        CASE WHEN lot IS NULL THEN kind <> 'expiry' ELSE kind IN ('grant', 'expiry') END),
     ADD CONSTRAINT ledger_entries_run_says_which CHECK (kind <> 'run' OR reservation IS NOT NULL);
 
 CREATE INDEX ledger_entries_by_reservation ON ledger_entries (reservation) WHERE reservation IS NOT NULL;
+
+CREATE INDEX ledger_entries_by_lot ON ledger_entries (lot) WHERE lot IS NOT NULL;
 
 ALTER TABLE projections ADD COLUMN held_micro BIGINT;
 

@@ -32,8 +32,11 @@ CREATE TABLE ledger_entries_new (
     actor TEXT NOT NULL,
     reason TEXT NOT NULL,
     reservation TEXT,
+    lot TEXT,
     PRIMARY KEY ("key"),
-    CONSTRAINT ledger_entries_kind CHECK (kind IN ('usage', 'grant', 'run')),
+    CONSTRAINT ledger_entries_kind CHECK (kind IN ('usage', 'grant', 'run', 'expiry')),
+    CONSTRAINT ledger_entries_lot CHECK (
+        CASE WHEN lot IS NULL THEN kind <> 'expiry' ELSE kind IN ('grant', 'expiry') END),
     CONSTRAINT ledger_entries_two_sides CHECK (from_account <> to_account),
     CONSTRAINT ledger_entries_usage_says_what CHECK (kind <> 'usage' OR (feature IS NOT NULL AND quantity IS NOT NULL)),
     CONSTRAINT ledger_entries_run_says_which CHECK (kind <> 'run' OR reservation IS NOT NULL)
@@ -55,6 +58,8 @@ CREATE INDEX ledger_entries_by_from ON ledger_entries (from_account, ts);
 CREATE INDEX ledger_entries_grants ON ledger_entries (to_account) WHERE kind = 'grant';
 
 CREATE INDEX ledger_entries_by_reservation ON ledger_entries (reservation) WHERE reservation IS NOT NULL;
+
+CREATE INDEX ledger_entries_by_lot ON ledger_entries (lot) WHERE lot IS NOT NULL;
 
 ALTER TABLE projections ADD COLUMN held_micro BIGINT;
 

@@ -1,0 +1,123 @@
+"""Lots, and which of them pays for what was used. Pure.
+
+Guarantee: the same lots and the same use give the same answer, whatever came first into the database. Time is cut
+where lots begin and expire; within a part, lots pay in their order of use. What no lot pays for is owed, and later lots
+pay for it. What was given back beyond the use of its part pays for later use, before any lot does. To the micro-credit,
+what lots paid is what was used, less what is owed, and more by what was given back and not used up.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal, TypeAlias, get_args
+
+Kind: TypeAlias = Literal["included", "bonus", "purchased", "sponsor", "refund"]
+KINDS: Final[tuple[str, ...]] = get_args(Kind)
+Uses: TypeAlias = Mapping[int, Mapping[str | None, int]]
+"""By the number of a part of time and by feature (None: of no feature), what was used, in micro-credits."""
+ORDER: Final = "priority (lower first), end (none last), restricted before free, begin, key"
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Credit as it was given, in micro-credits; times are milliseconds. `features`: None pays for all. What was booked
+    of it since: `expired_micro` and `taken_micro`, in `expiries` and `takes` entries."""
+
+    lot: str
+    customer_id: str
+    kind: Kind
+    amount_micro: int
+    priority: int
+    begins_ms: int
+    expires_ms: int | None
+    features: tuple[str, ...] | None
+    at_ms: int
+    actor: str
+    reason: str
+    expired_micro: int = 0
+    taken_micro: int = 0
+    expiries: int = 0
+    takes: int = 0
+
+    @property
+    def turn(self) -> tuple[int, bool, int, bool, int, str]:
+        """Its place in the order of use (`ORDER`)."""
+        ends = self.expires_ms
+        return (self.priority, ends is None, ends or 0, self.features is None, self.begins_ms, self.lot)
+
+    def is_over(self, moment_ms: int) -> bool:
+        """Whether it pays for nothing that is used then, or later."""
+        return self.expires_ms is not None and self.expires_ms <= moment_ms
+
+
+@dataclass
+class Allocation:
+    """What each lot paid, what nobody paid for by feature, and what was given back and not used up."""
+
+    used: dict[str, int]
+    owed: dict[str | None, int] = field(default_factory=dict)
+    back: int = 0
+
+
+def parts(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
+    """The parts of time, in order: from when and until when; None where it has no end."""
+    ends = {lot.expires_ms for lot in lots if lot.expires_ms is not None}
+    moments: list[int | None] = [None, *sorted({lot.begins_ms for lot in lots} | ends), None]
+    return list(pairwise(moments))
+
+
+def allocate(lots: Sequence[Lot], uses: Uses) -> Allocation:
+    """What each lot paid of what was used in each of their `parts`. Out of what was taken back it pays nothing."""
+    begins: dict[int, list[Lot]] = defaultdict(list)
+    for lot in lots:
+        begins[lot.begins_ms].append(lot)
+    found = Allocation(dict.fromkeys((lot.lot for lot in lots), 0))
+    left = {lot.lot: lot.amount_micro - lot.taken_micro for lot in lots}
+    open_lots: list[Lot] = []
+    for number, (start_ms, _) in enumerate(parts(lots)):
+        for lot in begins.get(start_ms, ()) if start_ms is not None else ():
+            insort(open_lots, lot, key=lambda one: one.turn)
+        for feature, amount in uses.get(number, {}).items():
+            if amount < 0:
+                found.back -= amount
+            elif amount:
+                found.owed[feature] = found.owed.get(feature, 0) + amount
+        found.back -= _pay(found.owed, found.back, found.owed)
+        if start_ms is not None and found.owed:
+            _draw(open_lots, left, found, start_ms)
+    return found
+
+
+def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_ms: int) -> None:
+    """Have lots pay what is owed, in their order; those that are over or empty are met no more."""
+    kept, met = [], 0
+    for lot in open_lots:
+        if not found.owed:
+            break
+        met += 1
+        if lot.is_over(moment_ms):
+            continue
+        payable: Collection[str | None] = found.owed if lot.features is None else lot.features
+        paid = _pay(found.owed, left[lot.lot], payable)
+        left[lot.lot] -= paid
+        found.used[lot.lot] += paid
+        if left[lot.lot]:
+            kept.append(lot)
+    open_lots[:met] = kept
+
+
+def _pay(owed: dict[str | None, int], room: int, payable: Collection[str | None]) -> int:
+    """Pay what is owed up to `room`, and say how much: first what has no feature, as restricted lots cannot pay that,
+    then by the features' names."""
+    before = room
+    for feature in sorted(set(payable) & owed.keys(), key=lambda name: name or ""):
+        paid = min(room, owed[feature])
+        room -= paid
+        owed[feature] -= paid
+        if not owed[feature]:
+            del owed[feature]
+    return before - room

@@ -1,0 +1,60 @@
+-- Lots: what they are, what was booked of them, what was used in each part of time.
+
+-- name: insert
+INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, priority, begins_ms, expires_ms, features, at_ms, actor,
+    reason)
+VALUES (:lot, :customer_id, :kind, :amount_micro, :priority, :begins_ms, :expires_ms, :features, :at_ms, :actor, :reason)
+ON CONFLICT (lot) DO NOTHING RETURNING lot
+
+-- name: columns
+l.lot, l.customer_id, l.kind, l.amount_micro, l.priority, l.begins_ms, l.expires_ms, l.features, l.at_ms, l.actor,
+    l.reason
+
+-- name: one
+SELECT {columns} FROM ledger_lots l WHERE l.lot = :lot
+
+-- name: of_wallets
+-- With what was booked of each.
+SELECT {columns},
+    CAST(COALESCE(SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro END), 0) AS BIGINT) AS expired_micro,
+    CAST(COALESCE(-SUM(CASE WHEN e.kind = 'grant' THEN e.amount_micro END), 0) AS BIGINT) AS taken_micro,
+    COUNT(CASE WHEN e.kind = 'expiry' THEN 1 END) AS expiries, COUNT(CASE WHEN e.kind = 'grant' THEN 1 END) AS takes
+FROM ledger_lots l LEFT JOIN ledger_entries e ON e.lot = l.lot
+WHERE l.customer_id IN :customers GROUP BY l.lot
+
+-- name: to_begin
+-- Those that were given for later, have begun by now, and are not in the balance yet.
+SELECT {columns} FROM ledger_lots l
+WHERE l.customer_id IN :customers AND l.begins_ms > l.at_ms AND l.begins_ms <= :now_ms
+    AND NOT EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = l.lot)
+ORDER BY l.lot
+
+-- name: to_look_at
+-- The wallets of which a lot is over since they were looked at last, or of which something changed since (0: at once).
+SELECT a.account_id, a.balance_micro, a.held_micro FROM ledger_accounts a
+WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 OR EXISTS (
+    SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(a.account_id, 8) AND l.expires_ms <= :over_ms
+    AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms)))
+ORDER BY a.account_id
+
+-- name: used
+-- What was used in each part of time, by feature: usage by its window, runs by their acceptance, and what was taken back
+-- without a lot by its moment.
+WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
+SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
+FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
+WHERE e.kind IN ('usage', 'run') GROUP BY p.account_id, p.part, e.feature
+UNION ALL
+SELECT p.account_id, p.part, NULL, CAST(-SUM(e.amount_micro) AS BIGINT)
+FROM parts p JOIN ledger_entries e ON e.to_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
+WHERE e.kind = 'grant' AND e.amount_micro < 0 AND e.lot IS NULL GROUP BY p.account_id, p.part
+
+-- name: looked_at
+UPDATE ledger_accounts SET deferred_micro = r.deferred_micro, lots_ended_ms = (SELECT MAX(l.expires_ms)
+    FROM ledger_lots l WHERE l.customer_id = SUBSTR(r.account_id, 8) AND l.expires_ms <= :over_ms)
+FROM {rows :looked (account_id text, deferred_micro bigint)} r WHERE ledger_accounts.account_id = r.account_id
+
+-- name: expect
+-- The wallet falls due by then.
+UPDATE ledger_accounts SET next_due_ms = CASE WHEN next_due_ms < :moment_ms THEN next_due_ms ELSE :moment_ms END
+WHERE account_id = :account_id
