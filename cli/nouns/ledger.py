@@ -144,8 +144,8 @@ def lots_(
         lines.append(f"{show_credits(found.owed_micro)} credits were used that no lot paid for: the next one does")
     if found.back_micro:
         lines.append(f"{show_credits(found.back_micro)} credits were given back, and pay for later use first")
-    result = {"customer_id": customer, "order": found.order, "lots": shown, "more": len(found.lots) - len(shown)}
-    show(app, {**result, "owed_micro": found.owed_micro, "back_micro": found.back_micro}, lines)
+    result = {**vars(found), "customer_id": customer, "lots": shown, "more": len(found.lots) - len(shown)}
+    show(app, result, lines)
 
 
 def _lot_cells(row: LotRow) -> tuple[object, ...]:
@@ -170,9 +170,9 @@ def take_back(
     app: App = context.obj
     by = app.by(actor, reason)
     taken = app.write(lambda c: credit.take_back(c, lot, by, whole=whole))
-    what = f"{show_credits(taken.taken_micro)} credits of" if taken.taken_micro else "nothing is left of"
-    did = "took back " if taken.taken_micro else ""
-    show(app, vars(taken), [f"{taken.customer_id}: {did}{what} {taken.lot}; {show_credits(taken.balance_micro)} credits now"])
+    did = f"took back {show_credits(taken.taken_micro)} credits" if taken.taken_micro else "nothing is left"
+    line = f"{taken.customer_id}: {did} of {taken.lot}; {show_credits(taken.balance_micro)} credits now"
+    show(app, vars(taken), [line])
 
 
 @commands.command()

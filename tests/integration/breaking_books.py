@@ -59,7 +59,7 @@ BOOKS = {
         5,
         (
             "INSERT INTO ledger_entries SELECT 'mirror:' || key, kind, from_account, to_account, amount_micro, "
-            "feature, quantity, ts, at_ms, actor, reason, reservation FROM ledger_entries "
+            "feature, quantity, ts, at_ms, actor, reason, reservation, lot FROM ledger_entries "
             f"WHERE key = 'usage:acme:{NEXT}:{ONE}'",
             *moved(f"usage:acme:{NEXT}:{ONE}", "wallet:acme", f"revenue:{ONE}"),
         ),
@@ -86,6 +86,7 @@ BOOKS = {
         2,
         (
             "UPDATE ledger_entries SET amount_micro = 51 WHERE key = 'grant:g1'",
+            "UPDATE ledger_lots SET amount_micro = 51 WHERE lot = 'grant:g1'",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'wallet:acme'",
         ),
         "50 to wallet:acme were granted as grant:g1; the ledger has 51",
@@ -95,6 +96,8 @@ BOOKS = {
         (
             "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
             "VALUES ('grant:free', 'grant', 'source:grants', 'wallet:acme', 7, 0, 0, 't', 't')",
+            "INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, begins_ms, at_ms, actor, reason) "
+            "VALUES ('grant:free', 'acme', 'bonus', 7, 0, 0, 't', 't')",
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 7 WHERE account_id = 'wallet:acme'",
         ),
         "7 to wallet:acme as grant:free, and no grant of it is on record",

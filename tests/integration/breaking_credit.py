@@ -50,6 +50,73 @@ CREDIT = {
         ("UPDATE reservations SET state = 'expired' WHERE reservation = 'done'",),
         "done is expired, and an entry says that it ended",
     ),
+    "a lot that is in no balance": Broken(
+        10,
+        (
+            "DELETE FROM ledger_lots WHERE lot = 'grant:later'",
+            "INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, begins_ms, at_ms, actor, reason) "
+            "VALUES ('grant:later', 'other', 'included', 30, 1, 1, 't', 't')",
+        ),
+        "grant:later has no entry, and begins at 1;",
+        org="other",
+    ),
+    "a lot that nobody would begin": Broken(
+        10,
+        ("UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:other'",),
+        "grant:later has no entry, and begins at",
+        org="other",
+    ),
+    "a lot that nobody would end": Broken(
+        10,
+        ("UPDATE ledger_accounts SET next_due_ms = NULL WHERE account_id = 'wallet:other'",),
+        "grant:ends expires at",
+        org="other",
+    ),
+    "a lot that was in the balance before it began": Broken(
+        10,
+        ("UPDATE ledger_lots SET begins_ms = at_ms + 1 WHERE lot = 'grant:ends'",),
+        "was put into wallet:other at",
+        org="other",
+    ),
+    "a lot of another amount than its grant": Broken(
+        10,
+        ("UPDATE ledger_lots SET amount_micro = 31 WHERE lot = 'grant:over'",),
+        "grant:over is 31 of other; its entry is 30 to wallet:other",
+        org="other",
+    ),
+    "a grant without a lot": Broken(
+        10,
+        ("DELETE FROM ledger_lots WHERE lot = 'grant:ends'",),
+        "30 were given to wallet:other as grant:ends, and there is no such lot",
+        org="other",
+    ),
+    "a lot that expired too early": Broken(
+        10,
+        ("UPDATE ledger_lots SET expires_ms = expires_ms + 100000000 WHERE lot = 'grant:over'",),
+        "grant:over ends at",
+        org="other",
+    ),
+    "what expired of no lot": Broken(
+        10,
+        ("UPDATE ledger_entries SET lot = 'gone' WHERE key = 'expiry:grant:over:r0'",),
+        "expiry:grant:over:r0 moves wallet:other to breakage for gone, which is of nothing",
+        org="other",
+    ),
+    "more that expired than there was": Broken(
+        10,
+        (
+            "UPDATE ledger_entries SET amount_micro = 31 WHERE key = 'expiry:grant:over:r0'",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro - 1 WHERE account_id = 'wallet:other'",
+        ),
+        "grant:over is 30; of it 31 expired and 0 were taken back",
+        org="other",
+    ),
+    "a wallet with another sum than its lots": Broken(
+        10,
+        ("UPDATE ledger_lots SET amount_micro = 31 WHERE lot = 'grant:ends'",),
+        "wallet:other was given",
+        org="other",
+    ),
     "a capped run that drew more": Broken(
         10,
         ("UPDATE reservations SET overage = 'cap' WHERE reservation = 'done'",),

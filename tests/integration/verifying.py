@@ -12,6 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.lots import Terms
 from drawdown.ledger.reservations import mature_due
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import record
@@ -19,7 +20,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import executions
-from drawdown.worker.commands.credit import grant
+from drawdown.worker.commands.credit import grant, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
 from drawdown.worker.commands.withdrawals import withdraw
@@ -133,10 +134,29 @@ def _lateness(fleet: Fleet, wrong: Sequence[str]) -> None:
         lambda c: map_size(c, "tiny", fleet.by, kind="up_to", memory_mb=512, unit="mb_s", from_ms=T0, confirmed=True),
     )
     fleet.tick_windows(1)
+    _lots(fleet)
     _runs(fleet)
     _credit(fleet, "g3", -(10**13))
     fleet.sample("acme", T0 + 8, 1)
     fleet.tick_windows(1)
+
+
+def _lots(fleet: Fleet) -> None:
+    """Of other's: one that is over, one to come, one that was taken back. What they are for it does not use."""
+    ago = replace(fleet.by, now_ms=fleet.by.now_ms - DAY_MS)
+    features = ("compute_2gb",)
+
+    def work(connection: sa.Connection) -> None:
+        for key, terms in (
+            ("over", Terms("bonus", expires_ms=ago.now_ms + WINDOW_MS, features=features)),
+            ("later", Terms("included", begins_ms=fleet.by.now_ms + DAY_MS)),
+            ("ends", Terms("included", expires_ms=fleet.by.now_ms + DAY_MS, features=features)),
+            ("back", Terms("sponsor", features=features)),
+        ):
+            grant(connection, "other", 30, ago, key=key, plan=None, terms=terms)
+        take_back(connection, "back", fleet.by, whole=False)
+
+    write(fleet.engine, work)
 
 
 def _runs(fleet: Fleet) -> None:

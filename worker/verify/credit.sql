@@ -81,11 +81,12 @@ FROM (SELECT e.key, e.amount_micro, e.to_account, SUBSTR(e.to_account, 8) AS cus
 -- What expires or is taken back of a lot leaves its own wallet; what expires does so after its end.
 SELECT CASE WHEN q.kind = 'expiry' AND q.at_ms < q.expires_ms THEN 'expired_early' ELSE 'lot_elsewhere' END AS what,
     {owner}, q.*
-FROM (SELECT e.key, e.kind, e.lot, e.from_account, e.to_account, e.at_ms, l.expires_ms, l.customer_id
+FROM (SELECT e.key, e.kind, e.lot, e.from_account, e.to_account, e.at_ms, l.expires_ms, l.customer_id AS known,
+        COALESCE(l.customer_id, SUBSTR(e.from_account, 8)) AS customer_id
     FROM ledger_entries e LEFT JOIN ledger_lots l ON l.lot = e.lot WHERE e.lot IS NOT NULL) q
-WHERE q.customer_id IS NULL OR CASE WHEN q.kind = 'expiry'
-    THEN q.expires_ms IS NULL OR q.at_ms < q.expires_ms OR q.from_account <> 'wallet:' || q.customer_id
-    ELSE q.to_account <> 'wallet:' || q.customer_id END
+WHERE q.known IS NULL OR CASE WHEN q.kind = 'expiry'
+    THEN q.expires_ms IS NULL OR q.at_ms < q.expires_ms OR q.from_account <> 'wallet:' || q.known
+    ELSE q.to_account <> 'wallet:' || q.known END
 
 -- name: lot_beyond
 -- Neither more than it was, nor less than nothing.
@@ -106,10 +107,11 @@ FROM (SELECT account_id, SUBSTR(account_id, 8) AS customer_id, SUM(given) AS giv
             0 AS taken
         FROM ledger_lots l WHERE EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = l.lot)
         UNION ALL SELECT account_id, 0, balance_micro, 0, 0, 0 FROM ledger_accounts
-        UNION ALL SELECT from_account, 0, 0, CASE WHEN kind = 'expiry' THEN 0 ELSE amount_micro END,
-            CASE WHEN kind = 'expiry' THEN amount_micro ELSE 0 END, 0 FROM ledger_entries WHERE kind <> 'grant'
-        UNION ALL SELECT to_account, 0, 0, 0, 0, -amount_micro FROM ledger_entries
-        WHERE kind = 'grant' AND amount_micro < 0
+        UNION ALL SELECT account_id, 0, 0, CASE WHEN kind IN ('grant', 'expiry') THEN 0 ELSE moved END,
+            CASE WHEN kind = 'expiry' THEN moved ELSE 0 END, CASE WHEN kind = 'grant' THEN moved ELSE 0 END
+        FROM (SELECT from_account AS account_id, kind, amount_micro AS moved FROM ledger_entries
+            UNION ALL SELECT to_account, kind, -amount_micro FROM ledger_entries
+            WHERE kind <> 'grant' OR amount_micro < 0) lines WHERE account_id LIKE 'wallet:%'
     ) sides GROUP BY account_id) q
 WHERE q.given <> q.kept + q.consumed + q.expired + q.taken
 

@@ -122,7 +122,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "lot_otherwise": (10, "{lot} is {said} of {customer_id}; its entry is {amount_micro} to {to_account}"),
     "lotless": (10, "{amount_micro} were given to {to_account} as {key}, and there is no such lot"),
     "expired_early": (10, "{lot} ends at {expires_ms}, and expired before, at {at_ms}"),
-    "lot_elsewhere": (10, "{key} moves {from_account} to {to_account} for {lot}, which is of {customer_id}"),
+    "lot_elsewhere": (10, "{key} moves {from_account} to {to_account} for {lot}, which is of {known}"),
     "lot_beyond": (10, "{lot} is {said}; of it {expired} expired and {taken} were taken back"),
     "lots_sum": (
         10,

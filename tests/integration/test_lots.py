@@ -1,0 +1,419 @@
+"""Lots: what begins, is used in order, expires, is given or taken back, to the micro-credit, on both databases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger import wallet
+from drawdown.ledger.allocation import ORDER, Kind
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.entries import Usage
+from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
+from drawdown.ledger.reservations import Denied, mature_due
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands.executions import Request
+from drawdown.worker.views.ledger import LotRow, LotsView, list_lots
+from tests.acceptance.commands import drawdown
+from tests.integration.verifying import verified
+from tests.world import T0, Fleet
+
+T = TypeVar("T")
+HOUR_MS = 60 * MINUTE_MS
+END = T0 + 30 * DAY_MS
+
+
+class Purse:
+    """The wallet of acme, in micro-credits; x and y cost one each."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.fleet = Fleet(engine)
+        self.fleet.assign("acme")
+        self.uses = 0
+        for feature in ("x", "y"):
+            self.write(lambda c, name=feature: credit.set_rate(c, name, 1, 1, self.fleet.by, from_ms=0))  # type: ignore[misc]
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        return write(self.fleet.engine, work)
+
+    def give(self, key: str, amount: int, kind: Kind = "included", **terms: object) -> wallet.Granted:
+        asked = Terms(kind, **terms)  # type: ignore[arg-type]
+        return self.write(lambda c: credit.grant(c, "acme", amount, self.fleet.by, key=key, plan=None, terms=asked))
+
+    def use(self, amount: int, ts: int | None = None, feature: str = "x") -> None:
+        self.uses += 1
+        at = self.fleet.clock.at_ms
+        use = Usage(f"u{self.uses}", "acme", feature, amount, at if ts is None else ts)
+        assert self.write(lambda c: wallet.charge(c, [use], at)) == [wallet.Charge.CHARGED]
+
+    def accept(self, key: str, amount: int, **more: object) -> None:
+        request = Request("acme", amount, **more)  # type: ignore[arg-type]
+        self.write(lambda c: executions.accept(c, key, request, self.fleet.by))
+
+    def settle(self, key: str, amount: int) -> None:
+        self.write(lambda c: executions.settle(c, key, Cost(amount), self.fleet.by))
+
+    def release(self, key: str) -> None:
+        self.write(lambda c: executions.release(c, key, None, self.fleet.by))
+
+    def take_back(self, lot: str, *, whole: bool = False) -> int:
+        return self.write(lambda c: credit.take_back(c, lot, self.fleet.by, whole=whole)).taken_micro
+
+    def sweep(self, at_ms: int | None = None) -> list[str]:
+        """What is due is made true, and then nothing is."""
+        if at_ms is not None:
+            self.fleet.clock.at_ms = at_ms
+        now = self.fleet.clock.at_ms
+        found = self.write(lambda c: mature_due(c, now)).moved
+        assert self.fleet.one("SELECT COUNT(*) FROM ledger_accounts WHERE next_due_ms <= :now", now=now) == 0
+        return found
+
+    @property
+    def balance(self) -> int:
+        ((balance, held),) = self.fleet.rows(
+            "SELECT balance_micro, held_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'"
+        )
+        return int(str(balance)) - int(str(held))
+
+    @property
+    def shown(self) -> LotsView:
+        return read(self.fleet.engine, lambda c: list_lots(c, "acme", self.fleet.clock.at_ms))
+
+    def lot(self, key: str) -> LotRow:
+        return next(row for row in self.shown.lots if row.lot == f"grant:{key}")
+
+    @property
+    def expiries(self) -> dict[str, int]:
+        rows = self.fleet.rows("SELECT key, amount_micro FROM ledger_entries WHERE kind = 'expiry' ORDER BY key")
+        return {str(key).removeprefix("expiry:grant:"): int(str(amount)) for key, amount in rows}
+
+
+@pytest.fixture
+def purse(engine: sa.Engine) -> Iterator[Purse]:
+    """In the end, no lot is a breach, and each is what became of it."""
+    made = Purse(engine)
+    yield made
+    assert [one.text for one in verified(made.fleet).breaches if one.invariant == 10] == []
+    for row in made.shown.lots:
+        parts = row.left_micro + row.waits_micro + row.used_micro + row.expired_micro + row.taken_micro
+        assert row.amount_micro == parts, row
+
+
+def test_each_grant_is_a_lot_and_the_same_again_adds_nothing(purse: Purse) -> None:
+    for repeated in (False, True):
+        assert purse.give("a", 50, expires_ms=END).repeated is repeated
+        assert purse.balance == 50
+        purse.fleet.clock.at_ms += 1
+    rows = purse.fleet.rows("SELECT lot, customer_id, kind, amount_micro, priority, begins_ms, expires_ms, features "
+                            "FROM ledger_lots")  # fmt: skip
+    assert rows == [("grant:a", "acme", "included", 50, 50, T0, END, None)]
+    assert purse.fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'ledger_grant'") == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"amount": 51},
+        {"kind": "bonus"},
+        {"expires_ms": END + 1},
+        {"expires_ms": None},
+        {"priority": 3},
+        {"features": ("x",)},
+        {"begins_ms": T0 + DAY_MS},
+        {"amount": -50, "kind": "purchased", "expires_ms": None},
+    ],
+    ids=str,
+)
+def test_a_key_with_other_content_is_refused(purse: Purse, other: dict[str, object]) -> None:
+    purse.give("a", 50, expires_ms=END)
+    asked: dict[str, object] = {"amount": 50, "expires_ms": END, **other}
+    with pytest.raises(Refused, match="used before"):
+        purse.give("a", **asked)  # type: ignore[arg-type]
+    assert purse.balance == 50
+
+
+WRONG = {
+    "already over": ({"expires_ms": T0}, "over already"),
+    "over before it begins": ({"begins_ms": T0 + DAY_MS, "expires_ms": T0 + HOUR_MS}, "after it began"),
+    "below the first priority": ({"priority": -1}, "between 0"),
+    "beyond the last priority": ({"priority": 1001}, "between 0"),
+    "of no kind": ({"kind": "free"}, "included, bonus, purchased, sponsor, refund"),
+    "before the year 2000": ({"begins_ms": 0}, "year 2000"),
+    "for no feature": ({"features": ()}, "one feature at least"),
+    "for a feature twice": ({"features": ("x", "x")}, "each named once"),
+    "of what is taken": ({"amount": -5}, "none is given"),
+}
+
+
+@pytest.mark.parametrize("situation", WRONG)
+def test_terms_that_make_no_sense_are_refused(purse: Purse, situation: str) -> None:
+    asked, said = WRONG[situation]
+    with pytest.raises(UsageError, match=said):
+        purse.give("a", **{"amount": 5, **asked})  # type: ignore[arg-type]
+    assert purse.fleet.rows("SELECT 1 FROM ledger_lots") == []
+
+
+def test_a_feature_that_is_mistyped_is_refused(purse: Purse) -> None:
+    asked = Terms("bonus", features=("compute_1g",))
+    with pytest.raises(UnknownId, match="did you mean compute_1gb"):
+        purse.write(lambda c: credit.grant(c, "acme", 5, purse.fleet.by, key="a", plan=None, new=False, terms=asked))
+
+
+def test_a_lot_to_come_is_in_the_balance_as_it_begins(purse: Purse) -> None:
+    purse.give("now", 10)
+    purse.give("later", 20, begins_ms=T0 + DAY_MS, expires_ms=END)
+    assert (purse.balance, purse.lot("later").state, purse.shown.left_by_kind()["included"]) == (10, "to come", 10)
+    with pytest.raises(Denied, match="available"):
+        purse.accept("e-1", 11)
+    assert purse.sweep(T0 + DAY_MS - 1) == []
+    purse.fleet.clock.at_ms += 1
+    preview = read(purse.fleet.engine, lambda c: executions.preview(c, Request("acme", 30), T0 + DAY_MS))
+    assert (preview.allowed, preview.available_micro, purse.balance) == (True, 30, 10)
+    purse.accept("e-1", 30)  # nobody swept
+    assert purse.balance == 0
+    rows = purse.fleet.rows("SELECT amount_micro, ts, at_ms FROM ledger_entries WHERE key = 'grant:later'")
+    assert rows == [(20, T0 + DAY_MS, T0 + DAY_MS)]
+
+
+def test_what_nobody_used_expires_once_its_windows_are_over(purse: Purse) -> None:
+    purse.give("month", 100, expires_ms=END)
+    purse.give("bought", 50, "purchased")
+    purse.use(30, T0 + DAY_MS)
+    assert purse.sweep(END + EXPIRY_WAIT_MS - 1) == []
+    assert (purse.balance, purse.lot("month").waits_micro, purse.lot("month").left_micro) == (120, 70, 0)
+    assert purse.sweep(END + EXPIRY_WAIT_MS) == ["acme"]
+    assert (purse.balance, purse.expiries) == (50, {"month:r0": 70})
+    assert purse.fleet.rows("SELECT from_account, to_account, ts, lot FROM ledger_entries WHERE kind = 'expiry'") == [
+        ("wallet:acme", "breakage", END, "grant:month")
+    ]
+    assert purse.shown.left_by_kind() == {"included": 0, "bonus": 0, "purchased": 50, "sponsor": 0, "refund": 0}
+    assert purse.sweep(END + 2 * DAY_MS) == []
+
+
+def test_what_comes_late_reopens_it_and_what_is_withdrawn_closes_it_again(purse: Purse) -> None:
+    purse.give("month", 100, expires_ms=END)
+    purse.sweep(END + EXPIRY_WAIT_MS)
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 100})
+    purse.use(40, END - WINDOW_MS)
+    assert purse.balance == -40
+    assert purse.sweep(END + DAY_MS) == ["acme"]
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 100, "month:r1": -40})
+    purse.use(-15, END - WINDOW_MS)
+    purse.sweep()
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 100, "month:r1": -40, "month:r2": 15})
+    purse.use(7, END)
+    assert purse.sweep() == []
+    assert (purse.balance, purse.shown.owed_micro) == (-7, 7)
+
+
+def test_what_is_late_is_true_before_credit_is_reserved(purse: Purse) -> None:
+    """Nobody sweeps."""
+    purse.give("month", 100, expires_ms=END)
+    purse.give("bought", 50, "purchased")
+    purse.fleet.clock.at_ms = END + EXPIRY_WAIT_MS
+    with pytest.raises(Denied, match="asks for"):
+        purse.accept("e-1", 51)
+    purse.accept("e-1", 20)
+    purse.use(60, END - WINDOW_MS)
+    purse.accept("e-2", 30)
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 100, "month:r1": -60})
+
+
+def test_debts_are_carried_to_the_lot_that_comes_next(purse: Purse) -> None:
+    purse.use(30)
+    purse.give("month", 100, begins_ms=T0 + HOUR_MS, expires_ms=END)
+    purse.sweep(END + EXPIRY_WAIT_MS)
+    assert (purse.balance, purse.lot("month").used_micro, purse.expiries) == (0, 30, {"month:r0": 70})
+
+
+def test_what_was_taken_of_no_lot_counts_as_use(purse: Purse) -> None:
+    purse.give("month", 100, expires_ms=END)
+    purse.fleet.clock.at_ms += DAY_MS
+    purse.write(lambda c: credit.grant(c, "acme", -25, purse.fleet.by, key="minus", plan=None))
+    purse.sweep(END + EXPIRY_WAIT_MS)
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 75})
+
+
+@pytest.mark.parametrize("how", ["release", "settle", "settle above", "expire"])
+def test_a_hold_defers_what_it_would_draw(purse: Purse, how: str) -> None:
+    purse.give("month", 100, expires_ms=END)
+    purse.give("bought", 10, "purchased")
+    purse.fleet.clock.at_ms = END - HOUR_MS
+    purse.accept("e-1", 60, for_ms=DAY_MS)
+    purse.sweep(END + EXPIRY_WAIT_MS)
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 50})
+    purse.sweep(END + 2 * HOUR_MS)
+    assert purse.expiries == {"month:r0": 50}, "it waits, and is not looked at for ever"
+    if how == "release":
+        purse.release("e-1")
+    elif how == "settle":
+        purse.settle("e-1", 45)
+    elif how == "settle above":
+        purse.settle("e-1", 105)
+    else:
+        purse.fleet.clock.at_ms = END + DAY_MS
+    purse.sweep()
+    left, more = {
+        "release": (10, 50), "settle": (10, 5), "settle above": (5, -50), "expire": (10, 50)
+    }[how]  # fmt: skip
+    assert (purse.balance, purse.expiries) == (left, {"month:r0": 50, "month:r1": more})
+    assert purse.fleet.one("SELECT deferred_micro FROM ledger_accounts") == 0
+
+
+def test_what_waited_for_a_hold_expires_as_other_credit_comes(purse: Purse) -> None:
+    purse.give("month", 100, expires_ms=END)
+    purse.fleet.clock.at_ms = END - HOUR_MS
+    purse.accept("e-1", 60, for_ms=DAY_MS)
+    purse.sweep(END + EXPIRY_WAIT_MS)
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 40})
+    purse.give("bought", 50, "purchased")
+    purse.sweep()
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 40, "month:r1": 50})
+    purse.release("e-1")
+    with pytest.raises(Denied):
+        purse.accept("e-2", 51)
+    purse.accept("e-2", 50)
+
+
+def test_use_after_the_end_is_no_reason_to_wait(purse: Purse) -> None:
+    purse.give("month", 10, expires_ms=END)
+    purse.fleet.clock.at_ms = END
+    purse.use(3)
+    purse.sweep(END + EXPIRY_WAIT_MS)
+    assert (purse.balance, purse.expiries) == (-3, {"month:r0": 10})
+
+
+def test_a_restricted_lot_pays_for_its_features_alone(purse: Purse) -> None:
+    purse.give("for x", 50, "bonus", features=("x",))
+    purse.give("for all", 50, "purchased")
+    purse.use(20, feature="x")
+    purse.use(15, feature="y")
+    purse.accept("e-1", 5)
+    purse.settle("e-1", 5)
+    assert (purse.lot("for x").left_micro, purse.lot("for all").left_micro) == (30, 30)
+    purse.use(40, feature="x")
+    assert (purse.lot("for x").left_micro, purse.lot("for all").left_micro) == (0, 20)
+    purse.use(30, feature="y")
+    assert (purse.balance, purse.shown.owed_micro) == (-10, 10)
+
+
+def test_taking_back_takes_what_is_left(purse: Purse) -> None:
+    purse.give("a", 50)
+    purse.give("b", 20)
+    purse.use(30)
+    assert (purse.take_back("a"), purse.balance) == (20, 20)
+    assert (purse.take_back("grant:a"), purse.balance) == (0, 20), "what was taken before is not taken again"
+    purse.use(-10)
+    assert (purse.lot("a").left_micro, purse.take_back("a"), purse.balance) == (10, 10, 20)
+    assert purse.lot("a").taken_micro == 30
+    actions = "SELECT COUNT(*) FROM operator_actions WHERE action = 'ledger_grant' AND details LIKE '%back:grant:a:r%'"
+    assert purse.fleet.one(actions) == 2
+    with pytest.raises(UnknownId, match="there is no lot c"):
+        purse.take_back("c")
+
+
+def test_taking_back_the_whole_has_others_pay_for_it(purse: Purse) -> None:
+    purse.give("month", 30, expires_ms=END)
+    purse.give("stolen", 50, "purchased", priority=1)
+    purse.use(40)
+    purse.sweep(END + EXPIRY_WAIT_MS)
+    assert (purse.balance, purse.expiries) == (10, {"month:r0": 30})
+    assert purse.take_back("stolen", whole=True) == 50
+    assert (purse.balance, purse.expiries) == (-10, {"month:r0": 30, "month:r1": -30})
+    assert (purse.lot("month").used_micro, purse.shown.owed_micro) == (30, 10)
+
+
+def test_taking_back_what_is_to_come(purse: Purse) -> None:
+    purse.give("now", 1)
+    purse.give("later", 50, begins_ms=T0 + DAY_MS, expires_ms=END)
+    assert (purse.take_back("later"), purse.balance) == (50, 1)
+    purse.sweep(T0 + DAY_MS)
+    assert purse.balance == 1
+    purse.sweep(END + DAY_MS)
+    assert (purse.balance, purse.expiries) == (1, {})
+
+
+def test_what_is_over_may_be_taken_back_instead(purse: Purse) -> None:
+    purse.give("month", 50, expires_ms=END)
+    purse.fleet.clock.at_ms = END + MINUTE_MS
+    assert purse.take_back("month") == 50
+    purse.sweep(END + DAY_MS)
+    assert (purse.balance, purse.expiries) == (0, {})
+
+
+def test_the_sweep_of_a_tick_expires_and_late_samples_reopen(purse: Purse) -> None:
+    """All through the tick: samples, windows, a halt as credit is over, and its end as more begins."""
+    fleet = purse.fleet
+    purse.write(lambda c: credit.set_rate(c, "compute_1gb", 1, 1, fleet.by, from_ms=T0))
+    purse.give("month", 1000, expires_ms=T0 + HOUR_MS)
+    purse.give("next", 5, begins_ms=T0 + HOUR_MS + 4 * WINDOW_MS)
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.tick(T0 + HOUR_MS)
+    assert purse.balance == 940
+    fleet.tick(T0 + HOUR_MS + EXPIRY_WAIT_MS)
+    assert (purse.balance, purse.expiries) == (0, {"month:r0": 940})
+    org = "SELECT is_halted FROM orgs WHERE org_id = 'acme'"
+    assert fleet.one(org)
+    fleet.tick(T0 + HOUR_MS + 4 * WINDOW_MS)
+    assert (purse.balance, fleet.one(org)) == (5, False)
+    fleet.sample("acme", T0 + 2, 40)
+    fleet.tick_windows(1)
+    fleet.tick_windows(1)
+    assert (purse.balance, purse.expiries, fleet.one(org)) == (5, {"month:r0": 940, "month:r1": -40}, False)
+
+
+def test_the_order_and_what_became_of_each_is_printed(purse: Purse) -> None:
+    purse.give("bought", 50_000_000, "purchased")
+    purse.give("month", 20_000_000, expires_ms=END)
+    purse.give("for x", 5_000_000, "bonus", features=("x",), priority=1)
+    purse.give("soon", 7_500_000, "sponsor", begins_ms=T0 + DAY_MS)
+    purse.use(6_000_000)
+    url = purse.fleet.engine.url.render_as_string(hide_password=False)
+    lines = run(url, "ledger", "lots", "acme").splitlines()
+    assert ORDER in lines[0]
+    rows = [" ".join(line.split()) for line in lines[2:] if line]
+    began = "2026-01-01T00:00:00Z"
+    assert rows == [
+        f"1 bonus 5.00 0.00 0.00 5.00 0.00 0.00 1 {began} - x grant:for x",
+        f"2 included 20.00 19.00 0.00 1.00 0.00 0.00 50 {began} 2026-01-31T00:00:00Z all grant:month",
+        f"3 purchased 50.00 50.00 0.00 0.00 0.00 0.00 50 {began} - all grant:bought",
+        "to come sponsor 7.50 7.50 0.00 0.00 0.00 0.00 50 2026-01-02T00:00:00Z - all grant:soon",
+    ]
+    told = json.loads(run(url, "ledger", "lots", "acme", "--json"))
+    assert [(one["lot"], one["place"], one["left_micro"]) for one in told["lots"]] == [
+        ("grant:for x", 1, 0), ("grant:month", 2, 19_000_000), ("grant:bought", 3, 50_000_000),
+        ("grant:soon", None, 7_500_000),
+    ]  # fmt: skip
+    shown = json.loads(run(url, "ledger", "show", "acme", "--json"))
+    names = ("available", "reserved", "included", "bonus", "purchased", "sponsor", "refund", "hold")
+    assert [shown[name] for name in names] == [69, 0, 19, 0, 50, 0, 0, 0]
+
+
+def run(url: str, *words: str, status: int = 0) -> str:
+    found = drawdown(url, *words, at="2026-01-01T00:00")
+    assert found.status == status, found
+    return found.out + found.err
+
+
+def test_commands_on_lots(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/lots.db"
+    run(url, "init")
+    given = ("ledger", "grant", "acme", "12.50", "--new", "--key", "k", "--kind", "bonus", "--feature", "compute_1gb",
+             "--priority", "10", "--begins", "2026-01-02", "--expires", "2026-02-01")  # fmt: skip
+    assert "0.00 credits, plan -; 12.50 more from 2026-01-02T00:00:00Z on" in run(url, *given)
+    assert "was made before" in run(url, *given)
+    assert "used before" in run(url, *given[:-1], "2026-03-01", status=1)
+    assert "no time" in run(url, *given[:-1], "whenever", status=2)
+    assert "over already" in run(url, "ledger", "grant", "acme", "1", "--expires", "1d", status=2)
+    assert "included, bonus, purchased" in run(url, "ledger", "grant", "acme", "1", "--kind", "gift", status=2)
+    assert "did you mean grant:k" in run(url, "ledger", "take-back", "grant:kk", status=2)
+    assert "took back 12.50 credits of grant:k; 0.00 credits now" in run(url, "ledger", "take-back", "k")
+    assert "nothing is left of grant:k" in run(url, "ledger", "take-back", "k", "--whole")

@@ -1,0 +1,85 @@
+"""The lots of a wallet, in any order of giving, using, reserving, taking back and waiting; and planted bugs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from drawdown.ledger import allocation, entries, lots, reservations
+from drawdown.ledger.allocation import Allocation, Lot, Uses, allocate
+from tests.stateful.lots import Lots
+from tests.stateful.scale import scale, until_red
+from tests.whole import share
+
+
+def test_any_order_of_giving_using_and_waiting_keeps_each_lot() -> None:
+    run_state_machine_as_test(Lots, settings=scale(share(40, whole=100), 30))
+
+
+def _of(change: Callable[[Lot], Lot]) -> Callable[[Sequence[Lot], Uses], Allocation]:
+    """Lots are allocated as if they were others."""
+    return lambda those, uses: allocate([change(one) for one in those], uses)
+
+
+def _without_what_was_given_back(those: Sequence[Lot], uses: Uses) -> Allocation:
+    return allocate(those, {part: {f: max(n, 0) for f, n in used.items()} for part, used in uses.items()})
+
+
+def _never_owing(open_lots: list[Lot], left: dict[str, int], found: Allocation, moment_ms: int) -> None:
+    right(open_lots, left, found, moment_ms)
+    found.owed.clear()
+
+
+right = allocation._draw
+
+
+def _at_once(is_over: Sequence[Lot], found: Allocation, *_: int) -> list[tuple[Lot, int, int]]:
+    return [(lot, lots.left(lot, found), lots.left(lot, found)) for lot in is_over]
+
+
+def _all_of_it(lot: Lot, found: Allocation) -> int:
+    return lot.amount_micro - lot.taken_micro - found.used[lot.lot]
+
+
+SAYS = "is not what the model says|the wallet is not|what is owed is not|what waits is not|another amount|room"
+CODE: dict[str, tuple[object, str, Any]] = {
+    "a hold is expired from under its run": (lots, "_changes", _at_once),
+    "what was booked before is booked again": (lots, "left", _all_of_it),
+    "restricted lots pay for all": (lots, "allocate", _of(lambda lot: replace(lot, features=None))),
+    "what was taken back pays": (lots, "allocate", _of(lambda lot: replace(lot, taken_micro=0))),
+    "the order forgets the ends": (lots, "allocate", _of(lambda lot: replace(lot, lot=lot.lot, priority=50))),
+    "what was given back is forgotten": (lots, "allocate", _without_what_was_given_back),
+    "debts are forgotten": (allocation, "_draw", _never_owing),
+    "no window is waited for": (lots, "EXPIRY_WAIT_MS", 0),
+}
+TEXTS: dict[str, tuple[Any, str, str, str]] = {
+    "late use re-opens nothing": (entries.SQL, "move", "r.first_ms < lots_ended_ms OR", ""),
+    "what waited for a run is forgotten": (reservations.SQL, "free", "deferred_micro > 0", "1 = 0"),
+    "what comes in leaves what waits": (entries.SQL, "move", "(deferred_micro > 0 AND r.amount > 0)", "1 = 0"),
+    "runs are no use": (lots.SQL, "used", "('usage', 'run')", "('usage')"),
+    "runs are dated as they end": (lots.SQL, "used", "e.ts >= p.from_ms AND e.ts < p.to_ms\nWHERE e.kind IN",
+                                   "e.at_ms >= p.from_ms AND e.at_ms < p.to_ms\nWHERE e.kind IN"),
+    "what was taken of no lot is no use": (lots.SQL, "used", "e.amount_micro < 0 AND", "1 = 0 AND"),
+    "lots to come are there at once": (lots.SQL, "to_begin", "AND l.begins_ms <= :now_ms", ""),
+    "lots to come never come": (reservations.SQL, "next_due", "l.begins_ms > :now_ms", "1 = 0"),
+    "nothing is ever over": (reservations.SQL, "next_due", "l.expires_ms > :now_ms - :wait_ms", "1 = 0"),
+}  # fmt: skip
+"""What is put in the place of what."""
+
+
+@pytest.mark.parametrize("bug", [*CODE, *TEXTS])
+def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    if bug in CODE:
+        monkeypatch.setattr(*CODE[bug])
+    else:
+        sql, name, old, new = TEXTS[bug]
+        text = sql.pieces[name, ""]
+        assert old in text
+        monkeypatch.setattr(sql, "_ready", {})
+        monkeypatch.setitem(sql.pieces, (name, ""), text.replace(old, new))
+    with pytest.raises(AssertionError, match=SAYS):
+        run_state_machine_as_test(Lots, settings=until_red(200, 30))
