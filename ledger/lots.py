@@ -179,10 +179,15 @@ def _changes(
     wanted = [(lot, left(lot, allocation)) for lot in is_over]
     found = []
     for lot, amount in sorted(wanted, key=lambda one: (one[1] >= 0, one[0].expires_ms, one[0].lot)):
-        waits = max(min(amount + held_micro - balance_micro, held_micro, amount), 0)
+        waits = promised(amount, balance_micro, held_micro)
         found.append((lot, amount, amount - waits))
         balance_micro, held_micro = balance_micro - amount, held_micro - waits
     return found
+
+
+def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
+    """How much of an amount that is to leave a wallet runs would have to draw. What is owed already is no promise."""
+    return max(min(amount_micro + held_micro - balance_micro, held_micro, amount_micro), 0)
 
 
 def left(lot: Lot, allocation: Allocation) -> int:

@@ -160,15 +160,18 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
 
 @dataclass(frozen=True)
 class Taken:
-    """What was taken back of a lot now, under which key (None: nothing was), and the balance after it."""
+    """What was taken back of a lot now, under which key (None: nothing was); what was left of it because runs have
+    reserved it; and the balance after it."""
 
     amount_micro: int
     key: str | None
+    promised_micro: int
     balance_micro: int
 
 
 def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Taken:
-    """Take back what nobody used of a lot; `whole`: all of it, so that what it paid for is paid by others, or owed.
+    """Take back what nobody used of a lot, nor reserved; `whole`: all of it, so that what it paid for is paid by
+    others, or owed, and what is reserved may be missing.
 
     Errors: DatabaseBusy where more is due in the wallet than one transaction takes.
     """
@@ -176,9 +179,13 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     _mature(connection, customer, by.now_ms)
     those = lots.read_all(connection, [customer])
     found = next(one for one in those[customer] if one.lot == lot.lot)
-    rest = found.amount_micro - found.taken_micro
-    amount = rest if whole else lots.left(found, lots.allocations(connection, those)[customer])
-    key = None
+    amount, promised, key = found.amount_micro - found.taken_micro, 0, None
+    if not whole:
+        amount = lots.left(found, lots.allocations(connection, those)[customer])
+        if found.begins_ms <= by.now_ms:
+            now = read_wallets(connection, [customer])[customer]
+            promised = lots.promised(amount, now.balance_micro, now.held_micro)
+    amount -= promised
     if amount > 0:
         key = f"back:{found.lot}:r{found.takes}"
         back = {**lots.entry_of(found, by.now_ms), "actor": by.actor, "reason": by.reason}
@@ -190,7 +197,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
         lots.look_again(connection, customer)
         _mature(connection, customer, by.now_ms)
     balance = read_wallets(connection, [customer])[customer].balance_micro
-    return Taken(max(amount, 0), key, balance)
+    return Taken(max(amount, 0), key, promised, balance)
 
 
 def _mature(connection: sa.Connection, customer_id: str, now_ms: int) -> None:

@@ -166,12 +166,14 @@ def take_back(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Take back what nobody used of a lot. What was taken before is not taken again."""
+    """Take back what nobody used of a lot, nor reserved. What was taken before is not taken again."""
     app: App = context.obj
     by = app.by(actor, reason)
     taken = app.write(lambda c: credit.take_back(c, lot, by, whole=whole))
-    did = f"took back {show_credits(taken.taken_micro)} credits" if taken.taken_micro else "nothing is left"
+    did = f"took back {show_credits(taken.taken_micro)} credits" if taken.taken_micro else "nothing is left to take"
     line = f"{taken.customer_id}: {did} of {taken.lot}; {show_credits(taken.balance_micro)} credits now"
+    if taken.reserved_micro:
+        line += f"; {show_credits(taken.reserved_micro)} of it are reserved: take them back once those runs have ended"
     show(app, vars(taken), [line])
 
 

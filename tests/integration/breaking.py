@@ -56,6 +56,8 @@ class Broken:
     window_ms: int | None = None
     feature: str | None = None
     org: str = "acme"
+    also: tuple[int, ...] = ()
+    """Other invariants that the same is a breach of."""
 
 
 LATER = T0 + 1000 * WINDOW_MS
@@ -102,6 +104,7 @@ BROKEN = {
         2,
         ("UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'wallet:acme'",),
         "the account wallet:acme keeps",
+        also=(10,),
     ),
     "a charge of another quantity": Broken(
         2,
@@ -122,7 +125,12 @@ BROKEN = {
         "stuck",
     ),
     "a charge that went away": Broken(
-        2, (f"DELETE FROM ledger_entries WHERE key = 'usage:acme:{NEXT}:{ONE}'",), "has no entry of it", NEXT, ONE
+        2,
+        (f"DELETE FROM ledger_entries WHERE key = 'usage:acme:{NEXT}:{ONE}'",),
+        "has no entry of it",
+        NEXT,
+        ONE,
+        also=(10,),
     ),
     "another customer": Broken(
         3,

@@ -148,6 +148,7 @@ WRONG = {
     "of no kind": ({"kind": "free"}, "included, bonus, purchased, sponsor, refund"),
     "before the year 2000": ({"begins_ms": 0}, "year 2000"),
     "for no feature": ({"features": ()}, "one feature at least"),
+    "for too many features": ({"features": tuple(f"f{number:03}" for number in range(101))}, "100 at most"),
     "for a feature twice": ({"features": ("x", "x")}, "each named once"),
     "of what is taken": ({"amount": -5}, "none is given"),
 }
@@ -157,7 +158,7 @@ WRONG = {
 def test_terms_that_make_no_sense_are_refused(purse: Purse, situation: str) -> None:
     asked, said = WRONG[situation]
     with pytest.raises(UsageError, match=said):
-        purse.give("a", **{"amount": 5, **asked})  # type: ignore[arg-type]
+        purse.give("a", **{"amount": 5, **asked})  # type: ignore[arg-type, dict-item]
     assert purse.fleet.rows("SELECT 1 FROM ledger_lots") == []
 
 
@@ -320,6 +321,18 @@ def test_taking_back_takes_what_is_left(purse: Purse) -> None:
         purse.take_back("c")
 
 
+def test_what_is_reserved_is_not_taken_back(purse: Purse) -> None:
+    purse.give("a", 50)
+    purse.accept("e-1", 30)
+    assert (purse.take_back("a"), purse.balance) == (20, 0)
+    assert (purse.take_back("a"), purse.balance) == (0, 0)
+    purse.settle("e-1", 10)
+    assert (purse.take_back("a"), purse.balance) == (20, 0)
+    purse.give("b", 50)
+    purse.accept("e-2", 30)
+    assert (purse.take_back("b", whole=True), purse.balance) == (50, -30)
+
+
 def test_taking_back_the_whole_has_others_pay_for_it(purse: Purse) -> None:
     purse.give("month", 30, expires_ms=END)
     purse.give("stolen", 50, "purchased", priority=1)
@@ -416,4 +429,4 @@ def test_commands_on_lots(tmp_path: Path) -> None:
     assert "included, bonus, purchased" in run(url, "ledger", "grant", "acme", "1", "--kind", "gift", status=2)
     assert "did you mean grant:k" in run(url, "ledger", "take-back", "grant:kk", status=2)
     assert "took back 12.50 credits of grant:k; 0.00 credits now" in run(url, "ledger", "take-back", "k")
-    assert "nothing is left of grant:k" in run(url, "ledger", "take-back", "k", "--whole")
+    assert "nothing is left to take of grant:k" in run(url, "ledger", "take-back", "k", "--whole")

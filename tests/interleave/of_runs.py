@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.lots import Terms
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
@@ -18,7 +19,8 @@ from tests.interleave.party import Party, plain, step
 from tests.interleave.stage import NOW, Stage
 
 LAB: Final = "lab"
-"""A customer with ten micro-credits, of which all but one are held: six by a run that is over and not expired yet."""
+"""A customer with ten micro-credits, of which all but one are held: six by a run that is over and not expired yet. Two
+more ended, and one began, neither booked yet."""
 
 
 def begin(stage: Stage) -> None:
@@ -26,6 +28,12 @@ def begin(stage: Stage) -> None:
     hour_ago = By(NOW - 60 * MINUTE_MS, "somebody", "explored")
     grant = partial(credit.grant, customer_id=LAB, amount_micro=10, by=hour_ago, key=LAB, plan=None, new=True)
     write(stage.engine, grant)
+    for key, amount, terms in (
+        ("lab-over", 2, Terms("included", expires_ms=NOW - 30 * MINUTE_MS)),
+        ("lab-begun", 1, Terms("bonus", begins_ms=NOW - MINUTE_MS, expires_ms=NOW + MINUTE_MS)),
+    ):
+        lot = partial(credit.grant, customer_id=LAB, amount_micro=amount, by=hour_ago, key=key, plan=None, terms=terms)
+        write(stage.engine, lot)
     for key, org, amount, by in (
         ("over", LAB, 6, hour_ago),
         ("going", LAB, 3, stage.by),
@@ -59,5 +67,6 @@ RUNS: Final = (
     _run("settle late", "settle", "over", Cost(1)),
     _run("settle acme", "settle", "acme-going", Cost(5)),
     _run("release", "release", "going", None),
+    plain("cli.nouns.ledger:take_back", lambda s, c: credit.take_back(c, LAB, s.by, whole=False), _within_its_means),
     step("expire_holds", lambda s: expire_holds(s.context("other"))),
 )

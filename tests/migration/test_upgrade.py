@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import migrate_to, require_ready, upgrade
+from drawdown.worker.verify.verify import verify
 from tests.conftest import _new_database
 from tests.world import T0
 
@@ -74,4 +75,56 @@ def test_from_0001(kind: str, request: pytest.FixtureRequest, tmp_path: Path) ->
         write(engine, lambda c: c.execute(sa.text(replace)))
         kept = read(engine, lambda c: c.execute(sa.text("SELECT interval_s FROM usage_samples")).scalars().all())
         assert list(kept) == [60]
+    engine.dispose()
+
+
+CREDIT = (
+    "INSERT INTO ledger_accounts (account_id, kind, balance_micro, plan) VALUES ('wallet:acme', 'wallet', 70, 'team'), "
+    "('wallet:b:c', 'wallet', 5, NULL), ('source:grants', 'source', -105, NULL), ('revenue:x', 'revenue', 30, NULL)",
+    "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, "
+    "actor, reason) VALUES "
+    f"('grant:one', 'grant', 'source:grants', 'wallet:acme', 100, NULL, NULL, {T0}, {T0}, 'ann', 'paid'), "
+    f"('grant:two', 'grant', 'source:grants', 'wallet:acme', 10, NULL, NULL, {T0 + 1}, {T0 + 1}, 'ann', 'paid'), "
+    f"('grant:minus', 'grant', 'source:grants', 'wallet:acme', -10, NULL, NULL, {T0 + 2}, {T0 + 2}, 'ann', 'a slip'), "
+    f"('grant:other', 'grant', 'source:grants', 'wallet:b:c', 5, NULL, NULL, {T0 + 3}, {T0 + 3}, 'bob', 'a gift'), "
+    f"('u', 'usage', 'wallet:acme', 'revenue:x', 30, 'x', 30, {T0}, {T0 + 9}, 'drawdown', 'usage')",
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if kind == "sqlite":
+        engine = connect(f"sqlite:///{tmp_path}/old.db")
+    else:
+        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "credit"))
+
+    def rows(text: str) -> list[tuple[object, ...]]:
+        return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])
+
+    entries = "SELECT key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor, reason "
+    entries += "FROM ledger_entries ORDER BY key"
+    with engine.begin() as connection:
+        migrate_to(connection, "0018")
+        for statement in CREDIT:
+            connection.execute(sa.text(statement.replace(":", "\\:")))
+    before = rows(entries)
+    upgrade(engine)
+    assert rows(entries) == before
+    assert rows("SELECT account_id, balance_micro, plan, held_micro, next_due_ms, lots_ended_ms, deferred_micro "
+                "FROM ledger_accounts ORDER BY 1") == [
+        ("wallet:acme", 70, "team", 0, None, None, 0),
+        ("wallet:b:c", 5, None, 0, None, None, 0),
+    ]  # fmt: skip
+    assert rows("SELECT * FROM ledger_lots ORDER BY lot") == [
+        ("grant:one", "acme", "purchased", 100, 50, T0, None, None, T0, "ann", "paid"),
+        ("grant:other", "b:c", "purchased", 5, 50, T0 + 3, None, None, T0 + 3, "bob", "a gift"),
+        ("grant:two", "acme", "purchased", 10, 50, T0 + 1, None, None, T0 + 1, "ann", "paid"),
+    ]
+    assert [breach.text for breach in read(engine, verify).breaches if breach.invariant == 10] == []
+    for statement in ("UPDATE ledger_lots SET amount_micro = 1", "DELETE FROM ledger_lots"):
+        with pytest.raises(DBAPIError, match="append-only"):
+            write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
+    if kind == "postgresql":
+        with pytest.raises(DBAPIError, match="truncate"):
+            write(engine, lambda c: c.execute(sa.text("TRUNCATE ledger_lots")))
     engine.dispose()

@@ -22,7 +22,7 @@ from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.executions import Request
 from drawdown.worker.views.ledger import list_lots
 from tests.fresh import fresh
-from tests.world import T0, Fleet
+from tests.world import Fleet
 
 HOUR_MS = 60 * MINUTE_MS
 WAIT_MS = 12 * MINUTE_MS
@@ -146,12 +146,12 @@ class Lots(RuleBasedStateMachine):
         self.names += 1
         return f"{kind}{self.names:03}"
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(lasts=st.sampled_from([None, 2 * HOUR_MS]))
+    def begin(self, lasts: int | None) -> None:
         self.fleet.assign("acme")
         for feature in ("x", "y"):
             write(self.engine, lambda c, name=feature: credit.set_rate(c, name, 1, 1, self.fleet.by, from_ms=0))  # type: ignore[misc]
-        self.give(5, 50, None, None, None)
+        self.give(5, 50, None, lasts, None)
 
     @rule(
         amount=st.integers(1, 9),
@@ -185,10 +185,11 @@ class Lots(RuleBasedStateMachine):
         write(self.engine, lambda c: credit.grant(c, "acme", -amount, self.fleet.by, key=key, plan=None))
         self.model.uses.append((self.now, None, amount))
 
-    @rule(amount=st.integers(1, 9), lasts=st.sampled_from([HOUR_MS, DAY_MS, 2 * DAY_MS]))
-    def reserve(self, amount: int, lasts: int) -> None:
-        key, request = self.name("e"), Request("acme", amount, for_ms=lasts)
+    @rule(wanted=st.sampled_from([1, 5, 9, "all", "all"]), lasts=st.sampled_from([HOUR_MS, DAY_MS, 2 * DAY_MS]))
+    def reserve(self, wanted: int | str, lasts: int) -> None:
         room = self.model.balance(self.now) - self.model.held
+        amount = wanted if isinstance(wanted, int) else max(room, 1)
+        key, request = self.name("e"), Request("acme", amount, for_ms=lasts)
         try:
             write(self.engine, lambda c: executions.accept(c, key, request, self.fleet.by))
         except Denied:
@@ -221,7 +222,12 @@ class Lots(RuleBasedStateMachine):
     def take_back(self, data: st.DataObject, whole: bool) -> None:
         lot = self.model.lots[data.draw(st.sampled_from(sorted(self.model.lots)))]
         told = write(self.engine, lambda c: credit.take_back(c, lot.key, self.fleet.by, whole=whole))
-        left = lot.amount - lot.taken if whole else lot.amount - lot.taken - lot.paid - lot.expired
+        left = lot.amount - lot.taken
+        if not whole:
+            left -= lot.paid + lot.expired
+            balance, held = self.model.balance(self.now), self.model.held
+            while lot.begins <= self.now and left and held and balance - left < held:
+                left, held, balance = left - 1, held - 1, balance - 1  # what a run would have to draw stays
         assert told.taken_micro == left, "another amount was taken back"
         lot.taken += left
 
@@ -254,5 +260,3 @@ class Lots(RuleBasedStateMachine):
         mine = [one for one in self.model.lots.values() if one.begins <= self.now < one.ends]
         in_use = [one.lot for one in told.lots if one.place is not None]
         assert in_use == [one.key for one in sorted(mine, key=lambda one: one.before)], "the order is another one"
-
-

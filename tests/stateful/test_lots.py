@@ -51,7 +51,7 @@ CODE: dict[str, tuple[object, str, Any]] = {
     "what was booked before is booked again": (lots, "left", _all_of_it),
     "restricted lots pay for all": (lots, "allocate", _of(lambda lot: replace(lot, features=None))),
     "what was taken back pays": (lots, "allocate", _of(lambda lot: replace(lot, taken_micro=0))),
-    "the order forgets the ends": (lots, "allocate", _of(lambda lot: replace(lot, lot=lot.lot, priority=50))),
+    "the order forgets the priorities": (lots, "allocate", _of(lambda lot: replace(lot, priority=50))),
     "what was given back is forgotten": (lots, "allocate", _without_what_was_given_back),
     "debts are forgotten": (allocation, "_draw", _never_owing),
     "no window is waited for": (lots, "EXPIRY_WAIT_MS", 0),

@@ -93,17 +93,18 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
 
 @dataclass(frozen=True)
 class TakenBack:
-    """The lot, what was taken back of it now, and its wallet after it."""
+    """The lot, what was taken back of it now, what of it runs have reserved, and the balance after it."""
 
     lot: str
     customer_id: str
     taken_micro: int
+    reserved_micro: int
     balance_micro: int
 
 
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
-    """Take back what nobody used of a lot; `whole`: all of it. What was taken before is not taken again, so whoever
-    lost the answer may repeat it.
+    """Take back what nobody used of a lot, nor reserved; `whole`: all of it. What was taken before is not taken again,
+    so whoever lost the answer may repeat it.
 
     Errors: UnknownId; DatabaseBusy.
     """
@@ -115,7 +116,7 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
         details = {"amount_micro": -taken.amount_micro, "key": taken.key, "lot": found.lot, "whole": whole}
         record(connection, "ledger_grant", found.customer_id, details, by)
         mark_for_projection(connection, orgs_of(connection, [found.customer_id]), by.now_ms)
-    return TakenBack(found.lot, found.customer_id, taken.amount_micro, taken.balance_micro)
+    return TakenBack(found.lot, found.customer_id, taken.amount_micro, taken.promised_micro, taken.balance_micro)
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
