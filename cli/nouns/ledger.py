@@ -55,7 +55,6 @@ def grant(
     are looked at again by the next tick."""
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
-
     if key is not None and key != (key.strip() or None):
         raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
     grant_key = key or new_key()
@@ -70,17 +69,25 @@ def grant(
     try:
         granted, held = app.write(work)
     except AnswerLost as error:
-        raise AnswerLost(error.why, f"give it again with --key {grant_key}, and it counts once") from error
+        raise AnswerLost(error.why, f"give it again with {_again(grant_key, terms)}, and it counts once") from error
     repeated, balance = granted.repeated, granted.balance_micro
     line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; "
-    if repeated:
-        line += f"the grant {grant_key} was made before: nothing was added"
-    elif begins_ms is not None and begins_ms > by.now_ms:
-        line += f"{show_credits(micro)} more from {show_time(begins_ms)} on"
-    else:
-        line += f"before: {show_credits(balance - micro)}"
+    moved = _what_moved(balance, micro, terms, by.now_ms)
+    line += f"the grant {grant_key} was made before: nothing was added" if repeated else moved
     result = {"customer_id": customer, "granted_micro": 0 if repeated else micro, "balance_micro": balance}
     show(app, {**result, "key": grant_key, "repeated": repeated, "plan": held.plan}, [line])
+
+
+def _again(key: str, terms: Terms) -> str:
+    """The options of a repetition: `+30d` would be another time by then."""
+    times = (("--begins", terms.begins_ms), ("--expires", terms.expires_ms))
+    return " ".join((f"--key {key}", *(f"{name} {show_time(ms)}" for name, ms in times if ms is not None)))
+
+
+def _what_moved(balance_micro: int, micro: int, terms: Terms, now_ms: int) -> str:
+    if terms.begins_ms is not None and terms.begins_ms > now_ms:
+        return f"{show_credits(micro)} more from {show_time(terms.begins_ms)} on"
+    return f"before: {show_credits(balance_micro - micro)}"
 
 
 @commands.command("show")
