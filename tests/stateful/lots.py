@@ -235,6 +235,15 @@ class Lots(RuleBasedStateMachine):
     def wait(self, ms: int) -> None:
         self.fleet.clock.at_ms += ms
 
+    @rule(amount=st.integers(2, 9), after=st.sampled_from([MINUTE_MS, HOUR_MS]))
+    def a_run_outlives_its_lot(self, amount: int, after: int) -> None:
+        self.give(amount, 10, None, 2 * HOUR_MS, None)
+        self.the_wallet_and_its_lots_are_what_the_model_says()
+        self.reserve("all", 2 * DAY_MS)
+        for ms in (2 * HOUR_MS, WAIT_MS + after):
+            self.wait(ms)
+            self.the_wallet_and_its_lots_are_what_the_model_says()
+
     # What must hold after every step
 
     @invariant()
