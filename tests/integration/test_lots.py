@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -360,6 +361,41 @@ def test_what_is_over_may_be_taken_back_instead(purse: Purse) -> None:
     assert purse.take_back("month") == 50
     purse.sweep(END + DAY_MS)
     assert (purse.balance, purse.expiries) == (0, {})
+
+
+def test_many_at_once_leave_nothing_that_is_not_booked(purse: Purse) -> None:
+    """Six workers use, reserve, settle, take back and sweep while two months are over and a third begins."""
+    for number in range(4):
+        purse.give(f"m{number}", 1000, expires_ms=END + number * MINUTE_MS, priority=number)
+    purse.give("next", 1000, begins_ms=END + HOUR_MS)
+    purse.give("bought", 5000, "purchased", priority=90)
+    purse.fleet.clock.at_ms = END - HOUR_MS
+    for number in range(6):
+        purse.accept(f"held-{number}", 100, for_ms=DAY_MS)
+    purse.fleet.clock.at_ms = now = END + HOUR_MS
+    by = purse.fleet.by
+
+    def work(worker: int) -> None:
+        for turn in range(5):
+            use = Usage(f"u{worker}-{turn}", "acme", "x", 7 + worker, END - WINDOW_MS * (1 + turn))
+            purse.write(lambda c, use=use: wallet.charge(c, [use], now))  # type: ignore[misc]
+            key = f"e{worker}-{turn}"
+            purse.write(lambda c, key=key: executions.accept(c, key, Request("acme", 10), by))  # type: ignore[misc]
+            purse.write(lambda c: mature_due(c, now))
+            purse.write(lambda c, key=key: executions.settle(c, key, Cost(4), by))  # type: ignore[misc]
+        purse.write(lambda c: executions.settle(c, f"held-{worker}", Cost(30 + worker), by))
+        purse.write(lambda c: credit.take_back(c, f"m{worker % 4}", by, whole=worker == 5))
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    purse.sweep()
+    used = sum(5 * (7 + worker + 4) + 30 + worker for worker in range(6))
+    rows = purse.shown.lots
+    assert sum(row.used_micro for row in rows) == used
+    assert [row.waits_micro for row in rows] == [0] * 6
+    assert purse.lot("next").used_micro == 30 * 4, "runs of now"
+    assert purse.balance == sum(row.left_micro for row in rows) == 880 + 5000
+    assert purse.lot("m1").taken_micro == 1000, "the whole"
 
 
 def test_the_sweep_of_a_tick_expires_and_late_samples_reopen(purse: Purse) -> None:
