@@ -12,7 +12,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.executions import Request
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verdict.holds import expire_holds
 from tests.interleave.party import Party, plain, step
 from tests.interleave.stage import NOW, Stage
