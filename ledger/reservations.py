@@ -30,7 +30,7 @@ MATURE_AT_ONCE: Final = 20_000
 """Reservations that one transaction expires."""
 NO_END_MICRO: Final = 2**62
 """More than any wallet holds."""
-HOLDERS_SAID: Final = 3
+MOST_HOLDERS_SAID: Final = 3
 """Of those who hold a wallet's credit, in a refusal."""
 SWEPT_AT_ONCE: Final = 1_000
 """Reservations whose wallets one transaction of the sweep matures."""
@@ -101,7 +101,7 @@ def other_content(reservation: str) -> Denied:
 
 def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "") -> Denied:
     """A wallet without room, and who else than `own` holds its credit until when."""
-    values = {"customer_id": customer_id, "own": own, "at_most": HOLDERS_SAID}
+    values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro
     held = "".join(f"; {row.reservation} holds {row.left_micro / MICRO:g} until {row.expires_ms}" for row in holders)

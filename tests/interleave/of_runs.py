@@ -59,5 +59,9 @@ RUNS: Final = (
     _run("settle late", "settle", "over", Cost(1)),
     _run("settle acme", "settle", "acme-going", Cost(5)),
     _run("release", "release", "going", None),
+    plain(
+        "cli.nouns.executions:block",
+        lambda s, c: executions.block(c, "acme", "project", "site", s.by),
+    ),
     step("expire_holds", lambda s: expire_holds(s.context("other"))),
 )
