@@ -136,8 +136,8 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
     by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
     threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
-    strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued state
-    number credits actual incurred roles apply acknowledge although_accepted"""
+    strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
+    state number credits actual incurred roles apply acknowledge although_accepted"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
