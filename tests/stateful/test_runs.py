@@ -67,7 +67,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
     "an overage that nobody asks about": (draws, "_charge", _caps_nothing),
     "a repeated draw that is charged": (draws, "_lines_of", lambda *_: []),
     "a key that is taken for any run": (executions, "fingerprint", lambda request: "the same"),
-    "a hold that is over and goes on": (executions.reservations, "expire_one", lambda c, found, now: found),
+    "a hold that is over and goes on": (reservations, "expire_one", lambda c, found, now: found),
     "holds of a plan without an end": (
         reservations, "_hold", lambda c, a, m, e, n, most: _hold(c, a, m, e, n, None)),
 }  # fmt: skip
