@@ -60,6 +60,7 @@ class Ask:
     project: str | None = None
     subject: str | None = None
     action: str | None = None
+    supplier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Reservation:
     fingerprint: str
     actor: str
     reason: str
+    supplier: str | None
 
     @property
     def left_micro(self) -> int:

@@ -63,6 +63,15 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: runs
 (SELECT reservation AS id FROM reservations)
 
+-- name: suppliers
+(SELECT supplier AS id FROM supplier_terms)
+
+-- name: settlements
+(SELECT reservation AS id FROM settlements)
+
+-- name: payouts
+(SELECT payout AS id FROM payouts)
+
 -- name: cells
 (SELECT cell_id AS id FROM cells)
 

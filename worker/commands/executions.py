@@ -52,6 +52,7 @@ class Request:
     overage: Overage = "charge"
     for_ms: int | None = None
     queued: bool = False
+    supplier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
         project=request.project,
         subject=request.subject,
         action=request.action,
+        supplier=request.supplier,
     )
     found, repeated = reservations.reserve(connection, ask, by)
     return Accepted(found, repeated, _moved(connection, customer, by.now_ms))
@@ -218,6 +220,8 @@ def _require_running(connection: sa.Connection, org_id: str) -> None:
 
 def _priced(connection: sa.Connection, request: Request, now_ms: int) -> int:
     """What is held for a request, by the rate card of now."""
+    if request.supplier is not None:
+        ids.require(connection, ids.SUPPLIER, request.supplier)
     if request.quantities is None:
         if request.amount_micro is None:
             raise Denied("no_estimate", "a run needs an estimate: give credits, or quantities of features", "plan")
@@ -253,7 +257,7 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts
 
 
 def _fingerprint(request: Request) -> str:
-    said = json.dumps(asdict(request), sort_keys=True)
+    said = json.dumps({k: v for k, v in asdict(request).items() if k != "supplier" or v}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 
