@@ -99,8 +99,8 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
         less = f", less {in_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(
             "below_threshold",
-            f"{found.supplier} has {in_credits(sums.released_micro)} credits to be released{less}, and a batch comes to "
-            f"more than {in_credits(threshold)}: they wait for the next one",
+            f"{found.supplier} has {in_credits(sums.released_micro)} credits to be released{less}, and a batch comes "
+            f"to more than {in_credits(threshold)}: they wait for the next one",
         )
     return Payout(
         payout=payout,
@@ -120,8 +120,8 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
     if expect_micro is not None and found.total_micro != expect_micro:
         raise Denied(
             "not_as_expected",
-            f"{found.payout} comes to {in_credits(found.total_micro)} credits, not to {in_credits(expect_micro)}: look at "
-            "the dry run again",
+            f"{found.payout} comes to {in_credits(found.total_micro)} credits, not to {in_credits(expect_micro)}: look "
+            "at the dry run again",
         )
 
 

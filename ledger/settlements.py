@@ -181,8 +181,8 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
     if last_ms is not None and now_ms < int(last_ms):
         raise Denied(
             "clock_behind",
-            f"the clock here is {int(last_ms) - now_ms} ms behind the last freeze, its end or batch of {supplier}: wait, "
-            "or mend the clock",
+            f"the clock here is {int(last_ms) - now_ms} ms behind the last freeze, its end or batch of {supplier}: "
+            "wait, or mend the clock",
         )
 
 

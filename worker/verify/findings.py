@@ -29,7 +29,7 @@ STATEMENTS: Final = (
     (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
     (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
-    (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "short_hold", "over_reversed", "clawed_back")),
+    (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
     (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
@@ -133,7 +133,6 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "gross": (11, "{reservation} is settled for {gross_micro}, its entries sum to {charged}"),
     "share": (11, "{reservation} owes {net_micro} of {gross_micro} at {share_ppm} ppm; its terms make that {wanted}"),
-    "short_hold": (11, "{reservation} was settled at {settled_ms} and is held until {hold_until_ms}, under 35 days"),
     "over_reversed": (11, "{taken} were taken back of {reservation}, which owed {net_micro}"),
     "clawed_back": (11, "{reversal} claws back {amount_micro} of {reservation}, which was not released, or for good"),
     "released_early": (11, "{reservation} is held until {hold_until_ms}, and {payout} released it at {at_ms}"),

@@ -45,12 +45,6 @@ FROM (
 WHERE q.wanted IS NULL OR q.net_micro <> q.wanted OR q.share_ppm <> q.agreed_ppm OR q.threshold_micro <> q.agreed_micro
     OR q.takes_clawbacks <> q.agreed_clawbacks OR q.hold_until_ms <> q.settled_ms + q.hold_ms
 
--- name: short_hold
--- 35 days, the correction horizon, unless the supplier gives back.
-SELECT 'short_hold' AS what, r.org_id, {no_window}, s.reservation, s.settled_ms, s.hold_until_ms
-FROM settlements s JOIN reservations r ON r.reservation = s.reservation
-WHERE NOT s.takes_clawbacks AND s.hold_until_ms < s.settled_ms + 3024000000
-
 -- name: over_reversed
 SELECT 'over_reversed' AS what, r.org_id, {no_window}, v.reservation, v.taken, COALESCE(s.net_micro, 0) AS net_micro
 FROM (SELECT reservation, SUM(amount_micro) AS taken FROM settlement_reversals GROUP BY reservation) v
@@ -66,8 +60,9 @@ WHERE v.is_clawback AND (NOT s.takes_clawbacks OR NOT EXISTS (SELECT 1 FROM payo
     WHERE l.reservation = v.reservation AND l.reversal IS NULL))
 
 -- name: released_early
+-- 35 days, the correction horizon, is the least, unless the supplier gives back.
 SELECT 'released_early' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, s.hold_until_ms
-FROM {released} WHERE p.at_ms < s.hold_until_ms
+FROM {released} WHERE p.at_ms < s.hold_until_ms OR (NOT s.takes_clawbacks AND p.at_ms < s.settled_ms + 3024000000)
 
 -- name: released
 -- What batches released, line by line.
