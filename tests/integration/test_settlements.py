@@ -79,6 +79,12 @@ class Shop:
     def settle(self, key: str, micro: int) -> None:
         self.write(lambda c: executions.settle(c, key, Cost(micro), self.by))
 
+    def draw(self, key: str, number: int, credits: int) -> None:
+        self.write(lambda c: executions.draw(c, key, number, Cost(credits * MICRO), self.by))
+
+    def release(self, key: str, incurred: Cost | None) -> None:
+        self.write(lambda c: executions.release(c, key, incurred, self.by))
+
     def ran(self, key: str, supplier: str | None = "pixel", credits: int = 200) -> None:
         """A run that was settled at so much."""
         self.accept(key, supplier)
@@ -177,7 +183,7 @@ def test_a_share_is_rounded_down(shop: Shop, gross: int, ppm: int, net: int) -> 
 def test_all_that_a_run_was_charged_counts_once(shop: Shop) -> None:
     shop.accept("e-1")
     for number in (1, 2, 2):
-        shop.write(lambda c, n=number: executions.draw(c, "e-1", n, Cost(30 * MICRO), shop.by))
+        shop.draw("e-1", number, 30)
     assert shop.fleet.rows("SELECT * FROM settlements") == []
     for _ in range(2):
         shop.settle("e-1", 100 * MICRO)
@@ -195,15 +201,15 @@ def test_of_what_was_given_up_its_cost_counts_and_nothing_of_what_was_free(shop:
     for key, incurred in (("free", None), ("incurred", Cost(20 * MICRO)), ("drawn", None), ("none", Cost(0))):
         shop.accept(key)
         if key == "drawn":
-            shop.write(lambda c: executions.draw(c, "drawn", 1, Cost(10 * MICRO), shop.by))
-        shop.write(lambda c, k=key, i=incurred: executions.release(c, k, i, shop.by))
+            shop.draw("drawn", 1, 10)
+        shop.release(key, incurred)
     rows = shop.fleet.rows("SELECT reservation, gross_micro FROM settlements ORDER BY 1")
     assert rows == [("drawn", 10 * MICRO), ("incurred", 20 * MICRO)]
 
 
 def test_a_run_that_expired_owes_once_it_is_settled(shop: Shop) -> None:
     shop.accept("e-1")
-    shop.write(lambda c: executions.draw(c, "e-1", 1, Cost(10 * MICRO), shop.by))
+    shop.draw("e-1", 1, 10)
     shop.later(60 * MINUTE_MS)
     shop.accept("another")  # matures the wallet
     assert shop.fleet.one("SELECT state FROM reservations WHERE reservation = 'e-1'") == "expired"
