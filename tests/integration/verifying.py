@@ -22,6 +22,7 @@ from drawdown.worker.commands import executions, settlements
 from drawdown.worker.commands.credit import grant
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verify.verify import Verification, verify
@@ -145,7 +146,7 @@ def _runs(fleet: Fleet) -> None:
 
     def work(connection: sa.Connection) -> None:
         for key, at in (("going", by), ("done", by), ("over", before), ("off", by)):
-            request = executions.Request("acme", 60, overage="charge" if key == "done" else "cap")
+            request = Request("acme", 60, overage="charge" if key == "done" else "cap")
             executions.accept(connection, key, request, at)
         executions.draw(connection, "going", 1, Cost(20), by)
         executions.settle(connection, "done", Cost(70), by)
@@ -165,7 +166,7 @@ def _suppliers(fleet: Fleet) -> None:
             change = settlements.Change(share_ppm=700_000, threshold_micro=0, takes_clawbacks=gives)
             settlements.set_supplier(connection, name, change, then, new=True)
         for key, supplier, at, cost in (("sold", "pixel", then, 100), ("sent", "stone", by, 50)):
-            executions.accept(connection, key, executions.Request("acme", 60, supplier=supplier), at)
+            executions.accept(connection, key, Request("acme", 60, supplier=supplier), at)
             executions.settle(connection, key, Cost(cost), at)
         settlements.freeze(connection, "sold", then)
         settlements.freeze(connection, "sold", replace(then, now_ms=then.now_ms + DAY_MS), undo=True)

@@ -21,6 +21,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions, settlements
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.commands.settlements import Change
 from drawdown.worker.views.settlements import SettlementFilter, list_settlements, list_suppliers
 from tests.fresh import fresh
@@ -123,7 +124,7 @@ class Settling(RuleBasedStateMachine):
     def a_run_ends(self, supplier: str | None, parts: list[int], rest: int | None, settle: bool, again: bool) -> None:
         """Accepted, drawn on, and ten minutes later settled, or given up."""
         key, cost = self.new_key("run"), sum(parts) + (rest or 0)
-        request = executions.Request("acme", 200, supplier=supplier)
+        request = Request("acme", 200, supplier=supplier)
         write(self.engine, lambda c: executions.accept(c, key, request, self.fleet.by))
         for number, part in enumerate(parts):
             write(self.engine, lambda c, n=number, p=part: executions.draw(c, key, n, Cost(p), self.fleet.by))  # type: ignore[misc]
