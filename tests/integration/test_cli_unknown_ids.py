@@ -14,9 +14,12 @@ from typer.main import get_command
 
 from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
+from drawdown.ledger.draws import Cost
+from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit
+from drawdown.worker.commands import credit, executions, settlements
+from drawdown.worker.commands.run_permission import Request
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
@@ -105,6 +108,15 @@ IDS: dict[tuple[str, str], Typed] = {
     ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
     ("cell secret", "cell"): t("cell-11", "cell-1"),
     ("cell remove", "cell"): t("cell-11", "cell-1"),
+    ("execution preview", "supplier"): t("--org acme --estimate 1 --supplier pixle", "pixel"),
+    ("execution accept", "supplier"): t("new-run --org acme --estimate 1 --supplier pixle", "pixel"),
+    **{(f"supplier {verb}", "name"): t(f"pixle {more}", "pixel") for verb, more in (("set", "--share 5"), ("freeze", ""))},
+    **{(f"settlement {verb}", "supplier"): t(f"--supplier pixle {more}", "pixel") for verb, more in
+       (("list", ""), ("batches", ""))},
+    **{(f"settlement {verb}", "run"): t("render-11", "render-1") for verb in ("show", "freeze", "reverse")},
+    ("settlement list", "org"): t("--org acmee", "acme"),
+    ("settlement batch", "supplier"): t("pixle --dry-run", "pixel"),
+    ("settlement export", "payout"): t("payout:pixel:2026-1", "payout:pixel:2026-01"),
     ("audit list", "actor"): t("--actor tset", "test"),
     ("audit list", "action"): t("--action org_asign", "org_assign"),
     ("audit list", "target"): t("--target acmee", "acme"),
@@ -116,7 +128,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
     by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
     threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
-    strict rejects body header roles apply acknowledge although_accepted"""
+    strict rejects body header roles apply acknowledge although_accepted share hold clawbacks period"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
@@ -152,6 +164,15 @@ class Shop:
         }
 
 
+def supply(connection: sa.Connection, by: By) -> None:
+    """A supplier whose one run was released."""
+    change = settlements.Change(share_ppm=10**6, hold_ms=0, threshold_micro=0, takes_clawbacks=True)
+    settlements.set_supplier(connection, "pixel", change, by, new=True)
+    executions.accept(connection, "render-1", Request("acme", 7, supplier="pixel"), by)
+    executions.settle(connection, "render-1", Cost(7), by)
+    settlements.batch(connection, "pixel", "2026-01", by)
+
+
 @pytest.fixture
 def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     fleet = Fleet(engine)
@@ -163,6 +184,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
     fleet.tick_windows(3)
     assert fleet.rows("SELECT key FROM pushes") == [(KEY,)]
+    write(engine, lambda c: supply(c, fleet.by))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
     monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path / "state"))
