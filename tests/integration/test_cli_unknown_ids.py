@@ -110,9 +110,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("cell remove", "cell"): t("cell-11", "cell-1"),
     ("execution preview", "supplier"): t("--org acme --estimate 1 --supplier pixle", "pixel"),
     ("execution accept", "supplier"): t("new-run --org acme --estimate 1 --supplier pixle", "pixel"),
-    **{(f"supplier {verb}", "name"): t(f"pixle {more}", "pixel") for verb, more in (("set", "--share 5"), ("freeze", ""))},
-    **{(f"settlement {verb}", "supplier"): t(f"--supplier pixle {more}", "pixel") for verb, more in
-       (("list", ""), ("batches", ""))},
+    ("supplier set", "name"): t("pixle --share 5", "pixel"),
+    ("supplier freeze", "name"): t("pixle", "pixel"),
+    **{(f"settlement {verb}", "supplier"): t("--supplier pixle", "pixel") for verb in ("list", "batches")},
     **{(f"settlement {verb}", "run"): t("render-11", "render-1") for verb in ("show", "freeze", "reverse")},
     ("settlement list", "org"): t("--org acmee", "acme"),
     ("settlement batch", "supplier"): t("pixle --dry-run", "pixel"),
@@ -133,6 +133,7 @@ NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
     ("provider check", "feature"), ("provider check", "customer"),
+    ("settlement list", "state"), ("settlement list", "project"), ("settlement reverse", "key"),
 }  # fmt: skip
 
 
