@@ -7,13 +7,13 @@ whoever has it waits for no reservation and no wallet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By
-from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
 from drawdown.schema.units import LATE_HORIZON_MS, MICRO
 
@@ -64,14 +64,24 @@ def hold(connection: sa.Connection, supplier: str) -> Supplier | None:
     return read(connection, supplier)
 
 
-def set_terms(connection: sa.Connection, supplier: str, terms: Terms, by: By) -> Supplier:
-    """Have runs that end from now on be settled at these terms; the same terms again change nothing."""
+def set_terms(
+    connection: sa.Connection, supplier: str, terms_after: Callable[[Supplier | None], Terms], by: By
+) -> tuple[Supplier, Supplier | None]:
+    """Have runs that end from now on be settled at the terms that follow from those before (None: a new one); the
+    supplier now and before. The same terms again change nothing."""
     found = hold(connection, supplier)
+    made = _revised(connection, supplier, found, terms_after(found), by)
+    if made is None:  # somebody else made it this moment: it is there by now, and can be held
+        found = hold(connection, supplier)
+        made = _revised(connection, supplier, found, terms_after(found), by)
+        assert made is not None
+    return made, found
+
+
+def _revised(connection: sa.Connection, supplier: str, found: Supplier | None, terms: Terms, by: By) -> Supplier | None:
     if found is not None and found.terms == terms:
         return found
     revision = 0 if found is None else found.revision + 1
     made = Supplier(supplier, revision, terms, by.now_ms, by.actor, by.reason)
-    values = {**vars(made), **vars(terms)}
-    if SQL.run(connection, "insert", values).first() is None:
-        raise DatabaseBusy(f"somebody else made the supplier {supplier} this moment: try again")
-    return made
+    is_new = SQL.run(connection, "insert", {**vars(made), **vars(terms)}).first() is not None
+    return made if is_new else None

@@ -56,16 +56,19 @@ def set_supplier(
     if not is_clean_id(supplier):
         raise UsageError("a supplier's id has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.SUPPLIER, supplier, new=new)
-    was = suppliers.hold(connection, supplier)
-    if was is None and change.share_ppm is None:
-        raise UsageError(f"{supplier} is new: say which share it gets with --share")
-    terms = Terms(0) if was is None else was.terms
-    terms = replace(terms, **{name: value for name, value in vars(change).items() if value is not None})
-    _require_sane(terms)
-    found = suppliers.set_terms(connection, supplier, terms, by)
+
+    def changed(was: Supplier | None) -> Terms:
+        if was is None and change.share_ppm is None:
+            raise UsageError(f"{supplier} is new: say which share it gets with --share")
+        terms = Terms(0) if was is None else was.terms
+        terms = replace(terms, **{name: value for name, value in vars(change).items() if value is not None})
+        _require_sane(terms)
+        return terms
+
+    found, was = suppliers.set_terms(connection, supplier, changed, by)
     if was is None or found.revision != was.revision:
         before = None if was is None else vars(was.terms)
-        record(connection, "supplier_set", supplier, {**vars(terms), "was": before}, by)
+        record(connection, "supplier_set", supplier, {**vars(found.terms), "was": before}, by)
     return found, was
 
 
