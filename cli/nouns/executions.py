@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, Most, Reason, Undo
+from drawdown.cli.options import Actor, Most, New, Reason, Undo
 from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.ledger.accounts import Wallet
@@ -186,6 +186,7 @@ def block(
     project: Project = None,
     action: Action = None,
     undo: Undo = False,
+    new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
@@ -195,7 +196,7 @@ def block(
         raise UsageError("give --project or --action")
     by, name = app.by(actor, reason), project if project is not None else str(action)
     kind: Literal["project", "action"] = "action" if project is None else "project"
-    changed = app.write(lambda c: executions.block(c, org, kind, name, by, undo=undo))
+    changed = app.write(lambda c: executions.block(c, org, kind, name, by, undo=undo, new=new))
     said = {(True, False): "is blocked", (False, False): "was blocked before", (True, True): "runs again"}
     line = f"{org}: the {kind} {name} {said.get((changed, undo), 'was not blocked')}"
     show(app, {"org_id": org, kind: name, "blocked": not undo, "changed": changed}, [line])

@@ -105,6 +105,25 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger show", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
     ("ledger plan", "name"): t("tema --max-concurrent 5", "team"),
+    **{
+        (f"execution {verb}", "org"): t(f"{key} --org acmee {more}", "acme")
+        for verb, key, more in (("preview", "", "--estimate 1"), ("accept", "new", "--estimate 1"),
+                                ("block", "", "--project site"), ("list", "", ""))
+    },
+    **{
+        (f"execution {verb}", "key"): t(f"e-11 {more}", "e-1")
+        for verb, more in (
+            ("draw", "1 --credits 1"), ("extend", ""), ("settle", "--actual 1"), ("release", ""), ("show", ""),
+        )
+    },
+    **{
+        (f"execution {verb}", name): t(f"{org} --{name} {typed}", near)
+        for verb, org in (("list", ""), ("block", "--org acme"))
+        for name, typed, near in (
+            ("project", "sitee", "site"), ("action", "rendre", "render"), ("subject", "anna", "ann"),
+        )
+        if (verb, name) != ("block", "subject")
+    },
     ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
     ("cell secret", "cell"): t("cell-11", "cell-1"),
     ("cell remove", "cell"): t("cell-11", "cell-1"),
@@ -115,6 +134,7 @@ IDS: dict[tuple[str, str], Typed] = {
     **{(f"settlement {verb}", "supplier"): t("--supplier pixle", "pixel") for verb in ("list", "batches")},
     **{(f"settlement {verb}", "run"): t("render-11", "render-1") for verb in ("show", "freeze", "reverse")},
     ("settlement list", "org"): t("--org acmee", "acme"),
+    ("settlement list", "project"): t("--project siet", "site"),
     ("settlement batch", "supplier"): t("pixle --dry-run", "pixel"),
     ("settlement export", "payout"): t("payout:pixel:2026-1", "payout:pixel:2026-01"),
     ("audit list", "actor"): t("--actor tset", "test"),
@@ -128,12 +148,15 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
     by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
     threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
-    strict rejects body header roles apply acknowledge although_accepted share hold clawbacks period"""
+    strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
+    state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
+    period"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
-    ("provider check", "feature"), ("provider check", "customer"),
-    ("settlement list", "state"), ("settlement list", "project"), ("settlement reverse", "key"),
+    ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
+    ("settlement reverse", "key"),
+    *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
 
 
@@ -184,6 +207,8 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
     fleet.tick_windows(3)
+    run_ = Request("acme", 1, project="site", subject="ann", action="render")
+    write(engine, lambda c: executions.accept(c, "e-1", run_, fleet.by))
     assert fleet.rows("SELECT key FROM pushes") == [(KEY,)]
     write(engine, lambda c: supply(c, fleet.by))
     monkeypatch.chdir(tmp_path)
