@@ -43,12 +43,12 @@ def _never_clawed_back(*values: Any, **named: Any) -> Reversal:
     return replace(made, is_clawback=False)
 
 
-SHARE, STANDS, DONE = "a share is another one", "it stands otherwise", "where the model says"
+SHARE, DONE = "a share is another one", "where the model says"
 TOTAL = "a batch comes to something else"
 PLANTED: dict[str, tuple[object, str, Any, str]] = {
-    "a share rounded up": (settlements, "net_of", lambda gross, ppm: -(-gross * ppm // PPM), SHARE),
+    "a share rounded up": (settlements, "net_of", lambda gross, ppm: -(-gross * ppm // PPM), f"{SHARE}|{TOTAL}"),
     "a share of what was reserved": (
-        draws, "owe", _owing(lambda run: replace(run, drawn_micro=run.amount_micro)), SHARE),
+        draws, "owe", _owing(lambda run: replace(run, drawn_micro=run.amount_micro)), f"{SHARE}|{TOTAL}|{DONE}"),
     "what was free is settled": (
         draws, "owe", _owing(lambda run: replace(run, state="settled")), "another run is settled"),
     "a hold that counts from its acceptance": (
@@ -66,7 +66,8 @@ PLANTED: dict[str, tuple[object, str, Any, str]] = {
         payouts, "SQL", ("release", "= 'eligible'", "IN ('eligible', 'hold')"), f"{TOTAL}|{DONE}"),
     "what is frozen is released": (
         payouts, "SQL", ("release", "= 'eligible'", "IN ('eligible', 'frozen')"), f"{TOTAL}|{DONE}"),
-    "released without what was taken back": (payouts, "SQL", ("release", "x.owed_micro", "x.net_micro"), TOTAL),
+    "released without what was taken back": (
+        payouts, "SQL", ("release", "x.owed_micro", "x.net_micro"), f"{TOTAL}|{DONE}"),
     "claw-backs that no batch takes off": (payouts, "SQL", ("carry", "v.is_clawback", "1 = 0"), f"{TOTAL}|{DONE}"),
     "a batch of the threshold and no more": (
         payouts, "SQL", ("sums", "THEN s.threshold_micro END", "THEN MAX(s.threshold_micro - 1, 0) END"), DONE),
