@@ -130,6 +130,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "execution accept": (
         "execution accept e-1 --org acme --estimate 6 --project site",
         "execution accept e-2 --org acme --use tokens_in=200000 --use tokens_out=8000 --overage cap --for 20m",
+        "execution accept e-3 --org acme --estimate 6 --supplier pixel",
     ),
     "execution draw": ("execution draw e-1 1 --credits 2.50", "execution draw e-2 1 --use tokens_in=40000"),
     "execution extend": ("execution extend e-1", "execution extend e-1 --to 9 --for 2h"),
@@ -144,6 +145,25 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "execution list": ("execution list --org acme --state held", "execution list --project site --json"),
     "execution show": ("execution show e-1",),
+    "supplier set": (
+        "supplier set pixel --share 70 --new --reason 'contract 12'",
+        "supplier set pixel --hold 7d --threshold 50 --clawbacks",
+    ),
+    "supplier freeze": ("supplier freeze pixel --reason 'a dispute'", "supplier freeze pixel --undo --reason settled"),
+    "supplier list": ("supplier list", "supplier list --json"),
+    "settlement list": ("settlement list --supplier pixel --state eligible", "settlement list --org acme --json"),
+    "settlement show": ("settlement show e-1",),
+    "settlement freeze": ("settlement freeze e-1 --reason 'ticket 7'", "settlement freeze e-1 --undo --reason settled"),
+    "settlement reverse": (
+        "settlement reverse e-1 --reason 'the render was black'",
+        "settlement reverse e-1 --amount 1.50 --key ticket-7 --reason 'half of it was usable'",
+    ),
+    "settlement batch": (
+        "settlement batch pixel --period 2026-02 --dry-run",
+        "settlement batch pixel --period 2026-02 --expect 140.50 --reason 'month end'",
+    ),
+    "settlement batches": ("settlement batches --supplier pixel",),
+    "settlement export": ("settlement export payout:pixel:2026-02 --json",),
     "cell list": ("cell list",),
     "cell set": ("cell set cell-1 https://cell-1.internal:8443 --new --reason 'new host'",),
     "cell secret": ("cell secret cell-1", "cell secret cell-9 --new"),

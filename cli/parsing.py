@@ -107,6 +107,14 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
     raise UsageError(f"{option}: {show_time(moment)} is no window boundary; the nearest before is {show_time(near)}")
 
 
+def parse_length(text: str, option: str) -> int:
+    """A length of time in milliseconds: `45m`, `6h`, `35d`. Errors: UsageError naming the option."""
+    found = RELATIVE.fullmatch(text)
+    if found is None or found[1] or not text.isascii():
+        raise UsageError(f"{option} {text!r} is no length of time: write 45m, 6h or 2d")
+    return int(found[2]) * UNITS_MS[found[3]]
+
+
 def show_time(ms: int | None) -> str:
     """ISO 8601 in UTC, to the second; to the millisecond where it has some."""
     if ms is None:
@@ -144,6 +152,22 @@ def show_credits(micro: int) -> str:
     whole, rest = divmod(abs(micro), MICRO)
     decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
     return f"{'-' if micro < 0 else ''}{whole:,}.{decimals}"
+
+
+def parse_percent(text: str) -> int:
+    """Parts per million, of a percentage: `70` or `12.5`. Errors: UsageError."""
+    try:
+        ppm = Decimal(text.removesuffix("%")) * 10_000
+    except InvalidOperation as error:
+        raise UsageError(f"{text!r} is no percentage; write 70 or 12.5") from error
+    if not ppm.is_finite() or ppm != ppm.to_integral_value() or not 0 <= ppm <= 1_000_000:
+        raise UsageError(f"{text!r}: a share lies between 0 and 100 percent, and has at most four decimals")
+    return int(ppm)
+
+
+def show_percent(ppm: int) -> str:
+    """Of parts per million: `70 %`, `12.5 %`."""
+    return f"{Decimal(ppm) / 10_000:f} %"
 
 
 def in_credits(micro: int) -> int | float:

@@ -61,6 +61,8 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "provider": CommandModule("providers", "Providers: the services that bill, and their state"),
         "ledger": CommandModule("ledger", "The embedded prepaid ledger: credit, rates, plans"),
         "execution": CommandModule("executions", "Runs: preview, accept, draw, settle, release"),
+        "supplier": CommandModule("suppliers", "Suppliers: their share of runs, holds, freezes"),
+        "settlement": CommandModule("settlements", "What suppliers are owed: holds, reversals, batches"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },

@@ -17,6 +17,7 @@ from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, post
 from drawdown.ledger.rates import RateCard
 from drawdown.ledger.reservations import Denied, Reservation, State, free
+from drawdown.ledger.settlements import owe
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
@@ -82,7 +83,8 @@ def finish(
     connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, card: RateCard, by: By
 ) -> Drawn:
     """End a run: `settled` with what it cost in all, or `released` with what was drawn, or in all with `cost`. What is
-    left is free again. An expired run may still be settled. `found` is held by this transaction.
+    left is free again, and its supplier is owed its share. An expired run may still be settled. `found` is held by this
+    transaction.
 
     Errors: Denied `ended` for a run that ended otherwise, `other_content` for another cost, `below_drawn` for less than
     was drawn before, `beyond_hold`, `no_rate`.
@@ -109,6 +111,7 @@ def finish(
     )
     SQL.run(connection, "finish", vars(after))
     free(connection, found, after)
+    owe(connection, after, by.now_ms)
     return Drawn(after, charged, off, repeated=False)
 
 

@@ -64,6 +64,7 @@ class Ask:
     project: str | None = None
     subject: str | None = None
     action: str | None = None
+    supplier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Reservation:
     fingerprint: str
     actor: str
     reason: str
+    supplier: str | None
 
     @property
     def left_micro(self) -> int:

@@ -74,6 +74,9 @@ LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdo
 PROJECT: Final = Kind("project", (IdSource("projects"),), "drawdown execution list")
 SUBJECT: Final = Kind("subject", (IdSource("subjects"),), "drawdown execution list")
 ACT: Final = Kind("action of a run", (IdSource("acts"),), "drawdown execution list")
+SUPPLIER: Final = Kind("supplier", (IdSource("suppliers"),), "drawdown supplier list")
+SETTLEMENT: Final = Kind("settlement", (IdSource("settlements"),), "drawdown settlement list")
+PAYOUT: Final = Kind("batch", (IdSource("payouts"),), "drawdown settlement batches")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")

@@ -65,6 +65,14 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 
 -- name: lots
 (SELECT lot AS id FROM ledger_lots)
+-- name: suppliers
+(SELECT supplier AS id FROM supplier_terms)
+
+-- name: settlements
+(SELECT reservation AS id FROM settlements)
+
+-- name: payouts
+(SELECT payout AS id FROM payouts)
 
 -- name: projects
 (SELECT project AS id FROM reservations WHERE project IS NOT NULL)

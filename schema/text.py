@@ -24,6 +24,11 @@ def clean(text: str, most_chars: int | None = None) -> str:
     return shown if most_chars is None else shown[:most_chars]
 
 
+def no_formula(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: an apostrophe stands before what could begin one."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "'") else text
+
+
 def in_short(error: BaseException) -> str:
     """An error's kind and first line: what follows may hold a statement, or others' values."""
     first = str(error).partition("\n")[0]

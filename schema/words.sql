@@ -80,3 +80,23 @@ s.arrival >= :cursor
 -- name: arrived_since_or_in_flight
 -- The same, where transactions of PostgreSQL were in flight then.
 (s.arrival >= :cursor OR s.arrival IN :in_flight)
+
+-- name: settlements_now
+-- Settlements as they stand at :now_ms, by time and rows alone: no job moves them from one state to the next.
+-- `of_settlements`: a condition on the settlement `s` and its run `r`.
+(SELECT q.*, q.net_micro - q.reversed_micro AS owed_micro, CASE WHEN q.payout IS NOT NULL THEN 'released'
+    WHEN q.reversed_micro > 0 AND q.reversed_micro = q.net_micro THEN 'reversed' WHEN q.is_frozen THEN 'frozen'
+    WHEN q.hold_until_ms > :now_ms THEN 'hold' ELSE 'eligible' END AS state
+FROM (
+    SELECT s.reservation, r.org_id, r.project, s.supplier, s.gross_micro, s.share_ppm, s.net_micro, s.settled_ms,
+        s.hold_until_ms, s.threshold_micro, s.takes_clawbacks, l.payout,
+        COALESCE((SELECT CAST(SUM(v.amount_micro) AS BIGINT) FROM settlement_reversals v
+            WHERE v.reservation = s.reservation AND NOT v.is_clawback), 0) AS reversed_micro,
+        COALESCE((SELECT CAST(SUM(v.amount_micro) AS BIGINT) FROM settlement_reversals v
+            WHERE v.reservation = s.reservation AND v.is_clawback), 0) AS clawed_back_micro,
+        EXISTS (SELECT 1 FROM settlement_freezes f WHERE f.ended_ms IS NULL AND (f.reservation = s.reservation
+            OR (f.supplier = s.supplier AND f.reservation IS NULL))) AS is_frozen
+    FROM settlements s JOIN reservations r ON r.reservation = s.reservation
+    LEFT JOIN payout_lines l ON l.line = 'settlement:' || s.reservation
+    WHERE {of_settlements}
+) q)

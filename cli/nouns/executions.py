@@ -9,7 +9,7 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
-from drawdown.cli.parsing import RELATIVE, UNITS_MS, in_credits, parse_credits, show_credits, show_time
+from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.draws import Cost
@@ -50,6 +50,7 @@ Uses = Annotated[
 Project = Annotated[str | None, typer.Option(help="A label that lists are narrowed by")]
 Subject = Annotated[str | None, typer.Option(help="Who or what runs it; a label")]
 Action = Annotated[str | None, typer.Option(help="What is done; a label")]
+OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Who is owed a share of what it costs")]
 Overage = Annotated[OverageName, typer.Option(help="What becomes of a cost above the hold")]
 For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long the hold stands: 45m, 6h")]
 Queued = Annotated[bool, typer.Option("--queued", help="It waits in a queue: the hold stands for a day")]
@@ -65,10 +66,12 @@ def preview(
     project: Project = None,
     subject: Subject = None,
     action: Action = None,
+    supplier: OfSupplier = None,
 ) -> None:
     """Say whether a run would be accepted now, and what would be held. Changes nothing."""
     app: App = context.obj
-    request = _request(org, estimate, use, project=project, subject=subject, action=action)
+    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
+    request = _request(org, estimate, use, **labels)
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
     line = f"allowed: {amount} credits would be held of {show_credits(found.available_micro or 0)} available"
@@ -89,6 +92,7 @@ def accept(
     project: Project = None,
     subject: Subject = None,
     action: Action = None,
+    supplier: OfSupplier = None,
     overage: Overage = OverageName.charge,
     for_: For = None,
     queued: Queued = False,
@@ -97,7 +101,7 @@ def accept(
 ) -> None:
     """Hold what a run may cost, before it starts."""
     app: App = context.obj
-    labels = {"project": project, "subject": subject, "action": action}
+    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
     request = _request(org, estimate, use, **labels, overage=overage.value, for_ms=_length(for_), queued=queued)
     by = app.by(actor, reason)
     done = app.write(lambda c: executions.accept(c, key, request, by))
@@ -258,12 +262,7 @@ def _quantities(use: list[str] | None) -> dict[str, int] | None:
 
 
 def _length(text: str | None) -> int | None:
-    if text is None:
-        return None
-    found = RELATIVE.fullmatch(text)
-    if found is None or found[1]:
-        raise UsageError(f"--for {text!r} is no length of time: write 45m, 6h or 2d")
-    return int(found[2]) * UNITS_MS[found[3]]
+    return None if text is None else parse_length(text, "--for")
 
 
 def _said(run: Reservation) -> dict[str, object]:

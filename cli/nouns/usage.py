@@ -13,6 +13,7 @@ from drawdown.cli.options import Org
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import no_formula
 from drawdown.worker.views.usage import BY, UsageReport, read_usage
 
 
@@ -77,10 +78,5 @@ def _print_csv(found: UsageReport) -> None:
     what = [] if found.by == "feature" else [found.by]
     out.writerow(["org_id", *what, "feature", "unit", "used", "sealed"])
     for row in found.rows:
-        key = [safe(row.what)] if what else []
-        out.writerow([safe(found.org_id), *key, safe(row.feature), row.unit, row.used, row.sealed])
-
-
-def safe(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: an apostrophe stands before what could begin one."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "'") else text
+        key = [no_formula(row.what)] if what else []
+        out.writerow([no_formula(found.org_id), *key, no_formula(row.feature), row.unit, row.used, row.sealed])

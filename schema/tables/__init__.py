@@ -45,6 +45,14 @@ from drawdown.schema.tables.samples import (
     withdrawals,
 )
 from drawdown.schema.tables.server import gate_asks, used_signatures, webhooks
+from drawdown.schema.tables.settlements import (
+    payout_lines,
+    payouts,
+    settlement_freezes,
+    settlement_reversals,
+    settlements,
+    supplier_terms,
+)
 from drawdown.schema.tables.watch import provider_rates, provider_reads, provider_when_down, watch_state
 
 __all__ = [
@@ -71,6 +79,8 @@ __all__ = [
     "metadata",
     "operator_actions",
     "orgs",
+    "payout_lines",
+    "payouts",
     "pending_usage",
     "projections",
     "provider_rates",
@@ -86,6 +96,10 @@ __all__ = [
     "sample_conflicts",
     "sandboxes",
     "seals",
+    "settlement_freezes",
+    "settlement_reversals",
+    "settlements",
+    "supplier_terms",
     "ticks",
     "usage_samples",
     "used_signatures",

@@ -110,6 +110,7 @@ run_blocks = sa.Table(
 )
 
 _HELD = sa.text("state = 'held'")
+_OF_SUPPLIER = sa.text("supplier IS NOT NULL")
 reservations = sa.Table(
     "reservations",
     metadata,
@@ -131,6 +132,7 @@ reservations = sa.Table(
     sa.Column("ended_reason", sa.Text, nullable=True),
     sa.Column("fingerprint", sa.Text, nullable=False),
     *said_columns(),
+    id_column("supplier", null=True),
     sa.CheckConstraint("state IN ('held', 'settled', 'released', 'expired')", name="reservations_state"),
     sa.CheckConstraint("overage IN ('charge', 'cap', 'refuse')", name="reservations_overage"),
     sa.CheckConstraint("amount_micro > 0 AND drawn_micro >= 0 AND expires_ms > accepted_ms", name="reservations_sane"),
@@ -138,6 +140,7 @@ reservations = sa.Table(
     sa.Index("reservations_held_by_wallet", "customer_id", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_held_by_end", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_by_org", "org_id", "accepted_ms"),
+    sa.Index("reservations_by_supplier", "supplier", "state", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
     comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good.",
 )
 

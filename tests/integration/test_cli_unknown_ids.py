@@ -14,9 +14,11 @@ from typer.main import get_command
 
 from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
+from drawdown.ledger.draws import Cost
+from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands import credit, executions, settlements
 from drawdown.worker.commands.run_permission import Request
 from tests.world import T0, Fleet
 
@@ -125,6 +127,16 @@ IDS: dict[tuple[str, str], Typed] = {
     ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
     ("cell secret", "cell"): t("cell-11", "cell-1"),
     ("cell remove", "cell"): t("cell-11", "cell-1"),
+    ("execution preview", "supplier"): t("--org acme --estimate 1 --supplier pixle", "pixel"),
+    ("execution accept", "supplier"): t("new-run --org acme --estimate 1 --supplier pixle", "pixel"),
+    ("supplier set", "name"): t("pixle --share 5", "pixel"),
+    ("supplier freeze", "name"): t("pixle", "pixel"),
+    **{(f"settlement {verb}", "supplier"): t("--supplier pixle", "pixel") for verb in ("list", "batches")},
+    **{(f"settlement {verb}", "run"): t("render-11", "render-1") for verb in ("show", "freeze", "reverse")},
+    ("settlement list", "org"): t("--org acmee", "acme"),
+    ("settlement list", "project"): t("--project siet", "site"),
+    ("settlement batch", "supplier"): t("pixle --dry-run", "pixel"),
+    ("settlement export", "payout"): t("payout:pixel:2026-1", "payout:pixel:2026-01"),
     ("audit list", "actor"): t("--actor tset", "test"),
     ("audit list", "action"): t("--action org_asign", "org_assign"),
     ("audit list", "target"): t("--target acmee", "acme"),
@@ -137,11 +149,13 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
     threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
-    state number credits actual incurred roles apply acknowledge although_accepted"""
+    state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
+    period"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
+    ("settlement reverse", "key"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
 
@@ -174,6 +188,15 @@ class Shop:
         }
 
 
+def supply(connection: sa.Connection, by: By) -> None:
+    """A supplier whose one run was released."""
+    change = settlements.Change(share_ppm=10**6, hold_ms=0, threshold_micro=0, takes_clawbacks=True)
+    settlements.set_supplier(connection, "pixel", change, by, new=True)
+    executions.accept(connection, "render-1", Request("acme", 7, supplier="pixel"), by)
+    executions.settle(connection, "render-1", Cost(7), by)
+    settlements.batch(connection, "pixel", "2026-01", by)
+
+
 @pytest.fixture
 def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     fleet = Fleet(engine)
@@ -187,6 +210,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     run_ = Request("acme", 1, project="site", subject="ann", action="render")
     write(engine, lambda c: executions.accept(c, "e-1", run_, fleet.by))
     assert fleet.rows("SELECT key FROM pushes") == [(KEY,)]
+    write(engine, lambda c: supply(c, fleet.by))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
     monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path / "state"))

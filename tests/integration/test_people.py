@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.nouns.usage import safe
 from drawdown.ledger import accounts
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema import audit
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.text import no_formula
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import cells, credit, flip_rules, flips, orgs, providers, samples, withdrawals
 from drawdown.worker.commands.assignments import assign
@@ -231,9 +231,9 @@ def test_usage_of_windows_whose_samples_were_pruned_is_what_was_sealed(fleet: Fl
 def test_a_spreadsheet_takes_no_id_for_a_formula() -> None:
     for text in ("=1+1", "+1", "-1", "@x", "\tx", "\rx", "'x"):
         out = io.StringIO()
-        csv.writer(out).writerow([safe(text)])
+        csv.writer(out).writerow([no_formula(text)])
         assert next(csv.reader([out.getvalue()]))[0].startswith("'")
-    assert safe("acme") == "acme"
+    assert no_formula("acme") == "acme"
 
 
 def broken(fleet: Fleet) -> None:

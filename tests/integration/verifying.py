@@ -19,7 +19,7 @@ from drawdown.schema.audit import record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import executions
+from drawdown.worker.commands import executions, settlements
 from drawdown.worker.commands.credit import grant, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
@@ -172,6 +172,27 @@ def _runs(fleet: Fleet) -> None:
         executions.settle(connection, "done", Cost(70), by)
         mature_due(connection, by.now_ms)
         executions.release(connection, "off", Cost(5), by)
+
+    write(fleet.engine, work)
+    _suppliers(fleet)
+
+
+def _suppliers(fleet: Fleet) -> None:
+    """One whose run was released, less a part, with another part clawed back since; one whose run is held."""
+    by, then = fleet.by, replace(fleet.by, now_ms=fleet.by.now_ms - 40 * DAY_MS)
+
+    def work(connection: sa.Connection) -> None:
+        for name, gives in (("pixel", True), ("stone", False)):
+            change = settlements.Change(share_ppm=700_000, threshold_micro=0, takes_clawbacks=gives)
+            settlements.set_supplier(connection, name, change, then, new=True)
+        for key, supplier, at, cost in (("sold", "pixel", then, 100), ("sent", "stone", by, 50)):
+            executions.accept(connection, key, Request("acme", 60, supplier=supplier), at)
+            executions.settle(connection, key, Cost(cost), at)
+        settlements.freeze(connection, "sold", then)
+        settlements.freeze(connection, "sold", replace(then, now_ms=then.now_ms + DAY_MS), undo=True)
+        settlements.reverse(connection, "sold", "r-1", 10, by)
+        settlements.batch(connection, "pixel", "2026-01", by, 60)
+        settlements.reverse(connection, "sold", "r-2", 5, by)
 
     write(fleet.engine, work)
 

@@ -27,6 +27,8 @@ PAIRS = (
     ("project", "cli.nouns.orgs:override ending"),
     ("host wakes a sandbox", "due_halts"),
     ("host starts a sandbox", "cli.nouns.orgs:halt"),
+    ("cli.nouns.settlements:batch", "cli.nouns.settlements:reverse"),
+    ("cli.nouns.settlements:batch", "cli.nouns.executions:settle pixel's"),
 )
 
 

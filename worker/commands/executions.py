@@ -120,6 +120,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
         project=request.project,
         subject=request.subject,
         action=request.action,
+        supplier=request.supplier,
     )
     made, repeated = reservations.reserve(connection, ask, by, found.terms.most_held_micro)
     return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))

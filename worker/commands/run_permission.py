@@ -47,6 +47,7 @@ class Request:
     overage: Overage = "charge"
     for_ms: int | None = None
     queued: bool = False
+    supplier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
     terms = plans.hold_terms(connection, customer)
     amount = _to_hold(connection, request, terms, now_ms)
     _require_unblocked(connection, request)
+    if request.supplier is not None:
+        ids.require(connection, ids.SUPPLIER, request.supplier)
     return Permit(customer, amount, terms)
 
 
@@ -150,8 +153,9 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int) -> int:
 
 
 def fingerprint(request: Request) -> str:
-    """Tells a repetition from another request under the same key."""
-    said = json.dumps(asdict(request), sort_keys=True)
+    """Tells a repetition from another request under the same key. One without a supplier reads as before there were
+    any."""
+    said = json.dumps({k: v for k, v in asdict(request).items() if k != "supplier" or v}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 

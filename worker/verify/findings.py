@@ -14,6 +14,7 @@ USAGE: Final = queries(str(_HERE.with_name("usage.sql")))
 PUSHES: Final = queries(str(_HERE.with_name("pushes.sql")))
 LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
 CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
+SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 STATE: Final = queries(str(_HERE.with_name("state.sql")))
 
 STATEMENTS: Final = (
@@ -29,11 +30,20 @@ STATEMENTS: Final = (
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
     (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
     (CREDIT, ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over")),
+    (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
+    (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
 
-CHECKED: Final = {"pushes": True, "attempts": True, "entries": False, "actions": False, "projections": True}
+CHECKED: Final = {
+    "pushes": True,
+    "attempts": True,
+    "entries": False,
+    "settlements": False,
+    "actions": False,
+    "projections": True,
+}
 """What is counted beside samples and windows, so that "clean" cannot mean that nothing was looked at; and whether of
 those organisations alone that are asked about."""
 OPEN: Final = ("dirty_windows", "stopped_orgs")
@@ -130,6 +140,25 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "taken back",
     ),
     "lot_never_over": (10, "{lot} expires at {expires_ms}, and its wallet falls due at {next_due_ms}"),
+    "no_settlement": (11, "{reservation} is {state}, and nothing says what {supplier} is owed for it"),
+    "settles_nothing": (
+        11,
+        "{reservation} is settled with {supplier} at {settled_ms}; it is {state}, and a run of {its}",
+    ),
+    "gross": (11, "{reservation} is settled for {gross_micro}, its entries sum to {charged}"),
+    "share": (11, "{reservation} owes {net_micro} of {gross_micro} at {share_ppm} ppm; its terms make that {wanted}"),
+    "over_reversed": (11, "{taken} were taken back of {reservation}, which owed {net_micro}"),
+    "clawed_back": (11, "{reversal} claws back {amount_micro} of {reservation}, which was not released, or for good"),
+    "released_early": (11, "{reservation} is held until {hold_until_ms}, and {payout} released it at {at_ms}"),
+    "released_frozen": (11, "{reservation} was frozen from {from_ms}, and {payout} released it at {at_ms}"),
+    "released_amount": (11, "{line} of {payout} is {amount_micro}, and {wanted} were left"),
+    "released_twice": (11, "{lines} lines of batches are of the same part of {reservation}"),
+    "line": (11, "{line} is of {payout}, which is no batch of {supplier}"),
+    "batch": (
+        11,
+        "{payout} comes to {total_micro}, {released_micro} released and {carried_micro} taken off; its lines come to "
+        "{released} and {carried}, and were to be more than {threshold}",
+    ),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

@@ -150,6 +150,9 @@ SELECT COUNT(*) FROM attempts WHERE {which}
 -- name: entries
 SELECT COUNT(*) FROM ledger_entries
 
+-- name: settlements
+SELECT COUNT(*) FROM settlements
+
 -- name: actions
 SELECT COUNT(*) FROM operator_actions
 

@@ -12,6 +12,7 @@ These are not claimed:
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
 - which plan a wallet is on
 - that what expired of a lot is what nobody used of it in time
+- which of a supplier's terms were the newest as a run of it ended (those that were copied are claimed)
 - the figures that an organisation's row keeps of its last read (`balance_micro` and the like)
 - that a provider's own figures agree (`drawdown reconcile` compares)
 - a newcomer's assignment by the tick as it was before it was altered
@@ -44,7 +45,7 @@ LISTED: Final = 1_000
 
 @dataclass(frozen=True)
 class Breach:
-    """One broken invariant (1 to 9). `org_id` is None where it is no single organisation's, as with the ledger's sum;
+    """One broken invariant (1 to 11). `org_id` is None where it is no single organisation's, as with the ledger's sum;
     `window_ms` and `feature` are None where it is about no window or feature."""
 
     invariant: int

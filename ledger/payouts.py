@@ -1,0 +1,138 @@
+"""Batches: once a month a supplier's eligible settlements are released, less what was clawed back.
+
+Guarantee: one batch for a supplier and period, of exactly what is eligible as it is made; each settlement and each
+claw-back is in one batch. No payment is made here: the batch's file is what is handed over.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import settlements
+from drawdown.ledger.reservations import Denied
+from drawdown.ledger.settlements import in_credits
+from drawdown.ledger.suppliers import Supplier
+from drawdown.schema.audit import By
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+PERIOD: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
+"""A month: 2026-01."""
+
+
+@dataclass(frozen=True)
+class Payout:
+    """A batch: micro-credits; how many settlements and claw-backs it is made of."""
+
+    payout: str
+    supplier: str
+    period: str
+    released_micro: int
+    carried_micro: int
+    total_micro: int
+    lines: int
+    at_ms: int
+    actor: str
+    reason: str
+
+
+def payout_id(supplier: str, period: str) -> str:
+    """The name of the one batch of a supplier and a period."""
+    return f"payout:{supplier}:{period}"
+
+
+def period_of(moment_ms: int) -> str:
+    """The month of a moment, in UTC."""
+    return datetime.fromtimestamp(moment_ms // 1000, UTC).strftime("%Y-%m")
+
+
+def read(connection: sa.Connection, payout: str) -> Payout | None:
+    """A batch; None where there is none."""
+    row = SQL.run(connection, "read", {"payout": payout}).mappings().one_or_none()
+    return None if row is None else Payout(**row)
+
+
+def release(
+    connection: sa.Connection, found: Supplier, period: str, expect_micro: int | None, by: By
+) -> tuple[Payout, bool]:
+    """Make a supplier's batch of a period; also whether it was made before. The supplier is held by this transaction.
+    `expect_micro`: what the dry run came to.
+
+    Errors: Denied `frozen_supplier`, `clock_behind`, `earlier_period`, `below_threshold`, `not_as_expected`;
+    UsageError for a period that is none or has not begun.
+    """
+    payout = payout_id(found.supplier, period)
+    before = read(connection, payout)
+    if before is not None:
+        _require_expected(before, expect_micro)
+        return before, True
+    _require_period(connection, found.supplier, period, by.now_ms)
+    frozen = settlements.freeze_of(connection, found.supplier, None)
+    if frozen is not None:
+        why = f"by {frozen.actor} ({frozen.reason})"
+        raise Denied(
+            "frozen_supplier", f"{found.supplier} is frozen {why}: `drawdown supplier freeze {found.supplier} --undo`"
+        )
+    settlements.require_in_order(connection, found.supplier, by.now_ms)
+    made = _gathered(connection, payout, found, period, by)
+    _require_expected(made, expect_micro)
+    SQL.run(connection, "insert", vars(made))
+    return made, False
+
+
+def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: str, by: By) -> Payout:
+    """The lines first, and then what they come to: a settlement that comes in between is in the next batch."""
+    values = {"payout": payout, "supplier": found.supplier, "now_ms": by.now_ms}
+    SQL.run(connection, "release", values)
+    SQL.run(connection, "carry", values)
+    sums = SQL.run(connection, "sums", values).one()
+    total = int(sums.released_micro) + int(sums.carried_micro)
+    threshold = found.terms.threshold_micro if sums.threshold_micro is None else int(sums.threshold_micro)
+    if total <= threshold:
+        less = f", less {in_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
+        raise Denied(
+            "below_threshold",
+            f"{found.supplier} has {in_credits(sums.released_micro)} credits to be released{less}, and a batch comes "
+            f"to more than {in_credits(threshold)}: they wait for the next one",
+        )
+    return Payout(
+        payout=payout,
+        supplier=found.supplier,
+        period=period,
+        released_micro=int(sums.released_micro),
+        carried_micro=int(sums.carried_micro),
+        total_micro=total,
+        lines=int(sums.lines),
+        at_ms=by.now_ms,
+        actor=by.actor,
+        reason=by.reason,
+    )
+
+
+def _require_expected(found: Payout, expect_micro: int | None) -> None:
+    if expect_micro is not None and found.total_micro != expect_micro:
+        raise Denied(
+            "not_as_expected",
+            f"{found.payout} comes to {in_credits(found.total_micro)} credits, not to {in_credits(expect_micro)}: look "
+            "at the dry run again",
+        )
+
+
+def _require_period(connection: sa.Connection, supplier: str, period: str, now_ms: int) -> None:
+    if not PERIOD.fullmatch(period):
+        raise UsageError(f"{period!r} is no period: write a month, 2026-01")
+    if period > period_of(now_ms):
+        raise UsageError(f"the period {period} has not begun; it is {period_of(now_ms)}")
+    last = SQL.run(connection, "last_period", {"supplier": supplier}).scalar()
+    if last is not None and period < str(last):
+        raise Denied(
+            "earlier_period",
+            f"{supplier} has a batch of {last} already, which released what was eligible then: periods go forward",
+        )

@@ -1,0 +1,38 @@
+-- Batches: what is eligible at one moment, less what was clawed back, released once.
+
+-- name: read
+SELECT p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
+    (SELECT COUNT(*) FROM payout_lines l WHERE l.payout = p.payout) AS lines, p.at_ms, p.actor, p.reason
+FROM payouts p WHERE p.payout = :payout
+
+-- name: last_period
+SELECT MAX(period) FROM payouts WHERE supplier = :supplier
+
+-- name: release
+-- Each settlement once: the key of its line says which it is.
+INSERT INTO payout_lines (line, payout, reservation, amount_micro)
+SELECT 'settlement:' || x.reservation, CAST(:payout AS TEXT), x.reservation, x.owed_micro
+FROM {settlements_now} x WHERE x.state = 'eligible'
+
+-- name: of_settlements
+s.supplier = :supplier
+
+-- name: carry
+-- Claw-backs that no batch has taken off yet.
+INSERT INTO payout_lines (line, payout, reservation, reversal, amount_micro)
+SELECT 'reversal:' || v.reversal, CAST(:payout AS TEXT), v.reservation, v.reversal, -v.amount_micro
+FROM settlements s JOIN settlement_reversals v ON v.reservation = s.reservation
+WHERE s.supplier = :supplier AND v.is_clawback
+    AND NOT EXISTS (SELECT 1 FROM payout_lines l WHERE l.line = 'reversal:' || v.reversal)
+
+-- name: sums
+-- What the lines come to, and the lowest threshold that was agreed on for one of them.
+SELECT COUNT(*) AS lines,
+    CAST(COALESCE(SUM(CASE WHEN l.reversal IS NULL THEN l.amount_micro END), 0) AS BIGINT) AS released_micro,
+    CAST(COALESCE(SUM(CASE WHEN l.reversal IS NOT NULL THEN l.amount_micro END), 0) AS BIGINT) AS carried_micro,
+    MIN(CASE WHEN l.reversal IS NULL THEN s.threshold_micro END) AS threshold_micro
+FROM payout_lines l JOIN settlements s ON s.reservation = l.reservation WHERE l.payout = :payout
+
+-- name: insert
+INSERT INTO payouts (payout, supplier, period, released_micro, carried_micro, total_micro, at_ms, actor, reason)
+VALUES (:payout, :supplier, :period, :released_micro, :carried_micro, :total_micro, :at_ms, :actor, :reason)

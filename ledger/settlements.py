@@ -1,0 +1,219 @@
+"""What suppliers are owed: one settlement for each run that ended, made in the transaction that ends it.
+
+Guarantee: no wallet moves here. What a supplier is owed is a part of what the run was charged, and never a second
+deduction. A settlement is never changed: what is not owed after all is a reversal, a row of its own. Whether it is
+held, eligible, frozen, released or reversed follows from time and rows; no job decides it.
+
+Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
+inserted. A freeze, a reversal and a batch lock the supplier first (`suppliers.hold`), and take no reservation's or
+wallet's lock after it: no circle can close.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from drawdown.ledger import suppliers
+from drawdown.ledger.reservations import Denied, Reservation
+from drawdown.ledger.suppliers import PPM
+from drawdown.schema.audit import By
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MICRO
+
+SQL = queries(__file__)
+
+Standing: TypeAlias = Literal["hold", "eligible", "frozen", "released", "reversed"]
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """A settlement as it stands at a moment: micro-credits, parts per million, milliseconds. `reversed_micro` was taken
+    off it before its release, `clawed_back_micro` afterwards."""
+
+    reservation: str
+    org_id: str
+    project: str | None
+    supplier: str
+    gross_micro: int
+    share_ppm: int
+    net_micro: int
+    settled_ms: int
+    hold_until_ms: int
+    threshold_micro: int
+    takes_clawbacks: bool
+    reversed_micro: int
+    clawed_back_micro: int
+    payout: str | None
+    state: Standing
+
+    @property
+    def owed_micro(self) -> int:
+        """What is released of it, or will be."""
+        return self.net_micro - self.reversed_micro
+
+    @property
+    def left_micro(self) -> int:
+        """What of it may still be reversed."""
+        return self.owed_micro - self.clawed_back_micro
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Since when, by whom and why nothing is released: of one settlement, or without a reservation of its supplier."""
+
+    freeze_id: int
+    supplier: str
+    reservation: str | None
+    from_ms: int
+    actor: str
+    reason: str
+    ended_ms: int | None
+    ended_by: str | None
+    ended_reason: str | None
+
+
+@dataclass(frozen=True)
+class Reversal:
+    """A part of a settlement that is not owed after all. `is_clawback`: it had been released before."""
+
+    reversal: str
+    reservation: str
+    amount_micro: int
+    is_clawback: bool
+    at_ms: int
+    actor: str
+    reason: str
+
+
+def in_credits(micro: int) -> str:
+    """An amount in a message, exact: `12.5`."""
+    return f"{Decimal(micro) / MICRO:f}"
+
+
+def net_of(gross_micro: int, share_ppm: int) -> int:
+    """A supplier's share of what a run was charged, rounded down to a whole micro-credit: what rounding leaves over
+    stays with whoever runs the service."""
+    return gross_micro * share_ppm // PPM
+
+
+def owe(connection: sa.Connection, ended: Reservation, now_ms: int) -> None:
+    """Settle with a run's supplier, in the transaction that ends the run and holds it. What was given up free of charge
+    owes nothing; a run that was settled has its row, even of nothing."""
+    if ended.supplier is None or (ended.state == "released" and not ended.drawn_micro):
+        return
+    found = suppliers.read(connection, ended.supplier)
+    assert found is not None, "a supplier is never deleted, and was there when the run was accepted"
+    terms = found.terms
+    row = {
+        "reservation": ended.reservation,
+        "supplier": ended.supplier,
+        "revision": found.revision,
+        "gross_micro": ended.drawn_micro,
+        "net_micro": net_of(ended.drawn_micro, terms.share_ppm),
+        "settled_ms": now_ms,
+        "hold_until_ms": now_ms + terms.hold_ms,
+    }
+    SQL.run(connection, "insert", {**row, **vars(terms)})
+
+
+def settlement_of(row: sa.RowMapping) -> Settlement:
+    """A row of the piece `settlements_now`."""
+    return Settlement(**{**row, "takes_clawbacks": bool(row["takes_clawbacks"])})
+
+
+def read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
+    """A run's settlement; None where there is none."""
+    values = {"reservation": reservation, "now_ms": now_ms}
+    row = SQL.run(connection, "read", values).mappings().one_or_none()
+    return None if row is None else settlement_of(row)
+
+
+def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
+    """The same, and nobody else freezes, reverses or releases it until this transaction is over."""
+    supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
+    if supplier is None:
+        return None
+    suppliers.hold(connection, supplier)
+    return read(connection, reservation, now_ms)
+
+
+def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None) -> Freeze | None:
+    """The freeze of one settlement, or of all of a supplier, that has no end yet."""
+    values = {"supplier": supplier, **({"reservation": reservation} if reservation else {})}
+    of_what = "of_all" if reservation is None else "of_one"
+    row = SQL.run(connection, "open_freeze", values, of_what=of_what).mappings().one_or_none()
+    return None if row is None else Freeze(**row)
+
+
+def freeze(connection: sa.Connection, supplier: str, reservation: str | None, by: By) -> bool:
+    """Let nothing of one settlement, or of a supplier, be released until it is undone; whether that changes anything.
+    The supplier is held by this transaction.
+
+    Errors: Denied `clock_behind`.
+    """
+    if freeze_of(connection, supplier, reservation) is not None:
+        return False
+    require_in_order(connection, supplier, by.now_ms)
+    person = {"from_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    SQL.run(connection, "freeze", {"supplier": supplier, "reservation": reservation, **person})
+    return True
+
+
+def unfreeze(connection: sa.Connection, supplier: str, reservation: str | None, by: By) -> bool:
+    """End a freeze; whether there was one. The supplier is held by this transaction. Errors: Denied `clock_behind`."""
+    found = freeze_of(connection, supplier, reservation)
+    if found is None:
+        return False
+    require_in_order(connection, supplier, by.now_ms)
+    person = {"ended_ms": by.now_ms, "ended_by": by.actor, "ended_reason": by.reason}
+    SQL.run(connection, "unfreeze", {"freeze_id": found.freeze_id, **person})
+    return True
+
+
+def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> None:
+    """Freezes, their ends and batches of a supplier are dated in the order in which they are made: what was released
+    while it was frozen shows by their times. Errors: Denied `clock_behind`."""
+    last_ms = SQL.run(connection, "last_act", {"supplier": supplier}).scalar()
+    if last_ms is not None and now_ms < int(last_ms):
+        raise Denied(
+            "clock_behind",
+            f"the clock here is {int(last_ms) - now_ms} ms behind the last freeze, its end or batch of {supplier}: "
+            "wait, or mend the clock",
+        )
+
+
+def reverse(
+    connection: sa.Connection, found: Settlement, key: str, amount_micro: int | None, by: By
+) -> tuple[Reversal, bool]:
+    """Take a part of a settlement back, under a key of the caller's; without an amount all that is left. Before its
+    release it is owed less; afterwards the next batch is less by it. Also whether it was done before. `found` is held
+    by this transaction.
+
+    Errors: Denied `other_content`, `nothing_left`, `above_left`, `no_clawbacks`.
+    """
+    row = SQL.run(connection, "reversal", {"reversal": key}).mappings().one_or_none()
+    if row is not None:
+        before = Reversal(**{**row, "is_clawback": bool(row["is_clawback"])})
+        same = amount_micro == before.amount_micro or (amount_micro is None and not found.left_micro)
+        if before.reservation != found.reservation or not same:
+            raise Denied("other_content", f"the key {key} was used before, for another reversal: give a new one")
+        return before, True
+    if not found.left_micro:
+        raise Denied("nothing_left", f"{found.reservation}: nothing of {in_credits(found.net_micro)} credits is left")
+    amount = found.left_micro if amount_micro is None else amount_micro
+    if amount > found.left_micro:
+        left = f"{in_credits(found.left_micro)} of {in_credits(found.net_micro)} credits are left"
+        raise Denied("above_left", f"{found.reservation}: {left}, and no more can be reversed")
+    if found.payout is not None and not found.takes_clawbacks:
+        raise Denied(
+            "no_clawbacks",
+            f"{found.reservation} was released with {found.payout}, and at its terms {found.supplier} gives nothing "
+            "back: what it was paid too much is settled with it directly",
+        )
+    made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
+    SQL.run(connection, "reverse", vars(made))
+    return made, False

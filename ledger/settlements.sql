@@ -1,0 +1,52 @@
+-- Settlements, their freezes and reversals.
+
+-- name: insert
+INSERT INTO settlements (reservation, supplier, revision, gross_micro, share_ppm, net_micro, settled_ms, hold_until_ms,
+    threshold_micro, takes_clawbacks)
+VALUES (:reservation, :supplier, :revision, :gross_micro, :share_ppm, :net_micro, :settled_ms, :hold_until_ms,
+    :threshold_micro, :takes_clawbacks)
+
+-- name: supplier_of
+SELECT supplier FROM settlements WHERE reservation = :reservation
+
+-- name: read
+SELECT {columns} FROM {settlements_now} x
+
+-- name: columns
+x.reservation, x.org_id, x.project, x.supplier, x.gross_micro, x.share_ppm, x.net_micro, x.settled_ms, x.hold_until_ms,
+    x.threshold_micro, x.takes_clawbacks, x.reversed_micro, x.clawed_back_micro, x.payout, x.state
+
+-- name: of_settlements
+s.reservation = :reservation
+
+-- name: open_freeze
+SELECT freeze_id, supplier, reservation, from_ms, actor, reason, ended_ms, ended_by, ended_reason
+FROM settlement_freezes WHERE supplier = :supplier AND ended_ms IS NULL AND {of_what}
+
+-- name: of_one
+reservation = :reservation
+
+-- name: of_all
+reservation IS NULL
+
+-- name: freeze
+INSERT INTO settlement_freezes (supplier, reservation, from_ms, actor, reason)
+VALUES (:supplier, :reservation, :from_ms, :actor, :reason)
+
+-- name: unfreeze
+UPDATE settlement_freezes SET ended_ms = :ended_ms, ended_by = :ended_by, ended_reason = :ended_reason
+WHERE freeze_id = :freeze_id
+
+-- name: last_act
+-- What tells before from after: batches, freezes and their ends.
+SELECT MAX(at_ms) FROM (SELECT at_ms FROM payouts WHERE supplier = :supplier
+    UNION ALL SELECT from_ms FROM settlement_freezes WHERE supplier = :supplier
+    UNION ALL SELECT ended_ms FROM settlement_freezes WHERE supplier = :supplier) acts
+
+-- name: reversal
+SELECT reversal, reservation, amount_micro, is_clawback, at_ms, actor, reason FROM settlement_reversals
+WHERE reversal = :reversal
+
+-- name: reverse
+INSERT INTO settlement_reversals (reversal, reservation, amount_micro, is_clawback, at_ms, actor, reason)
+VALUES (:reversal, :reservation, :amount_micro, :is_clawback, :at_ms, :actor, :reason)

@@ -1,0 +1,125 @@
+"""The tables of what suppliers are owed. Rows are added and never changed, but for the end of a freeze."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.tables.columns import Big, Serial, id_column, metadata, ms_column, said_columns
+
+_HORIZON = "3024000000"
+"""35 days: no sooner is a settlement released whose supplier gives nothing back."""
+
+supplier_terms = sa.Table(
+    "supplier_terms",
+    metadata,
+    id_column("supplier", key=True),
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("share_ppm", Big, nullable=False),
+    sa.Column("hold_ms", Big, nullable=False),
+    sa.Column("threshold_micro", Big, nullable=False),
+    sa.Column("takes_clawbacks", sa.Boolean, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint(
+        "share_ppm BETWEEN 0 AND 1000000 AND threshold_micro >= 0 AND hold_ms >= 0", name="supplier_terms_sane"
+    ),
+    sa.CheckConstraint(f"takes_clawbacks OR hold_ms >= {_HORIZON}", name="supplier_terms_hold"),
+    comment="What a supplier gets of each run, and when; the highest revision counts for runs that end from now on.",
+)
+
+settlements = sa.Table(
+    "settlements",
+    metadata,
+    id_column("reservation", key=True),
+    id_column("supplier"),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("gross_micro", Big, nullable=False),
+    sa.Column("share_ppm", Big, nullable=False),
+    sa.Column("net_micro", Big, nullable=False),
+    ms_column("settled_ms"),
+    ms_column("hold_until_ms"),
+    sa.Column("threshold_micro", Big, nullable=False),
+    sa.Column("takes_clawbacks", sa.Boolean, nullable=False),
+    sa.CheckConstraint("net_micro BETWEEN 0 AND gross_micro", name="settlements_sane"),
+    sa.CheckConstraint(
+        f"hold_until_ms >= settled_ms AND (takes_clawbacks OR hold_until_ms >= settled_ms + {_HORIZON})",
+        name="settlements_hold",
+    ),
+    sa.Index("settlements_by_supplier", "supplier", "settled_ms"),
+    comment="What a supplier is owed for one run, whose receipt it is of; the terms of then are copied, for good. "
+    "Whether it is held, eligible, frozen, released or reversed follows from time and rows.",
+)
+
+_ENDLESS = sa.text("ended_ms IS NULL")
+_ENDLESS_WHOLE = sa.text("ended_ms IS NULL AND reservation IS NULL")
+settlement_freezes = sa.Table(
+    "settlement_freezes",
+    metadata,
+    sa.Column("freeze_id", Serial, primary_key=True),
+    id_column("supplier"),
+    id_column("reservation", null=True),
+    ms_column("from_ms"),
+    *said_columns(),
+    ms_column("ended_ms", null=True),
+    sa.Column("ended_by", sa.Text, nullable=True),
+    sa.Column("ended_reason", sa.Text, nullable=True),
+    sa.CheckConstraint("ended_ms IS NULL OR ended_ms >= from_ms", name="settlement_freezes_end"),
+    sa.Index("settlement_freezes_one", "reservation", unique=True, sqlite_where=_ENDLESS, postgresql_where=_ENDLESS),
+    sa.Index(
+        "settlement_freezes_whole",
+        "supplier",
+        unique=True,
+        sqlite_where=_ENDLESS_WHOLE,
+        postgresql_where=_ENDLESS_WHOLE,
+    ),
+    sa.Index("settlement_freezes_by_supplier", "supplier", "from_ms"),
+    comment="While one has no end, nothing of the settlement is released; of the whole supplier without a reservation.",
+)
+
+settlement_reversals = sa.Table(
+    "settlement_reversals",
+    metadata,
+    id_column("reversal", key=True),
+    id_column("reservation"),
+    sa.Column("amount_micro", Big, nullable=False),
+    sa.Column("is_clawback", sa.Boolean, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("amount_micro > 0", name="settlement_reversals_sane"),
+    sa.Index("settlement_reversals_by_run", "reservation"),
+    comment="What of a settlement is not owed after all. A claw-back: it was released before, and the next batch is "
+    "less by it.",
+)
+
+payouts = sa.Table(
+    "payouts",
+    metadata,
+    id_column("payout", key=True),
+    id_column("supplier"),
+    sa.Column("period", sa.Text, nullable=False),
+    sa.Column("released_micro", Big, nullable=False),
+    sa.Column("carried_micro", Big, nullable=False),
+    sa.Column("total_micro", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint(
+        "carried_micro <= 0 AND total_micro = released_micro + carried_micro AND total_micro > 0", name="payouts_sane"
+    ),
+    sa.UniqueConstraint("supplier", "period", name="payouts_one_a_period"),
+    comment="A batch: what a supplier is to be paid for a month, elsewhere. Released, less claw-backs (carried).",
+)
+
+payout_lines = sa.Table(
+    "payout_lines",
+    metadata,
+    id_column("line", key=True),
+    id_column("payout"),
+    id_column("reservation"),
+    id_column("reversal", null=True),
+    sa.Column("amount_micro", Big, nullable=False),
+    sa.CheckConstraint(
+        "CASE WHEN reversal IS NULL THEN line = 'settlement:' || reservation AND amount_micro >= 0 "
+        "ELSE line = 'reversal:' || reversal AND amount_micro < 0 END",
+        name="payout_lines_sane",
+    ),
+    sa.Index("payout_lines_by_payout", "payout", "line"),
+    comment="What a batch is made of: settlements that it releases, and claw-backs. The key keeps each to one batch.",
+)

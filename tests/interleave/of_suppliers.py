@@ -1,0 +1,56 @@
+"""What suppliers are owed: terms, freezes, reversals, a batch, and a run that ends meanwhile."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.payouts import period_of
+from drawdown.schema.audit import By
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.commands import credit, executions, settlements
+from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.settlements import Change
+from tests.interleave.party import plain
+from tests.interleave.stage import NOW, Stage
+
+STUDIO: Final = "studio"
+"""A customer whose runs are pixel's: one was released last month, two are eligible, one goes on."""
+MONTH: Final = period_of(NOW)
+
+
+def begin(stage: Stage) -> None:
+    """What every case finds."""
+    before = By(NOW - 32 * DAY_MS, "somebody", "explored")
+
+    def work(connection: sa.Connection) -> None:
+        credit.grant(connection, STUDIO, 1_000, before, key=STUDIO, plan=None, new=True)
+        change = Change(share_ppm=500_000, hold_ms=0, threshold_micro=0, takes_clawbacks=True)
+        settlements.set_supplier(connection, "pixel", change, before, new=True)
+        for key, by in (("paid", before), ("made-1", stage.by), ("made-2", stage.by), ("making", stage.by)):
+            executions.accept(connection, key, Request(STUDIO, 20, supplier="pixel"), by)
+            if key != "making":
+                executions.settle(connection, key, Cost(20), by)
+            if key == "paid":
+                settlements.batch(connection, "pixel", period_of(before.now_ms), by)
+        settlements.reverse(connection, "paid", "first", 1, before)
+
+    write(stage.engine, work)
+
+
+SUPPLIERS: Final = (
+    plain("cli.nouns.executions:settle pixel's", lambda s, c: executions.settle(c, "making", Cost(20), s.by)),
+    plain("cli.nouns.suppliers:set_", lambda s, c: settlements.set_supplier(c, "pixel", Change(share_ppm=1), s.by)),
+    plain(
+        "cli.nouns.suppliers:set_ new",
+        lambda s, c: settlements.set_supplier(c, "another", Change(share_ppm=1), s.by, new=True),
+    ),
+    plain("cli.nouns.suppliers:freeze", lambda s, c: settlements.freeze_supplier(c, "pixel", s.by)),
+    plain("cli.nouns.settlements:freeze", lambda s, c: settlements.freeze(c, "made-1", s.by)),
+    plain("cli.nouns.settlements:reverse", lambda s, c: settlements.reverse(c, "made-1", "t-1", 3, s.by)),
+    plain("cli.nouns.settlements:reverse paid", lambda s, c: settlements.reverse(c, "paid", "t-2", None, s.by)),
+    plain("cli.nouns.settlements:batch", lambda s, c: settlements.batch(c, "pixel", MONTH, s.by)),
+)

@@ -1,0 +1,124 @@
+"""What suppliers are owed, held, were paid and gave back: reads only.
+
+Guarantee: of each supplier, all that its settlements ever came to (net) is hold + eligible + frozen + released +
+reversed; all that its batches came to (paid) is released - what they took off for claw-backs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.ledger import settlements
+from drawdown.ledger.payouts import Payout
+from drawdown.ledger.settlements import Freeze, Reversal, Settlement, settlement_of
+from drawdown.schema import ids
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class SettlementFilter:
+    """Which settlements: in these states; of a supplier, an organisation, a project. Empty: any."""
+
+    states: tuple[str, ...]
+    supplier: str = ""
+    org: str = ""
+    project: str = ""
+
+
+@dataclass
+class Sums:
+    """What a supplier's settlements come to, in micro-credits. `clawed_back`: of what was released; `carried`: what of
+    that no batch has taken off yet; `unsettled`: drawn by its runs that expired and that nobody settled."""
+
+    net_micro: int = 0
+    hold_micro: int = 0
+    eligible_micro: int = 0
+    frozen_micro: int = 0
+    released_micro: int = 0
+    reversed_micro: int = 0
+    clawed_back_micro: int = 0
+    carried_micro: int = 0
+    paid_micro: int = 0
+    unsettled_micro: int = 0
+
+
+@dataclass(frozen=True)
+class Account:
+    """A supplier at its newest terms, and what it is owed."""
+
+    supplier: str
+    share_ppm: int
+    hold_ms: int
+    threshold_micro: int
+    takes_clawbacks: bool
+    is_frozen: bool
+    sums: Sums
+
+
+def list_settlements(connection: sa.Connection, chosen: SettlementFilter, now_ms: int, most: int) -> list[Settlement]:
+    """The newest first. Errors: UnknownId."""
+    for kind, given in ((ids.SUPPLIER, chosen.supplier), (ids.ORG, chosen.org), (ids.PROJECT, chosen.project)):
+        if given:
+            ids.require(connection, kind, given)
+    values = {**vars(chosen), "states": list(chosen.states), "now_ms": now_ms, "at_most": most}
+    rows = SQL.run(connection, "settlements", values, of_settlements="of_chosen").mappings()
+    return [settlement_of(row) for row in rows]
+
+
+def show_settlement(
+    connection: sa.Connection, reservation: str, now_ms: int, most: int
+) -> tuple[Settlement, list[Reversal], list[Freeze]]:
+    """A settlement, what was taken back of it, and when it or its supplier was frozen. Errors: UnknownId."""
+    found = settlements.read(connection, reservation, now_ms)
+    if found is None:
+        ids.require(connection, ids.SETTLEMENT, reservation)
+    assert found is not None
+    values = {"reservation": reservation, "supplier": found.supplier, "at_most": most}
+    reversals = SQL.run(connection, "reversals", values).mappings()
+    freezes = SQL.run(connection, "freezes", values).mappings()
+    taken = [Reversal(**{**row, "is_clawback": bool(row["is_clawback"])}) for row in reversals]
+    return found, taken, [Freeze(**row) for row in freezes]
+
+
+def list_suppliers(connection: sa.Connection, now_ms: int, most: int) -> list[Account]:
+    """By name, with what each is owed at a moment."""
+    rows = SQL.run(connection, "suppliers", {"at_most": most}).mappings().all()
+    sums = _sums(connection, [row["supplier"] for row in rows], now_ms)
+    return [_account(row, sums[row["supplier"]]) for row in rows]
+
+
+def list_batches(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
+    """The newest first; of one supplier, or ('') of all. Errors: UnknownId."""
+    if supplier:
+        ids.require(connection, ids.SUPPLIER, supplier)
+    rows = SQL.run(connection, "batches", {"supplier": supplier, "at_most": most}).mappings()
+    return [Payout(**row) for row in rows]
+
+
+def _sums(connection: sa.Connection, suppliers: list[str], now_ms: int) -> dict[str, Sums]:
+    found = {supplier: Sums() for supplier in suppliers}
+    values = {"suppliers": suppliers, "now_ms": now_ms}
+    for row in SQL.run(connection, "sums", values, of_settlements="of_suppliers"):
+        own = found[row.supplier]
+        own.net_micro += int(row.net_micro)
+        own.reversed_micro += int(row.reversed_micro)
+        own.clawed_back_micro += int(row.clawed_back_micro)
+        if row.state != "reversed":
+            setattr(own, f"{row.state}_micro", int(row.owed_micro))
+    for row in SQL.run(connection, "paid", values):
+        found[row.supplier].paid_micro = int(row.paid_micro)
+        found[row.supplier].carried_micro = int(row.carried_micro)
+    for own in found.values():
+        own.carried_micro += own.clawed_back_micro
+    for row in SQL.run(connection, "unsettled", values):
+        found[row.supplier].unsettled_micro = int(row.drawn_micro)
+    return found
+
+
+def _account(row: sa.RowMapping, sums: Sums) -> Account:
+    booleans = {name: bool(row[name]) for name in ("takes_clawbacks", "is_frozen")}
+    return Account(**{**row, **booleans}, sums=sums)

@@ -1,0 +1,54 @@
+-- Settlements, suppliers and batches, as people and programs read them.
+
+-- name: settlements
+SELECT x.reservation, x.org_id, x.project, x.supplier, x.gross_micro, x.share_ppm, x.net_micro, x.settled_ms,
+    x.hold_until_ms, x.threshold_micro, x.takes_clawbacks, x.reversed_micro, x.clawed_back_micro, x.payout, x.state
+FROM {settlements_now} x WHERE x.state IN :states ORDER BY x.settled_ms DESC, x.reservation LIMIT :at_most
+
+-- name: of_chosen
+(:supplier = '' OR s.supplier = :supplier) AND (:org = '' OR r.org_id = :org)
+    AND (:project = '' OR r.project = :project)
+
+-- name: reversals
+SELECT reversal, reservation, amount_micro, is_clawback, at_ms, actor, reason FROM settlement_reversals
+WHERE reservation = :reservation ORDER BY at_ms, reversal LIMIT :at_most
+
+-- name: freezes
+-- Its own, and those of its supplier.
+SELECT freeze_id, supplier, reservation, from_ms, actor, reason, ended_ms, ended_by, ended_reason
+FROM settlement_freezes WHERE supplier = :supplier AND (reservation IS NULL OR reservation = :reservation)
+ORDER BY from_ms DESC, freeze_id DESC LIMIT :at_most
+
+-- name: suppliers
+SELECT t.supplier, t.share_ppm, t.hold_ms, t.threshold_micro, t.takes_clawbacks,
+    EXISTS (SELECT 1 FROM settlement_freezes f WHERE f.supplier = t.supplier AND f.reservation IS NULL
+        AND f.ended_ms IS NULL) AS is_frozen
+FROM supplier_terms t
+WHERE t.revision = (SELECT MAX(n.revision) FROM supplier_terms n WHERE n.supplier = t.supplier)
+ORDER BY t.supplier LIMIT :at_most
+
+-- name: sums
+SELECT x.supplier, x.state, CAST(SUM(x.owed_micro) AS BIGINT) AS owed_micro,
+    CAST(SUM(x.net_micro) AS BIGINT) AS net_micro, CAST(SUM(x.reversed_micro) AS BIGINT) AS reversed_micro,
+    CAST(SUM(x.clawed_back_micro) AS BIGINT) AS clawed_back_micro
+FROM {settlements_now} x GROUP BY x.supplier, x.state
+
+-- name: of_suppliers
+s.supplier IN :suppliers
+
+-- name: paid
+SELECT supplier, CAST(SUM(total_micro) AS BIGINT) AS paid_micro, CAST(SUM(carried_micro) AS BIGINT) AS carried_micro
+FROM payouts WHERE supplier IN :suppliers GROUP BY supplier
+
+-- name: unsettled
+-- Drawn by runs that expired and that nobody settled: no supplier is owed a share of them yet.
+SELECT supplier, CAST(SUM(drawn_micro) AS BIGINT) AS drawn_micro FROM reservations
+WHERE supplier IN :suppliers AND state = 'expired' GROUP BY supplier
+
+-- name: batches
+SELECT {of_batch} FROM payouts p WHERE (:supplier = '' OR p.supplier = :supplier)
+ORDER BY p.period DESC, p.supplier LIMIT :at_most
+
+-- name: of_batch
+p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
+    (SELECT COUNT(*) FROM payout_lines l WHERE l.payout = p.payout) AS lines, p.at_ms, p.actor, p.reason
