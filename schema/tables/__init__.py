@@ -37,6 +37,7 @@ from drawdown.schema.tables.samples import (
     withdrawals,
 )
 from drawdown.schema.tables.server import gate_asks, used_signatures, webhooks
+from drawdown.schema.tables.topups import topup_attempts, topup_switch, topup_terms, topups
 from drawdown.schema.tables.watch import provider_rates, provider_reads, provider_when_down, watch_state
 
 __all__ = [
@@ -77,6 +78,10 @@ __all__ = [
     "sandboxes",
     "seals",
     "ticks",
+    "topup_attempts",
+    "topup_switch",
+    "topup_terms",
+    "topups",
     "usage_samples",
     "used_signatures",
     "voids",
