@@ -18,6 +18,8 @@ from drawdown.schema.sql import queries
 SQL = queries(__file__)
 
 SOURCE = "source:grants"
+TOPUPS = "source:topups"
+"""Where credit comes from that was paid for automatically; its key is the payment's."""
 
 
 MAX_ENTRY_MICRO = 10**15

@@ -96,7 +96,15 @@ def _repeated(batch: Sequence[Usage], new: set[str]) -> list[str]:
 
 
 def grant(
-    connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, now_ms: int, actor: str, reason: str
+    connection: sa.Connection,
+    customer_id: str,
+    amount_micro: int,
+    *,
+    key: str,
+    now_ms: int,
+    actor: str,
+    reason: str,
+    source: str = SOURCE,
 ) -> Granted:
     """Give credit (a negative amount takes it back).
 
@@ -106,7 +114,7 @@ def grant(
     row = {
         "key": key,
         "kind": "grant",
-        "from_account": SOURCE,
+        "from_account": source,
         "to_account": wallet_account(customer_id),
         "amount_micro": amount_micro,
         "feature": None,
