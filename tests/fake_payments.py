@@ -1,7 +1,7 @@
 """A payment service for tests, in this process: cards, books of its own, and faults by rate or by script.
 
-Guarantee: the books (`taken`) say what was truly taken, whatever was answered. It keeps an id's first answer for as long
-as it declares, and no longer; a call may be worked on late; what was done may be seen late.
+Guarantee: the books (`taken`) say what was truly taken, whatever was answered. It keeps an id's first answer for as
+long as it declares, and no longer; a call may be worked on late; what was done may be seen late.
 """
 
 from __future__ import annotations
