@@ -74,6 +74,7 @@ TOPPED_UP: Final = Kind("customer with top-ups", (IdSource("topped_up"),), "draw
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")
+PAYMENTS: Final = Kind("payment service", (), "drawdown topup set --help")
 PROVIDER: Final = Kind("provider", (IdSource("assigned_providers"),), "drawdown provider list")
 ACTOR: Final = Kind("actor", (IdSource("actors"),), "drawdown audit list")
 TARGET: Final = Kind(

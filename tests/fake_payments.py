@@ -71,6 +71,7 @@ class FakePayments:
     keeps_ms: int = DAY_MS
     """For how long ids are truly known."""
     cards: dict[str, str] = field(default_factory=dict)
+    faults: tuple[str, ...] = CHARGE_FAULTS
     script: deque[str | None] = field(default_factory=deque)
     taken: list[Taken] = field(default_factory=list)
     known: dict[str, list[Known]] = field(default_factory=dict)
@@ -95,7 +96,7 @@ class FakePayments:
         """One call that may take money."""
         self.charges.append(request.charge_id)
         self.work()
-        now, fault = self.clock.at_ms, self._fault(CHARGE_FAULTS)
+        now, fault = self.clock.at_ms, self._fault(self.faults)
         if fault == "not_sent":
             return NotSent("refused", now + self.rng.randint(-1_000, HOUR_MS))
         if fault == "request_lost":
@@ -165,7 +166,7 @@ class FakePayments:
         return Paid(payment_id, request.amount, request.currency)
 
     def _fault(self, kinds: tuple[str, ...]) -> str | None:
-        if self.script and kinds is CHARGE_FAULTS:
+        if self.script and kinds is self.faults:
             fault = self.script.popleft()
         else:
             fault = self.rng.choice(kinds) if self.rng.random() < self.rate else None

@@ -156,11 +156,12 @@ SUM(line)
 (SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
 
 -- name: sides
--- What was given comes from the grants, what was used goes to revenue: an entry has a wallet on its one side alone.
+-- What was given comes from the grants or from what was paid for (`topups.sql`), what was used goes to revenue: an entry has a wallet on its one side alone.
 SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
 FROM ledger_entries e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
-WHERE NOT CASE WHEN e.kind = 'grant' THEN e.from_account = 'source:grants' AND e.to_account LIKE 'wallet:%'
+WHERE NOT CASE
+    WHEN e.kind = 'grant' THEN e.from_account IN ('source:grants', 'source:topups') AND e.to_account LIKE 'wallet:%'
     ELSE e.from_account LIKE 'wallet:%' AND (e.to_account LIKE 'revenue:%' OR (e.kind = 'run' AND e.to_account = 'revenue'))
     END
 
@@ -195,7 +196,7 @@ WHERE e.key IS NULL OR e.amount_micro <> q.said OR e.to_account <> q.account OR 
 -- name: ungranted
 SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
 FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.to_account
-WHERE e.kind = 'grant' AND e.key NOT IN (
+WHERE e.kind = 'grant' AND e.from_account <> 'source:topups' AND e.key NOT IN (
     SELECT {said_key} FROM operator_actions x WHERE x.action = 'ledger_grant' AND {said_key} IS NOT NULL)
 
 -- name: said_key [postgresql]

@@ -1,0 +1,95 @@
+"""Long lives of top-ups against a payment service that fails a third of all calls, with kills between any two steps.
+
+Guarantee: a seed says all. In the end the service heals, everything is settled, and its own books are the judge.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+
+from drawdown.schema.database import read
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.worker.commands import topups as said
+from drawdown.worker.verify.verify import verify
+from tests.fake_payments import CHARGE_FAULTS
+from tests.fresh import fresh
+from tests.integration.topping import HOUR_MS, Hand, Purses, judged
+
+WALLETS = 40
+A_STRETCH = 45
+"""Steps between two changes of the world."""
+MOST_STRETCHES = 100_000
+MANNERS = ("good",) * 12 + ("declined", "stolen", "action", "none")
+
+
+@dataclass
+class Life:
+    """One life, when it is over."""
+
+    purses: Purses
+    hand: Hand
+    breaches: list[str]
+
+    @property
+    def episodes(self) -> int:
+        return int(self.purses.rows("SELECT COUNT(*) FROM topups")[0][0])
+
+
+def lived(
+    episodes: int,
+    seed: int,
+    *,
+    rate: float = 1 / 3,
+    keeps_ms: int = DAY_MS,
+    faults: tuple[str, ...] = CHARGE_FAULTS,
+    max_day: int = 100,
+    heals: bool = True,
+) -> Life:
+    """Until so many top-ups were begun, and everything that was open has ended (with a bug planted it may not)."""
+    rng = random.Random(seed)
+    purses = Purses(fresh(), seed, rate)
+    purses.pay.keeps_ms, purses.pay.faults = keeps_ms, faults
+    for number in range(WALLETS):
+        purses.set(f"w{number}", max_day=max_day)
+    hand = Hand(purses, rng)
+    for _ in range(MOST_STRETCHES):
+        if _begun(purses) >= episodes:
+            break
+        _world(purses, rng)
+        for _ in range(A_STRETCH):
+            hand.step()
+    else:
+        raise AssertionError(f"only {_begun(purses)} of {episodes} episodes were begun")
+    for number in range(WALLETS):
+        purses.write(lambda c, n=f"w{number}": said.set_mode(c, n, "stopped", purses.by))
+    with nullcontext() if heals else suppress(AssertionError):
+        purses.settle(days=20)
+    for _ in range(3):  # whoever lay still all the time goes on, and is too late
+        for _ in range(len(hand.running) * 20):
+            hand.step()
+        purses.fill(2 * DAY_MS)
+    found = read(purses.engine, verify).breaches
+    return Life(purses, hand, judged(purses) + [str(one) for one in found if "no such push" not in one.text])
+
+
+def _begun(purses: Purses) -> int:
+    return int(purses.rows("SELECT COUNT(*) FROM topups")[0][0])
+
+
+def _world(purses: Purses, rng: random.Random) -> None:
+    """Time goes by, wallets are used, cards change, people do what people do."""
+    purses.later(rng.choice((MINUTE_MS, 11 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, DAY_MS)))
+    for number in range(WALLETS):
+        name = f"w{number}"
+        if rng.random() < 0.7:
+            purses.use(rng.randint(1, 60) * MICRO, name)
+        if rng.random() < 0.1:
+            purses.pay.cards[f"cus_{name}"] = rng.choice(MANNERS)
+        if rng.random() < 0.15:
+            with suppress(Refused):  # it is stopped
+                purses.write(lambda c, n=name: said.arm(c, n, purses.by))
+        if rng.random() < 0.04:
+            purses.write(lambda c, n=name: said.set_mode(c, n, rng.choice(("live", "live", "stopped")), purses.by))
