@@ -9,13 +9,23 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.payments.protocol import Charge, InDoubt
+from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import topups as said
+from drawdown.worker.commands.credit import grant, set_rate
+from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ChargeMoney, Transaction
+from drawdown.worker.engine.money import PAYMENTS_AT_ONCE
+from drawdown.worker.history.incarnation import HistoryDoubted
+from drawdown.worker.tick import tick
+from drawdown.worker.topup.claim import CHARGES_AT_ONCE
 from drawdown.worker.topup.fill import fill
-from tests.fake_payments import CAN
+from drawdown.worker.watch import Watcher, watch
+from tests.fake_payments import CAN, FakePayments
+from tests.fresh import fresh
 from tests.integration.topping import HOUR_MS, TERMS, Purses, flat, judged
+from tests.world import T0, Fleet
 
 
 @pytest.fixture
@@ -310,3 +320,151 @@ def _request(purses: Purses) -> Charge:
         "SELECT topup, service_customer, money_minor, begun_ms FROM topups WHERE state = 'in_doubt'"
     )
     return Charge(name, customer, money, "usd", "20 credits", begun)
+
+
+def test_so_many_charges_are_under_way_together(purses: Purses) -> None:
+    for number in range(20):
+        purses.set(f"w{number}")
+    under_way, most, real = [0], [0], purses.pay.charge
+
+    async def slow(request: Charge) -> object:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        await asyncio.sleep(0.02)
+        under_way[0] -= 1
+        return await real(request)
+
+    purses.pay.charge = slow  # type: ignore[method-assign, assignment]
+    assert purses.fill().credited == 21
+    claims = purses.rows("SELECT COUNT(*) FROM topup_attempts GROUP BY owner ORDER BY 1 DESC")
+    assert claims == [(CHARGES_AT_ONCE,), (21 - CHARGES_AT_ONCE,)]
+    assert most == [PAYMENTS_AT_ONCE]
+    assert judged(purses) == []
+
+
+# After a restore, an episode's number may be used again.
+
+
+def _restored(purses: Purses, lost: Purses, after_ms: int) -> None:
+    """`purses` is what a backup of `lost` gave back, `after_ms` after it was charged; somebody ran `recover`."""
+    from_ms = purses.clock.at_ms
+    lost.pay.clock = lost.clock = purses.clock
+    lost.set()
+    lost.fill()
+    purses.pay = lost.pay
+    purses.later(after_ms)
+    purses.write(
+        lambda c: c.execute(
+            sa.text(
+                "INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason) "
+                "VALUES (1, :from_ms, :at_ms, :at_ms, 0, 'a test', 'test', 'a test')"
+            ),
+            {"from_ms": from_ms, "at_ms": purses.clock.at_ms},
+        )
+    )
+
+
+@pytest.mark.parametrize("after_ms", [HOUR_MS, 3 * DAY_MS])
+def test_what_was_paid_in_a_lost_history_is_credited_and_not_charged_again(purses: Purses, after_ms: int) -> None:
+    """Also where the service has forgotten the id: it is looked up before it is first charged."""
+    _restored(purses, Purses(fresh()), after_ms)
+    done = purses.fill()
+    assert (done.begun, done.charged, done.credited) == (1, 0, 1)
+    assert (purses.pay.charges, purses.credits()) == (["topup:acme:1"], 20)
+    assert judged(purses) == []
+    purses.use(20 * MICRO)
+    purses.fill(MINUTE_MS)
+    assert len(purses.pay.charges) == 1, "a call of the lost history may be applied yet"
+    purses.fill(DAY_MS + HOUR_MS)
+    assert purses.topups()[1] == ("topup:acme:2", "credited")
+    assert judged(purses) == []
+
+
+def test_a_lost_charge_of_another_amount_is_a_persons(purses: Purses) -> None:
+    lost = Purses(fresh())
+    lost.use(100 * MICRO)
+    _restored(purses, lost, 3 * DAY_MS)
+    for _ in range(3):
+        purses.fill(DAY_MS)
+    assert purses.topups() == [("topup:acme:1", "in_doubt")]
+    assert len(purses.pay.taken) == 1
+
+
+def test_what_was_begun_before_the_backup_and_charged_after_it_is_not_charged_again(purses: Purses) -> None:
+    purses.pay.script.append("not_sent")
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "due")]
+    _restored(purses, Purses(fresh()), 3 * DAY_MS)
+    assert purses.fill().credited == 1
+    assert len(purses.pay.taken) == 1
+
+
+def test_where_history_is_in_doubt_nobody_is_charged(purses: Purses) -> None:
+    purses.write(lambda c: c.execute(sa.text("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'a test'")))
+    with pytest.raises(HistoryDoubted):
+        purses.fill()
+    assert purses.pay.charges == []
+
+
+def test_a_restore_while_a_charge_is_on_its_way_is_noticed_before_it_is_settled(purses: Purses) -> None:
+    steps = flat(fill(purses.context()))
+    effect: object = next(steps)
+    while isinstance(effect, Transaction):
+        effect = steps.send(purses.write(effect.work))
+    assert isinstance(effect, ChargeMoney)
+    answers = [purses.pay.charged(one) for one in effect.charges]
+    settle = steps.send(answers)
+    assert isinstance(settle, Transaction)
+    purses.write(lambda c: c.execute(sa.text("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'a test'")))
+    with pytest.raises(HistoryDoubted):
+        purses.write(settle.work)
+
+
+# In the tick, and in the watch.
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """acme has used up its credit, is halted, and has a card."""
+    made = Fleet(engine)
+    made.assign("acme")
+    write(engine, lambda c: set_rate(c, "compute_1gb", 1, 1, made.by, from_ms=None, new=True))
+    write(engine, lambda c: grant(c, "acme", 10, made.by, key="g", plan="free"))
+    made.sample("acme", T0 + 1, 60)
+    made.tick_windows(2)
+    terms = replace(TERMS, threshold_micro=5, amount_micro=100, price_minor=10**8, most_minor=10**9)
+    write(engine, lambda c: said.set_terms(c, "acme", terms, CAN, made.by))
+    assert made.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
+    return made
+
+
+def test_a_tick_fills_a_wallet_and_its_halted_customer_goes_on_in_the_same_tick(fleet: Fleet) -> None:
+    pay = FakePayments(fleet.clock)
+    fleet.clock.at_ms += MINUTE_MS
+    context = fleet.context(payments={"fake": CAN})
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, payments={"fake": pay})
+    report = runner.run(tick(context), world)
+    assert (report.topped_up, report.resumed, len(pay.taken)) == (1, 1, 1)
+    assert not fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
+
+
+def test_two_rounds_of_the_watch_fill_a_wallet_and_let_its_customer_go_on(fleet: Fleet) -> None:
+    pay = FakePayments(fleet.clock)
+    resumed = topped_up = 0
+    for _ in range(2):
+        fleet.clock.at_ms += 5_000
+        context = fleet.context(payments={"fake": CAN})
+        world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, payments={"fake": pay})
+        done = runner.run(watch(context, Watcher()), world)
+        resumed, topped_up = resumed + done.resumed, topped_up + done.topped_up
+    assert (resumed, topped_up, len(pay.taken)) == (1, 1, 1)
+
+
+def test_a_tick_that_finds_a_restored_database_charges_nobody(fleet: Fleet) -> None:
+    pay = FakePayments(fleet.clock)
+    fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'a test'")
+    fleet.clock.at_ms += MINUTE_MS
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, payments={"fake": pay})
+    assert runner.run(tick(fleet.context(payments={"fake": CAN})), world).doubted is not None
+    assert not runner.run(watch(fleet.context(payments={"fake": CAN}), Watcher()), world).failures
+    assert pay.charges == []

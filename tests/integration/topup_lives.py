@@ -21,7 +21,8 @@ from tests.integration.topping import HOUR_MS, Hand, Purses, judged
 WALLETS = 40
 A_STRETCH = 45
 """Steps between two changes of the world."""
-MOST_STRETCHES = 100_000
+MOST_STRETCHES = 400
+"""A bug may keep everything open: then there is nothing more to begin."""
 MANNERS = ("good",) * 12 + ("declined", "stolen", "action", "none")
 
 
@@ -55,18 +56,17 @@ def lived(
     for number in range(WALLETS):
         purses.set(f"w{number}", max_day=max_day)
     hand = Hand(purses, rng)
-    for _ in range(MOST_STRETCHES):
+    for _ in range(MOST_STRETCHES if heals else episodes // 10):
         if _begun(purses) >= episodes:
             break
         _world(purses, rng)
         for _ in range(A_STRETCH):
             hand.step()
-    else:
-        raise AssertionError(f"only {_begun(purses)} of {episodes} episodes were begun")
+    assert not heals or _begun(purses) >= episodes, f"only {_begun(purses)} of {episodes} were begun"
     for number in range(WALLETS):
         purses.write(lambda c, n=f"w{number}": said.set_mode(c, n, "stopped", purses.by))
     with nullcontext() if heals else suppress(AssertionError):
-        purses.settle(days=20)
+        purses.settle(days=20 if heals else 3)
     for _ in range(3):  # whoever lay still all the time goes on, and is too late
         for _ in range(len(hand.running) * 20):
             hand.step()
