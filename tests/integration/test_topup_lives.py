@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from drawdown.ledger import wallet
 from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Paid
 from drawdown.worker.topup import claim, outcome, settle, topups
 from drawdown.worker.topup.outcome import End
@@ -118,8 +119,8 @@ def paid_and_credited_apart(patch: pytest.MonkeyPatch) -> None:
 
 def a_grant_with_a_key_of_its_own(patch: pytest.MonkeyPatch) -> None:
     """And an answer that is written down by whoever brings it, however often."""
-    real, rng = settle.wallet.grant, random.Random(1)
-    patch.setattr(settle.wallet, "grant", lambda *given, key, **more: real(*given, key=f"{key}:{rng.random()}", **more))
+    real, rng = wallet.grant, random.Random(1)
+    patch.setattr(wallet, "grant", lambda *given, key, **more: real(*given, key=f"{key}:{rng.random()}", **more))
 
 
 def absence_that_is_believed_at_once(patch: pytest.MonkeyPatch) -> None:

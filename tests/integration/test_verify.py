@@ -16,10 +16,11 @@ from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking import LATER, sample
 from tests.integration.breaking_books import BOOKS
 from tests.integration.breaking_credit import CREDIT
+from tests.integration.breaking_topups import TOPUPS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.world import T0, Fleet
 
-BROKEN = {**TABLES, **BOOKS, **CREDIT}
+BROKEN = {**TABLES, **BOOKS, **CREDIT, **TOPUPS}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

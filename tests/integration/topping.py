@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from drawdown.ledger import wallet
-from drawdown.ledger.wallet import Usage
+from drawdown.ledger.entries import Usage
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, NotSent
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock

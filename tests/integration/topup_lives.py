@@ -8,11 +8,13 @@ from __future__ import annotations
 import random
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from drawdown.schema.database import read
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import topups as said
+from drawdown.worker.commands.topups import Mode
 from drawdown.worker.verify.verify import verify
 from tests.fake_payments import CHARGE_FAULTS
 from tests.fresh import fresh
@@ -23,6 +25,7 @@ A_STRETCH = 45
 """Steps between two changes of the world."""
 MOST_STRETCHES = 400
 """A bug may keep everything open: then there is nothing more to begin."""
+MODES: tuple[Mode, ...] = ("live", "live", "stopped")
 MANNERS = ("good",) * 12 + ("declined", "stolen", "action", "none")
 
 
@@ -64,7 +67,7 @@ def lived(
             hand.step()
     assert not heals or _begun(purses) >= episodes, f"only {_begun(purses)} of {episodes} were begun"
     for number in range(WALLETS):
-        purses.write(lambda c, n=f"w{number}": said.set_mode(c, n, "stopped", purses.by))
+        _mode(purses, f"w{number}", "stopped")
     with nullcontext() if heals else suppress(AssertionError):
         purses.settle(days=20 if heals else 3)
     for _ in range(3):  # whoever lay still all the time goes on, and is too late
@@ -73,6 +76,10 @@ def lived(
         purses.fill(2 * DAY_MS)
     found = read(purses.engine, verify).breaches
     return Life(purses, hand, judged(purses) + [str(one) for one in found if "no such push" not in one.text])
+
+
+def _mode(purses: Purses, name: str, mode: Mode) -> None:
+    purses.write(partial(said.set_mode, customer_id=name, mode=mode, by=purses.by))
 
 
 def _begun(purses: Purses) -> int:
@@ -90,6 +97,6 @@ def _world(purses: Purses, rng: random.Random) -> None:
             purses.pay.cards[f"cus_{name}"] = rng.choice(MANNERS)
         if rng.random() < 0.15:
             with suppress(Refused):  # it is stopped
-                purses.write(lambda c, n=name: said.arm(c, n, purses.by))
+                purses.write(partial(said.arm, customer_id=name, by=purses.by))
         if rng.random() < 0.04:
-            purses.write(lambda c, n=name: said.set_mode(c, n, rng.choice(("live", "live", "stopped")), purses.by))
+            _mode(purses, name, rng.choice(MODES))
