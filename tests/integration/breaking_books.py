@@ -122,7 +122,7 @@ BOOKS = {
             "0, "
             "-SUM(amount_micro) FROM ledger_entries WHERE from_account = 'wallet:zoe'",
             "UPDATE ledger_accounts SET balance_micro = (SELECT SUM(amount_micro) FROM ledger_entries "
-            "WHERE kind = 'grant') WHERE account_id = 'wallet:acme'",
+            "WHERE kind = 'grant' AND to_account = 'wallet:acme') WHERE account_id = 'wallet:acme'",
         ),
         "it is embedded as zoe; on record is embedded as acme",
     ),

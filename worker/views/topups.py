@@ -94,7 +94,9 @@ class TopupFigures:
 
 
 def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:
-    """Those whose top-ups stopped themselves first."""
+    """Those whose top-ups stopped themselves first. Errors: UnknownId for a wallet without terms."""
+    if wallet:
+        ids.require(connection, ids.TOPPED_UP, wallet)
     rows = SQL.run(connection, "wallets", {"wallet": wallet, "at_most": most}).mappings()
     names = WalletTerms.__dataclass_fields__
     return [WalletTerms(**{name: row[name] for name in names}) for row in rows]
@@ -110,7 +112,6 @@ def list_topups(
 
 def show_wallet(connection: sa.Connection, customer_id: str, most: int) -> tuple[WalletTerms, list[TopupRow]]:
     """A wallet's terms and its newest top-ups. Errors: UnknownId."""
-    ids.require(connection, ids.TOPPED_UP, customer_id)
     (terms,) = list_terms(connection, 1, customer_id)
     return terms, list_topups(connection, most, wallet=customer_id)
 
