@@ -34,6 +34,7 @@ from drawdown.worker.seal.newcomers import register_unknown_orgs_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.topup.fill import fill
+from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
 from drawdown.worker.views.backlog import read_backlog
@@ -63,6 +64,7 @@ def tick(context: Context) -> Steps[Report]:
         yield from _sweep(context, report)
     else:
         log.error("history_doubted", reason=report.doubted)
+    yield from expire_holds(context)
     settling = report.doubted is None
     ready = context.ready()
     results = yield Together([_lane(context, provider, settling=settling) for provider in ready])

@@ -28,6 +28,7 @@ from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read
+from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.project import Projected, project
 from drawdown.worker.verdict.rules import LAST_LOOK_MS, next_look_ms
 from drawdown.worker.verdict.watch_state import note_round
@@ -84,6 +85,7 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     done = Watched()
     context.hurried = True
     witness: Witness | None = yield Recall()
+    yield from expire_holds(context, sweeps=1)
     look = partial(_look, context=context, watcher=watcher, witness=witness)
     seen: Looked = yield Transaction("watch", look)
     watcher.seen, done.looked, done.asked = seen.seen, seen.looked, seen.asked

@@ -20,6 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.worker.commands import orgs
 from drawdown.worker.seal import stops
+from drawdown.worker.views.org_credit import VerdictChange
 from drawdown.worker.views.org_standing import OrgStatus
 from drawdown.worker.views.orgs import SORTS, OrgFilter, chosen_orgs, list_orgs, scheduled_flips
 from drawdown.worker.views.status import org_status
@@ -99,24 +100,25 @@ def show_org(app: App, found: OrgStatus) -> None:
 
 
 def _credit_tables(found: OrgStatus) -> list[Table]:
-    """The effective balance with its parts, and the last changes of the verdict."""
+    """The effective balance with its parts, who holds it, and the last changes of the verdict."""
     made: list[Table] = []
     if found.credit is not None:
-        made.append(table("Credit", ("", ""), facts(asdict(found.credit))))
+        own = {name: value for name, value in vars(found.credit).items() if name != "holders"}
+        made.append(table("Credit", ("", ""), facts(own)))
+        holders = found.credit.holders
+        held = [(one.reservation, show_credits(one.left_micro), show_time(one.expires_ms)) for one in holders]
+        made += [table("Reserved, the most first", ("run", "#credits", "until"), held)] if held else []
     if found.verdicts:
-        rows = [
-            (
-                show_time(change.at_ms),
-                "halted" if change.is_halted else "runs",
-                change.reason,
-                change.max_concurrent_sandboxes,
-                *map(_credits, (change.balance_micro, change.unaccepted_micro, change.unsealed_micro)),
-            )
-            for change in found.verdicts
-        ]
-        columns = ("at", "", "why", "#at once", "#balance", "#unaccepted", "#unsealed")
+        rows = [_verdict(change) for change in found.verdicts]
+        columns = ("at", "", "why", "#at once", "#balance", "#unaccepted", "#unsealed", "#held")
         made.append(table("Verdicts, newest first", columns, rows))
     return made
+
+
+def _verdict(change: VerdictChange) -> tuple[object, ...]:
+    parts = (change.balance_micro, change.unaccepted_micro, change.unsealed_micro, change.held_micro)
+    verdict = "halted" if change.is_halted else "runs"
+    return (show_time(change.at_ms), verdict, change.reason, change.max_concurrent_sandboxes, *map(_credits, parts))
 
 
 def _credits(micro: int | None) -> str | None:

@@ -74,6 +74,7 @@ projections = sa.Table(
     sa.Column("balance_micro", Big, nullable=True),
     sa.Column("unaccepted_micro", Big, nullable=True),
     sa.Column("unsealed_micro", Big, nullable=True),
+    sa.Column("held_micro", Big, nullable=True),
     sa.Index("projections_by_org", "org_id", "projection_id"),
     comment="Each change of the verdict, its reason and figures, and the moment its read began (invariant 8).",
 )

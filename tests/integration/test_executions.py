@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import Literal, TypeVar
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import executions
+from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.credit import grant, set_rate
-from drawdown.worker.commands.executions import Request
+from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.views.status import org_status
 from tests.world import Fleet
 
 T = TypeVar("T")
@@ -103,7 +106,8 @@ def test_the_same_again_gets_the_first_answer(bank: Bank) -> None:
         assert bank.purse == (95, 0)
 
 
-OTHER = {
+Act = Callable[[Bank], object]
+OTHER: dict[str, tuple[str, Act]] = {
     "another estimate": ("other_content", lambda bank: bank.accept("held", 7)),
     "another project": ("other_content", lambda bank: bank.accept("held", project="x")),
     "a draw of another amount": ("other_content", lambda bank: bank.draw("held", 1, 2)),
@@ -201,15 +205,16 @@ def test_the_sweep_expires_what_is_due_in_all_wallets(bank: Bank) -> None:
     for number in range(5):
         bank.accept(f"e-{number}", 10)
     bank.later(HOUR_MS)
-    assert bank.write(lambda c: executions.expire(c, bank.fleet.clock.at_ms)) == 1
-    assert bank.write(lambda c: executions.expire(c, bank.fleet.clock.at_ms)) == 0
+    bank.fleet.tick()
     assert bank.purse == (100, 0)
     assert bank.fleet.one("SELECT next_due_ms FROM ledger_accounts WHERE account_id = 'wallet:acme'") is None
 
 
 def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
     for feature, micro in (("tokens_in", 3), ("tokens_out", 15)):
-        bank.write(lambda c, f=feature, m=micro: set_rate(c, f, m, 1, bank.fleet.by, from_ms=None))
+        bank.write(
+            partial(set_rate, feature=feature, micro_credits=micro, per_quantity=1, by=bank.fleet.by, from_ms=None)
+        )
     request = Request("acme", quantities={"tokens_in": 1_000_000, "tokens_out": 200_000})
     accepted = bank.write(lambda c: executions.accept(c, "e-1", request, bank.fleet.by))
     assert accepted.reservation.amount_micro == 6 * MICRO
@@ -289,3 +294,110 @@ def test_a_run_that_is_mistyped_is_not_there(bank: Bank) -> None:
     bank.accept("deploy-1")
     with pytest.raises(UnknownId, match="deploy-1"):
         bank.settle("deploi-1", 1)
+
+
+def test_what_is_reserved_halts_and_what_is_free_again_resumes(bank: Bank) -> None:
+    """Nobody watches: cron alone."""
+    bank.accept("e-1", 99)
+    bank.fleet.tick()
+    org = "SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'"
+    assert bank.fleet.rows(org) == [(False, None)]
+    bank.write(lambda c: grant(c, "acme", -2 * MICRO, bank.fleet.by, key="back", plan=None))
+    bank.fleet.tick_windows(1)
+    assert bank.fleet.rows(org) == [(True, "reserved")]
+    assert bank.fleet.rows("SELECT reason, held_micro FROM projections ORDER BY projection_id DESC LIMIT 1") == [
+        ("reserved", 99 * MICRO)
+    ]
+    assert not bank.preview(Request("acme", 1)).allowed
+    shown = read(bank.fleet.engine, lambda c: org_status(c, "acme", bank.fleet.clock.at_ms))
+    assert shown.credit is not None
+    assert [(one.reservation, one.left_micro) for one in shown.credit.holders] == [("e-1", 99 * MICRO)]
+    bank.release("e-1")
+    bank.fleet.tick_windows(1)
+    assert bank.fleet.rows(org) == [(False, None)]
+
+
+def test_a_hold_that_is_over_halts_nobody(bank: Bank) -> None:
+    bank.accept("e-1", 100)
+    bank.write(lambda c: grant(c, "acme", -1, bank.fleet.by, key="back", plan=None))
+    bank.fleet.tick()
+    assert bank.fleet.one("SELECT halt_reason FROM orgs WHERE org_id = 'acme'") == "reserved"
+    bank.later(HOUR_MS)
+    bank.fleet.tick()
+    assert bank.fleet.rows("SELECT is_halted, state FROM orgs, reservations") == [(False, "expired")]
+
+
+def on_plan(bank: Bank, **terms: object) -> None:
+    holds = HoldTerms(**terms)  # type: ignore[arg-type]
+    bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=holds))
+    bank.write(lambda c: grant(c, "acme", 0, bank.fleet.by, key="onto the plan", plan="free"))
+
+
+def test_a_plan_says_what_a_run_holds(bank: Bank) -> None:
+    on_plan(bank, hold_factor_ppm=1_500_000, unknown_hold_micro=2 * MICRO, most_hold_micro=8 * MICRO)
+    assert bank.accept("factor", 4).reservation.amount_micro == 6 * MICRO
+    assert bank.accept("capped", 7).reservation.amount_micro == 8 * MICRO
+    unknown = bank.write(lambda c: executions.accept(c, "unknown", Request("acme"), bank.fleet.by))
+    assert unknown.reservation.amount_micro == 2 * MICRO
+    assert bank.purse == (100, 16)
+    refusing: tuple[Callable[[], object], ...] = (lambda: bank.accept("above", 9), lambda: bank.extend("factor", to=9))
+    for refused in refusing:
+        with pytest.raises(Denied) as denied:
+            refused()
+        assert (denied.value.code, denied.value.step) == ("above_cap", "plan")
+
+
+def test_a_plan_says_what_all_runs_of_a_wallet_hold(bank: Bank) -> None:
+    on_plan(bank, most_held_micro=10 * MICRO)
+    bank.accept("one", 6)
+    refusing: tuple[Callable[[], object], ...] = (lambda: bank.accept("two", 5), lambda: bank.extend("one", to=11))
+    for refused in refusing:
+        with pytest.raises(Denied) as denied:
+            refused()
+        assert (denied.value.code, denied.value.step) == ("too_much_held", "plan")
+    assert bank.preview(Request("acme", 5 * MICRO)).code == "too_much_held"
+    bank.later(HOUR_MS)
+    assert bank.preview(Request("acme", 5 * MICRO)).allowed
+    bank.accept("two", 5)
+
+
+def test_where_a_plan_says_so_what_is_held_halts_nobody(bank: Bank) -> None:
+    on_plan(bank, holds_halt=False)
+    bank.accept("e-1", 100)
+    bank.write(lambda c: grant(c, "acme", -1, bank.fleet.by, key="back", plan=None))
+    bank.fleet.tick()
+    assert bank.fleet.rows("SELECT is_halted FROM orgs") == [(False,)]
+
+
+@pytest.mark.parametrize("kind", ["project", "action"])
+def test_a_project_or_an_action_is_blocked(bank: Bank, kind: Literal["project", "action"]) -> None:
+    bank.accept("before", 6, **{kind: "site"})
+    for changed in (True, False):
+        assert bank.write(lambda c: executions.block(c, "acme", kind, "site", bank.fleet.by)) is changed
+    assert bank.accept("before", 6, **{kind: "site"}).repeated, "what was accepted is"
+    bank.settle("before", 1)
+    for name, allowed in (("site", False), ("other", True)):
+        found = bank.preview(Request("acme", MICRO, **{kind: name}))  # type: ignore[arg-type]
+        assert (found.allowed, found.step) == (allowed, None if allowed else kind)
+    for changed in (True, False):
+        assert bank.write(lambda c: executions.block(c, "acme", kind, "site", bank.fleet.by, undo=True)) is changed
+    bank.accept("after", 6, **{kind: "site"})
+    assert bank.fleet.rows("SELECT action FROM operator_actions WHERE action LIKE 'run_%' ORDER BY 1") == [
+        ("run_block",),
+        ("run_unblock",),
+    ]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        HoldTerms(hold_factor_ppm=0),
+        HoldTerms(hold_factor_ppm=10**9 + 1),
+        HoldTerms(unknown_hold_micro=0),
+        HoldTerms(most_hold_micro=10**15 + 1),
+        HoldTerms(unknown_hold_micro=2, most_hold_micro=1),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(bank: Bank, terms: HoldTerms) -> None:
+    with pytest.raises(UsageError):
+        bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=terms))

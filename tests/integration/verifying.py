@@ -12,6 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import expire_due
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import record
 from drawdown.schema.clock import FixedClock
@@ -21,6 +22,7 @@ from drawdown.worker.commands import executions, topups
 from drawdown.worker.commands.credit import grant
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.seal.stops import stop_org
@@ -148,11 +150,11 @@ def _runs(fleet: Fleet) -> None:
 
     def work(connection: sa.Connection) -> None:
         for key, at in (("going", by), ("done", by), ("over", before), ("off", by)):
-            request = executions.Request("acme", 60, overage="charge" if key == "done" else "cap")
+            request = Request("acme", 60, overage="charge" if key == "done" else "cap")
             executions.accept(connection, key, request, at)
         executions.draw(connection, "going", 1, Cost(20), by)
         executions.settle(connection, "done", Cost(70), by)
-        executions.expire(connection, by.now_ms)
+        expire_due(connection, by.now_ms)
         executions.release(connection, "off", Cost(5), by)
 
     write(fleet.engine, work)

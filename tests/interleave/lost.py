@@ -20,8 +20,9 @@ from tests.interleave.stage import Stage
 
 COMMIT: Final = 0
 DIGEST: Final = (
-    "SELECT account_id, balance_micro, plan FROM ledger_accounts ORDER BY 1",
-    "SELECT key, amount_micro FROM ledger_entries WHERE kind = 'grant' ORDER BY 1",
+    "SELECT account_id, balance_micro, held_micro, plan FROM ledger_accounts ORDER BY 1",
+    "SELECT key, amount_micro FROM ledger_entries WHERE kind <> 'usage' ORDER BY 1",
+    "SELECT reservation, amount_micro, drawn_micro, state FROM reservations ORDER BY 1",
     "SELECT org_id, start_ms, end_ms, provider, customer_id FROM assignments ORDER BY 1, 2",
     "SELECT kind, memory_mb, feature, start_ms FROM mappings ORDER BY 1, 2, 4",
     "SELECT feature, start_ms, micro_credits FROM ledger_rates ORDER BY 1, 2",

@@ -20,6 +20,7 @@ from tests.simulation.invariants import check
 from tests.simulation.operators import add_rates, fill_customer, said, void_rejected
 from tests.simulation.people import credit_what_is_forgotten, decide, make_up_for, settle_told
 from tests.simulation.restore import Restores
+from tests.simulation.runs import end_all
 from tests.simulation.settled import SETTLED, left, settled
 from tests.simulation.stepping import Worker
 from tests.simulation.webhooks import webhooks
@@ -69,6 +70,7 @@ def heal(run: Run) -> None:
     world = run.world
     _mend(world)
     run.restores.finish(run)
+    end_all(world)
     world.say("world", "HEALS")
     for _ in range(COMPARISONS):
         _until_quiet(run)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import CustomerState
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Effect, Push, ReadCustomers, SendHalts, Transaction
@@ -19,7 +20,7 @@ from tests.simulation.world import World
 
 DECIDES: Final = "project"
 JUDGED: Final = frozenset({DECIDES, "watch", "gate", "webhook"})
-WATCHES: Final = JUDGED | {"projections_due", "due_halts", "claim_halts", "settle_halts"}
+WATCHES: Final = JUDGED | {"expire_holds", "projections_due", "due_halts", "claim_halts", "settle_halts"}
 _STATE: Final = (
     "SELECT (SELECT MAX(projection_id) FROM projections), (SELECT SUM(is_halted) FROM orgs), "
     "(SELECT SUM(projection_asks) FROM orgs), (SELECT COUNT(*) FROM pushes), (SELECT SUM(attempts) FROM pushes)"
@@ -31,6 +32,12 @@ SELECT p.org_id, p.is_halted, p.reason, o.operator_halt, o.override_halted, o.ov
 FROM projections p JOIN orgs o ON o.org_id = p.org_id LEFT JOIN assignments a ON a.org_id = p.org_id
     AND a.start_ms <= :now AND (a.end_ms IS NULL OR :now < a.end_ms)
 WHERE p.projection_id > :last ORDER BY p.projection_id
+"""
+_RESERVED: Final = """
+SELECT COALESCE(SUM(r.amount_micro - r.drawn_micro), 0) FROM reservations r JOIN assignments a
+ON a.customer_id = r.customer_id AND a.org_id = :org AND a.provider = 'embedded' AND a.start_ms <= :now
+    AND (a.end_ms IS NULL OR :now < a.end_ms)
+WHERE r.state = 'held' AND r.expires_ms > :now AND r.drawn_micro < r.amount_micro
 """
 _POLICY: Final = """
 SELECT COALESCE((SELECT policy FROM provider_when_down WHERE provider = :provider AND plan = :plan),
@@ -130,7 +137,7 @@ def _verdict(world: World, one: Decided, state: Any, now: int) -> Iterator[str]:
     if one.reason == "operator":
         yield f"{told}, and no operator said so"
     if isinstance(state, CustomerState) and type(state.balance_micro) in (int, type(None)):
-        yield from _by_read(told, one, state.balance_micro)
+        yield from _by_read(told, one, state.balance_micro, _reserved(world, one, now))
     elif not one.halted and one.before:
         yield f"{told}: resumed without a fresh read ({state})"
     elif one.halted:
@@ -139,8 +146,21 @@ def _verdict(world: World, one: Decided, state: Any, now: int) -> Iterator[str]:
             yield f"{told}: not read ({state}), and the policy is {policy}"
 
 
-def _by_read(told: str, one: Decided, balance: int | None) -> Iterator[str]:
+def _reserved(world: World, one: Decided, now: int) -> int:
+    """What runs have reserved of its wallet, and hold by this clock."""
+    if one.provider != EMBEDDED:
+        return 0
+    ((left,),) = world.rows(_RESERVED, org=one.org, now=now)
+    return int(left)
+
+
+def _by_read(told: str, one: Decided, balance: int | None, reserved: int) -> Iterator[str]:
     spent = balance is not None and balance <= 0
+    if (balance is not None and 0 < balance <= reserved) != (bool(one.halted) and one.reason == "reserved"):
+        yield f"{told}: the provider says {balance}, and {reserved} of it are reserved"
+        return
+    if one.reason == "reserved":
+        return
     if spent != (bool(one.halted) and one.reason == "credits_exhausted"):
         yield f"{told}: the provider says {balance}"
     elif one.halted and not spent and (one.reason != "estimate" or balance is None):

@@ -59,6 +59,29 @@ Spot = tuple[int, str, int]
 """(window, org, memory size)."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """What the product knows of one of its runs: micro-credits and milliseconds."""
+
+    key: str
+    customer: str
+    amount: int
+    overage: str
+    expires_ms: int
+    drawn: int = 0
+    draws: int = 0
+    state: str = "held"
+
+    @property
+    def left(self) -> int:
+        return max(self.amount - self.drawn, 0) if self.state == "held" else 0
+
+    def costs(self, amount: int) -> int | None:
+        """What is charged for an amount more; None where it is refused."""
+        room = max(self.amount - self.drawn, 0)
+        return amount if self.overage == "charge" or amount <= room else (room if self.overage == "cap" else None)
+
+
 @dataclass
 class Known:
     """What is worked out once for each spot, from `of`: the rules and assignments there are."""
@@ -79,6 +102,8 @@ class Oracle:
     """How organisations are assigned as they appear, where the workers do that."""
     used: dict[Spot, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     """Seconds and samples in force."""
+    runs: dict[str, Run] = field(default_factory=dict)
+    """What the product knows of its runs (`tests.simulation.runs`)."""
     _known: Known = field(default_factory=lambda: Known(()))
 
     def copy(self) -> Oracle:
@@ -90,6 +115,7 @@ class Oracle:
             defaultdict(list, {org: list(found) for org, found in self.assignments.items()}),
             self.default,
             defaultdict(lambda: [0, 0], {spot: list(sums) for spot, sums in self.used.items()}),
+            dict(self.runs),
         )
 
     def took(self, sample: Sample) -> None:

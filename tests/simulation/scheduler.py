@@ -33,6 +33,7 @@ from tests.simulation.making import new_world
 from tests.simulation.operators import OPERATORS, plan_replay
 from tests.simulation.people import PEOPLE
 from tests.simulation.restore import Restores, still
+from tests.simulation.runs import RUNS
 from tests.simulation.server import Served
 from tests.simulation.shortcut import texts_kept
 from tests.simulation.stepping import Task, Worker
@@ -47,7 +48,7 @@ WATCH_SHARE = 0.3
 OUTAGE_MS = 16 * MINUTE_MS
 """Of what a worker begins, where it watches."""
 ACTIONS = (*DONE_BY_HOSTS, (ask_gate, 4.0))
-ACTING = (*ACTIONS, *OPERATORS, *PEOPLE)
+ACTING = (*ACTIONS, *OPERATORS, *PEOPLE, *RUNS)
 HOSTS, HOSTS_WEIGHTS = [action for action, _ in ACTIONS], [weight for _, weight in ACTIONS]
 FINE = ("DatabaseBusy", "went away", "HistoryDoubted")
 ACTS, WEIGHTS = [action for action, _ in ACTING], [weight for _, weight in ACTING]

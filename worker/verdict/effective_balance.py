@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.org_row import Effective, Row
 from drawdown.worker.verdict.rates import rate_card_of
 
@@ -39,6 +40,8 @@ class Used:
     """Sealed, and not sent yet or proven not to have arrived."""
     sent_since: int = 0
     """First sent after the balance was read that is stored."""
+    held: int = 0
+    """What runs have reserved of its wallet."""
     maybe: int = 0
     """Of what was sent, whatever a balance read now may or may not show."""
     lately: int = 0
@@ -77,7 +80,7 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
 def effective_after(org: Balanced, balance: int, used: Used) -> tuple[Effective, int]:
     """The effective balance by a fresh read, and what of its pushes it does not show."""
     hidden = unseen(org.balance_micro, org.unseen_micro, balance, used)
-    return Effective(balance, hidden + used.unsent, _unsealed(org, used)), hidden
+    return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held), hidden
 
 
 def since_read(org: Balanced, used: Used) -> Effective | None:
@@ -85,7 +88,7 @@ def since_read(org: Balanced, used: Used) -> Effective | None:
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
     hidden = (org.unseen_micro or 0) + used.sent_since
-    return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used))
+    return Effective(org.balance_micro, hidden + used.unsent, _unsealed(org, used), used.held)
 
 
 def _unsealed(org: Balanced, used: Used) -> int:
@@ -125,6 +128,8 @@ def _read_once(
     connection: sa.Connection, provider: str, orgs: Sequence[Row], *, now_ms: int, read_ms: int, lag_ms: int
 ) -> dict[str, Used]:
     found: dict[str, Used] = defaultdict(Used)
+    for org_id, held_micro in read_held(connection, provider, [org.org_id for org in orgs], now_ms).items():
+        found[org_id].held = held_micro
     reads = {org.org_id: org.balance_read_ms for org in orgs}
     read_before = min(now_ms if read_at is None else read_at for read_at in reads.values())
     run = _Run(connection, provider, sorted(reads), now_ms)

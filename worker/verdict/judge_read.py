@@ -24,14 +24,17 @@ def said(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
     return states.get(customer_id, ReadFailed("the provider said nothing of this customer"))
 
 
-def after_read(org: Row, state: CustomerState, used: Used | None, at: Moment, due: int | None) -> Change:
-    """What a fresh state makes of an organisation. `used` None: no estimate is made of it."""
+def after_read(
+    org: Row, state: CustomerState, used: Used | None, at: Moment, due: int | None, held_micro: int = 0
+) -> Change:
+    """What a fresh state makes of an organisation. `used` None: no estimate is made of it; `held_micro` of the balance
+    is reserved."""
     found, hidden, judged = None, None, None
     if used is not None and state.balance_micro is not None:
         found, hidden = effective_after(org, state.balance_micro, used)
         spent = org.is_halted and org.halt_reason in CREDIT_REASONS
         judged = Estimate(found.value, _margin(org, state.balance_micro, used, at), spent, at.watched)
-    new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged)
+    new = verdict(state.balance_micro, state.max_concurrent, overrides_of(org), at.now_ms, judged, held_micro)
     written = replace(
         state_of(org, new, at, due),
         balance_micro=state.balance_micro,
@@ -41,7 +44,7 @@ def after_read(org: Row, state: CustomerState, used: Used | None, at: Moment, du
         unread_since_ms=None,
         resume_above_micro=_above(org, new, used),
     )
-    return Change(written, history_of(org, new, at, state.balance_micro, found))
+    return Change(written, history_of(org, new, at, state.balance_micro, found, held_micro))
 
 
 def _margin(org: Row, balance: int, used: Used, at: Moment) -> int:

@@ -28,15 +28,16 @@ EXEMPT: Final = "exempt"
 @dataclass(frozen=True)
 class Effective:
     """An effective balance with its parts, in micro-credits. Unsealed is what samples tell, and for whoever is not
-    halted what they will tell next."""
+    halted what they will tell next; held is what runs have reserved."""
 
     balance: int
     unaccepted: int
     unsealed: int
+    held: int = 0
 
     @property
     def value(self) -> int:
-        return self.balance - self.unaccepted - self.unsealed
+        return self.balance - self.unaccepted - self.unsealed - self.held
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def state_of(org: Row, new: Verdict, at: Moment, due: int | None) -> OrgState:
 
 
 def history_of(
-    org: Row, new: Verdict, at: Moment, balance: int | None, found: Effective | None
+    org: Row, new: Verdict, at: Moment, balance: int | None, found: Effective | None, held_micro: int | None = None
 ) -> dict[str, object] | None:
     present = (org.is_halted, org.max_concurrent_sandboxes, org.halt_reason)
     if present == (new.is_halted, new.max_concurrent, new.reason):
@@ -144,6 +145,7 @@ def history_of(
         "balance_micro": balance,
         "unaccepted_micro": None if found is None else found.unaccepted,
         "unsealed_micro": None if found is None else found.unsealed,
+        "held_micro": held_micro if found is None else found.held,
     }
 
 

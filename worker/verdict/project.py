@@ -26,6 +26,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ReadCustomers, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.effective_balance import Used, read_used
+from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.judge_read import after_failed_read, after_read, said
 from drawdown.worker.verdict.org_row import ESTIMATE_WRONG, Change, Moment, Row, unchanged, write
 from drawdown.worker.verdict.overrides import end_overrides
@@ -187,6 +188,7 @@ def _apply(
     watched = is_watched(connection, now)
     estimated = [org for org in current if watched or (org.is_halted and org.halt_reason in CREDIT_REASONS)]
     used = _used(connection, context, provider, estimated, read_ms=read_ms, now=now)
+    held = read_held(connection, provider, sorted(asked), now)
     policies = policies_of(connection, provider)
     billed = _billed(connection, provider, due, now)
     changes = []
@@ -205,7 +207,7 @@ def _apply(
             changes.append(Change(unchanged(org, now if fresh else again)))
             continue
         at = Moment(max(read_ms, (wanted.read_before_ms or 0) + 1), now, watched)
-        change = _after(org, wanted, state, used.get(org.org_id), policies, at)
+        change = _after(org, wanted, state, used.get(org.org_id), policies, at, held.get(org.org_id, 0))
         changes.append(change)
         done.note(org, change)
     write(connection, changes)
@@ -215,12 +217,18 @@ def _apply(
 
 
 def _after(
-    org: Row, due: DueProjection, state: CustomerRead, used: Used | None, policies: dict[str, str], at: Moment
+    org: Row,
+    due: DueProjection,
+    state: CustomerRead,
+    used: Used | None,
+    policies: dict[str, str],
+    at: Moment,
+    held_micro: int,
 ) -> Change:
     """What the read of a customer, or the failure to read it, makes of its organisation."""
     asked_again = org.projection_asks != due.asks
     if isinstance(state, CustomerState):
-        return after_read(org, state, used, at, org.projection_due_ms if asked_again else None)
+        return after_read(org, state, used, at, org.projection_due_ms if asked_again else None, held_micro)
     reason = state.reason if isinstance(state, ReadFailed) else f"there is no customer {due.customer_id}"
     log.warning("customer_not_read", org=org.org_id, reason=reason)
     again = org.projection_due_ms if asked_again else at.now_ms + READ_AGAIN_MS

@@ -35,9 +35,9 @@ WHERE org_id = :org_id
 
 -- name: note_verdict
 INSERT INTO projections (org_id, read_ms, at_ms, is_halted, max_concurrent_sandboxes, reason, balance_micro,
-    unaccepted_micro, unsealed_micro)
+    unaccepted_micro, unsealed_micro, held_micro)
 VALUES (:org_id, :read_ms, :at_ms, :is_halted, :max_concurrent_sandboxes, :reason, :balance_micro,
-    :unaccepted_micro, :unsealed_micro)
+    :unaccepted_micro, :unsealed_micro, :held_micro)
 
 -- name: end_overrides
 UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1,

@@ -30,7 +30,7 @@ class Overrides:
         return self.until_ms is None or now_ms < self.until_ms
 
 
-CREDIT_REASONS: Final = frozenset({"credits_exhausted", "estimate", "unreadable"})
+CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", "unreadable"})
 """Why an organisation is halted, where neither a person nor history is."""
 
 
@@ -55,8 +55,10 @@ def verdict(
     overrides: Overrides,
     now_ms: int,
     estimate: Estimate | None = None,
+    held_micro: int = 0,
 ) -> Verdict:
-    """The projection of a fresh read; a balance of None is unlimited. The operator's halt and override win."""
+    """The projection of a fresh read; a balance of None is unlimited, and of `held_micro` runs have the use. The
+    operator's halt and override win."""
     limit = _limit(provider_max, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
     if said is not None:
@@ -65,6 +67,8 @@ def verdict(
         return Verdict(False, None, limit)
     if balance_micro <= 0:
         return Verdict(True, "credits_exhausted", limit)
+    if balance_micro <= held_micro:
+        return Verdict(True, "reserved", limit)
     if estimate is not None:
         least = estimate.resume_above_micro if estimate.halted else 0
         if estimate.effective_micro <= least and (estimate.halted or estimate.may_halt):

@@ -6,6 +6,7 @@ Guarantee: reads only, and estimates as the watch does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -15,6 +16,17 @@ from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.rates import policies_of, policy_for
 
 SQL = queries(__file__)
+
+MOST_HOLDERS: Final = 10
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A run that holds credit (micro-credits) until a time."""
+
+    reservation: str
+    left_micro: int
+    expires_ms: int
 
 
 @dataclass(frozen=True)
@@ -28,11 +40,13 @@ class Credit:
     unaccepted_micro: int | None
     unsealed_micro: int
     not_sampled_micro: int
+    held_micro: int
     effective_micro: int | None
     burn_a_minute_micro: int
     no_estimate_for: list[str]
     unread_since_ms: int | None
     when_down: str
+    holders: list[Holder]
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,7 @@ class VerdictChange:
     balance_micro: int | None
     unaccepted_micro: int | None
     unsealed_micro: int | None
+    held_micro: int | None
 
 
 def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], now_ms: int) -> Credit | None:
@@ -63,12 +78,19 @@ def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], no
         unaccepted_micro=None if found is None else found.unaccepted,
         unsealed_micro=used.unsealed,
         not_sampled_micro=0 if org.is_halted else used.unsampled,
+        held_micro=used.held,
         effective_micro=None if found is None else found.value,
         burn_a_minute_micro=used.burn_a_minute,
         no_estimate_for=sorted(used.unpriced),
         unread_since_ms=org.unread_since_ms,
         when_down=policy_for(policies_of(connection, provider), org.plan),
+        holders=_holders(connection, str(org.org_id), now_ms) if used.held else [],
     )
+
+
+def _holders(connection: sa.Connection, org_id: str, now_ms: int) -> list[Holder]:
+    values = {"org_id": org_id, "now_ms": now_ms, "at_most": MOST_HOLDERS}
+    return [Holder(**row._mapping) for row in SQL.run(connection, "holders", values)]
 
 
 def verdict_history(connection: sa.Connection, org_id: str) -> list[VerdictChange]:

@@ -1,0 +1,67 @@
+"""Runs: reserved, drawn on, grown, settled, released and expired, all of one small wallet (and one of acme's, which
+pushes are charged to meanwhile)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+from drawdown.ledger.draws import Cost
+from drawdown.schema.audit import By
+from drawdown.schema.database import write
+from drawdown.schema.units import MINUTE_MS
+from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.verdict.holds import expire_holds
+from tests.interleave.party import Party, plain, step
+from tests.interleave.stage import NOW, Stage
+
+LAB: Final = "lab"
+"""A customer with ten micro-credits, of which all but one are held: six by a run that is over and not expired yet."""
+
+
+def begin(stage: Stage) -> None:
+    """What every case finds."""
+    hour_ago = By(NOW - 60 * MINUTE_MS, "somebody", "explored")
+    grant = partial(credit.grant, customer_id=LAB, amount_micro=10, by=hour_ago, key=LAB, plan=None, new=True)
+    write(stage.engine, grant)
+    for key, org, amount, by in (
+        ("over", LAB, 6, hour_ago),
+        ("going", LAB, 3, stage.by),
+        ("acme-going", "acme", 9, stage.by),
+    ):
+        write(stage.engine, partial(executions.accept, key=key, request=Request(org, amount), by=by))
+
+
+def _within_its_means(stage: Stage) -> Iterator[str]:
+    """No run here costs more than it holds, so nobody comes to owe anything."""
+    for account, left in stage.rows(
+        "SELECT account_id, balance_micro - held_micro FROM ledger_accounts WHERE account_id = 'wallet:lab'"
+    ):
+        if left < 0:
+            yield f"{account} has promised {-left} more than it has"
+
+
+def _run(name: str, act: str, *values: object, **more: object) -> Party:
+    """A command on runs, by its name there."""
+    work = getattr(executions, act)
+    return plain(f"cli.nouns.executions:{name}", lambda s, c: work(c, *values, **more, by=s.by), _within_its_means)
+
+
+RUNS: Final = (
+    _run("accept", "accept", "new", Request(LAB, 4)),
+    _run("accept another", "accept", "another", Request(LAB, 5)),
+    _run("draw", "draw", "going", 1, Cost(2)),
+    _run("draw again", "draw", "going", 2, Cost(1)),
+    _run("extend", "extend", "going", 6, None),
+    _run("settle", "settle", "going", Cost(3)),
+    _run("settle late", "settle", "over", Cost(1)),
+    _run("settle acme", "settle", "acme-going", Cost(5)),
+    _run("release", "release", "going", None),
+    plain(
+        "cli.nouns.executions:block",
+        lambda s, c: executions.block(c, "acme", "project", "site", s.by),
+    ),
+    step("expire_holds", lambda s: expire_holds(s.context("other"))),
+)

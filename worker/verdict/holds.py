@@ -1,0 +1,57 @@
+"""What runs have reserved of the wallets of organisations: taken off what an organisation may use, and free again once
+it is over.
+
+Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. The sweep is an optimisation of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.ledger.reservations import expire_due
+from drawdown.schema.sql import queries
+from drawdown.worker.catalog.wallets import orgs_of, wallets_at
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.verdict.asks import mark_for_projection
+
+log = structlog.get_logger()
+SQL = queries(__file__)
+
+MOST_SWEEPS: Final = 10
+"""Transactions of one tick that expire holds; what is left, the next one does."""
+
+
+def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, int]:
+    """What is held of these organisations' wallets, in micro-credits; nothing of those whose balances lie elsewhere."""
+    if not org_ids or provider not in wallets_at(connection):
+        return {}
+    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
+    return {row.org_id: int(row.held_micro) for row in SQL.run(connection, "held", values)}
+
+
+def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
+    """Expire the holds of all wallets that are over; how many wallets that moved."""
+    done = 0
+    for _ in range(sweeps):
+        if context.out_of_time():
+            break
+        now_ms = context.clock.now_ms()
+        moved: int = yield Transaction("expire_holds", partial(_expire, now_ms=now_ms))
+        done += moved
+        if not moved:
+            break
+    if done:
+        log.info("holds_expired", wallets=done)
+    return done
+
+
+def _expire(connection: sa.Connection, *, now_ms: int) -> int:
+    customers = expire_due(connection, now_ms)
+    mark_for_projection(connection, orgs_of(connection, customers), now_ms)
+    return len(customers)

@@ -1,0 +1,10 @@
+-- What is held of wallets, without what is over and was not expired yet.
+
+-- name: held
+SELECT o.org_id, w.held_micro - COALESCE((SELECT SUM(h.amount_micro - h.drawn_micro) FROM reservations h
+    WHERE h.customer_id = a.customer_id AND h.state = 'held' AND h.expires_ms <= :now_ms
+    AND h.drawn_micro < h.amount_micro), 0) AS held_micro
+FROM {rows :orgs (org_id text)} o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
+    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+JOIN ledger_accounts w ON w.account_id = 'wallet:' || a.customer_id
+WHERE w.held_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_plans p WHERE p.plan = w.plan AND NOT p.holds_halt)
