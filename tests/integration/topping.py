@@ -146,9 +146,7 @@ def judged(purses: Purses) -> list[str]:
     paid = {one.charge_id for one in purses.pay.taken}
     lines += [f"{name} was credited, and not paid" for name in sorted(credited.keys() - paid)]
     states = dict(purses.topups())
-    lines += [
-        f"{name} is {states[name]}, and was credited" for name in sorted(credited) if states.get(name) != "credited"
-    ]
+    lines += [f"{name} was credited, and is not so" for name in sorted(credited) if states.get(name) != "credited"]
     return lines
 
 
