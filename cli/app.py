@@ -17,6 +17,9 @@ from drawdown.cli.settings.settings import Settings
 from drawdown.providers import registry
 from drawdown.providers.http import Http
 from drawdown.providers.http.client import HttpClient
+from drawdown.providers.payments import registry as payment_registry
+from drawdown.providers.payments.protocol import PaymentService
+from drawdown.providers.payments.registry import PaymentServices
 from drawdown.providers.registry import Registry
 from drawdown.schema import ids
 from drawdown.schema.audit import By
@@ -50,6 +53,7 @@ class App:
     http: Http = field(default_factory=HttpClient)
     _engine: sa.Engine | None = None
     _registry: Registry | None = None
+    _payments: PaymentServices | None = None
 
     @property
     def engine(self) -> sa.Engine:
@@ -96,6 +100,13 @@ class App:
     def _load(self) -> Registry:
         return registry.load(self.settings.of_providers(), self.clock, self.http, self.engine)
 
+    @property
+    def payments(self) -> PaymentServices:
+        """The payment services there are, and why others cannot be used."""
+        if self._payments is None:
+            self._payments = payment_registry.load(self.settings.of_providers(), self.clock, self.http, self.engine)
+        return self._payments
+
     def read_files_again(self) -> None:
         """Use what files of settings hold by now."""
         self.settings.files.read_again()
@@ -113,6 +124,7 @@ class App:
             for name in set(made.broken) & set(self._registry.providers):
                 log.error("provider_not_renewed", provider=name, reason=made.broken[name])
             self._registry = self._registry.renewed(made)
+        self._payments = None
         return True
 
     def require_provider(self, name: str) -> str:
@@ -135,16 +147,30 @@ class App:
             ids.require_among(ids.PROVIDER, name, there)
         return name
 
+    def require_payments(self, name: str) -> PaymentService:
+        """A payment service there is, with a key or without.
+
+        Errors: UnknownId for a name that is none, with the nearest; Refused for one that cannot be used.
+        """
+        if name in self.payments.broken:
+            raise Refused(f"the payment service {name} cannot be used: {self.payments.broken[name]}")
+        ids.require_among(ids.PAYMENTS, name, self.payments.services)
+        return self.payments.services[name]
+
     def world(self) -> World:
         cells = CellClient(self.settings.cells(), self.clock)
         witness = WitnessFile(self.settings.state_folder())
-        return World(self.ready(), self.registry.providers, cells, self.clock, self.http, witness)
+        engine, services = self.ready(), self.payments.services
+        return World(engine, self.registry.providers, cells, self.clock, self.http, witness, services)
 
     def context(self) -> Context:
         for name, why in self.registry.broken.items():
             log.error("provider_broken", provider=name, reason=why)
         dormant = {name for name, provider in self.registry.providers.items() if provider.dormant is not None}
         made = Context(worker_name(), self.clock, self.registry.capabilities, dormant, self.registry.broken)
+        for name, why in self.payments.broken.items():
+            log.error("payment_service_broken", service=name, reason=why)
+        made.payments, made.dormant_payments = self.payments.capabilities, self.payments.dormant
         made.changed = self.read(lambda c: terms.changed(c, made.declared()))
         return made
 

@@ -126,6 +126,21 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "ledger plan team --max-concurrent 30 --hold-factor 1.5 --most-hold 50 --most-held 500",
     ),
     "ledger plans": ("ledger plans",),
+    "topup set": (
+        "topup set acme --below 5 --amount 20 --price 100 --currency usd --customer cus_1 --most 10000",
+        "topup set acme --below 5 --up-to 50 --price 100 --currency eur --customer cus_1 --most 20000 --shadow",
+    ),
+    "topup list": ("topup list", "topup list --state in_doubt", "topup list --wallet acme --json"),
+    "topup show": ("topup show acme", "topup show topup:acme:1"),
+    "topup arm": ("topup arm acme --reason 'a new card'",),
+    "topup stop": ("topup stop acme --reason 'asked for it'", "topup stop --all --reason 'their incident 7'"),
+    "topup start": ("topup start acme", "topup start acme --shadow", "topup start --all --reason over"),
+    "topup resolve": (
+        "topup resolve topup:acme:1 --paid pi_1 --evidence 'their dashboard'",
+        "topup resolve topup:acme:1 --absent --evidence 'their support, ticket 7'",
+    ),
+    "topup card": ("topup card acme --return-to https://console.example.com/billing",),
+    "topup portal": ("topup portal acme --return-to https://console.example.com/billing",),
     "execution preview": ("execution preview --org acme --estimate 6",),
     "execution accept": (
         "execution accept e-1 --org acme --estimate 6 --project site",

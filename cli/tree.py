@@ -63,6 +63,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "execution": CommandModule("executions", "Runs: preview, accept, draw, settle, release"),
         "supplier": CommandModule("suppliers", "Suppliers: their share of runs, holds, freezes"),
         "settlement": CommandModule("settlements", "What suppliers are owed: holds, reversals, batches"),
+        "topup": CommandModule("topups", "Automatic top-ups: terms, cards, charges, the kill switch"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },

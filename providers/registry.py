@@ -66,11 +66,11 @@ def load(
             providers[name] = Careful(_checked(name, entry.load()(Setup(name, own, clock, http, engine))))
         except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
             name = f"{entry.name} of {_package(entry)}" if entry.name in providers else entry.name
-            broken[name] = _without_secrets(in_short(error), settings)
+            broken[name] = without_secrets(in_short(error), settings)
     return Registry(providers, broken)
 
 
-def _without_secrets(text: str, settings: Mapping[str, str]) -> str:
+def without_secrets(text: str, settings: Mapping[str, str]) -> str:
     """What somebody else's error says may repeat what it was given."""
     for value in sorted(settings.values(), key=len, reverse=True):
         if len(value) >= SHORTEST_SECRET:

@@ -77,9 +77,12 @@ ACT: Final = Kind("action of a run", (IdSource("acts"),), "drawdown execution li
 SUPPLIER: Final = Kind("supplier", (IdSource("suppliers"),), "drawdown supplier list")
 SETTLEMENT: Final = Kind("settlement", (IdSource("settlements"),), "drawdown settlement list")
 PAYOUT: Final = Kind("batch", (IdSource("payouts"),), "drawdown settlement batches")
+TOPUP: Final = Kind("top-up", (IdSource("topups"),), "drawdown topup list")
+TOPPED_UP: Final = Kind("customer with top-ups", (IdSource("topped_up"),), "drawdown topup list")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")
+PAYMENTS: Final = Kind("payment service", (), "drawdown topup set --help")
 PROVIDER: Final = Kind("provider", (IdSource("assigned_providers"),), "drawdown provider list")
 ACTOR: Final = Kind("actor", (IdSource("actors"),), "drawdown audit list")
 TARGET: Final = Kind(

@@ -83,6 +83,12 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: acts
 (SELECT action AS id FROM reservations WHERE action IS NOT NULL)
 
+-- name: topups
+(SELECT topup AS id FROM topups)
+
+-- name: topped_up
+(SELECT customer_id AS id FROM topup_terms)
+
 -- name: cells
 (SELECT cell_id AS id FROM cells)
 

@@ -1,4 +1,4 @@
-"""One tick: seal, then push, project and dispatch, each provider beside the others.
+"""One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled.
 
 Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
 (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
@@ -33,6 +33,7 @@ from drawdown.worker.seal.isolate import find_bad
 from drawdown.worker.seal.newcomers import register_unknown_orgs_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.topup.fill import fill
 from drawdown.worker.verdict.holds import expire_holds
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
@@ -71,7 +72,8 @@ def tick(context: Context) -> Steps[Report]:
     # Of one that may not be used nothing is accepted: what was, before, predicts no end.
     report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
     report.accepted_at |= {provider: accepted_of(lane) for provider, lane in zip(ready, results, strict=True)}
-    others = yield Together([dispatch(context)])  # halts of organisations that no provider here bills
+    # Halts of organisations that no provider here bills; and wallets that what was pushed has run low.
+    others = yield Together([dispatch(context), *([_fill(context)] if settling else [])])
     collect(report, others)
     report = yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
@@ -101,6 +103,15 @@ def _sent(context: Context, provider: str) -> Steps[list[object]]:
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
     pushed: list[object] = yield Together([push(context, provider) for _ in range(at_once)])
     return [*pushed, *(yield from _verdicts(context, provider))]
+
+
+def _fill(context: Context) -> Steps[list[object]]:
+    """Fill wallets; where one was, its customer's verdict is asked for at once: who was halted and paid goes on."""
+    filled = yield from fill(context)
+    if not filled.credited:
+        return [filled]
+    verdicts: list[object] = yield Together([_verdicts(context, provider) for provider in context.ready()])
+    return [filled, *verdicts]
 
 
 def _verdicts(context: Context, provider: str) -> Steps[list[object]]:

@@ -1,14 +1,14 @@
 """The watch: between ticks, an organisation whose credit is used up is halted within seconds, and one that paid is
-resumed.
+resumed. Wallets that ran low are filled in the same round.
 
-Guarantee: nothing is sealed, sent or billed here. An estimate only decides which organisations' providers are asked
+Guarantee: no usage is sealed, sent or billed here. An estimate only decides which organisations' providers are asked
 again. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing rests on this
 process's memory: several watches at once, or one that begins anew, do the same things under the same fences.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -25,6 +25,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import Dispatched, dispatch
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
+from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.verdict.asks import mark_for_projection
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.holds import expire_holds
@@ -56,6 +57,8 @@ class Watched:
     wrong_estimates: int = 0
     halts_acknowledged: int = 0
     halts_failed: int = 0
+    topped_up: int = 0
+    charges_declined: int = 0
     failures: list[str] = field(default_factory=list)
 
 
@@ -64,6 +67,7 @@ class Looked:
     """What one look came to: the arrivals up to which it looked, and how many organisations."""
 
     seen: Seen
+    doubted: bool
     looked: int = 0
     asked: int = 0
 
@@ -85,7 +89,9 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     look = partial(_look, context=context, watcher=watcher, witness=witness)
     seen: Looked = yield Transaction("watch", look)
     watcher.seen, done.looked, done.asked = seen.seen, seen.looked, seen.asked
-    lanes = yield Together([_lane(context, provider) for provider in context.ready()])
+    lanes = [_lane(context, provider) for provider in context.ready()]
+    filling = [] if seen.doubted else [fill(replace(context.within(ROUND_MS), witness=witness))]
+    lanes = yield Together([*lanes, *filling])
     others = yield Together([dispatch(context.within(ROUND_MS))])  # halts of organisations that no provider here bills
     for lane in [*lanes, others]:
         for result in lane if isinstance(lane, list) else [lane]:
@@ -112,6 +118,9 @@ def _collect(done: Watched, result: object) -> None:
             done.resumed += result.resumed
             done.wrong_estimates += result.wrong_estimates
             done.failures += result.unwritten
+        case Filled():
+            done.topped_up += result.credited
+            done.charges_declined += result.declined
         case Dispatched():
             done.halts_acknowledged += result.acknowledged
             done.halts_failed += result.failed
@@ -125,7 +134,7 @@ def _collect(done: Watched, result: object) -> None:
 def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witness: Witness | None) -> Looked:
     now = context.clock.now_ms()
     doubted = recognise(connection, witness, now).doubted is not None
-    done = Looked(_wake(connection, watcher, context.shard, now))
+    done = Looked(_wake(connection, watcher, context.shard, now), doubted)
     for provider in context.ready():
         reads = reads_a_round(context.capabilities[provider])
         wanted = [] if doubted else _look_at(connection, context, provider, now, done, reads)

@@ -79,7 +79,7 @@ def services_of(app: App) -> Services:
 
 def _with_own(app: App, http: Http) -> App:
     """The same database and settings, with connections and providers of its own."""
-    return replace(app, _registry=None, http=http)
+    return replace(app, _registry=None, _payments=None, http=http)
 
 
 def _thread_kit(own: App) -> ThreadKit:

@@ -18,6 +18,7 @@ part of the call: where the customer changes it between two attempts, Stripe ref
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from drawdown.providers.http import Http
@@ -159,5 +160,7 @@ class StripePayments:
 
 
 def build(setup: Setup) -> StripePayments:
-    """From the same settings as the billing provider. Errors: UsageError for a setting that cannot be meant."""
-    return StripePayments(read_settings(setup.settings), setup.http, setup.clock)
+    """From the settings of the billing provider; charges may have a key of their own. Errors: UsageError."""
+    settings = read_settings(setup.settings)
+    key = settings.payments_key or settings.secret_key
+    return StripePayments(replace(settings, secret_key=key), setup.http, setup.clock)

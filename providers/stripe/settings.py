@@ -23,7 +23,7 @@ DEFAULT_VERSION: Final = "2026-08-26.dahlia"
 """The version whose shapes (stripe-python 15.6) this was written to and is tested with. It is sent with every call, so
 that an upgrade of the account changes nothing here."""
 NAMES: Final = frozenset(
-    {"secret_key", "url", "api_version", "webhook_secrets", "account", "meters", "mode", "cut_over"}
+    {"secret_key", "url", "api_version", "webhook_secrets", "account", "meters", "mode", "cut_over", "payments_key"}
 )
 MAX_DIGITS: Final = 15
 """Stripe refuses a value of more significant digits."""
@@ -56,6 +56,8 @@ class StripeSettings:
     account: str | None
     meters: Mapping[str, MeterName]
     live_from_ms: int | None
+    payments_key: str = field(default="", repr=False)
+    """A key of its own for charges; without it, `secret_key`."""
 
     def meter_of(self, feature: str) -> MeterName:
         """A feature that is not listed goes to the meter of its own name, in base units."""
@@ -89,6 +91,7 @@ def read_settings(given: Mapping[str, str]) -> StripeSettings:
         account=_matching(_ACCOUNT, given["account"], "account", "acct_…") if given.get("account") else None,
         meters=_meters(given.get("meters", "")),
         live_from_ms=_live_from(given.get("mode", ""), given.get("cut_over", "")),
+        payments_key=_secret_key(given.get("payments_key", ""), "payments_key"),
     )
 
 
@@ -132,11 +135,11 @@ def _matching(pattern: re.Pattern[str], text: str, name: str, like: str) -> str:
     return text
 
 
-def _secret_key(text: str) -> str:
+def _secret_key(text: str, name: str = "secret_key") -> str:
     if text.startswith("pk_"):
-        raise _refused("secret_key", "a secret key but a publishable one: take the one that begins with sk_ or rk_")
+        raise _refused(name, "a secret key but a publishable one: take the one that begins with sk_ or rk_")
     if text and not _KEY.fullmatch(text):
-        raise _refused("secret_key", "a key as Stripe makes them: sk_… or rk_…, without blanks or line ends")
+        raise _refused(name, "a key as Stripe makes them: sk_… or rk_…, without blanks or line ends")
     return text
 
 

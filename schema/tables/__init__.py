@@ -53,6 +53,7 @@ from drawdown.schema.tables.settlements import (
     settlements,
     supplier_terms,
 )
+from drawdown.schema.tables.topups import topup_attempts, topup_switch, topup_terms, topups
 from drawdown.schema.tables.watch import provider_rates, provider_reads, provider_when_down, watch_state
 
 __all__ = [
@@ -101,6 +102,10 @@ __all__ = [
     "settlements",
     "supplier_terms",
     "ticks",
+    "topup_attempts",
+    "topup_switch",
+    "topup_terms",
+    "topups",
     "usage_samples",
     "used_signatures",
     "voids",

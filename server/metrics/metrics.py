@@ -21,6 +21,7 @@ from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon
 from drawdown.server.metrics.calls import calls
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.server.metrics.ticks import ticking
+from drawdown.server.metrics.topups import topping_up
 from drawdown.server.metrics.watch import watching
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.unheeded import unheeded
@@ -92,6 +93,7 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from _organisations(connection, now_ms)
     yield from watching(connection, now_ms)
     yield from ticking(connection, now_ms)
+    yield from topping_up(connection, now_ms)
     yield from _samples(connection, now_ms)
     webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)
     yield gauge("webhooks", "Genuine webhooks of the last hour.", webhooks.items(), ("provider", "state"))

@@ -235,6 +235,31 @@ def test_a_halted_customer_paid(home: Home) -> None:
     home.clean()
 
 
+def test_a_card_dies(home: Home) -> None:
+    """At Stripe, over sockets."""
+    books = home.stripe.payments
+    books.put_in("cus_alice", "stolen")
+    home.run("ledger", "grant", "alice", "1", "--new")
+    at = ("--below", "5", "--amount", "20", "--price", "100", "--currency", "usd", "--most", "10000")
+    home.run("topup", "set", "alice", *at, "--customer", "cus_alice")
+    home.tick()
+    values = {"WALLET": "alice"}
+    assert "stolen_card" in home.follow("dying-card", "See why", values)
+    assert books.taken == []
+    books.put_in("cus_alice")
+    home.follow("dying-card", "The customer has", values)
+    assert [one.charge_id for one in books.taken] == ["topup:alice:2"]
+    home.run("ledger", "grant", "alice", "--", "-20")
+    books.script.append("other_amount")
+    home.tick()
+    doubted = {**values, "TOPUP": "topup:alice:3", "PAYMENT": books.taken[-1].payment_id}
+    assert "topup:alice:3" in home.follow("dying-card", "A charge is", doubted)
+    home.follow("dying-card", "Stop everything", values)
+    home.tick()
+    assert books.doubles() == [] and len(books.taken) == 2
+    home.clean()
+
+
 def test_usage_was_doubled(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     home.use("alice", 60, ts=T0)

@@ -265,7 +265,10 @@ BROKEN = {
     ),
     "an older projection on top": Broken(
         8,
-        (f"UPDATE projections SET read_ms = {T0} WHERE projection_id = (SELECT MAX(projection_id) FROM projections)",),
+        (
+            f"UPDATE projections SET read_ms = {T0} WHERE projection_id = (SELECT MAX(projection_id) FROM "
+            "projections WHERE org_id = 'acme')",
+        ),
         f"was read at {T0}, the one before it at",
     ),
     "a newer projection overwritten": Broken(

@@ -18,8 +18,10 @@ from drawdown.ledger.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit, executions, settlements
+from drawdown.worker.commands import credit, executions, settlements, topups
 from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.topup.topups import begin
+from tests.fake_payments import CAN
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
@@ -42,6 +44,7 @@ def t(words: str, near: str, file: str | None = None) -> Typed:
     return Typed(tuple(words.split()), near, file)
 
 
+TERMS = "--below 1 --amount 5 --price 100 --currency usd --customer cus_1 --most 1000"
 RANGE = "--from 2026-01-01 --to 2026-01-02"
 # Each parameter that takes an id, by command and the parameter's name.
 IDS: dict[tuple[str, str], Typed] = {
@@ -105,6 +108,17 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger show", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
     ("ledger plan", "name"): t("tema --max-concurrent 5", "team"),
+    ("topup set", "wallet"): t(f"acmee {TERMS}", "acme"),
+    ("topup set", "service"): t(f"acme {TERMS} --service strip", "stripe"),
+    ("topup list", "wallet"): t("--wallet acmee", "acme"),
+    ("topup show", "what"): t("topup:acme:2", "topup:acme:1"),
+    **{
+        (f"topup {verb}", "wallet"): t(f"acmee {more}", "acme")
+        for verb, more in (
+            ("arm", ""), ("stop", ""), ("start", ""), ("card", "--return-to u"), ("portal", "--return-to u"),
+        )
+    },
+    ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),
     **{
         (f"execution {verb}", "org"): t(f"{key} --org acmee {more}", "acme")
         for verb, key, more in (("preview", "", "--estimate 1"), ("accept", "new", "--estimate 1"),
@@ -148,6 +162,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
     by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
     threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
+    below price currency up_to per_day per_month shadow paid return_to
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     period"""
@@ -156,6 +171,7 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"),
+    ("topup set", "customer"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
 
@@ -206,6 +222,9 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
+    terms = topups.Terms(10**10, 20, None, 10**8, "usd", "fake", "cus_1", 10**9, mode="shadow")
+    write(engine, lambda c: topups.set_terms(c, "acme", terms, CAN, fleet.by))
+    write(engine, lambda c: begin(c, ready=(), now=fleet.clock.at_ms, witness=None))
     fleet.tick_windows(3)
     run_ = Request("acme", 1, project="site", subject="ann", action="render")
     write(engine, lambda c: executions.accept(c, "e-1", run_, fleet.by))
@@ -266,6 +285,7 @@ def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixt
         "feature map compute_7gb --memory-mb 7168 --new",
         "cell set cell-11 http://127.0.0.1:9 --new",
         "provider when-down embedded --plan gold --policy stop --new",
+        f"topup set newco {TERMS} --new",
     ):
         before = shop.content()
         assert run(words.replace(" --new", "").split()) == 2, words

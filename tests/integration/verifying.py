@@ -19,14 +19,17 @@ from drawdown.schema.audit import record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import executions, settlements
+from drawdown.worker.commands import executions, settlements, topups
 from drawdown.worker.commands.credit import grant, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.engine import runner
 from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import Verification, verify
+from tests.fake_payments import CAN, FakePayments
 from tests.fake_provider import FakeProvider
 from tests.world import T0, Fleet
 
@@ -71,6 +74,7 @@ def busy(engine: sa.Engine) -> Fleet:
     wrong = [fleet.sample("other", T0 + 5, 30), fleet.sample("rest", T0 + 5, 59)]
     fleet.tick_windows(2)
     _lateness(fleet, wrong)
+    _topped_up(fleet)
     _reject_and_void(fleet)
     write(engine, lambda c: stop_org(c, org_id="stuck", reason="a test", now_ms=fleet.clock.at_ms, actor="test"))
     fleet.sample("stuck", fleet.clock.at_ms)
@@ -195,6 +199,20 @@ def _suppliers(fleet: Fleet) -> None:
         settlements.reverse(connection, "sold", "r-2", 5, by)
 
     write(fleet.engine, work)
+
+
+def _topped_up(fleet: Fleet) -> None:
+    """A wallet that filled itself: declined once, then paid; and a shadow."""
+    pay = FakePayments(fleet.clock, cards={"cus_1": "declined"})
+    fleet.assign("filled", "shaded")
+    terms = topups.Terms(5, 20, None, 10**8, "usd", "fake", "cus_1", 10**9)
+    world = runner.World(fleet.engine, {}, fleet.cells, fleet.clock, payments={"fake": pay})
+    write(fleet.engine, lambda c: topups.set_terms(c, "filled", terms, CAN, fleet.by))
+    write(fleet.engine, lambda c: topups.set_terms(c, "shaded", replace(terms, mode="shadow"), CAN, fleet.by))
+    runner.run(fill(fleet.context(payments={"fake": CAN})), world)
+    pay.cards.clear()
+    write(fleet.engine, lambda c: topups.arm(c, "filled", fleet.by))
+    runner.run(fill(fleet.context(payments={"fake": CAN})), world)
 
 
 def _reject_and_void(fleet: Fleet) -> None:

@@ -17,6 +17,7 @@ from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import providers
 from drawdown.worker.history.recover import recover
 from drawdown.worker.seal import stops
+from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import verify
 from tests.interleave.stage import LOST, RAW, Stage
 from tests.simulation.oracle import Assignment, Oracle, Rule, Sample
@@ -46,13 +47,24 @@ def settle(stage: Stage) -> None:
     for _ in range(DRAINS):
         stage.clock.at_ms += 2 * WINDOW_MS
         stage.tick()
+        if stage.rows("SELECT 1 FROM topups"):
+            stage.walk(fill(stage.context(payments={"fake": stage.pay.capabilities}))).rest(stage.engine)
         if not stage.rows(OPEN):
             return
 
 
 def judge(stage: Stage) -> list[str]:
     """What is wrong, a line each."""
-    return [*_usage(stage), *_charged(stage), *_halts(stage), *_forgotten(stage), *_proof(stage)]
+    return [*_usage(stage), *_charged(stage), *_halts(stage), *_forgotten(stage), *_paid(stage), *_proof(stage)]
+
+
+def _paid(stage: Stage) -> Iterator[str]:
+    """The payment service's own books beside the ledger."""
+    credited = {row[0] for row in stage.rows("SELECT key FROM ledger_entries WHERE kind = 'grant' AND key LIKE 'topup:%'")}
+    paid = [one.charge_id for one in stage.pay.taken]
+    yield from (f"{name} was charged twice" for name in stage.pay.doubles())
+    yield from (f"{name} was paid, and not credited" for name in sorted(set(paid) - credited))
+    yield from (f"{name} was credited, and not paid" for name in sorted(credited - set(paid)))
 
 
 def _oracle(stage: Stage) -> Oracle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -23,6 +23,7 @@ from drawdown.worker.commands import (
     prune,
     pushes,
     samples,
+    topups,
     withdrawals,
 )
 from drawdown.worker.commands import rates as commands_rates
@@ -33,6 +34,7 @@ from drawdown.worker.seal import stops
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import Breach, Verification
+from tests.interleave.of_steps import TOPPED_UP, charged_in_vain
 from tests.interleave.party import Act, Party, plain
 from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, Stage, key
 
@@ -105,6 +107,31 @@ def _overridden(stage: Stage, connection: sa.Connection) -> None:
     orgs.override(connection, "acme", stage.by, max_concurrent=9, halted=None, until_ms=None)
 
 
+def _topped_up(stage: Stage) -> None:
+    write(stage.engine, lambda c: topups.set_terms(c, "spent", TOPPED_UP, stage.pay.capabilities, stage.by))
+
+
+def _of_topups(name: str, work: Callable[[Stage, sa.Connection], object]) -> Party:
+    """Of a wallet that has terms."""
+
+    def ready(stage: Stage) -> Act:
+        _topped_up(stage)
+        return Act(lambda engine: write(engine, lambda c: work(stage, c)))
+
+    return Party(name, ready)
+
+
+def _doubted(stage: Stage) -> Act:
+    """A charge that nobody answered, and of which a person knows."""
+    charged_in_vain(stage)
+    taken = stage.pay.taken[-1]
+    return Act(
+        lambda engine: write(
+            engine, lambda c: topups.resolve(c, taken.charge_id, taken.payment_id, "their dashboard", stage.by)
+        )
+    )
+
+
 PEOPLE: Final = (
     plain("cli.nouns.ledger:grant", lambda s, c: credit.grant(c, "acme", 7, s.by, key="paid", plan="free")),
     plain(
@@ -159,6 +186,15 @@ PEOPLE: Final = (
         "cli.nouns.provider_estimates:when_down",
         lambda s, c: commands_rates.set_when_down(c, "embedded", "free", "stop", s.by),
     ),
+    plain(
+        "cli.nouns.topups:set_",
+        lambda s, c: topups.set_terms(c, "spent", TOPPED_UP, s.pay.capabilities, s.by),
+    ),
+    _of_topups("cli.nouns.topups:arm", lambda s, c: topups.arm(c, "spent", s.by)),
+    _of_topups("cli.nouns.topups:_set_mode", lambda s, c: topups.set_mode(c, "spent", "stopped", s.by)),
+    plain("cli.nouns.topups:stop", lambda s, c: topups.switch(c, s.by, stopped=True)),
+    plain("cli.nouns.topups:start", lambda s, c: topups.switch(c, s.by, stopped=False)),
+    Party("cli.nouns.topups:resolve", _doubted),
     plain("cli.nouns.database:verify_", _stop_breached),
     Party("cli.nouns.reconcile:_acknowledge", _acknowledged, _still_told),
     Party("cli.nouns.reconcile:_acknowledge tells", _tells),

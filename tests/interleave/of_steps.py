@@ -9,8 +9,10 @@ from typing import Any, Final
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import orgs
+from drawdown.worker.commands import topups as said
 from drawdown.worker.commands.flip_rules import FlipOptions, Wish
 from drawdown.worker.commands.flips import flip
+from drawdown.worker.commands.topups import Terms
 from drawdown.worker.engine.effects import Recall, Steps
 from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.halts.dispatch import dispatch
@@ -21,6 +23,7 @@ from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
 from drawdown.worker.replay import plan as planning
 from drawdown.worker.replay.replay import replay
 from drawdown.worker.tick import tick
+from drawdown.worker.topup.fill import fill
 from drawdown.worker.verdict import asks as verdict_asks
 from drawdown.worker.verdict import project as projecting
 from drawdown.worker.verdict.project import project
@@ -30,6 +33,10 @@ from tests.interleave.stage import NOW, T0, Stage
 
 WITHOUT: Final = "other"
 """Most hosts do not have the third provider yet; the one whose tick begins does."""
+
+
+TOPPED_UP: Final = Terms(5, 20, None, 10**8, "usd", "fake", "cus_1", 10**9)
+"""In micro-credits, which cost a dollar each."""
 
 
 def _ask(stage: Stage) -> None:
@@ -101,6 +108,23 @@ def _flips(stage: Stage) -> Steps[Any]:
     return flip(stage.context(WITHOUT), [Wish("acme"), Wish("drifter")], FlipOptions("fake"), stage.by)
 
 
+def _fills(stage: Stage) -> Steps[Any]:
+    return fill(stage.context(WITHOUT, payments={"fake": stage.pay.capabilities}))
+
+
+def _runs_low(stage: Stage) -> None:
+    """The wallet of one that has no credit is to be topped up."""
+    write(stage.engine, lambda c: said.set_terms(c, "spent", TOPPED_UP, stage.pay.capabilities, stage.by))
+
+
+def charged_in_vain(stage: Stage) -> None:
+    """And was called, and nobody answered."""
+    _runs_low(stage)
+    stage.pay.script.append("answer_lost")
+    stage.walk(_fills(stage)).rest(stage.engine)
+    stage.clock.at_ms += 10_000
+
+
 def _put_off(stage: Stage) -> Act:
     """The verdict of one organisation cannot be written: it is asked about later."""
     _ask(stage)
@@ -130,6 +154,11 @@ STEPS: Final = (
     step("project", lambda s: project(s.context(WITHOUT), "embedded"), _ask),
     Party("project_later", _put_off),
     step("watch", lambda s: watch(s.context(WITHOUT), Watcher())),
+    step("topup_begin", _fills, _runs_low),
+    step("topup_claim", _fills, _runs_low),
+    step("topup_settle", _fills, _runs_low),
+    step("topup_claim_lookups", _fills, charged_in_vain),
+    step("topup_settle_lookups", _fills, charged_in_vain),
     step("due_halts", lambda s: dispatch(s.context(WITHOUT))),
     step("claim_halts", lambda s: dispatch(s.context(WITHOUT)), _halted),
     step("settle_halts", lambda s: dispatch(s.context(WITHOUT)), _halted),

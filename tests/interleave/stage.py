@@ -52,6 +52,7 @@ from drawdown.worker.seal import stops
 from drawdown.worker.seal.seal import sweep
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
+from tests.fake_payments import FakePayments
 from tests.fake_provider import FakeProvider, capabilities
 from tests.interleave.walk import Walk
 from tests.world import Cells
@@ -122,6 +123,7 @@ class Stage:
         self.fake, self.cells, self.samples = known.fake, known.cells, known.samples
         self.other = FakeProvider(OTHER_CAN, name="other")
         self.workers = 0
+        self.pay = FakePayments(self.clock)
         self.told = 0  # quantity of balances that a reconciliation told a person of
         self.failures: list[str] = []
         """What ticks, and other steps, said had failed."""
@@ -134,7 +136,7 @@ class Stage:
         return {"embedded": EmbeddedProvider(self.engine, self.clock), "fake": self.fake, "other": self.other}
 
     def world(self) -> runner.World:
-        return runner.World(self.engine, self.providers(), self.cells, self.clock)
+        return runner.World(self.engine, self.providers(), self.cells, self.clock, payments={"fake": self.pay})
 
     def context(self, *without: str, **options: Any) -> Context:
         """A worker of its own, on a host that does not have some providers."""

@@ -6,7 +6,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.commands import topups
+from drawdown.worker.engine import runner
+from drawdown.worker.topup.fill import fill
+from tests.fake_payments import CAN, FakePayments
 from tests.world import T0, Fleet
 
 
@@ -21,6 +26,10 @@ def fleet(engine: sa.Engine) -> Fleet:
     made.sample("acme", T0 + 2, memory_mb=77)
     made.sample("acme", T0 + 3, interval_s=-1)
     made.tick_windows(3)
+    terms = topups.Terms(5, 20, None, 10**8, "usd", "fake", "cus_1", 10**9)
+    write(engine, lambda c: topups.set_terms(c, "acme", terms, CAN, made.by))
+    world = runner.World(engine, {}, made.cells, made.clock, payments={"fake": FakePayments(made.clock)})
+    runner.run(fill(made.context(payments={"fake": CAN})), world)
     return made
 
 
@@ -58,6 +67,15 @@ REFUSED = {
     ),
     "an assignment is deleted": ("DELETE FROM assignments", "P4"),
     "a mapping is changed": ("UPDATE mappings SET feature = 'x'", "append-only"),
+    "a top-up is deleted": ("DELETE FROM topups", "never deleted"),
+    "what a top-up charges is changed": ("UPDATE topups SET money_minor = 1", "never changes"),
+    "a top-up that was credited is opened again": (
+        "UPDATE topups SET state = 'due', payment_id = NULL, ended_ms = NULL",
+        "credited once",
+    ),
+    "a call that may take money is forgotten": ("DELETE FROM topup_attempts", "never forgotten"),
+    "a call that may take money is answered again": ("UPDATE topup_attempts SET outcome = 'not_sent'", "answered once"),
+    "terms of top-ups are deleted": ("DELETE FROM topup_terms", "never deleted"),
     "a ledger entry is changed": ("UPDATE ledger_entries SET amount_micro = 0", "append-only"),
     "a ledger entry is deleted": ("DELETE FROM ledger_entries", "append-only"),
     "an operator's action is deleted": ("DELETE FROM operator_actions", "append-only"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from drawdown.worker.engine.effects import (
+    ChargeMoney,
     Effect,
     LookUp,
+    LookUpMoney,
     Push,
     ReadCustomers,
     ReadDrawn,
@@ -21,6 +23,8 @@ def name_of(effect: Effect | Reading | None) -> str:
             return name
         case Push(provider) | ReadCustomers(provider) | LookUp(provider) | ReadTotals(provider) | ReadDrawn(provider):
             return f"{type(effect).__name__} {provider}"
+        case ChargeMoney(service) | LookUpMoney(service):
+            return f"{type(effect).__name__} {service}"
     return type(effect).__name__
 
 
@@ -31,6 +35,8 @@ def describe(effect: Effect | Reading, answer: object, error: Exception | None) 
             what += " " + " ".join(f"{one.key}={one.quantity}#{one.attempt}" for one in batch)
         case LookUp(_, asked):
             what += " " + " ".join(one.key for one in asked)
+        case ChargeMoney(_, charges) | LookUpMoney(_, charges):
+            what += " " + " ".join(f"{one.charge_id}={one.amount}" for one in charges)
         case ReadTotals(_, asked):
             what += f" {list(asked)}"
         case ReadCustomers(_, ids) | ReadDrawn(_, ids):

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from drawdown.providers.careful import Careful
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.embedded import EmbeddedProvider
+from drawdown.providers.payments.protocol import Charge, ChargeResult, InDoubt, NotSent
 from drawdown.providers.protocol import (
     Capabilities,
     LookupResult,
@@ -40,9 +41,11 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.calls import by_customer
 from drawdown.worker.engine.effects import (
     NOT_SENT,
+    ChargeMoney,
     Effect,
     HaltRequest,
     LookUp,
+    LookUpMoney,
     Over,
     Push,
     ReadCustomers,
@@ -55,6 +58,7 @@ from drawdown.worker.engine.effects import (
     Witness,
 )
 from drawdown.worker.push.claim import Claim
+from tests.fake_payments import FakePayments
 from tests.simulation.database import in_conflict, new_database
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle, Sample
@@ -200,6 +204,8 @@ class World:
         }
         self.providers: dict[str, Provider] = {name: Careful(one) for name, one in built.items()}
         self.wire = Wire(self.engine, self.breaches)
+        self.payments = FakePayments(self.clock, random.Random(0))
+        """Its books say whom it charged; `doubles()` of them is a breach."""
 
     @property
     def capabilities(self) -> dict[str, Capabilities]:
@@ -265,9 +271,22 @@ class World:
                 return self._read_each(provider, "totals", customers)
             case ReadDrawn(provider, customer_ids):
                 return self._read_each(provider, "drawn", [(one,) for one in customer_ids])
+            case ChargeMoney(_, charges, over):
+                made = self.rng.randrange(len(charges) + 1) if dies else len(charges)
+                return [self._charge(one, too_late or over()) for one in charges[:made]]
+            case LookUpMoney(_, charges):
+                return [self.payments.looked_up(one) for one in charges]
             case SendHalts(halts, over):
                 return [NOT_SENT] * len(halts) if over() else self._send_halts(halts)
         raise AssertionError(f"no such effect: {effect!r}")
+
+    def _charge(self, charge: Charge, too_late: bool) -> ChargeResult:
+        if too_late:
+            return NotSent(NOT_SENT, self.process_clock.at_ms)
+        if self.faults.strikes("request_lost"):
+            return InDoubt("no answer")
+        answer = self.payments.charged(charge)
+        return InDoubt("no answer") if self.faults.strikes("answer_lost") else answer
 
     def _send_halts(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         self.wire.check_halts(halts)

@@ -23,6 +23,7 @@ from drawdown.schema.ids import FEATURE_NAME, is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EARLIEST_TS, next_window
 from drawdown.worker.catalog.wallets import customers_on, orgs_of
+from drawdown.worker.commands.topups import rearm_paid
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
@@ -62,6 +63,8 @@ def grant(
         ids.require(connection, ids.PLAN, plan)
     name = f"grant:{key}"
     was = wallet_of(connection, customer_id).plan
+    if amount_micro > 0:
+        rearm_paid(connection, customer_id, name)
     if plan is not None:
         accounts.set_plan(connection, customer_id, plan)
     granted = wallet.grant(

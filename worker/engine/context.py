@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from drawdown.providers.payments.protocol import PaymentCapabilities
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.clock import Clock
 from drawdown.schema.units import MINUTE_MS
@@ -34,6 +35,10 @@ class Context:
     """Providers that cannot be used at all, and why."""
     changed: Mapping[str, str] = field(default_factory=dict)
     """Providers that declare other terms than those in force; they are sent nothing until a person accepts these."""
+    payments: Mapping[str, PaymentCapabilities] = field(default_factory=dict)
+    """Payment services there are."""
+    dormant_payments: Collection[str] = ()
+    """Of these, those that cannot be called yet."""
     shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None
@@ -88,6 +93,10 @@ class Context:
     def reading(self, provider: str) -> Breaker:
         """The breaker of a provider's reads: one that takes no usage may well be read, and the other way round."""
         return self.breakers.setdefault(f"{provider} reads", Breaker())
+
+    def paying(self, service: str) -> Breaker:
+        """The breaker of a payment service."""
+        return self.breakers.setdefault(f"{service} payments", Breaker())
 
     def advanced(self, what: str, count: int) -> None:
         if self.progress is not None:

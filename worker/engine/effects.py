@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
+from drawdown.providers.payments.protocol import Charge
 from drawdown.providers.protocol import PushRequest
 
 R = TypeVar("R")
@@ -90,6 +91,24 @@ class CheckCustomers:
 
     provider: str
     customer_ids: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class ChargeMoney:
+    """Have a payment service charge customers, none begun once it is `over`; a ChargeResult each, in order."""
+
+    service: str
+    charges: Sequence[Charge]
+    over: Over = never
+
+
+@dataclass(frozen=True, eq=False)
+class LookUpMoney:
+    """Ask a payment service what became of charges; a ChargeResult each, in order. Nothing is charged by it."""
+
+    service: str
+    charges: Sequence[Charge]
+    over: Over = never
 
 
 @dataclass(frozen=True)
@@ -173,6 +192,8 @@ Effect: TypeAlias = (
     | ReadTotals
     | ReadDrawn
     | CheckCustomers
+    | ChargeMoney
+    | LookUpMoney
     | SendHalts
     | Recall
     | Remember

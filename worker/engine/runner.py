@@ -14,16 +14,19 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from drawdown.providers.http import Http
+from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.protocol import Provider
 from drawdown.schema.clock import Clock
 from drawdown.schema.database import write
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import (
     NOT_SENT,
+    ChargeMoney,
     CheckCustomers,
     Effect,
     HaltSender,
     LookUp,
+    LookUpMoney,
     NoWitness,
     Over,
     Push,
@@ -39,6 +42,7 @@ from drawdown.worker.engine.effects import (
     WitnessStore,
 )
 from drawdown.worker.engine.flight import POLL_S
+from drawdown.worker.engine.money import answers
 
 R = TypeVar("R")
 
@@ -54,6 +58,7 @@ class World:
     http: Http | None = None
     """What providers share, closed when the steps have ended."""
     witness: WitnessStore = field(default_factory=NoWitness)
+    payments: Mapping[str, PaymentService] = field(default_factory=dict)
 
 
 def run(steps: Steps[R], world: World) -> R:
@@ -139,6 +144,8 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return await calls[provider].drawn(customer_ids, over)
         case CheckCustomers(provider, customer_ids):
             return await calls[provider].check(customer_ids)
+        case ChargeMoney(service) | LookUpMoney(service):
+            return await answers(world.payments[service], effect, world.clock)
         case SendHalts(halts, over) if over():
             return [NOT_SENT] * len(halts)
         case SendHalts(halts, over):

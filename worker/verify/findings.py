@@ -15,6 +15,7 @@ PUSHES: Final = queries(str(_HERE.with_name("pushes.sql")))
 LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
 CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
+TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
 STATE: Final = queries(str(_HERE.with_name("state.sql")))
 
 STATEMENTS: Final = (
@@ -32,6 +33,7 @@ STATEMENTS: Final = (
     (CREDIT, ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over")),
     (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
     (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
+    (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
@@ -159,6 +161,20 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "{payout} comes to {total_micro}, {released_micro} released and {carried_micro} taken off; its lines come to "
         "{released} and {carried}, and were to be more than {threshold}",
     ),
+    "uncredited": (
+        12,
+        "{topup} was paid for {credits_micro} to {customer_id}; the ledger has {amount_micro} to {to_account} for it",
+    ),
+    "unpaid": (12, "the ledger has {amount_micro} to {to_account} as {key}, and no such top-up was paid: {state}"),
+    "two_open": (12, "{topups} top-ups of {customer_id} are open at once"),
+    "topup_named": (12, "{topup} is called otherwise than episode {episode} of {customer_id}"),
+    "topup_cost": (12, "{topup} asks {money_minor} for {credits_micro} at {price_minor} a credit"),
+    "topup_cap": (
+        12,
+        "{topup} is number {day} of a day and {month} of 30; its terms allowed {max_day} and {max_month}",
+    ),
+    "topup_calls": (12, "{topup} counts {attempts} calls; on record are {tries}"),
+    "topup_uncalled": (12, "{topup} is {state}, and was never called"),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

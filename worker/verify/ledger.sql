@@ -200,7 +200,7 @@ WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <>
 -- name: ungranted
 SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
 FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.to_account
-WHERE e.kind = 'grant' AND e.key NOT IN (
+WHERE e.kind = 'grant' AND e.key NOT LIKE 'topup:%' AND e.key NOT IN (
     SELECT {said_key} FROM operator_actions x WHERE x.action = 'ledger_grant' AND {said_key} IS NOT NULL)
 
 -- name: said_key [postgresql]

@@ -12,6 +12,7 @@ from drawdown.schema.text import in_short
 from drawdown.worker.halts.dispatch import Dispatched
 from drawdown.worker.push.lookup import Confirmed
 from drawdown.worker.push.push import Pushed
+from drawdown.worker.topup.fill import Filled
 from drawdown.worker.verdict.project import Projected
 from drawdown.worker.views.backlog import Backlog
 
@@ -39,6 +40,8 @@ class Report:
     resumed: int = 0
     halts_acknowledged: int = 0
     halts_failed: int = 0
+    topped_up: int = 0
+    charges_declined: int = 0
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubted: str | None = None
@@ -74,6 +77,9 @@ def collect(report: Report, results: Sequence[object]) -> None:
                 report.halted += result.halted
                 report.resumed += result.resumed
                 report.failures += result.unwritten
+            case Filled():
+                report.topped_up += result.credited
+                report.charges_declined += result.declined
             case Dispatched():
                 report.halts_acknowledged += result.acknowledged
                 report.halts_failed += result.failed

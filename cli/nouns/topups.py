@@ -1,0 +1,265 @@
+"""`drawdown topup`: wallets that fill themselves."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import App
+from drawdown.cli.options import Actor, Most, New, Reason
+from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
+from drawdown.cli.rendering import facts, show, table
+from drawdown.providers.payments.protocol import Link, NoLink
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.worker.commands import topups
+from drawdown.worker.commands.topups import Mode, Said, Terms
+from drawdown.worker.engine import runner
+from drawdown.worker.topup.fill import Filled, fill
+from drawdown.worker.views.topups import (
+    STATES,
+    TopupRow,
+    WalletTerms,
+    list_terms,
+    list_topups,
+    show_topup,
+    show_wallet,
+    switched,
+)
+
+commands = typer.Typer()
+StateName = Enum("StateName", {name: name for name in STATES}, type=str)  # type: ignore[misc]
+Wallet = Annotated[str, typer.Argument(help="The customer whose wallet it is")]
+SomeWallet = Annotated[str | None, typer.Argument(help="The customer whose wallet it is")]
+All = Annotated[bool, typer.Option("--all", help="The kill switch: of everybody")]
+Shadow = Annotated[bool, typer.Option("--shadow", help="Write down what would be charged, and charge nothing")]
+ReturnTo = Annotated[str, typer.Option(help="Where the customer comes back to")]
+
+
+@commands.command("set")
+def set_(
+    context: typer.Context,
+    wallet: Wallet,
+    below: Annotated[str, typer.Option(metavar="CREDITS", help="Top up at or below so many that are available")],
+    price: Annotated[int, typer.Option(help="What a credit costs, in minor units: 100 is one dollar")],
+    currency: Annotated[str, typer.Option(help="ISO 4217, in lower case")],
+    customer: Annotated[str, typer.Option(help="The customer's id at the payment service")],
+    most: Annotated[int, typer.Option(help="The largest charge, in minor units")],
+    amount: Annotated[str | None, typer.Option(metavar="CREDITS", help="By so many, as often as it takes")] = None,
+    up_to: Annotated[str | None, typer.Option(metavar="CREDITS", help="Or up to so many")] = None,
+    service: Annotated[str, typer.Option(help="The payment service")] = "stripe",
+    per_day: Annotated[int, typer.Option(help="Top-ups in 24 hours, whatever becomes of them")] = 3,
+    per_month: Annotated[int, typer.Option(help="Top-ups in 30 days")] = 20,
+    shadow: Shadow = False,
+    new: New = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Have a wallet fill itself. Declines so far are forgotten: the customer may be another one, with another card."""
+    app: App = context.obj
+    terms = Terms(
+        threshold_micro=parse_credits(below),
+        amount_micro=None if amount is None else parse_credits(amount),
+        fill_to_micro=None if up_to is None else parse_credits(up_to),
+        price_minor=price,
+        currency=currency,
+        service=service,
+        service_customer=customer,
+        most_minor=most,
+        max_day=per_day,
+        max_month=per_month,
+        mode="shadow" if shadow else "live",
+    )
+    by, can = app.by(actor, reason), app.require_payments(service).capabilities
+    said = app.write(lambda c: topups.set_terms(c, wallet, terms, can, by, new=new))
+    before = "before: none" if said.was is None else f"before: {_in_words(said.was)}"
+    dormant = app.payments.services[service].dormant
+    waits = [] if dormant is None or shadow else [f"nothing is charged yet: {dormant}"]
+    show(
+        app,
+        {"customer_id": wallet, "terms": terms, "was": said.was},
+        [f"{wallet}: {_in_words(terms)}; {before}", *waits],
+    )
+
+
+@commands.command("list")
+def list_(
+    context: typer.Context,
+    wallet: Annotated[str, typer.Option(help="Of this wallet alone")] = "",
+    state: Annotated[list[StateName] | None, typer.Option(help="In this state; may be repeated")] = None,
+    most: Most = 50,
+) -> None:
+    """List wallets that fill themselves, stopped ones first, and their top-ups, the newest first."""
+    app: App = context.obj
+    states = tuple(one.value for one in state or StateName)
+    wallets = app.read(lambda c: list_terms(c, most, wallet))
+    found = app.read(lambda c: list_topups(c, most, states, wallet))
+    stopped = app.read(switched)
+    lines = [] if stopped is None else [f"all are stopped since {show_time(stopped.stopped_ms)}: {stopped.reason}"]
+    columns = ("wallet", "mode", "#available", "#below", "service", "stopped because")
+    rows = [
+        (one.customer_id, one.mode, show_credits(one.available_micro), show_credits(one.threshold_micro), one.service,
+         one.blocked_reason)
+        for one in wallets
+    ]  # fmt: skip
+    tables = [table("Wallets", columns, rows), _table("Top-ups", found)]
+    show(app, {"wallets": wallets, "topups": found, "stopped": stopped}, [*lines, *tables])
+
+
+@commands.command("show")
+def show_(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="WALLET|TOPUP", help="A wallet, or one top-up: topup:WALLET:N")],
+    most: Most = 20,
+) -> None:
+    """Show a wallet's terms and its top-ups; or one top-up and each call that may have taken money."""
+    app: App = context.obj
+    if not what.startswith("topup:"):
+        terms, found = app.read(lambda c: show_wallet(c, what, most))
+        tables = [table(what, ("", ""), facts(vars(terms))), _table("Top-ups", found)]
+        show(app, {"terms": _said(terms), "topups": found}, tables)
+        return
+    one, calls = app.read(lambda c: show_topup(c, what, most))
+    rows = [(call.attempt, show_time(call.started_ms), call.outcome or "nobody knows", call.detail) for call in calls]
+    tables = [table(what, ("", ""), facts(vars(one))), table("Calls", ("#", "at", "outcome", "said"), rows)]
+    show(app, {"topup": one, "calls": calls}, tables)
+
+
+@commands.command()
+def arm(context: typer.Context, wallet: Wallet, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Say that there is another card: top-ups go on, and a wallet that is low is filled at once, once."""
+    app: App = context.obj
+    by = app.by(actor, reason)
+    said = app.write(lambda c: topups.arm(c, wallet, by))
+    done = runner.run(fill(app.context(), wallet), app.world())
+    was = f"; they had stopped: {said.blocked_reason}" if said.blocked_reason else ""
+    lines = [f"{wallet}: top-ups are armed{was}", _done(done)]
+    show(app, {"customer_id": wallet, "was_blocked": said.blocked_reason, "filled": done}, lines)
+
+
+@commands.command()
+def stop(
+    context: typer.Context,
+    wallet: SomeWallet = None,
+    all_: All = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Stop charging a wallet, or with --all everybody. What is in doubt is looked up all the same."""
+    app: App = context.obj
+    if _is_all(wallet, all_):
+        before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=True))
+        show(app, {"stopped": True, "was": before}, [f"nobody is charged any more; before: {before or 'not stopped'}"])
+        return
+    _set_mode(app, wallet or "", "stopped", actor, reason)
+
+
+@commands.command()
+def start(
+    context: typer.Context,
+    wallet: SomeWallet = None,
+    all_: All = False,
+    shadow: Shadow = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Let a wallet fill itself again; with --all, take the kill switch back."""
+    app: App = context.obj
+    if _is_all(wallet, all_):
+        if shadow:
+            raise UsageError("--shadow goes with a wallet")
+        before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=False))
+        show(app, {"stopped": False, "was": before}, [f"top-ups go on; before: {before or 'not stopped'}"])
+        return
+    _set_mode(app, wallet or "", "shadow" if shadow else "live", actor, reason)
+
+
+@commands.command()
+def resolve(
+    context: typer.Context,
+    topup: Annotated[str, typer.Argument(help="The top-up: topup:WALLET:N")],
+    evidence: Annotated[str, typer.Option(help="What shows it; kept for good")],
+    paid: Annotated[str | None, typer.Option(metavar="PAYMENT", help="It was paid, as this payment: credit it")] = None,
+    absent: Annotated[bool, typer.Option("--absent", help="Nothing was taken, and nothing will be")] = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Say what became of a top-up in doubt, as the payment service's own dashboard shows it.
+
+    Where another amount was paid: --absent, and give the credit by `drawdown ledger grant`.
+    """
+    app: App = context.obj
+    if (paid is None) != absent:
+        raise UsageError("say --paid PAYMENT or --absent: one of them")
+    by = app.by(actor, reason)
+    state = app.write(lambda c: topups.resolve(c, topup, paid, evidence, by))
+    show(app, {"topup": topup, "state": state}, [f"{topup}: {state}"])
+
+
+@commands.command()
+def card(context: typer.Context, wallet: Wallet, return_to: ReturnTo) -> None:
+    """Print the page where the customer puts in a card. Whoever has it is taken for them: send it to nobody else."""
+    _link(context.obj, wallet, return_to, portal=False)
+
+
+@commands.command()
+def portal(context: typer.Context, wallet: Wallet, return_to: ReturnTo) -> None:
+    """Print the page where the customer changes cards and sees payments. Send it to nobody else."""
+    _link(context.obj, wallet, return_to, portal=True)
+
+
+def _link(app: App, wallet: str, return_to: str, *, portal: bool) -> None:
+    terms = app.read(lambda c: topups.require_terms(c, wallet))
+    service = app.require_payments(terms.service)
+    ask = service.portal_link if portal else service.card_link
+    found: Link | NoLink = runner.ask(lambda: ask(terms.service_customer, return_to), app.world())
+    if isinstance(found, NoLink):
+        raise Refused(f"{terms.service} gives no page: {found.reason}")
+    ends = "" if found.expires_ms is None else f" (until {show_time(found.expires_ms)})"
+    result = {"customer_id": wallet, "url": found.url, "expires_ms": found.expires_ms}
+    show(app, result, [f"{found.url}{ends}"])
+
+
+def _is_all(wallet: str | None, all_: bool) -> bool:
+    if (wallet is None) != all_:
+        raise UsageError("name a wallet, or give --all: one of them")
+    return all_
+
+
+def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str) -> None:
+    by = app.by(actor, reason)
+    said: Said = app.write(lambda c: topups.set_mode(c, wallet, mode, by))
+    assert said.was is not None
+    lines = [f"{wallet}: {mode}; before: {said.was.mode}"]
+    if said.blocked_reason and mode == "live":
+        lines.append(f"they have stopped themselves: {said.blocked_reason}; `drawdown topup arm {wallet}`")
+    show(app, {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}, lines)
+
+
+def _in_words(terms: Terms) -> str:
+    how = f"up to {show_credits(terms.fill_to_micro)}" if terms.fill_to_micro is not None else ""
+    how = how or f"by {show_credits(terms.amount_micro or 0)}"
+    return (
+        f"{terms.mode}; at or below {show_credits(terms.threshold_micro)} credits {how}, at {terms.price_minor:,} "
+        f"{terms.currency} minor units a credit, {terms.most_minor:,} at most at once, {terms.max_day} a day, "
+        f"{terms.max_month} in 30 days; at {terms.service} as {terms.service_customer}"
+    )
+
+
+def _table(title: str, found: list[TopupRow]) -> Table:
+    rows = [
+        (one.topup, one.state, show_credits(one.credits_micro), f"{one.money_minor:,} {one.currency}", one.attempts,
+         show_time(one.at_ms), one.evidence)
+        for one in found
+    ]  # fmt: skip
+    return table(title, ("top-up", "state", "#credits", "#money", "#calls", "begun", "said last"), rows)
+
+
+def _said(terms: WalletTerms) -> dict[str, object]:
+    return {**vars(terms), "available": in_credits(terms.available_micro)}
+
+
+def _done(done: Filled) -> str:
+    return f"{done.begun} begun, {done.credited} credited, {done.declined} declined, {done.looked_up} looked up"

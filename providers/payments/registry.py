@@ -1,0 +1,70 @@
+"""The list of payment services: entry points of the group `drawdown.payments`, built from the settings.
+
+Guarantee: a service that cannot be loaded or built is named with its reason, and disables only itself. No secret stands
+in a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+
+import sqlalchemy as sa
+
+from drawdown.providers.http import Http
+from drawdown.providers.payments.protocol import PaymentCapabilities, PaymentService
+from drawdown.providers.protocol import Setup
+from drawdown.providers.registry import NAME, without_secrets
+from drawdown.schema.clock import Clock
+from drawdown.schema.text import in_short
+
+GROUP = "drawdown.payments"
+
+
+@dataclass(frozen=True)
+class PaymentServices:
+    """Those that can be used, and why the others cannot."""
+
+    services: Mapping[str, PaymentService] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def capabilities(self) -> dict[str, PaymentCapabilities]:
+        return {name: service.capabilities for name, service in self.services.items()}
+
+    @property
+    def dormant(self) -> list[str]:
+        """Those without a key."""
+        return sorted(name for name, service in self.services.items() if service.dormant is not None)
+
+
+def load(
+    settings: Mapping[str, str], clock: Clock, http: Http, engine: sa.Engine, found: Iterable[EntryPoint] | None = None
+) -> PaymentServices:
+    """Build every installed service. `settings` holds DRAWDOWN_… by the rest of their names, in lower case."""
+    services: dict[str, PaymentService] = {}
+    broken: dict[str, str] = {}
+    there = entry_points(group=GROUP) if found is None else found
+    for entry in sorted(there, key=lambda one: one.name):
+        name = entry.name
+        own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
+        try:
+            if not NAME.fullmatch(name) or name in services:
+                raise ValueError(f"{name!r} is no name for a payment service, or another one has it")
+            services[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
+        except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises disables it alone
+            broken[name] = without_secrets(in_short(error), settings)
+    return PaymentServices(services, broken)
+
+
+def _checked(name: str, built: object) -> PaymentService:
+    """Errors: TypeError for something that is none, ValueError for capabilities that cannot be obeyed."""
+    if not isinstance(built, PaymentService):
+        raise TypeError(f"{type(built).__name__} lacks a part of drawdown.providers.payments.protocol.PaymentService")
+    can = built.capabilities
+    if built.name != name:
+        raise ValueError(f"it calls itself {built.name!r}")
+    if not 0 <= can.lookup_lag_ms <= can.applied_within_ms:
+        raise ValueError("lookup_lag_ms lies between nothing and applied_within_ms")
+    return built

@@ -1,0 +1,174 @@
+"""Thousands of top-ups against a service that fails a third of all calls in every way, with kills between any two
+steps: its own books say that nobody was charged twice, and that what was paid, and nothing else, was credited, once.
+
+`DRAWDOWN_TEST_WHOLE=1` lives 100,000 episodes. Bugs that are planted turn it red.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from drawdown.ledger import wallet
+from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Paid
+from drawdown.worker.topup import claim, outcome, settle, topups
+from drawdown.worker.topup.outcome import End
+from tests.fake_payments import CHARGE_FAULTS, LOOK_UP_FAULTS
+from tests.integration.topup_lives import lived
+from tests.whole import share
+
+EPISODES = 500
+LIVES = share(4, whole=200)
+FEW = 250
+
+
+@pytest.mark.parametrize("seed", range(LIVES))
+def test_nobody_is_charged_twice_and_what_was_paid_is_credited_once(seed: int) -> None:
+    life = lived(EPISODES, seed)
+    assert life.breaches == []
+    assert life.episodes >= EPISODES and life.hand.deaths > EPISODES / 10
+    assert set(life.purses.pay.struck) == {*CHARGE_FAULTS, *LOOK_UP_FAULTS}
+    states = {state for _, state in life.purses.topups()}
+    assert states == {"credited", "declined", "needs_customer", "given_up"}
+    assert len(life.purses.pay.taken) > EPISODES / 2
+
+
+@pytest.mark.parametrize("seed", range(100, 102))
+def test_the_look_up_alone_holds_where_the_service_forgets_ids_at_once(seed: int) -> None:
+    """But for calls that are worked on late, which nobody could tell from lost ones."""
+    assert (
+        lived(FEW, seed, keeps_ms=0, faults=("not_sent", "request_lost", "answer_lost", "seen_late", "raised")).breaches
+        == []
+    )
+
+
+# Bugs that are planted.
+
+
+def piece(patch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """Another piece in the room's statements, for one test."""
+    patch.setitem(topups.SQL.pieces, (name, ""), text)
+    patch.setattr(topups.SQL, "_ready", {})
+
+
+def answers(patch: pytest.MonkeyPatch, change: Callable[[ChargeResult], ChargeResult]) -> None:
+    """What a charge is answered is taken for something else."""
+    real = settle.end_of_charge
+    monkey: Any = lambda found, result, now_ms: real(found, change(result), now_ms)  # noqa: E731
+    patch.setattr("drawdown.worker.topup.fill.end_of_charge", monkey)
+
+
+def an_id_that_differs_at_each_call(patch: pytest.MonkeyPatch) -> None:
+    real = claim._topup
+
+    def planted(row: Any, *more: Any) -> topups.Topup:
+        made = real(row, *more)
+        return replace(made, charge=replace(made.charge, charge_id=f"{made.charge.charge_id}:{row.attempts}"))
+
+    patch.setattr(claim, "_topup", planted)
+
+
+def a_doubt_that_is_charged_again_blind(patch: pytest.MonkeyPatch) -> None:
+    real = outcome.of_answer
+
+    def planted(result: ChargeResult, *more: Any) -> End | None:
+        end = real(result, *more)
+        return replace(end, state="due") if end is not None and isinstance(result, InDoubt) else end
+
+    patch.setattr(settle, "of_answer", planted)
+    piece(patch, "is_proven", "1 = 1")
+
+
+def calls_that_nobody_counts(patch: pytest.MonkeyPatch) -> None:
+    """What was called and never answered counts as never called."""
+    piece(
+        patch, "claim_lookups", topups.SQL.pieces["claim_lookups", ""].replace("state = 'in_doubt'", "state = 'due'", 1)
+    )
+    piece(patch, "may_have_arrived", "1 = 0")
+
+
+def a_doubt_that_is_a_decline(patch: pytest.MonkeyPatch) -> None:
+    answers(patch, lambda result: Declined("x", "no answer", True) if isinstance(result, InDoubt) else result)
+
+
+def a_doubt_that_is_paid(patch: pytest.MonkeyPatch) -> None:
+    real = settle.end_of_charge
+
+    def planted(found: topups.Topup, result: ChargeResult, now_ms: int) -> End:
+        paid = Paid("pay_x", found.charge.amount, found.charge.currency)
+        return real(found, paid if isinstance(result, InDoubt) else result, now_ms)
+
+    patch.setattr("drawdown.worker.topup.fill.end_of_charge", planted)
+
+
+def not_sent_that_speaks_of_earlier_calls(patch: pytest.MonkeyPatch) -> None:
+    real = claim._topup
+    patch.setattr(claim, "_topup", lambda *given: replace(real(*given), arrived_before=False))
+    piece(patch, "may_have_arrived", "x.outcome IS NULL")
+
+
+def paid_and_credited_apart(patch: pytest.MonkeyPatch) -> None:
+    """A process dies between the two, now and then."""
+    real, rng = settle.credit, random.Random(1)
+    patch.setattr(settle, "credit", lambda *given: real(*given) if rng.random() < 0.98 else None)
+
+
+def a_grant_with_a_key_of_its_own(patch: pytest.MonkeyPatch) -> None:
+    """And an answer that is written down by whoever brings it, however often."""
+    real, rng = wallet.grant, random.Random(1)
+    patch.setattr(wallet, "grant", lambda *given, key, **more: real(*given, key=f"{key}:{rng.random()}", **more))
+
+
+def absence_that_is_believed_at_once(patch: pytest.MonkeyPatch) -> None:
+    real = outcome.of_not_found
+    patch.setattr(
+        settle, "of_not_found", lambda calls, loss, *more, **most: real(outcome.Calls(None, None), None, *more, **most)
+    )
+
+
+def a_charge_given_up_while_it_may_be_applied(patch: pytest.MonkeyPatch) -> None:
+    real = outcome.of_not_found
+
+    def planted(calls: outcome.Calls, loss: Any, asked_ms: int, now_ms: int, can: Any, **more: Any) -> End:
+        return real(calls, loss, asked_ms, now_ms, replace(can, applied_within_ms=can.lookup_lag_ms), **more)
+
+    patch.setattr(settle, "of_not_found", planted)
+    piece(patch, "if_not_credited", "state IN {open}")
+
+
+def caps_that_count_what_was_paid(patch: pytest.MonkeyPatch) -> None:
+    piece(patch, "begun", topups.SQL.pieces["begun", ""] + " AND p.state = 'credited'")
+
+
+PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, Any]]] = {
+    one.__name__: (one, text, more)
+    for one, text, more in (
+        (an_id_that_differs_at_each_call, "was paid, and not credited", {}),
+        (a_doubt_that_is_charged_again_blind, "was charged twice", {"keeps_ms": 0}),
+        (calls_that_nobody_counts, "was charged twice", {"keeps_ms": 0}),
+        (a_doubt_that_is_a_decline, "was paid, and not credited", {}),
+        (a_doubt_that_is_paid, "was credited, and not paid", {}),
+        (not_sent_that_speaks_of_earlier_calls, "", {"keeps_ms": 0}),
+        (paid_and_credited_apart, "was paid, and not credited", {}),
+        (a_grant_with_a_key_of_its_own, "invariant=12", {}),
+        (absence_that_is_believed_at_once, "was charged twice", {"keeps_ms": 0}),
+        (a_charge_given_up_while_it_may_be_applied, "", {}),
+        (caps_that_count_what_was_paid, "its terms allowed", {"max_day": 2}),
+    )
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, text, more = PLANTED[name]
+    plant(monkeypatch)
+    seen: list[str] = []
+    for seed in range(200, 203):
+        seen += lived(FEW, seed, heals=False, **more).breaches
+        if any(text in line for line in seen):
+            break
+    assert any(text in line for line in seen) and seen, seen[:5]

@@ -1,0 +1,470 @@
+"""Top-ups: a wallet that runs low is filled once for its gap; what was paid is credited once; on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.payments.protocol import Charge, InDoubt
+from drawdown.schema.database import write
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.worker.commands import topups as said
+from drawdown.worker.commands.credit import grant, set_rate
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import ChargeMoney, Transaction
+from drawdown.worker.engine.money import PAYMENTS_AT_ONCE
+from drawdown.worker.history.incarnation import HistoryDoubted
+from drawdown.worker.tick import tick
+from drawdown.worker.topup.claim import CHARGES_AT_ONCE
+from drawdown.worker.topup.fill import fill
+from drawdown.worker.watch import Watcher, watch
+from tests.fake_payments import CAN, FakePayments
+from tests.fresh import fresh
+from tests.integration.topping import HOUR_MS, TERMS, Purses, flat, judged
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def purses(engine: sa.Engine) -> Purses:
+    made = Purses(engine)
+    made.set()
+    return made
+
+
+def test_a_wallet_that_runs_low_is_filled_once(purses: Purses) -> None:
+    purses.grant(6)
+    assert purses.fill().begun == 0, "above the threshold"
+    purses.use(2 * MICRO)
+    done = purses.fill()
+    assert (done.begun, done.charged, done.credited) == (1, 1, 1)
+    assert purses.credits() == 24
+    assert [(one.charge_id, one.amount, one.currency) for one in purses.pay.taken] == [("topup:acme:1", 2000, "usd")]
+    assert purses.fill().begun == 0
+    entries = "SELECT kind, from_account, to_account, amount_micro FROM ledger_entries WHERE key = 'topup:acme:1'"
+    assert purses.rows(entries) == [("grant", "source:grants", "wallet:acme", 20 * MICRO)]
+    assert judged(purses) == []
+
+
+def test_one_charge_is_for_the_whole_gap(purses: Purses) -> None:
+    purses.use(50 * MICRO)
+    purses.fill()
+    assert purses.credits() == 10, "three times 20, to be above 5"
+    purses.set("bulk", amount_micro=None, fill_to_micro=30 * MICRO, most_minor=4_000)
+    purses.use(7_500_001, "bulk")
+    purses.fill()
+    assert purses.credits("bulk") == 30
+    assert purses.pay.taken[-1].amount == 3_751, "a part of a minor unit is rounded up"
+    purses.use(80 * MICRO, "bulk")
+    purses.fill()
+    assert purses.credits("bulk") == -10, "the largest charge that the terms allow"
+    purses.fill()
+    assert purses.credits("bulk") == 30, "the level is asked for again"
+
+
+def test_what_was_charged_and_never_answered_is_looked_up_and_credited_once(purses: Purses) -> None:
+    purses.pay.script.extend(["answer_lost"])
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "in_doubt")]
+    assert purses.fill(6_000).credited == 1
+    assert (purses.pay.charges, purses.credits()) == (["topup:acme:1"], 20)
+    assert judged(purses) == []
+
+
+def test_what_never_arrived_is_charged_again_under_its_id_once_the_lag_is_over(purses: Purses) -> None:
+    purses.pay.script.extend(["request_lost"])
+    purses.fill()
+    purses.fill(MINUTE_MS)
+    assert purses.topups() == [("topup:acme:1", "in_doubt")], "nothing is seen yet, and that proves nothing"
+    assert len(purses.pay.charges) == 1
+    done = purses.fill(12 * MINUTE_MS)
+    assert (done.credited, purses.pay.charges) == (1, ["topup:acme:1"] * 2)
+    assert judged(purses) == []
+
+
+def test_a_process_that_dies_with_a_charge_on_its_way_leaves_it_to_be_looked_up(purses: Purses) -> None:
+    steps = flat(fill(purses.context()))
+    effect = next(steps)
+    while isinstance(effect, Transaction):
+        effect = steps.send(purses.write(effect.work))
+    assert isinstance(effect, ChargeMoney)
+    purses.pay.charged(effect.charges[0])
+    assert purses.topups() == [("topup:acme:1", "sending")]
+    purses.fill(MINUTE_MS)
+    assert purses.topups() == [("topup:acme:1", "sending")], "its lease still runs"
+    purses.fill(2 * MINUTE_MS)
+    assert (purses.credits(), purses.pay.charges) == (20, ["topup:acme:1"])
+
+
+def test_what_can_be_applied_no_more_is_given_up_and_another_one_takes_its_place(purses: Purses) -> None:
+    purses.pay.script.extend(["request_lost"])
+    purses.fill()
+    purses.pay.rate = 1.0  # nobody answers for a day
+    for _ in range(24):
+        purses.fill(HOUR_MS)
+    assert purses.pay.taken == []
+    purses.pay.rate = 0.0
+    purses.settle()
+    assert purses.topups() == [("topup:acme:1", "given_up")]
+    assert purses.fill().credited == 1
+    assert judged(purses) == []
+
+
+def test_declines_wait_and_the_third_in_a_row_stops_the_wallet(purses: Purses) -> None:
+    purses.pay.cards["cus_acme"] = "declined"
+    for after_ms, charged in (
+        (5_000, 1),
+        (5_000, 0),
+        (HOUR_MS, 1),
+        (HOUR_MS, 0),
+        (DAY_MS, 1),
+        (DAY_MS, 0),
+        (DAY_MS, 0),
+    ):
+        assert purses.fill(after_ms).charged == charged
+    ((blocked, declines),) = purses.rows("SELECT blocked_reason, declines FROM topup_terms")
+    assert declines == 3 and "3 declines in a row" in blocked
+    purses.pay.cards["cus_acme"] = "good"
+    assert purses.fill(DAY_MS).charged == 0, "nobody told of another card"
+    purses.write(lambda c: said.arm(c, "acme", purses.by))
+    assert purses.fill().credited == 1
+
+
+@pytest.mark.parametrize("manner", ["stolen", "none"])
+def test_a_card_that_must_not_be_tried_again_is_not(purses: Purses, manner: str) -> None:
+    purses.pay.cards["cus_acme"] = manner
+    assert purses.fill().charged == 1
+    for _ in range(5):
+        assert purses.fill(DAY_MS).charged == 0
+    purses.pay.cards.clear()
+    purses.grant(1, key="invoice-1")
+    assert purses.fill().credited == 1, "a paid invoice has it go on"
+
+
+def test_the_same_grant_again_lets_nothing_go_on(purses: Purses) -> None:
+    purses.grant(1, key="invoice-1")
+    purses.pay.cards["cus_acme"] = "stolen"
+    assert purses.fill().charged == 1
+    purses.grant(1, key="invoice-1")
+    assert purses.fill().charged == 0
+
+
+def test_an_outage_is_no_decline_and_counts_towards_no_cap(purses: Purses) -> None:
+    purses.set(max_day=1, max_month=1)
+    purses.pay.script.extend(["not_sent"] * 20)
+    for _ in range(21):
+        purses.fill(2 * HOUR_MS)
+    assert purses.rows("SELECT declines, blocked_ms FROM topup_terms") == [(0, None)]
+    assert purses.credits() == 20
+    assert purses.topups() == [("topup:acme:1", "credited")]
+
+
+def test_caps_count_what_was_begun_whatever_became_of_it(purses: Purses) -> None:
+    purses.set(max_day=2, max_month=3)
+    for _ in range(4):
+        purses.fill()
+        purses.use(20 * MICRO)
+    assert len(purses.pay.taken) == 2
+    purses.fill(DAY_MS)
+    purses.use(20 * MICRO)
+    purses.fill(DAY_MS)
+    assert len(purses.pay.taken) == 3
+    purses.fill(31 * DAY_MS)
+    assert len(purses.pay.taken) == 4
+
+
+def test_a_shadow_writes_what_would_be_charged_and_charges_nothing(purses: Purses) -> None:
+    purses.set(mode="shadow")
+    for _ in range(3):
+        assert purses.fill().charged == 0
+    assert purses.topups() == [("topup:acme:1", "shadow")]
+    purses.use(20 * MICRO)
+    purses.fill()
+    assert [state for _, state in purses.topups()] == ["shadow", "shadow"]
+    assert (purses.pay.charges, purses.rows("SELECT 1 FROM ledger_entries WHERE kind = 'grant'")) == ([], [])
+    purses.write(lambda c: said.set_mode(c, "acme", "live", purses.by))
+    purses.fill()
+    assert purses.topups()[-1] == ("topup:acme:3", "credited")
+
+
+def test_the_kill_switch_stops_all_and_what_is_in_doubt_is_looked_up(purses: Purses) -> None:
+    purses.pay.script.extend(["answer_lost"])
+    purses.fill()
+    purses.set("other")
+    assert purses.write(lambda c: said.switch(c, purses.by, stopped=True)) is None
+    done = purses.fill(MINUTE_MS)
+    assert (done.begun, done.charged, done.credited) == (0, 0, 1)
+    assert purses.write(lambda c: said.switch(c, purses.by, stopped=False)) == "test: a test"
+    assert purses.fill().credited == 1
+
+
+def test_what_was_begun_and_is_wanted_no_more_is_not_charged(purses: Purses) -> None:
+    purses.pay.script.extend(["not_sent"])
+    purses.fill()
+    purses.write(lambda c: said.set_mode(c, "acme", "stopped", purses.by))
+    purses.fill(2 * HOUR_MS)
+    assert purses.topups() == [("topup:acme:1", "given_up")]
+    assert len(purses.pay.charges) == 1
+
+
+def test_a_charge_that_may_have_arrived_and_is_wanted_no_more_is_watched_to_its_end(purses: Purses) -> None:
+    purses.pay.script.extend(["request_lost"])
+    purses.fill()
+    purses.write(lambda c: said.set_mode(c, "acme", "stopped", purses.by))
+    for _ in range(5):
+        purses.fill(HOUR_MS)
+    assert purses.topups() == [("topup:acme:1", "in_doubt")]
+    purses.fill(DAY_MS)
+    assert purses.topups() == [("topup:acme:1", "given_up")]
+    assert len(purses.pay.charges) == 1
+
+
+def test_a_service_that_has_no_key_yet_is_not_called(purses: Purses) -> None:
+    purses.pay.dormant = "no key"
+    assert purses.fill().begun == 0
+    assert purses.pay.charges == []
+
+
+def test_one_hanging_call_costs_its_service_the_time_and_no_more(purses: Purses) -> None:
+    async def never(_request: object) -> InDoubt:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    purses.pay.charge = never  # type: ignore[method-assign, assignment]
+    asked = iter(range(1_000_000))
+    done = purses.fill(stopping=lambda: next(asked) > 6)
+    assert done.charged == 1
+    assert purses.topups() == [("topup:acme:1", "in_doubt")]
+
+
+def test_what_stands_for_something_else_over_there_is_a_persons(purses: Purses) -> None:
+    purses.pay.script.extend(["request_lost"])
+    purses.fill()
+    other = replace(_request(purses), amount=1)
+    purses.pay.charged(other)
+    for _ in range(3):
+        purses.fill(DAY_MS)
+    assert purses.topups() == [("topup:acme:1", "in_doubt")]
+    with pytest.raises(UsageError):
+        purses.write(lambda c: said.resolve(c, "topup:acme:1", None, " ", purses.by))
+    with pytest.raises(UnknownId):
+        purses.write(lambda c: said.resolve(c, "topup:acme:9", None, "their dashboard", purses.by))
+    purses.write(lambda c: said.resolve(c, "topup:acme:1", None, "their dashboard: 1 cent, paid back", purses.by))
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "given_up"), ("topup:acme:2", "credited")]
+    with pytest.raises(Refused):
+        purses.write(lambda c: said.resolve(c, "topup:acme:2", None, "x", purses.by))
+
+
+def test_what_a_person_says_was_paid_is_credited(purses: Purses) -> None:
+    purses.pay.script.extend(["request_lost"])
+    purses.fill()
+    purses.write(lambda c: said.resolve(c, "topup:acme:1", "pay_9", "their dashboard", purses.by))
+    assert (purses.topups(), purses.credits()) == ([("topup:acme:1", "credited")], 20)
+
+
+def test_arming_runs_the_first_recharge_once(purses: Purses) -> None:
+    for _ in range(3):
+        purses.write(lambda c: said.arm(c, "acme", purses.by))
+        purses.fill(only="acme")
+    assert len(purses.pay.taken) == 1
+
+
+def test_one_wallet_may_be_filled_alone(purses: Purses) -> None:
+    purses.set("other")
+    assert purses.fill(only="acme").credited == 1
+    assert [one.customer_id for one in purses.pay.taken] == ["cus_acme"]
+
+
+BAD = {
+    "an amount and a level": {"fill_to_micro": 9 * MICRO},
+    "neither": {"amount_micro": None},
+    "a level below the threshold": {"amount_micro": None, "fill_to_micro": 5 * MICRO},
+    "nothing": {"amount_micro": 0},
+    "less than the service takes": {"amount_micro": MICRO // 10},
+    "more than is allowed": {"most_minor": 1_999},
+    "more than the service takes": {"most_minor": 10**10},
+    "no price": {"price_minor": 0},
+    "no currency": {"currency": "USD"},
+    "no customer": {"service_customer": ""},
+    "no cap": {"max_day": 0},
+    "no end": {"max_month": 10**6},
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_terms_that_make_no_sense_are_refused(purses: Purses, what: str) -> None:
+    terms = replace(TERMS, **BAD[what])  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        purses.write(lambda c: said.set_terms(c, "acme", terms, CAN, purses.by))
+
+
+def test_a_wallet_whose_biller_keeps_its_balances_is_filled_by_that_one_alone(purses: Purses) -> None:
+    purses.write(
+        lambda c: c.execute(
+            sa.text(
+                "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
+                "VALUES ('far', 0, 'autumn', 'far', 0, 'a', 'b')"
+            )
+        )
+    )
+    with pytest.raises(Refused, match="autumn"):
+        purses.set("far")
+
+
+def _request(purses: Purses) -> Charge:
+    ((name, customer, money, begun),) = purses.rows(
+        "SELECT topup, service_customer, money_minor, begun_ms FROM topups WHERE state = 'in_doubt'"
+    )
+    return Charge(name, customer, money, "usd", "20 credits", begun)
+
+
+def test_so_many_charges_are_under_way_together(purses: Purses) -> None:
+    for number in range(20):
+        purses.set(f"w{number}")
+    under_way, most, real = [0], [0], purses.pay.charge
+
+    async def slow(request: Charge) -> object:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        await asyncio.sleep(0.02)
+        under_way[0] -= 1
+        return await real(request)
+
+    purses.pay.charge = slow  # type: ignore[method-assign, assignment]
+    assert purses.fill().credited == 21
+    claims = purses.rows("SELECT COUNT(*) FROM topup_attempts GROUP BY owner ORDER BY 1 DESC")
+    assert claims == [(CHARGES_AT_ONCE,), (21 - CHARGES_AT_ONCE,)]
+    assert most == [PAYMENTS_AT_ONCE]
+    assert judged(purses) == []
+
+
+# After a restore, an episode's number may be used again.
+
+
+def _restored(purses: Purses, lost: Purses, after_ms: int) -> None:
+    """`purses` is what a backup of `lost` gave back, `after_ms` after it was charged; somebody ran `recover`."""
+    from_ms = purses.clock.at_ms
+    lost.pay.clock = lost.clock = purses.clock
+    lost.set()
+    lost.fill()
+    purses.pay = lost.pay
+    purses.later(after_ms)
+    purses.write(
+        lambda c: c.execute(
+            sa.text(
+                "INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason) "
+                "VALUES (1, :from_ms, :at_ms, :at_ms, 0, 'a test', 'test', 'a test')"
+            ),
+            {"from_ms": from_ms, "at_ms": purses.clock.at_ms},
+        )
+    )
+
+
+@pytest.mark.parametrize("after_ms", [HOUR_MS, 3 * DAY_MS])
+def test_what_was_paid_in_a_lost_history_is_credited_and_not_charged_again(purses: Purses, after_ms: int) -> None:
+    """Also where the service has forgotten the id: it is looked up before it is first charged."""
+    _restored(purses, Purses(fresh()), after_ms)
+    done = purses.fill()
+    assert (done.begun, done.charged, done.credited) == (1, 0, 1)
+    assert (purses.pay.charges, purses.credits()) == (["topup:acme:1"], 20)
+    assert judged(purses) == []
+    purses.use(20 * MICRO)
+    purses.fill(MINUTE_MS)
+    assert len(purses.pay.charges) == 1, "a call of the lost history may be applied yet"
+    purses.fill(DAY_MS + HOUR_MS)
+    assert purses.topups()[1] == ("topup:acme:2", "credited")
+    assert judged(purses) == []
+
+
+def test_a_lost_charge_of_another_amount_is_a_persons(purses: Purses) -> None:
+    lost = Purses(fresh())
+    lost.use(100 * MICRO)
+    _restored(purses, lost, 3 * DAY_MS)
+    for _ in range(3):
+        purses.fill(DAY_MS)
+    assert purses.topups() == [("topup:acme:1", "in_doubt")]
+    assert len(purses.pay.taken) == 1
+
+
+def test_what_was_begun_before_the_backup_and_charged_after_it_is_not_charged_again(purses: Purses) -> None:
+    purses.pay.script.append("not_sent")
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "due")]
+    _restored(purses, Purses(fresh()), 3 * DAY_MS)
+    assert purses.fill().credited == 1
+    assert len(purses.pay.taken) == 1
+
+
+def test_where_history_is_in_doubt_nobody_is_charged(purses: Purses) -> None:
+    purses.write(lambda c: c.execute(sa.text("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'a test'")))
+    with pytest.raises(HistoryDoubted):
+        purses.fill()
+    assert purses.pay.charges == []
+
+
+def test_a_restore_while_a_charge_is_on_its_way_is_noticed_before_it_is_settled(purses: Purses) -> None:
+    steps = flat(fill(purses.context()))
+    effect: object = next(steps)
+    while isinstance(effect, Transaction):
+        effect = steps.send(purses.write(effect.work))
+    assert isinstance(effect, ChargeMoney)
+    answers = [purses.pay.charged(one) for one in effect.charges]
+    settle = steps.send(answers)
+    assert isinstance(settle, Transaction)
+    purses.write(lambda c: c.execute(sa.text("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'a test'")))
+    with pytest.raises(HistoryDoubted):
+        purses.write(settle.work)
+
+
+# In the tick, and in the watch.
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """acme has used up its credit, is halted, and has a card."""
+    made = Fleet(engine)
+    made.assign("acme")
+    write(engine, lambda c: set_rate(c, "compute_1gb", 1, 1, made.by, from_ms=None, new=True))
+    write(engine, lambda c: grant(c, "acme", 10, made.by, key="g", plan="free"))
+    made.sample("acme", T0 + 1, 60)
+    made.tick_windows(2)
+    terms = replace(TERMS, threshold_micro=5, amount_micro=100, price_minor=10**8, most_minor=10**9)
+    write(engine, lambda c: said.set_terms(c, "acme", terms, CAN, made.by))
+    assert made.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
+    return made
+
+
+def test_a_tick_fills_a_wallet_and_its_halted_customer_goes_on_in_the_same_tick(fleet: Fleet) -> None:
+    pay = FakePayments(fleet.clock)
+    fleet.clock.at_ms += MINUTE_MS
+    context = fleet.context(payments={"fake": CAN})
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, payments={"fake": pay})
+    report = runner.run(tick(context), world)
+    assert (report.topped_up, report.resumed, len(pay.taken)) == (1, 1, 1)
+    assert not fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
+
+
+def test_two_rounds_of_the_watch_fill_a_wallet_and_let_its_customer_go_on(fleet: Fleet) -> None:
+    pay = FakePayments(fleet.clock)
+    resumed = topped_up = 0
+    for _ in range(2):
+        fleet.clock.at_ms += 5_000
+        context = fleet.context(payments={"fake": CAN})
+        world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, payments={"fake": pay})
+        done = runner.run(watch(context, Watcher()), world)
+        resumed, topped_up = resumed + done.resumed, topped_up + done.topped_up
+    assert (resumed, topped_up, len(pay.taken)) == (1, 1, 1)
+
+
+def test_a_tick_that_finds_a_restored_database_charges_nobody(fleet: Fleet) -> None:
+    pay = FakePayments(fleet.clock)
+    fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'a test'")
+    fleet.clock.at_ms += MINUTE_MS
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, payments={"fake": pay})
+    assert runner.run(tick(fleet.context(payments={"fake": CAN})), world).doubted is not None
+    assert not runner.run(watch(fleet.context(payments={"fake": CAN}), Watcher()), world).failures
+    assert pay.charges == []

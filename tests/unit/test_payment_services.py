@@ -1,0 +1,48 @@
+"""Payment services are built from the settings; one that cannot be is named, and disables only itself."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.providers.payments import registry
+from drawdown.providers.payments.registry import GROUP, PaymentServices
+from drawdown.schema.clock import FixedClock
+from tests.contract.stripe_setup import Stub, said
+
+STRIPE = EntryPoint("stripe", "drawdown.providers.stripe.payments:build", GROUP)
+
+
+def loaded(settings: dict[str, str], *found: EntryPoint) -> PaymentServices:
+    stub = Stub(lambda call: said(200, {}))
+    return registry.load(settings, FixedClock(0), stub, sa.create_engine("sqlite://"), found or None)
+
+
+def test_stripe_is_there_and_dormant_until_it_has_a_key() -> None:
+    assert loaded({}).dormant == ["stripe"]
+    assert loaded({"stripe_secret_key": "sk_test_1"}).dormant == []
+    assert loaded({"stripe_payments_key": "rk_test_1"}).dormant == []
+
+
+def test_charges_may_have_a_key_of_their_own() -> None:
+    found = loaded({"stripe_secret_key": "sk_test_1", "stripe_payments_key": "rk_test_2"}).services["stripe"]
+    assert found._settings.secret_key == "rk_test_2"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings"),
+    [
+        (STRIPE, {"stripe_payments_key": "pk_test_12345678"}),
+        (STRIPE, {"stripe_payment_key": "sk_test_12345678"}),
+        (EntryPoint("gone", "drawdown.providers.gone:build", GROUP), {}),
+        (EntryPoint("other", "drawdown.providers.stripe.payments:build", GROUP), {}),
+        (EntryPoint("nothing", "builtins:dict", GROUP), {}),
+        (EntryPoint("Not a name", "drawdown.providers.stripe.payments:build", GROUP), {}),
+    ],
+)
+def test_one_that_cannot_be_used_disables_itself_alone(entry: EntryPoint, settings: dict[str, str]) -> None:
+    found = loaded(settings, entry)
+    assert list(found.broken) == [entry.name] and not found.services
+    assert "12345678" not in str(found.broken)

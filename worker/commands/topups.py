@@ -1,0 +1,227 @@
+"""What people say of automatic top-ups: a wallet's terms, stop and start, a new card, what became of a charge in doubt.
+
+Guarantee: nothing here charges anybody. Terms that would be refused by their payment service, or whose charges could
+not lift a wallet, are refused at once. What a person says became of a charge takes evidence; what they say was paid is
+credited in the same transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.providers.payments.protocol import PaymentCapabilities
+from drawdown.schema import ids
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
+from drawdown.schema.units import EXEMPT_PROVIDERS, MICRO
+from drawdown.worker.catalog.wallets import orgs_of, wallets_at
+from drawdown.worker.topup.settle import credit, rearm
+from drawdown.worker.topup.topups import money_of
+from drawdown.worker.verdict.asks import mark_for_projection
+
+SQL = queries(__file__)
+
+Mode: TypeAlias = Literal["live", "shadow", "stopped"]
+CURRENCY: Final = re.compile(r"[a-z]{3}")
+MOST_A_DAY: Final = 100
+"""Top-ups of one wallet: more is a slip."""
+MOST_A_MONTH: Final = 1_000
+MAX_MINOR: Final = 10**12
+"""Of a price, and of one charge, in minor units."""
+MAX_EVIDENCE_CHARS: Final = 1_000
+KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked_ms", "blocked_reason", "customer_id")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a wallet is topped up. At or below `threshold_micro`: by `amount_micro`, as often as it takes, or up to
+    `fill_to_micro`; in one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a credit. At
+    most `max_day` top-ups in 24 hours and `max_month` in 30 days, whatever becomes of them."""
+
+    threshold_micro: int
+    amount_micro: int | None
+    fill_to_micro: int | None
+    price_minor: int
+    currency: str
+    service: str
+    service_customer: str
+    most_minor: int
+    max_day: int = 3
+    max_month: int = 20
+    mode: Mode = "live"
+
+
+@dataclass(frozen=True)
+class Said:
+    """Terms afterwards, and before (None: there were none)."""
+
+    terms: Terms
+    was: Terms | None
+    blocked_reason: str | None = None
+    """Why top-ups had stopped before."""
+
+
+def set_terms(
+    connection: sa.Connection, customer_id: str, terms: Terms, can: PaymentCapabilities, by: By, *, new: bool = False
+) -> Said:
+    """Have a wallet topped up. What had stopped its top-ups is over: terms may name another card's customer.
+
+    Errors: UsageError for what makes no sense; Refused for a wallet that somebody else fills; UnknownId, unless `new`.
+    """
+    if not is_clean_id(customer_id):
+        raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
+    _require_sane(terms, can)
+    ids.require(connection, ids.CUSTOMER, customer_id, new=new)
+    _require_own(connection, customer_id, by.now_ms)
+    row = _row(connection, customer_id)
+    said = {"customer_id": customer_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    SQL.run(connection, "set", {**asdict(terms), **said})
+    SQL.run(connection, "end_shadows", said)
+    record(connection, "topup_set", customer_id, asdict(terms), by)
+    return Said(terms, *_before(row))
+
+
+def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) -> Said:
+    """Stop, start or shadow one wallet's top-ups. What is in doubt is looked up all the same. Errors: UnknownId."""
+    row = _known(connection, customer_id)
+    terms, blocked = _before(row)
+    assert terms is not None
+    said = {"customer_id": customer_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    SQL.run(connection, "set_mode", {**said, "mode": mode})
+    SQL.run(connection, "end_shadows", said)
+    record(connection, "topup_mode", customer_id, {"mode": mode, "was": terms.mode}, by)
+    return Said(replace(terms, mode=mode), terms, blocked)
+
+
+def arm(connection: sa.Connection, customer_id: str, by: By) -> Said:
+    """There is another card: declines so far are forgotten, and whatever is low is filled at once. The same again
+    changes nothing: a wallet that has a top-up open, or credit, begins none.
+
+    Errors: UnknownId; Refused where top-ups are stopped.
+    """
+    row = _known(connection, customer_id)
+    terms, blocked = _before(row)
+    assert terms is not None
+    if terms.mode == "stopped":
+        raise Refused(f"top-ups of {customer_id} are stopped: `drawdown topup start {customer_id}`")
+    rearm(connection, customer_id)
+    record(connection, "topup_arm", customer_id, {"blocked": blocked}, by)
+    return Said(terms, terms, blocked)
+
+
+def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
+    """The kill switch: charge nobody from now on, or go on; who had stopped it before, and why."""
+    row = SQL.run(connection, "switched").one_or_none()
+    values = {"stopped_ms": by.now_ms if stopped else None, "actor": by.actor, "reason": by.reason}
+    SQL.run(connection, "switch", values)
+    record(connection, "topup_stop_all" if stopped else "topup_start_all", "all", {"was": row is not None}, by)
+    return None if row is None else f"{row.actor}: {row.reason}"
+
+
+def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evidence: str, by: By) -> str:
+    """Say what became of a charge in doubt: paid as `payment_id`, which is credited; or, with None, not charged.
+
+    Whatever proves to be paid later is credited then, all the same.
+    Errors: UsageError without evidence; UnknownId; Refused for one that is not in doubt.
+    """
+    if not 0 < len(evidence.strip()) <= MAX_EVIDENCE_CHARS:
+        raise UsageError(f"say what shows it, in at most {MAX_EVIDENCE_CHARS:,} characters: --evidence")
+    if payment_id is not None and not is_clean_id(payment_id):
+        raise UsageError("a payment's id has 1 to 200 characters, none of them control characters")
+    ids.require(connection, ids.TOPUP, topup)
+    customer_id = str(SQL.run(connection, "wallet_of", {"topup": topup}).scalar_one())
+    _known(connection, customer_id)  # terms are locked before top-ups
+    found = SQL.run(connection, "topup", {"topup": topup}).one()
+    if found.state != "in_doubt" and not (found.state == "given_up" and payment_id is not None):
+        raise Refused(f"{topup} is {found.state}: only one in doubt is for a person to decide")
+    state = "given_up" if payment_id is None else "credited"
+    answer = f"a person: {'absent' if payment_id is None else 'paid'}"
+    values = {"topup": topup, "state": state, "payment_id": payment_id, "answer": answer, "evidence": evidence}
+    SQL.run(connection, "resolve", {**values, "at_ms": by.now_ms, "was": found.state})
+    if payment_id is not None:
+        credit(connection, topup, customer_id, found.credits_micro, by.now_ms, evidence)
+        mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
+    record(connection, "topup_resolve", topup, {"state": state, "payment_id": payment_id, "evidence": evidence}, by)
+    return state
+
+
+def require_terms(connection: sa.Connection, customer_id: str) -> Terms:
+    """A wallet's terms. Errors: UnknownId."""
+    terms, _ = _before(_known(connection, customer_id))
+    assert terms is not None
+    return terms
+
+
+def rearm_paid(connection: sa.Connection, customer_id: str, key: str) -> None:
+    """A person gives credit, as for a paid invoice, under a key that is new: top-ups that declines had stopped go on.
+    Before the wallet moves: terms are locked before wallets."""
+    SQL.run(connection, "rearm_paid", {"customer_id": customer_id, "key": key})
+
+
+def _row(connection: sa.Connection, customer_id: str) -> sa.RowMapping | None:
+    return SQL.run(connection, "terms", {"customer_id": customer_id}).mappings().one_or_none()
+
+
+def _known(connection: sa.Connection, customer_id: str) -> sa.RowMapping:
+    row = _row(connection, customer_id)
+    if row is None:
+        ids.require(connection, ids.TOPPED_UP, customer_id)
+        raise Refused(f"{customer_id} got terms this moment: try again")
+    return row
+
+
+def _before(row: sa.RowMapping | None) -> tuple[Terms | None, str | None]:
+    if row is None:
+        return None, None
+    kept: dict[str, Any] = {name: value for name, value in row.items() if name not in KEPT}
+    return Terms(**kept), row["blocked_reason"]
+
+
+def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
+    """Only one may fill a wallet. A provider that keeps its balances itself draws on none here."""
+    here = wallets_at(connection)
+    billers = SQL.run(connection, "billers", {"customer_id": customer_id, "at_ms": now_ms}).all()
+    others = [row.provider for row in billers if row.provider not in {*here, *EXEMPT_PROVIDERS}]
+    if others and not any(row.provider in here for row in billers):
+        raise Refused(f"{customer_id} is billed by {others[0]}, which keeps its balances, and fills them, itself")
+
+
+def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
+    if (terms.amount_micro is None) == (terms.fill_to_micro is None):
+        raise UsageError("give an amount, or a level to fill up to: one of them")
+    if not CURRENCY.fullmatch(terms.currency):
+        raise UsageError("a currency is its ISO 4217 code in lower case: usd, eur")
+    if not is_clean_id(terms.service_customer):
+        raise UsageError("the customer's id at the payment service has 1 to 200 characters that print")
+    if not 0 < terms.price_minor <= MAX_MINOR or not 0 < terms.most_minor <= MAX_MINOR:
+        raise UsageError(f"a price and the largest charge lie between 1 and {MAX_MINOR:,} minor units")
+    if not (0 < terms.max_day <= MOST_A_DAY and 0 < terms.max_month <= MOST_A_MONTH):
+        raise UsageError(f"a wallet is topped up 1 to {MOST_A_DAY} times a day, 1 to {MOST_A_MONTH:,} times in 30 days")
+    if not 0 <= abs(terms.threshold_micro) <= MAX_ENTRY_MICRO:
+        raise UsageError("a threshold lies within a thousand million credits")
+    micro = terms.amount_micro
+    if terms.fill_to_micro is not None:
+        micro = terms.fill_to_micro - terms.threshold_micro
+    if micro is None or not 0 < micro <= MAX_ENTRY_MICRO:
+        raise UsageError("a top-up lifts a wallet above its threshold, by at most a thousand million credits")
+    _require_chargeable(terms, micro, can)
+
+
+def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities) -> None:
+    """Errors: UsageError where the least charge is too small for the service, or above the largest that is allowed."""
+    money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
+    if money < least:
+        raise UsageError(
+            f"{least_micro / MICRO:g} credits cost {money} minor units; {terms.service} takes {least} at least"
+        )
+    if money > terms.most_minor:
+        raise UsageError(f"{least_micro / MICRO:g} credits cost {money} minor units, and --most is {terms.most_minor}")
+    if can.most is not None and terms.most_minor > can.most:
+        raise UsageError(f"{terms.service} takes {can.most} minor units at most in one charge: --most")

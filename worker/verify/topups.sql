@@ -1,0 +1,73 @@
+-- Automatic top-ups (invariant 12) against the ledger.
+--
+-- Guarantee: as in `ledger.sql`. A wallet's organisation stands in its assignments.
+
+-- name: of_chosen
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: no_window
+CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: owner
+-- Whose wallet the top-up `p` fills.
+(SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = p.customer_id) AS org_id
+
+-- name: uncredited
+-- What was paid for is in the wallet, once: the entry's key is the top-up's id.
+SELECT 'uncredited' AS what, {owner}, {no_window}, p.topup, p.credits_micro, p.customer_id, e.amount_micro, e.to_account
+FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
+WHERE p.state = 'credited' AND (e.key IS NULL OR e.amount_micro <> p.credits_micro
+    OR e.to_account <> 'wallet:' || p.customer_id)
+
+-- name: unpaid
+-- Nothing is credited as paid for that was not.
+SELECT 'unpaid' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE 'wallet:' || a.customer_id = e.to_account)
+    AS org_id, {no_window}, e.key, e.amount_micro, e.to_account, COALESCE(p.state, '') AS state
+FROM ledger_entries e LEFT JOIN topups p ON p.topup = e.key
+WHERE e.kind = 'grant' AND e.key LIKE 'topup:%' AND (p.topup IS NULL OR p.state <> 'credited' OR p.payment_id IS NULL)
+
+-- name: two_open
+-- A wallet's gap is charged for once.
+SELECT 'two_open' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
+    {no_window}, q.customer_id, q.topups
+FROM (SELECT customer_id, COUNT(*) AS topups FROM topups WHERE state IN ('due', 'sending', 'in_doubt')
+    GROUP BY customer_id) q WHERE q.topups > 1
+
+-- name: named
+-- The id is the wallet and the episode, and nothing else: another one would be another charge.
+SELECT 'topup_named' AS what, {owner}, {no_window}, p.topup, p.customer_id, p.episode FROM topups p
+WHERE p.topup <> 'topup:' || p.customer_id || ':' || p.episode
+
+-- name: cost
+-- Money is credits times price as it was then, rounded up to a whole minor unit.
+SELECT 'topup_cost' AS what, {owner}, {no_window}, p.topup, p.money_minor, p.credits_micro, p.price_minor
+FROM topups p
+WHERE CAST(p.money_minor AS NUMERIC) * 1000000 < CAST(p.credits_micro AS NUMERIC) * p.price_minor
+    OR CAST(p.money_minor - 1 AS NUMERIC) * 1000000 >= CAST(p.credits_micro AS NUMERIC) * p.price_minor
+
+-- name: capped
+-- Those begun before it in a day, and in 30, itself included: as many as its terms allowed then. In the order of their
+-- episodes, for two hosts' clocks differ.
+SELECT 'topup_cap' AS what, {owner}, {no_window}, p.topup, p.day, p.max_day, p.month, p.max_month FROM (
+    SELECT q.*, {before} AND o.at_ms > q.at_ms - 86400000) AS day, {before} AND o.at_ms > q.at_ms - 2592000000) AS month
+    FROM topups q) p
+WHERE p.day > p.max_day OR p.month > p.max_month
+
+-- name: before
+(SELECT COUNT(*) FROM topups o WHERE o.customer_id = q.customer_id AND o.episode <= q.episode
+    AND (o.state = 'shadow') = (q.state = 'shadow')
+
+-- name: calls
+-- Each call that may have taken money is on record, numbered from one; a shadow makes none.
+SELECT 'topup_calls' AS what, {owner}, {no_window}, p.topup, p.attempts, COALESCE(q.tries, 0) AS tries
+FROM topups p LEFT JOIN (SELECT topup, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest
+    FROM topup_attempts GROUP BY topup) q ON q.topup = p.topup
+WHERE p.attempts <> COALESCE(q.tries, 0) OR (q.tries > 0 AND (q.lowest <> 1 OR q.highest <> q.tries))
+    OR (p.state = 'shadow' AND p.attempts > 0)
+
+-- name: uncalled
+-- Nobody pays for what was never called, unless a person says so.
+SELECT 'topup_uncalled' AS what, {owner}, {no_window}, p.topup, p.state FROM topups p
+WHERE p.attempts = 0 AND p.state IN ('credited', 'declined', 'needs_customer', 'sending')
+    AND NOT EXISTS (SELECT 1 FROM losses)
+    AND NOT EXISTS (SELECT 1 FROM operator_actions x WHERE x.action = 'topup_resolve' AND x.target = p.topup)

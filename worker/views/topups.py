@@ -1,0 +1,139 @@
+"""Automatic top-ups: terms, charges and their calls; the figures behind their metrics. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+STATES: Final = ("due", "sending", "in_doubt", "credited", "declined", "needs_customer", "given_up", "shadow")
+
+
+@dataclass(frozen=True)
+class WalletTerms:
+    """A wallet's terms, and what it has available, in micro-credits. `blocked_reason`: why its top-ups stopped until
+    another card; `wait_until_ms`: a decline is waited out."""
+
+    customer_id: str
+    mode: str
+    available_micro: int
+    threshold_micro: int
+    amount_micro: int | None
+    fill_to_micro: int | None
+    price_minor: int
+    currency: str
+    service: str
+    service_customer: str
+    most_minor: int
+    max_day: int
+    max_month: int
+    declines: int
+    wait_until_ms: int | None
+    blocked_ms: int | None
+    blocked_reason: str | None
+
+
+@dataclass(frozen=True)
+class TopupRow:
+    """A top-up: micro-credits, minor units of money; `answer` and `evidence` are what was said of it last."""
+
+    topup: str
+    customer_id: str
+    credits_micro: int
+    money_minor: int
+    currency: str
+    service: str
+    state: str
+    attempts: int
+    lookups: int
+    at_ms: int
+    due_at_ms: int
+    ended_ms: int | None
+    answer: str | None
+    evidence: str | None
+    payment_id: str | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call that may have taken money; without an outcome, nobody knows."""
+
+    attempt: int
+    started_ms: int
+    finished_ms: int | None
+    outcome: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True)
+class Switched:
+    """Who has stopped all top-ups, when and why."""
+
+    stopped_ms: int
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TopupFigures:
+    """Open ones by state, with how many and since when; those that ended, by state; wallets whose top-ups stopped
+    themselves; those that a person decides; and whether all are stopped."""
+
+    open: dict[str, tuple[int, int]]
+    ended: dict[str, int]
+    blocked: int
+    for_a_person: int
+    stopped: bool
+
+
+def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:
+    """Those whose top-ups stopped themselves first. Errors: UnknownId for a wallet without terms."""
+    if wallet:
+        ids.require(connection, ids.TOPPED_UP, wallet)
+    rows = SQL.run(connection, "wallets", {"wallet": wallet, "at_most": most}).mappings()
+    names = WalletTerms.__dataclass_fields__
+    return [WalletTerms(**{name: row[name] for name in names}) for row in rows]
+
+
+def list_topups(
+    connection: sa.Connection, most: int, states: Sequence[str] = STATES, wallet: str = ""
+) -> list[TopupRow]:
+    """The newest first."""
+    values = {"states": list(states), "wallet": wallet, "at_most": most}
+    return [TopupRow(**row) for row in SQL.run(connection, "topups", values).mappings()]
+
+
+def show_wallet(connection: sa.Connection, customer_id: str, most: int) -> tuple[WalletTerms, list[TopupRow]]:
+    """A wallet's terms and its newest top-ups. Errors: UnknownId."""
+    (terms,) = list_terms(connection, 1, customer_id)
+    return terms, list_topups(connection, most, wallet=customer_id)
+
+
+def show_topup(connection: sa.Connection, topup: str, most: int) -> tuple[TopupRow, list[Call]]:
+    """A top-up and its calls, the newest first. Errors: UnknownId."""
+    ids.require(connection, ids.TOPUP, topup)
+    row = SQL.run(connection, "topup", {"topup": topup}).mappings().one()
+    calls = SQL.run(connection, "attempts", {"topup": topup, "at_most": most}).mappings()
+    return TopupRow(**row), [Call(**call) for call in calls]
+
+
+def switched(connection: sa.Connection) -> Switched | None:
+    """Who has stopped all; None: nobody."""
+    row = SQL.run(connection, "switched").mappings().one_or_none()
+    return None if row is None else Switched(**row)
+
+
+def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
+    """Those that ended since then, and what is open now."""
+    open_ = {row.state: (int(row.topups), int(row.oldest_ms)) for row in SQL.run(connection, "open")}
+    ended = {row.state: int(row.topups) for row in SQL.run(connection, "ended", {"since_ms": since_ms})}
+    blocked = int(SQL.run(connection, "blocked").scalar_one())
+    person = int(SQL.run(connection, "for_a_person").scalar_one())
+    return TopupFigures(open_, ended, blocked, person, switched(connection) is not None)
