@@ -9,7 +9,8 @@ from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS, micro_of
+from drawdown.schema.units import in_credits as in_credits
 
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999: no calendar here knows a later one."""
@@ -107,6 +108,14 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
     raise UsageError(f"{option}: {show_time(moment)} is no window boundary; the nearest before is {show_time(near)}")
 
 
+def parse_length(text: str, option: str) -> int:
+    """Milliseconds of a length of time such as `45m`. Errors: UsageError naming the option."""
+    found = RELATIVE.fullmatch(text)
+    if found is None or found[1] or not text.isascii():
+        raise UsageError(f"{option} {text!r} is no length of time: write 45m, 6h or 2d")
+    return int(found[2]) * UNITS_MS[found[3]]
+
+
 def show_time(ms: int | None) -> str:
     """ISO 8601 in UTC, to the second; to the millisecond where it has some."""
     if ms is None:
@@ -131,12 +140,11 @@ def parse_credits(text: str) -> int:
     Errors: UsageError for what is no number, or finer than a micro-credit.
     """
     try:
-        micro = Decimal(text) * MICRO
+        return micro_of(Decimal(text))
     except InvalidOperation as error:
         raise UsageError(f"{text!r} is no amount of credits; write 12 or 12.50") from error
-    if not micro.is_finite() or micro != micro.to_integral_value() or abs(micro) > 10**15:
-        raise UsageError(f"{text!r}: credits have at most six decimals and lie below a thousand million")
-    return int(micro)
+    except ValueError as error:
+        raise UsageError(f"{text!r}: credits have at most six decimals and lie below a thousand million") from error
 
 
 def show_credits(micro: int) -> str:
@@ -144,8 +152,3 @@ def show_credits(micro: int) -> str:
     whole, rest = divmod(abs(micro), MICRO)
     decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
     return f"{'-' if micro < 0 else ''}{whole:,}.{decimals}"
-
-
-def in_credits(micro: int) -> int | float:
-    """Credits as a JSON number: of 10^15 micro-credits and below, the shortest text of the float is exact."""
-    return micro // MICRO if micro % MICRO == 0 else micro / MICRO

@@ -61,6 +61,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "provider": CommandModule("providers", "Providers: the services that bill, and their state"),
         "ledger": CommandModule("ledger", "The embedded prepaid ledger: credit, rates, plans"),
         "execution": CommandModule("executions", "Runs: preview, accept, draw, settle, release"),
+        "key": CommandModule("keys", "Keys: what programs may do over HTTP"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },

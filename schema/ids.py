@@ -69,6 +69,8 @@ PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown ledger plans")
 ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown ledger plans")
 """Also those that other providers told of."""
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
+API_KEY: Final = Kind("API key", (IdSource("api_key_names"),), "drawdown key list")
+SCOPE: Final = Kind("scope", (), "drawdown key create --help")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")

@@ -63,6 +63,9 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: runs
 (SELECT reservation AS id FROM reservations)
 
+-- name: api_key_names
+(SELECT name AS id FROM api_keys)
+
 -- name: cells
 (SELECT cell_id AS id FROM cells)
 

@@ -9,7 +9,7 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, Reason
-from drawdown.cli.parsing import RELATIVE, UNITS_MS, in_credits, parse_credits, show_credits, show_time
+from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.draws import Cost
@@ -234,12 +234,7 @@ def _quantities(use: list[str] | None) -> dict[str, int] | None:
 
 
 def _length(text: str | None) -> int | None:
-    if text is None:
-        return None
-    found = RELATIVE.fullmatch(text)
-    if found is None or found[1]:
-        raise UsageError(f"--for {text!r} is no length of time: write 45m, 6h or 2d")
-    return int(found[2]) * UNITS_MS[found[3]]
+    return None if text is None else parse_length(text, "--for")
 
 
 def _said(run: Reservation) -> dict[str, object]:
