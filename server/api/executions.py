@@ -172,9 +172,13 @@ def _release(connection: sa.Connection, order: models.ReleaseOrder, said: Said, 
 
 
 def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Mapping[str, object]:
-    org = query.org or said.key.org_id or ""
+    org = query.org or said.key.org_id
     chosen = RunFilter(
-        tuple(query.state), said.require_org(org) if org else "", query.project, query.subject, query.action
+        tuple(query.state),
+        "" if org is None else said.require_org(org),
+        query.project or "",
+        query.subject or "",
+        query.action or "",
     )
     return {"runs": [_run(found) for found in list_runs(connection, chosen, query.most)]}
 

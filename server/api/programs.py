@@ -13,7 +13,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar, get_origin
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ValidationError
@@ -188,7 +188,7 @@ def _query_of(request: Request, model: type[M]) -> M:
     found: dict[str, object] = {}
     for name in dict.fromkeys(query):
         values = query.getlist(name)
-        is_list = name in model.model_fields and model.model_fields[name].annotation not in (str, int)
+        is_list = name in model.model_fields and get_origin(model.model_fields[name].annotation) is list
         found[name] = values if is_list or len(values) > 1 else values[0]
     try:
         return model.model_validate(found)

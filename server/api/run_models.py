@@ -123,11 +123,11 @@ class _Query(BaseModel):
 class RunsQuery(_Query):
     """Which runs, the newest first."""
 
-    org: Id | Literal[""] = ""
+    org: Id | None = None
     state: list[Literal["held", "settled", "released", "expired"]] = ["held", "settled", "released", "expired"]
-    project: Id | Literal[""] = ""
-    subject: Id | Literal[""] = ""
-    action: Id | Literal[""] = ""
+    project: Id | None = None
+    subject: Id | None = None
+    action: Id | None = None
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
 
 
