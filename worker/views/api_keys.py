@@ -29,7 +29,7 @@ class KeyRow:
 
 
 def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]:
-    """By name, the newest of each first. `rotated`: another took its place, and it is taken still."""
+    """By name, the one that goes on first. `rotated`: another took its place, and it is taken still."""
     return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", {"at_most": most})]
 
 
