@@ -16,7 +16,7 @@ from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit
+from drawdown.worker.commands import api_keys, credit
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
@@ -102,6 +102,10 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger show", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
     ("ledger plan", "name"): t("tema --max-concurrent 5", "team"),
+    ("key create", "scope"): t("other --scope usage:raed", "usage:read"),
+    ("key create", "org"): t("other --scope guard --org acmee", "acme"),
+    ("key rotate", "name"): t("apps", "app"),
+    ("key end", "name"): t("apps", "app"),
     ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
     ("cell secret", "cell"): t("cell-11", "cell-1"),
     ("cell remove", "cell"): t("cell-11", "cell-1"),
@@ -116,10 +120,10 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
     by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
     threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
-    strict rejects body header roles apply acknowledge although_accepted"""
+    overlap for_ strict rejects body header roles apply acknowledge although_accepted"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
-    ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
+    ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
     ("provider check", "feature"), ("provider check", "customer"),
 }  # fmt: skip
 
@@ -158,6 +162,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     fleet.assign("acme", "wayne", from_ms=T0)
     write(engine, lambda c: credit.set_plan_limit(c, "team", 20, fleet.by))
     write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="first", plan="team"))
+    write(engine, lambda c: api_keys.create(c, f"{api_keys.PREFIX}{7:043}", "app", ["guard"], fleet.by))
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
