@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
@@ -15,7 +15,7 @@ from drawdown.server.api.programs import Said
 from drawdown.worker.commands import api_keys
 from drawdown.worker.commands.api_keys import ApiKey
 from tests.interleave.of_runs import LAB, _within_its_means
-from tests.interleave.party import Act, Party, plain
+from tests.interleave.party import Act, Check, Party, plain
 from tests.interleave.stage import NOW, Stage
 
 SAID: Final = Said(ApiKey("app", ("executions:write",), LAB), NOW)
@@ -50,7 +50,7 @@ def _with_key(stage: Stage) -> None:
         write(stage.engine, partial(api_keys.create, key=_key(1), name="app", scopes=["guard"], by=stage.by))
 
 
-def _on_key(name: str, work: partial[object], check: object) -> Party:
+def _on_key(name: str, work: Callable[..., object], check: Check) -> Party:
     def ready(stage: Stage) -> Act:
         _with_key(stage)
 
@@ -59,7 +59,7 @@ def _on_key(name: str, work: partial[object], check: object) -> Party:
 
         return Act(lambda engine: write(engine, one))
 
-    return Party(f"cli.nouns.keys:{name}", ready, check)  # type: ignore[arg-type]
+    return Party(f"cli.nouns.keys:{name}", ready, check)
 
 
 PROGRAMS: Final = (
