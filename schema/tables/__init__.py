@@ -17,7 +17,14 @@ from drawdown.schema.tables.fleet import (
     sandboxes,
     ticks,
 )
-from drawdown.schema.tables.ledger import ledger_accounts, ledger_entries, ledger_plans, ledger_rates, reservations
+from drawdown.schema.tables.ledger import (
+    ledger_accounts,
+    ledger_entries,
+    ledger_plans,
+    ledger_rates,
+    reservations,
+    run_blocks,
+)
 from drawdown.schema.tables.orgs import assignments, buckets, mappings, orgs
 from drawdown.schema.tables.outbox import (
     adoptions,
@@ -74,6 +81,7 @@ __all__ = [
     "reconciliations",
     "replays",
     "reservations",
+    "run_blocks",
     "sample_conflicts",
     "sandboxes",
     "seals",

@@ -20,12 +20,13 @@ from starlette.responses import JSONResponse
 from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.reservations import Reservation
+from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import in_credits
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
 from drawdown.server.api.programs import Programs, Said, clean_id
 from drawdown.server.http.errors import ApiError
-from drawdown.worker.commands import executions
+from drawdown.worker.commands import executions, run_permission
 from drawdown.worker.views.executions import RunFilter, list_runs, org_of_run, show_run
 
 ROOT: Final = "/v1/executions"
@@ -59,7 +60,7 @@ class Executions:
             ROOT,
             self.list_,
             methods=["GET"],
-            **operation(models.RunsAnswer, *known, query=models.RunsQuery, scope="executions:read"),
+            **operation(models.RunsAnswer, 404, *known, query=models.RunsQuery, scope="executions:read"),
         )
         for name, work, answer, body in (
             ("draws", self.draw, models.ChargedAnswer, models.DrawOrder),
@@ -111,8 +112,8 @@ class Executions:
         return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=key))
 
 
-def _request(order: models.PreviewOrder, said: Said) -> executions.Request:
-    return executions.Request(
+def _request(order: models.PreviewOrder, said: Said) -> run_permission.Request:
+    return run_permission.Request(
         org_id=said.require_org(order.org),
         amount_micro=order.estimate,
         quantities=order.use,
@@ -180,7 +181,13 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Map
         query.subject or "",
         query.action or "",
     )
-    return {"runs": [_run(found) for found in list_runs(connection, chosen, query.most)]}
+    try:
+        found = list_runs(connection, chosen, query.most)
+    except UnknownId:
+        if said.key.org_id is None:
+            raise
+        found = []  # the nearest label may be of another organisation
+    return {"runs": [_run(one) for one in found]}
 
 
 def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key: str) -> Mapping[str, object]:

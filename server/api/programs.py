@@ -42,10 +42,11 @@ REQUESTS_PER_S: Final = 100
 STATUSES: Final[Mapping[str, int]] = {"no_credit": 402, "no_estimate": 422}
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "answer_lost", "bad_request", "bad_value", "below_drawn", "beyond_hold", "busy", "cut_short", "database", "ended",
-    "foreign_org", "halted", "no_credit", "no_estimate", "no_rate", "no_scope", "no_wallet", "not_json",
-    "other_content", "other_key", "other_unit", "stopped", "too_large", "too_many_requests", "too_slow",
-    "unauthorized", "unknown_feature", "unknown_org", "unknown_run",
+    "above_cap", "answer_lost", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked", "busy",
+    "cut_short", "database", "ended", "foreign_org", "halted", "no_credit", "no_estimate", "no_rate", "no_scope",
+    "no_wallet", "not_json", "other_content", "other_key", "other_unit", "stopped", "too_large", "too_many_requests",
+    "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_org",
+    "unknown_project", "unknown_run", "unknown_subject",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 BEARER: Final = {"WWW-Authenticate": "Bearer"}
@@ -161,7 +162,7 @@ def of_program(error: DrawdownError) -> ApiError:
         case UnknownId() if error.noun in ("organisation", "customer"):
             return ApiError(404, "unknown_org", str(error))
         case UnknownId():
-            return ApiError(422, f"unknown_{error.noun}", str(error))
+            return ApiError(422, f"unknown_{error.noun.partition(' ')[0]}", str(error))
         case UsageError():
             return ApiError(422, "bad_value", str(error))
     return of_drawdown(error)

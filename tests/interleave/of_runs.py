@@ -12,7 +12,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.executions import Request
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verdict.holds import expire_holds
 from tests.interleave.party import Party, plain, step
 from tests.interleave.stage import NOW, Stage
@@ -59,5 +59,9 @@ RUNS: Final = (
     _run("settle late", "settle", "over", Cost(1)),
     _run("settle acme", "settle", "acme-going", Cost(5)),
     _run("release", "release", "going", None),
+    plain(
+        "cli.nouns.executions:block",
+        lambda s, c: executions.block(c, "acme", "project", "site", s.by),
+    ),
     step("expire_holds", lambda s: expire_holds(s.context("other"))),
 )

@@ -123,7 +123,8 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
     async def work(caller: Caller) -> None:
         anybody, bound = Program(caller, key_of("any")), Program(caller, key_of("bound"))
         for key, org in (("theirs", "globex"), ("ours", "acme")):
-            assert (await anybody.post("", {"key": key, "org": org, "estimate": 5})).status_code == 200
+            order = {"key": key, "org": org, "estimate": 5, "project": f"{key}-project"}
+            assert (await anybody.post("", order)).status_code == 200
         foreign = {"org": "globex", "estimate": 1}
         for answer in (
             await bound.post("", {**foreign, "key": "new"}),
@@ -142,6 +143,8 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
                 assert refused(answer) == (404, "unknown_run") and "theirs" not in answer.text, answer.text
         assert refused(await bound.get("/executions/theirs")) == (404, "unknown_run")
         assert [run["key"] for run in (await bound.get("/executions")).json()["runs"]] == ["ours"]
+        for label in ("theirs-project", "their-project", "nobodys"):
+            assert (await bound.get(f"/executions?project={label}")).json() == {"runs": []}, "no label is guessed"
         assert (await bound.post("/ours/settle", {"actual": 1})).json()["drawn"] == 1
         assert (await bound.get("/accounts/acme")).json()["balance"] == 99
         nearest = await anybody.post("/their/settle", {"actual": 1})

@@ -131,7 +131,10 @@ def test_lists_are_narrowed_by_labels_and_states(lone: House) -> None:
         assert await keys("?project=site") == ["e-1", "e-0"]
         assert await keys("?project=site&state=held&most=5") == ["e-1"]
         assert await keys("?state=held&state=released&org=acme&most=2") == ["e-2", "e-1"]
-        assert await keys("?org=nobody") == []
+        assert refused(await program.get("/executions?org=acmee")) == (404, "unknown_org")
+        for label in ("project=sitee", "subject=a", "action=a"):
+            unknown = await program.get(f"/executions?{label}")
+            assert refused(unknown) == (422, f"unknown_{label.partition('=')[0]}"), unknown.text
 
     with_program(lone, work)
 

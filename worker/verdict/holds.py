@@ -23,7 +23,7 @@ from drawdown.worker.verdict.asks import mark_for_projection
 log = structlog.get_logger()
 SQL = queries(__file__)
 
-SWEEPS: Final = 10
+MOST_SWEEPS: Final = 10
 """Transactions of one tick that expire holds; what is left, the next one does."""
 
 
@@ -35,7 +35,7 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
     return {row.org_id: int(row.held_micro) for row in SQL.run(connection, "held", values)}
 
 
-def expire_holds(context: Context, sweeps: int = SWEEPS) -> Steps[int]:
+def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
     """Expire the holds of all wallets that are over; how many wallets that moved."""
     done = 0
     for _ in range(sweeps):
