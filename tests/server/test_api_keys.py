@@ -123,8 +123,8 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
     async def work(caller: Caller) -> None:
         anybody, bound = Program(caller, key_of("any")), Program(caller, key_of("bound"))
         for key, org in (("theirs", "globex"), ("ours", "acme")):
-            order = {"key": key, "org": org, "estimate": 5, "project": f"{key}-project"}
-            assert (await anybody.post("", order)).status_code == 200
+            run = {"key": key, "org": org, "estimate": 5, "project": f"{key}-project"}
+            assert (await anybody.post("", run)).status_code == 200
         foreign = {"org": "globex", "estimate": 1}
         for answer in (
             await bound.post("", {**foreign, "key": "new"}),

@@ -36,5 +36,5 @@ def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
 
 def test_each_code_that_a_program_is_told_stands_on_the_page() -> None:
     part = PAGE.partition("## Programs")[2].partition("\n## ")[0]
-    said = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| [0-9, ]+ \| ([^|]+) \|", part, re.MULTILINE))))
+    said = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| `[0-9`, ]+ \| ([^|]+) \|", part, re.MULTILINE))))
     assert said == set(programs.CODES)
