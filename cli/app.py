@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog import terms
+from drawdown.worker.commands import api_keys
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.runner import World
@@ -194,6 +196,11 @@ def worker_name() -> str:
 def new_key() -> str:
     """For a grant that was given none: unlike any other, so that two in one moment are two."""
     return os.urandom(8).hex()
+
+
+def new_api_key() -> str:
+    """256 random bits, behind the prefix that keys are known by."""
+    return api_keys.PREFIX + secrets.token_urlsafe(32)
 
 
 def default_actor() -> str:

@@ -179,6 +179,13 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "settlement batches": ("settlement batches --supplier pixel",),
     "settlement export": ("settlement export payout:pixel:2026-02 --json",),
+    "key create": (
+        "key create app --scope events:write --scope usage:read --scope guard",
+        "key create builds --scope executions:write --scope executions:read --org acme --for 90d --quiet",
+    ),
+    "key rotate": ("key rotate app --overlap 2h --reason 'once a quarter'", "key rotate app --quiet"),
+    "key end": ("key end app --reason 'it was in a log'",),
+    "key list": ("key list",),
     "cell list": ("cell list",),
     "cell set": ("cell set cell-1 https://cell-1.internal:8443 --new --reason 'new host'",),
     "cell secret": ("cell secret cell-1", "cell secret cell-9 --new"),

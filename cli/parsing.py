@@ -9,7 +9,8 @@ from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS, micro_of
+from drawdown.schema.units import in_credits as in_credits
 
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999: no calendar here knows a later one."""
@@ -139,12 +140,11 @@ def parse_credits(text: str) -> int:
     Errors: UsageError for what is no number, or finer than a micro-credit.
     """
     try:
-        micro = Decimal(text) * MICRO
+        return micro_of(Decimal(text))
     except InvalidOperation as error:
         raise UsageError(f"{text!r} is no amount of credits; write 12 or 12.50") from error
-    if not micro.is_finite() or micro != micro.to_integral_value() or abs(micro) > 10**15:
-        raise UsageError(f"{text!r}: credits have at most six decimals and lie below a thousand million")
-    return int(micro)
+    except ValueError as error:
+        raise UsageError(f"{text!r}: credits have at most six decimals and lie below a thousand million") from error
 
 
 def show_credits(micro: int) -> str:

@@ -30,6 +30,8 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 SQLITE_BUSY_S: Final = 60
 LOCK_TIMEOUT_S: Final = 60
+MAX_OVERFLOW: Final = 15
+"""Connections of a process above the five that it keeps: together more than a server's threads that may want one."""
 # For each transaction: nothing is set, or prepared, for a connection, so a pooler of transactions may stand in front.
 PG_SETTINGS: Final = (
     "synchronous_commit=on",  # P1: what is committed stays committed
@@ -70,6 +72,7 @@ def _engine(parsed: sa.URL) -> sa.Engine:
             parsed.set(drivername="postgresql+psycopg"),
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
+            max_overflow=MAX_OVERFLOW,
             hide_parameters=True,
             connect_args={"connect_timeout": 10},
         )
@@ -122,7 +125,9 @@ def _say_no_values(context: sa.engine.ExceptionContext) -> None:
 
 def _sqlite(url: sa.URL) -> sa.Engine:
     memory = url.database in (None, "", ":memory:")
-    engine = sa.create_engine(url, hide_parameters=True, **({"poolclass": sa.StaticPool} if memory else {}))
+    engine = sa.create_engine(
+        url, hide_parameters=True, **({"poolclass": sa.StaticPool} if memory else {"max_overflow": MAX_OVERFLOW})
+    )
     sa.event.listen(engine, "handle_error", _say_no_values)
 
     @sa.event.listens_for(engine, "connect")

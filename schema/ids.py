@@ -71,6 +71,8 @@ ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "draw
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")
 """By its key, or by that which its grant was given."""
+API_KEY: Final = Kind("API key", (IdSource("api_key_names"),), "drawdown key list")
+SCOPE: Final = Kind("scope", (), "drawdown key create --help")
 PROJECT: Final = Kind("project", (IdSource("projects"),), "drawdown execution list")
 SUBJECT: Final = Kind("subject", (IdSource("subjects"),), "drawdown execution list")
 ACT: Final = Kind("action of a run", (IdSource("acts"),), "drawdown execution list")

@@ -73,6 +73,8 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 
 -- name: payouts
 (SELECT payout AS id FROM payouts)
+-- name: api_key_names
+(SELECT name AS id FROM api_keys)
 
 -- name: projects
 (SELECT project AS id FROM reservations WHERE project IS NOT NULL)

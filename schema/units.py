@@ -5,6 +5,7 @@ alone. Nothing here reads a clock.
 """
 
 import re
+from decimal import Decimal
 from typing import Final, NewType
 
 OrgId = NewType("OrgId", str)
@@ -37,6 +38,9 @@ LATE_HORIZON_MS: Final = 35 * DAY_MS
 
 BUCKETS: Final = 256
 MICRO: Final = 1_000_000
+MAX_AMOUNT_MICRO: Final = 10**15
+"""A thousand million credits: as a number of JSON, any amount up to it is exact."""
+_MICRO_CREDIT: Final = Decimal("0.000001")
 
 EARLIEST_TS: Final = 946_684_800_000
 """2000-01-01T00:00:00Z. A sample from before it is a unit mistake (seconds read as milliseconds)."""
@@ -48,6 +52,21 @@ MAX_ID_CHARS: Final = 200
 
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
 """Assignments that bill nothing here: another system does, or nobody."""
+
+
+def micro_of(amount: Decimal) -> int:
+    """Micro-credits of an amount of credits, exactly. Errors: ValueError for what is finer, or no amount."""
+    if not amount.is_finite() or amount.adjusted() > 9 or abs(amount) * MICRO > MAX_AMOUNT_MICRO:
+        raise ValueError("an amount of credits lies below a thousand million")
+    exact = amount.quantize(_MICRO_CREDIT)
+    if exact != amount:
+        raise ValueError("an amount of credits has at most six decimals")
+    return int(exact.scaleb(6))
+
+
+def in_credits(micro: int) -> int | float:
+    """Credits as a JSON number: of 10^15 micro-credits and below, the shortest text of the float is exact."""
+    return micro // MICRO if micro % MICRO == 0 else micro / MICRO
 
 
 def window_of(ts_ms: int) -> WindowStart:

@@ -19,9 +19,12 @@ from starlette.responses import JSONResponse, Response
 
 from drawdown.schema.errors import DrawdownError
 from drawdown.server.api import admin, health, models, webhooks
+from drawdown.server.api.accounts import Accounts
 from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
+from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
+from drawdown.server.api.programs import Programs
 from drawdown.server.http import bodies, errors, signing
 from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.threads import Threads
@@ -49,6 +52,7 @@ class Server:
         self._gate = Gate(services, self.threads, self.step_threads)
         self._cron = Cron(services, self.step_threads)
         self._budget = bodies.Budget(self.refused)
+        self._programs = Programs(services, self._budget, self.refused)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
@@ -57,6 +61,7 @@ class Server:
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
         self.step_threads.close()
+        self._programs.close()
         self.threads.close()
 
     def _app(self) -> FastAPI:
@@ -75,7 +80,8 @@ class Server:
                 Exception: errors.on_any_error,
             },
         )
-        made.include_router(self._router())
+        for router in (self._router(), Executions(self._programs).routes(), Accounts(self._programs).routes()):
+            made.include_router(router)
         describe(made)
         return made
 
@@ -162,5 +168,6 @@ class Server:
             if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
             measured = self._metrics[1]
-        found = metrics.text([metrics.refusals(self.refused)]) + measured
+        of_process = [metrics.refusals(self.refused), metrics.denials(self._programs.denied)]
+        found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)

@@ -1,8 +1,8 @@
-"""The server's tables: webhooks that were taken, the gate's last asks, signatures that were used."""
+"""The server's tables: webhooks that were taken, the gate's last asks, signatures that were used, programs' keys."""
 
 import sqlalchemy as sa
 
-from drawdown.schema.tables.columns import id_column, metadata, ms_column
+from drawdown.schema.tables.columns import id_column, metadata, ms_column, said_columns
 
 webhooks = sa.Table(
     "webhooks",
@@ -35,4 +35,23 @@ used_signatures = sa.Table(
     ms_column("expires_ms"),
     sa.Index("used_signatures_by_time", "expires_ms"),
     comment="Signatures of admin requests that were taken: each counts once, for as long as it is fresh.",
+)
+
+_GOING = sa.text("rotated_ms IS NULL")
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_sha256", sa.Text, primary_key=True),
+    id_column("name"),
+    sa.Column("scopes", sa.Text, nullable=False),
+    id_column("org_id", null=True),
+    ms_column("created_ms"),
+    ms_column("expires_ms", null=True),
+    ms_column("rotated_ms", null=True),
+    ms_column("ended_ms", null=True),
+    *said_columns(),
+    sa.CheckConstraint("length(key_sha256) = 64", name="api_keys_hash"),
+    sa.Index("api_keys_going", "name", unique=True, sqlite_where=_GOING, postgresql_where=_GOING),
+    comment="Keys of programs, by their hash: the key itself is nowhere. Scopes are separated by blanks; org_id: the "
+    "one organisation it may name. rotated_ms: when another took its place; expires_ms: until when it is taken.",
 )

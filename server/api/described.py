@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, TypedDict
 
 from fastapi import FastAPI
@@ -17,18 +18,21 @@ PATH: Final = "/openapi.json"
 MEANINGS: Final = {
     400: "Not a request that can be taken",
     401: "Not proven to come from whom it must",
+    402: "Not enough credit",
+    403: "Not what this key may",
     404: "Unknown",
     408: "The body did not come in time",
     409: "A rule forbids it, or it is under way or done already",
     413: "Too large",
     415: "Not application/json",
     422: "JSON, and not what this takes",
-    429: "Too many requests from this address",
+    429: "Too many requests from this address, or with this key",
     500: "Something failed here",
     503: "Not at this moment, or not configured; send it again",
 }
 SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key, made by `drawdown key create`."},
     "timestamp": {
         "type": "apiKey", "in": "header", "name": "X-Timestamp", "description": "Seconds; at most 300 s from now."
     },
@@ -39,6 +43,10 @@ SCHEMES: Final = {
     },
 }  # fmt: skip
 _NEEDS: Final[dict[str, object]] = {"signed": [{"timestamp": [], "signature": []}], "bearer": [{"bearer": []}]}
+IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
+    "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 200},
+    "description": "The run's key, where the body has none.",
+}  # fmt: skip
 
 
 class _Operation(TypedDict):
@@ -52,8 +60,12 @@ def operation(
     *statuses: int,
     body: type[BaseModel] | Literal["any"] | None = None,
     security: Literal["signed", "bearer"] | None = None,
+    scope: str | None = None,
+    query: type[BaseModel] | None = None,
+    headers: Sequence[Mapping[str, object]] = (),
 ) -> _Operation:
-    """What FastAPI is told of a route: its answers, and the body and proof that the route itself reads and checks."""
+    """What FastAPI is told of a route: its answers, and the body, query, headers and proof that the route itself reads
+    and checks. `scope`: what an API key needs for it."""
     extra: dict[str, object] = {}
     if body == "any":
         content: dict[str, object] = {"application/json": {"schema": {"type": "object"}}}
@@ -62,6 +74,11 @@ def operation(
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}
     if security is not None:
         extra["security"] = _NEEDS[security]
+    if scope is not None:
+        extra["security"] = [{"key": [scope]}]
+    parameters = [*headers, *(() if query is None else _parameters(query))]
+    if parameters:
+        extra["parameters"] = parameters
     responses: dict[int | str, dict[str, object]] = {
         status: {"model": Error, "description": MEANINGS[status]} for status in statuses
     }
@@ -74,6 +91,11 @@ def operation(
         }
     responses["default"] = {"model": Error, "description": "Whatever else fails"}
     return {"responses": responses, "openapi_extra": extra, "response_model": None}
+
+
+def _parameters(query: type[BaseModel]) -> Iterator[Mapping[str, object]]:
+    for name, schema in query.model_json_schema()["properties"].items():
+        yield {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def describe(app: FastAPI) -> None:

@@ -11,11 +11,13 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from drawdown.schema.text import clean
 from drawdown.server.http.callers import caller_of
 from drawdown.server.http.errors import ApiError
 
@@ -23,6 +25,10 @@ BODY_TIMEOUT_S: Final = 10.0
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
 _LENGTH_DIGITS: Final = 15
+MOST_SAID_WRONG: Final = 20
+"""Of the values of one body, or query."""
+MAX_AT_CHARS: Final = 300
+"""Of the place of each, which names are a part of that the caller chose."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -91,23 +97,27 @@ def _too_large(most_bytes: int) -> ApiError:
 
 
 def parse(body: bytes, content_type: str, model: type[M]) -> M:
-    """Strict JSON of one model: nothing unknown, nothing twice, no number for a text.
+    """Strict JSON of one model: nothing unknown, nothing twice, no number for a text. A number with decimals is exact.
 
     Errors: ApiError 415, 400, 422.
     """
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "not_json", "send application/json")
     try:
-        found = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        found = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant, parse_float=Decimal)
+    except (ValueError, RecursionError, ArithmeticError):
         raise ApiError(400, "not_json", "the body is no JSON in UTF-8 in which each name stands once") from None
     try:
         return model.model_validate(found, strict=True)
     except ValidationError as error:
-        wrong = [
-            {"at": ".".join(map(str, problem["loc"])), "message": problem["msg"]} for problem in error.errors()[:20]
-        ]
-        raise ApiError(422, "bad_value", "the body is not what this takes", details={"wrong": wrong}) from None
+        raise not_taken("the body", error) from None
+
+
+def not_taken(what: str, error: ValidationError) -> ApiError:
+    """What is wrong with it, of which no value is said again."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_SAID_WRONG]
+    wrong = [{"at": clean(".".join(map(str, one["loc"])), MAX_AT_CHARS), "message": one["msg"]} for one in found]
+    return ApiError(422, "bad_value", f"{what} is not what this takes", details={"wrong": wrong})
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -6,13 +6,27 @@ Guarantee: no part of a secret, a statement or a stack is ever in an answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, DrawdownError, Refused, UnknownId, UsageError
+from drawdown.schema.errors import (
+    AnswerLost,
+    DatabaseBusy,
+    DatabaseNotReady,
+    DrawdownError,
+    Refused,
+    UnknownId,
+    UsageError,
+)
 
+SOON: Final = {"Retry-After": "1"}
+ANSWER_LOST: Final = (
+    "the connection was lost while the database committed, so this may have been kept, or not; to ask for the same "
+    "again is safe"
+)
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -50,8 +64,10 @@ def of_drawdown(error: DrawdownError) -> ApiError:
             return ApiError(400, "bad_value", str(error))
         case Refused():
             return ApiError(409, "refused", str(error))
+        case AnswerLost():
+            return ApiError(503, "answer_lost", ANSWER_LOST, headers=SOON)
         case DatabaseBusy() | DatabaseNotReady():
-            return ApiError(503, "database", "the database cannot be used at this moment; send it again")
+            return ApiError(503, "database", "the database cannot be used at this moment; send it again", headers=SOON)
     return ApiError(500, "failed", str(error))
 
 

@@ -21,9 +21,9 @@ AT_ONCE: Final = 6
 class Threads:
     """A pool of threads beside one engine."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, at_once: int = AT_ONCE, name: str = "db") -> None:
         self._engine = engine
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="drawdown-db")
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix=f"drawdown-{name}")
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, database.read, self._engine, work)

@@ -33,7 +33,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected")
 REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
 
-REFUSED: Final = ("bodies", "connections", "requests")
+REFUSED: Final = ("bodies", "connections", "keys", "requests")
 
 PROBLEMS: Final = (
     "bad_id", "bad_org_id", "bad_sandbox_id", "bad_cell_id", "memory_missing", "memory_out_of_bounds",
@@ -63,12 +63,19 @@ def text(metrics: Iterable[Metric]) -> bytes:
 
 
 def refusals(refused: Mapping[str, int]) -> Metric:
-    """What this process turned away: the one figure that is not in the database."""
-    metric = CounterMetricFamily(
-        "drawdown_server_refused", "Turned away by this process for too many at once.", labels=("what",)
-    )
-    for what, count in sorted(refused.items()):
-        metric.add_metric((what,), count)
+    """What this process turned away: beside `denials`, the one figure that is not in the database."""
+    return _counted("server_refused", "Turned away by this process for too many at once.", "what", refused)
+
+
+def denials(denied: Mapping[str, int]) -> Metric:
+    """What programs asked this process for and were refused, by the code of the answer."""
+    return _counted("programs_denied", "Calls of programs that this process refused, by code.", "code", denied)
+
+
+def _counted(name: str, says: str, label: str, counts: Mapping[str, int]) -> Metric:
+    metric = CounterMetricFamily(f"drawdown_{name}", says, labels=(label,))
+    for value, count in sorted(counts.items()):
+        metric.add_metric((value,), count)
     return metric
 
 

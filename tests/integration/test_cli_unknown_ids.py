@@ -18,7 +18,7 @@ from drawdown.ledger.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit, executions, settlements, topups
+from drawdown.worker.commands import api_keys, credit, executions, settlements, topups
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.topup.topups import begin
 from tests.fake_payments import CAN
@@ -119,6 +119,10 @@ IDS: dict[tuple[str, str], Typed] = {
         )
     },
     ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),
+    ("key create", "scope"): t("other --scope usage:raed", "usage:read"),
+    ("key create", "org"): t("other --scope guard --org acmee", "acme"),
+    ("key rotate", "name"): t("apps", "app"),
+    ("key end", "name"): t("apps", "app"),
     **{
         (f"execution {verb}", "org"): t(f"{key} --org acmee {more}", "acme")
         for verb, key, more in (("preview", "", "--estimate 1"), ("accept", "new", "--estimate 1"),
@@ -165,10 +169,10 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     below price currency up_to per_day per_month shadow paid return_to
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
-    period"""
+    period overlap"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
-    ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
+    ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"),
     ("topup set", "customer"),
@@ -219,6 +223,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     fleet.assign("acme", "wayne", from_ms=T0)
     write(engine, lambda c: credit.set_plan_limit(c, "team", 20, fleet.by))
     write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="first", plan="team"))
+    write(engine, lambda c: api_keys.create(c, f"{api_keys.PREFIX}{7:043}", "app", ["guard"], fleet.by))
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")

@@ -11,12 +11,15 @@ from typing import Final
 
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
+from tests.interleave.of_programs import PROGRAMS
 from tests.interleave.of_runs import RUNS
 from tests.interleave.of_steps import STEPS
 from tests.interleave.of_suppliers import SUPPLIERS
 from tests.interleave.party import Party
 
-PARTIES: Final[dict[str, Party]] = {one.name: one for one in (*STEPS, *RUNS, *SUPPLIERS, *PEOPLE, *SERVER, *HOSTS)}
+PARTIES: Final[dict[str, Party]] = {
+    one.name: one for one in (*STEPS, *RUNS, *SUPPLIERS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
+}
 
 APART: Final[dict[str, str]] = {
     "schema.database:write": "runs what all others ask for",

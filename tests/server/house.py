@@ -40,6 +40,7 @@ T = TypeVar("T")
 ADMIN: Final = ("admin-secret-of-today", "admin-secret-of-yesterday")
 CRON: Final = "cron-secret-0123456789"
 HOST: Final = "drawdown.test"
+RUN_ACTS: Final = ("draws", "extend", "settle", "release")
 SVIX: Final = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl7p0C1Zg5")
 FOREIGN: Final = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
@@ -211,6 +212,11 @@ def _route(path: str) -> str:
         ("/v1/gate/", "", "/v1/gate/{org}"),
         ("/admin/orgs/", "/provider", "/admin/orgs/{org}/provider"),
         ("/admin/orgs/", "/override", "/admin/orgs/{org}/override"),
+        *(("/v1/executions/", f"/{act}", f"/v1/executions/{{key}}/{act}") for act in RUN_ACTS),
+        ("/v1/executions/preview", "", "/v1/executions/preview"),
+        ("/v1/executions/", "", "/v1/executions/{key}"),
+        ("/v1/accounts/", "/entries", "/v1/accounts/{org}/entries"),
+        ("/v1/accounts/", "", "/v1/accounts/{org}"),
     ):
         if bare.startswith(start) and bare.endswith(end):
             return route

@@ -47,6 +47,12 @@ def list_runs(connection: sa.Connection, chosen: RunFilter, most: int) -> list[R
     return [Reservation(**row._mapping) for row in rows]
 
 
+def org_of_run(connection: sa.Connection, key: str) -> str | None:
+    """Whose run it is, for good; None where there is none."""
+    org: str | None = SQL.run(connection, "org", {"reservation": key}).scalar_one_or_none()
+    return org
+
+
 def show_run(connection: sa.Connection, key: str, most: int) -> tuple[Reservation, list[RunEntry]]:
     """A run and what it drew. Errors: UnknownId."""
     ids.require(connection, ids.RUN, key)

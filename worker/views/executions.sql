@@ -10,6 +10,9 @@ SELECT {columns} FROM reservations WHERE state IN :states AND (:org = '' OR org_
     AND (:action = '' OR action = :action)
 ORDER BY accepted_ms DESC, reservation LIMIT :at_most
 
+-- name: org
+SELECT org_id FROM reservations WHERE reservation = :reservation
+
 -- name: one
 SELECT {columns} FROM reservations WHERE reservation = :reservation
 

@@ -7,7 +7,7 @@ from alembic import op
 from drawdown.schema.migrations.guards import Guard, create
 
 revision = "0022"
-down_revision = "0019"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 

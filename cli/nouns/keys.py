@@ -1,0 +1,102 @@
+"""`drawdown key`: keys by which programs prove who they are to `drawdown serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import App, new_api_key
+from drawdown.cli.options import Actor, Most, New, Reason
+from drawdown.cli.parsing import parse_length, show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import AnswerLost
+from drawdown.worker.commands import api_keys
+from drawdown.worker.views.api_keys import list_keys
+
+commands = typer.Typer()
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The key's name: it stands as the actor on what is done by it")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the key alone")]
+
+
+@commands.command()
+def create(
+    context: typer.Context,
+    name: Name,
+    scope: Annotated[
+        list[str], typer.Option(metavar="SCOPE", help=f"What it may; may be repeated: {', '.join(api_keys.SCOPES)}")
+    ],
+    org: Annotated[str | None, typer.Option(help="It may name this organisation alone", show_default="any")] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="How long it lives: 90d", show_default="no end")
+    ] = None,
+    new: New = False,
+    quiet: Quiet = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Make a key, and show it: this once, and never again."""
+    app: App = context.obj
+    by, key, for_ms = app.by(actor, reason), new_api_key(), None if for_ is None else parse_length(for_, "--for")
+    try:
+        expires = app.write(lambda c: api_keys.create(c, key, name, scope, by, org_id=org, for_ms=for_ms, new=new))
+    except AnswerLost as error:
+        again = f"where `drawdown key list` has {name}, `drawdown key rotate {name}` shows a new key"
+        raise AnswerLost(error.why, again) from error
+    result = {"name": name, "key": key, "scopes": sorted(set(scope)), "org_id": org, "expires_ms": expires}
+    _tell(app, result, key, quiet, f"{name}: until {show_time(expires)}" if expires else f"{name}: without an end")
+
+
+@commands.command()
+def rotate(
+    context: typer.Context,
+    name: Name,
+    overlap: Annotated[
+        str, typer.Option(metavar="TIME", help="For how long the old key is taken, too: 0s, 2h, 7d")
+    ] = "1d",
+    quiet: Quiet = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Make a new key of a name, and show it once; the old one is taken for a while yet."""
+    app: App = context.obj
+    by, key, overlap_ms = app.by(actor, reason), new_api_key(), parse_length(overlap, "--overlap")
+    done = app.write(lambda c: api_keys.rotate(c, key, name, by, overlap_ms=overlap_ms))
+    result = {"name": name, "key": key, "scopes": done.key.scopes, "org_id": done.key.org_id}
+    more = {"expires_ms": done.expires_ms, "old_until_ms": done.old_until_ms}
+    _tell(app, {**result, **more}, key, quiet, f"{name}: the old key is taken until {show_time(done.old_until_ms)}")
+
+
+@commands.command()
+def end(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Let a program in no more: every key of this name ends now."""
+    app: App = context.obj
+    by = app.by(actor, reason)
+    changed = app.write(lambda c: api_keys.end(c, name, by))
+    show(app, {"name": name, "changed": changed}, [f"{name}: {'ended' if changed else 'was ended before'}"])
+
+
+@commands.command("list")
+def list_(context: typer.Context, most: Most = 100) -> None:
+    """List the keys by name: what each may and until when, never the key itself."""
+    app: App = context.obj
+    found = app.read(lambda c: list_keys(c, app.clock.now_ms(), most))
+    rows = [
+        (key.name, " ".join(key.scopes), key.org_id or "any", key.state, show_time(key.created_ms),
+         show_time(key.ended_ms if key.ended_ms is not None else key.expires_ms), key.actor)
+        for key in found
+    ]  # fmt: skip
+    columns = ("key", "scopes", "org", "state", "made", "until", "by")
+    show(app, {"keys": found}, [table("Keys", columns, rows)])
+
+
+def _tell(app: App, result: Mapping[str, object], key: str, quiet: bool, line: str) -> None:
+    """The one place where a key is printed."""
+    if quiet and not app.json:
+        print(key)
+        return
+    show(app, result, [line, f"the key, shown this once: {key}"])

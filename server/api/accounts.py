@@ -1,0 +1,69 @@
+"""/v1/accounts: an organisation's wallet and its entries, for programs. Guarantee: reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.schema.units import in_credits
+from drawdown.server.api import run_models as models
+from drawdown.server.api.described import operation
+from drawdown.server.api.programs import Programs, Said
+from drawdown.worker.views.accounts import account_of, payer_of
+from drawdown.worker.views.ledger import EntryRow, list_entries
+
+SCOPE: Final = "ledger:read"
+
+
+class Accounts:
+    """The routes."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        known = (401, 403, 404, 422, 429, 500, 503)
+        entries = operation(models.EntriesAnswer, *known, query=models.EntriesQuery, scope=SCOPE)
+        router.add_api_route("/v1/accounts/{org:path}/entries", self.entries, methods=["GET"], **entries)
+        account = operation(models.AccountAnswer, *known, scope=SCOPE)
+        router.add_api_route("/v1/accounts/{org:path}", self.account, methods=["GET"], **account)
+        return router
+
+    async def entries(self, org: str, request: Request) -> JSONResponse:
+        """What moved an organisation's wallet, the latest first, page by page."""
+        return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org=org))
+
+    async def account(self, org: str, request: Request) -> JSONResponse:
+        """What an organisation's wallet has, and what of it is reserved."""
+        return await self._programs.ask(request, SCOPE, models.NoQuery, partial(_account, org=org))
+
+
+def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org: str) -> Mapping[str, object]:
+    found = account_of(connection, said.require_org(org), said.now_ms)
+    return {
+        **vars(found),
+        "available": in_credits(found.available_micro),
+        "reserved": in_credits(found.reserved_micro),
+        "balance": in_credits(found.balance_micro),
+    }
+
+
+def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org: str) -> Mapping[str, object]:
+    customer = payer_of(connection, said.require_org(org), said.now_ms)
+    found = list_entries(connection, customer, query.most + 1, query.after)
+    page = found[: query.most]
+    more = page[-1].key if len(found) > len(page) else None
+    return {"org_id": org, "customer_id": customer, "entries": [_entry(row) for row in page], "next": more}
+
+
+def _entry(row: EntryRow) -> dict[str, object]:
+    moved = {"moved": in_credits(row.moved_micro), "moved_micro": row.moved_micro}
+    kept = {name: getattr(row, name) for name in ("key", "kind", "feature", "quantity", "actor", "reason")}
+    return {**kept, **moved, "ts_ms": row.ts}

@@ -1,0 +1,233 @@
+"""/v1/executions: runs, by the functions of `drawdown execution`.
+
+Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
+number: whoever lost the answer sends the same again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.ledger.accounts import Wallet
+from drawdown.ledger.draws import Cost
+from drawdown.ledger.reservations import Reservation
+from drawdown.schema.errors import UnknownId
+from drawdown.schema.units import in_credits
+from drawdown.server.api import run_models as models
+from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
+from drawdown.server.api.programs import Programs, Said, clean_id
+from drawdown.server.http.errors import ApiError
+from drawdown.worker.commands import executions, run_permission
+from drawdown.worker.views.executions import RunFilter, list_runs, org_of_run, show_run
+
+ROOT: Final = "/v1/executions"
+_HEADER: Final = re.compile(r"[!-~]{1,200}")
+
+
+class Executions:
+    """The routes. A run's key stands in the path percent-encoded."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        known = (401, 403, 422, 429, 500, 503)
+        sent = (400, 408, 413, 415, *known)
+        add, write = router.add_api_route, partial(operation, scope="executions:write")
+        add(
+            f"{ROOT}/preview",
+            self.preview,
+            methods=["POST"],
+            **operation(models.PreviewAnswer, 404, *sent, body=models.PreviewOrder, scope="executions:read"),
+        )
+        add(
+            ROOT,
+            self.accept,
+            methods=["POST"],
+            **write(models.RunAnswer, 402, 404, 409, *sent, body=models.AcceptOrder, headers=(IDEMPOTENCY_KEY,)),
+        )
+        add(
+            ROOT,
+            self.list_,
+            methods=["GET"],
+            **operation(models.RunsAnswer, 404, *known, query=models.RunsQuery, scope="executions:read"),
+        )
+        for name, work, answer, body in (
+            ("draws", self.draw, models.ChargedAnswer, models.DrawOrder),
+            ("extend", self.extend, models.RunAnswer, models.ExtendOrder),
+            ("settle", self.settle, models.ChargedAnswer, models.SettleOrder),
+            ("release", self.release, models.ChargedAnswer, models.ReleaseOrder),
+        ):
+            add(f"{ROOT}/{{key:path}}/{name}", work, methods=["POST"], **write(answer, 402, 404, 409, *sent, body=body))
+        add(
+            f"{ROOT}/{{key:path}}",
+            self.show,
+            methods=["GET"],
+            **operation(models.ShownRunAnswer, 404, *known, query=models.MostQuery, scope="executions:read"),
+        )
+        return router  # fmt: skip
+
+    async def preview(self, request: Request) -> JSONResponse:
+        """Whether a run would be accepted now, and what would be held. Changes nothing."""
+        return await self._programs.act(request, "executions:read", models.PreviewOrder, _preview)
+
+    async def accept(self, request: Request) -> JSONResponse:
+        """Hold what a run may cost, before it starts. The same again changes nothing."""
+        given = request.headers.getlist("idempotency-key")
+        work = partial(_accept, given=given)
+        return await self._programs.act(request, "executions:write", models.AcceptOrder, work)
+
+    async def draw(self, key: str, request: Request) -> JSONResponse:
+        """Charge a part of a run that goes on."""
+        return await self._programs.act(request, "executions:write", models.DrawOrder, partial(_draw, key=key))
+
+    async def extend(self, key: str, request: Request) -> JSONResponse:
+        """Say that a run goes on: its hold stands for another hour, or as long as is said, and may grow."""
+        return await self._programs.act(request, "executions:write", models.ExtendOrder, partial(_extend, key=key))
+
+    async def settle(self, key: str, request: Request) -> JSONResponse:
+        """End a run: charge what it cost in all, once, and free the rest of its hold."""
+        return await self._programs.act(request, "executions:write", models.SettleOrder, partial(_settle, key=key))
+
+    async def release(self, key: str, request: Request) -> JSONResponse:
+        """Give a run up: free its hold; what it drew or incurred is charged."""
+        return await self._programs.act(request, "executions:write", models.ReleaseOrder, partial(_release, key=key))
+
+    async def list_(self, request: Request) -> JSONResponse:
+        """List runs, the newest first."""
+        return await self._programs.ask(request, "executions:read", models.RunsQuery, _list)
+
+    async def show(self, key: str, request: Request) -> JSONResponse:
+        """Show one run: what was reserved, what it drew, and how it ended."""
+        return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=key))
+
+
+def _request(order: models.PreviewOrder, said: Said) -> run_permission.Request:
+    return run_permission.Request(
+        org_id=said.require_org(order.org),
+        amount_micro=order.estimate,
+        quantities=order.use,
+        project=order.project,
+        subject=order.subject,
+        action=order.action,
+        overage=order.overage,
+        for_ms=order.for_ms,
+        queued=order.queued,
+    )
+
+
+def _preview(connection: sa.Connection, order: models.PreviewOrder, said: Said) -> Mapping[str, object]:
+    found = executions.preview(connection, _request(order, said), said.now_ms)
+    return {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}
+
+
+def _accept(
+    connection: sa.Connection, order: models.AcceptOrder, said: Said, *, given: list[str]
+) -> Mapping[str, object]:
+    key = _key_of(order.key, given)
+    done = executions.accept(connection, key, _request(order, said), said.by(order.reason))
+    return _with_wallet(done.reservation, done.wallet, repeated=done.repeated)
+
+
+def _key_of(key: str | None, given: list[str]) -> str:
+    """The run's key: of the body, or of the header. Errors: ApiError 400."""
+    if len(given) > 1 or any(not _HEADER.fullmatch(one) for one in given):
+        raise ApiError(400, "bad_request", "send one Idempotency-Key of 1 to 200 printable ASCII characters, or none")
+    if given and key not in (None, given[0]):
+        raise ApiError(400, "other_key", "the body's key and Idempotency-Key differ: send one of them")
+    found = given[0] if given else key
+    if found is None:
+        raise ApiError(400, "bad_request", "a run needs a key: send `key`, or the header Idempotency-Key")
+    return found
+
+
+def _draw(connection: sa.Connection, order: models.DrawOrder, said: Said, *, key: str) -> Mapping[str, object]:
+    cost, by = Cost(order.credits, order.use), said.by(order.reason)
+    return _charged(executions.draw(connection, _own(connection, key, said), order.number, cost, by))
+
+
+def _extend(connection: sa.Connection, order: models.ExtendOrder, said: Said, *, key: str) -> Mapping[str, object]:
+    by = said.by(order.reason)
+    done = executions.extend(connection, _own(connection, key, said), order.to, order.for_ms, by)
+    return _with_wallet(done.reservation, done.wallet, repeated=done.repeated)
+
+
+def _settle(connection: sa.Connection, order: models.SettleOrder, said: Said, *, key: str) -> Mapping[str, object]:
+    cost = Cost(order.actual, order.use)
+    return _charged(executions.settle(connection, _own(connection, key, said), cost, said.by(order.reason)))
+
+
+def _release(connection: sa.Connection, order: models.ReleaseOrder, said: Said, *, key: str) -> Mapping[str, object]:
+    cost = None if order.incurred is None and order.use is None else Cost(order.incurred, order.use)
+    return _charged(executions.release(connection, _own(connection, key, said), cost, said.by(order.reason)))
+
+
+def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Mapping[str, object]:
+    org = query.org or said.key.org_id
+    chosen = RunFilter(
+        tuple(query.state),
+        "" if org is None else said.require_org(org),
+        query.project or "",
+        query.subject or "",
+        query.action or "",
+    )
+    try:
+        found = list_runs(connection, chosen, query.most)
+    except UnknownId:
+        if said.key.org_id is None:
+            raise
+        found = []  # the nearest label may be of another organisation
+    return {"runs": [_run(one) for one in found]}
+
+
+def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key: str) -> Mapping[str, object]:
+    run, entries = show_run(connection, _own(connection, key, said), query.most)
+    drawn = [{**vars(entry), "amount": in_credits(entry.amount_micro)} for entry in entries]
+    return {**_run(run), "entries": drawn}
+
+
+def _own(connection: sa.Connection, key: str, said: Said) -> str:
+    """A run's key, as it stands in a path. To a key that is bound to an organisation, another's run is none: not even
+    its nearest is named. Errors: ApiError 422, 404."""
+    clean_id(key, "a run's key")
+    if said.key.org_id is not None and org_of_run(connection, key) != said.key.org_id:
+        raise ApiError(404, "unknown_run", f"{said.key.org_id} has no run of this key")
+    return key
+
+
+def _run(run: Reservation) -> dict[str, object]:
+    kept = {name: value for name, value in vars(run).items() if name not in ("reservation", "fingerprint", "estimate")}
+    del kept["amount_micro"]
+    use = None if run.estimate is None else json.loads(run.estimate)
+    amounts = {"reserved": run.amount_micro, "drawn": run.drawn_micro, "held": run.left_micro}
+    return {"key": run.reservation, **kept, "use": use, **_both(amounts)}
+
+
+def _with_wallet(run: Reservation, wallet: Wallet, **more: object) -> dict[str, object]:
+    return {**_run(run), **_both({"available": wallet.available_micro, "balance": wallet.balance_micro}), **more}
+
+
+def _charged(done: executions.Settled) -> dict[str, object]:
+    drawn = done.drawn
+    amounts = _both({"charged": drawn.charged_micro, "written_off": drawn.written_off_micro})
+    return _with_wallet(drawn.reservation, done.wallet, **amounts, repeated=drawn.repeated)
+
+
+def _both(amounts: Mapping[str, int]) -> dict[str, object]:
+    """Each in credits, and in micro-credits."""
+    micro = {f"{name}_micro": value for name, value in amounts.items()}
+    return {**_credits(**amounts), **micro}
+
+
+def _credits(**micro: int | None) -> dict[str, object]:
+    return {name: None if value is None else in_credits(value) for name, value in micro.items()}

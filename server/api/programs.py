@@ -1,0 +1,197 @@
+"""What all routes of programs share: a program proves who it is by an API key, asks for what the key may, and is
+answered in one transaction.
+
+Guarantee: nothing of a body is read before the key was found and has the scope. A key that is bound to an organisation
+names no other, and learns nothing of another's runs. Programs have threads of their own: none of them keeps the gate, a
+webhook or a signed order waiting. An answer other than the one that was asked for has a code, and where the permission
+order refused, its step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn, TypeVar, get_origin
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.ledger.reservations import Denied
+from drawdown.schema.audit import By
+from drawdown.schema.errors import DrawdownError, UnknownId, UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.server.http import bodies
+from drawdown.server.http.errors import SOON, ApiError, of_drawdown
+from drawdown.server.http.limits import TokenBuckets
+from drawdown.server.http.threads import Threads
+from drawdown.server.services import Services
+from drawdown.worker.commands import api_keys
+from drawdown.worker.commands.api_keys import ApiKey
+
+MAX_BYTES: Final = 64 * 1024
+AT_ONCE: Final = 4
+"""Transactions of programs; with all others of the process, fewer than the engine has connections."""
+WITHIN_S: Final = 20.0
+"""How long a program waits for the database. What it asked for may be done all the same, later."""
+REQUESTS_PER_S: Final = 100
+"""Of one key, by one process, on the average; twice as many at once."""
+STATUSES: Final[Mapping[str, int]] = {"no_credit": 402, "no_estimate": 422}
+"""Of what a rule refuses; all else is 409."""
+CODES: Final = (
+    "above_cap", "answer_lost", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked", "busy",
+    "cut_short", "database", "ended", "foreign_org", "halted", "no_credit", "no_estimate", "no_rate", "no_scope",
+    "no_wallet", "not_json", "other_content", "other_key", "other_unit", "stopped", "too_large", "too_many_requests",
+    "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_org",
+    "unknown_project", "unknown_run", "unknown_subject",
+)  # fmt: skip
+"""Those that are counted by their names; any other is `other`."""
+BEARER: Final = {"WWW-Authenticate": "Bearer"}
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+Answer = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Said:
+    """Who asks, in the transaction that answers, and when that is."""
+
+    key: ApiKey
+    now_ms: int
+
+    def by(self, reason: str) -> By:
+        return By(self.now_ms, self.key.actor, reason, "http")
+
+    def require_org(self, org_id: str) -> str:
+        """Errors: ApiError 403 for an organisation that the key may not name."""
+        clean_id(org_id, "an organisation's id")
+        if self.key.org_id not in (None, org_id):
+            raise ApiError(403, "foreign_org", f"this key is bound to {self.key.org_id}: name that, or use another key")
+        return org_id
+
+
+class Programs:
+    """The routes' one way in. `refused` counts what was too much, `denied` what was refused by its code."""
+
+    def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:
+        self._services = services
+        self._budget = budget
+        self._refused = refused
+        self._threads = Threads(services.engine, AT_ONCE, "programs")
+        self._rates = TokenBuckets(REQUESTS_PER_S)
+        self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
+
+    def close(self) -> None:
+        self._threads.close()
+
+    async def act(
+        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
+    ) -> JSONResponse:
+        """Have something done, in one transaction."""
+
+        async def acted() -> Answer:
+            key = await self._proven(request, scope)
+            async with bodies.body_of(request, MAX_BYTES, self._budget) as body:
+                order = bodies.parse(body, request.headers.get("content-type", ""), model)
+            return await _soon(self._threads.write(lambda connection: work(connection, order, self._said(key))))
+
+        return await self._answered(acted())
+
+    async def ask(
+        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
+    ) -> JSONResponse:
+        """Answer a question, which is in the query."""
+
+        async def asked() -> Answer:
+            key = await self._proven(request, scope)
+            query = _query_of(request, model)
+            return await _soon(self._threads.read(lambda connection: work(connection, query, self._said(key))))
+
+        return await self._answered(asked())
+
+    def _said(self, key: ApiKey) -> Said:
+        """The time is taken in the transaction: one that waited for its thread is late."""
+        return Said(key, self._services.clock.now_ms())
+
+    async def _proven(self, request: Request, scope: str) -> ApiKey:
+        """The key of a request. Errors: ApiError 401, 403, 429."""
+        given = request.headers.getlist("authorization")
+        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        offered = token.strip()
+        key = None
+        if scheme.lower() == "bearer" and api_keys.KEY.fullmatch(offered):
+            now = self._services.clock.now_ms()
+            key = await _soon(self._threads.read(lambda connection: api_keys.find(connection, offered, now)))
+        if key is None:
+            message = "send Authorization: Bearer with an API key that goes on (`drawdown key create`)"
+            raise ApiError(401, "unauthorized", message, headers=BEARER)
+        if not self._rates.take(key.name, self._services.clock.now_ms()):
+            self._refused["keys"] += 1
+            raise ApiError(429, "too_many_requests", "too many requests with this key; send it again", headers=SOON)
+        if scope not in key.scopes:
+            message = f"this takes the scope {scope}, which {key.name} does not have: make a key that has it"
+            wanted = f'Bearer error="insufficient_scope", scope="{scope}"'
+            raise ApiError(403, "no_scope", message, headers={"WWW-Authenticate": wanted})
+        return key
+
+    async def _answered(self, work: Awaitable[Answer]) -> JSONResponse:
+        try:
+            return JSONResponse(dict(await work))
+        except DrawdownError as error:
+            self._deny(of_program(error))
+        except ApiError as error:
+            self._deny(error)
+
+    def _deny(self, error: ApiError) -> NoReturn:
+        self.denied[error.code if error.code in CODES else "other"] += 1
+        raise error from None
+
+
+def of_program(error: DrawdownError) -> ApiError:
+    """What an error of ours means to a program."""
+    match error:
+        case Denied():
+            details = None if error.step is None else {"step": error.step}
+            return ApiError(STATUSES.get(error.code, 409), error.code, str(error), details=details)
+        case UnknownId() if error.noun == "run":
+            return ApiError(404, "unknown_run", str(error))
+        case UnknownId() if error.noun in ("organisation", "customer"):
+            return ApiError(404, "unknown_org", str(error))
+        case UnknownId():
+            return ApiError(422, f"unknown_{error.noun.partition(' ')[0]}", str(error))
+        case UsageError():
+            return ApiError(422, "bad_value", str(error))
+    return of_drawdown(error)
+
+
+def clean_id(text: str, what: str) -> str:
+    """An id that a database can hold. Errors: ApiError 422."""
+    if not is_clean_id(text):
+        raise ApiError(422, "bad_value", f"{what} has 1 to 200 characters, none of them control characters")
+    return text
+
+
+async def _soon(work: Awaitable[T]) -> T:
+    try:
+        return await asyncio.wait_for(work, WITHIN_S)
+    except TimeoutError:
+        message = "the database took too long, and this may be done all the same; to ask for the same again is safe"
+        raise ApiError(503, "answer_lost", message, headers=SOON) from None
+
+
+def _query_of(request: Request, model: type[M]) -> M:
+    """The query, each name once but for lists. Errors: ApiError 422."""
+    query = request.query_params
+    found: dict[str, object] = {}
+    for name in dict.fromkeys(query):
+        values = query.getlist(name)
+        is_list = name in model.model_fields and get_origin(model.model_fields[name].annotation) is list
+        found[name] = values if is_list or len(values) > 1 else values[0]
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise bodies.not_taken("the query", error) from None

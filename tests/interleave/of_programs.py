@@ -1,0 +1,76 @@
+"""What programs have done over HTTP, and the keys that let them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.database import write
+from drawdown.server.api import executions
+from drawdown.server.api import run_models as models
+from drawdown.server.api.programs import Said
+from drawdown.worker.commands import api_keys
+from drawdown.worker.commands.api_keys import ApiKey
+from tests.interleave.of_runs import LAB, _within_its_means
+from tests.interleave.party import Act, Check, Party, plain
+from tests.interleave.stage import NOW, Stage
+
+SAID: Final = Said(ApiKey("app", ("executions:write",), LAB), NOW)
+
+
+def _key(number: int) -> str:
+    return f"{api_keys.PREFIX}{number:043}"
+
+
+def _act(name: str, act: str, order: object, **more: object) -> Party:
+    """A route of runs, by its function; amounts are in micro-credits by then."""
+    work = getattr(executions, act)
+    return plain(f"server.api.programs:act {name}", lambda s, c: work(c, order, SAID, **more), _within_its_means)
+
+
+def _one_goes_on(stage: Stage) -> Iterator[str]:
+    for name, going in stage.rows("SELECT name, COUNT(*) - COUNT(rotated_ms) FROM api_keys GROUP BY name"):
+        if going != 1:
+            yield f"{going} keys of {name} go on"
+
+
+def _ended(stage: Stage) -> Iterator[str]:
+    yield from _one_goes_on(stage)
+    for (times,) in stage.rows("SELECT COUNT(*) FROM api_keys WHERE name = 'app' AND ended_ms IS NULL"):
+        if times:
+            yield f"{times} keys of app let somebody in after it was ended"
+
+
+def _with_key(stage: Stage) -> None:
+    """There is a key, whichever of two transactions is set up first."""
+    if not stage.rows("SELECT 1 FROM api_keys WHERE name = 'app'"):
+        write(stage.engine, partial(api_keys.create, key=_key(1), name="app", scopes=["guard"], by=stage.by))
+
+
+def _on_key(name: str, work: Callable[..., object], check: Check) -> Party:
+    def ready(stage: Stage) -> Act:
+        _with_key(stage)
+
+        def one(connection: sa.Connection) -> object:
+            return work(connection, by=stage.by)
+
+        return Act(lambda engine: write(engine, one))
+
+    return Party(f"cli.nouns.keys:{name}", ready, check)
+
+
+PROGRAMS: Final = (
+    _act("accept", "_accept", models.AcceptOrder.model_construct(key="new", org=LAB, estimate=4), given=[]),
+    _act("draw", "_draw", models.DrawOrder.model_construct(number=1, credits=2), key="going"),
+    _act("extend", "_extend", models.ExtendOrder.model_construct(to=6), key="going"),
+    _act("settle", "_settle", models.SettleOrder.model_construct(actual=3), key="going"),
+    _act("release", "_release", models.ReleaseOrder.model_construct(), key="going"),
+    _act("preview", "_preview", models.PreviewOrder.model_construct(org=LAB, estimate=4)),
+    _on_key("create", partial(api_keys.create, key=_key(2), name="other", scopes=["guard"]), _one_goes_on),
+    _on_key("rotate", partial(api_keys.rotate, key=_key(3), name="app"), _one_goes_on),
+    _on_key("rotate again", partial(api_keys.rotate, key=_key(4), name="app", overlap_ms=0), _one_goes_on),
+    _on_key("end", partial(api_keys.end, name="app"), _ended),
+)

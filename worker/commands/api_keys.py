@@ -1,0 +1,165 @@
+"""Keys by which programs prove who they are: made, rotated, ended, and checked at each request.
+
+Guarantee: a key is never stored, logged or put on record; its SHA-256 is. A key is 256 random bits, so what a slow hash
+protects (a secret that a person could think of) is not there to be protected, and a check costs one read by the hash.
+Comparing hashes in an index tells nobody anything: whoever guesses cannot choose what their guess hashes to. What a key
+may never changes. A name belongs to one program for good, since it stands as the actor on what that program did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
+
+SQL = queries(__file__)
+
+SCOPES: Final = (
+    "events:write", "executions:read", "executions:write", "guard", "ledger:read", "usage:read",
+)  # fmt: skip
+"""All there are. Each route asks for one."""
+PREFIX: Final = "ddk_"
+"""Of each key: scanners of sources find one that was left there."""
+KEY: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
+"""What a key looks like: what does not is no key, and costs no read."""
+OVERLAP_MS: Final = DAY_MS
+"""For how long the old key is taken beside the new one, unless it is said."""
+MOST_OVERLAP_MS: Final = 30 * DAY_MS
+MOST_LIFE_MS: Final = 3_650 * DAY_MS
+LEAST_LIFE_MS: Final = 60_000
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What a key may: its scopes, and the one organisation it may name (None: any)."""
+
+    name: str
+    scopes: tuple[str, ...]
+    org_id: str | None
+
+    @property
+    def actor(self) -> str:
+        """Who does what is done by it."""
+        return f"key:{self.name}"
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """The key that takes another's place, and until when the other is taken still."""
+
+    key: ApiKey
+    expires_ms: int | None
+    old_until_ms: int
+
+
+def hash_of(key: str) -> str:
+    """What is stored of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
+    """Whose key this is; None for one that is unknown, over or ended."""
+    if not KEY.fullmatch(key):
+        return None
+    row = SQL.run(connection, "find", {"key_sha256": hash_of(key), "now_ms": now_ms}).one_or_none()
+    return None if row is None else ApiKey(row.name, tuple(row.scopes.split()), row.org_id)
+
+
+def create(
+    connection: sa.Connection,
+    key: str,
+    name: str,
+    scopes: Collection[str],
+    by: By,
+    *,
+    org_id: str | None = None,
+    for_ms: int | None = None,
+    new: bool = False,
+) -> int | None:
+    """Let a program in by `key`; until when, None without an end.
+
+    Errors: UsageError; UnknownId for a scope there is not and, unless `new`, for an organisation of which nothing is
+    known; Refused for a name that is taken.
+    """
+    if not is_clean_id(name):
+        raise UsageError("a key's name has 1 to 200 characters, none of them control characters")
+    if not scopes:
+        raise UsageError(f"give a scope at least: {', '.join(SCOPES)}")
+    for scope in scopes:
+        ids.require_among(ids.SCOPE, scope, SCOPES)
+    if org_id is not None:
+        ids.require(connection, ids.CUSTOMER, org_id, new=new)
+    if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
+        raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
+    made = ApiKey(name, tuple(sorted(set(scopes))), org_id)
+    expires_ms = None if for_ms is None else by.now_ms + for_ms
+    taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {name}`, or give another name")
+    if ids.is_known(connection, ids.API_KEY, name) or not _insert(connection, made, key, expires_ms, by):
+        raise taken
+    record(connection, "key_create", name, {"scopes": made.scopes, "org_id": org_id, "expires_ms": expires_ms}, by)
+    return expires_ms
+
+
+def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
+    """Let a program in by `key`, too, and by its old one for `overlap_ms` more. The new one lives as long as the
+    old one was to live. Errors: UsageError; UnknownId; Refused for a key that was ended."""
+    if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
+        raise UsageError("the old key is taken for 30 more days at most")
+    _hold(connection, name)
+    row = SQL.run(connection, "going", {"name": name}).one()
+    if row.ended_ms is not None:
+        raise Refused(f"{name} was ended: make another key with `drawdown key create`")
+    old_until = by.now_ms + overlap_ms
+    old_until = old_until if row.expires_ms is None else min(old_until, row.expires_ms)
+    expires = None if row.expires_ms is None else by.now_ms + row.expires_ms - row.created_ms
+    made = ApiKey(name, tuple(row.scopes.split()), row.org_id)
+    values = {"key_sha256": row.key_sha256, "now_ms": by.now_ms, "expires_ms": old_until}
+    SQL.run(connection, "supersede", values)
+    if not _insert(connection, made, key, expires, by):
+        raise Refused("this key was made before: a new one is random")
+    record(connection, "key_rotate", name, {"expires_ms": expires, "old_until_ms": old_until}, by)
+    return Rotated(made, expires, old_until)
+
+
+def end(connection: sa.Connection, name: str, by: By) -> bool:
+    """Let a program in no more, by any key of this name; whether it was let in before. Errors: UnknownId."""
+    _hold(connection, name)
+    ended = SQL.run(connection, "end", {"name": name, "now_ms": by.now_ms}).all()
+    if ended:
+        record(connection, "key_end", name, {}, by)
+    return bool(ended)
+
+
+def _hold(connection: sa.Connection, name: str) -> None:
+    """Nobody else rotates or ends keys of this name until this transaction is over, and the next statement sees all of
+    them. Errors: UnknownId."""
+    if not SQL.run(connection, "hold_name", {"name": name}).all():
+        ids.require(connection, ids.API_KEY, name)
+        raise Refused(f"{name} appeared this moment: try again")
+
+
+def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int | None, by: By) -> bool:
+    if not KEY.fullmatch(key):
+        raise UsageError("this is no key: it begins with ddk_ and has 256 random bits")
+    values = {
+        "key_sha256": hash_of(key),
+        "name": made.name,
+        "scopes": " ".join(made.scopes),
+        "org_id": made.org_id,
+        "created_ms": by.now_ms,
+        "expires_ms": expires_ms,
+        "actor": by.actor,
+        "reason": by.reason,
+    }
+    return SQL.run(connection, "insert", values).first() is not None

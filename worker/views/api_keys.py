@@ -1,0 +1,42 @@
+"""Keys of programs, as people look at them: never the keys themselves. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import sqlalchemy as sa
+
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """One key: times are milliseconds. `org_id`: the one organisation it may name; None: any."""
+
+    name: str
+    scopes: list[str]
+    org_id: str | None
+    state: Literal["good", "rotated", "expired", "ended"]
+    created_ms: int
+    expires_ms: int | None
+    rotated_ms: int | None
+    ended_ms: int | None
+    actor: str
+    reason: str
+
+
+def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]:
+    """By name, the one that goes on first. `rotated`: another took its place, and it is taken still."""
+    return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", {"at_most": most})]
+
+
+def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
+    state: Literal["good", "rotated", "expired", "ended"] = "good" if row["rotated_ms"] is None else "rotated"
+    if row["expires_ms"] is not None and row["expires_ms"] <= now_ms:
+        state = "expired"
+    if row["ended_ms"] is not None:
+        state = "ended"
+    return KeyRow(**{**row, "scopes": row["scopes"].split(), "state": state})
