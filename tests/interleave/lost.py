@@ -17,6 +17,7 @@ from tests.interleave.judge import judge, settle
 from tests.interleave.party import Party
 from tests.interleave.registry import PARTIES
 from tests.interleave.stage import Stage
+from tests.interleave.walk import NothingLeft
 
 COMMIT: Final = 0
 DIGEST: Final = (
@@ -56,14 +57,22 @@ class Lost:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         self.hand = CutHand(explorer.postgres.url)
+        self.refused: list[str] = []
+        """Transactions that have nothing to lose here."""
 
     def close(self) -> None:
         self.hand.close()
 
     def party(self, name: str, *, commit_only: bool = False) -> Iterator[Told]:
-        """All cuts of one transaction."""
+        """All cuts of one transaction; none of one that is refused on this stage, or finds nothing to do."""
         party = PARTIES[name]
-        wanted = self._uncut(party)
+        try:
+            wanted = self._uncut(party)
+        except Exception as error:
+            if not (isinstance(error, NothingLeft) or is_refusal(error, party)):
+                raise
+            self.refused.append(name)
+            return
         last = 0 if commit_only else self.hand.statements
         for at in (*range(1, last + 1), COMMIT):
             for where in ("before", "after"):
@@ -72,6 +81,7 @@ class Lost:
     def _uncut(self, party: Party) -> Any:
         stage = self.explorer.stage()
         act = party.ready(stage)
+        self.hand.disarm()
         act.transaction(self.hand.engine)
         statements = self.hand.statements
         act.after(stage.engine)
@@ -91,6 +101,8 @@ class Lost:
             told.wrong += _untrue(error, party, told)
         finally:
             self.hand.engine.dispose()
+        if self.hand.disarm() and told.at != COMMIT:  # what is undone in the end, or refused, has no commit to lose
+            told.wrong.append(f"statement {told.at} never came: nothing was cut")
         if told.at != COMMIT:  # nothing was kept, so whatever comes next has happened to nobody
             told.wrong += _differences("before", before, "after a lost statement", digest(stage))
             return told
