@@ -106,6 +106,7 @@ def _remote(world: World, name: str, got: Billed, want: Billed) -> Iterator[str]
     if name == AUTUMN and (doubled or world.remote[name].loses_data()):
         return
     lost = _lost(world, name)
+    whole |= lost & _told_by_balance(world, name)
     some = [_by_day({p: q for p, q in found.items() if p[:2] not in whole}, lost) for found in (got, want)]
     yield from _each_window(name, some[0], some[1])
 
@@ -135,6 +136,18 @@ def _lost(world: World, name: str) -> set[tuple[str, str]]:
     taken = world.remote[name].taken()
     rows = world.rows("SELECT COALESCE(wire_key, key), customer_id, feature FROM pushes WHERE provider = :p", p=name)
     return {(customer, feature) for key, customer, feature in rows if key in taken}
+
+
+def _told_by_balance(world: World, name: str) -> set[tuple[str, str]]:
+    """(customer, feature) of what counts as given back by the balance alone, and never was. A balance knows no days:
+    what was lost on one may have stood for it on another. The customer pays what was used, which the total shows."""
+    charged = world.charged()
+    rows = world.rows(
+        "SELECT COALESCE(wire_key, key), customer_id, feature FROM pushes WHERE provider = :p AND state = 'accepted' "
+        "AND sent_qty < 0",
+        p=name,
+    )
+    return {(customer, feature) for key, customer, feature in rows if key not in charged}
 
 
 def _by_day(found: Billed, these: set[tuple[str, str]]) -> Billed:
