@@ -98,6 +98,11 @@ class CutHand:
         """At which statement of the next transaction (0: its commit), and where."""
         self._at, self._where, self.statements = at, where, 0
 
+    def disarm(self) -> bool:
+        """Let what comes now through; whether the cut had not come yet."""
+        waited, self._at = self._at is not None, None
+        return waited
+
     def _begun(self, connection: sa.Connection) -> None:
         self.statements = 0
         self._reading = bool(connection.get_execution_options().get("reading"))

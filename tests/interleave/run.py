@@ -146,7 +146,9 @@ def _lose(names: list[str]) -> int:
     lost.close()
     explorer.close()
     seconds = time.monotonic() - began
-    print(f"{len(names)} transactions, their connection cut {cuts} times, wrong {wrong}; {seconds:.0f} s")
+    cut_here = len(names) - len(lost.refused)
+    print(f"{cut_here} transactions, their connection cut {cuts} times, wrong {wrong}; {seconds:.0f} s")
+    print(f"refused here, or with nothing to do: {', '.join(lost.refused) or 'none'}")
     return 1 if wrong else 0
 
 
