@@ -36,6 +36,8 @@ class Tally:
     deadlocks: int = 0
     refused: int = 0
     wrong: list[Seen] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    """Pairs that could not be explored, and why."""
 
     def add(self, all_of: list[Seen]) -> None:
         all_of = [one for one in all_of if one.reached]
@@ -88,7 +90,11 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting = {pool.submit(_explore, *pair, options.all): pair for pair in wanted}
         for done in as_completed(waiting):
-            seen = done.result()
+            try:
+                seen = done.result()
+            except Exception as error:  # of one pair: the others count all the same
+                tally.failed.append(f"{' | '.join(waiting[done])}: {type(error).__name__}: {error}")
+                continue
             tally.add(seen)
             for one in [one for one in seen if one.wrong]:
                 print(_again(one.case), *(f"    {line}" for line in one.wrong[:6]), sep="\n", flush=True)
@@ -109,13 +115,15 @@ def _tell(tally: Tally, seconds: float) -> int:
     by_pair = Counter((one.case.first, one.case.second) for one in tally.wrong)
     for (first, second), cases in by_pair.most_common(SHOWN):
         print(f"wrong in {cases} cases: {first} | {second}")
+    for line in tally.failed[:SHOWN]:
+        print(f"not explored: {line}")
     print(
         f"{len(PARTIES)} transactions: {tally.pairs} ordered pairs in {tally.cases} cases, {tally.apart} pairs with "
         f"nothing in common, or nothing left to do; "
         f"waited {tally.waited}, refused {tally.refused}, deadlocks run again {tally.deadlocks}, "
-        f"wrong {len(tally.wrong)}; {seconds:.0f} s"
+        f"wrong {len(tally.wrong)}, not explored {len(tally.failed)}; {seconds:.0f} s"
     )
-    return 1 if tally.wrong else 0
+    return 1 if tally.wrong or tally.failed else 0
 
 
 def _again(case: Case) -> str:

@@ -101,6 +101,9 @@ class Metered(FakeProvider):
         for push in self.charged.values():
             if push.customer_id == customer_id:
                 found[push.feature] = found.get(push.feature, 0) + push.quantity
+        for (customer, feature, _), quantity in self.over.items():
+            if customer == customer_id:
+                found[feature] = found.get(feature, 0) + quantity
         return {feature: Drawn(quantity, None) for feature, quantity in found.items()}
 
 

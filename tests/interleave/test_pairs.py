@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.interleave.explore import Explorer
+from tests.interleave.registry import PARTIES
 
 pytestmark = pytest.mark.xdist_group("interleave")
 
@@ -28,6 +29,12 @@ PAIRS = (
     ("host wakes a sandbox", "due_halts"),
     ("host starts a sandbox", "cli.nouns.orgs:halt"),
 )
+
+
+@pytest.mark.parametrize("name", PARTIES)
+def test_each_transaction_is_reached_on_the_stage(explorer: Explorer, name: str) -> None:
+    """What the stage no longer brings about would be explored by nobody, and not be missed."""
+    assert PARTIES[name].ready(explorer.stage()) is not None
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=[" | ".join(one) for one in PAIRS])
