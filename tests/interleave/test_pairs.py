@@ -25,6 +25,8 @@ PAIRS = (
     ("cli.nouns.pushes:void", "confirm"),
     ("reconcile_short", "reconcile_short"),
     ("cli.nouns.ledger:grant keyed", "cli.nouns.ledger:grant keyed"),
+    ("cli.nouns.ledger:rate", "cli.nouns.ledger:rate"),
+    ("cli.nouns.provider_estimates:rate", "cli.nouns.provider_estimates:rate"),
     ("project", "cli.nouns.orgs:override ending"),
     ("host wakes a sandbox", "due_halts"),
     ("host starts a sandbox", "cli.nouns.orgs:halt"),

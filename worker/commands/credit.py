@@ -99,11 +99,11 @@ def set_rate(
     ids.require(connection, ids.FEATURE, feature, new=new)
     rates = [rate for rate in wallet.read_rate_card(connection).rates if rate.feature == feature]
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if rates else 0)
-    if any(rate.start_ms == start for rate in rates):
-        raise Refused(f"{feature} has a rate from then on already; rates are append-only, begin a new one later")
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    SQL.run(connection, "insert_rate", {**details, "feature": feature, **person})
+    # By the row itself: of two people who say it in one moment, the second is told.
+    if SQL.run(connection, "insert_rate", {**details, "feature": feature, **person}).first() is None:
+        raise Refused(f"{feature} has a rate from then on already; rates are append-only, begin a new one later")
     record(connection, "ledger_rate", feature, details, by)
     return start
 

@@ -3,6 +3,7 @@
 -- name: insert_rate
 INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason)
 VALUES (:feature, :start_ms, :micro_credits, :per_quantity, :at_ms, :actor, :reason)
+ON CONFLICT DO NOTHING RETURNING feature
 
 -- name: plan_limit
 SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan
