@@ -121,7 +121,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "ledger take-back invoice-7 --whole --reason 'the card was stolen'",
     ),
     "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
-    "ledger plan": ("ledger plan team --max-concurrent 20 --new", "ledger plan team --max-concurrent 30"),
+    "ledger plan": (
+        "ledger plan team --max-concurrent 20 --new",
+        "ledger plan team --max-concurrent 30 --hold-factor 1.5 --most-hold 50 --most-held 500",
+    ),
     "ledger plans": ("ledger plans",),
     "execution preview": ("execution preview --org acme --estimate 6",),
     "execution accept": (
@@ -134,6 +137,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "execution release": (
         "execution release e-2 --reason 'the build was cancelled'",
         "execution release e-2 --incurred 1.20 --reason 'cancelled half way'",
+    ),
+    "execution block": (
+        "execution block --org acme --project site --reason 'the owner asked'",
+        "execution block --org acme --action render --undo",
     ),
     "execution list": ("execution list --org acme --state held", "execution list --project site --json"),
     "execution show": ("execution show e-1",),

@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.ledger import lots
-from drawdown.ledger.accounts import WALLET, read_wallets, wallet_account
+from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, wallet_account
 from drawdown.ledger.entries import moves, post
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
@@ -30,7 +30,9 @@ MATURE_TRIES: Final = 3
 """Of a wallet in one transaction: what becomes due in between is an hour away, unless hosts' clocks differ by that."""
 MATURE_AT_ONCE: Final = 20_000
 """Reservations that one transaction expires."""
-HOLDERS_SAID: Final = 3
+NO_END_MICRO: Final = 2**62
+"""More than any wallet holds."""
+MOST_HOLDERS_SAID: Final = 3
 """Of those who hold a wallet's credit, in a refusal."""
 SWEPT_AT_ONCE: Final = 1_000
 """Wallets that one transaction of the sweep matures."""
@@ -109,7 +111,7 @@ def other_content(reservation: str) -> Denied:
 
 def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "") -> Denied:
     """A wallet without room, and who else than `own` holds its credit until when."""
-    values = {"customer_id": customer_id, "own": own, "at_most": HOLDERS_SAID}
+    values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro
     held = "".join(f"; {row.reservation} holds {row.left_micro / MICRO:g} until {row.expires_ms}" for row in holders)
@@ -117,11 +119,23 @@ def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, ow
     return Denied("no_credit", text + held, "credits")
 
 
-def due_change(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
-    """By how much more will be available in a wallet (less, if negative) once what is due in it by now is true."""
+def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_micro: int) -> Denied:
+    """More than all runs of a wallet may hold by its plan."""
+    return Denied(
+        "too_much_held",
+        f"runs of {customer_id} hold {held_micro / MICRO:g} credits and this one {wanted_micro / MICRO:g}; its plan "
+        f"allows {most_micro / MICRO:g} at once: wait until one ends, or change the plan",
+        "plan",
+    )
+
+
+def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
+    """A wallet as it will be once what is due in it by now is true. Nothing is written."""
+    found = read_wallets(connection, [customer_id])[customer_id]
     freed = int(SQL.run(connection, "due_left", {"customer_id": customer_id, "now_ms": now_ms}).scalar_one())
     of_lots = lots.due(connection, {customer_id: freed}, now_ms)
-    return freed + sum(moved for entry in of_lots.entries for _, moved in moves(entry))
+    moved = sum(amount for entry in of_lots.entries for _, amount in moves(entry))
+    return replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed)
 
 
 def read(connection: sa.Connection, reservation: str) -> Reservation | None:
@@ -136,10 +150,14 @@ def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
     return None if row is None else Reservation(**row)
 
 
-def reserve(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
-    """Hold what a run may cost; the reservation, and whether it was there before.
+def reserve(
+    connection: sa.Connection, ask: Ask, by: By, most_held_micro: int | None = None
+) -> tuple[Reservation, bool]:
+    """Hold what a run may cost, where all of a wallet's runs may hold `most_held_micro`; the reservation, and whether
+    it was there before.
 
-    Errors: Denied `other_content` for a key that was used for something else, `no_credit` where there is no room.
+    Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, or `no_credit` where
+    there is no room.
     """
     values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     is_new = SQL.run(connection, "insert", values).first() is not None
@@ -149,15 +167,22 @@ def reserve(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, b
         if found.fingerprint != ask.fingerprint:
             raise other_content(ask.reservation)
         return found, True
-    if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms):
-        raise no_credit(connection, ask.customer_id, ask.amount_micro, ask.reservation)
+    if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, most_held_micro):
+        raise _no_room(connection, ask.customer_id, ask.amount_micro, ask.reservation, most_held_micro)
     return found, False
 
 
-def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expires_ms: int, now_ms: int) -> Reservation:
+def grow(
+    connection: sa.Connection,
+    found: Reservation,
+    amount_micro: int,
+    expires_ms: int,
+    now_ms: int,
+    most_held_micro: int | None = None,
+) -> Reservation:
     """Have a held reservation be for `amount_micro` and until `expires_ms` at least; it never shrinks.
 
-    Errors: Denied `no_credit` where there is no room for what it is more.
+    Errors: Denied `no_credit` or `too_much_held` where there is no room for what it is more.
     """
     grown = replace(
         found,
@@ -165,18 +190,35 @@ def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expir
         expires_ms=max(found.expires_ms, expires_ms),
     )
     more = grown.left_micro - found.left_micro
-    if more and not _hold(connection, found.customer_id, more, grown.expires_ms, now_ms):
-        raise no_credit(connection, found.customer_id, more, found.reservation)
+    if more and not _hold(connection, found.customer_id, more, grown.expires_ms, now_ms, most_held_micro):
+        raise _no_room(connection, found.customer_id, more, found.reservation, most_held_micro)
     SQL.run(connection, "grow", vars(grown))
     return grown
 
 
-def _hold(connection: sa.Connection, customer_id: str, amount_micro: int, expires_ms: int, now_ms: int) -> bool:
+def _no_room(
+    connection: sa.Connection, customer_id: str, wanted_micro: int, own: str, most_held_micro: int | None
+) -> Denied:
+    held_micro = read_wallets(connection, [customer_id])[customer_id].held_micro
+    if most_held_micro is not None and held_micro + wanted_micro > most_held_micro:
+        return too_much_held(customer_id, held_micro, wanted_micro, most_held_micro)
+    return no_credit(connection, customer_id, wanted_micro, own)
+
+
+def _hold(
+    connection: sa.Connection,
+    customer_id: str,
+    amount_micro: int,
+    expires_ms: int,
+    now_ms: int,
+    most_held_micro: int | None,
+) -> bool:
     values = {
         "account_id": wallet_account(customer_id),
         "amount_micro": amount_micro,
         "expires_ms": expires_ms,
         "now_ms": now_ms,
+        "most_held_micro": NO_END_MICRO if most_held_micro is None else most_held_micro,
     }
     for _ in range(MATURE_TRIES):
         if SQL.run(connection, "hold", values).first() is not None:

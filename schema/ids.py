@@ -71,6 +71,9 @@ ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "draw
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")
 """By its key, or by that which its grant was given."""
+PROJECT: Final = Kind("project", (IdSource("projects"),), "drawdown execution list")
+SUBJECT: Final = Kind("subject", (IdSource("subjects"),), "drawdown execution list")
+ACT: Final = Kind("action of a run", (IdSource("acts"),), "drawdown execution list")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")

@@ -66,6 +66,15 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: lots
 (SELECT lot AS id FROM ledger_lots)
 
+-- name: projects
+(SELECT project AS id FROM reservations WHERE project IS NOT NULL)
+
+-- name: subjects
+(SELECT subject AS id FROM reservations WHERE subject IS NOT NULL)
+
+-- name: acts
+(SELECT action AS id FROM reservations WHERE action IS NOT NULL)
+
 -- name: cells
 (SELECT cell_id AS id FROM cells)
 

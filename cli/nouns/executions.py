@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from drawdown.cli.app import App
-from drawdown.cli.options import Actor, Most, Reason
+from drawdown.cli.options import Actor, Most, New, Reason, Undo
 from drawdown.cli.parsing import RELATIVE, UNITS_MS, in_credits, parse_credits, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.ledger.accounts import Wallet
@@ -16,6 +16,7 @@ from drawdown.ledger.draws import Cost
 from drawdown.ledger.reservations import Reservation
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import executions
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run
 
 commands = typer.Typer()
@@ -174,6 +175,29 @@ def release(
     _show_settled(app, app.write(lambda c: executions.release(c, key, cost, by)), f"{key}: released")
 
 
+@commands.command()
+def block(
+    context: typer.Context,
+    org: OfOrg,
+    project: Project = None,
+    action: Action = None,
+    undo: Undo = False,
+    new: New = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Accept no more runs of a project, or none that do an action; what runs goes on."""
+    app: App = context.obj
+    if (project is None) == (action is None):
+        raise UsageError("give --project or --action")
+    by, name = app.by(actor, reason), project if project is not None else str(action)
+    kind: Literal["project", "action"] = "action" if project is None else "project"
+    changed = app.write(lambda c: executions.block(c, org, kind, name, by, undo=undo, new=new))
+    said = {(True, False): "is blocked", (False, False): "was blocked before", (True, True): "runs again"}
+    line = f"{org}: the {kind} {name} {said.get((changed, undo), 'was not blocked')}"
+    show(app, {"org_id": org, kind: name, "blocked": not undo, "changed": changed}, [line])
+
+
 @commands.command("list")
 def list_(
     context: typer.Context,
@@ -213,9 +237,9 @@ def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
     show(app, {"run": _said(run), "entries": entries}, tables)
 
 
-def _request(org: str, estimate: str | None, use: list[str] | None, **more: object) -> executions.Request:
+def _request(org: str, estimate: str | None, use: list[str] | None, **more: object) -> Request:
     amount = None if estimate is None else parse_credits(estimate)
-    return executions.Request(org, amount, _quantities(use), **more)  # type: ignore[arg-type]
+    return Request(org, amount, _quantities(use), **more)  # type: ignore[arg-type]
 
 
 def _cost(credits: str | None, use: list[str] | None) -> Cost:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, cast
+from dataclasses import replace
+from decimal import Decimal
+from typing import Annotated, Any, Final, cast
 
 import sqlalchemy as sa
 import typer
@@ -13,8 +15,10 @@ from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, PageSize, Rea
 from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
+from drawdown.ledger import plans as plans_of_ledger
 from drawdown.ledger.allocation import KINDS, Kind
 from drawdown.ledger.lots import DEFAULT_PRIORITY, Terms
+from drawdown.ledger.plans import ONE_PPM, HoldTerms
 from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import credit
@@ -222,6 +226,21 @@ def plan(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The plan's name")],
     max_concurrent: Annotated[int, typer.Option(min=0, max=MAX_CONCURRENT, help="Sandboxes at once")],
+    hold_factor: Annotated[
+        str | None, typer.Option(metavar="N", help="A run holds its estimate times this", show_default="as it is")
+    ] = None,
+    unknown_hold: Annotated[
+        str | None, typer.Option(metavar="CREDITS", help="What a run without an estimate holds; none: it is refused")
+    ] = None,
+    most_hold: Annotated[
+        str | None, typer.Option(metavar="CREDITS", help="The most that one run may hold; none: no end")
+    ] = None,
+    most_held: Annotated[
+        str | None, typer.Option(metavar="CREDITS", help="The most that all runs of a wallet may hold; none: no end")
+    ] = None,
+    holds_halt: Annotated[
+        bool | None, typer.Option("--holds-halt/--holds-pass", help="Whether what is held counts for halts")
+    ] = None,
     new: New = False,
     actor: Actor = None,
     reason: Reason = "not given",
@@ -229,16 +248,43 @@ def plan(
     """Change a plan, or with --new make one."""
     app: App = context.obj
     by = app.by(actor, reason)
-    was = app.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, by, new=new))
+    asked = {"unknown_hold_micro": unknown_hold, "most_hold_micro": most_hold, "most_held_micro": most_held}
+    changed: dict[str, Any] = {field: _amount(text) for field, text in asked.items() if text is not None}
+    changed |= {} if hold_factor is None else {"hold_factor_ppm": parse_credits(hold_factor)}
+    changed |= {} if holds_halt is None else {"holds_halt": holds_halt}
+
+    def work(connection: sa.Connection) -> int | None:
+        before = plans_of_ledger.read_hold_terms(connection, name) or HoldTerms()
+        holds = replace(before, **changed) if changed else None
+        return credit.set_plan_limit(connection, name, max_concurrent, by, new=new, holds=holds)
+
+    was = app.write(work)
     before = "no such plan" if was is None else f"{was:,}"
-    line = f"plan {name}: {max_concurrent:,} at once; before: {before}"
-    show(app, {"plan": name, "max_concurrent": max_concurrent, "was": was}, [line])
+    lines = [f"plan {name}: {max_concurrent:,} at once; before: {before}"]
+    lines += [f"{field.removesuffix('_micro')}: {_said(field, value)}" for field, value in sorted(changed.items())]
+    show(app, {"plan": name, "max_concurrent": max_concurrent, "was": was, **changed}, lines)
+
+
+def _amount(text: str) -> int | None:
+    return None if text == "none" else parse_credits(text)
+
+
+def _said(field: str, value: object) -> str:
+    if field == "hold_factor_ppm":
+        return f"{Decimal(str(value)) / ONE_PPM:f}"
+    return show_credits(value) if type(value) is int else "none" if value is None else str(value).lower()
 
 
 @commands.command()
 def plans(context: typer.Context) -> None:
-    """List the plans: how many sandboxes at once, and how many customers each has."""
+    """List the plans: how many sandboxes at once, how many customers each has, and what its runs hold."""
     app: App = context.obj
     found = app.read(credit.list_plans)
-    rows = [(row.plan, row.max_concurrent, row.customers) for row in found]
-    show(app, {"plans": found}, [table("Plans", ("plan", "#at once", "#customers"), rows)])
+    rows = [
+        (row.plan, row.max_concurrent, row.customers, f"{Decimal(row.hold_factor_ppm) / ONE_PPM:f}",
+         *(None if micro is None else show_credits(micro)
+           for micro in (row.unknown_hold_micro, row.most_hold_micro, row.most_held_micro)), row.holds_halt)
+        for row in found
+    ]  # fmt: skip
+    columns = ("plan", "#at once", "#customers", "#factor", "#without estimate", "#one run", "#all runs", "holds halt")
+    show(app, {"plans": found}, [table("Plans", columns, rows)])

@@ -24,6 +24,7 @@ from drawdown.schema.tables.ledger import (
     ledger_plans,
     ledger_rates,
     reservations,
+    run_blocks,
 )
 from drawdown.schema.tables.orgs import assignments, buckets, mappings, orgs
 from drawdown.schema.tables.outbox import (
@@ -81,6 +82,7 @@ __all__ = [
     "reconciliations",
     "replays",
     "reservations",
+    "run_blocks",
     "sample_conflicts",
     "sandboxes",
     "seals",

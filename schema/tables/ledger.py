@@ -89,7 +89,24 @@ ledger_plans = sa.Table(
     metadata,
     id_column("plan", key=True),
     sa.Column("max_concurrent_sandboxes", sa.Integer, nullable=False),
-    comment="How many sandboxes at once a plan allows.",
+    sa.Column("hold_factor_ppm", Big, nullable=False, server_default="1000000"),
+    sa.Column("unknown_hold_micro", Big, nullable=True),
+    sa.Column("most_hold_micro", Big, nullable=True),
+    sa.Column("most_held_micro", Big, nullable=True),
+    sa.Column("holds_halt", sa.Boolean, nullable=False, server_default=sa.true()),
+    comment="How many sandboxes at once a plan allows, and what its runs hold.",
+)
+
+run_blocks = sa.Table(
+    "run_blocks",
+    metadata,
+    id_column("org_id", key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    id_column("name", key=True),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("kind IN ('project', 'action')", name="run_blocks_kind"),
+    comment="Projects and actions that a person lets no run be accepted for.",
 )
 
 _HELD = sa.text("state = 'held'")

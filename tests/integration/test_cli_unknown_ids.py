@@ -16,7 +16,8 @@ from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import credit
+from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands.run_permission import Request
 from tests.world import T0, Fleet
 
 TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
@@ -102,6 +103,25 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger show", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
     ("ledger plan", "name"): t("tema --max-concurrent 5", "team"),
+    **{
+        (f"execution {verb}", "org"): t(f"{key} --org acmee {more}", "acme")
+        for verb, key, more in (("preview", "", "--estimate 1"), ("accept", "new", "--estimate 1"),
+                                ("block", "", "--project site"), ("list", "", ""))
+    },
+    **{
+        (f"execution {verb}", "key"): t(f"e-11 {more}", "e-1")
+        for verb, more in (
+            ("draw", "1 --credits 1"), ("extend", ""), ("settle", "--actual 1"), ("release", ""), ("show", ""),
+        )
+    },
+    **{
+        (f"execution {verb}", name): t(f"{org} --{name} {typed}", near)
+        for verb, org in (("list", ""), ("block", "--org acme"))
+        for name, typed, near in (
+            ("project", "sitee", "site"), ("action", "rendre", "render"), ("subject", "anna", "ann"),
+        )
+        if (verb, name) != ("block", "subject")
+    },
     ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
     ("cell secret", "cell"): t("cell-11", "cell-1"),
     ("cell remove", "cell"): t("cell-11", "cell-1"),
@@ -116,11 +136,13 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     all_ evidence accepted absent error states state_ amount micro micro_credits per policy url before quarantined as_
     by as_csv shard deadline quiet every once watch accept_clock metrics_file heartbeat_url new_org_from stop correct
     threshold shadow_threshold since restored host port files map_ set_ id_from_line id_prefix time_format format_
-    strict rejects body header roles apply acknowledge although_accepted"""
+    strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
+    state number credits actual incurred roles apply acknowledge although_accepted"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("sample list", "after"), ("demo", "file"),
-    ("provider check", "feature"), ("provider check", "customer"),
+    ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
+    *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
 
 
@@ -162,6 +184,8 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
     fleet.tick_windows(3)
+    run_ = Request("acme", 1, project="site", subject="ann", action="render")
+    write(engine, lambda c: executions.accept(c, "e-1", run_, fleet.by))
     assert fleet.rows("SELECT key FROM pushes") == [(KEY,)]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)

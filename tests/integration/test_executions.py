@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.draws import Cost
+from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import executions
+from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.credit import grant, set_rate
-from drawdown.worker.commands.executions import Request
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.views.status import org_status
 from tests.world import Fleet
 
@@ -324,3 +325,79 @@ def test_a_hold_that_is_over_halts_nobody(bank: Bank) -> None:
     bank.later(HOUR_MS)
     bank.fleet.tick()
     assert bank.fleet.rows("SELECT is_halted, state FROM orgs, reservations") == [(False, "expired")]
+
+
+def on_plan(bank: Bank, **terms: object) -> None:
+    holds = HoldTerms(**terms)  # type: ignore[arg-type]
+    bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=holds))
+    bank.write(lambda c: grant(c, "acme", 0, bank.fleet.by, key="onto the plan", plan="free"))
+
+
+def test_a_plan_says_what_a_run_holds(bank: Bank) -> None:
+    on_plan(bank, hold_factor_ppm=1_500_000, unknown_hold_micro=2 * MICRO, most_hold_micro=8 * MICRO)
+    assert bank.accept("factor", 4).reservation.amount_micro == 6 * MICRO
+    assert bank.accept("capped", 7).reservation.amount_micro == 8 * MICRO
+    unknown = bank.write(lambda c: executions.accept(c, "unknown", Request("acme"), bank.fleet.by))
+    assert unknown.reservation.amount_micro == 2 * MICRO
+    assert bank.purse == (100, 16)
+    refusing: tuple[Callable[[], object], ...] = (lambda: bank.accept("above", 9), lambda: bank.extend("factor", to=9))
+    for refused in refusing:
+        with pytest.raises(Denied) as denied:
+            refused()
+        assert (denied.value.code, denied.value.step) == ("above_cap", "plan")
+
+
+def test_a_plan_says_what_all_runs_of_a_wallet_hold(bank: Bank) -> None:
+    on_plan(bank, most_held_micro=10 * MICRO)
+    bank.accept("one", 6)
+    refusing: tuple[Callable[[], object], ...] = (lambda: bank.accept("two", 5), lambda: bank.extend("one", to=11))
+    for refused in refusing:
+        with pytest.raises(Denied) as denied:
+            refused()
+        assert (denied.value.code, denied.value.step) == ("too_much_held", "plan")
+    assert bank.preview(Request("acme", 5 * MICRO)).code == "too_much_held"
+    bank.later(HOUR_MS)
+    assert bank.preview(Request("acme", 5 * MICRO)).allowed
+    bank.accept("two", 5)
+
+
+def test_where_a_plan_says_so_what_is_held_halts_nobody(bank: Bank) -> None:
+    on_plan(bank, holds_halt=False)
+    bank.accept("e-1", 100)
+    bank.write(lambda c: grant(c, "acme", -1, bank.fleet.by, key="back", plan=None))
+    bank.fleet.tick()
+    assert bank.fleet.rows("SELECT is_halted FROM orgs") == [(False,)]
+
+
+@pytest.mark.parametrize("kind", ["project", "action"])
+def test_a_project_or_an_action_is_blocked(bank: Bank, kind: Literal["project", "action"]) -> None:
+    bank.accept("before", 6, **{kind: "site"})
+    for changed in (True, False):
+        assert bank.write(lambda c: executions.block(c, "acme", kind, "site", bank.fleet.by)) is changed
+    assert bank.accept("before", 6, **{kind: "site"}).repeated, "what was accepted is"
+    bank.settle("before", 1)
+    for name, allowed in (("site", False), ("other", True)):
+        found = bank.preview(Request("acme", MICRO, **{kind: name}))  # type: ignore[arg-type]
+        assert (found.allowed, found.step) == (allowed, None if allowed else kind)
+    for changed in (True, False):
+        assert bank.write(lambda c: executions.block(c, "acme", kind, "site", bank.fleet.by, undo=True)) is changed
+    bank.accept("after", 6, **{kind: "site"})
+    assert bank.fleet.rows("SELECT action FROM operator_actions WHERE action LIKE 'run_%' ORDER BY 1") == [
+        ("run_block",),
+        ("run_unblock",),
+    ]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        HoldTerms(hold_factor_ppm=0),
+        HoldTerms(hold_factor_ppm=10**9 + 1),
+        HoldTerms(unknown_hold_micro=0),
+        HoldTerms(most_hold_micro=10**15 + 1),
+        HoldTerms(unknown_hold_micro=2, most_hold_micro=1),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(bank: Bank, terms: HoldTerms) -> None:
+    with pytest.raises(UsageError):
+        bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=terms))

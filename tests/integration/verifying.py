@@ -23,6 +23,7 @@ from drawdown.worker.commands import executions
 from drawdown.worker.commands.credit import grant, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.verify.verify import Verification, verify
@@ -165,7 +166,7 @@ def _runs(fleet: Fleet) -> None:
 
     def work(connection: sa.Connection) -> None:
         for key, at in (("going", by), ("done", by), ("over", before), ("off", by)):
-            request = executions.Request("acme", 60, overage="charge" if key == "done" else "cap")
+            request = Request("acme", 60, overage="charge" if key == "done" else "cap")
             executions.accept(connection, key, request, at)
         executions.draw(connection, "going", 1, Cost(20), by)
         executions.settle(connection, "done", Cost(70), by)

@@ -13,7 +13,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.executions import Request
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verdict.holds import expire_holds
 from tests.interleave.party import Party, plain, step
 from tests.interleave.stage import NOW, Stage
@@ -34,12 +34,13 @@ def begin(stage: Stage) -> None:
     ):
         lot = partial(credit.grant, customer_id=LAB, amount_micro=amount, by=hour_ago, key=key, plan=None, terms=terms)
         write(stage.engine, lot)
-    for key, org, amount, by in (
-        ("over", LAB, 6, hour_ago),
-        ("going", LAB, 3, stage.by),
-        ("acme-going", "acme", 9, stage.by),
+    two_hours = 120 * MINUTE_MS
+    for key, request, by in (  # all of lab's an hour ago: whoever accepts now makes true what is due by now
+        ("over", Request(LAB, 6), hour_ago),
+        ("going", Request(LAB, 3, for_ms=two_hours), hour_ago),
+        ("acme-going", Request("acme", 9), stage.by),
     ):
-        write(stage.engine, partial(executions.accept, key=key, request=Request(org, amount), by=by))
+        write(stage.engine, partial(executions.accept, key=key, request=request, by=by))
 
 
 def _within_its_means(stage: Stage) -> Iterator[str]:
@@ -68,5 +69,9 @@ RUNS: Final = (
     _run("settle acme", "settle", "acme-going", Cost(5)),
     _run("release", "release", "going", None),
     plain("cli.nouns.ledger:take_back", lambda s, c: credit.take_back(c, LAB, s.by, whole=False), _within_its_means),
+    plain(
+        "cli.nouns.executions:block",
+        lambda s, c: executions.block(c, "acme", "project", "site", s.by),
+    ),
     step("expire_holds", lambda s: expire_holds(s.context("other"))),
 )

@@ -10,9 +10,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, lots, wallet
+from drawdown.ledger import accounts, lots, plans, wallet
 from drawdown.ledger.allocation import KINDS
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.lots import PLAIN, Terms
+from drawdown.ledger.plans import ONE_PPM, HoldTerms
 from drawdown.ledger.rates import Rate
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
@@ -28,6 +30,7 @@ SQL = queries(__file__)
 MAX_PRIORITY: Final = 1_000
 MOST_FEATURES: Final = 100
 """Of one lot."""
+MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
 
 
 def grant(
@@ -168,30 +171,58 @@ def set_rate(
 
 
 def set_plan_limit(
-    connection: sa.Connection, plan: str, max_concurrent: int, by: By, *, new: bool = True
+    connection: sa.Connection,
+    plan: str,
+    max_concurrent: int,
+    by: By,
+    *,
+    new: bool = True,
+    holds: HoldTerms | None = None,
 ) -> int | None:
-    """Change how many sandboxes at once a plan allows, or make one; returns how many it allowed before, None where it
-    was not there. Errors: UsageError for a name that is none; UnknownId, unless `new`."""
+    """Change how many sandboxes at once a plan allows, and what its runs hold (None: as it is), or make one; returns
+    how many it allowed before, None where it was not there. Errors: UsageError for a name that is none, or terms that
+    make no sense; UnknownId, unless `new`."""
     if not is_clean_id(plan):
         raise UsageError("a plan's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.PLAN, plan, new=new)
     was: int | None = SQL.run(connection, "plan_limit", {"plan": plan}).scalar()
     SQL.run(connection, "set_plan_limit", {"plan": plan, "max_concurrent_sandboxes": max_concurrent})
-    details = {"max_concurrent": max_concurrent, "was": was}
+    details: dict[str, object] = {"max_concurrent": max_concurrent, "was": was}
+    if holds is not None:
+        _require_sane_terms(holds)
+        details |= {"holds": vars(holds), "held_before": vars(plans.read_hold_terms(connection, plan) or HoldTerms())}
+        plans.set_hold_terms(connection, plan, holds)
     record(connection, "ledger_plan", plan, details, by)
     mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), by.now_ms)
     return was
 
 
+def _require_sane_terms(holds: HoldTerms) -> None:
+    amounts = (holds.unknown_hold_micro, holds.most_hold_micro, holds.most_held_micro)
+    if any(amount is not None and not 0 < amount <= MAX_ENTRY_MICRO for amount in amounts):
+        raise UsageError("what a plan's runs hold is more than nothing, and at most a thousand million credits")
+    if not 0 < holds.hold_factor_ppm <= MOST_FACTOR_PPM:
+        raise UsageError("a plan's factor lies above 0, and is 1,000 at most")
+    most = holds.most_hold_micro
+    if most is not None and (holds.unknown_hold_micro or 0) > most:
+        raise UsageError("what is held without an estimate is more than one run may hold")
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A plan of the embedded ledger: sandboxes at once, and how many customers are on it."""
+    """A plan of the embedded ledger: sandboxes at once, how many customers are on it, and what its runs hold
+    (`ledger.plans.HoldTerms`)."""
 
     plan: str
     max_concurrent: int
     customers: int
+    hold_factor_ppm: int
+    unknown_hold_micro: int | None
+    most_hold_micro: int | None
+    most_held_micro: int | None
+    holds_halt: bool
 
 
 def list_plans(connection: sa.Connection) -> list[Plan]:
     """All plans, by name."""
-    return [Plan(row.plan, row.max_concurrent, row.customers) for row in SQL.run(connection, "plans")]
+    return [Plan(**{**row, "holds_halt": bool(row["holds_halt"])}) for row in SQL.run(connection, "plans").mappings()]

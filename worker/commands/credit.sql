@@ -12,6 +12,9 @@ INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES (:plan, :max_co
 ON CONFLICT (plan) DO UPDATE SET max_concurrent_sandboxes = excluded.max_concurrent_sandboxes
 
 -- name: plans
-SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COUNT(a.account_id) AS customers
+SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COUNT(a.account_id) AS customers,
+    p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt
 FROM ledger_plans p LEFT JOIN ledger_accounts a ON a.plan = p.plan
-GROUP BY p.plan, p.max_concurrent_sandboxes ORDER BY p.plan
+GROUP BY p.plan, p.max_concurrent_sandboxes, p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro,
+    p.most_held_micro, p.holds_halt
+ORDER BY p.plan

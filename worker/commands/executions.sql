@@ -1,11 +1,11 @@
--- Who pays for a run, and whether its organisation may start one.
-
--- name: biller
-SELECT provider, customer_id FROM assignments WHERE org_id = :org_id AND start_ms <= :now_ms
-    AND (end_ms IS NULL OR :now_ms < end_ms)
-
--- name: standing
-SELECT is_halted, halt_reason, stopped_at_ms FROM orgs WHERE org_id = :org_id
+-- Runs: whose verdict they may change, and what a person blocks.
 
 -- name: any_halted
 SELECT 1 FROM orgs WHERE org_id IN :orgs AND is_halted LIMIT 1
+
+-- name: block
+INSERT INTO run_blocks (org_id, kind, name, at_ms, actor, reason)
+VALUES (:org_id, :kind, :name, :at_ms, :actor, :reason) ON CONFLICT DO NOTHING RETURNING name
+
+-- name: unblock
+DELETE FROM run_blocks WHERE org_id = :org_id AND kind = :kind AND name = :name RETURNING name

@@ -24,7 +24,7 @@ from drawdown.worker.verdict.asks import mark_for_projection
 log = structlog.get_logger()
 SQL = queries(__file__)
 
-SWEEPS: Final = 10
+MOST_SWEEPS: Final = 10
 """Transactions of one tick that make true what is due in wallets; what is left, the next one does."""
 
 
@@ -36,7 +36,7 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
     return {row.org_id: int(row.held_micro) for row in SQL.run(connection, "held", values)}
 
 
-def expire_holds(context: Context, sweeps: int = SWEEPS) -> Steps[int]:
+def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
     """Make true what is due in all wallets: holds that are over, lots that begin or expire; how many wallets moved."""
     done = 0
     for _ in range(sweeps):

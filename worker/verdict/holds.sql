@@ -7,4 +7,4 @@ SELECT o.org_id, w.held_micro - COALESCE((SELECT SUM(h.amount_micro - h.drawn_mi
 FROM {rows :orgs (org_id text)} o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 JOIN ledger_accounts w ON w.account_id = 'wallet:' || a.customer_id
-WHERE w.held_micro > 0
+WHERE w.held_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_plans p WHERE p.plan = w.plan AND NOT p.holds_halt)

@@ -38,7 +38,11 @@ class RunEntry:
 
 
 def list_runs(connection: sa.Connection, chosen: RunFilter, most: int) -> list[Reservation]:
-    """The newest first."""
+    """The newest first. Errors: UnknownId for an organisation or a label that no run has."""
+    labels = ((ids.PROJECT, chosen.project), (ids.SUBJECT, chosen.subject), (ids.ACT, chosen.action))
+    for kind, name in ((ids.CUSTOMER, chosen.org), *labels):
+        if name:
+            ids.require(connection, kind, name)
     rows = SQL.run(connection, "list", {**vars(chosen), "states": list(chosen.states), "at_most": most})
     return [Reservation(**row._mapping) for row in rows]
 

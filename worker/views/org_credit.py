@@ -17,7 +17,7 @@ from drawdown.worker.verdict.rates import policies_of, policy_for
 
 SQL = queries(__file__)
 
-HOLDERS_SHOWN: Final = 10
+MOST_HOLDERS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], no
 
 
 def _holders(connection: sa.Connection, org_id: str, now_ms: int) -> list[Holder]:
-    values = {"org_id": org_id, "now_ms": now_ms, "at_most": HOLDERS_SHOWN}
+    values = {"org_id": org_id, "now_ms": now_ms, "at_most": MOST_HOLDERS}
     return [Holder(**row._mapping) for row in SQL.run(connection, "holders", values)]
 
 

@@ -63,6 +63,27 @@ CREATE INDEX ledger_entries_by_lot ON ledger_entries (lot) WHERE lot IS NOT NULL
 
 ALTER TABLE projections ADD COLUMN held_micro BIGINT;
 
+ALTER TABLE ledger_plans ADD COLUMN hold_factor_ppm BIGINT DEFAULT 1000000 NOT NULL CHECK (hold_factor_ppm > 0);
+
+ALTER TABLE ledger_plans ADD COLUMN unknown_hold_micro BIGINT CHECK (unknown_hold_micro > 0);
+
+ALTER TABLE ledger_plans ADD COLUMN most_hold_micro BIGINT CHECK (most_hold_micro > 0);
+
+ALTER TABLE ledger_plans ADD COLUMN most_held_micro BIGINT CHECK (most_held_micro > 0);
+
+ALTER TABLE ledger_plans ADD COLUMN holds_halt BOOLEAN DEFAULT 1 NOT NULL;
+
+CREATE TABLE run_blocks (
+    org_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    at_ms BIGINT NOT NULL,
+    actor TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (org_id, kind, name),
+    CONSTRAINT run_blocks_kind CHECK (kind IN ('project', 'action'))
+);
+
 CREATE TABLE reservations (
     reservation TEXT NOT NULL,
     org_id TEXT NOT NULL,

@@ -1,0 +1,184 @@
+"""What a run is asked for, and the permission to run it: account, its state, plan, project, action, credits.
+
+Guarantee: the order is one, and the first step that refuses is named (`Denied.step`). Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import accounts, plans, reservations
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.plans import HoldTerms
+from drawdown.ledger.reservations import Denied, Overage
+from drawdown.ledger.wallet import read_rate_card
+from drawdown.schema import ids
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS
+from drawdown.worker.catalog.wallets import wallets_at
+
+SQL = queries(__file__)
+
+LEAST_LIFE_MS: Final = MINUTE_MS
+MOST_LIFE_MS: Final = 30 * DAY_MS
+MOST_FEATURES: Final = 100
+"""Of one estimate or cost."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked for: an estimate in micro-credits, or in base units by feature; labels; what becomes of what
+    lies above the hold; and for how long the hold stands (milliseconds; queued runs wait longer by default)."""
+
+    org_id: str
+    amount_micro: int | None = None
+    quantities: Mapping[str, int] | None = None
+    project: str | None = None
+    subject: str | None = None
+    action: str | None = None
+    overage: Overage = "charge"
+    for_ms: int | None = None
+    queued: bool = False
+
+
+@dataclass(frozen=True)
+class Permit:
+    """Who pays, what is held in micro-credits, and the terms it goes by."""
+
+    customer_id: str
+    amount_micro: int
+    terms: HoldTerms
+
+
+def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
+    """Every step but the last, credits: those are asked for where they are held. Errors: Denied, with its step."""
+    customer = _payer(connection, request.org_id, now_ms)
+    _require_running(connection, request.org_id)
+    terms = plans.hold_terms(connection, customer)
+    amount = _to_hold(connection, request, terms, now_ms)
+    _require_unblocked(connection, request)
+    return Permit(customer, amount, terms)
+
+
+def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
+    """The last step, for a look ahead: holding decides it. Errors: Denied."""
+    wallet, most = reservations.look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
+    if most is not None and wallet.held_micro + found.amount_micro > most:
+        raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
+    if found.amount_micro > wallet.available_micro:
+        raise reservations.no_credit(connection, found.customer_id, found.amount_micro)
+
+
+def above_cap(wanted_micro: int, most_micro: int) -> Denied:
+    """More than one run may hold by the plan."""
+    text = f"{wanted_micro / MICRO:g} credits are more than one run may hold by the plan: {most_micro / MICRO:g}"
+    return Denied("above_cap", f"{text}; ask for less, or change the plan", "plan")
+
+
+def _require_unblocked(connection: sa.Connection, request: Request) -> None:
+    values = {"org_id": request.org_id, "project": request.project or "", "action": request.action or ""}
+    row = SQL.run(connection, "blocks", values).first()
+    if row is not None:
+        undo = f"`drawdown execution block --org {request.org_id} --{row.kind} {row.name} --undo`"
+        raise Denied("blocked", f"the {row.kind} {row.name} is blocked ({row.reason}); {undo} lets it run", row.kind)
+
+
+def _to_hold(connection: sa.Connection, request: Request, terms: HoldTerms, now_ms: int) -> int:
+    """A request's estimate times the plan's factor; without one, what the plan says."""
+    if request.quantities is None and request.amount_micro is None:
+        if terms.unknown_hold_micro is None:
+            raise Denied("no_estimate", "a run needs an estimate: give credits, or quantities of features", "plan")
+        return terms.unknown_hold_micro
+    estimate = _priced(connection, request, now_ms)
+    if terms.most_hold_micro is not None and estimate > terms.most_hold_micro:
+        raise above_cap(estimate, terms.most_hold_micro)
+    return terms.held_for(estimate)
+
+
+def _payer(connection: sa.Connection, org_id: str, now_ms: int) -> str:
+    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it."""
+    row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
+    billed = row is not None and row.provider not in EXEMPT_PROVIDERS
+    if row is not None and billed and row.provider not in wallets_at(connection):
+        raise Denied(
+            "no_wallet",
+            f"{org_id} is billed by {row.provider}, which keeps its balances itself: no credit can be held here",
+            "account",
+        )
+    customer = str(row.customer_id) if row is not None and billed and row.customer_id else org_id
+    if not accounts.has_wallet(connection, customer):
+        if row is None:
+            ids.require(connection, ids.CUSTOMER, org_id)
+        raise Denied(
+            "no_wallet", f"{customer} has no credit yet: `drawdown ledger grant {customer} CREDITS`", "account"
+        )
+    return customer
+
+
+def _require_running(connection: sa.Connection, org_id: str) -> None:
+    row = SQL.run(connection, "standing", {"org_id": org_id}).one_or_none()
+    if row is not None and row.is_halted:
+        why = row.halt_reason or "no reason is on record"
+        raise Denied("halted", f"{org_id} is halted ({why}): see `drawdown org show {org_id}`", "account_state")
+    if row is not None and row.stopped_at_ms is not None:
+        raise Denied("stopped", f"{org_id} is stopped: see `drawdown org show {org_id}`", "account_state")
+
+
+def _priced(connection: sa.Connection, request: Request, now_ms: int) -> int:
+    """A request's estimate, by the rate card of now."""
+    if request.quantities is None:
+        assert request.amount_micro is not None
+        return request.amount_micro
+    card, amount = read_rate_card(connection), 0
+    for feature, quantity in request.quantities.items():
+        price = card.price(feature, now_ms, quantity)
+        if price is None:
+            ids.require(connection, ids.FEATURE, feature)
+            raise Denied("no_rate", f"{feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`")
+        amount += price
+    if not 0 < amount <= MAX_ENTRY_MICRO:
+        raise UsageError("an estimate comes to more than nothing, and to at most a thousand million credits")
+    return amount
+
+
+def fingerprint(request: Request) -> str:
+    """Tells a repetition from another request under the same key."""
+    said = json.dumps(asdict(request), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def require_life(for_ms: int | None) -> None:
+    """Errors: UsageError."""
+    if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
+        raise UsageError("a hold stands for a minute at least, and for 30 days at most")
+
+
+def require_sane(request: Request) -> None:
+    """Errors: UsageError."""
+    for label in (request.project, request.subject, request.action):
+        if label is not None and not is_clean_id(label):
+            raise UsageError("a project, subject or action has 1 to 200 characters, none of them control characters")
+    require_life(request.for_ms)
+    if request.amount_micro is not None and request.quantities is not None:
+        raise UsageError("an estimate is in credits or in quantities of features, not in both")
+    if request.amount_micro is not None and not 0 < request.amount_micro <= MAX_ENTRY_MICRO:
+        raise UsageError("an estimate is more than nothing, and at most a thousand million credits")
+    require_quantities(request.quantities)
+
+
+def require_quantities(quantities: Mapping[str, int] | None) -> None:
+    """Errors: UsageError."""
+    if quantities is None:
+        return
+    if not 0 < len(quantities) <= MOST_FEATURES:
+        raise UsageError(f"give one feature at least, and {MOST_FEATURES} at most")
+    if any(not 0 <= quantity < 2**53 for quantity in quantities.values()):
+        raise UsageError("a quantity is a whole number from 0 to 2^53")

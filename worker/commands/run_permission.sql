@@ -1,0 +1,14 @@
+-- Who pays for a run, and what refuses it.
+
+-- name: biller
+SELECT provider, customer_id FROM assignments WHERE org_id = :org_id AND start_ms <= :now_ms
+    AND (end_ms IS NULL OR :now_ms < end_ms)
+
+-- name: standing
+SELECT is_halted, halt_reason, stopped_at_ms FROM orgs WHERE org_id = :org_id
+
+-- name: blocks
+-- The project before the action.
+SELECT kind, name, reason FROM run_blocks WHERE org_id = :org_id
+    AND ((kind = 'project' AND name = :project) OR (kind = 'action' AND name = :action))
+ORDER BY kind DESC LIMIT 1
