@@ -173,7 +173,10 @@ class Settling(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(sorted(self.owed)))
         one = self.owed[run]
         known = sorted(one.taken)
-        key = data.draw(st.sampled_from(known)) if known and again else self.new_key("r")
+        self.take(run, data.draw(st.sampled_from(known)) if known and again else self.new_key("r"), amount)
+
+    def take(self, run: str, key: str, amount: int | None) -> None:
+        one = self.owed[run]
         code = self.reversal_code(one, key, amount)
         try:
             done = write(self.engine, lambda c: settlements.reverse(c, run, key, amount, self.fleet.by))
@@ -246,6 +249,34 @@ class Settling(RuleBasedStateMachine):
         self.fleet.clock.at_ms += HORIZON_MS
         self.freeze_all(name, True)
         self.batch(name, None, False)
+
+    @rule(name=st.sampled_from(SUPPLIERS), more=st.integers(0, 1))
+    def just_the_threshold(self, name: str, more: int) -> None:
+        """Once all else is released: a batch of the threshold, or of one micro-credit more."""
+        self.a_month_goes_by_and_a_batch_is_made(name)
+        self.set_terms(name, 10**6, HORIZON_MS, 100, False)
+        self.a_run_ends(name, [], 100 + more, True, False)
+        self.a_month_goes_by_and_a_batch_is_made(name)
+
+    @rule(name=st.sampled_from(SUPPLIERS))
+    def a_day_too_early(self, name: str) -> None:
+        """A batch that is asked for before the hold of a run is over."""
+        self.set_terms(name, 10**6, HORIZON_MS, 0, False)
+        self.a_run_ends(name, [], 143, True, False)
+        self.fleet.clock.at_ms += 34 * DAY_MS
+        self.freeze_all(name, True)
+        self.batch(name, None, True)
+
+    @rule(amount=st.sampled_from([1, 30, None]))
+    def give_back(self, amount: int | None) -> None:
+        """What was released is clawed back, and the next batch is less by it."""
+        self.set_terms("loose", 500_000, DAY_MS, 0, True)
+        self.a_run_ends("loose", [], 143, True, False)
+        run = f"run{self.keys}"
+        self.a_month_goes_by_and_a_batch_is_made("loose")
+        self.take(run, self.new_key("r"), amount)
+        self.a_run_ends("loose", [], 999_999, True, False)
+        self.a_month_goes_by_and_a_batch_is_made("loose")
 
     # What must hold after every step
 

@@ -46,9 +46,9 @@ def _never_clawed_back(*values: Any, **named: Any) -> Reversal:
 SHARE, STANDS, DONE = "a share is another one", "it stands otherwise", "where the model says"
 TOTAL = "a batch comes to something else"
 PLANTED: dict[str, tuple[object, str, Any, str]] = {
-    "a share rounded up": (settlements, "net_of", lambda gross, ppm: -(-gross * ppm // PPM), SHARE),
+    "a share rounded up": (settlements, "net_of", lambda gross, ppm: -(-gross * ppm // PPM), f"{SHARE}|{TOTAL}"),
     "a share of what was reserved": (
-        draws, "owe", _owing(lambda run: replace(run, drawn_micro=run.amount_micro)), SHARE),
+        draws, "owe", _owing(lambda run: replace(run, drawn_micro=run.amount_micro)), f"{SHARE}|{TOTAL}|{DONE}"),
     "what was free is settled": (
         draws, "owe", _owing(lambda run: replace(run, state="settled")), "another run is settled"),
     "a hold that counts from its acceptance": (
