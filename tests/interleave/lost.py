@@ -26,10 +26,7 @@ DIGEST: Final = (
     "SELECT org_id, start_ms, end_ms, provider, customer_id FROM assignments ORDER BY 1, 2",
     "SELECT kind, memory_mb, feature, start_ms FROM mappings ORDER BY 1, 2, 4",
     "SELECT feature, start_ms, micro_credits FROM ledger_rates ORDER BY 1, 2",
-    # The same rate from a later window on changes nothing.
-    "SELECT provider, feature, start_ms, micro FROM (SELECT provider, feature, start_ms, micro, LAG(micro) OVER "
-    "(PARTITION BY provider, feature ORDER BY start_ms) AS was FROM provider_rates) r "
-    "WHERE was IS NULL OR was <> micro ORDER BY 1, 2, 3",
+    "SELECT provider, feature, start_ms, micro FROM provider_rates ORDER BY 1, 2, 3",
     "SELECT plan, max_concurrent_sandboxes FROM ledger_plans ORDER BY 1",
     "SELECT provider, terms, paused_ms FROM provider_states ORDER BY 1",
     "SELECT sample_id FROM withdrawals ORDER BY 1",
