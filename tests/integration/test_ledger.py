@@ -59,6 +59,19 @@ def test_what_has_no_rate_is_charged_once_it_has_one(fleet: Fleet) -> None:
     assert fleet.one("SELECT amount_micro FROM ledger_entries") == 35
 
 
+def test_the_rate_that_holds_anyway_changes_nothing(fleet: Fleet) -> None:
+    def say(micro: int, from_ms: int | None) -> int:
+        return write(fleet.engine, lambda c: credit.set_rate(c, "new", micro, 2, fleet.by, from_ms=from_ms))
+
+    later, last = T0 + 300_000, T0 + 600_000
+    assert (say(7, None), say(7, None), say(7, 0), say(7, later)) == (0, 0, 0, 0)
+    assert (say(9, later), say(9, later), say(9, last), say(7, last), say(7, last)) == (
+        later, later, later, last, last)  # fmt: skip
+    found = fleet.rows("SELECT start_ms, micro_credits FROM ledger_rates WHERE feature = 'new' ORDER BY start_ms")
+    assert found == [(0, 7), (later, 9), (last, 7)]
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE target = 'new'") == 3
+
+
 def test_usage_keeps_the_price_of_its_own_time(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: credit.set_rate(c, FEATURE, 5, 1, fleet.by, from_ms=T0 + 300_000))
     later = Usage("later", "acme", FEATURE, 1, T0 + 300_000)

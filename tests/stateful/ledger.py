@@ -148,6 +148,10 @@ class Ledger(RuleBasedStateMachine):
         except Refused:
             assert any(one.start == begins for one in known)
             return
+        holds = max((one for one in known if one.start <= begins), key=lambda one: one.start, default=None)
+        if holds is not None and (holds.micro, holds.per) == (micro, per):
+            assert told == holds.start  # said again, it changes nothing
+            return
         assert told == begins
         known.append(Price(begins, micro, per))
 

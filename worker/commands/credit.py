@@ -88,7 +88,8 @@ def set_rate(
 ) -> int:
     """Set what `per_quantity` base units of a feature cost, for usage from a window on; returns that window.
 
-    A feature's first rate counts for all its usage, later ones from the next window boundary on.
+    A feature's first rate counts for all its usage, later ones from the next window boundary on. The rate that holds
+    then anyway changes nothing: who was not told that it was kept says it again, and is told from when it has held.
     Errors: UsageError for a name no feature has; Refused for a second rate from the same window on; UnknownId, unless
     `new`, for a feature that nothing makes.
     """
@@ -97,8 +98,12 @@ def set_rate(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )
     ids.require(connection, ids.FEATURE, feature, new=new)
-    rates = [rate for rate in wallet.read_rate_card(connection).rates if rate.feature == feature]
-    start = from_ms if from_ms is not None else (next_window(by.now_ms) if rates else 0)
+    card = wallet.read_rate_card(connection)
+    known = any(rate.feature == feature for rate in card.rates)
+    start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
+    holds = card.rate(feature, start)
+    if holds is not None and (holds.micro_credits, holds.per_quantity) == (micro_credits, per_quantity):
+        return holds.start_ms
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     # By the row itself: of two people who say it in one moment, the second is told.

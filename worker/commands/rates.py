@@ -27,7 +27,8 @@ def set_rate(
 ) -> int:
     """Set what usage of a feature costs: `rate` is (micro, per quantity). Returns from which window on.
 
-    A feature's first rate counts for all its usage, later ones from the next window boundary on.
+    A feature's first rate counts for all its usage, later ones from the next window boundary on. The rate that holds
+    then anyway changes nothing: who was not told that it was kept says it again, and is told from when it has held.
     Errors: UsageError for a name no feature has; Refused where the ledger's card holds, or a rate from then; UnknownId,
     unless `new`, for a feature that nothing makes.
     """
@@ -38,8 +39,12 @@ def set_rate(
     if uses_ledger(connection, provider):
         raise Refused(f"{provider} goes by the ledger's rate card: `drawdown ledger rate {feature} --micro-credits N`")
     ids.require(connection, ids.FEATURE, feature, new=new)
-    rates = [given for given in rate_card_of(connection, provider).rates if given.feature == feature]
-    start = from_ms if from_ms is not None else (next_window(by.now_ms) if rates else 0)
+    card = rate_card_of(connection, provider)
+    known = any(given.feature == feature for given in card.rates)
+    start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
+    holds = card.rate(feature, start)
+    if holds is not None and (holds.micro_credits, holds.per_quantity) == rate:
+        return holds.start_ms
     details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     # By the row itself: of two people who say it in one moment, the second is told.
