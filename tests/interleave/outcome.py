@@ -1,7 +1,9 @@
 """What two transactions have left behind, as one text: cases that left the same are judged once.
 
 Guarantee: whatever ticks and judges go by is in it: every row, and what providers, cells and hosts know. PostgreSQL's
-transaction numbers are there by their order alone; the product compares them, and asks for nothing else of them.
+transaction numbers are there by their order alone; the product compares them, and asks for nothing else of them. What
+people did is there without its place in the audit, which the order of two commits decides, and with whether its chain
+holds: nothing but `verify` asks for more.
 """
 
 from __future__ import annotations
@@ -11,17 +13,24 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema import audit_chain
 from drawdown.schema.database import read
 from drawdown.schema.tables import metadata
 from tests.interleave.stage import Stage
 
 NUMBERS: Final = {"usage_samples": "arrival", "buckets": "cursor", "seals": "cursor"}
 """Columns of transaction numbers; `buckets.in_flight` has several."""
-_ROWS: Final = " UNION ALL ".join(
-    f"SELECT '{table}' AS name, string_agg((to_jsonb(t) - ARRAY['{NUMBERS.get(table, '')}', 'in_flight'])::text, "
-    f"chr(10) ORDER BY (to_jsonb(t) - ARRAY['{NUMBERS.get(table, '')}', 'in_flight'])::text) AS found FROM {table} t"
-    for table in sorted(metadata.tables)
-)
+PLACES: Final = {"operator_actions": ("action_id", "hash"), "action_chain": ("hash",)}
+"""Columns of the audit's order."""
+
+
+def _content(table: str) -> str:
+    apart = ", ".join(f"'{name}'" for name in (NUMBERS.get(table, ""), "in_flight", *PLACES.get(table, ())))
+    row = f"(to_jsonb(t) - ARRAY[{apart}])::text"
+    return f"SELECT '{table}' AS name, string_agg({row}, chr(10) ORDER BY {row}) AS found FROM {table} t"
+
+
+_ROWS: Final = " UNION ALL ".join(map(_content, sorted(metadata.tables)))
 _NUMBERED: Final = """
 SELECT 'sample ' || id AS place, arrival AS number FROM usage_samples
 UNION ALL SELECT 'bucket ' || id, cursor FROM buckets
@@ -33,9 +42,10 @@ UNION ALL SELECT 'seal ' || seal_id, cursor FROM seals ORDER BY 1, 2
 def left_behind(stage: Stage) -> str:
     """The same for two cases only where nothing that comes after can tell them apart."""
     rows = read(stage.engine, lambda c: c.execute(sa.text(_ROWS)).all())
+    broken = read(stage.engine, lambda c: list(audit_chain.broken(c)))
     numbered = read(stage.engine, lambda c: c.execute(sa.text(_NUMBERED)).all())
     order = {number: place for place, number in enumerate(sorted({number for _, number in numbered}))}
     by_order = [(place, order[number]) for place, number in numbered]
     outside = [vars(one) for one in (stage.fake, stage.other, stage.cells)]
     known = (sorted(stage.samples.items()), stage.clock.at_ms, stage.workers, stage.told, stage.failures)
-    return hashlib.sha256(repr((sorted(map(tuple, rows)), by_order, outside, known)).encode()).hexdigest()
+    return hashlib.sha256(repr((sorted(map(tuple, rows)), broken, by_order, outside, known)).encode()).hexdigest()

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -23,6 +23,16 @@ from tests.interleave.lost import Lost
 from tests.interleave.registry import PARTIES
 
 SHOWN = 40
+Pair = tuple[str, str]
+
+
+@dataclass
+class Explored:
+    """A pair's cases, or why there are none."""
+
+    pair: Pair
+    seen: list[Seen] = field(default_factory=list)
+    failed: str = ""
 
 
 @dataclass
@@ -53,16 +63,23 @@ class Tally:
 _mine: list[Explorer] = []
 
 
-def _explore(first: str, second: str, every: bool) -> list[Seen]:
+def _explore(group: list[Pair], every: bool) -> list[Explored]:
     """In a process of its own, with a server of its own."""
     if not _mine:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
         _mine.append(Explorer())
         multiprocessing.util.Finalize(None, _mine[0].close, exitpriority=10)
-    return list(_mine[0].pair(first, second, every=every))
+    return [_pair(_mine[0], pair, every) for pair in group]
 
 
-def pairs(first: str, second: str) -> Iterator[tuple[str, str]]:
+def _pair(explorer: Explorer, pair: Pair, every: bool) -> Explored:
+    try:
+        return Explored(pair, list(explorer.pair(*pair, every=every)))
+    except Exception as error:  # of one pair: the others count all the same
+        return Explored(pair, failed=f"{type(error).__name__}: {error}")
+
+
+def pairs(first: str, second: str) -> Iterator[Pair]:
     """All, or those whose names begin so."""
     for one, two in product(PARTIES, PARTIES):
         if one.startswith(first) and two.startswith(second):
@@ -87,21 +104,28 @@ def main() -> int:
     number, parts = map(int, options.part.split("/"))
     wanted = list(pairs(options.first, options.second))[number - 1 :: parts]
     began, tally = time.monotonic(), Tally()
+    # A pair and the same the other way round go to one process: they often leave the same behind, which is judged once.
+    groups: dict[frozenset[str], list[Pair]] = defaultdict(list)
+    for pair in wanted:
+        groups[frozenset(pair)].append(pair)
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(_explore, *pair, options.all): pair for pair in wanted}
-        for done in as_completed(waiting):
-            try:
-                seen = done.result()
-            except Exception as error:  # of one pair: the others count all the same
-                tally.failed.append(f"{' | '.join(waiting[done])}: {type(error).__name__}: {error}")
-                continue
-            tally.add(seen)
-            for one in [one for one in seen if one.wrong]:
-                print(_again(one.case), *(f"    {line}" for line in one.wrong[:6]), sep="\n", flush=True)
-            if options.list and seen:
-                print(f"{waiting[done][0]} | {waiting[done][1]} | {len(seen)}", flush=True)
+        for done in as_completed([pool.submit(_explore, group, options.all) for group in groups.values()]):
+            for explored in done.result():
+                _count(tally, explored, listed=options.list)
             _progress(tally, len(wanted), time.monotonic() - began)
     return _tell(tally, time.monotonic() - began)
+
+
+def _count(tally: Tally, explored: Explored, *, listed: bool) -> None:
+    first, second = explored.pair
+    if explored.failed:
+        tally.failed.append(f"{first} | {second}: {explored.failed}")
+        return
+    tally.add(explored.seen)
+    for one in [one for one in explored.seen if one.wrong]:
+        print(_again(one.case), *(f"    {line}" for line in one.wrong[:6]), sep="\n", flush=True)
+    if listed and explored.seen:
+        print(f"{first} | {second} | {len(explored.seen)}", flush=True)
 
 
 def _progress(tally: Tally, wanted: int, seconds: float) -> None:

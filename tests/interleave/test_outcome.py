@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import PushRequest
-from drawdown.schema.database import read
+from drawdown.schema.audit import record
+from drawdown.schema.database import read, write
 from drawdown.schema.tables import metadata
 from tests.interleave.explore import Case, Explorer
 from tests.interleave.outcome import left_behind
@@ -45,6 +49,22 @@ def test_a_row_that_differs_is_another_outcome(explorer: Explorer, change: str) 
     assert left_behind(explorer.stage()) == before
     stage.write(change)
     assert left_behind(stage) != before
+
+
+def test_the_order_of_two_people_is_the_same_outcome_and_a_broken_chain_is_not(explorer: Explorer) -> None:
+    def after(*said: str, spoil: str = "") -> str:
+        stage = explorer.stage()
+        for by in (replace(stage.by, reason=reason) for reason in said):
+            write(stage.engine, partial(record, action="looked", target="acme", details={}, by=by))
+        with stage.engine.begin() as connection:
+            connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+            connection.execute(sa.text(spoil or "SELECT 1"))
+        return left_behind(stage)
+
+    assert after("a", "b") == after("b", "a") != after("a", "c")
+    newest = "UPDATE operator_actions SET {} WHERE action_id = (SELECT MAX(action_id) FROM operator_actions)"
+    assert after("a", "b") != after("a", "b", spoil=newest.format("hash = repeat('0', 64)"))
+    assert after("a", "b") != after("a", "b", spoil=newest.format("actor = 'another'"))
 
 
 def test_what_the_provider_knows_is_in_it(explorer: Explorer) -> None:

@@ -5,6 +5,9 @@ Guarantee: each effect is done as production does it; what may run side by side 
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,6 +47,14 @@ def _alone(effect: Effect) -> Steps[Any]:
     return (yield effect)
 
 
+@cache
+def _loop() -> asyncio.Runner:
+    """One for all effects, which are many and small; `runner.run` makes one each."""
+    made = asyncio.Runner(loop_factory=runner._loop_factory())
+    atexit.register(made.close)
+    return made
+
+
 class NothingLeft(AssertionError):
     """The steps ended without the transaction that was waited for: another one has done it all."""
 
@@ -71,7 +82,7 @@ class Walk:
             if isinstance(effect, Transaction):
                 answer = write(engine, effect.work, rollback=effect.rollback)
             else:
-                answer = runner.run(_alone(effect), self._world)
+                answer = _loop().run(runner._whole(_alone(effect), self._world))
         except Exception as error:  # handed to the step, which decides
             failure = error
         self._go(answer, failure)
