@@ -168,8 +168,3 @@ def parse_percent(text: str) -> int:
 def show_percent(ppm: int) -> str:
     """Of parts per million: `70 %`, `12.5 %`."""
     return f"{Decimal(ppm) / 10_000:f} %"
-
-
-def in_credits(micro: int) -> int | float:
-    """Credits as a JSON number: of 10^15 micro-credits and below, the shortest text of the float is exact."""
-    return micro // MICRO if micro % MICRO == 0 else micro / MICRO

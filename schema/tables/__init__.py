@@ -44,7 +44,7 @@ from drawdown.schema.tables.samples import (
     usage_samples,
     withdrawals,
 )
-from drawdown.schema.tables.server import gate_asks, used_signatures, webhooks
+from drawdown.schema.tables.server import api_keys, gate_asks, used_signatures, webhooks
 from drawdown.schema.tables.settlements import (
     payout_lines,
     payouts,
@@ -54,7 +54,6 @@ from drawdown.schema.tables.settlements import (
     supplier_terms,
 )
 from drawdown.schema.tables.topups import topup_attempts, topup_switch, topup_terms, topups
-from drawdown.schema.tables.server import api_keys, gate_asks, used_signatures, webhooks
 from drawdown.schema.tables.watch import provider_rates, provider_reads, provider_when_down, watch_state
 
 __all__ = [

@@ -60,7 +60,9 @@ def judge(stage: Stage) -> list[str]:
 
 def _paid(stage: Stage) -> Iterator[str]:
     """The payment service's own books beside the ledger."""
-    credited = {row[0] for row in stage.rows("SELECT key FROM ledger_entries WHERE kind = 'grant' AND key LIKE 'topup:%'")}
+    credited = {
+        row[0] for row in stage.rows("SELECT key FROM ledger_entries WHERE kind = 'grant' AND key LIKE 'topup:%'")
+    }
     paid = [one.charge_id for one in stage.pay.taken]
     yield from (f"{name} was charged twice" for name in stage.pay.doubles())
     yield from (f"{name} was paid, and not credited" for name in sorted(set(paid) - credited))

@@ -19,7 +19,7 @@ from drawdown.ledger.reservations import Denied, mature_due
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.executions import Request
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.views.ledger import list_lots
 from tests.fresh import fresh
 from tests.world import Fleet

@@ -35,7 +35,8 @@ def _deducting(connection: sa.Connection, ended: Reservation, now_ms: int) -> No
     owe(connection, ended, now_ms)
     if ended.supplier:
         net = net_of(ended.drawn_micro, PPM // 2)
-        ledger_entries._move(connection, {wallet_account(ended.customer_id): -net})
+        account = wallet_account(ended.customer_id)
+        ledger_entries._move(connection, {account: -net}, {account: now_ms})
 
 
 def _never_clawed_back(*values: Any, **named: Any) -> Reversal:

@@ -9,8 +9,8 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from drawdown.ledger import lots
-from drawdown.ledger.allocation import KINDS, ORDER
 from drawdown.ledger.accounts import wallet_account
+from drawdown.ledger.allocation import KINDS, ORDER
 from drawdown.ledger.rates import Rate
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema.errors import UsageError
