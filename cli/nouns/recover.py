@@ -57,7 +57,10 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
         "windows from now on",
     ]
     if found.to_decide:
-        lines.append(f"{found.to_decide:,} open pushes are for a person: `drawdown push list --state in_doubt`")
+        lines.append(
+            f"{found.to_decide:,} open pushes are for a person, unless a host that has their provider can ask it: "
+            "`drawdown push list --state in_doubt`"
+        )
     if dry_run:
         lines += [
             f"Before: import again the samples written since {since} (the newest here is of {sample}), and do again "

@@ -15,7 +15,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import pushes, withdrawals
 from drawdown.worker.commands.features import end_feature, map_size
-from drawdown.worker.commands.prune import prune
+from drawdown.worker.commands.prune import prune, raise_floors
 from drawdown.worker.engine import runner
 from drawdown.worker.replay.plan import ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, replay
@@ -334,6 +334,18 @@ def test_what_arrives_below_the_floor_while_samples_are_deleted_is_quarantined_f
     fleet.tick(T0 + 40 * DAY_MS + WINDOW_MS, accept_clock=True)
     assert fleet.one("SELECT COUNT(*) FROM late_quarantine") == 1
     assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by).samples == 1
+
+
+def test_what_was_billed_and_is_not_deleted_yet_is_not_called_late_once_arrivals_are_read_anew(fleet: Fleet) -> None:
+    """A prune that is cut off leaves billed samples below the floor: whoever bills what is told as late bills twice."""
+    fleet.sample("acme", T0 + 1)
+    fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
+    write(fleet.engine, lambda c: raise_floors(c, before=T0 + DAY_MS, by=fleet.by))
+    fleet.clock.at_ms += 1
+    late = fleet.sample("acme", T0 + 2, 77)
+    fleet.write("UPDATE buckets SET cursor = 0, epoch = epoch + 1")
+    fleet.tick(fleet.clock.at_ms + WINDOW_MS, accept_clock=True)
+    assert fleet.rows("SELECT sample_id FROM late_quarantine") == [(late,)]
 
 
 def test_a_feature_has_one_unit_for_good(fleet: Fleet) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, PushRequest, Rejected, Unknown
+from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, PushRequest, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
@@ -266,10 +266,34 @@ def test_where_nothing_can_be_asked_a_person_decides_once(engine: sa.Engine) -> 
     fleet, provider = restored(engine, {}, duplicate_proves_delivery=False)
     pass_by(fleet, 1)
     assert (fleet.one("SELECT state FROM pushes"), provider.seen) == ("in_doubt", [])
+    assert read(engine, verify).breaches == []
     write(engine, lambda c: pushes.void(c, [KEY], fleet.by, "their console shows nothing"))
     pass_by(fleet, 1, 1)
     assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r1", 60)]
     proven(fleet)
+
+
+@pytest.mark.parametrize(("asks", "then"), [(False, ["in_doubt", "in_doubt"]), (True, ["voided", "voided"])])
+def test_what_is_open_at_a_provider_that_this_host_lacks_is_for_those_who_have_it(
+    engine: sa.Engine, asks: bool, then: list[str]
+) -> None:
+    """Queued at a provider that cannot be asked, it would wait for ever."""
+    provider = FakeProvider(capabilities(**ASKED) if asks else capabilities())
+    later = KEY.replace(str(T0), str(T0 + WINDOW_MS))
+    provider.answers = {KEY: Rejected("no such meter"), later: RetryAt(T0 + DAY_MS, "busy")}
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    for number in range(2):
+        fleet.sample("acme", T0 + number * WINDOW_MS + 1, 60)
+    fleet.tick_windows(3)
+    assert fleet.rows("SELECT state FROM pushes ORDER BY key") == [("rejected",), ("due",)]
+    fleet.extra = {}
+    found = recovered(fleet)
+    assert (found.to_look_up, found.to_decide) == (0, 2)
+    assert read(engine, verify).breaches == []
+    fleet.extra = {"fake": provider}
+    pass_by(fleet, 2, 24 * 60)
+    assert fleet.rows("SELECT state FROM pushes WHERE revision = 0 ORDER BY key") == [(state,) for state in then]
 
 
 def test_the_embedded_ledger_was_restored_with_the_database(engine: sa.Engine) -> None:

@@ -6,6 +6,7 @@ product's SQL; what is forgotten in the end counts, however many ticks might hav
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -14,11 +15,11 @@ from typing import Any, Final
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import providers
+from drawdown.worker.commands import providers, pushes
 from drawdown.worker.history.recover import recover
 from drawdown.worker.seal import stops
 from drawdown.worker.verify.verify import verify
-from tests.interleave.stage import LOST, RAW, Stage
+from tests.interleave.stage import LOST, OTHER_CAN, RAW, SEEN, Stage
 from tests.simulation.oracle import Assignment, Oracle, Rule, Sample
 
 DRAINS: Final = 8
@@ -43,11 +44,24 @@ def settle(stage: Stage) -> None:
         write(stage.engine, release)
     for (name,) in stage.rows("SELECT provider FROM provider_states WHERE paused_ms IS NOT NULL"):
         write(stage.engine, partial(providers.resume, provider=name, by=stage.by))
+    _heed(stage)
     for _ in range(DRAINS):
         stage.clock.at_ms += 2 * WINDOW_MS
         stage.tick()
         if not stage.rows(OPEN):
             return
+
+
+def _heed(stage: Stage) -> None:
+    """What those who were refused were told to do: settings that could not be accepted are put back, and what a console
+    shows is said again."""
+    for (terms,) in stage.rows("SELECT terms FROM provider_states WHERE provider = 'other' AND terms IS NOT NULL"):
+        if json.loads(terms)["unit"] == OTHER_CAN.unit:
+            stage.other.capabilities = OTHER_CAN
+    for (seen,) in stage.rows("SELECT key FROM pushes WHERE state = 'in_doubt' AND key = :key", key=SEEN):
+        if seen in stage.fake.charged:
+            say = partial(pushes.resolve_accepted, keys=[seen], by=stage.by, evidence="their console")
+            write(stage.engine, say)
 
 
 def judge(stage: Stage) -> list[str]:

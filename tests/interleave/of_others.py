@@ -24,12 +24,13 @@ from tests.interleave.stage import FLIP, NOW, OLD, SAMPLE, T0, Stage, key
 from tests.interleave.walk import NothingLeft
 
 EVENT: Final = webhooks.WebhookEvent("fake", "event-1", "a hash")
+REFUSAL: Final = webhooks.WebhookEvent("fake", "event-2", "another hash")
 
 
 def _refused(stage: Stage, connection: sa.Connection) -> None:
     """Of a push that was accepted, the provider says that it did not take it after all."""
     stage.fake.charged.pop(key(0), None)
-    webhooks.take_event(connection, EVENT, [PushRefused(key(0), "no meter")], NOW)
+    webhooks.take_event(connection, REFUSAL, [PushRefused(key(0), "no meter")], NOW)
 
 
 def _charge(stage: Stage) -> Act:

@@ -34,7 +34,7 @@ from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import Breach, Verification
 from tests.interleave.party import Act, Party, plain
-from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, Stage, key
+from tests.interleave.stage import FLIP, NOW, OLD, OTHER_CAN, SEEN, Stage, key
 
 
 def _granted(stage: Stage) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _floored(stage: Stage) -> Act:
 def _resolved(stage: Stage) -> Act:
     """Its console shows that it was charged."""
     stage.charge(2)
-    return Act(lambda engine: write(engine, lambda c: pushes.resolve_accepted(c, [key(2)], stage.by, "their console")))
+    return Act(lambda engine: write(engine, lambda c: pushes.resolve_accepted(c, [SEEN], stage.by, "their console")))
 
 
 def _paused(stage: Stage) -> Act:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import orgs
 from drawdown.worker.commands.flip_rules import FlipOptions, Wish
@@ -147,6 +148,6 @@ STEPS: Final = (
     step("reconcile_lost", _reconciles),
     step("reconcile_drawn", _reconciles),
     step("recover", _doubts, last=True),
-    step("flip_candidates", _flips),
+    step("flip_candidates", _flips, ends=(Refused,)),
     step("assign", _flips),
 )

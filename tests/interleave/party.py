@@ -67,9 +67,9 @@ def host(what: str, text: str, **values: object) -> Party:
     return Party(f"host {what}", lambda _stage: Act(run))
 
 
-def rest(stage: Stage, walk: Walk, engine: sa.Engine) -> None:
+def rest(stage: Stage, walk: Walk, engine: sa.Engine, *ends: type[Exception]) -> None:
     """To the end. Where somebody recovered meanwhile, it ends as a lane of a tick does: the next tick tells."""
-    with suppress(HistoryDoubted):
+    with suppress(HistoryDoubted, *ends):
         stage.note(walk.rest(engine))
 
 
@@ -79,8 +79,10 @@ def step(
     before: Callable[[Stage], object] = well,
     *,
     last: bool = False,
+    ends: tuple[type[Exception], ...] = (),
 ) -> Party:
-    """The transaction of that name in the product's steps: what comes before it is set-up, the rest follows."""
+    """The transaction of that name in the product's steps: what comes before it is set-up, the rest follows. `ends`:
+    with what else the rest may end, since it is a person's, who is told what another one did meanwhile."""
 
     def ready(stage: Stage) -> Act:
         before(stage)
@@ -89,6 +91,6 @@ def step(
             walk.until(name.split(" ")[0], stage.engine)
         except Refused as error:  # beside the other one it does not come so far: a second replay of the same windows
             raise NothingLeft(str(error)) from error
-        return Act(walk.one, lambda engine: rest(stage, walk, engine))
+        return Act(walk.one, lambda engine: rest(stage, walk, engine, *ends))
 
     return Party(name, ready, last=last)

@@ -65,7 +65,7 @@ SELECT DISTINCT provider FROM pushes WHERE state IN {open_states}
 UPDATE pushes SET state = :state, due_at_ms = :now_ms, claim_owner = NULL, settled_ms = NULL,
     last_error = 'it may have been sent in the history that was lost: it is looked up first'
 WHERE provider = :provider AND state IN {open_states}
-    AND (state IN ('due', 'queued') OR (state = 'rejected' AND :state = 'queued'))
+    AND (state IN ('due', 'queued') OR (state = 'rejected' AND :rejected = 1))
 
 -- name: begin_anew
 UPDATE incarnation SET number = :number, sends = :sends, system_id = :system_id, timeline = :timeline,

@@ -122,9 +122,13 @@ SELECT 1 FROM seal_work w JOIN orgs o ON o.org_id = w.org_id
 WHERE w.window_ms < :watermark_ms AND w.window_ms < o.floor_ms LIMIT 1
 
 -- name: keep_below_floor
+-- Where arrivals are read anew (cursor 0: history was lost, or their numbers begin again), what was below the floor when
+-- somebody pruned last was billed before, and only waits to be deleted: of those, what came since is late.
 INSERT INTO late_quarantine (sample_id, org_id, found_ms)
 SELECT s.id, s.org_id, :now_ms FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
 WHERE {later} AND s.problem IS NULL AND s.ts < o.floor_ms AND o.bucket BETWEEN :lo AND :hi
+    AND (:cursor > 0 OR s.ingested_at > (
+        SELECT COALESCE(MAX(x.at_ms), 0) FROM operator_actions x WHERE x.action = 'sample_prune'))
 ON CONFLICT DO NOTHING
 
 -- name: late_is_dirty

@@ -150,7 +150,8 @@ WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qt
 -- due, and the seal made it due by its own clock, so no two clocks are compared. Later attempts may follow one that was
 -- set back. A minute is no breach.
 -- What was queued, not answered, or whose sender died is accepted by a lookup only, and none of its attempts shows it.
--- What may have been sent in a history that was lost is looked up first, and may be in doubt without an attempt (R1).
+-- What may have been sent in a history that was lost is looked up first, and may be in doubt without an attempt (R1):
+-- at once, where its provider cannot be asked.
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
         WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
     {push}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
@@ -163,7 +164,8 @@ FROM pushes p LEFT JOIN (
 WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries
     OR ((p.lookups = 0 AND (t.first_ms < p.sealed_at_ms - 60000 OR (p.state = 'accepted' AND COALESCE(t.proven, 0) = 0))
         OR (p.lookups = 0 AND p.state IN ('rejected', 'in_doubt') AND t.tries IS NULL
-            AND p.last_error NOT LIKE 'not sent:%'))
+            AND COALESCE(p.last_error, '') NOT LIKE 'not sent:%'
+            AND (p.state = 'rejected' OR NOT EXISTS (SELECT 1 FROM losses l WHERE p.window_ms < l.until_ms))))
         AND NOT {by_person} AND NOT EXISTS (SELECT 1 FROM adoptions a WHERE {adoption_of_push}))
 
 -- name: resent
