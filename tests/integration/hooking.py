@@ -49,7 +49,7 @@ class Shop:
         work = partial(hooks.set_endpoint, name=name, url="https://app.example/in", events=events, new=True)
         self.write(lambda c: work(c, by=self.fleet.by))
 
-    def context(self, worker: str = "w1", **options: Any) -> Context:
+    def context(self, worker: str = "main", **options: Any) -> Context:
         return self.fleet.context(worker, hooks=True, **options)
 
     def world(self) -> runner.World:
