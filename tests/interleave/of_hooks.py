@@ -35,7 +35,10 @@ def _tried(stage: Stage) -> None:
 def _failed(stage: Stage) -> None:
     """Which it did not take by the whole schedule."""
     _tried(stage)
-    stage.write("UPDATE hook_deliveries SET state = 'failed', ended_ms = :now WHERE state = 'due'", now=NOW)
+    failed = (
+        "UPDATE hook_deliveries SET state = 'failed', failures = 8, attempts = 8, ended_ms = :now WHERE state = 'due'"
+    )
+    stage.write(failed, now=NOW)
 
 
 def _delivers(stage: Stage) -> Steps[Any]:
