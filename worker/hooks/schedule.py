@@ -10,10 +10,7 @@ from typing import Final
 
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
-_HOUR_MS: Final = 60 * MINUTE_MS
-WAITS: Final = (
-    5 * SECOND_MS, 5 * MINUTE_MS, 30 * MINUTE_MS, 2 * _HOUR_MS, 5 * _HOUR_MS, 10 * _HOUR_MS, 10 * _HOUR_MS,
-)  # fmt: skip
+WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
 """Milliseconds after each failure in a row; the first call is made at once."""
 CALL_MS: Final = 4 * SECOND_MS
 """For one call: name, connection, TLS and answer together. Less than a round of the watch, which makes these calls
