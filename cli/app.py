@@ -175,7 +175,7 @@ class App:
         for name, why in self.payments.broken.items():
             log.error("payment_service_broken", service=name, reason=why)
         made.payments, made.dormant_payments = self.payments.capabilities, self.payments.dormant
-        made.hooks = self.settings.hooks().ready
+        made.hooks = self.settings.hooks().origins
         made.changed = self.read(lambda c: terms.changed(c, made.declared()))
         return made
 

@@ -148,9 +148,10 @@ def end(context: typer.Context, name: Name, actor: Actor = None, reason: Reason 
 def test_(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
     """Send an endpoint a message of the event endpoint.test, now; with exit status 75 where it was not taken."""
     app: App = context.obj
-    app.read(lambda c: find_endpoint(c, name))
-    if not app.settings.hooks().ready:
-        raise UsageError("this host sends no webhooks: set DRAWDOWN_HOOK_ORIGINS and DRAWDOWN_HOOK_SECRET")
+    found = app.read(lambda c: find_endpoint(c, name))
+    if origin(found.url) not in app.settings.hooks().origins:
+        needs = "DRAWDOWN_HOOK_ORIGINS has to allow its origin, and DRAWDOWN_HOOK_SECRET to be set"
+        raise UsageError(f"this host sends {name} nothing: {needs}")
     by = app.by(actor, reason)
     message_id = app.write(lambda c: hooks.try_endpoint(c, name, by))
     runner.run(deliver(app.context(), name), app.world())

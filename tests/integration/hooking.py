@@ -23,6 +23,7 @@ from tests.integration.topping import flat
 from tests.world import Fleet
 
 T = TypeVar("T")
+ORIGINS = frozenset({"https://app.example:443", "https://new.example:443"})
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Shop:
         self.write(lambda c: work(c, by=self.fleet.by))
 
     def context(self, worker: str = "main", **options: Any) -> Context:
-        return self.fleet.context(worker, hooks=True, **options)
+        return self.fleet.context(worker, **{"hooks": ORIGINS, **options})
 
     def world(self) -> runner.World:
         return runner.World(self.engine, self.fleet.providers, self.fleet.cells, self.clock, hooks=self.product)

@@ -238,10 +238,11 @@ def test_from_the_fact_to_the_product_and_back(engine: sa.Engine) -> None:
         shop.fleet.assign("acme", provider="none")
         shop.halt()
         world = runner.World(engine, {}, shop.fleet.cells, shop.clock, hooks=HookClient(settings, shop.clock))
-        assert runner.run(deliver(shop.context()), world) == Told(failed=1)
+        context = shop.context(hooks=settings.origins)
+        assert runner.run(deliver(context), world) == Told(failed=1)
         product.status = 200
         shop.clock.at_ms += 5_000
-        assert runner.run(deliver(shop.context()), world) == Told(delivered=1)
+        assert runner.run(deliver(context), world) == Told(delivered=1)
     ((name, body),) = shop.rows("SELECT message_id, body FROM hook_messages")
     assert product.taken == {name: body.encode()} and product.calls[name] == 2
     assert shop.deliveries("state, attempts, failures, last_status") == [("delivered", 2, 1, 200)]

@@ -226,7 +226,7 @@ def _hooked(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: hooks.set_endpoint(c, *args, new=True))
     write(fleet.engine, lambda c: orgs.halt(c, ["hooked"], fleet.by))
     world = runner.World(fleet.engine, {}, fleet.cells, fleet.clock, hooks=FakeProduct())
-    runner.run(deliver(fleet.context(hooks=True)), world)
+    runner.run(deliver(fleet.context(hooks=("https://app.example:443",))), world)
     write(fleet.engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))
 
 

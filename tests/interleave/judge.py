@@ -23,6 +23,8 @@ from drawdown.worker.verify.verify import verify
 from tests.interleave.stage import LOST, RAW, Stage
 from tests.simulation.oracle import Assignment, Oracle, Rule, Sample
 
+ORIGINS: Final = frozenset(f"https://{name}.example:443" for name in ("app", "new", "b"))
+"""Of the operator's product."""
 DRAINS: Final = 8
 """Ticks in which everything has to be settled: two revisions of one window, with a lookup before each, and one more."""
 
@@ -53,7 +55,7 @@ def settle(stage: Stage) -> None:
         if stage.rows("SELECT 1 FROM topups"):
             stage.walk(fill(stage.context(payments={"fake": stage.pay.capabilities}))).rest(stage.engine)
         if stage.rows("SELECT 1 FROM hook_deliveries"):
-            stage.walk(deliver(stage.context(hooks=True))).rest(stage.engine)
+            stage.walk(deliver(stage.context(hooks=ORIGINS))).rest(stage.engine)
         if not stage.rows(OPEN):
             return
 

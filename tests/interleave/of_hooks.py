@@ -12,6 +12,7 @@ from drawdown.schema.messages import TEST, Message
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.hooks.deliver import deliver
+from tests.interleave.judge import ORIGINS
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, Stage
 
@@ -42,7 +43,7 @@ def _failed(stage: Stage) -> None:
 
 
 def _delivers(stage: Stage) -> Steps[Any]:
-    return deliver(stage.context("other", hooks=True))
+    return deliver(stage.context("other", hooks=ORIGINS))
 
 
 def _by(name: str, work: Callable[[sa.Connection, Stage], object], before: Callable[[Stage], None]) -> Party:

@@ -35,7 +35,7 @@ def listening(made: list[World]) -> Any:
         args = ("app", "https://app.example/in", (ORG_HALTED, ORG_RESUMED), said(world))
         world.write(lambda c: hooks.set_endpoint(c, *args, new=True))
         for worker in world.workers:
-            worker.context.hooks = True
+            worker.context.hooks = ("https://app.example:443",)
         world.close, right = (lambda: made.append(world)), world.close  # type: ignore[method-assign,assignment]
         world.__dict__["really_close"] = right
         return world

@@ -60,8 +60,8 @@ def test_each_endpoint_and_each_rotation_has_a_secret_of_its_own() -> None:
 def test_secrets_print_nowhere() -> None:
     settings = HookSettings(frozenset({"https://app.example:443"}), (ROOT,))
     assert ROOT not in repr(settings) and ROOT not in str(settings)
-    assert settings.ready and not HookSettings(frozenset(), (ROOT,)).ready
-    assert not HookSettings(frozenset({"https://app.example:443"})).ready
+    assert settings.origins == settings.allowed
+    assert HookSettings(settings.allowed).origins == frozenset(), "nothing would sign"
     both = HookSettings(settings.allowed, ("new-root-of-hooks", ROOT))
     assert both.secrets_of("app", (2, 1)) == tuple(
         endpoint_secret(root, "app", number) for number in (2, 1) for root in ("new-root-of-hooks", ROOT)

@@ -39,8 +39,8 @@ class Context:
     """Payment services there are."""
     dormant_payments: Collection[str] = ()
     """Of these, those that cannot be called yet."""
-    hooks: bool = False
-    """Whether this host is set up to tell the operator's product: the others leave it to those that are."""
+    hooks: Collection[str] = ()
+    """Origins of the operator's product that this host may tell; what is due elsewhere it leaves to others."""
     shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None

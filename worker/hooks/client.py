@@ -50,9 +50,9 @@ class HookSettings:
     networks: tuple[Network, ...] = ()
 
     @property
-    def ready(self) -> bool:
-        """Whether this host can tell anybody anything."""
-        return bool(self.allowed and self.roots)
+    def origins(self) -> frozenset[str]:
+        """Those that this host can tell something: none without a secret."""
+        return self.allowed if self.roots else frozenset()
 
     def secrets_of(self, endpoint: str, generations: Sequence[int]) -> tuple[str, ...]:
         """What signs messages for this endpoint, the newest first."""

@@ -21,6 +21,7 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import HookAnswer, HookRequest, SendHooks, Steps, Together, Transaction
+from drawdown.worker.halts.cell_urls import origin
 from drawdown.worker.hooks.schedule import CALL_MS, next_wait_ms
 
 log = structlog.get_logger()
@@ -52,14 +53,15 @@ class Told:
 
 
 def deliver(context: Context, only: str = ALL) -> Steps[Told]:
-    """Send what is due to every endpoint, or to one. A host that is not set up for it does nothing at all."""
+    """Send what is due to every endpoint that this host may call, or to one. A host that may call none does nothing."""
     done = Told()
     if not context.hooks or not context.leaves(CALL_MS):
         return done
     now = context.clock.now_ms()
-    endpoints: list[str] = yield Transaction("due_hooks", partial(_due, now=now, only=only))
-    if endpoints:
-        for result in (yield Together([_lane(context, endpoint, done) for endpoint in endpoints])):
+    due: dict[str, str] = yield Transaction("due_hooks", partial(_due, now=now, only=only))
+    lanes = [_lane(context, endpoint, done) for endpoint, url in due.items() if origin(url) in context.hooks]
+    if lanes:
+        for result in (yield Together(lanes)):
             if isinstance(result, Exception):
                 raise result
     return done
@@ -124,9 +126,9 @@ def _note(done: Told, claimed: Sequence[ClaimedMessage], answers: Sequence[HookA
         )
 
 
-def _due(connection: sa.Connection, *, now: int, only: str) -> list[str]:
-    """The endpoints for which something is due."""
-    return list(SQL.run(connection, "due_endpoints", {"now_ms": now, "only": only}).scalars())
+def _due(connection: sa.Connection, *, now: int, only: str) -> dict[str, str]:
+    """The endpoints for which something is due, and where they are."""
+    return {row.name: row.url for row in SQL.run(connection, "due_endpoints", {"now_ms": now, "only": only})}
 
 
 def _claim(connection: sa.Connection, *, endpoint: str, claim: str, now: int, most: int) -> list[ClaimedMessage]:

@@ -2,7 +2,7 @@
 
 -- name: due_endpoints
 -- One look into the index for each endpoint that goes on, of which there are few.
-SELECT e.name FROM hook_endpoints e WHERE e.ended_ms IS NULL AND (:only = '' OR e.name = :only) AND EXISTS (
+SELECT e.name, e.url FROM hook_endpoints e WHERE e.ended_ms IS NULL AND (:only = '' OR e.name = :only) AND EXISTS (
     SELECT 1 FROM hook_deliveries d WHERE d.endpoint = e.name AND d.state = 'due' AND d.due_at_ms <= :now_ms)
 ORDER BY e.name
 
