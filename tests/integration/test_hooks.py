@@ -46,7 +46,7 @@ def test_a_halt_and_its_end_are_told_once_each(shop: Shop) -> None:
     shop.halt(undo=True)
     ((halted, first), (resumed, second)) = shop.told()
     assert (halted, resumed) == ("organisation.halted", "organisation.resumed")
-    assert first["org_id"] == "acme" and first["customer_id"] is None and first["provider"] == "none"
+    assert (first["org_id"], first["customer_id"], first["provider"]) == ("acme", "acme", "none")
     assert (first["reason"], first["halted_at_ms"]) == ("operator", T0)
     assert (second["reason"], second["halted_at_ms"]) == (None, T0), "the halt that it is the end of"
     shop.clock.at_ms += 5
