@@ -8,15 +8,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
-from drawdown.schema.messages import TEST, Message
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.hooks.deliver import deliver
 from tests.interleave.judge import ORIGINS
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, Stage
-
-TRIED: Final = Message(TEST, f"{TEST}:app:{NOW}", NOW, {}).message_id
 
 
 def _listening(stage: Stage) -> None:
@@ -46,6 +43,17 @@ def _delivers(stage: Stage) -> Steps[Any]:
     return deliver(stage.context("other", hooks=ORIGINS))
 
 
+def _replay(name: str, before: Callable[[Stage], None], work: Callable[[sa.Connection, Stage, str], object]) -> Party:
+    """Of the message that there is."""
+
+    def ready(stage: Stage) -> Act:
+        before(stage)
+        ((message_id,),) = stage.rows("SELECT MIN(message_id) FROM hook_messages")
+        return Act(lambda engine: write(engine, lambda c: work(c, stage, message_id)))
+
+    return Party(f"cli.nouns.hooks:{name}", ready, _told)
+
+
 def _by(name: str, work: Callable[[sa.Connection, Stage], object], before: Callable[[Stage], None]) -> Party:
     def ready(stage: Stage) -> Act:
         before(stage)
@@ -71,7 +79,7 @@ HOOKS: Final = (
     _by("rotate", lambda c, s: hooks.rotate(c, "app", s.by), _tried),
     _by("end", lambda c, s: hooks.end(c, "app", s.by), _tried),
     _by("test_", lambda c, s: hooks.try_endpoint(c, "app", s.by), _listening),
-    _by("replay", lambda c, s: hooks.replay(c, TRIED, s.by), _tried),
+    _replay("replay", _tried, lambda c, s, message_id: hooks.replay(c, message_id, s.by)),
     _by("replay failed", lambda c, s: hooks.replay_failed(c, "app", s.by), _failed),
     _by("low", lambda c, s: hooks.set_low(c, "acme", 7, s.by), _listening),
 )
