@@ -65,13 +65,16 @@ def _asked(number: int) -> Asked:
     return Asked(f"run-{number}", Request(HOT, 1), "bench", "a benchmark")
 
 
+def _accept(engine: sa.Engine, asked: Asked) -> None:
+    write(engine, lambda c: executions.accept(c, asked.key, asked.request, asked.by(NOW)))
+
+
 def _alone(engine: sa.Engine, each: int, numbers: itertools.count[int]) -> float:
     """Seconds for one reserve; a thread a client."""
 
     def client(_number: int) -> None:
         for _ in range(each):
-            asked = _asked(next(numbers))
-            write(engine, lambda c, a=asked: executions.accept(c, a.key, a.request, a.by(NOW)))  # type: ignore[misc]
+            _accept(engine, _asked(next(numbers)))
 
     return at_once(CLIENTS, client) / (CLIENTS * each)
 

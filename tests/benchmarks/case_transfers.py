@@ -74,9 +74,20 @@ def _charge(connection: sa.Connection, uses: list[Usage]) -> None:
     assert wallet.charge(connection, uses, NOW) == [Charge.CHARGED] * len(uses)
 
 
-def _charge_all(engine: sa.Engine, batches: list[list[Usage]]) -> None:
+def _commit(engine: sa.Engine, uses: list[Usage], shared: sa.TextClause | None = None) -> None:
+    """One transaction of charges, and of a row that all writers share."""
+
+    def work(connection: sa.Connection) -> None:
+        _charge(connection, uses)
+        if shared is not None:
+            connection.execute(shared)
+
+    write(engine, work)
+
+
+def _commit_all(engine: sa.Engine, batches: list[list[Usage]]) -> None:
     for batch in batches:
-        write(engine, lambda c, b=batch: _charge(c, b))  # type: ignore[misc]
+        _commit(engine, batch)
 
 
 def _mix(engine: sa.Engine, kind: str, accounts: int, scale: float, runs: int) -> Result:
@@ -87,7 +98,7 @@ def _mix(engine: sa.Engine, kind: str, accounts: int, scale: float, runs: int) -
     def ours() -> float:
         uses = [Usage(f"mix-{next(numbers)}", f"org-{at}", FEATURE, 1, NOW) for at in zipf.choose(many)]
         batches = [uses[at : at + size] for at in range(0, many, size)]
-        return stopwatch(lambda: _charge_all(engine, batches)) / many
+        return stopwatch(lambda: _commit_all(engine, batches)) / many
 
     def bare() -> float:
         pairs = [(debit, (debit + 1 + credit) % accounts) for debit, credit in _pairs_of(zipf, accounts, few)]
@@ -160,7 +171,7 @@ def _rows(engine: sa.Engine, kind: str, accounts: int, scale: float, runs: int) 
             for _ in range(each):
                 own = [f"org-{(at + CLIENTS * place) % accounts}" for place in range(BATCH)]
                 uses = [Usage(f"row-{next(numbers)}", name, FEATURE, 1, NOW) for name in dict.fromkeys(own)]
-                write(engine, lambda c, u=uses: _posted(c, u, shared if with_row else None))  # type: ignore[misc]
+                _commit(engine, uses, shared if with_row else None)
 
         return at_once(CLIENTS, client) / (CLIENTS * each)
 
@@ -188,9 +199,3 @@ def _rows(engine: sa.Engine, kind: str, accounts: int, scale: float, runs: int) 
         baseline=SHARED,
         totals={"charged": charged, "shared": noted},
     )
-
-
-def _posted(connection: sa.Connection, uses: list[Usage], shared: sa.TextClause | None) -> None:
-    _charge(connection, uses)
-    if shared is not None:
-        connection.execute(shared)

@@ -36,7 +36,7 @@ FEBRUARY: Final = T0 + 31 * DAY_MS
 MARCH: Final = FEBRUARY + 28 * DAY_MS
 MIDDLE: Final = FEBRUARY + 13 * DAY_MS
 """From then on x costs more."""
-RATES: Final = {"x": ((0, 3, 7), (MIDDLE, 5, 7)), "y": ((0, 250, 1),)}
+RATES: Final[dict[str, tuple[tuple[int, int, int], ...]]] = {"x": ((0, 3, 7), (MIDDLE, 5, 7)), "y": ((0, 250, 1),)}
 WALLET: Final = "wallet:acme"
 ACTS: Final = ("use", "use", "use", "give_back", "grant", "take", "take_back", "accept", "accept", "go_on", "go_on",
                "sweep")  # fmt: skip
@@ -58,9 +58,7 @@ class Books:
         """What was held just before a month's end."""
         for feature, rates in RATES.items():
             for start, micro, per in rates:
-                self.write(
-                    lambda c, f=feature, s=start, m=micro, p=per: credit.set_rate(c, f, m, p, self.fleet.by, from_ms=s)  # type: ignore[misc]
-                )
+                self.set_rate(feature, start, micro, per)
 
     @property
     def now(self) -> int:
@@ -68,6 +66,12 @@ class Books:
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         return write(self.fleet.engine, work)
+
+    def set_rate(self, feature: str, from_ms: int, micro: int, per: int) -> None:
+        self.write(lambda c: credit.set_rate(c, feature, micro, per, self.fleet.by, from_ms=from_ms))
+
+    def held_at(self, moment_ms: int) -> int:
+        return read(self.fleet.engine, lambda c: look_ahead(c, "acme", moment_ms)).held_micro
 
     def name(self, kind: str) -> str:
         self.count += 1
@@ -77,7 +81,7 @@ class Books:
         """What is held as a month ends is noted."""
         for end in (FEBRUARY, MARCH):
             if self.now < end <= self.now + ms:
-                self.held[end] = read(self.fleet.engine, lambda c, e=end: look_ahead(c, "acme", e - 1)).held_micro  # type: ignore[misc]
+                self.held[end] = self.held_at(end - 1)
         self.fleet.clock.at_ms += ms
 
     def live(self, steps: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.cli.main import run
+from drawdown.cli.main import global_options_first, run
 from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
@@ -121,7 +121,7 @@ def test_two_rates_in_a_month_are_two_lines_and_one_set_for_the_past_changes_non
     lines = [(line.quantity, line.micro_credits, line.rounding_micro, line.charged_micro) for line in before.usage]
     assert lines == [(103, 3, 0, 44), (100, 5, 0, 71)]
     books.fleet.clock.at_ms = MARCH + DAY_MS
-    books.write(lambda c: credit.set_rate(c, "x", 4, 7, books.fleet.by, from_ms=FEBRUARY))
+    books.set_rate("x", FEBRUARY, 4, 7)
     after = books.statement(FEB)
     assert (after.usage, after.changes, after.problems) == (before.usage, before.changes, [])
 
@@ -292,7 +292,8 @@ def test_the_command_says_it_as_tables_json_and_csv(
     books.fleet.engine.dispose()
 
     def asked(*words: str, status: int = 0) -> str:
-        assert run(["--at", str(books.now), "ledger", "statement", "acme", *words]) == status
+        line = ["--at", str(books.now), "ledger", "statement", "acme", *words]
+        assert run(global_options_first(line)) == status
         said = capsys.readouterr()
         return said.out + said.err
 
