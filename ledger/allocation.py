@@ -30,9 +30,9 @@ class Lot:
     """Credit as it was given, in micro-credits; times are milliseconds. `features`: None pays for all. What was booked
     of it since: `expired_micro` and `taken_micro`, in `expiries` and `takes` entries.
 
-    Of a lot that a plan gave, `part` says which, and of which `plan`. `period`: the month that it is for. Of credit that
-    was included: how much of it may roll over. Of credit that rolled over: what late use took of it (`reduced_micro`, in
-    `taken_micro`).
+    Of a lot that a plan gave, `part` says which it is, and of which `plan`. `period`: the month that it is for. Of
+    credit that was included: how much of it may roll over. Of credit that rolled over: what late use took of it
+    (`reduced_micro`, in `taken_micro`).
     """
 
     lot: str
@@ -78,7 +78,8 @@ class Allocation:
 
 
 def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | None, int | None]]:
-    """The parts of time, in order: from when and until when; None where it has no end. `cuts`: where it is cut besides."""
+    """The parts of time, in order: from when and until when; None where it has no end. `cuts`: where else it is
+    cut."""
     ends = {lot.expires_ms for lot in lots if lot.expires_ms is not None}
     moments: list[int | None] = [None, *sorted({lot.begins_ms for lot in lots} | ends | set(cuts)), None]
     return list(pairwise(moments))

@@ -56,8 +56,8 @@ def cut_for(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
 
 
 def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int) -> Closing:
-    """What becomes of the lots of a wallet that are over by `over_ms`; `uses` are by the parts of `cut_for`. `room`: what
-    the wallet has, whatever of these lots was not booked yet in it."""
+    """What becomes of the lots of a wallet that are over by `over_ms`; `uses` are by the parts of `cut_for`. `room`:
+    what the wallet has, what was not booked yet of these lots among it."""
     cut, now = cut_for(lots), {lot.lot: lot for lot in lots}
     new: list[str] = []
     for _ in range(ROLLED_AT_ONCE):

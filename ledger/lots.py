@@ -53,9 +53,9 @@ PLAIN: Final = Terms()
 
 @dataclass
 class Due:
-    """What has to be posted in wallets by now; what of each of those that were looked at waits for a run's end; the lots
-    that plans give, and that roll over; customers to whom plans have given all by now; and those who are to be looked
-    at again at once."""
+    """What has to be posted in wallets by now; what waits for a run's end in each of those that were looked at; the
+    lots that plans give, and that roll over; customers to whom plans have given all by now; and those who are to be
+    looked at again at once."""
 
     entries: list[dict[str, object]] = field(default_factory=list)
     deferred: dict[str, int] = field(default_factory=dict)

@@ -103,7 +103,7 @@ def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int
 
 
 def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:
-    """Charge tiers whose month is over for this one, or end them; the customers of whom any was. All else that is due in
+    """Charge tiers whose month is over for this one, or end them; the customers who hold them. All else that is due in
     their wallets is true by now."""
     rows = _due(connection, customer_ids, now_ms)
     if not rows:

@@ -215,7 +215,8 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts
     """The wallet after it moved. Whom that may halt, or let go on, is asked about again."""
     found = _wallet(connection, customer_id)
     orgs = orgs_of(connection, [customer_id])
-    if found.available_micro <= 0 or SQL.run(connection, "any_halted", {"orgs": orgs}).first() is not None:
+    values = {"orgs": orgs, "customer_id": customer_id, "now_ms": now_ms}
+    if found.available_micro <= 0 or SQL.run(connection, "any_changed", values).first() is not None:
         mark_for_projection(connection, orgs, now_ms)
     return found
 
