@@ -31,6 +31,8 @@ PAIRS = (
     ("host wakes a sandbox", "due_halts"),
     ("host starts a sandbox", "cli.nouns.orgs:halt"),
     ("cli.nouns.settlements:batch", "cli.nouns.settlements:reverse"),
+    ("cli.nouns.ledger_plans:tier_buy", "cli.nouns.ledger:grant onto a plan"),
+    ("cli.nouns.executions:accept in a new month", "expire_holds"),
     ("cli.nouns.settlements:batch", "cli.nouns.executions:settle pixel's"),
 )
 
