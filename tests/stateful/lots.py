@@ -154,9 +154,10 @@ class Lots(RuleBasedStateMachine):
     def a_plan_gives(self, plan: str, included: int, rolls: tuple[int, int], first: int) -> None:
         gives = Gives(included, *rolls, first)
         write(self.engine, lambda c: credit.set_plan_limit(c, plan, None, self.fleet.by, gives=gives))
-        terms, since = self.model.plans[plan], self.now
+        terms, before_ms = self.model.plans[plan], [moment for name, moment in self.model.stays if name == plan]
         if self.plan == plan:  # the month was looked at
-            since = max(since, lots_model.MONTHS[month_of(self.now)] + 1)
+            before_ms.append(lots_model.MONTHS[month_of(self.now)])
+        since = max([self.now, *(moment + 1 for moment in before_ms)])
         before = (terms[-1].included, terms[-1].rolls, terms[-1].first) if terms else (0, (0, 0), 0)
         if before != (included, rolls, first):
             since = max(since, terms[-1].since) if terms else since
