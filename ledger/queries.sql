@@ -15,6 +15,10 @@ LEFT JOIN ledger_plans p ON p.plan = a.plan
 -- name: has_wallet
 SELECT 1 FROM ledger_accounts WHERE account_id = :account_id
 
+-- name: due
+-- Wallets in which something is due by now.
+SELECT account_id FROM ledger_accounts WHERE account_id IN :accounts AND next_due_ms <= :now_ms ORDER BY account_id
+
 -- name: plan
 SELECT 1 FROM ledger_plans WHERE plan = :plan
 

@@ -8,19 +8,19 @@ size is a few statements.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import sqlalchemy as sa
 
 from drawdown.ledger import lots
-from drawdown.ledger.accounts import read_wallets, set_plan, wallet_account
+from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, set_plan, wallet_account
 from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.rates import Rate, RateCard
-from drawdown.ledger.reservations import MATURE_TRIES, mature
+from drawdown.ledger.reservations import MATURE_TRIES, look_ahead, mature
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
@@ -211,6 +211,18 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
     if changed:
         make_true(connection, customer_id, by.now_ms)
     return changed
+
+
+def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
+    """Wallets, for verdicts. One that has nothing available, and in which something is due by now, is told as it will be
+    once that is true: credit of a month that has begun halts nobody because it was not given yet. Nothing is
+    written."""
+    found = dict(read_wallets(connection, customer_ids))
+    spent = [wallet_account(customer_id) for customer_id, one in found.items() if one.available_micro <= 0]
+    for account in SQL.run(connection, "due", {"accounts": spent, "now_ms": now_ms}).scalars().all() if spent else ():
+        customer_id = str(account).removeprefix(WALLET)
+        found[customer_id] = look_ahead(connection, customer_id, now_ms)
+    return found
 
 
 def payable(connection: sa.Connection, customer_id: str, now_ms: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,8 @@ from drawdown.ledger.lots import EXPIRY_WAIT_MS
 from drawdown.ledger.monthly.grants import GIVEN_AT_ONCE
 from drawdown.ledger.monthly.terms import Gives
 from drawdown.ledger.reservations import Denied, mature_due
+from drawdown.providers.embedded import EmbeddedProvider
+from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By
 from drawdown.schema.database import read
 from drawdown.schema.errors import Refused, UsageError
@@ -65,6 +68,17 @@ def test_whoever_decides_by_a_balance_sees_the_new_month_at_once(account: Accoun
     account.accept("e-1", 100)
     with pytest.raises(Denied, match="available"):
         account.accept("e-2", 1)
+
+
+def test_a_verdict_has_the_new_month_given_first(account: Account) -> None:
+    """Nobody swept yet: it halts nobody."""
+    account.plan("team", 100)
+    account.join()
+    account.use(100)
+    account.at(month(2))
+    provider = EmbeddedProvider(account.fleet.engine, account.fleet.clock)
+    found = asyncio.run(provider.customers(["acme"]))["acme"]
+    assert isinstance(found, CustomerState) and (found.balance_micro, account.balance) == (100, 0)
 
 
 def test_months_that_everybody_slept_through_are_given_and_expire(account: Account) -> None:
