@@ -214,9 +214,8 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Wallets, for verdicts. One that has nothing available, and in which something is due by now, is told as it will be
-    once that is true: credit of a month that has begun halts nobody because it was not given yet. Nothing is
-    written."""
+    """Wallets, for verdicts. One with nothing available, in which something is due by now, is told as it will be once
+    that is true: nobody is halted because credit of a month that has begun was not given yet. Nothing is written."""
     found = dict(read_wallets(connection, customer_ids))
     spent = [wallet_account(customer_id) for customer_id, one in found.items() if one.available_micro <= 0]
     for account in SQL.run(connection, "due", {"accounts": spent, "now_ms": now_ms}).scalars().all() if spent else ():
