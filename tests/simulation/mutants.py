@@ -29,7 +29,7 @@ from drawdown.worker.verdict import judge_read, org_row, project
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
-from tests.simulation.mutants_worlds import LONGER, SEEDS, TICKS, world_of
+from tests.simulation.mutants_worlds import LONGER, SEEDS, SEEN_AT, TICKS, world_of
 from tests.simulation.scheduler import simulate
 
 MISFIT: Final = ("wrong()", "TypeError", "AttributeError", "NameError")
@@ -241,7 +241,8 @@ def hunt(name: str, seeds: int = SEEDS, ticks: int | None = None, first: tuple[i
 
 
 def main() -> int:
-    """Hunt all mutants, or those whose name holds a word; exit status 1 if one survived, or a seed breaches without."""
+    """Hunt all mutants, or those whose name holds a word, each at the life that showed it last before all others; exit
+    status 1 if one survived, or a seed breaches without."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("word", nargs="?", default="")
     asked.add_argument("--seeds", type=int, default=SEEDS)
@@ -250,7 +251,7 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     began, survived, unclean = time.perf_counter(), 0, 0
     for name in (one for one in MUTANTS if options.word in one):
-        found = hunt(name, options.seeds, options.ticks)
+        found = hunt(name, options.seeds, options.ticks, first=SEEN_AT.get(name))
         survived += found.by is None
         unclean += len(found.unclean)
         print(f"{name}: {'SURVIVED' if found.by is None else f'seed {found.seed}'}: {found.by}"[:220], flush=True)
