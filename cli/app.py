@@ -37,6 +37,7 @@ from drawdown.worker.engine.runner import World
 from drawdown.worker.halts.cell_client import CellClient
 from drawdown.worker.history.incarnation import recognise
 from drawdown.worker.history.witness import WitnessFile
+from drawdown.worker.hooks.client import HookClient
 
 log = structlog.get_logger()
 
@@ -163,7 +164,8 @@ class App:
         cells = CellClient(self.settings.cells(), self.clock)
         witness = WitnessFile(self.settings.state_folder())
         engine, services = self.ready(), self.payments.services
-        return World(engine, self.registry.providers, cells, self.clock, self.http, witness, services)
+        hooks = HookClient(self.settings.hooks(), self.clock)
+        return World(engine, self.registry.providers, cells, self.clock, self.http, witness, services, hooks)
 
     def context(self) -> Context:
         for name, why in self.registry.broken.items():
@@ -173,6 +175,7 @@ class App:
         for name, why in self.payments.broken.items():
             log.error("payment_service_broken", service=name, reason=why)
         made.payments, made.dormant_payments = self.payments.capabilities, self.payments.dormant
+        made.hooks = self.settings.hooks().origins
         made.changed = self.read(lambda c: terms.changed(c, made.declared()))
         return made
 

@@ -64,6 +64,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "supplier": CommandModule("suppliers", "Suppliers: their share of runs, holds, freezes"),
         "settlement": CommandModule("settlements", "What suppliers are owed: holds, reversals, batches"),
         "topup": CommandModule("topups", "Automatic top-ups: terms, cards, charges, the kill switch"),
+        "hook": CommandModule("hooks", "Webhooks to your product: endpoints, messages, replay"),
         "key": CommandModule("keys", "Keys: what programs may do over HTTP"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),

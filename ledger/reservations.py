@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, wallet_account
 from drawdown.ledger.entries import moves, post
+from drawdown.ledger.told import tell_expired
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
@@ -246,7 +247,10 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     SQL.run(connection, "hold_wallets", {"accounts": [wallet_account(one) for one in customers]}).all()
     freed = dict.fromkeys(customers, 0)
     if due:
-        for row in SQL.run(connection, "expire", {"due": [{"reservation": key} for key in due], "now_ms": now_ms}):
+        values = {"due": [{"reservation": key} for key in due], "now_ms": now_ms}
+        expired = SQL.run(connection, "expire", values).all()
+        tell_expired(connection, expired, now_ms)
+        for row in expired:
             freed[row.customer_id] += row.left_micro
     wallets = [{"account_id": wallet_account(one), "customer_id": one, "freed": freed[one]} for one in customers]
     of_lots = lots.due(connection, freed, now_ms)
@@ -264,7 +268,8 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 
 def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
     """Expire a reservation that this transaction holds, and that is due."""
-    SQL.run(connection, "expire", {"due": [{"reservation": found.reservation}], "now_ms": now_ms}).all()
+    expired = SQL.run(connection, "expire", {"due": [{"reservation": found.reservation}], "now_ms": now_ms}).all()
+    tell_expired(connection, expired, now_ms)
     after = read(connection, found.reservation)
     assert after is not None
     free(connection, found, after)

@@ -51,7 +51,8 @@ SELECT account_id FROM ledger_accounts WHERE account_id IN :accounts ORDER BY ac
 -- name: expire
 UPDATE reservations SET state = 'expired', ended_ms = :now_ms, ended_by = 'drawdown', ended_reason = 'expired'
 WHERE reservation IN (SELECT reservation FROM {rows :due (reservation text)} d)
-RETURNING customer_id, {left} AS left_micro
+RETURNING reservation, org_id, customer_id, project, subject, action, amount_micro, drawn_micro, expires_ms,
+    {left} AS left_micro
 
 -- name: left
 -- Of what was reserved, what was not drawn.

@@ -81,6 +81,9 @@ SETTLEMENT: Final = Kind("settlement", (IdSource("settlements"),), "drawdown set
 PAYOUT: Final = Kind("batch", (IdSource("payouts"),), "drawdown settlement batches")
 TOPUP: Final = Kind("top-up", (IdSource("topups"),), "drawdown topup list")
 TOPPED_UP: Final = Kind("customer with top-ups", (IdSource("topped_up"),), "drawdown topup list")
+ENDPOINT: Final = Kind("endpoint", (IdSource("hook_endpoints"),), "drawdown hook list")
+MESSAGE: Final = Kind("message", (IdSource("hook_messages"),), "drawdown hook messages")
+EVENT: Final = Kind("event", (), "drawdown hook set --help")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")

@@ -91,6 +91,12 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: topped_up
 (SELECT customer_id AS id FROM topup_terms)
 
+-- name: hook_endpoints
+(SELECT name AS id FROM hook_endpoints)
+
+-- name: hook_messages
+(SELECT message_id AS id FROM hook_messages)
+
 -- name: cells
 (SELECT cell_id AS id FROM cells)
 

@@ -100,3 +100,7 @@ FROM (
     LEFT JOIN payout_lines l ON l.line = 'settlement:' || s.reservation
     WHERE {of_settlements}
 ) q)
+
+-- name: low_level
+-- At which balance the organisation `o` is low: by its own level, also where that is none, or by everybody's.
+(SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (o.org_id, '') ORDER BY l.org_id DESC LIMIT 1)

@@ -1,4 +1,5 @@
-"""One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled.
+"""One tick: seal, then push, project and dispatch, each provider beside the others; then wallets are filled, and the
+operator's product is told.
 
 Guarantee: if a part fails, the parts before it are committed and the next tick goes on from there. One bad organisation
 (S8) or provider delays no other. Each tick leaves a row: its work and the backlog it left.
@@ -26,6 +27,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.halts.unheeded import problems, unheeded
 from drawdown.worker.history.incarnation import recognise
+from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.push.lookup import Confirmed, confirm
 from drawdown.worker.push.push import push
 from drawdown.worker.seal import seal as sealing
@@ -73,7 +75,7 @@ def tick(context: Context) -> Steps[Report]:
     report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
     report.accepted_at |= {provider: accepted_of(lane) for provider, lane in zip(ready, results, strict=True)}
     # Halts of organisations that no provider here bills; and wallets that what was pushed has run low.
-    others = yield Together([dispatch(context), *([_fill(context)] if settling else [])])
+    others = yield Together([dispatch(context), _fill_and_tell(context, settling=settling)])
     collect(report, others)
     report = yield Transaction("end_tick", partial(_end, context=context, report=report))
     log.info(
@@ -103,6 +105,13 @@ def _sent(context: Context, provider: str) -> Steps[list[object]]:
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
     pushed: list[object] = yield Together([push(context, provider) for _ in range(at_once)])
     return [*pushed, *(yield from _verdicts(context, provider))]
+
+
+def _fill_and_tell(context: Context, *, settling: bool) -> Steps[list[object]]:
+    """What the operator's product is told comes last, so that it is told what this tick did. Where history is in doubt
+    it is told all the same: a message that comes again has the same id."""
+    filled: list[object] = (yield Together([_fill(context)])) if settling else []
+    return [*filled, (yield from deliver(context))]
 
 
 def _fill(context: Context) -> Steps[list[object]]:

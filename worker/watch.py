@@ -1,5 +1,5 @@
 """The watch: between ticks, an organisation whose credit is used up is halted within seconds, and one that paid is
-resumed. Wallets that ran low are filled in the same round.
+resumed. Wallets that ran low are filled in the same round, and the operator's product is told.
 
 Guarantee: no usage is sealed, sent or billed here. An estimate only decides which organisations' providers are asked
 again. The fresh read decides (`project`), and its halts go to the cells in the same round. Nothing rests on this
@@ -24,6 +24,7 @@ from drawdown.worker.engine.effects import Recall, Steps, Together, Transaction,
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.dispatch import Dispatched, dispatch
 from drawdown.worker.history.incarnation import recognise
+from drawdown.worker.hooks.deliver import Told, deliver
 from drawdown.worker.seal.arrivals import Seen, seen_by_all, seen_now
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -59,6 +60,8 @@ class Watched:
     halts_failed: int = 0
     topped_up: int = 0
     charges_declined: int = 0
+    messages_delivered: int = 0
+    messages_failed: int = 0
     failures: list[str] = field(default_factory=list)
 
 
@@ -92,7 +95,8 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     lanes = [_lane(context, provider) for provider in context.ready()]
     filling = [] if seen.doubted else [fill(replace(context.within(ROUND_MS), witness=witness))]
     lanes = yield Together([*lanes, *filling])
-    others = yield Together([dispatch(context.within(ROUND_MS))])  # halts of organisations that no provider here bills
+    # Halts of organisations that no provider here bills; and what the operator's product is told.
+    others = yield Together([dispatch(context.within(ROUND_MS)), deliver(context.within(ROUND_MS))])
     for lane in [*lanes, others]:
         for result in lane if isinstance(lane, list) else [lane]:
             _collect(done, result)
@@ -124,6 +128,9 @@ def _collect(done: Watched, result: object) -> None:
         case Dispatched():
             done.halts_acknowledged += result.acknowledged
             done.halts_failed += result.failed
+        case Told():
+            done.messages_delivered += result.delivered
+            done.messages_failed += result.failed
         case Exception():
             log.error("watch_failed", error=in_short(result))
             done.failures.append(in_short(result))

@@ -21,6 +21,7 @@ from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms
 from drawdown.worker.views.cells import cells_without_url, list_cells
 from drawdown.worker.views.features import unrated_features
+from drawdown.worker.views.hooks import list_endpoints
 from drawdown.worker.views.long_open import oldest_open
 from drawdown.worker.views.metrics import last_tick_ms
 from drawdown.worker.views.providers import providers_in_use
@@ -56,6 +57,7 @@ def examine(app: App) -> list[Finding]:
         _mapping,
         _providers,
         _cells,
+        _hooks,
         _server,
         _files,
     )
@@ -183,6 +185,19 @@ def _cell_secret(settings: CellSettings, cell: str) -> Finding:
     what = f"the secret that signs halts for cell {cell}" + (f" ({'; '.join(notes)})" if notes else "")
     mend = f"set DRAWDOWN_CELL_SECRET or DRAWDOWN_CELL_SECRETS, {MIN_SECRET_CHARS} characters or more"
     return Finding(not weak, what, mend if weak else "")
+
+
+def _hooks(app: App) -> Iterator[Finding]:
+    """Endpoints of the operator's product, where there are any."""
+    going = [row for row in app.read(list_endpoints) if row.ended_ms is None]
+    settings = app.settings.hooks()
+    for row in going:
+        mend = settings.why_not(row.url) or ""
+        yield Finding(not mend, f"endpoint {row.name} at {row.url}", mend)
+    if going:
+        weak = min((len(root) for root in settings.roots), default=0) < MIN_SECRET_CHARS
+        mend = f"set DRAWDOWN_HOOK_SECRET, {MIN_SECRET_CHARS} characters or more"
+        yield Finding(not weak, "the secret that endpoints' own secrets are made from", mend if weak else "")
 
 
 def _files(app: App) -> Iterator[Finding]:

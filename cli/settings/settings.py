@@ -19,6 +19,7 @@ from drawdown.cli.settings.secret_files import SUFFIX, Check, SecretFiles
 from drawdown.schema.errors import UsageError
 from drawdown.server.services import ServerSettings, UnknownOrg
 from drawdown.worker.halts.cell_client import CellSettings
+from drawdown.worker.hooks.client import HookSettings
 
 PREFIX: Final = "DRAWDOWN_"
 
@@ -39,6 +40,12 @@ class Settings(BaseSettings):
     """Secrets of single cells, two while they are rotated, and what the others shared: cell-1=new,old;cell-2=x;*=old"""
     cell_networks: str = ""
     """Networks besides the public internet in which cells may be called: 10.0.0.0/8,fd12:3456::/32"""
+    hook_origins: str = ""
+    """Origins of your product that webhooks are sent to, separated by commas: https://app.example"""
+    hook_secret: SecretStr = SecretStr("")
+    """Each endpoint's own secret is made from it, and signs its webhooks; two while it is rotated: new,old"""
+    hook_networks: str = ""
+    """Networks besides the public internet in which your product may be called: 10.0.0.0/8,fd12:3456::/32"""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     state_dir: str = ""
@@ -113,6 +120,14 @@ class Settings(BaseSettings):
             cell_settings.networks(self.cell_networks),
         )
 
+    def hooks(self) -> HookSettings:
+        """Errors: as `cells`."""
+        return HookSettings(
+            cell_settings.origins(self.hook_origins, "DRAWDOWN_HOOK_ORIGINS"),
+            cell_settings.roots(self.hook_secret.get_secret_value(), "DRAWDOWN_HOOK_SECRET"),
+            cell_settings.networks(self.hook_networks, "DRAWDOWN_HOOK_NETWORKS"),
+        )
+
 
 def _given() -> dict[str, str]:
     """The environment's DRAWDOWN_…, by the rest of their names; what is empty is not given."""
@@ -177,4 +192,5 @@ CHECKS: Final[Mapping[str, Check]] = {
     "database_url": _one_database,
     "cell_secret": lambda text, _was: cell_settings.roots(text),
     "cell_secrets": lambda text, _was: cell_settings.secrets(text),
+    "hook_secret": lambda text, _was: cell_settings.roots(text, "DRAWDOWN_HOOK_SECRET"),
 }

@@ -17,6 +17,13 @@ from drawdown.schema.tables.fleet import (
     sandboxes,
     ticks,
 )
+from drawdown.schema.tables.hooks import (
+    balance_episodes,
+    balance_levels,
+    hook_deliveries,
+    hook_endpoints,
+    hook_messages,
+)
 from drawdown.schema.tables.ledger import (
     ledger_accounts,
     ledger_entries,
@@ -62,6 +69,8 @@ __all__ = [
     "api_keys",
     "assignments",
     "attempts",
+    "balance_episodes",
+    "balance_levels",
     "balance_marks",
     "buckets",
     "carries",
@@ -69,6 +78,9 @@ __all__ = [
     "dirty_windows",
     "gate_asks",
     "halts",
+    "hook_deliveries",
+    "hook_endpoints",
+    "hook_messages",
     "incarnation",
     "late_quarantine",
     "ledger_accounts",

@@ -53,6 +53,10 @@ WRONG: dict[int, list[Sequence[str]]] = {
         ("push", "resolve", "k", "--accepted", "--absent"),
         ("sample", "withdraw"), ("sample", "prune"), ("sample", "prune", "--before", "soon"),
         *(("cell", "set", "c", url) for url in ("ftp://x", "x", "http://a:b@c", "http://x:70000", "http://\udcff")),
+        *(("hook", "set", "h", url) for url in ("ftp://x", "x", "http://a:b@c", "http://x:70000", "https://x/?y=z")),
+        ("hook", "low"), ("hook", "low", "x"), ("hook", "low", "1", "--never"), ("hook", "replay"),
+        ("hook", "show", "x"), ("hook", "replay", "--failed"), ("hook", "rotate", "h", "--overlap", "soon"),
+        ("hook", "set", "", "https://x"),
         ("tick", "--new-org-provider", "nope"), ("org", "assign", "z", "--provider", "nope"),
         *(("org", verb, "nosuch'") for verb in ("show", "halt", "release")), ("org", "show", "two\nlines"),
         ("push", "void", "nosuch", "--evidence", "e"), ("sample", "withdraw", "x'); DROP TABLE orgs;--"),
@@ -175,6 +179,9 @@ def test_settings_that_make_no_sense_are_named(shop: Shop) -> None:
         ("DRAWDOWN_CELL_NETWORKS", "10.0.0.0/33"),
         ("DRAWDOWN_CELL_NETWORKS", "10.0.0.1/8"),
         ("DRAWDOWN_CELL_SECRETS", "no-equals-sign"),
+        ("DRAWDOWN_HOOK_ORIGINS", "https://app.example/in"),
+        ("DRAWDOWN_HOOK_NETWORKS", "10.0.0.0/33"),
+        ("DRAWDOWN_HOOK_SECRET", "new,,old"),
         ("DRAWDOWN_DATABASE_URL", "drawdown.db"),
     ):
         said = one_clear_line(drawdown(shop.url, "tick", env={name: value}), 2)

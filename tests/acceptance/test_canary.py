@@ -24,9 +24,11 @@ from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
 from drawdown.schema.units import MINUTE_MS
 from drawdown.server.http.signing import Signed, signature
+from drawdown.worker.hooks.signing import endpoint_secret
 from tests.acceptance.commands import Ended, drawdown
 from tests.emulators.autumn import AutumnEmulator
 from tests.emulators.cell import CellEmulator
+from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import home_autumn, home_stripe, serving_in_thread
 from tests.emulators.stripe import StripeEmulator
 from tests.emulators.wire import Emulator
@@ -41,6 +43,7 @@ SECRETS = {
     "DRAWDOWN_CRON_SECRET": f"cron-{CANARY}-0123456789",
     "DRAWDOWN_CELL_SECRET": f"cell-{CANARY}-0123456789",
     "DRAWDOWN_CELL_SECRETS": f"cell-1=cell-1-{CANARY}-new,cell-1-{CANARY}-old;cell-9=cell-9-{CANARY}-only",
+    "DRAWDOWN_HOOK_SECRET": f"hook-{CANARY}-0123456789",
     "DRAWDOWN_AUTUMN_SECRET_KEY": f"am_sk_test_{CANARY}",
     "DRAWDOWN_AUTUMN_WEBHOOK_SECRETS": f"whsec_{CANARY}AAAAAAAAAAAAAAAAAAAA,whsec_{CANARY}BBBBBBBBBBBBBBBBBBBB",
     "DRAWDOWN_STRIPE_SECRET_KEY": f"sk_test_{CANARY}",
@@ -75,6 +78,7 @@ class Home:
     autumn: Echo
     stripe: Echo
     cell: Echo
+    product: Echo
     said: dict[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: str, status: int | None = None, env: Mapping[str, str] | None = None) -> Ended:
@@ -85,7 +89,7 @@ class Home:
         return done
 
     def fail_with(self, status: int | None) -> None:
-        for one in (self.autumn, self.stripe, self.cell):
+        for one in (self.autumn, self.stripe, self.cell, self.product):
             one.status = status
 
 
@@ -97,17 +101,20 @@ def home(postgres_url: str, tmp_path: Path) -> Iterator[Home]:
     autumn: AutumnEmulator = home_autumn(now - 60 * MINUTE_MS)
     stripe.secret_key, stripe.webhook_secret = SECRETS["DRAWDOWN_STRIPE_SECRET_KEY"], f"whsec_{CANARY}_new"
     autumn.secret_key = SECRETS["DRAWDOWN_AUTUMN_SECRET_KEY"]
-    parts = Echo(autumn), Echo(stripe), Echo(CellEmulator(secret=f"cell-1-{CANARY}-old"))
+    product = ProductEmulator([endpoint_secret(SECRETS["DRAWDOWN_HOOK_SECRET"], "app", 1)])
+    parts = Echo(autumn), Echo(stripe), Echo(CellEmulator(secret=f"cell-1-{CANARY}-old")), Echo(product)
     with (
         serving_in_thread(parts[0]) as autumn_url,
         serving_in_thread(parts[1]) as stripe_url,
         serving_in_thread(parts[2]) as cell_url,
+        serving_in_thread(parts[3]) as product_url,
     ):
         env = {
             **SECRETS,
             "DRAWDOWN_AUTUMN_URL": autumn_url,
             "DRAWDOWN_STRIPE_URL": stripe_url,
             "DRAWDOWN_CELL_ORIGINS": cell_url,
+            "DRAWDOWN_HOOK_ORIGINS": product_url,
             "DRAWDOWN_LOG_LEVEL": "DEBUG",
             "DRAWDOWN_STATE_DIR": str(tmp_path / "state"),
         }
@@ -128,7 +135,7 @@ def test_no_secret_is_said_or_kept_anywhere(home: Home) -> None:
     for status in (401, 500, None):
         home.fail_with(status)
         ask(home)
-    assert min(one.said_back for one in (home.autumn, home.stripe, home.cell)) > 1
+    assert min(one.said_back for one in (home.autumn, home.stripe, home.cell, home.product)) > 1
     serve(home)
     wrong(home)
     found = {what: text for what, text in home.said.items() if CANARY in text}
@@ -153,6 +160,7 @@ def use(home: Home) -> None:
         home.run("org", "assign", "--new", org, "--provider", provider, *said)
     home.run("import", "samples.csv", status=0)
     home.run("cell", "set", "--new", "cell-1", home.env["DRAWDOWN_CELL_ORIGINS"], status=0)
+    home.run("hook", "set", "--new", "app", f"{home.env['DRAWDOWN_HOOK_ORIGINS']}/in", status=0)
     engine = connect(home.url)
     with engine.begin() as connection:
         connection.execute(sa.text("INSERT INTO sandboxes VALUES ('box-broke', 'broke', 'cell-1', 'running')"))
@@ -166,8 +174,9 @@ def ask(home: Home) -> None:
     beat = f"{home.env['DRAWDOWN_STRIPE_URL']}/{HEARTBEAT}"
     home.run("tick", "--metrics-file", str(home.folder / "metrics.prom"), "--heartbeat-url", beat)
     home.run("watch", "--once")
+    home.run("hook", "test", "app")
     home.run("reconcile")
-    for command in (("status",), ("push", "list"), ("org", "show", "alice")):
+    for command in (("status",), ("push", "list"), ("org", "show", "alice"), ("hook", "messages")):
         home.run(*command)
 
 
@@ -218,6 +227,8 @@ def wrong(home: Home) -> None:
         "DRAWDOWN_STRIPE_WEBHOOK_SECRETS": f"{CANARY},,",
         "DRAWDOWN_AUTUMN_WEBHOOK_SECRETS": f"whsec_{CANARY}!",
         "DRAWDOWN_CELL_ORIGINS": f"http://user:{CANARY}@127.0.0.1:1/",
+        "DRAWDOWN_HOOK_ORIGINS": f"http://user:{CANARY}@127.0.0.1:1/",
+        "DRAWDOWN_HOOK_SECRET": f"{CANARY},,",
         "DRAWDOWN_AUTUMN_URL": f"http://user:{CANARY}@127.0.0.1:1/",
     }.items():
         for command in (("doctor",), ("tick",)):

@@ -16,14 +16,18 @@ from drawdown.cli.parsing import show_time
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.hooks.schedule import WAITS
+from drawdown.worker.hooks.signing import endpoint_secret
 from tests.acceptance.runbooks import RUNBOOKS, Home, steps
 from tests.acceptance.tables import number, rows
 from tests.contract.sockets import free_port
 from tests.emulators.cell import CellEmulator
+from tests.emulators.product import ProductEmulator
 from tests.emulators.serve import autumn_lines, cell_lines, home_autumn, home_stripe, serving_in_thread, stripe_lines
 from tests.world import T0
 
 FEATURE = "compute_4gb"
+HOOK_ROOT = "root-secret-of-the-hooks"
 HOUR_MS = 60 * MINUTE_MS
 
 
@@ -339,4 +343,25 @@ def test_a_database_was_restored(home: Home) -> None:
     home.follow("database-restored", "When", values)
     assert (home.at_autumn(), home.stripe.charged("cus_bob", FEATURE)) == (231, 1901)
     assert home.autumn.doubles == []
+    home.clean()
+
+
+def test_webhooks_are_not_taken(home: Home) -> None:
+    product = ProductEmulator([endpoint_secret(HOOK_ROOT, "app", 1)], status=500)
+    with serving_in_thread(product, home.clock) as url:
+        home.env |= {"DRAWDOWN_HOOK_ORIGINS": url, "DRAWDOWN_HOOK_SECRET": HOOK_ROOT}
+        home.run("hook", "set", "app", f"{url}/in", "--new")
+        home.run("org", "assign", "--new", "alice", "--provider", "none", "--from", show_time(T0))
+        home.run("org", "halt", "alice", "--reason", "abuse")
+        for wait_ms in (0, *WAITS):
+            home.tick(later_ms=wait_ms)
+        values = {"ENDPOINT": "app", "URL": f"{url}/elsewhere"}
+        assert "failed" in home.follow("webhooks-not-taken", "See why", values)
+        product.status = 204
+        home.follow("webhooks-not-taken", "It answers", values)
+        assert len(product.taken) == 2, "the halt, and what a person tried"
+        home.follow("webhooks-not-taken", "It was moved", values)
+        product.secrets = [endpoint_secret(HOOK_ROOT, "app", 2)]
+        home.follow("webhooks-not-taken", "Its secret", values)
+        home.run("hook", "test", "app")
     home.clean()

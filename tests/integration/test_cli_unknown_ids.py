@@ -17,8 +17,9 @@ from drawdown.cli.tree import walk
 from drawdown.ledger.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
+from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import api_keys, credit, executions, settlements, topups
+from drawdown.worker.commands import api_keys, credit, executions, hooks, settlements, topups
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.topup.topups import begin
 from tests.fake_payments import CAN
@@ -28,6 +29,7 @@ TREE: dict[tuple[str, ...], Any] = dict(walk(get_command(app)))
 LEAVES = {" ".join(path): one for path, one in TREE.items() if not hasattr(one, "commands")}
 KEY = f"usage:acme:{T0}:compute_1gb"
 FILE = "ids.csv"
+MESSAGE = Message("endpoint.test", f"endpoint.test:app:{T0}", T0, {}).message_id
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,17 @@ IDS: dict[tuple[str, str], Typed] = {
         )
         if (verb, name) != ("block", "subject")
     },
+    **{
+        (f"hook {verb}", "name"): t(f"appp {more}", "app")
+        for verb, more in (("set", "https://app.example/in"), ("secret", ""), ("rotate", ""), ("end", ""), ("test", ""))
+    },
+    ("hook set", "event"): t("app https://app.example/in --event balance.lwo", "balance.low"),
+    ("hook low", "org"): t("5 --org acmee", "acme"),
+    ("hook messages", "org"): t("--org acmee", "acme"),
+    ("hook messages", "endpoint"): t("--endpoint appp", "app"),
+    ("hook show", "message"): t(f"{MESSAGE}x", MESSAGE),
+    ("hook replay", "message"): t(f"{MESSAGE}x", MESSAGE),
+    ("hook replay", "endpoint"): t("--failed --endpoint appp", "app"),
     ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
     ("cell secret", "cell"): t("cell-11", "cell-1"),
     ("cell remove", "cell"): t("cell-11", "cell-1"),
@@ -172,7 +185,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     below price currency up_to per_day per_month shadow paid return_to
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
-    period overlap kind begins expires priority whole"""
+    failed never period overlap kind begins expires priority whole"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
@@ -228,6 +241,8 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="first", plan="team"))
     write(engine, lambda c: api_keys.create(c, f"{api_keys.PREFIX}{7:043}", "app", ["guard"], fleet.by))
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    write(engine, lambda c: hooks.set_endpoint(c, "app", "https://app.example/in", (), fleet.by, new=True))
+    write(engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
     terms = topups.Terms(10**10, 20, None, 10**8, "usd", "fake", "cus_1", 10**9, mode="shadow")
@@ -292,6 +307,7 @@ def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixt
         "ledger plan tema --max-concurrent 5 --new",
         "feature map compute_7gb --memory-mb 7168 --new",
         "cell set cell-11 http://127.0.0.1:9 --new",
+        "hook set appp https://app.example/in --new",
         "provider when-down embedded --plan gold --policy stop --new",
         f"topup set newco {TERMS} --new",
     ):

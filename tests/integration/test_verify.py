@@ -16,12 +16,13 @@ from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking import LATER, sample
 from tests.integration.breaking_books import BOOKS
 from tests.integration.breaking_credit import CREDIT
+from tests.integration.breaking_hooks import HOOKS
 from tests.integration.breaking_settlements import SETTLEMENTS
 from tests.integration.breaking_topups import TOPUPS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.world import T0, Fleet
 
-BROKEN = {**TABLES, **BOOKS, **CREDIT, **SETTLEMENTS, **TOPUPS}
+BROKEN = {**TABLES, **BOOKS, **CREDIT, **SETTLEMENTS, **TOPUPS, **HOOKS}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -104,7 +105,7 @@ def test_an_empty_database_is_clean_and_says_that_it_is_empty(engine: sa.Engine)
 
 
 def test_each_of_them_is_broken_somewhere_here() -> None:
-    assert {broken.invariant for broken in BROKEN.values()} == set(range(1, 13))
+    assert {broken.invariant for broken in BROKEN.values()} == set(range(1, 14))
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -18,18 +18,21 @@ from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, O
 from drawdown.schema.audit import record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
+from drawdown.schema.messages import ORG_HALTED
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import executions, settlements, topups
+from drawdown.worker.commands import executions, hooks, orgs, settlements, topups
 from drawdown.worker.commands.credit import grant, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
+from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import Verification, verify
 from tests.fake_payments import CAN, FakePayments
+from tests.fake_product import FakeProduct
 from tests.fake_provider import FakeProvider
 from tests.world import T0, Fleet
 
@@ -81,6 +84,7 @@ def busy(engine: sa.Engine) -> Fleet:
     fleet.sample("other", fleet.clock.at_ms)
     fleet.tick_windows(2)
     fleet.sample("other", fleet.clock.at_ms)  # in the open window
+    _hooked(fleet)
     return fleet
 
 
@@ -213,6 +217,17 @@ def _topped_up(fleet: Fleet) -> None:
     pay.cards.clear()
     write(fleet.engine, lambda c: topups.arm(c, "filled", fleet.by))
     runner.run(fill(fleet.context(payments={"fake": CAN})), world)
+
+
+def _hooked(fleet: Fleet) -> None:
+    """The operator's product was told of a halt, and is tried."""
+    fleet.assign("hooked", provider="none")
+    args = ("app", "https://app.example/in", (ORG_HALTED,), fleet.by)
+    write(fleet.engine, lambda c: hooks.set_endpoint(c, *args, new=True))
+    write(fleet.engine, lambda c: orgs.halt(c, ["hooked"], fleet.by))
+    world = runner.World(fleet.engine, {}, fleet.cells, fleet.clock, hooks=FakeProduct())
+    runner.run(deliver(fleet.context(hooks=("https://app.example:443",))), world)
+    write(fleet.engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))
 
 
 def _reject_and_void(fleet: Fleet) -> None:

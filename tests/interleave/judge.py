@@ -17,12 +17,15 @@ from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import providers, pushes
 from drawdown.worker.history.recover import recover
+from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.seal import stops
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import verify
 from tests.interleave.stage import LOST, OTHER_CAN, RAW, SEEN, Stage
 from tests.simulation.oracle import Assignment, Oracle, Rule, Sample
 
+ORIGINS: Final = frozenset(f"https://{name}.example:443" for name in ("app", "new", "b"))
+"""Of the operator's product."""
 DRAINS: Final = 8
 """Ticks in which everything has to be settled: two revisions of one window, with a lookup before each, and one more."""
 
@@ -33,6 +36,8 @@ UNION ALL SELECT 'the halt of ' || org_id || ' on ' || cell_id || ' is due' FROM
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = h.org_id AND o.is_halted AND o.halted_at = h.halted_at)
 UNION ALL SELECT org_id || ' is to be asked about' FROM orgs WHERE projection_due_ms IS NOT NULL
     AND billing_provider NOT IN ('legacy', 'none')
+UNION ALL SELECT 'message ' || d.message_id || ' is due' FROM hook_deliveries d JOIN hook_endpoints e
+    ON e.name = d.endpoint AND e.ended_ms IS NULL WHERE d.state = 'due'
 """
 
 
@@ -51,6 +56,8 @@ def settle(stage: Stage) -> None:
         stage.tick()
         if stage.rows("SELECT 1 FROM topups"):
             stage.walk(fill(stage.context(payments={"fake": stage.pay.capabilities}))).rest(stage.engine)
+        if stage.rows("SELECT 1 FROM hook_deliveries"):
+            stage.walk(deliver(stage.context(hooks=ORIGINS))).rest(stage.engine)
         if not stage.rows(OPEN):
             return
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.interleave.of_hooks import HOOKS
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
 from tests.interleave.of_programs import PROGRAMS
@@ -18,7 +19,7 @@ from tests.interleave.of_suppliers import SUPPLIERS
 from tests.interleave.party import Party
 
 PARTIES: Final[dict[str, Party]] = {
-    one.name: one for one in (*STEPS, *RUNS, *SUPPLIERS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
+    one.name: one for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
 }
 
 APART: Final[dict[str, str]] = {

@@ -53,6 +53,7 @@ from drawdown.worker.seal.seal import sweep
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.tick import tick
 from tests.fake_payments import FakePayments
+from tests.fake_product import FakeProduct
 from tests.fake_provider import FakeProvider, capabilities
 from tests.interleave.walk import Walk
 from tests.world import Cells
@@ -129,6 +130,7 @@ class Stage:
         self.other = FakeProvider(OTHER_CAN, name="other")
         self.workers = 0
         self.pay = FakePayments(self.clock)
+        self.product = FakeProduct()
         self.told = 0  # quantity of balances that a reconciliation told a person of
         self.failures: list[str] = []
         """What ticks, and other steps, said had failed."""
@@ -141,7 +143,8 @@ class Stage:
         return {"embedded": EmbeddedProvider(self.engine, self.clock), "fake": self.fake, "other": self.other}
 
     def world(self) -> runner.World:
-        return runner.World(self.engine, self.providers(), self.cells, self.clock, payments={"fake": self.pay})
+        pays = {"fake": self.pay}
+        return runner.World(self.engine, self.providers(), self.cells, self.clock, payments=pays, hooks=self.product)
 
     def context(self, *without: str, **options: Any) -> Context:
         """A worker of its own, on a host that does not have some providers."""

@@ -20,7 +20,16 @@ from tests.simulation.world import World
 
 DECIDES: Final = "project"
 JUDGED: Final = frozenset({DECIDES, "watch", "gate", "webhook"})
-WATCHES: Final = JUDGED | {"expire_holds", "projections_due", "due_halts", "claim_halts", "settle_halts"}
+WATCHES: Final = JUDGED | {
+    "expire_holds",
+    "projections_due",
+    "due_halts",
+    "claim_halts",
+    "settle_halts",
+    "due_hooks",
+    "claim_hooks",
+    "settle_hooks",
+}
 _STATE: Final = (
     "SELECT (SELECT MAX(projection_id) FROM projections), (SELECT SUM(is_halted) FROM orgs), "
     "(SELECT SUM(projection_asks) FROM orgs), (SELECT COUNT(*) FROM pushes), (SELECT SUM(attempts) FROM pushes)"

@@ -149,7 +149,9 @@ class Worker:
     def _context(self, suffix: str) -> Context:
         name = f"{self.name}.{self.life}{suffix}"
         known = self.context
-        return Context(name, self.clock, known.capabilities, shard=self.shard, new_orgs=known.new_orgs)
+        return Context(
+            name, self.clock, known.capabilities, shard=self.shard, new_orgs=known.new_orgs, hooks=known.hooks
+        )
 
     def up(self, now: int) -> bool:
         """Whether it can take a step; a host that is held down is used for `recover` alone."""

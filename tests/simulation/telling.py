@@ -12,6 +12,7 @@ from drawdown.worker.engine.effects import (
     ReadDrawn,
     ReadTotals,
     SendHalts,
+    SendHooks,
     Transaction,
 )
 from tests.simulation.server import Reading
@@ -43,6 +44,8 @@ def describe(effect: Effect | Reading, answer: object, error: Exception | None) 
             what += f" {list(ids)}"
         case SendHalts(halts):
             what += " " + " ".join(f"{one.org_id}@{one.cell_id}" for one in halts)
+        case SendHooks(messages):
+            what += " " + " ".join(f"{one.message_id}@{one.endpoint}" for one in messages)
     return f"{what} -> {short(error if error is not None else answer)}"
 
 

@@ -44,6 +44,8 @@ from drawdown.worker.engine.effects import (
     ChargeMoney,
     Effect,
     HaltRequest,
+    HookAnswer,
+    HookRequest,
     LookUp,
     LookUpMoney,
     Over,
@@ -54,11 +56,13 @@ from drawdown.worker.engine.effects import (
     Recall,
     Remember,
     SendHalts,
+    SendHooks,
     Transaction,
     Witness,
 )
 from drawdown.worker.push.claim import Claim
 from tests.fake_payments import FakePayments
+from tests.fake_product import FakeProduct
 from tests.simulation.database import in_conflict, new_database
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle, Sample
@@ -205,6 +209,7 @@ class World:
         self.providers: dict[str, Provider] = {name: Careful(one) for name, one in built.items()}
         self.wire = Wire(self.engine, self.breaches)
         self.payments = FakePayments(self.clock, random.Random(0))
+        self.product = FakeProduct()
         """Its books say whom it charged; `doubles()` of them is a breach."""
 
     @property
@@ -278,6 +283,9 @@ class World:
                 return [self.payments.looked_up(one) for one in charges]
             case SendHalts(halts, over):
                 return [NOT_SENT] * len(halts) if over() else self._send_halts(halts)
+            case SendHooks(messages, over):
+                unsent = HookAnswer(error=NOT_SENT, sent=False)
+                return [unsent] * len(messages) if too_late or over() else self._send_hooks(messages)
         raise AssertionError(f"no such effect: {effect!r}")
 
     def _charge(self, charge: Charge, too_late: bool) -> ChargeResult:
@@ -287,6 +295,15 @@ class World:
             return InDoubt("no answer")
         answer = self.payments.charged(charge)
         return InDoubt("no answer") if self.faults.strikes("answer_lost") else answer
+
+    def _send_hooks(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
+        """The product keeps what arrives, whatever becomes of the answer."""
+        if self.faults.strikes("request_lost"):
+            return [HookAnswer(error="no connection")] * len(messages)
+        answers = self.product.told(messages)
+        if self.faults.strikes("answer_raised"):
+            raise OSError("the network went away")
+        return [HookAnswer(error="no connection")] * len(messages) if self.faults.strikes("answer_lost") else answers
 
     def _send_halts(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         self.wire.check_halts(halts)

@@ -19,18 +19,19 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "verify": set(),
     "history": {"engine"},
     "halts": {"engine"},
+    "hooks": {"halts", "engine"},
     "seal": {"catalog", "history", "engine"},
     "verdict": {"catalog", "engine"},
     "push": {"verdict", "catalog", "history", "engine"},
     "topup": {"verdict", "catalog", "history", "engine"},
     "reconcile": {"push", "catalog", "history", "engine"},
     "commands": {"push", "topup", "verdict", "seal", "halts", "catalog", "history", "engine", "sources", "verify"},
-    "views": {"push", "topup", "verdict", "halts", "catalog", "history", "engine", "sources"},
+    "views": {"push", "topup", "verdict", "hooks", "halts", "catalog", "history", "engine", "sources"},
     "replay": {"seal", "push", "verdict", "views", "history", "engine", "catalog"},
-    "watch": {"seal", "topup", "verdict", "halts", "history", "engine"},
-    "tick": {"seal", "push", "topup", "verdict", "halts", "views", "history", "engine", "catalog"},
+    "watch": {"seal", "topup", "verdict", "hooks", "halts", "history", "engine"},
+    "tick": {"seal", "push", "topup", "verdict", "hooks", "halts", "views", "history", "engine", "catalog"},
 }
-"""Each room, the lowest first, and those below it that it may use. `tick` alone orders the four steps."""
+"""Each room, the lowest first, and those below it that it may use. `tick` alone orders the steps."""
 
 LEDGER: Final = {"commands", "push", "topup", "verdict", "views", "catalog"}
 """Rooms that may know of the ledger: others meet it as a provider."""

@@ -212,10 +212,11 @@ def _wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
 
 
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
-    """The wallet after it moved. Whom that may halt, or let go on, is asked about again."""
+    """The wallet after it moved. Whom that may halt, let go on, or leave with little is asked about again."""
     found = _wallet(connection, customer_id)
     orgs = orgs_of(connection, [customer_id])
-    if found.available_micro <= 0 or SQL.run(connection, "any_halted", {"orgs": orgs}).first() is not None:
+    values = {"orgs": orgs, "balance_micro": found.balance_micro}
+    if found.available_micro <= 0 or SQL.run(connection, "verdict_may_change", values).first() is not None:
         mark_for_projection(connection, orgs, now_ms)
     return found
 

@@ -1,7 +1,13 @@
 -- Runs: whose verdict they may change, and what a person blocks.
 
--- name: any_halted
-SELECT 1 FROM orgs WHERE org_id IN :orgs AND is_halted LIMIT 1
+-- name: verdict_may_change
+-- Of these organisations one is halted; or its balance is low, and the operator's product wants to know and was not told.
+SELECT 1 FROM orgs o WHERE o.org_id IN :orgs AND (o.is_halted OR (:balance_micro <= {low_level}
+    AND EXISTS (SELECT 1 FROM hook_endpoints h WHERE h.ended_ms IS NULL
+        AND ' ' || h.events || ' ' LIKE '% balance.low %')
+    AND NOT EXISTS (SELECT 1 FROM balance_episodes e WHERE e.org_id = o.org_id AND e.level = 'low'
+        AND e.ended_ms IS NULL)))
+LIMIT 1
 
 -- name: block
 INSERT INTO run_blocks (org_id, kind, name, at_ms, actor, reason)

@@ -23,6 +23,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MICRO
 from drawdown.worker.catalog.wallets import orgs_of, wallets_at
 from drawdown.worker.topup.settle import credit, rearm
+from drawdown.worker.topup.told import tell_ends
 from drawdown.worker.topup.topups import money_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
@@ -148,6 +149,7 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     if payment_id is not None:
         credit(connection, topup, customer_id, found.credits_micro, by.now_ms, evidence)
         mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
+    tell_ends(connection, [topup], by.now_ms)
     record(connection, "topup_resolve", topup, {"state": state, "payment_id": payment_id, "evidence": evidence}, by)
     return state
 

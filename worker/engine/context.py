@@ -39,6 +39,8 @@ class Context:
     """Payment services there are."""
     dormant_payments: Collection[str] = ()
     """Of these, those that cannot be called yet."""
+    hooks: Collection[str] = ()
+    """Origins of the operator's product that this host may tell; what is due elsewhere it leaves to others."""
     shard: Shard = field(default_factory=Shard)
     new_orgs: NewOrgs | None = None
     deadline_ms: int | None = None
@@ -66,6 +68,11 @@ class Context:
             return False
         whole_ms = 0 if self.began_ms is None else self.deadline_ms - self.began_ms
         return self.clock.now_ms() >= self.deadline_ms - whole_ms * (8 - eighths) // 8
+
+    def leaves(self, duration_ms: int) -> bool:
+        """Whether so much of the time is left."""
+        ends_ms = self.deadline_ms
+        return not self.stopping() and (ends_ms is None or self.clock.now_ms() + duration_ms <= ends_ms)
 
     def within(self, duration_ms: int) -> Context:
         """The same, for that long at most."""
@@ -97,6 +104,10 @@ class Context:
     def paying(self, service: str) -> Breaker:
         """The breaker of a payment service."""
         return self.breakers.setdefault(f"{service} payments", Breaker())
+
+    def telling(self, endpoint: str) -> Breaker:
+        """The breaker of an endpoint of the operator's product."""
+        return self.breakers.setdefault(f"{endpoint} hooks", Breaker(open_after=2))
 
     def advanced(self, what: str, count: int) -> None:
         if self.progress is not None:

@@ -121,6 +121,26 @@ class HaltRequest:
     halted_at: int
 
 
+@dataclass(frozen=True)
+class HookRequest:
+    """One message for one endpoint; `generations` of the endpoint's secret sign it, the present one first."""
+
+    message_id: str
+    endpoint: str
+    url: str
+    generations: Sequence[int]
+    body: str
+
+
+@dataclass(frozen=True)
+class HookAnswer:
+    """What became of it: without an error the endpoint has it. `sent` false: it was not begun."""
+
+    status: int | None = None
+    error: str | None = None
+    sent: bool = True
+
+
 ANSWERED: Final = "the cell answered"
 """How the error begins of a cell that is there and said no."""
 
@@ -130,6 +150,13 @@ class HaltSender(Protocol):
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         """None for each that was acknowledged, else what went wrong, in order."""
+
+
+class HookSender(Protocol):
+    """What tells the operator's product."""
+
+    async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
+        """One answer each, in order, within a bounded time."""
 
 
 class WitnessStore(Protocol):
@@ -148,6 +175,14 @@ class SendHalts:
     wrong, in order."""
 
     halts: Sequence[HaltRequest]
+    over: Over = never
+
+
+@dataclass(frozen=True)
+class SendHooks:
+    """Send messages to the operator's product, none begun once it is `over`; a HookAnswer each, in order."""
+
+    messages: Sequence[HookRequest]
     over: Over = never
 
 
@@ -195,11 +230,19 @@ Effect: TypeAlias = (
     | ChargeMoney
     | LookUpMoney
     | SendHalts
+    | SendHooks
     | Recall
     | Remember
     | Together
 )
 Steps: TypeAlias = Generator[Effect, Any, R]
+
+
+class NoHooks:
+    """Where nobody listens."""
+
+    async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
+        return [HookAnswer(error="nobody tells the operator's product here", sent=False) for _ in messages]
 
 
 class NoWitness:

@@ -25,8 +25,11 @@ from drawdown.worker.engine.effects import (
     CheckCustomers,
     Effect,
     HaltSender,
+    HookAnswer,
+    HookSender,
     LookUp,
     LookUpMoney,
+    NoHooks,
     NoWitness,
     Over,
     Push,
@@ -36,6 +39,7 @@ from drawdown.worker.engine.effects import (
     Recall,
     Remember,
     SendHalts,
+    SendHooks,
     Steps,
     Together,
     Transaction,
@@ -59,6 +63,7 @@ class World:
     """What providers share, closed when the steps have ended."""
     witness: WitnessStore = field(default_factory=NoWitness)
     payments: Mapping[str, PaymentService] = field(default_factory=dict)
+    hooks: HookSender = field(default_factory=NoHooks)
 
 
 def run(steps: Steps[R], world: World) -> R:
@@ -150,6 +155,10 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return [NOT_SENT] * len(halts)
         case SendHalts(halts, over):
             return await _told(world.cells.send(halts), over, len(halts))
+        case SendHooks(messages, over) if over():
+            return [HookAnswer(error=NOT_SENT, sent=False)] * len(messages)
+        case SendHooks(messages):
+            return await world.hooks.send(messages)
         case Recall():
             return await asyncio.to_thread(world.witness.recall, world.engine)
         case Remember(witness):

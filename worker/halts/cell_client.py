@@ -1,7 +1,6 @@
 """Calls to cells over HTTP.
 
-Guarantee: only URLs on the operator's allow-list are called, and only at an address that was checked when the
-connection was made: an earlier answer of DNS does not count. Redirects and proxies are not followed, and each request
+Guarantee: only URLs on the operator's allow-list are called, as `worker/halts/guarded_calls.py` calls, and each request
 is signed. A cell whose answer is nonsense, too long or never ends costs its own halt a retry and no other cell's.
 """
 
@@ -11,25 +10,30 @@ import asyncio
 import hashlib
 import hmac
 import json
-import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-import certifi
-from aiohttp import client_exceptions as trouble
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
-from drawdown.providers.http.bounds import BoundedConnector, TooMuch
 from drawdown.schema.clock import Clock
 from drawdown.worker.engine.effects import ANSWERED, HaltRequest
-from drawdown.worker.halts.addresses import Network, refusal
+from drawdown.worker.halts.addresses import Network
 from drawdown.worker.halts.cell_urls import CellUrl, parse
+from drawdown.worker.halts.guarded_calls import (
+    CALL_ERRORS,
+    Lookup,
+    Target,
+    address_refused,
+    failure,
+    is_bounded,
+    session_for,
+    system_lookup,
+    trusted_tls,
+    why_not,
+)
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
@@ -37,10 +41,9 @@ TIMEOUT_S: Final = 10.0
 AT_ONCE: Final = 256
 AT_ONCE_PER_CELL: Final = 8
 MAX_ANSWER_BYTES: Final = 64 * 1024
+TOO_LONG: Final = "the cell's answer is too long"
 SHARED: Final = "*"
 """Stands for every cell without an entry of its own."""
-
-Lookup = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
@@ -64,22 +67,11 @@ class CellSettings:
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
         """What would keep a halt from this URL as its name stands this moment; None where nothing would."""
-        found = parse(url)
-        if found is None or found.origin not in self.allowed:
-            return "add its origin to DRAWDOWN_CELL_ORIGINS"
-        try:
-            hosts = [where[0] for *_, where in (lookup or _system_lookup)(found.host, found.port)]
-        except OSError:
-            return f"the name {found.host} has no address"
-        refused = [self.address_refused(found, host) for host in hosts]
-        if None in refused:
-            return None
-        return f"{refused[0] or 'it has no address'}: DRAWDOWN_CELL_NETWORKS has to allow it"
+        return why_not(url, self, lookup or system_lookup, "DRAWDOWN_CELL")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
         """Why a connection for this URL is not made to this address; None where it may be."""
-        address = ip_address(host.partition("%")[0])
-        return refusal(address, self.networks, named=address == url.address and url.origin in self.allowed)
+        return address_refused(self, url, host)
 
 
 def cell_secret(root: str, cell_id: str) -> str:
@@ -99,55 +91,10 @@ def signature(secret: str, timestamp_s: int, body: bytes) -> str:
     return hmac.new(secret.encode(), f"{timestamp_s}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-@dataclass
-class _Target:
-    """One URL that may be called; `refused`: why the last address it had was not connected to."""
-
-    url: CellUrl
-    settings: CellSettings
-    refused: str | None = None
-    session: aiohttp.ClientSession | None = None
-
-    @property
-    def full(self) -> URL:
-        return URL(f"{self.url.origin}{self.url.path}{HALT_PATH}", encoded=True)
-
-    def socket_to(self, found: Any) -> socket.socket:
-        """The one place where a connection begins: to the address given here, and to no other."""
-        self.refused = self.settings.address_refused(self.url, found[4][0])
-        if self.refused is not None:
-            raise OSError(self.refused)
-        return socket.socket(*found[:3])
-
-
-class _Resolver(AbstractResolver):
-    """Names by the system, in threads of its own: a name server that hangs holds up no transaction."""
-
-    def __init__(self, lookup: Lookup, threads: ThreadPoolExecutor) -> None:
-        self._lookup = lookup
-        self._threads = threads
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port)
-        return [
-            ResolveResult(hostname=host, host=where[0], port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)
-            for kind, _, _, _, where in found
-        ]
-
-    async def close(self) -> None:
-        return
-
-
-def _system_lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-
-
 class CellClient:
     """Sends halts to cells, a bounded number at once: to each cell, and to all."""
 
-    def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = _system_lookup) -> None:
+    def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = system_lookup) -> None:
         self._settings = settings
         self._clock = clock
         self._lookup = lookup
@@ -158,11 +105,11 @@ class CellClient:
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
         """One answer each, in order: None where the cell acknowledged, else what went wrong."""
         threads = ThreadPoolExecutor(AT_ONCE_PER_CELL, thread_name_prefix="cell-names")
-        targets: dict[str, _Target] = {}
+        targets: dict[str, Target] = {}
         for text in {halt.url for halt in halts}:
             url = parse(text)
             if url is not None and url.origin in self._settings.allowed:
-                targets[text] = _Target(url, self._settings)
+                targets[text] = Target(url, self._settings, HALT_PATH)
                 targets[text].session = self._session(targets[text], threads)
         try:
             return list(await asyncio.gather(*(self._one(targets.get(halt.url), halt) for halt in halts)))
@@ -172,23 +119,10 @@ class CellClient:
                 await target.session.close()
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _session(self, target: _Target, threads: ThreadPoolExecutor) -> aiohttp.ClientSession:
+    def _session(self, target: Target, threads: ThreadPoolExecutor) -> aiohttp.ClientSession:
         if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=certifi.where())
-        connector = BoundedConnector(
-            limit=AT_ONCE_PER_CELL,
-            ssl=self._tls,
-            resolver=_Resolver(self._lookup, threads),
-            use_dns_cache=False,
-            socket_factory=target.socket_to,
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None),
-            headers={"accept-encoding": "identity", "user-agent": "drawdown"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+            self._tls = trusted_tls()
+        return session_for(target, self._lookup, threads, self._tls, AT_ONCE_PER_CELL)
 
     def _slot(self, cell_id: str | None) -> asyncio.Semaphore:
         """A cell's share, or with None everybody's; semaphores belong to one event loop."""
@@ -197,7 +131,7 @@ class CellClient:
             self._loop, self._slots = here, {}
         return self._slots.setdefault(cell_id, asyncio.Semaphore(AT_ONCE if cell_id is None else AT_ONCE_PER_CELL))
 
-    async def _one(self, target: _Target | None, halt: HaltRequest) -> str | None:
+    async def _one(self, target: Target | None, halt: HaltRequest) -> str | None:
         if target is None:
             return f"the URL of cell {halt.cell_id} is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
         secrets = self._settings.secrets_of(halt.cell_id)
@@ -206,7 +140,7 @@ class CellClient:
         async with self._slot(halt.cell_id), self._slot(None):
             return await self._tell(target, halt, secrets)
 
-    async def _tell(self, target: _Target, halt: HaltRequest, secrets: tuple[str, ...]) -> str | None:
+    async def _tell(self, target: Target, halt: HaltRequest, secrets: tuple[str, ...]) -> str | None:
         """While a secret is rotated, a cell that refuses the new one is told again with the old one."""
         assert target.session is not None
         body = body_of(halt)
@@ -219,14 +153,12 @@ class CellClient:
                         target.full, data=body, headers=headers, allow_redirects=False
                     ) as answer:
                         status = answer.status
-                        if not await _is_bounded(answer):
-                            return "the cell's answer is too long"
+                        if not await is_bounded(answer, MAX_ANSWER_BYTES):
+                            return TOO_LONG
                     if status not in (401, 403):
                         break
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-            if target.refused is not None and isinstance(error, trouble.ClientConnectorError):
-                return f"{target.refused}: not called unless DRAWDOWN_CELL_NETWORKS allows it"
-            return _failure(error)
+        except CALL_ERRORS as error:
+            return failure(error, target, TIMEOUT_S, "DRAWDOWN_CELL_NETWORKS", TOO_LONG)
         return None if 200 <= status < 300 else f"{ANSWERED} {status}"
 
     def _headers(self, secrets: tuple[str, ...], body: bytes) -> dict[str, str]:
@@ -234,32 +166,3 @@ class CellClient:
         names = ("X-Signature", "X-Signature-Previous")
         signed = {name: signature(secret, now_s, body) for name, secret in zip(names, secrets, strict=False)}
         return {"Content-Type": "application/json", "X-Timestamp": str(now_s), **signed}
-
-
-async def _is_bounded(answer: aiohttp.ClientResponse) -> bool:
-    """The body is read only so that the answer is known to be whole."""
-    size = 0
-    async for chunk in answer.content.iter_any():
-        size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            answer.close()
-            return False
-    return True
-
-
-_FAILURES: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (TooMuch, "the cell's answer is too long"),
-    (trouble.ClientConnectorCertificateError, "the certificate is not trusted"),
-    (trouble.ClientConnectorSSLError, "no TLS"),
-    (trouble.ClientConnectorDNSError, "the host has no address"),
-    (trouble.ClientConnectorError, "no connection"),
-    (TimeoutError, f"no whole answer within {TIMEOUT_S:g} s"),
-    (trouble.ClientResponseError, "the answer is not HTTP"),
-    (trouble.ClientPayloadError, "the answer was cut short"),
-    (trouble.ClientConnectionError, "the connection broke"),
-)
-
-
-def _failure(error: Exception) -> str:
-    """What went wrong, in our words: those of a library may hold headers."""
-    return next((text for kind, text in _FAILURES if isinstance(error, kind)), type(error).__name__)

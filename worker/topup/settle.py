@@ -29,6 +29,7 @@ from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.topup.outcome import HOUR_MS, End, Loss, of_answer, of_not_found, of_not_sent
+from drawdown.worker.topup.told import tell_ends
 from drawdown.worker.topup.topups import Topup
 from drawdown.worker.verdict.asks import mark_for_projection
 
@@ -102,6 +103,8 @@ def settle(
         done.append(Settled(found, end, changed))
     credited = sorted({one.topup.customer_id for one in done if one.changed and one.end.state == "credited"})
     mark_for_projection(connection, orgs_of(connection, credited), now)
+    ended = [one.topup.charge.charge_id for one in done if one.changed and one.end.ended]
+    tell_ends(connection, ended, now)
     return done
 
 

@@ -12,7 +12,17 @@ from typing import Final
 from drawdown.providers.protocol import CustomerRead, CustomerState, ReadFailed
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.effective_balance import Used, effective_after, since_read
-from drawdown.worker.verdict.org_row import Change, Moment, Row, history_of, overrides_of, state_of, unchanged
+from drawdown.worker.verdict.org_row import (
+    ENDLESS_MICRO,
+    Change,
+    Effective,
+    Moment,
+    Row,
+    history_of,
+    overrides_of,
+    state_of,
+    unchanged,
+)
 from drawdown.worker.verdict.rules import CREDIT_REASONS, Estimate, Verdict, unread_verdict, verdict
 
 HOLD_MS: Final = 15 * MINUTE_MS
@@ -44,7 +54,16 @@ def after_read(
         unread_since_ms=None,
         resume_above_micro=_above(org, new, used),
     )
-    return Change(written, history_of(org, new, at, state.balance_micro, found, held_micro))
+    return Change(written, history_of(org, new, at, state.balance_micro, found, held_micro), _left(state, found, used))
+
+
+def _left(state: CustomerState, found: Effective | None, used: Used | None) -> int:
+    """What is left by a fresh read, without what runs have reserved, and without a guess at what will be used next."""
+    if state.balance_micro is None:
+        return ENDLESS_MICRO
+    if found is None or used is None:
+        return state.balance_micro
+    return found.balance - found.unaccepted - used.unsealed
 
 
 def _margin(org: Row, balance: int, used: Used, at: Moment) -> int:

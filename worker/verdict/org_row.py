@@ -15,11 +15,14 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.verdict.rules import CREDIT_REASONS, Overrides, Verdict, told_verdict
+from drawdown.worker.verdict.told import tell_verdicts
 
 SQL = queries(__file__)
 Row: TypeAlias = sa.Row[tuple[object, ...]]
 """Of `orgs`, as a rule."""
 
+ENDLESS_MICRO: Final = 2**62
+"""Stands for a balance without an end: more than any wallet holds."""
 ESTIMATE_WRONG: Final = "estimate_wrong"
 EXEMPT: Final = "exempt"
 """Why somebody goes on who was halted for lack of credit, and is billed by nobody now."""
@@ -66,6 +69,8 @@ class Change:
 
     state: OrgState
     history: dict[str, object] | None = None
+    left_micro: int | None = None
+    """By the read that this is of: the balance, less what was used and is not in it. None: it was not read."""
 
     @property
     def reason(self) -> str | None:
@@ -140,6 +145,8 @@ def history_of(
         "read_ms": at.read_ms,
         "at_ms": at.now_ms,
         "is_halted": new.is_halted,
+        "was_halted": org.is_halted,
+        "was_halted_at": org.halted_at,
         "max_concurrent_sandboxes": new.max_concurrent,
         "reason": ESTIMATE_WRONG if _was_wrong(org, new, balance) else new.reason,
         "balance_micro": balance,
@@ -155,10 +162,12 @@ def _was_wrong(org: Row, new: Verdict, balance: int | None) -> bool:
     return bool(org.halt_reason == "estimate" and not new.is_halted and org.override_halted is None and no_more)
 
 
-def write(connection: sa.Connection, changes: Sequence[Change]) -> None:
-    """Write organisations' new rows and the history of their verdicts."""
+def write(connection: sa.Connection, changes: Sequence[Change], now_ms: int) -> None:
+    """Write organisations' new rows and the history of their verdicts; and what the operator's product is told."""
     if changes:
         SQL.run(connection, "write_verdict", [vars(change.state) for change in changes])
     history = [change.history for change in changes if change.history is not None]
     if history:
         SQL.run(connection, "note_verdict", history)
+    left = {change.state.org_id: change.left_micro for change in changes if change.left_micro is not None}
+    tell_verdicts(connection, history, left, now_ms)

@@ -37,4 +37,4 @@ def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) ->
         rows = connection.execute(
             sa.select(orgs).where(orgs.c.org_id.in_(some)).order_by(orgs.c.org_id).with_for_update()
         ).all()
-        write(connection, [after_operator(org, now_ms) for org in rows])
+        write(connection, [after_operator(org, now_ms) for org in rows], now_ms)

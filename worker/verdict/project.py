@@ -210,7 +210,7 @@ def _apply(
         change = _after(org, wanted, state, used.get(org.org_id), policies, at, held.get(org.org_id, 0))
         changes.append(change)
         done.note(org, change)
-    write(connection, changes)
+    write(connection, changes, now)
     outcomes = (_outcome(said(states, wanted.customer_id)) for wanted in due)
     note_reads(connection, provider, Counter(outcome for outcome in outcomes if outcome is not None))
     return done

@@ -16,6 +16,7 @@ LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
 CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
+HOOKS: Final = queries(str(_HERE.with_name("hooks.sql")))
 STATE: Final = queries(str(_HERE.with_name("state.sql")))
 
 STATEMENTS: Final = (
@@ -34,6 +35,7 @@ STATEMENTS: Final = (
     (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
     (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
+    (HOOKS, ("told_nothing", "undelivered")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
@@ -175,6 +177,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "topup_calls": (12, "{topup} counts {attempts} calls; on record are {tries}"),
     "topup_uncalled": (12, "{topup} is {state}, and was never called"),
+    "told_nothing": (13, "{message_id} tells of {fact}, which is on no record"),
+    "undelivered": (13, "{message_id} is {state} at {endpoint} after {attempts} calls and {failures} failures"),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

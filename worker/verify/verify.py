@@ -17,6 +17,7 @@ These are not claimed:
 - that a provider's own figures agree (`drawdown reconcile` compares)
 - a newcomer's assignment by the tick as it was before it was altered
 - the order of attempts and voids written before schema 0010
+- that what happened was told to each endpoint that wanted to know then
 - that withdrawals, rates, mappings, overrides, plans' limits, cells and the policies for a provider that is down have
   an action each, and agree with it
 
@@ -45,7 +46,7 @@ LISTED: Final = 1_000
 
 @dataclass(frozen=True)
 class Breach:
-    """One broken invariant (1 to 11). `org_id` is None where it is no single organisation's, as with the ledger's sum;
+    """One broken invariant (1 to 13). `org_id` is None where it is no single organisation's, as with the ledger's sum;
     `window_ms` and `feature` are None where it is about no window or feature."""
 
     invariant: int

@@ -10,6 +10,7 @@ import structlog
 from drawdown.schema.errors import DatabaseBusy, DatabaseNotReady, LockHeld
 from drawdown.schema.text import in_short
 from drawdown.worker.halts.dispatch import Dispatched
+from drawdown.worker.hooks.deliver import Told
 from drawdown.worker.push.lookup import Confirmed
 from drawdown.worker.push.push import Pushed
 from drawdown.worker.topup.fill import Filled
@@ -42,6 +43,8 @@ class Report:
     halts_failed: int = 0
     topped_up: int = 0
     charges_declined: int = 0
+    messages_delivered: int = 0
+    messages_failed: int = 0
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubted: str | None = None
@@ -83,6 +86,9 @@ def collect(report: Report, results: Sequence[object]) -> None:
             case Dispatched():
                 report.halts_acknowledged += result.acknowledged
                 report.halts_failed += result.failed
+            case Told():
+                report.messages_delivered += result.delivered
+                report.messages_failed += result.failed
             case LockHeld():  # this step's alone: others want other rows
                 log.error("lane_failed", error=str(result))
                 report.failures.append(str(result))

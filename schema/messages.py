@@ -1,0 +1,115 @@
+"""Messages: what the operator's product is told of what happened.
+
+Guarantee: a message is written in the very transaction that writes its fact, and with the bytes that will be sent. Its
+id follows from the fact, so a fact that is written again adds nothing. Only what an endpoint wants at that moment is
+written. Nothing is called here: `worker/hooks` sends what is committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.sql import queries
+from drawdown.schema.units import SECOND_MS, in_credits
+
+SQL = queries(__file__)
+
+BALANCE_EXHAUSTED: Final = "balance.exhausted"
+BALANCE_LOW: Final = "balance.low"
+ORG_HALTED: Final = "organisation.halted"
+ORG_RESUMED: Final = "organisation.resumed"
+RESERVATION_EXPIRED: Final = "reservation.expired"
+TOPUP_CREDITED: Final = "topup.credited"
+TOPUP_FAILED: Final = "topup.failed"
+EVENTS: Final = (
+    BALANCE_EXHAUSTED, BALANCE_LOW, ORG_HALTED, ORG_RESUMED, RESERVATION_EXPIRED, TOPUP_CREDITED, TOPUP_FAILED,
+)  # fmt: skip
+"""All that an endpoint may want."""
+TEST: Final = "endpoint.test"
+"""Of no fact: a person tries an endpoint."""
+ID_CHARS: Final = 32
+"""Of a message's id, in hex: 128 bits."""
+TOLD_AT_ONCE: Final = 1_000
+"""Messages that one statement writes."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What happened. `fact` names it and nothing else: `topup.credited:topup:acme:3`. `at_ms`: when; `data`: what is
+    told of it, as JSON holds it."""
+
+    event: str
+    fact: str
+    at_ms: int
+    data: Mapping[str, object]
+    org_id: str | None = None
+    customer_id: str | None = None
+
+    @property
+    def message_id(self) -> str:
+        """The same for the same fact, and without a full stop: the signature's parts are told apart by those."""
+        return f"msg_{hashlib.sha256(self.fact.encode()).hexdigest()[:ID_CHARS]}"
+
+    @property
+    def body(self) -> str:
+        """What is sent: JSON of plain ASCII, with no blank in it."""
+        data = {"org_id": self.org_id, "customer_id": self.customer_id, **self.data}
+        told = {"type": self.event, "timestamp": _shown(self.at_ms), "data": data}
+        return json.dumps(told, separators=(",", ":"))
+
+
+def amount(name: str, micro: int | None) -> dict[str, object]:
+    """An amount as programs read it: in credits, and as a whole number of micro-credits."""
+    return {name: None if micro is None else in_credits(micro), f"{name}_micro": micro}
+
+
+def wanted(connection: sa.Connection) -> frozenset[str]:
+    """The events that some endpoint wants."""
+    return frozenset(event for events in SQL.run(connection, "wanted").scalars() for event in str(events).split())
+
+
+def tell(connection: sa.Connection, messages: Sequence[Message]) -> int:
+    """Write what happened, for the endpoints that want it; how many messages are new."""
+    if not messages:
+        return 0
+    events = wanted(connection)
+    rows = [_row(message) for message in messages if message.event in events]
+    return sum(_write(connection, rows[at : at + TOLD_AT_ONCE]) for at in range(0, len(rows), TOLD_AT_ONCE))
+
+
+def tell_one(connection: sa.Connection, message: Message, endpoint: str) -> None:
+    """Write a message for one endpoint, whatever it wants."""
+    SQL.run(connection, "insert", {"messages": [_row(message)]}).all()
+    values = {"message_id": message.message_id, "endpoint": endpoint, "at_ms": message.at_ms}
+    SQL.run(connection, "deliver_to", values)
+
+
+def _write(connection: sa.Connection, rows: Sequence[dict[str, object]]) -> int:
+    new = SQL.run(connection, "insert", {"messages": rows}).scalars().all()
+    if new:
+        SQL.run(connection, "deliver", {"new": [{"message_id": message_id} for message_id in new]})
+    return len(new)
+
+
+def _row(message: Message) -> dict[str, object]:
+    return {
+        "message_id": message.message_id,
+        "event": message.event,
+        "fact": message.fact,
+        "org_id": message.org_id,
+        "customer_id": message.customer_id,
+        "at_ms": message.at_ms,
+        "body": message.body,
+    }
+
+
+def _shown(ms: int) -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(ms // SECOND_MS, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % SECOND_MS:03d}Z"

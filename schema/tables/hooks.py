@@ -1,0 +1,89 @@
+"""The tables of what the operator's product is told: endpoints, messages, deliveries, and the levels of balances."""
+
+import sqlalchemy as sa
+
+from drawdown.schema.tables.columns import Big, id_column, metadata, ms_column, said_columns
+
+hook_endpoints = sa.Table(
+    "hook_endpoints",
+    metadata,
+    id_column("name", key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("events", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
+    ms_column("old_until_ms", null=True),
+    ms_column("created_ms"),
+    ms_column("ended_ms", null=True),
+    *said_columns(),
+    sa.CheckConstraint("generation > 0", name="hook_endpoints_generation"),
+    comment="Where the operator's product listens. events: separated by blanks. generation: of its secret, made from "
+    "DRAWDOWN_HOOK_SECRET and kept nowhere; until old_until_ms the one before signs, too.",
+)
+
+hook_messages = sa.Table(
+    "hook_messages",
+    metadata,
+    id_column("message_id", key=True),
+    sa.Column("event", sa.Text, nullable=False),
+    id_column("fact"),
+    id_column("org_id", null=True),
+    id_column("customer_id", null=True),
+    ms_column("at_ms"),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.UniqueConstraint("fact", name="hook_messages_fact"),
+    sa.Index("hook_messages_by_time", "at_ms"),
+    sa.Index("hook_messages_by_org", "org_id", "at_ms"),
+    comment="What happened, once for each fact, in the very bytes that are sent. Written in the fact's transaction.",
+)
+
+_DUE = sa.text("state = 'due'")
+_FAILED = sa.text("state = 'failed'")
+hook_deliveries = sa.Table(
+    "hook_deliveries",
+    metadata,
+    id_column("message_id", key=True),
+    id_column("endpoint", key=True),
+    sa.Column("state", sa.Text, nullable=False, server_default="due"),
+    ms_column("due_at_ms"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("replays", sa.Integer, nullable=False, server_default="0"),
+    id_column("claim_owner", null=True),
+    sa.Column("last_status", sa.Integer, nullable=True),
+    sa.Column("last_error", sa.Text, nullable=True),
+    ms_column("ended_ms", null=True),
+    sa.CheckConstraint("state IN ('due', 'delivered', 'failed')", name="hook_deliveries_state"),
+    sa.CheckConstraint("(state = 'due') = (ended_ms IS NULL)", name="hook_deliveries_end"),
+    sa.CheckConstraint("attempts >= 0 AND failures >= 0 AND replays >= 0", name="hook_deliveries_sane"),
+    sa.Index("hook_deliveries_due", "endpoint", "due_at_ms", sqlite_where=_DUE, postgresql_where=_DUE),
+    sa.Index("hook_deliveries_failed", "endpoint", "ended_ms", sqlite_where=_FAILED, postgresql_where=_FAILED),
+    comment="One message for one endpoint. due_at_ms: when it is sent next, or until when a claim holds it. failures: "
+    "in a row, by which the next wait goes.",
+)
+
+balance_levels = sa.Table(
+    "balance_levels",
+    metadata,
+    id_column("org_id", key=True),
+    sa.Column("low_micro", Big, nullable=True),
+    ms_column("at_ms"),
+    *said_columns(),
+    comment="At or below which a balance is low; the row without an organisation is for all that have none of their "
+    "own. NULL: never.",
+)
+
+_OPEN = sa.text("ended_ms IS NULL")
+balance_episodes = sa.Table(
+    "balance_episodes",
+    metadata,
+    id_column("org_id", key=True),
+    sa.Column("level", sa.Text, primary_key=True),
+    sa.Column("episode", sa.Integer, primary_key=True, autoincrement=False),
+    ms_column("begun_ms"),
+    ms_column("ended_ms", null=True),
+    sa.CheckConstraint("level IN ('low', 'exhausted')", name="balance_episodes_level"),
+    sa.CheckConstraint("episode > 0", name="balance_episodes_number"),
+    sa.Index("balance_episodes_open", "org_id", "level", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+    comment="From the read at which a balance was at its level or below, to the one at which it was above again: told "
+    "once.",
+)

@@ -1,0 +1,82 @@
+"""Signatures of webhooks are those of Standard Webhooks, by implementations that are not ours; and the schedule."""
+
+from __future__ import annotations
+
+import base64
+import time
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from drawdown.providers.http import Call
+from drawdown.schema.messages import EVENTS, Message
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.hooks.client import HookSettings
+from drawdown.worker.hooks.schedule import WAITS, next_wait_ms
+from drawdown.worker.hooks.signing import endpoint_secret, headers_of, signature
+from tests.emulators.product import ProductEmulator
+
+ROOT = "root-secret-of-the-hooks"
+BODY = b'{"type":"topup.credited","data":{"org_id":"\\u00fc"}}'
+
+
+def test_the_example_of_the_specification() -> None:
+    """Source: the libraries' own test of the scheme."""
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    found = signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}')
+    assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_what_is_signed_here_is_genuine_to_others() -> None:
+    secret, now_s = endpoint_secret(ROOT, "app", 1), int(time.time())
+    headers = headers_of([secret], "msg_1", now_s, BODY)
+    assert Webhook(secret).verify(BODY, headers)["type"] == "topup.credited"
+    product = ProductEmulator([secret])
+    for sent in (headers, {**headers, "webhook-id": "msg_2"}, {**headers, "webhook-timestamp": str(now_s + 1)}):
+        product.handle(Call("POST", "https://app.example/in", sent, BODY), now_s * 1000)
+    assert (product.taken, product.refused) == ({"msg_1": BODY}, {401: 2})
+
+
+def test_while_a_secret_is_rotated_whoever_has_either_verifies() -> None:
+    now_s = int(time.time())
+    new, old, other = (endpoint_secret(ROOT, "app", number) for number in (3, 2, 1))
+    headers = headers_of([new, old], "msg_1", now_s, BODY)
+    assert len(headers["webhook-signature"].split(" ")) == 2
+    for secret in (new, old):
+        Webhook(secret).verify(BODY, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(other).verify(BODY, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(new).verify(BODY + b" ", headers)
+
+
+def test_each_endpoint_and_each_rotation_has_a_secret_of_its_own() -> None:
+    made = [endpoint_secret(root, name, number)
+            for root in (ROOT, f"{ROOT}2") for name in ("app", "app:1", "ap") for number in (1, 11)]  # fmt: skip
+    assert len(set(made)) == len(made)
+    assert all(len(base64.b64decode(one.removeprefix("whsec_"))) == 32 for one in made)
+
+
+def test_secrets_print_nowhere() -> None:
+    settings = HookSettings(frozenset({"https://app.example:443"}), (ROOT,))
+    assert ROOT not in repr(settings) and ROOT not in str(settings)
+    assert settings.origins == settings.allowed
+    assert HookSettings(settings.allowed).origins == frozenset(), "nothing would sign"
+    both = HookSettings(settings.allowed, ("new-root-of-hooks", ROOT))
+    assert both.secrets_of("app", (2, 1)) == tuple(
+        endpoint_secret(root, "app", number) for number in (2, 1) for root in ("new-root-of-hooks", ROOT)
+    )
+
+
+def test_the_schedule_is_the_one_that_is_promised() -> None:
+    assert [wait // 1000 for wait in WAITS] == [5, 300, 1_800, 7_200, 18_000, 36_000, 36_000]
+    assert [next_wait_ms(failures) for failures in range(1, 10)] == [*WAITS, None, None]
+    assert sum(WAITS) < DAY_MS + 4 * 60 * MINUTE_MS
+
+
+def test_a_message_is_named_by_its_fact_alone() -> None:
+    one = Message("balance.low", "balance.low:ümlaut.org:1", 0, {}, "ümlaut.org")
+    other = Message("balance.low", "balance.low:ümlaut.org:1", 5, {"balance": 1}, "ümlaut.org")
+    assert one.message_id == other.message_id and one.message_id.isascii() and "." not in one.message_id
+    assert one.body.isascii()
+    assert len({Message(event, f"{event}:acme:1", 0, {}).message_id for event in EVENTS}) == len(EVENTS)

@@ -1,0 +1,173 @@
+"""Deliver: sends what lies in the outbox of messages to the endpoints of the operator's product.
+
+Guarantee: at least once. A message stays due until its endpoint has taken it, or has failed to by the whole schedule;
+then a person replays it. An attempt is committed before its call, under a lease. A message is the same bytes at each
+attempt. In which order messages arrive is not promised. Each endpoint has a lane of its own, with its own claims, time
+and circuit: one that is dead, slow or flooded delays no other, and no halt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.schema.sql import queries
+from drawdown.schema.text import in_short
+from drawdown.schema.units import SECOND_MS
+from drawdown.worker.engine.context import LEASE_MS, Context
+from drawdown.worker.engine.effects import HookAnswer, HookRequest, SendHooks, Steps, Together, Transaction
+from drawdown.worker.halts.cell_urls import origin
+from drawdown.worker.hooks.schedule import CALL_MS, next_wait_ms
+
+log = structlog.get_logger()
+SQL = queries(__file__)
+
+BATCH: Final = 8
+"""Claimed at once for one endpoint that answers, and all under way together: a batch takes no longer than a call."""
+ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
+"""After so long, what is left for an endpoint waits for the next look."""
+ALL: Final = ""
+
+
+@dataclass(frozen=True)
+class ClaimedMessage:
+    """One message this worker may send; `failures`: how often in a row the endpoint did not take it."""
+
+    request: HookRequest
+    failures: int
+
+
+@dataclass
+class Told:
+    """What became of messages."""
+
+    delivered: int = 0
+    failed: int = 0
+    given_up: int = 0
+    """Of those that failed: by the whole schedule."""
+
+
+def deliver(context: Context, only: str = ALL) -> Steps[Told]:
+    """Send what is due to every endpoint that this host may call, or to one. A host that may call none does nothing."""
+    done = Told()
+    if not context.hooks or not context.leaves(CALL_MS):
+        return done
+    now = context.clock.now_ms()
+    due: dict[str, str] = yield Transaction("due_hooks", partial(_due, now=now, only=only))
+    lanes = [_lane(context, endpoint, done) for endpoint, url in due.items() if origin(url) in context.hooks]
+    if lanes:
+        for result in (yield Together(lanes)):
+            if isinstance(result, Exception):
+                raise result
+    return done
+
+
+def _lane(context: Context, endpoint: str, done: Told) -> Steps[None]:
+    """Tell one endpoint until nothing is due there, or it does not answer, or its time is up. Until it answers it is
+    told one message at a time."""
+    breaker, began_ms, most = context.telling(endpoint), context.clock.now_ms(), 1
+    while context.leaves(CALL_MS):
+        now = context.clock.now_ms()
+        if now - began_ms >= ENDPOINT_BUDGET_MS or not breaker.allows(now):
+            log.warning("endpoint_left_for_later", endpoint=endpoint, answers=breaker.failures == 0)
+            return
+        claim = context.new_claim()
+        work = partial(_claim, endpoint=endpoint, claim=claim, now=now, most=most)
+        claimed: list[ClaimedMessage] = yield Transaction("claim_hooks", work)
+        if not claimed:
+            return
+        answers = yield from _send(context, claimed, now + LEASE_MS)
+        now = context.clock.now_ms()
+        settle = partial(_settle, claimed=claimed, answers=answers, claim=claim, now=now)
+        yield Transaction("settle_hooks", settle)
+        _note(done, claimed, answers)
+        if not any(answer.sent for answer in answers):
+            return
+        is_there = any(answer.status is not None for answer in answers)
+        breaker.note(failed=not is_there, now_ms=now)
+        most = BATCH if is_there else 1
+
+
+def _send(context: Context, claimed: Sequence[ClaimedMessage], lease_end_ms: int) -> Steps[Sequence[HookAnswer]]:
+    """A worker that slept on its claim sends nothing: another one may have."""
+    over = partial(_is_over, context, lease_end_ms)
+    try:
+        answers: Sequence[HookAnswer] = yield SendHooks([message.request for message in claimed], over)
+        assert len(answers) == len(claimed), f"{len(answers)} answers for {len(claimed)} messages"
+    except Exception as error:  # it has told us nothing of whether they arrived
+        log.exception("endpoint_call_failed", endpoint=claimed[0].request.endpoint)
+        return [HookAnswer(error=in_short(error))] * len(claimed)
+    return answers
+
+
+def _is_over(context: Context, lease_end_ms: int) -> bool:
+    return not context.leaves(CALL_MS) or context.clock.now_ms() >= lease_end_ms
+
+
+def _note(done: Told, claimed: Sequence[ClaimedMessage], answers: Sequence[HookAnswer]) -> None:
+    for message, answer in zip(claimed, answers, strict=True):
+        given_up = answer.sent and answer.error is not None and next_wait_ms(message.failures + 1) is None
+        done.delivered += answer.error is None
+        done.failed += answer.sent and answer.error is not None
+        done.given_up += given_up
+        tell = log.error if given_up else log.info
+        tell(
+            "message_sent" if answer.sent else "message_not_sent",
+            endpoint=message.request.endpoint,
+            message=message.request.message_id,
+            status=answer.status,
+            error=answer.error,
+            given_up=given_up,
+        )
+
+
+def _due(connection: sa.Connection, *, now: int, only: str) -> dict[str, str]:
+    """The endpoints for which something is due, and where they are."""
+    return {row.name: row.url for row in SQL.run(connection, "due_endpoints", {"now_ms": now, "only": only})}
+
+
+def _claim(connection: sa.Connection, *, endpoint: str, claim: str, now: int, most: int) -> list[ClaimedMessage]:
+    values = {"endpoint": endpoint, "claim_owner": claim, "now_ms": now, "lease_end_ms": now + LEASE_MS}
+    rows = SQL.run(connection, "claim", {**values, "at_most": most}).all()
+    if not rows:
+        return []
+    where = SQL.run(connection, "endpoint", {"endpoint": endpoint}).one()
+    is_rotated = where.old_until_ms is not None and now < where.old_until_ms
+    generations = (where.generation, where.generation - 1) if is_rotated else (where.generation,)
+    ids = [row.message_id for row in rows]
+    bodies = {row.message_id: row.body for row in SQL.run(connection, "bodies", {"message_ids": ids})}
+    return [
+        ClaimedMessage(
+            HookRequest(row.message_id, endpoint, where.url, generations, bodies[row.message_id]), row.failures
+        )
+        for row in sorted(rows, key=lambda row: row.message_id)
+    ]
+
+
+def _settle(
+    connection: sa.Connection, *, claimed: Sequence[ClaimedMessage], answers: Sequence[HookAnswer], claim: str, now: int
+) -> None:
+    """That a message was taken is written down whoever has the claim by now; all else by its claimer alone."""
+    values = [_end(message, answer, now) for message, answer in zip(claimed, answers, strict=True)]
+    SQL.run(connection, "settle", [{**one, "claim_owner": claim} for one in values])
+
+
+def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, object]:
+    """What an answer makes of a delivery. A call that was not begun is no failure, and is due at once."""
+    wait_ms = next_wait_ms(message.failures + 1) if answer.sent else 0
+    state = "delivered" if answer.error is None else "failed" if wait_ms is None else "due"
+    return {
+        "message_id": message.request.message_id,
+        "endpoint": message.request.endpoint,
+        "state": state,
+        "due_at_ms": now + (wait_ms or 0),
+        "failed": int(answer.sent and answer.error is not None),
+        "last_status": answer.status,
+        "last_error": answer.error,
+        "ended_ms": None if state == "due" else now,
+    }

@@ -1,0 +1,36 @@
+-- What the operator's product was told (invariant 13) against the facts.
+--
+-- Guarantee: as in `ledger.sql`. A fact's name is the event's, and what it is of.
+
+-- name: of_chosen
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: no_window
+CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: told_nothing
+-- Nothing is told that is on no record. What a person tries an endpoint with is of nothing.
+SELECT 'told_nothing' AS what, m.org_id, {no_window}, m.message_id, m.fact FROM hook_messages m
+WHERE m.event <> 'endpoint.test' AND NOT EXISTS (
+    SELECT 1 FROM projections p WHERE p.org_id = m.org_id AND p.at_ms = m.at_ms
+        AND m.event = CASE WHEN p.is_halted THEN 'organisation.halted' ELSE 'organisation.resumed' END)
+AND NOT EXISTS (
+    SELECT 1 FROM balance_episodes e WHERE e.org_id = m.org_id AND m.event = 'balance.' || e.level
+        AND m.fact = m.event || ':' || e.org_id || ':' || e.episode)
+AND NOT EXISTS (
+    SELECT 1 FROM reservations r WHERE m.event = 'reservation.expired' AND r.reservation = SUBSTR(m.fact, 21)
+        AND r.expires_ms <= m.at_ms)
+AND NOT EXISTS (
+    SELECT 1 FROM topups p WHERE m.event = 'topup.credited' AND p.topup = SUBSTR(m.fact, 16)
+        AND p.state = 'credited')
+AND NOT EXISTS (
+    SELECT 1 FROM topups p WHERE m.event = 'topup.failed' AND p.topup = SUBSTR(m.fact, 14)
+        AND p.state IN ('credited', 'declined', 'needs_customer', 'given_up'))
+
+-- name: undelivered
+-- What is said to have been delivered was sent; and nothing was given up before its schedule was over, but where its
+-- endpoint was ended.
+SELECT 'undelivered' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.state, d.attempts, d.failures
+FROM hook_deliveries d LEFT JOIN hook_messages m ON m.message_id = d.message_id
+WHERE m.message_id IS NULL OR (d.state = 'delivered' AND d.attempts = 0) OR (d.state = 'failed' AND d.failures < 8
+    AND NOT EXISTS (SELECT 1 FROM hook_endpoints e WHERE e.name = d.endpoint AND e.ended_ms IS NOT NULL))
