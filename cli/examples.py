@@ -120,6 +120,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "ledger take-back invoice-7 --reason 'the invoice was not paid'",
         "ledger take-back invoice-7 --whole --reason 'the card was stolen'",
     ),
+    "ledger statement": (
+        "ledger statement acme --month 2026-02",
+        "ledger statement acme --month 2026-02 --csv",
+        "ledger statement acme --from 2026-02-01 --to 2026-02-15 --most 500 --json",
+    ),
     "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
     "ledger plan": (
         "ledger plan team --max-concurrent 20 --new",

@@ -134,7 +134,12 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
     """A wallet as it will be once what is due in it by now is true. Nothing is written."""
-    found = read_wallets(connection, [customer_id])[customer_id]
+    row = SQL.run(connection, "look", {"account_id": wallet_account(customer_id), "now_ms": now_ms}).one_or_none()
+    if row is None:
+        return Wallet(0, None, None)
+    found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, row.held_micro, row.overdraft_micro)
+    if not row.is_due:
+        return found
     freed = int(SQL.run(connection, "due_left", {"customer_id": customer_id, "now_ms": now_ms}).scalar_one())
     of_lots = lots.due(connection, {customer_id: freed}, now_ms)
     moved = sum(amount for entry in of_lots.entries for _, amount in moves(entry))

@@ -19,6 +19,12 @@ ON CONFLICT (reservation) DO NOTHING RETURNING reservation
 -- name: read
 SELECT {columns} FROM reservations WHERE reservation = :reservation {held}
 
+-- name: look
+-- A wallet, and whether something is due by now that changes what it has.
+SELECT a.balance_micro, a.plan, p.max_concurrent_sandboxes, a.held_micro, a.overdraft_micro,
+    CASE WHEN a.next_due_ms <= :now_ms THEN 1 ELSE 0 END AS is_due
+FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
+
 -- name: hold
 -- Only where there is room, and nothing that is due by time would change what room there is.
 UPDATE ledger_accounts SET held_micro = held_micro + :amount_micro,

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App, new_key
+from drawdown.cli.nouns.statement import statement
 from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, PageSize, Reason
 from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
@@ -288,3 +289,6 @@ def plans(context: typer.Context) -> None:
     ]  # fmt: skip
     columns = ("plan", "#at once", "#customers", "#factor", "#without estimate", "#one run", "#all runs", "holds halt")
     show(app, {"plans": found}, [table("Plans", columns, rows)])
+
+
+commands.command("statement")(statement)

@@ -1,4 +1,4 @@
-"""/v1/accounts: an organisation's wallet and its entries, for programs. Guarantee: reads only."""
+"""/v1/accounts: an organisation's wallet, its entries and its statement, for programs. Guarantee: reads only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.schema.units import in_credits
+from drawdown.server.api import account_models
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.worker.views.accounts import account_of, payer_of
 from drawdown.worker.views.ledger import EntryRow, list_entries
+from drawdown.worker.views.statement import of_org, span_of
+from drawdown.worker.views.statement_file import as_object
 
 SCOPE: Final = "ledger:read"
 
@@ -32,6 +35,8 @@ class Accounts:
         known = (401, 403, 404, 422, 429, 500, 503)
         entries = operation(models.EntriesAnswer, *known, query=models.EntriesQuery, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:path}/entries", self.entries, methods=["GET"], **entries)
+        statement = operation(account_models.StatementAnswer, *known, query=account_models.StatementQuery, scope=SCOPE)
+        router.add_api_route("/v1/accounts/{org:path}/statement", self.statement, methods=["GET"], **statement)
         account = operation(models.AccountAnswer, *known, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:path}", self.account, methods=["GET"], **account)
         return router
@@ -39,6 +44,11 @@ class Accounts:
     async def entries(self, org: str, request: Request) -> JSONResponse:
         """What moved an organisation's wallet, the latest first, page by page."""
         return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org=org))
+
+    async def statement(self, org: str, request: Request) -> JSONResponse:
+        """What moved an organisation's wallet in a month, added up."""
+        query = account_models.StatementQuery
+        return await self._programs.ask(request, SCOPE, query, partial(_statement, org=org))
 
     async def account(self, org: str, request: Request) -> JSONResponse:
         """What an organisation's wallet has, and what of it is reserved."""
@@ -61,6 +71,14 @@ def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, 
     page = found[: query.most]
     more = page[-1].key if len(found) > len(page) else None
     return {"org_id": org, "customer_id": customer, "entries": [_entry(row) for row in page], "next": more}
+
+
+def _statement(
+    connection: sa.Connection, query: account_models.StatementQuery, said: Said, *, org: str
+) -> Mapping[str, object]:
+    span = span_of(query.month, query.from_ms, query.to_ms)
+    found = of_org(connection, said.require_org(org), span, said.now_ms, query.most)
+    return {**as_object(found), "org_id": org}
 
 
 def _entry(row: EntryRow) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """/v1/executions: runs, by the functions of `drawdown execution`.
 
 Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key or
-number: whoever lost the answer sends the same again.
+number: whoever lost the answer sends the same again. Runs that are accepted at once may share one (`together`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
 from drawdown.server.api.programs import Programs, Said, clean_id
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.commands import executions, run_permission
+from drawdown.worker.commands.executions import Asked
 from drawdown.worker.views.executions import RunFilter, list_runs, org_of_run, show_run
 
 ROOT: Final = "/v1/executions"
@@ -84,8 +85,13 @@ class Executions:
     async def accept(self, request: Request) -> JSONResponse:
         """Hold what a run may cost, before it starts. The same again changes nothing."""
         given = request.headers.getlist("idempotency-key")
-        work = partial(_accept, given=given)
-        return await self._programs.act(request, "executions:write", models.AcceptOrder, work)
+
+        async def accept(order: models.AcceptOrder, said: Said) -> Mapping[str, object]:
+            key, run = _key_of(order.key, given), _request(order, said)
+            done = await self._programs.together.accept(Asked(key, run, said.key.actor, order.reason))
+            return _with_wallet(done.reservation, done.wallet, repeated=done.repeated)
+
+        return await self._programs.act_together(request, "executions:write", models.AcceptOrder, accept)
 
     async def draw(self, key: str, request: Request) -> JSONResponse:
         """Charge a part of a run that goes on."""
@@ -129,14 +135,6 @@ def _request(order: models.PreviewOrder, said: Said) -> run_permission.Request:
 def _preview(connection: sa.Connection, order: models.PreviewOrder, said: Said) -> Mapping[str, object]:
     found = executions.preview(connection, _request(order, said), said.now_ms)
     return {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}
-
-
-def _accept(
-    connection: sa.Connection, order: models.AcceptOrder, said: Said, *, given: list[str]
-) -> Mapping[str, object]:
-    key = _key_of(order.key, given)
-    done = executions.accept(connection, key, _request(order, said), said.by(order.reason))
-    return _with_wallet(done.reservation, done.wallet, repeated=done.repeated)
 
 
 def _key_of(key: str | None, given: list[str]) -> str:

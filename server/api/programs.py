@@ -24,6 +24,7 @@ from drawdown.ledger.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.server.api.together import Together
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import SOON, ApiError, of_drawdown
 from drawdown.server.http.limits import TokenBuckets
@@ -82,6 +83,7 @@ class Programs:
         self._budget = budget
         self._refused = refused
         self._threads = Threads(services.engine, AT_ONCE, "programs")
+        self.together = Together(self._threads, services.clock)
         self._rates = TokenBuckets(REQUESTS_PER_S)
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
 
@@ -93,13 +95,24 @@ class Programs:
     ) -> JSONResponse:
         """Have something done, in one transaction."""
 
-        async def acted() -> Answer:
-            key = await self._proven(request, scope)
-            async with bodies.body_of(request, MAX_BYTES, self._budget) as body:
-                order = bodies.parse(body, request.headers.get("content-type", ""), model)
-            return await _soon(self._threads.write(lambda connection: work(connection, order, self._said(key))))
+        def do(order: M, key: ApiKey) -> Awaitable[Answer]:
+            return self._threads.write(lambda connection: work(connection, order, self._said(key)))
 
-        return await self._answered(acted())
+        return await self._answered(self._ordered(request, scope, model, do))
+
+    async def act_together(
+        self, request: Request, scope: str, model: type[M], do: Callable[[M, Said], Awaitable[Answer]]
+    ) -> JSONResponse:
+        """The same, in a transaction that others may share: `do` sees to that."""
+        return await self._answered(self._ordered(request, scope, model, lambda order, key: do(order, self._said(key))))
+
+    async def _ordered(
+        self, request: Request, scope: str, model: type[M], do: Callable[[M, ApiKey], Awaitable[Answer]]
+    ) -> Answer:
+        key = await self._proven(request, scope)
+        async with bodies.body_of(request, MAX_BYTES, self._budget) as body:
+            order = bodies.parse(body, request.headers.get("content-type", ""), model)
+        return await _soon(do(order, key))
 
     async def ask(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]

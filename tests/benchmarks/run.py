@@ -17,13 +17,17 @@ import structlog
 
 from tests.benchmarks import (
     case_beside,
+    case_credit,
     case_gate,
+    case_hot,
     case_idle,
     case_import,
+    case_mature,
     case_memory,
     case_push,
     case_seal,
     case_tick,
+    case_transfers,
 )
 from tests.benchmarks.databases import KINDS, Databases, databases
 from tests.benchmarks.fleet import scaled
@@ -36,7 +40,8 @@ FEWEST: Final = 50
 
 @dataclass(frozen=True)
 class Options:
-    """How much of it to run. At scale 1 a window holds a million samples, and the backlog ten million."""
+    """How much of it to run. At scale 1 a window holds a million samples, the backlog ten million, and a
+    million runs hold credit."""
 
     scale: float = 1.0
     only: str = ""
@@ -55,9 +60,14 @@ CASES: Final[dict[str, Case]] = {
     "beside": lambda made, kind, o: case_beside.run(made, kind, o.scale, min(o.runs, 3)),
     "idle": lambda made, kind, o: [case_idle.run(made, kind, max(int(IDLE_ORGS * o.scale), FEWEST), o.runs)],
     "gate": lambda made, kind, o: case_gate.run(made, kind, scaled(o.scale / 10), o.runs),
+    "credit": lambda made, kind, o: case_credit.run(made, kind, o.scale, min(o.runs, 5)),
+    "hot": lambda made, kind, o: case_hot.run(made, kind, o.scale, min(o.runs, 3)),
+    "mature": lambda made, kind, o: case_mature.run(made, kind, o.scale, min(o.runs, 3)),
+    "transfers": lambda made, kind, o: case_transfers.run(made, kind, o.scale, min(o.runs, 3)),
     "memory": lambda made, kind, o: case_memory.run(made, kind, scaled(o.scale), min(o.runs, 5)),
 }
-"""`tick` gives also `ledger`, `memory` gives also `seal_of_many`."""
+"""`tick` gives also `ledger`, `memory` also `seal_of_many`; `credit` gives `check` and `reserve`, `transfers` gives
+`mix` and `rows`."""
 
 
 def results(options: Options) -> Iterator[Result]:

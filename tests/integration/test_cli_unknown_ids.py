@@ -109,6 +109,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger grant", "plan"): t("acme 5 --plan tema", "team"),
     ("ledger grant", "feature"): t("acme 5 --feature compute_1gbb", "compute_1gb"),
     ("ledger lots", "customer"): t("acmee", "acme"),
+    ("ledger statement", "customer"): t("acmee --month 2026-01", "acme"),
     ("ledger take-back", "lot"): t("grant:firts", "grant:first"),
     ("ledger show", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
@@ -185,7 +186,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     below price currency up_to per_day per_month shadow paid return_to
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
-    failed never period overlap kind begins expires priority whole"""
+    failed never period overlap kind begins expires priority whole month"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),

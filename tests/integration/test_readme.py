@@ -36,6 +36,9 @@ def test_the_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "all invariants hold" in done.stdout
+    said = {" ".join(line.split()) for line in done.stdout.splitlines()}
+    shown = re.findall(r"```text\n(.*?)```", DOCS["tutorial"], flags=re.DOTALL)
+    assert [line for line in "".join(shown).splitlines() if " ".join(line.split()) not in said] == []
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"`drawdown ([a-z]+(?: [a-z]+)?)", TEXT))))

@@ -13,7 +13,10 @@ from drawdown.server.api import executions
 from drawdown.server.api import run_models as models
 from drawdown.server.api.programs import Said
 from drawdown.worker.commands import api_keys
+from drawdown.worker.commands import executions as runs
 from drawdown.worker.commands.api_keys import ApiKey
+from drawdown.worker.commands.executions import Asked
+from drawdown.worker.commands.run_permission import Request
 from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain
 from tests.interleave.stage import NOW, Stage
@@ -62,8 +65,20 @@ def _on_key(name: str, work: Callable[..., object], check: Check) -> Party:
     return Party(f"cli.nouns.keys:{name}", ready, check)
 
 
+def _accepted_alone(stage: Stage, connection: sa.Connection) -> object:
+    asked = Asked("new", Request(LAB, 4), "key:app", "explored")
+    return runs.accept(connection, asked.key, asked.request, asked.by(NOW))
+
+
+def _accepted_together(stage: Stage, connection: sa.Connection) -> object:
+    """Two of acme, in whose wallet nothing is due; lab's would be asked for alone."""
+    asked = [Asked(f"new-{amount}", Request("acme", amount), "key:app", "explored") for amount in (4, 5)]
+    return runs.accept_together(connection, asked, NOW)
+
+
 PROGRAMS: Final = (
-    _act("accept", "_accept", models.AcceptOrder.model_construct(key="new", org=LAB, estimate=4), given=[]),
+    plain("server.api.together:_alone", _accepted_alone, _within_its_means),
+    plain("server.api.together:_decide", _accepted_together),
     _act("draw", "_draw", models.DrawOrder.model_construct(number=1, credits=2), key="going"),
     _act("extend", "_extend", models.ExtendOrder.model_construct(to=6), key="going"),
     _act("settle", "_settle", models.SettleOrder.model_construct(actual=3), key="going"),

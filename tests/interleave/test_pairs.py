@@ -30,6 +30,8 @@ PAIRS = (
     ("project", "cli.nouns.orgs:override ending"),
     ("host wakes a sandbox", "due_halts"),
     ("host starts a sandbox", "cli.nouns.orgs:halt"),
+    ("server.api.together:_decide", "server.api.together:_decide"),
+    ("server.api.together:_decide", "cli.nouns.executions:settle acme"),
     ("cli.nouns.settlements:batch", "cli.nouns.settlements:reverse"),
     ("cli.nouns.settlements:batch", "cli.nouns.executions:settle pixel's"),
 )

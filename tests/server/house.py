@@ -216,6 +216,7 @@ def _route(path: str) -> str:
         ("/v1/executions/preview", "", "/v1/executions/preview"),
         ("/v1/executions/", "", "/v1/executions/{key}"),
         ("/v1/accounts/", "/entries", "/v1/accounts/{org}/entries"),
+        ("/v1/accounts/", "/statement", "/v1/accounts/{org}/statement"),
         ("/v1/accounts/", "", "/v1/accounts/{org}"),
     ):
         if bare.startswith(start) and bare.endswith(end):

@@ -98,6 +98,7 @@ def test_a_key_may_what_its_scopes_say(house: House) -> None:
         ("executions:read", "/executions/e-1", None),
         ("ledger:read", "/accounts/acme", None),
         ("ledger:read", "/accounts/acme/entries", None),
+        ("ledger:read", "/accounts/acme/statement?month=2026-01", None),
     )
 
     async def work(caller: Caller) -> None:

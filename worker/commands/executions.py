@@ -7,12 +7,13 @@ transaction, under the caller's key: whoever lost the answer gives it again.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, draws, plans, reservations
+from drawdown.ledger import accounts, draws, grouped, plans, reservations
 from drawdown.ledger.draws import Cost, Drawn
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.reservations import Ask, Denied, Reservation
@@ -30,6 +31,7 @@ from drawdown.worker.commands.run_permission import (
     above_cap,
     fingerprint,
     permit,
+    permit_together,
     require_life,
     require_quantities,
     require_room,
@@ -54,6 +56,19 @@ class Preview:
     customer_id: str | None
     amount_micro: int | None
     available_micro: int | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run that is asked for by a program, and by whom."""
+
+    key: str
+    request: Request
+    actor: str
+    reason: str
+
+    def by(self, now_ms: int) -> By:
+        return By(now_ms, self.actor, self.reason, "http")
 
 
 @dataclass(frozen=True)
@@ -107,13 +122,39 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
             raise reservations.other_content(key)
         return Accepted(before, True, _wallet(connection, before.customer_id))
     found = permit(connection, request, by.now_ms)
+    ask = _ask_of(key, request, found, by.now_ms)
+    made, repeated = reservations.reserve(connection, ask, by, found.terms.most_held_micro)
+    return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))
+
+
+def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[Accepted]:
+    """The same for several runs of one organisation, all of them new: all are held, or none is. It must be alone in its
+    transaction.
+
+    Errors: NotTogether, Denied, UsageError, UnknownId, where one of them at least is to be asked for alone.
+    """
+    for one in asked:
+        _require_key(one.key)
+        require_sane(one.request)
+    permits = permit_together(connection, [one.request for one in asked], now_ms)
+    asks = [
+        (_ask_of(one.key, one.request, found, now_ms), one.by(now_ms))
+        for one, found in zip(asked, permits, strict=True)
+    ]
+    customer, most = permits[0].customer_id, permits[0].terms.most_held_micro
+    made = grouped.reserve_all(connection, asks, now_ms, most)
+    wallet = _moved(connection, customer, now_ms)
+    return [Accepted(one, False, wallet) for one in made]
+
+
+def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
     life_ms = request.for_ms or (QUEUED_LIFE_MS if request.queued else LIFE_MS)
-    ask = Ask(
+    return Ask(
         reservation=key,
         org_id=request.org_id,
         customer_id=found.customer_id,
         amount_micro=found.amount_micro,
-        expires_ms=by.now_ms + life_ms,
+        expires_ms=now_ms + life_ms,
         overage=request.overage,
         fingerprint=fingerprint(request),
         estimate=None if request.quantities is None else json.dumps(request.quantities, sort_keys=True),
@@ -122,8 +163,6 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
         action=request.action,
         supplier=request.supplier,
     )
-    made, repeated = reservations.reserve(connection, ask, by, found.terms.most_held_micro)
-    return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))
 
 
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger import accounts, plans, reservations
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
+from drawdown.ledger.rates import RateCard
 from drawdown.ledger.reservations import Denied, Overage
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
@@ -71,6 +72,22 @@ def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
     return Permit(customer, amount, terms)
 
 
+def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
+    """The same for several requests of one organisation: what is the same for all is asked for once. Errors: Denied, or
+    UnknownId, of any of them."""
+    (org_id,) = {request.org_id for request in requests}
+    customer = _payer(connection, org_id, now_ms)
+    _require_running(connection, org_id)
+    terms = plans.hold_terms(connection, customer)
+    card = read_rate_card(connection) if any(request.quantities for request in requests) else None
+    amounts = [_to_hold(connection, request, terms, now_ms, card) for request in requests]
+    for request in {(one.project, one.action): one for one in requests}.values():
+        _require_unblocked(connection, request)
+    for supplier in sorted({one.supplier for one in requests if one.supplier is not None}):
+        ids.require(connection, ids.SUPPLIER, supplier)
+    return [Permit(customer, amount, terms) for amount in amounts]
+
+
 def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
     """The last step, for a look ahead: holding decides it. Errors: Denied."""
     wallet, most = reservations.look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
@@ -94,13 +111,15 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
         raise Denied("blocked", f"the {row.kind} {row.name} is blocked ({row.reason}); {undo} lets it run", row.kind)
 
 
-def _to_hold(connection: sa.Connection, request: Request, terms: HoldTerms, now_ms: int) -> int:
+def _to_hold(
+    connection: sa.Connection, request: Request, terms: HoldTerms, now_ms: int, card: RateCard | None = None
+) -> int:
     """A request's estimate times the plan's factor; without one, what the plan says."""
     if request.quantities is None and request.amount_micro is None:
         if terms.unknown_hold_micro is None:
             raise Denied("no_estimate", "a run needs an estimate: give credits, or quantities of features", "plan")
         return terms.unknown_hold_micro
-    estimate = _priced(connection, request, now_ms)
+    estimate = _priced(connection, request, now_ms, card)
     if terms.most_hold_micro is not None and estimate > terms.most_hold_micro:
         raise above_cap(estimate, terms.most_hold_micro)
     return terms.held_for(estimate)
@@ -135,12 +154,12 @@ def _require_running(connection: sa.Connection, org_id: str) -> None:
         raise Denied("stopped", f"{org_id} is stopped: see `drawdown org show {org_id}`", "account_state")
 
 
-def _priced(connection: sa.Connection, request: Request, now_ms: int) -> int:
-    """A request's estimate, by the rate card of now."""
+def _priced(connection: sa.Connection, request: Request, now_ms: int, card: RateCard | None) -> int:
+    """A request's estimate, by the rate card of now (None: it is read)."""
     if request.quantities is None:
         assert request.amount_micro is not None
         return request.amount_micro
-    card, amount = read_rate_card(connection), 0
+    card, amount = card or read_rate_card(connection), 0
     for feature, quantity in request.quantities.items():
         price = card.price(feature, now_ms, quantity)
         if price is None:

@@ -1,0 +1,66 @@
+"""Reservations of one wallet that are decided together: one statement holds what all of them ask for.
+
+Guarantee: each is held as `reservations.reserve` would hold it, or none is (`NotTogether`), and whoever asked for them
+asks for each alone. Locks are taken in the order of `reservations`: their keys, then the wallet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from drawdown.ledger import reservations
+from drawdown.ledger.accounts import wallet_account
+from drawdown.ledger.reservations import NO_END_MICRO, Ask, Reservation
+from drawdown.schema.audit import By
+from drawdown.schema.errors import Refused
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+
+class NotTogether(Refused):
+    """One statement cannot hold them all: a key was used before, there is no room for all, or something is due in the
+    wallet. Nothing may be kept of the transaction."""
+
+
+def reserve_all(
+    connection: sa.Connection, asked: Sequence[tuple[Ask, By]], now_ms: int, most_held_micro: int | None
+) -> list[Reservation]:
+    """Hold what several runs of one wallet may cost, where all of its runs may hold `most_held_micro`; the new
+    reservations, in the order of the asks.
+
+    Errors: NotTogether.
+    """
+    said = {"accepted_ms": now_ms}
+    rows = [{**vars(ask), **said, "actor": by.actor, "reason": by.reason} for ask, by in asked]
+    new = SQL.run(connection, "insert", {"asks": rows}).scalars().all()
+    if len(new) < len(rows):
+        raise NotTogether("a key was used before, or stands there twice")
+    (customer_id,) = {ask.customer_id for ask, _ in asked}
+    values = {
+        "account_id": wallet_account(customer_id),
+        "amount_micro": sum(ask.amount_micro for ask, _ in asked),
+        "expires_ms": min(ask.expires_ms for ask, _ in asked),
+        "now_ms": now_ms,
+        "most_held_micro": NO_END_MICRO if most_held_micro is None else most_held_micro,
+    }
+    if reservations.SQL.run(connection, "hold", values).first() is None:
+        raise NotTogether(f"{customer_id} has no room for all of them, or something is due in its wallet")
+    return [_held(ask, by, now_ms) for ask, by in asked]
+
+
+def _held(ask: Ask, by: By, now_ms: int) -> Reservation:
+    """As its row is now."""
+    return Reservation(
+        **vars(ask),
+        drawn_micro=0,
+        state="held",
+        accepted_ms=now_ms,
+        ended_ms=None,
+        ended_by=None,
+        ended_reason=None,
+        actor=by.actor,
+        reason=by.reason,
+    )

@@ -1,0 +1,112 @@
+"""The queries and answers of accounts. Amounts go out twice: in credits, and as a whole number of micro-credits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from drawdown.server.api.models import EpochMs
+from drawdown.server.api.run_models import MOST_ROWS
+from drawdown.worker.views.statement import LINES
+
+Section = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
+
+
+class StatementQuery(BaseModel):
+    """A month in UTC (`month=2026-02`), or what was booked from a moment to another one. `most`: lines of a section;
+    the last sums up the others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    month: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}$")] | None = None
+    from_ms: EpochMs | None = None
+    to_ms: EpochMs | None = None
+    most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = LINES
+
+
+class ChangeAnswer(BaseModel):
+    """What all lines of one section moved the balance by."""
+
+    section: Section
+    moved: float
+    moved_micro: int
+
+
+class CreditLineAnswer(ChangeAnswer):
+    """What came in, or went without being used: of lots of one kind, or paid for in one currency (minor units)."""
+
+    what: str
+    entries: int
+    money_minor: int | None
+    currency: str | None
+
+
+class UsageLineAnswer(BaseModel):
+    """Charges of a feature, by the month of use and the rate: quantity times rate, a half of a micro-credit up, plus
+    rounding. `more`: so many lines in one."""
+
+    feature: str | None
+    month: str | None
+    charges: int
+    quantity: int | None
+    micro_credits: int | None
+    per_quantity: int | None
+    rounding_micro: int | None
+    charged: float
+    charged_micro: int
+    more: int
+
+
+class RunLineAnswer(BaseModel):
+    """What runs of a project were charged: drawn, settled and late, less what was written off. `more`: so many lines
+    in one."""
+
+    project: str | None
+    runs: int
+    drawn: float
+    drawn_micro: int
+    settled: float
+    settled_micro: int
+    late: float
+    late_micro: int
+    written_off: float
+    written_off_micro: int
+    charged: float
+    charged_micro: int
+    more: int
+
+
+class HeldLineAnswer(BaseModel):
+    """A run that had credit reserved at the end. `more`: so many lines in one."""
+
+    run: str | None
+    org_id: str | None
+    project: str | None
+    expires_ms: int | None
+    held: float
+    held_micro: int
+    more: int
+
+
+class StatementAnswer(BaseModel):
+    """Opening and all changes are closing. `reserved`: of the closing balance, what runs hold. `problems`: what does
+    not add up."""
+
+    customer_id: str
+    from_ms: int
+    to_ms: int
+    is_final: bool
+    opening: float
+    opening_micro: int
+    changes: list[ChangeAnswer]
+    closing: float
+    closing_micro: int
+    credits: list[CreditLineAnswer]
+    usage: list[UsageLineAnswer]
+    runs: list[RunLineAnswer]
+    reserved: float
+    reserved_micro: int
+    held: list[HeldLineAnswer]
+    problems: list[str]
+    org_id: str

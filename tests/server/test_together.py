@@ -1,0 +1,201 @@
+"""Runs that are accepted at once are decided together, and each is answered as if it had been alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger import grouped, reservations
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import AnswerLost
+from drawdown.schema.units import MICRO, MINUTE_MS
+from drawdown.server.api import together
+from drawdown.worker.commands import executions, orgs
+from drawdown.worker.commands.credit import set_plan_limit, set_rate
+from drawdown.worker.commands.executions import Asked
+from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.verify.verify import verify
+from tests.server.house import Caller, House, served
+from tests.server.program import Program, give, key_of, make_key, refused
+
+Together = Callable[[sa.Connection, Sequence[Asked], int], list[executions.Accepted]]
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many each shared transaction was asked for."""
+    seen: list[int] = []
+    real: Together = executions.accept_together
+
+    def counted(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[executions.Accepted]:
+        seen.append(len(asked))
+        return real(connection, asked, now_ms)
+
+    monkeypatch.setattr(executions, "accept_together", counted)
+    return seen
+
+
+def accepted(house: House, orders: Sequence[tuple[str, object, dict[str, Any]]]) -> list[Any]:
+    """All of them at once; the answers, in order."""
+    make_key(house, "app")
+
+    async def work(caller: Caller) -> list[Any]:
+        program = Program(caller, key_of("app"))
+        return list(await asyncio.gather(*(program.accept(key, amount, **more) for key, amount, more in orders)))
+
+    found = served(house, work)
+    assert read(house.fleet.engine, verify).breaches == []
+    return found
+
+
+def held(house: House, org: str = "acme") -> object:
+    return house.fleet.one("SELECT held_micro FROM ledger_accounts WHERE account_id = :id", id=f"wallet:{org}")
+
+
+def test_many_at_once_are_held_in_few_transactions(house: House, shared: list[int]) -> None:
+    give(house, "acme")
+    write(house.fleet.engine, lambda c: set_rate(c, "tokens", 1_000, 1, house.fleet.by, from_ms=None))
+    orders: list[tuple[str, object, dict[str, Any]]] = [
+        (f"e-{number}", 1 + number / 4, {"project": f"p-{number % 3}"}) for number in range(20)
+    ]
+    orders += [
+        (f"t-{number}", None, {"use": {"tokens": 1_000}, "action": "ask", "for_ms": MINUTE_MS}) for number in (1, 2)
+    ]
+    answers = [one.json() for one in accepted(house, orders)]
+    assert [(one["key"], one["repeated"], one["state"]) for one in answers] == [
+        (key, False, "held") for key, *_ in orders
+    ]
+    assert [one["reserved"] for one in answers] == [1 + number / 4 for number in range(20)] + [1, 1]
+    assert held(house) == sum(one["reserved_micro"] for one in answers)
+    assert max(shared) > 2
+    rows = house.fleet.rows("SELECT reservation, project, actor, expires_ms - accepted_ms FROM reservations ORDER BY 1")
+    assert len(rows) == 22 and ("t-1", None, "key:app", MINUTE_MS) in rows
+    assert ("e-4", "p-1", "key:app", 60 * MINUTE_MS) in rows
+
+
+def test_where_there_is_no_room_for_all_as_many_are_held_as_alone(house: House, shared: list[int]) -> None:
+    give(house, "acme", 10)
+    answers = accepted(house, [(f"e-{number}", 3, {}) for number in range(12)])
+    assert sorted(one.status_code for one in answers) == [200] * 3 + [402] * 9
+    assert held(house) == 9 * MICRO and shared
+    assert {refused(one) for one in answers if one.status_code != 200} == {(402, "no_credit")}
+
+
+def test_each_is_told_what_it_would_be_told_alone(house: House, shared: list[int]) -> None:
+    """One bad request among good ones harms none of them; the same key twice is one run."""
+    give(house, "acme")
+    orders: list[tuple[str, object, dict[str, Any]]] = [
+        ("first", 1, {}),
+        *((f"e-{number}", 1, {}) for number in range(4)),
+        ("same", 2, {}),
+        ("same", 2, {}),
+        ("nothing", 0, {}),
+        ("none", None, {}),
+    ]
+    answers = accepted(house, orders)
+    assert [one.status_code for one in answers] == [200] * 7 + [422] * 2
+    assert sorted(one.json()["repeated"] for one in answers[5:7]) == [False, True]
+    assert [refused(one)[1] for one in answers[7:]] == ["bad_value", "no_estimate"]
+    assert held(house) == 7 * MICRO and shared
+
+
+def test_another_content_is_refused_and_the_rest_is_held(house: House, shared: list[int]) -> None:
+    give(house, "acme")
+    answers = accepted(house, [("first", 1, {}), ("k", 1, {}), ("k", 2, {}), ("l", 1, {})])
+    codes = [one.status_code for one in answers]
+    assert codes[0] == codes[3] == 200 and sorted(codes[1:3]) == [200, 409]
+    assert shared
+
+
+def test_a_plans_most_for_all_runs_holds_together_too(house: House, shared: list[int]) -> None:
+    give(house, "acme")
+    write(house.fleet.engine, lambda c: set_plan_limit(c, "small", 5, house.fleet.by))
+    house.fleet.write("UPDATE ledger_plans SET most_held_micro = 5000000 WHERE plan = 'small'")
+    house.fleet.write("UPDATE ledger_accounts SET plan = 'small'")
+    answers = accepted(house, [(f"e-{number}", 1, {}) for number in range(8)])
+    assert sorted(one.status_code for one in answers) == [200] * 5 + [409] * 3
+    assert held(house) == 5 * MICRO and shared
+
+
+def test_what_is_over_is_free_before_several_are_decided(house: House, shared: list[int]) -> None:
+    give(house, "acme", 10)
+    make_key(house, "app")
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        assert (await program.accept("old", 10)).status_code == 200
+        house.clock.at_ms += 60 * MINUTE_MS
+        found = await asyncio.gather(*(program.accept(f"e-{number}", 2) for number in range(5)))
+        assert [one.status_code for one in found] == [200] * 5
+
+    served(house, work)
+    assert held(house) == 10 * MICRO
+    assert read(house.fleet.engine, verify).breaches == []
+
+
+def test_an_organisation_that_is_halted_is_refused_and_another_goes_on(house: House) -> None:
+    for org in ("acme", "still"):
+        give(house, org)
+    house.fleet.tick(house.clock.at_ms)
+    write(house.fleet.engine, lambda c: orgs.halt(c, ["still"], house.fleet.by))
+    orders: list[tuple[str, object, dict[str, Any]]] = [
+        (f"{org}-{number}", 1, {"org": org}) for number in range(5) for org in ("acme", "still")
+    ]
+    answers = accepted(house, orders)
+    assert [one.status_code for one in answers] == [200, 409] * 5
+    assert (held(house), held(house, "still")) == (5 * MICRO, 0)
+
+
+def test_no_more_are_decided_together_than_the_bound(
+    house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "MOST_TOGETHER", 4)
+    give(house, "acme")
+    assert {one.status_code for one in accepted(house, [(f"e-{number}", 1, {}) for number in range(17)])} == {200}
+    assert max(shared) == 4
+
+
+def test_a_lost_answer_is_told_to_each_and_again_is_safe(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit was done, and its answer lost."""
+    give(house, "acme")
+    make_key(house, "app")
+    real = house.server._programs.together._threads.write
+
+    async def lost(work: Callable[[sa.Connection], Any]) -> Any:
+        found = await real(work)
+        if isinstance(found, list):
+            raise AnswerLost("a secret of the driver's")
+        return found
+
+    async def whole(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        monkeypatch.setattr(house.server._programs.together._threads, "write", lost)
+        found = await asyncio.gather(*(program.accept(f"e-{number}", 1) for number in range(6)))
+        assert {refused(one) for one in found if one.status_code != 200} == {(503, "answer_lost")}
+        again = await asyncio.gather(*(program.accept(f"e-{number}", 1) for number in range(6)))
+        assert [(one.status_code, one.json()["repeated"]) for one in again] == [(200, True)] * 6
+
+    served(house, whole)
+    assert held(house) == 6 * MICRO
+
+
+def test_all_are_held_or_none_is(engine: sa.Engine) -> None:
+    """The ledger's part, without a server."""
+    house = House(engine)
+    give(house, "acme", 10)
+    asked = [Asked(f"e-{number}", Request("acme", 4 * MICRO), "test", "a test") for number in range(3)]
+    with pytest.raises(grouped.NotTogether, match="no room"):
+        write(engine, lambda c: executions.accept_together(c, asked, house.clock.at_ms))
+    assert house.fleet.rows("SELECT reservation FROM reservations") == [] and held(house) == 0
+    made = write(engine, lambda c: executions.accept_together(c, asked[:2], house.clock.at_ms))
+    assert [one.reservation.reservation for one in made] == ["e-0", "e-1"]
+    stored = read(engine, lambda c: [reservations.read(c, f"e-{number}") for number in (0, 1)])
+    assert stored == [one.reservation for one in made], "what is answered is what is stored"
+    with pytest.raises(grouped.NotTogether, match="used before"):
+        write(engine, lambda c: executions.accept_together(c, [asked[1], asked[2]], house.clock.at_ms))
+    assert held(house) == 8 * MICRO
+    house.server.close()

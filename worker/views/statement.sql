@@ -1,0 +1,148 @@
+-- An account's statement. Entries are summed up here: what is answered has a bounded number of lines.
+
+-- name: snapshot
+-- PostgreSQL: one moment for all statements. On SQLite a transaction has one by itself.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
+
+-- name: entries
+-- A wallet's entries, and by how much each moved it. Only grants come in.
+(SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, -amount_micro AS moved_micro, 1 AS pays
+    FROM ledger_entries WHERE from_account = :account_id
+UNION ALL SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, amount_micro, 0
+    FROM ledger_entries WHERE to_account = :account_id AND kind = 'grant') e
+
+-- name: booked
+-- By the time of booking: what comes later is in a later statement, whenever it was used.
+e.at_ms >= :from_ms AND e.at_ms < :to_ms
+
+-- name: sums
+-- Before the beginning, before the end, and ever; and the balance that the wallet keeps.
+SELECT COALESCE(SUM(CASE WHEN e.at_ms < :from_ms THEN e.moved_micro END), 0) AS opening_micro,
+    COALESCE(SUM(CASE WHEN e.at_ms < :to_ms THEN e.moved_micro END), 0) AS closing_micro,
+    COALESCE(SUM(e.moved_micro), 0) AS ever_micro,
+    COALESCE((SELECT a.balance_micro FROM ledger_accounts a WHERE a.account_id = :account_id), 0) AS kept_micro
+FROM {entries}
+
+-- name: credits
+-- All that is no usage and no run. A grant's key is its lot, or its top-up; what was taken back, or expired, names its
+-- lot.
+SELECT q.section, q.what, q.currency, COUNT(*) AS entries, SUM(q.money_minor) AS money_minor,
+    SUM(q.moved_micro) AS moved_micro
+FROM (
+    SELECT CASE WHEN e.pays = 1 THEN CASE WHEN e.kind = 'expiry' THEN 'expired' ELSE 'other' END
+            WHEN e.amount_micro <= 0 THEN 'taken_back' WHEN t.topup IS NOT NULL THEN 'topped_up'
+            WHEN l.begins_ms > l.at_ms THEN 'began' ELSE 'given' END AS section,
+        CASE WHEN e.pays = 1 AND e.kind <> 'expiry' THEN e.kind ELSE COALESCE(l.kind, 'of no lot') END AS what,
+        t.currency, t.money_minor, e.moved_micro
+    FROM {entries} LEFT JOIN ledger_lots l ON l.lot = COALESCE(e.lot, e.key)
+    LEFT JOIN topups t ON t.topup = e.key AND e.pays = 0 AND e.amount_micro > 0
+    WHERE {booked} AND (e.pays = 0 OR e.kind NOT IN ('usage', 'run'))
+) q GROUP BY q.section, q.what, q.currency ORDER BY q.section, q.what, q.currency
+
+-- name: usage
+-- By feature, month of use and rate: the rate by which each charge comes to its amount. NULL: none does; those come
+-- first, and are never among those left out.
+WITH charged AS (
+    SELECT e.feature, {month} AS month, e.quantity, e.amount_micro, (SELECT r.start_ms FROM ledger_rates r
+        WHERE r.feature = e.feature AND r.start_ms <= e.ts AND {is_priced}
+        ORDER BY CASE WHEN r.at_ms <= e.at_ms THEN 0 ELSE 1 END, r.start_ms DESC LIMIT 1) AS start_ms
+    FROM {entries} WHERE {booked} AND e.pays = 1 AND e.kind = 'usage'
+),
+lines AS (
+    SELECT c.feature, c.month, r.micro_credits, r.per_quantity, COUNT(*) AS charges, SUM(c.quantity) AS quantity,
+        SUM(c.amount_micro) AS charged_micro
+    FROM charged c LEFT JOIN ledger_rates r ON r.feature = c.feature AND r.start_ms = c.start_ms
+    GROUP BY c.feature, c.month, r.micro_credits, r.per_quantity
+),
+placed AS (
+    SELECT n.*, ROW_NUMBER() OVER (
+        ORDER BY CASE WHEN n.micro_credits IS NULL THEN 0 ELSE 1 END, ABS(n.charged_micro) DESC, n.feature, n.month,
+        n.micro_credits, n.per_quantity) AS place
+    FROM lines n
+)
+SELECT feature, month, micro_credits, per_quantity, charges, quantity, charged_micro, 0 AS more
+FROM placed WHERE place <= :at_most
+UNION ALL SELECT NULL, NULL, NULL, NULL, rest.charges, NULL, rest.charged_micro, rest.more
+FROM (SELECT SUM(charges) AS charges, SUM(charged_micro) AS charged_micro, COUNT(*) AS more FROM placed
+    WHERE place > :at_most) rest WHERE rest.more > 0
+ORDER BY more, feature, month, micro_credits, per_quantity
+
+-- name: is_priced
+-- Whether the entry's amount is what its quantity costs at the rate `r`, rounded to the nearest micro-credit, a half
+-- away from zero. ABS(q) = n * per + rest: products stay small.
+(e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
+    AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}
+    AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1)
+
+-- name: beyond_whole
+-- What the amount is beyond the price of the whole quantities.
+(ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)
+
+-- name: price_of_rest
+-- Twice the price of what is left, and a half more, in parts of `per_quantity`.
+(2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
+
+-- name: month [postgresql]
+-- Of use, in UTC; of a moment that no calendar has, nothing.
+CASE WHEN e.ts BETWEEN 0 AND 253402300799999
+    THEN TO_CHAR(TO_TIMESTAMP(e.ts / 1000) AT TIME ZONE 'UTC', 'YYYY-MM') ELSE '' END
+
+-- name: month [sqlite]
+CASE WHEN e.ts BETWEEN 0 AND 253402300799999 THEN STRFTIME('%Y-%m', e.ts / 1000, 'unixepoch') ELSE '' END
+
+-- name: runs
+-- By project: drawn while they went on, as they ended, and after their hold was over.
+WITH drawn AS (
+    SELECT COALESCE(r.project, '') AS project, e.reservation, e.amount_micro,
+        CASE WHEN SUBSTR(e.key, LENGTH(e.key) - 1) = ':-' THEN 'written off'
+            WHEN SUBSTR(e.key, LENGTH(e.reservation) + 6, 6) <> 'final:' THEN 'drawn'
+            WHEN e.at_ms >= r.expires_ms THEN 'late' ELSE 'settled' END AS part
+    FROM {entries} LEFT JOIN reservations r ON r.reservation = e.reservation
+    WHERE {booked} AND e.pays = 1 AND e.kind = 'run'
+),
+lines AS (
+    SELECT d.project, COUNT(DISTINCT d.reservation) AS runs,
+        SUM(CASE WHEN d.part = 'drawn' THEN d.amount_micro ELSE 0 END) AS drawn_micro,
+        SUM(CASE WHEN d.part = 'settled' THEN d.amount_micro ELSE 0 END) AS settled_micro,
+        SUM(CASE WHEN d.part = 'late' THEN d.amount_micro ELSE 0 END) AS late_micro,
+        SUM(CASE WHEN d.part = 'written off' THEN -d.amount_micro ELSE 0 END) AS written_off_micro,
+        SUM(d.amount_micro) AS charged_micro
+    FROM drawn d GROUP BY d.project
+),
+placed AS (
+    SELECT n.*, ROW_NUMBER() OVER (ORDER BY n.charged_micro DESC, n.project) AS place FROM lines n
+)
+SELECT project, runs, drawn_micro, settled_micro, late_micro, written_off_micro, charged_micro, 0 AS more
+FROM placed WHERE place <= :at_most
+UNION ALL SELECT '', rest.runs, rest.drawn_micro, rest.settled_micro, rest.late_micro, rest.written_off_micro,
+    rest.charged_micro, rest.more
+FROM (SELECT SUM(runs) AS runs, SUM(drawn_micro) AS drawn_micro, SUM(settled_micro) AS settled_micro,
+    SUM(late_micro) AS late_micro, SUM(written_off_micro) AS written_off_micro, SUM(charged_micro) AS charged_micro,
+    COUNT(*) AS more FROM placed WHERE place > :at_most) rest WHERE rest.more > 0
+ORDER BY more, project
+
+-- name: held
+-- Runs that had credit reserved just before :until_ms, `standing` then. What a run was for before it was extended is on
+-- no record: it counts for what it is for now.
+WITH holding AS (
+    SELECT r.reservation, r.org_id, COALESCE(r.project, '') AS project, r.expires_ms, r.amount_micro - COALESCE((
+        SELECT SUM(e.amount_micro) FROM ledger_entries e
+        WHERE e.reservation = r.reservation AND e.at_ms < :until_ms), 0) AS held_micro
+    FROM reservations r WHERE r.customer_id = :customer_id AND {standing}
+        AND r.accepted_ms < :until_ms AND r.expires_ms >= :until_ms
+),
+placed AS (
+    SELECT h.*, ROW_NUMBER() OVER (ORDER BY h.held_micro DESC, h.reservation) AS place
+    FROM holding h WHERE h.held_micro > 0
+)
+SELECT reservation, org_id, project, expires_ms, held_micro, 0 AS more FROM placed WHERE place <= :at_most
+UNION ALL SELECT '', '', '', NULL, rest.held_micro, rest.more
+FROM (SELECT SUM(held_micro) AS held_micro, COUNT(*) AS more FROM placed WHERE place > :at_most) rest
+WHERE rest.more > 0
+ORDER BY more, held_micro DESC, reservation
+
+-- name: stands_now
+r.state = 'held'
+
+-- name: stood_then
+(r.ended_ms IS NULL OR r.ended_ms >= :until_ms)
