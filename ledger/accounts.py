@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 
@@ -19,7 +20,7 @@ WALLET: Final = "wallet:"
 @dataclass(frozen=True)
 class Wallet:
     """A customer's wallet: what is left in micro-credits, what of it runs have reserved, the plan, and how many
-    sandboxes at once it allows."""
+    sandboxes at once plan and tiers allow."""
 
     balance_micro: int
     plan: str | None
@@ -54,8 +55,8 @@ def has_wallet(connection: sa.Connection, customer_id: str) -> bool:
     return SQL.run(connection, "has_wallet", {"account_id": wallet_account(customer_id)}).first() is not None
 
 
-def set_plan(connection: sa.Connection, customer_id: str, plan: str) -> None:
-    """Put a customer on a plan.
+def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
+    """Put a customer on a plan from now on; whether it was on another one. What the plan gives is due at once.
 
     Errors: Refused for a plan that does not exist.
     """
@@ -63,7 +64,10 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str) -> None:
         raise Refused(f"there is no plan {plan}: make it with `drawdown ledger plan {plan} --max-concurrent N`")
     account = wallet_account(customer_id)
     open_accounts(connection, [account])
-    SQL.run(connection, "set_plan", {"plan": plan, "account_id": account})
+    if SQL.run(connection, "set_plan", {"plan": plan, "account_id": account}).first() is None:
+        return False
+    SQL.run(connection, "stay", {"customer_id": customer_id, "plan": plan, **vars(by)})
+    return True
 
 
 def open_accounts(connection: sa.Connection, accounts: Iterable[str]) -> None:

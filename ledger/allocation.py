@@ -19,13 +19,21 @@ Kind: TypeAlias = Literal["included", "bonus", "purchased", "sponsor", "refund"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 Uses: TypeAlias = Mapping[int, Mapping[str | None, int]]
 """By the number of a part of time and by feature (None: of no feature), what was used, in micro-credits."""
+DEFAULT_PRIORITY: Final = 50
+Part: TypeAlias = Literal["included", "rollover", "first"]
+"""What a lot that a plan gave is of it."""
 ORDER: Final = "priority (lower first), end (none last), restricted before free, begin, key"
 
 
 @dataclass(frozen=True)
 class Lot:
     """Credit as it was given, in micro-credits; times are milliseconds. `features`: None pays for all. What was booked
-    of it since: `expired_micro` and `taken_micro`, in `expiries` and `takes` entries."""
+    of it since: `expired_micro` and `taken_micro`, in `expiries` and `takes` entries.
+
+    Of a lot that a plan gave, `part` says which it is, and of which `plan`. `period`: the month that it is for. Of
+    credit that was included: how much of it may roll over. Of credit that rolled over: what late use took of it
+    (`reduced_micro`, in `taken_micro`).
+    """
 
     lot: str
     customer_id: str
@@ -42,6 +50,12 @@ class Lot:
     taken_micro: int = 0
     expiries: int = 0
     takes: int = 0
+    part: Part | None = None
+    plan: str | None = None
+    period: str | None = None
+    rollover_min_micro: int = 0
+    rollover_max_micro: int = 0
+    reduced_micro: int = 0
 
     @property
     def turn(self) -> tuple[int, bool, int, bool, int, str]:
@@ -63,11 +77,25 @@ class Allocation:
     back: int = 0
 
 
-def parts(lots: Sequence[Lot]) -> list[tuple[int | None, int | None]]:
-    """The parts of time, in order: from when and until when; None where it has no end."""
+def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | None, int | None]]:
+    """The parts of time, in order: from when and until when; None where it has no end. `cuts`: where else it is
+    cut."""
     ends = {lot.expires_ms for lot in lots if lot.expires_ms is not None}
-    moments: list[int | None] = [None, *sorted({lot.begins_ms for lot in lots} | ends), None]
+    moments: list[int | None] = [None, *sorted({lot.begins_ms for lot in lots} | ends | set(cuts)), None]
     return list(pairwise(moments))
+
+
+def merged(lots: Sequence[Lot], uses: Uses, cut: Sequence[tuple[int | None, int | None]]) -> Uses:
+    """What was used in each of the `parts` of these lots, by what was used in each of `cut`, which cuts time finer."""
+    found: dict[int, dict[str | None, int]] = defaultdict(lambda: defaultdict(int))
+    starts = [start for start, _ in parts(lots)]
+    at = 0
+    for number, (start_ms, _) in enumerate(cut):
+        if at + 1 < len(starts) and starts[at + 1] == start_ms:
+            at += 1
+        for feature, amount in uses.get(number, {}).items():
+            found[at][feature] += amount
+    return found
 
 
 def allocate(lots: Sequence[Lot], uses: Uses) -> Allocation:

@@ -16,8 +16,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
-from drawdown.ledger.allocation import Allocation, Kind, Lot, allocate, parts
-from drawdown.ledger.entries import EVER_MS, SOURCE
+from drawdown.ledger.allocation import DEFAULT_PRIORITY as DEFAULT_PRIORITY
+from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, parts
+from drawdown.ledger.closing import Closing, Room, close, cut_for
+from drawdown.ledger.closing import left as left
+from drawdown.ledger.closing import promised as promised
+from drawdown.ledger.entries import EVER_MS, SOURCE, post
+from drawdown.ledger.monthly import grants
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.units import GRACE_MS, WINDOW_MS
@@ -29,7 +34,6 @@ BREAKAGE: Final = "breakage"
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
 """How long after its end a lot is booked: by then the last window of its life is over and past its grace, and a tick
 has seen it. What comes later re-opens it; this only keeps what comes in time from being booked twice."""
-DEFAULT_PRIORITY: Final = 50
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,20 @@ PLAIN: Final = Terms()
 
 @dataclass
 class Due:
-    """What has to be posted in wallets by now, and what of each of those that were looked at waits for a run's end."""
+    """What has to be posted in wallets by now; what waits for a run's end in each of those that were looked at; the
+    lots that plans give, and that roll over; customers to whom plans have given all by now; and those who are to be
+    looked at again at once."""
 
     entries: list[dict[str, object]] = field(default_factory=list)
     deferred: dict[str, int] = field(default_factory=dict)
+    given: list[Lot] = field(default_factory=list)
+    caught_up: list[str] = field(default_factory=list)
+    unfinished: set[str] = field(default_factory=set)
+
+    def give(self, lot: Lot, now_ms: int) -> None:
+        """Add a lot that is new, and begins by now."""
+        self.given.append(lot)
+        self.entries.append(entry_of(lot, now_ms))
 
 
 def give(connection: sa.Connection, lot: Lot) -> bool:
@@ -132,67 +146,75 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
 
 def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]]) -> dict[str, Allocation]:
     """What each lot of these wallets paid, by what is in the ledger now: one statement for all of them."""
-    cut = [
+    uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
+    return {customer_id: allocate(those, uses[customer_id]) for customer_id, those in lots.items()}
+
+
+def uses_in(
+    connection: sa.Connection, cut: Mapping[str, Sequence[tuple[int | None, int | None]]]
+) -> Mapping[str, Uses]:
+    """What was used of wallets in parts of time, by what is in the ledger now."""
+    asked = [
         {
             "account_id": wallet_account(customer_id),
             "part": number,
             "from_ms": -EVER_MS if start is None else start,
             "to_ms": EVER_MS if end is None else end,
         }
-        for customer_id, those in lots.items()
-        for number, (start, end) in enumerate(parts(those))
+        for customer_id, those in cut.items()
+        for number, (start, end) in enumerate(those)
     ]
     uses: dict[str, dict[int, dict[str | None, int]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
-    for row in SQL.run(connection, "used", {"parts": cut}):
-        uses[row.account_id][row.part][row.feature] += row.amount_micro
-    return {customer_id: allocate(those, uses[wallet_account(customer_id)]) for customer_id, those in lots.items()}
+    for row in SQL.run(connection, "used", {"parts": asked}):
+        uses[row.account_id.removeprefix(WALLET)][row.part][row.feature] += row.amount_micro
+    return uses
 
 
 def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due:
-    """What lots ask to be posted by now in these wallets, of which so much (`freed`) is held no longer though their
-    rows still say so. Nothing is written."""
-    found, begun = Due(), dict.fromkeys(freed, 0)
-    over_ms = now_ms - EXPIRY_WAIT_MS
+    """What lots and plans ask to be posted by now in these wallets, of which so much (`freed`) is held no longer though
+    their rows still say so. Nothing is written."""
+    found, over_ms = Due(), now_ms - EXPIRY_WAIT_MS
     for to_begin in SQL.run(connection, "to_begin", {"customers": list(freed), "now_ms": now_ms}).mappings():
-        lot = _lot(to_begin)
-        begun[lot.customer_id] += lot.amount_micro
-        found.entries.append(entry_of(lot, now_ms))
-    values = {"accounts": [wallet_account(one) for one in freed], "over_ms": over_ms}
+        found.entries.append(entry_of(_lot(to_begin), now_ms))
+    of_plans = grants.due(connection, list(freed), now_ms)
+    found.caught_up, found.unfinished = of_plans.caught_up, of_plans.unfinished
+    for lot in of_plans.lots:
+        found.give(lot, now_ms)
+    begun: dict[str, int] = defaultdict(int)
+    for entry in found.entries:
+        begun[str(entry["to_account"])] += int(str(entry["amount_micro"]))
+    over = {wallet_account(lot.customer_id) for lot in of_plans.lots if lot.is_over(over_ms)}
+    values = {"accounts": [wallet_account(one) for one in freed], "over_ms": over_ms, "too": sorted(over)}
     wallets = {row.account_id.removeprefix(WALLET): row for row in SQL.run(connection, "to_look_at", values)}
     if not wallets:
         return found
     lots = read_all(connection, list(wallets))
-    for customer_id, allocation in allocations(connection, lots).items():
-        row, is_over = wallets[customer_id], [lot for lot in lots[customer_id] if lot.is_over(over_ms)]
-        room = row.balance_micro + begun[customer_id]
-        changes = _changes(is_over, allocation, room, row.held_micro - freed[customer_id])
-        found.deferred[customer_id] = sum(wanted - booked for _, wanted, booked in changes)
-        found.entries += [_expiry(lot, booked, now_ms) for lot, _, booked in changes if booked]
+    for lot in of_plans.lots:
+        if lot.customer_id in lots:
+            lots[lot.customer_id].append(lot)
+    uses = uses_in(connection, {customer_id: cut_for(those) for customer_id, those in lots.items()})
+    for customer_id, those in lots.items():
+        row = wallets[customer_id]
+        room = Room(row.balance_micro + begun[row.account_id], row.held_micro - freed[customer_id])
+        closing = close(those, uses[customer_id], room, over_ms, now_ms)
+        _book(found, customer_id, those, closing, now_ms)
     return found
 
 
-def _changes(
-    is_over: Sequence[Lot], allocation: Allocation, balance_micro: int, held_micro: int
-) -> list[tuple[Lot, int, int]]:
-    """Of each lot that is over: what is left to expire (or to give back), and how much of it is booked now. What runs
-    would have to draw from it waits for their end."""
-    wanted = [(lot, left(lot, allocation)) for lot in is_over]
-    found = []
-    for lot, amount in sorted(wanted, key=lambda one: (one[1] >= 0, one[0].expires_ms, one[0].lot)):
-        waits = promised(amount, balance_micro, held_micro)
-        found.append((lot, amount, amount - waits))
-        balance_micro, held_micro = balance_micro - amount, held_micro - waits
-    return found
-
-
-def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
-    """How much of an amount that is to leave a wallet runs would have to draw. What is owed already is no promise."""
-    return max(min(amount_micro + held_micro - balance_micro, held_micro, amount_micro), 0)
-
-
-def left(lot: Lot, allocation: Allocation) -> int:
-    """What nobody used of a lot, and what neither expired nor was taken back."""
-    return lot.amount_micro - lot.taken_micro - lot.expired_micro - allocation.used[lot.lot]
+def _book(found: Due, customer_id: str, before: Sequence[Lot], closing: Closing, now_ms: int) -> None:
+    """What has to be posted for lots to become what they are once they are closed."""
+    for lot in closing.new:
+        found.give(lot, now_ms)
+    fresh = [replace(lot, expired_micro=0, taken_micro=0, reduced_micro=0) for lot in closing.new]
+    for was in (*before, *fresh):
+        lot = closing.lots[was.lot]
+        if lot.expired_micro != was.expired_micro:
+            found.entries.append(_expiry(was, lot.expired_micro - was.expired_micro, now_ms))
+        if lot.reduced_micro != was.reduced_micro:
+            found.entries.append(_reduced(was, lot.reduced_micro - was.reduced_micro, now_ms))
+    found.deferred[customer_id] = closing.deferred_micro
+    if closing.unfinished:
+        found.unfinished.add(customer_id)
 
 
 def _expiry(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
@@ -209,6 +231,20 @@ def _expiry(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
         "reason": "expired" if amount_micro > 0 else "used in time after all",
         "lot": lot.lot,
     }
+
+
+def _reduced(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
+    taken = {"key": f"reduced:{lot.lot}:r{lot.takes}", "lot": lot.lot, "amount_micro": -amount_micro, "ts": now_ms}
+    return {**entry_of(lot, now_ms), **taken, "actor": "drawdown", "reason": "less rolled over: it was used late"}
+
+
+def keep(connection: sa.Connection, found: Due, now_ms: int) -> None:
+    """Write what is due: new lots, entries, and what was looked at."""
+    grants.keep(connection, found.given)
+    post(connection, found.entries)
+    if found.deferred:
+        looked_at(connection, found.deferred, now_ms)
+    grants.caught_up(connection, found.caught_up, now_ms)
 
 
 def looked_at(connection: sa.Connection, deferred: Mapping[str, int], now_ms: int) -> None:

@@ -14,13 +14,16 @@ l.lot, l.customer_id, l.kind, l.amount_micro, l.priority, l.begins_ms, l.expires
 SELECT {columns} FROM ledger_lots l WHERE l.lot = :lot
 
 -- name: of_wallets
--- With what was booked of each.
+-- With what was booked of each, and which part of a plan it is.
 SELECT {columns},
     CAST(COALESCE(SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro END), 0) AS BIGINT) AS expired_micro,
     CAST(COALESCE(-SUM(CASE WHEN e.kind = 'grant' THEN e.amount_micro END), 0) AS BIGINT) AS taken_micro,
-    COUNT(CASE WHEN e.kind = 'expiry' THEN 1 END) AS expiries, COUNT(CASE WHEN e.kind = 'grant' THEN 1 END) AS takes
-FROM ledger_lots l LEFT JOIN ledger_entries e ON e.lot = l.lot
-WHERE l.customer_id IN :customers GROUP BY l.lot
+    COUNT(CASE WHEN e.kind = 'expiry' THEN 1 END) AS expiries, COUNT(CASE WHEN e.kind = 'grant' THEN 1 END) AS takes,
+    p.part, p.plan, p.period, COALESCE(p.rollover_min_micro, 0) AS rollover_min_micro,
+    COALESCE(p.rollover_max_micro, 0) AS rollover_max_micro,
+    CAST(COALESCE(-SUM(CASE WHEN e.key LIKE 'reduced:%' THEN e.amount_micro END), 0) AS BIGINT) AS reduced_micro
+FROM ledger_lots l LEFT JOIN plan_lots p ON p.lot = l.lot LEFT JOIN ledger_entries e ON e.lot = l.lot
+WHERE l.customer_id IN :customers GROUP BY l.lot, p.lot
 
 -- name: to_begin
 -- Those that were given for later, have begun by now, and are not in the balance yet.
@@ -30,20 +33,21 @@ WHERE l.customer_id IN :customers AND l.begins_ms > l.at_ms AND l.begins_ms <= :
 ORDER BY l.lot
 
 -- name: to_look_at
--- The wallets of which a lot is over since they were looked at last, or of which something changed since (0: at once).
+-- The wallets of which a lot is over since they were looked at last, or of which something changed since (0: at once);
+-- and those that are given lots which are over already (:too).
 SELECT a.account_id, a.balance_micro, a.held_micro FROM ledger_accounts a
-WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 OR EXISTS (
+WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 OR a.account_id IN :too OR EXISTS (
     SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(a.account_id, 8) AND l.expires_ms <= :over_ms
     AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms)))
 ORDER BY a.account_id
 
 -- name: used
--- What was used in each part of time, by feature: usage by its window, runs by their acceptance, and what was taken back
--- without a lot by its moment.
+-- What was used in each part of time, by feature: usage by its window, runs by their acceptance, tiers by their month,
+-- and what was taken back without a lot by its moment.
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
-WHERE e.kind IN ('usage', 'run') GROUP BY p.account_id, p.part, e.feature
+WHERE e.kind IN ('usage', 'run', 'tier') GROUP BY p.account_id, p.part, e.feature
 UNION ALL
 SELECT p.account_id, p.part, NULL, CAST(-SUM(e.amount_micro) AS BIGINT)
 FROM parts p JOIN ledger_entries e ON e.to_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms

@@ -1,7 +1,12 @@
 -- The embedded ledger: accounts, entries, the rate card.
 
 -- name: wallets
-SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan, p.max_concurrent_sandboxes,
+-- Sandboxes at once: as many as the plan allows, or a tier that was bought, whichever is more.
+SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan,
+    CASE WHEN p.max_concurrent_sandboxes IS NOT NULL THEN (SELECT MAX(m.at_once) FROM (
+        SELECT p.max_concurrent_sandboxes AS at_once
+        UNION ALL SELECT t.at_once FROM tier_holders h JOIN tiers t ON t.tier = h.tier
+        WHERE h.customer_id = w.id AND h.ended_ms IS NULL) m) END AS max_concurrent_sandboxes,
     COALESCE(a.held_micro, 0) AS held_micro, COALESCE(a.overdraft_micro, 0) AS overdraft_micro
 FROM {rows :customers (id text)} w
 LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id
@@ -10,11 +15,26 @@ LEFT JOIN ledger_plans p ON p.plan = a.plan
 -- name: has_wallet
 SELECT 1 FROM ledger_accounts WHERE account_id = :account_id
 
+-- name: due
+-- Wallets in which something is due by now.
+SELECT account_id FROM ledger_accounts WHERE account_id IN :accounts AND next_due_ms <= :now_ms ORDER BY account_id
+
 -- name: plan
 SELECT 1 FROM ledger_plans WHERE plan = :plan
 
 -- name: set_plan
-UPDATE ledger_accounts SET plan = :plan WHERE account_id = :account_id
+-- It falls due at once, so that what the plan gives is looked for.
+UPDATE ledger_accounts SET plan = :plan, given_to_ms = NULL, next_due_ms = 0
+WHERE account_id = :account_id AND (plan IS NULL OR plan <> :plan) RETURNING account_id
+
+-- name: stay
+-- Under the wallet's lock. Never before the one before it, whatever this host's clock says.
+INSERT INTO plan_stays (customer_id, number, plan, since_ms, at_ms, actor, reason)
+SELECT CAST(:customer_id AS TEXT), q.number, CAST(:plan AS TEXT),
+    CASE WHEN q.least_ms > :now_ms THEN q.least_ms ELSE :now_ms END, :now_ms, CAST(:actor AS TEXT),
+    CAST(:reason AS TEXT)
+FROM (SELECT COALESCE(MAX(number), 0) + 1 AS number, MAX(since_ms) AS least_ms FROM plan_stays
+    WHERE customer_id = :customer_id) q
 
 -- name: open_accounts
 INSERT INTO ledger_accounts (account_id) SELECT id FROM {rows :accounts (id text)} r WHERE 1 = 1

@@ -16,7 +16,9 @@ import sqlalchemy as sa
 
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, wallet_account
-from drawdown.ledger.entries import moves, post
+from drawdown.ledger.entries import moves
+from drawdown.ledger.monthly import tiers
+from drawdown.ledger.monthly.calendar import next_start
 from drawdown.ledger.told import tell_expired
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
@@ -143,7 +145,9 @@ def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wall
     freed = int(SQL.run(connection, "due_left", {"customer_id": customer_id, "now_ms": now_ms}).scalar_one())
     of_lots = lots.due(connection, {customer_id: freed}, now_ms)
     moved = sum(amount for entry in of_lots.entries for _, amount in moves(entry))
-    return replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed)
+    then = replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed)
+    charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
+    return replace(then, balance_micro=then.balance_micro - charged)
 
 
 def read(connection: sa.Connection, reservation: str) -> Reservation | None:
@@ -238,7 +242,7 @@ def _hold(
 
 def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
     """Make true what is due in these wallets: reservations that expire (a bounded part at once), lots that begin or
-    expire. Whether nothing more is due. Locks the reservations, then the wallets.
+    expire, what plans give, tiers. Whether nothing more is due. Locks the reservations, then the wallets.
 
     A moment that is over may stand there alone: what it was of ended before. It is set right, too.
     """
@@ -257,16 +261,18 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
         tell_expired(connection, expired, now_ms)
         for row in expired:
             freed[row.customer_id] += row.left_micro
-    wallets = [{"account_id": wallet_account(one), "customer_id": one, "freed": freed[one]} for one in customers]
     of_lots = lots.due(connection, freed, now_ms)
     if due:
-        SQL.run(connection, "unhold", {"wallets": wallets})
-    post(connection, of_lots.entries)
-    if of_lots.deferred:
-        lots.looked_at(connection, of_lots.deferred, now_ms)
-    values = {"wallets": wallets, "now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS}
-    next_due = SQL.run(connection, "next_due", values).scalars().all()
-    moved = {one for one in customers if freed[one]}
+        unheld = [{"account_id": wallet_account(one), "freed": freed[one]} for one in customers]
+        SQL.run(connection, "unhold", {"wallets": unheld})
+    lots.keep(connection, of_lots, now_ms)
+    settled = [one for one in customers if one not in of_lots.unfinished]
+    turned = tiers.turn(connection, settled, now_ms)
+    again = of_lots.unfinished | turned  # what a tier cost may change what lots expired with
+    wallets = [{"account_id": wallet_account(one), "customer_id": one, "again": one in again} for one in customers]
+    times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
+    next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).scalars().all()
+    moved = turned | {one for one in customers if freed[one]}
     moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
     return Matured(sorted(moved), any(moment is not None and moment <= now_ms for moment in next_due))
 

@@ -8,19 +8,19 @@ size is a few statements.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import sqlalchemy as sa
 
 from drawdown.ledger import lots
-from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, set_plan, wallet_account
 from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.rates import Rate, RateCard
-from drawdown.ledger.reservations import MATURE_TRIES, mature
+from drawdown.ledger.reservations import MATURE_TRIES, look_ahead, mature
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
@@ -176,7 +176,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     Errors: DatabaseBusy where more is due in the wallet than one transaction takes.
     """
     customer = lot.customer_id
-    _mature(connection, customer, by.now_ms)
+    make_true(connection, customer, by.now_ms)
     those = lots.read_all(connection, [customer])
     found = next(one for one in those[customer] if one.lot == lot.lot)
     amount, promised, key = found.amount_micro - found.taken_micro, 0, None
@@ -195,12 +195,46 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
         )  # its begin brings nothing then
         post(connection, [*begun, back])
         lots.look_again(connection, customer)
-        _mature(connection, customer, by.now_ms)
+        make_true(connection, customer, by.now_ms)
     balance = read_wallets(connection, [customer])[customer].balance_micro
     return Taken(max(amount, 0), key, promised, balance)
 
 
-def _mature(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
+def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
+    """Put a customer on a plan, and give what the plan gives by now; whether it was on another one. What plans gave
+    before stays until its end.
+
+    Errors: Refused for a plan that does not exist; DatabaseBusy where more is due than one transaction takes.
+    """
+    make_true(connection, customer_id, by.now_ms)
+    changed = set_plan(connection, customer_id, plan, by)
+    if changed:
+        make_true(connection, customer_id, by.now_ms)
+    return changed
+
+
+def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
+    """Wallets, for verdicts. One with nothing available, in which something is due by now, is told as it will be once
+    that is true: nobody is halted because credit of a month that has begun was not given yet. Nothing is written."""
+    found = dict(read_wallets(connection, customer_ids))
+    spent = [wallet_account(customer_id) for customer_id, one in found.items() if one.available_micro <= 0]
+    for account in SQL.run(connection, "due", {"accounts": spent, "now_ms": now_ms}).scalars().all() if spent else ():
+        customer_id = str(account).removeprefix(WALLET)
+        found[customer_id] = look_ahead(connection, customer_id, now_ms)
+    return found
+
+
+def payable(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
+    """What a wallet in which all is true may pay at once: what is available, without what is left of lots that are over
+    and not booked yet."""
+    those = lots.read_all(connection, [customer_id])
+    allocation = lots.allocations(connection, those)[customer_id]
+    waits = sum(lots.left(lot, allocation) for lot in those[customer_id] if lot.is_over(now_ms))
+    return read_wallets(connection, [customer_id])[customer_id].available_micro - max(waits, 0)
+
+
+def make_true(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
+    """Make true what is due in a wallet. Errors: DatabaseBusy where that is more than one transaction takes."""
     for _ in range(MATURE_TRIES):
         if mature(connection, [customer_id], now_ms):
             return

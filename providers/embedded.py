@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, entries, wallet
+from drawdown.ledger import entries, wallet
 from drawdown.providers.protocol import (
     Absent,
     Accepted,
@@ -68,7 +68,8 @@ class EmbeddedProvider:
         return write(self._engine, partial(_charge, batch=batch, now_ms=self._clock.now_ms()))
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
-        wallets = self._read(lambda connection: accounts.read_wallets(connection, customer_ids))
+        now_ms = self._clock.now_ms()
+        wallets = self._read(lambda connection: wallet.read_ahead(connection, customer_ids, now_ms))
         return {
             customer_id: CustomerState(found.balance_micro, found.plan, found.max_concurrent)
             for customer_id, found in wallets.items()

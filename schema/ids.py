@@ -69,6 +69,7 @@ PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown ledger plans")
 ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown ledger plans")
 """Also those that other providers told of."""
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
+TIER: Final = Kind("tier", (IdSource("tiers"),), "drawdown ledger tiers")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")
 """By its key, or by that which its grant was given."""
 API_KEY: Final = Kind("API key", (IdSource("api_key_names"),), "drawdown key list")

@@ -60,6 +60,9 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: plans_of_orgs
 (SELECT "plan" AS id FROM orgs WHERE "plan" IS NOT NULL)
 
+-- name: tiers
+(SELECT tier AS id FROM tiers)
+
 -- name: runs
 (SELECT reservation AS id FROM reservations)
 

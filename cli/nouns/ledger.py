@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from decimal import Decimal
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Final, cast
 
 import sqlalchemy as sa
 import typer
 from rich.table import Table
 
 from drawdown.cli.app import App, new_key
+from drawdown.cli.nouns import ledger_plans
 from drawdown.cli.nouns.statement import statement
-from drawdown.cli.options import MAX_CONCURRENT, Actor, Most, New, PageSize, Reason
+from drawdown.cli.options import Actor, Most, New, PageSize, Reason
 from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
-from drawdown.ledger import plans as plans_of_ledger
 from drawdown.ledger.allocation import KINDS, Kind
 from drawdown.ledger.lots import DEFAULT_PRIORITY, Terms
-from drawdown.ledger.plans import ONE_PPM, HoldTerms
+from drawdown.ledger.monthly.tiers import NO_CREDIT
 from drawdown.ledger.rates import Rate
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import credit
 from drawdown.worker.views.ledger import LotRow, list_entries, list_lots, list_rates, list_wallets
+from drawdown.worker.views.tiers import HeldTier, tiers_of
 
 commands = typer.Typer()
+ledger_plans.register(commands)
 
 LOT_COLUMNS: Final = (
     "use", "kind", "#amount", "#left", "#waits", "#used", "#expired", "#taken back", "#priority", "begins", "ends",
@@ -56,8 +56,7 @@ def grant(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Give a customer credit, as a lot: `ledger lots` shows what becomes of it. Organisations billed as this customer
-    are looked at again by the next tick."""
+    """Give a customer credit, as a lot (`ledger lots`). Organisations billed as it are looked at by the next tick."""
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
     if key is not None and key != (key.strip() or None):
@@ -67,17 +66,18 @@ def grant(
     expires_ms = None if expires is None else app.moment(expires, "--expires")
     terms = Terms(cast(Kind, kind), priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
 
-    def work(connection: sa.Connection) -> tuple[wallet.Granted, accounts.Wallet]:
+    def work(connection: sa.Connection) -> tuple[int, wallet.Granted, accounts.Wallet]:
+        before = credit.wallet_of(connection, customer).balance_micro
         granted = credit.grant(connection, customer, micro, by, key=grant_key, plan=plan, new=new, terms=terms)
-        return granted, credit.wallet_of(connection, customer)
+        return before, granted, credit.wallet_of(connection, customer)
 
     try:
-        granted, held = app.write(work)
+        before, granted, held = app.write(work)
     except AnswerLost as error:
         raise AnswerLost(error.why, f"give it again with {_again(grant_key, terms)}, and it counts once") from error
     repeated, balance = granted.repeated, granted.balance_micro
     line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; "
-    moved = _what_moved(balance, micro, terms, by.now_ms)
+    moved = _what_moved(before, micro, terms, by.now_ms)
     line += f"the grant {grant_key} was made before: nothing was added" if repeated else moved
     result = {"customer_id": customer, "granted_micro": 0 if repeated else micro, "balance_micro": balance}
     show(app, {**result, "key": grant_key, "repeated": repeated, "plan": held.plan}, [line])
@@ -89,10 +89,10 @@ def _again(key: str, terms: Terms) -> str:
     return " ".join((f"--key {key}", *(f"{name} {show_time(ms)}" for name, ms in times if ms is not None)))
 
 
-def _what_moved(balance_micro: int, micro: int, terms: Terms, now_ms: int) -> str:
+def _what_moved(before_micro: int, micro: int, terms: Terms, now_ms: int) -> str:
     if terms.begins_ms is not None and terms.begins_ms > now_ms:
         return f"{show_credits(micro)} more from {show_time(terms.begins_ms)} on"
-    return f"before: {show_credits(balance_micro - micro)}"
+    return f"before: {show_credits(before_micro)}"
 
 
 @commands.command("show")
@@ -129,13 +129,26 @@ def show_(
     ]  # fmt: skip
     title = f"{customer}: {show_credits(found.available_micro)} credits available, "
     title += f"{show_credits(found.held_micro)} reserved, plan {found.plan or '-'}"
+    held = app.read(lambda c: tiers_of(c, customer))
+    title += "".join(f", tier {_tier(one)}" for one in held if one.ended_ms is None)
     columns = ("at", "kind", "#credits", "feature", "#quantity", "key")
     left = app.read(lambda c: list_lots(c, customer, app.clock.now_ms())).left_by_kind()
     buckets = {"available": in_credits(found.available_micro), "reserved": in_credits(found.held_micro)}
     buckets |= {name: in_credits(micro) for name, micro in left.items()}
     buckets["hold"] = 0  # what suppliers are owed and wait for: nothing, until there are settlements
-    result = {"customer_id": customer, **buckets, "wallet": found, "entries": entries}
-    show(app, result, [table(title, columns, rows)])
+    result = {"customer_id": customer, **buckets, "wallet": found, "tiers": held, "entries": entries}
+    over = [one for one in held if one.ended_ms is not None]
+    ended = [f"tier {one.tier} ended at {show_time(one.ended_ms)}{_why(one)}" for one in over]
+    show(app, result, [table(title, columns, rows), *ended])
+
+
+def _tier(held: HeldTier) -> str:
+    then = "goes on" if held.renews else "ends"
+    return f"{held.tier} ({held.at_once:,} at once, {then} at {show_time(held.paid_to_ms)})"
+
+
+def _why(held: HeldTier) -> str:
+    return ": there was no credit for another month" if held.ended_reason == NO_CREDIT else ""
 
 
 @commands.command("lots")
@@ -220,75 +233,6 @@ def rate(
         {"feature": feature, "micro_credits": micro_credits, "per_quantity": per, "start_ms": begins, "was": was},
         [f"{feature}: {micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on; before: {before}"],
     )
-
-
-@commands.command()
-def plan(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The plan's name")],
-    max_concurrent: Annotated[int, typer.Option(min=0, max=MAX_CONCURRENT, help="Sandboxes at once")],
-    hold_factor: Annotated[
-        str | None, typer.Option(metavar="N", help="A run holds its estimate times this", show_default="as it is")
-    ] = None,
-    unknown_hold: Annotated[
-        str | None, typer.Option(metavar="CREDITS", help="What a run without an estimate holds; none: it is refused")
-    ] = None,
-    most_hold: Annotated[
-        str | None, typer.Option(metavar="CREDITS", help="The most that one run may hold; none: no end")
-    ] = None,
-    most_held: Annotated[
-        str | None, typer.Option(metavar="CREDITS", help="The most that all runs of a wallet may hold; none: no end")
-    ] = None,
-    holds_halt: Annotated[
-        bool | None, typer.Option("--holds-halt/--holds-pass", help="Whether what is held counts for halts")
-    ] = None,
-    new: New = False,
-    actor: Actor = None,
-    reason: Reason = "not given",
-) -> None:
-    """Change a plan, or with --new make one."""
-    app: App = context.obj
-    by = app.by(actor, reason)
-    asked = {"unknown_hold_micro": unknown_hold, "most_hold_micro": most_hold, "most_held_micro": most_held}
-    changed: dict[str, Any] = {field: _amount(text) for field, text in asked.items() if text is not None}
-    changed |= {} if hold_factor is None else {"hold_factor_ppm": parse_credits(hold_factor)}
-    changed |= {} if holds_halt is None else {"holds_halt": holds_halt}
-
-    def work(connection: sa.Connection) -> int | None:
-        before = plans_of_ledger.read_hold_terms(connection, name) or HoldTerms()
-        holds = replace(before, **changed) if changed else None
-        return credit.set_plan_limit(connection, name, max_concurrent, by, new=new, holds=holds)
-
-    was = app.write(work)
-    before = "no such plan" if was is None else f"{was:,}"
-    lines = [f"plan {name}: {max_concurrent:,} at once; before: {before}"]
-    lines += [f"{field.removesuffix('_micro')}: {_said(field, value)}" for field, value in sorted(changed.items())]
-    show(app, {"plan": name, "max_concurrent": max_concurrent, "was": was, **changed}, lines)
-
-
-def _amount(text: str) -> int | None:
-    return None if text == "none" else parse_credits(text)
-
-
-def _said(field: str, value: object) -> str:
-    if field == "hold_factor_ppm":
-        return f"{Decimal(str(value)) / ONE_PPM:f}"
-    return show_credits(value) if type(value) is int else "none" if value is None else str(value).lower()
-
-
-@commands.command()
-def plans(context: typer.Context) -> None:
-    """List the plans: how many sandboxes at once, how many customers each has, and what its runs hold."""
-    app: App = context.obj
-    found = app.read(credit.list_plans)
-    rows = [
-        (row.plan, row.max_concurrent, row.customers, f"{Decimal(row.hold_factor_ppm) / ONE_PPM:f}",
-         *(None if micro is None else show_credits(micro)
-           for micro in (row.unknown_hold_micro, row.most_hold_micro, row.most_held_micro)), row.holds_halt)
-        for row in found
-    ]  # fmt: skip
-    columns = ("plan", "#at once", "#customers", "#factor", "#without estimate", "#one run", "#all runs", "holds halt")
-    show(app, {"plans": found}, [table("Plans", columns, rows)])
 
 
 commands.command("statement")(statement)

@@ -16,7 +16,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, entries
+from drawdown.ledger import entries, wallet
 from drawdown.providers.protocol import (
     Absent,
     CannotTell,
@@ -75,7 +75,7 @@ class StripeProvider:
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         """Stripe stops nobody: who has a prepaid wallet in the embedded ledger is halted by it, anybody else never."""
-        found = read(self._engine, partial(_wallets, customer_ids=customer_ids))
+        found = read(self._engine, partial(_wallets, customer_ids=customer_ids, now_ms=self._clock.now_ms()))
         return {customer_id: found.get(customer_id, CustomerState(None, None, None)) for customer_id in customer_ids}
 
     async def lookup(self, request: PushRequest) -> LookupResult:
@@ -147,17 +147,17 @@ def _judged(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
     return CannotTell(f"another figure than was sent: {figures}", int(units) * unit if whole else None)
 
 
-def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str]) -> Mapping[str, CustomerState]:
-    """The accounts that the ledger holds. `read_wallets` gives an empty one for anybody, and a plan alone opens an
+def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str], now_ms: int) -> Mapping[str, CustomerState]:
+    """The accounts that the ledger holds. `read_ahead` gives an empty one for anybody, and a plan alone opens an
     account: only a customer who was once granted credit is prepaid, and has a balance that can be spent."""
     values = {"customers": [{"id": customer_id} for customer_id in customer_ids], "from_account": entries.SOURCE}
     prepaid = {str(row.id): bool(row.is_granted) for row in SQL.run(connection, "accounts", values)}
-    wallets = accounts.read_wallets(connection, list(prepaid))
+    wallets = wallet.read_ahead(connection, list(prepaid), now_ms)
     return {
         customer_id: CustomerState(
-            wallet.balance_micro if prepaid[customer_id] else None, wallet.plan, wallet.max_concurrent
+            found.balance_micro if prepaid[customer_id] else None, found.plan, found.max_concurrent
         )
-        for customer_id, wallet in wallets.items()
+        for customer_id, found in wallets.items()
     }
 
 

@@ -44,6 +44,7 @@ from drawdown.schema.tables.outbox import (
     seals,
     voids,
 )
+from drawdown.schema.tables.plans import plan_lots, plan_stays, plan_terms, tier_holders, tiers
 from drawdown.schema.tables.samples import (
     late_quarantine,
     quarantine_closed,
@@ -96,6 +97,9 @@ __all__ = [
     "payout_lines",
     "payouts",
     "pending_usage",
+    "plan_lots",
+    "plan_stays",
+    "plan_terms",
     "projections",
     "provider_rates",
     "provider_reads",
@@ -115,6 +119,8 @@ __all__ = [
     "settlements",
     "supplier_terms",
     "ticks",
+    "tier_holders",
+    "tiers",
     "topup_attempts",
     "topup_switch",
     "topup_terms",

@@ -16,11 +16,13 @@ ledger_accounts = sa.Table(
     ms_column("next_due_ms", null=True),
     ms_column("lots_ended_ms", null=True),
     sa.Column("deferred_micro", Big, nullable=False, server_default="0"),
+    ms_column("given_to_ms", null=True),
     sa.CheckConstraint("held_micro >= 0 AND overdraft_micro >= 0", name="ledger_accounts_sane"),
     sa.Index("ledger_accounts_due", "next_due_ms", sqlite_where=_DUE, postgresql_where=_DUE),
     comment="Wallets. The balance is the sum of its lines, kept; held: what runs that go on have reserved of it; "
     "next_due_ms: when the first of them expires, or a lot begins or expires (0: at once); lots_ended_ms: use dated "
-    "before it may change what lots that are over expired with; deferred_micro: what waits to expire until a run ends.",
+    "before it may change what lots that are over expired with; deferred_micro: what waits to expire until a run ends; "
+    "given_to_ms: the month up to which all is given that plans give.",
 )
 
 ledger_entries = sa.Table(
@@ -38,7 +40,7 @@ ledger_entries = sa.Table(
     *said_columns(),
     id_column("reservation", null=True),
     id_column("lot", null=True),
-    sa.CheckConstraint("kind IN ('usage', 'grant', 'run', 'expiry')", name="ledger_entries_kind"),
+    sa.CheckConstraint("kind IN ('usage', 'grant', 'run', 'expiry', 'tier')", name="ledger_entries_kind"),
     sa.CheckConstraint(
         "CASE WHEN lot IS NULL THEN kind <> 'expiry' ELSE kind IN ('grant', 'expiry') END", name="ledger_entries_lot"
     ),

@@ -9,6 +9,7 @@ from drawdown.ledger import accounts, entries, wallet
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import Absent, Accepted, CannotTell, CustomerState, Found, ReadFailed
 from drawdown.providers.stripe import StripeProvider, build
+from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
@@ -44,7 +45,7 @@ def grant(engine: sa.Engine, customer_id: str, amount: int, key: str) -> None:
 def plan(engine: sa.Engine, customer_id: str) -> None:
     def work(connection: sa.Connection) -> None:
         connection.execute(sa.text("INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES ('pro', 9)"))
-        accounts.set_plan(connection, customer_id, "pro")
+        accounts.set_plan(connection, customer_id, "pro", By(NOW_MS, "a", "r"))
 
     write(engine, work)
 

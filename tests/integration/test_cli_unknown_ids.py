@@ -19,7 +19,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import api_keys, credit, executions, hooks, settlements, topups
+from drawdown.worker.commands import api_keys, credit, executions, hooks, settlements, tiers, topups
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.topup.topups import begin
 from tests.fake_payments import CAN
@@ -114,6 +114,9 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger show", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
     ("ledger plan", "name"): t("tema --max-concurrent 5", "team"),
+    ("ledger tier", "name"): t("por --price 5", "pro"),
+    ("ledger tier-buy", "customer"): t("acmee pro", "acme"),
+    ("ledger tier-buy", "name"): t("acme por", "pro"),
     ("topup set", "wallet"): t(f"acmee {TERMS}", "acme"),
     ("topup set", "service"): t(f"acme {TERMS} --service strip", "stripe"),
     ("topup list", "wallet"): t("--wallet acmee", "acme"),
@@ -186,7 +189,8 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     below price currency up_to per_day per_month shadow paid return_to
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
-    failed never period overlap kind begins expires priority whole month"""
+    failed never period overlap kind begins expires priority whole month included rollover_min
+    rollover_max first at_once"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
@@ -240,6 +244,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     fleet.assign("acme", "wayne", from_ms=T0)
     write(engine, lambda c: credit.set_plan_limit(c, "team", 20, fleet.by))
     write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="first", plan="team"))
+    write(engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(100, 10), fleet.by))
     write(engine, lambda c: api_keys.create(c, f"{api_keys.PREFIX}{7:043}", "app", ["guard"], fleet.by))
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     write(engine, lambda c: hooks.set_endpoint(c, "app", "https://app.example/in", (), fleet.by, new=True))
@@ -306,6 +311,7 @@ def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixt
         "ledger grant brucee 5 --new",
         "ledger rate compute_5gb --micro-credits 5 --new",
         "ledger plan tema --max-concurrent 5 --new",
+        "ledger tier prro --at-once 5 --price 1 --new",
         "feature map compute_7gb --memory-mb 7168 --new",
         "cell set cell-11 http://127.0.0.1:9 --new",
         "hook set appp https://app.example/in --new",

@@ -13,15 +13,16 @@ import sqlalchemy as sa
 
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.reservations import mature_due
+from drawdown.ledger.monthly.terms import Gives
+from drawdown.ledger.reservations import mature, mature_due
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
-from drawdown.schema.audit import record
+from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.messages import ORG_HALTED
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import executions, hooks, orgs, settlements, topups
-from drawdown.worker.commands.credit import grant, take_back
+from drawdown.worker.commands import executions, hooks, orgs, settlements, tiers, topups
+from drawdown.worker.commands.credit import grant, set_plan_limit, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
 from drawdown.worker.commands.run_permission import Request
@@ -78,6 +79,7 @@ def busy(engine: sa.Engine) -> Fleet:
     fleet.tick_windows(2)
     _lateness(fleet, wrong)
     _topped_up(fleet)
+    _planned(fleet)
     _reject_and_void(fleet)
     write(engine, lambda c: stop_org(c, org_id="stuck", reason="a test", now_ms=fleet.clock.at_ms, actor="test"))
     fleet.sample("stuck", fleet.clock.at_ms)
@@ -228,6 +230,30 @@ def _hooked(fleet: Fleet) -> None:
     world = runner.World(fleet.engine, {}, fleet.cells, fleet.clock, hooks=FakeProduct())
     runner.run(deliver(fleet.context(hooks=("https://app.example:443",))), world)
     write(fleet.engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))
+
+
+def _planned(fleet: Fleet) -> None:
+    """A plan since November of 2025: each month given, what was left rolled over, and less of it once use showed late;
+    and a tier."""
+    fleet.assign("planned")
+    december = T0 - 31 * DAY_MS
+
+    def at(days: int) -> By:
+        return replace(fleet.by, now_ms=december + days * DAY_MS)
+
+    def work(connection: sa.Connection) -> None:
+        set_plan_limit(connection, "club", 5, at(-15), gives=Gives(50, 0, 30, 4))
+        tiers.set_tier(connection, "pro", tiers.Change(9, 6), at(-15))
+        grant(connection, "planned", 10, at(-10), key="planned", plan="club")
+        tiers.buy(connection, "planned", "pro", at(-10))
+        executions.accept(connection, "planned-run", Request("planned", 5), at(-5))
+        for by in (at(1), at(6), fleet.by):
+            if by == at(6):
+                executions.settle(connection, "planned-run", Cost(20), by)
+            while not mature(connection, ["planned"], by.now_ms):
+                pass
+
+    write(fleet.engine, work)
 
 
 def _reject_and_void(fleet: Fleet) -> None:

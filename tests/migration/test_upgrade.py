@@ -112,7 +112,7 @@ def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.Fixtu
     assert rows(entries) == before
     assert rows("SELECT account_id, balance_micro, plan, held_micro, next_due_ms, lots_ended_ms, deferred_micro "
                 "FROM ledger_accounts ORDER BY 1") == [
-        ("wallet:acme", 70, "team", 0, None, None, 0),
+        ("wallet:acme", 70, "team", 0, 0, None, 0),
         ("wallet:b:c", 5, None, 0, None, None, 0),
     ]  # fmt: skip
     assert rows("SELECT * FROM ledger_lots ORDER BY lot") == [
@@ -120,8 +120,10 @@ def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.Fixtu
         ("grant:other", "b:c", "purchased", 5, 50, T0 + 3, None, None, T0 + 3, "bob", "a gift"),
         ("grant:two", "acme", "purchased", 10, 50, T0 + 1, None, None, T0 + 1, "ann", "paid"),
     ]
+    assert rows("SELECT customer_id, number, plan, since_ms FROM plan_stays") == [("acme", 1, "team", 0)]
     assert [breach.text for breach in read(engine, verify).breaches if breach.invariant == 10] == []
-    for statement in ("UPDATE ledger_lots SET amount_micro = 1", "DELETE FROM ledger_lots"):
+    kept = ("UPDATE ledger_lots SET amount_micro = 1", "DELETE FROM ledger_lots", "DELETE FROM ledger_entries")
+    for statement in (*kept, "UPDATE plan_stays SET plan = 'x'", "DELETE FROM plan_stays"):
         with pytest.raises(DBAPIError, match="append-only"):
             write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
     if kind == "postgresql":

@@ -1,132 +1,39 @@
 """A machine on the lots of one wallet, beside a model that goes through all there ever was, a micro-credit at a time.
 
-Guarantee: after every step, once what is due was swept, the wallet and each of its lots are what the model says.
+Guarantee: after every step, once what is due was swept, the wallet and each of its lots are what the model says: those
+that were granted, those that plans gave for each month, and those that rolled over; and so are its tiers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import pairwise
-
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from drawdown.ledger import wallet
+from drawdown.ledger import accounts, wallet
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import Terms
+from drawdown.ledger.monthly.terms import Gives
 from drawdown.ledger.reservations import Denied, mature_due
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands import credit, executions, tiers
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.views.ledger import list_lots
 from tests.fresh import fresh
+from tests.stateful import lots_model
+from tests.stateful.lots_model import EVER, TIER, WAIT_MS, Given, Model, Run, month_of
 from tests.world import Fleet
 
 HOUR_MS = 60 * MINUTE_MS
-WAIT_MS = 12 * MINUTE_MS
-EVER = 10**18
-FEATURES = (None, "x", "y")
-
-
-@dataclass
-class Given:
-    """A lot, as the model knows it."""
-
-    key: str
-    amount: int
-    priority: int
-    begins: int
-    ends: int
-    features: tuple[str, ...] | None
-    taken: int = 0
-    expired: int = 0
-    paid: int = 0
-
-    @property
-    def before(self) -> tuple[int, int, int, int, str]:
-        return (self.priority, self.ends, 1 if self.features is None else 0, self.begins, self.key)
-
-
-@dataclass
-class Run:
-    amount: int
-    accepted: int
-    ends: int
-    state: str = "held"
-
-
-@dataclass
-class Model:
-    """What there was: lots, runs, and each use with its moment and feature."""
-
-    lots: dict[str, Given] = field(default_factory=dict)
-    runs: dict[str, Run] = field(default_factory=dict)
-    uses: list[tuple[int, str | None, int]] = field(default_factory=list)
-    owed: int = 0
-    back: int = 0
-
-    def balance(self, now: int) -> int:
-        begun = [one for one in self.lots.values() if one.begins <= now or one.taken]
-        spent = sum(amount for _, _, amount in self.uses)
-        return sum(one.amount - one.taken - one.expired for one in begun) - spent
-
-    @property
-    def held(self) -> int:
-        return sum(run.amount for run in self.runs.values() if run.state == "held")
-
-    def pay(self) -> None:
-        """Which lot paid for what, from the beginning."""
-        for lot in self.lots.values():
-            lot.paid = 0
-        moments = {one.begins for one in self.lots.values()} | {one.ends for one in self.lots.values()}
-        waiting: list[str | None] = []
-        self.back = 0
-        for start, end in pairwise(sorted({-EVER, EVER} | moments)):
-            for feature in FEATURES:
-                total = 0
-                for ts, what, amount in self.uses:
-                    if what == feature and start <= ts < end:
-                        total += amount
-                waiting += [feature] * total
-                self.back -= min(total, 0)
-            waiting.sort(key=lambda feature: feature or "")
-            while self.back and waiting:
-                waiting.pop(0)
-                self.back -= 1
-            for lot in sorted(self.lots.values(), key=lambda one: one.before):
-                if lot.begins <= start < lot.ends:
-                    for feature in list(waiting):
-                        fits = lot.features is None or feature in lot.features
-                        if fits and lot.paid < lot.amount - lot.taken:
-                            lot.paid += 1
-                            waiting.remove(feature)
-        self.owed = len(waiting)
-
-    def fall_due(self, now: int) -> int:
-        """Runs that are over, then lots that are; what waits to expire."""
-        for run in self.runs.values():
-            if run.state == "held" and run.ends <= now:
-                run.state = "expired"
-        self.pay()
-        over = [one for one in self.lots.values() if one.ends + WAIT_MS <= now]
-        over.sort(key=lambda one: (one.ends, one.key))
-        for lot in over:
-            lot.expired = min(lot.expired, lot.amount - lot.taken - lot.paid)
-        balance, held, waits = self.balance(now), self.held, 0
-        for lot in over:
-            for _ in range(lot.amount - lot.taken - lot.paid - lot.expired):
-                if balance <= held and held:
-                    held, waits = held - 1, waits + 1
-                else:
-                    lot.expired += 1
-                balance -= 1
-        return waits
+MOST = {None: None, "a": 2, "b": 5}
+"""Sandboxes at once, by plan."""
+PRO = 4
+"""With the tier."""
 
 
 class Lots(RuleBasedStateMachine):
-    """One wallet, two features that cost one micro-credit each."""
+    """One wallet, two features that cost one micro-credit each, two plans and a tier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,6 +58,11 @@ class Lots(RuleBasedStateMachine):
         self.fleet.assign("acme")
         for feature in ("x", "y"):
             write(self.engine, lambda c, name=feature: credit.set_rate(c, name, 1, 1, self.fleet.by, from_ms=0))  # type: ignore[misc]
+        for plan, most in MOST.items():
+            if plan is not None:
+                write(self.engine, lambda c, plan=plan, most=most: credit.set_plan_limit(c, plan, most, self.fleet.by))  # type: ignore[misc]
+                self.model.plans[plan] = []
+        write(self.engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(PRO, TIER), self.fleet.by))
         self.give(5, 50, None, lasts, None)
 
     @rule(
@@ -172,7 +84,7 @@ class Lots(RuleBasedStateMachine):
     @rule(
         amount=st.sampled_from([1, 2, 3, 5, 9, -1, -4]),
         feature=st.sampled_from(["x", "y"]),
-        ago=st.sampled_from([0, 0, HOUR_MS, 5 * HOUR_MS, DAY_MS, 3 * DAY_MS]),
+        ago=st.sampled_from([0, 0, HOUR_MS, 5 * HOUR_MS, DAY_MS, 3 * DAY_MS, 20 * DAY_MS, 40 * DAY_MS]),
     )
     def use(self, amount: int, feature: str, ago: int) -> None:
         use = Usage(self.name("u"), "acme", feature, amount, self.now - ago)
@@ -224,14 +136,69 @@ class Lots(RuleBasedStateMachine):
         told = write(self.engine, lambda c: credit.take_back(c, lot.key, self.fleet.by, whole=whole))
         left = lot.amount - lot.taken
         if not whole:
-            left -= lot.paid + lot.expired
+            left = lot.left
             balance, held = self.model.balance(self.now), self.model.held
             while lot.begins <= self.now and left and held and balance - left < held:
                 left, held, balance = left - 1, held - 1, balance - 1  # what a run would have to draw stays
         assert told.taken_micro == left, "another amount was taken back"
         lot.taken += left
 
-    @rule(ms=st.sampled_from([MINUTE_MS, WAIT_MS, HOUR_MS, 2 * HOUR_MS, DAY_MS]))
+    # Plans and tiers
+
+    @rule(
+        plan=st.sampled_from(["a", "b"]),
+        included=st.sampled_from([0, 4, 8, 8]),
+        rolls=st.sampled_from([(0, 0), (0, 5), (0, 20), (3, 6)]),
+        first=st.sampled_from([0, 0, 2]),
+    )
+    def a_plan_gives(self, plan: str, included: int, rolls: tuple[int, int], first: int) -> None:
+        gives = Gives(included, *rolls, first)
+        write(self.engine, lambda c: credit.set_plan_limit(c, plan, None, self.fleet.by, gives=gives))
+        terms, before_ms = self.model.plans[plan], [moment for name, moment in self.model.stays if name == plan]
+        if self.plan == plan:  # the month was looked at
+            before_ms.append(lots_model.MONTHS[month_of(self.now)])
+        since = max([self.now, *(moment + 1 for moment in before_ms)])
+        before = (terms[-1].included, terms[-1].rolls, terms[-1].first) if terms else (0, (0, 0), 0)
+        if before != (included, rolls, first):
+            since = max(since, terms[-1].since) if terms else since
+            terms.append(lots_model.Terms(since, included, rolls, first))
+
+    @property
+    def plan(self) -> str | None:
+        return self.model.stays[-1][0] if self.model.stays else None
+
+    @rule(plan=st.sampled_from(["a", "b"]))
+    def come_onto(self, plan: str) -> None:
+        key = self.name("p")
+        write(self.engine, lambda c: credit.grant(c, "acme", 1, self.fleet.by, key=key, plan=plan))
+        self.model.add(Given(f"grant:{key}", 1, 50, self.now, EVER))
+        if self.plan != plan:
+            self.model.stays.append((plan, self.now))
+
+    @rule()
+    def buy_the_tier(self) -> None:
+        tier, waits = self.model.tier, sum(one.left for one in self.model.lots.values() if one.ends <= self.now)
+        room = self.model.balance(self.now) - self.model.held - max(waits, 0)
+        may = self.plan is not None and (month_of(self.now) in self.model.paid or room >= TIER)
+        goes_on = tier is not None and tier.renews and not tier.ended and tier.paid_to > self.now
+        try:
+            done = write(self.engine, lambda c: tiers.buy(c, "acme", "pro", self.fleet.by))
+        except Denied:
+            assert not may and not goes_on, "refused, and there was room"
+            return
+        assert may or goes_on, "bought, and there was no room"
+        assert done.changed == (not goes_on), "what was said of it is not so"
+        if not goes_on:
+            self.model.charge(self.now)
+
+    @precondition(lambda self: self.model.tier is not None)
+    @rule()
+    def let_the_tier_end(self) -> None:
+        write(self.engine, lambda c: tiers.let_end(c, "acme", "pro", self.fleet.by))
+        assert self.model.tier is not None
+        self.model.tier.renews = False
+
+    @rule(ms=st.sampled_from([MINUTE_MS, WAIT_MS, HOUR_MS, 2 * HOUR_MS, DAY_MS, 9 * DAY_MS, 31 * DAY_MS, 75 * DAY_MS]))
     def wait(self, ms: int) -> None:
         self.fleet.clock.at_ms += ms
 
@@ -248,7 +215,9 @@ class Lots(RuleBasedStateMachine):
 
     @invariant()
     def the_wallet_and_its_lots_are_what_the_model_says(self) -> None:
-        write(self.engine, lambda c: mature_due(c, self.now))
+        for _ in range(9):
+            if not write(self.engine, lambda c: mature_due(c, self.now)).more:
+                break
         waits = self.model.fall_due(self.now)
         row = self.fleet.rows("SELECT balance_micro, held_micro, deferred_micro, next_due_ms FROM ledger_accounts")
         if not row:
@@ -269,3 +238,11 @@ class Lots(RuleBasedStateMachine):
         mine = [one for one in self.model.lots.values() if one.begins <= self.now < one.ends]
         in_use = [one.lot for one in told.lots if one.place is not None]
         assert in_use == [one.key for one in sorted(mine, key=lambda one: one.before)], "the order is another one"
+
+    @invariant()
+    def as_many_at_once_as_plan_and_tier_allow(self) -> None:
+        tier, told = self.model.tier, read(self.engine, lambda c: accounts.read_wallets(c, ["acme"]))["acme"]
+        has = tier is not None and not tier.ended
+        most = MOST[self.plan]
+        wanted = None if most is None else max(most, PRO if has else 0)
+        assert (told.plan, told.max_concurrent) == (self.plan, wanted), "the plan or the tier is another one"

@@ -14,6 +14,7 @@ from drawdown.ledger import accounts, lots, plans, wallet
 from drawdown.ledger.allocation import KINDS
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.lots import PLAIN, Terms
+from drawdown.ledger.monthly.terms import Gives, newest, set_gives
 from drawdown.ledger.plans import ONE_PPM, HoldTerms
 from drawdown.ledger.rates import Rate
 from drawdown.schema import ids
@@ -66,7 +67,7 @@ def grant(
     if amount_micro > 0:
         rearm_paid(connection, customer_id, name)
     if plan is not None:
-        accounts.set_plan(connection, customer_id, plan)
+        wallet.change_plan(connection, customer_id, plan, by)
     granted = wallet.grant(
         connection, customer_id, amount_micro, key=name, now_ms=by.now_ms, actor=by.actor, reason=by.reason, terms=terms
     )
@@ -121,7 +122,7 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
     if taken.key is not None:
         details = {"amount_micro": -taken.amount_micro, "key": taken.key, "lot": found.lot, "whole": whole}
         record(connection, "ledger_grant", found.customer_id, details, by)
-        mark_for_projection(connection, orgs_of(connection, [found.customer_id]), by.now_ms)
+    mark_for_projection(connection, orgs_of(connection, [found.customer_id]), by.now_ms)
     return TakenBack(found.lot, found.customer_id, taken.amount_micro, taken.promised_micro, taken.balance_micro)
 
 
@@ -181,28 +182,47 @@ def set_rate(
 def set_plan_limit(
     connection: sa.Connection,
     plan: str,
-    max_concurrent: int,
+    max_concurrent: int | None,
     by: By,
     *,
     new: bool = True,
     holds: HoldTerms | None = None,
+    gives: Gives | None = None,
 ) -> int | None:
-    """Change how many sandboxes at once a plan allows, and what its runs hold (None: as it is), or make one; returns
-    how many it allowed before, None where it was not there. Errors: UsageError for a name that is none, or terms that
-    make no sense; UnknownId, unless `new`."""
+    """Change how many sandboxes at once a plan allows, what its runs hold, and what it gives from now on (None: as it
+    is), or make one; returns how many it allowed before, None where it was not there. Errors: UsageError for a name
+    that is none, terms that make no sense, or a new plan without a number; UnknownId, unless `new`."""
     if not is_clean_id(plan):
         raise UsageError("a plan's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.PLAN, plan, new=new)
     was: int | None = SQL.run(connection, "plan_limit", {"plan": plan}).scalar()
-    SQL.run(connection, "set_plan_limit", {"plan": plan, "max_concurrent_sandboxes": max_concurrent})
-    details: dict[str, object] = {"max_concurrent": max_concurrent, "was": was}
+    most = was if max_concurrent is None else max_concurrent
+    if most is None:
+        raise UsageError(f"the plan {plan} is new: say how many sandboxes at once it allows with --max-concurrent")
+    act = "hold_plan" if max_concurrent is None else "set_plan_limit"
+    SQL.run(connection, act, {"plan": plan, "max_concurrent_sandboxes": most})
+    details: dict[str, object] = {"max_concurrent": most, "was": was}
     if holds is not None:
         _require_sane_terms(holds)
         details |= {"holds": vars(holds), "held_before": vars(plans.read_hold_terms(connection, plan) or HoldTerms())}
         plans.set_hold_terms(connection, plan, holds)
+    if gives is not None:
+        require_sane_gives(plan, gives)
+        details |= {"gives": vars(gives), "gave_before": vars(newest(connection, plan))}
+        set_gives(connection, plan, gives, by)
     record(connection, "ledger_plan", plan, details, by)
     mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), by.now_ms)
     return was
+
+
+def require_sane_gives(plan: str, gives: Gives) -> None:
+    """Errors: UsageError for what no plan can give."""
+    if any(not 0 <= amount <= MAX_ENTRY_MICRO for amount in vars(gives).values()):
+        raise UsageError("what a plan gives lies between nothing and a thousand million credits")
+    if gives.rollover_min_micro > gives.rollover_max_micro:
+        raise UsageError("what rolls over at least is more than what rolls over at most: give a --rollover-max, too")
+    if ":" in plan and gives.included_micro:
+        raise UsageError("a plan that includes credit has no colon in its name: it stands in the keys of what it gives")
 
 
 def _require_sane_terms(holds: HoldTerms) -> None:
@@ -218,8 +238,8 @@ def _require_sane_terms(holds: HoldTerms) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan of the embedded ledger: sandboxes at once, how many customers are on it, and what its runs hold
-    (`ledger.plans.HoldTerms`)."""
+    """A plan of the embedded ledger: sandboxes at once, how many customers are on it, what its runs hold
+    (`ledger.plans.HoldTerms`) and what it gives (`ledger.monthly.terms.Gives`)."""
 
     plan: str
     max_concurrent: int
@@ -229,6 +249,10 @@ class Plan:
     most_hold_micro: int | None
     most_held_micro: int | None
     holds_halt: bool
+    included_micro: int
+    rollover_min_micro: int
+    rollover_max_micro: int
+    first_micro: int
 
 
 def list_plans(connection: sa.Connection) -> list[Plan]:

@@ -12,10 +12,17 @@ SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan
 INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES (:plan, :max_concurrent_sandboxes)
 ON CONFLICT (plan) DO UPDATE SET max_concurrent_sandboxes = excluded.max_concurrent_sandboxes
 
+-- name: hold_plan
+-- Nobody else changes it until this transaction is over.
+UPDATE ledger_plans SET max_concurrent_sandboxes = max_concurrent_sandboxes WHERE plan = :plan
+
 -- name: plans
-SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COUNT(a.account_id) AS customers,
-    p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt
-FROM ledger_plans p LEFT JOIN ledger_accounts a ON a.plan = p.plan
-GROUP BY p.plan, p.max_concurrent_sandboxes, p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro,
-    p.most_held_micro, p.holds_halt
+SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COALESCE(a.customers, 0) AS customers,
+    p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt,
+    COALESCE(t.included_micro, 0) AS included_micro, COALESCE(t.rollover_min_micro, 0) AS rollover_min_micro,
+    COALESCE(t.rollover_max_micro, 0) AS rollover_max_micro, COALESCE(t.first_micro, 0) AS first_micro
+FROM ledger_plans p
+LEFT JOIN (SELECT plan, COUNT(*) AS customers FROM ledger_accounts GROUP BY plan) a ON a.plan = p.plan
+LEFT JOIN plan_terms t ON t.plan = p.plan
+    AND t.number = (SELECT MAX(n.number) FROM plan_terms n WHERE n.plan = p.plan)
 ORDER BY p.plan

@@ -254,7 +254,7 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts
     """The wallet after it moved. Whom that may halt, let go on, or leave with little is asked about again."""
     found = _wallet(connection, customer_id)
     orgs = orgs_of(connection, [customer_id])
-    values = {"orgs": orgs, "balance_micro": found.balance_micro}
+    values = {"orgs": orgs, "customer_id": customer_id, "balance_micro": found.balance_micro, "now_ms": now_ms}
     if found.available_micro <= 0 or SQL.run(connection, "verdict_may_change", values).first() is not None:
         mark_for_projection(connection, orgs, now_ms)
     return found

@@ -1,13 +1,14 @@
 -- Runs: whose verdict they may change, and what a person blocks.
 
 -- name: verdict_may_change
--- Of these organisations one is halted; or its balance is low, and the operator's product wants to know and was not told.
+-- Of these organisations one is halted; or their wallet lost a tier just now; or its balance is low, and the operator's product wants to know
+-- and was not told.
 SELECT 1 FROM orgs o WHERE o.org_id IN :orgs AND (o.is_halted OR (:balance_micro <= {low_level}
     AND EXISTS (SELECT 1 FROM hook_endpoints h WHERE h.ended_ms IS NULL
         AND ' ' || h.events || ' ' LIKE '% balance.low %')
     AND NOT EXISTS (SELECT 1 FROM balance_episodes e WHERE e.org_id = o.org_id AND e.level = 'low'
         AND e.ended_ms IS NULL)))
-LIMIT 1
+UNION ALL SELECT 1 FROM tier_holders WHERE customer_id = :customer_id AND ended_ms = :now_ms LIMIT 1
 
 -- name: block
 INSERT INTO run_blocks (org_id, kind, name, at_ms, actor, reason)

@@ -14,6 +14,7 @@ USAGE: Final = queries(str(_HERE.with_name("usage.sql")))
 PUSHES: Final = queries(str(_HERE.with_name("pushes.sql")))
 LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
 CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
+PLANS: Final = queries(str(_HERE.with_name("plans.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
 HOOKS: Final = queries(str(_HERE.with_name("hooks.sql")))
@@ -32,6 +33,8 @@ STATEMENTS: Final = (
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
     (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
     (CREDIT, ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over")),
+    (PLANS, ("period_missing", "first_missing", "period_twice", "period_otherwise", "rolled", "reduced_otherwise")),
+    (PLANS, ("plan_unsaid", "plan_never_due", "tier_entry", "tier_holder")),
     (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
     (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
@@ -144,6 +147,24 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "taken back",
     ),
     "lot_never_over": (10, "{lot} expires at {expires_ms}, and its wallet falls due at {next_due_ms}"),
+    "period_missing": (10, "{plan} included credit for {period}, and {customer_id}, who was on it, was given none"),
+    "first_missing": (10, "{plan} gave new customers credit, and {customer_id}, on it from {since_ms}, got none"),
+    "period_twice": (10, "{customer_id} was given {lots} lots for {period} on {plan}"),
+    "period_otherwise": (
+        10,
+        "{lot} is {amount_micro} of {customer_id} from {begins_ms} to {expires_ms}; the plan {plan} gave no such lot",
+    ),
+    "rolled_short": (
+        10,
+        "of {period} {expired} expired for {customer_id}, and {rolled} rolled over: {wanted} should have",
+    ),
+    "rolled_beyond": (10, "of {period} {rolled} rolled over for {customer_id}; the plan lets {allowed}"),
+    "reduced_otherwise": (10, "{key} takes {amount_micro} of {lot}, which did not roll over"),
+    "plan_unsaid": (10, "the wallet of {customer_id} is on the plan {plan}; on record is {said}"),
+    "plan_never_due": (10, "the wallet of {customer_id} is on the plan {plan}, and falls due at {next_due_ms}"),
+    "tier_entry": (10, "{amount_micro} were charged to {from_account} as {key}, and it has no such tier"),
+    "tier_unpaid": (10, "{customer_id} has the tier {tier} until {paid_to_ms}, and nothing was charged for it"),
+    "tier_never_due": (10, "{customer_id} has paid {tier} until {paid_to_ms}; its wallet falls due at {next_due_ms}"),
     "no_settlement": (11, "{reservation} is {state}, and nothing says what {supplier} is owed for it"),
     "settles_nothing": (
         11,

@@ -156,13 +156,14 @@ SUM(line)
 (SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
 
 -- name: sides
--- What was given comes from the grants, what was used goes to revenue, what expired to the breakage: an entry has a
--- wallet on its one side alone.
+-- What was given comes from the grants, what was used goes to revenue or the tiers, what expired to the breakage: an
+-- entry has a wallet on its one side alone.
 SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
 FROM ledger_entries e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
 WHERE NOT CASE WHEN e.kind = 'expiry' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'breakage'
     WHEN e.kind = 'grant' THEN e.from_account = 'source:grants' AND e.to_account LIKE 'wallet:%'
+    WHEN e.kind = 'tier' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'tiers'
     ELSE e.from_account LIKE 'wallet:%' AND (e.to_account LIKE 'revenue:%' OR (e.kind = 'run' AND e.to_account = 'revenue'))
     END
 
@@ -198,9 +199,11 @@ WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <>
         AND 'wallet:' || l.customer_id = q.account))
 
 -- name: ungranted
+-- What plans give, and what late use takes of what rolled over, is claimed beside (plans.sql).
 SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
 FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.to_account
-WHERE e.kind = 'grant' AND e.key NOT LIKE 'topup:%' AND e.key NOT IN (
+WHERE e.kind = 'grant' AND e.key NOT LIKE 'topup:%' AND e.key NOT LIKE 'reduced:%'
+    AND NOT EXISTS (SELECT 1 FROM plan_lots p WHERE p.lot = e.key) AND e.key NOT IN (
     SELECT {said_key} FROM operator_actions x WHERE x.action = 'ledger_grant' AND {said_key} IS NOT NULL)
 
 -- name: said_key [postgresql]

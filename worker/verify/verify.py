@@ -10,7 +10,8 @@ These are not claimed:
 - which of several rates that had begun by a push's window was known when it was charged
 - when an entry of the ledger was written (`at_ms`; its `ts` is claimed)
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
-- which plan a wallet is on
+- which of a plan's terms were the newest as a month began (that those were of it which a lot says is claimed)
+- what a tier cost as a month of it was charged
 - that what expired of a lot is what nobody used of it in time
 - which of a supplier's terms were the newest as a run of it ended (those that were copied are claimed)
 - the figures that an organisation's row keeps of its last read (`balance_micro` and the like)

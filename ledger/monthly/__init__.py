@@ -1,0 +1,1 @@
+"""What comes round each calendar month: credit that plans include, and tiers that are paid for."""

@@ -1,0 +1,151 @@
+"""What plans give their customers: credit that is included each month, and a new customer's first credit.
+
+Guarantee: what is due follows from rows alone: since when a customer is on which plan, and what that plan gave by then.
+Each month of a plan is given once, under its key, however often and however late it is looked for; a month that
+everybody slept through is given all the same. Who comes onto a plan during a month gets all of it, from then on. Under
+the wallet's lock, which the caller holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import WALLET, wallet_account
+from drawdown.ledger.allocation import DEFAULT_PRIORITY, Lot
+from drawdown.ledger.monthly.calendar import next_start, period_of, start_of
+from drawdown.ledger.monthly.terms import Terms, in_force, of_plans
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+GIVEN_AT_ONCE: Final = 12
+"""Grants of one wallet's plans that one transaction makes up."""
+
+
+@dataclass(frozen=True)
+class Stay:
+    """The how manieth plan of a customer it is, and since when (milliseconds); it ends as the next one begins."""
+
+    number: int
+    plan: str
+    since_ms: int
+
+
+@dataclass
+class Given:
+    """The lots that plans give by now; the customers to whom nothing more is due; and those to whom more is than was
+    taken at once."""
+
+    lots: list[Lot] = field(default_factory=list)
+    caught_up: list[str] = field(default_factory=list)
+    unfinished: set[str] = field(default_factory=set)
+
+
+def due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Given:
+    """What plans give these customers by now, and did not give yet. Nothing is written."""
+    found = Given()
+    values = {"accounts": [wallet_account(one) for one in customer_ids], "month_ms": start_of(now_ms)}
+    behind = [account.removeprefix(WALLET) for account in SQL.run(connection, "behind", values).scalars()]
+    if not behind:
+        return found
+    stays: dict[str, list[Stay]] = defaultdict(list)
+    for row in SQL.run(connection, "stays", {"customers": behind}):
+        stays[row.customer_id].append(Stay(row.number, row.plan, row.since_ms))
+    terms = of_plans(connection, {stay.plan for those in stays.values() for stay in those})
+    there = set(SQL.run(connection, "there", {"customers": behind}).scalars())
+    for customer_id in behind:
+        lots = list(itertools.islice(_lots(customer_id, stays[customer_id], terms, there, now_ms), GIVEN_AT_ONCE + 1))
+        found.lots += lots[:GIVEN_AT_ONCE]
+        if len(lots) > GIVEN_AT_ONCE:
+            found.unfinished.add(customer_id)
+        elif all(stay.since_ms <= now_ms for stay in stays[customer_id]):
+            found.caught_up.append(customer_id)
+    return found
+
+
+def _lots(
+    customer_id: str, stays: Sequence[Stay], terms: Mapping[str, Sequence[Terms]], there: Collection[str], now_ms: int
+) -> Iterator[Lot]:
+    """Those that are not there yet, in the order in which they begin."""
+    new: set[str] = set()
+    for stay, after in itertools.zip_longest(stays, stays[1:]):
+        of_plan = terms.get(stay.plan, ())
+        beyond_ms = now_ms + 1 if after is None else min(after.since_ms, now_ms + 1)
+        for begins_ms in _begins(stay.since_ms, beyond_ms, of_plan):
+            for lot in _begun(customer_id, stay, of_plan, begins_ms, now_ms):
+                if lot.lot not in there and lot.lot not in new:
+                    new.add(lot.lot)
+                    yield lot
+
+
+def _begins(since_ms: int, beyond_ms: int, of_plan: Sequence[Terms]) -> Iterator[int]:
+    """When what a plan gives begins during a stay: as the stay does, and with each month. Nothing begins before the
+    plan gave anything."""
+    if not of_plan:
+        return
+    if since_ms < beyond_ms:
+        yield since_ms
+    begins_ms = next_start(max(since_ms, of_plan[0].from_ms - 1))
+    while begins_ms < beyond_ms:
+        yield begins_ms
+        begins_ms = next_start(begins_ms)
+
+
+def _begun(customer_id: str, stay: Stay, of_plan: Sequence[Terms], begins_ms: int, now_ms: int) -> Iterator[Lot]:
+    """What a plan gives at a moment of a stay."""
+    gives = in_force(of_plan, begins_ms)
+    if gives.first_micro and stay.number == 1 and begins_ms == stay.since_ms:
+        yield Lot(
+            lot=f"first:{customer_id}",
+            customer_id=customer_id,
+            kind="bonus",
+            amount_micro=gives.first_micro,
+            priority=DEFAULT_PRIORITY,
+            begins_ms=begins_ms,
+            expires_ms=None,
+            features=None,
+            at_ms=now_ms,
+            actor="drawdown",
+            reason=f"the first credit of {stay.plan}",
+            part="first",
+            plan=stay.plan,
+        )
+    if gives.included_micro:
+        period = period_of(begins_ms)
+        yield Lot(
+            lot=f"included:{customer_id}:{stay.plan}:{period}",
+            customer_id=customer_id,
+            kind="included",
+            amount_micro=gives.included_micro,
+            priority=DEFAULT_PRIORITY,
+            begins_ms=begins_ms,
+            expires_ms=next_start(begins_ms),
+            features=None,
+            at_ms=now_ms,
+            actor="drawdown",
+            reason=f"included in {stay.plan} for {period}",
+            part="included",
+            plan=stay.plan,
+            period=period,
+            rollover_min_micro=gives.rollover_min_micro,
+            rollover_max_micro=gives.rollover_max_micro,
+        )
+
+
+def keep(connection: sa.Connection, lots: Sequence[Lot]) -> None:
+    """Keep lots of plans, and which plan and month each is of."""
+    if lots:
+        SQL.run(connection, "give", {"lots": [vars(lot) for lot in lots]})
+
+
+def caught_up(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
+    """Note of wallets that all is given which plans give up to now."""
+    if customer_ids:
+        values = {"accounts": [wallet_account(one) for one in customer_ids], "month_ms": start_of(now_ms)}
+        SQL.run(connection, "caught_up", values)

@@ -1,0 +1,29 @@
+-- What plans give: who is on which plan since when, and what was given.
+
+-- name: behind
+-- Wallets on a plan that were not looked at since this month began, or since their plan changed.
+SELECT account_id FROM ledger_accounts
+WHERE account_id IN :accounts AND plan IS NOT NULL AND (given_to_ms IS NULL OR given_to_ms < :month_ms)
+ORDER BY account_id
+
+-- name: stays
+SELECT customer_id, number, plan, since_ms FROM plan_stays WHERE customer_id IN :customers ORDER BY customer_id, number
+
+-- name: there
+SELECT lot FROM plan_lots WHERE customer_id IN :customers AND part <> 'rollover'
+
+-- name: given
+{rows :lots (lot text, customer_id text, kind text, amount_micro bigint, priority integer, begins_ms bigint,
+    expires_ms bigint, at_ms bigint, actor text, reason text, plan text, part text, period text,
+    rollover_min_micro bigint, rollover_max_micro bigint)} r
+
+-- name: give
+INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, priority, begins_ms, expires_ms, at_ms, actor, reason)
+SELECT lot, customer_id, kind, amount_micro, priority, begins_ms, expires_ms, at_ms, actor, reason FROM {given}
+WHERE 1 = 1 ORDER BY lot ON CONFLICT (lot) DO NOTHING;
+INSERT INTO plan_lots (lot, customer_id, part, plan, period, rollover_min_micro, rollover_max_micro)
+SELECT lot, customer_id, part, plan, period, rollover_min_micro, rollover_max_micro FROM {given}
+WHERE 1 = 1 ORDER BY lot ON CONFLICT (lot) DO NOTHING
+
+-- name: caught_up
+UPDATE ledger_accounts SET given_to_ms = :month_ms WHERE account_id IN :accounts

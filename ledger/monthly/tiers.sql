@@ -1,0 +1,46 @@
+-- Tiers, and who holds them.
+
+-- name: tier
+SELECT tier, at_once, price_micro FROM tiers WHERE tier = :tier
+
+-- name: set_tier
+INSERT INTO tiers (tier, at_once, price_micro) VALUES (:tier, :at_once, :price_micro)
+ON CONFLICT (tier) DO UPDATE SET at_once = excluded.at_once, price_micro = excluded.price_micro
+
+-- name: holder
+SELECT customer_id, tier, bought_ms, paid_to_ms, renews, ended_ms, ended_reason FROM tier_holders
+WHERE customer_id = :customer_id AND tier = :tier
+
+-- name: buy
+-- Anew where it had ended, or was to end.
+INSERT INTO tier_holders (customer_id, tier, bought_ms, paid_to_ms, renews, actor, reason)
+VALUES (:customer_id, :tier, :now_ms, :paid_to_ms, TRUE, :actor, :reason)
+ON CONFLICT (customer_id, tier) DO UPDATE SET
+    bought_ms = CASE WHEN tier_holders.ended_ms IS NULL THEN tier_holders.bought_ms ELSE excluded.bought_ms END,
+    paid_to_ms = excluded.paid_to_ms, renews = TRUE, ended_ms = NULL, ended_reason = NULL, actor = excluded.actor,
+    reason = excluded.reason
+
+-- name: expect
+-- The wallet falls due by then.
+UPDATE ledger_accounts SET next_due_ms = CASE WHEN next_due_ms < :paid_to_ms THEN next_due_ms ELSE :paid_to_ms END
+WHERE account_id = :account_id
+
+-- name: let_end
+UPDATE tier_holders SET renews = FALSE, actor = :actor, reason = :reason
+WHERE customer_id = :customer_id AND tier = :tier AND ended_ms IS NULL AND renews RETURNING tier
+
+-- name: due
+-- Tiers whose month is over: those that go on wait until what was left of it is booked.
+SELECT h.customer_id, h.tier, t.price_micro, h.renews FROM tier_holders h JOIN tiers t ON t.tier = h.tier
+WHERE h.customer_id IN :customers AND h.ended_ms IS NULL
+    AND h.paid_to_ms + CASE WHEN h.renews THEN :wait_ms ELSE 0 END <= :now_ms
+ORDER BY h.customer_id, t.at_once DESC, h.tier
+
+-- name: go_on
+UPDATE tier_holders SET paid_to_ms = :paid_to_ms
+WHERE (customer_id, tier) IN (SELECT customer_id, tier FROM {rows :paid (customer_id text, tier text)} r)
+
+-- name: end
+UPDATE tier_holders SET ended_ms = :now_ms, ended_reason = r.ended_reason
+FROM {rows :ended (customer_id text, tier text, ended_reason text)} r
+WHERE tier_holders.customer_id = r.customer_id AND tier_holders.tier = r.tier

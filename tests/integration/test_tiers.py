@@ -1,0 +1,183 @@
+"""Tiers: sandboxes at once that are bought by the month; and the commands on plans and tiers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger.lots import EXPIRY_WAIT_MS
+from drawdown.ledger.reservations import Denied
+from drawdown.schema.database import read
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.commands import tiers
+from drawdown.worker.views.tiers import tiers_of
+from tests.integration.monthly import Account, month, proven
+from tests.integration.test_lots import run
+from tests.world import T0
+
+
+@pytest.fixture
+def account(engine: sa.Engine) -> Iterator[Account]:
+    yield from proven(engine)
+
+
+def test_a_tier_is_paid_by_the_month_and_the_larger_of_plan_and_tier_counts(account: Account) -> None:
+    fleet = account.fleet
+    account.plan("team", 40, most=5)
+    account.tier("pro", 100, 30)
+    with pytest.raises(Denied, match="any number"):
+        account.buy()
+    account.join()
+    account.at(T0 + 10 * DAY_MS)
+    bought = account.buy()
+    assert (bought.charged_micro, bought.wallet.balance_micro, bought.wallet.max_concurrent) == (30, 10, 100)
+    assert account.buy().changed is False
+    fleet.tick(accept_clock=True)
+    assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 100
+    account.sweep(month(2))
+    assert account.balance == 50, "until what was left of January is booked, nothing is charged"
+    account.sweep(month(2) + EXPIRY_WAIT_MS)
+    assert account.balance == 10
+    rows = fleet.rows("SELECT key, from_account, to_account, amount_micro, ts FROM ledger_entries WHERE kind = 'tier' "
+                      "ORDER BY ts")  # fmt: skip
+    assert rows == [
+        ("tier:acme:pro:2026-01", "wallet:acme", "tiers", 30, T0 + 10 * DAY_MS),
+        ("tier:acme:pro:2026-02", "wallet:acme", "tiers", 30, month(2)),
+    ]
+    account.plan("team", 40, most=500)
+    fleet.tick(month(2) + DAY_MS, accept_clock=True)
+    assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 500
+
+
+def test_a_tier_ends_where_there_is_no_credit_for_another_month(account: Account) -> None:
+    fleet = account.fleet
+    account.plan("team", 10)
+    account.join()
+    account.give("bought", 25, "purchased")
+    account.tier("pro", 100, 30)
+    account.buy()
+    fleet.tick(T0 + DAY_MS, accept_clock=True)
+    fleet.tick(month(2) + EXPIRY_WAIT_MS, accept_clock=True)
+    (held,) = read(fleet.engine, lambda c: tiers_of(c, "acme"))
+    assert (held.ended_ms, held.ended_reason, account.balance) == (month(2) + EXPIRY_WAIT_MS, "no_credit", 15)
+    assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 5
+    with pytest.raises(Denied, match=r"has 1.5e-05 credits to pay with, and a month of pro costs 3e-05"):
+        account.buy()
+    account.give("more", 25, "purchased")
+    assert account.buy().charged_micro == 30
+
+
+def test_a_tier_that_is_ended_lasts_until_the_month_is_over(account: Account) -> None:
+    account.plan("team")
+    account.join()
+    account.give("bought", 100, "purchased")
+    account.tier()
+    account.buy()
+    assert account.undo().wallet.max_concurrent == 100
+    assert account.undo().changed is False
+    assert account.buy().charged_micro == 0, "the month is paid for"
+    account.undo()
+    account.sweep(month(2) - 1)
+    assert account.balance == 70
+    account.sweep(month(2))
+    (held,) = read(account.fleet.engine, lambda c: tiers_of(c, "acme"))
+    assert (held.ended_ms, held.ended_reason, account.balance) == (month(2), None, 70)
+
+
+def test_of_two_tiers_the_larger_is_paid_for_first(account: Account) -> None:
+    account.plan("team")
+    account.join()
+    account.give("bought", 100, "purchased")
+    for name, at_once, price in (("base", 10, 20), ("pro", 100, 40)):
+        account.tier(name, at_once, price)
+        account.buy(name)
+    account.sweep(month(2) + EXPIRY_WAIT_MS)
+    held = read(account.fleet.engine, lambda c: tiers_of(c, "acme"))
+    assert [(one.tier, one.ended_reason) for one in held] == [("pro", None), ("base", "no_credit")]
+    assert account.balance == 0
+
+
+def test_a_month_that_everybody_slept_through_costs_no_tier(account: Account) -> None:
+    account.plan("team")
+    account.join()
+    account.give("bought", 100, "purchased")
+    account.tier()
+    account.buy()
+    account.sweep(month(6) + DAY_MS)
+    assert account.balance == 40
+    assert account.fleet.rows("SELECT key FROM ledger_entries WHERE kind = 'tier' ORDER BY key") == [
+        ("tier:acme:pro:2026-01",),
+        ("tier:acme:pro:2026-06",),
+    ]
+
+
+def test_a_tier_that_ends_while_a_run_is_accepted_is_projected(account: Account) -> None:
+    """Whoever makes it true has its organisation asked about."""
+    fleet = account.fleet
+    account.plan("team")
+    account.join()
+    account.give("bought", 35, "purchased")
+    account.tier()
+    account.buy()
+    fleet.tick(T0 + DAY_MS, accept_clock=True)
+    account.at(month(2) + EXPIRY_WAIT_MS)
+    assert fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is None
+    account.accept("e-1", 1)
+    assert fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is not None
+
+
+def test_a_tier_does_not_use_what_is_over(account: Account) -> None:
+    account.plan("team", 30)
+    account.join()
+    account.tier()
+    account.at(T0 + DAY_MS)
+    account.plan("team", 0)
+    account.at(month(2) + MINUTE_MS)
+    assert account.balance == 30
+    with pytest.raises(Denied, match="0 credits to pay with"):
+        account.buy()
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "A", "x" * 65])
+def test_a_tiers_name_reads_like_no_other(account: Account, name: str) -> None:
+    with pytest.raises(UsageError, match="64 of them"):
+        account.tier(name)
+    with pytest.raises(UsageError, match="--at-once and --price"):
+        account.write(lambda c: tiers.set_tier(c, "new", tiers.Change(price_micro=1), account.fleet.by))
+
+
+def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/plans.db"
+    run(url, "init")
+    assert "--max-concurrent" in run(url, "ledger", "plan", "team", "--included", "20", "--new", status=2)
+    made = run(url, "ledger", "plan", "team", "--max-concurrent", "5", "--included", "20", "--rollover-max", "10",
+               "--first", "2.50", "--new")  # fmt: skip
+    assert "included: 20.00" in made and "first: 2.50" in made
+    assert "give a --rollover-max" in run(url, "ledger", "plan", "team", "--rollover-min", "11", status=2)
+    changed = json.loads(run(url, "ledger", "plan", "team", "--rollover-min", "1", "--json"))
+    assert (changed["max_concurrent"], changed["was"], changed["rollover_min_micro"]) == (5, 5, 1_000_000)
+    (plan,) = json.loads(run(url, "ledger", "plans", "--json"))["plans"]
+    gives = [plan[f"{name}_micro"] for name in ("included", "rollover_min", "rollover_max", "first")]
+    assert gives == [20_000_000, 1_000_000, 10_000_000, 2_500_000]
+    given = run(url, "ledger", "grant", "acme", "7.50", "--plan", "team", "--new")
+    assert "acme: 30.00 credits, plan team; before: 0.00" in given
+    assert "no such tier" in run(url, "ledger", "tier", "pro", "--at-once", "100", "--price", "25", "--new")
+    bought = run(url, "ledger", "tier-buy", "acme", "pro")
+    assert "pro, paid for until 2026-02-01T00:00:00Z, and goes on then; 25.00 credits charged, 100 sandboxes" in bought
+    shown = run(url, "ledger", "show", "acme")
+    assert "plan team, tier pro (100 at once, goes on at 2026-02-01T00:00:00Z)" in shown
+    assert "ends at 2026" not in shown
+    run(url, "ledger", "tier-buy", "acme", "pro", "--undo")
+    assert "ends at 2026-02-01T00:00:00Z" in run(url, "ledger", "show", "acme")
+    told = json.loads(run(url, "ledger", "show", "acme", "--json"))
+    assert [told[name] for name in ("available", "reserved", "included", "hold")] == [5, 0, 0, 0]
+    assert [one["tier"] for one in told["tiers"]] == ["pro"]
+    assert json.loads(run(url, "ledger", "tiers", "--json"))["tiers"] == [
+        {"tier": "pro", "at_once": 100, "price_micro": 25_000_000, "customers": 1}
+    ]
+    run(url, "verify")

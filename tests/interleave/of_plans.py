@@ -1,0 +1,75 @@
+"""Plans and tiers: a month that has begun and was not looked at, what rolls into it, another plan, tiers bought and
+ended, all of one wallet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.monthly.terms import Gives
+from drawdown.schema.audit import By
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.commands import credit, executions, tiers
+from drawdown.worker.commands.run_permission import Request
+from tests.interleave.party import plain
+from tests.interleave.stage import OLD, Stage
+
+GUILD: Final = "guild"
+"""A customer on the plan club since January; of February nothing is given yet, nor is its tier paid for."""
+
+
+def begin(stage: Stage) -> None:
+    """What every case finds."""
+    before = By(OLD + DAY_MS, "somebody", "explored")
+
+    def work(connection: sa.Connection) -> None:
+        credit.set_plan_limit(connection, "club", 3, before, gives=Gives(10, 0, 6, 2))
+        credit.grant(connection, GUILD, 20, before, key=GUILD, plan="club", new=True)
+        for name, at_once, price in (("pro", 100, 5), ("small", 9, 4)):
+            tiers.set_tier(connection, name, tiers.Change(at_once, price), before)
+        tiers.buy(connection, GUILD, "pro", before)
+
+    write(stage.engine, work)
+
+
+def _given_once(stage: Stage) -> Iterator[str]:
+    """Each month of a plan is given, and charged of a tier, once, whoever looks at it first."""
+    for period, lots in stage.rows(
+        "SELECT m.period, (SELECT COUNT(*) FROM plan_lots p WHERE p.customer_id = 'guild' AND p.plan = 'club' "
+        "AND p.part = 'included' AND p.period = m.period) FROM (VALUES ('2026-01'), ('2026-02')) AS m (period)"
+    ):
+        if lots != 1:
+            yield f"{period} was given {lots} times"
+    paid = stage.rows("SELECT key FROM ledger_entries WHERE kind = 'tier' AND key LIKE 'tier:guild:pro:%' ORDER BY key")
+    if [row[0][-7:] for row in paid][:1] != ["2026-01"] or len(paid) > 2:
+        yield f"the tier was charged as {paid}"
+
+
+PLANS: Final = (
+    plain(
+        "cli.nouns.ledger_plans:plan gives",
+        lambda s, c: credit.set_plan_limit(c, "club", None, s.by, gives=Gives(30, 0, 6, 2)),
+        _given_once,
+    ),
+    plain(
+        "cli.nouns.ledger:grant onto a plan",
+        lambda s, c: credit.grant(c, GUILD, 7, s.by, key="onto", plan="free"),
+        _given_once,
+    ),
+    plain(
+        "cli.nouns.ledger:take_back a month",
+        lambda s, c: credit.take_back(c, f"included:{GUILD}:club:2026-01", s.by, whole=True),
+        _given_once,
+    ),
+    plain(
+        "cli.nouns.executions:accept in a new month",
+        lambda s, c: executions.accept(c, "guild-run", Request(GUILD, 6), s.by),
+        _given_once,
+    ),
+    plain("cli.nouns.ledger_plans:tier", lambda s, c: tiers.set_tier(c, "pro", tiers.Change(price_micro=6), s.by)),
+    plain("cli.nouns.ledger_plans:tier_buy", lambda s, c: tiers.buy(c, GUILD, "small", s.by), _given_once),
+    plain("cli.nouns.ledger_plans:tier_buy undone", lambda s, c: tiers.let_end(c, GUILD, "pro", s.by), _given_once),
+)

@@ -1,0 +1,136 @@
+"""Tiers: more sandboxes at once, which a customer buys a month at a time from its own credit.
+
+Guarantee: organisations whose verdict may change by one are marked, so that the next tick asks again. The same act
+again changes nothing, so that whoever lost the answer gives it again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import wallet
+from drawdown.ledger.accounts import Wallet, read_wallets
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.monthly import tiers
+from drawdown.ledger.monthly.calendar import period_of
+from drawdown.ledger.monthly.tiers import Holder, Tier
+from drawdown.ledger.reservations import Denied
+from drawdown.schema import ids
+from drawdown.schema.audit import By, record
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MICRO
+from drawdown.worker.catalog.wallets import orgs_of
+from drawdown.worker.verdict.asks import mark_for_projection
+
+SQL = queries(__file__)
+
+NAME: Final = re.compile(r"[a-z0-9_+.-]{1,64}")
+"""What a tier may be called. It stands in keys: without a colon, two of them never read alike."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What of a tier is set; None: it stays as it is."""
+
+    at_once: int | None = None
+    price_micro: int | None = None
+
+
+@dataclass(frozen=True)
+class Bought:
+    """A customer's tier and wallet afterwards, what was charged now in micro-credits, and whether anything changed."""
+
+    holder: Holder
+    wallet: Wallet
+    charged_micro: int
+    changed: bool
+
+
+def set_tier(
+    connection: sa.Connection, tier: str, change: Change, by: By, *, new: bool = True
+) -> tuple[Tier, Tier | None]:
+    """Change a tier or make one; as it is now and was before. Who holds it may have so many sandboxes from now on, and
+    pays the new price from the next month on.
+
+    Errors: UsageError for what makes no sense, or is not said of a new one; UnknownId, unless `new`.
+    """
+    if NAME.fullmatch(tier) is None:
+        raise UsageError("a tier's name is made of a-z, 0-9 and any of _+.-, at most 64 of them")
+    ids.require(connection, ids.TIER, tier, new=new)
+    was = tiers.read(connection, tier)
+    at_once = change.at_once if change.at_once is not None or was is None else was.at_once
+    price = change.price_micro if change.price_micro is not None or was is None else was.price_micro
+    if at_once is None or price is None:
+        raise UsageError(f"the tier {tier} is new: say what it is with --at-once and --price")
+    if not 0 <= price <= MAX_ENTRY_MICRO:
+        raise UsageError("a tier costs from nothing to a thousand million credits a month")
+    found = Tier(tier, at_once, price)
+    if found != was:
+        tiers.set_tier(connection, found)
+        record(connection, "ledger_tier", tier, {**vars(found), "was": None if was is None else vars(was)}, by)
+        held = SQL.run(connection, "customers_with", {"tier": tier}).scalars().all()
+        mark_for_projection(connection, orgs_of(connection, held), by.now_ms)
+    return found, was
+
+
+def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
+    """Have a customer hold a tier from now on, charged for this month at once and for each other as it begins.
+
+    Errors: UnknownId; Denied `no_plan` for who has no limit anyway, `no_credit`; DatabaseBusy.
+    """
+    found = _known(connection, customer_id, tier)
+    wallet.make_true(connection, customer_id, by.now_ms)
+    now = read_wallets(connection, [customer_id])[customer_id]
+    if now.plan is None:
+        raise Denied("no_plan", f"{customer_id} is on no plan, and may have any number of sandboxes: it needs no tier")
+    before = tiers.holder(connection, customer_id, tier)
+    if before is not None and before.ended_ms is None and before.renews and before.paid_to_ms > by.now_ms:
+        return Bought(before, now, 0, changed=False)
+    has = wallet.payable(connection, customer_id, by.now_ms)
+    if not _is_paid(connection, customer_id, tier, by.now_ms) and found.price_micro > max(has, 0):
+        asks = f"a month of {tier} costs {found.price_micro / MICRO:g}"
+        raise Denied("no_credit", f"{customer_id} has {has / MICRO:g} credits to pay with, and {asks}", "credits")
+    charged = tiers.buy(connection, customer_id, found, by)
+    record(connection, "ledger_tier_buy", customer_id, {"tier": tier, "charged_micro": charged}, by)
+    return _changed(connection, customer_id, tier, charged, by)
+
+
+def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
+    """Have a customer's tier end with the month that is paid for. Errors: UnknownId; UsageError where it is not held;
+    DatabaseBusy."""
+    _known(connection, customer_id, tier)
+    wallet.make_true(connection, customer_id, by.now_ms)
+    before = tiers.holder(connection, customer_id, tier)
+    if before is None:
+        raise UsageError(f"{customer_id} never bought the tier {tier}: `drawdown ledger show {customer_id}`")
+    if not tiers.let_end(connection, customer_id, tier, by):
+        return Bought(before, read_wallets(connection, [customer_id])[customer_id], 0, changed=False)
+    record(connection, "ledger_tier_end", customer_id, {"tier": tier, "paid_to_ms": before.paid_to_ms}, by)
+    return _changed(connection, customer_id, tier, 0, by)
+
+
+def _known(connection: sa.Connection, customer_id: str, tier: str) -> Tier:
+    ids.require(connection, ids.CUSTOMER, customer_id)
+    ids.require(connection, ids.TIER, tier)
+    found = tiers.read(connection, tier)
+    assert found is not None
+    return found
+
+
+def _is_paid(connection: sa.Connection, customer_id: str, tier: str, now_ms: int) -> bool:
+    """Whether this month of it is."""
+    key = f"tier:{customer_id}:{tier}:{period_of(now_ms)}"
+    return SQL.run(connection, "is_paid", {"key": key}).first() is not None
+
+
+def _changed(connection: sa.Connection, customer_id: str, tier: str, charged_micro: int, by: By) -> Bought:
+    wallet.make_true(connection, customer_id, by.now_ms)
+    mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
+    found = tiers.holder(connection, customer_id, tier)
+    assert found is not None
+    return Bought(found, read_wallets(connection, [customer_id])[customer_id], charged_micro, changed=True)

@@ -1,0 +1,212 @@
+-- What plans give, what rolls over, and tiers (invariant 10).
+--
+-- Guarantee: as in `ledger.sql`. An organisation is that of the customer. Months are counted by the database itself.
+
+-- name: of_chosen
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: owner
+-- The organisation of a customer `q`; a breach here is about no window and no feature.
+(SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
+    CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: last_ms
+-- The last moment at which a plan gave something.
+(SELECT MAX(x.last_ms) FROM (SELECT MAX(given_to_ms) AS last_ms FROM ledger_accounts
+    UNION ALL SELECT MAX(l.begins_ms) FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot) x)
+
+-- name: months [postgresql]
+-- From the month in which a plan first gave something to that of the last time.
+months (name, start_ms, end_ms) AS (
+    SELECT TO_CHAR(d, 'YYYY-MM'), CAST(EXTRACT(EPOCH FROM d) * 1000 AS BIGINT),
+        CAST(EXTRACT(EPOCH FROM d + INTERVAL '1 month') * 1000 AS BIGINT)
+    FROM GENERATE_SERIES(
+        DATE_TRUNC('month', TO_TIMESTAMP((SELECT MIN(from_ms) FROM plan_terms) / 1000) AT TIME ZONE 'UTC'),
+        TO_TIMESTAMP({last_ms} / 1000) AT TIME ZONE 'UTC', INTERVAL '1 month') d)
+
+-- name: months [sqlite]
+dates (d) AS (
+    SELECT DATE((SELECT MIN(from_ms) FROM plan_terms) / 1000, 'unixepoch', 'start of month')
+    UNION ALL SELECT DATE(d, '+1 month') FROM dates
+    WHERE DATE(d, '+1 month') <= (SELECT DATE({last_ms} / 1000, 'unixepoch'))),
+months (name, start_ms, end_ms) AS (
+    SELECT STRFTIME('%Y-%m', d), CAST(STRFTIME('%s', d) AS INTEGER) * 1000,
+        CAST(STRFTIME('%s', d, '+1 month') AS INTEGER) * 1000
+    FROM dates)
+
+-- name: next_stay
+LEFT JOIN plan_stays n ON n.customer_id = s.customer_id AND n.number = s.number + 1
+
+-- name: begins_ms
+-- When what a plan gives in the month `m` begins for who stays on it for `s`.
+CASE WHEN s.since_ms > m.start_ms THEN s.since_ms ELSE m.start_ms END
+
+-- name: period_missing
+-- Who was on a plan that included credit as a month began, or came onto it during the month, was given it, once the
+-- wallet was looked at for that month.
+WITH RECURSIVE {months}
+SELECT 'period_missing' AS what, {owner}, q.*
+FROM (SELECT s.customer_id, s.plan, m.name AS period
+    FROM plan_stays s {next_stay}
+    JOIN ledger_accounts w ON w.account_id = 'wallet:' || s.customer_id
+    JOIN months m ON m.start_ms <= w.given_to_ms AND m.end_ms > s.since_ms
+    WHERE (n.since_ms IS NULL OR {begins_ms} < n.since_ms)
+        AND EXISTS (SELECT 1 FROM plan_terms t WHERE t.plan = s.plan AND t.included_micro > 0
+            AND t.from_ms <= {begins_ms} AND NOT EXISTS (SELECT 1 FROM plan_terms u
+                WHERE u.plan = t.plan AND u.number > t.number AND u.from_ms <= {begins_ms}))
+        AND NOT EXISTS (SELECT 1 FROM plan_lots p WHERE p.customer_id = s.customer_id AND p.plan = s.plan
+            AND p.period = m.name AND p.part = 'included')) q
+
+-- name: first_missing
+-- Who came onto a first plan that gave new customers something was given it.
+SELECT 'first_missing' AS what, {owner}, q.*
+FROM (SELECT s.customer_id, s.plan, s.since_ms FROM plan_stays s {next_stay}
+    JOIN ledger_accounts w ON w.account_id = 'wallet:' || s.customer_id AND w.given_to_ms IS NOT NULL
+    WHERE s.number = 1 AND (n.since_ms IS NULL OR n.since_ms > s.since_ms)
+        AND EXISTS (SELECT 1 FROM plan_terms t WHERE t.plan = s.plan AND t.first_micro > 0 AND t.from_ms <= s.since_ms
+            AND NOT EXISTS (SELECT 1 FROM plan_terms u
+                WHERE u.plan = t.plan AND u.number > t.number AND u.from_ms <= s.since_ms))
+        AND NOT EXISTS (SELECT 1 FROM plan_lots p WHERE p.customer_id = s.customer_id AND p.part = 'first')) q
+
+-- name: period_twice
+SELECT 'period_twice' AS what, {owner}, q.*
+FROM (SELECT customer_id, part, MAX(plan) AS plan, period, COUNT(*) AS lots FROM plan_lots WHERE part <> 'rollover'
+    GROUP BY customer_id, part, CASE WHEN part = 'first' THEN '' ELSE plan END, period HAVING COUNT(*) > 1) q
+
+-- name: period_otherwise
+-- Each lot of a plan is what the plan gave by then, to who was on it, under its own key.
+WITH RECURSIVE {months}
+SELECT 'period_otherwise' AS what, {owner}, q.*
+FROM (SELECT p.lot, p.customer_id, p.plan, l.amount_micro, l.begins_ms, l.expires_ms
+    FROM plan_lots p LEFT JOIN ledger_lots l ON l.lot = p.lot AND l.customer_id = p.customer_id
+    LEFT JOIN months m ON m.name = p.period
+    WHERE NOT COALESCE(CASE p.part WHEN 'included' THEN {is_included} WHEN 'first' THEN {is_first} ELSE {is_rolled} END,
+        FALSE)) q
+
+-- name: is_included
+p.lot = 'included:' || p.customer_id || ':' || p.plan || ':' || p.period AND l.kind = 'included'
+    AND l.begins_ms >= m.start_ms AND l.expires_ms = m.end_ms
+    AND EXISTS (SELECT 1 FROM plan_stays s {next_stay} WHERE s.customer_id = p.customer_id AND s.plan = p.plan
+        AND s.since_ms <= l.begins_ms AND (n.since_ms IS NULL OR n.since_ms >= l.begins_ms)
+        AND (l.begins_ms = s.since_ms OR l.begins_ms = m.start_ms))
+    AND EXISTS (SELECT 1 FROM plan_terms t WHERE t.plan = p.plan AND t.from_ms <= l.begins_ms
+        AND t.included_micro = l.amount_micro AND t.rollover_min_micro = p.rollover_min_micro
+        AND t.rollover_max_micro = p.rollover_max_micro)
+
+-- name: is_first
+p.lot = 'first:' || p.customer_id AND l.kind = 'bonus' AND l.expires_ms IS NULL
+    AND EXISTS (SELECT 1 FROM plan_stays s WHERE s.customer_id = p.customer_id AND s.number = 1 AND s.plan = p.plan
+        AND s.since_ms = l.begins_ms)
+    AND EXISTS (SELECT 1 FROM plan_terms t WHERE t.plan = p.plan AND t.from_ms <= l.begins_ms
+        AND t.first_micro = l.amount_micro)
+
+-- name: is_rolled
+-- Never more than ever expired of what was included in the month before, nor than its plan let roll over.
+l.kind = 'included' AND l.begins_ms = m.start_ms AND l.expires_ms = m.end_ms
+    AND (p.lot = {rolled_key} OR SUBSTR(p.lot, 1, LENGTH({rolled_key}) + 2) = {rolled_key} || ':r')
+    AND l.amount_micro <= p.rollover_max_micro
+    AND l.amount_micro <= (SELECT SUM(e.amount_micro) {month_before}
+        JOIN ledger_entries e ON e.lot = o.lot AND e.kind = 'expiry' AND e.amount_micro > 0
+        WHERE o.customer_id = p.customer_id AND o.part = 'included')
+    AND EXISTS (SELECT 1 {month_before} WHERE o.customer_id = p.customer_id AND o.part = 'included'
+        AND o.plan = p.plan AND o.rollover_min_micro = p.rollover_min_micro
+        AND o.rollover_max_micro = p.rollover_max_micro)
+
+-- name: rolled_key
+'rollover:' || p.customer_id || ':' || p.period
+
+-- name: month_before
+FROM plan_lots o JOIN ledger_lots b ON b.lot = o.lot AND b.expires_ms = l.begins_ms
+
+-- name: rolled
+-- As much rolled over as expired of what a month included, within what the last plan of the month lets; once nothing
+-- waits in the wallet. Where it was used before late use showed, more did: never more than the plan lets.
+SELECT CASE WHEN q.wanted > q.rolled THEN 'rolled_short' ELSE 'rolled_beyond' END AS what, {owner}, q.*
+FROM (SELECT y.*, CASE WHEN y.expired > 0 AND y.expired >= y.from_micro
+            THEN CASE WHEN y.expired < y.upto_micro THEN y.expired ELSE y.upto_micro END ELSE 0 END AS wanted
+    FROM (SELECT x.customer_id, x.period, x.expired, {last_terms_min} AS from_micro, {last_terms_max} AS upto_micro,
+            COALESCE(r.rolled, 0) AS rolled, COALESCE(r.allowed, 0) AS allowed
+        FROM (SELECT p.customer_id, p.period, l.expires_ms, COALESCE(SUM(e.amount_micro), 0) AS expired
+            FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot
+            LEFT JOIN ledger_entries e ON e.lot = p.lot AND e.kind = 'expiry'
+            WHERE p.part = 'included' GROUP BY p.customer_id, p.period, l.expires_ms) x
+        LEFT JOIN {rolled_lots} r ON r.customer_id = x.customer_id AND r.begins_ms = x.expires_ms) y) q
+JOIN ledger_accounts w ON w.account_id = 'wallet:' || q.customer_id
+WHERE q.rolled > q.allowed OR (q.wanted > q.rolled AND w.next_due_ms > 0 AND w.deferred_micro = 0)
+
+-- name: rolled_lots
+-- What rolled over into each month, less what late use took of it.
+(SELECT z.customer_id, z.begins_ms, SUM(z.amount_micro) AS rolled, MAX(z.allowed) AS allowed
+    FROM (SELECT p.customer_id, l.begins_ms, l.amount_micro, p.rollover_max_micro AS allowed
+        FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot WHERE p.part = 'rollover'
+        UNION ALL SELECT p.customer_id, l.begins_ms, e.amount_micro, 0
+        FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot
+        JOIN ledger_entries e ON e.lot = p.lot AND e.key LIKE 'reduced:%' WHERE p.part = 'rollover') z
+    GROUP BY z.customer_id, z.begins_ms)
+
+-- name: last_terms_min
+(SELECT o.rollover_min_micro {last_of_month})
+
+-- name: last_terms_max
+(SELECT o.rollover_max_micro {last_of_month})
+
+-- name: last_of_month
+FROM plan_lots o JOIN ledger_lots b ON b.lot = o.lot WHERE o.customer_id = x.customer_id AND o.period = x.period
+    AND o.part = 'included' ORDER BY b.begins_ms DESC, o.lot DESC LIMIT 1
+
+-- name: reduced_otherwise
+SELECT 'reduced_otherwise' AS what, {owner}, q.*
+FROM (SELECT e.key, e.lot, e.amount_micro, SUBSTR(e.to_account, 8) AS customer_id
+    FROM ledger_entries e LEFT JOIN plan_lots p ON p.lot = e.lot
+    WHERE e.key LIKE 'reduced:%' AND NOT COALESCE(e.kind = 'grant' AND e.amount_micro < 0 AND p.part = 'rollover'
+        AND SUBSTR(e.key, 1, LENGTH(e.lot) + 10) = 'reduced:' || e.lot || ':r', FALSE)) q
+
+-- name: plan_unsaid
+-- A wallet is on the plan that its customer came onto last.
+SELECT 'plan_unsaid' AS what, {owner}, q.*
+FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, s.plan AS said FROM ledger_accounts w
+    LEFT JOIN plan_stays s ON 'wallet:' || s.customer_id = w.account_id AND NOT EXISTS (SELECT 1 FROM plan_stays n
+        WHERE n.customer_id = s.customer_id AND n.number > s.number)
+    WHERE COALESCE(w.plan, '') <> COALESCE(s.plan, '')) q
+
+-- name: plan_never_due
+-- A wallet on a plan that does not know of the next month would never be given what the plan includes then.
+SELECT 'plan_never_due' AS what, {owner}, q.*
+FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, w.next_due_ms, w.given_to_ms FROM ledger_accounts w
+    WHERE w.plan IS NOT NULL AND (w.next_due_ms IS NULL OR w.next_due_ms > {month_after_given})) q
+
+-- name: month_after_given [postgresql]
+CAST(EXTRACT(EPOCH FROM (TO_TIMESTAMP(w.given_to_ms / 1000) AT TIME ZONE 'UTC') + INTERVAL '1 month') * 1000 AS BIGINT)
+
+-- name: month_after_given [sqlite]
+CAST(STRFTIME('%s', w.given_to_ms / 1000, 'unixepoch', '+1 month') AS INTEGER) * 1000
+
+-- name: tier_entry
+-- What is charged for a tier is charged to who bought it, for the month it is dated in.
+SELECT 'tier_entry' AS what, {owner}, q.*
+FROM (SELECT e.key, e.from_account, e.amount_micro, SUBSTR(e.from_account, 8) AS customer_id FROM ledger_entries e
+    WHERE e.kind = 'tier' AND (e.amount_micro < 0 OR NOT EXISTS (SELECT 1 FROM tier_holders h
+        WHERE e.from_account = 'wallet:' || h.customer_id
+            AND e.key = 'tier:' || h.customer_id || ':' || h.tier || ':' || {month_of_entry}))) q
+
+-- name: month_of_entry [postgresql]
+TO_CHAR(TO_TIMESTAMP(e.ts / 1000) AT TIME ZONE 'UTC', 'YYYY-MM')
+
+-- name: month_of_entry [sqlite]
+STRFTIME('%Y-%m', e.ts / 1000, 'unixepoch')
+
+-- name: tier_holder
+-- A month of a tier is paid before it is used. A tier whose wallet does not know of its end would go on unpaid.
+SELECT CASE WHEN q.paid = 0 THEN 'tier_unpaid' ELSE 'tier_never_due' END AS what, {owner}, q.*
+FROM (SELECT h.customer_id, h.tier, h.paid_to_ms, w.next_due_ms, (SELECT COUNT(*) FROM ledger_entries e
+            WHERE e.key = 'tier:' || h.customer_id || ':' || h.tier || ':' || {month_paid}
+                AND e.from_account = 'wallet:' || h.customer_id) AS paid
+    FROM tier_holders h LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || h.customer_id
+    WHERE h.ended_ms IS NULL) q
+WHERE q.paid = 0 OR q.next_due_ms IS NULL OR q.next_due_ms > q.paid_to_ms + 720000
+
+-- name: month_paid [postgresql]
+TO_CHAR(TO_TIMESTAMP((h.paid_to_ms - 1) / 1000) AT TIME ZONE 'UTC', 'YYYY-MM')
+
+-- name: month_paid [sqlite]
+STRFTIME('%Y-%m', (h.paid_to_ms - 1) / 1000, 'unixepoch')
