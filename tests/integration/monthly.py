@@ -25,8 +25,10 @@ def month(number: int) -> int:
 class Account(Purse):
     """The wallet of acme, with a plan called team."""
 
-    def plan(self, name: str = "team", included: int = 0, *rolls: int, first: int = 0, most: int = 5) -> None:
-        gives = Gives(included, *(rolls or (0, 0)), first)
+    def plan(
+        self, name: str = "team", included: int = 0, least: int = 0, rolls: int = 0, *, first: int = 0, most: int = 5
+    ) -> None:
+        gives = Gives(included, least, rolls, first)
         self.write(lambda c: credit.set_plan_limit(c, name, most, self.fleet.by, gives=gives))
 
     def join(self, plan: str = "team") -> int:

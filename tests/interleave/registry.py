@@ -20,8 +20,7 @@ from tests.interleave.of_suppliers import SUPPLIERS
 from tests.interleave.party import Party
 
 PARTIES: Final[dict[str, Party]] = {
-    one.name: one
-    for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
+    one.name: one for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
 }
 
 APART: Final[dict[str, str]] = {

@@ -36,7 +36,7 @@ def listening(made: list[World]) -> Any:
         world.write(lambda c: hooks.set_endpoint(c, *args, new=True))
         for worker in world.workers:
             worker.context.hooks = ("https://app.example:443",)
-        world.close, right = (lambda: made.append(world)), world.close  # type: ignore[method-assign,assignment]
+        world.close, right = (lambda: made.append(world)), world.close  # type: ignore[method-assign]
         world.__dict__["really_close"] = right
         return world
 

@@ -71,7 +71,8 @@ def _rows(found: Statement) -> Iterator[dict[str, object]]:
     yield from map(_of_run, found.runs)
     yield {"section": "closing", "balance_micro": found.closing_micro}
     yield from map(_of_held, found.held)
-    yield from ({"section": "problem", "item": problem} for problem in found.problems)
+    for problem in found.problems:
+        yield {"section": "problem", "item": problem}
 
 
 def _of_credit(line: CreditLine) -> dict[str, object]:
