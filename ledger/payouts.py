@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger import settlements
-from drawdown.ledger.reservations import Denied
+from drawdown.ledger.runs.reservations import Denied
 from drawdown.ledger.settlements import in_credits
 from drawdown.ledger.suppliers import Supplier
 from drawdown.schema.audit import By

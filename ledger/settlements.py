@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 import sqlalchemy as sa
 
 from drawdown.ledger import suppliers
-from drawdown.ledger.reservations import Denied, Reservation
+from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.ledger.suppliers import PPM
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries

@@ -19,8 +19,9 @@ from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, set_plan, wal
 from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.lots import PLAIN, Terms
+from drawdown.ledger.maturing import look_ahead, mature
 from drawdown.ledger.rates import Rate, RateCard
-from drawdown.ledger.reservations import MATURE_TRIES, look_ahead, mature
+from drawdown.ledger.runs.reservations import MATURE_TRIES
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries

@@ -12,8 +12,8 @@ from drawdown.cli.options import Actor, Most, New, Reason, Undo
 from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.ledger.accounts import Wallet
-from drawdown.ledger.draws import Cost
-from drawdown.ledger.reservations import Reservation
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.run_permission import Request

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.ledger.accounts import Wallet
-from drawdown.ledger.draws import Cost
-from drawdown.ledger.reservations import Reservation
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import in_credits
 from drawdown.server.api import run_models as models

@@ -8,10 +8,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import draws, reservations
-from drawdown.ledger.draws import Cost
+from drawdown.ledger import maturing
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.reservations import Ask
+from drawdown.ledger.runs import draws, reservations
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Ask
 from drawdown.schema.database import read, write
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.run_permission import Request
@@ -45,7 +46,7 @@ def _looks(engine: sa.Engine, kind: str, wallets: int, often: int, runs: int) ->
 
     def look() -> None:
         customer = f"org-{next(numbers) * 7919 % wallets}"
-        found = read(engine, lambda c: reservations.look_ahead(c, customer, NOW))
+        found = read(engine, lambda c: maturing.look_ahead(c, customer, NOW))
         seen["ours"] += found.available_micro == CREDIT_MICRO
 
     def select() -> None:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from drawdown.ledger.maturing import mature_due
 from drawdown.ledger.monthly.terms import Gives
-from drawdown.ledger.reservations import mature_due
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import credit, tiers
 from tests.integration.test_lots import Purse

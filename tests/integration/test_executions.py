@@ -10,9 +10,9 @@ from typing import Literal, TypeVar
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.draws import Cost
 from drawdown.ledger.plans import HoldTerms
-from drawdown.ledger.reservations import Denied
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS

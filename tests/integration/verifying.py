@@ -11,10 +11,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import Terms
+from drawdown.ledger.maturing import mature, mature_due
 from drawdown.ledger.monthly.terms import Gives
-from drawdown.ledger.reservations import mature, mature_due
+from drawdown.ledger.runs.draws import Cost
 from drawdown.providers.protocol import Accepted, Capabilities, CustomerState, Outcome, PushRequest
 from drawdown.schema.audit import By, record
 from drawdown.schema.clock import FixedClock

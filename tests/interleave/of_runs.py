@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from drawdown.ledger.draws import Cost
 from drawdown.ledger.lots import Terms
+from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger import grouped, reservations
+from drawdown.ledger.runs import grouped, reservations
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import MICRO, MINUTE_MS

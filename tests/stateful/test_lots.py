@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger import accounts, allocation, closing, entries, lots, reservations
+from drawdown.ledger import accounts, allocation, closing, entries, lots, maturing
 from drawdown.ledger.allocation import Allocation, Lot, Uses, allocate
 from drawdown.ledger.monthly import grants, tiers
+from drawdown.ledger.runs import reservations
 from tests.stateful.lots import Lots
 from tests.stateful.scale import scale, until_red
 from tests.whole import share
@@ -82,7 +83,7 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
     "runs are no use": (lots.SQL, "used", "('usage', 'run', 'tier')", "('usage', 'tier')"),
     "tiers are no use": (lots.SQL, "used", "('usage', 'run', 'tier')", "('usage', 'run')"),
     "what late use took is forgotten": (lots.SQL, "of_wallets", "e.key LIKE 'reduced:%'", "1 = 0"),
-    "the next month is never due": (reservations.SQL, "next_due", "THEN :month_ms", "THEN NULL"),
+    "the next month is never due": (maturing.SQL, "next_due", "THEN :month_ms", "THEN NULL"),
     "another plan gives nothing this month": (accounts.SQL, "set_plan", "given_to_ms = NULL,", ""),
     "a tier is paid from what is over": (tiers.SQL, "due", "+ CASE WHEN h.renews THEN :wait_ms ELSE 0 END", ""),
     "a tier that was not paid goes on": (tiers.SQL, "end", "SET ended_ms = :now_ms, ", "SET "),
@@ -90,8 +91,8 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
                                    "e.at_ms >= p.from_ms AND e.at_ms < p.to_ms\nWHERE e.kind IN"),
     "what was taken of no lot is no use": (lots.SQL, "used", "e.amount_micro < 0 AND", "1 = 0 AND"),
     "lots to come are there at once": (lots.SQL, "to_begin", "AND l.begins_ms <= :now_ms", ""),
-    "lots to come never come": (reservations.SQL, "next_due", "l.begins_ms > :now_ms", "1 = 0"),
-    "nothing is ever over": (reservations.SQL, "next_due", "l.expires_ms > :now_ms - :wait_ms", "1 = 0"),
+    "lots to come never come": (maturing.SQL, "next_due", "l.begins_ms > :now_ms", "1 = 0"),
+    "nothing is ever over": (maturing.SQL, "next_due", "l.expires_ms > :now_ms - :wait_ms", "1 = 0"),
 }  # fmt: skip
 """What is put in the place of what."""
 

@@ -13,10 +13,11 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, draws, grouped, plans, reservations
-from drawdown.ledger.draws import Cost, Drawn
+from drawdown.ledger import accounts, maturing, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.reservations import Ask, Denied, Reservation
+from drawdown.ledger.runs import draws, grouped, reservations
+from drawdown.ledger.runs.draws import Cost, Drawn
+from drawdown.ledger.runs.reservations import Ask, Denied, Reservation
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
@@ -105,7 +106,7 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
         None if denied is None else str(denied),
         None if found is None else found.customer_id,
         None if found is None else found.amount_micro,
-        None if found is None else reservations.look_ahead(connection, found.customer_id, now_ms).available_micro,
+        None if found is None else maturing.look_ahead(connection, found.customer_id, now_ms).available_micro,
     )
 
 
@@ -194,7 +195,7 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
 
 
 def settle(connection: sa.Connection, key: str, cost: Cost, by: By) -> Settled:
-    """End a run with what it cost in all; what is left of its hold is free. Errors: as `ledger.draws.finish`;
+    """End a run with what it cost in all; what is left of its hold is free. Errors: as `ledger.runs.draws.finish`;
     UnknownId."""
     found = _held(connection, key, by.now_ms)
     drawn = draws.finish(connection, found, "settled", _sane(cost), read_rate_card(connection), by)
@@ -203,7 +204,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost, by: By) -> Settled:
 
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By) -> Settled:
     """Give a run up: what it incurred in all is charged (without it: what was drawn stays), the rest is free. Errors:
-    as `ledger.draws.finish`; UnknownId."""
+    as `ledger.runs.draws.finish`; UnknownId."""
     found = _held(connection, key, by.now_ms)
     cost = None if incurred is None else _sane(incurred)
     drawn = draws.finish(connection, found, "released", cost, read_rate_card(connection), by)

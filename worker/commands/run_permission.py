@@ -13,11 +13,12 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, plans, reservations
+from drawdown.ledger import accounts, maturing, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.reservations import Denied, Overage
+from drawdown.ledger.runs import reservations
+from drawdown.ledger.runs.reservations import Denied, Overage
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
@@ -90,7 +91,7 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
 def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
     """The last step, for a look ahead: holding decides it. Errors: Denied."""
-    wallet, most = reservations.look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
+    wallet, most = maturing.look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
     if most is not None and wallet.held_micro + found.amount_micro > most:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.ledger import payouts, settlements, suppliers
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.payouts import Payout
-from drawdown.ledger.reservations import Denied
+from drawdown.ledger.runs.reservations import Denied
 from drawdown.ledger.settlements import Reversal, Settlement
 from drawdown.ledger.suppliers import PPM, Supplier, Terms
 from drawdown.schema import ids

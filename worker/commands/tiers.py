@@ -18,7 +18,7 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.monthly import tiers
 from drawdown.ledger.monthly.calendar import period_of
 from drawdown.ledger.monthly.tiers import Holder, Tier
-from drawdown.ledger.reservations import Denied
+from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError

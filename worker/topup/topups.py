@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.reservations import mature
+from drawdown.ledger.maturing import mature
 from drawdown.providers.payments.protocol import Charge
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MICRO

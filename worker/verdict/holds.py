@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.ledger.reservations import Matured, mature_due
+from drawdown.ledger.maturing import Matured, mature_due
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import orgs_of, wallets_at
 from drawdown.worker.engine.context import Context

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.ledger import reservations
+from drawdown.ledger import maturing
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import wallets_at
@@ -32,7 +32,7 @@ class Account:
 def account_of(connection: sa.Connection, org_id: str, now_ms: int) -> Account:
     """What an organisation has. Errors: UnknownId."""
     customer = payer_of(connection, org_id, now_ms)
-    found = reservations.look_ahead(connection, customer, now_ms)
+    found = maturing.look_ahead(connection, customer, now_ms)
     return Account(org_id, customer, found.available_micro, found.held_micro, found.balance_micro, found.plan)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from drawdown.ledger.reservations import Reservation
+from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
 

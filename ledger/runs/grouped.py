@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from drawdown.ledger import reservations
 from drawdown.ledger.accounts import wallet_account
-from drawdown.ledger.reservations import NO_END_MICRO, Ask, Reservation
+from drawdown.ledger.runs import reservations
+from drawdown.ledger.runs.reservations import NO_END_MICRO, Ask, Reservation
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, post
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.reservations import Denied, Reservation, State, free
+from drawdown.ledger.runs.reservations import Denied, Reservation, State, free
 from drawdown.ledger.settlements import owe
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError

@@ -1,46 +1,19 @@
--- Reservations and the holds on wallets.
+-- What is due in wallets by time.
 
 -- name: for_update [postgresql]
 FOR UPDATE
 
 -- name: for_update [sqlite]
 
--- name: columns
-reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
-    accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason, supplier
-
--- name: insert
-INSERT INTO reservations (reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, state,
-    overage, accepted_ms, expires_ms, fingerprint, actor, reason, supplier)
-VALUES (:reservation, :org_id, :customer_id, :project, :subject, :action, :estimate, :amount_micro, 'held',
-    :overage, :accepted_ms, :expires_ms, :fingerprint, :actor, :reason, :supplier)
-ON CONFLICT (reservation) DO NOTHING RETURNING reservation
-
--- name: read
-SELECT {columns} FROM reservations WHERE reservation = :reservation {held}
+-- name: left
+-- Of what was reserved, what was not drawn.
+CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
 -- name: look
 -- A wallet, and whether something is due by now that changes what it has.
 SELECT a.balance_micro, a.plan, p.max_concurrent_sandboxes, a.held_micro, a.overdraft_micro,
     CASE WHEN a.next_due_ms <= :now_ms THEN 1 ELSE 0 END AS is_due
 FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
-
--- name: hold
--- Only where there is room, and nothing that is due by time would change what room there is.
-UPDATE ledger_accounts SET held_micro = held_micro + :amount_micro,
-    next_due_ms = CASE WHEN next_due_ms < :expires_ms THEN next_due_ms ELSE :expires_ms END
-WHERE account_id = :account_id AND balance_micro - held_micro + overdraft_micro >= :amount_micro
-    AND (next_due_ms IS NULL OR next_due_ms > :now_ms) AND held_micro + :amount_micro <= :most_held_micro
-RETURNING balance_micro
-
--- name: free
--- What waited to expire until a run ends is looked at before the balance is believed again.
-UPDATE ledger_accounts SET held_micro = held_micro - :freed_micro,
-    next_due_ms = CASE WHEN deferred_micro > 0 THEN 0 ELSE next_due_ms END
-WHERE account_id = :account_id
-
--- name: grow
-UPDATE reservations SET amount_micro = :amount_micro, expires_ms = :expires_ms WHERE reservation = :reservation
 
 -- name: due_wallets
 -- The first of all wallets in which something is due.
@@ -59,10 +32,6 @@ UPDATE reservations SET state = 'expired', ended_ms = :now_ms, ended_by = 'drawd
 WHERE reservation IN (SELECT reservation FROM {rows :due (reservation text)} d)
 RETURNING reservation, org_id, customer_id, project, subject, action, amount_micro, drawn_micro, expires_ms,
     {left} AS left_micro
-
--- name: left
--- Of what was reserved, what was not drawn.
-CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
 -- name: unhold
 UPDATE ledger_accounts SET held_micro = held_micro - r.freed
@@ -85,10 +54,6 @@ UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
         WHERE t.customer_id = r.customer_id AND t.ended_ms IS NULL) moments)
 FROM {rows :wallets (account_id text, customer_id text, again boolean)} r
 WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.next_due_ms
-
--- name: holders
-SELECT reservation, {left} AS left_micro, expires_ms FROM reservations
-WHERE customer_id = :customer_id AND state = 'held' AND reservation <> :own ORDER BY 2 DESC, 1 LIMIT :at_most
 
 -- name: due_left
 SELECT COALESCE(CAST(SUM({left}) AS BIGINT), 0) FROM reservations

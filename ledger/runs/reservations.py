@@ -8,18 +8,13 @@ key with other content is refused. What is due by time is made true before a bal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from drawdown.ledger import lots
-from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, wallet_account
-from drawdown.ledger.entries import moves
-from drawdown.ledger.monthly import tiers
-from drawdown.ledger.monthly.calendar import next_start
-from drawdown.ledger.told import tell_expired
+from drawdown.ledger.accounts import read_wallets, wallet_account
+from drawdown.ledger.maturing import expire, mature
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
@@ -29,16 +24,12 @@ SQL = queries(__file__)
 
 Overage: TypeAlias = Literal["charge", "cap", "refuse"]
 State: TypeAlias = Literal["held", "settled", "released", "expired"]
-MATURE_TRIES: Final = 3
-"""Of a wallet in one transaction: what becomes due in between is an hour away, unless hosts' clocks differ by that."""
-MATURE_AT_ONCE: Final = 20_000
-"""Reservations that one transaction expires."""
 NO_END_MICRO: Final = 2**62
 """More than any wallet holds."""
+MATURE_TRIES: Final = 3
+"""Of a wallet in one transaction: what becomes due in between is an hour away, unless hosts' clocks differ by that."""
 MOST_HOLDERS_SAID: Final = 3
 """Of those who hold a wallet's credit, in a refusal."""
-SWEPT_AT_ONCE: Final = 1_000
-"""Wallets that one transaction of the sweep matures."""
 
 
 class Denied(Refused):
@@ -101,14 +92,6 @@ class Reservation:
         return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
 
 
-@dataclass(frozen=True)
-class Matured:
-    """The customers whose wallets moved, and whether more is due than was taken at once."""
-
-    moved: list[str]
-    more: bool
-
-
 def other_content(reservation: str) -> Denied:
     """A key that comes again with other content."""
     return Denied("other_content", f"the key {reservation} was used before, for another run: give a new one")
@@ -132,22 +115,6 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
         f"allows {most_micro / MICRO:g} at once: wait until one ends, or change the plan",
         "plan",
     )
-
-
-def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
-    """A wallet as it will be once what is due in it by now is true. Nothing is written."""
-    row = SQL.run(connection, "look", {"account_id": wallet_account(customer_id), "now_ms": now_ms}).one_or_none()
-    if row is None:
-        return Wallet(0, None, None)
-    found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, row.held_micro, row.overdraft_micro)
-    if not row.is_due:
-        return found
-    freed = int(SQL.run(connection, "due_left", {"customer_id": customer_id, "now_ms": now_ms}).scalar_one())
-    of_lots = lots.due(connection, {customer_id: freed}, now_ms)
-    moved = sum(amount for entry in of_lots.entries for _, amount in moves(entry))
-    then = replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed)
-    charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
-    return replace(then, balance_micro=then.balance_micro - charged)
 
 
 def read(connection: sa.Connection, reservation: str) -> Reservation | None:
@@ -240,61 +207,13 @@ def _hold(
     raise DatabaseBusy(f"more falls due in the wallet of {customer_id} than one transaction takes; try again")
 
 
-def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
-    """Make true what is due in these wallets: reservations that expire (a bounded part at once), lots that begin or
-    expire, what plans give, tiers. Whether nothing more is due. Locks the reservations, then the wallets.
-
-    A moment that is over may stand there alone: what it was of ended before. It is set right, too.
-    """
-    return not _mature(connection, customer_ids, now_ms).more
-
-
-def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Matured:
-    customers = sorted(set(customer_ids))
-    values = {"customers": customers, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
-    due = SQL.run(connection, "hold_due", values).scalars().all()
-    SQL.run(connection, "hold_wallets", {"accounts": [wallet_account(one) for one in customers]}).all()
-    freed = dict.fromkeys(customers, 0)
-    if due:
-        values = {"due": [{"reservation": key} for key in due], "now_ms": now_ms}
-        expired = SQL.run(connection, "expire", values).all()
-        tell_expired(connection, expired, now_ms)
-        for row in expired:
-            freed[row.customer_id] += row.left_micro
-    of_lots = lots.due(connection, freed, now_ms)
-    if due:
-        unheld = [{"account_id": wallet_account(one), "freed": freed[one]} for one in customers]
-        SQL.run(connection, "unhold", {"wallets": unheld})
-    lots.keep(connection, of_lots, now_ms)
-    settled = [one for one in customers if one not in of_lots.unfinished]
-    turned = tiers.turn(connection, settled, now_ms)
-    again = of_lots.unfinished | turned  # what a tier cost may change what lots expired with
-    wallets = [{"account_id": wallet_account(one), "customer_id": one, "again": one in again} for one in customers]
-    times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
-    next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).scalars().all()
-    moved = turned | {one for one in customers if freed[one]}
-    moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
-    return Matured(sorted(moved), any(moment is not None and moment <= now_ms for moment in next_due))
-
-
 def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
     """Expire a reservation that this transaction holds, and that is due."""
-    expired = SQL.run(connection, "expire", {"due": [{"reservation": found.reservation}], "now_ms": now_ms}).all()
-    tell_expired(connection, expired, now_ms)
+    expire(connection, [found.reservation], now_ms)
     after = read(connection, found.reservation)
     assert after is not None
     free(connection, found, after)
     return after
-
-
-def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
-    """Make true what is due in the first of all wallets. A sweep: whoever needs a balance does the same for one."""
-    values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
-    customers = [account.removeprefix(WALLET) for account in SQL.run(connection, "due_wallets", values).scalars()]
-    if not customers:
-        return Matured([], more=False)
-    found = _mature(connection, customers, now_ms)
-    return Matured(found.moved, found.more or len(customers) == SWEPT_AT_ONCE)
 
 
 def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:

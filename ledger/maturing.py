@@ -1,0 +1,106 @@
+"""What is due in a wallet by time is made true before its balance is believed: reservations that expire, lots that
+begin or expire, what plans give, tiers.
+
+Guarantee: whoever decides by a balance matures its wallet first, under its lock; the sweep does the same sooner. Locks
+are taken in one order everywhere: reservations by their keys, then wallets by their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import lots
+from drawdown.ledger.accounts import WALLET, Wallet, wallet_account
+from drawdown.ledger.entries import moves
+from drawdown.ledger.monthly import tiers
+from drawdown.ledger.monthly.calendar import next_start
+from drawdown.ledger.runs.told import tell_expired
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+MATURE_AT_ONCE: Final = 20_000
+"""Reservations that one transaction expires."""
+SWEPT_AT_ONCE: Final = 1_000
+"""Wallets that one transaction of the sweep matures."""
+
+
+@dataclass(frozen=True)
+class Matured:
+    """The customers whose wallets moved, and whether more is due than was taken at once."""
+
+    moved: list[str]
+    more: bool
+
+
+def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
+    """A wallet as it will be once what is due in it by now is true. Nothing is written."""
+    row = SQL.run(connection, "look", {"account_id": wallet_account(customer_id), "now_ms": now_ms}).one_or_none()
+    if row is None:
+        return Wallet(0, None, None)
+    found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, row.held_micro, row.overdraft_micro)
+    if not row.is_due:
+        return found
+    freed = int(SQL.run(connection, "due_left", {"customer_id": customer_id, "now_ms": now_ms}).scalar_one())
+    of_lots = lots.due(connection, {customer_id: freed}, now_ms)
+    moved = sum(amount for entry in of_lots.entries for _, amount in moves(entry))
+    then = replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed)
+    charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
+    return replace(then, balance_micro=then.balance_micro - charged)
+
+
+def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
+    """Make true what is due in these wallets: reservations that expire (a bounded part at once), lots that begin or
+    expire, what plans give, tiers. Whether nothing more is due. Locks the reservations, then the wallets.
+
+    A moment that is over may stand there alone: what it was of ended before. It is set right, too.
+    """
+    return not _mature(connection, customer_ids, now_ms).more
+
+
+def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Matured:
+    customers = sorted(set(customer_ids))
+    values = {"customers": customers, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
+    due = SQL.run(connection, "hold_due", values).scalars().all()
+    SQL.run(connection, "hold_wallets", {"accounts": [wallet_account(one) for one in customers]}).all()
+    freed = dict.fromkeys(customers, 0)
+    if due:
+        for row in expire(connection, due, now_ms):
+            freed[row.customer_id] += row.left_micro
+    of_lots = lots.due(connection, freed, now_ms)
+    if due:
+        unheld = [{"account_id": wallet_account(one), "freed": freed[one]} for one in customers]
+        SQL.run(connection, "unhold", {"wallets": unheld})
+    lots.keep(connection, of_lots, now_ms)
+    settled = [one for one in customers if one not in of_lots.unfinished]
+    turned = tiers.turn(connection, settled, now_ms)
+    again = of_lots.unfinished | turned  # what a tier cost may change what lots expired with
+    wallets = [{"account_id": wallet_account(one), "customer_id": one, "again": one in again} for one in customers]
+    times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
+    next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).scalars().all()
+    moved = turned | {one for one in customers if freed[one]}
+    moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
+    return Matured(sorted(moved), any(moment is not None and moment <= now_ms for moment in next_due))
+
+
+def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) -> Sequence[sa.Row[Any]]:
+    """Expire reservations that are due, and that this transaction holds; their rows, with `left_micro`, which their
+    wallets still hold for them."""
+    values = {"due": [{"reservation": key} for key in reservations], "now_ms": now_ms}
+    expired = SQL.run(connection, "expire", values).all()
+    tell_expired(connection, expired, now_ms)
+    return expired
+
+
+def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
+    """Make true what is due in the first of all wallets. A sweep: whoever needs a balance does the same for one."""
+    values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
+    customers = [account.removeprefix(WALLET) for account in SQL.run(connection, "due_wallets", values).scalars()]
+    if not customers:
+        return Matured([], more=False)
+    found = _mature(connection, customers, now_ms)
+    return Matured(found.moved, found.more or len(customers) == SWEPT_AT_ONCE)

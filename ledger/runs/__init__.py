@@ -1,0 +1,1 @@
+"""Runs: what they hold, draw and end with."""
