@@ -118,7 +118,7 @@ BOOKS = {
         (
             "UPDATE assignments SET customer_id = 'zoe' WHERE org_id = 'acme'",
             "UPDATE pushes SET customer_id = 'zoe' WHERE org_id = 'acme'",
-            "UPDATE reservations SET customer_id = 'zoe'",
+            "UPDATE reservations SET customer_id = 'zoe' WHERE customer_id = 'acme'",
             "UPDATE ledger_accounts SET held_micro = 0 WHERE account_id = 'wallet:acme'",
             "UPDATE ledger_entries SET from_account = 'wallet:zoe' WHERE from_account = 'wallet:acme'",
             "INSERT INTO ledger_accounts (account_id, held_micro, next_due_ms, balance_micro) SELECT 'wallet:zoe', 40, "

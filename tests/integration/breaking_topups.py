@@ -8,8 +8,8 @@ _PAID = "topup = 'topup:filled:2'"
 _ENTRY = "key = 'topup:filled:2'"
 
 
-def _of(text: str, *statements: str) -> Broken:
-    return Broken(12, statements, text, org="filled")
+def _of(text: str, *statements: str, also: tuple[int, ...] = ()) -> Broken:
+    return Broken(12, statements, text, org="filled", also=also)
 
 
 def _balance(by: int) -> str:
@@ -21,11 +21,13 @@ TOPUPS = {
         "topup:filled:2 was paid for 20 to filled; the ledger has nothing to nothing",
         f"DELETE FROM ledger_entries WHERE {_ENTRY}",
         _balance(-20),
+        also=(10,),
     ),
     "a top-up that was credited with more": _of(
         "topup:filled:2 was paid for 20 to filled; the ledger has 21",
         f"UPDATE ledger_entries SET amount_micro = 21 WHERE {_ENTRY}",
         _balance(1),
+        also=(10,),
     ),
     "credit of a top-up that was declined": _of(
         "the ledger has 20 to wallet:filled as topup:filled:2, and no such top-up was paid: declined",
@@ -36,6 +38,7 @@ TOPUPS = {
         "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
         "VALUES ('topup:filled:9', 'grant', 'source:grants', 'wallet:filled', 5, 0, 0, 't', 't')",
         _balance(5),
+        also=(10,),
     ),
     "another id": _of(
         "topup:filled:1x is called otherwise than episode 1 of filled",

@@ -58,7 +58,7 @@ def adds_up(found: Statement) -> None:
     assert found.reserved_micro == sum(line.held_micro for line in found.held)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 4, 12])
 def test_any_month_is_what_its_raw_entries_come_to(engine: sa.Engine, seed: int) -> None:
     books = Books(engine, seed)
     books.live(130)

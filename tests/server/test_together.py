@@ -15,7 +15,7 @@ from drawdown.schema.errors import AnswerLost
 from drawdown.schema.units import MICRO, MINUTE_MS
 from drawdown.server.api import together
 from drawdown.worker.commands import executions, orgs
-from drawdown.worker.commands.credit import set_plan_limit, set_rate
+from drawdown.worker.commands.credit import grant, set_plan_limit, set_rate
 from drawdown.worker.commands.executions import Asked
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verify.verify import verify
@@ -115,7 +115,7 @@ def test_a_plans_most_for_all_runs_holds_together_too(house: House, shared: list
     give(house, "acme")
     write(house.fleet.engine, lambda c: set_plan_limit(c, "small", 5, house.fleet.by))
     house.fleet.write("UPDATE ledger_plans SET most_held_micro = 5000000 WHERE plan = 'small'")
-    house.fleet.write("UPDATE ledger_accounts SET plan = 'small'")
+    write(house.fleet.engine, lambda c: grant(c, "acme", 1, house.fleet.by, key="onto", plan="small"))
     answers = accepted(house, [(f"e-{number}", 1, {}) for number in range(8)])
     assert sorted(one.status_code for one in answers) == [200] * 5 + [409] * 3
     assert held(house) == 5 * MICRO and shared

@@ -150,9 +150,9 @@ class Ledger(RuleBasedStateMachine):
             return
         holds = max((one for one in known if one.start <= begins), key=lambda one: one.start, default=None)
         if holds is not None and (holds.micro, holds.per) == (micro, per):
-            assert told == holds.start  # said again, it changes nothing
+            assert told == holds.start, "said again, it changed something"
             return
-        assert told == begins
+        assert told == begins, "a rate begins at another time"
         known.append(Price(begins, micro, per))
 
     @rule(name=st.sampled_from(["free", "team"]), limit=st.integers(0, 9))

@@ -6,6 +6,9 @@ that were granted, those that plans gave for each month, and those that rolled o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Final
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -203,6 +206,47 @@ class Lots(RuleBasedStateMachine):
     def wait(self, ms: int) -> None:
         self.fleet.clock.at_ms += ms
 
+    @rule(amount=st.integers(2, 9))
+    def one_lot_begins_after_another(self, amount: int) -> None:
+        for begins in (HOUR_MS, 2 * HOUR_MS):
+            self.give(amount, 50, begins, None, None)
+        for _ in range(2):
+            self.wait(HOUR_MS)
+            self.the_wallet_and_its_lots_are_what_the_model_says()
+
+    @rule(after=st.sampled_from([0, MINUTE_MS, WAIT_MS, WAIT_MS + MINUTE_MS]))
+    def the_month_turns(self, after: int) -> None:
+        self.wait(lots_model.MONTHS[month_of(self.now) + 1] - self.now)
+        if after:
+            self.the_wallet_and_its_lots_are_what_the_model_says()
+            self.wait(after)
+
+    @rule(
+        included=st.sampled_from([4, 8]),
+        rolls=st.sampled_from([(0, 20), (3, 6)]),
+        use=st.integers(0, 9),
+        wanted=st.sampled_from([None, None, "all"]),
+        late=st.integers(0, 3),
+        after=st.sampled_from([MINUTE_MS, WAIT_MS, DAY_MS]),
+    )
+    def a_month_goes_by(
+        self, included: int, rolls: tuple[int, int], use: int, wanted: str | None, late: int, after: int
+    ) -> None:
+        """On a plan and with a tier, and then some of it was used late."""
+        self.a_plan_gives("b", included, rolls, 0)
+        self.come_onto("b")
+        self.the_wallet_and_its_lots_are_what_the_model_says()
+        self.buy_the_tier()
+        self.wait(lots_model.MONTHS[month_of(self.now) + 1] - self.now - HOUR_MS)
+        self.the_wallet_and_its_lots_are_what_the_model_says()
+        self.use(use, "x", 0)
+        if wanted is not None:
+            self.reserve(wanted, 2 * HOUR_MS)
+        self.the_month_turns(after)
+        for _ in range(late):
+            self.the_wallet_and_its_lots_are_what_the_model_says()
+            self.use(1, "x", 3 * DAY_MS)
+
     @rule(amount=st.integers(2, 9), after=st.sampled_from([MINUTE_MS, HOUR_MS]))
     def a_run_outlives_its_lot(self, amount: int, after: int) -> None:
         self.give(amount, 10, None, 2 * HOUR_MS, None)
@@ -214,12 +258,16 @@ class Lots(RuleBasedStateMachine):
 
     # What must hold after every step
 
-    @invariant()
-    def the_wallet_and_its_lots_are_what_the_model_says(self) -> None:
+    def swept(self) -> int:
+        """What is due is made true, here and in the model; what waits."""
         for _ in range(9):
             if not write(self.engine, lambda c: mature_due(c, self.now)).more:
                 break
-        waits = self.model.fall_due(self.now)
+        return self.model.fall_due(self.now)
+
+    @invariant()
+    def the_wallet_and_its_lots_are_what_the_model_says(self) -> None:
+        waits = self.swept()
         row = self.fleet.rows("SELECT balance_micro, held_micro, deferred_micro, next_due_ms FROM ledger_accounts")
         if not row:
             return
@@ -235,6 +283,7 @@ class Lots(RuleBasedStateMachine):
 
     @invariant()
     def the_order_that_is_shown_is_the_order_of_use(self) -> None:
+        self.swept()
         told = read(self.engine, lambda c: list_lots(c, "acme", self.now))
         mine = [one for one in self.model.lots.values() if one.begins <= self.now < one.ends]
         in_use = [one.lot for one in told.lots if one.place is not None]
@@ -242,8 +291,52 @@ class Lots(RuleBasedStateMachine):
 
     @invariant()
     def as_many_at_once_as_plan_and_tier_allow(self) -> None:
+        self.swept()
         tier, told = self.model.tier, read(self.engine, lambda c: accounts.read_wallets(c, ["acme"]))["acme"]
         has = tier is not None and not tier.ended
         most = MOST[self.plan]
         wanted = None if most is None else max(most, PRO if has else 0)
         assert (told.plan, told.max_concurrent) == (self.plan, wanted), "the plan or the tier is another one"
+
+
+SCRIPTS: Final[dict[str, Sequence[tuple[str, dict[str, Any]]]]] = {
+    "months that everybody slept through": (
+        ("a_plan_gives", {"plan": "a", "included": 4, "rolls": (0, 0), "first": 2}),
+        ("come_onto", {"plan": "a"}),
+        ("wait", {"ms": 75 * DAY_MS}),
+    ),
+    "lots to come": (("one_lot_begins_after_another", {"amount": 3}), ("wait", {"ms": DAY_MS})),
+    "a restricted lot beside a free one": (
+        ("give", {"amount": 5, "priority": 10, "begins": None, "lasts": 2 * HOUR_MS, "features": ("x",)}),
+        ("use", {"amount": 3, "feature": "y", "ago": 0}),
+        ("wait", {"ms": DAY_MS}),
+    ),
+    "a month with runs at its end": (
+        ("a_month_goes_by",
+         {"included": 8, "rolls": (0, 20), "use": 0, "wanted": "all", "late": 0, "after": WAIT_MS + MINUTE_MS}),
+        ("wait", {"ms": DAY_MS}),
+    ),
+    "a month of which much shows late": (
+        ("a_month_goes_by", {"included": 8, "rolls": (0, 20), "use": 0, "wanted": None, "late": 3, "after": DAY_MS}),
+        ("wait", {"ms": DAY_MS}),
+    ),
+    "a tier that what is over cannot pay": (
+        ("a_month_goes_by", {"included": 8, "rolls": (3, 6), "use": 9, "wanted": None, "late": 0, "after": MINUTE_MS}),
+        ("wait", {"ms": HOUR_MS}),
+    ),
+}  # fmt: skip
+"""What a search at random would come upon now and then: each by itself, with what must hold after every step."""
+
+
+def act_out(steps: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """One of the scripts."""
+    machine = Lots()
+    try:
+        machine.begin(None)
+        for rule_, values in steps:
+            getattr(machine, rule_)(**values)
+            machine.the_wallet_and_its_lots_are_what_the_model_says()
+            machine.the_order_that_is_shown_is_the_order_of_use()
+            machine.as_many_at_once_as_plan_and_tier_allow()
+    finally:
+        machine.teardown()

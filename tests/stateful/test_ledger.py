@@ -72,11 +72,12 @@ def _newest(card: RateCard, feature: str, ts: int) -> Rate | None:
 
 
 BALANCE = "the balance is not what the model says"
+NEWEST = "said again, it changed something|a rate begins at another time"
 NO_PRICE = "not charged, though it has a price|no price, and charged"
 PLANTED: dict[str, tuple[object, str, Any, str]] = {
     "a double charge on the same key": (wallet, "post", _twice(ledger_entries.post), BALANCE),
     "rounding down": (Rate, "price", _halves_down, BALANCE),
-    "the newest rate for all usage": (RateCard, "rate", _newest, f"{BALANCE}|{NO_PRICE}"),
+    "the newest rate for all usage": (RateCard, "rate", _newest, f"{BALANCE}|{NO_PRICE}|{NEWEST}"),
     "a key of another account taken for the same": (
         wallet, "content", lambda use: ("", use.feature, use.quantity), "another use taken for the same"),
     "given back twice": (wallet_mirror, "give_back", lambda c, pushes, now: wallet.charge(

@@ -13,13 +13,18 @@ from drawdown.ledger import accounts, allocation, closing, entries, lots, maturi
 from drawdown.ledger.allocation import Allocation, Lot, Uses, allocate
 from drawdown.ledger.monthly import grants, tiers
 from drawdown.ledger.runs import reservations
-from tests.stateful.lots import Lots
+from tests.stateful.lots import SCRIPTS, Lots, act_out
 from tests.stateful.scale import scale, until_red
 from tests.whole import share
 
 
 def test_any_order_of_giving_using_and_waiting_keeps_each_lot() -> None:
     run_state_machine_as_test(Lots, settings=scale(share(40, whole=100), 30))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_a_search_seldom_meets(script: str) -> None:
+    act_out(SCRIPTS[script])
 
 
 def _of(change: Callable[[Lot], Lot]) -> Callable[[Sequence[Lot], Uses], Allocation]:
@@ -108,4 +113,6 @@ def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> Non
         monkeypatch.setattr(sql, "_ready", {})
         monkeypatch.setitem(sql.pieces, (name, ""), text.replace(old, new))
     with pytest.raises(AssertionError, match=SAYS):
+        for steps in SCRIPTS.values():
+            act_out(steps)
         run_state_machine_as_test(Lots, settings=until_red(200, 30))

@@ -43,10 +43,10 @@ FROM (
 -- By feature, month of use and rate: the rate by which each charge comes to its amount. NULL: none does; those come
 -- first, and are never among those left out.
 WITH charged AS (
-    SELECT e.feature, {month} AS month, e.quantity, e.amount_micro, (SELECT r.start_ms FROM ledger_rates r
-        WHERE r.feature = e.feature AND r.start_ms <= e.ts AND {is_priced}
-        ORDER BY CASE WHEN r.at_ms <= e.at_ms THEN 0 ELSE 1 END, r.start_ms DESC LIMIT 1) AS start_ms
-    FROM {entries} WHERE {booked} AND e.pays = 1 AND e.kind = 'usage'
+    SELECT e.feature, {month} AS month, e.quantity, e.amount_micro,
+        COALESCE((SELECT MAX(r.start_ms) FROM {fitting} AND r.at_ms <= e.at_ms),
+            (SELECT MAX(r.start_ms) FROM {fitting})) AS start_ms
+    FROM ledger_entries e WHERE e.from_account = :account_id AND {booked} AND e.kind = 'usage'
 ),
 lines AS (
     SELECT c.feature, c.month, r.micro_credits, r.per_quantity, COUNT(*) AS charges, SUM(c.quantity) AS quantity,
@@ -66,6 +66,10 @@ UNION ALL SELECT NULL, NULL, NULL, NULL, rest.charges, NULL, rest.charged_micro,
 FROM (SELECT SUM(charges) AS charges, SUM(charged_micro) AS charged_micro, COUNT(*) AS more FROM placed
     WHERE place > :at_most) rest WHERE rest.more > 0
 ORDER BY more, feature, month, micro_credits, per_quantity
+
+-- name: fitting
+-- Of rates that come to an entry's amount, those on record when it was booked are asked first.
+ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND {is_priced}
 
 -- name: is_priced
 -- Whether the entry's amount is what its quantity costs at the rate `r`, rounded to the nearest micro-credit, a half
