@@ -27,6 +27,8 @@ from tests.simulation.world import World
 
 SIZES: Final = (40, 700, 9_000, 200_000)
 """Micro-credits: from less than a minute's usage to more than most wallets have."""
+ALL: Final = 1
+"""Of what a run asks for: as much as there is free."""
 LIVES_MS: Final = (10 * MINUTE_MS, 60 * MINUTE_MS, DAY_MS)
 PAYS: Final = 0.6
 WAITS: Final = 0.8
@@ -47,7 +49,7 @@ def start(world: World) -> str | None:
     key = f"run{world.effects}:{world.rng.randrange(1 << 30)}"
     overages: tuple[Overage, ...] = ("charge", "cap", "refuse")
     overage = world.rng.choice(overages)
-    request = Request(org, world.rng.choice(SIZES), overage=overage, for_ms=world.rng.choice(LIVES_MS))
+    request = Request(org, world.rng.choice((*SIZES, ALL)), overage=overage, for_ms=world.rng.choice(LIVES_MS))
     halted = world.rows("SELECT 1 FROM orgs WHERE org_id = :org AND is_halted", org=org)
     if world.rng.random() < PAYS:
         said = _decide(world, partial(_pay, customer=biller.customer, key=key))
@@ -67,6 +69,8 @@ def _pay(world: World, *, customer: str, key: str) -> str:
 def _start(world: World, *, key: str, request: Request, customer: str) -> str:
     now = world.time.now
     room = _room(world, customer)
+    if request.amount_micro == ALL:
+        request = replace(request, amount_micro=max(room, ALL))
     known = world.rows("SELECT is_halted OR stopped_at_ms IS NOT NULL FROM orgs WHERE org_id = :o", o=request.org_id)
     wallet = world.rows("SELECT 1 FROM ledger_accounts WHERE account_id = :a", a=f"wallet:{customer}")
     assert request.amount_micro is not None
@@ -236,4 +240,4 @@ def runs(world: World) -> Iterator[str]:
             yield f"10: {account} keeps {held} held, its runs have {left} left"
 
 
-RUNS: Final[tuple[tuple[Action, float], ...]] = ((start, 4.0), (go_on, 6.0))
+RUNS: Final[tuple[tuple[Action, float], ...]] = ((start, 8.0), (go_on, 12.0))
