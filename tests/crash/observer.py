@@ -118,7 +118,7 @@ class Observer:
         self.mark("inside", name, connection)
         return result
 
-    def _written(self, name: str) -> _Write:
+    def written(self, name: str) -> _Write:
         def write(engine: sa.Engine, work: Work, *, rollback: bool = False) -> Any:
             self.mark("begin", name)
             try:
@@ -145,8 +145,8 @@ class Observer:
                 self.mark("end", name)
 
         vars(runner)["_do"] = do
-        vars(importer)["write"] = self._written("chunk")
-        vars(embedded)["write"] = self._written("charge")
+        vars(importer)["write"] = self.written("chunk")
+        vars(embedded)["write"] = self.written("charge")
 
 
 def _backend(connection: sa.Connection | None) -> int:
