@@ -42,8 +42,8 @@ class Client:
         self.journal = folder / f"client-{number}.journal"
         self.ended = {one["line"]: one for one in records(self.journal)}
         self._out = os.open(self.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self.waiting: list[tuple[int, int]] = []
-        """Runs that were left, and are settled late: when, and their places."""
+        self.waiting: list[tuple[int, int, int]] = []
+        """Runs that were left, and are settled late: when, their places, and the parts that were drawn."""
 
     def work(self) -> int:
         for place in range(self.number, len(self.requests), self.board.clients):
@@ -54,7 +54,7 @@ class Client:
             if before is None:
                 before = self._run(one)
             if before["end"] == "left" and one.end == "late":
-                heapq.heappush(self.waiting, (before["until"] + MINUTE_MS, place))
+                heapq.heappush(self.waiting, (before["until"] + MINUTE_MS, place, before["parts"]))
         self.board.come(self.number, len(self.requests))
         while self.waiting:
             self._late()
@@ -63,9 +63,8 @@ class Client:
 
     def _late(self) -> None:
         while self.waiting and self.waiting[0][0] <= self.board.now_ms():
-            _, place = heapq.heappop(self.waiting)
-            one = self.requests[place]
-            self._end(one, len(one.parts), "settled")
+            _, place, parts = heapq.heappop(self.waiting)
+            self._end(self.requests[place], parts, "settled")
 
     def _run(self, one: Planned) -> dict[str, Any]:
         """From the preview to its end; what the journal keeps."""

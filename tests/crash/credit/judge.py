@@ -18,13 +18,19 @@ from tests.crash.credit.requests import SHARE_PPM, SUPPLIER, Planned
 
 STATES = {"settled": "settled", "given up": "released", "given up at a cost": "released", "left": "expired"}
 RUNS = "SELECT reservation, state, amount_micro, drawn_micro FROM reservations"
-ENTRIES = "SELECT reservation, SUM(amount_micro), COUNT(DISTINCT key), COUNT(*) FROM ledger_entries WHERE kind = 'run' GROUP BY 1"
-RECEIPTS = r"""
-SELECT reservation, COUNT(*) FROM ledger_entries WHERE kind = 'run' AND key LIKE 'run\:%\:final\:%' AND amount_micro >= 0
-    AND key NOT LIKE '%\:-' GROUP BY 1
+ENTRIES = """
+SELECT reservation, SUM(amount_micro), COUNT(DISTINCT key), COUNT(*) FROM ledger_entries WHERE kind = 'run' GROUP BY 1
 """
-DRAWS = r"SELECT reservation, COUNT(*) FROM ledger_entries WHERE key LIKE 'run\:%\:d%' AND key NOT LIKE '%\:-' GROUP BY 1"
-WALLETS = r"SELECT SUBSTR(account_id, 8), balance_micro, held_micro FROM ledger_accounts WHERE account_id LIKE 'wallet\:%'"
+RECEIPTS = r"""
+SELECT reservation, COUNT(*) FROM ledger_entries
+WHERE kind = 'run' AND key LIKE 'run\:%\:final\:%' AND amount_micro >= 0 AND key NOT LIKE '%\:-' GROUP BY 1
+"""
+DRAWS = (
+    r"SELECT reservation, COUNT(*) FROM ledger_entries WHERE key LIKE 'run\:%\:d%' AND key NOT LIKE '%\:-' GROUP BY 1"
+)
+WALLETS = (
+    r"SELECT SUBSTR(account_id, 8), balance_micro, held_micro FROM ledger_accounts WHERE account_id LIKE 'wallet\:%'"
+)
 EXPIRED = """
 SELECT SUBSTR(from_account, 8), SUM(amount_micro) FROM ledger_entries WHERE kind = 'expiry' GROUP BY 1
 """
@@ -60,10 +66,10 @@ def judged(url: str, folder: Path, made: Sequence[Planned], given: Mapping[str, 
 
 
 def _runs(url: str, made: Sequence[Planned], told: Mapping[str, Any]) -> dict[str, int]:
-    """What each run was charged: as planned, as its row and as its entries say; by one receipt, where it was ended."""
+    """What each run was charged: as planned, as its row and as its entries say; by one receipt where it was ended."""
     kept = {str(key): more for key, *more in rows(url, RUNS)}
     entries = {str(key): more for key, *more in rows(url, ENTRIES)}
-    receipts, draws = dict(rows(url, RECEIPTS)), dict(rows(url, DRAWS))
+    receipts, draws = ({str(key): count for key, count in rows(url, text)} for text in (RECEIPTS, DRAWS))
     found: dict[str, int] = {}
     for one in made:
         said = told[one.line]
@@ -72,7 +78,9 @@ def _runs(url: str, made: Sequence[Planned], told: Mapping[str, Any]) -> dict[st
             continue
         with_cost = said["end"] in ("settled", "given up at a cost")
         charged = one.charged(said["parts"], ended=with_cost, held=said["held"])
-        assert kept.pop(one.key) == [STATES[said["end"]], said["held"], charged], f"{one.key}: {said}, {charged}"
+        is_now = kept.pop(one.key, None)
+        wanted = [STATES[said["end"]], said["held"], charged]
+        assert is_now == wanted, f"{one.key} is {is_now}, and has to be {wanted}: {said} of {one}"
         sums = entries.pop(one.key, [0, 0, 0])
         assert sums[0] == charged and sums[1] == sums[2], f"{one.key}: {sums} in its entries, {charged} to be charged"
         assert receipts.get(one.key, 0) == with_cost, f"{one.key}: {receipts.get(one.key, 0)} receipts; {said}"

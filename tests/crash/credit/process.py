@@ -9,6 +9,7 @@ from pathlib import Path
 
 from drawdown.cli.main import run
 from tests.crash.credit.client import Client
+from tests.crash.credit.planted import PLANTED
 from tests.crash.credit.requests import Planned, requests
 from tests.crash.credit.shared import Board
 from tests.crash.observer import Observer
@@ -29,6 +30,8 @@ def prepare(folder: Path) -> None:
 def work(role: str, number: int, folder: Path) -> int:
     """The whole life of one; returns its exit status."""
     observer = Observer(folder / f"{role}.{number}.log", folder / f"order.{role.split('-')[0]}")
+    if (bug := os.environ.get("CRASH_PLANTED", "")) != "":
+        PLANTED[bug]()
     observer.install()
     observer.note("ready")
     if role == TICKER:

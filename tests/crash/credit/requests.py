@@ -6,6 +6,7 @@ same calls again. What it has to come to (`charged`) is worked out here in decim
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -76,8 +77,8 @@ class Planned:
         return int((Decimal(quantity) * MICRO_FOR / UNITS).quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
     def charged(self, parts: int, *, ended: bool, held: int) -> int:
-        """What it has to be charged where so many parts were drawn, `ended` says whether it was told its whole cost, and
-        `held` micro-credits were held for it in the end."""
+        """What it has to be charged where so many parts were drawn and `held` micro-credits held in the end; `ended`:
+        it was told its whole cost."""
         lines = [*self.parts[:parts], *((self.total - sum(self.parts[:parts]),) if ended else ())]
         found = sum(map(self.micro, lines))
         return found if self.overage == "charge" else min(found, held)
@@ -98,7 +99,7 @@ def plan(row: Row, seed: int) -> Planned:
         seconds=seconds,
         by_feature=by_feature,
         estimate=max(round(max(total, 1) * WRONG ** dice.uniform(-1, 1)), 1),
-        parts=tuple(after - before for before, after in zip(edges, edges[1:], strict=False)),
+        parts=tuple(after - before for before, after in itertools.pairwise(edges)),
         last=total - edges[-1],
         overage=dice.choice(("charge", "charge", "cap", "refuse")),
         life_ms=dice.choice(LIVES_MS),

@@ -37,7 +37,7 @@ from tests.crash.nursery import Child, Nursery
 from tests.crash.toll import Toll, sound
 
 CLIENTS = 8
-MOST_AT_ONCE = (1, 1, 1, 2, CLIENTS + 1)
+MOST_AT_ONCE = (*(1,) * 10, 2, CLIENTS + 1)
 """How many are killed in one moment: one, two, or all, as a power cut would."""
 BY_ORDER, LATE_SHARE = 0.3, 0.2
 CLIENT_STEPS = tuple(f"{when} {act}" for when in ("begin", "inside", "end") for act in ("accept", "draw", "settle"))
@@ -61,9 +61,11 @@ class Outcome:
 class Trace(Hunt):
     """Eight clients and a ticker, on one database."""
 
-    def __init__(self, nursery: Nursery, dice: random.Random, made: Sequence[Planned], every_s: float) -> None:
+    def __init__(
+        self, nursery: Nursery, dice: random.Random, made: Sequence[Planned], every_s: float, at: Sequence[str]
+    ) -> None:
         super().__init__(nursery, dice, no_kill=False)
-        self.made, self.every_s = made, every_s
+        self.made, self.every_s, self.at = made, every_s, at
         self.board = Board(self.folder, clients=CLIENTS, start_ms=made[0].at_ms)
         self.engine = connect(nursery.url)
         self.clients = [f"client-{number}" for number in range(CLIENTS)]
@@ -120,6 +122,9 @@ class Trace(Hunt):
             _patiently(self.engine, lambda c: c.execute(SAMPLE, [_sample(one) for one in added]))
 
     def _kill(self, alive: Sequence[str]) -> None:
+        if self.at:
+            self.kill_by_order("client", self.dice.choice(self.at), ORDER_S)
+            return
         if self.dice.random() < BY_ORDER:
             kind, steps = self.dice.choice((("client", CLIENT_STEPS), ("client", CLIENT_STEPS), (TICKER, TICK_STEPS)))
             if self.kill_by_order(kind, self.dice.choice(steps), ORDER_S):
@@ -195,14 +200,28 @@ def _grants(place: int, need: int, span: tuple[int, int]) -> list[tuple[str, int
     return found
 
 
-def trace(folder: Path, url: str, *, seed: int, every_s: float = 1.0, most: int | None = None, most_s: float = 3_600.0) -> Outcome:
-    """Errors: AssertionError where anything is lost, doubled, left over or broken. A kill every `every_s` seconds."""
+def trace(
+    folder: Path,
+    url: str,
+    *,
+    seed: int,
+    every_s: float = 1.0,
+    most: int | None = None,
+    most_s: float = 3_600.0,
+    planted: str = "",
+    at: Sequence[str] = (),
+) -> Outcome:
+    """A kill every `every_s` seconds; of clients alone, at these steps, where any is named.
+
+    Errors: AssertionError where anything is lost, doubled, left over or broken.
+    """
     made = requests(seed, most=most)
     given, rate = _set_up(url, made)
     (folder / "siege.json").write_text(json.dumps({"seed": seed, "most": most}))
     began = time.monotonic()
-    with closing(Nursery(folder, url, work="tests.crash.credit.process")) as nursery:
-        toll = Trace(nursery, random.Random(seed), made, every_s).besiege(most_s)
+    env = {"CRASH_PLANTED": planted}
+    with closing(Nursery(folder, url, env, work="tests.crash.credit.process")) as nursery:
+        toll = Trace(nursery, random.Random(seed), made, every_s, at).besiege(most_s)
     took = time.monotonic() - began
     later = made[-1].at_ms + 40 * DAY_MS
     for _ in range(SETTLED_TICKS):
