@@ -97,6 +97,6 @@ def _world(purses: Purses, rng: random.Random) -> None:
             purses.pay.cards[f"cus_{name}"] = rng.choice(MANNERS)
         if rng.random() < 0.15:
             with suppress(Refused):  # it is stopped
-                purses.write(partial(said.arm, customer_id=name, by=purses.by))
+                purses.arm(name)
         if rng.random() < 0.04:
             _mode(purses, name, rng.choice(MODES))

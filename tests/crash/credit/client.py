@@ -53,7 +53,7 @@ class Client:
             before = self.ended.get(one.line)
             if before is None:
                 before = self._run(one)
-            if before["end"] == "left" and one.end == "late":
+            if before["end"] == "left" and one.end == "late" and not before["tried"]:
                 heapq.heappush(self.waiting, (before["until"] + MINUTE_MS, place, before["parts"]))
         self.board.come(self.number, len(self.requests))
         while self.waiting:
@@ -145,7 +145,7 @@ class Client:
                 assert one.overage == "refuse"
                 if row.state == "held" and row.expires_ms > self.board.now_ms():
                     return self._end(one, parts, end if self._extended(one) else "given up")
-                return self._note(one, "left", parts, row)
+                return self._note(one, "left", parts, row, tried=True)
             return self._end(one, parts, "settled")  # it expired meanwhile: it may be settled late
         return self._note(one, end, parts, self._row(one))
 
@@ -166,13 +166,17 @@ class Client:
                 time.sleep(BUSY_S)
         raise AssertionError(f"{name}: the database was busy {BUSY_TRIES} times")
 
-    def _note(self, one: Planned, end: str, parts: int, row: Reservation | None) -> dict[str, Any]:
+    def _note(
+        self, one: Planned, end: str, parts: int, row: Reservation | None, *, tried: bool = False
+    ) -> dict[str, Any]:
+        """`tried`: it was to be settled late, and may not be charged that much."""
         found = {
             "line": one.line,
             "end": end,
             "parts": parts,
             "held": 0 if row is None else row.amount_micro,
             "until": 0 if row is None else row.expires_ms,
+            "tried": tried,
         }
         os.write(self._out, f"{json.dumps(found)}\n".encode())
         return found

@@ -13,6 +13,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from tests import leftovers
 from tests.crash.credit.trace import Outcome, trace
 from tests.postgres_server import Server
 
@@ -38,7 +39,7 @@ def report(database: str, seed: int, found: Outcome) -> str:
 
 
 def _siege(database: str, seed: int, most: int | None) -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="dd-trace-") as folder:
+    with tempfile.TemporaryDirectory(dir=leftovers.folder("dd-trace-")) as folder:
         if database == "sqlite":
             return trace(Path(folder), f"sqlite:///{folder}/drawdown.db", seed=seed, most=most, most_s=MOST_S)
         with closing(Server()) as server:

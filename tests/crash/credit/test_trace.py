@@ -10,7 +10,7 @@ from tests.crash.credit.trace import trace
 
 
 def test_runs_of_killed_clients_are_charged_once_beside_the_metering(database_url: str, tmp_path: Path) -> None:
-    found = trace(tmp_path, database_url, seed=2, every_s=0.5, most=300, most_s=120)
+    found = trace(tmp_path, database_url, seed=2, every_s=0.2, most=300, most_s=240, strikes=12)
     assert found.toll.inside, "no kill landed inside a step"
     assert set(found.books.ends) == {"settled", "left", "given up", "given up at a cost", "refused"}
     assert found.books.charged_micro and found.books.metered_micro and found.pushes
@@ -26,4 +26,4 @@ def test_runs_of_killed_clients_are_charged_once_beside_the_metering(database_ur
 def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], text: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/drawdown.db"
     with pytest.raises(AssertionError, match=text):
-        trace(tmp_path, url, seed=2, every_s=0.1, most=150, most_s=120, planted=planted, at=at)
+        trace(tmp_path, url, seed=2, every_s=0.05, most=60, most_s=240, strikes=8, planted=planted, at=at)

@@ -43,6 +43,7 @@ BY_ORDER, LATE_SHARE = 0.3, 0.2
 CLIENT_STEPS = tuple(f"{when} {act}" for when in ("begin", "inside", "end") for act in ("accept", "draw", "settle"))
 TICK_STEPS = tuple(f"inside {step}" for step in ("seal", "claim", "charge", "settle", "project"))
 ORDER_S, SETTLED_TICKS, BUSY_TRIES = 0.5, 3, 1_000
+NO_END = 10**9
 POOR_EVERY, LOT_EVERY = 6, 3
 """Organisations that cannot pay for all of it, and those some of whose credit expires on the way."""
 
@@ -62,10 +63,16 @@ class Trace(Hunt):
     """Eight clients and a ticker, on one database."""
 
     def __init__(
-        self, nursery: Nursery, dice: random.Random, made: Sequence[Planned], every_s: float, at: Sequence[str]
+        self,
+        nursery: Nursery,
+        dice: random.Random,
+        made: Sequence[Planned],
+        every_s: float,
+        at: Sequence[str],
+        strikes: int,
     ) -> None:
         super().__init__(nursery, dice, no_kill=False)
-        self.made, self.every_s, self.at = made, every_s, at
+        self.made, self.every_s, self.at, self.strikes = made, every_s, at, strikes
         self.board = Board(self.folder, clients=CLIENTS, start_ms=made[0].at_ms)
         self.engine = connect(nursery.url)
         self.clients = [f"client-{number}" for number in range(CLIENTS)]
@@ -83,8 +90,9 @@ class Trace(Hunt):
         while alive := self._alive():
             assert time.monotonic() - began < most_s, f"no end within {most_s:.0f} s, at {self.board.behind()}"
             self._time_goes_by()
-            if time.monotonic() >= kill_at + self.every_s:
+            if self.strikes and time.monotonic() >= kill_at + self.every_s:
                 kill_at = time.monotonic()
+                self.strikes -= 1
                 self._kill(alive)
             time.sleep(0.01)
         self._samples(None)
@@ -208,10 +216,11 @@ def trace(
     every_s: float = 1.0,
     most: int | None = None,
     most_s: float = 3_600.0,
+    strikes: int = NO_END,
     planted: str = "",
     at: Sequence[str] = (),
 ) -> Outcome:
-    """A kill every `every_s` seconds; of clients alone, at these steps, where any is named.
+    """A strike every `every_s` seconds, so many at most; at clients alone, at these steps, where any is named.
 
     Errors: AssertionError where anything is lost, doubled, left over or broken.
     """
@@ -221,7 +230,7 @@ def trace(
     began = time.monotonic()
     env = {"CRASH_PLANTED": planted}
     with closing(Nursery(folder, url, env, work="tests.crash.credit.process")) as nursery:
-        toll = Trace(nursery, random.Random(seed), made, every_s, at).besiege(most_s)
+        toll = Trace(nursery, random.Random(seed), made, every_s, at, strikes).besiege(most_s)
     took = time.monotonic() - began
     later = made[-1].at_ms + 40 * DAY_MS
     for _ in range(SETTLED_TICKS):
