@@ -175,9 +175,11 @@ def _dying_cards(purses: Purses) -> list[str]:
                 declines, dead, armed = 0, "", next(arms)
             if dead:
                 found.append(f"{charge.charge_id} was charged after {dead}")
-            declines = declines + 1 if isinstance(result, Declined) else 0 if isinstance(result, Paid) else declines
-            stops = isinstance(result, NeedsCustomer) or (isinstance(result, Declined) and not result.retry)
-            if stops or declines >= MOST_DECLINES:
+            if isinstance(result, Paid):
+                declines = 0
+            else:
+                declines += isinstance(result, Declined | NeedsCustomer)
+            if declines >= MOST_DECLINES or (isinstance(result, Declined) and not result.retry):
                 dead = f"{declines} declines, the last of {charge.charge_id}"
     return found
 
