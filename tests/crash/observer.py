@@ -22,9 +22,11 @@ from drawdown.schema import database
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import (
+    ChargeMoney,
     CheckCustomers,
     Effect,
     LookUp,
+    LookUpMoney,
     Push,
     ReadCustomers,
     ReadDrawn,
@@ -32,6 +34,7 @@ from drawdown.worker.engine.effects import (
     Recall,
     Remember,
     SendHalts,
+    SendHooks,
     Together,
     Transaction,
 )
@@ -48,6 +51,9 @@ _NAMES: Final = {
     ReadDrawn: "drawn",
     CheckCustomers: "check",
     SendHalts: "halts",
+    SendHooks: "hooks",
+    ChargeMoney: "pay",
+    LookUpMoney: "ask_pay",
     Recall: "recall",
     Remember: "remember",
 }

@@ -127,7 +127,7 @@ class Trace(Hunt):
         if due:
             added = [one for _, one in self.arrivals[:due]]
             del self.arrivals[:due]
-            _patiently(self.engine, lambda c: c.execute(SAMPLE, [_sample(one) for one in added]))
+            patiently(self.engine, lambda c: c.execute(SAMPLE, [_sample(one) for one in added]))
 
     def _kill(self, alive: Sequence[str]) -> None:
         if self.at:
@@ -157,7 +157,8 @@ def _sample(one: Planned) -> dict[str, object]:
     return {"id": one.line, "org": one.org, "seconds": one.seconds, "ts": one.at_ms}
 
 
-def _patiently(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
+def patiently(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
+    """Write, however long others write."""
     for _ in range(BUSY_TRIES):
         try:
             return write(engine, work)
