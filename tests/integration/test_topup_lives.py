@@ -149,7 +149,7 @@ def a_dying_card_that_is_charged_on(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_stolen_card_that_is_charged_again(patch: pytest.MonkeyPatch) -> None:
-    real = settle.of_answer
+    real = outcome.of_answer
 
     def planted(*given: Any) -> End | None:
         end = real(*given)

@@ -1,4 +1,4 @@
-"""Top-ups in the simulated world: whatever crashes, stalls or is lost, the payment service's own books are the judge."""
+"""Top-ups in the simulated world: whatever crashes, stalls or is lost, the payment service's own books judge."""
 
 from __future__ import annotations
 

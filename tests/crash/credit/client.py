@@ -68,7 +68,7 @@ class Client:
 
     def _run(self, one: Planned) -> dict[str, Any]:
         """From the preview to its end; what the journal keeps."""
-        shown = read(self.engine, lambda c: executions.preview(c, one.request, self.board.now_ms()))
+        shown = self._read(lambda c: executions.preview(c, one.request, self.board.now_ms()))
         assert shown.amount_micro in (None, one.micro(one.estimate)), f"{one.key}: previewed as {shown}"
         try:
             accepted = self._act("accept", lambda c: executions.accept(c, one.key, one.request, self.by))
@@ -150,21 +150,30 @@ class Client:
         return self._note(one, end, parts, self._row(one))
 
     def _row(self, one: Planned) -> Reservation | None:
-        return read(self.engine, lambda c: reservations.read(c, one.key))
+        found: Reservation | None = self._read(lambda c: reservations.read(c, one.key))
+        return found
 
     @property
     def by(self) -> By:
         return By(self.board.now_ms(), f"client-{self.number}", "the trace", "http")
 
     def _act(self, name: str, work: Callable[[sa.Connection], Any]) -> Any:
-        """One transaction; asked for again while the database is busy, away, or gave no answer."""
+        """One transaction."""
+        write = self.observer.written(name)
+        return self._patiently(lambda: write(self.engine, work))
+
+    def _read(self, work: Callable[[sa.Connection], Any]) -> Any:
+        return self._patiently(lambda: read(self.engine, work))
+
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
+        """The answer; asked for again while the database is busy, away, or gave none."""
         for _ in range(BUSY_TRIES):
             try:
-                return self.observer.written(name)(self.engine, work)
+                return ask()
             except DatabaseBusy:
                 self.observer.note("busy")
                 time.sleep(BUSY_S)
-        raise AssertionError(f"{name}: the database was busy {BUSY_TRIES} times")
+        raise AssertionError(f"the database was busy {BUSY_TRIES} times")
 
     def _note(
         self, one: Planned, end: str, parts: int, row: Reservation | None, *, tried: bool = False

@@ -31,7 +31,7 @@ from drawdown.worker.commands.run_permission import Request
 from tests.acceptance.commands import must
 from tests.acceptance.drain import LEASE_MS, Process, SharedClock
 from tests.acceptance.tables import number, rows
-from tests.crash.credit.trace import patiently
+from tests.crash.credit.trace import killed, patiently
 from tests.crash.data import FROM_MS
 from tests.crash.hunt import Hunt
 from tests.crash.nursery import Nursery
@@ -112,12 +112,9 @@ class Fillers(Hunt):
         return self.toll
 
     def _strike(self, server: Server) -> None:
-        """The whole server dies, whoever is at work on it; it is there again a moment later."""
         self.strikes -= 1
-        server.kill()
+        killed(server, self.dice)
         self.toll.strikes["postmaster killed"] += 1
-        time.sleep(self.dice.uniform(0, 0.2))
-        server.start()
         self.engine.dispose()
 
     def _world(self) -> None:
@@ -165,6 +162,7 @@ def _books(url: str, stripe: StripeEmulator) -> Counter[str]:
     assert stripe.payments.doubles() == [], "charged twice"
     paid = {}
     for one in stripe.payments.taken:
+        assert one.charge_id in begun, f"{one.charge_id} was paid, and is no top-up"
         customer, money, micro, _ = begun[one.charge_id]
         assert (one.customer_id, one.amount, one.currency) == (f"cus_{customer}", money, "usd"), one
         paid[one.charge_id] = (f"wallet:{customer}", micro)
@@ -174,12 +172,20 @@ def _books(url: str, stripe: StripeEmulator) -> Counter[str]:
 
 
 def till(
-    folder: Path, url: str, *, kills: int, seed: int, server: Server | None = None, strikes: int = 0, planted: str = ""
+    folder: Path,
+    url: str,
+    *,
+    kills: int,
+    seed: int,
+    server: Server | None = None,
+    strikes: int = 0,
+    share: float = SHARE,
+    planted: str = "",
 ) -> Till:
-    """Errors: AssertionError where the service's books and ours differ, or something is left open."""
+    """`share`: how many of all calls fail. Errors: AssertionError where the service's books and ours differ, or something is left open."""
     dice = random.Random(seed)
-    faults = {kind: SHARE / len(CHARGE_FAULTS) for kind in CHARGE_FAULTS if kind not in LIES}
-    faults |= {kind: SHARE / len(LIST_FAULTS) for kind in LIST_FAULTS if kind not in LIES}
+    faults = {kind: share / len(CHARGE_FAULTS) for kind in CHARGE_FAULTS if kind not in LIES}
+    faults |= {kind: share / len(LIST_FAULTS) for kind in LIST_FAULTS if kind not in LIES}
     stripe = StripeEmulator(FaultPlan(seed, faults))
     stripe.add_customer(*(f"cus_w{place}" for place in range(WALLETS)))
     for place in range(WALLETS):
@@ -203,8 +209,8 @@ def till(
                     break
         finally:
             operator.end()
-    assert rows(url, OPEN) == [], "something is left open"
     states = _books(url, stripe)
+    assert rows(url, OPEN) == [], "something is left open"
     assert must(url, "verify", at=str(clock.now_ms()))["breaches"] == []
     return Till(toll, number(url, "SELECT COUNT(*) FROM topups"), len(stripe.payments.taken), stripe.payments.struck,
                 states, took)  # fmt: skip

@@ -35,6 +35,7 @@ from tests.crash.data import FROM_MS
 from tests.crash.hunt import Hunt
 from tests.crash.nursery import Child, Nursery
 from tests.crash.toll import Toll, sound
+from tests.postgres_server import Server
 
 CLIENTS = 8
 MOST_AT_ONCE = (*(1,) * 10, 2, CLIENTS + 1)
@@ -43,7 +44,7 @@ BY_ORDER, LATE_SHARE = 0.3, 0.2
 CLIENT_STEPS = tuple(f"{when} {act}" for when in ("begin", "inside", "end") for act in ("accept", "draw", "settle"))
 TICK_STEPS = tuple(f"inside {step}" for step in ("seal", "claim", "charge", "settle", "project"))
 ORDER_S, SETTLED_TICKS, BUSY_TRIES = 0.5, 3, 1_000
-NO_END = 10**9
+NO_END, SERVER_EVERY = 10**9, 10
 POOR_EVERY, LOT_EVERY = 6, 3
 """Organisations that cannot pay for all of it, and those some of whose credit expires on the way."""
 
@@ -70,9 +71,11 @@ class Trace(Hunt):
         every_s: float,
         at: Sequence[str],
         strikes: int,
+        server: Server | None,
     ) -> None:
         super().__init__(nursery, dice, no_kill=False)
         self.made, self.every_s, self.at, self.strikes = made, every_s, at, strikes
+        self.server = server
         self.board = Board(self.folder, clients=CLIENTS, start_ms=made[0].at_ms)
         self.engine = connect(nursery.url)
         self.clients = [f"client-{number}" for number in range(CLIENTS)]
@@ -130,6 +133,10 @@ class Trace(Hunt):
             patiently(self.engine, lambda c: c.execute(SAMPLE, [_sample(one) for one in added]))
 
     def _kill(self, alive: Sequence[str]) -> None:
+        if self.server is not None and self.strikes % SERVER_EVERY == 0:
+            killed(self.server, self.dice)
+            self.toll.strikes["postmaster killed"] += 1
+            return
         if self.at:
             self.kill_by_order("client", self.dice.choice(self.at), ORDER_S)
             return
@@ -147,9 +154,16 @@ class Trace(Hunt):
             self._killed(child, ordered=False)
 
 
+def killed(server: Server, dice: random.Random) -> None:
+    """The whole server dies, whoever is at work on it; it is there again a moment later."""
+    server.kill()
+    time.sleep(dice.uniform(0, 0.2))
+    server.start()
+
+
 SAMPLE = sa.text(
     "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-    "VALUES (:id, :org, :org, 'cell-1', 1024, :seconds, :ts, :ts)"
+    "VALUES (:id, :org, :org, 'cell-1', 1024, :seconds, :ts, :ts) ON CONFLICT (id) DO NOTHING"
 )
 
 
@@ -218,10 +232,12 @@ def trace(
     most: int | None = None,
     most_s: float = 3_600.0,
     strikes: int = NO_END,
+    server: Server | None = None,
     planted: str = "",
     at: Sequence[str] = (),
 ) -> Outcome:
-    """A strike every `every_s` seconds, so many at most; at clients alone, at these steps, where any is named.
+    """A strike every `every_s` seconds, so many at most; at clients alone, at these steps, where any is named. Every
+    tenth is at the `server`, where one is given.
 
     Errors: AssertionError where anything is lost, doubled, left over or broken.
     """
@@ -231,7 +247,7 @@ def trace(
     began = time.monotonic()
     env = {"CRASH_PLANTED": planted}
     with closing(Nursery(folder, url, env, work="tests.crash.credit.process")) as nursery:
-        toll = Trace(nursery, random.Random(seed), made, every_s, at, strikes).besiege(most_s)
+        toll = Trace(nursery, random.Random(seed), made, every_s, at, strikes, server).besiege(most_s)
     took = time.monotonic() - began
     later = made[-1].at_ms + 40 * DAY_MS
     for _ in range(SETTLED_TICKS):
