@@ -182,7 +182,10 @@ def till(
     share: float = SHARE,
     planted: str = "",
 ) -> Till:
-    """`share`: how many of all calls fail. Errors: AssertionError where the service's books and ours differ, or something is left open."""
+    """`share`: how many of all calls fail.
+
+    Errors: AssertionError where the service's books and ours differ, or something is left open.
+    """
     dice = random.Random(seed)
     faults = {kind: share / len(CHARGE_FAULTS) for kind in CHARGE_FAULTS if kind not in LIES}
     faults |= {kind: share / len(LIST_FAULTS) for kind in LIST_FAULTS if kind not in LIES}
