@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Types are checked beside the tests.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash exhaustion \
+.PHONY: demo test test-quick test-whole lint types pytest install simulate regressions mutants interleave crash trace topups exhaustion \
 	bench conformance docs emulators lock sbom release clean
 
 demo: install
@@ -64,6 +64,17 @@ SERVER_KILLS ?= 6
 SEED ?= 1
 crash: install
 	$(BIN)/python -m tests.crash.run --kills $(KILLS) --server-kills $(SERVER_KILLS) --seed $(SEED)
+
+# GenTD26 as runs on credit, by eight clients that are killed every second, metered meanwhile; each wallet exact:
+# make trace DATABASE=sqlite REQUESTS=2000
+trace: install
+	$(BIN)/python -W ignore -m tests.crash.credit.run --seed $(SEED) $(if $(DATABASE),--database $(DATABASE)) \
+		$(if $(REQUESTS),--requests $(REQUESTS))
+
+# Automatic top-ups at a payment service that fails a third of all calls, with kills; its own books are the judge.
+EPISODES ?= 100000
+topups: install
+	$(BIN)/python -W ignore -m tests.integration.topup_run --episodes $(EPISODES) $(if $(JOBS),--jobs $(JOBS)) --seed $(START)
 
 # How long after its last credit an organisation's cells had stopped, with a watch and without: 2,000 on 50 cells.
 exhaustion: install

@@ -50,8 +50,7 @@ class Usage:
 
 def usage(parts: int, dice: random.Random, *, most: int | None = None) -> Usage:
     """Rows in the order of time, but that every fifth or so comes some parts late; `most` rows at most."""
-    rows = _real() if gentd26.FILE.exists() else _made_up(dice)
-    rows = sorted(rows[:most], key=lambda row: row[2])
+    rows = sorted(rows_of(dice)[:most], key=lambda row: row[2])
     split: list[list[Row]] = [[] for _ in range(parts)]
     for at, row in enumerate(rows):
         part = at * parts // len(rows)
@@ -59,6 +58,11 @@ def usage(parts: int, dice: random.Random, *, most: int | None = None) -> Usage:
         split[dice.randrange(part, parts) if late else part].append(row)
     ends = [rows[-(-(part + 1) * len(rows) // parts) - 1][2] for part in range(parts)]
     return Usage(split, ends)
+
+
+def rows_of(dice: random.Random) -> list[Row]:
+    """The real requests where the file is there, else as many that are made up."""
+    return _real() if gentd26.FILE.exists() else _made_up(dice)
 
 
 def _real() -> list[Row]:

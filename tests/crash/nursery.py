@@ -3,18 +3,23 @@
 Guarantee: a child is a process of its own, forked before any database was opened; it is reaped only when it was asked
 for, so its pid names nobody else until then; and when the controller is gone, so are all of them.
 
-    python -m tests.crash.nursery FOLDER     reads commands on stdin, a line each, and answers with a line of JSON
+    python -m tests.crash.nursery FOLDER WORK   reads commands on stdin, a line each, and answers with a line of JSON
+
+WORK is the module whose `work(role, number, folder)` is a child's whole life; it returns the exit status. What its
+`prepare(folder)` reads, where it has one, all children have.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,10 +67,11 @@ class Nursery:
     url: str
     env: Mapping[str, str] = field(default_factory=dict)
     starts: int = 0
+    work: str = "tests.crash.process"
 
     def __post_init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.nursery", str(self.folder)],
+            [sys.executable, "-m", "tests.crash.nursery", str(self.folder), self.work],
             env=environment(self.url, self.env), cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -100,14 +106,14 @@ class Nursery:
 
 
 class _Births:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, work: Callable[[str, int, Path], int]) -> None:
+        self.folder, self.work = folder, work
         self.alive: set[int] = set()
 
     def start(self, role: str, number: int) -> int:
         pid = os.fork()
         if pid == 0:
-            _live(role, number, self.folder)
+            _live(self.work, role, number, self.folder)
         self.alive.add(pid)
         return pid
 
@@ -123,10 +129,8 @@ class _Births:
         return self.poll(pid, 0)
 
 
-def _live(role: str, number: int, folder: Path) -> None:
+def _live(work: Callable[[str, int, Path], int], role: str, number: int, folder: Path) -> None:
     """The whole life of a child; never returns."""
-    from tests.crash.process import work
-
     status = BROKE
     try:
         for name, stream, flags in (
@@ -148,9 +152,11 @@ def _live(role: str, number: int, folder: Path) -> None:
 def main() -> None:
     import psycopg  # noqa: F401 whatever a child would import first thing
 
-    import tests.crash.process  # noqa: F401
-
-    births = _Births(Path(sys.argv[1]))
+    folder, module = Path(sys.argv[1]), importlib.import_module(sys.argv[2])
+    if hasattr(module, "prepare"):
+        module.prepare(folder)
+        gc.freeze()
+    births = _Births(folder, module.work)
     for line in sys.stdin:
         command, *given = json.loads(line)
         print(json.dumps(getattr(births, command)(*given)), flush=True)

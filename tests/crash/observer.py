@@ -22,9 +22,11 @@ from drawdown.schema import database
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import (
+    ChargeMoney,
     CheckCustomers,
     Effect,
     LookUp,
+    LookUpMoney,
     Push,
     ReadCustomers,
     ReadDrawn,
@@ -32,6 +34,7 @@ from drawdown.worker.engine.effects import (
     Recall,
     Remember,
     SendHalts,
+    SendHooks,
     Together,
     Transaction,
 )
@@ -48,6 +51,9 @@ _NAMES: Final = {
     ReadDrawn: "drawn",
     CheckCustomers: "check",
     SendHalts: "halts",
+    SendHooks: "hooks",
+    ChargeMoney: "pay",
+    LookUpMoney: "ask_pay",
     Recall: "recall",
     Remember: "remember",
 }
@@ -118,7 +124,7 @@ class Observer:
         self.mark("inside", name, connection)
         return result
 
-    def _written(self, name: str) -> _Write:
+    def written(self, name: str) -> _Write:
         def write(engine: sa.Engine, work: Work, *, rollback: bool = False) -> Any:
             self.mark("begin", name)
             try:
@@ -145,8 +151,8 @@ class Observer:
                 self.mark("end", name)
 
         vars(runner)["_do"] = do
-        vars(importer)["write"] = self._written("chunk")
-        vars(embedded)["write"] = self._written("charge")
+        vars(importer)["write"] = self.written("chunk")
+        vars(embedded)["write"] = self.written("charge")
 
 
 def _backend(connection: sa.Connection | None) -> int:

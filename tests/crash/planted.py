@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
 from drawdown.worker.engine import calls, flight, runner
@@ -18,6 +19,10 @@ from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import Effect, Push
 from drawdown.worker.push import claim
 from drawdown.worker.push.request import request_of as sound_request_of
+from drawdown.worker.topup import claim as topup_claim
+from drawdown.worker.topup import fill as topup_fill
+from drawdown.worker.topup import settle as topup_settle
+from drawdown.worker.topup.topups import Topup
 
 ACCEPTED = "UPDATE pushes SET state = 'accepted' WHERE key = :key AND state = 'due'"
 
@@ -51,8 +56,32 @@ def _settled_at_the_end() -> None:
     vars(calls).update(MOST_UNSETTLED=10**9)
 
 
+def _fresh_charge() -> None:
+    """Each call to a payment service has an id of its own, so that a lost answer is paid again."""
+    original = topup_claim._topup
+
+    def topup(row: Any, *more: Any) -> Topup:
+        made = original(row, *more)
+        return replace(made, charge=replace(made.charge, charge_id=f"{made.charge.charge_id}:{row.attempts}"))
+
+    vars(topup_claim)["_topup"] = topup
+
+
+def _paid_by_doubt() -> None:
+    """Whoever hears no answer takes it for a payment."""
+    original = topup_settle.end_of_charge
+
+    def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> Any:
+        paid = Paid("pi_1", found.charge.amount, found.charge.currency)
+        return original(found, paid if isinstance(result, InDoubt) else result, now_ms)
+
+    vars(topup_fill)["end_of_charge"] = end_of_charge
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "fresh key": _fresh_key,
     "settled first": _settled_first,
     "settled at the end": _settled_at_the_end,
+    "fresh charge": _fresh_charge,
+    "paid by doubt": _paid_by_doubt,
 }

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from drawdown.cli.main import global_options_first, run
 from drawdown.cli.nouns import imports
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.worker.sources.samples.rows import ImportOptions
 from tests.acceptance import drain
 from tests.crash.observer import Observer
@@ -94,7 +95,10 @@ def _tick_on(siege: Siege, observer: Observer, role: str) -> int:
 def _drain_on(folder: Path, observer: Observer) -> int:
     worker = drain.Worker(folder)
     while not worker.stop.exists():
-        observer.note(f"status {worker.tick()['exit_status']}")
+        try:
+            observer.note(f"status {worker.tick()['exit_status']}")
+        except DatabaseBusy:  # a command would say so, and end
+            observer.note(f"status {TRY_AGAIN}")
         time.sleep(0.02)
     return 0
 

@@ -19,11 +19,14 @@ from typing import TypeVar
 
 from tests.crash.billers import blockade
 from tests.crash.controller import CUT, Plan
+from tests.crash.credit.topups import till
+from tests.crash.credit.trace import trace
 from tests.crash.siege import Outcome, siege
 from tests.postgres_server import Server
 
 SQLITE_SHARE, BILLER_SHARE = 5, 20
 KINDS = ("postgresql", "sqlite", "autumn", "stripe")
+CREDIT_SHARE, REQUESTS_A_KILL = 10, 10
 K = TypeVar("K", int, str)
 
 
@@ -102,7 +105,38 @@ def main() -> int:
         short = found.toll.short_of(plan.kills, 2 * plan.strikes)
         print(f"  FAILED: {short}: this run shows nothing" if short else "  0 lost, 0 doubled", flush=True)
         failed |= short is not None
+    if not given.only and not given.no_kill:
+        failed |= _on_credit(-(-given.kills // CREDIT_SHARE), given.server_kills, given.seed)
     return int(failed)
+
+
+def _on_credit(kills: int, server_kills: int, seed: int) -> bool:
+    """Runs on credit, and wallets that fill themselves, while their clients, workers and server are killed; whether
+    that failed."""
+    failed = False
+    for what in ("runs", "top-ups"):
+        with tempfile.TemporaryDirectory(prefix="dd-crash-") as folder, closing(Server(durable=True)) as server:
+            try:
+                if what == "runs":
+                    most = REQUESTS_A_KILL * kills
+                    runs = trace(
+                        Path(folder), server.url, seed=seed, every_s=0.5, most=most, strikes=kills, server=server
+                    )
+                    said, toll = f"{runs.requests:,} runs, {runs.books.charged_micro:,} micro-credits", runs.toll
+                else:
+                    filled = till(Path(folder), server.url, kills=kills, seed=seed, server=server, strikes=server_kills)
+                    said, toll = f"{filled.topups:,} top-ups, {filled.payments:,} payments", filled.toll
+                assert server.recoveries() == toll.strikes.total()
+            except AssertionError as error:
+                print(f"{what}, seed {seed}: FAILED: {error}", flush=True)
+                failed = True
+                continue
+        print(
+            f"{what}, seed {seed}: {said}; {toll.kills:,} processes killed, {toll.inside:,} in the middle of a step: "
+            f"{_told(toll.steps)}; the server {toll.strikes.total():,} times\n  0 lost, 0 doubled",
+            flush=True,
+        )
+    return failed
 
 
 if __name__ == "__main__":

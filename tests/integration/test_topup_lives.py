@@ -144,6 +144,20 @@ def caps_that_count_what_was_paid(patch: pytest.MonkeyPatch) -> None:
     piece(patch, "begun", topups.SQL.pieces["begun", ""] + " AND p.state = 'credited'")
 
 
+def a_dying_card_that_is_charged_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(settle, "MOST_DECLINES", 10**9)
+
+
+def a_stolen_card_that_is_charged_again(patch: pytest.MonkeyPatch) -> None:
+    real = outcome.of_answer
+
+    def planted(*given: Any) -> End | None:
+        end = real(*given)
+        return end if end is None else replace(end, blocks=None)
+
+    patch.setattr(settle, "of_answer", planted)
+
+
 PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, Any]]] = {
     one.__name__: (one, text, more)
     for one, text, more in (
@@ -157,6 +171,8 @@ PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, An
         (a_grant_with_a_key_of_its_own, "invariant=12", {}),
         (absence_that_is_believed_at_once, "was charged twice", {"keeps_ms": 0}),
         (a_charge_given_up_while_it_may_be_applied, "", {}),
+        (a_dying_card_that_is_charged_on, "was charged after 3 declines", {"arms": 0.0}),
+        (a_stolen_card_that_is_charged_again, "was charged after 1 declines", {}),
         (caps_that_count_what_was_paid, "its terms allowed", {"max_day": 2}),
     )
 }

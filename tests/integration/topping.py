@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.ledger.entries import Usage
-from drawdown.providers.payments.protocol import ChargeResult, InDoubt, NotSent
+from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, NeedsCustomer, NotSent, Paid
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
@@ -24,6 +24,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import ChargeMoney, Effect, LookUpMoney, Remember, Steps, Together, Transaction
 from drawdown.worker.topup.fill import Filled, fill
+from drawdown.worker.topup.settle import MOST_DECLINES
 from tests.fake_payments import CAN, FakePayments
 from tests.world import T0, Cells
 
@@ -50,6 +51,8 @@ class Purses:
         self.engine, self.clock = engine, FixedClock(T0)
         self.pay = FakePayments(self.clock, random.Random(seed), rate)
         self.uses = 0
+        self.armed: dict[str, list[int]] = {}
+        """When people said that a wallet has another card."""
         self.write(
             lambda c: c.execute(
                 sa.text(
@@ -75,6 +78,10 @@ class Purses:
     def set(self, customer: str = "acme", **changes: Any) -> None:
         terms = replace(TERMS, **{"service_customer": f"cus_{customer}", **changes})
         self.write(lambda c: said.set_terms(c, customer, terms, CAN, self.by, new=True))
+
+    def arm(self, customer: str = "acme") -> None:
+        self.write(lambda c: said.arm(c, customer, self.by))
+        self.armed.setdefault(customer, []).append(self.clock.at_ms)
 
     def grant(self, credits: int, customer: str = "acme", key: str | None = None) -> None:
         self.uses += 1
@@ -147,7 +154,34 @@ def judged(purses: Purses) -> list[str]:
     lines += [f"{name} was credited, and not paid" for name in sorted(credited.keys() - paid)]
     states = dict(purses.topups())
     lines += [f"{name} was credited, and is not so" for name in sorted(credited) if states.get(name) != "credited"]
-    return lines
+    return lines + _dying_cards(purses)
+
+
+def _dying_cards(purses: Purses) -> list[str]:
+    """Cards that were charged again although they had been declined too often, by the service's own books. A charge is
+    one refusal, however often it was answered."""
+    found = []
+    known = sorted(
+        ((one.made_ms, one.charge, one.result) for made in purses.pay.known.values() for one in made[:1]),
+        key=lambda one: one[0],
+    )
+    for customer in sorted({charge.customer_id for _, charge, _ in known}):
+        arms = iter([*purses.armed.get(customer.removeprefix("cus_"), []), 2**62])
+        declines, dead, armed = 0, "", next(arms)
+        for made_ms, charge, result in known:
+            if charge.customer_id != customer:
+                continue
+            while armed <= made_ms:
+                declines, dead, armed = 0, "", next(arms)
+            if dead:
+                found.append(f"{charge.charge_id} was charged after {dead}")
+            if isinstance(result, Paid):
+                declines = 0
+            else:
+                declines += isinstance(result, Declined | NeedsCustomer)
+            if declines >= MOST_DECLINES or (isinstance(result, Declined) and not result.retry):
+                dead = f"{declines} declines, the last of {charge.charge_id}"
+    return found
 
 
 @dataclass

@@ -50,9 +50,11 @@ def lived(
     keeps_ms: int = DAY_MS,
     faults: tuple[str, ...] = CHARGE_FAULTS,
     max_day: int = 100,
+    arms: float = 0.15,
     heals: bool = True,
 ) -> Life:
-    """Until so many top-ups were begun, and everything that was open has ended (with a bug planted it may not)."""
+    """Until so many top-ups were begun, and everything that was open has ended (with a bug planted it may not). `arms`:
+    how often people say that there is another card."""
     rng = random.Random(seed)
     purses = Purses(fresh(), seed, rate)
     purses.pay.keeps_ms, purses.pay.faults = keeps_ms, faults
@@ -62,7 +64,7 @@ def lived(
     for _ in range(MOST_STRETCHES if heals else episodes // 10):
         if _begun(purses) >= episodes:
             break
-        _world(purses, rng)
+        _world(purses, rng, arms)
         for _ in range(A_STRETCH):
             hand.step()
     assert not heals or _begun(purses) >= episodes, f"only {_begun(purses)} of {episodes} were begun"
@@ -86,7 +88,7 @@ def _begun(purses: Purses) -> int:
     return int(purses.rows("SELECT COUNT(*) FROM topups")[0][0])
 
 
-def _world(purses: Purses, rng: random.Random) -> None:
+def _world(purses: Purses, rng: random.Random, arms: float) -> None:
     """Time goes by, wallets are used, cards change, people do what people do."""
     purses.later(rng.choice((MINUTE_MS, 11 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, DAY_MS)))
     for number in range(WALLETS):
@@ -95,8 +97,8 @@ def _world(purses: Purses, rng: random.Random) -> None:
             purses.use(rng.randint(1, 60) * MICRO, name)
         if rng.random() < 0.1:
             purses.pay.cards[f"cus_{name}"] = rng.choice(MANNERS)
-        if rng.random() < 0.15:
+        if rng.random() < arms:
             with suppress(Refused):  # it is stopped
-                purses.write(partial(said.arm, customer_id=name, by=purses.by))
+                purses.arm(name)
         if rng.random() < 0.04:
             _mode(purses, name, rng.choice(MODES))

@@ -29,6 +29,11 @@ WATCHES: Final = JUDGED | {
     "due_hooks",
     "claim_hooks",
     "settle_hooks",
+    "topup_begin",
+    "topup_claim",
+    "topup_settle",
+    "topup_claim_lookups",
+    "topup_settle_lookups",
 }
 _STATE: Final = (
     "SELECT (SELECT MAX(projection_id) FROM projections), (SELECT SUM(is_halted) FROM orgs), "

@@ -150,7 +150,13 @@ class Worker:
         name = f"{self.name}.{self.life}{suffix}"
         known = self.context
         return Context(
-            name, self.clock, known.capabilities, shard=self.shard, new_orgs=known.new_orgs, hooks=known.hooks
+            name,
+            self.clock,
+            known.capabilities,
+            shard=self.shard,
+            new_orgs=known.new_orgs,
+            hooks=known.hooks,
+            payments=known.payments,
         )
 
     def up(self, now: int) -> bool:

@@ -1,0 +1,1 @@
+"""Runs on credit and top-ups by real processes that are killed."""

@@ -1,0 +1,32 @@
+"""Wallets are filled by workers that are killed, while the payment service fails. At length: `make crash`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.crash.credit.topups import till
+from tests.postgres_server import Server
+
+
+def test_nobody_is_charged_twice_though_workers_and_the_server_are_killed(tmp_path: Path) -> None:
+    with closing(Server(durable=True)) as server:
+        found = till(tmp_path, server.url, kills=6, seed=3, server=server, strikes=2)
+        assert server.recoveries() == found.toll.strikes.total() == 2, "by its own log"
+    assert found.toll.kills >= 6 and found.payments and found.struck.total()
+
+
+def test_nobody_is_charged_twice_on_sqlite(tmp_path: Path) -> None:
+    found = till(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", kills=6, seed=4)
+    assert found.toll.short_of(6, 0) is None
+    assert found.states["credited"] == found.payments
+
+
+@pytest.mark.parametrize(
+    ("planted", "text"), [("fresh charge", "is no top-up"), ("paid by doubt", "credited and not paid")]
+)
+def test_a_planted_bug_is_found(planted: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=text):
+        till(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", kills=6, seed=3, share=0.9, planted=planted)

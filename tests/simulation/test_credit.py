@@ -1,0 +1,60 @@
+"""Top-ups in the simulated world: whatever crashes, stalls or is lost, the payment service's own books judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, Paid
+from drawdown.worker.topup import settle as settling
+from drawdown.worker.topup import topups
+from drawdown.worker.topup.outcome import End
+from tests.simulation.credit import judged, settle, simulated
+from tests.whole import share
+
+SEEDS = share(3, whole=100)
+TICKS = 20
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_what_was_paid_and_nothing_else_is_credited_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome, world, filled = simulated(seed, TICKS, monkeypatch)
+    assert outcome.breaches == []
+    settle(world)
+    assert judged(world) == []
+    states = Counter(state for (state,) in world.rows("SELECT state FROM topups"))
+    assert states["credited"] == len(world.payments.taken) and states.total() > states["credited"] > 0
+    assert world.payments.struck.total() > 0
+    filled.end()
+
+
+def a_doubt_that_is_paid(found: topups.Topup, result: ChargeResult, now_ms: int) -> End:
+    paid = Paid("pay_x", found.charge.amount, found.charge.currency)
+    return _end(found, paid if isinstance(result, InDoubt) else result, now_ms)
+
+
+def a_doubt_that_is_a_decline(found: topups.Topup, result: ChargeResult, now_ms: int) -> End:
+    declined = Declined("x", "no answer", True)
+    return _end(found, declined if isinstance(result, InDoubt) else result, now_ms)
+
+
+_end = settling.end_of_charge
+PLANTED = {
+    "was credited, and not paid": a_doubt_that_is_paid,
+    "was paid, and not credited": a_doubt_that_is_a_decline,
+}
+
+
+@pytest.mark.parametrize("text", PLANTED)
+def test_a_planted_bug_is_seen(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drawdown.worker.topup.fill.end_of_charge", PLANTED[text])
+    seen: list[str] = []
+    for seed in range(4):
+        _, world, filled = simulated(seed, TICKS, monkeypatch)
+        settle(world)
+        seen += judged(world)
+        filled.end()
+        if any(text in line for line in seen):
+            return
+    raise AssertionError(seen)
