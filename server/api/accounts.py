@@ -37,7 +37,7 @@ class Accounts:
         router.add_api_route("/v1/accounts/{org:path}/entries", self.entries, methods=["GET"], **entries)
         statement = operation(account_models.StatementAnswer, *known, query=account_models.StatementQuery, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:path}/statement", self.statement, methods=["GET"], **statement)
-        account = operation(models.AccountAnswer, *known, scope=SCOPE)
+        account = operation(account_models.AccountAnswer, *known, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:path}", self.account, methods=["GET"], **account)
         return router
 
@@ -56,13 +56,8 @@ class Accounts:
 
 
 def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org: str) -> Mapping[str, object]:
-    found = account_of(connection, said.require_org(org), said.now_ms)
-    return {
-        **vars(found),
-        "available": in_credits(found.available_micro),
-        "reserved": in_credits(found.reserved_micro),
-        "balance": in_credits(found.balance_micro),
-    }
+    found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
+    return {"org_id": org, **vars(found), **found.in_credits()}
 
 
 def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org: str) -> Mapping[str, object]:

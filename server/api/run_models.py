@@ -229,20 +229,6 @@ class RunsAnswer(BaseModel):
     runs: list[Run]
 
 
-class AccountAnswer(BaseModel):
-    """What an organisation's wallet has. `available`: what may still be reserved."""
-
-    org_id: str
-    customer_id: str
-    plan: str | None
-    available: float
-    available_micro: int
-    reserved: float
-    reserved_micro: int
-    balance: float
-    balance_micro: int
-
-
 class LedgerEntryAnswer(BaseModel):
     """An entry of a wallet: `moved` says by how much, up or down."""
 
