@@ -43,6 +43,49 @@ class AccountAnswer(BaseModel):
     hold_micro: int
 
 
+class LotAnswer(BaseModel):
+    """A lot: `amount` is `left`, `waits` (over, and not booked yet), `used`, `expired` and `taken`. `place`: in the
+    order of use, of those in use. `features`: null pays for all."""
+
+    lot: str
+    kind: str
+    state: Literal["in use", "to come", "over"]
+    place: int | None
+    amount: float
+    amount_micro: int
+    left: float
+    left_micro: int
+    waits: float
+    waits_micro: int
+    used: float
+    used_micro: int
+    expired: float
+    expired_micro: int
+    taken: float
+    taken_micro: int
+    priority: int
+    begins_ms: int
+    expires_ms: int | None
+    features: list[str] | None
+    actor: str
+    reason: str
+
+
+class LotsAnswer(BaseModel):
+    """`more`: so many were left out. `owed`: used, and paid for by no lot; `back`: given back, and pays for later
+    use."""
+
+    org_id: str
+    customer_id: str
+    order: str
+    lots: list[LotAnswer]
+    more: int
+    owed: float
+    owed_micro: int
+    back: float
+    back_micro: int
+
+
 class StatementQuery(BaseModel):
     """A month in UTC (`month=2026-02`), or what was booked from a moment to another one. `most`: lines of a section;
     the last sums up the others."""

@@ -58,6 +58,7 @@ class PreviewOrder(_Body):
     project: Id | None = None
     subject: Id | None = None
     action: Id | None = None
+    supplier: Id | None = None
     overage: Literal["charge", "cap", "refuse"] = "charge"
     for_ms: LifeMs | None = None
     queued: bool = False
@@ -170,6 +171,7 @@ class Run(BaseModel):
     project: str | None
     subject: str | None
     action: str | None
+    supplier: str | None
     use: dict[str, int] | None
     state: Literal["held", "settled", "released", "expired"]
     overage: Literal["charge", "cap", "refuse"]
