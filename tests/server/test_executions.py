@@ -479,7 +479,7 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         for method, one in of_path.items()
         if "key" in one.get("security", [{}])[0]
     }
-    assert len(wanted) == 11 and {scope for (scope,) in wanted.values()} == set(RUNS)
+    assert len(wanted) == 16 and {scope for (scope,) in wanted.values()} == {*RUNS, "settlements:read"}
     assert {path for path, method in wanted if method == "post"} <= {
         path for path, method in wanted if wanted[path, method] == ["executions:write"] or path.endswith("preview")
     }
