@@ -103,7 +103,7 @@ def test_the_problems_are_those_of_the_table(dialect: str) -> None:
 
 
 def test_holds_that_leak_and_what_suppliers_wait_for_are_told(house: House) -> None:
-    """A run that is over and that nobody let go; one that expired; a settlement, less what was reversed and released."""
+    """Runs that are over and nobody let go, or that expired; settlements, less what was reversed and released."""
     engine, by = house.fleet.engine, house.fleet.by
     terms = Change(share_ppm=500_000, hold_ms=DAY_MS, threshold_micro=0, takes_clawbacks=True)
     write(engine, lambda c: settlements.set_supplier(c, "pixel", terms, by, new=True))
