@@ -33,8 +33,7 @@ MOST_HOLDERS_SAID: Final = 3
 
 
 class Denied(Refused):
-    """A run, or a step of it, that is refused. `code` is for programs; `step` is the part of the permission order that
-    said no, where one did."""
+    """A run, or a step of it, that is refused, under a code of its own."""
 
     def __init__(self, code: str, text: str, step: str | None = None) -> None:
         super().__init__(text)

@@ -47,13 +47,15 @@ REQUESTS_PER_S: Final = 100
 STATUSES: Final[Mapping[str, int]] = {"no_credit": 402, "no_estimate": 422}
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "above_cap", "answer_lost", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked", "busy",
+    "above_cap", "answer_lost", "bad_estimate", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked",
+    "busy",
     "cut_short", "database", "ended", "foreign_org", "halted", "no_credit", "no_estimate", "no_rate", "no_scope",
     "no_wallet", "not_json", "other_content", "other_key", "other_unit", "stopped", "too_large", "too_many_requests",
     "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_org",
     "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
+NOT_FOUND: Final = ("unknown_org", "unknown_run", "unknown_settlement")
 BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 T = TypeVar("T")
@@ -191,14 +193,10 @@ def of_program(error: DrawdownError) -> ApiError:
         case Denied():
             details = None if error.step is None else {"step": error.step}
             return ApiError(STATUSES.get(error.code, 409), error.code, str(error), details=details)
-        case UnknownId() if error.noun in ("run", "settlement"):
-            return ApiError(404, f"unknown_{error.noun}", str(error))
-        case UnknownId() if error.noun in ("organisation", "customer"):
-            return ApiError(404, "unknown_org", str(error))
         case UnknownId():
-            return ApiError(422, f"unknown_{error.noun.partition(' ')[0]}", str(error))
+            return ApiError(404 if error.code in NOT_FOUND else 422, error.code, str(error))
         case UsageError():
-            return ApiError(422, "bad_value", str(error))
+            return ApiError(422, error.code, str(error))
     return of_drawdown(error)
 
 
