@@ -122,7 +122,7 @@ def test_a_code_of_the_permission_order_names_its_step(ready: sa.Engine, capsys:
         assert typed(capsys, f"execution accept more-{number} --org acme --estimate 10")[0] == 0
     told = typed(capsys, "execution accept new --org acme --estimate 10")[1]
     assert (told["code"], told["step"]) == ("no_credit", "credits")
-    assert "ledger grant acme" in told["error"]
+    assert "`drawdown ledger grant acme CREDITS`, or end" in told["error"]
 
 
 def test_the_same_again_is_the_first_answer_and_charges_nothing(
