@@ -16,8 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import read_wallets, wallet_account
 from drawdown.ledger.maturing import expire, mature
 from drawdown.schema.audit import By
-from drawdown.schema.clock import now_ms
-utc
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MICRO
@@ -103,8 +102,7 @@ def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, ow
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro
-    held = [f"{row.reservation} holds {row.left_micro / MICRO:g} until {now_ms
-utc(row.expires_ms)}" for row in holders]
+    held = [f"{row.reservation} holds {row.left_micro / MICRO:g} until {utc(row.expires_ms)}" for row in holders]
     text = f"{customer_id} has {available / MICRO:g} credits available, and the run asks for {wanted_micro / MICRO:g}: "
     text += f"`drawdown ledger grant {customer_id} CREDITS`" + (", or end a run" if held else "")
     return Denied("no_credit", "; ".join((text, *held)), "credits")
