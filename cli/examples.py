@@ -126,21 +126,21 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "ledger statement acme --from 2026-02-01 --to 2026-02-15 --most 500 --json",
     ),
     "ledger rate": ("ledger rate compute_4gb --micro-credits 400 --from tomorrow",),
-    "ledger plan": (
-        "ledger plan team --max-concurrent 20 --new",
-        "ledger plan team --max-concurrent 30 --hold-factor 1.5 --most-hold 50 --most-held 500",
-        "ledger plan team --included 20 --rollover-min 1 --rollover-max 10 --reason 'as the site says'",
-        "ledger plan free --first 5",
+    "plan set": (
+        "plan set team --max-concurrent 20 --new",
+        "plan set team --max-concurrent 30 --hold-factor 1.5 --most-hold 50 --most-held 500",
+        "plan set team --included 20 --rollover-min 1 --rollover-max 10 --reason 'as the site says'",
+        "plan set free --first 5",
     ),
-    "ledger plans": ("ledger plans",),
-    "ledger tier": (
-        "ledger tier pro --at-once 100 --price 40 --new",
-        "ledger tier pro --price 45 --reason 'from the next month on'",
+    "plan list": ("plan list",),
+    "tier set": (
+        "tier set pro --at-once 100 --price 40 --new",
+        "tier set pro --price 45 --reason 'from the next month on'",
     ),
-    "ledger tiers": ("ledger tiers",),
-    "ledger tier-buy": (
-        "ledger tier-buy acme pro --reason 'a load test'",
-        "ledger tier-buy acme pro --undo",
+    "tier list": ("tier list",),
+    "tier buy": (
+        "tier buy acme pro --reason 'a load test'",
+        "tier buy acme pro --undo",
     ),
     "topup set": (
         "topup set acme --below 5 --amount 20 --price 100 --currency usd --customer cus_1 --most 10000",

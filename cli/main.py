@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.examples import EXAMPLES
-from drawdown.cli.streams import Stderr, fail, open_missing
+from drawdown.cli.streams import Fault, Stderr, fail, open_missing
 from drawdown.cli.tree import NothingAsked, Root
 from drawdown.schema.errors import MEANINGS, Exit
 
@@ -23,6 +23,7 @@ EPILOG = (
     "2h or 3d (ago), +2h (from now). "
     f"Exit status: {'; '.join(f'{status} {meaning}' for status, meaning in MEANINGS.items())}."
 )
+BAD_USAGE = "bad_usage"
 VALUED, BARE = ("--database-url", "--at"), ("--json",)
 
 app = typer.Typer(
@@ -87,7 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = global_options_first(sys.argv[1:] if arguments is None else arguments)
     for argument in given:
         if any("\ud800" <= char <= "\udfff" for char in argument):
-            sys.exit(fail(f"the argument {argument!r} is not UTF-8", Exit.USAGE, as_json="--json" in given))
+            fault = Fault(f"the argument {argument!r} is not UTF-8", Exit.USAGE, BAD_USAGE)
+            sys.exit(fail(fault, as_json="--json" in given))
     sys.exit(run(given))
 
 
@@ -100,15 +102,17 @@ def run(arguments: list[str]) -> int:
         return int(ended.exit_code)
     except NothingAsked as help_:
         Stderr().write(f"{help_}\n")
-        return fail("name a command", Exit.USAGE, as_json=as_json)
+        return fail(Fault("name a command", Exit.USAGE, BAD_USAGE), as_json=as_json)
     except typer.Abort:
-        return fail("stopped", Exit.PERSON, as_json=as_json)
+        return fail(Fault("stopped", Exit.PERSON, "stopped"), as_json=as_json)
     except typer.TyperException as error:
-        return fail(f"{error.format_message()} (`--help` shows how)", Exit.USAGE, as_json=as_json)
+        fault = Fault(f"{error.format_message()} (`--help` shows how)", Exit.USAGE, BAD_USAGE)
+        return fail(fault, as_json=as_json)
     except KeyboardInterrupt:
-        return fail("stopped; whatever was not committed did not happen", Exit.LEFT, as_json=as_json)
+        fault = Fault("stopped; whatever was not committed did not happen", Exit.LEFT, "stopped")
+        return fail(fault, as_json=as_json)
     except Exception as error:
         from drawdown.cli.opening import meaning_of
 
-        return fail(*meaning_of(error), as_json=as_json)
+        return fail(meaning_of(error), as_json=as_json)
     return result if isinstance(result, int) else Exit.SETTLED

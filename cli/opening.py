@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from drawdown.cli.app import App
 from drawdown.cli.parsing import parse_time
 from drawdown.cli.settings import settings
-from drawdown.cli.streams import Stderr
+from drawdown.cli.streams import Fault, Stderr
 from drawdown.schema.clock import Clock, FixedClock, SystemClock
 from drawdown.schema.driver_errors import explain
 from drawdown.schema.errors import DrawdownError, Exit, UsageError
@@ -67,13 +67,14 @@ def _cleaned(_logger: object, _method: str, event: structlog.typing.EventDict) -
     return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
-def meaning_of(error: Exception) -> tuple[str, int]:
-    """One line for people, and the exit status, of whatever ended a command."""
+def meaning_of(error: Exception) -> Fault:
+    """What ended a command."""
+    if isinstance(error, DBAPIError) and (meaning := explain(error)) is not None:
+        error = meaning
     if isinstance(error, DrawdownError):
-        return str(error), error.exit_status
+        return Fault(str(error), error.exit_status, error.code, error.step)
     if isinstance(error, DBAPIError):
-        meaning = explain(error)
-        return str(meaning or in_short(error)), meaning.exit_status if meaning else Exit.PERSON
+        return Fault(in_short(error), Exit.PERSON, "database")
     if structlog.is_configured():  # one line for whoever called, where it happened for whoever mends it
         log.debug("unexpected_error", exc_info=error)
-    return f"{in_short(error)}; DRAWDOWN_LOG_LEVEL=DEBUG shows where", Exit.PERSON
+    return Fault(f"{in_short(error)}; DRAWDOWN_LOG_LEVEL=DEBUG shows where", Exit.PERSON, "failed")

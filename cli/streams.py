@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from drawdown.schema.text import clean
@@ -18,13 +19,26 @@ def open_missing() -> None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 for as long as we live
 
 
-def fail(text: str, status: int, *, as_json: bool) -> int:
+@dataclass(frozen=True)
+class Fault:
+    """What a command that failed says: a line for people, the exit status, and for programs a code, with the step of
+    the permission order that said no, where one did."""
+
+    text: str
+    status: int
+    code: str
+    step: str | None = None
+
+
+def fail(fault: Fault, *, as_json: bool) -> int:
     """Say one line on stderr, whatever ids and messages hold, and one object on stdout; returns the exit status."""
     with suppress(OSError, ValueError):
         if as_json:
-            print(json.dumps({"error": text, "exit_status": status}), flush=True)
-    Stderr().write(f"drawdown: {clean(text)}\n")
-    return status
+            step = {} if fault.step is None else {"step": fault.step}
+            told = {"error": fault.text, "code": fault.code, **step, "exit_status": fault.status}
+            print(json.dumps(told), flush=True)
+    Stderr().write(f"drawdown: {clean(fault.text)}\n")
+    return fault.status
 
 
 class Stderr:

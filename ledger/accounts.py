@@ -61,7 +61,7 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
     Errors: Refused for a plan that does not exist.
     """
     if SQL.run(connection, "plan", {"plan": plan}).first() is None:
-        raise Refused(f"there is no plan {plan}: make it with `drawdown ledger plan {plan} --max-concurrent N`")
+        raise Refused(f"there is no plan {plan}: make it with `drawdown plan set {plan} --max-concurrent N`")
     account = wallet_account(customer_id)
     open_accounts(connection, [account])
     if SQL.run(connection, "set_plan", {"plan": plan, "account_id": account}).first() is None:

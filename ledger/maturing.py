@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import WALLET, Wallet, wallet_account
+from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import moves
 from drawdown.ledger.monthly import tiers
 from drawdown.ledger.monthly.calendar import next_start
@@ -39,18 +40,23 @@ class Matured:
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
     """A wallet as it will be once what is due in it by now is true. Nothing is written."""
+    return look_ahead_with_lots(connection, customer_id, now_ms)[0]
+
+
+def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[Wallet, list[Lot]]:
+    """The same, and the lots that plans give by now and that no row tells of yet."""
     row = SQL.run(connection, "look", {"account_id": wallet_account(customer_id), "now_ms": now_ms}).one_or_none()
     if row is None:
-        return Wallet(0, None, None)
+        return Wallet(0, None, None), []
     found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, row.held_micro, row.overdraft_micro)
     if not row.is_due:
-        return found
+        return found, []
     freed = int(SQL.run(connection, "due_left", {"customer_id": customer_id, "now_ms": now_ms}).scalar_one())
     of_lots = lots.due(connection, {customer_id: freed}, now_ms)
     moved = sum(amount for entry in of_lots.entries for _, amount in moves(entry))
     then = replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed)
     charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
-    return replace(then, balance_micro=then.balance_micro - charged)
+    return replace(then, balance_micro=then.balance_micro - charged), of_lots.given
 
 
 def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:

@@ -1,6 +1,7 @@
 """Every error this project raises on purpose. The message names the fault, its place and the next step.
 
-Guarantee: `exit_status` is the status that the command line ends with, one of `Exit`. No other number is.
+Guarantee: `exit_status` is the status that the command line ends with, one of `Exit`. No other number is. `code` is
+for programs to decide by: its text changes no more.
 """
 
 from enum import IntEnum
@@ -26,15 +27,26 @@ MEANINGS: Final = {
 
 
 class DrawdownError(Exception):
-    """Something a person has to look at."""
+    """Something a person has to look at. `step`: the part of the permission order that said no, where one did."""
 
     exit_status = Exit.PERSON
+    code = "failed"
+    step: str | None = None
 
 
 class UsageError(DrawdownError):
     """The command, or a value given to it, is wrong; nothing was changed."""
 
     exit_status = Exit.USAGE
+    code = "bad_value"
+
+    def __init__(self, text: str, *, code: str = "bad_value") -> None:
+        super().__init__(text)
+        self.code = code
+
+
+_SHORT: Final = {"organisation": "org", "customer": "org", "API": "key", "top-up": "topup"}
+"""The first word of a noun, as it stands in a code."""
 
 
 class UnknownId(UsageError):
@@ -42,22 +54,28 @@ class UnknownId(UsageError):
     meant."""
 
     def __init__(self, text: str, noun: str, near: str | None = None) -> None:
-        super().__init__(text)
+        first = noun.partition(" ")[0]
+        super().__init__(text, code=f"unknown_{_SHORT.get(first, first)}")
         self.noun, self.near = noun, near
 
 
 class Refused(DrawdownError):
     """A rule forbids the change that was asked for; nothing was changed."""
 
+    code = "refused"
+
 
 class DatabaseNotReady(DrawdownError):
     """The database is missing, not migrated, newer than this program, or read-only."""
+
+    code = "database"
 
 
 class DatabaseBusy(DrawdownError):
     """The database is locked or went away. Whatever was not committed did not happen; try again."""
 
     exit_status = Exit.LEFT
+    code = "database"
 
 
 class LockHeld(DatabaseBusy):
@@ -70,6 +88,8 @@ class AnswerLost(DatabaseBusy):
     `again` says what to do; every command but a grant without a key may simply be given again.
     """
 
+    code = "answer_lost"
+
     def __init__(self, why: str, again: str = "the same command again is safe") -> None:
         super().__init__(
             f"the connection was lost while the database committed, so this may have been kept, or not; {again} ({why})"
@@ -79,3 +99,5 @@ class AnswerLost(DatabaseBusy):
 
 class ClockDoubted(DrawdownError):
     """Rule S9: the clocks disagree, or time jumped by more than a day. Sealing waits for a person."""
+
+    code = "clock_doubted"

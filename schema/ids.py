@@ -65,11 +65,11 @@ CUSTOMER: Final = Kind(
     ),
     "drawdown ledger show",
 )
-PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown ledger plans")
-ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown ledger plans")
+PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")
+ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown plan list")
 """Also those that other providers told of."""
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
-TIER: Final = Kind("tier", (IdSource("tiers"),), "drawdown ledger tiers")
+TIER: Final = Kind("tier", (IdSource("tiers"),), "drawdown tier list")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")
 """By its key, or by that which its grant was given."""
 API_KEY: Final = Kind("API key", (IdSource("api_key_names"),), "drawdown key list")
@@ -124,16 +124,31 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
         raise unknown(kind, given, _around(connection, kind, given), may_be_new=new is not None)
 
 
+def require_meant(connection: sa.Connection, given: str, *, new: bool) -> None:
+    """Insist that a customer is known, has samples, or is like none there is: that one is new, and nobody's mistyped.
+
+    Errors: UnknownId, with the nearest one there is; `new` takes it all the same.
+    """
+    if not (new or is_known(connection, CUSTOMER, given) or has_samples(connection, given)):
+        around = [*_around(connection, CUSTOMER, given), *_sampled_around(connection, given)]
+        if nearest(given, around) is not None:
+            raise unknown(CUSTOMER, given, around, may_be_new=True)
+
+
 def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) -> None:
     """Insist on an organisation that is registered or has samples: those come before the first tick registers it.
 
     Errors: UnknownId, with the nearest one there is.
     """
     if not (new or is_known(connection, ORG, org_id) or has_samples(connection, org_id)):
-        values = {"id": org_id, "at_most": SAMPLED_NEIGHBOURS}
-        statements = ("sampled_from_id_on", "sampled_before_id")
-        sampled = [str(name) for statement in statements for name in SQL.run(connection, statement, values).scalars()]
-        raise unknown(ORG, org_id, [*_around(connection, ORG, org_id), *sampled], may_be_new=True)
+        around = [*_around(connection, ORG, org_id), *_sampled_around(connection, org_id)]
+        raise unknown(ORG, org_id, around, may_be_new=True)
+
+
+def _sampled_around(connection: sa.Connection, org_id: str) -> list[str]:
+    values = {"id": org_id, "at_most": SAMPLED_NEIGHBOURS}
+    statements = ("sampled_from_id_on", "sampled_before_id")
+    return [str(name) for statement in statements for name in SQL.run(connection, statement, values).scalars()]
 
 
 def has_samples(connection: sa.Connection, org_id: str) -> bool:

@@ -25,6 +25,7 @@ from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
 from drawdown.server.api.programs import Programs
+from drawdown.server.api.settlements import Settlements
 from drawdown.server.http import bodies, errors, signing
 from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.threads import Threads
@@ -80,8 +81,9 @@ class Server:
                 Exception: errors.on_any_error,
             },
         )
-        for router in (self._router(), Executions(self._programs).routes(), Accounts(self._programs).routes()):
-            made.include_router(router)
+        made.include_router(self._router())
+        for group in (Executions, Accounts, Settlements):
+            made.include_router(group(self._programs).routes())
         describe(made)
         return made
 

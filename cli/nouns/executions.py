@@ -242,7 +242,10 @@ def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
 
 
 def _request(org: str, estimate: str | None, use: list[str] | None, **more: object) -> Request:
-    amount = None if estimate is None else parse_credits(estimate)
+    try:
+        amount = None if estimate is None else parse_credits(estimate)
+    except UsageError as error:
+        raise UsageError(f"--estimate {error}", code="bad_estimate") from error
     return Request(org, amount, _quantities(use), **more)  # type: ignore[arg-type]
 
 

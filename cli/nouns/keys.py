@@ -82,15 +82,15 @@ def end(context: typer.Context, name: Name, actor: Actor = None, reason: Reason 
 
 @commands.command("list")
 def list_(context: typer.Context, most: Most = 100) -> None:
-    """List the keys by name: what each may and until when, never the key itself."""
+    """List the keys by name: what each may, until when, and when it was last used, never the key itself."""
     app: App = context.obj
     found = app.read(lambda c: list_keys(c, app.clock.now_ms(), most))
     rows = [
         (key.name, " ".join(key.scopes), key.org_id or "any", key.state, show_time(key.created_ms),
-         show_time(key.ended_ms if key.ended_ms is not None else key.expires_ms), key.actor)
+         show_time(key.ended_ms if key.ended_ms is not None else key.expires_ms), show_time(key.used_ms), key.actor)
         for key in found
     ]  # fmt: skip
-    columns = ("key", "scopes", "org", "state", "made", "until", "by")
+    columns = ("key", "scopes", "org", "state", "made", "until", "last used", "by")
     show(app, {"keys": found}, [table("Keys", columns, rows)])
 
 

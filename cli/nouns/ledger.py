@@ -9,23 +9,23 @@ import typer
 from rich.table import Table
 
 from drawdown.cli.app import App, new_key
-from drawdown.cli.nouns import ledger_plans
 from drawdown.cli.nouns.statement import statement
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason
-from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
+from drawdown.cli.parsing import parse_credits, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.allocation import KINDS, Kind
 from drawdown.ledger.lots import DEFAULT_PRIORITY, Terms
 from drawdown.ledger.monthly.tiers import NO_CREDIT
 from drawdown.ledger.rates import Rate
+from drawdown.schema import ids
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import credit
-from drawdown.worker.views.ledger import LotRow, list_entries, list_lots, list_rates, list_wallets
+from drawdown.worker.views.accounts import Account, account_of
+from drawdown.worker.views.ledger import EntryRow, LotRow, list_entries, list_lots, list_rates, list_wallets
 from drawdown.worker.views.tiers import HeldTier, tiers_of
 
 commands = typer.Typer()
-ledger_plans.register(commands)
 
 LOT_COLUMNS: Final = (
     "use", "kind", "#amount", "#left", "#waits", "#used", "#expired", "#taken back", "#priority", "begins", "ends",
@@ -56,18 +56,17 @@ def grant(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Give a customer credit, as a lot (`ledger lots`). Organisations billed as it are looked at by the next tick."""
+    """Give a customer credit, as a lot (`ledger lots`). Organisations billed as it are looked at by the next tick.
+    An unknown customer is made a wallet; where its id is like one there is, only with --new."""
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
-    if key is not None and key != (key.strip() or None):
-        raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
-    grant_key = key or new_key()
-    begins_ms = None if begins is None else app.moment(begins, "--begins")
-    expires_ms = None if expires is None else app.moment(expires, "--expires")
+    grant_key = _clean_key(new_key() if key is None else key)
+    begins_ms, expires_ms = _moment(app, begins, "--begins"), _moment(app, expires, "--expires")
     terms = Terms(cast(Kind, kind), priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
 
-    def work(connection: sa.Connection) -> tuple[int, wallet.Granted, accounts.Wallet]:
-        before = credit.wallet_of(connection, customer).balance_micro
+    def work(connection: sa.Connection) -> tuple[int | None, wallet.Granted, accounts.Wallet]:
+        known = ids.is_known(connection, ids.CUSTOMER, customer)
+        before = credit.wallet_of(connection, customer).balance_micro if known else None
         granted = credit.grant(connection, customer, micro, by, key=grant_key, plan=plan, new=new, terms=terms)
         return before, granted, credit.wallet_of(connection, customer)
 
@@ -75,12 +74,23 @@ def grant(
         before, granted, held = app.write(work)
     except AnswerLost as error:
         raise AnswerLost(error.why, f"give it again with {_again(grant_key, terms)}, and it counts once") from error
-    repeated, balance = granted.repeated, granted.balance_micro
-    line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; "
     moved = _what_moved(before, micro, terms, by.now_ms)
-    line += f"the grant {grant_key} was made before: nothing was added" if repeated else moved
-    result = {"customer_id": customer, "granted_micro": 0 if repeated else micro, "balance_micro": balance}
-    show(app, {**result, "key": grant_key, "repeated": repeated, "plan": held.plan}, [line])
+    if granted.repeated:
+        micro, moved = 0, f"the grant {grant_key} was made before: nothing was added"
+    balance = granted.balance_micro
+    line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; {moved}"
+    result = {"key": grant_key, "granted_micro": micro, "balance_micro": balance, "repeated": granted.repeated}
+    show(app, {"customer_id": customer, **result, "plan": held.plan, "is_new": before is None}, [line])
+
+
+def _moment(app: App, text: str | None, option: str) -> int | None:
+    return None if text is None else app.moment(text, option)
+
+
+def _clean_key(key: str) -> str:
+    if key != (key.strip() or None):
+        raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
+    return key
 
 
 def _again(key: str, terms: Terms) -> str:
@@ -89,10 +99,10 @@ def _again(key: str, terms: Terms) -> str:
     return " ".join((f"--key {key}", *(f"{name} {show_time(ms)}" for name, ms in times if ms is not None)))
 
 
-def _what_moved(before_micro: int, micro: int, terms: Terms, now_ms: int) -> str:
+def _what_moved(before_micro: int | None, micro: int, terms: Terms, now_ms: int) -> str:
     if terms.begins_ms is not None and terms.begins_ms > now_ms:
         return f"{show_credits(micro)} more from {show_time(terms.begins_ms)} on"
-    return f"before: {show_credits(before_micro)}"
+    return "a new customer" if before_micro is None else f"before: {show_credits(before_micro)}"
 
 
 @commands.command("show")
@@ -104,42 +114,51 @@ def show_(
     """Show wallets, lowest first, and the rate card; or one customer's wallet and its last entries."""
     app: App = context.obj
     if customer is None:
-        wallets = app.read(lambda c: list_wallets(c, most))
-        rates = app.read(list_rates)
-        tables = [
-            table(
-                "Wallets",
-                ("customer", "#credits", "plan"),
-                [(w.account_id.split(":", 1)[1], show_credits(w.balance_micro), w.plan) for w in wallets],
-            ),
-            table(
-                "Rate card",
-                ("feature", "#micro-credits", "#per", "from"),
-                [(r.feature, r.micro_credits, r.per_quantity, show_time(r.start_ms)) for r in rates],
-            ),
-        ]
-        show(app, {"wallets": wallets, "rates": rates}, tables)
-        return
-    found = app.read(lambda c: credit.require_wallet(c, customer))
-    entries = app.read(lambda c: list_entries(c, customer, most))
+        _show_all(app, most)
+    else:
+        _show_one(app, customer, most)
+
+
+def _show_all(app: App, most: int) -> None:
+    wallets, rates = app.read(lambda c: (list_wallets(c, most), list_rates(c)))
+    rows = [(one.account_id.split(":", 1)[1], show_credits(one.balance_micro), one.plan) for one in wallets]
+    card = [(one.feature, one.micro_credits, one.per_quantity, show_time(one.start_ms)) for one in rates]
+    tables = [
+        table("Wallets", ("customer", "#credits", "plan"), rows),
+        table("Rate card", ("feature", "#micro-credits", "#per", "from"), card),
+    ]
+    show(app, {"wallets": wallets, "rates": rates}, tables)
+
+
+def _show_one(app: App, customer: str, most: int) -> None:
+    def work(connection: sa.Connection) -> tuple[int | None, Account, list[EntryRow], list[HeldTier]]:
+        at_once = credit.require_wallet(connection, customer).max_concurrent
+        account = account_of(connection, customer, app.clock.now_ms())
+        return at_once, account, list_entries(connection, customer, most), tiers_of(connection, customer)
+
+    at_once, account, entries, held = app.read(work)
     rows = [
         (show_time(e.ts), e.kind, show_credits(-e.amount_micro if e.kind != "grant" else e.amount_micro),
          e.feature, e.quantity, e.key)
         for e in entries
     ]  # fmt: skip
-    title = f"{customer}: {show_credits(found.available_micro)} credits available, "
-    title += f"{show_credits(found.held_micro)} reserved, plan {found.plan or '-'}"
-    held = app.read(lambda c: tiers_of(c, customer))
+    title = f"{customer}: {show_credits(account.available_micro)} credits available, "
+    title += f"{show_credits(account.reserved_micro)} reserved, plan {account.plan or '-'}"
     title += "".join(f", tier {_tier(one)}" for one in held if one.ended_ms is None)
     columns = ("at", "kind", "#credits", "feature", "#quantity", "key")
-    left = app.read(lambda c: list_lots(c, customer, app.clock.now_ms())).left_by_kind()
-    buckets = {"available": in_credits(found.available_micro), "reserved": in_credits(found.held_micro)}
-    buckets |= {name: in_credits(micro) for name, micro in left.items()}
-    buckets["hold"] = 0  # what suppliers are owed and wait for: nothing, until there are settlements
-    result = {"customer_id": customer, **buckets, "wallet": found, "tiers": held, "entries": entries}
     over = [one for one in held if one.ended_ms is not None]
     ended = [f"tier {one.tier} ended at {show_time(one.ended_ms)}{_why(one)}" for one in over]
-    show(app, result, [table(title, columns, rows), *ended])
+    result = {**vars(account), **account.in_credits(), "max_concurrent": at_once, "tiers": held, "entries": entries}
+    show(app, result, [table(title, columns, rows), *_parts(account), *ended])
+
+
+def _parts(account: Account) -> list[str]:
+    """What a wallet is made of; nothing of an empty one."""
+    micro = {name: vars(account)[f"{name}_micro"] for name in KINDS}
+    parts = [f"{name} {show_credits(left)}" for name, left in micro.items() if left]
+    parts += [f"owed {show_credits(account.owed_micro)}"] if account.owed_micro else []
+    waits = f"suppliers wait for {show_credits(account.hold_micro)} of what was charged"
+    return [f"left: {', '.join(parts)}"] * bool(parts) + [waits] * bool(account.hold_micro)
 
 
 def _tier(held: HeldTier) -> str:

@@ -68,7 +68,8 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
     before = _lines_of(connection, found, f"d{number}")
     if before:
         if before != lines:
-            raise Denied("other_content", f"draw {number} of {found.reservation} was made before, of something else")
+            text = f"draw {number} of {found.reservation} was made before, of something else: give another number"
+            raise Denied("other_content", text)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
         raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {_instead(found)}")
@@ -122,7 +123,8 @@ def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, car
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
         if wanted != last:
             drawn = f"{found.drawn_micro / MICRO:g}"
-            raise Denied("other_content", f"{found.reservation} is {found.state} already, at {drawn} credits")
+            text = f"{found.reservation} is {found.state} already, at {drawn} credits; a correction is a grant: "
+            raise Denied("other_content", f"{text}`drawdown ledger grant`")
     return Drawn(found, 0, 0, repeated=True)
 
 

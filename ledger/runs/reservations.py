@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import read_wallets, wallet_account
 from drawdown.ledger.maturing import expire, mature
 from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MICRO
@@ -33,8 +34,7 @@ MOST_HOLDERS_SAID: Final = 3
 
 
 class Denied(Refused):
-    """A run, or a step of it, that is refused. `code` is for programs; `step` is the part of the permission order that
-    said no, where one did."""
+    """A run, or a step of it, that is refused, under a code of its own."""
 
     def __init__(self, code: str, text: str, step: str | None = None) -> None:
         super().__init__(text)
@@ -102,9 +102,10 @@ def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, ow
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro
-    held = "".join(f"; {row.reservation} holds {row.left_micro / MICRO:g} until {row.expires_ms}" for row in holders)
-    text = f"{customer_id} has {available / MICRO:g} credits available, and the run asks for {wanted_micro / MICRO:g}"
-    return Denied("no_credit", text + held, "credits")
+    held = [f"{row.reservation} holds {row.left_micro / MICRO:g} until {utc(row.expires_ms)}" for row in holders]
+    text = f"{customer_id} has {available / MICRO:g} credits available, and the run asks for {wanted_micro / MICRO:g}: "
+    text += f"`drawdown ledger grant {customer_id} CREDITS`" + (", or end a run" if held else "")
+    return Denied("no_credit", "; ".join((text, *held)), "credits")
 
 
 def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_micro: int) -> Denied:

@@ -122,7 +122,7 @@ class AutumnProvider:
             customer = await self._customer(customer_id)
             await self._learn_features(customer)
         except Unreadable as trouble:
-            return NoCustomer() if trouble.code == "customer_not_found" else ReadFailed(str(trouble))
+            return NoCustomer() if trouble.their_code == "customer_not_found" else ReadFailed(str(trouble))
         return autumn_customers.state(customer, self._settings, self._consumable)
 
     async def _customer(self, customer_id: str) -> AutumnCustomer:
@@ -154,7 +154,7 @@ class AutumnProvider:
         except Unreadable as trouble:
             if isinstance(trouble, TooMany) and len(dates) > 1:
                 return await self._in_halves(requests)
-            refused = trouble.status in (400, 404) and trouble.code is not None
+            refused = trouble.status in (400, 404) and trouble.their_code is not None
             said = CannotTell(f"Autumn will not list this customer's events: {trouble}")
             return [said if refused else ReadFailed(str(trouble))] * len(requests)
         try:

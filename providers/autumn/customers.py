@@ -29,11 +29,11 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
 
 class Unreadable(DrawdownError):
-    """An answer of Autumn's that says no, or does not say what it should. `code` is Autumn's own, if it gave one."""
+    """An answer of Autumn's that says no, or does not say what it should. `their_code`: its own, if it gave one."""
 
-    def __init__(self, reason: str, code: str | None = None, status: int | None = None) -> None:
+    def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:
         super().__init__(reason)
-        self.code = code
+        self.their_code = their_code
         self.status = status
 
 

@@ -113,6 +113,7 @@ run_blocks = sa.Table(
 
 _HELD = sa.text("state = 'held'")
 _OF_SUPPLIER = sa.text("supplier IS NOT NULL")
+_EXPIRED = sa.text("state = 'expired'")
 reservations = sa.Table(
     "reservations",
     metadata,
@@ -143,6 +144,8 @@ reservations = sa.Table(
     sa.Index("reservations_held_by_end", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_by_org", "org_id", "accepted_ms"),
     sa.Index("reservations_by_supplier", "supplier", "state", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
+    sa.Index("reservations_expired", "ended_ms", sqlite_where=_EXPIRED, postgresql_where=_EXPIRED),
+    sa.Index("reservations_owed_by_wallet", "customer_id", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
     comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good.",
 )
 

@@ -13,6 +13,79 @@ from drawdown.worker.views.statement import LINES
 Section = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
 
 
+class AccountAnswer(BaseModel):
+    """What an organisation's wallet has. `available`: what may still be reserved. `included` to `refund`: what is left
+    of lots of each kind. `owed`: used, and paid for by no lot. `hold`: of what its runs cost, what suppliers wait for;
+    it was charged, and is in nothing else here."""
+
+    org_id: str
+    customer_id: str
+    plan: str | None
+    available: float
+    available_micro: int
+    reserved: float
+    reserved_micro: int
+    balance: float
+    balance_micro: int
+    included: float
+    included_micro: int
+    bonus: float
+    bonus_micro: int
+    purchased: float
+    purchased_micro: int
+    sponsor: float
+    sponsor_micro: int
+    refund: float
+    refund_micro: int
+    owed: float
+    owed_micro: int
+    hold: float
+    hold_micro: int
+
+
+class LotAnswer(BaseModel):
+    """A lot: `amount` is `left`, `waits` (over, and not booked yet), `used`, `expired` and `taken`. `place`: in the
+    order of use, of those in use. `features`: null pays for all."""
+
+    lot: str
+    kind: str
+    state: Literal["in use", "to come", "over"]
+    place: int | None
+    amount: float
+    amount_micro: int
+    left: float
+    left_micro: int
+    waits: float
+    waits_micro: int
+    used: float
+    used_micro: int
+    expired: float
+    expired_micro: int
+    taken: float
+    taken_micro: int
+    priority: int
+    begins_ms: int
+    expires_ms: int | None
+    features: list[str] | None
+    actor: str
+    reason: str
+
+
+class LotsAnswer(BaseModel):
+    """`more`: so many were left out. `owed`: used, and paid for by no lot; `back`: given back, and pays for later
+    use."""
+
+    org_id: str
+    customer_id: str
+    order: str
+    lots: list[LotAnswer]
+    more: int
+    owed: float
+    owed_micro: int
+    back: float
+    back_micro: int
+
+
 class StatementQuery(BaseModel):
     """A month in UTC (`month=2026-02`), or what was booked from a moment to another one. `most`: lines of a section;
     the last sums up the others."""

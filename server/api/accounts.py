@@ -15,9 +15,9 @@ from drawdown.schema.units import in_credits
 from drawdown.server.api import account_models
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import operation
-from drawdown.server.api.programs import Programs, Said
+from drawdown.server.api.programs import Programs, Said, both_units
 from drawdown.worker.views.accounts import account_of, payer_of
-from drawdown.worker.views.ledger import EntryRow, list_entries
+from drawdown.worker.views.ledger import EntryRow, list_entries, list_lots
 from drawdown.worker.views.statement import of_org, span_of
 from drawdown.worker.views.statement_file import as_object
 
@@ -34,16 +34,22 @@ class Accounts:
         router = APIRouter(default_response_class=JSONResponse)
         known = (401, 403, 404, 422, 429, 500, 503)
         entries = operation(models.EntriesAnswer, *known, query=models.EntriesQuery, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:path}/entries", self.entries, methods=["GET"], **entries)
+        router.add_api_route("/v1/accounts/{org:path}/ledger", self.entries, methods=["GET"], **entries)
+        lots = operation(account_models.LotsAnswer, *known, query=models.MostQuery, scope=SCOPE)
+        router.add_api_route("/v1/accounts/{org:path}/lots", self.lots, methods=["GET"], **lots)
         statement = operation(account_models.StatementAnswer, *known, query=account_models.StatementQuery, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:path}/statement", self.statement, methods=["GET"], **statement)
-        account = operation(models.AccountAnswer, *known, scope=SCOPE)
+        account = operation(account_models.AccountAnswer, *known, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:path}", self.account, methods=["GET"], **account)
         return router
 
     async def entries(self, org: str, request: Request) -> JSONResponse:
         """What moved an organisation's wallet, the latest first, page by page."""
         return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org=org))
+
+    async def lots(self, org: str, request: Request) -> JSONResponse:
+        """What credit an organisation's wallet was given, in the order of its use, and what became of it."""
+        return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org=org))
 
     async def statement(self, org: str, request: Request) -> JSONResponse:
         """What moved an organisation's wallet in a month, added up."""
@@ -56,13 +62,8 @@ class Accounts:
 
 
 def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org: str) -> Mapping[str, object]:
-    found = account_of(connection, said.require_org(org), said.now_ms)
-    return {
-        **vars(found),
-        "available": in_credits(found.available_micro),
-        "reserved": in_credits(found.reserved_micro),
-        "balance": in_credits(found.balance_micro),
-    }
+    found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
+    return {"org_id": org, **both_units(vars(found))}
 
 
 def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org: str) -> Mapping[str, object]:
@@ -71,6 +72,15 @@ def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, 
     page = found[: query.most]
     more = page[-1].key if len(found) > len(page) else None
     return {"org_id": org, "customer_id": customer, "entries": [_entry(row) for row in page], "next": more}
+
+
+def _lots(connection: sa.Connection, query: models.MostQuery, said: Said, *, org: str) -> Mapping[str, object]:
+    customer = payer_of(connection, said.require_org(org), said.now_ms)
+    found = list_lots(connection, customer, said.now_ms)
+    shown = [both_units(vars(row)) for row in found.lots[: query.most]]
+    more = len(found.lots) - len(shown)
+    whole = both_units({"owed_micro": found.owed_micro, "back_micro": found.back_micro})
+    return {"org_id": org, "customer_id": customer, "order": found.order, "lots": shown, "more": more, **whole}
 
 
 def _statement(

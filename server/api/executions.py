@@ -126,6 +126,7 @@ def _request(order: models.PreviewOrder, said: Said) -> run_permission.Request:
         project=order.project,
         subject=order.subject,
         action=order.action,
+        supplier=order.supplier,
         overage=order.overage,
         for_ms=order.for_ms,
         queued=order.queued,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar, get_origin
 
 import sqlalchemy as sa
+import structlog
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -24,14 +25,17 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.units import in_credits
 from drawdown.server.api.together import Together
 from drawdown.server.http import bodies
 from drawdown.server.http.errors import SOON, ApiError, of_drawdown
-from drawdown.server.http.limits import TokenBuckets
+from drawdown.server.http.limits import TokenBuckets, told
 from drawdown.server.http.threads import Threads
 from drawdown.server.services import Services
 from drawdown.worker.commands import api_keys
 from drawdown.worker.commands.api_keys import ApiKey
+
+log = structlog.get_logger()
 
 MAX_BYTES: Final = 64 * 1024
 AT_ONCE: Final = 4
@@ -43,13 +47,15 @@ REQUESTS_PER_S: Final = 100
 STATUSES: Final[Mapping[str, int]] = {"no_credit": 402, "no_estimate": 422}
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "above_cap", "answer_lost", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked", "busy",
+    "above_cap", "answer_lost", "bad_estimate", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked",
+    "busy",
     "cut_short", "database", "ended", "foreign_org", "halted", "no_credit", "no_estimate", "no_rate", "no_scope",
     "no_wallet", "not_json", "other_content", "other_key", "other_unit", "stopped", "too_large", "too_many_requests",
     "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_org",
-    "unknown_project", "unknown_run", "unknown_subject",
+    "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
+NOT_FOUND: Final = ("unknown_org", "unknown_run", "unknown_settlement")
 BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 T = TypeVar("T")
@@ -85,6 +91,7 @@ class Programs:
         self._threads = Threads(services.engine, AT_ONCE, "programs")
         self.together = Together(self._threads, services.clock)
         self._rates = TokenBuckets(REQUESTS_PER_S)
+        self.noting: asyncio.Task[None] | None = None
         self.denied: Counter[str] = Counter(dict.fromkeys((*CODES, "other"), 0))
 
     def close(self) -> None:
@@ -142,6 +149,7 @@ class Programs:
         if key is None:
             message = "send Authorization: Bearer with an API key that goes on (`drawdown key create`)"
             raise ApiError(401, "unauthorized", message, headers=BEARER)
+        self._note_use(key, offered, now)
         if not self._rates.take(key.name, self._services.clock.now_ms()):
             self._refused["keys"] += 1
             raise ApiError(429, "too_many_requests", "too many requests with this key; send it again", headers=SOON)
@@ -150,6 +158,21 @@ class Programs:
             wanted = f'Bearer error="insufficient_scope", scope="{scope}"'
             raise ApiError(403, "no_scope", message, headers={"WWW-Authenticate": wanted})
         return key
+
+    def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
+        """Have it kept that a key is used: beside the request, which does not wait for it. One at a time: whoever comes
+        while one is under way is noted with a later request."""
+        is_kept = key.used_ms is not None and now_ms < key.used_ms + api_keys.USED_EVERY_MS
+        if self.noting is None and not is_kept:
+            self.noting = asyncio.create_task(self._keep_use(offered, now_ms))
+
+    async def _keep_use(self, offered: str, now_ms: int) -> None:
+        try:
+            await self._threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
+        except Exception as error:  # nobody is refused for it, and the next request tries again
+            log.warning("key_use_not_kept", **told(error))
+        finally:
+            self.noting = None
 
     async def _answered(self, work: Awaitable[Answer]) -> JSONResponse:
         try:
@@ -170,15 +193,18 @@ def of_program(error: DrawdownError) -> ApiError:
         case Denied():
             details = None if error.step is None else {"step": error.step}
             return ApiError(STATUSES.get(error.code, 409), error.code, str(error), details=details)
-        case UnknownId() if error.noun == "run":
-            return ApiError(404, "unknown_run", str(error))
-        case UnknownId() if error.noun in ("organisation", "customer"):
-            return ApiError(404, "unknown_org", str(error))
         case UnknownId():
-            return ApiError(422, f"unknown_{error.noun.partition(' ')[0]}", str(error))
+            return ApiError(404 if error.code in NOT_FOUND else 422, error.code, str(error))
         case UsageError():
-            return ApiError(422, "bad_value", str(error))
+            return ApiError(422, error.code, str(error))
     return of_drawdown(error)
+
+
+def both_units(values: Mapping[str, object]) -> dict[str, object]:
+    """Each amount of micro-credits (`…_micro`) in credits, too."""
+    end = "_micro"
+    found = {name: value for name, value in values.items() if name.endswith(end) and isinstance(value, int)}
+    return {**values, **{name.removesuffix(end): in_credits(value) for name, value in found.items()}}
 
 
 def clean_id(text: str, what: str) -> str:

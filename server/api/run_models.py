@@ -58,6 +58,7 @@ class PreviewOrder(_Body):
     project: Id | None = None
     subject: Id | None = None
     action: Id | None = None
+    supplier: Id | None = None
     overage: Literal["charge", "cap", "refuse"] = "charge"
     for_ms: LifeMs | None = None
     queued: bool = False
@@ -170,6 +171,7 @@ class Run(BaseModel):
     project: str | None
     subject: str | None
     action: str | None
+    supplier: str | None
     use: dict[str, int] | None
     state: Literal["held", "settled", "released", "expired"]
     overage: Literal["charge", "cap", "refuse"]
@@ -227,20 +229,6 @@ class ShownRunAnswer(Run):
 
 class RunsAnswer(BaseModel):
     runs: list[Run]
-
-
-class AccountAnswer(BaseModel):
-    """What an organisation's wallet has. `available`: what may still be reserved."""
-
-    org_id: str
-    customer_id: str
-    plan: str | None
-    available: float
-    available_micro: int
-    reserved: float
-    reserved_micro: int
-    balance: float
-    balance_micro: int
 
 
 class LedgerEntryAnswer(BaseModel):

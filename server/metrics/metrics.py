@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from drawdown.schema.database import read
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon
 from drawdown.server.metrics.calls import calls
+from drawdown.server.metrics.credit import reserving
 from drawdown.server.metrics.hooks import hooking
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.server.metrics.ticks import ticking
@@ -101,6 +102,7 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from _organisations(connection, now_ms)
     yield from watching(connection, now_ms)
     yield from ticking(connection, now_ms)
+    yield from reserving(connection, now_ms)
     yield from topping_up(connection, now_ms)
     yield from hooking(connection, now_ms)
     yield from _samples(connection, now_ms)

@@ -41,7 +41,7 @@ WRONG: dict[int, list[Sequence[str]]] = {
         *(("ledger", "rate", "x", "--micro-credits", rate) for rate in ("-1", "1.5", "x", HUGE)),
         *(("ledger", "rate", "x", "--micro-credits", "1", "--per", per) for per in ("0", "-1", HUGE)),
         *(("ledger", "grant", "acme", much) for much in ("abc", "nan", "inf", "1e400", "0.0000001", "9" * 5000, "-5")),
-        ("ledger", "plan", "p", "--max-concurrent", "-1"), ("ledger", "plan", "p", "--max-concurrent", HUGE),
+        ("plan", "set", "p", "--max-concurrent", "-1"), ("plan", "set", "p", "--max-concurrent", HUGE),
         *((*noun, "list", "--most", most) for noun in (("org",), ("push",)) for most in ("-1", HUGE)),
         ("ledger", "show", "--most", "-1"), ("ledger", "show", "--most", HUGE),
         ("org", "override", "acme"), ("org", "override", "acme", "--clear", "--never-halt"),

@@ -264,6 +264,52 @@ def test_a_card_dies(home: Home) -> None:
     home.clean()
 
 
+def test_holds_leak(home: Home) -> None:
+    """A product crashed: two of its runs hold credit, one expired, and nobody has let it go."""
+    home.run("ledger", "grant", "alice", "20")
+    for run in ("crashed", "idle"):
+        home.run("execution", "accept", run, "--org", "alice", "--estimate", "8")
+    home.run("execution", "accept", "old", "--org", "alice", "--estimate", "4", "--for", "5m")
+    home.clock.at_ms += 30 * MINUTE_MS
+    values = {
+        "ORG": "alice", "CUSTOMER": "alice", "RUN": "crashed", "OTHER_RUN": "idle", "EXPIRED_RUN": "old", "AMOUNT": "3",
+    }  # fmt: skip
+    assert number(home.url, "SELECT held_micro FROM ledger_accounts WHERE account_id = 'wallet:alice'") == 20_000_000
+    assert "16.00 reserved" in home.follow("holds-that-leak", "See who", values)
+    home.follow("holds-that-leak", "A run is", values)
+    assert "old" in home.follow("holds-that-leak", "Runs expired", {**values, "AMOUNT": "2"})
+    home.run("execution", "accept", "older", "--org", "alice", "--estimate", "4", "--for", "5m")
+    home.clock.at_ms += HOUR_MS
+    home.follow("holds-that-leak", "Nobody lets", values)
+    assert rows(
+        home.url, "SELECT balance_micro, held_micro FROM ledger_accounts WHERE account_id = 'wallet:alice'"
+    ) == [(15_000_000, 0)]
+    assert rows(home.url, "SELECT reservation FROM reservations WHERE state = 'expired'") == [("older",)]
+    home.clean()
+
+
+def test_a_supplier_disputes(home: Home) -> None:
+    home.run("ledger", "grant", "alice", "20")
+    home.run("supplier", "set", "pixel", "--share", "70", "--new")
+    for run in ("render-1", "render-2"):
+        home.run("execution", "accept", run, "--org", "alice", "--estimate", "8", "--supplier", "pixel")
+        home.run("execution", "settle", run, "--actual", "6")
+    values = {
+        "RUN": "render-1", "SUPPLIER": "pixel", "CUSTOMER": "alice", "AMOUNT": "1.40", "TICKET": "ticket-7",
+        "GIVEN_BACK": "2",
+    }  # fmt: skip
+    assert "render-2" in home.follow("suppliers-dispute", "Stop its", values)
+    home.clock.at_ms += 40 * DAY_MS
+    home.run("settlement", "batch", "pixel", "--dry-run", status=1)
+    home.follow("suppliers-dispute", "The customer is", values)
+    home.follow("suppliers-dispute", "Let the", values)
+    assert number(home.url, "SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:alice'") == 10_000_000
+    home.run("supplier", "set", "pixel", "--threshold", "1")
+    listed = home.run("settlement", "list", "--supplier", "pixel").out
+    assert "2.80" in listed and "4.20" in listed and "eligible" in listed
+    home.clean()
+
+
 def test_usage_was_doubled(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     home.use("alice", 60, ts=T0)

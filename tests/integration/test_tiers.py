@@ -154,30 +154,30 @@ def test_a_tiers_name_reads_like_no_other(account: Account, name: str) -> None:
 def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/plans.db"
     run(url, "init")
-    assert "--max-concurrent" in run(url, "ledger", "plan", "team", "--included", "20", "--new", status=2)
-    made = run(url, "ledger", "plan", "team", "--max-concurrent", "5", "--included", "20", "--rollover-max", "10",
+    assert "--max-concurrent" in run(url, "plan", "set", "team", "--included", "20", "--new", status=2)
+    made = run(url, "plan", "set", "team", "--max-concurrent", "5", "--included", "20", "--rollover-max", "10",
                "--first", "2.50", "--new")  # fmt: skip
     assert "included: 20.00" in made and "first: 2.50" in made
-    assert "give a --rollover-max" in run(url, "ledger", "plan", "team", "--rollover-min", "11", status=2)
-    changed = json.loads(run(url, "ledger", "plan", "team", "--rollover-min", "1", "--json"))
+    assert "give a --rollover-max" in run(url, "plan", "set", "team", "--rollover-min", "11", status=2)
+    changed = json.loads(run(url, "plan", "set", "team", "--rollover-min", "1", "--json"))
     assert (changed["max_concurrent"], changed["was"], changed["rollover_min_micro"]) == (5, 5, 1_000_000)
-    (plan,) = json.loads(run(url, "ledger", "plans", "--json"))["plans"]
+    (plan,) = json.loads(run(url, "plan", "list", "--json"))["plans"]
     gives = [plan[f"{name}_micro"] for name in ("included", "rollover_min", "rollover_max", "first")]
     assert gives == [20_000_000, 1_000_000, 10_000_000, 2_500_000]
     given = run(url, "ledger", "grant", "acme", "7.50", "--plan", "team", "--new")
-    assert "acme: 30.00 credits, plan team; before: 0.00" in given
-    assert "no such tier" in run(url, "ledger", "tier", "pro", "--at-once", "100", "--price", "25", "--new")
-    bought = run(url, "ledger", "tier-buy", "acme", "pro")
+    assert "acme: 30.00 credits, plan team; a new customer" in given
+    assert "no such tier" in run(url, "tier", "set", "pro", "--at-once", "100", "--price", "25", "--new")
+    bought = run(url, "tier", "buy", "acme", "pro")
     assert "pro, paid for until 2026-02-01T00:00:00Z, and goes on then; 25.00 credits charged, 100 sandboxes" in bought
     shown = run(url, "ledger", "show", "acme")
     assert "plan team, tier pro (100 at once, goes on at 2026-02-01T00:00:00Z)" in shown
     assert "ends at 2026" not in shown
-    run(url, "ledger", "tier-buy", "acme", "pro", "--undo")
+    run(url, "tier", "buy", "acme", "pro", "--undo")
     assert "ends at 2026-02-01T00:00:00Z" in run(url, "ledger", "show", "acme")
     told = json.loads(run(url, "ledger", "show", "acme", "--json"))
     assert [told[name] for name in ("available", "reserved", "included", "hold")] == [5, 0, 0, 0]
     assert [one["tier"] for one in told["tiers"]] == ["pro"]
-    assert json.loads(run(url, "ledger", "tiers", "--json"))["tiers"] == [
+    assert json.loads(run(url, "tier", "list", "--json"))["tiers"] == [
         {"tier": "pro", "at_once": 100, "price_micro": 25_000_000, "customers": 1}
     ]
     run(url, "verify")

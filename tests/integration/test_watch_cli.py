@@ -59,7 +59,7 @@ def test_rates_and_policies_are_kept(shell: Shell) -> None:
     rate = shell.json("provider", "rate", "autumn", "compute_4gb", "--micro", "1000000", "--per", "3")
     assert (rate["micro"], rate["per_quantity"], rate["start_ms"]) == (1_000_000, 3, 0)
     assert shell.json("provider", "rate", "autumn", "compute_4gb", "--micro", "1000000", "--per", "3") == rate  # again
-    shell.run("ledger", "plan", "free", "--max-concurrent", "2", "--new")
+    shell.run("plan", "set", "free", "--max-concurrent", "2", "--new")
     shell.run("provider", "when-down", "embedded", "--plan", "free", "--policy", "stop", "--reason", "abuse")
     assert "append-only" in shell.run(
         "provider", "rate", "autumn", "compute_4gb", "--micro", "2", "--from", "1970-01-01", status=1

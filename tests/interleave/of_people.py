@@ -140,7 +140,7 @@ PEOPLE: Final = (
         _granted,
     ),
     plain("cli.nouns.ledger:rate", lambda s, c: credit.set_rate(c, "compute_1gb", 7, 1, s.by, from_ms=None)),
-    plain("cli.nouns.ledger_plans:plan", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
+    plain("cli.nouns.plans:set_", lambda s, c: credit.set_plan_limit(c, "free", 3, s.by)),
     plain("cli.nouns.samples:withdraw", lambda s, c: withdrawals.withdraw(c, ["acme-1", "a-8"], s.by)),
     plain("cli.nouns.samples:mend_", lambda s, c: samples.mend(c, QuarantineFilter(ids=("seconds",)), s.by)),
     plain("cli.nouns.samples:dismiss", lambda s, c: samples.dismiss(c, QuarantineFilter(ids=("seconds",)), s.by)),

@@ -50,7 +50,7 @@ def _given_once(stage: Stage) -> Iterator[str]:
 
 PLANS: Final = (
     plain(
-        "cli.nouns.ledger_plans:plan gives",
+        "cli.nouns.plans:set_ gives",
         lambda s, c: credit.set_plan_limit(c, "club", None, s.by, gives=Gives(30, 0, 6, 2)),
         _given_once,
     ),
@@ -69,7 +69,7 @@ PLANS: Final = (
         lambda s, c: executions.accept(c, "guild-run", Request(GUILD, 6), s.by),
         _given_once,
     ),
-    plain("cli.nouns.ledger_plans:tier", lambda s, c: tiers.set_tier(c, "pro", tiers.Change(price_micro=6), s.by)),
-    plain("cli.nouns.ledger_plans:tier_buy", lambda s, c: tiers.buy(c, GUILD, "small", s.by), _given_once),
-    plain("cli.nouns.ledger_plans:tier_buy undone", lambda s, c: tiers.let_end(c, GUILD, "pro", s.by), _given_once),
+    plain("cli.nouns.tiers:set_", lambda s, c: tiers.set_tier(c, "pro", tiers.Change(price_micro=6), s.by)),
+    plain("cli.nouns.tiers:buy", lambda s, c: tiers.buy(c, GUILD, "small", s.by), _given_once),
+    plain("cli.nouns.tiers:buy undone", lambda s, c: tiers.let_end(c, GUILD, "pro", s.by), _given_once),
 )

@@ -76,6 +76,14 @@ def _accepted_together(stage: Stage, connection: sa.Connection) -> object:
     return runs.accept_together(connection, asked, NOW)
 
 
+def _used() -> Party:
+    def ready(stage: Stage) -> Act:
+        _with_key(stage)
+        return Act(lambda engine: write(engine, lambda c: api_keys.note_use(c, _key(1), NOW)))
+
+    return Party("server.api.programs:_keep_use", ready, _one_goes_on)
+
+
 PROGRAMS: Final = (
     plain("server.api.together:_alone", _accepted_alone, _within_its_means),
     plain("server.api.together:_decide", _accepted_together),
@@ -88,4 +96,5 @@ PROGRAMS: Final = (
     _on_key("rotate", partial(api_keys.rotate, key=_key(3), name="app"), _one_goes_on),
     _on_key("rotate again", partial(api_keys.rotate, key=_key(4), name="app", overlap_ms=0), _one_goes_on),
     _on_key("end", partial(api_keys.end, name="app"), _ended),
+    _used(),
 )

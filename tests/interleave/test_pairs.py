@@ -33,7 +33,7 @@ PAIRS = (
     ("server.api.together:_decide", "server.api.together:_decide"),
     ("server.api.together:_decide", "cli.nouns.executions:settle acme"),
     ("cli.nouns.settlements:batch", "cli.nouns.settlements:reverse"),
-    ("cli.nouns.ledger_plans:tier_buy", "cli.nouns.ledger:grant onto a plan"),
+    ("cli.nouns.tiers:buy", "cli.nouns.ledger:grant onto a plan"),
     ("cli.nouns.executions:accept in a new month", "expire_holds"),
     ("cli.nouns.settlements:batch", "cli.nouns.executions:settle pixel's"),
 )

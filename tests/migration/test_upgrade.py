@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import migrate_to, require_ready, upgrade
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.api_keys import list_keys
 from tests.conftest import _new_database
 from tests.world import T0
 
@@ -129,4 +130,26 @@ def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.Fixtu
     if kind == "postgresql":
         with pytest.raises(DBAPIError, match="truncate"):
             write(engine, lambda c: c.execute(sa.text("TRUNCATE ledger_lots")))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_keys_of_0025_go_on_and_nothing_is_known_of_their_use(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "sqlite":
+        engine = connect(f"sqlite:///{tmp_path}/old.db")
+    else:
+        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "keys"))
+    insert = "INSERT INTO api_keys (key_sha256, name, scopes, created_ms, actor, reason) VALUES "
+    insert += f"('{'a' * 64}', 'app', 'guard', {T0}, 'ann', 'new')"
+    with engine.begin() as connection:
+        migrate_to(connection, "0025")
+        connection.execute(sa.text(insert))
+    upgrade(engine)
+    assert [(one.name, one.state, one.used_ms) for one in read(engine, lambda c: list_keys(c, T0, 9))] == [
+        ("app", "good", None)
+    ]
+    write(engine, lambda c: c.execute(sa.text(f"UPDATE api_keys SET used_ms = {T0 + 1}")))
+    assert read(engine, lambda c: list_keys(c, T0, 9))[0].used_ms == T0 + 1
     engine.dispose()

@@ -203,6 +203,8 @@ class Caller:
         """All that was asked for in the background is done; a gate's answer waits for its ask only so long."""
         await asyncio.gather(*self.server._gate._asking.values(), return_exceptions=True)
         await asyncio.to_thread(self.server.step_threads.wait_for_reads)
+        if (noting := self.server._programs.noting) is not None:
+            await noting
 
 
 def _route(path: str) -> str:
@@ -215,7 +217,9 @@ def _route(path: str) -> str:
         *(("/v1/executions/", f"/{act}", f"/v1/executions/{{key}}/{act}") for act in RUN_ACTS),
         ("/v1/executions/preview", "", "/v1/executions/preview"),
         ("/v1/executions/", "", "/v1/executions/{key}"),
-        ("/v1/accounts/", "/entries", "/v1/accounts/{org}/entries"),
+        ("/v1/accounts/", "/ledger", "/v1/accounts/{org}/ledger"),
+        ("/v1/accounts/", "/lots", "/v1/accounts/{org}/lots"),
+        ("/v1/settlements/", "", "/v1/settlements/{run}"),
         ("/v1/accounts/", "/statement", "/v1/accounts/{org}/statement"),
         ("/v1/accounts/", "", "/v1/accounts/{org}"),
     ):

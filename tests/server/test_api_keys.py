@@ -97,8 +97,10 @@ def test_a_key_may_what_its_scopes_say(house: House) -> None:
         ("executions:read", "/executions", None),
         ("executions:read", "/executions/e-1", None),
         ("ledger:read", "/accounts/acme", None),
-        ("ledger:read", "/accounts/acme/entries", None),
+        ("ledger:read", "/accounts/acme/ledger", None),
+        ("ledger:read", "/accounts/acme/lots", None),
         ("ledger:read", "/accounts/acme/statement?month=2026-01", None),
+        *(("settlements:read", path, None) for path in ("/settlements", "/suppliers", "/payouts")),
     )
 
     async def work(caller: Caller) -> None:
@@ -132,7 +134,7 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
             await bound.post("", {**foreign, "key": "theirs"}),
             await bound.post("/preview", foreign),
             await bound.get("/accounts/globex"),
-            await bound.get("/accounts/globex/entries"),
+            await bound.get("/accounts/globex/ledger"),
             await bound.get("/accounts/nobody"),
             await bound.get("/executions?org=globex"),
         ):
@@ -357,3 +359,53 @@ def test_a_key_as_the_command_makes_it_opens_a_server_that_runs(database_url: st
         assert client.get("/v1/accounts/acme").json()["balance_micro"] == 96 * MICRO
         do("key", "end", "app")
         assert client.get("/v1/accounts/acme").status_code == 401, "at once"
+
+
+def test_a_key_says_when_it_was_last_used_and_writes_it_once_a_minute(house: House) -> None:
+    """However often it is used; a request waits for nothing of it."""
+    give(house, "acme")
+    make_key(house, "app")
+    make_key(house, "idle")
+    written: list[str] = []
+    sa.event.listen(
+        house.fleet.engine, "before_cursor_execute",
+        lambda _c, _cursor, statement, *_: written.append(statement) if "SET used_ms" in statement else None,
+    )  # fmt: skip
+
+    def used() -> dict[str, int | None]:
+        return {one.name: one.used_ms for one in read(house.fleet.engine, lambda c: list_keys(c, 0, 10))}
+
+    async def work(caller: Caller) -> None:
+        program, began = Program(caller, key_of("app")), house.clock.at_ms
+        assert refused(await Program(caller, key_of("nobody")).get("/accounts/acme")) == (401, "unauthorized")
+        await caller.settled()
+        assert used() == {"app": None, "idle": None} and written == []
+        for later_ms, kept, times in ((0, 0, 1), (MINUTE_MS - 1, 0, 1), (MINUTE_MS, MINUTE_MS, 2), (0, MINUTE_MS, 2)):
+            house.clock.at_ms = began + later_ms
+            for _ in range(5):
+                assert (await program.get("/accounts/acme")).status_code == 200
+                await caller.settled()
+            assert used() == {"app": began + kept, "idle": None} and len(written) == times
+        at_once = [program.get("/accounts/acme") for _ in range(8)]
+        house.clock.at_ms = began + 9 * MINUTE_MS
+        assert {one.status_code for one in await asyncio.gather(*at_once)} == {200}
+        await caller.settled()
+        assert used()["app"] == began + 9 * MINUTE_MS and len(written) <= 4
+
+    served(house, work)
+    assert read(house.fleet.engine, verify).breaches == []
+
+
+def test_nobody_is_refused_because_a_use_cannot_be_kept(lone: House) -> None:
+    give(lone, "acme")
+    make_key(lone, "app")
+    refuse = "BEFORE UPDATE OF used_ms ON api_keys BEGIN SELECT RAISE(ABORT, 'full'); END"
+    lone.fleet.write(f"CREATE TRIGGER no_room {refuse}")
+
+    async def work(caller: Caller) -> None:
+        for _ in range(3):
+            assert (await Program(caller, key_of("app")).get("/accounts/acme")).status_code == 200
+            await caller.settled()
+
+    served(lone, work)
+    assert lone.fleet.one("SELECT used_ms FROM api_keys") is None

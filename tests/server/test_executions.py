@@ -88,17 +88,17 @@ def test_a_wallet_is_paged_to_its_first_entry(house: House) -> None:
         seen: list[str] = []
         after = ""
         while True:
-            found = (await program.get(f"/accounts/acme/entries?most=3{after}")).json()
+            found = (await program.get(f"/accounts/acme/ledger?most=3{after}")).json()
             assert len(found["entries"]) <= 3
             seen += [entry["key"] for entry in found["entries"]]
             if found["next"] is None:
                 break
             after = f"&after={quote(found['next'])}"
         assert len(seen) == len(set(seen)) == 8
-        everything = (await program.get("/accounts/acme/entries")).json()["entries"]
+        everything = (await program.get("/accounts/acme/ledger")).json()["entries"]
         assert [one["key"] for one in everything] == seen
         assert {one["moved_micro"] for one in everything} == {-MICRO, 100 * MICRO}
-        assert refused(await program.get("/accounts/acme/entries?after=nothing")) == (422, "bad_value")
+        assert refused(await program.get("/accounts/acme/ledger?after=nothing")) == (422, "bad_value")
 
     with_program(house, work)
 
@@ -352,7 +352,7 @@ def test_a_query_that_is_none_is_refused(lone: House) -> None:
 PATHS: Final = (
     ("/executions/", 422), ("/executions/%00", 422), ("/executions/%ff", 422), ("/executions/" + "x" * 201, 422),
     ("/executions/none", 404), ("/accounts/none", 404), ("/accounts/", 422), ("/accounts/%0d%0aX-Evil:1", 404),
-    ("/accounts//entries", 422), ("/accounts/none/entries", 404), ("/accounts/%ed%a0%80", 422),
+    ("/accounts//ledger", 422), ("/accounts/none/ledger", 404), ("/accounts/%ed%a0%80", 422),
 )  # fmt: skip
 
 
@@ -479,7 +479,7 @@ def test_each_route_says_which_scope_it_takes(lone: House) -> None:
         for method, one in of_path.items()
         if "key" in one.get("security", [{}])[0]
     }
-    assert len(wanted) == 11 and {scope for (scope,) in wanted.values()} == set(RUNS)
+    assert len(wanted) == 16 and {scope for (scope,) in wanted.values()} == {*RUNS, "settlements:read"}
     assert {path for path, method in wanted if method == "post"} <= {
         path for path, method in wanted if wanted[path, method] == ["executions:write"] or path.endswith("preview")
     }

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from drawdown.ledger import maturing
+from drawdown.ledger.runs.draws import Cost
 from drawdown.schema import migrate
-from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.server.metrics.metrics import PROBLEMS, render
+from drawdown.worker.commands import executions, settlements
+from drawdown.worker.commands.credit import grant
+from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.settlements import Change
 from tests.server.house import House
 from tests.world import T0
 
@@ -93,3 +100,38 @@ def test_the_problems_are_those_of_the_table(dialect: str) -> None:
     script = Path(migrate.MIGRATIONS / "versions" / f"0001.{dialect}.sql").read_text(encoding="utf-8")
     (table,) = re.findall(r"CREATE TABLE usage_samples \(.*?\n\)", script, re.DOTALL)
     assert set(re.findall(r"THEN '(\w+)'", table)) <= set(PROBLEMS)
+
+
+def test_holds_that_leak_and_what_suppliers_wait_for_are_told(house: House) -> None:
+    """Runs that are over and nobody let go, or that expired; settlements, less what was reversed and released."""
+    engine, by = house.fleet.engine, house.fleet.by
+    terms = Change(share_ppm=500_000, hold_ms=DAY_MS, threshold_micro=0, takes_clawbacks=True)
+    write(engine, lambda c: settlements.set_supplier(c, "pixel", terms, by, new=True))
+    write(engine, lambda c: grant(c, "acme", 100 * MICRO, by, key="paid", plan=None))
+    names = ("reservations_open", "reservations_overdue", "reservations_overdue_oldest_age_seconds",
+             "reservations_expired", "settlements_waiting_credits", "settlement_freezes",
+             "settlement_freezes_oldest_age_seconds")  # fmt: skip
+
+    began = house.clock.at_ms
+
+    def told(later_ms: int) -> list[float]:
+        return [value for name in names for value in found(house, began + later_ms, name).values()]
+
+    assert told(0) == [0] * 7
+    for key in ("e-1", "e-2", "e-3", "e-4"):
+        run = Request("acme", 10 * MICRO, supplier="pixel")
+        write(engine, lambda c, key=key, run=run: executions.accept(c, key, run, by))  # type: ignore[misc]
+    for key in ("e-1", "e-2"):
+        write(engine, lambda c, key=key: executions.settle(c, key, Cost(8 * MICRO), by))  # type: ignore[misc]
+    write(engine, lambda c: settlements.reverse(c, "e-1", "ticket", MICRO, by))
+    write(engine, lambda c: settlements.freeze(c, "e-2", by))
+    assert told(executions.LIFE_MS - 1) == [2, 0, 0, 0, 7, 1, 3599.999]
+    assert told(executions.LIFE_MS + 5000) == [2, 2, 5, 0, 7, 1, 3605]
+    house.clock.at_ms = began + 2 * DAY_MS
+    write(engine, lambda c: maturing.mature_due(c, house.clock.at_ms))
+    assert told(2 * DAY_MS)[:4] == [0, 0, 0, 2]
+    write(engine, lambda c: executions.settle(c, "e-3", Cost(0), house.fleet.by))
+    assert told(2 * DAY_MS)[3] == 1, "settled late"
+    write(engine, lambda c: settlements.batch(c, "pixel", "2026-01", house.fleet.by))
+    assert told(2 * DAY_MS)[4:6] == [4, 1], "the frozen one waits"
+    assert told(4 * DAY_MS)[3] == 0

@@ -26,7 +26,7 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 SCOPES: Final = (
-    "events:write", "executions:read", "executions:write", "guard", "ledger:read", "usage:read",
+    "events:write", "executions:read", "executions:write", "guard", "ledger:read", "settlements:read", "usage:read",
 )  # fmt: skip
 """All there are. Each route asks for one."""
 PREFIX: Final = "ddk_"
@@ -38,6 +38,8 @@ OVERLAP_MS: Final = DAY_MS
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
 LEAST_LIFE_MS: Final = 60_000
+USED_EVERY_MS: Final = 60_000
+"""How exact a key's last use is: it is written no oftener."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class ApiKey:
     name: str
     scopes: tuple[str, ...]
     org_id: str | None
+    used_ms: int | None = None
+    """When it was last used before, to a minute."""
 
     @property
     def actor(self) -> str:
@@ -73,7 +77,13 @@ def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
     if not KEY.fullmatch(key):
         return None
     row = SQL.run(connection, "find", {"key_sha256": hash_of(key), "now_ms": now_ms}).one_or_none()
-    return None if row is None else ApiKey(row.name, tuple(row.scopes.split()), row.org_id)
+    return None if row is None else ApiKey(row.name, tuple(row.scopes.split()), row.org_id, row.used_ms)
+
+
+def note_use(connection: sa.Connection, key: str, now_ms: int) -> None:
+    """Keep that a key is used now, unless that was kept within the minute. Two that say it at once write it once."""
+    values = {"key_sha256": hash_of(key), "now_ms": now_ms, "since_ms": now_ms - USED_EVERY_MS}
+    SQL.run(connection, "note_use", values)
 
 
 def create(

@@ -6,7 +6,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: find
-SELECT name, scopes, org_id FROM api_keys WHERE key_sha256 = :key_sha256 AND ended_ms IS NULL
+SELECT name, scopes, org_id, used_ms FROM api_keys WHERE key_sha256 = :key_sha256 AND ended_ms IS NULL
     AND (expires_ms IS NULL OR :now_ms < expires_ms)
 
 -- name: insert
@@ -29,3 +29,6 @@ UPDATE api_keys SET rotated_ms = :now_ms, expires_ms = :expires_ms WHERE key_sha
 
 -- name: end
 UPDATE api_keys SET ended_ms = :now_ms WHERE name = :name AND ended_ms IS NULL RETURNING key_sha256
+
+-- name: note_use
+UPDATE api_keys SET used_ms = :now_ms WHERE key_sha256 = :key_sha256 AND (used_ms IS NULL OR used_ms <= :since_ms)

@@ -51,12 +51,12 @@ def grant(
     changed.
 
     Errors: Refused for a key used before with other content; UsageError for terms that make no sense; UnknownId for a
-    plan there is not, and unless `new` for a feature that nothing makes and for a customer who is no organisation, has
-    no wallet and was never assigned.
+    plan there is not, and unless `new` for a feature that nothing makes and for an unknown customer whose id is like
+    one there is.
     """
     if not is_clean_id(customer_id):
         raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
-    ids.require(connection, ids.CUSTOMER, customer_id, new=new)
+    ids.require_meant(connection, customer_id, new=new)
     _require_sane(terms, amount_micro, by.now_ms)
     for feature in terms.features or ():
         ids.require(connection, ids.FEATURE, feature, new=new)

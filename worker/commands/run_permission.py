@@ -168,7 +168,7 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
             raise Denied("no_rate", f"{feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`")
         amount += price
     if not 0 < amount <= MAX_ENTRY_MICRO:
-        raise UsageError("an estimate comes to more than nothing, and to at most a thousand million credits")
+        raise bad_estimate()
     return amount
 
 
@@ -194,8 +194,14 @@ def require_sane(request: Request) -> None:
     if request.amount_micro is not None and request.quantities is not None:
         raise UsageError("an estimate is in credits or in quantities of features, not in both")
     if request.amount_micro is not None and not 0 < request.amount_micro <= MAX_ENTRY_MICRO:
-        raise UsageError("an estimate is more than nothing, and at most a thousand million credits")
+        raise bad_estimate()
     require_quantities(request.quantities)
+
+
+def bad_estimate() -> UsageError:
+    """An estimate that no run can have."""
+    text = "an estimate is more than nothing, and at most a thousand million credits: give what the run may cost"
+    return UsageError(text, code="bad_estimate")
 
 
 def require_quantities(quantities: Mapping[str, int] | None) -> None:

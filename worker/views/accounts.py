@@ -1,6 +1,9 @@
-"""An organisation's account: the wallet that pays for its runs, as a program reads it. Reads only.
+"""An account: a wallet in its parts, as people and programs read it. Reads only.
 
-Guarantee: a hold that is over counts as free, as it does for whoever reserves.
+Guarantee: what is due in the wallet by now counts as done, as it does for whoever reserves: a hold that is over is
+free, a month that began is given. What is left of the lots, less what no lot paid for, is the balance; available and
+reserved are the balance, too. Two moments are apart: a lot that is over and not booked yet is in the balance alone, and
+a tier that falls due is in it sooner than in the lots.
 """
 
 from __future__ import annotations
@@ -12,28 +15,57 @@ import sqlalchemy as sa
 from drawdown.ledger import maturing
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
+from drawdown.schema.units import in_credits
 from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.views.ledger import list_lots
 
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class Account:
-    """An organisation's wallet: micro-credits."""
+    """A customer's wallet, in micro-credits. `included` to `refund`: what is left of lots of each kind. `owed`: used,
+    and paid for by no lot. `hold`: of what its runs cost, what suppliers wait for; it was charged, and is in nothing
+    else here."""
 
-    org_id: str
     customer_id: str
+    plan: str | None
     available_micro: int
     reserved_micro: int
     balance_micro: int
-    plan: str | None
+    included_micro: int
+    bonus_micro: int
+    purchased_micro: int
+    sponsor_micro: int
+    refund_micro: int
+    owed_micro: int
+    hold_micro: int
+
+    def in_credits(self) -> dict[str, int | float]:
+        """Each amount by its name, in credits."""
+        suffix = "_micro"
+        return {
+            name.removesuffix(suffix): in_credits(value) for name, value in vars(self).items() if name.endswith(suffix)
+        }
 
 
-def account_of(connection: sa.Connection, org_id: str, now_ms: int) -> Account:
-    """What an organisation has. Errors: UnknownId."""
-    customer = payer_of(connection, org_id, now_ms)
-    found = maturing.look_ahead(connection, customer, now_ms)
-    return Account(org_id, customer, found.available_micro, found.held_micro, found.balance_micro, found.plan)
+def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Account:
+    """What a customer has; nothing where the wallet was never used."""
+    found = maturing.look_ahead(connection, customer_id, now_ms)
+    lots = list_lots(connection, customer_id, now_ms)
+    values = {"customer_id": customer_id, "now_ms": now_ms}
+    hold = SQL.run(connection, "hold", values, of_settlements="of_customer").scalar_one()
+    kinds = {f"{kind}_micro": micro for kind, micro in lots.left_by_kind().items()}
+    return Account(
+        customer_id=customer_id,
+        plan=found.plan,
+        available_micro=found.available_micro,
+        reserved_micro=found.held_micro,
+        balance_micro=found.balance_micro,
+        owed_micro=lots.owed_micro - lots.back_micro,
+        hold_micro=int(hold),
+        **kinds,
+    )
 
 
 def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:

@@ -14,7 +14,8 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class KeyRow:
-    """One key: times are milliseconds. `org_id`: the one organisation it may name; None: any."""
+    """One key: times are milliseconds. `org_id`: the one organisation it may name; None: any.
+    `used_ms`: when it was last used, to a minute; None: never."""
 
     name: str
     scopes: list[str]
@@ -24,6 +25,7 @@ class KeyRow:
     expires_ms: int | None
     rotated_ms: int | None
     ended_ms: int | None
+    used_ms: int | None
     actor: str
     reason: str
 

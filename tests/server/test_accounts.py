@@ -1,0 +1,120 @@
+"""Wallets, their lots and what suppliers are owed over HTTP: what the commands say, for keys that may read it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from drawdown.cli.main import global_options_first, run
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, MICRO
+from drawdown.worker.commands import settlements
+from drawdown.worker.commands.settlements import Change
+from tests.server.house import Caller, House, served
+from tests.server.program import Program, give, key_of, make_key, refused
+
+
+@pytest.fixture
+def shop(house: House, database_url: str, monkeypatch: pytest.MonkeyPatch) -> House:
+    """acme, with a supplier whose terms take claw-backs."""
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
+    give(house, "acme")
+    give(house, "globex")
+    change = Change(share_ppm=700_000, hold_ms=DAY_MS, threshold_micro=0, takes_clawbacks=True)
+    write(house.fleet.engine, lambda c: settlements.set_supplier(c, "pixel", change, house.fleet.by, new=True))
+    make_key(house, "app", "executions:write", "executions:read", "ledger:read", "settlements:read")
+    make_key(house, "bound", "settlements:read", "ledger:read", org="acme")
+    return house
+
+
+def command(house: House, line: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    assert run(global_options_first([*line.split(), "--at", str(house.clock.at_ms), "--json"])) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+async def render(program: Program, key: str, org: str = "acme") -> None:
+    order = {"key": key, "org": org, "estimate": 10, "supplier": "pixel"}
+    accepted = await program.post("", order)
+    assert (accepted.status_code, accepted.json()["supplier"]) == (200, "pixel"), accepted.text
+    assert (await program.post(f"/{key}/settle", {"actual": 6})).status_code == 200
+
+
+def test_a_wallet_and_its_lots_read_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        await render(program, "e-1")
+        await program.post("", {"key": "e-2", "org": "acme", "estimate": 4})
+        account = (await program.get("/accounts/acme")).json()
+        told = command(shop, "ledger show acme", capsys)
+        assert all(told[name] == value for name, value in account.items() if name != "org_id")
+        assert account["org_id"] == "acme"
+        found = [account[name] for name in ("available", "reserved", "balance", "purchased", "included", "hold")]
+        assert found == [90, 4, 94, 94, 0, 4.2]
+        assert account["hold_micro"] == 4_200_000
+        lots = (await program.get("/accounts/acme/lots")).json()
+        (lot,), said = lots["lots"], command(shop, "ledger lots acme", capsys)
+        assert all(lot[name] == value for name, value in said["lots"][0].items())
+        assert (lot["left"], lot["used"], lot["place"], lots["more"]) == (94, 6, 1, 0)
+        assert lots["order"] == said["order"]
+        assert (await program.get("/accounts/acme/ledger")).json()["entries"][0]["moved"] == -6
+
+    served(shop, work)
+
+
+def test_what_suppliers_are_owed_reads_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
+    by = shop.fleet.by
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+        for key, org in (("e-1", "acme"), ("e-2", "acme"), ("g/1", "globex")):
+            await render(program, key, org)
+        engine = shop.fleet.engine
+        write(engine, lambda c: settlements.freeze(c, "e-2", by))
+        write(engine, lambda c: settlements.reverse(c, "e-1", "ticket", 200_000, by))
+        listed = (await program.get("/settlements")).json()["settlements"]
+        said = command(shop, "settlement list", capsys)["settlements"]
+        assert [one["run"] for one in listed] == [one["reservation"] for one in said]
+        assert {one["run"]: (one["state"], one["owed"]) for one in listed} == {
+            "e-1": ("hold", 4), "e-2": ("frozen", 4.2), "g/1": ("hold", 4.2),
+        }  # fmt: skip
+        assert [
+            one["run"] for one in (await program.get("/settlements?state=frozen&most=1")).json()["settlements"]
+        ] == ["e-2"]
+        shown = (await program.get("/settlements/e-2")).json()
+        assert shown["freezes"][0]["whole"] is False and shown["reversals"] == []
+        assert (await program.get("/settlements/e-1")).json()["reversals"][0]["amount"] == 0.2
+        shop.clock.at_ms += 2 * DAY_MS
+        write(engine, lambda c: settlements.batch(c, "pixel", "2026-01", shop.fleet.by))
+        (payout,) = (await program.get("/payouts?supplier=pixel")).json()["payouts"]
+        assert (payout["total"], payout["lines"], payout["period"]) == (8.2, 2, "2026-01")
+        (supplier,) = (await program.get("/suppliers")).json()["suppliers"]
+        told = command(shop, "supplier list", capsys)["suppliers"][0]
+        assert supplier["released_micro"] == told["sums"]["released_micro"] == 8_200_000
+        assert (supplier["frozen"], supplier["paid"], supplier["reversed"]) == (4.2, 8.2, 0.2)
+        wrong = {
+            "/settlements?supplier=pixle": (422, "unknown_supplier"), "/payouts?supplier=x": (422, "unknown_supplier"),
+            "/settlements?state=held": (422, "bad_value"), "/settlements/e-11": (404, "unknown_settlement"),
+            "/settlements?org=acmee": (404, "unknown_org"), "/settlements?most=0": (422, "bad_value"),
+        }  # fmt: skip
+        assert {path: refused(await program.get(path)) for path in wrong} == wrong
+
+    served(shop, work)
+
+
+def test_a_bound_key_sees_the_settlements_of_its_organisation_alone(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        program, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
+        for key, org in (("ours", "acme"), ("theirs", "globex")):
+            await render(program, key, org)
+        assert [one["run"] for one in (await bound.get("/settlements")).json()["settlements"]] == ["ours"]
+        assert (await bound.get("/settlements/ours")).status_code == 200
+        for key in ("theirs", "their"):
+            answer = await bound.get(f"/settlements/{key}")
+            assert refused(answer) == (404, "unknown_settlement") and "theirs" not in answer.text
+        for path in ("/suppliers", "/payouts", "/settlements?org=globex", "/settlements?supplier=pixel"):
+            assert refused(await bound.get(path)) == (403, "foreign_org"), path
+        assert (await bound.get("/accounts/acme")).json()["balance_micro"] == 94 * MICRO
+
+    served(shop, work)
