@@ -30,6 +30,13 @@ class OverageName(StrEnum):
     refuse = "refuse"
 
 
+class SettledByName(StrEnum):
+    """Who charges for a run."""
+
+    receipt = "receipt"
+    metering = "metering"
+
+
 class StateName(StrEnum):
     """Of a run."""
 
@@ -51,6 +58,13 @@ Project = Annotated[str | None, typer.Option(help="A label that lists are narrow
 Subject = Annotated[str | None, typer.Option(help="Who or what runs it; a label")]
 Action = Annotated[str | None, typer.Option(help="What is done; a label")]
 OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Who is owed a share of what it costs")]
+By = Annotated[
+    SettledByName | None,
+    typer.Option("--settled-by", help="Who charges: its receipt, or its sandboxes' samples", show_default="receipt"),
+]
+Sandboxes = Annotated[
+    list[str] | None, typer.Option("--sandbox", metavar="ID", help="A sandbox it runs in; may be repeated")
+]
 Overage = Annotated[OverageName, typer.Option(help="What becomes of a cost above the hold")]
 For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long the hold stands: 45m, 6h")]
 Queued = Annotated[bool, typer.Option("--queued", help="It waits in a queue: the hold stands for a day")]
@@ -67,11 +81,13 @@ def preview(
     subject: Subject = None,
     action: Action = None,
     supplier: OfSupplier = None,
+    settled_by: By = None,
+    sandbox: Sandboxes = None,
 ) -> None:
     """Say whether a run would be accepted now, and what would be held. Changes nothing."""
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
-    request = _request(org, estimate, use, **labels)
+    request = _request(org, estimate, use, **labels, **_settled_by(settled_by, sandbox))
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
     line = f"allowed: {amount} credits would be held of {show_credits(found.available_micro or 0)} available"
@@ -93,6 +109,8 @@ def accept(
     subject: Subject = None,
     action: Action = None,
     supplier: OfSupplier = None,
+    settled_by: By = None,
+    sandbox: Sandboxes = None,
     overage: Overage = OverageName.charge,
     for_: For = None,
     queued: Queued = False,
@@ -102,7 +120,8 @@ def accept(
     """Hold what a run may cost, before it starts."""
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
-    request = _request(org, estimate, use, **labels, overage=overage.value, for_ms=_length(for_), queued=queued)
+    more = {"overage": overage.value, "for_ms": _length(for_), "queued": queued, **_settled_by(settled_by, sandbox)}
+    request = _request(org, estimate, use, **labels, **more)
     by = app.by(actor, reason)
     done = app.write(lambda c: executions.accept(c, key, request, by))
     found = done.reservation
@@ -155,9 +174,10 @@ def settle(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """End a run: charge what it cost in all, once, and free the rest of its hold."""
+    """End a run: charge what it cost in all, once, and free the rest of its hold. One that metering charges has no
+    cost."""
     app: App = context.obj
-    by, cost = app.by(actor, reason), _cost(actual, use)
+    by, cost = app.by(actor, reason), None if actual is None and not use else _cost(actual, use)
     _show_settled(app, app.write(lambda c: executions.settle(c, key, cost, by)), f"{key}: settled")
 
 
@@ -218,11 +238,11 @@ def list_(
     chosen = RunFilter(states, org, project, subject, action)
     found = app.read(lambda c: list_runs(c, chosen, most))
     rows = [
-        (run.reservation, run.org_id, run.project, run.state, show_credits(run.amount_micro),
+        (run.reservation, run.org_id, run.project, run.state, run.settled_by, show_credits(run.amount_micro),
          show_credits(run.drawn_micro), show_credits(run.left_micro), show_time(run.expires_ms))
         for run in found
     ]  # fmt: skip
-    columns = ("run", "org", "project", "state", "#reserved", "#drawn", "#held", "expires")
+    columns = ("run", "org", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
     show(app, {"runs": [_said(run) for run in found]}, [table("Runs", columns, rows)])
 
 
@@ -236,7 +256,9 @@ def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
         for entry in entries
     ]
     columns = ("at", "#credits", "feature", "#quantity", "key")
-    said = [(name, value) for name, value in facts(vars(run)) if name != "fingerprint"]
+    said = [
+        (name, value) for name, value in facts({**vars(run), "sandboxes": " ".join(run.named)}) if name != "fingerprint"
+    ]
     tables = [table(key, ("", ""), said), table("Drawn", columns, rows)]
     show(app, {"run": _said(run), "entries": entries}, tables)
 
@@ -244,6 +266,10 @@ def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
 def _request(org: str, estimate: str | None, use: list[str] | None, **more: object) -> Request:
     amount = None if estimate is None else parse_credits(estimate)
     return Request(org, amount, _quantities(use), **more)  # type: ignore[arg-type]
+
+
+def _settled_by(name: SettledByName | None, sandbox: list[str] | None) -> dict[str, object]:
+    return {"settled_by": None if name is None else name.value, "sandboxes": tuple(sandbox or ())}
 
 
 def _cost(credits: str | None, use: list[str] | None) -> Cost:
@@ -267,7 +293,11 @@ def _length(text: str | None) -> int | None:
 
 def _said(run: Reservation) -> dict[str, object]:
     kept = {name: value for name, value in vars(run).items() if name != "fingerprint"}
-    return {**kept, **_credits(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro)}
+    return {
+        **kept,
+        "sandboxes": run.named,
+        **_credits(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro),
+    }
 
 
 def _credits(**micro: int | None) -> dict[str, object]:
@@ -276,6 +306,9 @@ def _credits(**micro: int | None) -> dict[str, object]:
 
 def _show_settled(app: App, done: executions.Settled, said: str) -> None:
     drawn = done.drawn
+    if drawn.reservation.settled_by == "metering":
+        _show_metered(app, done, said)
+        return
     line = f"{said}; {show_credits(drawn.charged_micro)} credits were charged"
     if drawn.repeated:
         line = f"{said} before, at {show_credits(drawn.reservation.drawn_micro)} credits: nothing was charged"
@@ -283,6 +316,13 @@ def _show_settled(app: App, done: executions.Settled, said: str) -> None:
         line += f", {show_credits(drawn.written_off_micro)} above the hold were not"
     more = _credits(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
     _show(app, drawn.reservation, done.wallet, line, repeated=drawn.repeated, **more)
+
+
+def _show_metered(app: App, done: executions.Settled, said: str) -> None:
+    found = done.drawn.reservation
+    again = " before" if done.drawn.repeated else ""
+    line = f"{said}{again}; metering had charged {show_credits(found.drawn_micro)} credits, and charges what is to come"
+    _show(app, found, done.wallet, line, repeated=done.drawn.repeated, **_credits(charged=0, written_off=0))
 
 
 def _show(app: App, run: Reservation, wallet: Wallet, line: str, **more: object) -> None:
