@@ -9,11 +9,10 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
-from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
+from drawdown.cli.parsing import parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
-from drawdown.ledger.accounts import Wallet
+from drawdown.cli.run_answers import credits_of, said_of, show_settled, show_with_wallet
 from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.run_permission import Request
@@ -93,7 +92,7 @@ def preview(
     line = f"allowed: {amount} credits would be held of {show_credits(found.available_micro or 0)} available"
     if not found.allowed:
         line = f"refused at {found.step or 'the request'} ({found.code}): {found.reason}"
-    show(app, {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}, [line])
+    show(app, {**vars(found), **credits_of(amount=found.amount_micro, available=found.available_micro)}, [line])
     if not found.allowed:
         raise typer.Exit(Exit.PERSON)
 
@@ -127,7 +126,7 @@ def accept(
     found = done.reservation
     said = "was accepted before: nothing was added" if done.repeated else "accepted"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
-    _show(app, found, done.wallet, line, repeated=done.repeated)
+    show_with_wallet(app, found, done.wallet, line, repeated=done.repeated)
 
 
 @commands.command()
@@ -143,7 +142,7 @@ def draw(
     """Charge a part of a run that goes on."""
     app: App = context.obj
     by, cost = app.by(actor, reason), _cost(credits, use)
-    _show_settled(app, app.write(lambda c: executions.draw(c, key, number, cost, by)), f"{key}: draw {number}")
+    show_settled(app, app.write(lambda c: executions.draw(c, key, number, cost, by)), f"{key}: draw {number}")
 
 
 @commands.command()
@@ -162,7 +161,7 @@ def extend(
     found = done.reservation
     said = "nothing changes" if done.repeated else "extended"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
-    _show(app, found, done.wallet, line, repeated=done.repeated)
+    show_with_wallet(app, found, done.wallet, line, repeated=done.repeated)
 
 
 @commands.command()
@@ -178,7 +177,7 @@ def settle(
     cost."""
     app: App = context.obj
     by, cost = app.by(actor, reason), None if actual is None and not use else _cost(actual, use)
-    _show_settled(app, app.write(lambda c: executions.settle(c, key, cost, by)), f"{key}: settled")
+    show_settled(app, app.write(lambda c: executions.settle(c, key, cost, by)), f"{key}: settled")
 
 
 @commands.command()
@@ -196,7 +195,7 @@ def release(
     app: App = context.obj
     by = app.by(actor, reason)
     cost = None if incurred is None and not use else _cost(incurred, use)
-    _show_settled(app, app.write(lambda c: executions.release(c, key, cost, by)), f"{key}: released")
+    show_settled(app, app.write(lambda c: executions.release(c, key, cost, by)), f"{key}: released")
 
 
 @commands.command()
@@ -243,7 +242,7 @@ def list_(
         for run in found
     ]  # fmt: skip
     columns = ("run", "org", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
-    show(app, {"runs": [_said(run) for run in found]}, [table("Runs", columns, rows)])
+    show(app, {"runs": [said_of(run) for run in found]}, [table("Runs", columns, rows)])
 
 
 @commands.command("show")
@@ -260,7 +259,7 @@ def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
         (name, value) for name, value in facts({**vars(run), "sandboxes": " ".join(run.named)}) if name != "fingerprint"
     ]
     tables = [table(key, ("", ""), said), table("Drawn", columns, rows)]
-    show(app, {"run": _said(run), "entries": entries}, tables)
+    show(app, {"run": said_of(run), "entries": entries}, tables)
 
 
 def _request(org: str, estimate: str | None, use: list[str] | None, **more: object) -> Request:
@@ -289,45 +288,3 @@ def _quantities(use: list[str] | None) -> dict[str, int] | None:
 
 def _length(text: str | None) -> int | None:
     return None if text is None else parse_length(text, "--for")
-
-
-def _said(run: Reservation) -> dict[str, object]:
-    kept = {name: value for name, value in vars(run).items() if name != "fingerprint"}
-    return {
-        **kept,
-        "sandboxes": run.named,
-        **_credits(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro),
-    }
-
-
-def _credits(**micro: int | None) -> dict[str, object]:
-    return {name: None if value is None else in_credits(value) for name, value in micro.items()}
-
-
-def _show_settled(app: App, done: executions.Settled, said: str) -> None:
-    drawn = done.drawn
-    if drawn.reservation.settled_by == "metering":
-        _show_metered(app, done, said)
-        return
-    line = f"{said}; {show_credits(drawn.charged_micro)} credits were charged"
-    if drawn.repeated:
-        line = f"{said} before, at {show_credits(drawn.reservation.drawn_micro)} credits: nothing was charged"
-    if drawn.written_off_micro:
-        line += f", {show_credits(drawn.written_off_micro)} above the hold were not"
-    more = _credits(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
-    _show(app, drawn.reservation, done.wallet, line, repeated=drawn.repeated, **more)
-
-
-def _show_metered(app: App, done: executions.Settled, said: str) -> None:
-    found = done.drawn.reservation
-    again = " before" if done.drawn.repeated else ""
-    line = f"{said}{again}; metering had charged {show_credits(found.drawn_micro)} credits, and charges what is to come"
-    _show(app, found, done.wallet, line, repeated=done.drawn.repeated, **_credits(charged=0, written_off=0))
-
-
-def _show(app: App, run: Reservation, wallet: Wallet, line: str, **more: object) -> None:
-    there = (
-        f"{run.customer_id}: {show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} held"
-    )
-    result = {**_said(run), **more, **_credits(available=wallet.available_micro, balance=wallet.balance_micro)}
-    show(app, result, [line, there])

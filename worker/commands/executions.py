@@ -34,6 +34,7 @@ from drawdown.worker.commands.run_permission import (
     above_cap,
     fingerprint,
     look_ahead,
+    make_room,
     permit,
     permit_together,
     require_life,
@@ -42,7 +43,6 @@ from drawdown.worker.commands.run_permission import (
     require_sane,
 )
 from drawdown.worker.verdict.asks import mark_for_projection
-from drawdown.worker.verdict.metered import shrink_of
 
 SQL = queries(__file__)
 
@@ -129,7 +129,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
     found = permit(connection, request, by.now_ms)
     ask = _ask_of(key, request, found, by.now_ms)
     most = found.terms.most_held_micro
-    room = partial(_make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
+    room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
     made, repeated = reservations.reserve(connection, ask, by, most, room)
     return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))
 
@@ -176,21 +176,6 @@ def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
     )
 
 
-def _make_room(
-    connection: sa.Connection,
-    customer_id: str,
-    wanted_micro: int,
-    most_held_micro: int | None,
-    now_ms: int,
-    own: str = "",
-) -> None:
-    """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held."""
-    found = _wallet(connection, customer_id)
-    above = most_held_micro is not None and found.held_micro + wanted_micro > most_held_micro
-    if found.held_micro and (above or found.available_micro < wanted_micro):
-        shrink_of(connection, [customer_id], now_ms, own)
-
-
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
     """Charge a part of a run that goes on, under a number of the caller's. Errors: those of `draws.draw`; UnknownId."""
     if not 0 <= number < 2**31:
@@ -211,7 +196,7 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     before = None if to_micro is None else reservations.read(connection, key)
     if before is not None and to_micro is not None:
         most = plans.hold_terms(connection, before.customer_id).most_held_micro
-        _make_room(connection, before.customer_id, to_micro, most, by.now_ms, key)
+        make_room(connection, before.customer_id, to_micro, most, by.now_ms, key)
     found = _held(connection, key, by.now_ms)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")

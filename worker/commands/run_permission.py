@@ -26,7 +26,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS
 from drawdown.worker.catalog.wallets import wallets_at
-from drawdown.worker.verdict.metered import freed_by_now
+from drawdown.worker.verdict.metered import freed_by_now, shrink_of
 
 SQL = queries(__file__)
 
@@ -115,6 +115,21 @@ def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> acco
     """A wallet as it is once all is true that is due in it, and holds are no larger than metering has left them."""
     found = maturing.look_ahead(connection, customer_id, now_ms)
     return replace(found, held_micro=found.held_micro - freed_by_now(connection, customer_id, now_ms))
+
+
+def make_room(
+    connection: sa.Connection,
+    customer_id: str,
+    wanted_micro: int,
+    most_held_micro: int | None,
+    now_ms: int,
+    own: str = "",
+) -> None:
+    """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held."""
+    found = accounts.read_wallets(connection, [customer_id])[customer_id]
+    above = most_held_micro is not None and found.held_micro + wanted_micro > most_held_micro
+    if found.held_micro and (above or found.available_micro < wanted_micro):
+        shrink_of(connection, [customer_id], now_ms, own)
 
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
@@ -239,7 +254,7 @@ def _require_said(request: Request) -> None:
     if request.sandboxes and request.settled_by is None:
         raise Denied(
             "unsaid_settlement",
-            "say who charges for the sandboxes: metering, by their samples; or the receipt, and then nobody meters them",
+            "say who charges for the sandboxes: metering, by samples; or the receipt, and then nobody meters them",
         )
     if request.settled_by != "metering":
         return
