@@ -16,7 +16,7 @@ from tests.whole import share
 
 @pytest.mark.parametrize("machine", [Metering, Shrunk])
 def test_any_order_of_acts_and_usage_pays_for_nothing_twice(machine: Any) -> None:
-    run_state_machine_as_test(machine, settings=scale(share(15, whole=200), 30))
+    run_state_machine_as_test(machine, settings=scale(share(8, whole=200), 20))
 
 
 def _shrinks_twice(connection: Any, runs: Any, now_ms: int) -> None:
@@ -66,5 +66,5 @@ def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> Non
     module, name, wrong = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)
     with pytest.raises(Exception) as seen:
-        run_state_machine_as_test(Shrunk, settings=until_red(200, 30))
+        run_state_machine_as_test(Shrunk, settings=until_red(60, 30))
     assert isinstance(seen.value, Exception)
