@@ -122,6 +122,9 @@ class Metering(RuleBasedStateMachine):
                 if run.state == "held" and run.until <= self.now and run.boxes & boxes:
                     self.runs[name] = replace(run, state="expired")
             self.runs[key] = Run(amount, self.now, self.now + for_ms, boxes)
+            if boxes:
+                charged = self.told(lambda c: executions.settle(c, key, Cost(1), self.fleet.by))
+                assert charged == "metered", "a run that metering settles took a cost"
 
     @rule(which=st.integers(0, 3), cost=st.sampled_from([None, None, 400]), gives_up=st.booleans())
     def end(self, which: int, cost: int | None, gives_up: bool) -> None:
