@@ -162,10 +162,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "execution accept e-1 --org acme --estimate 6 --project site",
         "execution accept e-2 --org acme --use tokens_in=200000 --use tokens_out=8000 --overage cap --for 20m",
         "execution accept e-3 --org acme --estimate 6 --supplier pixel",
+        "execution accept b-1 --org acme --estimate 6 --settled-by metering --sandbox sb-1 --sandbox sb-2",
     ),
     "execution draw": ("execution draw e-1 1 --credits 2.50", "execution draw e-2 1 --use tokens_in=40000"),
     "execution extend": ("execution extend e-1", "execution extend e-1 --to 9 --for 2h"),
-    "execution settle": ("execution settle e-1 --actual 4",),
+    "execution settle": ("execution settle e-1 --actual 4", "execution settle b-1"),
     "execution release": (
         "execution release e-2 --reason 'the build was cancelled'",
         "execution release e-2 --incurred 1.20 --reason 'cancelled half way'",

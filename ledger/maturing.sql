@@ -28,6 +28,8 @@ ORDER BY reservation LIMIT :at_most {for_update}
 SELECT account_id FROM ledger_accounts WHERE account_id IN :accounts ORDER BY account_id {for_update}
 
 -- name: expire
+UPDATE reservation_sandboxes SET is_open = FALSE
+WHERE is_open AND reservation IN (SELECT reservation FROM {rows :due (reservation text)} d);
 UPDATE reservations SET state = 'expired', ended_ms = :now_ms, ended_by = 'drawdown', ended_reason = 'expired'
 WHERE reservation IN (SELECT reservation FROM {rows :due (reservation text)} d)
 RETURNING reservation, org_id, customer_id, project, subject, action, amount_micro, drawn_micro, expires_ms,

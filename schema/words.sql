@@ -104,3 +104,12 @@ FROM (
 -- name: low_level
 -- At which balance the organisation `o` is low: by its own level, also where that is none, or by everybody's.
 (SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (o.org_id, '') ORDER BY l.org_id DESC LIMIT 1)
+
+-- name: named_sandboxes [sqlite]
+-- The sandboxes that a run of `reservations` names, as JSON.
+(SELECT json_group_array(x.sandbox_id) FROM (SELECT n.sandbox_id FROM reservation_sandboxes n
+    WHERE n.reservation = reservations.reservation ORDER BY n.sandbox_id) x) AS sandboxes
+
+-- name: named_sandboxes [postgresql]
+COALESCE((SELECT CAST(json_agg(n.sandbox_id ORDER BY n.sandbox_id) AS TEXT) FROM reservation_sandboxes n
+    WHERE n.reservation = reservations.reservation), '[]') AS sandboxes

@@ -76,17 +76,25 @@ class Fleet:
         write(self.engine, lambda c: assign(c, orgs, provider, self.by, from_ms=from_ms))
 
     def sample(
-        self, org: str, ts: int, interval_s: object = 60, memory_mb: object = 1024, *, sample_id: str | None = None
+        self,
+        org: str,
+        ts: int,
+        interval_s: object = 60,
+        memory_mb: object = 1024,
+        *,
+        sample_id: str | None = None,
+        sandbox: str = "box",
     ) -> str:
         """Insert one sample as another program would."""
         self._samples += 1
         name = sample_id or f"s{self._samples}"
         self.write(
             "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-            "VALUES (:id, :org, 'box', 'cell-1', :memory_mb, :interval_s, :ts, :now)",
+            "VALUES (:id, :org, :sandbox, 'cell-1', :memory_mb, :interval_s, :ts, :now)",
             {
                 "id": name,
                 "org": org,
+                "sandbox": sandbox,
                 "memory_mb": memory_mb,
                 "interval_s": interval_s,
                 "ts": ts,

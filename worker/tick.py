@@ -36,7 +36,7 @@ from drawdown.worker.seal.newcomers import register_unknown_orgs_by_arrival
 from drawdown.worker.seal.statements import Sealed, SealRequest
 from drawdown.worker.seal.stops import stop_org
 from drawdown.worker.topup.fill import fill
-from drawdown.worker.verdict.holds import expire_holds
+from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from drawdown.worker.verdict.overrides import end_overrides, release_exempt
 from drawdown.worker.verdict.project import project
 from drawdown.worker.views.backlog import read_backlog
@@ -74,6 +74,7 @@ def tick(context: Context) -> Steps[Report]:
     # Of one that may not be used nothing is accepted: what was, before, predicts no end.
     report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
     report.accepted_at |= {provider: accepted_of(lane) for provider, lane in zip(ready, results, strict=True)}
+    yield from shrink_holds(context)
     # Halts of organisations that no provider here bills; and wallets that what was pushed has run low.
     others = yield Together([dispatch(context), _fill_and_tell(context, settling=settling)])
     collect(report, others)

@@ -9,11 +9,10 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
-from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
+from drawdown.cli.parsing import parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
-from drawdown.ledger.accounts import Wallet
+from drawdown.cli.run_answers import credits_of, said_of, show_settled, show_with_wallet
 from drawdown.ledger.runs.draws import Cost
-from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.run_permission import Request
@@ -28,6 +27,13 @@ class OverageName(StrEnum):
     charge = "charge"
     cap = "cap"
     refuse = "refuse"
+
+
+class SettledByName(StrEnum):
+    """Who charges for a run."""
+
+    receipt = "receipt"
+    metering = "metering"
 
 
 class StateName(StrEnum):
@@ -51,6 +57,13 @@ Project = Annotated[str | None, typer.Option(help="A label that lists are narrow
 Subject = Annotated[str | None, typer.Option(help="Who or what runs it; a label")]
 Action = Annotated[str | None, typer.Option(help="What is done; a label")]
 OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Who is owed a share of what it costs")]
+By = Annotated[
+    SettledByName | None,
+    typer.Option("--settled-by", help="Who charges: its receipt, or its sandboxes' samples", show_default="receipt"),
+]
+Sandboxes = Annotated[
+    list[str] | None, typer.Option("--sandbox", metavar="ID", help="A sandbox it runs in; may be repeated")
+]
 Overage = Annotated[OverageName, typer.Option(help="What becomes of a cost above the hold")]
 For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long the hold stands: 45m, 6h")]
 Queued = Annotated[bool, typer.Option("--queued", help="It waits in a queue: the hold stands for a day")]
@@ -67,17 +80,19 @@ def preview(
     subject: Subject = None,
     action: Action = None,
     supplier: OfSupplier = None,
+    settled_by: By = None,
+    sandbox: Sandboxes = None,
 ) -> None:
     """Say whether a run would be accepted now, and what would be held. Changes nothing."""
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
-    request = _request(org, estimate, use, **labels)
+    request = _request(org, estimate, use, **labels, **_settled_by(settled_by, sandbox))
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
     line = f"allowed: {amount} credits would be held of {show_credits(found.available_micro or 0)} available"
     if not found.allowed:
         line = f"refused at {found.step or 'the request'} ({found.code}): {found.reason}"
-    show(app, {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}, [line])
+    show(app, {**vars(found), **credits_of(amount=found.amount_micro, available=found.available_micro)}, [line])
     if not found.allowed:
         raise typer.Exit(Exit.PERSON)
 
@@ -93,6 +108,8 @@ def accept(
     subject: Subject = None,
     action: Action = None,
     supplier: OfSupplier = None,
+    settled_by: By = None,
+    sandbox: Sandboxes = None,
     overage: Overage = OverageName.charge,
     for_: For = None,
     queued: Queued = False,
@@ -102,13 +119,14 @@ def accept(
     """Hold what a run may cost, before it starts."""
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
-    request = _request(org, estimate, use, **labels, overage=overage.value, for_ms=_length(for_), queued=queued)
+    more = {"overage": overage.value, "for_ms": _length(for_), "queued": queued, **_settled_by(settled_by, sandbox)}
+    request = _request(org, estimate, use, **labels, **more)
     by = app.by(actor, reason)
     done = app.write(lambda c: executions.accept(c, key, request, by))
     found = done.reservation
     said = "was accepted before: nothing was added" if done.repeated else "accepted"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
-    _show(app, found, done.wallet, line, repeated=done.repeated)
+    show_with_wallet(app, found, done.wallet, line, repeated=done.repeated)
 
 
 @commands.command()
@@ -124,7 +142,7 @@ def draw(
     """Charge a part of a run that goes on."""
     app: App = context.obj
     by, cost = app.by(actor, reason), _cost(credits, use)
-    _show_settled(app, app.write(lambda c: executions.draw(c, key, number, cost, by)), f"{key}: draw {number}")
+    show_settled(app, app.write(lambda c: executions.draw(c, key, number, cost, by)), f"{key}: draw {number}")
 
 
 @commands.command()
@@ -143,7 +161,7 @@ def extend(
     found = done.reservation
     said = "nothing changes" if done.repeated else "extended"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
-    _show(app, found, done.wallet, line, repeated=done.repeated)
+    show_with_wallet(app, found, done.wallet, line, repeated=done.repeated)
 
 
 @commands.command()
@@ -155,10 +173,11 @@ def settle(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """End a run: charge what it cost in all, once, and free the rest of its hold."""
+    """End a run: charge what it cost in all, once, and free the rest of its hold. One that metering charges has no
+    cost."""
     app: App = context.obj
-    by, cost = app.by(actor, reason), _cost(actual, use)
-    _show_settled(app, app.write(lambda c: executions.settle(c, key, cost, by)), f"{key}: settled")
+    by, cost = app.by(actor, reason), None if actual is None and not use else _cost(actual, use)
+    show_settled(app, app.write(lambda c: executions.settle(c, key, cost, by)), f"{key}: settled")
 
 
 @commands.command()
@@ -176,7 +195,7 @@ def release(
     app: App = context.obj
     by = app.by(actor, reason)
     cost = None if incurred is None and not use else _cost(incurred, use)
-    _show_settled(app, app.write(lambda c: executions.release(c, key, cost, by)), f"{key}: released")
+    show_settled(app, app.write(lambda c: executions.release(c, key, cost, by)), f"{key}: released")
 
 
 @commands.command()
@@ -218,12 +237,12 @@ def list_(
     chosen = RunFilter(states, org, project, subject, action)
     found = app.read(lambda c: list_runs(c, chosen, most))
     rows = [
-        (run.reservation, run.org_id, run.project, run.state, show_credits(run.amount_micro),
+        (run.reservation, run.org_id, run.project, run.state, run.settled_by, show_credits(run.amount_micro),
          show_credits(run.drawn_micro), show_credits(run.left_micro), show_time(run.expires_ms))
         for run in found
     ]  # fmt: skip
-    columns = ("run", "org", "project", "state", "#reserved", "#drawn", "#held", "expires")
-    show(app, {"runs": [_said(run) for run in found]}, [table("Runs", columns, rows)])
+    columns = ("run", "org", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
+    show(app, {"runs": [said_of(run) for run in found]}, [table("Runs", columns, rows)])
 
 
 @commands.command("show")
@@ -236,9 +255,11 @@ def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
         for entry in entries
     ]
     columns = ("at", "#credits", "feature", "#quantity", "key")
-    said = [(name, value) for name, value in facts(vars(run)) if name != "fingerprint"]
+    said = [
+        (name, value) for name, value in facts({**vars(run), "sandboxes": " ".join(run.named)}) if name != "fingerprint"
+    ]
     tables = [table(key, ("", ""), said), table("Drawn", columns, rows)]
-    show(app, {"run": _said(run), "entries": entries}, tables)
+    show(app, {"run": said_of(run), "entries": entries}, tables)
 
 
 def _request(org: str, estimate: str | None, use: list[str] | None, **more: object) -> Request:
@@ -247,6 +268,10 @@ def _request(org: str, estimate: str | None, use: list[str] | None, **more: obje
     except UsageError as error:
         raise UsageError(f"--estimate {error}", code="bad_estimate") from error
     return Request(org, amount, _quantities(use), **more)  # type: ignore[arg-type]
+
+
+def _settled_by(name: SettledByName | None, sandbox: list[str] | None) -> dict[str, object]:
+    return {"settled_by": None if name is None else name.value, "sandboxes": tuple(sandbox or ())}
 
 
 def _cost(credits: str | None, use: list[str] | None) -> Cost:
@@ -266,31 +291,3 @@ def _quantities(use: list[str] | None) -> dict[str, int] | None:
 
 def _length(text: str | None) -> int | None:
     return None if text is None else parse_length(text, "--for")
-
-
-def _said(run: Reservation) -> dict[str, object]:
-    kept = {name: value for name, value in vars(run).items() if name != "fingerprint"}
-    return {**kept, **_credits(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro)}
-
-
-def _credits(**micro: int | None) -> dict[str, object]:
-    return {name: None if value is None else in_credits(value) for name, value in micro.items()}
-
-
-def _show_settled(app: App, done: executions.Settled, said: str) -> None:
-    drawn = done.drawn
-    line = f"{said}; {show_credits(drawn.charged_micro)} credits were charged"
-    if drawn.repeated:
-        line = f"{said} before, at {show_credits(drawn.reservation.drawn_micro)} credits: nothing was charged"
-    if drawn.written_off_micro:
-        line += f", {show_credits(drawn.written_off_micro)} above the hold were not"
-    more = _credits(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
-    _show(app, drawn.reservation, done.wallet, line, repeated=drawn.repeated, **more)
-
-
-def _show(app: App, run: Reservation, wallet: Wallet, line: str, **more: object) -> None:
-    there = (
-        f"{run.customer_id}: {show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} held"
-    )
-    result = {**_said(run), **more, **_credits(available=wallet.available_micro, balance=wallet.balance_micro)}
-    show(app, result, [line, there])

@@ -2,7 +2,8 @@
 
 Guarantee: each number of a run is drawn once, with one content. What a run ended with never changes. An amount that was
 given in base units is priced by the rate card of its acceptance. What lies above the hold goes by the run's overage:
-charged, capped (what is above is written off by an entry of its own), or refused.
+charged, capped (what is above is written off by an entry of its own), or refused. A run that metering settles is never
+charged here: no entry is of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, post
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.runs.reservations import Denied, Reservation, State, free
+from drawdown.ledger.runs.reservations import NO_SANDBOXES, Denied, Reservation, State, free
 from drawdown.ledger.settlements import owe
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
@@ -62,8 +63,10 @@ class Drawn:
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
     """Charge a part of a run that goes on, under a number of the caller's. `found` is held by this transaction.
 
-    Errors: Denied `other_content` for a number that was used for something else, `ended`, `beyond_hold`, `no_rate`.
+    Errors: Denied `other_content` for a number that was used for something else, `ended`, `beyond_hold`, `no_rate`,
+    `metered`.
     """
+    _require_unmetered(found, cost)
     lines = _priced(found, cost, card)
     before = _lines_of(connection, found, f"d{number}")
     if before:
@@ -88,8 +91,9 @@ def finish(
     transaction.
 
     Errors: Denied `ended` for a run that ended otherwise, `other_content` for another cost, `below_drawn` for less than
-    was drawn before, `beyond_hold`, `no_rate`.
+    was drawn before, `beyond_hold`, `no_rate`, `metered` for a cost of a run that metering settles.
     """
+    _require_unmetered(found, cost)
     if found.state == state:
         return _again(connection, found, cost, card)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
@@ -111,9 +115,20 @@ def finish(
         ended_reason=by.reason,
     )
     SQL.run(connection, "finish", vars(after))
+    if found.sandboxes != NO_SANDBOXES:
+        SQL.run(connection, "close", vars(after))
     free(connection, found, after)
     owe(connection, after, by.now_ms)
     return Drawn(after, charged, off, repeated=False)
+
+
+def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
+    if cost is not None and found.settled_by == "metering":
+        raise Denied(
+            "metered",
+            f"the samples of its sandboxes charge for {found.reservation}: draw nothing, and settle or release it "
+            "without a cost",
+        )
 
 
 def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, card: RateCard) -> Drawn:

@@ -8,6 +8,9 @@ UPDATE reservations SET drawn_micro = :drawn_micro, state = :state, ended_ms = :
     ended_reason = :ended_reason
 WHERE reservation = :reservation
 
+-- name: close
+UPDATE reservation_sandboxes SET is_open = FALSE WHERE reservation = :reservation
+
 -- name: entries_of
 -- What was posted under one number of a run.
 SELECT key, feature, quantity, amount_micro FROM ledger_entries

@@ -8,6 +8,8 @@ key with other content is refused. What is due by time is made true before a bal
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
@@ -15,9 +17,11 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import read_wallets, wallet_account
 from drawdown.ledger.maturing import expire, mature
+from drawdown.ledger.runs import sandboxes
+from drawdown.ledger.runs.denied import Denied as Denied
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
-from drawdown.schema.errors import DatabaseBusy, Refused
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MICRO
 
@@ -25,6 +29,9 @@ SQL = queries(__file__)
 
 Overage: TypeAlias = Literal["charge", "cap", "refuse"]
 State: TypeAlias = Literal["held", "settled", "released", "expired"]
+SettledBy: TypeAlias = Literal["receipt", "metering"]
+"""Who charges for a run: itself, by what it draws and ends with; or the samples of the sandboxes that it names."""
+NO_SANDBOXES: Final = "[]"
 NO_END_MICRO: Final = 2**62
 """More than any wallet holds."""
 MATURE_TRIES: Final = 3
@@ -33,19 +40,11 @@ MOST_HOLDERS_SAID: Final = 3
 """Of those who hold a wallet's credit, in a refusal."""
 
 
-class Denied(Refused):
-    """A run, or a step of it, that is refused, under a code of its own."""
-
-    def __init__(self, code: str, text: str, step: str | None = None) -> None:
-        super().__init__(text)
-        self.code, self.step = code, step
-
-
 @dataclass(frozen=True)
 class Ask:
     """What a run asks for. `amount_micro` is what is held for it, in micro-credits; `estimate` the base units by
     feature it was priced from, as JSON, where it was. Times are milliseconds; project, subject and action are labels.
-    `fingerprint` tells a repetition from another request under the same key."""
+    `fingerprint` tells a repetition from another request under the same key; `sandboxes` are ids as JSON, in order."""
 
     reservation: str
     org_id: str
@@ -59,11 +58,14 @@ class Ask:
     subject: str | None = None
     action: str | None = None
     supplier: str | None = None
+    settled_by: SettledBy = "receipt"
+    sandboxes: str = NO_SANDBOXES
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """A row of `reservations`: micro-credits and milliseconds."""
+    """A row of `reservations`: micro-credits and milliseconds; the ids of its sandboxes as JSON, in order. What a run
+    that metering settles has drawn, metering charged."""
 
     reservation: str
     org_id: str
@@ -85,6 +87,14 @@ class Reservation:
     actor: str
     reason: str
     supplier: str | None
+    settled_by: SettledBy
+    sandboxes: str
+
+    @property
+    def named(self) -> list[str]:
+        """The sandboxes it names."""
+        names: list[str] = json.loads(self.sandboxes)
+        return names
 
     @property
     def left_micro(self) -> int:
@@ -131,10 +141,14 @@ def hold(connection: sa.Connection, reservation: str) -> Reservation | None:
 
 
 def reserve(
-    connection: sa.Connection, ask: Ask, by: By, most_held_micro: int | None = None
+    connection: sa.Connection,
+    ask: Ask,
+    by: By,
+    most_held_micro: int | None = None,
+    make_room: Callable[[], None] = lambda: None,
 ) -> tuple[Reservation, bool]:
     """Hold what a run may cost, where all of a wallet's runs may hold `most_held_micro`; the reservation, and whether
-    it was there before.
+    it was there before. `make_room` is called before the wallet is locked for a new one.
 
     Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, or `no_credit` where
     there is no room.
@@ -147,6 +161,10 @@ def reserve(
         if found.fingerprint != ask.fingerprint:
             raise other_content(ask.reservation)
         return found, True
+    if ask.sandboxes != NO_SANDBOXES:
+        sandboxes.take(connection, ask.reservation, ask.org_id, ask.customer_id, json.loads(ask.sandboxes), by.now_ms)
+        found = replace(found, sandboxes=ask.sandboxes)
+    make_room()
     if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, most_held_micro):
         raise _no_room(connection, ask.customer_id, ask.amount_micro, ask.reservation, most_held_micro)
     return found, False

@@ -30,6 +30,7 @@ from drawdown.schema.tables.ledger import (
     ledger_lots,
     ledger_plans,
     ledger_rates,
+    reservation_sandboxes,
     reservations,
     run_blocks,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "quarantine_closed",
     "reconciliations",
     "replays",
+    "reservation_sandboxes",
     "reservations",
     "run_blocks",
     "sample_conflicts",

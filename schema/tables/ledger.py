@@ -112,6 +112,7 @@ run_blocks = sa.Table(
 )
 
 _HELD = sa.text("state = 'held'")
+_METERING = sa.text("state = 'held' AND settled_by = 'metering'")
 _OF_SUPPLIER = sa.text("supplier IS NOT NULL")
 _EXPIRED = sa.text("state = 'expired'")
 reservations = sa.Table(
@@ -136,8 +137,12 @@ reservations = sa.Table(
     sa.Column("fingerprint", sa.Text, nullable=False),
     *said_columns(),
     id_column("supplier", null=True),
+    sa.Column("settled_by", sa.Text, nullable=False, server_default="receipt"),
+    sa.Column("metered_before_micro", Big, nullable=False, server_default="0"),
+    ms_column("metered_to_ms", null=True),
     sa.CheckConstraint("state IN ('held', 'settled', 'released', 'expired')", name="reservations_state"),
     sa.CheckConstraint("overage IN ('charge', 'cap', 'refuse')", name="reservations_overage"),
+    sa.CheckConstraint("settled_by IN ('receipt', 'metering')", name="reservations_settled_by"),
     sa.CheckConstraint("amount_micro > 0 AND drawn_micro >= 0 AND expires_ms > accepted_ms", name="reservations_sane"),
     sa.CheckConstraint("(state = 'held') = (ended_ms IS NULL)", name="reservations_end"),
     sa.Index("reservations_held_by_wallet", "customer_id", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
@@ -146,7 +151,22 @@ reservations = sa.Table(
     sa.Index("reservations_by_supplier", "supplier", "state", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
     sa.Index("reservations_expired", "ended_ms", sqlite_where=_EXPIRED, postgresql_where=_EXPIRED),
     sa.Index("reservations_owed_by_wallet", "customer_id", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
-    comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good.",
+    sa.Index("reservations_metering", "customer_id", "reservation", sqlite_where=_METERING, postgresql_where=_METERING),
+    comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good. drawn_micro "
+    "of a run that metering settles: what metering charged for its sandboxes, of which metered_before_micro in windows "
+    "before metered_to_ms, which are not looked at again.",
+)
+
+_OPEN = sa.text("is_open")
+reservation_sandboxes = sa.Table(
+    "reservation_sandboxes",
+    metadata,
+    id_column("reservation", key=True),
+    id_column("sandbox_id", key=True),
+    id_column("org_id"),
+    sa.Column("is_open", sa.Boolean, nullable=False),
+    sa.Index("reservation_sandboxes_open", "sandbox_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+    comment="The sandboxes that a run names, for good. is_open: it goes on, and no other run may name them.",
 )
 
 _TO_COME = sa.text("begins_ms > at_ms")

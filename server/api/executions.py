@@ -130,6 +130,8 @@ def _request(order: models.PreviewOrder, said: Said) -> run_permission.Request:
         overage=order.overage,
         for_ms=order.for_ms,
         queued=order.queued,
+        settled_by=order.settled_by,
+        sandboxes=tuple(order.sandboxes),
     )
 
 
@@ -162,7 +164,7 @@ def _extend(connection: sa.Connection, order: models.ExtendOrder, said: Said, *,
 
 
 def _settle(connection: sa.Connection, order: models.SettleOrder, said: Said, *, key: str) -> Mapping[str, object]:
-    cost = Cost(order.actual, order.use)
+    cost = None if order.actual is None and order.use is None else Cost(order.actual, order.use)
     return _charged(executions.settle(connection, _own(connection, key, said), cost, said.by(order.reason)))
 
 
@@ -209,7 +211,7 @@ def _run(run: Reservation) -> dict[str, object]:
     del kept["amount_micro"]
     use = None if run.estimate is None else json.loads(run.estimate)
     amounts = {"reserved": run.amount_micro, "drawn": run.drawn_micro, "held": run.left_micro}
-    return {"key": run.reservation, **kept, "use": use, **_both(amounts)}
+    return {"key": run.reservation, **kept, "sandboxes": run.named, "use": use, **_both(amounts)}
 
 
 def _with_wallet(run: Reservation, wallet: Wallet, **more: object) -> dict[str, object]:

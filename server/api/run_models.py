@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS, micro_of
-from drawdown.worker.commands.run_permission import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS
+from drawdown.worker.commands.run_permission import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS, MOST_SANDBOXES
 
 MOST_ROWS: Final = 1_000
 """Of one answer."""
@@ -39,6 +39,7 @@ Credits = Annotated[
 ]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_clean)]
 Uses = Annotated[dict[Id, Annotated[int, Field(ge=0, lt=2**53)]], Field(min_length=1, max_length=MOST_FEATURES)]
+Sandboxes = Annotated[list[Id], Field(max_length=MOST_SANDBOXES)]
 Why = Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS, pattern=r"^[^\x00]+$")]
 LifeMs = Annotated[int, Field(ge=LEAST_LIFE_MS, le=MOST_LIFE_MS)]
 
@@ -48,7 +49,8 @@ class _Body(BaseModel):
 
 
 class PreviewOrder(_Body):
-    """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`)."""
+    """As `drawdown execution preview`. An estimate is in credits (`estimate`), or in base units by feature (`use`). An
+    order with `sandboxes` says who charges for them (`settled_by`)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "estimate": 6}]})
 
@@ -62,6 +64,8 @@ class PreviewOrder(_Body):
     overage: Literal["charge", "cap", "refuse"] = "charge"
     for_ms: LifeMs | None = None
     queued: bool = False
+    settled_by: Literal["receipt", "metering"] | None = None
+    sandboxes: Sandboxes = Field(default_factory=list)
 
 
 class AcceptOrder(PreviewOrder):
@@ -98,7 +102,7 @@ class ExtendOrder(_Body):
 
 
 class SettleOrder(_Body):
-    """As `drawdown execution settle`: what the run cost in all."""
+    """As `drawdown execution settle`: what the run cost in all; nothing of a run that metering charges."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"actual": 4}]})
 
@@ -163,7 +167,8 @@ class PreviewAnswer(BaseModel):
 
 
 class Run(BaseModel):
-    """A run. `reserved`: for how much it was accepted; `held`: what of its wallet it holds still."""
+    """A run. `reserved`: for how much it was accepted; `held`: what of its wallet it holds still. What a run that
+    metering settles has `drawn`, the samples of its `sandboxes` charged."""
 
     key: str
     org_id: str
@@ -188,6 +193,9 @@ class Run(BaseModel):
     ended_reason: str | None
     actor: str
     reason: str
+    supplier: str | None
+    settled_by: Literal["receipt", "metering"]
+    sandboxes: list[str]
 
 
 class RunAnswer(Run):

@@ -5,6 +5,55 @@ from __future__ import annotations
 from tests.integration.breaking import Broken
 
 CREDIT = {
+    "a sandbox that was metered under a receipt": Broken(
+        10,
+        ("UPDATE usage_samples SET sandbox_id = 'box-receipt' WHERE org_id = 'boxed' AND sandbox_id = 'another'",),
+        "box-receipt was metered for 60 s from",
+        org="boxed",
+    ),
+    "a receipt of a run that metering settles": Broken(
+        10,
+        (
+            "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason, "
+            "reservation) SELECT 'run:metered:final:*', 'run', 'wallet:boxed', 'revenue', 5, accepted_ms, "
+            "accepted_ms, 't', 't', 'metered' FROM reservations WHERE reservation = 'metered'",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro - 5 WHERE account_id = 'wallet:boxed'",
+        ),
+        "run:metered:final:* charges 5 for metered, which metering charges for",
+        org="boxed",
+    ),
+    "a run that meters no sandbox": Broken(
+        10,
+        ("DELETE FROM reservation_sandboxes WHERE reservation = 'metered'",),
+        "metering charges for metered, which names no sandbox",
+        org="boxed",
+    ),
+    "a sandbox that is free though its run goes on": Broken(
+        10,
+        ("UPDATE reservation_sandboxes SET is_open = FALSE WHERE reservation = 'metered'",),
+        "box-metering is free, and metered, which names it, is held",
+        org="boxed",
+    ),
+    "a hold that shrank by more than its sandboxes used": Broken(
+        10,
+        (
+            "UPDATE reservations SET drawn_micro = drawn_micro + 1 WHERE reservation = 'metered'",
+            "UPDATE ledger_accounts SET held_micro = held_micro - 1 WHERE account_id = 'wallet:boxed'",
+        ),
+        "the hold of metered shrank by 6001; the samples of its sandboxes come to 6000",
+        org="boxed",
+    ),
+    "a hold that shrank by more than was charged": Broken(
+        10,
+        (
+            "UPDATE ledger_entries SET amount_micro = amount_micro - 1 WHERE from_account = 'wallet:boxed' AND ts >= "
+            "(SELECT accepted_ms - accepted_ms % 300000 FROM reservations WHERE reservation = 'metered')",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro + 1 WHERE account_id = 'wallet:boxed'",
+        ),
+        "the hold of metered shrank by 6000; metering charged its wallet 5999",
+        org="boxed",
+        also=(2,),
+    ),
     "a hold off by one": Broken(
         10,
         ("UPDATE ledger_accounts SET held_micro = held_micro + 1 WHERE account_id = 'wallet:acme'",),

@@ -80,6 +80,7 @@ def busy(engine: sa.Engine) -> Fleet:
     _lateness(fleet, wrong)
     _topped_up(fleet)
     _planned(fleet)
+    _boxed(fleet)
     _reject_and_void(fleet)
     write(engine, lambda c: stop_org(c, org_id="stuck", reason="a test", now_ms=fleet.clock.at_ms, actor="test"))
     fleet.sample("stuck", fleet.clock.at_ms)
@@ -205,6 +206,23 @@ def _suppliers(fleet: Fleet) -> None:
         settlements.reverse(connection, "sold", "r-2", 5, by)
 
     write(fleet.engine, work)
+
+
+def _boxed(fleet: Fleet) -> None:
+    """A run whose receipt charges for its sandbox, and one whose sandbox is metered, beside one that no run names."""
+    by = fleet.by
+    ago = replace(by, now_ms=by.now_ms - 3 * WINDOW_MS)
+    fleet.assign("boxed", from_ms=T0)
+
+    def work(connection: sa.Connection) -> None:
+        grant(connection, "boxed", 100_000, ago, key="boxed", plan=None)
+        for key, said, at in (("receipted", "receipt", ago), ("metered", "metering", by)):
+            request = Request("boxed", 20_000, settled_by=said, sandboxes=(f"box-{said}",))  # type: ignore[arg-type]
+            executions.accept(connection, key, request, at)
+
+    write(fleet.engine, work)
+    fleet.sample("boxed", ago.now_ms + 1, sandbox="another")
+    fleet.sample("boxed", by.now_ms + 1, sandbox="box-metering")
 
 
 def _topped_up(fleet: Fleet) -> None:

@@ -4,6 +4,7 @@ pushes are charged to meanwhile)."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -14,13 +15,15 @@ from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.run_permission import Request
-from drawdown.worker.verdict.holds import expire_holds
+from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from tests.interleave.party import Party, plain, step
-from tests.interleave.stage import NOW, Stage
+from tests.interleave.stage import FLIP, NOW, Stage
 
 LAB: Final = "lab"
 """A customer with ten micro-credits, of which all but one are held: six by a run that is over and not expired yet. Two
 more ended, and one began, neither booked yet."""
+METERED: Final = Request("acme", 10**6, for_ms=360 * MINUTE_MS, settled_by="metering", sandboxes=("box",))
+"""What all samples of acme are of: its hold has not shrunk by any of them yet."""
 
 
 def begin(stage: Stage) -> None:
@@ -39,6 +42,7 @@ def begin(stage: Stage) -> None:
         ("over", Request(LAB, 6), hour_ago),
         ("going", Request(LAB, 3, for_ms=two_hours), hour_ago),
         ("acme-going", Request("acme", 9), stage.by),
+        ("acme-metered", METERED, By(FLIP, "somebody", "explored")),
     ):
         write(stage.engine, partial(executions.accept, key=key, request=request, by=by))
 
@@ -73,5 +77,11 @@ RUNS: Final = (
         "cli.nouns.executions:block",
         lambda s, c: executions.block(c, "acme", "project", "site", s.by),
     ),
+    _run("accept metering", "accept", "new-metered", replace(METERED, sandboxes=("box-acme", "box-new"))),
+    _run("accept the same sandbox", "accept", "same-box", replace(METERED, sandboxes=("box-acme",))),
+    _run("accept the sandbox of another", "accept", "its-box", METERED),
+    _run("extend metered", "extend", "acme-metered", 2 * 10**6, None),
+    _run("settle metered", "settle", "acme-metered", None),
+    step("shrink_holds", lambda s: shrink_holds(s.context("other"))),
     step("expire_holds", lambda s: expire_holds(s.context("other"))),
 )

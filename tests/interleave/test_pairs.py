@@ -36,6 +36,13 @@ PAIRS = (
     ("cli.nouns.tiers:buy", "cli.nouns.ledger:grant onto a plan"),
     ("cli.nouns.executions:accept in a new month", "expire_holds"),
     ("cli.nouns.settlements:batch", "cli.nouns.executions:settle pixel's"),
+    ("shrink_holds", "shrink_holds"),
+    ("shrink_holds", "cli.nouns.executions:settle metered"),
+    ("cli.nouns.executions:settle metered", "shrink_holds"),
+    ("cli.nouns.executions:extend metered", "shrink_holds"),
+    ("cli.nouns.executions:accept metering", "cli.nouns.executions:accept the same sandbox"),
+    ("cli.nouns.executions:accept the sandbox of another", "cli.nouns.executions:settle metered"),
+    ("settle", "shrink_holds"),
 )
 
 

@@ -153,3 +153,58 @@ def test_keys_of_0025_go_on_and_nothing_is_known_of_their_use(
     write(engine, lambda c: c.execute(sa.text(f"UPDATE api_keys SET used_ms = {T0 + 1}")))
     assert read(engine, lambda c: list_keys(c, T0, 9))[0].used_ms == T0 + 1
     engine.dispose()
+
+
+RUNS = (
+    "INSERT INTO ledger_accounts (account_id, balance_micro, held_micro, next_due_ms) "
+    f"VALUES ('wallet:acme', 90, 40, {T0 + 60_000})",
+    *(
+        "INSERT INTO reservations (reservation, org_id, customer_id, amount_micro, drawn_micro, state, overage, "
+        "accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason) VALUES "
+        f"('{key}', 'acme', 'acme', {amount}, {drawn}, '{state}', 'charge', {T0}, {T0 + 60_000}, {end}, NULL, NULL, "
+        "'f', 'ann', 'r')"
+        for key, amount, drawn, state, end in (("going", 50, 10, "held", "NULL"), ("off", 9, 0, "released", T0 + 5))
+    ),
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_runs_of_0025_have_receipts_and_name_no_sandbox(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "sqlite":
+        engine = connect(f"sqlite:///{tmp_path}/old.db")
+    else:
+        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "metered"))
+
+    def rows(text: str) -> list[tuple[object, ...]]:
+        return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])
+
+    kept = (
+        "SELECT reservation, org_id, customer_id, amount_micro, drawn_micro, state, overage, accepted_ms, expires_ms, "
+        "ended_ms, fingerprint, actor, reason, supplier FROM reservations ORDER BY 1"
+    )
+    with engine.begin() as connection:
+        migrate_to(connection, "0025")
+        for statement in RUNS:
+            connection.execute(sa.text(statement))
+    before = rows(kept)
+    upgrade(engine)
+    assert rows(kept) == before
+    assert len(before) == 2
+    new = "SELECT settled_by, metered_before_micro, metered_to_ms FROM reservations"
+    assert rows(new) == [("receipt", 0, None)] * 2
+    assert rows("SELECT * FROM reservation_sandboxes") == []
+    named = "INSERT INTO reservation_sandboxes VALUES ('going', 'one', 'acme', TRUE), ('going', 'two', 'acme', FALSE)"
+    write(engine, lambda c: c.execute(sa.text(named)))
+    for statement, rule in {
+        "UPDATE reservations SET settled_by = 'metering'": "who charges",
+        "DELETE FROM reservation_sandboxes": "keeps its sandboxes",
+        "UPDATE reservation_sandboxes SET sandbox_id = 'three'": "keeps its sandboxes",
+        "UPDATE reservation_sandboxes SET is_open = TRUE": "keeps its sandboxes",
+        "INSERT INTO reservation_sandboxes VALUES ('off', 'one', 'acme', TRUE)": "(?i)unique",
+    }.items():
+        with pytest.raises(DBAPIError, match=rule):
+            write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
+    write(engine, lambda c: c.execute(sa.text("UPDATE reservation_sandboxes SET is_open = FALSE")))
+    engine.dispose()

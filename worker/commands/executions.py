@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, plans
+from drawdown.ledger import accounts, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations
 from drawdown.ledger.runs.draws import Cost, Drawn
+from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Ask, Denied, Reservation
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
@@ -31,6 +33,8 @@ from drawdown.worker.commands.run_permission import (
     Request,
     above_cap,
     fingerprint,
+    look_ahead,
+    make_room,
     permit,
     permit_together,
     require_life,
@@ -106,7 +110,7 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
         None if denied is None else str(denied),
         None if found is None else found.customer_id,
         None if found is None else found.amount_micro,
-        None if found is None else maturing.look_ahead(connection, found.customer_id, now_ms).available_micro,
+        None if found is None else look_ahead(connection, found.customer_id, now_ms).available_micro,
     )
 
 
@@ -124,7 +128,9 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
         return Accepted(before, True, _wallet(connection, before.customer_id))
     found = permit(connection, request, by.now_ms)
     ask = _ask_of(key, request, found, by.now_ms)
-    made, repeated = reservations.reserve(connection, ask, by, found.terms.most_held_micro)
+    most = found.terms.most_held_micro
+    room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
+    made, repeated = reservations.reserve(connection, ask, by, most, room)
     return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))
 
 
@@ -137,6 +143,8 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
     for one in asked:
         _require_key(one.key)
         require_sane(one.request)
+        if one.request.sandboxes:
+            raise NotTogether(f"{one.key} names sandboxes: it is asked for alone")
     permits = permit_together(connection, [one.request for one in asked], now_ms)
     asks = [
         (_ask_of(one.key, one.request, found, now_ms), one.by(now_ms))
@@ -163,6 +171,8 @@ def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
         subject=request.subject,
         action=request.action,
         supplier=request.supplier,
+        settled_by=request.settled_by or "receipt",
+        sandboxes=json.dumps(request.named),
     )
 
 
@@ -183,6 +193,10 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
         raise UsageError("a run holds more than nothing, and at most a thousand million credits")
+    before = None if to_micro is None else reservations.read(connection, key)
+    if before is not None and to_micro is not None:
+        most = plans.hold_terms(connection, before.customer_id).most_held_micro
+        make_room(connection, before.customer_id, to_micro, most, by.now_ms, key)
     found = _held(connection, key, by.now_ms)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
@@ -194,11 +208,12 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     return Accepted(grown, grown == found, _moved(connection, found.customer_id, by.now_ms))
 
 
-def settle(connection: sa.Connection, key: str, cost: Cost, by: By) -> Settled:
-    """End a run with what it cost in all; what is left of its hold is free. Errors: as `ledger.runs.draws.finish`;
-    UnknownId."""
+def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By) -> Settled:
+    """End a run with what it cost in all, or without a cost where metering charges for it; what is left of its hold is
+    free. Errors: as `ledger.runs.draws.finish`; UnknownId; UsageError."""
     found = _held(connection, key, by.now_ms)
-    drawn = draws.finish(connection, found, "settled", _sane(cost), read_rate_card(connection), by)
+    said = None if cost is None and found.settled_by == "metering" else _sane(cost or Cost())
+    drawn = draws.finish(connection, found, "settled", said, read_rate_card(connection), by)
     return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
 
 

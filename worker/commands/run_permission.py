@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -17,8 +17,8 @@ from drawdown.ledger import accounts, maturing, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard
-from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.reservations import Denied, Overage
+from drawdown.ledger.runs import reservations, sandboxes
+from drawdown.ledger.runs.reservations import Denied, Overage, SettledBy
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
@@ -26,6 +26,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS
 from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.verdict.metered import freed_by_now, shrink_of
 
 SQL = queries(__file__)
 
@@ -33,12 +34,15 @@ LEAST_LIFE_MS: Final = MINUTE_MS
 MOST_LIFE_MS: Final = 30 * DAY_MS
 MOST_FEATURES: Final = 100
 """Of one estimate or cost."""
+MOST_SANDBOXES: Final = 100
+"""That one run names."""
 
 
 @dataclass(frozen=True)
 class Request:
     """What a run is asked for: an estimate in micro-credits, or in base units by feature; labels; what becomes of what
-    lies above the hold; and for how long the hold stands (milliseconds; queued runs wait longer by default)."""
+    lies above the hold; and for how long the hold stands (milliseconds; queued runs wait longer by default). Whoever
+    names sandboxes says who charges for them: `metering`, by their samples, or the `receipt`."""
 
     org_id: str
     amount_micro: int | None = None
@@ -50,6 +54,13 @@ class Request:
     for_ms: int | None = None
     queued: bool = False
     supplier: str | None = None
+    settled_by: SettledBy | None = None
+    sandboxes: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> list[str]:
+        """Its sandboxes, each once and in order."""
+        return sorted(set(self.sandboxes))
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
     _require_unblocked(connection, request)
     if request.supplier is not None:
         ids.require(connection, ids.SUPPLIER, request.supplier)
+    if request.sandboxes:
+        _require_own_sandboxes(connection, request, now_ms)
     return Permit(customer, amount, terms)
 
 
@@ -91,11 +104,32 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
 def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
     """The last step, for a look ahead: holding decides it. Errors: Denied."""
-    wallet, most = maturing.look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
+    wallet, most = look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
     if most is not None and wallet.held_micro + found.amount_micro > most:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:
         raise reservations.no_credit(connection, found.customer_id, found.amount_micro)
+
+
+def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
+    """A wallet as it is once all is true that is due in it, and holds are no larger than metering has left them."""
+    found = maturing.look_ahead(connection, customer_id, now_ms)
+    return replace(found, held_micro=found.held_micro - freed_by_now(connection, customer_id, now_ms))
+
+
+def make_room(
+    connection: sa.Connection,
+    customer_id: str,
+    wanted_micro: int,
+    most_held_micro: int | None,
+    now_ms: int,
+    own: str = "",
+) -> None:
+    """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held."""
+    found = accounts.read_wallets(connection, [customer_id])[customer_id]
+    above = most_held_micro is not None and found.held_micro + wanted_micro > most_held_micro
+    if found.held_micro and (above or found.available_micro < wanted_micro):
+        shrink_of(connection, [customer_id], now_ms, own)
 
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
@@ -110,6 +144,15 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
     if row is not None:
         undo = f"`drawdown execution block --org {request.org_id} --{row.kind} {row.name} --undo`"
         raise Denied("blocked", f"the {row.kind} {row.name} is blocked ({row.reason}); {undo} lets it run", row.kind)
+
+
+def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: int) -> None:
+    """A sandbox that no host has told of yet may be named: it starts later."""
+    values = {"org_id": request.org_id, "names": request.named}
+    other = SQL.run(connection, "of_others", values).scalar()
+    if other is not None:
+        raise Denied("other_org", f"{other} is no sandbox of {request.org_id}: name its own ones")
+    sandboxes.require_free(connection, request.org_id, request.named, now_ms)
 
 
 def _to_hold(
@@ -173,9 +216,13 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
 
 
 def fingerprint(request: Request) -> str:
-    """Tells a repetition from another request under the same key. One without a supplier reads as before there were
-    any."""
-    said = json.dumps({k: v for k, v in asdict(request).items() if k != "supplier" or v}, sort_keys=True)
+    """Tells a repetition from another request under the same key. One without a supplier and sandboxes reads as before
+    there were any."""
+    content = {**asdict(request), "sandboxes": request.named}
+    for name in ("supplier", "settled_by", "sandboxes"):
+        if not content[name] or (name == "settled_by" and not request.sandboxes):
+            del content[name]
+    said = json.dumps(content, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 
@@ -186,7 +233,8 @@ def require_life(for_ms: int | None) -> None:
 
 
 def require_sane(request: Request) -> None:
-    """Errors: UsageError."""
+    """Errors: UsageError; Denied where sandboxes and who charges for them do not go together."""
+    _require_said(request)
     for label in (request.project, request.subject, request.action):
         if label is not None and not is_clean_id(label):
             raise UsageError("a project, subject or action has 1 to 200 characters, none of them control characters")
@@ -202,6 +250,27 @@ def bad_estimate() -> UsageError:
     """An estimate that no run can have."""
     text = "an estimate is more than nothing, and at most a thousand million credits: give what the run may cost"
     return UsageError(text, code="bad_estimate")
+
+
+def _require_said(request: Request) -> None:
+    if any(not is_clean_id(name) for name in request.sandboxes):
+        raise UsageError("the id of a sandbox has 1 to 200 characters, none of them control characters")
+    if len(request.named) > MOST_SANDBOXES:
+        raise Denied("too_many_sandboxes", f"a run names {MOST_SANDBOXES} sandboxes at most: accept several runs")
+    if request.sandboxes and request.settled_by is None:
+        raise Denied(
+            "unsaid_settlement",
+            "say who charges for the sandboxes: metering, by samples; or the receipt, and then nobody meters them",
+        )
+    if request.settled_by != "metering":
+        return
+    if not request.sandboxes:
+        raise Denied("no_sandbox", "a run that metering settles names its sandboxes: give one at least")
+    if request.supplier is not None or request.overage != "charge":
+        raise Denied(
+            "metering_alone",
+            "samples charge for a run that metering settles: it has no supplier, and no overage but charge",
+        )
 
 
 def require_quantities(quantities: Mapping[str, int] | None) -> None:

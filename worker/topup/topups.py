@@ -25,6 +25,7 @@ from drawdown.worker.engine.effects import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.topup.outcome import Calls, Loss
 from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.metered import shrink_of
 
 SQL = queries(__file__)
 
@@ -126,6 +127,7 @@ def begin(
 
 
 def _mature(connection: sa.Connection, customers: Sequence[str], now: int) -> None:
+    shrink_of(connection, customers, now)
     due = SQL.run(connection, "with_due", {"customers": customers, "now_ms": now}).scalars().all()
     if due:
         mature(connection, due, now)

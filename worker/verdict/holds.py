@@ -1,7 +1,8 @@
 """What runs have reserved of the wallets of organisations: taken off what an organisation may use, and free again once
 it is over. What is due in wallets by time: the ends of holds, lots that begin and expire.
 
-Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. The sweep is an optimisation of that;
+Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. What the sandboxes of a run that
+metering settles have used is not held as well: usage is taken off by itself. The sweep is an optimisation of that;
 whoever reserves credit has what is due made true first.
 """
 
@@ -20,6 +21,7 @@ from drawdown.worker.catalog.wallets import orgs_of, wallets_at
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.metered import shrink, used_up
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -33,11 +35,15 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
     if not org_ids or provider not in wallets_at(connection):
         return {}
     values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
-    return {row.org_id: int(row.held_micro) for row in SQL.run(connection, "held", values)}
+    rows = SQL.run(connection, "held", values).all()
+    metering = [row.customer_id for row in rows if row.has_metering]
+    used = used_up(connection, metering, now_ms) if metering else {}
+    return {row.org_id: int(row.held_micro) - used.get(row.customer_id, 0) for row in rows}
 
 
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
     """Make true what is due in all wallets: holds that are over, lots that begin or expire; how many wallets moved."""
+    yield from shrink_holds(context)
     done = 0
     for _ in range(sweeps):
         if context.out_of_time():
@@ -50,6 +56,13 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
     if done:
         log.info("wallets_matured", wallets=done)
     return done
+
+
+def shrink_holds(context: Context) -> Steps[None]:
+    """Have the holds of runs that metering settles shrink by what it has drawn. No verdict changes by it."""
+    after: str | None = ""
+    while after is not None and not context.out_of_time():
+        after = yield Transaction("shrink_holds", partial(shrink, now_ms=context.clock.now_ms(), after=after))
 
 
 def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:

@@ -1,7 +1,9 @@
 -- What is held of wallets, without what is over and was not expired yet.
 
 -- name: held
-SELECT o.org_id, w.held_micro - COALESCE((SELECT SUM(h.amount_micro - h.drawn_micro) FROM reservations h
+SELECT o.org_id, a.customer_id, EXISTS (SELECT 1 FROM reservations m
+    WHERE m.customer_id = a.customer_id AND m.state = 'held' AND m.settled_by = 'metering') AS has_metering,
+    w.held_micro - COALESCE((SELECT SUM(h.amount_micro - h.drawn_micro) FROM reservations h
     WHERE h.customer_id = a.customer_id AND h.state = 'held' AND h.expires_ms <= :now_ms
     AND h.drawn_micro < h.amount_micro), 0) AS held_micro
 FROM {rows :orgs (org_id text)} o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider

@@ -29,7 +29,7 @@ WHERE r.state = 'held' AND (a.next_due_ms IS NULL OR a.next_due_ms > r.expires_m
 SELECT 'run_drawn' AS what, r.org_id, {no_window}, r.reservation, r.drawn_micro, COALESCE(q.lines, 0) AS lines
 FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FROM ledger_entries
     WHERE reservation IS NOT NULL GROUP BY reservation) q ON q.reservation = r.reservation
-WHERE r.drawn_micro <> COALESCE(q.lines, 0)
+WHERE r.settled_by = 'receipt' AND r.drawn_micro <> COALESCE(q.lines, 0)
 
 -- name: run_entry
 -- Every entry of a run is its wallet's, named after it and dated as it was accepted.
@@ -40,10 +40,11 @@ WHERE (e.kind = 'run' OR e.reservation IS NOT NULL) AND (r.reservation IS NULL O
     OR SUBSTR(e.key, 1, LENGTH(r.reservation) + 5) <> 'run:' || r.reservation || ':')
 
 -- name: unsettled
--- Who is settled has a receipt, even of nothing; who goes on or expired has none.
+-- Who is settled has a receipt, even of nothing, unless metering settles it; who goes on or expired has none.
 SELECT CASE WHEN r.state = 'settled' THEN 'no_receipt' ELSE 'receipt' END AS what, r.org_id, {no_window},
     r.reservation, r.state
-FROM reservations r WHERE (r.state = 'settled' AND NOT {has_receipt}) OR (r.state IN ('held', 'expired') AND {has_receipt})
+FROM reservations r WHERE (r.state = 'settled' AND r.settled_by = 'receipt' AND NOT {has_receipt})
+    OR (r.state IN ('held', 'expired') AND {has_receipt})
 
 -- name: has_receipt
 EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation

@@ -14,6 +14,7 @@ USAGE: Final = queries(str(_HERE.with_name("usage.sql")))
 PUSHES: Final = queries(str(_HERE.with_name("pushes.sql")))
 LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
 CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
+METERING: Final = queries(str(_HERE.with_name("metering.sql")))
 PLANS: Final = queries(str(_HERE.with_name("plans.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
@@ -33,6 +34,7 @@ STATEMENTS: Final = (
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
     (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
     (CREDIT, ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over")),
+    (METERING, ("paid_twice", "metered_entry", "sandboxless", "sandbox_open", "metered_beyond", "metered_uncharged")),
     (PLANS, ("period_missing", "first_missing", "period_twice", "period_otherwise", "rolled", "reduced_otherwise")),
     (PLANS, ("plan_unsaid", "plan_never_due", "tier_entry", "tier_holder")),
     (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
@@ -134,6 +136,22 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "no_receipt": (10, "{reservation} is settled, and no entry says with what"),
     "receipt": (10, "{reservation} is {state}, and an entry says that it ended"),
     "above_hold": (10, "{reservation} drew {drawn_micro} of {amount_micro}, and was to {overage} what is above"),
+    "paid_twice": (
+        10,
+        "{sandbox_id} was metered for {seconds} s from {first_ms} on, while {reservation}, whose receipt charges for "
+        "it, went on",
+    ),
+    "metered_entry": (10, "{key} charges {amount_micro} for {reservation}, which metering charges for"),
+    "sandboxless": (10, "metering charges for {reservation}, which names no sandbox"),
+    "sandbox_open": (10, "{sandbox_id} is {said}, and {reservation}, which names it, is {state}"),
+    "metered_beyond": (
+        10,
+        "the hold of {reservation} shrank by {drawn_micro}; the samples of its sandboxes come to {most}",
+    ),
+    "metered_uncharged": (
+        10,
+        "the hold of {reservation} shrank by {drawn_micro}; metering charged its wallet {charged}",
+    ),
     "lot_unbegun": (10, "{lot} has no entry, and begins at {begins_ms}; its wallet falls due at {next_due_ms}"),
     "lot_early": (10, "{lot} begins at {begins_ms}, and was put into {to_account} at {at_ms}"),
     "lot_otherwise": (10, "{lot} is {said} of {customer_id}; its entry is {amount_micro} to {to_account}"),

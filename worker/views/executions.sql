@@ -2,7 +2,8 @@
 
 -- name: columns
 reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
-    accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason, supplier
+    accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason, supplier, settled_by,
+    {named_sandboxes}
 
 -- name: list
 SELECT {columns} FROM reservations WHERE state IN :states AND (:org = '' OR org_id = :org)

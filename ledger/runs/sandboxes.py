@@ -1,0 +1,52 @@
+"""The sandboxes that a run names: for good, and one run that goes on each.
+
+Guarantee: the table's own index lets no two runs that go on name one sandbox. Locks: a run's own key, then its
+sandboxes by their ids, then wallets; whoever ends a run waits for nobody who names its sandboxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from drawdown.ledger.maturing import MATURE_AT_ONCE, mature
+from drawdown.ledger.runs.denied import Denied
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+
+def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
+    """None of them is named by a run that goes on: a look ahead, which `take` decides. Errors: Denied."""
+    values = {"names": list(names), "now_ms": now_ms}
+    row = SQL.run(connection, "takers", values).first() if names else None
+    if row is not None:
+        whose = f"the run {row.reservation}" if row.org_id == org_id else "a run of another organisation"
+        raise Denied(
+            "sandbox_taken",
+            f"{row.sandbox_id} is named by {whose}, which goes on until {row.expires_ms}: settle or release it first",
+        )
+
+
+def take(
+    connection: sa.Connection, reservation: str, org_id: str, customer_id: str, names: Sequence[str], now_ms: int
+) -> None:
+    """Have a new run name its sandboxes. Runs that are over are expired first where they stand in the way.
+
+    Errors: Denied `sandbox_taken`.
+    """
+    named = [{"reservation": reservation, "sandbox_id": name, "org_id": org_id} for name in sorted(names)]
+    new = set(SQL.run(connection, "take", {"named": named}).scalars())
+    if len(new) == len(named):
+        return
+    over = SQL.run(connection, "over", {"names": list(names), "now_ms": now_ms}).scalars().all()
+    if over:
+        values = {"customers": sorted({customer_id, *over}), "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
+        SQL.run(connection, "hold_runs", values).all()  # all that is held before a wallet is
+        mature(connection, [customer_id, *over], now_ms)
+        new |= set(SQL.run(connection, "take", {"named": named}).scalars())
+    if len(new) < len(named):
+        missing = [name for name in names if name not in new]
+        require_free(connection, org_id, missing, now_ms)
+        raise Denied("sandbox_taken", f"another run took {missing[0]} this moment: settle or release it first")

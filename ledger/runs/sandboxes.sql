@@ -1,0 +1,27 @@
+-- The sandboxes that runs name.
+
+-- name: take
+-- In the order of their ids, as everybody takes them.
+INSERT INTO reservation_sandboxes (reservation, sandbox_id, org_id, is_open)
+SELECT reservation, sandbox_id, org_id, TRUE FROM {rows :named (reservation text, sandbox_id text, org_id text)} r
+WHERE 1 = 1 ORDER BY sandbox_id ON CONFLICT DO NOTHING RETURNING sandbox_id
+
+-- name: takers
+SELECT n.sandbox_id, n.org_id, r.reservation, r.expires_ms
+FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation
+WHERE n.sandbox_id IN :names AND n.is_open AND r.expires_ms > :now_ms ORDER BY n.sandbox_id LIMIT 1
+
+-- name: over
+-- Whose runs are over and were not expired yet.
+SELECT DISTINCT r.customer_id FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation
+WHERE n.sandbox_id IN :names AND n.is_open AND r.expires_ms <= :now_ms ORDER BY 1
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: hold_runs
+-- What is due, and what metering may draw on next, in one order.
+SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held'
+    AND (expires_ms <= :now_ms OR settled_by = 'metering') ORDER BY reservation LIMIT :at_most {for_update}

@@ -1,0 +1,359 @@
+"""Runs that metering settles: their holds shrink by what the samples of their sandboxes charge, and they are never
+charged themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import read_wallets
+from drawdown.ledger.lots import PLAIN
+from drawdown.ledger.plans import HoldTerms
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Denied, Reservation
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands.run_permission import MOST_SANDBOXES, Request
+from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.seal.seal import seal
+from drawdown.worker.seal.statements import SealRequest
+from drawdown.worker.verdict import metered
+from drawdown.worker.verdict.holds import read_held, shrink_holds
+from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.executions import RunFilter, list_runs, show_run
+from drawdown.worker.watch import Watcher, watch
+from tests.world import T0, Fleet
+
+T = TypeVar("T")
+A_MINUTE = 6_000
+"""Micro-credits that a minute of the smallest size costs."""
+
+
+class Lab:
+    """acme, with 100,000 micro-credits."""
+
+    def __init__(self, engine: sa.Engine, given: int = 100_000) -> None:
+        self.fleet = Fleet(engine)
+        self.fleet.assign("acme", "other", from_ms=T0)
+        self.write(lambda c: credit.grant(c, "acme", given, self.fleet.by, key="first", plan="free", terms=PLAIN))
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        return write(self.fleet.engine, work)
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        return read(self.fleet.engine, work)
+
+    def accept(self, key: str = "m", micro: int = 50_000, **more: object) -> executions.Accepted:
+        said = {"settled_by": "metering", "sandboxes": ("sb-1",), **more}
+        request = Request("acme", micro, **said)  # type: ignore[arg-type]
+        return self.write(lambda c: executions.accept(c, key, request, self.fleet.by))
+
+    def settle(self, key: str = "m", cost: Cost | None = None) -> executions.Settled:
+        return self.write(lambda c: executions.settle(c, key, cost, self.fleet.by))
+
+    def use(self, sandbox: str = "sb-1", minutes: int = 1, ts: int | None = None, **more: object) -> str:
+        at = self.fleet.clock.at_ms if ts is None else ts
+        return self.fleet.sample("acme", at, 60 * minutes, sandbox=sandbox, **more)  # type: ignore[arg-type]
+
+    def shrink(self) -> None:
+        runner.run(
+            shrink_holds(self.fleet.context()), runner.World(self.fleet.engine, {}, self.fleet.cells, self.fleet.clock)
+        )
+
+    def seal(self) -> None:
+        """Without a push."""
+        horizon = self.fleet.clock.at_ms - self.fleet.clock.at_ms % WINDOW_MS
+        asked = SealRequest(Shard(), horizon, self.fleet.clock.at_ms, self.fleet.context().capabilities)
+        self.write(lambda c: seal(c, asked))
+
+    def run(self, key: str = "m") -> Reservation:
+        return self.read(lambda c: show_run(c, key, 10)[0])
+
+    @property
+    def purse(self) -> tuple[int, int]:
+        """What acme's wallet keeps, and what of it is held, in micro-credits."""
+        found = self.read(lambda c: read_wallets(c, ["acme"])["acme"])
+        return found.balance_micro, found.held_micro
+
+    @property
+    def held(self) -> int:
+        """As verdicts count it."""
+        return self.read(lambda c: read_held(c, "embedded", ["acme"], self.fleet.clock.at_ms)).get("acme", 0)
+
+    def later(self, ms: int) -> None:
+        self.fleet.clock.at_ms += ms
+
+    def proven(self) -> None:
+        assert [one.text for one in read(self.fleet.engine, verify).breaches] == []
+
+
+@pytest.fixture
+def lab(engine: sa.Engine) -> Lab:
+    return Lab(engine)
+
+
+def code_of(work: Callable[[], object]) -> str:
+    with pytest.raises(Denied) as refused:
+        work()
+    return refused.value.code
+
+
+def test_a_hold_shrinks_by_what_metering_charges_for_its_sandboxes(lab: Lab) -> None:
+    assert lab.accept().wallet.held_micro == 50_000
+    lab.use()
+    lab.use("elsewhere", 2)
+    assert (lab.purse, lab.held) == ((100_000, 50_000), 50_000 - A_MINUTE)
+    lab.fleet.tick_windows(3)
+    assert lab.purse == (100_000 - 3 * A_MINUTE, 50_000 - A_MINUTE)
+    assert (lab.run().drawn_micro, lab.run().left_micro, lab.held) == (A_MINUTE, 44_000, 44_000)
+    lab.proven()
+    done = lab.settle()
+    assert (done.drawn.charged_micro, done.drawn.reservation.drawn_micro) == (0, A_MINUTE)
+    assert lab.purse == (82_000, 0)
+    assert lab.settle().drawn.repeated
+    lab.fleet.tick_windows(3)
+    assert lab.purse == (82_000, 0)
+    lab.proven()
+
+
+def test_what_is_sealed_and_not_charged_is_neither_held_twice_nor_free(lab: Lab) -> None:
+    lab.accept()
+    lab.use(minutes=2)
+    lab.later(3 * WINDOW_MS)
+    lab.seal()
+    lab.shrink()
+    assert (lab.purse, lab.held) == ((100_000, 50_000), 38_000)
+    lab.fleet.tick_windows(1)
+    assert (lab.purse, lab.held) == ((88_000, 38_000), 38_000)
+    lab.proven()
+
+
+def test_what_a_sandbox_used_before_its_run_is_no_part_of_it(lab: Lab) -> None:
+    lab.use()
+    lab.later(MINUTE_MS)
+    lab.accept()
+    lab.use()
+    lab.fleet.tick_windows(3)
+    assert lab.run().drawn_micro == A_MINUTE
+    lab.proven()
+
+
+def test_a_hold_ends_at_nothing_and_usage_is_charged_all_the_same(lab: Lab) -> None:
+    lab.accept(micro=10_000)
+    lab.use(minutes=3)
+    lab.fleet.tick_windows(3)
+    assert (lab.run().drawn_micro, lab.run().left_micro, lab.purse) == (18_000, 0, (82_000, 0))
+    lab.use(minutes=1)
+    lab.fleet.tick_windows(3)
+    assert (lab.run().left_micro, lab.purse) == (0, (76_000, 0))
+    lab.proven()
+    lab.settle()
+    lab.proven()
+
+
+def test_usage_that_comes_late_counts_and_what_is_withdrawn_gives_nothing_back(lab: Lab) -> None:
+    lab.accept()
+    lab.use()
+    lab.fleet.tick_windows(3)
+    wrong = lab.use(ts=T0 + SECOND_MS)
+    lab.fleet.tick_windows(1)
+    assert lab.run().drawn_micro == 2 * A_MINUTE
+    lab.write(lambda c: withdraw(c, [wrong], lab.fleet.by))
+    lab.fleet.tick_windows(1)
+    assert (lab.run().drawn_micro, lab.purse) == (2 * A_MINUTE, (94_000, 38_000))
+    lab.proven()
+
+
+def test_what_is_long_over_is_not_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.accept(for_ms=6 * 60 * MINUTE_MS)
+    lab.use()
+    lab.fleet.tick_windows(3)
+    lab.fleet.tick_windows(metered.LOOKED_BACK_MS // WINDOW_MS + 1)
+    ((to_ms, before),) = lab.fleet.rows("SELECT metered_to_ms, metered_before_micro FROM reservations")
+    assert (to_ms, before) == (lab.fleet.clock.at_ms - metered.LOOKED_BACK_MS, A_MINUTE)
+    lab.use(ts=T0 + SECOND_MS)  # too late for its hold, and charged all the same
+    lab.use()
+    lab.fleet.tick_windows(3)
+    assert (lab.run().drawn_micro, lab.purse) == (2 * A_MINUTE, (82_000, 38_000))
+    lab.proven()
+
+
+def test_two_runs_in_one_window_shrink_by_no_more_than_was_charged(lab: Lab) -> None:
+    lab.write(lambda c: credit.set_rate(c, "compute_1gb", 1, 90, lab.fleet.by, from_ms=T0))
+    lab.accept("one", 20, sandboxes=("a",))
+    lab.accept("two", 20, sandboxes=("b", "c"))
+    for name in ("a", "b", "c"):
+        lab.use(name)  # 60 s each, two micro-credits all together
+    lab.fleet.tick_windows(3)
+    assert (lab.run("one").drawn_micro, lab.run("two").drawn_micro) == (0, 1)
+    assert lab.purse == (99_998, 39)
+    lab.proven()
+
+
+def test_a_run_is_not_refused_for_what_metering_has_drawn_of_holds(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a push and the next look at holds."""
+    lab.accept(micro=60_000)
+    lab.use(minutes=5)
+    with monkeypatch.context() as patched:
+        patched.setattr("drawdown.worker.tick.shrink_holds", lambda context: iter(()))
+        lab.fleet.tick_windows(3)
+    assert lab.purse == (70_000, 60_000)
+    request = Request("acme", 40_000)
+    assert lab.read(lambda c: executions.preview(c, request, lab.fleet.clock.at_ms)).available_micro == 40_000
+    lab.write(lambda c: executions.accept(c, "r", request, lab.fleet.by))
+    assert lab.purse == (70_000, 70_000)
+    lab.proven()
+
+
+def test_a_run_grows_by_what_metering_has_drawn_of_others(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.accept(micro=60_000)
+    lab.write(lambda c: executions.accept(c, "r", Request("acme", 10_000), lab.fleet.by))
+    lab.use(minutes=5)
+    with monkeypatch.context() as patched:
+        patched.setattr("drawdown.worker.tick.shrink_holds", lambda context: iter(()))
+        lab.fleet.tick_windows(3)
+    lab.write(lambda c: executions.extend(c, "r", 40_000, None, lab.fleet.by))
+    assert lab.purse == (70_000, 70_000)
+    assert code_of(lambda: lab.write(lambda c: executions.extend(c, "r", 40_001, None, lab.fleet.by))) == "no_credit"
+    lab.proven()
+
+
+def test_a_metered_run_is_charged_by_nothing_else(lab: Lab) -> None:
+    lab.accept()
+    refused: tuple[Callable[[sa.Connection], object], ...] = (
+        lambda c: executions.draw(c, "m", 1, Cost(5), lab.fleet.by),
+        lambda c: executions.settle(c, "m", Cost(5), lab.fleet.by),
+        lambda c: executions.settle(c, "m", Cost(quantities={"compute_1gb": 1}), lab.fleet.by),
+        lambda c: executions.release(c, "m", Cost(0), lab.fleet.by),
+    )
+    for work in refused:
+        with pytest.raises(Denied, match="the samples of its sandboxes charge"):
+            lab.write(work)
+    lab.write(lambda c: executions.release(c, "m", None, lab.fleet.by))
+    assert (lab.run().state, lab.purse) == ("released", (100_000, 0))
+    assert lab.fleet.rows("SELECT 1 FROM ledger_entries WHERE reservation IS NOT NULL") == []
+    lab.proven()
+
+
+def test_a_receipt_needs_a_cost(lab: Lab) -> None:
+    lab.write(lambda c: executions.accept(c, "r", Request("acme", 5), lab.fleet.by))
+    with pytest.raises(UsageError, match="a cost is"):
+        lab.settle("r")
+
+
+def test_who_charges_and_the_sandboxes_go_together(lab: Lab) -> None:
+    assert code_of(lambda: lab.accept(settled_by=None)) == "unsaid_settlement"
+    assert code_of(lambda: lab.accept(sandboxes=())) == "no_sandbox"
+    assert code_of(lambda: lab.accept(overage="cap")) == "metering_alone"
+    assert code_of(lambda: lab.accept(supplier="pixel")) == "metering_alone"
+    many = tuple(f"sb-{number}" for number in range(MOST_SANDBOXES + 1))
+    assert code_of(lambda: lab.accept(sandboxes=many)) == "too_many_sandboxes"
+    with pytest.raises(UsageError, match="the id of a sandbox"):
+        lab.accept(sandboxes=("a\nb",))
+    assert lab.fleet.rows("SELECT 1 FROM reservations") == []
+    assert len(lab.accept(sandboxes=many[1:] + many[1:2]).reservation.named) == MOST_SANDBOXES
+
+
+def test_a_sandbox_of_another_organisation_is_refused(lab: Lab) -> None:
+    lab.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    lab.fleet.write(
+        "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('o', 'other', 'cell-1', 'running')"
+    )
+    assert code_of(lambda: lab.accept(sandboxes=("mine", "o"))) == "other_org"
+    request = Request("acme", 5, settled_by="metering", sandboxes=("o",))
+    assert lab.read(lambda c: executions.preview(c, request, lab.fleet.clock.at_ms)).code == "other_org"
+
+
+def test_one_run_at_a_time_names_a_sandbox(lab: Lab) -> None:
+    lab.accept("one", 10, sandboxes=("a", "b"), for_ms=MINUTE_MS)
+    request = Request("acme", 5, settled_by="receipt", sandboxes=("b", "c"))
+    assert lab.read(lambda c: executions.preview(c, request, lab.fleet.clock.at_ms)).code == "sandbox_taken"
+    assert code_of(lambda: lab.accept("two", 10, sandboxes=("b", "c"))) == "sandbox_taken"
+    lab.accept("c", 10, sandboxes=("c",))
+    lab.later(2 * MINUTE_MS)  # it is over, and nobody has expired it
+    lab.accept("two", 10, sandboxes=("a", "b"))
+    assert lab.run("one").state == "expired"
+    lab.settle("one")
+    lab.settle("two")
+    lab.accept("three", 10, sandboxes=("a", "b"))
+    assert lab.fleet.rows("SELECT reservation, sandbox_id FROM reservation_sandboxes WHERE is_open ORDER BY 1, 2") == [
+        ("c", "c"), ("three", "a"), ("three", "b"),
+    ]  # fmt: skip
+    lab.proven()
+
+
+def test_the_key_covers_who_charges_and_the_sandboxes(lab: Lab) -> None:
+    lab.accept(sandboxes=("b", "a"))
+    assert lab.accept(sandboxes=("a", "b", "a")).repeated
+    assert code_of(lambda: lab.accept(sandboxes=("a",))) == "other_content"
+    assert code_of(lambda: lab.accept(sandboxes=("a", "b"), settled_by="receipt")) == "other_content"
+    lab.accept("r", settled_by=None, sandboxes=())
+    assert lab.accept("r", settled_by="receipt", sandboxes=()).repeated
+
+
+def test_what_a_receipt_charges_for_is_not_metered_as_well(lab: Lab) -> None:
+    lab.accept("r", settled_by="receipt")
+    lab.proven()
+    wrong = lab.use()
+    lab.later(MINUTE_MS)
+    lab.settle("r", Cost(5))
+    lab.use()  # after its end
+    assert [one.text for one in read(lab.fleet.engine, verify).breaches] == [
+        f"sb-1 was metered for 60 s from {T0} on, while r, whose receipt charges for it, went on"
+    ]
+    lab.write(lambda c: withdraw(c, [wrong], lab.fleet.by))
+    lab.proven()
+
+
+def test_a_plan_bounds_what_runs_hold_by_what_they_hold_still(lab: Lab) -> None:
+    terms = HoldTerms(most_held_micro=60_000)
+    lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=terms))
+    lab.accept(micro=60_000)
+    lab.use(minutes=5)
+    lab.fleet.tick_windows(3)
+    lab.write(lambda c: executions.accept(c, "r", Request("acme", 30_000), lab.fleet.by))
+    assert lab.purse == (70_000, 60_000)
+
+
+def test_the_watch_halts_nobody_for_a_hold_that_is_used_up(lab: Lab) -> None:
+    """What a run's sandboxes used is taken off the balance once, wherever it has come to."""
+    world = runner.World(lab.fleet.engine, lab.fleet.providers, lab.fleet.cells, lab.fleet.clock)
+    watcher = Watcher()
+    lab.accept(micro=90_000, for_ms=120 * MINUTE_MS)
+    lab.fleet.tick_windows(1)
+    for _ in range(14):
+        lab.use()
+        lab.later(MINUTE_MS)
+        runner.run(watch(lab.fleet.context(), watcher), world)
+        assert lab.fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'") in (0, False)
+    lab.seal()
+    runner.run(watch(lab.fleet.context(), watcher), world)
+    assert lab.fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'") in (0, False)
+    lab.use("elsewhere", minutes=2)
+    lab.later(MINUTE_MS)
+    runner.run(watch(lab.fleet.context(), watcher), world)
+    ((halted, reason),) = lab.fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'")
+    assert (bool(halted), reason) == (True, "estimate")
+
+
+def test_runs_are_listed_with_their_sandboxes(lab: Lab) -> None:
+    lab.accept(sandboxes=("b", "a"))
+    (found,) = lab.read(lambda c: list_runs(c, RunFilter(("held",)), 5))
+    assert (found.settled_by, found.named, found == lab.run()) == ("metering", ["a", "b"], True)
+
+
+def test_a_bounded_number_of_runs_is_looked_at_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metered, "SHRUNK_AT_ONCE", 2)
+    for number in range(5):
+        lab.accept(f"m{number}", 10_000, sandboxes=(f"sb-{number}",))
+        lab.use(f"sb-{number}")
+    lab.fleet.tick_windows(3)
+    assert lab.purse == (70_000, 20_000)
+    lab.proven()
