@@ -193,7 +193,6 @@ class Run(BaseModel):
     ended_reason: str | None
     actor: str
     reason: str
-    supplier: str | None
     settled_by: Literal["receipt", "metering"]
     sandboxes: list[str]
 
