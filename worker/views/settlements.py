@@ -61,7 +61,7 @@ class Account:
 
 def list_settlements(connection: sa.Connection, chosen: SettlementFilter, now_ms: int, most: int) -> list[Settlement]:
     """The newest first. Errors: UnknownId."""
-    for kind, given in ((ids.SUPPLIER, chosen.supplier), (ids.ORG, chosen.org), (ids.PROJECT, chosen.project)):
+    for kind, given in ((ids.SUPPLIER, chosen.supplier), (ids.CUSTOMER, chosen.org), (ids.PROJECT, chosen.project)):
         if given:
             ids.require(connection, kind, given)
     values = {**vars(chosen), "states": list(chosen.states), "now_ms": now_ms, "at_most": most}
