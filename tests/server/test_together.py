@@ -99,7 +99,7 @@ def test_each_is_told_what_it_would_be_told_alone(house: House, shared: list[int
     answers = accepted(house, orders)
     assert [one.status_code for one in answers] == [200] * 7 + [422] * 2
     assert sorted(one.json()["repeated"] for one in answers[5:7]) == [False, True]
-    assert [refused(one)[1] for one in answers[7:]] == ["bad_value", "no_estimate"]
+    assert [refused(one)[1] for one in answers[7:]] == ["bad_estimate", "no_estimate"]
     assert held(house) == 7 * MICRO and shared
 
 

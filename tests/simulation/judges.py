@@ -22,6 +22,7 @@ DECIDES: Final = "project"
 JUDGED: Final = frozenset({DECIDES, "watch", "gate", "webhook"})
 WATCHES: Final = JUDGED | {
     "expire_holds",
+    "shrink_holds",
     "projections_due",
     "due_halts",
     "claim_halts",

@@ -13,19 +13,22 @@ from drawdown.worker.topup.outcome import End
 from tests.simulation.credit import judged, settle, simulated
 from tests.whole import share
 
-SEEDS = share(3, whole=100)
+BUSY = (1, 2, 3)
+"""Lives in which calls fail, and some are paid all the same."""
+SEEDS = share(BUSY, whole=tuple(range(100)))
 TICKS = 20
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_what_was_paid_and_nothing_else_is_credited_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome, world, filled = simulated(seed, TICKS, monkeypatch)
     assert outcome.breaches == []
     settle(world)
     assert judged(world) == []
     states = Counter(state for (state,) in world.rows("SELECT state FROM topups"))
-    assert states["credited"] == len(world.payments.taken) and states.total() > states["credited"] > 0
-    assert world.payments.struck.total() > 0
+    assert states["credited"] == len(world.payments.taken)
+    if seed in BUSY:
+        assert states.total() > states["credited"] > 0 and world.payments.struck.total() > 0
     filled.end()
 
 
