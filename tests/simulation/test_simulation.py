@@ -26,7 +26,7 @@ from tests.simulation.world import START
 from tests.whole import share
 
 TICKS = 12
-BATCHES = share(range(6, 9), whole=range(20))
+BATCHES = share(range(6, 10), whole=range(20))
 """Each day's meet every kind of fault."""
 SEEDS_A_BATCH = 10
 RARE = {
