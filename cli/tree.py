@@ -61,6 +61,8 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "provider": CommandModule("providers", "Providers: the services that bill, and their state"),
         "ledger": CommandModule("ledger", "The embedded prepaid ledger: credit, rates, plans"),
         "execution": CommandModule("executions", "Runs: preview, accept, draw, settle, release"),
+        "pool": CommandModule("pools", "Pools: credit that is allotted to others for a time"),
+        "payer": CommandModule("payers", "Payers: who pays for another one's runs"),
         "supplier": CommandModule("suppliers", "Suppliers: their share of runs, holds, freezes"),
         "settlement": CommandModule("settlements", "What suppliers are owed: holds, reversals, batches"),
         "topup": CommandModule("topups", "Automatic top-ups: terms, cards, charges, the kill switch"),

@@ -51,6 +51,10 @@ Project = Annotated[str | None, typer.Option(help="A label that lists are narrow
 Subject = Annotated[str | None, typer.Option(help="Who or what runs it; a label")]
 Action = Annotated[str | None, typer.Option(help="What is done; a label")]
 OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Who is owed a share of what it costs")]
+Payer = Annotated[
+    str | None,
+    typer.Option(help="Whose wallet pays, where `payer allow` lets it", show_default="the organisation's own"),
+]
 Overage = Annotated[OverageName, typer.Option(help="What becomes of a cost above the hold")]
 For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long the hold stands: 45m, 6h")]
 Queued = Annotated[bool, typer.Option("--queued", help="It waits in a queue: the hold stands for a day")]
@@ -67,10 +71,11 @@ def preview(
     subject: Subject = None,
     action: Action = None,
     supplier: OfSupplier = None,
+    payer: Payer = None,
 ) -> None:
     """Say whether a run would be accepted now, and what would be held. Changes nothing."""
     app: App = context.obj
-    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
+    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
     request = _request(org, estimate, use, **labels)
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
@@ -93,6 +98,7 @@ def accept(
     subject: Subject = None,
     action: Action = None,
     supplier: OfSupplier = None,
+    payer: Payer = None,
     overage: Overage = OverageName.charge,
     for_: For = None,
     queued: Queued = False,
@@ -101,7 +107,7 @@ def accept(
 ) -> None:
     """Hold what a run may cost, before it starts."""
     app: App = context.obj
-    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
+    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
     request = _request(org, estimate, use, **labels, overage=overage.value, for_ms=_length(for_), queued=queued)
     by = app.by(actor, reason)
     done = app.write(lambda c: executions.accept(c, key, request, by))
@@ -210,19 +216,20 @@ def list_(
     project: Annotated[str, typer.Option(help="Of this project alone")] = "",
     subject: Annotated[str, typer.Option(help="Of this subject alone")] = "",
     action: Annotated[str, typer.Option(help="Of this action alone")] = "",
+    payer: Annotated[str, typer.Option(help="Paid for by this customer alone")] = "",
     most: Most = 50,
 ) -> None:
     """List runs, the newest first."""
     app: App = context.obj
     states = tuple(one.value for one in state or StateName)
-    chosen = RunFilter(states, org, project, subject, action)
+    chosen = RunFilter(states, org, project, subject, action, payer)
     found = app.read(lambda c: list_runs(c, chosen, most))
     rows = [
-        (run.reservation, run.org_id, run.project, run.state, show_credits(run.amount_micro),
+        (run.reservation, run.org_id, run.customer_id, run.project, run.state, show_credits(run.amount_micro),
          show_credits(run.drawn_micro), show_credits(run.left_micro), show_time(run.expires_ms))
         for run in found
     ]  # fmt: skip
-    columns = ("run", "org", "project", "state", "#reserved", "#drawn", "#held", "expires")
+    columns = ("run", "org", "payer", "project", "state", "#reserved", "#drawn", "#held", "expires")
     show(app, {"runs": [_said(run) for run in found]}, [table("Runs", columns, rows)])
 
 
@@ -267,7 +274,11 @@ def _length(text: str | None) -> int | None:
 
 def _said(run: Reservation) -> dict[str, object]:
     kept = {name: value for name, value in vars(run).items() if name != "fingerprint"}
-    return {**kept, **_credits(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro)}
+    return {
+        **kept,
+        "payer": run.customer_id,
+        **_credits(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro),
+    }
 
 
 def _credits(**micro: int | None) -> dict[str, object]:

@@ -45,7 +45,8 @@ class Denied(Refused):
 class Ask:
     """What a run asks for. `amount_micro` is what is held for it, in micro-credits; `estimate` the base units by
     feature it was priced from, as JSON, where it was. Times are milliseconds; project, subject and action are labels.
-    `fingerprint` tells a repetition from another request under the same key."""
+    `fingerprint` tells a repetition from another request under the same key. Where `customer_id` is not the organisation's
+    own, `payer_number` says by which row of `payers` it pays."""
 
     reservation: str
     org_id: str
@@ -59,6 +60,7 @@ class Ask:
     subject: str | None = None
     action: str | None = None
     supplier: str | None = None
+    payer_number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Reservation:
     actor: str
     reason: str
     supplier: str | None
+    payer_number: int | None
 
     @property
     def left_micro(self) -> int:

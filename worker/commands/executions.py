@@ -13,10 +13,11 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, plans
+from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations
 from drawdown.ledger.runs.draws import Cost, Drawn
+from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Ask, Denied, Reservation
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
@@ -125,6 +126,8 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
     found = permit(connection, request, by.now_ms)
     ask = _ask_of(key, request, found, by.now_ms)
     made, repeated = reservations.reserve(connection, ask, by, found.terms.most_held_micro)
+    if not repeated:
+        payers.require_within(connection, made, by.now_ms)
     return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))
 
 
@@ -137,6 +140,8 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
     for one in asked:
         _require_key(one.key)
         require_sane(one.request)
+        if one.request.payer is not None:
+            raise NotTogether("a payer's limit is asked for by each run alone")
     permits = permit_together(connection, [one.request for one in asked], now_ms)
     asks = [
         (_ask_of(one.key, one.request, found, now_ms), one.by(now_ms))
@@ -163,6 +168,7 @@ def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
         subject=request.subject,
         action=request.action,
         supplier=request.supplier,
+        payer_number=None if found.payer is None else found.payer.number,
     )
 
 
@@ -191,6 +197,8 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
         raise above_cap(to_micro, terms.most_hold_micro)
     grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, terms.most_held_micro)
+    if grown.amount_micro > found.amount_micro:
+        payers.require_within(connection, grown, by.now_ms)
     return Accepted(grown, grown == found, _moved(connection, found.customer_id, by.now_ms))
 
 

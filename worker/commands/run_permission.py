@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, plans
+from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard
@@ -38,7 +38,8 @@ MOST_FEATURES: Final = 100
 @dataclass(frozen=True)
 class Request:
     """What a run is asked for: an estimate in micro-credits, or in base units by feature; labels; what becomes of what
-    lies above the hold; and for how long the hold stands (milliseconds; queued runs wait longer by default)."""
+    lies above the hold; for how long the hold stands (milliseconds; queued runs wait longer by default); and whose
+    wallet pays (None: the organisation's own)."""
 
     org_id: str
     amount_micro: int | None = None
@@ -50,27 +51,31 @@ class Request:
     for_ms: int | None = None
     queued: bool = False
     supplier: str | None = None
+    payer: str | None = None
 
 
 @dataclass(frozen=True)
 class Permit:
-    """Who pays, what is held in micro-credits, and the terms it goes by."""
+    """Who pays, what is held in micro-credits, and the terms it goes by. `payer`: what another one than the
+    organisation itself allows."""
 
     customer_id: str
     amount_micro: int
     terms: HoldTerms
+    payer: payers.Payer | None = None
 
 
 def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
     """Every step but the last, credits: those are asked for where they are held. Errors: Denied, with its step."""
-    customer = _payer(connection, request.org_id, now_ms)
+    payer = _sponsor(connection, request, now_ms)
+    customer = _payer(connection, request.org_id, now_ms) if payer is None else payer.payer
     _require_running(connection, request.org_id)
     terms = plans.hold_terms(connection, customer)
     amount = _to_hold(connection, request, terms, now_ms)
     _require_unblocked(connection, request)
     if request.supplier is not None:
         ids.require(connection, ids.SUPPLIER, request.supplier)
-    return Permit(customer, amount, terms)
+    return Permit(customer, amount, terms, payer)
 
 
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
@@ -96,6 +101,8 @@ def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:
         raise reservations.no_credit(connection, found.customer_id, found.amount_micro)
+    if found.payer is not None:
+        payers.require_room(connection, found.payer, found.amount_micro)
 
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
@@ -124,6 +131,25 @@ def _to_hold(
     if terms.most_hold_micro is not None and estimate > terms.most_hold_micro:
         raise above_cap(estimate, terms.most_hold_micro)
     return terms.held_for(estimate)
+
+
+def _sponsor(connection: sa.Connection, request: Request, now_ms: int) -> payers.Payer | None:
+    """What the payer allows that a request names; None where the organisation itself pays. The nearest name is told of
+    those alone who pay for it. Errors: UnknownId; Denied."""
+    payer, org_id = request.payer, request.org_id
+    if payer is None:
+        return None
+    ids.require(connection, ids.CUSTOMER, org_id)
+    if not ids.is_known(connection, ids.CUSTOMER, payer):
+        raise ids.unknown(ids.PAYER, payer, payers.of_org(connection, org_id))
+    row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
+    if payer == (str(row.customer_id) if row is not None and row.customer_id else org_id):
+        return None
+    found = payers.require(connection, payer, org_id, now_ms)
+    if not accounts.has_wallet(connection, payer):
+        text = f"{payer} has no credit yet: `drawdown ledger grant {payer} CREDITS`"
+        raise Denied("no_wallet", text, "account")
+    return found
 
 
 def _payer(connection: sa.Connection, org_id: str, now_ms: int) -> str:
@@ -173,9 +199,10 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
 
 
 def fingerprint(request: Request) -> str:
-    """Tells a repetition from another request under the same key. One without a supplier reads as before there were
-    any."""
-    said = json.dumps({k: v for k, v in asdict(request).items() if k != "supplier" or v}, sort_keys=True)
+    """Tells a repetition from another request under the same key. One without a supplier, or a payer, reads as before
+    there were any."""
+    later = ("supplier", "payer")
+    said = json.dumps({k: v for k, v in asdict(request).items() if k not in later or v}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 
