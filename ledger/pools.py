@@ -1,8 +1,8 @@
 """Pools: wallets that allot credit to others. An allotment is a lot of its member's that was taken out of the pool's
 wallet, and at its end goes back there instead of expiring.
 
-Guarantee: no credit is made by it: what leaves one wallet is what comes into the other, in one entry, under the locks of
-both. A pool allots no more than it may pay at once.
+Guarantee: no credit is made by it: what leaves one wallet is what comes into the other, in one entry, under the locks
+of both. A pool allots no more than it may pay at once.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def make(connection: sa.Connection, pool: str, by: By) -> bool:
 def allot(
     connection: sa.Connection, pool: str, customer_id: str, amount_micro: int, expires_ms: int, key: str, by: By
 ) -> Allotment:
-    """Move credit out of a pool's wallet into a lot of a customer's, under a key of the pool's own. The same again moves
-    nothing.
+    """Move credit out of a pool's wallet into a lot of a customer's, under a key of the pool's own. The same again
+    moves nothing.
 
     Errors: Denied `other_content` for a key that was used for another one, `no_credit`; DatabaseBusy.
     """

@@ -237,8 +237,8 @@ def payable(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
 
 
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
-    """Make true what is due in wallets, and hold them until this transaction is over. Errors: DatabaseBusy where that is
-    more than one transaction takes."""
+    """Make true what is due in wallets, and hold them until this transaction is over. Errors: DatabaseBusy where that
+    is more than one transaction takes."""
     for _ in range(MATURE_TRIES):
         if mature(connection, customer_ids, now_ms):
             return

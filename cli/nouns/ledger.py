@@ -123,7 +123,7 @@ def show_(
     found = app.read(lambda c: credit.require_wallet(c, customer))
     entries = app.read(lambda c: list_entries(c, customer, most))
     rows = [
-        (show_time(e.ts), e.kind, show_credits(-e.amount_micro if e.kind != "grant" else e.amount_micro),
+        (show_time(e.ts), e.kind, show_credits(e.moved_micro),
          e.feature, e.quantity, e.key)
         for e in entries
     ]  # fmt: skip

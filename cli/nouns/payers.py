@@ -31,8 +31,8 @@ def allow(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Let runs of an organisation that name this payer (`execution accept --payer`) be paid from its wallet. A run keeps
-    its payer. Another limit begins to count anew."""
+    """Let runs of an organisation that name this payer (`execution accept --payer`) be paid from its wallet. A run
+    keeps its payer. Another limit begins to count anew."""
     app: App = context.obj
     by, limit_micro = app.by(actor, reason), None if limit is None else parse_credits(limit)
     found, was = app.write(lambda c: pools.allow(c, payer, org, by, limit_micro=limit_micro))
@@ -44,7 +44,7 @@ def allow(
 
 @commands.command()
 def end(context: typer.Context, payer: Payer, org: Org, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Let no more runs of an organisation be paid from another wallet. Those that were accepted are paid all the same."""
+    """Let no more runs of an organisation be paid from another wallet. Those that were accepted are paid for."""
     app: App = context.obj
     by = app.by(actor, reason)
     changed = app.write(lambda c: pools.end(c, payer, org, by))

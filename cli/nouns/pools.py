@@ -95,4 +95,4 @@ def show_(context: typer.Context, pool: Pool, most: PageSize = 100) -> None:
     ]  # fmt: skip
     title = f"{pool}: {show_credits(found.wallet.available_micro)} credits available, "
     title += f"{show_credits(found.wallet.held_micro)} reserved"
-    show(app, found, [table(title, COLUMNS, rows)])
+    show(app, vars(found), [table(title, COLUMNS, rows)])

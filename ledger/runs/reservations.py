@@ -45,8 +45,8 @@ class Denied(Refused):
 class Ask:
     """What a run asks for. `amount_micro` is what is held for it, in micro-credits; `estimate` the base units by
     feature it was priced from, as JSON, where it was. Times are milliseconds; project, subject and action are labels.
-    `fingerprint` tells a repetition from another request under the same key. Where `customer_id` is not the organisation's
-    own, `payer_number` says by which row of `payers` it pays."""
+    `fingerprint` tells a repetition from another request under the same key. Where `customer_id` is not the
+    organisation's own, `payer_number` says by which row of `payers` it pays."""
 
     reservation: str
     org_id: str

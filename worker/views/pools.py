@@ -17,8 +17,8 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class PoolRow:
-    """A pool, in micro-credits: what is available, what it ever allotted less what was taken back, and what of that came
-    back at an end; how many have an allotment that goes on."""
+    """A pool, in micro-credits: what is available, what it ever allotted less what was taken back, and what of that
+    came back at an end; how many have an allotment that goes on."""
 
     pool: str
     available_micro: int
