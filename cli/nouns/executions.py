@@ -79,7 +79,12 @@ def preview(
     request = _request(org, estimate, use, **labels)
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
-    line = f"allowed: {amount} credits would be held of {show_credits(found.available_micro or 0)} available"
+    line = f"allowed: {amount} credits would be held of "
+    line += (
+        f"{found.customer_id}'s"
+        if found.available_micro is None
+        else f"{show_credits(found.available_micro)} available"
+    )
     if not found.allowed:
         line = f"refused at {found.step or 'the request'} ({found.code}): {found.reason}"
     show(app, {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}, [line])

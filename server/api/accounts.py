@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.ledger.payers import MOST_PAYERS
 from drawdown.schema.units import in_credits
 from drawdown.server.api import account_models
 from drawdown.server.api import run_models as models
@@ -18,6 +19,7 @@ from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.worker.views.accounts import account_of, payer_of
 from drawdown.worker.views.ledger import EntryRow, list_entries
+from drawdown.worker.views.pools import PayerRow, list_payers
 from drawdown.worker.views.statement import of_org, span_of
 from drawdown.worker.views.statement_file import as_object
 
@@ -57,12 +59,20 @@ class Accounts:
 
 def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org: str) -> Mapping[str, object]:
     found = account_of(connection, said.require_org(org), said.now_ms)
+    others = list_payers(connection, "", found.org_id, MOST_PAYERS)
     return {
         **vars(found),
+        "payers": [_payer(one) for one in others if one.allowed],
         "available": in_credits(found.available_micro),
         "reserved": in_credits(found.reserved_micro),
         "balance": in_credits(found.balance_micro),
     }
+
+
+def _payer(row: PayerRow) -> dict[str, object]:
+    amounts = {"limit": row.limit_micro, "spent": row.spent_micro}
+    credits = {name: None if micro is None else in_credits(micro) for name, micro in amounts.items()}
+    return {"payer": row.payer, **credits, **{f"{name}_micro": micro for name, micro in amounts.items()}}
 
 
 def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org: str) -> Mapping[str, object]:

@@ -129,6 +129,7 @@ def _request(order: models.PreviewOrder, said: Said) -> run_permission.Request:
         overage=order.overage,
         for_ms=order.for_ms,
         queued=order.queued,
+        payer=order.payer,
     )
 
 
@@ -205,14 +206,17 @@ def _own(connection: sa.Connection, key: str, said: Said) -> str:
 
 def _run(run: Reservation) -> dict[str, object]:
     kept = {name: value for name, value in vars(run).items() if name not in ("reservation", "fingerprint", "estimate")}
-    del kept["amount_micro"]
+    del kept["amount_micro"], kept["payer_number"]
     use = None if run.estimate is None else json.loads(run.estimate)
     amounts = {"reserved": run.amount_micro, "drawn": run.drawn_micro, "held": run.left_micro}
-    return {"key": run.reservation, **kept, "use": use, **_both(amounts)}
+    sponsored = run.payer_number is not None
+    return {"key": run.reservation, **kept, "sponsored": sponsored, "use": use, **_both(amounts)}
 
 
 def _with_wallet(run: Reservation, wallet: Wallet, **more: object) -> dict[str, object]:
-    return {**_run(run), **_both({"available": wallet.available_micro, "balance": wallet.balance_micro}), **more}
+    """What a sponsor has is not for those to know whom it pays for."""
+    amounts: dict[str, int | None] = {"available": wallet.available_micro, "balance": wallet.balance_micro}
+    return {**_run(run), **_both(dict.fromkeys(amounts) if run.payer_number is not None else amounts), **more}
 
 
 def _charged(done: executions.Settled) -> dict[str, object]:
@@ -221,7 +225,7 @@ def _charged(done: executions.Settled) -> dict[str, object]:
     return _with_wallet(drawn.reservation, done.wallet, **amounts, repeated=drawn.repeated)
 
 
-def _both(amounts: Mapping[str, int]) -> dict[str, object]:
+def _both(amounts: Mapping[str, int | None]) -> dict[str, object]:
     """Each in credits, and in micro-credits."""
     micro = {f"{name}_micro": value for name, value in amounts.items()}
     return {**_credits(**amounts), **micro}

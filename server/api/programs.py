@@ -40,14 +40,14 @@ WITHIN_S: Final = 20.0
 """How long a program waits for the database. What it asked for may be done all the same, later."""
 REQUESTS_PER_S: Final = 100
 """Of one key, by one process, on the average; twice as many at once."""
-STATUSES: Final[Mapping[str, int]] = {"no_credit": 402, "no_estimate": 422}
+STATUSES: Final[Mapping[str, int]] = {"no_credit": 402, "payer_limit": 402, "no_estimate": 422}
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
     "above_cap", "answer_lost", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked", "busy",
     "cut_short", "database", "ended", "foreign_org", "halted", "no_credit", "no_estimate", "no_rate", "no_scope",
-    "no_wallet", "not_json", "other_content", "other_key", "other_unit", "stopped", "too_large", "too_many_requests",
+    "no_wallet", "not_json", "other_content", "other_key", "other_unit", "payer_limit", "payer_not_allowed", "stopped", "too_large", "too_many_requests",
     "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_org",
-    "unknown_project", "unknown_run", "unknown_subject",
+    "unknown_payer", "unknown_project", "unknown_run", "unknown_subject",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 BEARER: Final = {"WWW-Authenticate": "Bearer"}

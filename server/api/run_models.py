@@ -61,6 +61,7 @@ class PreviewOrder(_Body):
     overage: Literal["charge", "cap", "refuse"] = "charge"
     for_ms: LifeMs | None = None
     queued: bool = False
+    payer: Id | None = None
 
 
 class AcceptOrder(PreviewOrder):
@@ -162,11 +163,13 @@ class PreviewAnswer(BaseModel):
 
 
 class Run(BaseModel):
-    """A run. `reserved`: for how much it was accepted; `held`: what of its wallet it holds still."""
+    """A run. `customer_id`: whose wallet pays, for good; `sponsored`: it is another one's than the organisation's.
+    `reserved`: for how much it was accepted; `held`: what of its wallet it holds still."""
 
     key: str
     org_id: str
     customer_id: str
+    sponsored: bool
     project: str | None
     subject: str | None
     action: str | None
@@ -189,13 +192,14 @@ class Run(BaseModel):
 
 
 class RunAnswer(Run):
-    """A run after it was accepted or extended, and its wallet. `repeated`: nothing was changed."""
+    """A run after it was accepted or extended, and its wallet; null where that is a sponsor's. `repeated`: nothing was
+    changed."""
 
     repeated: bool
-    available: float
-    available_micro: int
-    balance: float
-    balance_micro: int
+    available: float | None
+    available_micro: int | None
+    balance: float | None
+    balance_micro: int | None
 
 
 class ChargedAnswer(RunAnswer):
@@ -229,8 +233,19 @@ class RunsAnswer(BaseModel):
     runs: list[Run]
 
 
+class PayerAnswer(BaseModel):
+    """Who else pays for runs of an organisation that name it: up to `limit` (null: no limit), of which they hold and
+    have cost `spent`."""
+
+    payer: str
+    limit: float | None
+    limit_micro: int | None
+    spent: float
+    spent_micro: int
+
+
 class AccountAnswer(BaseModel):
-    """What an organisation's wallet has. `available`: what may still be reserved."""
+    """What an organisation's wallet has, and who else pays for its runs. `available`: what may still be reserved."""
 
     org_id: str
     customer_id: str
@@ -241,6 +256,7 @@ class AccountAnswer(BaseModel):
     reserved_micro: int
     balance: float
     balance_micro: int
+    payers: list[PayerAnswer]
 
 
 class LedgerEntryAnswer(BaseModel):

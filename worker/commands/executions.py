@@ -49,7 +49,8 @@ QUEUED_LIFE_MS: Final = DAY_MS
 
 @dataclass(frozen=True)
 class Preview:
-    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits."""
+    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits. What another payer
+    has is not said."""
 
     allowed: bool
     step: str | None
@@ -107,8 +108,12 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
         None if denied is None else str(denied),
         None if found is None else found.customer_id,
         None if found is None else found.amount_micro,
-        None if found is None else maturing.look_ahead(connection, found.customer_id, now_ms).available_micro,
+        None if found is None or found.payer else _ahead(connection, found.customer_id, now_ms),
     )
+
+
+def _ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
+    return maturing.look_ahead(connection, customer_id, now_ms).available_micro
 
 
 def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Accepted:

@@ -97,12 +97,15 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
     """The last step, for a look ahead: holding decides it. Errors: Denied."""
     wallet, most = maturing.look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
-    if most is not None and wallet.held_micro + found.amount_micro > most:
+    capped = most is not None and wallet.held_micro + found.amount_micro > most
+    if found.payer is not None:
+        if capped or found.amount_micro > wallet.available_micro:
+            raise reservations.no_room_of_payer(found.customer_id, found.amount_micro, capped=capped)
+        payers.require_room(connection, found.payer, found.amount_micro)
+    if most is not None and capped:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:
         raise reservations.no_credit(connection, found.customer_id, found.amount_micro)
-    if found.payer is not None:
-        payers.require_room(connection, found.payer, found.amount_micro)
 
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
