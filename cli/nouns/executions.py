@@ -9,7 +9,7 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
-from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
+from drawdown.cli.parsing import in_credits, parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.runs.draws import Cost
@@ -255,22 +255,11 @@ def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
 
 def _request(org: str, estimate: str | None, use: list[str] | None, **more: object) -> Request:
     amount = None if estimate is None else parse_credits(estimate)
-    return Request(org, amount, _quantities(use), **more)  # type: ignore[arg-type]
+    return Request(org, amount, parse_quantities(use), **more)  # type: ignore[arg-type]
 
 
 def _cost(credits: str | None, use: list[str] | None) -> Cost:
-    return Cost(None if credits is None else parse_credits(credits), _quantities(use))
-
-
-def _quantities(use: list[str] | None) -> dict[str, int] | None:
-    """Base units by feature, of `tokens=1200`. Errors: UsageError."""
-    found: dict[str, int] = {}
-    for text in use or []:
-        feature, _, quantity = text.partition("=")
-        if not feature or not (quantity.isascii() and quantity.isdigit()) or feature in found:
-            raise UsageError(f"--use {text!r}: write FEATURE=N, each feature once, N a whole number of base units")
-        found[feature] = int(quantity)
-    return found or None
+    return Cost(None if credits is None else parse_credits(credits), parse_quantities(use))
 
 
 def _length(text: str | None) -> int | None:

@@ -45,7 +45,8 @@ STATUSES: Final[Mapping[str, int]] = {"no_credit": 402, "payer_limit": 402, "no_
 CODES: Final = (
     "above_cap", "answer_lost", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked", "busy",
     "cut_short", "database", "ended", "foreign_org", "halted", "no_credit", "no_estimate", "no_rate", "no_scope",
-    "no_wallet", "not_json", "other_content", "other_key", "other_unit", "payer_limit", "payer_not_allowed", "stopped", "too_large", "too_many_requests",
+    "no_wallet", "not_json", "other_content", "other_key", "other_unit", "payer_limit",
+    "payer_not_allowed", "stopped", "too_large", "too_many_requests",
     "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_org",
     "unknown_payer", "unknown_project", "unknown_run", "unknown_subject",
 )  # fmt: skip

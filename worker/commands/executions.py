@@ -49,8 +49,8 @@ QUEUED_LIFE_MS: Final = DAY_MS
 
 @dataclass(frozen=True)
 class Preview:
-    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits. What another payer
-    has is not said."""
+    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits. What another
+    payer has is not said."""
 
     allowed: bool
     step: str | None
