@@ -111,4 +111,5 @@ def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
     if not customers:
         return Matured([], more=False)
     found = _mature(connection, customers, now_ms)
-    return Matured(found.moved, found.more or len(customers) == SWEPT_AT_ONCE)
+    returned = not set(found.moved) <= set(customers)  # what comes back to a pool may fall due there
+    return Matured(found.moved, found.more or returned or len(customers) == SWEPT_AT_ONCE)

@@ -67,7 +67,10 @@ def say(
 def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> Payer:
     """What a payer allows an organisation now. Errors: Denied `payer_not_allowed`, of the step `account`."""
     found = read(connection, payer, org_id)
-    if found is None or not found.allowed or found.since_ms > now_ms:
+    if found is not None and found.allowed and found.since_ms > now_ms:
+        text = f"{payer} pays for runs of {org_id} from {found.since_ms} on, and here it is {now_ms}: try again then"
+        raise Denied("payer_not_allowed", text, "account")
+    if found is None or not found.allowed:
         ended = "" if found is None or found.allowed else " any more"
         raise Denied(
             "payer_not_allowed",

@@ -23,7 +23,7 @@ SELECT CAST(:payer AS TEXT), CAST(:org_id AS TEXT), q.number, :allowed, CAST(:li
     CAST(:reason AS TEXT)
 FROM (SELECT COALESCE(MAX(number), 0) + 1 AS number, MAX(moment_ms) AS least_ms FROM (
     SELECT p.number, p.since_ms AS moment_ms FROM payers p WHERE p.payer = :payer AND p.org_id = :org_id
-    UNION ALL SELECT 0, r.accepted_ms + 1 FROM reservations r
+    UNION ALL SELECT 0, r.accepted_ms FROM reservations r
     WHERE r.customer_id = :payer AND r.org_id = :org_id AND r.payer_number IS NOT NULL) said) q
 
 -- name: spent

@@ -102,7 +102,7 @@ WHERE CASE WHEN r.payer_number IS NULL
     THEN r.customer_id <> r.org_id AND NOT EXISTS (SELECT 1 FROM assignments a
         WHERE a.org_id = r.org_id AND a.customer_id = r.customer_id)
     ELSE p.number IS NULL OR NOT p.allowed OR p.since_ms > r.accepted_ms OR EXISTS (SELECT 1 FROM payers n
-        WHERE n.payer = p.payer AND n.org_id = p.org_id AND n.number > p.number AND n.since_ms <= r.accepted_ms) END
+        WHERE n.payer = p.payer AND n.org_id = p.org_id AND n.number > p.number AND n.since_ms < r.accepted_ms) END
 
 -- name: payer_limit
 -- What runs were accepted for under a limit is within it; what one costs above its hold is not claimed.
