@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.integration.breaking import Broken
 
+
 def _of(text: str, *statements: str, also: tuple[int, ...] = ()) -> Broken:
     return Broken(10, statements, text, org="pupil", also=also)
 
@@ -21,18 +22,20 @@ POOLS = {
     ),
     "what was taken back of an allotment and went elsewhere": _of(
         "moves -30 from source:grants to wallet:pupil; its lot is of course",
-        "UPDATE ledger_entries SET from_account = 'source:grants' WHERE lot = 'allot:course:goes-on' AND kind = 'grant'",
+        "UPDATE ledger_entries SET from_account = 'source:grants' WHERE lot = 'allot:course:goes-on'",
         "UPDATE ledger_accounts SET balance_micro = balance_micro - 30 WHERE account_id = 'wallet:course'",
         also=(2,),
     ),
     "an allotment that nobody made": _of(
         "allot:course:over is 20 of course for pupil; on record are nothing",
         "UPDATE operator_actions SET action = 'pool_look' WHERE details LIKE '%allot:course:over%'",
+        also=(6,),
     ),
     "an allotment that is not there": _of(
         "allot:course:gone is nothing of nothing for pupil; on record are 20 of course for pupil",
         "UPDATE operator_actions SET details = REPLACE(details, 'course:over', 'course:gone') "
         "WHERE details LIKE '%allot:course:over%'",
+        also=(6,),
     ),
     "less that came back than nobody used": _of(
         "allot:course:over was 20, and 11 came back to course: 9 were used, and can have been",

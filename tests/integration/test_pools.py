@@ -3,26 +3,23 @@ micro-credit, on both databases."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger import lots, wallet
-from drawdown.ledger.maturing import look_ahead, mature_due
+from drawdown.ledger import lots
+from drawdown.ledger.maturing import look_ahead
+from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read
 from drawdown.schema.errors import UnknownId, UsageError
-from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import executions, pools
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.views.pools import list_payers, list_pools
-from drawdown.worker.views.statement import of_customer, span_of
-from tests.acceptance.commands import drawdown
 from tests.integration.pooling import BACK, END, Course
 from tests.world import T0
 
@@ -55,8 +52,8 @@ def test_credit_is_moved_and_what_nobody_used_comes_back(course: Course) -> None
     assert course.balances == (80, 17, 0)
     course.sweep(BACK)
     assert (course.balances, course.became()) == ((92, 5, 0), (0, 8, 12, 0))
-    rows = course.fleet.rows("SELECT key, from_account, to_account, amount_micro, ts FROM ledger_entries "
-                             "WHERE from_account = 'wallet:course' OR to_account = 'wallet:course' ORDER BY key")  # fmt: skip
+    text = "SELECT key, from_account, to_account, amount_micro, ts FROM ledger_entries "
+    rows = course.fleet.rows(f"{text} WHERE 'wallet:course' IN (from_account, to_account) ORDER BY key")
     assert rows[:2] == [
         ("allot:course:a", "wallet:course", "wallet:acme", 20, T0),
         ("expiry:allot:course:a:r0", "wallet:acme", "wallet:course", 12, T0),
@@ -249,7 +246,7 @@ def test_a_payer_pays_for_a_run_whatever_becomes_of_it(course: Course) -> None:
     made = course.accept("run", 20, payer="wayne")
     assert (made.reservation.customer_id, made.wallet.held_micro) == ("wayne", 20)
     assert course.end()
-    course.write(lambda c: executions.draw(c, "run", 1, executions.Cost(5), course.fleet.by))
+    course.write(lambda c: executions.draw(c, "run", 1, Cost(5), course.fleet.by))
     course.sweep(T0 + 2 * DAY_MS)
     course.settle("run", 9)
     assert course.balances == (100, 0, 41), "late, and after it was ended"
@@ -281,7 +278,10 @@ def test_a_limit_counts_what_runs_hold_and_cost(course: Course) -> None:
     assert refused(lambda: course.accept("two", 5, payer="wayne")) == "payer_limit"
     course.settle("one", 2)
     course.accept("two", 8, payer="wayne")
-    extend = lambda to: course.write(lambda c: executions.extend(c, "two", to, None, course.fleet.by))  # noqa: E731
+
+    def extend(to: int) -> executions.Accepted:
+        return course.write(lambda c: executions.extend(c, "two", to, None, course.fleet.by))
+
     assert refused(lambda: extend(9)) == "payer_limit"
     (row,) = read(course.fleet.engine, lambda c: list_payers(c, "", "acme", 9))
     assert (row.payer, row.limit_micro, row.spent_micro) == ("wayne", 10, 10)

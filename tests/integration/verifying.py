@@ -258,8 +258,8 @@ def _planned(fleet: Fleet) -> None:
 
 
 def _pooled(fleet: Fleet) -> None:
-    """A pool with an allotment that is over, half used, and one that goes on, half taken back; and a run of its member's
-    that the pool pays for itself."""
+    """A pool with an allotment that is over, half used, and ones that go on, one of them taken back; and a run of its
+    member's that the pool pays for itself."""
     fleet.assign("pupil")
     by, ago = fleet.by, replace(fleet.by, now_ms=fleet.by.now_ms - DAY_MS)
 

@@ -35,6 +35,10 @@ PAIRS = (
     ("cli.nouns.settlements:batch", "cli.nouns.settlements:reverse"),
     ("cli.nouns.ledger_plans:tier_buy", "cli.nouns.ledger:grant onto a plan"),
     ("cli.nouns.executions:accept in a new month", "expire_holds"),
+    ("cli.nouns.pools:allot", "cli.nouns.pools:allot the rest"),
+    ("cli.nouns.pools:allot", "expire_holds"),
+    ("cli.nouns.executions:accept paid by a pool", "cli.nouns.payers:end"),
+    ("cli.nouns.executions:accept paid by a pool", "cli.nouns.executions:accept paid by it, too"),
     ("cli.nouns.settlements:batch", "cli.nouns.executions:settle pixel's"),
 )
 

@@ -162,12 +162,15 @@ SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key,
 FROM ledger_entries e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
 WHERE NOT CASE WHEN e.kind = 'expiry'
-        THEN e.from_account LIKE 'wallet:%' AND (e.to_account = 'breakage' OR e.to_account LIKE 'wallet:%')
+        THEN e.from_account LIKE 'wallet:%' AND (e.to_account = 'breakage' OR {is_of_pool})
     WHEN e.kind = 'grant'
-        THEN (e.from_account = 'source:grants' OR e.from_account LIKE 'wallet:%') AND e.to_account LIKE 'wallet:%'
+        THEN (e.from_account = 'source:grants' OR {is_of_pool}) AND e.to_account LIKE 'wallet:%'
     WHEN e.kind = 'tier' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'tiers'
     ELSE e.from_account LIKE 'wallet:%' AND (e.to_account LIKE 'revenue:%' OR (e.kind = 'run' AND e.to_account = 'revenue'))
     END
+
+-- name: is_of_pool
+EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)
 
 -- name: priced
 -- Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature

@@ -13,16 +13,12 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id, {no_window}
 
 -- name: allotted_otherwise
--- What comes into a wallet, or leaves it, for a lot of a pool moves between the two, dated as it was allotted; of every
--- other lot it comes from the grants, or goes to the breakage.
+-- What comes into a wallet, or leaves it, for a lot of a pool moves between the two, dated as it was allotted.
 SELECT 'allotted_otherwise' AS what, {owner}, q.*
-FROM (SELECT e.key, e.amount_micro, e.from_account, e.to_account, e.kind, e.ts, l.begins_ms, l.pool,
-        COALESCE(l.customer_id, SUBSTR(e.to_account, 8)) AS customer_id
-    FROM ledger_entries e LEFT JOIN ledger_lots l ON l.lot = COALESCE(e.lot, e.key)
-    WHERE e.kind IN ('grant', 'expiry')) q
-WHERE CASE WHEN q.kind = 'grant' THEN q.from_account <> COALESCE('wallet:' || q.pool, 'source:grants')
-    ELSE q.to_account <> COALESCE('wallet:' || q.pool, 'breakage') END
-    OR (q.pool IS NOT NULL AND q.ts <> q.begins_ms)
+FROM (SELECT e.key, e.amount_micro, e.from_account, e.to_account, e.kind, e.ts, l.begins_ms, l.pool, l.customer_id
+    FROM ledger_lots l JOIN ledger_entries e ON e.lot = l.lot OR e.key = l.lot WHERE l.pool IS NOT NULL) q
+WHERE q.ts <> q.begins_ms
+    OR CASE WHEN q.kind = 'grant' THEN q.from_account ELSE q.to_account END <> 'wallet:' || q.pool
 
 -- name: allotted_unsaid
 -- Each allotment is one that a person made, of a pool that there is; and what a person made is there.
