@@ -26,16 +26,16 @@ POOLS = {
         "UPDATE ledger_accounts SET balance_micro = balance_micro - 30 WHERE account_id = 'wallet:course'",
         also=(2,),
     ),
-    "an allotment that nobody made": _of(
-        "allot:course:over is 20 of course for pupil; on record are nothing",
-        "UPDATE operator_actions SET action = 'pool_look' WHERE details LIKE '%allot:course:over%'",
-        also=(6,),
+    "an allotment of another pool than was said": _of(
+        "allot:course:again is 10 of curse for pupil; on record are 10 of course for pupil",
+        "UPDATE ledger_lots SET pool = 'curse' WHERE lot = 'allot:course:again'",
     ),
     "an allotment that is not there": _of(
-        "allot:course:gone is nothing of nothing for pupil; on record are 20 of course for pupil",
-        "UPDATE operator_actions SET details = REPLACE(details, 'course:over', 'course:gone') "
-        "WHERE details LIKE '%allot:course:over%'",
-        also=(6,),
+        "allot:course:again is nothing of nothing for pupil; on record are 10 of course for pupil",
+        "DELETE FROM ledger_lots WHERE lot = 'allot:course:again'",
+        "DELETE FROM ledger_entries WHERE key = 'allot:course:again'",
+        "UPDATE ledger_accounts SET balance_micro = balance_micro + 10 WHERE account_id = 'wallet:course'",
+        "UPDATE ledger_accounts SET balance_micro = balance_micro - 10 WHERE account_id = 'wallet:pupil'",
     ),
     "less that came back than nobody used": _of(
         "allot:course:over was 20, and 11 came back to course: 9 were used, and can have been",
