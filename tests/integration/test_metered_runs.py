@@ -18,7 +18,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_permission import MOST_SANDBOXES, Request
+from drawdown.worker.commands.run_request import MOST_SANDBOXES, Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import Shard
