@@ -277,7 +277,7 @@ def test_who_charges_and_the_sandboxes_go_together(lab: Lab) -> None:
     assert code_of(lambda: lab.accept(sandboxes=())) == "no_sandbox"
     assert code_of(lambda: lab.accept(overage="cap")) == "metering_alone"
     assert code_of(lambda: lab.accept(supplier="pixel")) == "metering_alone"
-    with pytest.raises(Denied, match="the organisation's own wallet.* no payer") as refused:
+    with pytest.raises(Denied, match=r"the organisation's own wallet.* no payer") as refused:
         lab.accept(payer="other")
     assert refused.value.code == "metering_alone"
     many = tuple(f"sb-{number}" for number in range(MOST_SANDBOXES + 1))
