@@ -11,7 +11,6 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
 from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
-from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.errors import Exit, UsageError
@@ -74,7 +73,8 @@ def preview(
     request = _request(org, estimate, use, **labels)
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
-    line = f"allowed: {amount} credits would be held of {show_credits(found.available_micro or 0)} available"
+    available = "no bound" if found.available_micro is None else f"{show_credits(found.available_micro)} available"
+    line = f"allowed: {amount} credits would be held of {available} ({found.hold}{_read(found.balance_read_ms)})"
     if not found.allowed:
         line = f"refused at {found.step or 'the request'} ({found.code}): {found.reason}"
     show(app, {**vars(found), **_credits(amount=found.amount_micro, available=found.available_micro)}, [line])
@@ -108,7 +108,7 @@ def accept(
     found = done.reservation
     said = "was accepted before: nothing was added" if done.repeated else "accepted"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
-    _show(app, found, done.wallet, line, repeated=done.repeated)
+    _show(app, found, done, line, repeated=done.repeated)
 
 
 @commands.command()
@@ -143,7 +143,7 @@ def extend(
     found = done.reservation
     said = "nothing changes" if done.repeated else "extended"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
-    _show(app, found, done.wallet, line, repeated=done.repeated)
+    _show(app, found, done, line, repeated=done.repeated)
 
 
 @commands.command()
@@ -282,12 +282,22 @@ def _show_settled(app: App, done: executions.Settled, said: str) -> None:
     if drawn.written_off_micro:
         line += f", {show_credits(drawn.written_off_micro)} above the hold were not"
     more = _credits(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
-    _show(app, drawn.reservation, done.wallet, line, repeated=drawn.repeated, **more)
+    _show(app, drawn.reservation, done, line, repeated=drawn.repeated, **more)
 
 
-def _show(app: App, run: Reservation, wallet: Wallet, line: str, **more: object) -> None:
-    there = (
-        f"{run.customer_id}: {show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} held"
-    )
-    result = {**_said(run), **more, **_credits(available=wallet.available_micro, balance=wallet.balance_micro)}
-    show(app, result, [line, there])
+def _show(
+    app: App, run: Reservation, done: executions.Accepted | executions.Settled, line: str, **more: object
+) -> None:
+    wallet, read_ms = done.wallet, done.balance_read_ms
+    there = f"{run.customer_id}: its provider bounds nothing that is held: it is declared, no more"
+    credits = _credits(available=None, balance=None)
+    if wallet is not None:
+        there = f"{run.customer_id}: {show_credits(wallet.available_micro)} available, "
+        there += f"{show_credits(wallet.held_micro)} held{_read(read_ms)}"
+        credits = _credits(available=wallet.available_micro, balance=wallet.balance_micro)
+    show(app, {**_said(run), **more, **credits, "balance_read_ms": read_ms}, [line, there])
+
+
+def _read(read_ms: int | None) -> str:
+    """Of a balance that a provider keeps: how old it is."""
+    return "" if read_ms is None else f", by the balance that was read {show_time(read_ms)}"

@@ -24,6 +24,9 @@ SQL = queries(__file__)
 
 Overage: TypeAlias = Literal["charge", "cap", "refuse"]
 State: TypeAlias = Literal["held", "settled", "released", "expired"]
+Hold: TypeAlias = Literal["wallet", "local", "declared"]
+"""Where a hold lies: in a wallet here; here, against a provider's balance as it was last read; or nowhere, as there is
+no balance to hold any of."""
 NO_END_MICRO: Final = 2**62
 """More than any wallet holds."""
 MATURE_TRIES: Final = 3
@@ -59,6 +62,7 @@ class Ask:
     subject: str | None = None
     action: str | None = None
     supplier: str | None = None
+    hold: Hold = "wallet"
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,11 @@ class Reservation:
     actor: str
     reason: str
     supplier: str | None
+    hold: Hold
 
     @property
     def left_micro(self) -> int:
-        """What of its wallet it still holds."""
+        """What it still holds."""
         return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
 
 
@@ -138,17 +143,26 @@ def reserve(
     Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, or `no_credit` where
     there is no room.
     """
-    values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    is_new = SQL.run(connection, "insert", values).first() is not None
-    found = read(connection, ask.reservation)
-    assert found is not None
+    found, is_new = note(connection, ask, by)
     if not is_new:
-        if found.fingerprint != ask.fingerprint:
-            raise other_content(ask.reservation)
         return found, True
     if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, most_held_micro):
         raise _no_room(connection, ask.customer_id, ask.amount_micro, ask.reservation, most_held_micro)
     return found, False
+
+
+def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
+    """Write down what a run asks for; the reservation, and whether it is new. Nothing is held yet.
+
+    Errors: Denied `other_content`.
+    """
+    values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    is_new = SQL.run(connection, "insert", values).first() is not None
+    found = read(connection, ask.reservation)
+    assert found is not None
+    if not is_new and found.fingerprint != ask.fingerprint:
+        raise other_content(ask.reservation)
+    return found, is_new
 
 
 def grow(

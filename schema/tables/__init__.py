@@ -32,6 +32,8 @@ from drawdown.schema.tables.ledger import (
     ledger_rates,
     reservations,
     run_blocks,
+    run_samples,
+    run_usage,
 )
 from drawdown.schema.tables.orgs import assignments, buckets, mappings, orgs
 from drawdown.schema.tables.outbox import (
@@ -111,6 +113,8 @@ __all__ = [
     "replays",
     "reservations",
     "run_blocks",
+    "run_samples",
+    "run_usage",
     "sample_conflicts",
     "sandboxes",
     "seals",

@@ -113,6 +113,7 @@ run_blocks = sa.Table(
 
 _HELD = sa.text("state = 'held'")
 _OF_SUPPLIER = sa.text("supplier IS NOT NULL")
+_ELSEWHERE = sa.text("state = 'held' AND hold <> 'wallet'")
 reservations = sa.Table(
     "reservations",
     metadata,
@@ -135,6 +136,8 @@ reservations = sa.Table(
     sa.Column("fingerprint", sa.Text, nullable=False),
     *said_columns(),
     id_column("supplier", null=True),
+    sa.Column("hold", sa.Text, nullable=False, server_default="wallet"),
+    sa.CheckConstraint("hold IN ('wallet', 'local', 'declared')", name="reservations_hold"),
     sa.CheckConstraint("state IN ('held', 'settled', 'released', 'expired')", name="reservations_state"),
     sa.CheckConstraint("overage IN ('charge', 'cap', 'refuse')", name="reservations_overage"),
     sa.CheckConstraint("amount_micro > 0 AND drawn_micro >= 0 AND expires_ms > accepted_ms", name="reservations_sane"),
@@ -142,8 +145,43 @@ reservations = sa.Table(
     sa.Index("reservations_held_by_wallet", "customer_id", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_held_by_end", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_by_org", "org_id", "accepted_ms"),
+    sa.Index("reservations_held_by_org", "org_id", "expires_ms", sqlite_where=_ELSEWHERE, postgresql_where=_ELSEWHERE),
     sa.Index("reservations_by_supplier", "supplier", "state", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
-    comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good.",
+    comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good. hold: of a "
+    "wallet here, of a provider's balance that was last read (local), or of none that there is (declared).",
+)
+
+run_usage = sa.Table(
+    "run_usage",
+    metadata,
+    id_column("reservation", key=True),
+    sa.Column("number", sa.Text, primary_key=True),
+    id_column("feature", key=True),
+    sa.Column("quantity", Big, nullable=False),
+    sa.Column("amount_micro", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("quantity >= 0 AND amount_micro >= 0", name="run_usage_sane"),
+    comment="What a run without a wallet used, under each number of it: what an entry is to a run with one.",
+)
+
+run_samples = sa.Table(
+    "run_samples",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("reservation"),
+    sa.Column("number", sa.Text, nullable=False),
+    id_column("feature"),
+    id_column("org_id"),
+    sa.Column("memory_mb", Big, nullable=False),
+    sa.Column("interval_s", Big, nullable=False),
+    sa.Column("base_units", Big, nullable=False),
+    ms_column("ts"),
+    sa.CheckConstraint(
+        "base_units > 0 AND base_units IN (interval_s, interval_s * memory_mb)", name="run_samples_sane"
+    ),
+    sa.Index("run_samples_by_run", "reservation", "number", "feature"),
+    comment="The samples that bill what a run used, and what they say.",
 )
 
 _TO_COME = sa.text("begins_ms > at_ms")

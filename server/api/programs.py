@@ -43,10 +43,11 @@ REQUESTS_PER_S: Final = 100
 STATUSES: Final[Mapping[str, int]] = {"no_credit": 402, "no_estimate": 422}
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "above_cap", "answer_lost", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked", "busy",
-    "cut_short", "database", "ended", "foreign_org", "halted", "no_credit", "no_estimate", "no_rate", "no_scope",
-    "no_wallet", "not_json", "other_content", "other_key", "other_unit", "stopped", "too_large", "too_many_requests",
-    "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_org",
+    "above_cap", "answer_lost", "bad_request", "bad_value", "balance_unknown", "below_drawn", "beyond_hold", "blocked",
+    "busy", "cut_short", "database", "ended", "foreign_org", "halted", "needs_quantities", "needs_wallet", "no_credit",
+    "no_estimate", "no_rate", "no_scope", "no_wallet", "not_json", "not_metered",
+    "other_content", "other_key", "other_unit", "stopped", "too_large", "too_many_requests", "too_much_held",
+    "too_slow", "unauthorized", "unknown_action", "unknown_feature", "unknown_org",
     "unknown_project", "unknown_run", "unknown_subject",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""

@@ -159,10 +159,13 @@ class PreviewAnswer(BaseModel):
     amount_micro: int | None
     available: float | None
     available_micro: int | None
+    hold: Literal["wallet", "local", "declared"] | None
+    balance_read_ms: int | None
 
 
 class Run(BaseModel):
-    """A run. `reserved`: for how much it was accepted; `held`: what of its wallet it holds still."""
+    """A run. `reserved`: for how much it was accepted; `held`: what it holds still. `hold` says of what: of a wallet,
+    of the balance that a provider keeps, as it was last read (`local`), or of none that there is (`declared`)."""
 
     key: str
     org_id: str
@@ -186,16 +189,19 @@ class Run(BaseModel):
     ended_reason: str | None
     actor: str
     reason: str
+    hold: Literal["wallet", "local", "declared"]
 
 
 class RunAnswer(Run):
-    """A run after it was accepted or extended, and its wallet. `repeated`: nothing was changed."""
+    """A run after it was accepted or extended, and its wallet. `repeated`: nothing was changed. Of a balance that a
+    provider keeps: what it leaves by the read of `balance_read_ms`; null where it has no end."""
 
     repeated: bool
-    available: float
-    available_micro: int
-    balance: float
-    balance_micro: int
+    available: float | None
+    available_micro: int | None
+    balance: float | None
+    balance_micro: int | None
+    balance_read_ms: int | None
 
 
 class ChargedAnswer(RunAnswer):

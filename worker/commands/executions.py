@@ -17,7 +17,7 @@ from drawdown.ledger import accounts, maturing, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations
 from drawdown.ledger.runs.draws import Cost, Drawn
-from drawdown.ledger.runs.reservations import Ask, Denied, Reservation
+from drawdown.ledger.runs.reservations import Ask, Denied, Hold, Reservation, State
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
@@ -26,6 +26,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.wallets import orgs_of
+from drawdown.worker.commands import remote_runs
 from drawdown.worker.commands.run_permission import (
     Permit,
     Request,
@@ -57,6 +58,9 @@ class Preview:
     customer_id: str | None
     amount_micro: int | None
     available_micro: int | None
+    hold: Hold | None = None
+    balance_read_ms: int | None = None
+    """Where the hold would lie, and, of a balance that a provider keeps, when its last read began."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,22 @@ class Asked:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A reservation, whether it was there before, and its wallet now."""
+    """A reservation, whether it was there before, and its wallet now; or, of a balance that a provider keeps, what that
+    leaves by its last read (None: it has no end), and when that read began."""
 
     reservation: Reservation
     repeated: bool
-    wallet: accounts.Wallet
+    wallet: accounts.Wallet | None
+    balance_read_ms: int | None = None
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What an act came to, and the wallet now."""
+    """What an act came to, and the wallet now, as in `Accepted`."""
 
     drawn: Drawn
-    wallet: accounts.Wallet
+    wallet: accounts.Wallet | None
+    balance_read_ms: int | None = None
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview:
@@ -96,9 +103,14 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
     try:
         require_sane(request)
         found = permit(connection, request, now_ms)
-        require_room(connection, found, now_ms)
+        if found.hold == "wallet":
+            require_room(connection, found, now_ms)
+        else:
+            elsewhere = remote_runs.standing(connection, request.org_id, now_ms)
+            remote_runs.require_room(elsewhere, request.org_id, found.amount_micro)
     except Denied as error:
         denied = error
+    available, read_ms = _ahead(connection, request.org_id, found, now_ms)
     return Preview(
         denied is None,
         None if denied is None else denied.step,
@@ -106,8 +118,21 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
         None if denied is None else str(denied),
         None if found is None else found.customer_id,
         None if found is None else found.amount_micro,
-        None if found is None else maturing.look_ahead(connection, found.customer_id, now_ms).available_micro,
+        available,
+        None if found is None else found.hold,
+        read_ms,
     )
+
+
+def _ahead(connection: sa.Connection, org_id: str, found: Permit | None, now_ms: int) -> tuple[int | None, int | None]:
+    """What is available to whom a permit is of, and when that was read of a provider."""
+    if found is None:
+        return None, None
+    if found.hold == "wallet":
+        return maturing.look_ahead(connection, found.customer_id, now_ms).available_micro, None
+    elsewhere = remote_runs.standing(connection, org_id, now_ms)
+    wallet = elsewhere.wallet if found.hold == "local" else None
+    return None if wallet is None else wallet.available_micro, elsewhere.read_ms
 
 
 def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Accepted:
@@ -121,11 +146,14 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
     if before is not None:  # the first answer, whatever has become of the account since
         if before.fingerprint != fingerprint(request):
             raise reservations.other_content(key)
-        return Accepted(before, True, _wallet(connection, before.customer_id))
+        return Accepted(before, True, *_left(connection, before, by.now_ms, moved=False))
     found = permit(connection, request, by.now_ms)
     ask = _ask_of(key, request, found, by.now_ms)
-    made, repeated = reservations.reserve(connection, ask, by, found.terms.most_held_micro)
-    return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))
+    if found.hold != "wallet":
+        made, repeated = remote_runs.reserve(connection, ask, by)
+    else:
+        made, repeated = reservations.reserve(connection, ask, by, found.terms.most_held_micro)
+    return Accepted(made, repeated, *_left(connection, made, by.now_ms))
 
 
 def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[Accepted]:
@@ -163,6 +191,7 @@ def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
         subject=request.subject,
         action=request.action,
         supplier=request.supplier,
+        hold=found.hold,
     )
 
 
@@ -170,9 +199,12 @@ def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -
     """Charge a part of a run that goes on, under a number of the caller's. Errors: those of `draws.draw`; UnknownId."""
     if not 0 <= number < 2**31:
         raise UsageError("the number of a draw lies between 0 and 2,147,483,647")
-    found = _held(connection, key, by.now_ms)
-    drawn = draws.draw(connection, found, number, _sane(cost), read_rate_card(connection), by)
-    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
+    found, cost = _held(connection, key, by.now_ms), _sane(cost)
+    if found.hold != "wallet":
+        drawn = remote_runs.draw(connection, found, number, cost, by)
+    else:
+        drawn = draws.draw(connection, found, number, cost, read_rate_card(connection), by)
+    return Settled(drawn, *_left(connection, found, by.now_ms))
 
 
 def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: int | None, by: By) -> Accepted:
@@ -186,29 +218,36 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     found = _held(connection, key, by.now_ms)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
-    until_ms = by.now_ms + (for_ms or LIFE_MS)
-    terms, to_micro = plans.hold_terms(connection, found.customer_id), to_micro or found.amount_micro
+    until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
+    if found.hold != "wallet":
+        grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)
+        return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
+    terms = plans.hold_terms(connection, found.customer_id)
     if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
         raise above_cap(to_micro, terms.most_hold_micro)
     grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, terms.most_held_micro)
-    return Accepted(grown, grown == found, _moved(connection, found.customer_id, by.now_ms))
+    return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
 
 
 def settle(connection: sa.Connection, key: str, cost: Cost, by: By) -> Settled:
     """End a run with what it cost in all; what is left of its hold is free. Errors: as `ledger.runs.draws.finish`;
     UnknownId."""
-    found = _held(connection, key, by.now_ms)
-    drawn = draws.finish(connection, found, "settled", _sane(cost), read_rate_card(connection), by)
-    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
+    return _finish(connection, key, "settled", _sane(cost), by)
 
 
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By) -> Settled:
     """Give a run up: what it incurred in all is charged (without it: what was drawn stays), the rest is free. Errors:
     as `ledger.runs.draws.finish`; UnknownId."""
+    return _finish(connection, key, "released", None if incurred is None else _sane(incurred), by)
+
+
+def _finish(connection: sa.Connection, key: str, state: State, cost: Cost | None, by: By) -> Settled:
     found = _held(connection, key, by.now_ms)
-    cost = None if incurred is None else _sane(incurred)
-    drawn = draws.finish(connection, found, "released", cost, read_rate_card(connection), by)
-    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
+    if found.hold != "wallet":
+        drawn = remote_runs.finish(connection, found, state, cost, by)
+    else:
+        drawn = draws.finish(connection, found, state, cost, read_rate_card(connection), by)
+    return Settled(drawn, *_left(connection, found, by.now_ms))
 
 
 def block(
@@ -247,18 +286,30 @@ def _held(connection: sa.Connection, key: str, now_ms: int) -> Reservation:
     return found
 
 
-def _wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
+def _wallet_of(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
     return accounts.read_wallets(connection, [customer_id])[customer_id]
 
 
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
     """The wallet after it moved. Whom that may halt, let go on, or leave with little is asked about again."""
-    found = _wallet(connection, customer_id)
+    found = _wallet_of(connection, customer_id, now_ms)
     orgs = orgs_of(connection, [customer_id])
     values = {"orgs": orgs, "customer_id": customer_id, "balance_micro": found.balance_micro, "now_ms": now_ms}
     if found.available_micro <= 0 or SQL.run(connection, "verdict_may_change", values).first() is not None:
         mark_for_projection(connection, orgs, now_ms)
     return found
+
+
+def _left(
+    connection: sa.Connection, found: Reservation, now_ms: int, *, moved: bool = True
+) -> tuple[accounts.Wallet | None, int | None]:
+    """What the run's wallet has; or what the balance leaves that a provider keeps, and when that was read. After it
+    `moved`, whoever that may concern is asked about again."""
+    if found.hold == "wallet":
+        wallet = _moved if moved else _wallet_of
+        return wallet(connection, found.customer_id, now_ms), None
+    elsewhere = (remote_runs.moved if moved else remote_runs.standing)(connection, found.org_id, now_ms)
+    return elsewhere.wallet if found.hold == "local" else None, elsewhere.read_ms
 
 
 def _require_key(key: str) -> None:

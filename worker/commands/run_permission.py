@@ -18,14 +18,17 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard
 from drawdown.ledger.runs import reservations
-from drawdown.ledger.runs.reservations import Denied, Overage
+from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.runs.reservations import Denied, Hold, Overage
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS
-from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.catalog.wallets import mirrored_at, wallets_at
+from drawdown.worker.commands import remote_runs
+from drawdown.worker.verdict.rates import rate_card_of
 
 SQL = queries(__file__)
 
@@ -59,25 +62,39 @@ class Permit:
     customer_id: str
     amount_micro: int
     terms: HoldTerms
+    hold: Hold = "wallet"
+
+
+@dataclass(frozen=True)
+class _Payer:
+    """Whose wallet pays; or, where the hold lies elsewhere, who is billed at which provider."""
+
+    customer_id: str
+    hold: Hold = "wallet"
+    provider: str = ""
 
 
 def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
     """Every step but the last, credits: those are asked for where they are held. Errors: Denied, with its step."""
-    customer = _payer(connection, request.org_id, now_ms)
+    payer = _payer(connection, request.org_id, now_ms)
     _require_running(connection, request.org_id)
-    terms = plans.hold_terms(connection, customer)
-    amount = _to_hold(connection, request, terms, now_ms)
+    here = payer.hold == "wallet"
+    terms = plans.hold_terms(connection, payer.customer_id) if here else HoldTerms()
+    amount = _to_hold(connection, request, terms, now_ms) if here else _elsewhere(connection, request, payer, now_ms)
     _require_unblocked(connection, request)
     if request.supplier is not None:
         ids.require(connection, ids.SUPPLIER, request.supplier)
-    return Permit(customer, amount, terms)
+    return Permit(payer.customer_id, amount, terms, payer.hold)
 
 
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
     """The same for several requests of one organisation: what is the same for all is asked for once. Errors: Denied, or
-    UnknownId, of any of them."""
+    UnknownId, of any of them; NotTogether where they draw on no wallet."""
     (org_id,) = {request.org_id for request in requests}
-    customer = _payer(connection, org_id, now_ms)
+    payer = _payer(connection, org_id, now_ms)
+    if payer.hold != "wallet":
+        raise NotTogether("each is decided by the balance that a provider keeps")
+    customer = payer.customer_id
     _require_running(connection, org_id)
     terms = plans.hold_terms(connection, customer)
     card = read_rate_card(connection) if any(request.quantities for request in requests) else None
@@ -90,7 +107,8 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
 
 def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
-    """The last step, for a look ahead: holding decides it. Errors: Denied."""
+    """The last step, for a look ahead: holding decides it. Of a hold that lies in no wallet it is asked elsewhere.
+    Errors: Denied."""
     wallet, most = maturing.look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
     if most is not None and wallet.held_micro + found.amount_micro > most:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
@@ -126,24 +144,40 @@ def _to_hold(
     return terms.held_for(estimate)
 
 
-def _payer(connection: sa.Connection, org_id: str, now_ms: int) -> str:
-    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it."""
+def _payer(connection: sa.Connection, org_id: str, now_ms: int) -> _Payer:
+    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it. Whose balance
+    its biller keeps has none here, nor has who is billed afterwards and was never given credit."""
     row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
     billed = row is not None and row.provider not in EXEMPT_PROVIDERS
-    if row is not None and billed and row.provider not in wallets_at(connection):
-        raise Denied(
-            "no_wallet",
-            f"{org_id} is billed by {row.provider}, which keeps its balances itself: no credit can be held here",
-            "account",
-        )
     customer = str(row.customer_id) if row is not None and billed and row.customer_id else org_id
+    if row is not None and billed and row.provider not in wallets_at(connection):
+        return _Payer(customer, remote_runs.hold_at(connection, org_id, now_ms, in_ledger=False), row.provider)
     if not accounts.has_wallet(connection, customer):
         if row is None:
             ids.require(connection, ids.CUSTOMER, org_id)
+        elif row.provider in mirrored_at(connection):
+            return _Payer(customer, remote_runs.hold_at(connection, org_id, now_ms, in_ledger=True), row.provider)
         raise Denied(
             "no_wallet", f"{customer} has no credit yet: `drawdown ledger grant {customer} CREDITS`", "account"
         )
-    return customer
+    return _Payer(customer)
+
+
+def _elsewhere(connection: sa.Connection, request: Request, payer: _Payer, now_ms: int) -> int:
+    """The estimate of a run that a provider bills, by that provider's rates. No plan of ours has a say in it.
+
+    Errors: Denied `needs_quantities`, `needs_wallet`, `no_rate`; UsageError.
+    """
+    said = f"{request.org_id} is billed by features at {payer.provider}"
+    if request.quantities is None:
+        raise Denied("needs_quantities", f"{said}: estimate in quantities, --use FEATURE=N", "account")
+    if request.supplier is not None or request.overage == "cap":
+        what = "a supplier is owed a share" if request.supplier is not None else "a cost is written off"
+        raise Denied("needs_wallet", f"{said}: {what} of credit in a wallet here alone", "account")
+    card, amount = rate_card_of(connection, payer.provider), 0
+    for line in request.quantities.items():
+        amount += remote_runs.price_of(connection, card, payer.provider, line, now_ms)
+    return _sane_amount(amount)
 
 
 def _require_running(connection: sa.Connection, org_id: str) -> None:
@@ -167,6 +201,10 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
             ids.require(connection, ids.FEATURE, feature)
             raise Denied("no_rate", f"{feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`")
         amount += price
+    return _sane_amount(amount)
+
+
+def _sane_amount(amount: int) -> int:
     if not 0 < amount <= MAX_ENTRY_MICRO:
         raise UsageError("an estimate comes to more than nothing, and to at most a thousand million credits")
     return amount

@@ -128,7 +128,7 @@ WITH holding AS (
     SELECT r.reservation, r.org_id, COALESCE(r.project, '') AS project, r.expires_ms, r.amount_micro - COALESCE((
         SELECT SUM(e.amount_micro) FROM ledger_entries e
         WHERE e.reservation = r.reservation AND e.at_ms < :until_ms), 0) AS held_micro
-    FROM reservations r WHERE r.customer_id = :customer_id AND {standing}
+    FROM reservations r WHERE r.customer_id = :customer_id AND r.hold = 'wallet' AND {standing}
         AND r.accepted_ms < :until_ms AND r.expires_ms >= :until_ms
 ),
 placed AS (
