@@ -36,6 +36,12 @@ PAIRS = (
     ("cli.nouns.ledger_plans:tier_buy", "cli.nouns.ledger:grant onto a plan"),
     ("cli.nouns.executions:accept in a new month", "expire_holds"),
     ("cli.nouns.settlements:batch", "cli.nouns.executions:settle pixel's"),
+    ("cli.nouns.executions:accept far", "cli.nouns.executions:accept another far"),
+    ("cli.nouns.executions:settle far", "cli.nouns.executions:settle far"),
+    ("cli.nouns.executions:settle far", "cli.nouns.executions:release far"),
+    ("cli.nouns.executions:settle far late", "expire_holds_elsewhere"),
+    ("cli.nouns.executions:settle far", "seal"),
+    ("cli.nouns.executions:extend far", "cli.nouns.executions:accept far"),
 )
 
 
