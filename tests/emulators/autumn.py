@@ -21,6 +21,7 @@ from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from tests.emulators import autumn_setup
 from tests.emulators.autumn_account import QUEUE_MS, WINDOW_MS, Account, Charge, Insufficient, Track
 from tests.emulators.autumn_call import Ask, Plain, Refused, answer_json, bad, duplicate, too_many, unavailable
+from tests.emulators.autumn_locks import Locks
 from tests.emulators.autumn_payments import ATTACH_FAULTS, Books
 from tests.emulators.autumn_state import Json, Number, balance
 from tests.emulators.wire import FaultPlan
@@ -79,6 +80,7 @@ class AutumnEmulator:
     tracks_per_minute: int = 120_000
     books: Books | None = None
     """Of the Stripe account that is linked; None: there is none, as when it was recorded."""
+    locks: Locks = field(default_factory=Locks)
     list_stands_still: tuple[int, int] = (0, 0)
     """From when to when the list of events shows nothing new."""
     calls: Counter[str] = field(default_factory=Counter)
@@ -197,6 +199,7 @@ class AutumnEmulator:
             "balances.update": self._update_balance,
             "balances.create": autumn_setup.make_balance,
             "balances.batch_track": self._batch,
+            "balances.finalize": self.locks.finalize,
             "billing.attach": autumn_setup.attach,
         }
         if self.books is not None:
@@ -312,6 +315,8 @@ class AutumnEmulator:
         free = any(one.unlimited or one.overage_allowed for one in grants)
         enough = sum(max(0, one.balance) for one in grants) >= needed * cost
         told["allowed"] = flag is not None if feature.kind == "boolean" else bool(grants) and (free or enough)
+        if told["allowed"]:
+            self.locks.take(ask, customer.name, feature, needed)
         if ask.body.get("send_event") is True and told["allowed"]:
             ask.account.charge(Track(customer.name, feature, needed, None, "cap", {}, None, None), ask.now_ms)
         return 200, told | {"balance": balance(grants, ask.version) if grants else None, "flag": flag}
