@@ -16,6 +16,7 @@ from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_results import Accepted, Settled
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run
 
 commands = typer.Typer()
@@ -274,28 +275,24 @@ def _credits(**micro: int | None) -> dict[str, object]:
     return {name: None if value is None else in_credits(value) for name, value in micro.items()}
 
 
-def _show_settled(app: App, done: executions.Settled, said: str) -> None:
+def _show_settled(app: App, done: Settled, said: str) -> None:
     drawn = done.drawn
     line = f"{said}; {show_credits(drawn.charged_micro)} credits were charged"
     if drawn.repeated:
         line = f"{said} before, at {show_credits(drawn.reservation.drawn_micro)} credits: nothing was charged"
     if drawn.written_off_micro:
         line += f", {show_credits(drawn.written_off_micro)} above the hold were not"
-    more = _credits(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
-    _show(app, drawn.reservation, done, line, repeated=drawn.repeated, **more)
+    charged = _credits(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
+    _show(app, drawn.reservation, done, line, repeated=drawn.repeated, **charged)
 
 
-def _show(
-    app: App, run: Reservation, done: executions.Accepted | executions.Settled, line: str, **more: object
-) -> None:
-    wallet, read_ms = done.wallet, done.balance_read_ms
-    there = f"{run.customer_id}: its provider bounds nothing that is held: it is declared, no more"
-    credits = _credits(available=None, balance=None)
-    if wallet is not None:
-        there = f"{run.customer_id}: {show_credits(wallet.available_micro)} available, "
-        there += f"{show_credits(wallet.held_micro)} held{_read(read_ms)}"
+def _show(app: App, run: Reservation, done: Accepted | Settled, line: str, **more: object) -> None:
+    there, credits = "nothing bounds what is held: it is declared", _credits(available=None, balance=None)
+    if (wallet := done.wallet) is not None:
+        there = f"{show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} held"
         credits = _credits(available=wallet.available_micro, balance=wallet.balance_micro)
-    show(app, {**_said(run), **more, **credits, "balance_read_ms": read_ms}, [line, there])
+    more |= {**_said(run), **credits, "balance_read_ms": done.balance_read_ms}
+    show(app, more, [line, f"{run.customer_id}: {there}{_read(done.balance_read_ms)}"])
 
 
 def _read(read_ms: int | None) -> str:

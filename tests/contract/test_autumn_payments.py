@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.autumn.payments import (
+    MAX_CHARS,
     MAX_NAMED,
+    MAX_READ_BYTES,
     METADATA,
     NEVER_MS,
     UNREAD_MS,
@@ -19,7 +21,7 @@ from drawdown.providers.autumn.payments import (
     attached,
     build,
 )
-from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer
+from drawdown.providers.http import PUSH_ANSWER_BYTES, Answer, Call, HttpResult, NoAnswer
 from drawdown.providers.http import NotSent as NeverLeft
 from drawdown.providers.payments.protocol import (
     Charge,
@@ -134,6 +136,15 @@ def test_the_call_that_takes_money_says_all_of_it() -> None:
     assert attach.headers["idempotency-key"].startswith("drawdown-")
     assert "idempotency-key" not in stub.sent[0].headers, "reads claim no key"
     assert SECRET_KEY not in repr(attach)
+    assert {call.most_bytes for call in stub.sent[:-1]} == {MAX_READ_BYTES}, "a customer may have many invoices"
+    assert attach.most_bytes == PUSH_ANSWER_BYTES
+
+
+def test_what_autumn_says_is_cut() -> None:
+    said_at_length = answer_of(invoice="left out", required_action={"code": "payment_failed", "reason": "x" * 1_000})
+    result = judged(said_at_length)
+    assert isinstance(result, Declined)
+    assert len(result.reason) == MAX_CHARS
 
 
 # What stands against it before anything is taken.

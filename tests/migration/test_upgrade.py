@@ -130,3 +130,36 @@ def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.Fixtu
         with pytest.raises(DBAPIError, match="truncate"):
             write(engine, lambda c: c.execute(sa.text("TRUNCATE ledger_lots")))
     engine.dispose()
+
+
+RUN = (
+    "INSERT INTO reservations (reservation, org_id, customer_id, amount_micro, state, overage, accepted_ms, expires_ms, "
+    f"fingerprint, actor, reason) VALUES ('e-1', 'acme', 'acme', 7, 'held', 'charge', {T0}, {T0 + 1}, 'f', 'a', 'r')"
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_runs_of_0025_are_held_in_wallets_and_go_back(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "sqlite":
+        engine = connect(f"sqlite:///{tmp_path}/old.db")
+    else:
+        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "runs"))
+    with engine.begin() as connection:
+        migrate_to(connection, "0025")
+        connection.execute(sa.text(RUN))
+    upgrade(engine)
+    run = "SELECT reservation, amount_micro, state, hold FROM reservations"
+    assert read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(run))]) == [("e-1", 7, "held", "wallet")]
+    for statement, rule in {
+        "UPDATE reservations SET hold = 'local'": "never changes",
+        "UPDATE run_usage SET quantity = 1": "append-only",
+        "DELETE FROM run_usage": "append-only",
+    }.items():
+        with engine.begin() as connection:
+            values = "('e-1', 'final', 'x', 1, 1, 1, 'a', 'r') ON CONFLICT DO NOTHING"
+            connection.execute(sa.text(f"INSERT INTO run_usage VALUES {values}"))
+        with pytest.raises(DBAPIError, match=rule):
+            write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
+    engine.dispose()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import sqlalchemy as sa
@@ -16,8 +15,8 @@ import sqlalchemy as sa
 from drawdown.ledger import accounts, maturing, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations
-from drawdown.ledger.runs.draws import Cost, Drawn
-from drawdown.ledger.runs.reservations import Ask, Denied, Hold, Reservation, State
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Ask, Denied, Reservation, State
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
@@ -39,61 +38,15 @@ from drawdown.worker.commands.run_permission import (
     require_room,
     require_sane,
 )
+from drawdown.worker.commands.run_results import Accepted, Asked, Preview, Settled
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
 
+__all__ = ["Accepted", "Asked", "Preview", "Settled"]
+
 LIFE_MS: Final = 60 * MINUTE_MS
 QUEUED_LIFE_MS: Final = DAY_MS
-
-
-@dataclass(frozen=True)
-class Preview:
-    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits."""
-
-    allowed: bool
-    step: str | None
-    code: str | None
-    reason: str | None
-    customer_id: str | None
-    amount_micro: int | None
-    available_micro: int | None
-    hold: Hold | None = None
-    balance_read_ms: int | None = None
-    """Where the hold would lie, and, of a balance that a provider keeps, when its last read began."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A run that is asked for by a program, and by whom."""
-
-    key: str
-    request: Request
-    actor: str
-    reason: str
-
-    def by(self, now_ms: int) -> By:
-        return By(now_ms, self.actor, self.reason, "http")
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A reservation, whether it was there before, and its wallet now; or, of a balance that a provider keeps, what that
-    leaves by its last read (None: it has no end), and when that read began."""
-
-    reservation: Reservation
-    repeated: bool
-    wallet: accounts.Wallet | None
-    balance_read_ms: int | None = None
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What an act came to, and the wallet now, as in `Accepted`."""
-
-    drawn: Drawn
-    wallet: accounts.Wallet | None
-    balance_read_ms: int | None = None
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview:
