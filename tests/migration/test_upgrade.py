@@ -133,15 +133,14 @@ def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.Fixtu
 
 
 RUN = (
-    "INSERT INTO reservations (reservation, org_id, customer_id, amount_micro, state, overage, accepted_ms, expires_ms, "
-    f"fingerprint, actor, reason) VALUES ('e-1', 'acme', 'acme', 7, 'held', 'charge', {T0}, {T0 + 1}, 'f', 'a', 'r')"
+    "INSERT INTO reservations (reservation, org_id, customer_id, amount_micro, state, overage, accepted_ms, "
+    "expires_ms, fingerprint, actor, reason) "
+    f"VALUES ('e-1', 'acme', 'acme', 7, 'held', 'charge', {T0}, {T0 + 1}, 'f', 'a', 'r')"
 )
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_runs_of_0025_are_held_in_wallets_and_go_back(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_runs_of_0025_are_held_in_wallets(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if kind == "sqlite":
         engine = connect(f"sqlite:///{tmp_path}/old.db")
     else:
