@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.maturing import MATURE_AT_ONCE, mature
 from drawdown.ledger.runs.denied import Denied
+from drawdown.schema.clock import utc
 from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
@@ -25,7 +26,7 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
         whose = f"the run {row.reservation}" if row.org_id == org_id else "a run of another organisation"
         raise Denied(
             "sandbox_taken",
-            f"{row.sandbox_id} is named by {whose}, which goes on until {row.expires_ms}: settle or release it first",
+            f"{row.sandbox_id} is named by {whose}, which goes on until {utc(row.expires_ms)}: end it first",
         )
 
 

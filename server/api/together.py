@@ -2,8 +2,8 @@
 locked, and committed, once for all of them.
 
 Guarantee: what cannot be decided together is decided alone, by the same function as ever: each request gets the answer
-that it would have got alone. An organisation waits for no other. Who comes alone waits for nobody,
-but for GATHER_S at most where several came right before.
+that it would have got alone. An organisation waits for no other. A request that comes alone waits for none; where
+several came right before, it waits for GATHER_S at most.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
-from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.run_permission import MOST_SANDBOXES, Request
 from drawdown.worker.commands.withdrawals import withdraw
@@ -28,6 +28,7 @@ from drawdown.worker.verdict import metered
 from drawdown.worker.verdict.holds import read_held, shrink_holds
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run
+from drawdown.worker.views.statement import Span, of_customer
 from drawdown.worker.watch import Watcher, watch
 from tests.world import T0, Fleet
 
@@ -121,6 +122,16 @@ def test_a_hold_shrinks_by_what_metering_charges_for_its_sandboxes(lab: Lab) -> 
     lab.fleet.tick_windows(3)
     assert lab.purse == (82_000, 0)
     lab.proven()
+
+
+def test_a_statement_says_what_a_hold_has_come_down_to(lab: Lab) -> None:
+    lab.accept(for_ms=DAY_MS)
+    lab.use()
+    lab.fleet.tick_windows(3)
+    now = lab.fleet.clock.at_ms
+    found = lab.read(lambda c: of_customer(c, "acme", Span(T0, now), now))
+    assert [(one.run, one.held_micro) for one in found.held] == [("m", 44_000)]
+    assert found.reserved_micro == lab.purse[1] == 44_000
 
 
 def test_what_is_sealed_and_not_charged_is_neither_held_twice_nor_free(lab: Lab) -> None:

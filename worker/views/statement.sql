@@ -127,11 +127,12 @@ ORDER BY more, project
 
 -- name: held
 -- Runs that had credit reserved just before :until_ms, `standing` then. What a run was for before it was extended is on
--- no record: it counts for what it is for now.
+-- no record: it counts for what it is for now. Nor is when metering drew on a hold: what it has drawn by now counts.
 WITH holding AS (
-    SELECT r.reservation, r.org_id, COALESCE(r.project, '') AS project, r.expires_ms, r.amount_micro - COALESCE((
-        SELECT SUM(e.amount_micro) FROM ledger_entries e
-        WHERE e.reservation = r.reservation AND e.at_ms < :until_ms), 0) AS held_micro
+    SELECT r.reservation, r.org_id, COALESCE(r.project, '') AS project, r.expires_ms, r.amount_micro
+        - CASE WHEN r.settled_by = 'metering' THEN r.drawn_micro ELSE COALESCE((
+            SELECT SUM(e.amount_micro) FROM ledger_entries e
+            WHERE e.reservation = r.reservation AND e.at_ms < :until_ms), 0) END AS held_micro
     FROM reservations r WHERE r.customer_id = :customer_id AND {standing}
         AND r.accepted_ms < :until_ms AND r.expires_ms >= :until_ms
 ),
