@@ -168,3 +168,14 @@ def parse_percent(text: str) -> int:
 def show_percent(ppm: int) -> str:
     """Of parts per million: `70 %`, `12.5 %`."""
     return f"{Decimal(ppm) / 10_000:f} %"
+
+
+def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
+    """Base units by feature, of `tokens=1200`. Errors: UsageError."""
+    found: dict[str, int] = {}
+    for text in use or []:
+        feature, _, quantity = text.partition("=")
+        if not feature or not (quantity.isascii() and quantity.isdigit()) or feature in found:
+            raise UsageError(f"--use {text!r}: write FEATURE=N, each feature once, N a whole number of base units")
+        found[feature] = int(quantity)
+    return found or None

@@ -14,6 +14,7 @@ def said_of(run: Reservation) -> dict[str, object]:
     kept = {name: value for name, value in vars(run).items() if name != "fingerprint"}
     return {
         **kept,
+        "payer": run.customer_id,
         "sandboxes": run.named,
         **credits_of(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro),
     }

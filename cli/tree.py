@@ -63,6 +63,8 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "plan": CommandModule("plans", "Plans: limits, what runs hold, credit each month"),
         "tier": CommandModule("tiers", "Tiers: more sandboxes at once, bought by the month"),
         "execution": CommandModule("executions", "Runs: preview, accept, draw, settle, release"),
+        "pool": CommandModule("pools", "Pools: credit that is allotted to others for a time"),
+        "payer": CommandModule("payers", "Payers: who pays for another one's runs"),
         "supplier": CommandModule("suppliers", "Suppliers: their share of runs, holds, freezes"),
         "settlement": CommandModule("settlements", "What suppliers are owed: holds, reversals, batches"),
         "topup": CommandModule("topups", "Automatic top-ups: terms, cards, charges, the kill switch"),

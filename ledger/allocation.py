@@ -32,7 +32,7 @@ class Lot:
 
     Of a lot that a plan gave, `part` says which it is, and of which `plan`. `period`: the month that it is for. Of
     credit that was included: how much of it may roll over. Of credit that rolled over: what late use took of it
-    (`reduced_micro`, in `taken_micro`).
+    (`reduced_micro`, in `taken_micro`). Of an allotment: the `pool` whose credit it is, and comes back to.
     """
 
     lot: str
@@ -56,6 +56,7 @@ class Lot:
     rollover_min_micro: int = 0
     rollover_max_micro: int = 0
     reduced_micro: int = 0
+    pool: str | None = None
 
     @property
     def turn(self) -> tuple[int, bool, int, bool, int, str]:

@@ -35,6 +35,9 @@ EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
 """How long after its end a lot is booked: by then the last window of its life is over and past its grace, and a tick
 has seen it. What comes later re-opens it; this only keeps what comes in time from being booked twice."""
 
+RETURNED_AT_ONCE: Final = 1_000
+"""Wallets whose allotments one transaction returns to their pools."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -78,14 +81,16 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
     if SQL.run(connection, "insert", values).first() is None:
         before = read(connection, lot.lot)
         assert before is not None
-        if not _is_same(before, lot):
-            raise Refused(f"the grant key {lot.lot} was used before, for {_said(before)}: give a new one")
+        if not is_same(before, lot):
+            raise Refused(f"the grant key {lot.lot} was used before, for {said(before)}: give a new one")
         return False
     account = wallet_account(lot.customer_id)
     open_accounts(connection, [account])
     over_ms = [] if lot.expires_ms is None else [lot.expires_ms + EXPIRY_WAIT_MS]
     for moment_ms in [lot.begins_ms, *over_ms] if lot.begins_ms > lot.at_ms else over_ms:
         SQL.run(connection, "expect", {"account_id": account, "moment_ms": moment_ms})
+    if lot.pool is not None and over_ms:
+        SQL.run(connection, "expect", {"account_id": wallet_account(lot.pool), "moment_ms": over_ms[0]})
     return True
 
 
@@ -94,14 +99,14 @@ def look_again(connection: sa.Connection, customer_id: str) -> None:
     SQL.run(connection, "expect", {"account_id": wallet_account(customer_id), "moment_ms": 0})
 
 
-def _is_same(before: Lot, lot: Lot) -> bool:
+def is_same(before: Lot, lot: Lot) -> bool:
     """A begin that was not said is the moment it was given at, which is another one each time."""
     unsaid = before.begins_ms == before.at_ms and lot.begins_ms == lot.at_ms
     again = replace(before, at_ms=lot.at_ms, actor=lot.actor, reason=lot.reason)
     return again == (replace(lot, begins_ms=before.begins_ms) if unsaid else lot)
 
 
-def _said(lot: Lot) -> str:
+def said(lot: Lot) -> str:
     ends = "never expiring" if lot.expires_ms is None else f"expiring at {lot.expires_ms}"
     pays = "" if lot.features is None else f", for {', '.join(lot.features)}"
     return (
@@ -111,11 +116,11 @@ def _said(lot: Lot) -> str:
 
 
 def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:
-    """The entry that puts a lot into the balance, dated as it begins."""
+    """The entry that puts a lot into the balance, dated as it begins. An allotment comes out of its pool's wallet."""
     return {
         "key": lot.lot,
         "kind": "grant",
-        "from_account": SOURCE,
+        "from_account": SOURCE if lot.pool is None else wallet_account(lot.pool),
         "to_account": wallet_account(lot.customer_id),
         "amount_micro": lot.amount_micro,
         "ts": lot.begins_ms,
@@ -218,17 +223,19 @@ def _book(found: Due, customer_id: str, before: Sequence[Lot], closing: Closing,
 
 
 def _expiry(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
+    """What comes back to a pool is dated as it left it: whatever paid for it then has it again, or expires with it."""
     assert lot.expires_ms is not None
+    over = "expired" if lot.pool is None else "returned to its pool"
     return {
         "key": f"expiry:{lot.lot}:r{lot.expiries}",
         "kind": "expiry",
         "from_account": wallet_account(lot.customer_id),
-        "to_account": BREAKAGE,
+        "to_account": BREAKAGE if lot.pool is None else wallet_account(lot.pool),
         "amount_micro": amount_micro,
-        "ts": lot.expires_ms,
+        "ts": lot.expires_ms if lot.pool is None else lot.begins_ms,
         "at_ms": now_ms,
         "actor": "drawdown",
-        "reason": "expired" if amount_micro > 0 else "used in time after all",
+        "reason": over if amount_micro > 0 else "used in time after all",
         "lot": lot.lot,
     }
 
@@ -245,6 +252,25 @@ def keep(connection: sa.Connection, found: Due, now_ms: int) -> None:
     if found.deferred:
         looked_at(connection, found.deferred, now_ms)
     grants.caught_up(connection, found.caught_up, now_ms)
+
+
+def returned_to(found: Due) -> set[str]:
+    """The pools to which something comes back."""
+    sides = (str(entry["to_account"]) for entry in found.entries if entry["kind"] == "expiry")
+    return {account.removeprefix(WALLET) for account in sides if account.startswith(WALLET)}
+
+
+def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
+    """The pools whose wallets may move as what is over in these wallets is booked. Lots are never over as they are
+    given, so none is missing by the time that the wallets are held."""
+    values = {"customers": list(customer_ids), "over_ms": now_ms - EXPIRY_WAIT_MS}
+    return list(SQL.run(connection, "lenders", values).scalars())
+
+
+def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
+    """Those of whom something comes back to these customers, as far as they are pools: the first of them."""
+    values = {"customers": list(customer_ids), "over_ms": now_ms - EXPIRY_WAIT_MS, "at_most": RETURNED_AT_ONCE}
+    return list(SQL.run(connection, "borrowers", values).scalars())
 
 
 def looked_at(connection: sa.Connection, deferred: Mapping[str, int], now_ms: int) -> None:

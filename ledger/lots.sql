@@ -2,13 +2,14 @@
 
 -- name: insert
 INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, priority, begins_ms, expires_ms, features, at_ms, actor,
-    reason)
-VALUES (:lot, :customer_id, :kind, :amount_micro, :priority, :begins_ms, :expires_ms, :features, :at_ms, :actor, :reason)
+    reason, pool)
+VALUES (:lot, :customer_id, :kind, :amount_micro, :priority, :begins_ms, :expires_ms, :features, :at_ms, :actor,
+    :reason, :pool)
 ON CONFLICT (lot) DO NOTHING RETURNING lot
 
 -- name: columns
 l.lot, l.customer_id, l.kind, l.amount_micro, l.priority, l.begins_ms, l.expires_ms, l.features, l.at_ms, l.actor,
-    l.reason
+    l.reason, l.pool
 
 -- name: one
 SELECT {columns} FROM ledger_lots l WHERE l.lot = :lot
@@ -43,7 +44,8 @@ ORDER BY a.account_id
 
 -- name: used
 -- What was used in each part of time, by feature: usage by its window, runs by their acceptance, tiers by their month,
--- and what was taken back without a lot by its moment.
+-- and what was taken back without a lot by its moment. A pool uses what it allots as it does so; what comes back was
+-- never used.
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
@@ -52,6 +54,26 @@ UNION ALL
 SELECT p.account_id, p.part, NULL, CAST(-SUM(e.amount_micro) AS BIGINT)
 FROM parts p JOIN ledger_entries e ON e.to_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
 WHERE e.kind = 'grant' AND e.amount_micro < 0 AND e.lot IS NULL GROUP BY p.account_id, p.part
+UNION ALL
+SELECT p.account_id, p.part, NULL, CAST(SUM(e.amount_micro) AS BIGINT)
+FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
+WHERE e.kind = 'grant' GROUP BY p.account_id, p.part
+UNION ALL
+SELECT p.account_id, p.part, NULL, CAST(-SUM(e.amount_micro) AS BIGINT)
+FROM parts p JOIN ledger_entries e ON e.to_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
+WHERE e.kind = 'expiry' AND e.to_account <> 'breakage' GROUP BY p.account_id, p.part
+
+-- name: lenders
+-- The pools to which lots that are over may return something, or from which they may take it again.
+SELECT DISTINCT l.pool FROM ledger_lots l
+WHERE l.customer_id IN :customers AND l.expires_ms <= :over_ms AND l.pool IS NOT NULL
+
+-- name: borrowers
+-- Those whose allotments of these pools are over, and were not looked at since.
+SELECT DISTINCT l.customer_id FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
+WHERE l.pool IN :customers AND l.expires_ms <= :over_ms
+    AND (a.lots_ended_ms IS NULL OR a.lots_ended_ms < l.expires_ms)
+ORDER BY l.customer_id LIMIT :at_most
 
 -- name: looked_at
 UPDATE ledger_accounts SET deferred_micro = r.deferred_micro, lots_ended_ms = (SELECT MAX(l.expires_ms)

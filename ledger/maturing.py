@@ -51,28 +51,42 @@ def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: in
     found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, row.held_micro, row.overdraft_micro)
     if not row.is_due:
         return found, []
-    freed = int(SQL.run(connection, "due_left", {"customer_id": customer_id, "now_ms": now_ms}).scalar_one())
-    of_lots = lots.due(connection, {customer_id: freed}, now_ms)
-    moved = sum(amount for entry in of_lots.entries for _, amount in moves(entry))
-    then = replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed)
+    freed = {
+        one: int(SQL.run(connection, "due_left", {"customer_id": one, "now_ms": now_ms}).scalar_one())
+        for one in (customer_id, *lots.borrowers(connection, [customer_id], now_ms))
+    }
+    of_lots, own = lots.due(connection, freed, now_ms), wallet_account(customer_id)
+    moved = sum(amount for entry in of_lots.entries for account, amount in moves(entry) if account == own)
+    then = replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed[customer_id])
     charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
-    return replace(then, balance_micro=then.balance_micro - charged), of_lots.given
+    return replace(then, balance_micro=then.balance_micro - charged), [
+        one for one in of_lots.given if one.customer_id == customer_id
+    ]
 
 
 def mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> bool:
     """Make true what is due in these wallets: reservations that expire (a bounded part at once), lots that begin or
-    expire, what plans give, tiers. Whether nothing more is due. Locks the reservations, then the wallets.
+    expire, what plans give, tiers; of pools also what comes back to them. Whether nothing more is due. Locks the
+    reservations, then the wallets: with those of the pools to which something comes back.
 
     A moment that is over may stand there alone: what it was of ended before. It is set right, too.
     """
     return not _mature(connection, customer_ids, now_ms).more
 
 
+def touched(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> tuple[list[str], list[str]]:
+    """Whose reservations, and whose wallets, `mature` locks: whoever locks more before it locks all of them at once."""
+    customers = sorted({*customer_ids, *lots.borrowers(connection, customer_ids, now_ms)})
+    return customers, sorted({*customers, *lots.lenders(connection, customers, now_ms)})
+
+
 def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Matured:
-    customers = sorted(set(customer_ids))
+    returning = lots.borrowers(connection, customer_ids, now_ms)
+    customers = sorted({*customer_ids, *returning})
     values = {"customers": customers, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
     due = SQL.run(connection, "hold_due", values).scalars().all()
-    SQL.run(connection, "hold_wallets", {"accounts": [wallet_account(one) for one in customers]}).all()
+    touched = sorted({*customers, *lots.lenders(connection, customers, now_ms)})
+    SQL.run(connection, "hold_wallets", {"accounts": [wallet_account(one) for one in touched]}).all()
     freed = dict.fromkeys(customers, 0)
     if due:
         for row in expire(connection, due, now_ms):
@@ -84,7 +98,9 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     lots.keep(connection, of_lots, now_ms)
     settled = [one for one in customers if one not in of_lots.unfinished]
     turned = tiers.turn(connection, settled, now_ms)
-    again = of_lots.unfinished | turned  # what a tier cost may change what lots expired with
+    # What a tier cost may change what lots expired with; so may what comes back to a pool.
+    again = of_lots.unfinished | turned | lots.returned_to(of_lots)
+    again |= set(customer_ids) if len(returning) == lots.RETURNED_AT_ONCE else set()
     wallets = [{"account_id": wallet_account(one), "customer_id": one, "again": one in again} for one in customers]
     times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
     next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).scalars().all()
@@ -109,4 +125,5 @@ def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
     if not customers:
         return Matured([], more=False)
     found = _mature(connection, customers, now_ms)
-    return Matured(found.moved, found.more or len(customers) == SWEPT_AT_ONCE)
+    returned = not set(found.moved) <= set(customers)  # what comes back to a pool may fall due there
+    return Matured(found.moved, found.more or returned or len(customers) == SWEPT_AT_ONCE)

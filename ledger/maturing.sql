@@ -42,13 +42,16 @@ FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.acc
 -- name: next_due
 -- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen. A lot
 -- that is over waits until it is booked; then only what changes of it makes its wallet due. A wallet on a plan is due as
--- each month begins, whatever the plan gives by then; one that is not settled yet (`again`), at once.
+-- each month begins, whatever the plan gives by then; a pool as what it allotted comes back; one that is not settled
+-- yet (`again`), at once.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
     SELECT h.expires_ms AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
     UNION ALL SELECT l.begins_ms FROM ledger_lots l
         WHERE l.customer_id = r.customer_id AND l.begins_ms > l.at_ms AND l.begins_ms > :now_ms
     UNION ALL SELECT l.expires_ms + :wait_ms FROM ledger_lots l
         WHERE l.customer_id = r.customer_id AND l.expires_ms > :now_ms - :wait_ms
+    UNION ALL SELECT l.expires_ms + :wait_ms FROM ledger_lots l
+        WHERE l.pool = r.customer_id AND l.expires_ms > :now_ms - :wait_ms
     UNION ALL SELECT CASE WHEN r.again THEN 0 END
     UNION ALL SELECT CASE WHEN ledger_accounts.plan IS NOT NULL THEN :month_ms END
     UNION ALL SELECT s.since_ms FROM plan_stays s WHERE s.customer_id = r.customer_id AND s.since_ms > :now_ms

@@ -177,7 +177,8 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     Errors: DatabaseBusy where more is due in the wallet than one transaction takes.
     """
     customer = lot.customer_id
-    make_true(connection, customer, by.now_ms)
+    whose = [customer, *([] if lot.pool is None else [lot.pool])]
+    make_true(connection, whose, by.now_ms)
     those = lots.read_all(connection, [customer])
     found = next(one for one in those[customer] if one.lot == lot.lot)
     amount, promised, key = found.amount_micro - found.taken_micro, 0, None
@@ -190,13 +191,14 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     if amount > 0:
         key = f"back:{found.lot}:r{found.takes}"
         back = {**lots.entry_of(found, by.now_ms), "actor": by.actor, "reason": by.reason}
-        back |= {"key": key, "lot": found.lot, "amount_micro": -amount, "ts": by.now_ms}
+        dated_ms = by.now_ms if lot.pool is None else lot.begins_ms  # a pool has it again as if it had kept it
+        back |= {"key": key, "lot": found.lot, "amount_micro": -amount, "ts": dated_ms}
         begun = (
             [lots.entry_of(found, by.now_ms)] if found.begins_ms > by.now_ms else []
         )  # its begin brings nothing then
         post(connection, [*begun, back])
         lots.look_again(connection, customer)
-        make_true(connection, customer, by.now_ms)
+        make_true(connection, whose, by.now_ms)
     balance = read_wallets(connection, [customer])[customer].balance_micro
     return Taken(max(amount, 0), key, promised, balance)
 
@@ -207,10 +209,10 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
     Errors: Refused for a plan that does not exist; DatabaseBusy where more is due than one transaction takes.
     """
-    make_true(connection, customer_id, by.now_ms)
+    make_true(connection, [customer_id], by.now_ms)
     changed = set_plan(connection, customer_id, plan, by)
     if changed:
-        make_true(connection, customer_id, by.now_ms)
+        make_true(connection, [customer_id], by.now_ms)
     return changed
 
 
@@ -234,12 +236,14 @@ def payable(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     return read_wallets(connection, [customer_id])[customer_id].available_micro - max(waits, 0)
 
 
-def make_true(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
-    """Make true what is due in a wallet. Errors: DatabaseBusy where that is more than one transaction takes."""
+def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
+    """Make true what is due in wallets, and hold them until this transaction is over. Errors: DatabaseBusy where that
+    is more than one transaction takes."""
     for _ in range(MATURE_TRIES):
-        if mature(connection, [customer_id], now_ms):
+        if mature(connection, customer_ids, now_ms):
             return
-    raise DatabaseBusy(f"more falls due in the wallet of {customer_id} than one transaction takes; try again")
+    whose = " and ".join(customer_ids)
+    raise DatabaseBusy(f"more falls due in the wallet of {whose} than one transaction takes; try again")
 
 
 def read_totals(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int) -> dict[str, int]:

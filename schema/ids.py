@@ -65,6 +65,8 @@ CUSTOMER: Final = Kind(
     ),
     "drawdown ledger show",
 )
+POOL: Final = Kind("pool", (IdSource("pools"),), "drawdown pool list")
+PAYER: Final = Kind("payer", (IdSource("payers"),), "drawdown payer list")
 PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")
 ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown plan list")
 """Also those that other providers told of."""

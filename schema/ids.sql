@@ -63,6 +63,12 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: tiers
 (SELECT tier AS id FROM tiers)
 
+-- name: pools
+(SELECT pool AS id FROM pools)
+
+-- name: payers
+(SELECT payer AS id FROM payers)
+
 -- name: runs
 (SELECT reservation AS id FROM reservations)
 

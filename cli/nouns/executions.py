@@ -9,13 +9,13 @@ import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
-from drawdown.cli.parsing import parse_credits, parse_length, show_credits, show_time
+from drawdown.cli.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
 from drawdown.cli.run_answers import credits_of, said_of, show_settled, show_with_wallet
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import executions
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run
 
 commands = typer.Typer()
@@ -64,6 +64,10 @@ By = Annotated[
 Sandboxes = Annotated[
     list[str] | None, typer.Option("--sandbox", metavar="ID", help="A sandbox it runs in; may be repeated")
 ]
+Payer = Annotated[
+    str | None,
+    typer.Option(help="Whose wallet pays, where `payer allow` lets it", show_default="the organisation's own"),
+]
 Overage = Annotated[OverageName, typer.Option(help="What becomes of a cost above the hold")]
 For = Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long the hold stands: 45m, 6h")]
 Queued = Annotated[bool, typer.Option("--queued", help="It waits in a queue: the hold stands for a day")]
@@ -82,14 +86,20 @@ def preview(
     supplier: OfSupplier = None,
     settled_by: By = None,
     sandbox: Sandboxes = None,
+    payer: Payer = None,
 ) -> None:
     """Say whether a run would be accepted now, and what would be held. Changes nothing."""
     app: App = context.obj
-    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
+    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
     request = _request(org, estimate, use, **labels, **_settled_by(settled_by, sandbox))
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
-    line = f"allowed: {amount} credits would be held of {show_credits(found.available_micro or 0)} available"
+    line = f"allowed: {amount} credits would be held of "
+    line += (
+        f"{found.customer_id}'s"
+        if found.available_micro is None
+        else f"{show_credits(found.available_micro)} available"
+    )
     if not found.allowed:
         line = f"refused at {found.step or 'the request'} ({found.code}): {found.reason}"
     show(app, {**vars(found), **credits_of(amount=found.amount_micro, available=found.available_micro)}, [line])
@@ -110,6 +120,7 @@ def accept(
     supplier: OfSupplier = None,
     settled_by: By = None,
     sandbox: Sandboxes = None,
+    payer: Payer = None,
     overage: Overage = OverageName.charge,
     for_: For = None,
     queued: Queued = False,
@@ -118,7 +129,7 @@ def accept(
 ) -> None:
     """Hold what a run may cost, before it starts."""
     app: App = context.obj
-    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier}
+    labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
     more = {"overage": overage.value, "for_ms": _length(for_), "queued": queued, **_settled_by(settled_by, sandbox)}
     request = _request(org, estimate, use, **labels, **more)
     by = app.by(actor, reason)
@@ -229,19 +240,21 @@ def list_(
     project: Annotated[str, typer.Option(help="Of this project alone")] = "",
     subject: Annotated[str, typer.Option(help="Of this subject alone")] = "",
     action: Annotated[str, typer.Option(help="Of this action alone")] = "",
+    payer: Annotated[str, typer.Option(help="Paid for by this customer alone")] = "",
     most: Most = 50,
 ) -> None:
     """List runs, the newest first."""
     app: App = context.obj
     states = tuple(one.value for one in state or StateName)
-    chosen = RunFilter(states, org, project, subject, action)
+    chosen = RunFilter(states, org, project, subject, action, payer)
     found = app.read(lambda c: list_runs(c, chosen, most))
     rows = [
-        (run.reservation, run.org_id, run.project, run.state, run.settled_by, show_credits(run.amount_micro),
+        (run.reservation, run.org_id, run.customer_id, run.project, run.state, run.settled_by,
+         show_credits(run.amount_micro),
          show_credits(run.drawn_micro), show_credits(run.left_micro), show_time(run.expires_ms))
         for run in found
     ]  # fmt: skip
-    columns = ("run", "org", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
+    columns = ("run", "org", "payer", "project", "state", "settled by", "#reserved", "#drawn", "#held", "expires")
     show(app, {"runs": [said_of(run) for run in found]}, [table("Runs", columns, rows)])
 
 
@@ -267,7 +280,7 @@ def _request(org: str, estimate: str | None, use: list[str] | None, **more: obje
         amount = None if estimate is None else parse_credits(estimate)
     except UsageError as error:
         raise UsageError(f"--estimate {error}", code="bad_estimate") from error
-    return Request(org, amount, _quantities(use), **more)  # type: ignore[arg-type]
+    return Request(org, amount, parse_quantities(use), **more)  # type: ignore[arg-type]
 
 
 def _settled_by(name: SettledByName | None, sandbox: list[str] | None) -> dict[str, object]:
@@ -275,18 +288,7 @@ def _settled_by(name: SettledByName | None, sandbox: list[str] | None) -> dict[s
 
 
 def _cost(credits: str | None, use: list[str] | None) -> Cost:
-    return Cost(None if credits is None else parse_credits(credits), _quantities(use))
-
-
-def _quantities(use: list[str] | None) -> dict[str, int] | None:
-    """Base units by feature, of `tokens=1200`. Errors: UsageError."""
-    found: dict[str, int] = {}
-    for text in use or []:
-        feature, _, quantity = text.partition("=")
-        if not feature or not (quantity.isascii() and quantity.isdigit()) or feature in found:
-            raise UsageError(f"--use {text!r}: write FEATURE=N, each feature once, N a whole number of base units")
-        found[feature] = int(quantity)
-    return found or None
+    return Cost(None if credits is None else parse_credits(credits), parse_quantities(use))
 
 
 def _length(text: str | None) -> int | None:

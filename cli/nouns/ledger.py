@@ -138,7 +138,7 @@ def _show_one(app: App, customer: str, most: int) -> None:
 
     at_once, account, entries, held = app.read(work)
     rows = [
-        (show_time(e.ts), e.kind, show_credits(-e.amount_micro if e.kind != "grant" else e.amount_micro),
+        (show_time(e.ts), e.kind, show_credits(e.moved_micro),
          e.feature, e.quantity, e.key)
         for e in entries
     ]  # fmt: skip

@@ -44,7 +44,8 @@ MOST_HOLDERS_SAID: Final = 3
 class Ask:
     """What a run asks for. `amount_micro` is what is held for it, in micro-credits; `estimate` the base units by
     feature it was priced from, as JSON, where it was. Times are milliseconds; project, subject and action are labels.
-    `fingerprint` tells a repetition from another request under the same key; `sandboxes` are ids as JSON, in order."""
+    `fingerprint` tells a repetition from another request under the same key; `sandboxes` are ids as JSON, in order.
+    Where `customer_id` is not the organisation's own, `payer_number` says by which row of `payers` it pays."""
 
     reservation: str
     org_id: str
@@ -60,6 +61,7 @@ class Ask:
     supplier: str | None = None
     settled_by: SettledBy = "receipt"
     sandboxes: str = NO_SANDBOXES
+    payer_number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Reservation:
     actor: str
     reason: str
     supplier: str | None
+    payer_number: int | None
     settled_by: SettledBy
     sandboxes: str
 
@@ -128,6 +131,17 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
     )
 
 
+def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> Denied:
+    """A payer without room. How much it has, and who else holds it, is not for those it pays for to know."""
+    if capped:
+        text = f"runs that {customer_id} pays for hold as much as its plan allows: wait until one ends"
+        return Denied("too_much_held", text, "plan")
+    text = (
+        f"{customer_id} has less than {wanted_micro / MICRO:g} credits to pay with: ask for less, or of another payer"
+    )
+    return Denied("no_credit", text, "credits")
+
+
 def read(connection: sa.Connection, reservation: str) -> Reservation | None:
     """A reservation; None where there is none."""
     row = SQL.run(connection, "read", {"reservation": reservation}, held="").mappings().one_or_none()
@@ -166,7 +180,7 @@ def reserve(
         found = replace(found, sandboxes=ask.sandboxes)
     make_room()
     if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, most_held_micro):
-        raise _no_room(connection, ask.customer_id, ask.amount_micro, ask.reservation, most_held_micro)
+        raise _no_room(connection, found, ask.amount_micro, most_held_micro)
     return found, False
 
 
@@ -189,18 +203,20 @@ def grow(
     )
     more = grown.left_micro - found.left_micro
     if more and not _hold(connection, found.customer_id, more, grown.expires_ms, now_ms, most_held_micro):
-        raise _no_room(connection, found.customer_id, more, found.reservation, most_held_micro)
+        raise _no_room(connection, found, more, most_held_micro)
     SQL.run(connection, "grow", vars(grown))
     return grown
 
 
-def _no_room(
-    connection: sa.Connection, customer_id: str, wanted_micro: int, own: str, most_held_micro: int | None
-) -> Denied:
+def _no_room(connection: sa.Connection, found: Reservation, wanted_micro: int, most_held_micro: int | None) -> Denied:
+    customer_id = found.customer_id
     held_micro = read_wallets(connection, [customer_id])[customer_id].held_micro
-    if most_held_micro is not None and held_micro + wanted_micro > most_held_micro:
+    capped = most_held_micro is not None and held_micro + wanted_micro > most_held_micro
+    if found.payer_number is not None:
+        return no_room_of_payer(customer_id, wanted_micro, capped=capped)
+    if most_held_micro is not None and capped:
         return too_much_held(customer_id, held_micro, wanted_micro, most_held_micro)
-    return no_credit(connection, customer_id, wanted_micro, own)
+    return no_credit(connection, customer_id, wanted_micro, found.reservation)
 
 
 def _hold(

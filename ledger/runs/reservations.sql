@@ -8,13 +8,13 @@ FOR UPDATE
 -- name: columns
 reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
     accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason, supplier, settled_by,
-    {named_sandboxes}
+    payer_number, {named_sandboxes}
 
 -- name: insert
 INSERT INTO reservations (reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, state,
-    overage, accepted_ms, expires_ms, fingerprint, actor, reason, supplier, settled_by)
+    overage, accepted_ms, expires_ms, fingerprint, actor, reason, supplier, settled_by, payer_number)
 VALUES (:reservation, :org_id, :customer_id, :project, :subject, :action, :estimate, :amount_micro, 'held',
-    :overage, :accepted_ms, :expires_ms, :fingerprint, :actor, :reason, :supplier, :settled_by)
+    :overage, :accepted_ms, :expires_ms, :fingerprint, :actor, :reason, :supplier, :settled_by, :payer_number)
 ON CONFLICT (reservation) DO NOTHING RETURNING reservation
 
 -- name: read

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from drawdown.ledger.maturing import MATURE_AT_ONCE, mature
+from drawdown.ledger.maturing import MATURE_AT_ONCE, mature, touched
 from drawdown.ledger.runs.denied import Denied
 from drawdown.schema.clock import utc
 from drawdown.schema.sql import queries
@@ -43,9 +43,11 @@ def take(
         return
     over = SQL.run(connection, "over", {"names": list(names), "now_ms": now_ms}).scalars().all()
     if over:
-        values = {"customers": sorted({customer_id, *over}), "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
+        whose = sorted({customer_id, *over})
+        due_of, _ = touched(connection, whose, now_ms)
+        values = {"customers": whose, "due_of": due_of, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
         SQL.run(connection, "hold_runs", values).all()  # all that is held before a wallet is
-        mature(connection, [customer_id, *over], now_ms)
+        mature(connection, whose, now_ms)
         new |= set(SQL.run(connection, "take", {"named": named}).scalars())
     if len(new) < len(named):
         missing = [name for name in names if name not in new]

@@ -23,5 +23,6 @@ FOR UPDATE
 
 -- name: hold_runs
 -- What is due, and what metering may draw on next, in one order.
-SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held'
-    AND (expires_ms <= :now_ms OR settled_by = 'metering') ORDER BY reservation LIMIT :at_most {for_update}
+SELECT reservation FROM reservations WHERE state = 'held' AND (
+        (customer_id IN :due_of AND expires_ms <= :now_ms) OR (customer_id IN :customers AND settled_by = 'metering'))
+ORDER BY reservation LIMIT :at_most {for_update}

@@ -46,6 +46,7 @@ from drawdown.schema.tables.outbox import (
     voids,
 )
 from drawdown.schema.tables.plans import plan_lots, plan_stays, plan_terms, tier_holders, tiers
+from drawdown.schema.tables.pools import payers, pools
 from drawdown.schema.tables.samples import (
     late_quarantine,
     quarantine_closed,
@@ -95,12 +96,14 @@ __all__ = [
     "metadata",
     "operator_actions",
     "orgs",
+    "payers",
     "payout_lines",
     "payouts",
     "pending_usage",
     "plan_lots",
     "plan_stays",
     "plan_terms",
+    "pools",
     "projections",
     "provider_rates",
     "provider_reads",

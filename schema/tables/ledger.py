@@ -62,6 +62,13 @@ ledger_entries = sa.Table(
         sqlite_where=sa.text("lot IS NOT NULL"),
         postgresql_where=sa.text("lot IS NOT NULL"),
     ),
+    sa.Index(
+        "ledger_entries_returned",
+        "to_account",
+        "ts",
+        sqlite_where=sa.text("kind = 'expiry' AND to_account <> 'breakage'"),
+        postgresql_where=sa.text("kind = 'expiry' AND to_account <> 'breakage'"),
+    ),
     comment="Each entry moves an amount from one account to another: two lines that sum to zero by construction. lot: "
     "which lot it expires or takes back.",
 )
@@ -115,6 +122,7 @@ _HELD = sa.text("state = 'held'")
 _METERING = sa.text("state = 'held' AND settled_by = 'metering'")
 _OF_SUPPLIER = sa.text("supplier IS NOT NULL")
 _EXPIRED = sa.text("state = 'expired'")
+_SPONSORED = sa.text("payer_number IS NOT NULL")
 reservations = sa.Table(
     "reservations",
     metadata,
@@ -140,6 +148,7 @@ reservations = sa.Table(
     sa.Column("settled_by", sa.Text, nullable=False, server_default="receipt"),
     sa.Column("metered_before_micro", Big, nullable=False, server_default="0"),
     ms_column("metered_to_ms", null=True),
+    sa.Column("payer_number", sa.Integer, nullable=True),
     sa.CheckConstraint("state IN ('held', 'settled', 'released', 'expired')", name="reservations_state"),
     sa.CheckConstraint("overage IN ('charge', 'cap', 'refuse')", name="reservations_overage"),
     sa.CheckConstraint("settled_by IN ('receipt', 'metering')", name="reservations_settled_by"),
@@ -149,12 +158,21 @@ reservations = sa.Table(
     sa.Index("reservations_held_by_end", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_by_org", "org_id", "accepted_ms"),
     sa.Index("reservations_by_supplier", "supplier", "state", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
+    sa.Index(
+        "reservations_by_payer",
+        "customer_id",
+        "org_id",
+        "payer_number",
+        sqlite_where=_SPONSORED,
+        postgresql_where=_SPONSORED,
+    ),
     sa.Index("reservations_expired", "ended_ms", sqlite_where=_EXPIRED, postgresql_where=_EXPIRED),
     sa.Index("reservations_owed_by_wallet", "customer_id", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
     sa.Index("reservations_metering", "customer_id", "reservation", sqlite_where=_METERING, postgresql_where=_METERING),
-    comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good. drawn_micro "
-    "of a run that metering settles: what metering charged for its sandboxes, of which metered_before_micro in windows "
-    "before metered_to_ms, which are not looked at again.",
+    comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good; payer_number: "
+    "where that is not the organisation's own, by which row of `payers`. drawn_micro of a run that metering settles: "
+    "what metering charged for its sandboxes, of which metered_before_micro in windows before metered_to_ms, which are "
+    "not looked at again.",
 )
 
 _OPEN = sa.text("is_open")
@@ -170,6 +188,7 @@ reservation_sandboxes = sa.Table(
 )
 
 _TO_COME = sa.text("begins_ms > at_ms")
+_OF_POOL = sa.text("pool IS NOT NULL")
 ledger_lots = sa.Table(
     "ledger_lots",
     metadata,
@@ -183,9 +202,12 @@ ledger_lots = sa.Table(
     sa.Column("features", sa.Text, nullable=True),
     ms_column("at_ms"),
     *said_columns(),
+    id_column("pool", null=True),
     sa.CheckConstraint("kind IN ('included', 'bonus', 'purchased', 'sponsor', 'refund')", name="ledger_lots_kind"),
     sa.CheckConstraint("amount_micro > 0 AND (expires_ms IS NULL OR expires_ms > begins_ms)", name="ledger_lots_sane"),
     sa.Index("ledger_lots_by_end", "customer_id", "expires_ms"),
     sa.Index("ledger_lots_to_come", "customer_id", "begins_ms", sqlite_where=_TO_COME, postgresql_where=_TO_COME),
-    comment="Credit as it was given: a grant's key, and the terms of its use. What is left of each is computed.",
+    sa.Index("ledger_lots_of_pool", "pool", "expires_ms", sqlite_where=_OF_POOL, postgresql_where=_OF_POOL),
+    comment="Credit as it was given: a grant's key, and the terms of its use. What is left of each is computed. pool: "
+    "whose credit it is, and comes back to.",
 )

@@ -13,10 +13,21 @@ from drawdown.worker.views.statement import LINES
 Section = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "runs", "other"]
 
 
+class PayerAnswer(BaseModel):
+    """Who else pays for runs of an organisation that name it: up to `limit` (null: no limit), of which they hold and
+    have cost `spent`."""
+
+    payer: str
+    limit: float | None
+    limit_micro: int | None
+    spent: float
+    spent_micro: int
+
+
 class AccountAnswer(BaseModel):
-    """What an organisation's wallet has. `available`: what may still be reserved. `included` to `refund`: what is left
-    of lots of each kind. `owed`: used, and paid for by no lot. `hold`: of what its runs cost, what suppliers wait for;
-    it was charged, and is in nothing else here."""
+    """What an organisation's wallet has, and who else pays for its runs. `available`: what may still be reserved.
+    `included` to `refund`: what is left of lots of each kind. `owed`: used, and paid for by no lot. `hold`: of what its
+    runs cost, what suppliers wait for; it was charged, and is in nothing else here."""
 
     org_id: str
     customer_id: str
@@ -41,6 +52,7 @@ class AccountAnswer(BaseModel):
     owed_micro: int
     hold: float
     hold_micro: int
+    payers: list[PayerAnswer]
 
 
 class LotAnswer(BaseModel):

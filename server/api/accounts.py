@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from drawdown.ledger.payers import MOST_PAYERS
 from drawdown.schema.units import in_credits
 from drawdown.server.api import account_models
 from drawdown.server.api import run_models as models
@@ -18,6 +19,7 @@ from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said, both_units
 from drawdown.worker.views.accounts import account_of, payer_of
 from drawdown.worker.views.ledger import EntryRow, list_entries, list_lots
+from drawdown.worker.views.pools import PayerRow, list_payers
 from drawdown.worker.views.statement import of_org, span_of
 from drawdown.worker.views.statement_file import as_object
 
@@ -63,7 +65,14 @@ class Accounts:
 
 def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org: str) -> Mapping[str, object]:
     found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
-    return {"org_id": org, **both_units(vars(found))}
+    payers = [_payer(one) for one in list_payers(connection, "", org, MOST_PAYERS) if one.allowed]
+    return {"org_id": org, **both_units(vars(found)), "payers": payers}
+
+
+def _payer(row: PayerRow) -> dict[str, object]:
+    amounts = {"limit": row.limit_micro, "spent": row.spent_micro}
+    credits = {name: None if micro is None else in_credits(micro) for name, micro in amounts.items()}
+    return {"payer": row.payer, **credits, **{f"{name}_micro": micro for name, micro in amounts.items()}}
 
 
 def _entries(connection: sa.Connection, query: models.EntriesQuery, said: Said, *, org: str) -> Mapping[str, object]:

@@ -26,7 +26,7 @@ from drawdown.server.api import run_models as models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
 from drawdown.server.api.programs import Programs, Said, clean_id
 from drawdown.server.http.errors import ApiError
-from drawdown.worker.commands import executions, run_permission
+from drawdown.worker.commands import executions, run_request
 from drawdown.worker.commands.executions import Asked
 from drawdown.worker.views.executions import RunFilter, list_runs, org_of_run, show_run
 
@@ -118,8 +118,8 @@ class Executions:
         return await self._programs.ask(request, "executions:read", models.MostQuery, partial(_show, key=key))
 
 
-def _request(order: models.PreviewOrder, said: Said) -> run_permission.Request:
-    return run_permission.Request(
+def _request(order: models.PreviewOrder, said: Said) -> run_request.Request:
+    return run_request.Request(
         org_id=said.require_org(order.org),
         amount_micro=order.estimate,
         quantities=order.use,
@@ -132,6 +132,7 @@ def _request(order: models.PreviewOrder, said: Said) -> run_permission.Request:
         queued=order.queued,
         settled_by=order.settled_by,
         sandboxes=tuple(order.sandboxes),
+        payer=order.payer,
     )
 
 
@@ -208,14 +209,24 @@ def _own(connection: sa.Connection, key: str, said: Said) -> str:
 
 def _run(run: Reservation) -> dict[str, object]:
     kept = {name: value for name, value in vars(run).items() if name not in ("reservation", "fingerprint", "estimate")}
-    del kept["amount_micro"]
+    del kept["amount_micro"], kept["payer_number"]
     use = None if run.estimate is None else json.loads(run.estimate)
     amounts = {"reserved": run.amount_micro, "drawn": run.drawn_micro, "held": run.left_micro}
-    return {"key": run.reservation, **kept, "sandboxes": run.named, "use": use, **_both(amounts)}
+    sponsored = run.payer_number is not None
+    return {
+        "key": run.reservation,
+        **kept,
+        "sponsored": sponsored,
+        "sandboxes": run.named,
+        "use": use,
+        **_both(amounts),
+    }
 
 
 def _with_wallet(run: Reservation, wallet: Wallet, **more: object) -> dict[str, object]:
-    return {**_run(run), **_both({"available": wallet.available_micro, "balance": wallet.balance_micro}), **more}
+    """What a sponsor has is not for those to know whom it pays for."""
+    amounts: dict[str, int | None] = {"available": wallet.available_micro, "balance": wallet.balance_micro}
+    return {**_run(run), **_both(dict.fromkeys(amounts) if run.payer_number is not None else amounts), **more}
 
 
 def _charged(done: executions.Settled) -> dict[str, object]:
@@ -224,7 +235,7 @@ def _charged(done: executions.Settled) -> dict[str, object]:
     return _with_wallet(drawn.reservation, done.wallet, **amounts, repeated=drawn.repeated)
 
 
-def _both(amounts: Mapping[str, int]) -> dict[str, object]:
+def _both(amounts: Mapping[str, int | None]) -> dict[str, object]:
     """Each in credits, and in micro-credits."""
     micro = {f"{name}_micro": value for name, value in amounts.items()}
     return {**_credits(**amounts), **micro}

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import MAX_ID_CHARS, micro_of
-from drawdown.worker.commands.run_permission import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS, MOST_SANDBOXES
+from drawdown.worker.commands.run_request import LEAST_LIFE_MS, MOST_FEATURES, MOST_LIFE_MS, MOST_SANDBOXES
 
 MOST_ROWS: Final = 1_000
 """Of one answer."""
@@ -66,6 +66,7 @@ class PreviewOrder(_Body):
     queued: bool = False
     settled_by: Literal["receipt", "metering"] | None = None
     sandboxes: Sandboxes = Field(default_factory=list)
+    payer: Id | None = None
 
 
 class AcceptOrder(PreviewOrder):
@@ -167,16 +168,17 @@ class PreviewAnswer(BaseModel):
 
 
 class Run(BaseModel):
-    """A run. `reserved`: for how much it was accepted; `held`: what of its wallet it holds still. What a run that
-    metering settles has `drawn`, the samples of its `sandboxes` charged."""
+    """A run. `customer_id`: whose wallet pays, for good; `sponsored`: it is another one's than the organisation's.
+    `reserved`: for how much it was accepted; `held`: what of its wallet it holds still. What a run that metering
+    settles has `drawn`, the samples of its `sandboxes` charged."""
 
     key: str
     org_id: str
     customer_id: str
+    sponsored: bool
     project: str | None
     subject: str | None
     action: str | None
-    supplier: str | None
     use: dict[str, int] | None
     state: Literal["held", "settled", "released", "expired"]
     overage: Literal["charge", "cap", "refuse"]
@@ -198,13 +200,14 @@ class Run(BaseModel):
 
 
 class RunAnswer(Run):
-    """A run after it was accepted or extended, and its wallet. `repeated`: nothing was changed."""
+    """A run after it was accepted or extended, and its wallet; null where that is a sponsor's. `repeated`: nothing was
+    changed."""
 
     repeated: bool
-    available: float
-    available_micro: int
-    balance: float
-    balance_micro: int
+    available: float | None
+    available_micro: int | None
+    balance: float | None
+    balance_micro: int | None
 
 
 class ChargedAnswer(RunAnswer):

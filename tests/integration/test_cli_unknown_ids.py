@@ -19,7 +19,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import api_keys, credit, executions, hooks, settlements, tiers, topups
+from drawdown.worker.commands import api_keys, credit, executions, hooks, pools, settlements, tiers, topups
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.topup.topups import begin
 from tests.fake_payments import CAN
@@ -117,6 +117,18 @@ IDS: dict[tuple[str, str], Typed] = {
     ("tier set", "name"): t("por --price 5", "pro"),
     ("tier buy", "customer"): t("acmee pro", "acme"),
     ("tier buy", "name"): t("acme por", "pro"),
+    ("pool allot", "pool"): t("curse acme 1 --expires +1d", "course"),
+    ("pool allot", "customer"): t("course acmee 1 --expires +1d", "acme"),
+    ("pool show", "pool"): t("curse", "course"),
+    ("payer allow", "payer"): t("wayn acme", "wayne"),
+    ("payer allow", "org"): t("wayne acmee", "acme"),
+    ("payer end", "payer"): t("wayn acme", "wayne"),
+    ("payer end", "org"): t("wayne acmee", "acme"),
+    ("payer list", "payer"): t("--payer wayn", "wayne"),
+    ("payer list", "org"): t("--org acmee", "acme"),
+    ("execution preview", "payer"): t("--org acme --estimate 1 --payer wayn", "wayne"),
+    ("execution accept", "payer"): t("new-run --org acme --estimate 1 --payer wayn", "wayne"),
+    ("execution list", "payer"): t("--payer wayn", "wayne"),
     ("topup set", "wallet"): t(f"acmee {TERMS}", "acme"),
     ("topup set", "service"): t(f"acme {TERMS} --service strip", "stripe"),
     ("topup list", "wallet"): t("--wallet acmee", "acme"),
@@ -190,12 +202,13 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
-    rollover_max first at_once settled_by"""
+    rollover_max first at_once settled_by limit"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
+    ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
 }  # fmt: skip
@@ -259,6 +272,8 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     write(engine, lambda c: executions.accept(c, "e-1", run_, fleet.by))
     assert fleet.rows("SELECT key FROM pushes") == [(KEY,)]
     write(engine, lambda c: supply(c, fleet.by))
+    write(engine, lambda c: pools.make(c, "course", fleet.by))
+    write(engine, lambda c: pools.allow(c, "wayne", "acme", fleet.by))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
     monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path / "state"))

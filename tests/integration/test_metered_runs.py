@@ -4,6 +4,7 @@ charged themselves."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -17,8 +18,8 @@ from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_permission import MOST_SANDBOXES, Request
+from drawdown.worker.commands import credit, executions, pools
+from drawdown.worker.commands.run_request import MOST_SANDBOXES, Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import Shard
@@ -236,6 +237,29 @@ def test_a_run_grows_by_what_metering_has_drawn_of_others(lab: Lab, monkeypatch:
     lab.proven()
 
 
+def test_a_payer_pays_by_what_metering_has_left_of_its_own_holds(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.write(lambda c: credit.grant(c, "other", 1, lab.fleet.by, key="own", plan="free", terms=PLAIN))
+    lab.write(lambda c: pools.allow(c, "acme", "other", lab.fleet.by, limit_micro=60_000))
+    lab.accept(micro=60_000)
+    lab.use(minutes=5)
+    with monkeypatch.context() as patched:
+        patched.setattr("drawdown.worker.tick.shrink_holds", lambda context: iter(()))
+        lab.fleet.tick_windows(3)
+    assert lab.purse == (70_000, 60_000)
+    request = Request("other", 40_000, payer="acme", settled_by="receipt", sandboxes=("sb-2",))
+    assert lab.read(lambda c: executions.preview(c, request, lab.fleet.clock.at_ms)).allowed
+    more = replace(request, amount_micro=40_001)
+    found = lab.read(lambda c: executions.preview(c, more, lab.fleet.clock.at_ms))
+    assert (found.code, found.available_micro) == ("no_credit", None)
+    assert code_of(lambda: lab.write(lambda c: executions.accept(c, "more", more, lab.fleet.by))) == "no_credit"
+    made = lab.write(lambda c: executions.accept(c, "sponsored", request, lab.fleet.by)).reservation
+    assert (made.customer_id, made.named, lab.purse) == ("acme", ["sb-2"], (70_000, 70_000))
+    assert code_of(lambda: lab.write(lambda c: executions.extend(c, "sponsored", 40_001, None, lab.fleet.by))) == (
+        "no_credit"
+    )
+    lab.proven()
+
+
 def test_a_metered_run_is_charged_by_nothing_else(lab: Lab) -> None:
     lab.accept()
     refused: tuple[Callable[[sa.Connection], object], ...] = (
@@ -264,6 +288,9 @@ def test_who_charges_and_the_sandboxes_go_together(lab: Lab) -> None:
     assert code_of(lambda: lab.accept(sandboxes=())) == "no_sandbox"
     assert code_of(lambda: lab.accept(overage="cap")) == "metering_alone"
     assert code_of(lambda: lab.accept(supplier="pixel")) == "metering_alone"
+    with pytest.raises(Denied, match=r"the organisation's own wallet.* no payer") as refused:
+        lab.accept(payer="other")
+    assert refused.value.code == "metering_alone"
     many = tuple(f"sb-{number}" for number in range(MOST_SANDBOXES + 1))
     assert code_of(lambda: lab.accept(sandboxes=many)) == "too_many_sandboxes"
     with pytest.raises(UsageError, match="the id of a sandbox"):

@@ -18,12 +18,13 @@ from tests.integration.breaking_books import BOOKS
 from tests.integration.breaking_credit import CREDIT
 from tests.integration.breaking_hooks import HOOKS
 from tests.integration.breaking_plans import PLANS
+from tests.integration.breaking_pools import POOLS
 from tests.integration.breaking_settlements import SETTLEMENTS
 from tests.integration.breaking_topups import TOPUPS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.world import T0, Fleet
 
-BROKEN = {**TABLES, **BOOKS, **CREDIT, **PLANS, **SETTLEMENTS, **TOPUPS, **HOOKS}
+BROKEN = {**TABLES, **BOOKS, **CREDIT, **PLANS, **POOLS, **SETTLEMENTS, **TOPUPS, **HOOKS}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

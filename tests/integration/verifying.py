@@ -21,7 +21,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.messages import ORG_HALTED
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import executions, hooks, orgs, settlements, tiers, topups
+from drawdown.worker.commands import executions, hooks, orgs, pools, settlements, tiers, topups
 from drawdown.worker.commands.credit import grant, set_plan_limit, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
@@ -81,6 +81,7 @@ def busy(engine: sa.Engine) -> Fleet:
     _topped_up(fleet)
     _planned(fleet)
     _boxed(fleet)
+    _pooled(fleet)
     _reject_and_void(fleet)
     write(engine, lambda c: stop_org(c, org_id="stuck", reason="a test", now_ms=fleet.clock.at_ms, actor="test"))
     fleet.sample("stuck", fleet.clock.at_ms)
@@ -270,6 +271,29 @@ def _planned(fleet: Fleet) -> None:
                 executions.settle(connection, "planned-run", Cost(20), by)
             while not mature(connection, ["planned"], by.now_ms):
                 pass
+
+    write(fleet.engine, work)
+
+
+def _pooled(fleet: Fleet) -> None:
+    """A pool with an allotment that is over, half used, and ones that go on, one of them taken back; and a run of its
+    member's that the pool pays for itself."""
+    fleet.assign("pupil")
+    by, ago = fleet.by, replace(fleet.by, now_ms=fleet.by.now_ms - DAY_MS)
+
+    def work(connection: sa.Connection) -> None:
+        pools.make(connection, "course", ago)
+        grant(connection, "course", 100, ago, key="course", plan=None)
+        pools.allot(connection, "course", "pupil", 20, ago.now_ms + WINDOW_MS, ago, key="over")
+        executions.accept(connection, "pupil-own", Request("pupil", 8), ago)
+        executions.settle(connection, "pupil-own", Cost(8), ago)
+        pools.allot(connection, "course", "pupil", 30, by.now_ms + DAY_MS, by, key="goes-on")
+        take_back(connection, "allot:course:goes-on", by, whole=False)
+        pools.allot(connection, "course", "pupil", 10, by.now_ms + DAY_MS, by, key="again")
+        pools.allow(connection, "course", "pupil", ago, limit_micro=9)
+        executions.accept(connection, "pupil-paid", Request("pupil", 9, payer="course"), by)
+        executions.settle(connection, "pupil-paid", Cost(7), by)
+        pools.end(connection, "course", "pupil", replace(by, now_ms=by.now_ms + 1))
 
     write(fleet.engine, work)
 

@@ -13,6 +13,7 @@ from tests.interleave.of_hooks import HOOKS
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
 from tests.interleave.of_plans import PLANS
+from tests.interleave.of_pools import POOLS
 from tests.interleave.of_programs import PROGRAMS
 from tests.interleave.of_runs import RUNS
 from tests.interleave.of_steps import STEPS
@@ -20,7 +21,7 @@ from tests.interleave.of_suppliers import SUPPLIERS
 from tests.interleave.party import Party
 
 PARTIES: Final[dict[str, Party]] = {
-    one.name: one for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
+    one.name: one for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *POOLS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
 }
 
 APART: Final[dict[str, str]] = {

@@ -117,9 +117,9 @@ def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.Fixtu
         ("wallet:b:c", 5, None, 0, None, None, 0),
     ]  # fmt: skip
     assert rows("SELECT * FROM ledger_lots ORDER BY lot") == [
-        ("grant:one", "acme", "purchased", 100, 50, T0, None, None, T0, "ann", "paid"),
-        ("grant:other", "b:c", "purchased", 5, 50, T0 + 3, None, None, T0 + 3, "bob", "a gift"),
-        ("grant:two", "acme", "purchased", 10, 50, T0 + 1, None, None, T0 + 1, "ann", "paid"),
+        ("grant:one", "acme", "purchased", 100, 50, T0, None, None, T0, "ann", "paid", None),
+        ("grant:other", "b:c", "purchased", 5, 50, T0 + 3, None, None, T0 + 3, "bob", "a gift", None),
+        ("grant:two", "acme", "purchased", 10, 50, T0 + 1, None, None, T0 + 1, "ann", "paid", None),
     ]
     assert rows("SELECT customer_id, number, plan, since_ms FROM plan_stays") == [("acme", 1, "team", 0)]
     assert [breach.text for breach in read(engine, verify).breaches if breach.invariant == 10] == []
@@ -207,4 +207,51 @@ def test_runs_of_0025_have_receipts_and_name_no_sandbox(
         with pytest.raises(DBAPIError, match=rule):
             write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
     write(engine, lambda c: c.execute(sa.text("UPDATE reservation_sandboxes SET is_open = FALSE")))
+    engine.dispose()
+
+
+RUN_OF_0025 = (
+    "INSERT INTO reservations (reservation, org_id, customer_id, amount_micro, state, overage, accepted_ms, "
+    "expires_ms, fingerprint, actor, reason) "
+    f"VALUES ('e-1', 'acme', 'acme', 5, 'held', 'charge', {T0}, {T0 + 9}, 'f', 'ann', 'paid')"
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_lots_and_runs_of_before_pools_are_kept(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if kind == "sqlite":
+        engine = connect(f"sqlite:///{tmp_path}/old.db")
+    else:
+        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "pools"))
+    with engine.begin() as connection:
+        migrate_to(connection, "0018")
+        for statement in CREDIT:
+            connection.execute(sa.text(statement.replace(":", "\\:")))
+        migrate_to(connection, "0025")
+        connection.execute(sa.text(RUN_OF_0025))
+        connection.execute(sa.text("UPDATE ledger_accounts SET held_micro = 5 WHERE account_id = 'wallet\\:acme'"))
+    upgrade(engine)
+
+    def rows(text: str) -> list[tuple[object, ...]]:
+        return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])
+
+    assert rows("SELECT lot, pool FROM ledger_lots WHERE customer_id = 'acme' ORDER BY lot") == [
+        ("grant:one", None),
+        ("grant:two", None),
+    ]
+    assert rows("SELECT reservation, customer_id, amount_micro, payer_number FROM reservations") == [
+        ("e-1", "acme", 5, None)
+    ]
+    write(engine, lambda c: c.execute(sa.text("INSERT INTO pools VALUES ('p', 1, 'ann', 'a test')")))
+    row = "INSERT INTO payers VALUES ('p', 'acme', 1, true, 5, 1, 1, 'ann', 'a test')"
+    write(engine, lambda c: c.execute(sa.text(row)))
+    for statement, rule in {
+        "UPDATE reservations SET payer_number = 1": "keeps its payer",
+        "UPDATE payers SET allowed = false": "append-only",
+        "DELETE FROM payers": "append-only",
+        "UPDATE pools SET pool = 'q'": "append-only",
+        "DELETE FROM pools": "append-only",
+    }.items():
+        with pytest.raises(DBAPIError, match=rule):
+            write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
     engine.dispose()

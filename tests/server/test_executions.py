@@ -16,7 +16,7 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.server.api import programs
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.run_models import MOST_ROWS
-from drawdown.worker.commands import executions, orgs
+from drawdown.worker.commands import executions, orgs, pools
 from drawdown.worker.commands.credit import set_rate
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.verify.verify import verify
@@ -59,6 +59,31 @@ def test_a_run_from_its_preview_to_its_end(house: House) -> None:
         assert [entry["amount_micro"] for entry in shown["entries"]] == [1, 4 * MICRO - 1]
         account = (await program.get("/accounts/acme")).json()
         assert (account["available"], account["reserved"], account["balance_micro"]) == (96, 0, 96 * MICRO)
+
+    with_program(house, work)
+
+
+def test_a_run_that_another_one_pays_for(house: House) -> None:
+    async def work(program: Program) -> None:
+        give(house, "wayne")
+        fleet = house.fleet
+        answer = await program.accept("e-1", 6, payer="wayne")
+        assert refused(answer) == (409, "payer_not_allowed")
+        write(fleet.engine, lambda c: pools.allow(c, "wayne", "acme", fleet.by, limit_micro=10 * MICRO))
+        found = (await program.post("/preview", {"org": "acme", "estimate": 6, "payer": "wayne"})).json()
+        assert (found["allowed"], found["customer_id"], found["available"]) == (True, "wayne", None)
+        found = (await program.accept("e-1", 6, payer="wayne")).json()
+        assert (found["customer_id"], found["sponsored"], found["available"]) == ("wayne", True, None)
+        assert refused(await program.accept("e-2", 6, payer="wayne")) == (402, "payer_limit")
+        assert refused(await program.accept("e-2", 6, payer="wayn")) == (422, "unknown_payer")
+        found = (await program.post("/e-1/settle", {"actual": 4})).json()
+        assert (found["charged"], found["balance_micro"]) == (4, None)
+        account = (await program.get("/accounts/acme")).json()
+        assert (account["customer_id"], account["balance"]) == ("acme", 100)
+        assert account["payers"] == [
+            {"payer": "wayne", "limit": 10, "limit_micro": 10 * MICRO, "spent": 4, "spent_micro": 4 * MICRO}
+        ]
+        assert (await program.get("/accounts/wayne")).json()["balance"] == 96
 
     with_program(house, work)
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, plans
+from drawdown.ledger import accounts, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations
 from drawdown.ledger.runs.draws import Cost, Drawn
@@ -30,18 +30,14 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.commands.run_permission import (
     Permit,
-    Request,
     above_cap,
-    fingerprint,
     look_ahead,
     make_room,
     permit,
     permit_together,
-    require_life,
-    require_quantities,
     require_room,
-    require_sane,
 )
+from drawdown.worker.commands.run_request import Request, fingerprint, require_life, require_quantities, require_sane
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
@@ -52,7 +48,8 @@ QUEUED_LIFE_MS: Final = DAY_MS
 
 @dataclass(frozen=True)
 class Preview:
-    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits."""
+    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits. What another
+    payer has is not said."""
 
     allowed: bool
     step: str | None
@@ -110,7 +107,7 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
         None if denied is None else str(denied),
         None if found is None else found.customer_id,
         None if found is None else found.amount_micro,
-        None if found is None else look_ahead(connection, found.customer_id, now_ms).available_micro,
+        None if found is None or found.payer else look_ahead(connection, found.customer_id, now_ms).available_micro,
     )
 
 
@@ -131,6 +128,8 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
     most = found.terms.most_held_micro
     room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
     made, repeated = reservations.reserve(connection, ask, by, most, room)
+    if not repeated:
+        payers.require_within(connection, made, by.now_ms)
     return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))
 
 
@@ -145,6 +144,8 @@ def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: i
         require_sane(one.request)
         if one.request.sandboxes:
             raise NotTogether(f"{one.key} names sandboxes: it is asked for alone")
+        if one.request.payer is not None:
+            raise NotTogether("a payer's limit is asked for by each run alone")
     permits = permit_together(connection, [one.request for one in asked], now_ms)
     asks = [
         (_ask_of(one.key, one.request, found, now_ms), one.by(now_ms))
@@ -173,6 +174,7 @@ def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
         supplier=request.supplier,
         settled_by=request.settled_by or "receipt",
         sandboxes=json.dumps(request.named),
+        payer_number=None if found.payer is None else found.payer.number,
     )
 
 
@@ -205,6 +207,8 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
         raise above_cap(to_micro, terms.most_hold_micro)
     grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, terms.most_held_micro)
+    if grown.amount_micro > found.amount_micro:
+        payers.require_within(connection, grown, by.now_ms)
     return Accepted(grown, grown == found, _moved(connection, found.customer_id, by.now_ms))
 
 

@@ -1,80 +1,48 @@
-"""What a run is asked for, and the permission to run it: account, its state, plan, project, action, credits.
+"""The permission to run what is asked for: account, its state, plan, project, action, credits.
 
 Guarantee: the order is one, and the first step that refuses is named (`Denied.step`). Nothing is written here.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, plans
+from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard
 from drawdown.ledger.runs import reservations, sandboxes
-from drawdown.ledger.runs.reservations import Denied, Overage, SettledBy
+from drawdown.ledger.runs.reservations import Denied
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
-from drawdown.schema.errors import UsageError
-from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, MICRO, MINUTE_MS
+from drawdown.schema.units import EXEMPT_PROVIDERS, MICRO
 from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.commands.run_request import Request as Request
+from drawdown.worker.commands.run_request import bad_estimate
 from drawdown.worker.verdict.metered import freed_by_now, shrink_of
 
 SQL = queries(__file__)
 
-LEAST_LIFE_MS: Final = MINUTE_MS
-MOST_LIFE_MS: Final = 30 * DAY_MS
-MOST_FEATURES: Final = 100
-"""Of one estimate or cost."""
-MOST_SANDBOXES: Final = 100
-"""That one run names."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a run is asked for: an estimate in micro-credits, or in base units by feature; labels; what becomes of what
-    lies above the hold; and for how long the hold stands (milliseconds; queued runs wait longer by default). Whoever
-    names sandboxes says who charges for them: `metering`, by their samples, or the `receipt`."""
-
-    org_id: str
-    amount_micro: int | None = None
-    quantities: Mapping[str, int] | None = None
-    project: str | None = None
-    subject: str | None = None
-    action: str | None = None
-    overage: Overage = "charge"
-    for_ms: int | None = None
-    queued: bool = False
-    supplier: str | None = None
-    settled_by: SettledBy | None = None
-    sandboxes: tuple[str, ...] = ()
-
-    @property
-    def named(self) -> list[str]:
-        """Its sandboxes, each once and in order."""
-        return sorted(set(self.sandboxes))
-
 
 @dataclass(frozen=True)
 class Permit:
-    """Who pays, what is held in micro-credits, and the terms it goes by."""
+    """Who pays, what is held in micro-credits, and the terms it goes by. `payer`: what another one than the
+    organisation itself allows."""
 
     customer_id: str
     amount_micro: int
     terms: HoldTerms
+    payer: payers.Payer | None = None
 
 
 def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
     """Every step but the last, credits: those are asked for where they are held. Errors: Denied, with its step."""
-    customer = _payer(connection, request.org_id, now_ms)
+    payer = _sponsor(connection, request, now_ms)
+    customer = _payer(connection, request.org_id, now_ms) if payer is None else payer.payer
     _require_running(connection, request.org_id)
     terms = plans.hold_terms(connection, customer)
     amount = _to_hold(connection, request, terms, now_ms)
@@ -83,7 +51,7 @@ def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
         ids.require(connection, ids.SUPPLIER, request.supplier)
     if request.sandboxes:
         _require_own_sandboxes(connection, request, now_ms)
-    return Permit(customer, amount, terms)
+    return Permit(customer, amount, terms, payer)
 
 
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
@@ -105,7 +73,12 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
     """The last step, for a look ahead: holding decides it. Errors: Denied."""
     wallet, most = look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
-    if most is not None and wallet.held_micro + found.amount_micro > most:
+    capped = most is not None and wallet.held_micro + found.amount_micro > most
+    if found.payer is not None:
+        if capped or found.amount_micro > wallet.available_micro:
+            raise reservations.no_room_of_payer(found.customer_id, found.amount_micro, capped=capped)
+        payers.require_room(connection, found.payer, found.amount_micro)
+    if most is not None and capped:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:
         raise reservations.no_credit(connection, found.customer_id, found.amount_micro)
@@ -169,6 +142,25 @@ def _to_hold(
     return terms.held_for(estimate)
 
 
+def _sponsor(connection: sa.Connection, request: Request, now_ms: int) -> payers.Payer | None:
+    """What the payer allows that a request names; None where the organisation itself pays. The nearest name is told of
+    those alone who pay for it. Errors: UnknownId; Denied."""
+    payer, org_id = request.payer, request.org_id
+    if payer is None:
+        return None
+    ids.require(connection, ids.CUSTOMER, org_id)
+    if not ids.is_known(connection, ids.CUSTOMER, payer):
+        raise ids.unknown(ids.PAYER, payer, payers.of_org(connection, org_id))
+    row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
+    if payer == (str(row.customer_id) if row is not None and row.customer_id else org_id):
+        return None
+    found = payers.require(connection, payer, org_id, now_ms)
+    if not accounts.has_wallet(connection, payer):
+        text = f"{payer} has no credit yet: `drawdown ledger grant {payer} CREDITS`"
+        raise Denied("no_wallet", text, "account")
+    return found
+
+
 def _payer(connection: sa.Connection, org_id: str, now_ms: int) -> str:
     """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it."""
     row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
@@ -213,71 +205,3 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
     if not 0 < amount <= MAX_ENTRY_MICRO:
         raise bad_estimate()
     return amount
-
-
-def fingerprint(request: Request) -> str:
-    """Tells a repetition from another request under the same key. One without a supplier and sandboxes reads as before
-    there were any."""
-    content = {**asdict(request), "sandboxes": request.named}
-    for name in ("supplier", "settled_by", "sandboxes"):
-        if not content[name] or (name == "settled_by" and not request.sandboxes):
-            del content[name]
-    said = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
-
-
-def require_life(for_ms: int | None) -> None:
-    """Errors: UsageError."""
-    if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
-        raise UsageError("a hold stands for a minute at least, and for 30 days at most")
-
-
-def require_sane(request: Request) -> None:
-    """Errors: UsageError; Denied where sandboxes and who charges for them do not go together."""
-    _require_said(request)
-    for label in (request.project, request.subject, request.action):
-        if label is not None and not is_clean_id(label):
-            raise UsageError("a project, subject or action has 1 to 200 characters, none of them control characters")
-    require_life(request.for_ms)
-    if request.amount_micro is not None and request.quantities is not None:
-        raise UsageError("an estimate is in credits or in quantities of features, not in both")
-    if request.amount_micro is not None and not 0 < request.amount_micro <= MAX_ENTRY_MICRO:
-        raise bad_estimate()
-    require_quantities(request.quantities)
-
-
-def bad_estimate() -> UsageError:
-    """An estimate that no run can have."""
-    text = "an estimate is more than nothing, and at most a thousand million credits: give what the run may cost"
-    return UsageError(text, code="bad_estimate")
-
-
-def _require_said(request: Request) -> None:
-    if any(not is_clean_id(name) for name in request.sandboxes):
-        raise UsageError("the id of a sandbox has 1 to 200 characters, none of them control characters")
-    if len(request.named) > MOST_SANDBOXES:
-        raise Denied("too_many_sandboxes", f"a run names {MOST_SANDBOXES} sandboxes at most: accept several runs")
-    if request.sandboxes and request.settled_by is None:
-        raise Denied(
-            "unsaid_settlement",
-            "say who charges for the sandboxes: metering, by samples; or the receipt, and then nobody meters them",
-        )
-    if request.settled_by != "metering":
-        return
-    if not request.sandboxes:
-        raise Denied("no_sandbox", "a run that metering settles names its sandboxes: give one at least")
-    if request.supplier is not None or request.overage != "charge":
-        raise Denied(
-            "metering_alone",
-            "samples charge for a run that metering settles: it has no supplier, and no overage but charge",
-        )
-
-
-def require_quantities(quantities: Mapping[str, int] | None) -> None:
-    """Errors: UsageError."""
-    if quantities is None:
-        return
-    if not 0 < len(quantities) <= MOST_FEATURES:
-        raise UsageError(f"give one feature at least, and {MOST_FEATURES} at most")
-    if any(not 0 <= quantity < 2**53 for quantity in quantities.values()):
-        raise UsageError("a quantity is a whole number from 0 to 2^53")

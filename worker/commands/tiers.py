@@ -84,7 +84,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     Errors: UnknownId; Denied `no_plan` for who has no limit anyway, `no_credit`; DatabaseBusy.
     """
     found = _known(connection, customer_id, tier)
-    wallet.make_true(connection, customer_id, by.now_ms)
+    wallet.make_true(connection, [customer_id], by.now_ms)
     now = read_wallets(connection, [customer_id])[customer_id]
     if now.plan is None:
         raise Denied("no_plan", f"{customer_id} is on no plan, and may have any number of sandboxes: it needs no tier")
@@ -104,7 +104,7 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> B
     """Have a customer's tier end with the month that is paid for. Errors: UnknownId; UsageError where it is not held;
     DatabaseBusy."""
     _known(connection, customer_id, tier)
-    wallet.make_true(connection, customer_id, by.now_ms)
+    wallet.make_true(connection, [customer_id], by.now_ms)
     before = tiers.holder(connection, customer_id, tier)
     if before is None:
         raise UsageError(f"{customer_id} never bought the tier {tier}: `drawdown ledger show {customer_id}`")
@@ -129,7 +129,7 @@ def _is_paid(connection: sa.Connection, customer_id: str, tier: str, now_ms: int
 
 
 def _changed(connection: sa.Connection, customer_id: str, tier: str, charged_micro: int, by: By) -> Bought:
-    wallet.make_true(connection, customer_id, by.now_ms)
+    wallet.make_true(connection, [customer_id], by.now_ms)
     mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
     found = tiers.holder(connection, customer_id, tier)
     assert found is not None

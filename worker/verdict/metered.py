@@ -76,9 +76,10 @@ def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, 
     next it may do without waiting for a lock: what is due in them, and what changes its `own` run."""
     if SQL.run(connection, "runs_of", {"customers": list(customers)}).first() is None:
         return
-    values = {"customers": sorted(customers), "now_ms": now_ms, "own": own, "at_most": MATURE_AT_ONCE}
+    due_of, touched = maturing.touched(connection, customers, now_ms)
+    values = {"customers": list(customers), "due_of": due_of, "now_ms": now_ms, "own": own, "at_most": MATURE_AT_ONCE}
     held = SQL.run(connection, "hold_all", values).all()
-    wallets = [accounts.wallet_account(one) for one in sorted(customers)]
+    wallets = [accounts.wallet_account(one) for one in touched]
     maturing.SQL.run(connection, "hold_wallets", {"accounts": wallets}).all()
     _shrink(connection, [run for run in held if run.settled_by == "metering" and run.customer_id in customers], now_ms)
 

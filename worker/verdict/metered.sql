@@ -23,7 +23,7 @@ ORDER BY reservation LIMIT :at_most {for_update}
 -- In one statement, so that the order is one: what metering draws on, what is due, and the caller's own.
 SELECT {run} FROM reservations WHERE state = 'held' AND reservation IN (
     SELECT reservation FROM reservations WHERE {metering} AND customer_id IN :customers
-    UNION SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held'
+    UNION SELECT reservation FROM reservations WHERE customer_id IN :due_of AND state = 'held'
         AND expires_ms <= :now_ms
     UNION SELECT reservation FROM reservations WHERE reservation = :own)
 ORDER BY reservation LIMIT :at_most {for_update}

@@ -16,6 +16,7 @@ LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
 CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
 METERING: Final = queries(str(_HERE.with_name("metering.sql")))
 PLANS: Final = queries(str(_HERE.with_name("plans.sql")))
+POOLS: Final = queries(str(_HERE.with_name("pools.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
 HOOKS: Final = queries(str(_HERE.with_name("hooks.sql")))
@@ -37,6 +38,8 @@ STATEMENTS: Final = (
     (METERING, ("paid_twice", "metered_entry", "sandboxless", "sandbox_open", "metered_beyond", "metered_uncharged")),
     (PLANS, ("period_missing", "first_missing", "period_twice", "period_otherwise", "rolled", "reduced_otherwise")),
     (PLANS, ("plan_unsaid", "plan_never_due", "tier_entry", "tier_holder")),
+    (POOLS, ("allotted_otherwise", "allotted_unsaid", "returned_otherwise", "pool_never_due")),
+    (POOLS, ("payer_unallowed", "payer_limit")),
     (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
     (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
@@ -183,6 +186,18 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "tier_entry": (10, "{amount_micro} were charged to {from_account} as {key}, and it has no such tier"),
     "tier_unpaid": (10, "{customer_id} has the tier {tier} until {paid_to_ms}, and nothing was charged for it"),
     "tier_never_due": (10, "{customer_id} has paid {tier} until {paid_to_ms}; its wallet falls due at {next_due_ms}"),
+    "allotted_otherwise": (10, "{key} moves {amount_micro} from {from_account} to {to_account}; its lot is of {pool}"),
+    "allotted_unsaid": (
+        10,
+        "{lot} is {amount_micro} of {pool} for {customer_id}; on record are {said} of {said_pool} for {said_customer}",
+    ),
+    "returned_otherwise": (
+        10,
+        "{lot} was {said}, and {returned} came back to {pool}: {gone} were used, and can have been {least} to {most}",
+    ),
+    "pool_never_due": (10, "{lot} comes back after {expires_ms}, and the wallet of {pool} falls due at {next_due_ms}"),
+    "payer_unallowed": (10, "{reservation} is paid by {customer_id}, who did not pay for {org_id} at {accepted_ms}"),
+    "payer_limit": (10, "{payer} pays {limit_micro}, and runs were accepted for {accepted}"),
     "no_settlement": (11, "{reservation} is {state}, and nothing says what {supplier} is owed for it"),
     "settles_nothing": (
         11,

@@ -157,15 +157,20 @@ SUM(line)
 
 -- name: sides
 -- What was given comes from the grants, what was used goes to revenue or the tiers, what expired to the breakage: an
--- entry has a wallet on its one side alone.
+-- entry has a wallet on its one side alone, but for what pools allot and get back (pools.sql).
 SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
 FROM ledger_entries e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
-WHERE NOT CASE WHEN e.kind = 'expiry' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'breakage'
-    WHEN e.kind = 'grant' THEN e.from_account = 'source:grants' AND e.to_account LIKE 'wallet:%'
+WHERE NOT CASE WHEN e.kind = 'expiry'
+        THEN e.from_account LIKE 'wallet:%' AND (e.to_account = 'breakage' OR {is_of_pool})
+    WHEN e.kind = 'grant'
+        THEN (e.from_account = 'source:grants' OR {is_of_pool}) AND e.to_account LIKE 'wallet:%'
     WHEN e.kind = 'tier' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'tiers'
     ELSE e.from_account LIKE 'wallet:%' AND (e.to_account LIKE 'revenue:%' OR (e.kind = 'run' AND e.to_account = 'revenue'))
     END
+
+-- name: is_of_pool
+EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)
 
 -- name: priced
 -- Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature
@@ -194,16 +199,19 @@ SELECT 'granted' AS what, w.org_id, {no_window}, q.key, q.said, q.account AS sai
 FROM (SELECT {said_key} AS key, CAST({said_amount} AS BIGINT) AS said, 'wallet:' || x.target AS account
     FROM operator_actions x WHERE x.action = 'ledger_grant') q
 LEFT JOIN ledger_entries e ON e.key = q.key AND e.kind = 'grant' LEFT JOIN {owners} w ON w.account_id = q.account
-WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <> 'source:grants' OR (e.key IS NULL
+WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <> COALESCE(
+        (SELECT 'wallet:' || p.pool FROM ledger_lots p WHERE p.lot = e.lot), 'source:grants') OR (e.key IS NULL
     AND NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = q.key AND l.amount_micro = q.said
         AND 'wallet:' || l.customer_id = q.account))
 
 -- name: ungranted
--- What plans give, and what late use takes of what rolled over, is claimed beside (plans.sql).
+-- What plans give, what late use takes of what rolled over (plans.sql), and what pools allot (pools.sql) is claimed
+-- beside.
 SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
 FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.to_account
 WHERE e.kind = 'grant' AND e.key NOT LIKE 'topup:%' AND e.key NOT LIKE 'reduced:%'
-    AND NOT EXISTS (SELECT 1 FROM plan_lots p WHERE p.lot = e.key) AND e.key NOT IN (
+    AND NOT EXISTS (SELECT 1 FROM plan_lots p WHERE p.lot = e.key)
+    AND NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = e.key AND l.pool IS NOT NULL) AND e.key NOT IN (
     SELECT {said_key} FROM operator_actions x WHERE x.action = 'ledger_grant' AND {said_key} IS NOT NULL)
 
 -- name: said_key [postgresql]

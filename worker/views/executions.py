@@ -15,13 +15,15 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class RunFilter:
-    """Which runs: in these states; of an organisation, a project, a subject, an action. Empty: any."""
+    """Which runs: in these states; of an organisation, a project, a subject, an action; paid for by a customer. Empty:
+    any."""
 
     states: tuple[str, ...]
     org: str = ""
     project: str = ""
     subject: str = ""
     action: str = ""
+    payer: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class RunEntry:
 def list_runs(connection: sa.Connection, chosen: RunFilter, most: int) -> list[Reservation]:
     """The newest first. Errors: UnknownId for an organisation or a label that no run has."""
     labels = ((ids.PROJECT, chosen.project), (ids.SUBJECT, chosen.subject), (ids.ACT, chosen.action))
-    for kind, name in ((ids.CUSTOMER, chosen.org), *labels):
+    for kind, name in ((ids.CUSTOMER, chosen.org), (ids.CUSTOMER, chosen.payer), *labels):
         if name:
             ids.require(connection, kind, name)
     rows = SQL.run(connection, "list", {**vars(chosen), "states": list(chosen.states), "at_most": most})

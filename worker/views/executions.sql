@@ -3,12 +3,12 @@
 -- name: columns
 reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
     accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason, supplier, settled_by,
-    {named_sandboxes}
+    payer_number, {named_sandboxes}
 
 -- name: list
 SELECT {columns} FROM reservations WHERE state IN :states AND (:org = '' OR org_id = :org)
     AND (:project = '' OR project = :project) AND (:subject = '' OR subject = :subject)
-    AND (:action = '' OR action = :action)
+    AND (:action = '' OR action = :action) AND (:payer = '' OR customer_id = :payer)
 ORDER BY accepted_ms DESC, reservation LIMIT :at_most
 
 -- name: org

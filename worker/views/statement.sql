@@ -5,11 +5,11 @@
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
 
 -- name: entries
--- A wallet's entries, and by how much each moved it. Only grants come in.
+-- A wallet's entries, and by how much each moved it. Only grants come in, and what comes back to a pool.
 (SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, -amount_micro AS moved_micro, 1 AS pays
     FROM ledger_entries WHERE from_account = :account_id
 UNION ALL SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, amount_micro, 0
-    FROM ledger_entries WHERE to_account = :account_id AND kind = 'grant') e
+    FROM ledger_entries WHERE to_account = :account_id AND kind IN ('grant', 'expiry')) e
 
 -- name: booked
 -- By the time of booking: what comes later is in a later statement, whenever it was used.
@@ -30,9 +30,10 @@ SELECT q.section, q.what, q.currency, COUNT(*) AS entries, SUM(q.money_minor) AS
     SUM(q.moved_micro) AS moved_micro
 FROM (
     SELECT CASE WHEN e.pays = 1 THEN CASE WHEN e.kind = 'expiry' THEN 'expired' ELSE 'other' END
-            WHEN e.amount_micro <= 0 THEN 'taken_back' WHEN t.topup IS NOT NULL THEN 'topped_up'
+            WHEN e.kind = 'expiry' THEN 'other' WHEN e.amount_micro <= 0 THEN 'taken_back' WHEN t.topup IS NOT NULL THEN 'topped_up'
             WHEN l.begins_ms > l.at_ms THEN 'began' ELSE 'given' END AS section,
-        CASE WHEN e.pays = 1 AND e.kind <> 'expiry' THEN e.kind ELSE COALESCE(l.kind, 'of no lot') END AS what,
+        CASE WHEN e.pays = 1 AND e.kind = 'grant' THEN 'allotted' WHEN e.pays = 0 AND e.kind = 'expiry' THEN 'returned'
+            WHEN e.pays = 1 AND e.kind <> 'expiry' THEN e.kind ELSE COALESCE(l.kind, 'of no lot') END AS what,
         t.currency, t.money_minor, e.moved_micro
     FROM {entries} LEFT JOIN ledger_lots l ON l.lot = COALESCE(e.lot, e.key)
     LEFT JOIN topups t ON t.topup = e.key AND e.pays = 0 AND e.amount_micro > 0

@@ -1,0 +1,110 @@
+"""Payers: whose wallet runs of an organisation may be paid from, beside its own.
+
+Guarantee: who may charge whom is append-only; the last row of a payer and an organisation counts. It is decided under
+the lock of the payer's wallet, so that whoever ends it, or lowers its limit, ends it for all that is accepted after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.accounts import wallet_account
+from drawdown.ledger.runs.reservations import Denied, Reservation
+from drawdown.schema.audit import By
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MICRO
+
+SQL = queries(__file__)
+
+MOST_PAYERS: Final = 500
+"""Of one organisation, among whom the nearest name is looked for."""
+
+
+@dataclass(frozen=True)
+class Payer:
+    """What was said last of a payer and an organisation: whether its runs may be paid from the payer's wallet from
+    `since_ms` on, and what runs that are accepted so may hold and cost in all (`limit_micro`; None: no limit)."""
+
+    payer: str
+    org_id: str
+    number: int
+    allowed: bool
+    limit_micro: int | None
+    since_ms: int
+    at_ms: int
+    actor: str
+    reason: str
+
+
+def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
+    """What counts now; None where nothing was ever said."""
+    row = SQL.run(connection, "newest", {"payer": payer, "org_id": org_id}).mappings().one_or_none()
+    return None if row is None else Payer(**{**row, "allowed": bool(row["allowed"])})
+
+
+def of_org(connection: sa.Connection, org_id: str) -> list[str]:
+    """Those who ever paid for runs of an organisation, or may; the first of them."""
+    return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
+
+
+def say(
+    connection: sa.Connection, payer: str, org_id: str, by: By, *, allowed: bool, limit_micro: int | None = None
+) -> tuple[Payer | None, Payer | None]:
+    """Say from now on whether a payer pays for runs of an organisation; what counts now, and before. The same again
+    changes nothing. What was accepted before is paid all the same."""
+    SQL.run(connection, "hold_wallet", {"account_id": wallet_account(payer)}).all()
+    was = read(connection, payer, org_id)
+    if (was is None and not allowed) or (was is not None and (was.allowed, was.limit_micro) == (allowed, limit_micro)):
+        return was, was
+    said = {"payer": payer, "org_id": org_id, "allowed": allowed, "limit_micro": limit_micro}
+    SQL.run(connection, "say", {**said, **vars(by)})
+    return read(connection, payer, org_id), was
+
+
+def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> Payer:
+    """What a payer allows an organisation now. Errors: Denied `payer_not_allowed`, of the step `account`."""
+    found = read(connection, payer, org_id)
+    if found is not None and found.allowed and found.since_ms > now_ms:
+        text = f"{payer} pays for runs of {org_id} from {found.since_ms} on, and here it is {now_ms}: try again then"
+        raise Denied("payer_not_allowed", text, "account")
+    if found is None or not found.allowed:
+        ended = "" if found is None or found.allowed else " any more"
+        raise Denied(
+            "payer_not_allowed",
+            f"{payer} does not pay for runs of {org_id}{ended}: `drawdown payer allow {payer} {org_id}`, or leave the "
+            "payer out",
+            "account",
+        )
+    return found
+
+
+def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> None:
+    """Insist that the payer of a run still pays, and within its limit, by what its runs hold and have cost. This run is
+    written, and the payer's wallet held, already.
+
+    Errors: Denied `payer_not_allowed`, `payer_limit`.
+    """
+    if run.payer_number is None:
+        return
+    found = require(connection, run.customer_id, run.org_id, now_ms)
+    if found.number != run.payer_number:
+        said = f"what {run.customer_id} pays for runs of {run.org_id} was changed meanwhile: accept another run"
+        raise Denied("payer_not_allowed", said, "account")
+    require_room(connection, found, 0)
+
+
+def require_room(connection: sa.Connection, found: Payer, more_micro: int) -> None:
+    """Insist on room for so much more. Errors: Denied `payer_limit`, of the step `credits`."""
+    if found.limit_micro is None:
+        return
+    values = {"payer": found.payer, "org_id": found.org_id, "number": found.number}
+    total = int(SQL.run(connection, "spent", values).scalar_one()) + more_micro
+    if total > found.limit_micro:
+        text = (
+            f"{found.payer} pays {found.limit_micro / MICRO:g} credits for runs of {found.org_id}, and with this one "
+        )
+        text += f"they come to {total / MICRO:g}: ask for less, or `drawdown payer allow` more"
+        raise Denied("payer_limit", text, "credits")

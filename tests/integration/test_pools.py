@@ -1,0 +1,343 @@
+"""Pools and payers: credit that is allotted, used and returned, and runs that another wallet pays for, to the
+micro-credit, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger import lots
+from drawdown.ledger.maturing import look_ahead
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Denied
+from drawdown.schema.database import read
+from drawdown.schema.errors import UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.commands import executions, pools
+from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.verdict.holds import read_held
+from drawdown.worker.views.pools import list_payers, list_pools
+from tests.integration.pooling import BACK, END, Course
+from tests.world import T0
+
+
+@pytest.fixture
+def course(engine: sa.Engine) -> Iterator[Course]:
+    """In the end, nothing is a breach, and each allotment is what became of it."""
+    made = Course(engine)
+    yield made
+    made.prove()
+
+
+def refused(work: Callable[[], object]) -> str:
+    with pytest.raises(Denied) as found:
+        work()
+    return found.value.code
+
+
+# Allotments
+
+
+def test_credit_is_moved_and_what_nobody_used_comes_back(course: Course) -> None:
+    course.give("acme", 5)
+    done = course.allot(20)
+    assert (done.repeated, course.balances) == (False, (80, 25, 0))
+    course.use(8)
+    course.sweep()
+    assert (course.balances, course.became()) == ((80, 17, 0), (12, 8, 0, 0)), "it is used before the own credit"
+    course.sweep(BACK - 1)
+    assert course.balances == (80, 17, 0)
+    course.sweep(BACK)
+    assert (course.balances, course.became()) == ((92, 5, 0), (0, 8, 12, 0))
+    text = "SELECT key, from_account, to_account, amount_micro, ts FROM ledger_entries "
+    rows = course.fleet.rows(f"{text} WHERE 'wallet:course' IN (from_account, to_account) ORDER BY key")
+    assert rows[:2] == [
+        ("allot:course:a", "wallet:course", "wallet:acme", 20, T0),
+        ("expiry:allot:course:a:r0", "wallet:acme", "wallet:course", 12, T0),
+    ]
+
+
+def test_the_same_again_moves_nothing_and_other_content_is_refused(course: Course) -> None:
+    course.allot(20)
+    assert (course.allot(20).repeated, course.balances) == (True, (80, 20, 0))
+    course.fleet.clock.at_ms = T0 + DAY_MS
+    assert course.allot(20).repeated, "also later"
+    assert refused(lambda: course.allot(21)) == "other_content"
+    assert refused(lambda: course.allot(20, "wayne")) == "other_content"
+    assert refused(lambda: course.allot(20, ends=END + 1)) == "other_content"
+    assert course.balances == (80, 20, 0)
+
+
+def test_what_is_used_late_is_paid_by_the_allotment_after_all(course: Course) -> None:
+    course.allot(20)
+    course.sweep(BACK)
+    assert course.balances == (100, 0, 0)
+    course.use(7, ts=END - 1)
+    assert course.balances == (100, -7, 0)
+    course.sweep()
+    assert (course.balances, course.became()) == ((93, 0, 0), (0, 7, 13, 0))
+    course.use(3, ts=END)
+    course.sweep()
+    assert course.balances == (93, -3, 0), "what is used after its end it does not pay for"
+    keys = course.fleet.rows("SELECT key, amount_micro FROM ledger_entries WHERE kind = 'expiry' ORDER BY key")
+    assert keys == [("expiry:allot:course:a:r0", 20), ("expiry:allot:course:a:r1", -7)]
+
+
+def test_a_late_use_takes_from_a_pool_that_has_nothing_left(course: Course) -> None:
+    course.allot(20)
+    course.sweep(BACK)
+    course.allot(100, "wayne", BACK + DAY_MS, "all")
+    course.use(7, ts=END - 1)
+    course.sweep()
+    assert course.balances == (-7, 0, 100)
+    assert refused(lambda: course.allot(1, ends=BACK + DAY_MS, key="more")) == "no_credit"
+
+
+def test_what_comes_back_expires_with_the_lot_that_it_was_taken_from(engine: sa.Engine) -> None:
+    course = Course(engine)
+    course.take_back("course1")
+    course.give("course", 50, expires_ms=T0 + DAY_MS)
+    course.give("course", 10)
+    course.allot(20)
+    course.sweep(T0 + 2 * DAY_MS)
+    assert course.balances == (10, 20, 0), "30 of the pool's own lot expired; what was allotted lives on"
+    course.use(5)
+    course.sweep(BACK)
+    assert course.balances == (10, 0, 0), "15 came back, of a lot that is over"
+    expired = "SELECT SUM(amount_micro) FROM ledger_entries WHERE to_account = 'breakage'"
+    assert course.fleet.one(expired) == 45
+    course.use(4, ts=T0 + DAY_MS)
+    course.sweep()
+    assert (course.balances, course.fleet.one(expired)) == ((10, 0, 0), 41), "used in time after all"
+    course.prove()
+
+
+def test_what_a_run_reserved_of_an_allotment_comes_back_once_it_ends(course: Course) -> None:
+    course.allot(20)
+    course.fleet.clock.at_ms = END - 1
+    course.accept("run", 15, for_ms=DAY_MS)
+    course.sweep(BACK)
+    assert (course.balances, course.became()) == ((85, 15, 0), (15, 0, 5, 0))
+    course.settle("run", 4)
+    course.sweep()
+    assert (course.balances, course.became()) == ((96, 0, 0), (0, 4, 16, 0))
+
+
+def test_taking_an_allotment_back_returns_it_to_the_pool(course: Course) -> None:
+    course.allot(20)
+    course.use(5)
+    assert course.take_back("allot:course:a") == 15
+    assert (course.balances, course.became()) == ((95, 0, 0), (0, 5, 0, 15))
+    assert course.take_back("allot:course:a", whole=True) == 5
+    assert (course.balances, course.became()) == ((100, -5, 0), (0, 0, 0, 20)), "what it paid for is owed"
+    course.sweep(BACK)
+    assert course.balances == (100, -5, 0)
+
+
+def test_a_pool_allots_what_it_may_pay_at_once(course: Course) -> None:
+    course.allow("course")
+    course.accept("run", 30, payer="course")
+    course.give("course", 50, expires_ms=T0 + DAY_MS)
+    course.fleet.clock.at_ms = T0 + DAY_MS  # it is over, and not booked yet; so is the run, which is booked at once
+    assert refused(lambda: course.allot(101)) == "no_credit"
+    assert course.allot(100).pool.balance_micro == 50
+    course.sweep(T0 + 2 * DAY_MS)
+    assert course.balances == (0, 100, 0)
+
+
+def test_what_is_due_to_a_pool_is_there_before_it_is_refused(course: Course) -> None:
+    """No sweep has run: the member's allotment is returned by whoever needs the pool's credit."""
+    course.allot(100)
+    course.fleet.clock.at_ms = BACK
+    assert read(course.fleet.engine, lambda c: look_ahead(c, "course", BACK)).available_micro == 100
+    assert course.allot(60, "wayne", BACK + DAY_MS, "b").pool.available_micro == 40
+    course.allow("course")
+    course.fleet.clock.at_ms = BACK + 2 * DAY_MS
+    assert course.accept("run", 100, payer="course").wallet.available_micro == 0
+
+
+def test_a_pool_that_waits_for_its_members_is_no_hot_row(course: Course) -> None:
+    """Who only uses an allotment never moves the pool's wallet."""
+    course.allot(20)
+    row = "SELECT balance_micro, next_due_ms FROM ledger_accounts WHERE account_id = 'wallet:course'"
+    before = course.fleet.rows(row)
+    for number in range(3):
+        course.use(1)
+        course.accept(f"run{number}", 2)
+        course.settle(f"run{number}", 1)
+    assert course.fleet.rows(row) == before == [(80, BACK)]
+
+
+def test_more_members_than_one_transaction_returns_from(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lots, "RETURNED_AT_ONCE", 2)
+    for number in range(3):
+        course.fleet.assign(f"m{number}")
+        course.allot(10, f"m{number}", key=f"k{number}")
+    course.fleet.clock.at_ms = BACK
+    done = course.allot(100, "wayne", BACK + DAY_MS, "all")
+    assert (done.pool.balance_micro, done.member.balance_micro) == (0, 100), "two of them, the third, and then the pool"
+
+
+def test_two_at_once_never_allot_more_than_there_is(course: Course) -> None:
+    if course.fleet.engine.dialect.name == "sqlite":
+        pytest.skip("one writer at a time")
+
+    def one(number: int) -> bool:
+        try:
+            course.allot(30, ("acme", "wayne")[number % 2], key=f"k{number}")
+        except Denied as error:
+            assert error.code == "no_credit"
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as threads:
+        done = list(threads.map(one, range(6)))
+    assert sum(done) == 3
+    assert course.balance("course") == 10
+
+
+@pytest.mark.parametrize(
+    ("pool", "customer", "amount", "ends", "wrong"),
+    [
+        ("curse", "acme", 1, END, "did you mean course"),
+        ("course", "acmee", 1, END, "did you mean acme"),
+        ("course", "acme", 0, END, "more than nothing"),
+        ("course", "acme", -1, END, "more than nothing"),
+        ("course", "acme", 1, T0, "later than now"),
+        ("course", "acme", 101, END, "100|0.0001 credits left"),
+        ("course", "course", 1, END, "cannot allot to itself"),
+        ("course", "other", 1, END, "is a pool, too"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_makes_no_sense_is_refused(
+    course: Course, pool: str, customer: str, amount: int, ends: int, wrong: str
+) -> None:
+    course.write(lambda c: pools.make(c, "other", course.fleet.by))
+    with pytest.raises((Denied, UnknownId, UsageError), match=wrong) as found:
+        course.write(lambda c: pools.allot(c, pool, customer, amount, ends, course.fleet.by, key="k"))
+    codes = {"course": "pays_itself", "other": "is_pool", "acme": "no_credit"}
+    if isinstance(found.value, Denied):
+        assert found.value.code == codes[customer]
+    assert course.balance("course") == 100
+
+
+def test_a_pool_is_made_once_and_takes_no_customers_name(course: Course) -> None:
+    assert not course.write(lambda c: pools.make(c, "course", course.fleet.by))
+    assert refused(lambda: course.write(lambda c: pools.make(c, "acme", course.fleet.by))) == "taken"
+    with pytest.raises(UsageError, match="colon"):
+        course.write(lambda c: pools.make(c, "a:b", course.fleet.by))
+    course.allot(20)
+    (row,) = read(course.fleet.engine, lambda c: list_pools(c, T0, 9))
+    assert (row.pool, row.available_micro, row.allotted_micro, row.returned_micro, row.members) == (
+        "course", 80, 20, 0, 1,
+    )  # fmt: skip
+
+
+# Payers
+
+
+def test_a_payer_pays_for_a_run_whatever_becomes_of_it(course: Course) -> None:
+    course.give("wayne", 50)
+    course.allow()
+    made = course.accept("run", 20, payer="wayne")
+    assert (made.reservation.customer_id, made.wallet.held_micro) == ("wayne", 20)
+    assert course.end()
+    course.write(lambda c: executions.draw(c, "run", 1, Cost(5), course.fleet.by))
+    course.sweep(T0 + 2 * DAY_MS)
+    course.settle("run", 9)
+    assert course.balances == (100, 0, 41), "late, and after it was ended"
+    paid = course.fleet.rows("SELECT DISTINCT from_account FROM ledger_entries WHERE reservation = 'run'")
+    assert paid == [("wallet:wayne",)]
+
+
+def test_who_did_not_allow_it_does_not_pay(course: Course) -> None:
+    course.give("acme", 50)
+    course.give("wayne", 50)
+    assert refused(lambda: course.accept("run", 5, payer="wayne")) == "payer_not_allowed"
+    course.allow("acme", "wayne")
+    assert refused(lambda: course.accept("run", 5, payer="wayne")) == "payer_not_allowed", "the other way round"
+    course.allow()
+    course.end()
+    assert refused(lambda: course.accept("run", 5, payer="wayne")) == "payer_not_allowed"
+    assert not course.end(), "it is ended already"
+    with pytest.raises(UnknownId, match="did you mean wayne"):
+        course.accept("run", 5, payer="wayn")
+    assert course.accept("run", 5, payer="acme").reservation.payer_number is None, "nobody allows oneself"
+    course.settle("run", 5)
+    assert course.balances == (100, 45, 50)
+
+
+def test_a_limit_counts_what_runs_hold_and_cost(course: Course) -> None:
+    course.give("wayne", 50)
+    course.allow(limit=10)
+    course.accept("one", 6, payer="wayne")
+    assert refused(lambda: course.accept("two", 5, payer="wayne")) == "payer_limit"
+    course.settle("one", 2)
+    course.accept("two", 8, payer="wayne")
+
+    def extend(to: int) -> executions.Accepted:
+        return course.write(lambda c: executions.extend(c, "two", to, None, course.fleet.by))
+
+    assert refused(lambda: extend(9)) == "payer_limit"
+    (row,) = read(course.fleet.engine, lambda c: list_payers(c, "", "acme", 9))
+    assert (row.payer, row.limit_micro, row.spent_micro) == ("wayne", 10, 10)
+    course.allow(limit=3)
+    assert refused(lambda: extend(9)) == "payer_not_allowed", "it was accepted under another limit"
+    assert extend(8).reservation.amount_micro == 8, "and goes on"
+    course.accept("three", 3, payer="wayne")
+    assert refused(lambda: course.accept("four", 1, payer="wayne")) == "payer_limit", "it counts anew, from 0"
+
+
+def test_a_payer_is_part_of_what_a_key_was_used_for(course: Course) -> None:
+    course.give("wayne", 50)
+    course.give("acme", 50)
+    course.allow()
+    course.accept("run", 5, payer="wayne")
+    assert course.accept("run", 5, payer="wayne").repeated
+    assert refused(lambda: course.accept("run", 5)) == "other_content"
+
+
+def test_what_another_payer_has_is_told_to_nobody(course: Course) -> None:
+    course.give("wayne", 50)
+    course.allow()
+    course.accept("own", 45, org="wayne")
+    with pytest.raises(Denied, match="wayne has less than") as found:
+        course.accept("run", 20, payer="wayne")
+    assert (found.value.code, found.value.step) == ("no_credit", "credits")
+    assert "own" not in str(found.value) and "45" not in str(found.value)
+    ask = Request("acme", 20, payer="wayne")
+    told = read(course.fleet.engine, lambda c: executions.preview(c, ask, T0))
+    assert (told.allowed, told.code, told.reason, told.available_micro) == (False, "no_credit", str(found.value), None)
+
+
+def test_a_hold_counts_for_the_payer(course: Course) -> None:
+    course.give("wayne", 50)
+    course.give("acme", 50)
+    course.allow()
+    course.accept("run", 20, payer="wayne")
+    held = read(course.fleet.engine, lambda c: read_held(c, "embedded", ["acme", "wayne"], T0))
+    assert held == {"wayne": 20}
+
+
+def test_a_payer_that_never_had_credit_is_named(course: Course) -> None:
+    course.allow("wayne", "acme")
+    assert refused(lambda: course.accept("run", 5, payer="wayne")) == "no_credit"
+    with pytest.raises(UsageError, match="a limit is more than nothing"):
+        course.allow(limit=0)
+    assert refused(lambda: course.allow("acme", "acme")) == "pays_itself"
+
+
+def test_who_pays_is_never_said_before_what_was_accepted(course: Course) -> None:
+    """Another host's clock is behind: what was accepted is not made unallowed."""
+    course.give("wayne", 50)
+    course.allow()
+    course.fleet.clock.at_ms = T0 + MINUTE_MS
+    course.accept("run", 20, payer="wayne")
+    course.fleet.clock.at_ms = T0
+    course.end()
+    assert course.fleet.one("SELECT MAX(since_ms) FROM payers") == T0 + MINUTE_MS
+    assert refused(lambda: course.accept("more", 20, payer="wayne")) == "payer_not_allowed"

@@ -1,0 +1,98 @@
+"""Pools and payers: allotments beside each other, beside use and beside their end; runs that another wallet pays for
+beside the end of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.runs.draws import Cost
+from drawdown.schema.audit import By
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.commands import credit, executions, pools
+from drawdown.worker.commands.run_permission import Request
+from tests.interleave.party import plain
+from tests.interleave.stage import NOW, Stage
+
+POOL: Final = "kitty"
+"""A pool that was given ten micro-credits and has four left, two more are held: one comes back of what cub has, and is
+not booked yet. It pays for runs of cub's, up to six; one of them goes on."""
+CUB: Final = "cub"
+
+
+def begin(stage: Stage) -> None:
+    """What every case finds."""
+    hour_ago = By(NOW - 60 * MINUTE_MS, "somebody", "explored")
+
+    def work(connection: sa.Connection) -> None:
+        pools.make(connection, POOL, hour_ago)
+        for customer, amount in ((POOL, 10), (CUB, 5)):
+            credit.grant(connection, customer, amount, hour_ago, key=customer, plan=None, new=True)
+        pools.allot(connection, POOL, CUB, 3, NOW - 30 * MINUTE_MS, hour_ago, key="over")
+        executions.accept(connection, "cub-early", Request(CUB, 2), hour_ago)
+        executions.settle(connection, "cub-early", Cost(2), hour_ago)
+        pools.allot(connection, POOL, CUB, 1, NOW + DAY_MS, hour_ago, key="going")
+        pools.allow(connection, POOL, CUB, hour_ago, limit_micro=6)
+        executions.accept(connection, "cub-going", Request(CUB, 2, payer=POOL, for_ms=DAY_MS), hour_ago)
+
+    write(stage.engine, work)
+
+
+def _none_is_made_or_lost(stage: Stage) -> Iterator[str]:
+    """What was given is what both have and what was used, whoever came first; and no one promised what it has not."""
+    sums = {
+        "given": "SELECT SUM(amount_micro) FROM ledger_entries WHERE from_account = 'source:grants' AND {to}",
+        "has": "SELECT SUM(balance_micro) FROM ledger_accounts WHERE account_id IN ('wallet:kitty', 'wallet:cub')",
+        "used": "SELECT SUM(amount_micro) FROM ledger_entries WHERE kind = 'run' AND reservation LIKE 'cub-%'",
+    }
+    to = "to_account IN ('wallet:kitty', 'wallet:cub')"
+    given, has, used = (int(str(stage.rows(text.format(to=to))[0][0] or 0)) for text in sums.values())
+    if given != has + used:
+        yield f"{given} were given; both have {has}, and used {used}"
+    for account, left in stage.rows(
+        "SELECT account_id, balance_micro - held_micro FROM ledger_accounts WHERE account_id IN "
+        "('wallet:kitty', 'wallet:cub')"
+    ):
+        if left < 0:
+            yield f"{account} has promised {-left} more than it has"
+
+
+def _allot(amount: int, key: str) -> Callable[[Stage, sa.Connection], object]:
+    return lambda s, c: pools.allot(c, POOL, CUB, amount, NOW + DAY_MS, s.by, key=key)
+
+
+POOLS: Final = (
+    plain("cli.nouns.pools:make", lambda s, c: pools.make(c, "another-kitty", s.by)),
+    plain("cli.nouns.pools:allot", _allot(4, "first"), _none_is_made_or_lost),
+    plain("cli.nouns.pools:allot the rest", _allot(5, "second"), _none_is_made_or_lost),
+    plain("cli.nouns.payers:allow", lambda s, c: pools.allow(c, POOL, CUB, s.by, limit_micro=4)),
+    plain("cli.nouns.payers:end", lambda s, c: pools.end(c, POOL, CUB, s.by)),
+    plain(
+        "cli.nouns.executions:accept paid by a pool",
+        lambda s, c: executions.accept(c, "cub-paid", Request(CUB, 3, payer=POOL), s.by),
+        _none_is_made_or_lost,
+    ),
+    plain(
+        "cli.nouns.executions:accept paid by it, too",
+        lambda s, c: executions.accept(c, "cub-other", Request(CUB, 2, payer=POOL), s.by),
+        _none_is_made_or_lost,
+    ),
+    plain(
+        "cli.nouns.executions:settle paid by a pool",
+        lambda s, c: executions.settle(c, "cub-going", Cost(1), s.by),
+        _none_is_made_or_lost,
+    ),
+    plain(
+        "cli.nouns.executions:accept of an allotment",
+        lambda s, c: executions.accept(c, "cub-own", Request(CUB, 5), s.by),
+        _none_is_made_or_lost,
+    ),
+    plain(
+        "cli.nouns.ledger:take_back an allotment",
+        lambda s, c: credit.take_back(c, f"allot:{POOL}:going", s.by, whole=False),
+        _none_is_made_or_lost,
+    ),
+)

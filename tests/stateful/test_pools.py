@@ -1,0 +1,56 @@
+"""Any order of allotting, using, expiring and late use; and planted bugs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from drawdown.ledger import lots, maturing, payers, pools, wallet
+from tests.stateful.pools import Pools
+from tests.stateful.scale import scale, until_red
+from tests.whole import share
+
+
+def test_any_order_of_allotting_and_using_keeps_each_credit() -> None:
+    run_state_machine_as_test(Pools, settings=scale(share(15, whole=100), 25))
+
+
+right = lots._expiry
+
+
+def _to_the_breakage(lot: Any, amount_micro: int, now_ms: int) -> dict[str, object]:
+    return {**right(lot, amount_micro, now_ms), "to_account": lots.BREAKAGE}
+
+
+def _dated_at_the_end(lot: Any, amount_micro: int, now_ms: int) -> dict[str, object]:
+    return {**right(lot, amount_micro, now_ms), "ts": lot.expires_ms}
+
+
+CODE: dict[str, tuple[object, str, Any]] = {
+    "what nobody used of an allotment goes to nobody": (lots, "_expiry", _to_the_breakage),
+    "what comes back is dated as it does": (lots, "_expiry", _dated_at_the_end),
+    "a pool allots what is not there": (wallet, "payable", lambda *_: 10**9),
+    "allotments are used last": (pools, "ALLOTTED_PRIORITY", 60),
+}
+TEXTS: dict[str, tuple[Any, str, str, str]] = {
+    "a pool never uses what it allots": (lots.SQL, "used", "WHERE e.kind = 'grant' GROUP BY", "WHERE 1 = 0 GROUP BY"),
+    "what comes back was used all the same": (lots.SQL, "used", "e.kind = 'expiry' AND", "1 = 0 AND"),
+    "a pool does not wait for what comes back": (maturing.SQL, "next_due", "l.pool = r.customer_id", "1 = 0"),
+    "a payer is not asked": (payers.SQL, "newest", "ORDER BY number DESC", "AND 1 = 0 ORDER BY number DESC"),
+}
+
+
+@pytest.mark.parametrize("bug", [*CODE, *TEXTS])
+def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    if bug in CODE:
+        monkeypatch.setattr(*CODE[bug])
+    else:
+        sql, name, old, new = TEXTS[bug]
+        text = sql.pieces[name, ""]
+        assert old in text
+        monkeypatch.setattr(sql, "_ready", {})
+        monkeypatch.setitem(sql.pieces, (name, ""), text.replace(old, new))
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Pools, settings=until_red(200, 30))

@@ -1,0 +1,121 @@
+"""What a run is asked for, and whether that makes sense by itself.
+
+Guarantee: nothing is read and nothing is written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.runs.reservations import Denied, Overage, SettledBy
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+
+LEAST_LIFE_MS: Final = MINUTE_MS
+MOST_LIFE_MS: Final = 30 * DAY_MS
+MOST_FEATURES: Final = 100
+"""Of one estimate or cost."""
+MOST_SANDBOXES: Final = 100
+"""That one run names."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked for: an estimate in micro-credits, or in base units by feature; labels; what becomes of what
+    lies above the hold; for how long the hold stands (milliseconds; queued runs wait longer by default); and whose
+    wallet pays (None: the organisation's own). Whoever names sandboxes says who charges for them: `metering`, by their
+    samples, or the `receipt`."""
+
+    org_id: str
+    amount_micro: int | None = None
+    quantities: Mapping[str, int] | None = None
+    project: str | None = None
+    subject: str | None = None
+    action: str | None = None
+    overage: Overage = "charge"
+    for_ms: int | None = None
+    queued: bool = False
+    supplier: str | None = None
+    payer: str | None = None
+    settled_by: SettledBy | None = None
+    sandboxes: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> list[str]:
+        """Its sandboxes, each once and in order."""
+        return sorted(set(self.sandboxes))
+
+
+def fingerprint(request: Request) -> str:
+    """Tells a repetition from another request under the same key. One without a supplier, a payer or sandboxes reads
+    as before there were any."""
+    content = {**asdict(request), "sandboxes": request.named}
+    for name in ("supplier", "payer", "settled_by", "sandboxes"):
+        if not content[name] or (name == "settled_by" and not request.sandboxes):
+            del content[name]
+    said = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def require_life(for_ms: int | None) -> None:
+    """Errors: UsageError."""
+    if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
+        raise UsageError("a hold stands for a minute at least, and for 30 days at most")
+
+
+def require_sane(request: Request) -> None:
+    """Errors: UsageError; Denied where sandboxes and who charges for them do not go together."""
+    _require_said(request)
+    for label in (request.project, request.subject, request.action):
+        if label is not None and not is_clean_id(label):
+            raise UsageError("a project, subject or action has 1 to 200 characters, none of them control characters")
+    require_life(request.for_ms)
+    if request.amount_micro is not None and request.quantities is not None:
+        raise UsageError("an estimate is in credits or in quantities of features, not in both")
+    if request.amount_micro is not None and not 0 < request.amount_micro <= MAX_ENTRY_MICRO:
+        raise bad_estimate()
+    require_quantities(request.quantities)
+
+
+def bad_estimate() -> UsageError:
+    """An estimate that no run can have."""
+    text = "an estimate is more than nothing, and at most a thousand million credits: give what the run may cost"
+    return UsageError(text, code="bad_estimate")
+
+
+def _require_said(request: Request) -> None:
+    if any(not is_clean_id(name) for name in request.sandboxes):
+        raise UsageError("the id of a sandbox has 1 to 200 characters, none of them control characters")
+    if len(request.named) > MOST_SANDBOXES:
+        raise Denied("too_many_sandboxes", f"a run names {MOST_SANDBOXES} sandboxes at most: accept several runs")
+    if request.sandboxes and request.settled_by is None:
+        raise Denied(
+            "unsaid_settlement",
+            "say who charges for the sandboxes: metering, by samples; or the receipt, and then nobody meters them",
+        )
+    if request.settled_by != "metering":
+        return
+    if not request.sandboxes:
+        raise Denied("no_sandbox", "a run that metering settles names its sandboxes: give one at least")
+    if request.supplier is not None or request.payer is not None or request.overage != "charge":
+        raise Denied(
+            "metering_alone",
+            "samples charge the organisation's own wallet for a run that metering settles: it has no supplier, no "
+            "payer, and no overage but charge",
+        )
+
+
+def require_quantities(quantities: Mapping[str, int] | None) -> None:
+    """Errors: UsageError."""
+    if quantities is None:
+        return
+    if not 0 < len(quantities) <= MOST_FEATURES:
+        raise UsageError(f"give one feature at least, and {MOST_FEATURES} at most")
+    if any(not 0 <= quantity < 2**53 for quantity in quantities.values()):
+        raise UsageError("a quantity is a whole number from 0 to 2^53")

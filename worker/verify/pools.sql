@@ -1,0 +1,110 @@
+-- Who pays (invariant 10): what pools allot and get back, and whose wallet runs are paid from.
+--
+-- Guarantee: as in `ledger.sql`. An organisation stands in a run itself; of an allotment it is its customer's.
+
+-- name: of_chosen
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: no_window
+CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: owner
+-- The organisation of a customer `q`.
+(SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id, {no_window}
+
+-- name: allotted_otherwise
+-- What comes into a wallet, or leaves it, for a lot of a pool moves between the two, dated as it was allotted.
+SELECT 'allotted_otherwise' AS what, {owner}, q.*
+FROM (SELECT e.key, e.amount_micro, e.from_account, e.to_account, e.kind, e.ts, l.begins_ms, l.pool, l.customer_id
+    FROM ledger_lots l JOIN ledger_entries e ON e.lot = l.lot OR e.key = l.lot WHERE l.pool IS NOT NULL) q
+WHERE q.ts <> q.begins_ms
+    OR CASE WHEN q.kind = 'grant' THEN q.from_account ELSE q.to_account END <> 'wallet:' || q.pool
+
+-- name: allotted_unsaid
+-- Each allotment is one that a person made, of a pool that there is; and what a person made is there.
+SELECT 'allotted_unsaid' AS what, {owner}, q.*
+FROM (SELECT COALESCE(l.lot, x.lot) AS lot, l.pool, l.amount_micro, x.target AS said_pool, x.said,
+        COALESCE(l.customer_id, x.customer_id) AS customer_id, x.customer_id AS said_customer
+    FROM (SELECT * FROM ledger_lots WHERE pool IS NOT NULL) l
+    FULL JOIN (SELECT {said_lot} AS lot, o.target, CAST({said_amount} AS BIGINT) AS said, {said_customer} AS customer_id
+        FROM operator_actions o WHERE o.action = 'pool_allot') x ON x.lot = l.lot) q
+WHERE q.pool IS NULL OR q.said_pool IS NULL OR q.pool <> q.said_pool OR q.amount_micro <> q.said
+    OR q.customer_id <> q.said_customer OR NOT EXISTS (SELECT 1 FROM pools p WHERE p.pool = q.pool)
+
+-- name: said_lot [postgresql]
+(CAST(o.details AS json) ->> 'lot')
+
+-- name: said_lot [sqlite]
+json_extract(o.details, '$.lot')
+
+-- name: said_amount [postgresql]
+(CAST(o.details AS json) ->> 'amount_micro')
+
+-- name: said_amount [sqlite]
+json_extract(o.details, '$.amount_micro')
+
+-- name: said_customer [postgresql]
+(CAST(o.details AS json) ->> 'customer_id')
+
+-- name: said_customer [sqlite]
+json_extract(o.details, '$.customer_id')
+
+-- name: returned_otherwise
+-- What did not come back of an allotment that is over was used: no more of it than was used at all before its end, and
+-- no less than what was used in its life and no other lot can have paid. What late use, or a run that goes on, still
+-- changes is not claimed.
+SELECT 'returned_otherwise' AS what, {owner}, q.*
+FROM (SELECT l.lot, l.customer_id, l.pool, l.amount_micro AS said, b.returned, b.taken,
+        l.amount_micro - b.returned - b.taken AS gone,
+        (SELECT COALESCE(SUM(u.used), 0) FROM {uses} u WHERE u.account_id = w.account_id AND u.ts < l.expires_ms
+            AND u.used > 0) AS most,
+        (SELECT COALESCE(SUM(u.used), 0) FROM {uses} u WHERE u.account_id = w.account_id AND u.ts < l.expires_ms
+            AND u.ts >= l.begins_ms)
+        + (SELECT COALESCE(SUM(u.used), 0) FROM {uses} u WHERE u.account_id = w.account_id AND u.ts < l.begins_ms
+            AND u.used < 0)
+        - (SELECT COALESCE(SUM(o.amount_micro), 0) FROM ledger_lots o WHERE o.customer_id = l.customer_id
+            AND o.lot <> l.lot AND o.begins_ms < l.expires_ms) AS least
+    FROM ledger_lots l JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
+    JOIN (SELECT c.lot, COALESCE(SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro END), 0) AS returned,
+            COALESCE(SUM(CASE WHEN e.kind = 'grant' THEN -e.amount_micro END), 0) AS taken
+        FROM ledger_lots c LEFT JOIN ledger_entries e ON e.lot = c.lot WHERE c.pool IS NOT NULL GROUP BY c.lot) b
+        ON b.lot = l.lot
+    WHERE l.pool IS NOT NULL AND w.lots_ended_ms >= l.expires_ms AND w.deferred_micro = 0
+        AND (w.next_due_ms IS NULL OR w.next_due_ms <> 0)) q
+WHERE q.gone > q.most OR q.gone < CASE WHEN q.least < q.said - q.taken THEN q.least ELSE q.said - q.taken END
+
+-- name: uses
+(SELECT from_account AS account_id, ts, amount_micro AS used FROM ledger_entries WHERE kind IN ('usage', 'run', 'tier')
+    UNION ALL SELECT to_account, ts, -amount_micro FROM ledger_entries
+    WHERE kind = 'grant' AND amount_micro < 0 AND lot IS NULL)
+
+-- name: pool_never_due
+-- A pool that does not know when an allotment comes back would believe for ever that it has less. It comes back twelve
+-- minutes after its end.
+SELECT 'pool_never_due' AS what, {owner}, q.*
+FROM (SELECT l.lot, l.customer_id, l.pool, l.expires_ms, p.next_due_ms FROM ledger_lots l
+    LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
+    LEFT JOIN ledger_accounts p ON p.account_id = 'wallet:' || l.pool
+    WHERE l.pool IS NOT NULL AND (w.lots_ended_ms IS NULL OR w.lots_ended_ms < l.expires_ms)
+        AND (p.next_due_ms IS NULL OR p.next_due_ms > l.expires_ms + 720000)) q
+
+-- name: payer_unallowed
+-- A run is paid from its organisation's own wallet, or from that of a payer who had said so by then, and nothing else
+-- since.
+SELECT 'payer_unallowed' AS what, r.org_id, {no_window}, r.reservation, r.customer_id, r.accepted_ms
+FROM reservations r LEFT JOIN payers p
+    ON p.payer = r.customer_id AND p.org_id = r.org_id AND p.number = r.payer_number
+WHERE CASE WHEN r.payer_number IS NULL
+    THEN r.customer_id <> r.org_id AND NOT EXISTS (SELECT 1 FROM assignments a
+        WHERE a.org_id = r.org_id AND a.customer_id = r.customer_id)
+    ELSE p.number IS NULL OR NOT p.allowed OR p.since_ms > r.accepted_ms OR EXISTS (SELECT 1 FROM payers n
+        WHERE n.payer = p.payer AND n.org_id = p.org_id AND n.number > p.number AND n.since_ms < r.accepted_ms) END
+
+-- name: payer_limit
+-- What runs were accepted for under a limit is within it; what one costs above its hold is not claimed.
+SELECT 'payer_limit' AS what, p.org_id, {no_window}, p.payer, p.number, p.limit_micro, q.accepted
+FROM payers p JOIN (SELECT customer_id, org_id, payer_number,
+        SUM(CASE WHEN state = 'held' OR drawn_micro > amount_micro THEN amount_micro ELSE drawn_micro END) AS accepted
+    FROM reservations WHERE payer_number IS NOT NULL GROUP BY customer_id, org_id, payer_number) q
+    ON q.customer_id = p.payer AND q.org_id = p.org_id AND q.payer_number = p.number
+WHERE q.accepted > p.limit_micro
