@@ -23,6 +23,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions, pools
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.ledger import list_lots
 from drawdown.worker.views.pools import show_pool
 from tests.fresh import fresh
 from tests.world import Fleet
@@ -53,7 +54,8 @@ class Member:
     uses: list[tuple[int, int]] = field(default_factory=list)
 
     def pay(self) -> None:
-        """From the first moment to the last: whatever is owed by then, the lots that are open pay in their order."""
+        """From the first moment to the last: whatever is owed by then, the lots that are open pay in their order. What
+        came back beyond that pays for what is used later."""
         for lot in self.lots:
             lot.paid = 0
         moments = {moment for lot in self.lots for moment in (lot.begins, lot.ends)}
@@ -62,7 +64,7 @@ class Member:
             owed += sum(amount for ts, amount in self.uses if start <= ts < end)
             there = [lot for lot in self.lots if lot.begins <= start < lot.ends]
             for lot in sorted(there, key=lambda one: (one.priority, one.ends, one.begins, one.key)):
-                paid = min(owed, lot.amount - lot.taken - lot.paid)
+                paid = max(min(owed, lot.amount - lot.taken - lot.paid), 0)
                 lot.paid, owed = lot.paid + paid, owed - paid
 
 
@@ -72,6 +74,7 @@ class Pools(RuleBasedStateMachine):
         self.engine = fresh()
         self.fleet = Fleet(self.engine)
         self.members = {name: Member() for name in MEMBERS}
+        self.pool = Member()
         self.runs: dict[str, tuple[str, str, int]] = {}
         self.names = 0
 
@@ -99,6 +102,8 @@ class Pools(RuleBasedStateMachine):
     def fill(self, amount: int, lasts: int | None) -> None:
         key, terms = self.name("g"), Terms(expires_ms=None if lasts is None else self.now + lasts)
         write(self.engine, lambda c: credit.grant(c, "pool", amount, self.fleet.by, key=key, plan=None, terms=terms))
+        ends = EVER if lasts is None else self.now + lasts
+        self.pool.lots.append(Lot(f"grant:{key}", amount, self.now, ends, 50, pooled=False))
 
     @rule(name=st.sampled_from(MEMBERS), amount=st.integers(1, 9))
     def give(self, name: str, amount: int) -> None:
@@ -124,6 +129,7 @@ class Pools(RuleBasedStateMachine):
             assert done.repeated is repeated, "the same again moved something"
         assert self.balance("pool") == before - amount >= 0, "a pool allotted what it has not"
         self.members[name].lots.append(Lot(f"allot:pool:{key}", amount, self.now, self.now + lasts, 40, pooled=True))
+        self.pool.uses.append((self.now, amount))
 
     @rule(name=st.sampled_from(MEMBERS), amount=st.integers(1, 9),
           ago=st.sampled_from([0, 0, HOUR_MS, DAY_MS, 3 * DAY_MS]))  # fmt: skip
@@ -148,8 +154,8 @@ class Pools(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.runs)))
         name, payer, accepted = self.runs.pop(key)
         write(self.engine, lambda c: executions.settle(c, key, Cost(cost), self.fleet.by))
-        if payer == name:
-            self.members[name].uses.append((accepted, cost))
+        paying = self.members[name] if payer == name else self.pool
+        paying.uses.append((accepted, cost))
 
     @precondition(lambda self: any(lot.pooled for member in self.members.values() for lot in member.lots))
     @rule(data=st.data(), whole=st.booleans())
@@ -159,6 +165,7 @@ class Pools(RuleBasedStateMachine):
         told = write(self.engine, lambda c: credit.take_back(c, lot.key, self.fleet.by, whole=whole))
         lot.taken += told.taken_micro
         assert lot.taken <= lot.amount, "more was taken back than there was"
+        self.pool.uses.append((lot.begins, -told.taken_micro))
 
     @rule(ms=st.sampled_from([MINUTE_MS, WAIT_MS, HOUR_MS, DAY_MS, 5 * DAY_MS]))
     def wait(self, ms: int) -> None:
@@ -208,6 +215,19 @@ class Pools(RuleBasedStateMachine):
                     assert row.returned_micro == lot.amount - lot.taken - lot.paid, "another amount came back"
                 elif lot.ends + WAIT_MS > self.now:
                     assert row.returned_micro == 0, "it came back before its end"
+
+    @invariant()
+    def a_lot_of_the_pool_pays_for_what_did_not_come_back(self) -> None:
+        self.swept()
+        allotted = read(self.engine, lambda c: show_pool(c, "pool", self.now, 999)).allotments
+        back = [(one.begins_ms, -one.returned_micro) for one in allotted]
+        model = Member(self.pool.lots, [*self.pool.uses, *back])
+        model.pay()
+        told = {one.lot: one for one in read(self.engine, lambda c: list_lots(c, "pool", self.now)).lots}
+        for lot in model.lots:
+            assert told[lot.key].used_micro == lot.paid, "a lot of the pool paid for something else"
+            if lot.ends + WAIT_MS <= self.now and not self.held("pool"):
+                assert told[lot.key].expired_micro == lot.amount - lot.paid, "another amount of the pool's expired"
 
     @invariant()
     def a_run_is_paid_by_its_payer(self) -> None:
