@@ -23,7 +23,7 @@ from drawdown.schema.database import connect, read
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import executions
-from tests.crash.credit.requests import Planned
+from tests.crash.credit.requests import AHEAD_MS, Planned
 from tests.crash.credit.shared import Board
 from tests.crash.observer import Observer
 
@@ -68,6 +68,8 @@ class Client:
 
     def _run(self, one: Planned) -> dict[str, Any]:
         """From the preview to its end; what the journal keeps."""
+        while one.metered and self.board.now_ms() < one.at_ms - AHEAD_MS:
+            time.sleep(0.01)  # the last of all clients waits for nobody
         shown = self._read(lambda c: executions.preview(c, one.request, self.board.now_ms()))
         assert shown.amount_micro in (None, one.micro(one.estimate)), f"{one.key}: previewed as {shown}"
         try:
@@ -87,6 +89,7 @@ class Client:
 
     def _drawn(self, one: Planned, number: int, quantity: int) -> str:
         cost = one.cost(quantity)
+        assert cost is not None
 
         def draw() -> Any:
             return self._act("draw", lambda c: executions.draw(c, one.key, number, cost, self.by))
@@ -130,7 +133,6 @@ class Client:
 
         def work(connection: sa.Connection) -> object:
             if end == "settled":
-                assert cost is not None
                 return executions.settle(connection, one.key, cost, self.by)
             return executions.release(connection, one.key, cost, self.by)
 

@@ -44,6 +44,8 @@ class Books:
     ends: Counter[str]
     charged_micro: int
     metered_micro: int
+    shrunk: int
+    """Runs of those that metering settles of whose hold it had drawn something."""
 
 
 def judged(url: str, folder: Path, made: Sequence[Planned], given: Mapping[str, int], rate: int) -> Books:
@@ -51,7 +53,7 @@ def judged(url: str, folder: Path, made: Sequence[Planned], given: Mapping[str, 
     metered second costs, in micro-credits."""
     told = {one["line"]: one for journal in folder.glob("*.journal") for one in records(journal)}
     assert told.keys() == {one.line for one in made}, "each request has an end, and no other has one"
-    charged = _runs(url, made, told)
+    charged, shrunk = _runs(url, made, told, rate)
     spent, metered = Counter[str](), Counter[str]()
     for one in made:
         spent[one.org] += charged.get(one.key, 0)
@@ -62,23 +64,29 @@ def judged(url: str, folder: Path, made: Sequence[Planned], given: Mapping[str, 
         left = given[name] - expired.get(name, 0) - spent[name] - metered[name]
         assert (balance, held) == (left, 0), f"{name}: (balance, held) is {balance, held}, and has to be {left, 0}"
     _settlements(url, made, told, charged)
-    return Books(Counter(one["end"] for one in told.values()), sum(charged.values()), sum(metered.values()))
+    return Books(Counter(one["end"] for one in told.values()), sum(charged.values()), sum(metered.values()), shrunk)
 
 
-def _runs(url: str, made: Sequence[Planned], told: Mapping[str, Any]) -> dict[str, int]:
-    """What each run was charged: as planned, as its row and as its entries say; by one receipt where it was ended."""
+def _runs(url: str, made: Sequence[Planned], told: Mapping[str, Any], rate: int) -> tuple[dict[str, int], int]:
+    """What each run was charged: as planned, as its row and as its entries say; by one receipt where it was ended. One
+    that metering settles is charged nothing; how many of those were drawn on, by no more than their samples cost."""
     kept = {str(key): more for key, *more in rows(url, RUNS)}
     entries = {str(key): more for key, *more in rows(url, ENTRIES)}
     receipts, draws = ({str(key): count for key, count in rows(url, text)} for text in (RECEIPTS, DRAWS))
     found: dict[str, int] = {}
+    shrunk = 0
     for one in made:
         said = told[one.line]
         if said["end"] == "refused":
             assert one.key not in kept and one.key not in entries, f"{one.key} was refused, and is there"
             continue
-        with_cost = said["end"] in ("settled", "given up at a cost")
+        with_cost = not one.metered and said["end"] in ("settled", "given up at a cost")
         charged = one.charged(said["parts"], ended=with_cost, held=said["held"])
         is_now = kept.pop(one.key, None)
+        if one.metered and is_now is not None:
+            drawn, is_now = int(str(is_now[2])), [*is_now[:2], 0]
+            assert 0 <= drawn <= one.seconds * rate, f"{one.key}: metering drew {drawn} of {one.seconds} seconds"
+            shrunk += drawn > 0
         wanted = [STATES[said["end"]], said["held"], charged]
         assert is_now == wanted, f"{one.key} is {is_now}, and has to be {wanted}: {said} of {one}"
         sums = entries.pop(one.key, [0, 0, 0])
@@ -87,7 +95,7 @@ def _runs(url: str, made: Sequence[Planned], told: Mapping[str, Any]) -> dict[st
         assert draws.get(one.key, 0) == said["parts"], f"{one.key}: {draws.get(one.key, 0)} draws; {said}"
         found[one.key] = charged
     assert not kept and not entries, f"runs that nobody asked for: {list(kept)[:5]} {list(entries)[:5]}"
-    return found
+    return found, shrunk
 
 
 def _settlements(url: str, made: Sequence[Planned], told: Mapping[str, Any], charged: Mapping[str, int]) -> None:

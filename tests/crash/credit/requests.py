@@ -10,7 +10,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
 from drawdown.ledger.runs.draws import Cost
@@ -28,13 +28,17 @@ WRONG = 10.0
 MOST_PARTS = 3
 LIVES_MS = (None, 10 * MINUTE_MS, 6 * 60 * MINUTE_MS)
 ENDS = ("settled",) * 12 + ("given up", "given up at a cost", "left", "left", "late", "late")
+METERED, METERED_LIFE_MS, AHEAD_MS = 0.15, 36 * 60 * MINUTE_MS, 12 * 60 * MINUTE_MS
+"""A part of all are runs that the samples of their own sandboxes charge for, those that are left while they go on; they
+are accepted so much sooner at most."""
 LATE_MS = 8 * 60 * MINUTE_MS
 """After its acceptance a run that was left is settled late: each life is over by then."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One request and what is to become of it. Amounts are micro-credits; where `by_feature`, seconds of FEATURE."""
+    """One request and what is to become of it. Amounts are micro-credits; where `by_feature`, seconds of FEATURE. Of
+    one that metering settles nothing is drawn."""
 
     line: str
     org: str
@@ -49,6 +53,12 @@ class Planned:
     life_ms: int | None
     end: str
     supplier: str | None
+    metered: bool
+
+    @property
+    def sandbox(self) -> str:
+        """Where it runs; one that metering settles has one of its own."""
+        return f"box-{self.line}" if self.metered else self.org
 
     @property
     def key(self) -> str:
@@ -61,13 +71,21 @@ class Planned:
 
     @property
     def request(self) -> Request:
+        if self.metered:
+            return Request(
+                self.org, self.estimate, project="gentd26", action="request", for_ms=self.life_ms,
+                settled_by="metering", sandboxes=(self.sandbox,),
+            )  # fmt: skip
         amount, quantities = (None, {FEATURE: self.estimate}) if self.by_feature else (self.estimate, None)
         return Request(
             self.org, amount, quantities, "gentd26", action="request", overage=self.overage, for_ms=self.life_ms,
             supplier=self.supplier,
         )  # fmt: skip
 
-    def cost(self, quantity: int) -> Cost:
+    def cost(self, quantity: int) -> Cost | None:
+        """What to say that it cost; nothing of one that metering settles."""
+        if self.metered:
+            return None
         return Cost(quantities={FEATURE: quantity}) if self.by_feature else Cost(quantity)
 
     def micro(self, quantity: int) -> int:
@@ -92,7 +110,7 @@ def plan(row: Row, seed: int) -> Planned:
     total = seconds if by_feature else seconds * 1_237 + (dice.randrange(1, 1_000) if seconds else 0)
     cuts = sorted(dice.randint(0, total) for _ in range(dice.randint(0, MOST_PARTS)))
     edges = [0, *cuts]
-    return Planned(
+    planned = Planned(
         line=line,
         org=org,
         at_ms=at_ms,
@@ -105,7 +123,13 @@ def plan(row: Row, seed: int) -> Planned:
         life_ms=dice.choice(LIVES_MS),
         end=dice.choice(ENDS),
         supplier=SUPPLIER if dice.random() < 0.2 else None,
+        metered=False,
     )
+    if dice.random() >= METERED:
+        return planned
+    nothing_drawn = {"by_feature": False, "parts": (), "last": 0, "overage": "charge", "supplier": None}
+    end = "given up" if planned.end == "given up at a cost" else planned.end
+    return replace(planned, **nothing_drawn, metered=True, end=end, life_ms=METERED_LIFE_MS)  # type: ignore[arg-type]
 
 
 def requests(seed: int, *, most: int | None = None) -> list[Planned]:

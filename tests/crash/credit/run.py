@@ -2,7 +2,7 @@
 
     python -m tests.crash.credit.run --database postgresql --seed 1 [--requests 2000]
 
-Exit status 1 where anything was lost, doubled or left over, and where no kill landed: then the run shows nothing.
+Exit status 1 where anything was lost, doubled or left over, and where no kill landed, or metering drew of no hold: then the run shows nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def report(database: str, seed: int, found: Outcome) -> str:
             f"  {ends}",
             f"  charged to the micro-credit: {books.charged_micro / 1_000_000:,.6f} credits by runs, "
             f"{books.metered_micro / 1_000_000:,.6f} by {found.pushes:,} pushes",
+            f"  of {books.shrunk:,} holds metering had drawn",
         )
     )
 
@@ -62,6 +63,9 @@ def main() -> int:
             failed = True
             continue
         print(report(database, given.seed, found), flush=True)
+        if given.requests is None and not found.books.shrunk:
+            print("  metering drew of no run's hold")
+            failed = True
         if not found.toll.inside:
             print("  no kill landed inside a step")
             failed = True

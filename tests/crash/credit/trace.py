@@ -163,12 +163,12 @@ def killed(server: Server, dice: random.Random) -> None:
 
 SAMPLE = sa.text(
     "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
-    "VALUES (:id, :org, :org, 'cell-1', 1024, :seconds, :ts, :ts) ON CONFLICT (id) DO NOTHING"
+    "VALUES (:id, :org, :sandbox, 'cell-1', 1024, :seconds, :ts, :ts) ON CONFLICT (id) DO NOTHING"
 )
 
 
 def _sample(one: Planned) -> dict[str, object]:
-    return {"id": one.line, "org": one.org, "seconds": one.seconds, "ts": one.at_ms}
+    return {"id": one.line, "org": one.org, "sandbox": one.sandbox, "seconds": one.seconds, "ts": one.at_ms}
 
 
 def patiently(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
