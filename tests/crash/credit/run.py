@@ -2,8 +2,8 @@
 
     python -m tests.crash.credit.run --database postgresql --seed 1 [--requests 2000]
 
-Exit status 1 where anything was lost, doubled or left over, and where the run shows nothing: no kill landed, or in all of
-the trace metering drew of no hold.
+Exit status 1 where anything was lost, doubled or left over, and where the run shows nothing: no kill landed, or in all
+of the trace metering drew of no hold.
 """
 
 from __future__ import annotations
