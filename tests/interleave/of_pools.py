@@ -21,6 +21,7 @@ POOL: Final = "kitty"
 """A pool that was given ten micro-credits and has four left, two more are held: one comes back of what cub has, and is
 not booked yet. It pays for runs of cub's, up to six; one of them goes on."""
 CUB: Final = "cub"
+METERED: Final = Request(CUB, 3, for_ms=DAY_MS, settled_by="metering", sandboxes=("box-cub",))
 
 
 def begin(stage: Stage) -> None:
@@ -37,6 +38,7 @@ def begin(stage: Stage) -> None:
         pools.allot(connection, POOL, CUB, 1, NOW + DAY_MS, hour_ago, key="going")
         pools.allow(connection, POOL, CUB, hour_ago, limit_micro=6)
         executions.accept(connection, "cub-going", Request(CUB, 2, payer=POOL, for_ms=DAY_MS), hour_ago)
+        executions.accept(connection, "cub-metered", METERED, hour_ago)
 
     write(stage.engine, work)
 
@@ -87,7 +89,12 @@ POOLS: Final = (
     ),
     plain(
         "cli.nouns.executions:accept of an allotment",
-        lambda s, c: executions.accept(c, "cub-own", Request(CUB, 5), s.by),
+        lambda s, c: executions.accept(c, "cub-own", Request(CUB, 3), s.by),
+        _none_is_made_or_lost,
+    ),
+    plain(
+        "cli.nouns.executions:extend a member's metered run",
+        lambda s, c: executions.extend(c, "cub-metered", 5, None, s.by),
         _none_is_made_or_lost,
     ),
     plain(

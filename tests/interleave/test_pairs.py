@@ -37,6 +37,7 @@ PAIRS = (
     ("cli.nouns.executions:accept in a new month", "expire_holds"),
     ("cli.nouns.pools:allot", "cli.nouns.pools:allot the rest"),
     ("cli.nouns.pools:allot", "expire_holds"),
+    ("expire_holds", "cli.nouns.executions:extend a member's metered run"),
     ("cli.nouns.executions:accept paid by a pool", "cli.nouns.payers:end"),
     ("cli.nouns.executions:accept paid by a pool", "cli.nouns.executions:accept paid by it, too"),
     ("cli.nouns.settlements:batch", "cli.nouns.executions:settle pixel's"),
