@@ -14,7 +14,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
+from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.units import MICRO
 
 SQL = queries(__file__)
 
@@ -24,6 +26,16 @@ EVER_MS: Final = 2**62
 """Later than every moment there is."""
 MAX_ENTRY_MICRO = 10**15
 """A thousand million credits, as for a grant: balances of many such entries still fit in 64 bits."""
+MOST_BALANCE_MICRO: Final = 10**18
+"""What a wallet has or owes at most: a thousand such entries. It can always be read, summed up and moved once more."""
+BOUNDED: Final = frozenset({"usage", "run"})
+"""The kinds of entries that come from outside, in any number."""
+
+
+class BeyondBalance(Refused):
+    """A wallet would have or owe more than any wallet can; nothing was posted."""
+
+    code = "beyond_balance"
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,10 @@ def entry_of(use: Usage, amount_micro: int, now_ms: int) -> dict[str, object]:
 
 
 def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set[str]:
-    """Insert entries whose keys are new and move the balances; returns the new keys."""
+    """Insert entries whose keys are new and move the balances; returns the new keys.
+
+    Errors: BeyondBalance where what comes from outside would move a wallet beyond what any has.
+    """
     if not entries:
         return set()
     ordered = sorted(entries, key=lambda entry: str(entry["key"]))  # one order for all workers: no deadlock
@@ -68,12 +83,19 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
     new = set(SQL.run(connection, "post", {"entries": ordered}).scalars())
     moved: dict[str, int] = defaultdict(int)
     dated: dict[str, int] = {}
+    bounded: set[str] = set()
     for entry in ordered:
         if entry["key"] in new:
+            bounded |= {account for account, _ in moves(entry) if entry["kind"] in BOUNDED}
             for account, amount_micro in moves(entry):
                 moved[account] += amount_micro
                 dated[account] = min(dated.get(account, EVER_MS), int(str(entry["ts"])))
-    _move(connection, moved, dated)
+    for account, balance_micro in _move(connection, moved, dated).items():
+        if account in bounded and abs(balance_micro) > MOST_BALANCE_MICRO:
+            raise BeyondBalance(
+                f"{account} would stand at {balance_micro // MICRO:,} credits, and no wallet has or owes more than "
+                f"{MOST_BALANCE_MICRO // MICRO:,}: is that usage, and its rate, what it should be?"
+            )
     return new
 
 
@@ -84,10 +106,10 @@ def moves(entry: Mapping[str, object]) -> list[tuple[str, int]]:
     return [(account, moved) for account, moved in sides if account.startswith(WALLET)]
 
 
-def _move(connection: sa.Connection, moved: Mapping[str, int], dated: Mapping[str, int]) -> None:
-    """Move balances. `dated`: the earliest moment of what moves them."""
+def _move(connection: sa.Connection, moved: Mapping[str, int], dated: Mapping[str, int]) -> dict[str, int]:
+    """Move balances; what they are now. `dated`: the earliest moment of what moves them."""
     rows = [{"id": account, "amount": moved[account], "first_ms": dated[account]} for account in sorted(moved)]
-    SQL.run(connection, "move", {"moves": rows})
+    return {row.account_id: int(row.balance_micro) for row in SQL.run(connection, "move", {"moves": rows})}
 
 
 def read_contents(connection: sa.Connection, keys: Sequence[str]) -> dict[str, tuple[str, str, int]]:

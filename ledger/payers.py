@@ -19,6 +19,9 @@ from drawdown.schema.units import MICRO
 
 SQL = queries(__file__)
 
+BEFORE_ALL_MS: Final = 0
+"""Whoever charges counts each run that was not expired yet as going on: its wallet may not be true."""
+
 MOST_PAYERS: Final = 500
 """Of one organisation, among whom the nearest name is looked for."""
 
@@ -93,14 +96,25 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
     if found.number != run.payer_number:
         said = f"what {run.customer_id} pays for runs of {run.org_id} was changed meanwhile: accept another run"
         raise Denied("payer_not_allowed", said, "account")
-    require_room(connection, found, 0)
+    require_room(connection, found, 0, BEFORE_ALL_MS)
 
 
-def require_room(connection: sa.Connection, found: Payer, more_micro: int) -> None:
-    """Insist on room for so much more. Errors: Denied `payer_limit`, of the step `credits`."""
+def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
+    """Insist that what a run is charged beyond what it holds is within the limit that its payer had set as it was
+    accepted, whatever was said since. The payer's wallet is held already. Errors: Denied `payer_limit`."""
+    if run.payer_number is None or more_micro <= 0:
+        return
+    values = {"payer": run.customer_id, "org_id": run.org_id, "number": run.payer_number}
+    row = SQL.run(connection, "numbered", values).mappings().one()
+    require_room(connection, Payer(**{**row, "allowed": bool(row["allowed"])}), more_micro, BEFORE_ALL_MS)
+
+
+def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:
+    """Insist on room for so much more, beside what goes on by then. Errors: Denied `payer_limit`, of the step
+    `credits`."""
     if found.limit_micro is None:
         return
-    values = {"payer": found.payer, "org_id": found.org_id, "number": found.number}
+    values = {"payer": found.payer, "org_id": found.org_id, "number": found.number, "now_ms": now_ms}
     total = int(SQL.run(connection, "spent", values).scalar_one()) + more_micro
     if total > found.limit_micro:
         text = (

@@ -12,6 +12,10 @@ SELECT account_id FROM ledger_accounts WHERE account_id = :account_id {for_updat
 SELECT payer, org_id, number, allowed, limit_micro, since_ms, at_ms, actor, reason FROM payers
 WHERE payer = :payer AND org_id = :org_id ORDER BY number DESC LIMIT 1
 
+-- name: numbered
+SELECT payer, org_id, number, allowed, limit_micro, since_ms, at_ms, actor, reason FROM payers
+WHERE payer = :payer AND org_id = :org_id AND number = :number
+
 -- name: of_org
 SELECT DISTINCT payer FROM payers WHERE org_id = :org_id ORDER BY payer LIMIT :at_most
 
@@ -27,7 +31,7 @@ FROM (SELECT COALESCE(MAX(number), 0) + 1 AS number, MAX(moment_ms) AS least_ms 
     WHERE r.customer_id = :payer AND r.org_id = :org_id AND r.payer_number IS NOT NULL) said) q
 
 -- name: spent
--- What runs that go on hold, and what all of them drew.
-SELECT CAST(COALESCE(SUM(CASE WHEN state = 'held' AND amount_micro > drawn_micro THEN amount_micro ELSE drawn_micro END), 0)
-    AS BIGINT)
+-- What runs that go on hold, and what all of them drew. One that is over holds nothing, expired yet or not.
+SELECT CAST(COALESCE(SUM(CASE WHEN state = 'held' AND expires_ms > :now_ms AND amount_micro > drawn_micro
+    THEN amount_micro ELSE drawn_micro END), 0) AS BIGINT)
 FROM reservations WHERE customer_id = :payer AND org_id = :org_id AND payer_number = :number

@@ -55,6 +55,7 @@ UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount,
     next_due_ms = CASE WHEN r.first_ms < lots_ended_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
         ELSE next_due_ms END
 FROM {rows :moves (id text, amount bigint, first_ms bigint)} r WHERE account_id = r.id
+RETURNING account_id, balance_micro
 
 -- name: entries
 -- Those under these keys.

@@ -65,7 +65,7 @@ class EmbeddedProvider:
         self._clock = clock
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
-        return write(self._engine, partial(_charge, batch=batch, now_ms=self._clock.now_ms()))
+        return self._charged(batch)
 
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         now_ms = self._clock.now_ms()
@@ -90,6 +90,16 @@ class EmbeddedProvider:
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
         return self._read(partial(_features_without_rate, features=features))
+
+    def _charged(self, batch: Sequence[PushRequest]) -> list[Outcome]:
+        """All of a batch at once; in halves where one of them cannot be charged, until that one stands alone."""
+        try:
+            return write(self._engine, partial(_charge, batch=batch, now_ms=self._clock.now_ms()))
+        except entries.BeyondBalance as error:
+            if len(batch) == 1:
+                return [Rejected(f"{error} Then `drawdown push retry`")]
+            middle = len(batch) // 2
+            return [*self._charged(batch[:middle]), *self._charged(batch[middle:])]
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
         return read(self._engine, work)

@@ -241,9 +241,11 @@ def _is_unanswered(error: DBAPIError) -> bool:
 
 
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
-    """Run `work` in one read transaction. On SQLite it waits for no writer."""
+    """Run `work` in one read transaction: all of its statements see one moment. On SQLite it waits for no writer."""
     _require_file(engine)
-    with clear_errors(), engine.connect().execution_options(reading=True) as connection, connection.begin():
+    one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+    options = {"reading": True, **one_moment}
+    with clear_errors(), engine.connect().execution_options(**options) as connection, connection.begin():
         return work(connection)
 
 

@@ -247,7 +247,7 @@ def list_(
     app: App = context.obj
     states = tuple(one.value for one in state or StateName)
     chosen = RunFilter(states, org, project, subject, action, payer)
-    found = app.read(lambda c: list_runs(c, chosen, most))
+    found = app.read(lambda c: list_runs(c, chosen, app.clock.now_ms(), most))
     rows = [
         (run.reservation, run.org_id, run.customer_id, run.project, run.state, run.settled_by,
          show_credits(run.amount_micro),
@@ -262,7 +262,7 @@ def list_(
 def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
     """Show one run: what was reserved, what it drew, and how it ended."""
     app: App = context.obj
-    run, entries = app.read(lambda c: show_run(c, key, most))
+    run, entries = app.read(lambda c: show_run(c, key, app.clock.now_ms(), most))
     rows = [
         (show_time(entry.at_ms), show_credits(entry.amount_micro), entry.feature, entry.quantity, entry.key)
         for entry in entries

@@ -138,14 +138,14 @@ def _show_one(app: App, customer: str, most: int) -> None:
 
     at_once, account, entries, held = app.read(work)
     rows = [
-        (show_time(e.ts), e.kind, show_credits(e.moved_micro),
+        (show_time(e.at_ms), show_time(e.ts), e.kind, show_credits(e.moved_micro),
          e.feature, e.quantity, e.key)
         for e in entries
     ]  # fmt: skip
     title = f"{customer}: {show_credits(account.available_micro)} credits available, "
     title += f"{show_credits(account.reserved_micro)} reserved, plan {account.plan or '-'}"
     title += "".join(f", tier {_tier(one)}" for one in held if one.ended_ms is None)
-    columns = ("at", "kind", "#credits", "feature", "#quantity", "key")
+    columns = ("booked", "of", "kind", "#credits", "feature", "#quantity", "key")
     over = [one for one in held if one.ended_ms is not None]
     ended = [f"tier {one.tier} ended at {show_time(one.ended_ms)}{_why(one)}" for one in over]
     result = {**vars(account), **account.in_credits(), "max_concurrent": at_once, "tiers": held, "entries": entries}

@@ -61,7 +61,7 @@ def list_(
 ) -> None:
     """List who pays for whose runs, up to which limit, and what those runs hold and have cost."""
     app: App = context.obj
-    found = app.read(lambda c: list_payers(c, payer, org, most))
+    found = app.read(lambda c: list_payers(c, payer, org, app.clock.now_ms(), most))
     rows = [
         (row.payer, row.org_id, "yes" if row.allowed else "ended", show_credits(row.spent_micro),
          None if row.limit_micro is None else show_credits(row.limit_micro), show_time(row.since_ms), row.reason)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, post
+from drawdown.ledger.payers import require_limit
 from drawdown.ledger.rates import RateCard
 from drawdown.ledger.runs.reservations import NO_SANDBOXES, Denied, Reservation, State, free
 from drawdown.ledger.settlements import owe
@@ -220,8 +221,12 @@ def _lines_of(connection: sa.Connection, found: Reservation, number: str) -> lis
 def _charge(
     connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By
 ) -> tuple[int, int]:
-    """Post the lines; what was charged, and of it written off."""
+    """Post the lines; what was charged, and of it written off.
+
+    Errors: Denied `beyond_hold`, `payer_limit`; UsageError; BeyondBalance.
+    """
     total = sum(line.amount_micro for line in lines)
+    _within(found.drawn_micro + total)
     above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
     if above and found.overage == "refuse":
         raise Denied(
@@ -233,6 +238,8 @@ def _charge(
     if off:
         entries.append(_entry(found, f"{number}:-", Line(None, None, -off), by))
     post(connection, entries)
+    more = total - off if found.state != "held" else above - off  # a hold counts in the limit as long as it stands
+    require_limit(connection, found, more)
     return total - off, off
 
 

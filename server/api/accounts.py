@@ -65,7 +65,7 @@ class Accounts:
 
 def _account(connection: sa.Connection, _query: models.NoQuery, said: Said, *, org: str) -> Mapping[str, object]:
     found = account_of(connection, payer_of(connection, said.require_org(org), said.now_ms), said.now_ms)
-    payers = [_payer(one) for one in list_payers(connection, "", org, MOST_PAYERS) if one.allowed]
+    payers = [_payer(one) for one in list_payers(connection, "", org, said.now_ms, MOST_PAYERS) if one.allowed]
     return {"org_id": org, **both_units(vars(found)), "payers": payers}
 
 
@@ -103,4 +103,4 @@ def _statement(
 def _entry(row: EntryRow) -> dict[str, object]:
     moved = {"moved": in_credits(row.moved_micro), "moved_micro": row.moved_micro}
     kept = {name: getattr(row, name) for name in ("key", "kind", "feature", "quantity", "actor", "reason")}
-    return {**kept, **moved, "ts_ms": row.ts}
+    return {**kept, **moved, "ts_ms": row.ts, "at_ms": row.at_ms}

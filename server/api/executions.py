@@ -184,7 +184,7 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Map
         query.action or "",
     )
     try:
-        found = list_runs(connection, chosen, query.most)
+        found = list_runs(connection, chosen, said.now_ms, query.most)
     except UnknownId:
         if said.key.org_id is None:
             raise
@@ -193,7 +193,7 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Map
 
 
 def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key: str) -> Mapping[str, object]:
-    run, entries = show_run(connection, _own(connection, key, said), query.most)
+    run, entries = show_run(connection, _own(connection, key, said), said.now_ms, query.most)
     drawn = [{**vars(entry), "amount": in_credits(entry.amount_micro)} for entry in entries]
     return {**_run(run), "entries": drawn}
 

@@ -64,6 +64,9 @@ class Course:
         request = Request(org, amount, **more)  # type: ignore[arg-type]
         return self.write(lambda c: executions.accept(c, key, request, self.fleet.by))
 
+    def draw(self, key: str, number: int, amount: int) -> None:
+        self.write(lambda c: executions.draw(c, key, number, Cost(amount), self.fleet.by))
+
     def settle(self, key: str, amount: int) -> None:
         self.write(lambda c: executions.settle(c, key, Cost(amount), self.fleet.by))
 

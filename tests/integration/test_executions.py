@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,15 +11,20 @@ from typing import Literal, TypeVar
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger import entries
+from drawdown.ledger.entries import MAX_ENTRY_MICRO, BeyondBalance
 from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
+from drawdown.providers.embedded import EmbeddedProvider
+from drawdown.providers.protocol import Accepted, PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.credit import grant, set_rate
 from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.views.executions import RunFilter, list_runs, show_run
 from drawdown.worker.views.status import org_status
 from tests.world import Fleet
 
@@ -401,3 +407,69 @@ def test_a_project_or_an_action_is_blocked(bank: Bank, kind: Literal["project", 
 def test_terms_that_make_no_sense_are_refused(bank: Bank, terms: HoldTerms) -> None:
     with pytest.raises(UsageError):
         bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=terms))
+
+
+def test_whoever_ends_a_run_that_held_all_has_the_verdict_asked_for_again(bank: Bank) -> None:
+    """A halt for what it held may be under way: who ends it cannot see that yet."""
+    ends: tuple[Callable[[str], object], ...] = (lambda key: bank.settle(key, 1), bank.release)
+    for number, end in enumerate(ends):
+        bank.accept(f"all-{number}", bank.purse[0])
+        bank.fleet.write("UPDATE orgs SET projection_due_ms = NULL")
+        end(f"all-{number}")
+        assert bank.fleet.one("SELECT projection_due_ms FROM orgs") is not None
+    bank.accept("over", bank.purse[0], for_ms=MINUTE_MS)
+    bank.fleet.write("UPDATE orgs SET projection_due_ms = NULL")
+    bank.later(MINUTE_MS)
+    bank.settle("over", 1)
+    assert bank.fleet.one("SELECT projection_due_ms FROM orgs") is not None, "it was expired on the way"
+    bank.accept("small", 1)
+    bank.fleet.write("UPDATE orgs SET projection_due_ms = NULL")
+    bank.settle("small", 1)
+    assert bank.fleet.one("SELECT projection_due_ms FROM orgs") is None, "nothing hung by it"
+
+
+def test_a_run_costs_no_more_in_all_than_one_entry_may(bank: Bank) -> None:
+    bank.accept("run", 1)
+    most = MAX_ENTRY_MICRO // MICRO
+    bank.draw("run", 0, most - 5)
+    with pytest.raises(UsageError, match="thousand million"):
+        bank.draw("run", 1, 6)
+    bank.draw("run", 2, 5)
+    with pytest.raises(UsageError, match="thousand million"):
+        bank.settle("run", most + 1)
+
+
+def test_no_wallet_owes_more_than_can_be_read(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "MOST_BALANCE_MICRO", 200 * MICRO)
+    bank.accept("run", 1)
+    bank.draw("run", 0, 300)
+    with pytest.raises(BeyondBalance, match="stand at -201 credits"):
+        bank.draw("run", 1, 1)
+    assert bank.purse == (-200, 0), "what was refused moved nothing"
+
+
+def test_usage_beyond_what_a_wallet_can_owe_is_refused_alone(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "MOST_BALANCE_MICRO", 200 * MICRO)
+    bank.write(lambda c: set_rate(c, "x", MICRO, 1, bank.fleet.by, from_ms=0))
+    provider, now = EmbeddedProvider(bank.fleet.engine, bank.fleet.clock), bank.fleet.clock.at_ms
+    batch = [PushRequest(f"k{n}", "acme", "x", quantity, now, 1) for n, quantity in enumerate((100, 300, 20, 90, 30))]
+    told = asyncio.run(provider.push(batch))
+    assert [type(one) for one in told] == [Accepted, Rejected, Accepted, Accepted, Accepted]
+    assert isinstance(told[1], Rejected) and "no wallet has or owes more" in told[1].reason
+    assert bank.purse == (-140, 0)
+
+
+def test_a_run_that_is_over_is_shown_as_expired_before_anything_has_looked_at_it(bank: Bank) -> None:
+    bank.accept("brief", 5, for_ms=MINUTE_MS)
+    bank.accept("long", 5)
+    bank.later(MINUTE_MS)
+    now = bank.fleet.clock.at_ms
+
+    def listed(*states: str) -> list[tuple[str, str, int]]:
+        found = read(bank.fleet.engine, lambda c: list_runs(c, RunFilter(states), now, 9))
+        return sorted((run.reservation, run.state, run.left_micro) for run in found)
+
+    assert listed("held") == [("long", "held", 5 * MICRO)]
+    assert listed("expired") == [("brief", "expired", 0)]
+    run, _ = read(bank.fleet.engine, lambda c: show_run(c, "brief", now, 9))
+    assert (run.state, run.left_micro) == ("expired", 0)

@@ -76,7 +76,7 @@ class Lab:
         self.write(lambda c: seal(c, asked))
 
     def run(self, key: str = "m") -> Reservation:
-        return self.read(lambda c: show_run(c, key, 10)[0])
+        return self.read(lambda c: show_run(c, key, self.fleet.clock.at_ms, 10)[0])
 
     @property
     def purse(self) -> tuple[int, int]:
@@ -383,7 +383,7 @@ def test_the_watch_halts_nobody_for_a_hold_that_is_used_up(lab: Lab) -> None:
 
 def test_runs_are_listed_with_their_sandboxes(lab: Lab) -> None:
     lab.accept(sandboxes=("b", "a"))
-    (found,) = lab.read(lambda c: list_runs(c, RunFilter(("held",)), 5))
+    (found,) = lab.read(lambda c: list_runs(c, RunFilter(("held",)), lab.fleet.clock.at_ms, 5))
     assert (found.settled_by, found.named, found == lab.run()) == ("metering", ["a", "b"], True)
 
 

@@ -283,13 +283,43 @@ def test_a_limit_counts_what_runs_hold_and_cost(course: Course) -> None:
         return course.write(lambda c: executions.extend(c, "two", to, None, course.fleet.by))
 
     assert refused(lambda: extend(9)) == "payer_limit"
-    (row,) = read(course.fleet.engine, lambda c: list_payers(c, "", "acme", 9))
+    (row,) = read(course.fleet.engine, lambda c: list_payers(c, "", "acme", course.fleet.clock.at_ms, 9))
     assert (row.payer, row.limit_micro, row.spent_micro) == ("wayne", 10, 10)
     course.allow(limit=3)
     assert refused(lambda: extend(9)) == "payer_not_allowed", "it was accepted under another limit"
     assert extend(8).reservation.amount_micro == 8, "and goes on"
     course.accept("three", 3, payer="wayne")
     assert refused(lambda: course.accept("four", 1, payer="wayne")) == "payer_limit", "it counts anew, from 0"
+
+
+def test_what_a_run_costs_above_its_hold_is_within_the_limit_too(course: Course) -> None:
+    course.give("wayne", 50)
+    course.allow(limit=10)
+    course.accept("one", 6, payer="wayne")
+    assert refused(lambda: course.settle("one", 11)) == "payer_limit"
+    assert refused(lambda: course.draw("one", 0, 11)) == "payer_limit"
+    course.draw("one", 1, 8)
+    course.end()
+    assert refused(lambda: course.settle("one", 11)) == "payer_limit", "whatever was said since"
+    course.settle("one", 10)
+    assert course.balance("wayne") == 40
+    course.prove()
+
+
+def test_what_is_settled_late_is_within_the_limit_too(course: Course) -> None:
+    course.give("wayne", 50)
+    course.allow(limit=10)
+    course.accept("late", 6, payer="wayne", for_ms=MINUTE_MS)
+    course.fleet.clock.at_ms += MINUTE_MS
+    rows = read(course.fleet.engine, lambda c: list_payers(c, "wayne", "", course.fleet.clock.at_ms, 9))
+    assert [row.spent_micro for row in rows] == [0], "what is over holds nothing, before anything has looked at it"
+    looked = Request("acme", 8, payer="wayne")
+    assert read(course.fleet.engine, lambda c: executions.preview(c, looked, course.fleet.clock.at_ms)).allowed
+    course.accept("next", 8, payer="wayne")
+    assert refused(lambda: course.settle("late", 3)) == "payer_limit"
+    course.settle("late", 2)
+    assert course.balance("wayne") == 48
+    course.prove()
 
 
 def test_a_payer_is_part_of_what_a_key_was_used_for(course: Course) -> None:

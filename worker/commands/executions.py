@@ -218,7 +218,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By) -> Se
     found = _held(connection, key, by.now_ms)
     said = None if cost is None and found.settled_by == "metering" else _sane(cost or Cost())
     drawn = draws.finish(connection, found, "settled", said, read_rate_card(connection), by)
-    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
+    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms, found.left_micro))
 
 
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By) -> Settled:
@@ -227,7 +227,7 @@ def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By) 
     found = _held(connection, key, by.now_ms)
     cost = None if incurred is None else _sane(incurred)
     drawn = draws.finish(connection, found, "released", cost, read_rate_card(connection), by)
-    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
+    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms, found.left_micro))
 
 
 def block(
@@ -262,7 +262,9 @@ def _held(connection: sa.Connection, key: str, now_ms: int) -> Reservation:
         ids.require(connection, ids.RUN, key)
         raise UsageError(f"{key} appeared this moment: try again")
     if found.state == "held" and found.expires_ms <= now_ms:
-        return reservations.expire_one(connection, found, now_ms)
+        over = reservations.expire_one(connection, found, now_ms)
+        _moved(connection, found.customer_id, now_ms, found.left_micro)
+        return over
     return found
 
 
@@ -270,12 +272,13 @@ def _wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
     return accounts.read_wallets(connection, [customer_id])[customer_id]
 
 
-def _moved(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
-    """The wallet after it moved. Whom that may halt, let go on, or leave with little is asked about again."""
+def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro: int = 0) -> accounts.Wallet:
+    """The wallet after it moved, and so much of it is held no longer. Whom that may halt, let go on, or leave with
+    little is asked about again: also who had nothing before, for a halt may be under way that nobody sees yet."""
     found = _wallet(connection, customer_id)
     orgs = orgs_of(connection, [customer_id])
     values = {"orgs": orgs, "customer_id": customer_id, "balance_micro": found.balance_micro, "now_ms": now_ms}
-    if found.available_micro <= 0 or SQL.run(connection, "verdict_may_change", values).first() is not None:
+    if found.available_micro <= freed_micro or SQL.run(connection, "verdict_may_change", values).first() is not None:
         mark_for_projection(connection, orgs, now_ms)
     return found
 

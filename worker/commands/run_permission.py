@@ -77,7 +77,7 @@ def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
     if found.payer is not None:
         if capped or found.amount_micro > wallet.available_micro:
             raise reservations.no_room_of_payer(found.customer_id, found.amount_micro, capped=capped)
-        payers.require_room(connection, found.payer, found.amount_micro)
+        payers.require_room(connection, found.payer, found.amount_micro, now_ms)
     if most is not None and capped:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:

@@ -26,6 +26,8 @@ from drawdown.worker.verdict.metered import shrink, used_up
 log = structlog.get_logger()
 SQL = queries(__file__)
 
+READ_TRIES: Final = 3
+"""How often what is held is read again, while holds of runs that metering settles change meanwhile."""
 MOST_SWEEPS: Final = 10
 """Transactions of one tick that make true what is due in wallets; what is left, the next one does."""
 
@@ -36,9 +38,15 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
         return {}
     values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
     rows = SQL.run(connection, "held", values).all()
-    metering = [row.customer_id for row in rows if row.has_metering]
-    used = used_up(connection, metering, now_ms) if metering else {}
-    return {row.org_id: int(row.held_micro) - used.get(row.customer_id, 0) for row in rows}
+    for _ in range(READ_TRIES):
+        metering = [row.customer_id for row in rows if row.has_metering]
+        if not metering:
+            return {row.org_id: int(row.held_micro) for row in rows}
+        used, before = used_up(connection, metering, now_ms), rows
+        rows = SQL.run(connection, "held", values).all()
+        if rows == before:
+            break  # nothing was freed between the statements that is not held, and is taken off, or neither
+    return {row.org_id: max(int(row.held_micro) - used.get(row.customer_id, 0), 0) for row in rows}
 
 
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:

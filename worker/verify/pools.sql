@@ -101,10 +101,10 @@ WHERE CASE WHEN r.payer_number IS NULL
         WHERE n.payer = p.payer AND n.org_id = p.org_id AND n.number > p.number AND n.since_ms < r.accepted_ms) END
 
 -- name: payer_limit
--- What runs were accepted for under a limit is within it; what one costs above its hold is not claimed.
+-- What runs hold and have cost under a limit is within it.
 SELECT 'payer_limit' AS what, p.org_id, {no_window}, p.payer, p.number, p.limit_micro, q.accepted
 FROM payers p JOIN (SELECT customer_id, org_id, payer_number,
-        SUM(CASE WHEN state = 'held' OR drawn_micro > amount_micro THEN amount_micro ELSE drawn_micro END) AS accepted
+        SUM(CASE WHEN state = 'held' AND amount_micro > drawn_micro THEN amount_micro ELSE drawn_micro END) AS accepted
     FROM reservations WHERE payer_number IS NOT NULL GROUP BY customer_id, org_id, payer_number) q
     ON q.customer_id = p.payer AND q.org_id = p.org_id AND q.payer_number = p.number
 WHERE q.accepted > p.limit_micro

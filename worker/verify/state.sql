@@ -173,10 +173,8 @@ org_id IN {chosen}
 -- Instead of `which`, where all are asked about.
 1 = 1
 
--- name: snapshot [postgresql]
--- One moment for all statements. Answers are fetched in parts, and planned as if read to the end, which they are.
-SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
+-- name: in_parts [postgresql]
+-- Answers are fetched in parts, and planned as if read to the end, which they are.
 SET LOCAL cursor_tuple_fraction = 1
 
--- name: snapshot [sqlite]
--- A transaction has one by itself.
+-- name: in_parts [sqlite]

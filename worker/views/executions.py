@@ -39,13 +39,15 @@ class RunEntry:
     reason: str
 
 
-def list_runs(connection: sa.Connection, chosen: RunFilter, most: int) -> list[Reservation]:
+def list_runs(connection: sa.Connection, chosen: RunFilter, now_ms: int, most: int) -> list[Reservation]:
     """The newest first. Errors: UnknownId for an organisation or a label that no run has."""
     labels = ((ids.PROJECT, chosen.project), (ids.SUBJECT, chosen.subject), (ids.ACT, chosen.action))
     for kind, name in ((ids.CUSTOMER, chosen.org), (ids.CUSTOMER, chosen.payer), *labels):
         if name:
             ids.require(connection, kind, name)
-    rows = SQL.run(connection, "list", {**vars(chosen), "states": list(chosen.states), "at_most": most})
+    kept = {*chosen.states, *(("held",) if "expired" in chosen.states else ())}
+    values = {**vars(chosen), "states": list(chosen.states), "kept": sorted(kept), "now_ms": now_ms, "at_most": most}
+    rows = SQL.run(connection, "list", values)
     return [Reservation(**row._mapping) for row in rows]
 
 
@@ -55,9 +57,9 @@ def org_of_run(connection: sa.Connection, key: str) -> str | None:
     return org
 
 
-def show_run(connection: sa.Connection, key: str, most: int) -> tuple[Reservation, list[RunEntry]]:
+def show_run(connection: sa.Connection, key: str, now_ms: int, most: int) -> tuple[Reservation, list[RunEntry]]:
     """A run and what it drew. Errors: UnknownId."""
     ids.require(connection, ids.RUN, key)
-    row = SQL.run(connection, "one", {"reservation": key}).mappings().one()
+    row = SQL.run(connection, "one", {"reservation": key, "now_ms": now_ms}).mappings().one()
     entries = SQL.run(connection, "entries", {"reservation": key, "at_most": most})
     return Reservation(**row), [RunEntry(**entry._mapping) for entry in entries]

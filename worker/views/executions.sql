@@ -1,12 +1,16 @@
 -- Runs and what they drew.
 
+-- name: seen
+-- A run that is over is expired, whether anything has looked at it since or not.
+CASE WHEN state = 'held' AND expires_ms <= :now_ms THEN 'expired' ELSE state END
+
 -- name: columns
-reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
+reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, {seen} AS state, overage,
     accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason, supplier, settled_by,
     payer_number, {named_sandboxes}
 
 -- name: list
-SELECT {columns} FROM reservations WHERE state IN :states AND (:org = '' OR org_id = :org)
+SELECT {columns} FROM reservations WHERE state IN :kept AND {seen} IN :states AND (:org = '' OR org_id = :org)
     AND (:project = '' OR project = :project) AND (:subject = '' OR subject = :subject)
     AND (:action = '' OR action = :action) AND (:payer = '' OR customer_id = :payer)
 ORDER BY accepted_ms DESC, reservation LIMIT :at_most

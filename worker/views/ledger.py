@@ -35,7 +35,7 @@ class WalletRow:
 @dataclass(frozen=True)
 class EntryRow:
     """One entry of a wallet. Of usage the amount was taken, of a grant it was given; `moved_micro` says by how much it
-    moved the wallet, up or down."""
+    moved the wallet, up or down. It counts for the time `ts`, and was booked `at_ms`, by which statements go."""
 
     key: str
     kind: str
@@ -44,6 +44,7 @@ class EntryRow:
     feature: str | None
     quantity: int | None
     ts: int
+    at_ms: int
     actor: str
     reason: str
 

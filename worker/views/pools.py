@@ -108,11 +108,12 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
     return PoolView(pool, wallet, [found[lot] for lot in chosen], len(rows) > most)
 
 
-def list_payers(connection: sa.Connection, payer: str, org_id: str, most: int) -> list[PayerRow]:
+def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int, most: int) -> list[PayerRow]:
     """What counts now, of a payer or an organisation alone where they are given. Errors: UnknownId."""
     if payer:
         ids.require(connection, ids.PAYER, payer)
     if org_id:
         ids.require(connection, ids.CUSTOMER, org_id)
-    rows = SQL.run(connection, "payers", {"payer": payer, "org_id": org_id, "at_most": most}).mappings()
+    values = {"payer": payer, "org_id": org_id, "now_ms": now_ms, "at_most": most}
+    rows = SQL.run(connection, "payers", values).mappings()
     return [PayerRow(**{**row, "allowed": bool(row["allowed"])}) for row in rows]

@@ -159,19 +159,12 @@ def _of_month(month: str) -> Span:
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:
     """The statement of a customer's wallet, with `most` lines of each section. It must come first in its transaction:
     all that it reads is of one moment."""
-    _at_one_moment(connection)
     return _read(connection, customer_id, span, now_ms, most)
 
 
 def of_org(connection: sa.Connection, org_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:
     """The same, of the wallet that pays for an organisation now. Errors: UnknownId."""
-    _at_one_moment(connection)
     return _read(connection, payer_of(connection, org_id, now_ms), span, now_ms, most)
-
-
-def _at_one_moment(connection: sa.Connection) -> None:
-    if connection.dialect.name == "postgresql":  # a SQLite transaction sees one moment by itself
-        SQL.run(connection, "snapshot")
 
 
 def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int) -> Statement:

@@ -1,9 +1,5 @@
 -- An account's statement. Entries are summed up here: what is answered has a bounded number of lines.
 
--- name: snapshot
--- PostgreSQL: one moment for all statements. On SQLite a transaction has one by itself.
-SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
-
 -- name: entries
 -- A wallet's entries, and by how much each moved it. Only grants come in, and what comes back to a pool.
 (SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, -amount_micro AS moved_micro, 1 AS pays
