@@ -19,7 +19,7 @@ from drawdown.ledger.settlements import Settlement
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import settlements
 from drawdown.worker.views import payout_file
-from drawdown.worker.views.settlements import SettlementFilter, list_batches, list_settlements, show_settlement
+from drawdown.worker.views.settlements import SettlementFilter, list_batches, list_settlements, show_settlement, unpaid
 
 commands = typer.Typer()
 
@@ -145,8 +145,12 @@ def batch(
     month = period or period_of(by.now_ms)
     if not dry_run and expected is None:
         raise UsageError("give --expect CREDITS, what the dry run came to: the same with --dry-run shows it")
-    work = lambda c: settlements.batch(c, supplier, month, by, expected)  # noqa: E731
-    made, repeated = app.write(work, rollback=dry_run)
+
+    def work(connection: sa.Connection) -> tuple[Payout, bool, int]:
+        made, repeated = settlements.batch(connection, supplier, month, by, expected)
+        return made, repeated, unpaid(connection, made.payout)
+
+    made, repeated, owed = app.write(work, rollback=dry_run)
     line = f"{made.payout}: {show_credits(made.total_micro)} credits, {show_credits(made.released_micro)} released"
     line += f" and {show_credits(-made.carried_micro)} clawed back" if made.carried_micro else ""
     line += f", {made.lines:,} lines"
@@ -156,7 +160,14 @@ def batch(
         line += f"; nothing was changed, --expect {in_credits(made.total_micro)} makes it"
     else:
         line += f"; `drawdown settlement export {made.payout}` is its file"
-    show(app, {**_batch_said(made), "repeated": repeated, "dry_run": dry_run}, [line])
+    lines = [line]
+    if owed:
+        text = (
+            "of it are for runs of wallets that owe by now: nobody has paid for them yet; `drawdown settlement freeze`"
+        )
+        lines.append(f"{show_credits(owed)} credits {text} holds one back")
+    more = {"repeated": repeated, "dry_run": dry_run, "unpaid": in_credits(owed), "unpaid_micro": owed}
+    show(app, {**_batch_said(made), **more}, lines)
 
 
 @commands.command()

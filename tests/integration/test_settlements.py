@@ -259,6 +259,22 @@ def test_a_batch_is_of_more_than_the_threshold(shop: Shop) -> None:
     assert shop.batch("exact", "2026-03")[0].total_micro == 100 * MICRO + 1
 
 
+def test_a_batch_says_what_of_it_nobody_has_paid_for(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.ran("paid", credits=200)
+    shop.later(HOLD_MS)
+    url = shop.fleet.engine.url.render_as_string(hide_password=False)
+
+    def dry_run() -> str:
+        asked = ["--database-url", url, "--at", str(shop.now), "settlement", "batch", "pixel", "--dry-run"]
+        assert run(asked) == 0
+        return capsys.readouterr().out
+
+    assert "owe" not in dry_run()
+    shop.ran("beyond", credits=9_900)
+    shop.later(HOLD_MS)
+    assert "7,070.00 credits of it are for runs of wallets that owe by now" in " ".join(dry_run().split())
+
+
 def test_nobody_waits_for_a_threshold_that_was_raised_later(shop: Shop) -> None:
     shop.ran("e-1", credits=200)
     shop.set("pixel", Change(threshold_micro=1_000 * MICRO))

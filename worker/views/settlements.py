@@ -99,6 +99,11 @@ def list_batches(connection: sa.Connection, supplier: str, most: int) -> list[Pa
     return [Payout(**row) for row in rows]
 
 
+def unpaid(connection: sa.Connection, payout: str) -> int:
+    """What of a batch's lines, in micro-credits, is for runs whose wallet owes now: nobody has paid for that yet."""
+    return int(SQL.run(connection, "unpaid", {"payout": payout}).scalar_one())
+
+
 def _sums(connection: sa.Connection, suppliers: list[str], now_ms: int) -> dict[str, Sums]:
     found = {supplier: Sums() for supplier in suppliers}
     values = {"suppliers": suppliers, "now_ms": now_ms}

@@ -49,6 +49,12 @@ WHERE supplier IN :suppliers AND state = 'expired' GROUP BY supplier
 SELECT {of_batch} FROM payouts p WHERE (:supplier = '' OR p.supplier = :supplier)
 ORDER BY p.period DESC, p.supplier LIMIT :at_most
 
+-- name: unpaid
+SELECT CAST(COALESCE(SUM(l.amount_micro), 0) AS BIGINT) FROM payout_lines l
+JOIN reservations r ON r.reservation = l.reservation
+JOIN ledger_accounts a ON a.account_id = 'wallet:' || r.customer_id AND a.balance_micro < 0
+WHERE l.payout = :payout AND l.reversal IS NULL
+
 -- name: of_batch
 p.payout, p.supplier, p.period, p.released_micro, p.carried_micro, p.total_micro,
     (SELECT COUNT(*) FROM payout_lines l WHERE l.payout = p.payout) AS lines, p.at_ms, p.actor, p.reason
