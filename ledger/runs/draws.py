@@ -75,7 +75,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
             raise Denied("other_content", text)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
-        raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {_instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {instead(found)}")
     charged, off = _charge(connection, found, f"d{number}", lines, by)
     after = replace(found, drawn_micro=found.drawn_micro + charged)
     SQL.run(connection, "draw", vars(after))
@@ -97,7 +97,7 @@ def finish(
     if found.state == state:
         return _again(connection, found, cost, card)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
-        raise Denied("ended", f"{found.reservation} is {found.state}; {_instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}; {instead(found)}")
     lines = [] if cost is None else _rest(connection, found, cost, card)
     if lines is None:
         raise Denied(
@@ -143,7 +143,8 @@ def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, car
     return Drawn(found, 0, 0, repeated=True)
 
 
-def _instead(found: Reservation) -> str:
+def instead(found: Reservation) -> str:
+    """What to do where a run has ended."""
     if found.state == "expired":
         return "settle it with what it cost, which it may be late"
     return "a correction is a grant: `drawdown ledger grant`"
@@ -224,16 +225,19 @@ def _charge(
     total = sum(line.amount_micro for line in lines)
     above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
     if above and found.overage == "refuse":
-        raise Denied(
-            "beyond_hold",
-            f"{above / MICRO:g} credits more than {found.reservation} reserved: extend it first, or draw less",
-        )
+        raise beyond_hold(found, above)
     off = above if found.overage == "cap" else 0
     entries = [_entry(found, f"{number}:{line.feature or '*'}", line, by) for line in lines]
     if off:
         entries.append(_entry(found, f"{number}:-", Line(None, None, -off), by))
     post(connection, entries)
     return total - off, off
+
+
+def beyond_hold(found: Reservation, above_micro: int) -> Denied:
+    """More than a run reserved, which refuses that."""
+    more = f"{above_micro / MICRO:g} credits more than {found.reservation} reserved"
+    return Denied("beyond_hold", f"{more}: extend it first, or draw less")
 
 
 def _entry(found: Reservation, name: str, line: Line, by: By) -> dict[str, object]:
