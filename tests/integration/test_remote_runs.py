@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -14,8 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from drawdown.cli.main import run
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
-from drawdown.providers.protocol import CustomerState
-from drawdown.schema.database import connect, read, write
+from drawdown.schema.database import connect, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
@@ -25,74 +23,11 @@ from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.engine import runner
 from drawdown.worker.verdict import holds
 from drawdown.worker.verdict.holds import expire_holds
-from drawdown.worker.verify.verify import verify
 from drawdown.worker.watch import Watcher, watch
-from tests.fake_provider import FakeProvider, capabilities
-from tests.world import T0, Fleet
+from tests.integration.remote import SECONDS, Far
+from tests.world import T0
 
-T = TypeVar("T")
 HOUR_MS = 60 * MINUTE_MS
-SECONDS = "compute_4gb"
-"""Sold by the second; at the provider a second is a unit of the balance."""
-
-
-class Far:
-    """acme is billed by `far`, which keeps 100 units for it; `metered` bills afterwards, and keeps nothing."""
-
-    def __init__(self, engine: sa.Engine, balance: int | None = 100) -> None:
-        self.far = FakeProvider(capabilities(), "far")
-        self.metered = FakeProvider(capabilities(balance_in_ledger=True), "metered")
-        self.fleet = Fleet(engine, extra={"far": self.far, "metered": self.metered})
-        self.says(balance)
-        self.fleet.assign("acme", provider="far")
-        self.write(lambda c: rates.set_rate(c, "far", SECONDS, (MICRO, 1), self.fleet.by, from_ms=T0, new=True))
-        self.write(lambda c: credit.set_rate(c, SECONDS, MICRO, 1, self.fleet.by, from_ms=T0))
-        self.fleet.tick_windows(1)
-
-    def says(self, balance: int | None) -> None:
-        self.far.states["acme"] = CustomerState(None if balance is None else balance * MICRO, "pro", None)
-
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
-        return write(self.fleet.engine, work)
-
-    def accept(self, key: str, seconds: int = 60, org: str = "acme", **more: object) -> executions.Accepted:
-        request = Request(org, quantities={SECONDS: seconds}, **more)  # type: ignore[arg-type]
-        return self.write(lambda c: executions.accept(c, key, request, self.fleet.by))
-
-    def settle(self, key: str, seconds: int) -> executions.Settled:
-        return self.write(lambda c: executions.settle(c, key, Cost(quantities={SECONDS: seconds}), self.fleet.by))
-
-    def draw(self, key: str, number: int, seconds: int) -> executions.Settled:
-        cost = Cost(quantities={SECONDS: seconds})
-        return self.write(lambda c: executions.draw(c, key, number, cost, self.fleet.by))
-
-    def release(self, key: str, seconds: int | None = None) -> executions.Settled:
-        cost = None if seconds is None else Cost(quantities={SECONDS: seconds})
-        return self.write(lambda c: executions.release(c, key, cost, self.fleet.by))
-
-    def preview(self, request: Request) -> executions.Preview:
-        return read(self.fleet.engine, lambda c: executions.preview(c, request, self.fleet.clock.at_ms))
-
-    def denied(self, work: Callable[[], object]) -> str:
-        with pytest.raises(Denied) as caught:
-            work()
-        return caught.value.code
-
-    @property
-    def available(self) -> int:
-        found = self.preview(Request("acme", quantities={SECONDS: 1}))
-        assert found.available_micro is not None
-        assert found.available_micro % MICRO == 0
-        return found.available_micro // MICRO
-
-    @property
-    def billed(self) -> int:
-        """What the provider charged, in seconds."""
-        return sum(push.quantity for push in self.far.charged.values())
-
-    def clean(self) -> None:
-        found = read(self.fleet.engine, verify)
-        assert found.breaches == []
 
 
 def upgraded(url: str) -> sa.Engine:
@@ -269,6 +204,16 @@ REFUSED: dict[str, tuple[str, str, Request]] = {
         Request("acme", quantities={SECONDS: 1}, overage="cap"),
     ),
     "a supplier": ("account", "needs_wallet", Request("acme", quantities={SECONDS: 1}, supplier="pixel")),
+    "its samples to settle it": (
+        "account",
+        "needs_wallet",
+        Request("acme", quantities={SECONDS: 1}, settled_by="metering", sandboxes=("sb-1",)),
+    ),
+    "to pay for its sandboxes": (
+        "account",
+        "needs_wallet",
+        Request("acme", quantities={SECONDS: 1}, settled_by="receipt", sandboxes=("sb-1",)),
+    ),
     "more than there is": ("credits", "no_credit", Request("acme", quantities={SECONDS: 101})),
     "a feature without a rate": ("", "no_rate", Request("acme", quantities={"compute_1gb": 1})),
     "a balance that was never read": ("account", "balance_unknown", Request("new", quantities={SECONDS: 1})),
