@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from drawdown.cli.app import App
-from drawdown.cli.parsing import in_credits, show_credits
+from drawdown.cli.parsing import in_credits, show_credits, show_time
 from drawdown.cli.rendering import show
-from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.runs.reservations import Reservation
-from drawdown.worker.commands import executions
+from drawdown.worker.commands.run_results import Accepted, Settled
 
 
 def said_of(run: Reservation) -> dict[str, object]:
@@ -24,7 +23,7 @@ def credits_of(**micro: int | None) -> dict[str, object]:
     return {name: None if value is None else in_credits(value) for name, value in micro.items()}
 
 
-def show_settled(app: App, done: executions.Settled, said: str) -> None:
+def show_settled(app: App, done: Settled, said: str) -> None:
     drawn = done.drawn
     if drawn.reservation.settled_by == "metering":
         _show_metered(app, done, said)
@@ -35,21 +34,25 @@ def show_settled(app: App, done: executions.Settled, said: str) -> None:
     if drawn.written_off_micro:
         line += f", {show_credits(drawn.written_off_micro)} above the hold were not"
     more = credits_of(charged=drawn.charged_micro, written_off=drawn.written_off_micro)
-    show_with_wallet(app, drawn.reservation, done.wallet, line, repeated=drawn.repeated, **more)
+    show_with_wallet(app, drawn.reservation, done, line, repeated=drawn.repeated, **more)
 
 
-def _show_metered(app: App, done: executions.Settled, said: str) -> None:
+def _show_metered(app: App, done: Settled, said: str) -> None:
     found = done.drawn.reservation
     again = " before" if done.drawn.repeated else ""
     line = f"{said}{again}; metering had charged {show_credits(found.drawn_micro)} credits, and charges what is to come"
-    show_with_wallet(
-        app, found, done.wallet, line, repeated=done.drawn.repeated, **credits_of(charged=0, written_off=0)
-    )
+    show_with_wallet(app, found, done, line, repeated=done.drawn.repeated, **credits_of(charged=0, written_off=0))
 
 
-def show_with_wallet(app: App, run: Reservation, wallet: Wallet, line: str, **more: object) -> None:
-    there = (
-        f"{run.customer_id}: {show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} held"
-    )
-    result = {**said_of(run), **more, **credits_of(available=wallet.available_micro, balance=wallet.balance_micro)}
-    show(app, result, [line, there])
+def show_with_wallet(app: App, run: Reservation, done: Accepted | Settled, line: str, **more: object) -> None:
+    there, credits = "nothing bounds what is held: it is declared", credits_of(available=None, balance=None)
+    if (wallet := done.wallet) is not None:
+        there = f"{show_credits(wallet.available_micro)} available, {show_credits(wallet.held_micro)} held"
+        credits = credits_of(available=wallet.available_micro, balance=wallet.balance_micro)
+    result = {**said_of(run), **more, **credits, "balance_read_ms": done.balance_read_ms}
+    show(app, result, [line, f"{run.customer_id}: {there}{read_at(done.balance_read_ms)}"])
+
+
+def read_at(read_ms: int | None) -> str:
+    """Of a balance that a provider keeps: how old it is."""
+    return "" if read_ms is None else f", by the balance that was read {show_time(read_ms)}"

@@ -21,7 +21,8 @@ SELECT account_id FROM ledger_accounts WHERE next_due_ms <= :now_ms ORDER BY nex
 
 -- name: hold_due
 -- By their keys, one order for all: rows that another ended meanwhile are left out.
-SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held' AND expires_ms <= :now_ms
+SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held' AND hold = 'wallet'
+    AND expires_ms <= :now_ms
 ORDER BY reservation LIMIT :at_most {for_update}
 
 -- name: hold_wallets
@@ -46,6 +47,7 @@ FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.acc
 -- yet (`again`), at once.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
     SELECT h.expires_ms AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
+        AND h.hold = 'wallet'
     UNION ALL SELECT l.begins_ms FROM ledger_lots l
         WHERE l.customer_id = r.customer_id AND l.begins_ms > l.at_ms AND l.begins_ms > :now_ms
     UNION ALL SELECT l.expires_ms + :wait_ms FROM ledger_lots l
@@ -62,4 +64,4 @@ WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.next_d
 
 -- name: due_left
 SELECT COALESCE(CAST(SUM({left}) AS BIGINT), 0) FROM reservations
-WHERE customer_id = :customer_id AND state = 'held' AND expires_ms <= :now_ms
+WHERE customer_id = :customer_id AND state = 'held' AND hold = 'wallet' AND expires_ms <= :now_ms

@@ -82,6 +82,8 @@ class Capabilities:
     """Whether customers have ids of the provider's own, so that an organisation's id will not do for one."""
     balance_in_ledger: bool = False
     """Whether there is no hard stop over there: the balance is a wallet of the embedded ledger, if there is one."""
+    locks: bool = False
+    """Whether it holds credit for a run so that it can neither be lost nor charged twice. None does (decision 17)."""
 
     webhook_headers: tuple[str, ...] = ()
     """Headers (in lower case) of which each of its webhooks has one, with its signature: without it, a body is not even

@@ -11,7 +11,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
 from drawdown.cli.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
-from drawdown.cli.run_answers import credits_of, said_of, show_settled, show_with_wallet
+from drawdown.cli.run_answers import credits_of, read_at, said_of, show_settled, show_with_wallet
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import executions
@@ -94,12 +94,7 @@ def preview(
     request = _request(org, estimate, use, **labels, **_settled_by(settled_by, sandbox))
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
-    line = f"allowed: {amount} credits would be held of "
-    line += (
-        f"{found.customer_id}'s"
-        if found.available_micro is None
-        else f"{show_credits(found.available_micro)} available"
-    )
+    line = f"allowed: {amount} credits would be held of {_of(found)}"
     if not found.allowed:
         line = f"refused at {found.step or 'the request'} ({found.code}): {found.reason}"
     show(app, {**vars(found), **credits_of(amount=found.amount_micro, available=found.available_micro)}, [line])
@@ -137,7 +132,7 @@ def accept(
     found = done.reservation
     said = "was accepted before: nothing was added" if done.repeated else "accepted"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
-    show_with_wallet(app, found, done.wallet, line, repeated=done.repeated)
+    show_with_wallet(app, found, done, line, repeated=done.repeated)
 
 
 @commands.command()
@@ -172,7 +167,7 @@ def extend(
     found = done.reservation
     said = "nothing changes" if done.repeated else "extended"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
-    show_with_wallet(app, found, done.wallet, line, repeated=done.repeated)
+    show_with_wallet(app, found, done, line, repeated=done.repeated)
 
 
 @commands.command()
@@ -293,3 +288,12 @@ def _cost(credits: str | None, use: list[str] | None) -> Cost:
 
 def _length(text: str | None) -> int | None:
     return None if text is None else parse_length(text, "--for")
+
+
+def _of(found: executions.Preview) -> str:
+    """Of what a run's hold would be."""
+    if found.hold == "wallet" and found.available_micro is None:
+        return f"{found.customer_id}'s"
+    if found.available_micro is None:
+        return f"no bound ({found.hold}{read_at(found.balance_read_ms)})"
+    return f"{show_credits(found.available_micro)} available ({found.hold}{read_at(found.balance_read_ms)})"

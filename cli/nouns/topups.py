@@ -12,7 +12,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason
 from drawdown.cli.parsing import in_credits, parse_credits, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
-from drawdown.providers.payments.protocol import Link, NoLink
+from drawdown.providers.payments.protocol import FillsItself, Link, NoLink, NotSent
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.worker.commands import topups
 from drawdown.worker.commands.topups import Mode, Said, Terms
@@ -73,6 +73,7 @@ def set_(
         mode="shadow" if shadow else "live",
     )
     by, can = app.by(actor, reason), app.require_payments(service).capabilities
+    _require_only_one(app, terms)
     said = app.write(lambda c: topups.set_terms(c, wallet, terms, can, by, new=new))
     before = "before: none" if said.was is None else f"before: {_in_words(said.was)}"
     dormant = app.payments.services[service].dormant
@@ -132,6 +133,7 @@ def arm(context: typer.Context, wallet: Wallet, actor: Actor = None, reason: Rea
     """Say that there is another card: top-ups go on, and a wallet that is low is filled at once, once."""
     app: App = context.obj
     by = app.by(actor, reason)
+    _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet)))
     said = app.write(lambda c: topups.arm(c, wallet, by))
     done = runner.run(fill(app.context(), wallet), app.world())
     was = f"; they had stopped: {said.blocked_reason}" if said.blocked_reason else ""
@@ -173,6 +175,8 @@ def start(
         before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=False))
         show(app, {"stopped": False, "was": before}, [f"top-ups go on; before: {before or 'not stopped'}"])
         return
+    if not shadow:
+        _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet or "")))
     _set_mode(app, wallet or "", "shadow" if shadow else "live", actor, reason)
 
 
@@ -220,6 +224,17 @@ def _link(app: App, wallet: str, return_to: str, *, portal: bool) -> None:
     ends = "" if found.expires_ms is None else f" (until {show_time(found.expires_ms)})"
     result = {"customer_id": wallet, "url": found.url, "expires_ms": found.expires_ms}
     show(app, result, [f"{found.url}{ends}"])
+
+
+def _require_only_one(app: App, terms: Terms) -> None:
+    """Nobody is armed whom the payment service tops up by itself. What it does not tell now it is asked before each
+    charge. Errors: Refused."""
+    service = app.require_payments(terms.service)
+    if terms.mode == "shadow" or service.dormant is not None or not isinstance(service, FillsItself):
+        return
+    found = runner.ask(lambda: service.fills_itself(terms.service_customer), app.world())
+    if isinstance(found, NotSent):
+        raise Refused(f"{terms.service} charges {terms.service_customer} for nobody here: {found.reason}")
 
 
 def _is_all(wallet: str | None, all_: bool) -> bool:

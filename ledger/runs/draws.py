@@ -76,7 +76,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
             raise Denied("other_content", text)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
-        raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {_instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {instead(found)}")
     charged, off = _charge(connection, found, f"d{number}", lines, by)
     after = replace(found, drawn_micro=found.drawn_micro + charged)
     SQL.run(connection, "draw", vars(after))
@@ -98,7 +98,7 @@ def finish(
     if found.state == state:
         return _again(connection, found, cost, card)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
-        raise Denied("ended", f"{found.reservation} is {found.state}; {_instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}; {instead(found)}")
     lines = [] if cost is None else _rest(connection, found, cost, card)
     if lines is None:
         raise Denied(
@@ -144,7 +144,8 @@ def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, car
     return Drawn(found, 0, 0, repeated=True)
 
 
-def _instead(found: Reservation) -> str:
+def instead(found: Reservation) -> str:
+    """What to do where a run has ended."""
     if found.state == "expired":
         return "settle it with what it cost, which it may be late"
     return "a correction is a grant: `drawdown ledger grant`"
@@ -229,10 +230,7 @@ def _charge(
     _within(found.drawn_micro + total)
     above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
     if above and found.overage == "refuse":
-        raise Denied(
-            "beyond_hold",
-            f"{above / MICRO:g} credits more than {found.reservation} reserved: extend it first, or draw less",
-        )
+        raise beyond_hold(found, above)
     off = above if found.overage == "cap" else 0
     entries = [_entry(found, f"{number}:{line.feature or '*'}", line, by) for line in lines]
     if off:
@@ -241,6 +239,12 @@ def _charge(
     more = total - off if found.state != "held" else above - off  # a hold counts in the limit as long as it stands
     require_limit(connection, found, more)
     return total - off, off
+
+
+def beyond_hold(found: Reservation, above_micro: int) -> Denied:
+    """More than a run reserved, which refuses that."""
+    more = f"{above_micro / MICRO:g} credits more than {found.reservation} reserved"
+    return Denied("beyond_hold", f"{more}: extend it first, or draw less")
 
 
 def _entry(found: Reservation, name: str, line: Line, by: By) -> dict[str, object]:

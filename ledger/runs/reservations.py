@@ -32,6 +32,9 @@ State: TypeAlias = Literal["held", "settled", "released", "expired"]
 SettledBy: TypeAlias = Literal["receipt", "metering"]
 """Who charges for a run: itself, by what it draws and ends with; or the samples of the sandboxes that it names."""
 NO_SANDBOXES: Final = "[]"
+Hold: TypeAlias = Literal["wallet", "local", "declared"]
+"""Where a hold lies: in a wallet here; here, against a provider's balance as it was last read; or nowhere, as there is
+no balance to hold any of."""
 NO_END_MICRO: Final = 2**62
 """More than any wallet holds."""
 MATURE_TRIES: Final = 3
@@ -62,6 +65,7 @@ class Ask:
     settled_by: SettledBy = "receipt"
     sandboxes: str = NO_SANDBOXES
     payer_number: int | None = None
+    hold: Hold = "wallet"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Reservation:
     supplier: str | None
     payer_number: int | None
     settled_by: SettledBy
+    hold: Hold
     sandboxes: str
 
     @property
@@ -101,7 +106,7 @@ class Reservation:
 
     @property
     def left_micro(self) -> int:
-        """What of its wallet it still holds."""
+        """What it still holds."""
         return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
 
 
@@ -167,13 +172,8 @@ def reserve(
     Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, or `no_credit` where
     there is no room.
     """
-    values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    is_new = SQL.run(connection, "insert", values).first() is not None
-    found = read(connection, ask.reservation)
-    assert found is not None
+    found, is_new = note(connection, ask, by)
     if not is_new:
-        if found.fingerprint != ask.fingerprint:
-            raise other_content(ask.reservation)
         return found, True
     if ask.sandboxes != NO_SANDBOXES:
         sandboxes.take(connection, ask.reservation, ask.org_id, ask.customer_id, json.loads(ask.sandboxes), by.now_ms)
@@ -182,6 +182,20 @@ def reserve(
     if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, most_held_micro):
         raise _no_room(connection, found, ask.amount_micro, most_held_micro)
     return found, False
+
+
+def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
+    """Write down what a run asks for; the reservation, and whether it is new. Nothing is held yet.
+
+    Errors: Denied `other_content`.
+    """
+    values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    is_new = SQL.run(connection, "insert", values).first() is not None
+    found = read(connection, ask.reservation)
+    assert found is not None
+    if not is_new and found.fingerprint != ask.fingerprint:
+        raise other_content(ask.reservation)
+    return found, is_new
 
 
 def grow(
@@ -252,8 +266,8 @@ def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Re
 
 
 def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:
-    """Give back to the wallet what a reservation no longer holds."""
+    """Give back to the wallet what a reservation no longer holds. What lies in none is free as it ends."""
     freed_micro = before.left_micro - after.left_micro
-    if freed_micro:
+    if freed_micro and before.hold == "wallet":
         values = {"account_id": wallet_account(before.customer_id), "freed_micro": freed_micro}
         SQL.run(connection, "free", values)

@@ -8,13 +8,13 @@ FOR UPDATE
 -- name: columns
 reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
     accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason, supplier, settled_by,
-    payer_number, {named_sandboxes}
+    payer_number, hold, {named_sandboxes}
 
 -- name: insert
 INSERT INTO reservations (reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, state,
-    overage, accepted_ms, expires_ms, fingerprint, actor, reason, supplier, settled_by, payer_number)
+    overage, accepted_ms, expires_ms, fingerprint, actor, reason, supplier, settled_by, payer_number, hold)
 VALUES (:reservation, :org_id, :customer_id, :project, :subject, :action, :estimate, :amount_micro, 'held',
-    :overage, :accepted_ms, :expires_ms, :fingerprint, :actor, :reason, :supplier, :settled_by, :payer_number)
+    :overage, :accepted_ms, :expires_ms, :fingerprint, :actor, :reason, :supplier, :settled_by, :payer_number, :hold)
 ON CONFLICT (reservation) DO NOTHING RETURNING reservation
 
 -- name: read
@@ -43,4 +43,4 @@ CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
 -- name: holders
 SELECT reservation, {left} AS left_micro, expires_ms FROM reservations
-WHERE customer_id = :customer_id AND state = 'held' AND reservation <> :own ORDER BY 2 DESC, 1 LIMIT :at_most
+WHERE customer_id = :customer_id AND state = 'held' AND hold = 'wallet' AND reservation <> :own ORDER BY 2 DESC, 1 LIMIT :at_most

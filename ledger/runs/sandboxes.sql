@@ -24,5 +24,5 @@ FOR UPDATE
 -- name: hold_runs
 -- What is due, and what metering may draw on next, in one order.
 SELECT reservation FROM reservations WHERE state = 'held' AND (
-        (customer_id IN :due_of AND expires_ms <= :now_ms) OR (customer_id IN :customers AND settled_by = 'metering'))
+        (customer_id IN :due_of AND hold = 'wallet' AND expires_ms <= :now_ms) OR (customer_id IN :customers AND settled_by = 'metering'))
 ORDER BY reservation LIMIT :at_most {for_update}

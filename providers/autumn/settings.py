@@ -32,6 +32,8 @@ NAMES: Final = frozenset(
         "plans",
         "key_retention_h",
         "calls_per_s",
+        "topup_plan",
+        "topup_feature",
     }
 )
 """A setting that is none of these is a slip, and a slip may bill."""
@@ -55,6 +57,9 @@ class AutumnSettings:
     plans: Mapping[str, int]
     key_retention_ms: int
     calls_per_s: float
+    topup_plan: str | None = None
+    """The plan that is attached to take money, used for nothing else; and its prepaid feature, at a minor unit each."""
+    topup_feature: str | None = None
 
     def variable(self, setting: str) -> str:
         """The environment variable of a setting, for messages."""
@@ -81,6 +86,8 @@ def read(setup: Setup) -> AutumnSettings:
         plans=given.plans(),
         key_retention_ms=given.key_retention_ms(),
         calls_per_s=float(given.number("calls_per_s") or CALLS_PER_S),
+        topup_plan=given.feature("topup_plan") or None,
+        topup_feature=given.feature("topup_feature") or None,
     )
 
 
@@ -131,7 +138,7 @@ class _Given:
     def feature(self, setting: str) -> str:
         text = self.text(setting)
         if text and not ID.fullmatch(text):
-            raise self.wrong(setting, "has to be the id of a feature at Autumn: letters, digits, _ - and :")
+            raise self.wrong(setting, "has to be an id at Autumn: letters, digits, _ - and :")
         return text
 
     def plans(self) -> dict[str, int]:

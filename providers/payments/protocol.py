@@ -160,5 +160,15 @@ class PaymentService(Protocol):
         ...
 
 
+@runtime_checkable
+class FillsItself(Protocol):
+    """What a service adds that may top customers up by itself: only one may fill a wallet."""
+
+    async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
+        """Why nobody else may top this customer up; InDoubt where that cannot be read now; None: nothing is known
+        against it."""
+        ...
+
+
 BuildPayments: TypeAlias = Callable[[Setup], PaymentService]
 """Errors: UsageError for settings it cannot use."""

@@ -33,6 +33,8 @@ from drawdown.schema.tables.ledger import (
     reservation_sandboxes,
     reservations,
     run_blocks,
+    run_samples,
+    run_usage,
 )
 from drawdown.schema.tables.orgs import assignments, buckets, mappings, orgs
 from drawdown.schema.tables.outbox import (
@@ -116,6 +118,8 @@ __all__ = [
     "reservation_sandboxes",
     "reservations",
     "run_blocks",
+    "run_samples",
+    "run_usage",
     "sample_conflicts",
     "sandboxes",
     "seals",

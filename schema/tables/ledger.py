@@ -123,6 +123,7 @@ _METERING = sa.text("state = 'held' AND settled_by = 'metering'")
 _OF_SUPPLIER = sa.text("supplier IS NOT NULL")
 _EXPIRED = sa.text("state = 'expired'")
 _SPONSORED = sa.text("payer_number IS NOT NULL")
+_ELSEWHERE = sa.text("state = 'held' AND hold <> 'wallet'")
 reservations = sa.Table(
     "reservations",
     metadata,
@@ -149,6 +150,11 @@ reservations = sa.Table(
     sa.Column("metered_before_micro", Big, nullable=False, server_default="0"),
     ms_column("metered_to_ms", null=True),
     sa.Column("payer_number", sa.Integer, nullable=True),
+    sa.Column("hold", sa.Text, nullable=False, server_default="wallet"),
+    sa.CheckConstraint(
+        "hold = 'wallet' OR (hold IN ('local', 'declared') AND settled_by = 'receipt' AND payer_number IS NULL)",
+        name="reservations_hold",
+    ),
     sa.CheckConstraint("state IN ('held', 'settled', 'released', 'expired')", name="reservations_state"),
     sa.CheckConstraint("overage IN ('charge', 'cap', 'refuse')", name="reservations_overage"),
     sa.CheckConstraint("settled_by IN ('receipt', 'metering')", name="reservations_settled_by"),
@@ -157,6 +163,7 @@ reservations = sa.Table(
     sa.Index("reservations_held_by_wallet", "customer_id", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_held_by_end", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
     sa.Index("reservations_by_org", "org_id", "accepted_ms"),
+    sa.Index("reservations_held_by_org", "org_id", "expires_ms", sqlite_where=_ELSEWHERE, postgresql_where=_ELSEWHERE),
     sa.Index("reservations_by_supplier", "supplier", "state", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
     sa.Index(
         "reservations_by_payer",
@@ -170,9 +177,10 @@ reservations = sa.Table(
     sa.Index("reservations_owed_by_wallet", "customer_id", sqlite_where=_OF_SUPPLIER, postgresql_where=_OF_SUPPLIER),
     sa.Index("reservations_metering", "customer_id", "reservation", sqlite_where=_METERING, postgresql_where=_METERING),
     comment="What a run was allowed to cost before it started. customer_id: whose wallet pays, for good; payer_number: "
-    "where that is not the organisation's own, by which row of `payers`. drawn_micro of a run that metering settles: "
-    "what metering charged for its sandboxes, of which metered_before_micro in windows before metered_to_ms, which are "
-    "not looked at again.",
+    "where that is not the organisation's own, by which row of `payers`. hold: of a wallet here, of a provider's "
+    "balance that was last read (local), or of none that there is (declared). drawn_micro of a run that metering "
+    "settles: what metering charged for its sandboxes, of which metered_before_micro in windows before metered_to_ms, "
+    "which are not looked at again.",
 )
 
 _OPEN = sa.text("is_open")
@@ -185,6 +193,39 @@ reservation_sandboxes = sa.Table(
     sa.Column("is_open", sa.Boolean, nullable=False),
     sa.Index("reservation_sandboxes_open", "sandbox_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
     comment="The sandboxes that a run names, for good. is_open: it goes on, and no other run may name them.",
+)
+
+run_usage = sa.Table(
+    "run_usage",
+    metadata,
+    id_column("reservation", key=True),
+    sa.Column("number", sa.Text, primary_key=True),
+    id_column("feature", key=True),
+    sa.Column("quantity", Big, nullable=False),
+    sa.Column("amount_micro", Big, nullable=False),
+    ms_column("at_ms"),
+    *said_columns(),
+    sa.CheckConstraint("quantity >= 0 AND amount_micro >= 0", name="run_usage_sane"),
+    comment="What a run without a wallet used, under each number of it: what an entry is to a run with one.",
+)
+
+run_samples = sa.Table(
+    "run_samples",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("reservation"),
+    sa.Column("number", sa.Text, nullable=False),
+    id_column("feature"),
+    id_column("org_id"),
+    sa.Column("memory_mb", Big, nullable=False),
+    sa.Column("interval_s", Big, nullable=False),
+    sa.Column("base_units", Big, nullable=False),
+    ms_column("ts"),
+    sa.CheckConstraint(
+        "base_units > 0 AND base_units IN (interval_s, interval_s * memory_mb)", name="run_samples_sane"
+    ),
+    sa.Index("run_samples_by_run", "reservation", "number", "feature"),
+    comment="The samples that bill what a run used, and what they say.",
 )
 
 _TO_COME = sa.text("begins_ms > at_ms")

@@ -17,7 +17,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Reservation
 from drawdown.schema.errors import UnknownId
@@ -89,7 +88,7 @@ class Executions:
         async def accept(order: models.AcceptOrder, said: Said) -> Mapping[str, object]:
             key, run = _key_of(order.key, given), _request(order, said)
             done = await self._programs.together.accept(Asked(key, run, said.key.actor, order.reason))
-            return _with_wallet(done.reservation, done.wallet, repeated=done.repeated)
+            return _with_wallet(done.reservation, done, repeated=done.repeated)
 
         return await self._programs.act_together(request, "executions:write", models.AcceptOrder, accept)
 
@@ -161,7 +160,7 @@ def _draw(connection: sa.Connection, order: models.DrawOrder, said: Said, *, key
 def _extend(connection: sa.Connection, order: models.ExtendOrder, said: Said, *, key: str) -> Mapping[str, object]:
     by = said.by(order.reason)
     done = executions.extend(connection, _own(connection, key, said), order.to, order.for_ms, by)
-    return _with_wallet(done.reservation, done.wallet, repeated=done.repeated)
+    return _with_wallet(done.reservation, done, repeated=done.repeated)
 
 
 def _settle(connection: sa.Connection, order: models.SettleOrder, said: Said, *, key: str) -> Mapping[str, object]:
@@ -223,16 +222,18 @@ def _run(run: Reservation) -> dict[str, object]:
     }
 
 
-def _with_wallet(run: Reservation, wallet: Wallet, **more: object) -> dict[str, object]:
+def _with_wallet(run: Reservation, done: executions.Accepted | executions.Settled, **more: object) -> dict[str, object]:
     """What a sponsor has is not for those to know whom it pays for."""
-    amounts: dict[str, int | None] = {"available": wallet.available_micro, "balance": wallet.balance_micro}
-    return {**_run(run), **_both(dict.fromkeys(amounts) if run.payer_number is not None else amounts), **more}
+    wallet = None if run.payer_number is not None else done.wallet
+    available, balance = (None, None) if wallet is None else (wallet.available_micro, wallet.balance_micro)
+    amounts = _both({"available": available, "balance": balance})
+    return {**_run(run), **amounts, "balance_read_ms": done.balance_read_ms, **more}
 
 
 def _charged(done: executions.Settled) -> dict[str, object]:
     drawn = done.drawn
     amounts = _both({"charged": drawn.charged_micro, "written_off": drawn.written_off_micro})
-    return _with_wallet(drawn.reservation, done.wallet, **amounts, repeated=drawn.repeated)
+    return _with_wallet(drawn.reservation, done, **amounts, repeated=drawn.repeated)
 
 
 def _both(amounts: Mapping[str, int | None]) -> dict[str, object]:

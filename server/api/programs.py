@@ -50,13 +50,14 @@ STATUSES: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "above_cap", "answer_lost", "bad_estimate", "bad_request", "bad_value", "below_drawn", "beyond_hold", "blocked",
-    "busy", "cut_short", "database", "ended", "foreign_org", "halted", "metered", "metering_alone", "no_credit",
-    "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json", "other_content", "other_key",
-    "other_org", "other_unit", "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped", "too_large",
-    "too_many_requests", "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action",
-    "unknown_feature", "unknown_org", "unknown_payer", "unknown_project", "unknown_run", "unknown_settlement",
-    "unknown_subject", "unknown_supplier", "unsaid_settlement",
+    "above_cap", "answer_lost", "bad_estimate", "bad_request", "bad_value", "balance_unknown", "below_drawn",
+    "beyond_hold", "blocked", "busy", "cut_short", "database", "ended", "foreign_org", "halted", "metered",
+    "metering_alone", "needs_quantities", "needs_wallet", "no_credit", "no_estimate", "no_rate", "no_sandbox",
+    "no_scope", "no_wallet", "not_json", "not_metered", "other_content", "other_key", "other_org", "other_unit",
+    "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped", "too_large", "too_many_requests",
+    "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature",
+    "unknown_org", "unknown_payer", "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject",
+    "unknown_supplier", "unsaid_settlement",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_org", "unknown_run", "unknown_settlement")

@@ -165,12 +165,15 @@ class PreviewAnswer(BaseModel):
     amount_micro: int | None
     available: float | None
     available_micro: int | None
+    hold: Literal["wallet", "local", "declared"] | None
+    balance_read_ms: int | None
 
 
 class Run(BaseModel):
     """A run. `customer_id`: whose wallet pays, for good; `sponsored`: it is another one's than the organisation's.
-    `reserved`: for how much it was accepted; `held`: what of its wallet it holds still. What a run that metering
-    settles has `drawn`, the samples of its `sandboxes` charged."""
+    `reserved`: for how much it was accepted; `held`: what it holds still. `hold` says of what: of a wallet, of the
+    balance that a provider keeps, as it was last read (`local`), or of none that there is (`declared`). What a run that
+    metering settles has `drawn`, the samples of its `sandboxes` charged."""
 
     key: str
     org_id: str
@@ -197,17 +200,20 @@ class Run(BaseModel):
     reason: str
     settled_by: Literal["receipt", "metering"]
     sandboxes: list[str]
+    hold: Literal["wallet", "local", "declared"]
 
 
 class RunAnswer(Run):
     """A run after it was accepted or extended, and its wallet; null where that is a sponsor's. `repeated`: nothing was
-    changed."""
+    changed. Of a balance that a provider keeps: what it leaves by the read of `balance_read_ms`; null where it has no
+    end."""
 
     repeated: bool
     available: float | None
     available_micro: int | None
     balance: float | None
     balance_micro: int | None
+    balance_read_ms: int | None
 
 
 class ChargedAnswer(RunAnswer):

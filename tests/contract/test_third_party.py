@@ -197,6 +197,11 @@ BROKEN: Mapping[str, tuple[str | None, str]] = {
         "    return one",
         "ValueError: a duplicate that proves nothing has to be looked up",
     ),
+    "holds_credit_itself": (
+        PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n"
+        "    one.capabilities = p.Capabilities(None, True, locks=True)\n    return one",
+        "ValueError: locks of a provider's own are not taken",
+    ),
     "legacy": (PROVIDER + "\nbuild = Tally", "ValueError: 'legacy' is no name for a provider"),
     "Upper-case": (PROVIDER + "\nbuild = Tally", "ValueError: 'Upper-case' is no name for a provider"),
 }

@@ -7,7 +7,7 @@ Kinds of faults. Charges: request_lost, answer_lost, error_500_before, error_500
 queued_late, queued_dropped, claimed_not_applied, uncharged_200, accepted_then_lost, key_store_refuses, key_store_hangs.
 Where it loses data itself: event_lost (200, drawn, and no event ever), killed_before_event (so, without an answer),
 event_alone (200 and the event; what was drawn is lost with its store before it was written).
-Reads: reads_fail, reads_lag. Both: connection_refused, nonsense.
+Reads: reads_fail, reads_lag. Both: connection_refused, nonsense. Of an attach: see `autumn_payments`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from tests.emulators import autumn_setup
 from tests.emulators.autumn_account import QUEUE_MS, WINDOW_MS, Account, Charge, Insufficient, Track
 from tests.emulators.autumn_call import Ask, Plain, Refused, answer_json, bad, duplicate, too_many, unavailable
+from tests.emulators.autumn_locks import Locks
+from tests.emulators.autumn_payments import ATTACH_FAULTS, Books
 from tests.emulators.autumn_state import Json, Number, balance
 from tests.emulators.wire import FaultPlan
 
@@ -34,7 +36,17 @@ TRACK_FAULTS = (
 )  # fmt: skip
 LOSS_FAULTS = ("event_lost", "killed_before_event", "event_alone")
 READ_FAULTS = ("reads_fail", "reads_lag", "connection_refused", "nonsense")
-READS = frozenset({"customers.get", "events.list", "events.aggregate", "features.list", "plans.list", "check"})
+READS = frozenset(
+    {
+        "billing.preview_attach",
+        "customers.get",
+        "events.list",
+        "events.aggregate",
+        "features.list",
+        "plans.list",
+        "check",
+    }
+)
 NONSENSE = (
     (200, b"<html><body>It works!</body></html>"), (200, b""), (200, b'{"customer_id":"c","value":1,"bal'),
     (502, b"<html><head><title>502 Bad Gateway</title></head></html>"), (200, b"[]"), (200, b"null"), (302, b""),
@@ -66,6 +78,9 @@ class AutumnEmulator:
     track_per_s: int = 10_000
     lists_per_s: int = 5
     tracks_per_minute: int = 120_000
+    books: Books | None = None
+    """Of the Stripe account that is linked; None: there is none, as when it was recorded."""
+    locks: Locks = field(default_factory=Locks)
     list_stands_still: tuple[int, int] = (0, 0)
     """From when to when the list of events shows nothing new."""
     calls: Counter[str] = field(default_factory=Counter)
@@ -112,7 +127,7 @@ class AutumnEmulator:
         headers = {name.lower(): text for name, text in call.headers.items()}
         route = path.removeprefix("/v1/")
         self.calls[route] += 1
-        kinds = (*TRACK_FAULTS, *LOSS_FAULTS) if route == "track" else READ_FAULTS if route in READS else ()
+        kinds = self._kinds(route)
         fault = self.faults.draw(*kinds) if kinds and self.faults.rates else None
         account = self.live if headers.get("authorization") == f"Bearer {self.live_key}" else self.account
         before = self._struck_before(fault)
@@ -127,6 +142,12 @@ class AutumnEmulator:
         except Plain as plain:
             answer = plain.answer
         return self._struck_after(fault, answer)
+
+    def _kinds(self, route: str) -> tuple[str, ...]:
+        """The faults that may strike a call."""
+        if route == "billing.attach" and self.books is not None:
+            return ATTACH_FAULTS
+        return (*TRACK_FAULTS, *LOSS_FAULTS) if route == "track" else READ_FAULTS if route in READS else ()
 
     def _struck_before(self, fault: str | None) -> HttpResult | None:
         """Faults that keep a call from being taken at all."""
@@ -178,8 +199,12 @@ class AutumnEmulator:
             "balances.update": self._update_balance,
             "balances.create": autumn_setup.make_balance,
             "balances.batch_track": self._batch,
+            "balances.finalize": self.locks.finalize,
             "billing.attach": autumn_setup.attach,
         }
+        if self.books is not None:
+            routes |= {"billing.attach": self.books.attach, "billing.preview_attach": self.books.preview}
+            routes |= dict.fromkeys(("billing.setup_payment", "billing.open_customer_portal"), self.books.page)
         route = "customers.get" if ask.call.method == "GET" and ask.route.startswith("customers/") else ask.route
         handler = routes.get(route)
         if handler is None or (ask.call.method == "GET" and route == ask.route):
@@ -290,6 +315,8 @@ class AutumnEmulator:
         free = any(one.unlimited or one.overage_allowed for one in grants)
         enough = sum(max(0, one.balance) for one in grants) >= needed * cost
         told["allowed"] = flag is not None if feature.kind == "boolean" else bool(grants) and (free or enough)
+        if told["allowed"]:
+            self.locks.take(ask, customer.name, feature, needed)
         if ask.body.get("send_event") is True and told["allowed"]:
             ask.account.charge(Track(customer.name, feature, needed, None, "cap", {}, None, None), ask.now_ms)
         return 200, told | {"balance": balance(grants, ask.version) if grants else None, "flag": flag}
@@ -299,7 +326,8 @@ class AutumnEmulator:
     def _get_customer(self, ask: Ask) -> tuple[int, Json]:
         self._needs_balances()
         name = ask.route.partition("/")[2] or ask.text("customer_id")
-        return 200, ask.known_customer(name).shown(ask.account.env, ask.version)
+        told = ask.known_customer(name).shown(ask.account.env, ask.version)
+        return 200, told if self.books is None else self.books.shown(name, ask, told)
 
     def _needs_balances(self) -> None:
         if self.balance_store != "up":

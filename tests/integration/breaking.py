@@ -86,7 +86,7 @@ BROKEN = {
         1, ("UPDATE mappings SET unit = 'mb_s' WHERE feature = 'compute_2gb'",), "22528, sealed 11", T0, "compute_2gb"
     ),
     "a carry that is off by one": Broken(
-        2, ("UPDATE carries SET carry_qty = carry_qty + 1",), "carried", None, ONE, "rest"
+        2, ("UPDATE carries SET carry_qty = carry_qty + 1 WHERE org_id = 'rest'",), "carried", None, ONE, "rest"
     ),
     "a carried push that is due": Broken(
         2, ("UPDATE pushes SET state = 'due' WHERE state = 'carried'",), "is due and sends 0", T0, ONE, "rest"

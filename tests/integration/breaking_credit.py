@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.integration.breaking import Broken
+from tests.integration.verifying import ONE
 
 CREDIT = {
     "a sandbox that was metered under a receipt": Broken(
@@ -170,5 +171,50 @@ CREDIT = {
         10,
         ("UPDATE reservations SET overage = 'cap' WHERE reservation = 'done'",),
         "done drew 70 of 60, and was to cap what is above",
+    ),
+    "a run that is paid in both ways": Broken(
+        10,
+        ("UPDATE reservations SET hold = 'wallet' WHERE reservation = 'far-going'",),
+        "far-going is held as wallet, and was billed in both ways, or in the other one",
+        org="far",
+    ),
+    "a run that is billed for less than it used": Broken(
+        10,
+        ("DELETE FROM run_samples WHERE reservation = 'far-done' AND number = 'final'",),
+        "final of far-done used 70; its samples come to 0",
+        feature=ONE,
+        org="far",
+    ),
+    "a run that is billed for the same twice": Broken(
+        10,
+        (
+            "INSERT INTO run_samples SELECT 'again', reservation, number, feature, org_id, memory_mb, interval_s, "
+            "base_units, -1 FROM run_samples WHERE reservation = 'far-done' AND number = 'final'",
+        ),
+        "final of far-done used 70; its samples come to 140",
+        feature=ONE,
+        org="far",
+    ),
+    "a run's sample that says something else": Broken(
+        10,
+        ("UPDATE run_samples SET ts = ts + 1 WHERE reservation = 'far-done' AND number = 'final'",),
+        "run:far-done:final:compute_1gb:0 bills a part of far-done, and is not there as it was noted",
+        feature=ONE,
+        org="far",
+    ),
+    "a run's use that it did not draw": Broken(
+        10,
+        ("UPDATE reservations SET drawn_micro = drawn_micro + 1 WHERE reservation = 'far-going'",),
+        "far-going has drawn 41, its entries sum to 40",
+        org="far",
+    ),
+    "a run at a provider without a receipt": Broken(
+        10,
+        (
+            "UPDATE run_usage SET number = 'd2' WHERE reservation = 'far-done' AND number = 'final'",
+            "UPDATE run_samples SET number = 'd2' WHERE reservation = 'far-done' AND number = 'final'",
+        ),
+        "far-done is settled, and no entry says with what",
+        org="far",
     ),
 }

@@ -108,7 +108,9 @@ def code_of(work: Callable[[], object]) -> str:
 
 
 def test_a_hold_shrinks_by_what_metering_charges_for_its_sandboxes(lab: Lab) -> None:
-    assert lab.accept().wallet.held_micro == 50_000
+    wallet = lab.accept().wallet
+    assert wallet is not None
+    assert wallet.held_micro == 50_000
     lab.use()
     lab.use("elsewhere", 2)
     assert (lab.purse, lab.held) == ((100_000, 50_000), 50_000 - A_MINUTE)

@@ -156,7 +156,9 @@ def test_what_is_due_to_a_pool_is_there_before_it_is_refused(course: Course) -> 
     assert course.allot(60, "wayne", BACK + DAY_MS, "b").pool.available_micro == 40
     course.allow("course")
     course.fleet.clock.at_ms = BACK + 2 * DAY_MS
-    assert course.accept("run", 100, payer="course").wallet.available_micro == 0
+    wallet = course.accept("run", 100, payer="course").wallet
+    assert wallet is not None
+    assert wallet.available_micro == 0
 
 
 def test_a_pool_that_waits_for_its_members_is_no_hot_row(course: Course) -> None:
@@ -244,6 +246,7 @@ def test_a_payer_pays_for_a_run_whatever_becomes_of_it(course: Course) -> None:
     course.give("wayne", 50)
     course.allow()
     made = course.accept("run", 20, payer="wayne")
+    assert made.wallet is not None
     assert (made.reservation.customer_id, made.wallet.held_micro) == ("wayne", 20)
     assert course.end()
     course.write(lambda c: executions.draw(c, "run", 1, Cost(5), course.fleet.by))

@@ -12,8 +12,10 @@ from drawdown.providers.payments.protocol import Charge, InDoubt
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.worker.commands import executions
 from drawdown.worker.commands import topups as said
 from drawdown.worker.commands.credit import grant, set_rate
+from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ChargeMoney, Transaction
 from drawdown.worker.engine.money import PAYMENTS_AT_ONCE
@@ -271,6 +273,29 @@ def test_arming_runs_the_first_recharge_once(purses: Purses) -> None:
         purses.write(lambda c: said.arm(c, "acme", purses.by))
         purses.fill(only="acme")
     assert len(purses.pay.taken) == 1
+
+
+def test_what_a_run_reserves_counts_at_once(purses: Purses) -> None:
+    """By the level of what is available: a hold calls for a top-up as a charge does, and its end calls for none."""
+    purses.grant(30)
+    assert purses.fill().begun == 0
+    request = Request("acme", 26 * MICRO)
+    purses.write(lambda c: executions.accept(c, "e-1", request, purses.by))
+    for begun in (1, 0):
+        assert purses.fill().begun == begun
+    assert purses.credits() == 50
+    purses.write(lambda c: executions.release(c, "e-1", None, purses.by))
+    assert (purses.fill().begun, len(purses.pay.taken)) == (0, 1)
+    assert judged(purses) == []
+
+
+def test_arming_while_a_charge_is_under_way_charges_nothing_more(purses: Purses) -> None:
+    purses.pay.script.extend(["answer_lost"])
+    purses.fill()
+    for _ in range(2):
+        purses.write(lambda c: said.arm(c, "acme", purses.by))
+        purses.fill(6_000, only="acme")
+    assert (len(purses.pay.taken), purses.credits()) == (1, 20)
 
 
 def test_one_wallet_may_be_filled_alone(purses: Purses) -> None:

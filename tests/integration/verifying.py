@@ -25,6 +25,7 @@ from drawdown.worker.commands import executions, hooks, orgs, pools, settlements
 from drawdown.worker.commands.credit import grant, set_plan_limit, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
+from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
@@ -62,7 +63,7 @@ def busy(engine: sa.Engine) -> Fleet:
     fleet.write("INSERT INTO orgs (org_id) VALUES ('idle')")
     fleet.assign("acme", "other", "stuck", from_ms=T0)
     fleet.assign("exempt", provider="legacy", from_ms=T0)
-    fleet.assign("rest", provider="minutes", from_ms=T0)
+    fleet.assign("rest", "far", provider="minutes", from_ms=T0)
     pruned = {"before_ms": T0}  # nothing lay before
     write(engine, lambda c: record(c, "sample_prune", "all", pruned, fleet.by))
     _credit(fleet, "g1", 50)
@@ -83,6 +84,7 @@ def busy(engine: sa.Engine) -> Fleet:
     _boxed(fleet)
     _pooled(fleet)
     _reject_and_void(fleet)
+    _ran_far(fleet)
     write(engine, lambda c: stop_org(c, org_id="stuck", reason="a test", now_ms=fleet.clock.at_ms, actor="test"))
     fleet.sample("stuck", fleet.clock.at_ms)
     fleet.sample("other", fleet.clock.at_ms)
@@ -187,6 +189,20 @@ def _runs(fleet: Fleet) -> None:
 
     write(fleet.engine, work)
     _suppliers(fleet)
+
+
+def _ran_far(fleet: Fleet) -> None:
+    """Runs of an organisation whose balance its provider keeps: one that goes on and has drawn, one that is billed."""
+    by = fleet.by
+
+    def work(connection: sa.Connection) -> None:
+        set_rate(connection, "minutes", ONE, (2, 1), by, from_ms=T0, new=True)
+        for key in ("far-going", "far-done"):
+            executions.accept(connection, key, Request("far", quantities={ONE: 60}), by)
+            executions.draw(connection, key, 1, Cost(quantities={ONE: 20}), by)
+        executions.settle(connection, "far-done", Cost(quantities={ONE: 90}), by)
+
+    write(fleet.engine, work)
 
 
 def _suppliers(fleet: Fleet) -> None:

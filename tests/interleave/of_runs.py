@@ -1,5 +1,5 @@
 """Runs: reserved, drawn on, grown, settled, released and expired, all of one small wallet (and one of acme's, which
-pushes are charged to meanwhile)."""
+pushes are charged to meanwhile); and of one small balance that a provider keeps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Final
 
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.runs.draws import Cost
+from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands import credit, executions, rates
+from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from tests.interleave.party import Party, plain, step
@@ -25,9 +27,14 @@ more ended, and one began, neither booked yet."""
 METERED: Final = Request("acme", 10**6, for_ms=360 * MINUTE_MS, settled_by="metering", sandboxes=("box",))
 """What all samples of acme are of: its hold has not shrunk by any of them yet."""
 
+FAR: Final = "far"
+"""An organisation with eleven micro-units at `fake`, of which seven are held: three by a run that is over."""
+FEATURE: Final = "compute_1gb"
+
 
 def begin(stage: Stage) -> None:
     """What every case finds."""
+    _begin_far(stage)
     hour_ago = By(NOW - 60 * MINUTE_MS, "somebody", "explored")
     grant = partial(credit.grant, customer_id=LAB, amount_micro=10, by=hour_ago, key=LAB, plan=None, new=True)
     write(stage.engine, grant)
@@ -47,6 +54,27 @@ def begin(stage: Stage) -> None:
         write(stage.engine, partial(executions.accept, key=key, request=request, by=by))
 
 
+def _begin_far(stage: Stage) -> None:
+    hour_ago = By(NOW - 60 * MINUTE_MS, "somebody", "explored")
+    write(stage.engine, lambda c: assign(c, [FAR], "fake", hour_ago, from_ms=FLIP))
+    write(stage.engine, lambda c: rates.set_rate(c, "fake", FEATURE, (1, 1), hour_ago, from_ms=FLIP, new=True))
+    stage.fake.states[FAR] = CustomerState(11, None, None)
+    stage.write("UPDATE orgs SET balance_micro = 11, balance_read_ms = :at WHERE org_id = 'far'", at=hour_ago.now_ms)
+    for key, quantity, life_ms in (("far-over", 3, 60 * MINUTE_MS), ("far-going", 4, 120 * MINUTE_MS)):
+        request = Request(FAR, quantities={FEATURE: quantity}, for_ms=life_ms)
+        write(stage.engine, partial(executions.accept, key=key, request=request, by=hour_ago))
+
+
+def _far_within_its_means(stage: Stage) -> Iterator[str]:
+    """What is held and what was used of it never come to more than there was, as no run used more than it held."""
+    ((held, used),) = stage.rows(
+        "SELECT (SELECT COALESCE(SUM(amount_micro - drawn_micro), 0) FROM reservations WHERE org_id = 'far' "
+        "AND state = 'held'), (SELECT COALESCE(SUM(quantity), 0) FROM run_usage)"
+    )
+    if held + used > 11:
+        yield f"far has promised {held}, and used {used}, of 11"
+
+
 def _within_its_means(stage: Stage) -> Iterator[str]:
     """No run here costs more than it holds, so nobody comes to owe anything."""
     for account, left in stage.rows(
@@ -62,7 +90,20 @@ def _run(name: str, act: str, *values: object, **more: object) -> Party:
     return plain(f"cli.nouns.executions:{name}", lambda s, c: work(c, *values, **more, by=s.by), _within_its_means)
 
 
+def _far(name: str, act: str, *values: object, **more: object) -> Party:
+    work = getattr(executions, act)
+    return plain(f"cli.nouns.executions:{name}", lambda s, c: work(c, *values, **more, by=s.by), _far_within_its_means)
+
+
 RUNS: Final = (
+    _far("accept far", "accept", "far-new", Request(FAR, quantities={FEATURE: 5})),
+    _far("accept another far", "accept", "far-another", Request(FAR, quantities={FEATURE: 5})),
+    _far("draw far", "draw", "far-going", 1, Cost(quantities={FEATURE: 2})),
+    _far("extend far", "extend", "far-going", 5, None),
+    _far("settle far", "settle", "far-going", Cost(quantities={FEATURE: 3})),
+    _far("settle far late", "settle", "far-over", Cost(quantities={FEATURE: 1})),
+    _far("release far", "release", "far-going", Cost(quantities={FEATURE: 2})),
+    step("expire_holds_elsewhere", lambda s: expire_holds(s.context("other"))),
     _run("accept", "accept", "new", Request(LAB, 4)),
     _run("accept another", "accept", "another", Request(LAB, 5)),
     _run("draw", "draw", "going", 1, Cost(2)),

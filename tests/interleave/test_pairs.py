@@ -48,6 +48,12 @@ PAIRS = (
     ("cli.nouns.executions:accept metering", "cli.nouns.executions:accept the same sandbox"),
     ("cli.nouns.executions:accept the sandbox of another", "cli.nouns.executions:settle metered"),
     ("settle", "shrink_holds"),
+    ("cli.nouns.executions:accept far", "cli.nouns.executions:accept another far"),
+    ("cli.nouns.executions:settle far", "cli.nouns.executions:settle far"),
+    ("cli.nouns.executions:settle far", "cli.nouns.executions:release far"),
+    ("cli.nouns.executions:settle far late", "expire_holds_elsewhere"),
+    ("cli.nouns.executions:settle far", "seal"),
+    ("cli.nouns.executions:extend far", "cli.nouns.executions:accept far"),
 )
 
 

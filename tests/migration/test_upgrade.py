@@ -255,3 +255,35 @@ def test_lots_and_runs_of_before_pools_are_kept(kind: str, request: pytest.Fixtu
         with pytest.raises(DBAPIError, match=rule):
             write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_runs_of_0030_are_held_in_wallets(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if kind == "sqlite":
+        engine = connect(f"sqlite:///{tmp_path}/old.db")
+    else:
+        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "remote"))
+    with engine.begin() as connection:
+        migrate_to(connection, "0030")
+        connection.execute(sa.text(RUN_OF_0025))
+    upgrade(engine)
+    run = "SELECT reservation, amount_micro, state, settled_by, payer_number, hold FROM reservations"
+    before = [("e-1", 5, "held", "receipt", None, "wallet")]
+    assert read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(run))]) == before
+    values = "('e-1', 'final', 'x', 1, 1, 1, 'a', 'r')"
+    write(engine, lambda c: c.execute(sa.text(f"INSERT INTO run_usage VALUES {values}")))
+    another = RUN_OF_0025.replace("'e-1'", "'e-2'")
+    for statement, rule in {
+        "UPDATE reservations SET hold = 'local'": "never changes",
+        "UPDATE run_usage SET quantity = 1": "append-only",
+        "DELETE FROM run_usage": "append-only",
+        **{
+            another.replace("reason)", f"reason, hold, {name})").replace("'paid')", f"'paid', 'local', {value})"): (
+                "reservations_hold"
+            )
+            for name, value in (("settled_by", "'metering'"), ("payer_number", 1))
+        },
+    }.items():
+        with pytest.raises(DBAPIError, match=rule):
+            write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
+    engine.dispose()

@@ -17,11 +17,14 @@ from drawdown.server.api import together
 from drawdown.worker.commands import executions, orgs
 from drawdown.worker.commands.credit import grant, set_plan_limit, set_rate
 from drawdown.worker.commands.executions import Asked
+from drawdown.worker.commands.rates import set_rate as set_price
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
+from tests.world import T0
 
+BOXED = {"use": {"compute_1gb": 1}, "settled_by": "receipt", "sandboxes": ["sb-1"]}
 Together = Callable[[sa.Connection, Sequence[Asked], int], list[executions.Accepted]]
 
 
@@ -135,6 +138,25 @@ def test_what_is_over_is_free_before_several_are_decided(house: House, shared: l
     served(house, work)
     assert held(house) == 10 * MICRO
     assert read(house.fleet.engine, verify).breaches == []
+
+
+def test_a_balance_that_a_provider_keeps_is_held_by_each_alone(house: House, shared: list[int]) -> None:
+    house.autumn.account.add_customer("acme", house.clock.at_ms)
+    house.autumn.account.grant("acme", "compute_1gb", 10, house.clock.at_ms)
+    house.fleet.assign("acme", provider="autumn")
+    price = (MICRO, 1)
+    write(house.fleet.engine, lambda c: set_price(c, "autumn", "compute_1gb", price, house.fleet.by, from_ms=T0))
+    house.fleet.tick(house.clock.at_ms)
+    orders: list[tuple[str, object, dict[str, Any]]] = [
+        (f"e-{number}", None, {"use": {"compute_1gb": 3}}) for number in range(8)
+    ]
+    answers = accepted(house, [*orders, ("credits", 3, {}), ("boxed", None, BOXED)])
+    assert sorted(one.status_code for one in answers[:8]) == [200] * 3 + [402] * 5 and shared
+    assert [refused(one) for one in answers[8:]] == [(409, "needs_quantities"), (409, "needs_wallet")]
+    for one in (one.json() for one in answers[:8] if one.status_code == 200):
+        assert (one["hold"], one["held"], one["balance"], one["balance_read_ms"]) == ("local", 3, 10, T0)
+    last = min(one.json()["available"] for one in answers[:8] if one.status_code == 200)
+    assert (last, house.fleet.rows("SELECT * FROM ledger_accounts")) == (1, [])
 
 
 def test_an_organisation_that_is_halted_is_refused_and_another_goes_on(house: House) -> None:

@@ -20,10 +20,13 @@ def loaded(settings: dict[str, str], *found: EntryPoint) -> PaymentServices:
     return registry.load(settings, FixedClock(0), stub, sa.create_engine("sqlite://"), found or None)
 
 
-def test_stripe_is_there_and_dormant_until_it_has_a_key() -> None:
-    assert loaded({}).dormant == ["stripe"]
-    assert loaded({"stripe_secret_key": "sk_test_1"}).dormant == []
-    assert loaded({"stripe_payments_key": "rk_test_1"}).dormant == []
+def test_those_of_ours_are_there_and_dormant_until_they_have_a_key() -> None:
+    assert loaded({}).dormant == ["autumn", "stripe"]
+    assert loaded({"stripe_secret_key": "sk_test_1"}).dormant == ["autumn"]
+    assert loaded({"stripe_payments_key": "rk_test_1"}).dormant == ["autumn"]
+    bought = {"autumn_secret_key": "am_sk_test_12345678", "autumn_topup_plan": "topup"}
+    assert loaded(bought).dormant == ["autumn", "stripe"], "a key that bills charges nobody yet"
+    assert loaded({**bought, "autumn_topup_feature": "cents"}).dormant == ["stripe"]
 
 
 def test_charges_may_have_a_key_of_their_own() -> None:

@@ -27,3 +27,8 @@ SELECT DISTINCT a.org_id, a.provider FROM {rows :customers (id text)} w JOIN ass
 
 -- name: wallets_on_plan
 SELECT account_id FROM ledger_accounts WHERE plan = :plan
+
+-- name: billers
+-- Who bills organisations as this customer, now.
+SELECT provider, org_id FROM assignments WHERE customer_id = :customer_id AND start_ms <= :at_ms
+    AND (end_ms IS NULL OR :at_ms < end_ms)

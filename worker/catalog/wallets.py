@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.sql import queries
+from drawdown.schema.units import EXEMPT_PROVIDERS
 
 SQL = queries(__file__)
 
@@ -41,6 +42,23 @@ def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]
     theirs = wallets_at(connection)
     rows = SQL.run(connection, "orgs_of_customers", {"customers": [{"id": customer} for customer in customer_ids]})
     return sorted({str(row.org_id) for row in rows if row.provider in theirs})
+
+
+def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str | None:
+    """The provider that keeps a customer's balance itself; None where one that bills it keeps none, or nobody does."""
+    here, billers = wallets_at(connection), _billers(connection, customer_id, now_ms)
+    others = [biller for biller in billers if biller not in {*here, *EXEMPT_PROVIDERS}]
+    return others[0] if others and not any(biller in here for biller in billers) else None
+
+
+def billed_elsewhere(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
+    """Whether a provider bills a customer, so that it needs no wallet."""
+    return not {EMBEDDED, *EXEMPT_PROVIDERS}.issuperset(_billers(connection, customer_id, now_ms))
+
+
+def _billers(connection: sa.Connection, customer_id: str, now_ms: int) -> list[str]:
+    values = {"customer_id": customer_id, "at_ms": now_ms}
+    return [str(row.provider) for row in SQL.run(connection, "billers", values)]
 
 
 def customers_on(connection: sa.Connection, plan: str) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
@@ -17,9 +16,9 @@ import sqlalchemy as sa
 from drawdown.ledger import accounts, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations
-from drawdown.ledger.runs.draws import Cost, Drawn
+from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import Ask, Denied, Reservation
+from drawdown.ledger.runs.reservations import Ask, Denied, Reservation, State
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
@@ -28,6 +27,7 @@ from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.wallets import orgs_of
+from drawdown.worker.commands import remote_runs
 from drawdown.worker.commands.run_permission import (
     Permit,
     above_cap,
@@ -38,56 +38,15 @@ from drawdown.worker.commands.run_permission import (
     require_room,
 )
 from drawdown.worker.commands.run_request import Request, fingerprint, require_life, require_quantities, require_sane
+from drawdown.worker.commands.run_results import Accepted, Asked, Preview, Settled
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
 
+__all__ = ["Accepted", "Asked", "Preview", "Settled"]
+
 LIFE_MS: Final = 60 * MINUTE_MS
 QUEUED_LIFE_MS: Final = DAY_MS
-
-
-@dataclass(frozen=True)
-class Preview:
-    """Whether a run would be accepted now, what refuses it, and what would be held, in micro-credits. What another
-    payer has is not said."""
-
-    allowed: bool
-    step: str | None
-    code: str | None
-    reason: str | None
-    customer_id: str | None
-    amount_micro: int | None
-    available_micro: int | None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A run that is asked for by a program, and by whom."""
-
-    key: str
-    request: Request
-    actor: str
-    reason: str
-
-    def by(self, now_ms: int) -> By:
-        return By(now_ms, self.actor, self.reason, "http")
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A reservation, whether it was there before, and its wallet now."""
-
-    reservation: Reservation
-    repeated: bool
-    wallet: accounts.Wallet
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What an act came to, and the wallet now."""
-
-    drawn: Drawn
-    wallet: accounts.Wallet
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview:
@@ -97,9 +56,14 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
     try:
         require_sane(request)
         found = permit(connection, request, now_ms)
-        require_room(connection, found, now_ms)
+        if found.hold == "wallet":
+            require_room(connection, found, now_ms)
+        else:
+            elsewhere = remote_runs.standing(connection, request.org_id, now_ms)
+            remote_runs.require_room(elsewhere, request.org_id, found.amount_micro)
     except Denied as error:
         denied = error
+    available, read_ms = _ahead(connection, request.org_id, found, now_ms)
     return Preview(
         denied is None,
         None if denied is None else denied.step,
@@ -107,8 +71,22 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
         None if denied is None else str(denied),
         None if found is None else found.customer_id,
         None if found is None else found.amount_micro,
-        None if found is None or found.payer else look_ahead(connection, found.customer_id, now_ms).available_micro,
+        available,
+        None if found is None else found.hold,
+        read_ms,
     )
+
+
+def _ahead(connection: sa.Connection, org_id: str, found: Permit | None, now_ms: int) -> tuple[int | None, int | None]:
+    """What is available to whom a permit is of, and when that was read of a provider. What another payer has is not
+    said."""
+    if found is None or found.payer is not None:
+        return None, None
+    if found.hold == "wallet":
+        return look_ahead(connection, found.customer_id, now_ms).available_micro, None
+    elsewhere = remote_runs.standing(connection, org_id, now_ms)
+    wallet = elsewhere.wallet if found.hold == "local" else None
+    return None if wallet is None else wallet.available_micro, elsewhere.read_ms
 
 
 def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Accepted:
@@ -122,15 +100,18 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
     if before is not None:  # the first answer, whatever has become of the account since
         if before.fingerprint != fingerprint(request):
             raise reservations.other_content(key)
-        return Accepted(before, True, _wallet(connection, before.customer_id))
+        return Accepted(before, True, *_left(connection, before, by.now_ms, moved=False))
     found = permit(connection, request, by.now_ms)
     ask = _ask_of(key, request, found, by.now_ms)
+    if found.hold != "wallet":
+        made, repeated = remote_runs.reserve(connection, ask, by)
+        return Accepted(made, repeated, *_left(connection, made, by.now_ms))
     most = found.terms.most_held_micro
     room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
     made, repeated = reservations.reserve(connection, ask, by, most, room)
     if not repeated:
         payers.require_within(connection, made, by.now_ms)
-    return Accepted(made, repeated, _moved(connection, found.customer_id, by.now_ms))
+    return Accepted(made, repeated, *_left(connection, made, by.now_ms))
 
 
 def accept_together(connection: sa.Connection, asked: Sequence[Asked], now_ms: int) -> list[Accepted]:
@@ -175,6 +156,7 @@ def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
         settled_by=request.settled_by or "receipt",
         sandboxes=json.dumps(request.named),
         payer_number=None if found.payer is None else found.payer.number,
+        hold=found.hold,
     )
 
 
@@ -182,9 +164,12 @@ def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -
     """Charge a part of a run that goes on, under a number of the caller's. Errors: those of `draws.draw`; UnknownId."""
     if not 0 <= number < 2**31:
         raise UsageError("the number of a draw lies between 0 and 2,147,483,647")
-    found = _held(connection, key, by.now_ms)
-    drawn = draws.draw(connection, found, number, _sane(cost), read_rate_card(connection), by)
-    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
+    found, cost = _held(connection, key, by.now_ms), _sane(cost)
+    if found.hold != "wallet":
+        drawn = remote_runs.draw(connection, found, number, cost, by)
+    else:
+        drawn = draws.draw(connection, found, number, cost, read_rate_card(connection), by)
+    return Settled(drawn, *_left(connection, found, by.now_ms))
 
 
 def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: int | None, by: By) -> Accepted:
@@ -196,20 +181,23 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
         raise UsageError("a run holds more than nothing, and at most a thousand million credits")
     before = None if to_micro is None else reservations.read(connection, key)
-    if before is not None and to_micro is not None:
+    if before is not None and to_micro is not None and before.hold == "wallet":
         most = plans.hold_terms(connection, before.customer_id).most_held_micro
         make_room(connection, before.customer_id, to_micro, most, by.now_ms, key)
     found = _held(connection, key, by.now_ms)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
-    until_ms = by.now_ms + (for_ms or LIFE_MS)
-    terms, to_micro = plans.hold_terms(connection, found.customer_id), to_micro or found.amount_micro
+    until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
+    if found.hold != "wallet":
+        grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)
+        return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
+    terms = plans.hold_terms(connection, found.customer_id)
     if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
         raise above_cap(to_micro, terms.most_hold_micro)
     grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, terms.most_held_micro)
     if grown.amount_micro > found.amount_micro:
         payers.require_within(connection, grown, by.now_ms)
-    return Accepted(grown, grown == found, _moved(connection, found.customer_id, by.now_ms))
+    return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
 
 
 def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By) -> Settled:
@@ -217,17 +205,22 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By) -> Se
     free. Errors: as `ledger.runs.draws.finish`; UnknownId; UsageError."""
     found = _held(connection, key, by.now_ms)
     said = None if cost is None and found.settled_by == "metering" else _sane(cost or Cost())
-    drawn = draws.finish(connection, found, "settled", said, read_rate_card(connection), by)
-    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms, found.left_micro))
+    return _finish(connection, found, "settled", said, by)
 
 
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By) -> Settled:
     """Give a run up: what it incurred in all is charged (without it: what was drawn stays), the rest is free. Errors:
     as `ledger.runs.draws.finish`; UnknownId."""
     found = _held(connection, key, by.now_ms)
-    cost = None if incurred is None else _sane(incurred)
-    drawn = draws.finish(connection, found, "released", cost, read_rate_card(connection), by)
-    return Settled(drawn, _moved(connection, found.customer_id, by.now_ms, found.left_micro))
+    return _finish(connection, found, "released", None if incurred is None else _sane(incurred), by)
+
+
+def _finish(connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, by: By) -> Settled:
+    if found.hold != "wallet":
+        drawn = remote_runs.finish(connection, found, state, cost, by)
+    else:
+        drawn = draws.finish(connection, found, state, cost, read_rate_card(connection), by)
+    return Settled(drawn, *_left(connection, found, by.now_ms, freed_micro=found.left_micro))
 
 
 def block(
@@ -263,7 +256,7 @@ def _held(connection: sa.Connection, key: str, now_ms: int) -> Reservation:
         raise UsageError(f"{key} appeared this moment: try again")
     if found.state == "held" and found.expires_ms <= now_ms:
         over = reservations.expire_one(connection, found, now_ms)
-        _moved(connection, found.customer_id, now_ms, found.left_micro)
+        _left(connection, found, now_ms, freed_micro=found.left_micro)
         return over
     return found
 
@@ -281,6 +274,21 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
     if found.available_micro <= freed_micro or SQL.run(connection, "verdict_may_change", values).first() is not None:
         mark_for_projection(connection, orgs, now_ms)
     return found
+
+
+def _left(
+    connection: sa.Connection, found: Reservation, now_ms: int, *, moved: bool = True, freed_micro: int = 0
+) -> tuple[accounts.Wallet | None, int | None]:
+    """What the run's wallet has; or what the balance leaves that a provider keeps, and when that was read. After it
+    `moved`, whoever that may concern is asked about again."""
+    if found.hold == "wallet":
+        customer = found.customer_id
+        return _moved(connection, customer, now_ms, freed_micro) if moved else _wallet(connection, customer), None
+    if moved:
+        elsewhere = remote_runs.moved(connection, found.org_id, now_ms, freed_micro)
+    else:
+        elsewhere = remote_runs.standing(connection, found.org_id, now_ms)
+    return elsewhere.wallet if found.hold == "local" else None, elsewhere.read_ms
 
 
 def _require_key(key: str) -> None:

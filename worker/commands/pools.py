@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.ledger import payers, pools
-from drawdown.ledger.accounts import Wallet, open_accounts, read_wallets, wallet_account
+from drawdown.ledger.accounts import Wallet, has_wallet, open_accounts, read_wallets, wallet_account
 from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.payers import Payer
@@ -20,7 +20,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.worker.catalog.wallets import orgs_of
+from drawdown.worker.catalog.wallets import billed_elsewhere, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
 
@@ -82,7 +82,7 @@ def allow(
 ) -> tuple[Payer, Payer | None]:
     """Let runs of an organisation be paid from another wallet, up to a limit (None: none); what counts now, and before.
 
-    Errors: UnknownId; UsageError for a limit that makes no sense; Denied `pays_itself`.
+    Errors: UnknownId; UsageError for a limit that makes no sense; Denied `pays_itself`, `no_wallet`.
     """
     ids.require(connection, ids.CUSTOMER, payer)
     ids.require(connection, ids.CUSTOMER, org_id)
@@ -92,6 +92,10 @@ def allow(
         )
     if limit_micro is not None and not 0 < limit_micro <= MAX_ENTRY_MICRO:
         raise UsageError("a limit is more than nothing, and at most a thousand million credits")
+    if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
+        # An empty wallet would halt a customer who is billed afterwards.
+        text = f"{payer} has no credit here to pay with: `drawdown ledger grant {payer} CREDITS` first"
+        raise Denied("no_wallet", text, "account")
     open_accounts(connection, [wallet_account(payer)])
     found, was = payers.say(connection, payer, org_id, by, allowed=True, limit_micro=limit_micro)
     assert found is not None

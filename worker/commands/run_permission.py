@@ -15,15 +15,18 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard
 from drawdown.ledger.runs import reservations, sandboxes
-from drawdown.ledger.runs.reservations import Denied
+from drawdown.ledger.runs.grouped import NotTogether
+from drawdown.ledger.runs.reservations import Denied, Hold
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MICRO
-from drawdown.worker.catalog.wallets import wallets_at
+from drawdown.worker.catalog.wallets import mirrored_at, wallets_at
+from drawdown.worker.commands import remote_runs
 from drawdown.worker.commands.run_request import Request as Request
 from drawdown.worker.commands.run_request import bad_estimate
 from drawdown.worker.verdict.metered import freed_by_now, shrink_of
+from drawdown.worker.verdict.rates import rate_card_of
 
 SQL = queries(__file__)
 
@@ -31,34 +34,50 @@ SQL = queries(__file__)
 @dataclass(frozen=True)
 class Permit:
     """Who pays, what is held in micro-credits, and the terms it goes by. `payer`: what another one than the
-    organisation itself allows."""
+    organisation itself allows. `hold`: where the hold lies; another one's wallet pays wherever the own balance is."""
 
     customer_id: str
     amount_micro: int
     terms: HoldTerms
     payer: payers.Payer | None = None
+    hold: Hold = "wallet"
+
+
+@dataclass(frozen=True)
+class _Paying:
+    """Whose wallet pays; or, where the hold lies elsewhere, who is billed at which provider."""
+
+    customer_id: str
+    hold: Hold = "wallet"
+    provider: str = ""
 
 
 def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
     """Every step but the last, credits: those are asked for where they are held. Errors: Denied, with its step."""
     payer = _sponsor(connection, request, now_ms)
-    customer = _payer(connection, request.org_id, now_ms) if payer is None else payer.payer
+    paying = _paying(connection, request.org_id, now_ms) if payer is None else _Paying(payer.payer)
+    here = paying.hold == "wallet"
+    if not here:
+        _require_elsewhere(request, paying.provider)
     _require_running(connection, request.org_id)
-    terms = plans.hold_terms(connection, customer)
-    amount = _to_hold(connection, request, terms, now_ms)
+    terms = plans.hold_terms(connection, paying.customer_id) if here else HoldTerms()
+    amount = _to_hold(connection, request, terms, now_ms) if here else _elsewhere(connection, request, paying, now_ms)
     _require_unblocked(connection, request)
     if request.supplier is not None:
         ids.require(connection, ids.SUPPLIER, request.supplier)
     if request.sandboxes:
         _require_own_sandboxes(connection, request, now_ms)
-    return Permit(customer, amount, terms, payer)
+    return Permit(paying.customer_id, amount, terms, payer, paying.hold)
 
 
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
     """The same for several requests of one organisation: what is the same for all is asked for once. Errors: Denied, or
-    UnknownId, of any of them."""
+    UnknownId, of any of them; NotTogether where they draw on no wallet."""
     (org_id,) = {request.org_id for request in requests}
-    customer = _payer(connection, org_id, now_ms)
+    paying = _paying(connection, org_id, now_ms)
+    if paying.hold != "wallet":
+        raise NotTogether("each is decided by the balance that a provider keeps")
+    customer = paying.customer_id
     _require_running(connection, org_id)
     terms = plans.hold_terms(connection, customer)
     card = read_rate_card(connection) if any(request.quantities for request in requests) else None
@@ -71,7 +90,8 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
 
 def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
-    """The last step, for a look ahead: holding decides it. Errors: Denied."""
+    """The last step, for a look ahead: holding decides it. Of a hold that lies in no wallet it is asked elsewhere.
+    Errors: Denied."""
     wallet, most = look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
     capped = most is not None and wallet.held_micro + found.amount_micro > most
     if found.payer is not None:
@@ -161,24 +181,49 @@ def _sponsor(connection: sa.Connection, request: Request, now_ms: int) -> payers
     return found
 
 
-def _payer(connection: sa.Connection, org_id: str, now_ms: int) -> str:
-    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it."""
+def _paying(connection: sa.Connection, org_id: str, now_ms: int) -> _Paying:
+    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it. Whose balance
+    its biller keeps has none here, nor has who is billed afterwards and was never given credit."""
     row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
     billed = row is not None and row.provider not in EXEMPT_PROVIDERS
-    if row is not None and billed and row.provider not in wallets_at(connection):
-        raise Denied(
-            "no_wallet",
-            f"{org_id} is billed by {row.provider}, which keeps its balances itself: no credit can be held here",
-            "account",
-        )
     customer = str(row.customer_id) if row is not None and billed and row.customer_id else org_id
+    if row is not None and billed and row.provider not in wallets_at(connection):
+        return _Paying(customer, remote_runs.hold_at(connection, org_id, now_ms, in_ledger=False), row.provider)
     if not accounts.has_wallet(connection, customer):
         if row is None:
             ids.require(connection, ids.CUSTOMER, org_id)
+        elif row.provider in mirrored_at(connection):
+            return _Paying(customer, remote_runs.hold_at(connection, org_id, now_ms, in_ledger=True), row.provider)
         raise Denied(
             "no_wallet", f"{customer} has no credit yet: `drawdown ledger grant {customer} CREDITS`", "account"
         )
-    return customer
+    return _Paying(customer)
+
+
+def _require_elsewhere(request: Request, provider: str) -> None:
+    """What a run asks for that a provider bills it can give. Errors: Denied `needs_quantities`, `needs_wallet`."""
+    said = f"{request.org_id} is billed by features at {provider}"
+    if request.quantities is None:
+        raise Denied("needs_quantities", f"{said}: estimate in quantities, --use FEATURE=N", "account")
+    for asked, what in (
+        (request.supplier is not None, "a supplier is owed a share of"),
+        (request.overage == "cap", "a cost is written off of"),
+        (bool(request.sandboxes), "a run names the sandboxes that it pays for with"),
+    ):
+        if asked:
+            text = f"{said}: {what} credit in a wallet here alone; leave it out, or name a payer who has one"
+            raise Denied("needs_wallet", text, "account")
+
+
+def _elsewhere(connection: sa.Connection, request: Request, paying: _Paying, now_ms: int) -> int:
+    """The estimate of a run that a provider bills, by that provider's rates. No plan of ours has a say in it.
+
+    Errors: Denied `no_rate`; UsageError.
+    """
+    card, amount = rate_card_of(connection, paying.provider), 0
+    for line in (request.quantities or {}).items():
+        amount += remote_runs.price_of(connection, card, paying.provider, line, now_ms)
+    return _sane_amount(amount)
 
 
 def _require_running(connection: sa.Connection, org_id: str) -> None:
@@ -202,6 +247,10 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
             ids.require(connection, ids.FEATURE, feature)
             raise Denied("no_rate", f"{feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`")
         amount += price
+    return _sane_amount(amount)
+
+
+def _sane_amount(amount: int) -> int:
     if not 0 < amount <= MAX_ENTRY_MICRO:
         raise bad_estimate()
     return amount

@@ -24,7 +24,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MICRO
-from drawdown.worker.catalog.wallets import orgs_of
+from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
 SQL = queries(__file__)
@@ -81,9 +81,15 @@ def set_tier(
 def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
     """Have a customer hold a tier from now on, charged for this month at once and for each other as it begins.
 
-    Errors: UnknownId; Denied `no_plan` for who has no limit anyway, `no_credit`; DatabaseBusy.
+    Errors: UnknownId; Denied `no_plan` for who has no limit anyway, or another's, `no_credit`; DatabaseBusy.
     """
     found = _known(connection, customer_id, tier)
+    keeper = keeper_of(connection, customer_id, by.now_ms)
+    if keeper is not None:
+        text = (
+            f"{customer_id} is on a plan of {keeper}'s, which says how many sandboxes it may have: no tier counts there"
+        )
+        raise Denied("no_plan", text)
     wallet.make_true(connection, [customer_id], by.now_ms)
     now = read_wallets(connection, [customer_id])[customer_id]
     if now.plan is None:

@@ -20,8 +20,8 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS, MICRO
-from drawdown.worker.catalog.wallets import orgs_of, wallets_at
+from drawdown.schema.units import MICRO
+from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.topup.settle import credit, rearm
 from drawdown.worker.topup.told import tell_ends
 from drawdown.worker.topup.topups import money_of
@@ -188,11 +188,9 @@ def _before(row: sa.RowMapping | None) -> tuple[Terms | None, str | None]:
 
 def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
     """Only one may fill a wallet. A provider that keeps its balances itself draws on none here."""
-    here = wallets_at(connection)
-    billers = SQL.run(connection, "billers", {"customer_id": customer_id, "at_ms": now_ms}).all()
-    others = [row.provider for row in billers if row.provider not in {*here, *EXEMPT_PROVIDERS}]
-    if others and not any(row.provider in here for row in billers):
-        raise Refused(f"{customer_id} is billed by {others[0]}, which keeps its balances, and fills them, itself")
+    keeper = keeper_of(connection, customer_id, now_ms)
+    if keeper is not None:
+        raise Refused(f"{customer_id} is billed by {keeper}, which keeps its balances, and fills them, itself")
 
 
 def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:

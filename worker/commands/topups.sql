@@ -49,8 +49,3 @@ SELECT * FROM topups WHERE topup = :topup {for_update}
 UPDATE topups SET state = :state, payment_id = :payment_id, answer = :answer, evidence = :evidence,
     ended_ms = :at_ms, claim_owner = NULL
 WHERE topup = :topup AND state = :was
-
--- name: billers
--- Who bills organisations as this customer, now.
-SELECT provider, org_id FROM assignments WHERE customer_id = :customer_id AND start_ms <= :at_ms
-    AND (end_ms IS NULL OR :at_ms < end_ms)

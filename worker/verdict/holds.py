@@ -1,5 +1,5 @@
-"""What runs have reserved of the wallets of organisations: taken off what an organisation may use, and free again once
-it is over. What is due in wallets by time: the ends of holds, lots that begin and expire.
+"""What runs have reserved of organisations' wallets, or of balances that providers keep: taken off what an organisation
+may use, and free again once it is over. What is due in wallets by time: the ends of holds, lots that begin and expire.
 
 Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. What the sandboxes of a run that
 metering settles have used is not held as well: usage is taken off by itself. The sweep is an optimisation of that;
@@ -15,7 +15,7 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
-from drawdown.ledger.maturing import Matured, mature_due
+from drawdown.ledger.maturing import Matured, expire, mature_due
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import orgs_of, wallets_at
 from drawdown.worker.engine.context import Context
@@ -30,12 +30,18 @@ READ_TRIES: Final = 3
 """How often what is held is read again, while holds of runs that metering settles change meanwhile."""
 MOST_SWEEPS: Final = 10
 """Transactions of one tick that make true what is due in wallets; what is left, the next one does."""
+MOST_OVER_AT_ONCE: Final = 1_000
+"""Holds in no wallet that one transaction ends."""
 
 
 def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, int]:
-    """What is held of these organisations' wallets, in micro-credits; nothing of those whose balances lie elsewhere."""
-    if not org_ids or provider not in wallets_at(connection):
+    """What is held of these organisations' wallets, in micro-credits; or of their balances, where those lie at the
+    provider."""
+    if not org_ids:
         return {}
+    if provider not in wallets_at(connection):
+        elsewhere = SQL.run(connection, "held_elsewhere", {"org_ids": list(org_ids), "now_ms": now_ms})
+        return {row.org_id: int(row.held_micro) for row in elsewhere}
     values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
     rows = SQL.run(connection, "held", values).all()
     for _ in range(READ_TRIES):
@@ -50,9 +56,11 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
 
 
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
-    """Make true what is due in all wallets: holds that are over, lots that begin or expire; how many wallets moved."""
+    """Make true what is due in all wallets: holds that are over, lots that begin or expire; how many wallets moved.
+    Holds that lie in none end, too."""
     yield from shrink_holds(context)
     done = 0
+    over = 0 if context.out_of_time() else (yield from _end_elsewhere(context, sweeps))
     for _ in range(sweeps):
         if context.out_of_time():
             break
@@ -61,8 +69,8 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
         done += len(matured.moved)
         if not matured.more:
             break
-    if done:
-        log.info("wallets_matured", wallets=done)
+    if done or over:
+        log.info("wallets_matured", wallets=done, holds_elsewhere=over)
     return done
 
 
@@ -71,6 +79,26 @@ def shrink_holds(context: Context) -> Steps[None]:
     after: str | None = ""
     while after is not None and not context.out_of_time():
         after = yield Transaction("shrink_holds", partial(shrink, now_ms=context.clock.now_ms(), after=after))
+
+
+def _end_elsewhere(context: Context, sweeps: int) -> Steps[int]:
+    """End the holds that lie in no wallet and are over; how many."""
+    done = 0
+    for _ in range(sweeps):
+        work = partial(_expire_elsewhere, now_ms=context.clock.now_ms())
+        ended: int = yield Transaction("expire_holds_elsewhere", work)
+        done += ended
+        if ended < MOST_OVER_AT_ONCE:
+            break
+    return done
+
+
+def _expire_elsewhere(connection: sa.Connection, *, now_ms: int) -> int:
+    over = SQL.run(connection, "over_elsewhere", {"now_ms": now_ms, "at_most": MOST_OVER_AT_ONCE}).scalars().all()
+    if over:
+        expired = expire(connection, over, now_ms)
+        mark_for_projection(connection, [row.org_id for row in expired], now_ms)
+    return len(over)
 
 
 def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:

@@ -4,9 +4,26 @@
 SELECT o.org_id, a.customer_id, EXISTS (SELECT 1 FROM reservations m
     WHERE m.customer_id = a.customer_id AND m.state = 'held' AND m.settled_by = 'metering') AS has_metering,
     w.held_micro - COALESCE((SELECT SUM(h.amount_micro - h.drawn_micro) FROM reservations h
-    WHERE h.customer_id = a.customer_id AND h.state = 'held' AND h.expires_ms <= :now_ms
+    WHERE h.customer_id = a.customer_id AND h.state = 'held' AND h.hold = 'wallet' AND h.expires_ms <= :now_ms
     AND h.drawn_micro < h.amount_micro), 0) AS held_micro
 FROM {rows :orgs (org_id text)} o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 JOIN ledger_accounts w ON w.account_id = 'wallet:' || a.customer_id
 WHERE w.held_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_plans p WHERE p.plan = w.plan AND NOT p.holds_halt)
+
+-- name: held_elsewhere
+-- Of balances that providers keep: held here, and not over.
+SELECT h.org_id, SUM(h.amount_micro - h.drawn_micro) AS held_micro FROM reservations h
+WHERE h.org_id IN :org_ids AND h.state = 'held' AND h.hold <> 'wallet' AND h.hold = 'local' AND h.expires_ms > :now_ms
+    AND h.drawn_micro < h.amount_micro
+GROUP BY h.org_id
+
+-- name: over_elsewhere
+-- By their keys, one order for all: rows that another ended meanwhile are left out.
+SELECT reservation FROM reservations WHERE state = 'held' AND hold <> 'wallet' AND expires_ms <= :now_ms
+ORDER BY reservation LIMIT :at_most {for_update}
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]

@@ -24,7 +24,7 @@ ORDER BY reservation LIMIT :at_most {for_update}
 SELECT {run} FROM reservations WHERE state = 'held' AND reservation IN (
     SELECT reservation FROM reservations WHERE {metering} AND customer_id IN :customers
     UNION SELECT reservation FROM reservations WHERE customer_id IN :due_of AND state = 'held'
-        AND expires_ms <= :now_ms
+        AND hold = 'wallet' AND expires_ms <= :now_ms
     UNION SELECT reservation FROM reservations WHERE reservation = :own)
 ORDER BY reservation LIMIT :at_most {for_update}
 

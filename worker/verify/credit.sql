@@ -15,20 +15,22 @@ SELECT 'held' AS what, COALESCE(MAX(org_id),
 FROM (
     SELECT account_id, CAST(NULL AS TEXT) AS org_id, held_micro AS kept, 0 AS part FROM ledger_accounts
     UNION ALL SELECT 'wallet:' || customer_id, org_id, 0, amount_micro - drawn_micro FROM reservations
-    WHERE state = 'held' AND drawn_micro < amount_micro
+    WHERE state = 'held' AND hold = 'wallet' AND drawn_micro < amount_micro
 ) sides GROUP BY account_id HAVING SUM(kept) <> SUM(part)
 
 -- name: never_due
 -- A hold that its wallet does not know the end of would never expire.
 SELECT 'never_due' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, a.next_due_ms
 FROM reservations r LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || r.customer_id
-WHERE r.state = 'held' AND (a.next_due_ms IS NULL OR a.next_due_ms > r.expires_ms)
+WHERE r.state = 'held' AND r.hold = 'wallet' AND (a.next_due_ms IS NULL OR a.next_due_ms > r.expires_ms)
 
 -- name: run_drawn
--- What a run drew is what its entries sum to.
+-- What a run drew is what its entries sum to; without a wallet, what it used comes to.
 SELECT 'run_drawn' AS what, r.org_id, {no_window}, r.reservation, r.drawn_micro, COALESCE(q.lines, 0) AS lines
-FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FROM ledger_entries
-    WHERE reservation IS NOT NULL GROUP BY reservation) q ON q.reservation = r.reservation
+FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FROM (
+        SELECT reservation, amount_micro FROM ledger_entries WHERE reservation IS NOT NULL
+        UNION ALL SELECT reservation, amount_micro FROM run_usage) drawn
+    GROUP BY reservation) q ON q.reservation = r.reservation
 WHERE r.settled_by = 'receipt' AND r.drawn_micro <> COALESCE(q.lines, 0)
 
 -- name: run_entry
@@ -43,12 +45,39 @@ WHERE (e.kind = 'run' OR e.reservation IS NOT NULL) AND (r.reservation IS NULL O
 -- Who is settled has a receipt, even of nothing, unless metering settles it; who goes on or expired has none.
 SELECT CASE WHEN r.state = 'settled' THEN 'no_receipt' ELSE 'receipt' END AS what, r.org_id, {no_window},
     r.reservation, r.state
-FROM reservations r WHERE (r.state = 'settled' AND r.settled_by = 'receipt' AND NOT {has_receipt})
-    OR (r.state IN ('held', 'expired') AND {has_receipt})
+FROM reservations r WHERE (r.state = 'settled' AND r.settled_by = 'receipt' AND NOT ({has_receipt}))
+    OR (r.state IN ('held', 'expired') AND ({has_receipt}))
 
 -- name: has_receipt
 EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation
     AND SUBSTR(e.key, 1, LENGTH(r.reservation) + 11) = 'run:' || r.reservation || ':final:')
+    OR EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation AND u.number = 'final')
+
+-- name: run_twice
+-- A run is paid once: by entries of a wallet, or by what it used at a provider.
+SELECT 'run_twice' AS what, r.org_id, {no_window}, r.reservation, r.hold
+FROM reservations r WHERE CASE WHEN r.hold = 'wallet'
+    THEN EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation)
+    ELSE EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation) END
+
+-- name: run_unbilled
+-- What a run used is what its samples come to, and each of those is of such a line.
+SELECT 'run_unbilled' AS what, (SELECT r.org_id FROM reservations r WHERE r.reservation = q.reservation) AS org_id,
+    CAST(NULL AS BIGINT) AS window_ms, q.feature, q.reservation, q.number, q.said, q.billed
+FROM (SELECT reservation, number, feature, SUM(said) AS said, SUM(billed) AS billed, SUM(lines) AS lines FROM (
+        SELECT reservation, number, feature, quantity AS said, 0 AS billed, 1 AS lines FROM run_usage
+        UNION ALL SELECT reservation, number, feature, 0, base_units, 0 FROM run_samples) sides
+    GROUP BY reservation, number, feature) q
+WHERE q.said <> q.billed OR q.lines <> 1
+
+-- name: run_sample
+-- Each of a run's samples is in force among all, as it was noted, unless it is closed for good; and is its organisation's.
+SELECT 'run_sample' AS what, m.org_id, CAST(NULL AS BIGINT) AS window_ms, m.feature, m.sample_id, m.reservation
+FROM run_samples m LEFT JOIN reservations r ON r.reservation = m.reservation
+LEFT JOIN orgs o ON o.org_id = m.org_id LEFT JOIN usage_samples s ON s.id = m.sample_id
+WHERE r.reservation IS NULL OR r.org_id <> m.org_id OR CASE WHEN s.id IS NULL THEN m.ts >= COALESCE(o.floor_ms, 0)
+    ELSE s.org_id <> m.org_id OR s.memory_mb <> m.memory_mb OR s.interval_s <> m.interval_s OR s.ts <> m.ts
+        OR s.problem IS NOT NULL END
 
 -- name: above_hold
 SELECT 'above_hold' AS what, org_id, {no_window}, reservation, drawn_micro, amount_micro, overage

@@ -34,6 +34,7 @@ STATEMENTS: Final = (
     (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
     (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
+    (CREDIT, ("run_twice", "run_unbilled", "run_sample")),
     (CREDIT, ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over")),
     (METERING, ("paid_twice", "metered_entry", "sandboxless", "sandbox_open", "metered_beyond", "metered_uncharged")),
     (PLANS, ("period_missing", "first_missing", "period_twice", "period_otherwise", "rolled", "reduced_otherwise")),
@@ -138,6 +139,9 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "run_entry": (10, "{key} is drawn from {from_account} for {reservation}, which is a run of {customer_id}"),
     "no_receipt": (10, "{reservation} is settled, and no entry says with what"),
     "receipt": (10, "{reservation} is {state}, and an entry says that it ended"),
+    "run_twice": (10, "{reservation} is held as {hold}, and was billed in both ways, or in the other one"),
+    "run_unbilled": (10, "{number} of {reservation} used {said}; its samples come to {billed}"),
+    "run_sample": (10, "{sample_id} bills a part of {reservation}, and is not there as it was noted"),
     "above_hold": (10, "{reservation} drew {drawn_micro} of {amount_micro}, and was to {overage} what is above"),
     "paid_twice": (
         10,

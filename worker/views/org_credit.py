@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.verdict.effective_balance import read_used, since_read
 from drawdown.worker.verdict.rates import policies_of, policy_for
 
@@ -84,12 +85,13 @@ def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], no
         no_estimate_for=sorted(used.unpriced),
         unread_since_ms=org.unread_since_ms,
         when_down=policy_for(policies_of(connection, provider), org.plan),
-        holders=_holders(connection, str(org.org_id), now_ms) if used.held else [],
+        holders=_holders(connection, str(org.org_id), provider, now_ms) if used.held else [],
     )
 
 
-def _holders(connection: sa.Connection, org_id: str, now_ms: int) -> list[Holder]:
-    values = {"org_id": org_id, "now_ms": now_ms, "at_most": MOST_HOLDERS}
+def _holders(connection: sa.Connection, org_id: str, provider: str, now_ms: int) -> list[Holder]:
+    elsewhere = provider not in wallets_at(connection)
+    values = {"org_id": org_id, "now_ms": now_ms, "at_most": MOST_HOLDERS, "elsewhere": elsewhere}
     return [Holder(**row._mapping) for row in SQL.run(connection, "holders", values)]
 
 

@@ -130,7 +130,7 @@ WITH holding AS (
         - CASE WHEN r.settled_by = 'metering' THEN r.drawn_micro ELSE COALESCE((
             SELECT SUM(e.amount_micro) FROM ledger_entries e
             WHERE e.reservation = r.reservation AND e.at_ms < :until_ms), 0) END AS held_micro
-    FROM reservations r WHERE r.customer_id = :customer_id AND {standing}
+    FROM reservations r WHERE r.customer_id = :customer_id AND r.hold = 'wallet' AND {standing}
         AND r.accepted_ms < :until_ms AND r.expires_ms >= :until_ms
 ),
 placed AS (

@@ -1,0 +1,264 @@
+"""Autumn as a payment service: a plan of one prepaid feature, attached once for each charge.
+
+Guarantee: a charge is attached at most once. Before it, Autumn is asked what it would take (`preview_attach`); anything
+but that amount is not attached. An answer that proves neither that money was taken nor that none was stays in doubt,
+and a person decides: a look-up never says "paid" or "not found", as no fact allows either.
+
+Facts. Recorded on a running server (August 2026): `billing.attach` without a Stripe account is a 400 `invalid_request`;
+30 calls a minute; the header's key is shared across customers and routes, lives a day, and its store fails open. Read
+in the open-source server and at docs.useautumn.com, and not tried: what attach and its preview answer; that one call a
+customer is worked on at once; that `metadata` goes onto Stripe's invoice, where a person finds our id, while
+`customers.get` gives invoices back without it; that an invoice which could not be noted is logged and forgotten.
+Autumn's own top-ups make a random key for each call: no key of theirs tells one purchase from another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from drawdown.providers.autumn import settings as autumn_settings
+from drawdown.providers.autumn import wire
+from drawdown.providers.autumn.settings import AutumnSettings
+from drawdown.providers.http import PUSH_ANSWER_BYTES, READ_TIMEOUT_S, TIMEOUT_S, Answer, Call, Http, HttpResult
+from drawdown.providers.http import NotSent as NeverLeft
+from drawdown.providers.payments.protocol import (
+    Charge,
+    ChargeResult,
+    Declined,
+    InDoubt,
+    Link,
+    NeedsCustomer,
+    NoLink,
+    NotSent,
+    OtherContent,
+    Paid,
+    PaymentCapabilities,
+)
+from drawdown.providers.protocol import Setup
+from drawdown.schema.clock import Clock
+from drawdown.schema.text import clean
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+
+METADATA: Final = "drawdown_charge"
+NEVER_MS: Final = 100 * 365 * DAY_MS
+"""Stands for "absence never proves anything"."""
+MAX_NAMED: Final = 5
+"""Invoices that a look-up names to the person who decides."""
+MAX_CHARS: Final = 200
+UNREAD_MS: Final = 5 * MINUTE_MS
+MAX_URL_CHARS: Final = 5_000
+MAX_READ_BYTES: Final = 1024 * 1024
+"""Of a customer with all invoices."""
+
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
+
+
+class AutumnPayments:
+    """Charges the card that an Autumn customer has on file, by one attach of the plan for top-ups. It has the settings
+    of the billing provider of the same name."""
+
+    capabilities = PaymentCapabilities(
+        key_retention_ms=0,  # its store fails open: it never surely knows a key
+        lookup_lag_ms=NEVER_MS,
+        applied_within_ms=NEVER_MS,
+        most=wire.MAX_QUANTITY,
+    )
+
+    def __init__(self, settings: AutumnSettings, http: Http, clock: Clock) -> None:
+        self.name = settings.name
+        self.dormant = _dormant(settings)
+        self._settings = settings
+        self._http = http
+        self._clock = clock
+
+    async def charge(self, request: Charge) -> ChargeResult:
+        if self.dormant:
+            return NotSent(self.dormant, self._clock.now_ms() + wire.REFUSED_MS)
+        if not autumn_settings.ID.fullmatch(request.customer_id):
+            return NotSent("that is no customer's id at Autumn", None)
+        wrong = await self._unfit(request)
+        if wrong is not None:
+            return wrong
+        key = hashlib.sha256(request.charge_id.encode()).hexdigest()
+        body = {**self._purchase(request), "redirect_mode": "never", "metadata": {METADATA: request.charge_id}}
+        answer = await self._send("billing.attach", body, TIMEOUT_S, key=f"drawdown-{key}")
+        return attached(answer, request, self._clock.now_ms())
+
+    async def _unfit(self, request: Charge) -> NotSent | None:
+        """Why the charge must not be made now, as far as reads tell; None where nothing stands against it."""
+        fills = await self.fills_itself(request.customer_id)
+        if fills is not None:
+            return NotSent(fills.reason, self._clock.now_ms() + UNREAD_MS if isinstance(fills, InDoubt) else None)
+        found = await self._read("billing.preview_attach", self._purchase(request))
+        if isinstance(found, NotSent):
+            return found
+        total, currency = wire.number(found.get("total")), found.get("currency")
+        if total != request.amount or not isinstance(currency, str) or currency.lower() != request.currency:
+            would = f"{total} {clean(str(currency), 10)}"
+            return NotSent(
+                f"Autumn would take {would} for {request.amount} of {self._settings.topup_feature}: the plan "
+                f"{self._settings.topup_plan} has to cost one minor unit of {request.currency} for each",
+                None,
+            )
+        return None
+
+    async def look_up(self, request: Charge) -> ChargeResult:
+        """In doubt, always; with the invoices that a person has to look at, where they can be read."""
+        if self.dormant:
+            return InDoubt(self.dormant)
+        found = await self._read("customers.get", {"customer_id": request.customer_id, "expand": ["invoices"]})
+        if isinstance(found, NotSent):
+            return InDoubt(found.reason)
+        since = [one for one in _invoices(found) if _made_ms(one) >= request.begun_ms - MINUTE_MS]
+        named = "; ".join(_in_words(one) for one in since[:MAX_NAMED]) or "none"
+        more = f" and {len(since) - MAX_NAMED} more" if len(since) > MAX_NAMED else ""
+        return InDoubt(
+            clean(
+                f"Autumn's books do not carry our ids; invoices of the customer since then: {named}{more}. The one "
+                f"whose metadata at Stripe says {METADATA} = {request.charge_id} is it: `drawdown topup resolve`",
+                2 * MAX_CHARS,
+            )
+        )
+
+    async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
+        """Whether Autumn tops this customer up by itself: then nobody else may. InDoubt: that could not be read."""
+        found = await self._read("customers.get", {"customer_id": customer_id})
+        if isinstance(found, NotSent):
+            return found if found.retry_at_ms is None else InDoubt(found.reason)
+        controls = found.get("billing_controls")
+        rules = controls.get("auto_topups") if isinstance(controls, dict) else None
+        on = [one for one in rules if isinstance(one, dict) and one.get("enabled") is True] if rules else []
+        if not on:
+            return None
+        of = clean(", ".join(sorted(str(one.get("feature_id")) for one in on)), MAX_CHARS)
+        return NotSent(f"Autumn tops this customer up by itself ({of}): switch one of the two off", None)
+
+    async def card_link(self, customer_id: str, return_url: str) -> Link | NoLink:
+        return await self._link("billing.setup_payment", {"customer_id": customer_id, "success_url": return_url})
+
+    async def portal_link(self, customer_id: str, return_url: str) -> Link | NoLink:
+        return await self._link("billing.open_customer_portal", {"customer_id": customer_id, "return_url": return_url})
+
+    async def _link(self, route: str, body: Mapping[str, object]) -> Link | NoLink:
+        if self.dormant:
+            return NoLink(self.dormant)
+        if not str(body.get("success_url", body.get("return_url"))).startswith(("https://", "http://")):
+            return NoLink("the page to return to is no http(s) URL")
+        found = await self._read(route, body)
+        if isinstance(found, NotSent):
+            return NoLink(found.reason)
+        url = found.get("url")
+        ours = found.get("customer_id") == body["customer_id"]
+        if not ours or not isinstance(url, str) or not url.startswith("https://") or len(url) > MAX_URL_CHARS:
+            return NoLink("HTTP 200, but no page of this customer")
+        return Link(url, None)
+
+    def _purchase(self, request: Charge) -> dict[str, object]:
+        quantity = {"feature_id": self._settings.topup_feature, "quantity": request.amount}
+        return {
+            "customer_id": request.customer_id,
+            "plan_id": self._settings.topup_plan,
+            "feature_quantities": [quantity],
+        }
+
+    async def _read(self, route: str, body: Mapping[str, object]) -> Mapping[str, object] | NotSent:
+        """What a call says that takes no money, whatever becomes of it."""
+        result = await self._send(route, body, READ_TIMEOUT_S)
+        now_ms = self._clock.now_ms()
+        if not isinstance(result, Answer):
+            return NotSent(clean(f"{route}: {result.reason}", MAX_CHARS), now_ms + UNREAD_MS)
+        found = wire.parse(result.body) if result.status == 200 else None
+        if found is not None and found.get("id", found.get("customer_id")) in (None, body["customer_id"]):
+            return found
+        said = wire.read_said(result)
+        mended = said.code is not None and result.status in (400, 404) and wire.access_trouble(said) is None
+        why = wire.access_trouble(said) or f"{route}: {said}"
+        return NotSent(clean(why, MAX_CHARS), None if mended else now_ms + UNREAD_MS)
+
+    async def _send(self, route: str, body: Mapping[str, object], timeout_s: float, key: str = "") -> HttpResult:
+        headers = {
+            "authorization": f"Bearer {self._settings.secret_key}",
+            "content-type": "application/json",
+            "accept": "application/json",
+            "x-api-version": wire.VERSION,
+            **({"idempotency-key": key} if key else {}),
+        }
+        most = PUSH_ANSWER_BYTES if key else MAX_READ_BYTES
+        url = f"{self._settings.url}/v1/{route}"
+        return await self._http.send(Call("POST", url, headers, _JSON.encode(body).encode(), timeout_s, most))
+
+
+def _dormant(settings: AutumnSettings) -> str | None:
+    for name in ("secret_key", "topup_plan", "topup_feature"):
+        if not getattr(settings, name):
+            return f"{settings.variable(name)} is not set"
+    return None
+
+
+def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
+    """What came of the call that takes money. It proves that nothing was done where it never left, and where the answer
+    comes before a key is claimed (429 and 401, recorded); an error later may have come after the card was charged."""
+    if isinstance(result, NeverLeft):
+        return NotSent(clean(f"not sent: {result.reason}", MAX_CHARS), now_ms + UNREAD_MS)
+    if not isinstance(result, Answer):
+        return InDoubt(clean(f"no answer: {result.reason}", MAX_CHARS))
+    if result.status == 429:
+        wait_ms = wire.retry_after_ms(result, now_ms) or UNREAD_MS
+        return NotSent("HTTP 429: too many calls", now_ms + wait_ms)
+    said = wire.read_said(result)
+    if result.status in (401, 403) and wire.access_trouble(said) is not None:
+        return NotSent(str(wire.access_trouble(said)), now_ms + wire.REFUSED_MS)
+    found = wire.parse(result.body) if result.status == 200 else None
+    if found is None or found.get("customer_id") != charge.customer_id:
+        return InDoubt(clean(f"attach: {said}", MAX_CHARS))
+    return _judged(found, charge)
+
+
+def _judged(found: Mapping[str, object], charge: Charge) -> ChargeResult:
+    invoice, action = found.get("invoice"), found.get("required_action")
+    parts = action if isinstance(action, dict) else {}
+    code, reason = (clean(str(parts.get(name) or ""), MAX_CHARS) for name in ("code", "reason"))
+    if isinstance(invoice, dict):
+        name, status = invoice.get("stripe_id"), invoice.get("status")
+        if status == "paid" and isinstance(name, str) and name:
+            total, currency = wire.number(invoice.get("total")), str(invoice.get("currency")).lower()
+            if total != charge.amount or currency != charge.currency:
+                return OtherContent(clean(f"{name} is paid, with {total} {currency}", MAX_CHARS))
+            return Paid(clean(name, MAX_CHARS), charge.amount, charge.currency)
+        if status != "void":
+            # Stripe may try an open invoice again, and the customer may pay it: nobody knows yet.
+            return InDoubt(
+                clean(f"the invoice {name} is {status}: void it at Stripe, then say so. {reason}", MAX_CHARS)
+            )
+    if found.get("payment_url"):
+        return InDoubt("Autumn opened a page where the customer may pay, though none was asked for")
+    match code:
+        case "payment_method_required":
+            return NotSent(reason or "the customer has no card on file", None)
+        case "3ds_required":
+            return NeedsCustomer(reason or "the bank wants the customer")
+        case "payment_failed":
+            return Declined(code, reason or "the card was declined", retry=True)
+    return InDoubt(f"HTTP 200 without an invoice: {code or 'no action'}")
+
+
+def _invoices(found: Mapping[str, object]) -> list[Mapping[str, object]]:
+    listed = found.get("invoices")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def _made_ms(invoice: Mapping[str, object]) -> int:
+    made = invoice.get("created_at")
+    return made if type(made) is int else NEVER_MS
+
+
+def _in_words(invoice: Mapping[str, object]) -> str:
+    return " ".join(str(invoice.get(name)) for name in ("stripe_id", "status", "total", "currency"))
+
+
+def build(setup: Setup) -> AutumnPayments:
+    """The entry point. Errors: UsageError for a setting that cannot be used."""
+    return AutumnPayments(autumn_settings.read(setup), setup.http, setup.clock)

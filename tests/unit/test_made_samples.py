@@ -1,0 +1,56 @@
+"""Samples that are made of a quantity come to it exactly, or none is made."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
+from drawdown.worker.sources.samples.made import MOST_SAMPLES, NotMade, id_of, sizes_of
+
+
+@given(
+    st.integers(1, 2**60), st.sampled_from(["s", "mb_s"]), st.integers(0, MAX_MEMORY_MB), st.integers(0, MAX_MEMORY_MB)
+)
+def test_they_come_to_it_within_their_bounds(quantity: int, unit: str, one: int, other: int) -> None:
+    lo, hi = sorted((one, other))
+    try:
+        made = list(sizes_of(quantity, unit, lo, max(hi, 1)))
+    except NotMade:
+        return
+    assert sum(seconds * (size if unit == "mb_s" else 1) for size, seconds in made) == quantity
+    assert len(made) <= MOST_SAMPLES
+    assert all(max(lo, 1) <= size <= max(hi, 1) and 0 < seconds <= MAX_INTERVAL_S for size, seconds in made)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "unit", "lo", "hi", "made"),
+    [
+        (45, "s", 2049, 4096, [(2049, 45)]),
+        (2 * MAX_INTERVAL_S + 1, "s", 0, 9, [(1, MAX_INTERVAL_S), (1, MAX_INTERVAL_S), (1, 1)]),
+        (10, "mb_s", 0, 4, [(4, 2), (2, 1)]),
+        (3, "mb_s", 1, 4, [(3, 1)]),
+        (12, "mb_s", 3, 5, [(3, 4)]),
+        (2**40, "mb_s", 0, MAX_MEMORY_MB, [(MAX_MEMORY_MB, 65_536)]),
+    ],
+)
+def test_of_which_sizes(quantity: int, unit: str, lo: int, hi: int, made: list[tuple[int, int]]) -> None:
+    assert list(sizes_of(quantity, unit, lo, hi)) == made
+
+
+@pytest.mark.parametrize(
+    ("quantity", "unit", "lo", "hi"),
+    [(MAX_INTERVAL_S * MOST_SAMPLES + 1, "s", 1, 1), (7, "mb_s", 4, 4), (3, "mb_s", 4, 8), (9, "mb_s", 4, 8)],
+)
+def test_what_no_samples_come_to_is_refused(quantity: int, unit: str, lo: int, hi: int) -> None:
+    with pytest.raises(NotMade):
+        list(sizes_of(quantity, unit, lo, hi))
+    assert len(list(sizes_of(MAX_INTERVAL_S * MOST_SAMPLES, "s", 1, 1))) == MOST_SAMPLES
+
+
+def test_ids_are_told_apart_and_fit() -> None:
+    assert id_of("e-1", "final", "compute", 0) == "run:e-1:final:compute:0"
+    long = [id_of("k" * 200, number, "compute", at) for number in ("d1", "final") for at in range(3)]
+    assert len(set(long)) == 6
+    assert all(len(name) <= MAX_ID_CHARS for name in long)

@@ -1,0 +1,269 @@
+"""Runs of organisations whose balance a provider keeps: held here, billed there as usage.
+
+Guarantee: our row is the truth of a hold. It lies against the effective balance by the last read (`local`); where the
+provider has no balance, nothing is promised (`declared`). No credit moves here: what a run used becomes samples, in the
+transaction that ends the run or draws on it, and is sealed and sent as all usage is, once. Locks: the reservation, then
+the organisation's row, which decides one after the other.
+
+Autumn has locks of its own (`check` with `lock`, `balances.finalize`). None is taken: docs/providers.md says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger import accounts
+from drawdown.ledger.entries import MAX_ENTRY_MICRO
+from drawdown.ledger.rates import RateCard
+from drawdown.ledger.runs import draws, reservations
+from drawdown.ledger.runs.draws import Cost, Drawn
+from drawdown.ledger.runs.reservations import Ask, Denied, Hold, Reservation, State
+from drawdown.schema import ids
+from drawdown.schema.audit import By
+from drawdown.schema.errors import UsageError
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MICRO, window_of
+from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
+from drawdown.worker.sources.samples.made import CELL, NotMade, id_of, sizes_of
+from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.store import store
+from drawdown.worker.verdict.asks import mark_for_projection
+from drawdown.worker.verdict.effective_balance import read_used, since_read
+from drawdown.worker.verdict.rates import rate_card_of, uses_ledger
+
+SQL = queries(__file__)
+
+FINAL: Final = "final"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a provider's balance leaves by its last read: what may be used but for holds, and what is held of it, in
+    micro-credits; when the read began. `balance_micro` None: the balance has no end, or there is none."""
+
+    balance_micro: int | None
+    held_micro: int
+    read_ms: int | None
+    provider: str
+    is_halted: bool
+
+    @property
+    def wallet(self) -> accounts.Wallet | None:
+        """The same as a wallet says it; None where nothing bounds it."""
+        if self.balance_micro is None:
+            return None
+        return accounts.Wallet(self.balance_micro, None, None, self.held_micro)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A feature's quantity in base units, and what it costs by the provider's rates."""
+
+    feature: str
+    quantity: int
+    amount_micro: int
+
+
+def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool = False) -> Standing:
+    """An organisation's; with `held`, nobody else decides by it until this transaction is over."""
+    row = SQL.run(
+        connection, "org", {"org_id": org_id, "now_ms": now_ms}, held="for_update" if held else ""
+    ).one_or_none()
+    if row is None or row.provider is None:
+        return Standing(None, 0, None, "", is_halted=False)
+    used = read_used(connection, row.provider, [row], now_ms=now_ms, read_ms=now_ms, lag_ms=0).get(org_id)
+    found = None if used is None else since_read(row, used)
+    if found is None:
+        held_micro = 0 if used is None else used.held
+        return Standing(row.balance_micro, held_micro, row.balance_read_ms, row.provider, bool(row.is_halted))
+    left = found.value + found.held
+    return Standing(left, found.held, row.balance_read_ms, row.provider, bool(row.is_halted))
+
+
+def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: bool) -> Hold:
+    """Where a run's hold would lie. `in_ledger`: its provider keeps no balance, and there is no wallet.
+
+    Errors: Denied `balance_unknown` where the balance was never read: it is not zero.
+    """
+    if in_ledger:
+        return "declared"
+    found = standing(connection, org_id, now_ms)
+    if found.read_ms is None:
+        said = f"the balance of {org_id} was not read yet: `drawdown watch`, or the next tick, reads it"
+        raise Denied("balance_unknown", said, "account")
+    return "declared" if found.balance_micro is None else "local"
+
+
+def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
+    """Errors: Denied `no_credit`."""
+    if found.balance_micro is not None and wanted_micro > found.balance_micro - found.held_micro:
+        left = (found.balance_micro - found.held_micro) / MICRO
+        raise Denied(
+            "no_credit",
+            f"{org_id} has {left:g} available at {found.provider} by the read of {found.read_ms}, and the run asks for "
+            f"{wanted_micro / MICRO:g}",
+            "credits",
+        )
+
+
+def reserve(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool]:
+    """Hold what a run may cost. Errors: Denied `other_content`, `no_credit`."""
+    made, is_new = reservations.note(connection, ask, by)
+    if is_new and ask.hold == "local":
+        found = standing(connection, ask.org_id, by.now_ms, held=True)  # its own hold is among those that it counts
+        require_room(replace(found, held_micro=found.held_micro - ask.amount_micro), ask.org_id, ask.amount_micro)
+    return made, not is_new
+
+
+def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expires_ms: int, now_ms: int) -> Reservation:
+    """Have a held run be for so much and so long at least. Errors: Denied `no_credit`."""
+    grown = replace(
+        found, amount_micro=max(found.amount_micro, amount_micro), expires_ms=max(found.expires_ms, expires_ms)
+    )
+    more = grown.left_micro - found.left_micro
+    if more and found.hold == "local":
+        require_room(standing(connection, found.org_id, now_ms, held=True), found.org_id, more)
+    reservations.SQL.run(connection, "grow", vars(grown))
+    return grown
+
+
+def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, by: By) -> Drawn:
+    """Bill a part of a run that goes on. Errors: as `ledger.runs.draws.draw`, and `needs_quantities`, `not_metered`."""
+    quantities = _quantities(found, cost)
+    before = _used(connection, found, f"d{number}")
+    if before:
+        if before != quantities:
+            raise Denied("other_content", f"draw {number} of {found.reservation} was made before, of something else")
+        return Drawn(found, 0, 0, repeated=True)
+    if found.state != "held":
+        raise Denied("ended", f"{found.reservation} is {found.state}: nothing more is drawn; {draws.instead(found)}")
+    charged = _bill(connection, found, f"d{number}", _priced(connection, found, quantities), by)
+    after = replace(found, drawn_micro=found.drawn_micro + charged)
+    draws.SQL.run(connection, "draw", vars(after))
+    return Drawn(after, charged, 0, repeated=False)
+
+
+def finish(connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, by: By) -> Drawn:
+    """End a run with what it used in all, or, given up without a cost, with what was drawn. Errors: as
+    `ledger.runs.draws.finish`, and `needs_quantities`, `not_metered`."""
+    rest = None if cost is None else _rest(connection, found, _quantities(found, cost))
+    if found.state == state:
+        last = _used(connection, found, FINAL)
+        if (cost is not None or last) and rest != last:
+            raise Denied("other_content", f"{found.reservation} is {found.state} already, with another use")
+        return Drawn(found, 0, 0, repeated=True)
+    if found.state != "held" and (found.state, state) != ("expired", "settled"):
+        raise Denied("ended", f"{found.reservation} is {found.state}; {draws.instead(found)}")
+    lines = [] if rest is None else _priced(connection, found, rest)
+    charged = _bill(connection, found, FINAL, lines, by)
+    ended = {"ended_ms": by.now_ms, "ended_by": by.actor, "ended_reason": by.reason}
+    after = replace(found, state=state, drawn_micro=found.drawn_micro + charged, **ended)  # type: ignore[arg-type]
+    draws.SQL.run(connection, "finish", vars(after))
+    return Drawn(after, charged, 0, repeated=False)
+
+
+def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int) -> Standing:
+    """An organisation's standing once a run of it changed, and so much is held no longer; whom that may halt or let go
+    on is asked about again."""
+    found = standing(connection, org_id, now_ms)
+    had = None if found.balance_micro is None else found.balance_micro - found.held_micro - freed_micro
+    if found.is_halted or (had is not None and had <= 0):
+        mark_for_projection(connection, [org_id], now_ms)
+    return found
+
+
+def _quantities(found: Reservation, cost: Cost) -> dict[str, int]:
+    if cost.quantities is None:
+        raise Denied("needs_quantities", f"{found.org_id} is billed by features: say what {found.reservation} used")
+    return dict(cost.quantities)
+
+
+def _rest(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> dict[str, int]:
+    """What is left of a run's whole use. Errors: Denied `below_drawn`."""
+    rows = SQL.run(connection, "used_before", {"reservation": found.reservation})
+    drawn = {row.feature: int(row.quantity) for row in rows}
+    rest = {feature: quantities.get(feature, 0) - drawn.get(feature, 0) for feature in {*quantities, *drawn}}
+    if any(quantity < 0 for quantity in rest.values()):
+        said = f"{found.reservation} has drawn more than that: it costs no less; `drawdown sample withdraw` gives back"
+        raise Denied("below_drawn", said)
+    return rest
+
+
+def _used(connection: sa.Connection, found: Reservation, number: str) -> dict[str, int]:
+    rows = SQL.run(connection, "used", {"reservation": found.reservation, "number": number})
+    return {row.feature: int(row.quantity) for row in rows}
+
+
+def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tuple[str, int], at_ms: int) -> int:
+    """What a feature's quantity takes from a provider's balance. Errors: Denied `no_rate`; UnknownId."""
+    feature, quantity = line
+    amount = card.price(feature, at_ms, quantity)
+    if amount is None:
+        ids.require(connection, ids.FEATURE, feature)
+        of = "ledger rate" if uses_ledger(connection, provider) else f"provider rate {provider}"
+        raise Denied("no_rate", f"{feature} has no rate at {provider}: `drawdown {of} {feature}`")
+    return amount
+
+
+def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> list[Line]:
+    """By the rates of its acceptance, at whoever billed it then."""
+    at_ms = found.accepted_ms
+    provider = str(SQL.run(connection, "org", {"org_id": found.org_id, "now_ms": at_ms}, held="").one().provider)
+    card = rate_card_of(connection, provider)
+    lines = []
+    for line in sorted(quantities.items()):
+        amount = price_of(connection, card, provider, line, at_ms) if line[1] else 0
+        if amount > MAX_ENTRY_MICRO:
+            raise UsageError("a run costs from nothing to a thousand million credits")
+        lines.append(Line(*line, amount))
+    return lines
+
+
+def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By) -> int:
+    """Write down what was used, and the samples that bill it; what it comes to."""
+    total = sum(line.amount_micro for line in lines)
+    above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
+    if above and found.overage == "refuse":
+        raise draws.beyond_hold(found, above)
+    run: dict[str, object] = {"reservation": found.reservation, "number": number}
+    SQL.run(connection, "note_usage", {"lines": [{**run, **vars(line)} for line in lines], "at_ms": by.now_ms,
+                                       "actor": by.actor, "reason": by.reason})  # fmt: skip
+    mapped = segments(mapping_rows(connection))
+    made = [one for line in lines if line.quantity for one in _samples(found, number, line, mapped, by.now_ms)]
+    if made:
+        rows = [sample for sample, _ in made]
+        inserted, _ = store(connection, rows, [f"run:{found.reservation}"] * len(rows))
+        if inserted < len(rows):
+            raise Denied("other_content", f"a sample of {found.reservation} is there already, of something else")
+        SQL.run(connection, "note_samples", {"samples": [{**run, **noted} for _, noted in made]})
+    return total
+
+
+def _samples(
+    found: Reservation, number: str, line: Line, mapped: Sequence[Segment], now_ms: int
+) -> list[tuple[Sample, dict[str, object]]]:
+    """The samples of one line. They are used now: what is in no window yet is sealed with the next.
+
+    Errors: Denied `not_metered` for a feature that no size makes, or a quantity that no samples come to.
+    """
+    window = window_of(now_ms)
+    makes = [one for one in mapped if one.feature == line.feature and one.start_ms <= window < one.end_ms]
+    if not makes:
+        said = f"no memory size makes {line.feature}, so that nothing could bill it: `drawdown feature map`"
+        raise Denied("not_metered", said)
+    made: list[tuple[Sample, dict[str, object]]] = []
+    try:
+        parts = list(sizes_of(line.quantity, makes[0].unit, makes[0].lo, makes[0].hi))
+    except NotMade as error:
+        raise Denied("not_metered", f"{line.feature}: {error}") from error
+    for at, (memory, seconds) in enumerate(parts):
+        name = id_of(found.reservation, number, line.feature, at)
+        units = seconds * memory if makes[0].unit == "mb_s" else seconds
+        sample: Sample = (name, found.org_id, id_of(found.reservation), CELL, memory, None, seconds, now_ms, now_ms)
+        noted = {"sample_id": name, "feature": line.feature, "org_id": found.org_id, "memory_mb": memory}
+        made.append((sample, {**noted, "interval_s": seconds, "base_units": units, "ts": now_ms}))
+    return made

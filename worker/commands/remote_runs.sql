@@ -1,0 +1,33 @@
+-- Runs of organisations whose balance a provider keeps.
+
+-- name: for_update [postgresql]
+FOR NO KEY UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: org
+-- The balance that was last read, and who bills the organisation now. Its row is what one after the other decides by.
+SELECT o.org_id, o.balance_micro, o.balance_read_ms, o.unseen_micro, o.is_halted, (
+    SELECT a.provider FROM assignments a WHERE a.org_id = o.org_id AND a.start_ms <= :now_ms
+        AND (a.end_ms IS NULL OR :now_ms < a.end_ms)) AS provider
+FROM orgs o WHERE o.org_id = :org_id {held}
+
+-- name: used
+-- What a run used under one number.
+SELECT feature, quantity FROM run_usage WHERE reservation = :reservation AND number = :number
+
+-- name: used_before
+-- By feature, but for what it ended with.
+SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM run_usage
+WHERE reservation = :reservation AND number <> 'final' GROUP BY feature
+
+-- name: note_usage
+INSERT INTO run_usage (reservation, number, feature, quantity, amount_micro, at_ms, actor, reason)
+SELECT reservation, number, feature, quantity, amount_micro, :at_ms, :actor, :reason
+FROM {rows :lines (reservation text, number text, feature text, quantity bigint, amount_micro bigint)} r
+
+-- name: note_samples
+INSERT INTO run_samples (sample_id, reservation, number, feature, org_id, memory_mb, interval_s, base_units, ts)
+SELECT sample_id, reservation, number, feature, org_id, memory_mb, interval_s, base_units, ts
+FROM {rows :samples (sample_id text, reservation text, number text, feature text, org_id text, memory_mb bigint,
+    interval_s bigint, base_units bigint, ts bigint)} r

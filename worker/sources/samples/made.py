@@ -1,0 +1,54 @@
+"""Samples that make a quantity of a feature: what a run used becomes usage as any other, and is sealed and sent so.
+
+Guarantee: pure. The samples of one quantity come to it exactly, or it is refused. The same call makes the same ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
+
+MOST_SAMPLES: Final = 1_000
+"""Of one quantity: 86,400,000 seconds, or MB-seconds of that many times the largest size."""
+CELL: Final = "runs"
+"""Stands where the cell of a sandbox stands."""
+
+
+class NotMade(Refused):
+    """No samples come to a quantity."""
+
+
+def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+    """(memory in MB, seconds) of samples of the sizes lo to hi that come to a quantity of base units.
+
+    Errors: NotMade for one that they cannot come to, or that takes too many.
+    """
+    least, most = max(lo, 1), min(hi, MAX_MEMORY_MB)
+    parts = [(least, quantity)]
+    if unit == "mb_s":
+        largest = min(most, quantity)
+        seconds, rest = divmod(quantity, largest) if largest >= least else (0, quantity)
+        parts = [(largest, seconds), (rest, 1 if rest else 0)]
+        if 0 < rest < least:
+            seconds, rest = divmod(quantity, least)
+            parts = [(least, seconds)]
+            if rest:
+                raise NotMade(f"no sizes from {least} to {most} MB come to {quantity:,} MB-seconds")
+    if sum(-(-seconds // MAX_INTERVAL_S) for _, seconds in parts) > MOST_SAMPLES:
+        raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the run in parts")
+    for size, seconds in parts:
+        whole, rest = divmod(seconds, MAX_INTERVAL_S)
+        yield from [(size, MAX_INTERVAL_S)] * whole
+        yield from [(size, rest)] if rest else []
+
+
+def id_of(*parts: object) -> str:
+    """`run:` and the parts; where that is too long for an id, its beginning and a hash of all."""
+    whole = ":".join(["run", *map(str, parts)])
+    if len(whole) <= MAX_ID_CHARS:
+        return whole
+    return f"{whole[:100]}…{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
