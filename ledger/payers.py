@@ -19,9 +19,6 @@ from drawdown.schema.units import MICRO
 
 SQL = queries(__file__)
 
-BEFORE_ALL_MS: Final = 0
-"""Whoever charges counts each run that was not expired yet as going on: its wallet may not be true."""
-
 MOST_PAYERS: Final = 500
 """Of one organisation, among whom the nearest name is looked for."""
 
@@ -96,7 +93,7 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
     if found.number != run.payer_number:
         said = f"what {run.customer_id} pays for runs of {run.org_id} was changed meanwhile: accept another run"
         raise Denied("payer_not_allowed", said, "account")
-    require_room(connection, found, 0, BEFORE_ALL_MS)
+    require_room(connection, found, 0, now_ms=0)  # each run that was not expired yet counts as going on
 
 
 def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
@@ -106,7 +103,9 @@ def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) 
         return
     values = {"payer": run.customer_id, "org_id": run.org_id, "number": run.payer_number}
     row = SQL.run(connection, "numbered", values).mappings().one()
-    require_room(connection, Payer(**{**row, "allowed": bool(row["allowed"])}), more_micro, BEFORE_ALL_MS)
+    require_room(
+        connection, Payer(**{**row, "allowed": bool(row["allowed"])}), more_micro, now_ms=0
+    )  # its wallet may not be true
 
 
 def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:

@@ -14,7 +14,7 @@ from drawdown.cli.rendering import facts, show, table
 from drawdown.cli.run_answers import credits_of, read_at, said_of, show_settled, show_with_wallet
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
-from drawdown.worker.commands import executions
+from drawdown.worker.commands import executions, run_blocks
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run
 
@@ -221,7 +221,7 @@ def block(
         raise UsageError("give --project or --action")
     by, name = app.by(actor, reason), project if project is not None else str(action)
     kind: Literal["project", "action"] = "action" if project is None else "project"
-    changed = app.write(lambda c: executions.block(c, org, kind, name, by, undo=undo, new=new))
+    changed = app.write(lambda c: run_blocks.block(c, org, kind, name, by, undo=undo, new=new))
     said = {(True, False): "is blocked", (False, False): "was blocked before", (True, True): "runs again"}
     line = f"{org}: the {kind} {name} {said.get((changed, undo), 'was not blocked')}"
     show(app, {"org_id": org, kind: name, "blocked": not undo, "changed": changed}, [line])

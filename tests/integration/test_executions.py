@@ -21,7 +21,7 @@ from drawdown.providers.protocol import Accepted, PushRequest, Rejected
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
-from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands import credit, executions, run_blocks
 from drawdown.worker.commands.credit import grant, set_rate
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run
@@ -384,14 +384,14 @@ def test_where_a_plan_says_so_what_is_held_halts_nobody(bank: Bank) -> None:
 def test_a_project_or_an_action_is_blocked(bank: Bank, kind: Literal["project", "action"]) -> None:
     bank.accept("before", 6, **{kind: "site"})
     for changed in (True, False):
-        assert bank.write(lambda c: executions.block(c, "acme", kind, "site", bank.fleet.by)) is changed
+        assert bank.write(lambda c: run_blocks.block(c, "acme", kind, "site", bank.fleet.by)) is changed
     assert bank.accept("before", 6, **{kind: "site"}).repeated, "what was accepted is"
     bank.settle("before", 1)
     for name, allowed in (("site", False), ("other", True)):
         found = bank.preview(Request("acme", MICRO, **{kind: name}))  # type: ignore[arg-type]
         assert (found.allowed, found.step) == (allowed, None if allowed else kind)
     for changed in (True, False):
-        assert bank.write(lambda c: executions.block(c, "acme", kind, "site", bank.fleet.by, undo=True)) is changed
+        assert bank.write(lambda c: run_blocks.block(c, "acme", kind, "site", bank.fleet.by, undo=True)) is changed
     bank.accept("after", 6, **{kind: "site"})
     assert bank.fleet.rows("SELECT action FROM operator_actions WHERE action LIKE 'run_%' ORDER BY 1") == [
         ("run_block",),

@@ -76,7 +76,7 @@ SERVER: Final = (
     plain("server.api.admin:_order_in", lambda s, c: use_once(c, "a signature", NOW, fresh_ms=1)),
     plain("server.api.webhooks:take", lambda s, c: webhooks.take_event(c, EVENT, [CustomerChanged("acme")], NOW)),
     plain("server.api.webhooks:take refused", _refused),
-    Party("providers.embedded:push", _charge),
+    Party("providers.embedded:_charged", _charge),
     Party("worker.sources.samples.importer:import_samples", _import),
     Party("worker.sources.samples.importer:import_samples strict", _import_strictly),
 )  # fmt: skip

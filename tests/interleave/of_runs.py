@@ -14,7 +14,7 @@ from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
-from drawdown.worker.commands import credit, executions, rates
+from drawdown.worker.commands import credit, executions, rates, run_blocks
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.run_permission import Request
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
@@ -116,7 +116,7 @@ RUNS: Final = (
     plain("cli.nouns.ledger:take_back", lambda s, c: credit.take_back(c, LAB, s.by, whole=False), _within_its_means),
     plain(
         "cli.nouns.executions:block",
-        lambda s, c: executions.block(c, "acme", "project", "site", s.by),
+        lambda s, c: run_blocks.block(c, "acme", "project", "site", s.by),
     ),
     _run("accept metering", "accept", "new-metered", replace(METERED, sandboxes=("box-acme", "box-new"))),
     _run("accept the same sandbox", "accept", "same-box", replace(METERED, sandboxes=("box-acme",))),

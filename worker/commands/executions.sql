@@ -1,4 +1,4 @@
--- Runs: whose verdict they may change, and what a person blocks.
+-- Runs: whose verdict they may change.
 
 -- name: verdict_may_change
 -- Of these organisations one is halted; or their wallet lost a tier just now; or its balance is low, and the operator's product wants to know
@@ -9,10 +9,3 @@ SELECT 1 FROM orgs o WHERE o.org_id IN :orgs AND (o.is_halted OR (:balance_micro
     AND NOT EXISTS (SELECT 1 FROM balance_episodes e WHERE e.org_id = o.org_id AND e.level = 'low'
         AND e.ended_ms IS NULL)))
 UNION ALL SELECT 1 FROM tier_holders WHERE customer_id = :customer_id AND ended_ms = :now_ms LIMIT 1
-
--- name: block
-INSERT INTO run_blocks (org_id, kind, name, at_ms, actor, reason)
-VALUES (:org_id, :kind, :name, :at_ms, :actor, :reason) ON CONFLICT DO NOTHING RETURNING name
-
--- name: unblock
-DELETE FROM run_blocks WHERE org_id = :org_id AND kind = :kind AND name = :name RETURNING name
