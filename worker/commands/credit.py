@@ -209,7 +209,8 @@ def set_plan_limit(
     if gives is not None:
         require_sane_gives(plan, gives)
         details |= {"gives": vars(gives), "gave_before": vars(newest(connection, plan))}
-        set_gives(connection, plan, gives, by)
+        from_ms = set_gives(connection, plan, gives, by)
+        details |= {} if from_ms is None else {"from_ms": from_ms}
     record(connection, "ledger_plan", plan, details, by)
     mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), by.now_ms)
     return was
