@@ -46,7 +46,10 @@ json(k.features)
 
 -- name: acts
 -- What is kept beside what is said of the same: one of each, and alike. From when on it counts is not on record of
--- earlier versions.
+-- earlier versions. Most actions are grants: the others are looked for once.
+WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
+    'ledger_tier', 'ledger_plan', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
+    'settlement_unfreeze'))
 SELECT q.what, q.org_id, {no_window}, q.act || ' ' || q.name || CASE WHEN q.part = '' THEN '' ELSE ' of ' || q.part END
     || CASE WHEN q.number = 0 THEN '' ELSE ', number ' || q.number END AS thing,
     q.kept || COALESCE(', from ' || q.kept_ms || ' on', '') AS kept,
@@ -113,12 +116,12 @@ ROW_NUMBER() OVER (PARTITION BY supplier, reservation ORDER BY freeze_id)
 -- name: said
 SELECT 'credit_unsaid' AS what, 'pool' AS act, x.target AS name, '' AS part, 0 AS number, {nobody}, 'there' || {said_by}
     AS content
-FROM {actions} WHERE x.action = 'pool_make'
+FROM did x WHERE x.action = 'pool_make'
 UNION ALL SELECT 'credit_unsaid', 'payer', x.target, x.said ->> 'org_id',
     ROW_NUMBER() OVER (PARTITION BY x.target, x.said ->> 'org_id' ORDER BY x.action_id), x.said ->> 'org_id',
     CAST(x.said ->> 'since_ms' AS BIGINT), CASE WHEN x.action = 'payer_allow'
         THEN 'up to ' || COALESCE(x.said ->> 'limit_micro', 'no limit') ELSE 'ended' END || {said_by}
-FROM {actions} WHERE x.action IN ('payer_allow', 'payer_end')
+FROM did x WHERE x.action IN ('payer_allow', 'payer_end')
 UNION ALL SELECT 'credit_unsaid', 'tier', x.target, '', 0, {nobody}, (x.said ->> 'at_once') || ' at once for '
     || (x.said ->> 'price_micro')
 FROM {newest} WHERE x.action = 'ledger_tier' AND x.back = 1
@@ -136,30 +139,30 @@ UNION ALL SELECT 'credit_unsaid', 'terms', x.target, '', ROW_NUMBER() OVER (PART
     || ' a month, of which ' || (x.said -> 'gives' ->> 'rollover_min_micro') || ' to '
     || (x.said -> 'gives' ->> 'rollover_max_micro') || ' roll over, ' || (x.said -> 'gives' ->> 'first_micro')
     || ' at first' || {said_by}
-FROM {actions} WHERE x.action = 'ledger_plan' AND x.said ->> 'gives' <> x.said ->> 'gave_before'
+FROM did x WHERE x.action = 'ledger_plan' AND x.said ->> 'gives' <> x.said ->> 'gave_before'
 UNION ALL SELECT 'settlement_unsaid', 'terms', x.target, '',
     ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.action_id), {nobody}, (x.said ->> 'share_ppm') || ' ppm, held '
     || (x.said ->> 'hold_ms') || ', above ' || (x.said ->> 'threshold_micro')
     || CASE WHEN (x.said ->> 'takes_clawbacks') || '' IN ('true', '1') THEN ', clawed back' ELSE '' END || {said_by}
-FROM {actions} WHERE x.action = 'supplier_set'
+FROM did x WHERE x.action = 'supplier_set'
 UNION ALL SELECT 'settlement_unsaid', 'batch', x.target, '', 0, {nobody}, (x.said ->> 'released_micro') || ' released, '
     || (x.said ->> 'carried_micro') || ' taken off, in ' || (x.said ->> 'lines') || ' lines' || {said_by}
-FROM {actions} WHERE x.action = 'settlement_batch'
+FROM did x WHERE x.action = 'settlement_batch'
 UNION ALL SELECT 'settlement_unsaid', 'reversal', x.said ->> 'key', x.target, 0, {nobody}, (x.said ->> 'amount_micro')
     || ' taken ' || CASE WHEN (x.said ->> 'is_clawback') || '' IN ('true', '1') THEN 'back' ELSE 'off' END || {said_by}
-FROM {actions} WHERE x.action = 'settlement_reverse'
+FROM did x WHERE x.action = 'settlement_reverse'
 UNION ALL SELECT 'settlement_unsaid', CASE WHEN x.action = 'settlement_freeze' THEN 'freeze' ELSE 'end of a freeze' END,
     x.said ->> 'supplier', COALESCE(x.said ->> 'reservation', ''), ROW_NUMBER() OVER (
         PARTITION BY x.action, x.said ->> 'supplier', x.said ->> 'reservation' ORDER BY x.action_id), {nobody},
     'made' || {said_by}
-FROM {actions} WHERE x.action IN ('settlement_freeze', 'settlement_unfreeze')
+FROM did x WHERE x.action IN ('settlement_freeze', 'settlement_unfreeze')
 
 -- name: newest
 -- The newest first, of each action and target (back); and of those the newest that says what a plan's runs hold.
 (SELECT o.*, ROW_NUMBER() OVER (PARTITION BY o.action, o.target ORDER BY o.action_id DESC) AS back,
     ROW_NUMBER() OVER (PARTITION BY o.action, o.target
         ORDER BY CASE WHEN o.said ->> 'holds' IS NULL THEN 1 ELSE 0 END, o.action_id DESC) AS back_of_holds
-FROM (SELECT x.* FROM {actions} WHERE x.action IN ('ledger_tier', 'ledger_plan')) o) x
+FROM (SELECT x.* FROM did x WHERE x.action IN ('ledger_tier', 'ledger_plan')) o) x
 
 -- name: holds_halt
 COALESCE((x.said -> 'holds' ->> 'holds_halt') || '', 'true') IN ('true', '1')
