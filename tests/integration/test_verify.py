@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger import payers
+from drawdown.ledger.monthly import terms
+from drawdown.ledger.monthly.terms import Gives
+from drawdown.schema.audit import record
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.commands.stop_breached import stop_breached
@@ -96,6 +100,24 @@ def test_what_is_not_settled_yet_is_open_and_no_breach(fleet: Fleet) -> None:
     found = verified(fleet)
     assert found.breaches == []
     assert found.open == {"samples_after_cursor": 3, "dirty_windows": 1, "stopped_orgs": 1}
+
+
+def test_what_an_action_of_an_earlier_version_did_not_say_is_not_claimed(fleet: Fleet) -> None:
+    """From when on a payer pays, and a plan's terms count, was not on record; all else of them was."""
+
+    def work(connection: sa.Connection) -> None:
+        payers.say(connection, "acme", "pupil", fleet.by, allowed=True)
+        record(connection, "payer_allow", "acme", {"org_id": "pupil", "limit_micro": None}, fleet.by)
+        terms.set_gives(connection, "club", Gives(60), fleet.by)
+        said = {"gives": vars(Gives(60)), "gave_before": vars(Gives(50, 0, 30, 4))}
+        record(connection, "ledger_plan", "club", {"max_concurrent": 5, "was": 5, **said}, fleet.by)
+
+    write(fleet.engine, work)
+    assert verified(fleet).breaches == []
+    tamper(fleet, "UPDATE payers SET limit_micro = 9 WHERE payer = 'acme'")
+    tamper(fleet, "UPDATE plan_terms SET first_micro = 9 WHERE number = 2")
+    told = sorted(breach.text for breach in verified(fleet).breaches)
+    assert [text.split(" is ")[0] for text in told] == ["payer acme of pupil, number 1", "terms club, number 2"]
 
 
 def _sample_of(fleet: Fleet, org: str, ts: int) -> list[str]:
