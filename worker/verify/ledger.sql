@@ -156,7 +156,7 @@ SUM(line)
 (SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
 
 -- name: sides
--- What was given comes from the grants, what was used goes to its feature's revenue, to that of none, or to the tiers,
+-- What was given comes from the grants, what was used goes to revenue (a run's: of its feature, or of none) or the tiers,
 -- what expired to the breakage: an entry has a wallet on its one side alone, but for what pools allot and get back (pools.sql).
 SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
 FROM ledger_entries e
@@ -166,7 +166,8 @@ WHERE NOT CASE WHEN e.kind = 'expiry'
     WHEN e.kind = 'grant'
         THEN (e.from_account = 'source:grants' OR {is_of_pool}) AND e.to_account LIKE 'wallet:%'
     WHEN e.kind = 'tier' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'tiers'
-    ELSE e.from_account LIKE 'wallet:%' AND e.to_account = COALESCE('revenue:' || e.feature, 'revenue') END
+    WHEN e.kind = 'run' THEN e.from_account LIKE 'wallet:%' AND e.to_account = COALESCE('revenue:' || e.feature, 'revenue')
+    ELSE e.from_account LIKE 'wallet:%' AND e.to_account LIKE 'revenue:%' END
 
 -- name: is_of_pool
 EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)
