@@ -157,7 +157,8 @@ SUM(line)
 
 -- name: sides
 -- What was given comes from the grants, what was used goes to revenue (a run's: of its feature, or of none) or the tiers,
--- what expired to the breakage: an entry has a wallet on its one side alone, but for what pools allot and get back (pools.sql).
+-- what expired to the breakage: an entry has a wallet on its one side alone, but for what pools allot and get back
+-- (pools.sql).
 SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
 FROM ledger_entries e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
