@@ -92,7 +92,7 @@ def verify_(
     app: App = context.obj
     for name in org or ():
         app.read(partial(require_org, org_id=name))
-    found = app.read(lambda c: verify(c, orgs=org))
+    found = app.read(lambda c: verify(c, orgs=org, now_ms=app.clock.now_ms()))
     stopped: list[str] = []
     if found.breaches and stop:
         by = app.by(actor, "verify")

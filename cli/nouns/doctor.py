@@ -26,7 +26,7 @@ from drawdown.worker.views.long_open import oldest_open
 from drawdown.worker.views.metrics import last_tick_ms
 from drawdown.worker.views.providers import providers_in_use
 
-MIN_SQLITE = (3, 37, 0)
+MIN_SQLITE = (3, 39, 0)
 MIN_SECRET_CHARS = 16
 WITH_WEBHOOKS = ("autumn", "stripe")
 
@@ -71,7 +71,7 @@ def _sqlite(app: App) -> Iterator[Finding]:
         return
     version = sqlite3.sqlite_version_info
     yield Finding(
-        version >= MIN_SQLITE, f"SQLite {sqlite3.sqlite_version}", "needs 3.37 or newer: a newer Python has it"
+        version >= MIN_SQLITE, f"SQLite {sqlite3.sqlite_version}", "needs 3.39 or newer: a newer Python has it"
     )
     file = sqlite_file(app.engine)
     if file is not None:

@@ -45,13 +45,13 @@ def newest(connection: sa.Connection, plan: str) -> Gives:
     return NOTHING if row is None else Gives(**row)
 
 
-def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> bool:
-    """Have a plan, whose row this transaction holds, give this from now on; whether that changes anything."""
+def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> int | None:
+    """Have a plan, whose row this transaction holds, give this from now on; from which moment on that is, None where it
+    changes nothing."""
     if newest(connection, plan) == gives:
-        return False
+        return None
     values = {**vars(gives), "plan": plan, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    SQL.run(connection, "add", values)
-    return True
+    return int(SQL.run(connection, "add", values).scalar_one())
 
 
 def of_plans(connection: sa.Connection, plans: Collection[str]) -> Mapping[str, Sequence[Terms]]:

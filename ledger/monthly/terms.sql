@@ -20,3 +20,4 @@ FROM (SELECT COALESCE(MAX(n.number), 0) + 1 AS number, MAX(n.least_ms) AS least_
     FROM (SELECT t.number, t.from_ms AS least_ms FROM plan_terms t WHERE t.plan = :plan
         UNION ALL SELECT 0, MAX(a.given_to_ms) + 1 FROM ledger_accounts a WHERE a.plan = :plan
         UNION ALL SELECT 0, MAX(s.since_ms) + 1 FROM plan_stays s WHERE s.plan = :plan) n) q
+RETURNING from_ms

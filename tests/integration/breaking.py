@@ -55,7 +55,8 @@ class Broken:
     text: str
     window_ms: int | None = None
     feature: str | None = None
-    org: str = "acme"
+    org: str | None = "acme"
+    """None: of no single organisation."""
     also: tuple[int, ...] = ()
     """Other invariants that the same is a breach of."""
 

@@ -129,4 +129,20 @@ BOOKS = {
         ),
         "it is embedded as zoe; on record is embedded as acme",
     ),
+    "a run that counts as a feature's": Broken(
+        2,
+        (f"UPDATE ledger_entries SET to_account = 'revenue:{ONE}' WHERE key = 'run:done:final:*'",),
+        f"the ledger moves run:done:final:* from wallet:acme to revenue:{ONE}",
+        T0 + 900_000,
+    ),
+    "credit to come that nobody gave": Broken(
+        2,
+        (
+            "INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, begins_ms, at_ms, actor, reason) "
+            "SELECT 'grant:more', customer_id, kind, 99, begins_ms, at_ms, actor, reason FROM ledger_lots "
+            "WHERE lot = 'grant:later'",
+        ),
+        "the ledger has 99 to wallet:other as grant:more, and no grant of it",
+        org="other",
+    ),
 }

@@ -217,4 +217,29 @@ CREDIT = {
         "far-done is settled, and no entry says with what",
         org="far",
     ),
+    "a wallet that may be overdrawn": Broken(
+        10,
+        ("UPDATE ledger_accounts SET overdraft_micro = 1000 WHERE account_id = 'wallet:acme'",),
+        "wallet:acme may be overdrawn by 1000",
+    ),
+    "a wallet that takes all its lots to be over": Broken(
+        10,
+        ("UPDATE ledger_accounts SET lots_ended_ms = 9999999999999 WHERE account_id = 'wallet:other'",),
+        "the lots of wallet:other were looked at as of 9999999999999",
+        org="other",
+    ),
+    "a wallet that takes a lot to be over that goes on": Broken(
+        10,
+        (
+            "UPDATE ledger_accounts SET lots_ended_ms = (SELECT expires_ms FROM ledger_lots WHERE lot = 'grant:ends') "
+            "WHERE account_id = 'wallet:other'",
+        ),
+        "the lots of wallet:other were looked at as of",
+        org="other",
+    ),
+    "a run that was charged for before it was accepted": Broken(
+        10,
+        ("UPDATE ledger_entries SET at_ms = 1 WHERE key = 'run:done:final:*'",),
+        "run:done:final:* was written at 1, and done was accepted at",
+    ),
 }

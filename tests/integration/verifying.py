@@ -347,4 +347,5 @@ def tamper(fleet: Fleet, *statements: str) -> None:
 
 
 def verified(fleet: Fleet, *orgs: str) -> Verification:
-    return read(fleet.engine, lambda connection: verify(connection, orgs=orgs or None))
+    now_ms = fleet.clock.at_ms
+    return read(fleet.engine, lambda connection: verify(connection, orgs=orgs or None, now_ms=now_ms))

@@ -200,8 +200,9 @@ def set_plan_limit(
     if most is None:
         raise UsageError(f"the plan {plan} is new: say how many sandboxes at once it allows with --max-concurrent")
     act = "hold_plan" if max_concurrent is None else "set_plan_limit"
-    SQL.run(connection, act, {"plan": plan, "max_concurrent_sandboxes": most})
-    details: dict[str, object] = {"max_concurrent": most, "was": was}
+    # What the row says once it is held: somebody else may have changed it since it was read.
+    allows = SQL.run(connection, act, {"plan": plan, "max_concurrent_sandboxes": most}).scalar_one()
+    details: dict[str, object] = {"max_concurrent": allows, "was": was}
     if holds is not None:
         _require_sane_terms(holds)
         details |= {"holds": vars(holds), "held_before": vars(plans.read_hold_terms(connection, plan) or HoldTerms())}
@@ -209,7 +210,8 @@ def set_plan_limit(
     if gives is not None:
         require_sane_gives(plan, gives)
         details |= {"gives": vars(gives), "gave_before": vars(newest(connection, plan))}
-        set_gives(connection, plan, gives, by)
+        from_ms = set_gives(connection, plan, gives, by)
+        details |= {} if from_ms is None else {"from_ms": from_ms}
     record(connection, "ledger_plan", plan, details, by)
     mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), by.now_ms)
     return was

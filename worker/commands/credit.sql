@@ -11,10 +11,12 @@ SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan
 -- name: set_plan_limit
 INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES (:plan, :max_concurrent_sandboxes)
 ON CONFLICT (plan) DO UPDATE SET max_concurrent_sandboxes = excluded.max_concurrent_sandboxes
+RETURNING max_concurrent_sandboxes
 
 -- name: hold_plan
 -- Nobody else changes it until this transaction is over.
 UPDATE ledger_plans SET max_concurrent_sandboxes = max_concurrent_sandboxes WHERE plan = :plan
+RETURNING max_concurrent_sandboxes
 
 -- name: plans
 SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COALESCE(a.customers, 0) AS customers,

@@ -100,7 +100,8 @@ def allow(
     found, was = payers.say(connection, payer, org_id, by, allowed=True, limit_micro=limit_micro)
     assert found is not None
     if found != was:
-        record(connection, "payer_allow", payer, {"org_id": org_id, "limit_micro": limit_micro}, by)
+        details = {"org_id": org_id, "limit_micro": limit_micro, "since_ms": found.since_ms}
+        record(connection, "payer_allow", payer, details, by)
     return found, was
 
 
@@ -110,7 +111,7 @@ def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
     ids.require(connection, ids.PAYER, payer)
     ids.require(connection, ids.CUSTOMER, org_id)
     found, was = payers.say(connection, payer, org_id, by, allowed=False)
-    if found == was:
+    if found is None or found == was:
         return False
-    record(connection, "payer_end", payer, {"org_id": org_id}, by)
+    record(connection, "payer_end", payer, {"org_id": org_id, "since_ms": found.since_ms}, by)
     return True

@@ -34,11 +34,14 @@ FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FR
 WHERE r.settled_by = 'receipt' AND r.drawn_micro <> COALESCE(q.lines, 0)
 
 -- name: run_entry
--- Every entry of a run is its wallet's, named after it and dated as it was accepted.
-SELECT 'run_entry' AS what, r.org_id, {no_window}, e.key, e.from_account, e.reservation, r.customer_id
+-- Every entry of a run is its wallet's, named after it, dated as it was accepted, and written since: two hosts' clocks
+-- do not differ by a day.
+SELECT CASE WHEN e.at_ms < r.accepted_ms - 86400000 THEN 'run_entry_early' ELSE 'run_entry' END AS what, r.org_id,
+    {no_window}, e.key, e.from_account, e.reservation, r.customer_id, e.at_ms, r.accepted_ms
 FROM ledger_entries e LEFT JOIN reservations r ON r.reservation = e.reservation
 WHERE (e.kind = 'run' OR e.reservation IS NOT NULL) AND (r.reservation IS NULL OR e.kind <> 'run'
     OR e.from_account <> 'wallet:' || r.customer_id OR e.ts <> r.accepted_ms
+    OR e.at_ms < r.accepted_ms - 86400000
     OR SUBSTR(e.key, 1, LENGTH(r.reservation) + 5) <> 'run:' || r.reservation || ':')
 
 -- name: unsettled
@@ -152,3 +155,17 @@ FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots 
     LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
     WHERE l.expires_ms IS NOT NULL AND (w.lots_ended_ms IS NULL OR w.lots_ended_ms < l.expires_ms)
         AND (w.next_due_ms IS NULL OR w.next_due_ms > l.expires_ms + 720000)) q
+
+-- name: lots_ended
+-- A wallet that knows of a later end than any that is over would let lots go on for ever. Up to which end its lots were
+-- looked at is that of one of them; and over by :now_ms, where that is said.
+SELECT 'lots_ended' AS what, {owner}, q.*
+FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_ms FROM ledger_accounts w
+    WHERE w.lots_ended_ms IS NOT NULL AND (w.lots_ended_ms > CAST(:now_ms AS BIGINT) OR NOT EXISTS (
+        SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(w.account_id, 8) AND l.expires_ms = w.lots_ended_ms))) q
+
+-- name: overdraft
+-- No command lets a wallet be overdrawn.
+SELECT 'overdraft' AS what, {owner}, q.*
+FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.overdraft_micro FROM ledger_accounts w
+    WHERE w.overdraft_micro <> 0) q

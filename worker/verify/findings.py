@@ -17,6 +17,7 @@ CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
 METERING: Final = queries(str(_HERE.with_name("metering.sql")))
 PLANS: Final = queries(str(_HERE.with_name("plans.sql")))
 POOLS: Final = queries(str(_HERE.with_name("pools.sql")))
+SAID: Final = queries(str(_HERE.with_name("said.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
 HOOKS: Final = queries(str(_HERE.with_name("hooks.sql")))
@@ -35,7 +36,10 @@ STATEMENTS: Final = (
     (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
     (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
     (CREDIT, ("run_twice", "run_unbilled", "run_sample")),
-    (CREDIT, ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over")),
+    (
+        CREDIT,
+        ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over", "lots_ended", "overdraft"),
+    ),
     (METERING, ("paid_twice", "metered_entry", "sandboxless", "sandbox_open", "metered_beyond", "metered_uncharged")),
     (PLANS, ("period_missing", "first_missing", "period_twice", "period_otherwise", "rolled", "reduced_otherwise")),
     (PLANS, ("plan_unsaid", "plan_never_due", "tier_entry", "tier_holder")),
@@ -43,6 +47,7 @@ STATEMENTS: Final = (
     (POOLS, ("payer_unallowed", "payer_limit")),
     (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
     (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
+    (SAID, ("lot_unsaid", "acts")),
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
     (HOOKS, ("told_nothing", "undelivered")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
@@ -137,6 +142,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "never_due": (10, "{reservation} expires at {expires_ms}, and its wallet knows of nothing before {next_due_ms}"),
     "run_drawn": (10, "{reservation} has drawn {drawn_micro}, its entries sum to {lines}"),
     "run_entry": (10, "{key} is drawn from {from_account} for {reservation}, which is a run of {customer_id}"),
+    "run_entry_early": (10, "{key} was written at {at_ms}, and {reservation} was accepted at {accepted_ms}"),
     "no_receipt": (10, "{reservation} is settled, and no entry says with what"),
     "receipt": (10, "{reservation} is {state}, and an entry says that it ended"),
     "run_twice": (10, "{reservation} is held as {hold}, and was billed in both ways, or in the other one"),
@@ -172,6 +178,12 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "taken back",
     ),
     "lot_never_over": (10, "{lot} expires at {expires_ms}, and its wallet falls due at {next_due_ms}"),
+    "lots_ended": (
+        10,
+        "the lots of {account_id} were looked at as of {lots_ended_ms}: none of them was over then",
+    ),
+    "overdraft": (10, "{account_id} may be overdrawn by {overdraft_micro}, and nobody can have said so"),
+    "credit_unsaid": (10, "{thing} is {kept}; on record is {said}"),
     "period_missing": (10, "{plan} included credit for {period}, and {customer_id}, who was on it, was given none"),
     "first_missing": (10, "{plan} gave new customers credit, and {customer_id}, on it from {since_ms}, got none"),
     "period_twice": (10, "{customer_id} was given {lots} lots for {period} on {plan}"),
@@ -202,6 +214,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "pool_never_due": (10, "{lot} comes back after {expires_ms}, and the wallet of {pool} falls due at {next_due_ms}"),
     "payer_unallowed": (10, "{reservation} is paid by {customer_id}, who did not pay for {org_id} at {accepted_ms}"),
     "payer_limit": (10, "{payer} pays {limit_micro}, and runs were accepted for {accepted}"),
+    "settlement_unsaid": (11, "{thing} is {kept}; on record is {said}"),
     "no_settlement": (11, "{reservation} is {state}, and nothing says what {supplier} is owed for it"),
     "settles_nothing": (
         11,

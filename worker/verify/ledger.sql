@@ -156,8 +156,9 @@ SUM(line)
 (SUM(line / 1000000) * 1000000 + SUM(line % 1000000))
 
 -- name: sides
--- What was given comes from the grants, what was used goes to revenue or the tiers, what expired to the breakage: an
--- entry has a wallet on its one side alone, but for what pools allot and get back (pools.sql).
+-- What was given comes from the grants, what was used goes to revenue (a run's: of its feature, or of none) or the tiers,
+-- what expired to the breakage: an entry has a wallet on its one side alone, but for what pools allot and get back
+-- (pools.sql).
 SELECT 'sides' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.from_account, e.to_account
 FROM ledger_entries e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
@@ -166,8 +167,8 @@ WHERE NOT CASE WHEN e.kind = 'expiry'
     WHEN e.kind = 'grant'
         THEN (e.from_account = 'source:grants' OR {is_of_pool}) AND e.to_account LIKE 'wallet:%'
     WHEN e.kind = 'tier' THEN e.from_account LIKE 'wallet:%' AND e.to_account = 'tiers'
-    ELSE e.from_account LIKE 'wallet:%' AND (e.to_account LIKE 'revenue:%' OR (e.kind = 'run' AND e.to_account = 'revenue'))
-    END
+    WHEN e.kind = 'run' THEN e.from_account LIKE 'wallet:%' AND e.to_account = COALESCE('revenue:' || e.feature, 'revenue')
+    ELSE e.from_account LIKE 'wallet:%' AND e.to_account LIKE 'revenue:%' END
 
 -- name: is_of_pool
 EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.pool IS NOT NULL)
@@ -205,11 +206,14 @@ WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <>
         AND 'wallet:' || l.customer_id = q.account))
 
 -- name: ungranted
--- What plans give, what late use takes of what rolled over (plans.sql), and what pools allot (pools.sql) is claimed
+-- Lots that are to come are there without an entry. What plans give, what late use takes of what rolled over (plans.sql), and what pools allot (pools.sql) is claimed
 -- beside.
 SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
-FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.to_account
-WHERE e.kind = 'grant' AND e.key NOT LIKE 'topup:%' AND e.key NOT LIKE 'reduced:%'
+FROM (SELECT key, amount_micro, to_account FROM ledger_entries WHERE kind = 'grant'
+    UNION ALL SELECT l.lot, l.amount_micro, 'wallet:' || l.customer_id FROM ledger_lots l WHERE l.begins_ms > l.at_ms
+        AND NOT EXISTS (SELECT 1 FROM ledger_entries b WHERE b.key = l.lot)) e
+LEFT JOIN {owners} w ON w.account_id = e.to_account
+WHERE e.key NOT LIKE 'topup:%' AND e.key NOT LIKE 'reduced:%'
     AND NOT EXISTS (SELECT 1 FROM plan_lots p WHERE p.lot = e.key)
     AND NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = e.key AND l.pool IS NOT NULL) AND e.key NOT IN (
     SELECT {said_key} FROM operator_actions x WHERE x.action = 'ledger_grant' AND {said_key} IS NOT NULL)

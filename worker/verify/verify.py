@@ -8,7 +8,7 @@ cursor) is no breach, and is reported as open.
 These are not claimed:
 
 - which of several rates that had begun by a push's window was known when it was charged
-- when an entry of the ledger was written (`at_ms`; its `ts` is claimed)
+- when an entry of the ledger was written (`at_ms`; its `ts` is claimed), but that it is not a day before its run
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
 - which of a plan's terms were the newest as a month began (that those were of it which a lot says is claimed)
 - what a tier cost as a month of it was charged
@@ -19,8 +19,8 @@ These are not claimed:
 - a newcomer's assignment by the tick as it was before it was altered
 - the order of attempts and voids written before schema 0010
 - that what happened was told to each endpoint that wanted to know then
-- that withdrawals, rates, mappings, overrides, plans' limits, cells and the policies for a provider that is down have
-  an action each, and agree with it
+- that withdrawals, rates, mappings, overrides, cells and the policies for a provider that is down have an action each,
+  and agree with it; and the limits of a plan of which no action tells
 
 A login that may write to all tables alike, with every guard off, can make another history that is whole in itself.
 Compare with a backup, and the newest action's hash with the one told before.
@@ -38,7 +38,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema import audit_chain
-from drawdown.schema.sql import NOTHING, Values
+from drawdown.schema.sql import Values
 from drawdown.worker.verify.findings import CHECKED, FINDINGS, OPEN, STATE, STATEMENTS, USAGE
 
 LISTED: Final = 1_000
@@ -86,15 +86,16 @@ class Verification:
             self.first.setdefault(breach.org_id, breach)
 
 
-def verify(connection: sa.Connection, *, orgs: Sequence[str] | None = None) -> Verification:
-    """Check all invariants, for some organisations only where they are given.
+def verify(connection: sa.Connection, *, orgs: Sequence[str] | None = None, now_ms: int | None = None) -> Verification:
+    """Check all invariants, for some organisations only where they are given. `now_ms`: what wallets take to be over is
+    claimed to be over by then; None: that is not claimed.
 
     It is to be `read` (`schema.database`): all of its statements have to see one moment.
     """
     if connection.dialect.name == "postgresql":
         STATE.run(connection, "in_parts")
     found = Verification()
-    ask = _Asking(connection, orgs)
+    ask = _Asking(connection, orgs, now_ms)
     for row in ask.rows():
         if row["what"] == "counted":
             found.checked.update(samples=int(row["n1"]), windows=int(row["n3"]))
@@ -112,20 +113,21 @@ def verify(connection: sa.Connection, *, orgs: Sequence[str] | None = None) -> V
 class _Asking:
     """Runs the statements on one database, for the organisations that are asked about."""
 
-    def __init__(self, connection: sa.Connection, orgs: Sequence[str] | None) -> None:
+    def __init__(self, connection: sa.Connection, orgs: Sequence[str] | None, now_ms: int | None) -> None:
         self._connection = connection
-        self._values: Values = NOTHING if orgs is None else {"orgs": [{"org_id": org} for org in orgs]}
+        self._every = orgs is None
+        self._values: Values = {"orgs": [{"org_id": org} for org in orgs or ()], "now_ms": now_ms}
 
     def rows(self) -> Iterator[sa.RowMapping]:
         for sql, names in STATEMENTS:
             every = dict.fromkeys(("of_orgs", "of_samples", "of_pushes"), "every_org") if sql is USAGE else {}
             for name in names:
-                piece, slots = ("of_chosen", {"finding": name}) if self._values else (name, every)
+                piece, slots = ("of_chosen", {"finding": name}) if not self._every else (name, every)
                 with _in_parts(self._connection):
                     yield from sql.run(self._connection, piece, self._values, **slots).mappings()
 
     def count(self, name: str, *, of_orgs: bool = True) -> int:
-        every = {"which": "every_org"} if of_orgs and not self._values else {}
+        every = {"which": "every_org"} if of_orgs and self._every else {}
         return int(STATE.run(self._connection, name, self._values, **every).scalar_one())
 
 

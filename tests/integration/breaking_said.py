@@ -1,0 +1,181 @@
+"""Ways to break what people did about credit and suppliers, every sum kept whole: what only the record of their actions
+shows; and what `verify` must say of each."""
+
+from __future__ import annotations
+
+from drawdown.schema.units import DAY_MS
+from tests.integration.breaking import Broken
+
+BATCH = "payout:pixel:2026-01"
+
+
+def _credit(text: str, *statements: str, org: str | None = None) -> Broken:
+    return Broken(10, statements, text, org=org)
+
+
+def _owed(text: str, *statements: str) -> Broken:
+    return Broken(11, statements, text, org=None)
+
+
+SAID = {
+    "credit that is of another kind": _credit(
+        "grant:g1 is bonus, priority 50",
+        "UPDATE ledger_lots SET kind = 'bonus' WHERE lot = 'grant:g1'",
+        org="acme",
+    ),
+    "credit that is used sooner": _credit(
+        "grant:g1 is purchased, priority 1,",
+        "UPDATE ledger_lots SET priority = 1 WHERE lot = 'grant:g1'",
+        org="acme",
+    ),
+    "credit for all that was for one feature": _credit(
+        "grant:back is sponsor, priority 50",
+        "UPDATE ledger_lots SET features = NULL WHERE lot = 'grant:back'",
+        org="other",
+    ),
+    "credit for one feature that was for all": _credit(
+        "grant:g1 is purchased",
+        """UPDATE ledger_lots SET features = '["compute_2gb"]' WHERE lot = 'grant:g1'""",
+        org="acme",
+    ),
+    "credit that ends, and was given for good": _credit(
+        "to no end, for all at",
+        "UPDATE ledger_lots SET expires_ms = 1893456000000 WHERE lot = 'grant:g1'",
+        "UPDATE ledger_accounts SET next_due_ms = 0 WHERE account_id = 'wallet:acme'",
+        org="acme",
+    ),
+    "credit that no longer ends": _credit(
+        "no end, for",
+        "UPDATE ledger_lots SET expires_ms = NULL WHERE lot = 'grant:ends'",
+        org="other",
+    ),
+    "credit to come that begins later": _credit(
+        "grant:later is included, priority 50",
+        f"UPDATE ledger_lots SET begins_ms = begins_ms + {DAY_MS} WHERE lot = 'grant:later'",
+        org="other",
+    ),
+    "an allotment that ends later": _credit(
+        "allot:course:again is sponsor, priority 40",
+        f"UPDATE ledger_lots SET expires_ms = expires_ms + {DAY_MS} WHERE lot = 'allot:course:again'",
+        org="pupil",
+    ),
+    "an allotment that is used last": _credit(
+        "allot:course:again is sponsor, priority 60",
+        "UPDATE ledger_lots SET priority = 60 WHERE lot = 'allot:course:again'",
+        org="pupil",
+    ),
+    "an allotment that counts as bought": _credit(
+        "allot:course:again is purchased, priority 40",
+        "UPDATE ledger_lots SET kind = 'purchased' WHERE lot = 'allot:course:again'",
+        org="pupil",
+    ),
+    "a pool that somebody else made": _credit(
+        "pool course is there at",
+        "UPDATE pools SET actor = 'ghost'",
+    ),
+    "a pool that nobody made": _credit(
+        "pool curse is there at 5 by t: t; on record is nothing",
+        "INSERT INTO pools (pool, at_ms, actor, reason) VALUES ('curse', 5, 't', 't')",
+    ),
+    "a payer's limit that was raised": _credit(
+        "payer course of pupil, number 1 is up to 1000 at",
+        "UPDATE payers SET limit_micro = 1000 WHERE number = 1",
+        org="pupil",
+    ),
+    "a payer that goes on": _credit(
+        "payer course of pupil, number 2 is up to no limit at",
+        "UPDATE payers SET allowed = TRUE WHERE number = 2",
+        org="pupil",
+    ),
+    "a payer that paid for longer": _credit(
+        "payer course of pupil, number 2 is ended at",
+        f"UPDATE payers SET since_ms = since_ms + {DAY_MS} WHERE number = 2",
+        org="pupil",
+    ),
+    "a payer that nobody allowed": _credit(
+        "payer acme of pupil, number 1 is up to no limit at 1 by t: t, from 1 on; on record is nothing",
+        "INSERT INTO payers (payer, org_id, number, allowed, since_ms, at_ms, actor, reason) "
+        "VALUES ('acme', 'pupil', 1, TRUE, 1, 1, 't', 't')",
+        org="pupil",
+    ),
+    "a payer's end that was forgotten": _credit(
+        "payer course of pupil, number 2 is nothing; on record is ended at",
+        "DELETE FROM payers WHERE number = 2",
+        org="pupil",
+    ),
+    "a tier at another price": _credit(
+        "tier pro is 9 at once for 5; on record is 9 at once for 6",
+        "UPDATE tiers SET price_micro = 5",
+    ),
+    "a tier that nobody made": _credit(
+        "tier top is 99 at once for 0; on record is nothing",
+        "INSERT INTO tiers (tier, at_once, price_micro) VALUES ('top', 99, 0)",
+    ),
+    "a plan that allows more": _credit(
+        "plan club is 6 at once; on record is 5 at once",
+        "UPDATE ledger_plans SET max_concurrent_sandboxes = 6 WHERE plan = 'club'",
+    ),
+    "a plan that holds less": _credit(
+        "holds on club is 1 ppm, nothing without an estimate, at most all of all, halting; on record is 1000000 ppm",
+        "UPDATE ledger_plans SET hold_factor_ppm = 1 WHERE plan = 'club'",
+    ),
+    "a plan whose holds halt nobody": _credit(
+        "at most all of all; on record is",
+        "UPDATE ledger_plans SET holds_halt = FALSE WHERE plan = 'club'",
+    ),
+    "terms of a plan that nobody set": _credit(
+        "terms club, number 2 is 500 a month, of which 0 to 30 roll over, 4 at first",
+        "INSERT INTO plan_terms SELECT plan, 2, 9000000000000, 500, rollover_min_micro, rollover_max_micro, "
+        "first_micro, at_ms, actor, reason FROM plan_terms WHERE plan = 'club'",
+    ),
+    "terms of a plan that count from earlier": _credit(
+        "terms club, number 1 is 50 a month",
+        "UPDATE plan_terms SET from_ms = from_ms - 1 WHERE plan = 'club'",
+    ),
+    "terms of a supplier that nobody set": _owed(
+        "terms stone, number 2 is 999999 ppm, held 3024000000, above 0 at",
+        "INSERT INTO supplier_terms SELECT supplier, 1, 999999, hold_ms, threshold_micro, takes_clawbacks, at_ms, "
+        "actor, reason FROM supplier_terms WHERE supplier = 'stone'",
+    ),
+    "terms rewritten, and all that followed from them": _owed(
+        "terms stone, number 1 is 900000 ppm",
+        "UPDATE supplier_terms SET share_ppm = 900000 WHERE supplier = 'stone'",
+        "UPDATE settlements SET share_ppm = 900000, net_micro = 45 WHERE supplier = 'stone'",
+    ),
+    "a batch that is forgotten, so that it is paid again": _owed(
+        f"batch {BATCH} is nothing; on record is 60 released, 0 taken off, in 1 lines at",
+        "DELETE FROM settlement_reversals WHERE reversal = 'r-2'",
+        "DELETE FROM payout_lines",
+        "DELETE FROM payouts",
+    ),
+    "a batch of another month": _owed(
+        "batch payout:pixel:2025-12 is 60 released, 0 taken off, in 1 lines at",
+        "UPDATE payouts SET period = '2025-12', payout = 'payout:pixel:2025-12'",
+        "UPDATE payout_lines SET payout = 'payout:pixel:2025-12'",
+    ),
+    "a batch of another moment": _owed(
+        f"batch {BATCH} is 60 released, 0 taken off, in 1 lines at",
+        f"UPDATE payouts SET at_ms = at_ms + {DAY_MS}",
+    ),
+    "a reversal that nobody made": _owed(
+        "reversal r-9 of sent is 1 taken off at 5 by t: t; on record is nothing",
+        "INSERT INTO settlement_reversals (reversal, reservation, amount_micro, is_clawback, at_ms, actor, reason) "
+        "VALUES ('r-9', 'sent', 1, FALSE, 5, 't', 't')",
+    ),
+    "a claw-back that is forgotten": _owed(
+        "reversal r-2 of sold is nothing; on record is 5 taken back at",
+        "DELETE FROM settlement_reversals WHERE reversal = 'r-2'",
+    ),
+    "a freeze that nobody made": _owed(
+        "freeze stone, number 1 is made at 5 by t: t; on record is nothing",
+        "INSERT INTO settlement_freezes (supplier, from_ms, actor, reason) VALUES ('stone', 5, 't', 't')",
+    ),
+    "a freeze that is forgotten": _owed(
+        "freeze pixel of sold, number 1 is nothing; on record is made at",
+        "DELETE FROM settlement_freezes",
+    ),
+    "a freeze that ended sooner": _owed(
+        "end of a freeze pixel of sold, number 1 is made at",
+        "UPDATE settlement_freezes SET ended_ms = ended_ms - 1",
+    ),
+}

@@ -1,0 +1,168 @@
+-- What people did about credit and suppliers, against the record of their actions (invariants 10 and 11).
+--
+-- Guarantee: as in `ledger.sql`. Each act that left a row left an action, and each action a row that says the same. What
+-- an action of an earlier version did not say is not claimed.
+
+-- name: of_chosen
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: no_window
+CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: actions [postgresql]
+-- Actions `x`, with what they say.
+(SELECT action_id, action, target, at_ms, actor, reason, CAST(details AS json) AS said FROM operator_actions) x
+
+-- name: actions [sqlite]
+(SELECT action_id, action, target, at_ms, actor, reason, details AS said FROM operator_actions) x
+
+-- name: said_by
+' at ' || x.at_ms || ' by ' || x.actor || ': ' || x.reason
+
+-- name: kept_by
+' at ' || k.at_ms || ' by ' || k.actor || ': ' || k.reason
+
+-- name: lot_unsaid
+-- A lot's terms are those of its grant, or of an allotment. What is not said of a grant is as it is by default.
+SELECT 'credit_unsaid' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
+    {no_window}, q.lot AS thing, q.kept, q.said
+FROM (SELECT k.lot, k.customer_id, k.kind || ', priority ' || k.priority || ', ' || k.begins_ms || ' to '
+        || COALESCE(CAST(k.expires_ms AS TEXT), 'no end') || ', for ' || COALESCE({kept_features}, 'all') || {kept_by}
+        AS kept,
+    CASE WHEN x.action = 'pool_allot' THEN 'sponsor, priority 40' ELSE COALESCE(x.said ->> 'kind', 'purchased')
+        || ', priority ' || COALESCE(x.said ->> 'priority', '50') END || ', '
+        || COALESCE(x.said ->> 'begins_ms', CAST(x.at_ms AS TEXT)) || ' to ' || COALESCE(x.said ->> 'expires_ms', 'no end')
+        || ', for ' || COALESCE(x.said ->> 'features', 'all') || {said_by} AS said
+    FROM {actions} JOIN ledger_lots k
+        ON k.lot = CASE WHEN x.action = 'pool_allot' THEN x.said ->> 'lot' ELSE x.said ->> 'key' END
+    WHERE x.action IN ('ledger_grant', 'pool_allot')) q
+WHERE q.kept <> q.said
+
+-- name: kept_features [postgresql]
+k.features
+
+-- name: kept_features [sqlite]
+json(k.features)
+
+-- name: acts
+-- What is kept beside what is said of the same: one of each, and alike. From when on it counts is not on record of
+-- earlier versions. Most actions are grants: the others are looked for once.
+WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
+    'ledger_tier', 'ledger_plan', 'supplier_set', 'settlement_batch', 'settlement_reverse', 'settlement_freeze',
+    'settlement_unfreeze'))
+SELECT q.what, q.org_id, {no_window}, q.act || ' ' || q.name || CASE WHEN q.part = '' THEN '' ELSE ' of ' || q.part END
+    || CASE WHEN q.number = 0 THEN '' ELSE ', number ' || q.number END AS thing,
+    q.kept || COALESCE(', from ' || q.kept_ms || ' on', '') AS kept,
+    q.said || COALESCE(', from ' || q.said_ms || ' on', '') AS said
+FROM (SELECT what, act, name, part, number, MAX(org_id) AS org_id, MAX(kept) AS kept, MAX(kept_ms) AS kept_ms,
+        MAX(said) AS said, MAX(said_ms) AS said_ms
+    FROM (SELECT what, act, name, part, number, org_id, content AS kept, from_ms AS kept_ms, CAST(NULL AS TEXT) AS said,
+            CAST(NULL AS BIGINT) AS said_ms FROM ({kept}) rows_kept
+        UNION ALL SELECT what, act, name, part, number, org_id, NULL, NULL, content, from_ms FROM ({said}) rows_said
+        ) both_of
+    GROUP BY what, act, name, part, number) q
+WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '') OR q.kept_ms <> q.said_ms
+
+-- name: kept
+SELECT 'credit_unsaid' AS what, 'pool' AS act, k.pool AS name, '' AS part, 0 AS number, {nobody}, 'there' || {kept_by}
+    AS content
+FROM pools k
+UNION ALL SELECT 'credit_unsaid', 'payer', k.payer, k.org_id, k.number, k.org_id, k.since_ms,
+    CASE WHEN k.allowed THEN 'up to ' || COALESCE(CAST(k.limit_micro AS TEXT), 'no limit') ELSE 'ended' END || {kept_by}
+FROM payers k
+UNION ALL SELECT 'credit_unsaid', 'tier', k.tier, '', 0, {nobody}, k.at_once || ' at once for ' || k.price_micro
+FROM tiers k
+UNION ALL SELECT 'credit_unsaid', 'plan', k.plan, '', 0, {nobody}, k.max_concurrent_sandboxes || ' at once' FROM {plans}
+UNION ALL SELECT 'credit_unsaid', 'holds on', k.plan, '', 0, {nobody}, k.hold_factor_ppm || ' ppm, '
+    || COALESCE(CAST(k.unknown_hold_micro AS TEXT), 'nothing') || ' without an estimate, at most '
+    || COALESCE(CAST(k.most_hold_micro AS TEXT), 'all') || ' of '
+    || COALESCE(CAST(k.most_held_micro AS TEXT), 'all') || CASE WHEN k.holds_halt THEN ', halting' ELSE '' END
+FROM {plans}
+UNION ALL SELECT 'credit_unsaid', 'terms', k.plan, '', k.number, CAST(NULL AS TEXT), k.from_ms, k.included_micro
+    || ' a month, of which ' || k.rollover_min_micro || ' to ' || k.rollover_max_micro || ' roll over, '
+    || k.first_micro || ' at first' || {kept_by}
+FROM plan_terms k
+UNION ALL SELECT 'settlement_unsaid', 'terms', k.supplier, '', k.revision + 1, {nobody}, k.share_ppm || ' ppm, held '
+    || k.hold_ms || ', above ' || k.threshold_micro || CASE WHEN k.takes_clawbacks THEN ', clawed back' ELSE '' END
+    || {kept_by}
+FROM supplier_terms k
+UNION ALL SELECT 'settlement_unsaid', 'batch', k.payout, '', 0, {nobody}, k.released_micro || ' released, '
+    || k.carried_micro || ' taken off, in ' || (SELECT COUNT(*) FROM payout_lines l WHERE l.payout = k.payout)
+    || ' lines' || {kept_by}
+FROM payouts k
+UNION ALL SELECT 'settlement_unsaid', 'reversal', k.reversal, k.reservation, 0, {nobody}, k.amount_micro || ' taken '
+    || CASE WHEN k.is_clawback THEN 'back' ELSE 'off' END || {kept_by}
+FROM settlement_reversals k
+UNION ALL SELECT 'settlement_unsaid', 'freeze', k.supplier, COALESCE(k.reservation, ''), k.number, {nobody},
+    'made' || {kept_by}
+FROM (SELECT f.*, from_ms AS at_ms, {freeze_number} AS number FROM settlement_freezes f) k
+UNION ALL SELECT 'settlement_unsaid', 'end of a freeze', k.supplier, COALESCE(k.reservation, ''), k.number, {nobody},
+    'made' || {kept_by}
+FROM (SELECT supplier, reservation, ended_ms AS at_ms, ended_by AS actor, ended_reason AS reason,
+    {freeze_number} AS number FROM settlement_freezes WHERE ended_ms IS NOT NULL) k
+
+-- name: nobody
+-- What is no single organisation's, and counts at once.
+CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS from_ms
+
+-- name: plans
+-- Those that a person ever said something of.
+ledger_plans k WHERE EXISTS (SELECT 1 FROM operator_actions o WHERE o.target = k.plan AND o.action = 'ledger_plan')
+
+-- name: freeze_number
+-- Of one settlement, or of a supplier, one begins after the other has ended.
+ROW_NUMBER() OVER (PARTITION BY supplier, reservation ORDER BY freeze_id)
+
+-- name: said
+SELECT 'credit_unsaid' AS what, 'pool' AS act, x.target AS name, '' AS part, 0 AS number, {nobody}, 'there' || {said_by}
+    AS content
+FROM did x WHERE x.action = 'pool_make'
+UNION ALL SELECT 'credit_unsaid', 'payer', x.target, x.said ->> 'org_id',
+    ROW_NUMBER() OVER (PARTITION BY x.target, x.said ->> 'org_id' ORDER BY x.action_id), x.said ->> 'org_id',
+    CAST(x.said ->> 'since_ms' AS BIGINT), CASE WHEN x.action = 'payer_allow'
+        THEN 'up to ' || COALESCE(x.said ->> 'limit_micro', 'no limit') ELSE 'ended' END || {said_by}
+FROM did x WHERE x.action IN ('payer_allow', 'payer_end')
+UNION ALL SELECT 'credit_unsaid', 'tier', x.target, '', 0, {nobody}, (x.said ->> 'at_once') || ' at once for '
+    || (x.said ->> 'price_micro')
+FROM {newest} WHERE x.action = 'ledger_tier' AND x.back = 1
+UNION ALL SELECT 'credit_unsaid', 'plan', x.target, '', 0, {nobody}, (x.said ->> 'max_concurrent') || ' at once'
+FROM {newest} WHERE x.action = 'ledger_plan' AND x.back = 1
+UNION ALL SELECT 'credit_unsaid', 'holds on', x.target, '', 0, {nobody},
+    COALESCE(x.said -> 'holds' ->> 'hold_factor_ppm', '1000000') || ' ppm, '
+    || COALESCE(x.said -> 'holds' ->> 'unknown_hold_micro', 'nothing') || ' without an estimate, at most '
+    || COALESCE(x.said -> 'holds' ->> 'most_hold_micro', 'all') || ' of '
+    || COALESCE(x.said -> 'holds' ->> 'most_held_micro', 'all')
+    || CASE WHEN {holds_halt} THEN ', halting' ELSE '' END
+FROM {newest} WHERE x.action = 'ledger_plan' AND x.back_of_holds = 1
+UNION ALL SELECT 'credit_unsaid', 'terms', x.target, '', ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.action_id),
+    CAST(NULL AS TEXT), CAST(x.said ->> 'from_ms' AS BIGINT), (x.said -> 'gives' ->> 'included_micro')
+    || ' a month, of which ' || (x.said -> 'gives' ->> 'rollover_min_micro') || ' to '
+    || (x.said -> 'gives' ->> 'rollover_max_micro') || ' roll over, ' || (x.said -> 'gives' ->> 'first_micro')
+    || ' at first' || {said_by}
+FROM did x WHERE x.action = 'ledger_plan' AND x.said ->> 'gives' <> x.said ->> 'gave_before'
+UNION ALL SELECT 'settlement_unsaid', 'terms', x.target, '',
+    ROW_NUMBER() OVER (PARTITION BY x.target ORDER BY x.action_id), {nobody}, (x.said ->> 'share_ppm') || ' ppm, held '
+    || (x.said ->> 'hold_ms') || ', above ' || (x.said ->> 'threshold_micro')
+    || CASE WHEN (x.said ->> 'takes_clawbacks') || '' IN ('true', '1') THEN ', clawed back' ELSE '' END || {said_by}
+FROM did x WHERE x.action = 'supplier_set'
+UNION ALL SELECT 'settlement_unsaid', 'batch', x.target, '', 0, {nobody}, (x.said ->> 'released_micro') || ' released, '
+    || (x.said ->> 'carried_micro') || ' taken off, in ' || (x.said ->> 'lines') || ' lines' || {said_by}
+FROM did x WHERE x.action = 'settlement_batch'
+UNION ALL SELECT 'settlement_unsaid', 'reversal', x.said ->> 'key', x.target, 0, {nobody}, (x.said ->> 'amount_micro')
+    || ' taken ' || CASE WHEN (x.said ->> 'is_clawback') || '' IN ('true', '1') THEN 'back' ELSE 'off' END || {said_by}
+FROM did x WHERE x.action = 'settlement_reverse'
+UNION ALL SELECT 'settlement_unsaid', CASE WHEN x.action = 'settlement_freeze' THEN 'freeze' ELSE 'end of a freeze' END,
+    x.said ->> 'supplier', COALESCE(x.said ->> 'reservation', ''), ROW_NUMBER() OVER (
+        PARTITION BY x.action, x.said ->> 'supplier', x.said ->> 'reservation' ORDER BY x.action_id), {nobody},
+    'made' || {said_by}
+FROM did x WHERE x.action IN ('settlement_freeze', 'settlement_unfreeze')
+
+-- name: newest
+-- The newest first, of each action and target (back); and of those the newest that says what a plan's runs hold.
+(SELECT o.*, ROW_NUMBER() OVER (PARTITION BY o.action, o.target ORDER BY o.action_id DESC) AS back,
+    ROW_NUMBER() OVER (PARTITION BY o.action, o.target
+        ORDER BY CASE WHEN o.said ->> 'holds' IS NULL THEN 1 ELSE 0 END, o.action_id DESC) AS back_of_holds
+FROM (SELECT x.* FROM did x WHERE x.action IN ('ledger_tier', 'ledger_plan')) o) x
+
+-- name: holds_halt
+COALESCE((x.said -> 'holds' ->> 'holds_halt') || '', 'true') IN ('true', '1')
