@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.runs import grouped, reservations
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost
@@ -116,8 +117,8 @@ def test_another_content_is_refused_and_the_rest_is_held(house: House, shared: l
 
 def test_a_plans_most_for_all_runs_holds_together_too(house: House, shared: list[int]) -> None:
     give(house, "acme")
-    write(house.fleet.engine, lambda c: set_plan_limit(c, "small", 5, house.fleet.by))
-    house.fleet.write("UPDATE ledger_plans SET most_held_micro = 5000000 WHERE plan = 'small'")
+    terms = HoldTerms(most_held_micro=5 * MICRO)
+    write(house.fleet.engine, lambda c: set_plan_limit(c, "small", 5, house.fleet.by, holds=terms))
     write(house.fleet.engine, lambda c: grant(c, "acme", 1, house.fleet.by, key="onto", plan="small"))
     answers = accepted(house, [(f"e-{number}", 1, {}) for number in range(8)])
     assert sorted(one.status_code for one in answers) == [200] * 5 + [409] * 3
