@@ -62,12 +62,14 @@ class Preview:
 
 @dataclass(frozen=True)
 class Asked:
-    """A run that is asked for by a program, and by whom."""
+    """A run that is asked for by a program, and by whom. `tells_names`: whoever asks may learn names of any
+    organisation."""
 
     key: str
     request: Request
     actor: str
     reason: str
+    tells_names: bool = True
 
     def by(self, now_ms: int) -> By:
         return By(now_ms, self.actor, self.reason, "http")
@@ -93,11 +95,13 @@ class Settled:
 def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview:
     """What `accept` would answer now. Nothing is written."""
     found: Permit | None = None
+    wallet: accounts.Wallet | None = None
     denied: Denied | None = None
     try:
         require_sane(request)
         found = permit(connection, request, now_ms)
-        require_room(connection, found, now_ms)
+        wallet = look_ahead(connection, found.customer_id, now_ms)
+        require_room(connection, found, wallet)
     except Denied as error:
         denied = error
     return Preview(
@@ -107,7 +111,7 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
         None if denied is None else str(denied),
         None if found is None else found.customer_id,
         None if found is None else found.amount_micro,
-        None if found is None or found.payer else look_ahead(connection, found.customer_id, now_ms).available_micro,
+        None if found is None or wallet is None or found.payer else wallet.available_micro,
     )
 
 
@@ -198,7 +202,7 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     before = None if to_micro is None else reservations.read(connection, key)
     if before is not None and to_micro is not None:
         most = plans.hold_terms(connection, before.customer_id).most_held_micro
-        make_room(connection, before.customer_id, to_micro, most, by.now_ms, key)
+        make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
     found = _held(connection, key, by.now_ms)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")
