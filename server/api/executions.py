@@ -68,9 +68,9 @@ class Executions:
             ("settle", self.settle, models.ChargedAnswer, models.SettleOrder),
             ("release", self.release, models.ChargedAnswer, models.ReleaseOrder),
         ):
-            add(f"{ROOT}/{{key:path}}/{name}", work, methods=["POST"], **write(answer, 402, 404, 409, *sent, body=body))
+            add(f"{ROOT}/{{key:id}}/{name}", work, methods=["POST"], **write(answer, 402, 404, 409, *sent, body=body))
         add(
-            f"{ROOT}/{{key:path}}",
+            f"{ROOT}/{{key:id}}",
             self.show,
             methods=["GET"],
             **operation(models.ShownRunAnswer, 404, *known, query=models.MostQuery, scope="executions:read"),
