@@ -376,7 +376,7 @@ def test_a_query_that_is_none_is_refused(lone: House) -> None:
 
 PATHS: Final = (
     ("/executions/", 422), ("/executions/%00", 422), ("/executions/%ff", 422), ("/executions/" + "x" * 201, 422),
-    ("/executions/none", 422), ("/accounts/none", 404), ("/accounts/", 422), ("/accounts/%0d%0aX-Evil:1", 404),
+    ("/executions/none", 404), ("/accounts/none", 404), ("/accounts/", 422), ("/accounts/%0d%0aX-Evil:1", 422),
     ("/accounts//ledger", 422), ("/accounts/none/ledger", 404), ("/accounts/%ed%a0%80", 422),
 )  # fmt: skip
 
