@@ -2,15 +2,18 @@
 
 Guarantee: an id that names nothing changes nothing and finds nothing in silence. The search for the nearest reads a
 bounded number of rows, for a table of any size: those around the place where the id would stand, and of SCANNED others
-those that share a half with it.
+those that share a half with it. What it compares has a bound, too, whatever ids there are and whichever is given: of
+those, the COMPARED_AT_MOST that begin and end most alike, and of each what lies between, cut to MAX_COMPARED_CHARS. Who
+may see one organisation alone (`tell_no_names`) costs no search, and is told no name.
 """
 
 from __future__ import annotations
 
-import difflib
+import heapq
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Final
 
 import sqlalchemy as sa
@@ -25,6 +28,10 @@ NEIGHBOURS: Final = 500
 """Ids read on either side of where a mistyped one would stand, for each place where such ids lie."""
 ALIKE: Final = 0.6
 """How alike two ids are that may be meant for each other, as difflib counts: 1 is the same."""
+COMPARED_AT_MOST: Final = 20
+"""Ids that are compared letter by letter with one that was given."""
+MAX_COMPARED_CHARS: Final = 64
+"""Of what lies between the beginning and the end that two ids have in common."""
 MAX_SAID_CHARS: Final = 200
 SCANNED: Final = 100_000
 """Ids looked at for the half that a single slip leaves as it was meant."""
@@ -123,7 +130,19 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
     Errors: UnknownId, with the nearest one there is.
     """
     if not (new or is_known(connection, kind, given)):
+        if not tells_names(connection):
+            raise UnknownId(f"there is no {kind.noun} {_said(given)} that you may see", kind.noun)
         raise unknown(kind, given, _around(connection, kind, given), may_be_new=new is not None)
+
+
+def tell_no_names(connection: sa.Connection) -> None:
+    """For as long as this connection is used: who asks may see one organisation alone, and learns no other's names."""
+    connection.execution_options(tells_names=False)
+
+
+def tells_names(connection: sa.Connection) -> bool:
+    """Whether who asks may learn names of any organisation."""
+    return bool(connection.get_execution_options().get("tells_names", True))
 
 
 def require_meant(connection: sa.Connection, given: str, *, new: bool) -> None:
@@ -170,7 +189,7 @@ def unknown(
 ) -> UnknownId:
     """The error for an id that names nothing: the nearest of the candidates, and what shows them all."""
     near = nearest(given, candidates)
-    parts = [f"there is no {kind.noun} {given[:MAX_SAID_CHARS] or repr(given)}"]
+    parts = [f"there is no {kind.noun} {_said(given)}"]
     if near is not None:
         parts.append(f"did you mean {near}?")
     parts.append(f"there are: {listed}" if listed else f"`{kind.shown_by}` shows those there are")
@@ -179,11 +198,44 @@ def unknown(
     return UnknownId("; ".join(parts).replace("?;", "?"), kind.noun, near)
 
 
+def _said(given: str) -> str:
+    return given[:MAX_SAID_CHARS] or repr(given)
+
+
 def nearest(given: str, candidates: Iterable[str]) -> str | None:
     """Which one was probably meant; upper and lower case are alike."""
-    by_text = {name.casefold(): name for name in candidates}
-    found = difflib.get_close_matches(given.casefold(), by_text, n=1, cutoff=ALIKE)
-    return by_text[found[0]] if found else None
+    wanted = given[: MAX_ID_CHARS + 1].casefold()
+    by_text = {name[: MAX_ID_CHARS + 1].casefold(): name for name in candidates}
+    likely = heapq.nlargest(COMPARED_AT_MOST, by_text, key=lambda text: _roughly(wanted, text))
+    alike, text = max(((_alike(wanted, one), one) for one in likely), default=(0.0, ""))
+    return by_text[text] if alike >= ALIKE else None
+
+
+def _roughly(one: str, other: str) -> int:
+    """How much two texts have in common at their ends, and of which letters: cheap, and the most for a single slip."""
+    return 2 * sum(_ends(one, other)) + 2 * len(set(one) & set(other)) - abs(len(one) - len(other))
+
+
+def _ends(one: str, other: str) -> tuple[int, int]:
+    """How many characters two texts begin with alike; and of the rest, end with."""
+    head = _begin(one, other)
+    return head, _begin(one[head:][::-1], other[head:][::-1])
+
+
+def _begin(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (mine, its) in pairs if mine != its), min(len(one), len(other)))
+
+
+def _alike(one: str, other: str) -> float:
+    """How alike two texts are: 1 is the same."""
+    if not one and not other:
+        return 1.0
+    head, tail = _ends(one, other)
+    mine, its = (text[head : len(text) - tail][:MAX_COMPARED_CHARS] for text in (one, other))
+    blocks = SequenceMatcher(None, mine, its).get_matching_blocks()
+    same: int = head + tail + sum(block.size for block in blocks)
+    return 2 * same / (len(one) + len(other))
 
 
 def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
@@ -209,15 +261,19 @@ def _halves(prefix: str, given: str) -> dict[str, str]:
     return {"head": f"{prefix}{head}%", "tail": f"{prefix}%{tail}"}
 
 
-_CLEAN: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]{{1,{MAX_ID_CHARS}}}")
+_UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+
+
+def is_clean(text: str) -> bool:
+    """No C0, DEL, C1, no half of a surrogate pair (which no database can store), and no U+FFFD, which is what is left
+    of bytes that were no UTF-8."""
+    # isprintable() is the cheap test for nearly all; but for U+FFFD it is stricter than the rule.
+    return (text.isprintable() and "\ufffd" not in text) or _UNCLEAN.search(text) is None
 
 
 def is_clean_id(text: str) -> bool:
-    """1 to 200 characters, no C0, DEL, C1, no half of a surrogate pair (which no database can store), and no U+FFFD,
-    which is what is left of bytes that were no UTF-8."""
-    # isprintable() is the cheap test for nearly all; but for U+FFFD it is stricter than the rule.
-    printable = 0 < len(text) <= MAX_ID_CHARS and text.isprintable() and "\ufffd" not in text
-    return printable or _CLEAN.fullmatch(text) is not None
+    """1 to 200 characters, all of them clean."""
+    return 0 < len(text) <= MAX_ID_CHARS and is_clean(text)
 
 
 FEATURE_NAME: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")

@@ -25,8 +25,10 @@ def clean(text: str, most_chars: int | None = None) -> str:
 
 
 def no_formula(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: an apostrophe stands before what could begin one."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "'") else text
+    """A text for a cell of a spreadsheet, clean, which none takes for a formula: an apostrophe stands before what could
+    begin one."""
+    shown = clean(text)
+    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@", "'") else shown
 
 
 def in_short(error: BaseException) -> str:

@@ -28,6 +28,7 @@ from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
 from drawdown.server.http import bodies, errors, signing
 from drawdown.server.http.limits import Limits, told
+from drawdown.server.http.paths import PathsAsSent
 from drawdown.server.http.threads import Threads
 from drawdown.server.metrics import metrics
 from drawdown.server.services import Services
@@ -57,7 +58,7 @@ class Server:
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
-        self.app = Limits(self.routes, services.clock, services.settings.requests_per_s, self.refused)
+        self.app = Limits(PathsAsSent(self.routes), services.clock, services.settings.requests_per_s, self.refused)
 
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
@@ -110,12 +111,12 @@ class Server:
         add = partial(router.add_api_route, response_class=JSONResponse)
         add("/webhooks/{provider}", self.webhook, methods=["POST"],
             **operation(models.WebhookAnswer, 400, 404, 408, 413, 503, *shut, body="any"))  # fmt: skip
-        add("/v1/gate/{org:path}", self.gate, methods=["GET"],
+        add("/v1/gate/{org:id}", self.gate, methods=["GET"],
             **operation(models.GateAnswer, 404, *shut))  # fmt: skip
         signed = (400, 401, 404, 408, 409, 413, 415, 422, 503, *shut)
-        add("/admin/orgs/{org:path}/provider", self.assign, methods=["POST"],
+        add("/admin/orgs/{org:id}/provider", self.assign, methods=["POST"],
             **operation(models.AssignAnswer, *signed, body=models.ProviderOrder, security="signed"))  # fmt: skip
-        add("/admin/orgs/{org:path}/override", self.override, methods=["POST"],
+        add("/admin/orgs/{org:id}/override", self.override, methods=["POST"],
             **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
         add("/cron/tick", self.tick, methods=["POST"],
             **operation(models.TickAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip

@@ -170,7 +170,7 @@ def reserve(
     it was there before. `make_room` is called before the wallet is locked for a new one.
 
     Errors: Denied `other_content` for a key that was used for something else, `too_much_held`, or `no_credit` where
-    there is no room.
+    there is no room, `too_many_runs` where there are too many to look at.
     """
     found, is_new = note(connection, ask, by)
     if not is_new:
@@ -181,6 +181,8 @@ def reserve(
     make_room()
     if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, most_held_micro):
         raise _no_room(connection, found, ask.amount_micro, most_held_micro)
+    if ask.settled_by == "metering":
+        sandboxes.require_few(connection, ask.customer_id, by.now_ms, with_new=True)
     return found, False
 
 

@@ -1,12 +1,14 @@
 """The sandboxes that a run names: for good, and one run that goes on each.
 
-Guarantee: the table's own index lets no two runs that go on name one sandbox. Locks: a run's own key, then its
+Guarantee: the table's own index lets no two runs of an organisation that go on name one sandbox. Ids are the
+organisation's own: what another one names takes nothing away. Locks: a run's own key, then its
 sandboxes by their ids, then wallets; whoever ends a run waits for nobody who names its sandboxes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -17,16 +19,32 @@ from drawdown.schema.sql import queries
 
 SQL = queries(__file__)
 
+MOST_METERED: Final = 1_000
+"""Runs that metering settles and that go on, of one wallet: all of them are looked at where it has no room."""
+
+
+def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, with_new: bool) -> None:
+    """A wallet has room for one more run that metering settles; or, `with_new`, was not too full for one that is
+    written, and whose hold this transaction has taken: whoever waited for the wallet has seen all others.
+
+    Errors: Denied `too_many_runs`, of the step `account`.
+    """
+    most = MOST_METERED if with_new else MOST_METERED - 1
+    values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
+    if int(SQL.run(connection, "metered", values).scalar_one()) > most:
+        text = f"metering settles {MOST_METERED:,} runs of {customer_id} that go on, and no more at once"
+        raise Denied("too_many_runs", f"{text}: settle some, or name more sandboxes in one run", "account")
+
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
     """None of them is named by a run that goes on: a look ahead, which `take` decides. Errors: Denied."""
-    values = {"names": list(names), "now_ms": now_ms}
+    values = {"org_id": org_id, "names": list(names), "now_ms": now_ms}
     row = SQL.run(connection, "takers", values).first() if names else None
     if row is not None:
-        whose = f"the run {row.reservation}" if row.org_id == org_id else "a run of another organisation"
+        until = utc(row.expires_ms)
         raise Denied(
             "sandbox_taken",
-            f"{row.sandbox_id} is named by {whose}, which goes on until {utc(row.expires_ms)}: end it first",
+            f"{row.sandbox_id} is named by the run {row.reservation}, which goes on until {until}: end it first",
         )
 
 
@@ -41,7 +59,7 @@ def take(
     new = set(SQL.run(connection, "take", {"named": named}).scalars())
     if len(new) == len(named):
         return
-    over = SQL.run(connection, "over", {"names": list(names), "now_ms": now_ms}).scalars().all()
+    over = SQL.run(connection, "over", {"org_id": org_id, "names": list(names), "now_ms": now_ms}).scalars().all()
     if over:
         whose = sorted({customer_id, *over})
         due_of, _ = touched(connection, whose, now_ms)

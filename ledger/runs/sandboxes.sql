@@ -7,14 +7,19 @@ SELECT reservation, sandbox_id, org_id, TRUE FROM {rows :named (reservation text
 WHERE 1 = 1 ORDER BY sandbox_id ON CONFLICT DO NOTHING RETURNING sandbox_id
 
 -- name: takers
-SELECT n.sandbox_id, n.org_id, r.reservation, r.expires_ms
+SELECT n.sandbox_id, r.reservation, r.expires_ms
 FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation
-WHERE n.sandbox_id IN :names AND n.is_open AND r.expires_ms > :now_ms ORDER BY n.sandbox_id LIMIT 1
+WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms > :now_ms ORDER BY n.sandbox_id LIMIT 1
 
 -- name: over
 -- Whose runs are over and were not expired yet.
 SELECT DISTINCT r.customer_id FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation
-WHERE n.sandbox_id IN :names AND n.is_open AND r.expires_ms <= :now_ms ORDER BY 1
+WHERE n.org_id = :org_id AND n.sandbox_id IN :names AND n.is_open AND r.expires_ms <= :now_ms ORDER BY 1
+
+-- name: metered
+-- Word for word the condition of the index. What is over counts nowhere.
+SELECT COUNT(*) FROM (SELECT 1 FROM reservations WHERE state = 'held' AND settled_by = 'metering'
+    AND customer_id = :customer_id AND expires_ms > :now_ms LIMIT :at_most) q
 
 -- name: for_update [postgresql]
 FOR UPDATE

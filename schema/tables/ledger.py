@@ -191,7 +191,14 @@ reservation_sandboxes = sa.Table(
     id_column("sandbox_id", key=True),
     id_column("org_id"),
     sa.Column("is_open", sa.Boolean, nullable=False),
-    sa.Index("reservation_sandboxes_open", "sandbox_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+    sa.Index(
+        "reservation_sandboxes_open",
+        "org_id",
+        "sandbox_id",
+        unique=True,
+        sqlite_where=_OPEN,
+        postgresql_where=_OPEN,
+    ),
     comment="The sandboxes that a run names, for good. is_open: it goes on, and no other run may name them.",
 )
 

@@ -36,13 +36,13 @@ class Accounts:
         router = APIRouter(default_response_class=JSONResponse)
         known = (401, 403, 404, 422, 429, 500, 503)
         entries = operation(models.EntriesAnswer, *known, query=models.EntriesQuery, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:path}/ledger", self.entries, methods=["GET"], **entries)
+        router.add_api_route("/v1/accounts/{org:id}/ledger", self.entries, methods=["GET"], **entries)
         lots = operation(account_models.LotsAnswer, *known, query=models.MostQuery, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:path}/lots", self.lots, methods=["GET"], **lots)
+        router.add_api_route("/v1/accounts/{org:id}/lots", self.lots, methods=["GET"], **lots)
         statement = operation(account_models.StatementAnswer, *known, query=account_models.StatementQuery, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:path}/statement", self.statement, methods=["GET"], **statement)
+        router.add_api_route("/v1/accounts/{org:id}/statement", self.statement, methods=["GET"], **statement)
         account = operation(account_models.AccountAnswer, *known, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:path}", self.account, methods=["GET"], **account)
+        router.add_api_route("/v1/accounts/{org:id}", self.account, methods=["GET"], **account)
         return router
 
     async def entries(self, org: str, request: Request) -> JSONResponse:

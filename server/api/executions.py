@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse
 
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Reservation
-from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import in_credits
 from drawdown.server.api import run_models as models
 from drawdown.server.api.described import IDEMPOTENCY_KEY, operation
@@ -68,9 +67,9 @@ class Executions:
             ("settle", self.settle, models.ChargedAnswer, models.SettleOrder),
             ("release", self.release, models.ChargedAnswer, models.ReleaseOrder),
         ):
-            add(f"{ROOT}/{{key:path}}/{name}", work, methods=["POST"], **write(answer, 402, 404, 409, *sent, body=body))
+            add(f"{ROOT}/{{key:id}}/{name}", work, methods=["POST"], **write(answer, 402, 404, 409, *sent, body=body))
         add(
-            f"{ROOT}/{{key:path}}",
+            f"{ROOT}/{{key:id}}",
             self.show,
             methods=["GET"],
             **operation(models.ShownRunAnswer, 404, *known, query=models.MostQuery, scope="executions:read"),
@@ -87,7 +86,8 @@ class Executions:
 
         async def accept(order: models.AcceptOrder, said: Said) -> Mapping[str, object]:
             key, run = _key_of(order.key, given), _request(order, said)
-            done = await self._programs.together.accept(Asked(key, run, said.key.actor, order.reason))
+            asked = Asked(key, run, said.key.actor, order.reason, tells_names=said.key.org_id is None)
+            done = await self._programs.together.accept(asked)
             return _with_wallet(done.reservation, done, repeated=done.repeated)
 
         return await self._programs.act_together(request, "executions:write", models.AcceptOrder, accept)
@@ -182,13 +182,7 @@ def _list(connection: sa.Connection, query: models.RunsQuery, said: Said) -> Map
         query.subject or "",
         query.action or "",
     )
-    try:
-        found = list_runs(connection, chosen, said.now_ms, query.most)
-    except UnknownId:
-        if said.key.org_id is None:
-            raise
-        found = []  # the nearest label may be of another organisation
-    return {"runs": [_run(one) for one in found]}
+    return {"runs": [_run(one) for one in list_runs(connection, chosen, said.now_ms, query.most)]}
 
 
 def _show(connection: sa.Connection, query: models.MostQuery, said: Said, *, key: str) -> Mapping[str, object]:

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, UnknownId, UsageError
-from drawdown.schema.ids import is_clean_id
+from drawdown.schema.ids import is_clean, is_clean_id, tell_no_names
 from drawdown.schema.units import in_credits
 from drawdown.server.api.together import Together
 from drawdown.server.http import bodies
@@ -38,6 +38,8 @@ from drawdown.worker.commands.api_keys import ApiKey
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 64 * 1024
+MOST_PARAMETERS: Final = 50
+"""Of one query."""
 AT_ONCE: Final = 4
 """Transactions of programs; with all others of the process, fewer than the engine has connections."""
 WITHIN_S: Final = 20.0
@@ -55,8 +57,8 @@ CODES: Final = (
     "metering_alone", "needs_quantities", "needs_wallet", "no_credit", "no_estimate", "no_rate", "no_sandbox",
     "no_scope", "no_wallet", "not_json", "not_metered", "other_content", "other_key", "other_org", "other_unit",
     "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped", "too_large", "too_many_requests",
-    "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action", "unknown_feature",
-    "unknown_org", "unknown_payer", "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject",
+    "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action",
+    "unknown_feature", "unknown_org", "unknown_payer", "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject",
     "unknown_supplier", "unsaid_settlement",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
@@ -108,7 +110,7 @@ class Programs:
         """Have something done, in one transaction."""
 
         def do(order: M, key: ApiKey) -> Awaitable[Answer]:
-            return self._threads.write(lambda connection: work(connection, order, self._said(key)))
+            return self._threads.write(lambda c: work(c, order, self._said(key, c)))
 
         return await self._answered(self._ordered(request, scope, model, do))
 
@@ -116,7 +118,7 @@ class Programs:
         self, request: Request, scope: str, model: type[M], do: Callable[[M, Said], Awaitable[Answer]]
     ) -> JSONResponse:
         """The same, in a transaction that others may share: `do` sees to that."""
-        return await self._answered(self._ordered(request, scope, model, lambda order, key: do(order, self._said(key))))
+        return await self._answered(self._ordered(request, scope, model, lambda order, key: do(order, self._now(key))))
 
     async def _ordered(
         self, request: Request, scope: str, model: type[M], do: Callable[[M, ApiKey], Awaitable[Answer]]
@@ -134,12 +136,17 @@ class Programs:
         async def asked() -> Answer:
             key = await self._proven(request, scope)
             query = _query_of(request, model)
-            return await _soon(self._threads.read(lambda connection: work(connection, query, self._said(key))))
+            return await _soon(self._threads.read(lambda c: work(c, query, self._said(key, c))))
 
         return await self._answered(asked())
 
-    def _said(self, key: ApiKey) -> Said:
+    def _said(self, key: ApiKey, connection: sa.Connection) -> Said:
         """The time is taken in the transaction: one that waited for its thread is late."""
+        if key.org_id is not None:
+            tell_no_names(connection)
+        return self._now(key)
+
+    def _now(self, key: ApiKey) -> Said:
         return Said(key, self._services.clock.now_ms())
 
     async def _proven(self, request: Request, scope: str) -> ApiKey:
@@ -229,12 +236,16 @@ async def _soon(work: Awaitable[T]) -> T:
 
 def _query_of(request: Request, model: type[M]) -> M:
     """The query, each name once but for lists. Errors: ApiError 422."""
-    query = request.query_params
-    found: dict[str, object] = {}
-    for name in dict.fromkeys(query):
-        values = query.getlist(name)
-        is_list = name in model.model_fields and get_origin(model.model_fields[name].annotation) is list
-        found[name] = values if is_list or len(values) > 1 else values[0]
+    raw: bytes = request.scope.get("query_string", b"")
+    if raw.count(b"&") >= MOST_PARAMETERS:
+        raise ApiError(422, "bad_value", f"a query has {MOST_PARAMETERS} parameters at most")
+    given: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        if not is_clean(value):
+            raise ApiError(422, "bad_value", "no value of a query has a control character, or bytes that are no UTF-8")
+        given.setdefault(name, []).append(value)
+    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
+    found = {name: values if name in lists or len(values) > 1 else values[0] for name, values in given.items()}
     try:
         return model.model_validate(found)
     except ValidationError as error:

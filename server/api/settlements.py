@@ -180,7 +180,7 @@ class Settlements:
         known = (401, 403, 404, 422, 429, 500, 503)
         add("/v1/settlements", self.list_, methods=["GET"], **said(SettlementsAnswer, *known, query=SettlementsQuery))
         shown = said(ShownSettlementAnswer, *known, query=MostQuery)
-        add("/v1/settlements/{run:path}", self.show, methods=["GET"], **shown)
+        add("/v1/settlements/{run:id}", self.show, methods=["GET"], **shown)
         add("/v1/suppliers", self.suppliers, methods=["GET"], **said(SuppliersAnswer, *known, query=MostQuery))
         add("/v1/payouts", self.payouts, methods=["GET"], **said(PayoutsAnswer, *known, query=PayoutsQuery))
         return router

@@ -14,8 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+import sqlalchemy as sa
+
 from drawdown.schema.clock import Clock
 from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.ids import tell_no_names
 from drawdown.server.http.threads import Threads
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.executions import Accepted, Asked
@@ -97,7 +100,7 @@ class Together:
             return
         asked = [one.asked for one in batch]
         try:
-            found = await self._threads.write(lambda c: executions.accept_together(c, asked, self._clock.now_ms()))
+            found = await self._threads.write(lambda c: self._accept_all(c, asked))
         except (Refused, UsageError):  # one of them at least: nothing was kept
             await asyncio.gather(*map(self._alone, batch))
         except Exception as error:
@@ -107,12 +110,20 @@ class Together:
             for one, accepted in zip(batch, found, strict=True):
                 one.tell(accepted)
 
+    def _accept_all(self, connection: sa.Connection, asked: Sequence[Asked]) -> list[Accepted]:
+        """Whoever is refused is told why by `_accept`: no name is looked for before."""
+        tell_no_names(connection)
+        return executions.accept_together(connection, asked, self._clock.now_ms())
+
+    def _accept(self, connection: sa.Connection, asked: Asked) -> Accepted:
+        if not asked.tells_names:
+            tell_no_names(connection)
+        return executions.accept(connection, asked.key, asked.request, asked.by(self._clock.now_ms()))
+
     async def _alone(self, one: _Waiting) -> None:
         asked = one.asked
         try:
-            found = await self._threads.write(
-                lambda c: executions.accept(c, asked.key, asked.request, asked.by(self._clock.now_ms()))
-            )
+            found = await self._threads.write(lambda c: self._accept(c, asked))
         except Exception as error:
             one.tell(error)
         else:

@@ -35,6 +35,12 @@ CREDIT = {
         "box-metering is free, and metered, which names it, is held",
         org="boxed",
     ),
+    "a sandbox that is named as another organisation's": Broken(
+        10,
+        ("UPDATE reservation_sandboxes SET org_id = 'acme' WHERE reservation = 'metered'",),
+        "box-metering is named by metered as a sandbox of acme",
+        org="boxed",
+    ),
     "a hold that shrank by more than its sandboxes used": Broken(
         10,
         (

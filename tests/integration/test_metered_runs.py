@@ -10,15 +10,17 @@ from typing import TypeVar
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger import plans
 from drawdown.ledger.accounts import read_wallets
 from drawdown.ledger.lots import PLAIN
 from drawdown.ledger.plans import HoldTerms
+from drawdown.ledger.runs import sandboxes
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS, WINDOW_MS
-from drawdown.worker.commands import credit, executions, pools
+from drawdown.worker.commands import credit, executions, pools, run_permission
 from drawdown.worker.commands.run_request import MOST_SANDBOXES, Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
@@ -381,6 +383,85 @@ def test_the_watch_halts_nobody_for_a_hold_that_is_used_up(lab: Lab) -> None:
     runner.run(watch(lab.fleet.context(), watcher), world)
     ((halted, reason),) = lab.fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'")
     assert (bool(halted), reason) == (True, "estimate")
+
+
+def test_ids_of_sandboxes_are_an_organisations_own(lab: Lab) -> None:
+    """Two organisations' sandboxes of one id: each hold shrinks by its own organisation's samples."""
+    lab.write(lambda c: credit.grant(c, "other", 100_000, lab.fleet.by, key="its", plan="free", terms=PLAIN))
+    its = Request("other", 50_000, settled_by="metering", sandboxes=("sb-1", "sb-2"))
+    lab.write(lambda c: executions.accept(c, "its", its, lab.fleet.by))
+    lab.accept(sandboxes=("sb-1",))
+    lab.use()
+    lab.fleet.sample("other", lab.fleet.clock.at_ms, 120, sandbox="sb-1")
+    lab.use("sb-2", 2)  # named by the other one alone
+    lab.fleet.tick_windows(3)
+    assert (lab.run().drawn_micro, lab.run("its").drawn_micro) == (A_MINUTE, 2 * A_MINUTE)
+    assert lab.purse == (100_000 - 3 * A_MINUTE, 50_000 - A_MINUTE)
+    lab.proven()
+    lab.settle("its")
+    assert code_of(lambda: lab.accept("again", 10)) == "sandbox_taken", "what another one ends frees nothing of ours"
+
+
+def test_of_runs_accepted_at_once_none_is_above_the_bound(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited for the wallet counts again: what was looked at before may have changed meanwhile."""
+    monkeypatch.setattr(sandboxes, "MOST_METERED", 2)
+    lab.accept("one", 10, sandboxes=("a",))
+    with monkeypatch.context() as patched:
+        patched.setattr(executions, "permit", _permit_unlooked)
+        lab.accept("two", 10, sandboxes=("b",))
+        assert code_of(lambda: lab.accept("three", 10, sandboxes=("c",))) == "too_many_runs"
+    assert lab.purse == (100_000, 20)
+    assert lab.fleet.one("SELECT COUNT(*) FROM reservations") == 2
+    assert lab.accept("two", 10, sandboxes=("b",)).repeated, "the first answer, however many there are"
+
+
+def _permit_unlooked(connection: sa.Connection, request: Request, now_ms: int) -> run_permission.Permit:
+    found = plans.hold_terms(connection, request.org_id)
+    return run_permission.Permit(request.org_id, request.amount_micro or 0, found)
+
+
+def test_nobody_looks_at_holds_where_there_is_no_room_without_them(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.accept(micro=60_000)
+    lab.write(lambda c: executions.accept(c, "r", Request("acme", 10_000), lab.fleet.by))
+    lab.use(minutes=5)
+    with monkeypatch.context() as patched:
+        patched.setattr("drawdown.worker.tick.shrink_holds", lambda context: iter(()))
+        lab.fleet.tick_windows(3)
+    assert lab.purse == (70_000, 70_000)
+    looked: list[object] = []
+    real = metered.shrink_of
+
+    def counting(connection: sa.Connection, customers: list[str], now_ms: int, own: str = "") -> None:
+        looked.append(customers)
+        real(connection, customers, now_ms, own)
+
+    monkeypatch.setattr(run_permission, "shrink_of", counting)
+    for work in (
+        lambda c: executions.accept(c, "big", Request("acme", 70_001), lab.fleet.by),
+        lambda c: executions.extend(c, "r", 80_001, None, lab.fleet.by),
+    ):
+        assert code_of(lambda work=work: lab.write(work)) == "no_credit"  # type: ignore[misc]
+    assert looked == []
+    lab.write(lambda c: executions.accept(c, "fits", Request("acme", 30_000), lab.fleet.by))
+    assert (looked, lab.purse) == ([["acme"]], (70_000, 70_000))
+    terms = HoldTerms(most_held_micro=60_000)
+    lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=terms))
+    assert code_of(lambda: lab.accept("above", 60_001, sandboxes=("d",))) == "too_much_held"
+    assert len(looked) == 1
+    lab.proven()
+
+
+def test_a_hold_that_is_to_grow_counts_what_it_has_drawn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By more than the wallet has, if nobody looked: metering has drawn the difference by now."""
+    lab.accept(micro=10_000)
+    lab.use(minutes=15)
+    with monkeypatch.context() as patched:
+        patched.setattr("drawdown.worker.tick.shrink_holds", lambda context: iter(()))
+        lab.fleet.tick_windows(3)
+    assert lab.purse == (10_000, 10_000)
+    lab.write(lambda c: executions.extend(c, "m", 100_000, None, lab.fleet.by))
+    assert (lab.run().drawn_micro, lab.purse) == (90_000, (10_000, 10_000))
+    lab.proven()
 
 
 def test_runs_are_listed_with_their_sandboxes(lab: Lab) -> None:

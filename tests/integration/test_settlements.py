@@ -567,7 +567,7 @@ def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, mo
     assert sum(int(row["amount_micro"]) for row in rows) == 25 * MICRO
     taken = next(csv.DictReader(io.StringIO(second[0])))
     assert (taken["line"], taken["kind"], taken["amount"], taken["reason"]) == (
-        "reversal:@r", "clawback", "-1.000000", "'\t=HYPERLINK(1)")  # fmt: skip
+        "reversal:@r", "clawback", "-1.000000", "\\t=HYPERLINK(1)")  # fmt: skip
     whole = json.loads(second[1])
     assert whole["total_micro"] == sum(row["amount_micro"] for row in whole["rows"]) == 4 * MICRO
     assert whole["lines"] == len(whole["rows"]) == 2

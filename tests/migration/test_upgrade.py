@@ -210,6 +210,40 @@ def test_runs_of_0025_have_receipts_and_name_no_sandbox(
     engine.dispose()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_sandbox_that_a_run_of_0030_names_is_its_organisations_own(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "sqlite":
+        engine = connect(f"sqlite:///{tmp_path}/old.db")
+    else:
+        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "boxes"))
+    named = "SELECT reservation, sandbox_id, org_id, is_open FROM reservation_sandboxes ORDER BY 1, 2"
+    theirs = "INSERT INTO reservation_sandboxes VALUES ('theirs', 'one', 'globex', TRUE)"
+
+    def say(text: str) -> None:
+        write(engine, lambda c: c.execute(sa.text(text)))
+
+    with engine.begin() as connection:
+        migrate_to(connection, "0030")
+        for statement in RUNS:
+            connection.execute(sa.text(statement))
+        for run, box, is_open in (("going", "one", "TRUE"), ("off", "two", "FALSE")):
+            connection.execute(
+                sa.text(f"INSERT INTO reservation_sandboxes VALUES ('{run}', '{box}', 'acme', {is_open})")
+            )
+    with pytest.raises(DBAPIError, match=r"(?i)unique"):
+        say(theirs)
+    upgrade(engine)
+    read(engine, require_ready)
+    rows = [tuple(row) for row in read(engine, lambda c: c.execute(sa.text(named)).all())]
+    assert rows == [("going", "one", "acme", True), ("off", "two", "acme", False)]
+    say(theirs)
+    with pytest.raises(DBAPIError, match=r"(?i)unique"):
+        say("INSERT INTO reservation_sandboxes VALUES ('new', 'one', 'acme', TRUE)")
+    engine.dispose()
+
+
 RUN_OF_0025 = (
     "INSERT INTO reservations (reservation, org_id, customer_id, amount_micro, state, overage, accepted_ms, "
     "expires_ms, fingerprint, actor, reason) "

@@ -1,5 +1,5 @@
 """A machine on runs that metering settles beside runs with receipts and sandboxes of no run, in one wallet, and a model
-that prices every sample once.
+that prices every sample once. Another organisation has sandboxes of the same ids, and a run that names all of them.
 
 Guarantee: after every step the wallet keeps what was given, less each charged sample and each receipt once; each hold
 is what its run has left, by the samples that were charged; a verdict counts what was used of it, charged or not, once;
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +26,7 @@ from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import MOST_LIFE_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.verdict.holds import expire_holds, read_held
 from drawdown.worker.verify.verify import verify
@@ -85,13 +87,20 @@ class Metering(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.fleet.assign("x", from_ms=T0)
-        write(self.engine, lambda c: credit.grant(c, "x", GIVEN, self.fleet.by, key="given", plan="free"))
+        self.fleet.assign("y", from_ms=T0)
+        for name in ("x", "y"):
+            grant = partial(credit.grant, customer_id=name, amount_micro=GIVEN, by=self.fleet.by, plan="free")
+            write(self.engine, partial(grant, key=f"given {name}"))
+        its = Request("y", GIVEN, for_ms=MOST_LIFE_MS, settled_by="metering", sandboxes=BOXES)
+        write(self.engine, lambda c: executions.accept(c, "its", its, self.fleet.by))
 
-    @rule(boxes=st.sampled_from([BOXES, BOXES[:1], BOXES[1:]]), seconds=st.sampled_from([7, 60]))
-    def use(self, boxes: tuple[str, ...], seconds: int) -> None:
+    @rule(boxes=st.sampled_from([BOXES, BOXES[:1], BOXES[1:]]), seconds=st.sampled_from([7, 60]),
+          whose=st.sampled_from(["x", "x", "y"]))  # fmt: skip
+    def use(self, boxes: tuple[str, ...], seconds: int, whose: str) -> None:
         for box in boxes:
-            self.fleet.sample("x", self.now, seconds, sandbox=box)
-            self.samples.append((self.now, box, seconds))
+            self.fleet.sample(whose, self.now, seconds, sandbox=box)
+            if whose == "x":
+                self.samples.append((self.now, box, seconds))
 
     @rule(minutes=st.sampled_from([1, 2, 7]))
     def later(self, minutes: int) -> None:
@@ -170,12 +179,12 @@ class Metering(RuleBasedStateMachine):
         )  # fmt: skip
 
     def charged_windows(self) -> set[int]:
-        rows = self.fleet.rows("SELECT window_ms FROM pushes WHERE state = 'accepted'")
+        rows = self.fleet.rows("SELECT window_ms FROM pushes WHERE state = 'accepted' AND org_id = 'x'")
         return {int(str(row[0])) for row in rows}
 
     @invariant()
     def holds_are_what_runs_have_left(self) -> None:
-        rows = self.fleet.rows("SELECT reservation, drawn_micro, state FROM reservations")
+        rows = self.fleet.rows("SELECT reservation, drawn_micro, state FROM reservations WHERE org_id = 'x'")
         for key, drawn, state in rows:
             run = self.runs[str(key)]
             assert state == run.state or (state, run.until <= self.now) == ("held", True), "it stands elsewhere"

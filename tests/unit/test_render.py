@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from drawdown.cli.rendering import table
+from drawdown.schema.text import no_formula
 
 KEY = "usage:organisation-of-some-length:1767225600000:compute_4gb:r1"
 TIME = "2026-01-01T00:00:00.123Z"
@@ -49,3 +50,11 @@ def test_a_terminal_that_is_wide_enough_is_kept_to() -> None:
 
 def test_a_table_without_rows_shows_its_columns() -> None:
     assert printed(80, terminal=False, rows=[]).splitlines() == ["Pushes", "key  at  quantity  late  why", ""]
+
+
+def test_a_cell_of_a_spreadsheet_is_clean_and_no_formula() -> None:
+    for text, shown in {
+        "=1+1": "'=1+1", "-1": "'-1", "'5": "''5", "a=b": "a=b", "\t=x": "\\t=x", "\u202efdp.exe": "\\u202efdp.exe",
+        "\x1b[2J": "\\x1b[2J", "": "",
+    }.items():  # fmt: skip
+        assert no_formula(text) == shown

@@ -52,18 +52,20 @@ QUEUED_LIFE_MS: Final = DAY_MS
 def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview:
     """What `accept` would answer now. Nothing is written."""
     found: Permit | None = None
+    wallet: accounts.Wallet | None = None
     denied: Denied | None = None
     try:
         require_sane(request)
         found = permit(connection, request, now_ms)
         if found.hold == "wallet":
-            require_room(connection, found, now_ms)
+            wallet = look_ahead(connection, found.customer_id, now_ms)
+            require_room(connection, found, wallet, now_ms)
         else:
             elsewhere = remote_runs.standing(connection, request.org_id, now_ms)
             remote_runs.require_room(elsewhere, request.org_id, found.amount_micro)
     except Denied as error:
         denied = error
-    available, read_ms = _ahead(connection, request.org_id, found, now_ms)
+    available, read_ms = _ahead(connection, request.org_id, found, wallet, now_ms)
     return Preview(
         denied is None,
         None if denied is None else denied.step,
@@ -77,13 +79,15 @@ def preview(connection: sa.Connection, request: Request, now_ms: int) -> Preview
     )
 
 
-def _ahead(connection: sa.Connection, org_id: str, found: Permit | None, now_ms: int) -> tuple[int | None, int | None]:
-    """What is available to whom a permit is of, and when that was read of a provider. What another payer has is not
-    said."""
+def _ahead(
+    connection: sa.Connection, org_id: str, found: Permit | None, own: accounts.Wallet | None, now_ms: int
+) -> tuple[int | None, int | None]:
+    """What is available to whom a permit is of, in its `own` wallet or by a provider's read, and when that was. What
+    another payer has is not said."""
     if found is None or found.payer is not None:
         return None, None
     if found.hold == "wallet":
-        return look_ahead(connection, found.customer_id, now_ms).available_micro, None
+        return None if own is None else own.available_micro, None
     elsewhere = remote_runs.standing(connection, org_id, now_ms)
     wallet = elsewhere.wallet if found.hold == "local" else None
     return None if wallet is None else wallet.available_micro, elsewhere.read_ms
@@ -183,7 +187,7 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     before = None if to_micro is None else reservations.read(connection, key)
     if before is not None and to_micro is not None and before.hold == "wallet":
         most = plans.hold_terms(connection, before.customer_id).most_held_micro
-        make_room(connection, before.customer_id, to_micro, most, by.now_ms, key)
+        make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
     found = _held(connection, key, by.now_ms)
     if found.state != "held":
         raise Denied("ended", f"{key} is {found.state}: it cannot be extended; accept another run")

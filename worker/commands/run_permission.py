@@ -16,7 +16,7 @@ from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard
 from drawdown.ledger.runs import reservations, sandboxes
 from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import Denied, Hold
+from drawdown.ledger.runs.reservations import Denied, Hold, Reservation
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
@@ -67,6 +67,8 @@ def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
         ids.require(connection, ids.SUPPLIER, request.supplier)
     if request.sandboxes:
         _require_own_sandboxes(connection, request, now_ms)
+    if request.settled_by == "metering":
+        sandboxes.require_few(connection, paying.customer_id, now_ms, with_new=False)
     return Permit(paying.customer_id, amount, terms, payer, paying.hold)
 
 
@@ -89,10 +91,10 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
     return [Permit(customer, amount, terms) for amount in amounts]
 
 
-def require_room(connection: sa.Connection, found: Permit, now_ms: int) -> None:
-    """The last step, for a look ahead: holding decides it. Of a hold that lies in no wallet it is asked elsewhere.
-    Errors: Denied."""
-    wallet, most = look_ahead(connection, found.customer_id, now_ms), found.terms.most_held_micro
+def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wallet, now_ms: int) -> None:
+    """The last step, for a look ahead at the wallet that pays: holding decides it. Of a hold that lies in no wallet
+    it is asked elsewhere. Errors: Denied."""
+    most = found.terms.most_held_micro
     capped = most is not None and wallet.held_micro + found.amount_micro > most
     if found.payer is not None:
         if capped or found.amount_micro > wallet.available_micro:
@@ -116,13 +118,20 @@ def make_room(
     wanted_micro: int,
     most_held_micro: int | None,
     now_ms: int,
-    own: str = "",
+    growing: Reservation | None = None,
 ) -> None:
-    """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held."""
-    found = accounts.read_wallets(connection, [customer_id])[customer_id]
-    above = most_held_micro is not None and found.held_micro + wanted_micro > most_held_micro
-    if found.held_micro and (above or found.available_micro < wanted_micro):
-        shrink_of(connection, [customer_id], now_ms, own)
+    """Where there seems to be no room, what metering has drawn of holds since they were looked at is no longer held.
+    Nobody looks where there would be none without any hold. `growing`: the run that is to hold so much in all."""
+    found = maturing.look_ahead(connection, customer_id, now_ms)
+    least = wanted_micro
+    if growing is not None:  # what of it metering has drawn by now is not known yet
+        kept = max(growing.amount_micro, growing.drawn_micro)
+        least = 0 if growing.settled_by == "metering" else wanted_micro - kept
+    most = reservations.NO_END_MICRO if most_held_micro is None else most_held_micro
+    may = least <= min(most, found.available_micro + found.held_micro)
+    above = found.held_micro + wanted_micro > most
+    if found.held_micro and may and (above or found.available_micro < wanted_micro):
+        shrink_of(connection, [customer_id], now_ms, growing.reservation if growing else "")
 
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
@@ -140,9 +149,10 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
 
 
 def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: int) -> None:
-    """A sandbox that no host has told of yet may be named: it starts later."""
+    """A sandbox that no host has told of yet may be named: it starts later. To whom no names are told, another
+    organisation's is such a one; its samples are that organisation's all the same."""
     values = {"org_id": request.org_id, "names": request.named}
-    other = SQL.run(connection, "of_others", values).scalar()
+    other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
     if other is not None:
         raise Denied("other_org", f"{other} is no sandbox of {request.org_id}: name its own ones")
     sandboxes.require_free(connection, request.org_id, request.named, now_ms)
@@ -164,12 +174,13 @@ def _to_hold(
 
 def _sponsor(connection: sa.Connection, request: Request, now_ms: int) -> payers.Payer | None:
     """What the payer allows that a request names; None where the organisation itself pays. The nearest name is told of
-    those alone who pay for it. Errors: UnknownId; Denied."""
+    those alone who pay for it; to whom no names are told, one that is unknown is one that does not pay. Errors:
+    UnknownId; Denied."""
     payer, org_id = request.payer, request.org_id
     if payer is None:
         return None
     ids.require(connection, ids.CUSTOMER, org_id)
-    if not ids.is_known(connection, ids.CUSTOMER, payer):
+    if ids.tells_names(connection) and not ids.is_known(connection, ids.CUSTOMER, payer):
         raise ids.unknown(ids.PAYER, payer, payers.of_org(connection, org_id))
     row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
     if payer == (str(row.customer_id) if row is not None and row.customer_id else org_id):

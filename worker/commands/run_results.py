@@ -30,12 +30,14 @@ class Preview:
 
 @dataclass(frozen=True)
 class Asked:
-    """A run that is asked for by a program, and by whom."""
+    """A run that is asked for by a program, and by whom. `tells_names`: whoever asks may learn names of any
+    organisation."""
 
     key: str
     request: Request
     actor: str
     reason: str
+    tells_names: bool = True
 
     def by(self, now_ms: int) -> By:
         return By(now_ms, self.actor, self.reason, "http")

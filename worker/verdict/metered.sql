@@ -32,17 +32,19 @@ ORDER BY reservation LIMIT :at_most {for_update}
 SELECT {run} FROM reservations WHERE {metering} AND customer_id IN :customers
 
 -- name: used
--- Seconds by window and size: of the sandboxes of each run, in its life, and of all others.
+-- Seconds by window and size: of the sandboxes of each run, in its life, and of all others. Two organisations' sandboxes
+-- may have one id: each has samples of its own.
 WITH picked AS MATERIALIZED (SELECT org_id, from_ms FROM {rows :orgs (org_id text, from_ms bigint)} r),
 named AS MATERIALIZED (
-    SELECT n.sandbox_id, h.reservation, h.accepted_ms, h.expires_ms
+    SELECT n.org_id, n.sandbox_id, h.reservation, h.accepted_ms, h.expires_ms
     FROM {rows :runs (reservation text)} r JOIN reservations h ON h.reservation = r.reservation
     JOIN reservation_sandboxes n ON n.reservation = h.reservation
 )
 SELECT s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, s.memory_mb, n.reservation,
     SUM(s.interval_s) AS seconds
 FROM picked p {look_up} usage_samples s {looked_up_by} s.org_id = p.org_id AND s.ts >= p.from_ms {end_look_s}
-LEFT JOIN named n ON n.sandbox_id = s.sandbox_id AND s.ts >= n.accepted_ms AND s.ts < n.expires_ms
+LEFT JOIN named n ON n.org_id = s.org_id AND n.sandbox_id = s.sandbox_id AND s.ts >= n.accepted_ms
+    AND s.ts < n.expires_ms
 WHERE s.problem IS NULL AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = s.id)
 GROUP BY 1, 2, 3, 4
 

@@ -40,7 +40,8 @@ STATEMENTS: Final = (
         CREDIT,
         ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over", "lots_ended", "overdraft"),
     ),
-    (METERING, ("paid_twice", "metered_entry", "sandboxless", "sandbox_open", "metered_beyond", "metered_uncharged")),
+    (METERING, ("paid_twice", "metered_entry", "sandboxless", "sandbox_open", "sandbox_elsewhere")),
+    (METERING, ("metered_beyond", "metered_uncharged")),
     (PLANS, ("period_missing", "first_missing", "period_twice", "period_otherwise", "rolled", "reduced_otherwise")),
     (PLANS, ("plan_unsaid", "plan_never_due", "tier_entry", "tier_holder")),
     (POOLS, ("allotted_otherwise", "allotted_unsaid", "returned_otherwise", "pool_never_due")),
@@ -157,6 +158,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "metered_entry": (10, "{key} charges {amount_micro} for {reservation}, which metering charges for"),
     "sandboxless": (10, "metering charges for {reservation}, which names no sandbox"),
     "sandbox_open": (10, "{sandbox_id} is {said}, and {reservation}, which names it, is {state}"),
+    "sandbox_elsewhere": (10, "{sandbox_id} is named by {reservation} as a sandbox of {named_org_id}"),
     "metered_beyond": (
         10,
         "the hold of {reservation} shrank by {drawn_micro}; the samples of its sandboxes come to {most}",

@@ -11,8 +11,8 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: lives
 -- Each run with a sandbox that it names; it is over as it ends, and no later than it may go on.
-(SELECT r.reservation, r.org_id, r.customer_id, r.settled_by, r.state, n.sandbox_id, n.is_open, r.accepted_ms,
-    r.expires_ms, CASE WHEN r.ended_ms < r.expires_ms THEN r.ended_ms ELSE r.expires_ms END AS over_ms
+(SELECT r.reservation, r.org_id, r.customer_id, r.settled_by, r.state, n.org_id AS named_org_id, n.sandbox_id, n.is_open,
+    r.accepted_ms, r.expires_ms, CASE WHEN r.ended_ms < r.expires_ms THEN r.ended_ms ELSE r.expires_ms END AS over_ms
 FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservation)
 
 -- name: paid_twice
@@ -40,6 +40,11 @@ WHERE r.settled_by = 'metering' AND NOT EXISTS (
 SELECT 'sandbox_open' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.state,
     CASE WHEN v.is_open THEN 'taken' ELSE 'free' END AS said
 FROM {lives} v WHERE v.is_open <> (v.state = 'held')
+
+-- name: sandbox_elsewhere
+-- A sandbox is named as one of the run's own organisation: it is taken, and counted, by that.
+SELECT 'sandbox_elsewhere' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.named_org_id
+FROM {lives} v WHERE v.named_org_id <> v.org_id
 
 -- name: metered_beyond
 SELECT 'metered_beyond' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.most

@@ -40,10 +40,11 @@ class RunEntry:
 
 
 def list_runs(connection: sa.Connection, chosen: RunFilter, now_ms: int, most: int) -> list[Reservation]:
-    """The newest first. Errors: UnknownId for an organisation or a label that no run has."""
+    """The newest first. Errors: UnknownId for an organisation or a label that no run has. To whom no names are told
+    there are just no such runs: whether another organisation has that label is not for it to know."""
     labels = ((ids.PROJECT, chosen.project), (ids.SUBJECT, chosen.subject), (ids.ACT, chosen.action))
     for kind, name in ((ids.CUSTOMER, chosen.org), (ids.CUSTOMER, chosen.payer), *labels):
-        if name:
+        if name and ids.tells_names(connection):
             ids.require(connection, kind, name)
     kept = {*chosen.states, *(("held",) if "expired" in chosen.states else ())}
     values = {**vars(chosen), "states": list(chosen.states), "kept": sorted(kept), "now_ms": now_ms, "at_most": most}

@@ -1,8 +1,8 @@
 """The file of a batch: what is handed over to be paid, as CSV or as one JSON object. Reads only.
 
 Guarantee: its lines add up to its total; the same batch gives the same bytes each time. Lines are known by ids that
-never change. Nothing in it is taken for a formula by a spreadsheet. It is read and written in parts, however long it
-is.
+never change. Nothing in it is taken for a formula by a spreadsheet, nor turns the direction of reading. It is read and
+written in parts, however long it is.
 """
 
 from __future__ import annotations

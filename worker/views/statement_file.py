@@ -2,7 +2,7 @@
 
 Guarantee: each amount stands there exactly, in micro-credits, and in credits beside. In the CSV, `balance` of the first
 row and the column `moved` of all rows come to `balance` of the row `closing`; what is held has a column of its own.
-Nothing in it is taken for a formula by a spreadsheet.
+Nothing in it is taken for a formula by a spreadsheet, nor turns the direction of reading.
 """
 
 from __future__ import annotations
