@@ -58,8 +58,8 @@ CODES: Final = (
     "no_scope", "no_wallet", "not_json", "not_metered", "other_content", "other_key", "other_org", "other_unit",
     "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped", "too_large", "too_many_requests",
     "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action",
-    "unknown_feature", "unknown_org", "unknown_payer", "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject",
-    "unknown_supplier", "unsaid_settlement",
+    "unknown_feature", "unknown_org", "unknown_payer", "unknown_project", "unknown_run", "unknown_settlement",
+    "unknown_subject", "unknown_supplier", "unsaid_settlement",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_org", "unknown_run", "unknown_settlement")
