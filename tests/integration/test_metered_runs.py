@@ -3,9 +3,11 @@ charged themselves."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -105,6 +107,32 @@ def code_of(work: Callable[[], object]) -> str:
     with pytest.raises(Denied) as refused:
         work()
     return refused.value.code
+
+
+def test_what_is_charged_while_it_is_computed_counts_in_the_end(postgres: sa.Engine) -> None:
+    """A run's part of a window older than an hour is counted for good: never as nothing, because the charge came between
+    two of the statements that ask for it."""
+    lab = Lab(postgres)
+    lab.accept(for_ms=600 * MINUTE_MS)
+    lab.use(ts=T0 + MINUTE_MS)
+    lab.later(100 * MINUTE_MS)
+    lab.seal()
+    pushing = threading.Thread(target=lab.fleet.tick)
+
+    def push_between(_connection: Any, _cursor: Any, text: str, *_more: Any) -> None:
+        if pushing.ident is None and "SUM(e.amount_micro)" in text and "r.from_ms" in text:
+            pushing.start()
+            end = time.monotonic() + 30
+            while lab.purse[0] == 100_000 and time.monotonic() < end:
+                time.sleep(0.02)
+
+    sa.event.listen(postgres, "after_cursor_execute", push_between)
+    lab.shrink()
+    sa.event.remove(postgres, "after_cursor_execute", push_between)
+    pushing.join(30)
+    assert not pushing.is_alive()
+    lab.shrink()
+    assert lab.purse == (100_000 - A_MINUTE, 50_000 - A_MINUTE)
 
 
 def test_a_hold_shrinks_by_what_metering_charges_for_its_sandboxes(lab: Lab) -> None:
@@ -352,7 +380,7 @@ def test_what_a_receipt_charges_for_is_not_metered_as_well(lab: Lab) -> None:
 
 def test_a_plan_bounds_what_runs_hold_by_what_they_hold_still(lab: Lab) -> None:
     terms = HoldTerms(most_held_micro=60_000)
-    lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=terms))
+    lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=vars(terms)))
     lab.accept(micro=60_000)
     lab.use(minutes=5)
     lab.fleet.tick_windows(3)

@@ -48,6 +48,14 @@ PAIRS = (
     ("cli.nouns.executions:accept metering", "cli.nouns.executions:accept the same sandbox"),
     ("cli.nouns.executions:accept the sandbox of another", "cli.nouns.executions:settle metered"),
     ("settle", "shrink_holds"),
+    ("cli.nouns.ledger:grant to a new customer", "cli.nouns.plans:set_ gives a new customer"),
+    ("cli.nouns.executions:accept in a month of nothing", "cli.nouns.plans:set_ gives, by a clock behind"),
+    ("cli.nouns.plans:set_ gives", "cli.nouns.plans:set_ rollover"),
+    ("cli.nouns.plans:set_ holds", "cli.nouns.plans:set_ factor"),
+    ("cli.nouns.tiers:set_", "cli.nouns.tiers:set_ at once"),
+    ("expire_holds told", "cli.nouns.hooks:end"),
+    ("cli.nouns.hooks:end", "cli.nouns.hooks:replay"),
+    ("cli.nouns.settlements:reverse", "cli.nouns.settlements:reverse another's under the same key"),
 )
 
 

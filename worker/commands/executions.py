@@ -183,7 +183,7 @@ def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -
     if not 0 <= number < 2**31:
         raise UsageError("the number of a draw lies between 0 and 2,147,483,647")
     found = _held(connection, key, by.now_ms)
-    drawn = draws.draw(connection, found, number, _sane(cost), read_rate_card(connection), by)
+    drawn = draws.draw(connection, found, number, _sane(cost), read_rate_card(connection, found.accepted_ms), by)
     return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
 
 
@@ -217,7 +217,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By) -> Se
     free. Errors: as `ledger.runs.draws.finish`; UnknownId; UsageError."""
     found = _held(connection, key, by.now_ms)
     said = None if cost is None and found.settled_by == "metering" else _sane(cost or Cost())
-    drawn = draws.finish(connection, found, "settled", said, read_rate_card(connection), by)
+    drawn = draws.finish(connection, found, "settled", said, read_rate_card(connection, found.accepted_ms), by)
     return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
 
 
@@ -226,7 +226,7 @@ def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By) 
     as `ledger.runs.draws.finish`; UnknownId."""
     found = _held(connection, key, by.now_ms)
     cost = None if incurred is None else _sane(incurred)
-    drawn = draws.finish(connection, found, "released", cost, read_rate_card(connection), by)
+    drawn = draws.finish(connection, found, "released", cost, read_rate_card(connection, found.accepted_ms), by)
     return Settled(drawn, _moved(connection, found.customer_id, by.now_ms))
 
 
