@@ -132,9 +132,9 @@ def rotate(
         done = app.write(lambda c: hooks.rotate(c, name, by, overlap_ms=overlap_ms))
     except AnswerLost as error:
         again = (
-            f"where `drawdown --json hook list` has {name} with the generation {before.generation}, it was not rotated: "
-            f"give it again; else `drawdown hook secret {name}` prints the new secret, and one more rotation would end "
-            "the old one"
+            f"where `drawdown --json hook list` has {name} with the generation {before.generation}, it was not "
+            f"rotated: give it again; else `drawdown hook secret {name}` prints the new secret, and one more rotation "
+            "would end the old one"
         )
         raise AnswerLost(error.why, again) from error
     shown = _secret(app, name, done.generation)

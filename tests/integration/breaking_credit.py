@@ -94,6 +94,16 @@ CREDIT = {
         ),
         "done is settled, and no entry says with what",
     ),
+    "a run at a rate that was set after its acceptance": Broken(
+        2,
+        (
+            "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+            "SELECT 'tokens', 0, 7, 1, accepted_ms + 1, 't', 't' FROM reservations WHERE reservation = 'done'",
+            "UPDATE ledger_entries SET feature = 'tokens', quantity = 10, to_account = 'revenue:tokens' "
+            "WHERE key = 'run:done:final:*'",
+        ),
+        "the ledger charged 70 for 10 under run:done:final:*: no rate of the feature makes that",
+    ),
     "a run that was settled and goes on": Broken(
         10,
         ("UPDATE reservations SET state = 'expired' WHERE reservation = 'done'",),

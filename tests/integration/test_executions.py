@@ -19,8 +19,8 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import credit, executions
 from drawdown.worker.commands.credit import grant, set_rate
 from drawdown.worker.commands.run_permission import Request
-from drawdown.worker.views.status import org_status
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.status import org_status
 from tests.world import T0, Fleet
 
 T = TypeVar("T")

@@ -110,8 +110,8 @@ def code_of(work: Callable[[], object]) -> str:
 
 
 def test_what_is_charged_while_it_is_computed_counts_in_the_end(postgres: sa.Engine) -> None:
-    """A run's part of a window older than an hour is counted for good: never as nothing, because the charge came between
-    two of the statements that ask for it."""
+    """A run's part of a window older than an hour is counted for good: never as nothing, because the charge came
+    between two of the statements that ask for it."""
     lab = Lab(postgres)
     lab.accept(for_ms=600 * MINUTE_MS)
     lab.use(ts=T0 + MINUTE_MS)
