@@ -254,7 +254,7 @@ def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
     past = ("--from", "2026-01-01T00:00:00Z")
     says = "charged already keeps its price"
     assert says not in shell.run(*rate, "5")
-    assert says not in shell.run(*rate, "6", "--from", "2026-01-01T02:05:00Z")
+    assert says not in shell.run(*rate, "6", "--from", "2026-01-01T02:10:00Z")
     assert says in shell.run(*rate, "7", *past)
     assert "append-only" in shell.run(*rate, "8", *past, status=1)
 

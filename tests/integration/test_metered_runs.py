@@ -3,8 +3,6 @@ charged themselves."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -25,6 +23,7 @@ from drawdown.worker.commands.run_request import MOST_SANDBOXES, Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.push.push import push
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.verdict import metered
@@ -117,20 +116,16 @@ def test_what_is_charged_while_it_is_computed_counts_in_the_end(postgres: sa.Eng
     lab.use(ts=T0 + MINUTE_MS)
     lab.later(100 * MINUTE_MS)
     lab.seal()
-    pushing = threading.Thread(target=lab.fleet.tick)
+    fleet, left = lab.fleet, [push(lab.fleet.context(), "embedded")]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
 
     def push_between(_connection: Any, _cursor: Any, text: str, *_more: Any) -> None:
-        if pushing.ident is None and "SUM(e.amount_micro)" in text and "r.from_ms" in text:
-            pushing.start()
-            end = time.monotonic() + 30
-            while lab.purse[0] == 100_000 and time.monotonic() < end:
-                time.sleep(0.02)
+        if left and "SUM(e.amount_micro)" in text:
+            runner.run(left.pop(), world)
 
     sa.event.listen(postgres, "after_cursor_execute", push_between)
     lab.shrink()
-    sa.event.remove(postgres, "after_cursor_execute", push_between)
-    pushing.join(30)
-    assert not pushing.is_alive()
+    assert not left and lab.purse == (100_000 - A_MINUTE, 50_000), "charged, and not counted yet"
     lab.shrink()
     assert lab.purse == (100_000 - A_MINUTE, 50_000 - A_MINUTE)
 
