@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from drawdown.schema.units import WINDOW_MS
 from tests.integration.breaking import Broken
+from tests.world import T0
 
 CREDIT = {
     "a sandbox that was metered under a receipt": Broken(
@@ -103,6 +105,8 @@ CREDIT = {
             "WHERE key = 'run:done:final:*'",
         ),
         "the ledger charged 70 for 10 under run:done:final:*: no rate of the feature makes that",
+        T0 + 3 * WINDOW_MS,
+        "tokens",
     ),
     "a run that was settled and goes on": Broken(
         10,
