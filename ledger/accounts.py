@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,14 +60,20 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
 
     Errors: Refused for a plan that does not exist.
     """
-    if SQL.run(connection, "plan", {"plan": plan}).first() is None:
-        raise Refused(f"there is no plan {plan}: make it with `drawdown plan set {plan} --max-concurrent N`")
     account = wallet_account(customer_id)
     open_accounts(connection, [account])
+    if not hold_plans(connection, [plan]):
+        raise Refused(f"there is no plan {plan}: make it with `drawdown plan set {plan} --max-concurrent N`")
     if SQL.run(connection, "set_plan", {"plan": plan, "account_id": account}).first() is None:
         return False
     SQL.run(connection, "stay", {"customer_id": customer_id, "plan": plan, **vars(by)})
     return True
+
+
+def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
+    """Have nobody change what these plans give until this transaction is over, which holds its wallets by now: what is
+    given goes by what is there, and terms that are made next see to whom it was given. How many of them there are."""
+    return len(SQL.run(connection, "hold_plans", {"plans": sorted(plans)}).all())
 
 
 def open_accounts(connection: sa.Connection, accounts: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 begin or expire, what plans give, tiers.
 
 Guarantee: whoever decides by a balance matures its wallet first, under its lock; the sweep does the same sooner. Locks
-are taken in one order everywhere: reservations by their keys, then wallets by their ids.
+are taken in one order everywhere: reservations by their keys, then wallets by their ids, then plans by their names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from drawdown.ledger import lots
 from drawdown.ledger.accounts import WALLET, Wallet, wallet_account
 from drawdown.ledger.allocation import Lot
 from drawdown.ledger.entries import moves
-from drawdown.ledger.monthly import tiers
+from drawdown.ledger.monthly import grants, tiers
 from drawdown.ledger.monthly.calendar import next_start
 from drawdown.ledger.runs.told import tell_expired
 from drawdown.schema.sql import queries
@@ -87,6 +87,7 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     due = SQL.run(connection, "hold_due", values).scalars().all()
     touched = sorted({*customers, *lots.lenders(connection, customers, now_ms)})
     SQL.run(connection, "hold_wallets", {"accounts": [wallet_account(one) for one in touched]}).all()
+    grants.hold_plans(connection, customers, now_ms)
     freed = dict.fromkeys(customers, 0)
     if due:
         for row in expire(connection, due, now_ms):

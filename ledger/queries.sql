@@ -19,8 +19,13 @@ SELECT 1 FROM ledger_accounts WHERE account_id = :account_id
 -- Wallets in which something is due by now.
 SELECT account_id FROM ledger_accounts WHERE account_id IN :accounts AND next_due_ms <= :now_ms ORDER BY account_id
 
--- name: plan
-SELECT 1 FROM ledger_plans WHERE plan = :plan
+-- name: for_share [postgresql]
+FOR SHARE
+
+-- name: for_share [sqlite]
+
+-- name: hold_plans
+SELECT plan FROM ledger_plans WHERE plan IN :plans ORDER BY plan {for_share}
 
 -- name: set_plan
 -- It falls due at once, so that what the plan gives is looked for.
@@ -76,4 +81,4 @@ SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM ledger_entries WH
     AND from_account = :from_account AND ts >= :from_ms AND ts < :to_ms GROUP BY feature
 
 -- name: rates
-SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates
+SELECT feature, start_ms, micro_credits, per_quantity FROM ledger_rates WHERE at_ms <= :known_ms

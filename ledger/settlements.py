@@ -200,7 +200,7 @@ def reverse(
         before = Reversal(**{**row, "is_clawback": bool(row["is_clawback"])})
         same = amount_micro == before.amount_micro or (amount_micro is None and not found.left_micro)
         if before.reservation != found.reservation or not same:
-            raise Denied("other_content", f"the key {key} was used before, for another reversal: give a new one")
+            raise _other_content(key)
         return before, True
     if not found.left_micro:
         raise Denied("nothing_left", f"{found.reservation}: nothing of {in_credits(found.net_micro)} credits is left")
@@ -215,5 +215,10 @@ def reverse(
             "back: what it was paid too much is settled with it directly",
         )
     made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
-    SQL.run(connection, "reverse", vars(made))
+    if SQL.run(connection, "reverse", vars(made)).first() is None:  # at another supplier, in this moment
+        raise _other_content(key)
     return made, False
+
+
+def _other_content(key: str) -> Denied:
+    return Denied("other_content", f"the key {key} was used before, for another reversal: give a new one")

@@ -50,3 +50,4 @@ WHERE reversal = :reversal
 -- name: reverse
 INSERT INTO settlement_reversals (reversal, reservation, amount_micro, is_clawback, at_ms, actor, reason)
 VALUES (:reversal, :reservation, :amount_micro, :is_clawback, :at_ms, :actor, :reason)
+ON CONFLICT (reversal) DO NOTHING RETURNING reversal

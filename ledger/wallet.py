@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from drawdown.ledger import lots
 from drawdown.ledger.accounts import WALLET, Wallet, read_wallets, set_plan, wallet_account
 from drawdown.ledger.allocation import Lot
-from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
+from drawdown.ledger.entries import EVER_MS, MAX_ENTRY_MICRO, SOURCE, Usage, content, entry_of, post, read_contents
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.maturing import look_ahead, mature
 from drawdown.ledger.rates import Rate, RateCard
@@ -263,7 +263,8 @@ def read_charges(connection: sa.Connection, keys: Sequence[str]) -> dict[str, in
     return {row.key: int(row.quantity) for row in rows}
 
 
-def read_rate_card(connection: sa.Connection) -> RateCard:
-    """The whole rate card."""
-    rows = SQL.run(connection, "rates")
+def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCard:
+    """The rate card: all of it, or what was on it by a moment. A rate may be set for a time that is over; a run is
+    priced by what was on the card as it was accepted."""
+    rows = SQL.run(connection, "rates", {"known_ms": known_ms})
     return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows)

@@ -11,13 +11,19 @@ FROM {rows :messages (message_id text, event text, fact text, org_id text, custo
 WHERE 1 = 1 ON CONFLICT DO NOTHING RETURNING message_id
 
 -- name: deliver
--- Events are words between blanks, and hold no sign that LIKE knows.
+-- Events are words between blanks, and hold no sign that LIKE knows. An endpoint that is being ended is waited for, and
+-- told nothing then; one that is told is not ended before that shows.
 INSERT INTO hook_deliveries (message_id, endpoint, due_at_ms)
 SELECT m.message_id, e.name, m.at_ms FROM hook_messages m CROSS JOIN hook_endpoints e
 WHERE m.message_id IN (SELECT message_id FROM {rows :new (message_id text)} r)
-    AND e.ended_ms IS NULL AND ' ' || e.events || ' ' LIKE '% ' || m.event || ' %'
+    AND e.ended_ms IS NULL AND ' ' || e.events || ' ' LIKE '% ' || m.event || ' %' {going_on}
 ON CONFLICT DO NOTHING
 
 -- name: deliver_to
 INSERT INTO hook_deliveries (message_id, endpoint, due_at_ms) VALUES (:message_id, :endpoint, :at_ms)
 ON CONFLICT DO NOTHING
+
+-- name: going_on [postgresql]
+FOR KEY SHARE OF e
+
+-- name: going_on [sqlite]

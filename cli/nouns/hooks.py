@@ -12,7 +12,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason
 from drawdown.cli.parsing import in_credits, parse_credits, parse_length, show_credits, show_time
 from drawdown.cli.rendering import show, table
-from drawdown.schema.errors import Exit, Refused, UsageError
+from drawdown.schema.errors import AnswerLost, Exit, Refused, UsageError
 from drawdown.schema.messages import EVENTS
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine import runner
@@ -125,10 +125,18 @@ def rotate(
 ) -> None:
     """Sign by a new secret, and print it; the old one signs for a while yet."""
     app: App = context.obj
-    app.read(lambda c: find_endpoint(c, name))
+    before = app.read(lambda c: find_endpoint(c, name))
     _secret(app, name, 1)  # one that cannot be printed is not made
     by, overlap_ms = app.by(actor, reason), parse_length(overlap, "--overlap")
-    done = app.write(lambda c: hooks.rotate(c, name, by, overlap_ms=overlap_ms))
+    try:
+        done = app.write(lambda c: hooks.rotate(c, name, by, overlap_ms=overlap_ms))
+    except AnswerLost as error:
+        again = (
+            f"where `drawdown --json hook list` has {name} with the generation {before.generation}, it was not "
+            f"rotated: give it again; else `drawdown hook secret {name}` prints the new secret, and one more rotation "
+            "would end the old one"
+        )
+        raise AnswerLost(error.why, again) from error
     shown = _secret(app, name, done.generation)
     line = f"{name}: the old secret signs, too, until {show_time(done.old_until_ms)}"
     show(app, {"name": name, "secret": shown, **vars(done)}, [line, f"the new secret: {shown}"])

@@ -247,11 +247,14 @@ def rate(
 
     begins, was = app.write(work)
     before = "no rate" if was is None else f"{was.micro_credits:,} per {was.per_quantity:,}"
-    show(
-        app,
-        {"feature": feature, "micro_credits": micro_credits, "per_quantity": per, "start_ms": begins, "was": was},
-        [f"{feature}: {micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on; before: {before}"],
-    )
+    lines = [f"{feature}: {micro_credits:,} micro-credits per {per:,} from {show_time(begins)} on; before: {before}"]
+    if start is not None and start < by.now_ms:
+        lines.append(
+            "that is over: usage since then which is charged already keeps its price, what is charged from now on goes "
+            "by this one; runs that were accepted keep theirs"
+        )
+    result = {"feature": feature, "micro_credits": micro_credits, "per_quantity": per, "start_ms": begins, "was": was}
+    show(app, result, lines)
 
 
 commands.command("statement")(statement)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any
 
-import sqlalchemy as sa
 import typer
 
 from drawdown.cli.app import App
 from drawdown.cli.options import Actor, AtOnce, New, Reason
 from drawdown.cli.parsing import parse_credits, show_credits
 from drawdown.cli.rendering import show, table
-from drawdown.ledger.monthly.terms import newest
-from drawdown.ledger.plans import ONE_PPM, HoldTerms, read_hold_terms
+from drawdown.ledger.plans import ONE_PPM
 from drawdown.worker.commands import credit
 
 commands = typer.Typer()
@@ -72,13 +69,8 @@ def set_(
     given |= {"first_micro": first}
     gives_now = {field: _amount(text) or 0 for field, text in given.items() if text is not None}
 
-    def work(connection: sa.Connection) -> int | None:
-        before = read_hold_terms(connection, name) or HoldTerms()
-        holds = replace(before, **changed) if changed else None
-        gives = replace(newest(connection, name), **gives_now) if gives_now else None
-        return credit.set_plan_limit(connection, name, max_concurrent, by, new=new, holds=holds, gives=gives)
-
-    was = app.write(work)
+    holds = dict(changed)
+    was = app.write(lambda c: credit.set_plan_limit(c, name, max_concurrent, by, new=new, holds=holds, gives=gives_now))
     most = was if max_concurrent is None else max_concurrent
     assert most is not None
     before = "no such plan" if was is None else f"{was:,}"

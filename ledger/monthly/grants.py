@@ -16,6 +16,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger import accounts
 from drawdown.ledger.accounts import WALLET, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY, Lot
 from drawdown.ledger.monthly.calendar import next_start, period_of, start_of
@@ -47,11 +48,20 @@ class Given:
     unfinished: set[str] = field(default_factory=set)
 
 
+def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
+    """Have nobody change what plans give while it is looked for, and until that is kept: of those of these customers
+    to whom something may be due."""
+    plans = SQL.run(connection, "plans_behind", _of(customer_ids, now_ms)).scalars().all()
+    if plans:
+        accounts.hold_plans(connection, plans)
+
+
 def due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> Given:
     """What plans give these customers by now, and did not give yet. Nothing is written."""
     found = Given()
-    values = {"accounts": [wallet_account(one) for one in customer_ids], "month_ms": start_of(now_ms)}
-    behind = [account.removeprefix(WALLET) for account in SQL.run(connection, "behind", values).scalars()]
+    behind = [
+        account.removeprefix(WALLET) for account in SQL.run(connection, "behind", _of(customer_ids, now_ms)).scalars()
+    ]
     if not behind:
         return found
     stays: dict[str, list[Stay]] = defaultdict(list)
@@ -147,5 +157,8 @@ def keep(connection: sa.Connection, lots: Sequence[Lot]) -> None:
 def caught_up(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
     """Note of wallets that all is given which plans give up to now."""
     if customer_ids:
-        values = {"accounts": [wallet_account(one) for one in customer_ids], "month_ms": start_of(now_ms)}
-        SQL.run(connection, "caught_up", values)
+        SQL.run(connection, "caught_up", _of(customer_ids, now_ms))
+
+
+def _of(customer_ids: Sequence[str], now_ms: int) -> dict[str, object]:
+    return {"accounts": [wallet_account(one) for one in customer_ids], "month_ms": start_of(now_ms)}

@@ -2,9 +2,15 @@
 
 -- name: behind
 -- Wallets on a plan that were not looked at since this month began, or since their plan changed.
-SELECT account_id FROM ledger_accounts
-WHERE account_id IN :accounts AND plan IS NOT NULL AND (given_to_ms IS NULL OR given_to_ms < :month_ms)
-ORDER BY account_id
+SELECT account_id FROM ledger_accounts WHERE {is_behind} ORDER BY account_id
+
+-- name: is_behind
+account_id IN :accounts AND plan IS NOT NULL AND (given_to_ms IS NULL OR given_to_ms < :month_ms)
+
+-- name: plans_behind
+-- All that they ever were on.
+SELECT DISTINCT s.plan FROM plan_stays s
+WHERE s.customer_id IN (SELECT SUBSTR(account_id, 8) FROM ledger_accounts WHERE {is_behind})
 
 -- name: stays
 SELECT customer_id, number, plan, since_ms FROM plan_stays WHERE customer_id IN :customers ORDER BY customer_id, number

@@ -68,6 +68,12 @@ def read(connection: sa.Connection, tier: str) -> Tier | None:
     return None if row is None else Tier(**row)
 
 
+def hold(connection: sa.Connection, tier: str) -> Tier | None:
+    """The same, and nobody else changes it until this transaction is over."""
+    row = SQL.run(connection, "tier_to_change", {"tier": tier}).mappings().one_or_none()
+    return None if row is None else Tier(**row)
+
+
 def set_tier(connection: sa.Connection, tier: Tier) -> None:
     """Have a tier allow so many from now on, and cost so much from the next charge on."""
     SQL.run(connection, "set_tier", vars(tier))

@@ -3,6 +3,14 @@
 -- name: tier
 SELECT tier, at_once, price_micro FROM tiers WHERE tier = :tier
 
+-- name: to_change [postgresql]
+FOR NO KEY UPDATE
+
+-- name: to_change [sqlite]
+
+-- name: tier_to_change
+SELECT tier, at_once, price_micro FROM tiers WHERE tier = :tier {to_change}
+
 -- name: set_tier
 INSERT INTO tiers (tier, at_once, price_micro) VALUES (:tier, :at_once, :price_micro)
 ON CONFLICT (tier) DO UPDATE SET at_once = excluded.at_once, price_micro = excluded.price_micro

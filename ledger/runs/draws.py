@@ -1,7 +1,8 @@
 """What a run costs is drawn from its wallet: in parts, at its end, or as it is given up.
 
 Guarantee: each number of a run is drawn once, with one content. What a run ended with never changes. An amount that was
-given in base units is priced by the rate card of its acceptance. What lies above the hold goes by the run's overage:
+given in base units is priced by the rate card of its acceptance: by rates that were on it by then (`card`), and not by
+those set since for a time that was over. What lies above the hold goes by the run's overage:
 charged, capped (what is above is written off by an entry of its own), or refused. A run that metering settles is never
 charged here: no entry is of it.
 """
@@ -49,6 +50,11 @@ class Line:
     quantity: int | None
     amount_micro: int
 
+    @property
+    def said(self) -> tuple[str | None, int]:
+        """What a caller said of it, by which a repetition is known: not its price."""
+        return self.feature, self.amount_micro if self.quantity is None else self.quantity
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -71,7 +77,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
     lines = _priced(found, cost, card)
     before = _lines_of(connection, found, f"d{number}")
     if before:
-        if before != lines:
+        if [line.said for line in before] != [line.said for line in lines]:
             text = f"draw {number} of {found.reservation} was made before, of something else: give another number"
             raise Denied("other_content", text)
         return Drawn(found, 0, 0, repeated=True)
@@ -137,7 +143,7 @@ def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, car
     last = _lines_of(connection, found, FINAL)
     if cost is not None or last:
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
-        if wanted != last:
+        if wanted is None or [line.said for line in wanted] != [line.said for line in last]:
             drawn = f"{found.drawn_micro / MICRO:g}"
             text = f"{found.reservation} is {found.state} already, at {drawn} credits; a correction is a grant: "
             raise Denied("other_content", f"{text}`drawdown ledger grant`")
@@ -162,8 +168,8 @@ def _priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
         if amount is None:
             raise Denied(
                 "no_rate",
-                f"{feature} had no rate when {found.reservation} was accepted: "
-                f"`drawdown ledger rate {feature} --micro-credits N --from …`, or give credits",
+                f"{feature} had no rate when {found.reservation} was accepted, and one that was set since is not for "
+                "it: say in credits what it cost",
             )
         lines.append(Line(feature, quantity, _within(amount)))
     return lines

@@ -243,6 +243,9 @@ def _hold(
     now_ms: int,
     most_held_micro: int | None,
 ) -> bool:
+    """Where what is due keeps the statement from holding anything, it may hold the wallet's lock all the same (somebody
+    made it due in that moment), and maturing takes that of a pool before it. Who allots out of the pool meanwhile may
+    be waiting for this one: of the two the database ends one, and `write` runs it again."""
     values = {
         "account_id": wallet_account(customer_id),
         "amount_micro": amount_micro,

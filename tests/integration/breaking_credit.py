@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from drawdown.schema.units import WINDOW_MS
 from tests.integration.breaking import Broken
 from tests.integration.verifying import ONE
+from tests.world import T0
 
 CREDIT = {
     "a sandbox that was metered under a receipt": Broken(
@@ -100,6 +102,18 @@ CREDIT = {
             "UPDATE ledger_accounts SET balance_micro = balance_micro + 70 WHERE account_id = 'wallet:acme'",
         ),
         "done is settled, and no entry says with what",
+    ),
+    "a run at a rate that was set after its acceptance": Broken(
+        2,
+        (
+            "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+            "SELECT 'tokens', 0, 7, 1, accepted_ms + 1, 't', 't' FROM reservations WHERE reservation = 'done'",
+            "UPDATE ledger_entries SET feature = 'tokens', quantity = 10, to_account = 'revenue:tokens' "
+            "WHERE key = 'run:done:final:*'",
+        ),
+        "the ledger charged 70 for 10 under run:done:final:*: no rate of the feature makes that",
+        T0 + 3 * WINDOW_MS,
+        "tokens",
     ),
     "a run that was settled and goes on": Broken(
         10,

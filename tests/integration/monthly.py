@@ -29,7 +29,7 @@ class Account(Purse):
         self, name: str = "team", included: int = 0, least: int = 0, rolls: int = 0, *, first: int = 0, most: int = 5
     ) -> None:
         gives = Gives(included, least, rolls, first)
-        self.write(lambda c: credit.set_plan_limit(c, name, most, self.fleet.by, gives=gives))
+        self.write(lambda c: credit.set_plan_limit(c, name, most, self.fleet.by, gives=vars(gives)))
 
     def join(self, plan: str = "team") -> int:
         """Come onto a plan; the balance."""

@@ -94,7 +94,7 @@ def test_the_parts_of_a_wallet_are_its_balance(typed: sa.Engine, capsys: pytest.
     fleet.assign("acme")
     fleet.clock.at_ms = T0 + 10 * MINUTE_MS
     gives = Gives(included_micro=20 * MICRO)
-    write(typed, lambda c: credit.set_plan_limit(c, "team", 5, fleet.by, gives=gives))
+    write(typed, lambda c: credit.set_plan_limit(c, "team", 5, fleet.by, gives=vars(gives)))
     write(typed, lambda c: credit.grant(c, "acme", 5 * MICRO, fleet.by, key="paid", plan="team"))
     bonus = Terms("bonus", expires_ms=T0 + DAY_MS)
     write(typed, lambda c: credit.grant(c, "acme", 3 * MICRO, fleet.by, key="bonus", plan=None, terms=bonus))

@@ -248,6 +248,17 @@ def test_a_grants_key_that_is_empty_or_has_blanks_at_its_ends_is_refused(shell: 
     assert "acme" not in shell.run("audit", "list")
 
 
+def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
+    shell.run("init")
+    rate = ("ledger", "rate", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro-credits")
+    past = ("--from", "2026-01-01T00:00:00Z")
+    says = "charged already keeps its price"
+    assert says not in shell.run(*rate, "5")
+    assert says not in shell.run(*rate, "6", "--from", "2026-01-01T02:10:00Z")
+    assert says in shell.run(*rate, "7", *past)
+    assert "append-only" in shell.run(*rate, "8", *past, status=1)
+
+
 def test_what_was_set_aside_by_a_filter_is_taken_back_by_id(shell: Shell) -> None:
     shell.run("init")
     assert "name the samples" in shell.run("sample", "dismiss", "--why", "bad_id", "--undo", status=2)

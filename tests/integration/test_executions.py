@@ -24,9 +24,10 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import credit, executions, run_blocks
 from drawdown.worker.commands.credit import grant, set_rate
 from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run
 from drawdown.worker.views.status import org_status
-from tests.world import Fleet
+from tests.world import T0, Fleet
 
 T = TypeVar("T")
 HOUR_MS = 60 * MINUTE_MS
@@ -230,7 +231,8 @@ def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
     accepted = bank.write(lambda c: executions.accept(c, "e-1", request, bank.fleet.by))
     assert accepted.reservation.amount_micro == 6 * MICRO
     bank.later(HOUR_MS - 1)
-    bank.write(lambda c: set_rate(c, "tokens_in", 900, 1, bank.fleet.by, from_ms=bank.fleet.clock.at_ms - 300_000))
+    before_it = bank.fleet.clock.at_ms - 2 * HOUR_MS  # a rate that is set since, for a time before its acceptance
+    bank.write(lambda c: set_rate(c, "tokens_in", 900, 1, bank.fleet.by, from_ms=before_it - before_it % 300_000))
     part = Cost(quantities={"tokens_in": 500_000})
     assert bank.write(lambda c: executions.draw(c, "e-1", 1, part, bank.fleet.by)).drawn.charged_micro == 1_500_000
     whole = Cost(quantities={"tokens_in": 600_000, "tokens_out": 100_000})
@@ -244,8 +246,27 @@ def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
         ("tokens_out", 100_000, 1_500_000),
     ]
     assert bank.fleet.one("SELECT drawn_micro FROM reservations") == 3_300_000
+    assert not read(bank.fleet.engine, verify).breaches
     with pytest.raises(Denied, match="already"):
         bank.write(lambda c: executions.settle(c, "e-1", replace(whole, quantities={"tokens_in": 1}), bank.fleet.by))
+    dear = read(bank.fleet.engine, lambda c: executions.preview(c, request, bank.fleet.clock.at_ms))
+    assert dear.amount_micro == 1_000_000 * 900 + 200_000 * 15, "one that is accepted now is priced by it"
+
+
+def test_a_repetition_is_known_by_what_was_said_whatever_its_price_is_by_now(bank: Bank) -> None:
+    """A rate that was dated by a clock which is behind, and kept after the run was settled."""
+    set_tokens = partial(set_rate, feature="tokens", per_quantity=1)
+    bank.write(lambda c: set_tokens(c, micro_credits=3, by=bank.fleet.by, from_ms=None))
+    bank.write(lambda c: executions.accept(c, "e-1", Request("acme", quantities={"tokens": 100}), bank.fleet.by))
+    draw, settle = Cost(quantities={"tokens": 10}), Cost(quantities={"tokens": 100})
+    first = (
+        bank.write(lambda c: executions.draw(c, "e-1", 1, draw, bank.fleet.by)).drawn.charged_micro,
+        bank.write(lambda c: executions.settle(c, "e-1", settle, bank.fleet.by)).drawn.charged_micro,
+    )
+    assert first == (30, 270)
+    bank.write(lambda c: set_tokens(c, micro_credits=900, by=bank.fleet.by, from_ms=T0 - T0 % 300_000 - 300_000))
+    assert bank.write(lambda c: executions.draw(c, "e-1", 1, draw, bank.fleet.by)).drawn.repeated
+    assert bank.write(lambda c: executions.settle(c, "e-1", settle, bank.fleet.by)).drawn.repeated
 
 
 def test_credits_and_quantities_are_not_mixed_in_one_run(bank: Bank) -> None:
@@ -340,7 +361,7 @@ def test_a_hold_that_is_over_halts_nobody(bank: Bank) -> None:
 
 def on_plan(bank: Bank, **terms: object) -> None:
     holds = HoldTerms(**terms)  # type: ignore[arg-type]
-    bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=holds))
+    bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=vars(holds)))
     bank.write(lambda c: grant(c, "acme", 0, bank.fleet.by, key="onto the plan", plan="free"))
 
 
@@ -411,7 +432,7 @@ def test_a_project_or_an_action_is_blocked(bank: Bank, kind: Literal["project", 
 )
 def test_terms_that_make_no_sense_are_refused(bank: Bank, terms: HoldTerms) -> None:
     with pytest.raises(UsageError):
-        bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=terms))
+        bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=vars(terms)))
 
 
 def test_whoever_ends_a_run_that_held_all_has_the_verdict_asked_for_again(bank: Bank) -> None:

@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run
+from drawdown.schema import database
 from drawdown.schema.database import read
+from drawdown.schema.errors import AnswerLost
 from drawdown.worker.hooks.schedule import WAITS
 from drawdown.worker.hooks.signing import endpoint_secret
 from tests.contract.sockets import free_port
@@ -70,6 +72,26 @@ def test_an_endpoint_from_its_making_to_its_end(fleet: Fleet, product: tuple[Pro
     assert told("end", "app")["changed"] is False
     assert "was ended" in told("secret", "app", status=1)["error"]
     assert "was ended" in told("set", "app", url, "--new", status=1)["error"]
+
+
+def test_an_answer_that_was_lost_says_how_to_learn_whether_a_secret_was_rotated(
+    fleet: Fleet, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given again blindly, it would end the secret by which the product verifies."""
+    told("set", "app", "https://app.example/in", "--new")
+    commit = database._commit
+
+    def lost(transaction: sa.RootTransaction) -> None:
+        commit(transaction)
+        raise AnswerLost("cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_commit", lost)
+        said = told("rotate", "app", status=75)["error"]
+    assert "the same command again is safe" not in said and endpoint_secret(ROOT, "app", 2) not in said
+    assert "with the generation 1, it was not rotated" in said and "`drawdown hook secret app`" in said
+    assert [row["generation"] for row in told("list")["endpoints"]] == [2]
+    assert told("secret", "app")["secret"] == endpoint_secret(ROOT, "app", 2)
 
 
 def test_a_rotated_secret_is_shown_and_the_old_one_signs_for_a_while(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ from drawdown.worker.commands.run_request import MOST_SANDBOXES, Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.push.push import push
 from drawdown.worker.seal.seal import seal
 from drawdown.worker.seal.statements import SealRequest
 from drawdown.worker.verdict import metered
@@ -107,6 +108,28 @@ def code_of(work: Callable[[], object]) -> str:
     with pytest.raises(Denied) as refused:
         work()
     return refused.value.code
+
+
+def test_what_is_charged_while_it_is_computed_counts_in_the_end(postgres: sa.Engine) -> None:
+    """A run's part of a window older than an hour is counted for good: never as nothing, because the charge came
+    between two of the statements that ask for it."""
+    lab = Lab(postgres)
+    lab.accept(for_ms=600 * MINUTE_MS)
+    lab.use(ts=T0 + MINUTE_MS)
+    lab.later(100 * MINUTE_MS)
+    lab.seal()
+    fleet, left = lab.fleet, [push(lab.fleet.context(), "embedded")]
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+
+    def push_between(_connection: Any, _cursor: Any, text: str, *_more: Any) -> None:
+        if left and "SUM(e.amount_micro)" in text:
+            runner.run(left.pop(), world)
+
+    sa.event.listen(postgres, "after_cursor_execute", push_between)
+    lab.shrink()
+    assert not left and lab.purse == (100_000 - A_MINUTE, 50_000), "charged, and not counted yet"
+    lab.shrink()
+    assert lab.purse == (100_000 - A_MINUTE, 50_000 - A_MINUTE)
 
 
 def test_a_hold_shrinks_by_what_metering_charges_for_its_sandboxes(lab: Lab) -> None:
@@ -356,7 +379,7 @@ def test_what_a_receipt_charges_for_is_not_metered_as_well(lab: Lab) -> None:
 
 def test_a_plan_bounds_what_runs_hold_by_what_they_hold_still(lab: Lab) -> None:
     terms = HoldTerms(most_held_micro=60_000)
-    lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=terms))
+    lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=vars(terms)))
     lab.accept(micro=60_000)
     lab.use(minutes=5)
     lab.fleet.tick_windows(3)
@@ -445,7 +468,7 @@ def test_nobody_looks_at_holds_where_there_is_no_room_without_them(lab: Lab, mon
     lab.write(lambda c: executions.accept(c, "fits", Request("acme", 30_000), lab.fleet.by))
     assert (looked, lab.purse) == ([["acme"]], (70_000, 70_000))
     terms = HoldTerms(most_held_micro=60_000)
-    lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=terms))
+    lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=vars(terms)))
     assert code_of(lambda: lab.accept("above", 60_001, sandboxes=("d",))) == "too_much_held"
     assert len(looked) == 1
     lab.proven()

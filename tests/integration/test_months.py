@@ -273,9 +273,9 @@ WRONG = {
 def test_what_no_plan_can_give_is_refused(account: Account, situation: str) -> None:
     gives, plan, said = WRONG[situation]
     with pytest.raises(UsageError, match=said):
-        account.write(lambda c: credit.set_plan_limit(c, plan, 5, account.fleet.by, gives=gives))
+        account.write(lambda c: credit.set_plan_limit(c, plan, 5, account.fleet.by, gives=vars(gives)))
     with pytest.raises(UsageError, match="--max-concurrent"):
-        account.write(lambda c: credit.set_plan_limit(c, "other", None, account.fleet.by, gives=Gives(1)))
+        account.write(lambda c: credit.set_plan_limit(c, "other", None, account.fleet.by, gives=vars(Gives(1))))
 
 
 def test_many_at_once_give_each_month_once(account: Account) -> None:
@@ -311,7 +311,7 @@ def test_a_plan_may_include_credit_later(account: Account) -> None:
     account.plan("team")
     account.join()
     by = By(T0 + DAY_MS, "test", "a test")
-    assert account.write(lambda c: credit.set_plan_limit(c, "team", None, by, gives=Gives(100))) == 5
+    assert account.write(lambda c: credit.set_plan_limit(c, "team", None, by, gives=vars(Gives(100)))) == 5
     account.sweep(month(2))
     assert account.balance == 100
 

@@ -277,7 +277,7 @@ def _planned(fleet: Fleet) -> None:
         return replace(fleet.by, now_ms=december + days * DAY_MS)
 
     def work(connection: sa.Connection) -> None:
-        set_plan_limit(connection, "club", 5, at(-15), gives=Gives(50, 0, 30, 4))
+        set_plan_limit(connection, "club", 5, at(-15), gives=vars(Gives(50, 0, 30, 4)))
         tiers.set_tier(connection, "pro", tiers.Change(9, 6), at(-15))
         grant(connection, "planned", 10, at(-10), key="planned", plan="club")
         tiers.buy(connection, "planned", "pro", at(-10))

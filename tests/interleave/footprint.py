@@ -25,7 +25,7 @@ FROM pg_stat_xact_user_tables WHERE schemaname = 'public'
 """
 APPENDED: Final = frozenset({"operator_actions", "seals", "ticks", "projections"})
 """Their keys are counted by the database: two who add a row do not meet. Who reads and who adds do."""
-LOCKS: Final = re.compile(r"\bFOR (NO KEY )?(UPDATE|SHARE)\b")
+LOCKS: Final = re.compile(r"\bFOR (NO KEY |KEY )?(UPDATE|SHARE)\b")
 OLDEST: Final = "the oldest transaction"
 """What the seal's cursor goes by; a transaction counts from its first write on."""
 

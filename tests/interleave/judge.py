@@ -36,8 +36,7 @@ UNION ALL SELECT 'the halt of ' || org_id || ' on ' || cell_id || ' is due' FROM
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = h.org_id AND o.is_halted AND o.halted_at = h.halted_at)
 UNION ALL SELECT org_id || ' is to be asked about' FROM orgs WHERE projection_due_ms IS NOT NULL
     AND billing_provider NOT IN ('legacy', 'none')
-UNION ALL SELECT 'message ' || d.message_id || ' is due' FROM hook_deliveries d JOIN hook_endpoints e
-    ON e.name = d.endpoint AND e.ended_ms IS NULL WHERE d.state = 'due'
+UNION ALL SELECT 'message ' || message_id || ' is due at ' || endpoint FROM hook_deliveries WHERE state = 'due'
 """
 
 

@@ -11,15 +11,16 @@ from drawdown.schema.database import write
 from drawdown.worker.commands import hooks
 from drawdown.worker.engine.effects import Steps
 from drawdown.worker.hooks.deliver import deliver
+from drawdown.worker.verdict.holds import expire_holds
 from tests.interleave.judge import ORIGINS
 from tests.interleave.party import Act, Party, step
 from tests.interleave.stage import NOW, Stage
 
 
 def _listening(stage: Stage) -> None:
-    """An endpoint, whichever of two transactions is set up first; it wants what nothing here brings about."""
+    """An endpoint, whichever of two transactions is set up first; of what it wants, runs here expire."""
     if not stage.rows("SELECT 1 FROM hook_endpoints WHERE name = 'app'"):
-        args = ("app", "https://app.example/in", ("topup.failed",), stage.by)
+        args = ("app", "https://app.example/in", ("topup.failed", "reservation.expired"), stage.by)
         write(stage.engine, lambda c: hooks.set_endpoint(c, *args, new=True))
 
 
@@ -71,6 +72,7 @@ def _told(stage: Stage) -> Iterator[str]:
 
 
 HOOKS: Final = (
+    step("expire_holds told", lambda s: expire_holds(s.context("other")), _listening),
     step("due_hooks", _delivers, _tried),
     step("claim_hooks", _delivers, _tried),
     step("settle_hooks", _delivers, _tried),

@@ -4,6 +4,7 @@ ended, all of one wallet."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 import sqlalchemy as sa
@@ -14,11 +15,16 @@ from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands import credit, executions, tiers
 from drawdown.worker.commands.run_permission import Request
-from tests.interleave.party import plain
+from tests.interleave.party import Check, plain
 from tests.interleave.stage import OLD, Stage
 
 GUILD: Final = "guild"
 """A customer on the plan club since January; of February nothing is given yet, nor is its tier paid for."""
+
+HERMIT: Final = "hermit"
+"""Another, on a plan that gives nothing."""
+BEHIND: Final = By(OLD + 31 * DAY_MS - 1, "somebody", "explored")
+"""Who changes a plan on a host for which it is still January."""
 
 
 def begin(stage: Stage) -> None:
@@ -26,8 +32,10 @@ def begin(stage: Stage) -> None:
     before = By(OLD + DAY_MS, "somebody", "explored")
 
     def work(connection: sa.Connection) -> None:
-        credit.set_plan_limit(connection, "club", 3, before, gives=Gives(10, 0, 6, 2))
+        credit.set_plan_limit(connection, "club", 3, before, gives=vars(Gives(10, 0, 6, 2)))
         credit.grant(connection, GUILD, 20, before, key=GUILD, plan="club", new=True)
+        credit.set_plan_limit(connection, "quiet", 3, before)
+        credit.grant(connection, HERMIT, 20, before, key=HERMIT, plan="quiet", new=True)
         for name, at_once, price in (("pro", 100, 5), ("small", 9, 4)):
             tiers.set_tier(connection, name, tiers.Change(at_once, price), before)
         tiers.buy(connection, GUILD, "pro", before)
@@ -48,11 +56,56 @@ def _given_once(stage: Stage) -> Iterator[str]:
         yield f"the tier was charged as {paid}"
 
 
+def _stands(table: str, column: str, value: int, where: str) -> Check:
+    """What a person said is there, whatever another one said of something else meanwhile."""
+
+    def check(stage: Stage) -> Iterator[str]:
+        for (found,) in stage.rows(f"SELECT {column} FROM {table} WHERE {where}"):
+            if found != value:
+                yield f"{column} of {table} is {found}, and a person said {value}"
+
+    return check
+
+
+def _gives(column: str, value: int) -> Check:
+    """The same of the newest terms of the plan, and each month is given once."""
+    newest = "plan = 'club' AND number = (SELECT MAX(number) FROM plan_terms WHERE plan = 'club')"
+    stands = _stands("plan_terms", column, value, newest)
+    return lambda stage: chain(_given_once(stage), stands(stage))
+
+
 PLANS: Final = (
     plain(
         "cli.nouns.plans:set_ gives",
-        lambda s, c: credit.set_plan_limit(c, "club", None, s.by, gives=Gives(30, 0, 6, 2)),
-        _given_once,
+        lambda s, c: credit.set_plan_limit(c, "club", None, s.by, gives={"included_micro": 30}),
+        _gives("included_micro", 30),
+    ),
+    plain(
+        "cli.nouns.plans:set_ rollover",
+        lambda s, c: credit.set_plan_limit(c, "club", None, s.by, gives={"rollover_max_micro": 8}),
+        _gives("rollover_max_micro", 8),
+    ),
+    plain(
+        "cli.nouns.plans:set_ holds",
+        lambda s, c: credit.set_plan_limit(c, "club", None, s.by, holds={"most_held_micro": 50}),
+        _stands("ledger_plans", "most_held_micro", 50, "plan = 'club'"),
+    ),
+    plain(
+        "cli.nouns.plans:set_ factor",
+        lambda s, c: credit.set_plan_limit(c, "club", None, s.by, holds={"hold_factor_ppm": 1_000_001}),
+        _stands("ledger_plans", "hold_factor_ppm", 1_000_001, "plan = 'club'"),
+    ),
+    plain(
+        "cli.nouns.plans:set_ gives, by a clock behind",
+        lambda s, c: credit.set_plan_limit(c, "quiet", None, BEHIND, gives={"included_micro": 30}),
+    ),
+    plain(
+        "cli.nouns.plans:set_ gives a new customer",
+        lambda s, c: credit.set_plan_limit(c, "free", None, s.by, gives={"included_micro": 30, "first_micro": 5}),
+    ),
+    plain(
+        "cli.nouns.ledger:grant to a new customer",
+        lambda s, c: credit.grant(c, "novice", 7, s.by, key="novice", plan="free", new=True),
     ),
     plain(
         "cli.nouns.ledger:grant onto a plan",
@@ -65,11 +118,24 @@ PLANS: Final = (
         _given_once,
     ),
     plain(
+        "cli.nouns.executions:accept in a month of nothing",
+        lambda s, c: executions.accept(c, "hermit-run", Request(HERMIT, 6), s.by),
+    ),
+    plain(
         "cli.nouns.executions:accept in a new month",
         lambda s, c: executions.accept(c, "guild-run", Request(GUILD, 6), s.by),
         _given_once,
     ),
-    plain("cli.nouns.tiers:set_", lambda s, c: tiers.set_tier(c, "pro", tiers.Change(price_micro=6), s.by)),
+    plain(
+        "cli.nouns.tiers:set_",
+        lambda s, c: tiers.set_tier(c, "pro", tiers.Change(price_micro=6), s.by),
+        _stands("tiers", "price_micro", 6, "tier = 'pro'"),
+    ),
+    plain(
+        "cli.nouns.tiers:set_ at once",
+        lambda s, c: tiers.set_tier(c, "pro", tiers.Change(at_once=101), s.by),
+        _stands("tiers", "at_once", 101, "tier = 'pro'"),
+    ),
     plain("cli.nouns.tiers:buy", lambda s, c: tiers.buy(c, GUILD, "small", s.by), _given_once),
     plain("cli.nouns.tiers:buy undone", lambda s, c: tiers.let_end(c, GUILD, "pro", s.by), _given_once),
 )

@@ -18,7 +18,8 @@ from tests.interleave.party import plain
 from tests.interleave.stage import NOW, Stage
 
 STUDIO: Final = "studio"
-"""A customer whose runs are pixel's: one was released last month, two are eligible, one goes on."""
+"""A customer whose runs are pixel's: one was released last month, two are eligible, one goes on; and one of
+atelier's, which is eligible, too."""
 MONTH: Final = period_of(NOW)
 
 
@@ -37,6 +38,9 @@ def begin(stage: Stage) -> None:
             if key == "paid":
                 settlements.batch(connection, "pixel", period_of(before.now_ms), by)
         settlements.reverse(connection, "paid", "first", 1, before)
+        settlements.set_supplier(connection, "atelier", change, before, new=True)
+        executions.accept(connection, "sewn", Request(STUDIO, 20, supplier="atelier"), stage.by)
+        executions.settle(connection, "sewn", Cost(20), stage.by)
 
     write(stage.engine, work)
 
@@ -51,6 +55,10 @@ SUPPLIERS: Final = (
     plain("cli.nouns.suppliers:freeze", lambda s, c: settlements.freeze_supplier(c, "pixel", s.by)),
     plain("cli.nouns.settlements:freeze", lambda s, c: settlements.freeze(c, "made-1", s.by)),
     plain("cli.nouns.settlements:reverse", lambda s, c: settlements.reverse(c, "made-1", "t-1", 3, s.by)),
+    plain(
+        "cli.nouns.settlements:reverse another's under the same key",
+        lambda s, c: settlements.reverse(c, "sewn", "t-1", 3, s.by),
+    ),
     plain("cli.nouns.settlements:reverse paid", lambda s, c: settlements.reverse(c, "paid", "t-2", None, s.by)),
     plain("cli.nouns.settlements:batch", lambda s, c: settlements.batch(c, "pixel", MONTH, s.by)),
 )

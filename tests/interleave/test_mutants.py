@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from drawdown.schema import locks
+from drawdown.ledger import accounts
+from drawdown.ledger.monthly import tiers
+from drawdown.schema import locks, messages
 from drawdown.schema.sql import Queries
 from drawdown.worker.catalog import terms
-from drawdown.worker.commands import withdrawals
+from drawdown.worker.commands import credit, withdrawals
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import balances
 from drawdown.worker.seal import statements, stops
@@ -56,6 +58,22 @@ def _told_is_not_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(balances, "told", lambda connection, org_id, **_hold: told(connection, org_id))
 
 
+def _gives_without_the_plan(patch: pytest.MonkeyPatch) -> None:
+    _put(patch, accounts.SQL, "for_share", "", "postgresql")
+
+
+def _plan_set_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    _put(patch, credit.SQL, "to_change", "", "postgresql")
+
+
+def _tier_set_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+    _put(patch, tiers.SQL, "to_change", "", "postgresql")
+
+
+def _told_whoever_is_ended(patch: pytest.MonkeyPatch) -> None:
+    _put(patch, messages.SQL, "going_on", "", "postgresql")
+
+
 MUTANTS: dict[str, tuple[Plant, str, str]] = {
     "release takes no lock": (_release_without_the_lock, "seal", "cli.nouns.orgs:release"),
     "terms take no lock": (_terms_without_the_lock, "seal", "begin_tick"),
@@ -70,6 +88,27 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "cli.nouns.reconcile:_acknowledge",
         "cli.nouns.reconcile:_acknowledge tells",
     ),
+    "a new customer's plan is not held": (
+        _gives_without_the_plan,
+        "cli.nouns.ledger:grant to a new customer",
+        "cli.nouns.plans:set_ gives a new customer",
+    ),
+    "a month's plan is not held": (
+        _gives_without_the_plan,
+        "cli.nouns.executions:accept in a month of nothing",
+        "cli.nouns.plans:set_ gives, by a clock behind",
+    ),
+    "a plan is read before it is held": (
+        _plan_set_without_the_lock,
+        "cli.nouns.plans:set_ holds",
+        "cli.nouns.plans:set_ factor",
+    ),
+    "a tier is read before it is held": (
+        _tier_set_without_the_lock,
+        "cli.nouns.tiers:set_",
+        "cli.nouns.tiers:set_ at once",
+    ),
+    "an endpoint is told that is being ended": (_told_whoever_is_ended, "expire_holds told", "cli.nouns.hooks:end"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.nouns.orgs:release", "seal"),
 }
 

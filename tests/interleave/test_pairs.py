@@ -54,6 +54,14 @@ PAIRS = (
     ("cli.nouns.executions:settle far late", "expire_holds_elsewhere"),
     ("cli.nouns.executions:settle far", "seal"),
     ("cli.nouns.executions:extend far", "cli.nouns.executions:accept far"),
+    ("cli.nouns.ledger:grant to a new customer", "cli.nouns.plans:set_ gives a new customer"),
+    ("cli.nouns.executions:accept in a month of nothing", "cli.nouns.plans:set_ gives, by a clock behind"),
+    ("cli.nouns.plans:set_ gives", "cli.nouns.plans:set_ rollover"),
+    ("cli.nouns.plans:set_ holds", "cli.nouns.plans:set_ factor"),
+    ("cli.nouns.tiers:set_", "cli.nouns.tiers:set_ at once"),
+    ("expire_holds told", "cli.nouns.hooks:end"),
+    ("cli.nouns.hooks:end", "cli.nouns.hooks:replay"),
+    ("cli.nouns.settlements:reverse", "cli.nouns.settlements:reverse another's under the same key"),
 )
 
 

@@ -118,7 +118,7 @@ def test_another_content_is_refused_and_the_rest_is_held(house: House, shared: l
 def test_a_plans_most_for_all_runs_holds_together_too(house: House, shared: list[int]) -> None:
     give(house, "acme")
     terms = HoldTerms(most_held_micro=5 * MICRO)
-    write(house.fleet.engine, lambda c: set_plan_limit(c, "small", 5, house.fleet.by, holds=terms))
+    write(house.fleet.engine, lambda c: set_plan_limit(c, "small", 5, house.fleet.by, holds=vars(terms)))
     write(house.fleet.engine, lambda c: grant(c, "acme", 1, house.fleet.by, key="onto", plan="small"))
     answers = accepted(house, [(f"e-{number}", 1, {}) for number in range(8)])
     assert sorted(one.status_code for one in answers) == [200] * 5 + [409] * 3

@@ -157,7 +157,7 @@ class Lots(RuleBasedStateMachine):
     )
     def a_plan_gives(self, plan: str, included: int, rolls: tuple[int, int], first: int) -> None:
         gives = Gives(included, *rolls, first)
-        write(self.engine, lambda c: credit.set_plan_limit(c, plan, None, self.fleet.by, gives=gives))
+        write(self.engine, lambda c: credit.set_plan_limit(c, plan, None, self.fleet.by, gives=vars(gives)))
         terms, before_ms = self.model.plans[plan], [moment for name, moment in self.model.stays if name == plan]
         if self.plan == plan:  # the month was looked at
             before_ms.append(lots_model.MONTHS[month_of(self.now)])

@@ -84,7 +84,7 @@ class Runs(RuleBasedStateMachine):
         self.fleet.assign(*WALLETS)
         if most_held is not None:
             terms = HoldTerms(most_held_micro=most_held)
-            self.write(lambda c: credit.set_plan_limit(c, "free", 2, self.fleet.by, holds=terms))
+            self.write(lambda c: credit.set_plan_limit(c, "free", 2, self.fleet.by, holds=vars(terms)))
             self.most_held = most_held
         for org in WALLETS:
             self.give(org, given)

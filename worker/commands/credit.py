@@ -5,8 +5,10 @@ Guarantee: organisations whose verdict may change by one are marked, so that the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -33,6 +35,7 @@ MAX_PRIORITY: Final = 1_000
 MOST_FEATURES: Final = 100
 """Of one lot."""
 MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
+UNCHANGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def grant(
@@ -186,34 +189,47 @@ def set_plan_limit(
     by: By,
     *,
     new: bool = True,
-    holds: HoldTerms | None = None,
-    gives: Gives | None = None,
+    holds: Mapping[str, Any] = UNCHANGED,
+    gives: Mapping[str, Any] = UNCHANGED,
 ) -> int | None:
-    """Change how many sandboxes at once a plan allows, what its runs hold, and what it gives from now on (None: as it
-    is), or make one; returns how many it allowed before, None where it was not there. Errors: UsageError for a name
-    that is none, terms that make no sense, or a new plan without a number; UnknownId, unless `new`."""
+    """Change how many sandboxes at once a plan allows (None: as it is), of what its runs hold what is named (fields of
+    `HoldTerms`), and of what it gives from now on (fields of `Gives`), or make one; returns how many it allowed before,
+    None where it was not there. Errors: UsageError for a name that is none, terms that make no sense, or a new plan
+    without a number; UnknownId, unless `new`."""
     if not is_clean_id(plan):
         raise UsageError("a plan's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.PLAN, plan, new=new)
-    was: int | None = SQL.run(connection, "plan_limit", {"plan": plan}).scalar()
-    most = was if max_concurrent is None else max_concurrent
-    if most is None:
-        raise UsageError(f"the plan {plan} is new: say how many sandboxes at once it allows with --max-concurrent")
-    act = "hold_plan" if max_concurrent is None else "set_plan_limit"
-    # What the row says once it is held: somebody else may have changed it since it was read.
-    allows = SQL.run(connection, act, {"plan": plan, "max_concurrent_sandboxes": most}).scalar_one()
-    details: dict[str, object] = {"max_concurrent": allows, "was": was}
-    if holds is not None:
-        _require_sane_terms(holds)
-        details |= {"holds": vars(holds), "held_before": vars(plans.read_hold_terms(connection, plan) or HoldTerms())}
-        plans.set_hold_terms(connection, plan, holds)
-    if gives is not None:
-        require_sane_gives(plan, gives)
-        details |= {"gives": vars(gives), "gave_before": vars(newest(connection, plan))}
-        from_ms = set_gives(connection, plan, gives, by)
+    was = _hold_plan(connection, plan, max_concurrent)
+    details: dict[str, object] = {"max_concurrent": was if max_concurrent is None else max_concurrent, "was": was}
+    if holds:
+        held = plans.read_hold_terms(connection, plan) or HoldTerms()
+        holds_now = replace(held, **holds)
+        _require_sane_terms(holds_now)
+        details |= {"holds": vars(holds_now), "held_before": vars(held)}
+        plans.set_hold_terms(connection, plan, holds_now)
+    if gives:
+        gave = newest(connection, plan)
+        gives_now = replace(gave, **gives)
+        require_sane_gives(plan, gives_now)
+        details |= {"gives": vars(gives_now), "gave_before": vars(gave)}
+        from_ms = set_gives(connection, plan, gives_now, by)
         details |= {} if from_ms is None else {"from_ms": from_ms}
     record(connection, "ledger_plan", plan, details, by)
     mark_for_projection(connection, orgs_of(connection, customers_on(connection, plan)), by.now_ms)
+    return was
+
+
+def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None) -> int | None:
+    """Have a plan allow so many (None: as it is), or make it, and let nobody else change it until this transaction is
+    over: what it is by then is read afterwards. How many it allowed before, None for a new one."""
+    values = {"plan": plan, "max_concurrent_sandboxes": max_concurrent}
+    if max_concurrent is not None and SQL.run(connection, "make_plan", values).first() is not None:
+        return None
+    was: int | None = SQL.run(connection, "hold_plan", values).scalar()
+    if was is None:
+        raise UsageError(f"the plan {plan} is new: say how many sandboxes at once it allows with --max-concurrent")
+    if max_concurrent is not None:
+        SQL.run(connection, "set_plan_limit", values)
     return was
 
 

@@ -5,18 +5,21 @@ INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms,
 VALUES (:feature, :start_ms, :micro_credits, :per_quantity, :at_ms, :actor, :reason)
 ON CONFLICT DO NOTHING RETURNING feature
 
--- name: plan_limit
-SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan
+-- name: to_change [postgresql]
+FOR NO KEY UPDATE
 
--- name: set_plan_limit
+-- name: to_change [sqlite]
+
+-- name: make_plan
 INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES (:plan, :max_concurrent_sandboxes)
-ON CONFLICT (plan) DO UPDATE SET max_concurrent_sandboxes = excluded.max_concurrent_sandboxes
-RETURNING max_concurrent_sandboxes
+ON CONFLICT (plan) DO NOTHING RETURNING plan
 
 -- name: hold_plan
--- Nobody else changes it until this transaction is over.
-UPDATE ledger_plans SET max_concurrent_sandboxes = max_concurrent_sandboxes WHERE plan = :plan
-RETURNING max_concurrent_sandboxes
+-- Nobody else changes it, nor gives anybody what it gives, until this transaction is over.
+SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan {to_change}
+
+-- name: set_plan_limit
+UPDATE ledger_plans SET max_concurrent_sandboxes = :max_concurrent_sandboxes WHERE plan = :plan
 
 -- name: plans
 SELECT p.plan, p.max_concurrent_sandboxes AS max_concurrent, COALESCE(a.customers, 0) AS customers,

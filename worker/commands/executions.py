@@ -172,7 +172,7 @@ def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -
     if found.hold != "wallet":
         drawn = remote_runs.draw(connection, found, number, cost, by)
     else:
-        drawn = draws.draw(connection, found, number, cost, read_rate_card(connection), by)
+        drawn = draws.draw(connection, found, number, cost, read_rate_card(connection, found.accepted_ms), by)
     return Settled(drawn, *_left(connection, found, by.now_ms))
 
 
@@ -223,7 +223,7 @@ def _finish(connection: sa.Connection, found: Reservation, state: State, cost: C
     if found.hold != "wallet":
         drawn = remote_runs.finish(connection, found, state, cost, by)
     else:
-        drawn = draws.finish(connection, found, state, cost, read_rate_card(connection), by)
+        drawn = draws.finish(connection, found, state, cost, read_rate_card(connection, found.accepted_ms), by)
     return Settled(drawn, *_left(connection, found, by.now_ms, freed_micro=found.left_micro))
 
 

@@ -113,7 +113,7 @@ def end(connection: sa.Connection, name: str, by: By) -> int | None:
 
     Errors: UnknownId.
     """
-    row = _hold(connection, name)
+    row = _hold(connection, name, lock="to_end")
     if row is None:
         ids.require(connection, ids.ENDPOINT, name)
         raise Refused(f"{name} appeared this moment: try again")
@@ -134,12 +134,13 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:
         _known(connection, endpoint)
-    values = {"message_id": message_id, "endpoint": endpoint, "now_ms": by.now_ms}
-    sent_to = sorted(SQL.run(connection, "replay", values).scalars())
+    values = {"message_id": message_id, "endpoint": endpoint}
+    sent_to = list(SQL.run(connection, "going_on_of", values).scalars())
     if not sent_to:
         raise Refused(
             f"{message_id} was for no endpoint that goes on: `drawdown hook show {message_id}` shows for which"
         )
+    SQL.run(connection, "replay", {"message_id": message_id, "endpoints": sent_to, "now_ms": by.now_ms})
     record(connection, "hook_replay", message_id, {"endpoints": sent_to}, by)
     return sent_to
 
@@ -181,8 +182,8 @@ def set_low(
     return row is not None, was
 
 
-def _hold(connection: sa.Connection, name: str) -> sa.RowMapping | None:
-    return SQL.run(connection, "hold", {"name": name}).mappings().one_or_none()
+def _hold(connection: sa.Connection, name: str, lock: str = "to_change") -> sa.RowMapping | None:
+    return SQL.run(connection, "hold", {"name": name}, lock=lock).mappings().one_or_none()
 
 
 def _endpoint(row: Any) -> Endpoint | None:

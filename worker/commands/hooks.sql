@@ -1,12 +1,23 @@
 -- Webhooks to the operator's product, as people change them.
 
--- name: for_update [postgresql]
+-- name: to_change [postgresql]
+FOR NO KEY UPDATE
+
+-- name: to_change [sqlite]
+
+-- name: to_end [postgresql]
 FOR UPDATE
 
--- name: for_update [sqlite]
+-- name: to_end [sqlite]
+
+-- name: going_on [postgresql]
+FOR KEY SHARE
+
+-- name: going_on [sqlite]
 
 -- name: hold
-SELECT name, url, events, generation, ended_ms FROM hook_endpoints WHERE name = :name {for_update}
+-- Who changes an endpoint waits for nobody who writes messages for it (`schema/messages.sql`); who ends it does.
+SELECT name, url, events, generation, ended_ms FROM hook_endpoints WHERE name = :name {lock}
 
 -- name: going
 SELECT COUNT(*) FROM hook_endpoints WHERE ended_ms IS NULL
@@ -36,10 +47,14 @@ WHERE endpoint = :name AND state = 'due'
 UPDATE hook_deliveries SET state = 'due', due_at_ms = :now_ms, failures = 0, replays = replays + 1, ended_ms = NULL,
     claim_owner = NULL
 
+-- name: going_on_of
+-- The endpoints of a message that go on; nobody ends them until this transaction is over.
+SELECT name FROM hook_endpoints WHERE ended_ms IS NULL AND (:endpoint = '' OR name = :endpoint)
+    AND name IN (SELECT d.endpoint FROM hook_deliveries d WHERE d.message_id = :message_id)
+ORDER BY name {going_on}
+
 -- name: replay
-{due_again} WHERE message_id = :message_id AND (:endpoint = '' OR endpoint = :endpoint)
-    AND endpoint IN (SELECT e.name FROM hook_endpoints e WHERE e.ended_ms IS NULL)
-RETURNING endpoint
+{due_again} WHERE message_id = :message_id AND endpoint IN :endpoints
 
 -- name: replay_failed
 {due_again} WHERE endpoint = :endpoint AND message_id IN (

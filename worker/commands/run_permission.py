@@ -82,7 +82,7 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
     customer = paying.customer_id
     _require_running(connection, org_id)
     terms = plans.hold_terms(connection, customer)
-    card = read_rate_card(connection) if any(request.quantities for request in requests) else None
+    card = read_rate_card(connection, now_ms) if any(request.quantities for request in requests) else None
     amounts = [_to_hold(connection, request, terms, now_ms, card) for request in requests]
     for request in {(one.project, one.action): one for one in requests}.values():
         _require_unblocked(connection, request)
@@ -251,7 +251,7 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
     if request.quantities is None:
         assert request.amount_micro is not None
         return request.amount_micro
-    card, amount = card or read_rate_card(connection), 0
+    card, amount = card or read_rate_card(connection, now_ms), 0
     for feature, quantity in request.quantities.items():
         price = card.price(feature, now_ms, quantity)
         if price is None:

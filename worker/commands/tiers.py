@@ -62,7 +62,7 @@ def set_tier(
     if NAME.fullmatch(tier) is None:
         raise UsageError("a tier's name is made of a-z, 0-9 and any of _+.-, at most 64 of them")
     ids.require(connection, ids.TIER, tier, new=new)
-    was = tiers.read(connection, tier)
+    was = tiers.hold(connection, tier)
     at_once = change.at_once if change.at_once is not None or was is None else was.at_once
     price = change.price_micro if change.price_micro is not None or was is None else was.price_micro
     if at_once is None or price is None:

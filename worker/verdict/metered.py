@@ -105,12 +105,13 @@ def _shrink(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int)
 
 
 def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) -> list[Drawn]:
-    """Those of these runs that change."""
+    """Those of these runs that change. Up to where is charged is asked first: what is charged meanwhile counts for good
+    the next time, and never as nothing."""
     if not runs:
         return []
+    ends = {row.org_id: row.end_ms for row in SQL.run(connection, "behind", {"orgs": _from_by_org(runs)})}
     uses, card = _read_uses(connection, runs), read_rate_card(connection)
     charged = _read_charged(connection, runs)
-    ends = {row.org_id: row.end_ms for row in SQL.run(connection, "behind", {"orgs": _from_by_org(runs)})}
     found = []
     for run in runs:
         parts = _parts(run, uses, charged, card)

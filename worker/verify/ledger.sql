@@ -175,11 +175,12 @@ EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.p
 
 -- name: priced
 -- Every charge again: the amount is what the quantity costs, half a micro-credit up or down, by a rate of the feature
--- that had begun by then. A rate may be set for a time that is over, so that which of them was known is not claimed.
+-- that had begun by then. A rate may be set for a time that is over, so that which of them was known is not claimed;
+-- but of runs, which go by what was known as they were accepted.
 SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM ledger_entries e LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.feature IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts
+    SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.kind <> 'run' OR r.at_ms <= e.ts)
         AND (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
         AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}
         AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1))
