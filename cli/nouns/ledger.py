@@ -11,7 +11,7 @@ from rich.table import Table
 from drawdown.cli.app import App, new_key
 from drawdown.cli.nouns.statement import statement
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason
-from drawdown.cli.parsing import parse_credits, show_credits, show_time
+from drawdown.cli.parsing import parse_credits, parse_time, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.allocation import KINDS, Kind
@@ -61,7 +61,10 @@ def grant(
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
     grant_key = _clean_key(new_key() if key is None else key)
-    begins_ms, expires_ms = _moment(app, begins, "--begins"), _moment(app, expires, "--expires")
+    begins_ms, expires_ms = (
+        None if text is None else parse_time(text, option, by.now_ms)
+        for text, option in ((begins, "--begins"), (expires, "--expires"))
+    )
     terms = Terms(cast(Kind, kind), priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
 
     def work(connection: sa.Connection) -> tuple[int | None, wallet.Granted, accounts.Wallet]:
@@ -83,10 +86,6 @@ def grant(
     show(app, {"customer_id": customer, **result, "plan": held.plan, "is_new": before is None}, [line])
 
 
-def _moment(app: App, text: str | None, option: str) -> int | None:
-    return None if text is None else app.moment(text, option)
-
-
 def _clean_key(key: str) -> str:
     if key != (key.strip() or None):
         raise UsageError(f"--key {key!r} is empty, or has blanks at its ends: give what makes this grant unlike others")
@@ -94,7 +93,7 @@ def _clean_key(key: str) -> str:
 
 
 def _again(key: str, terms: Terms) -> str:
-    """The options of a repetition: `+30d` would be another time by then."""
+    """The options of a repetition."""
     times = (("--begins", terms.begins_ms), ("--expires", terms.expires_ms))
     return " ".join((f"--key {key}", *(f"{name} {show_time(ms)}" for name, ms in times if ms is not None)))
 
