@@ -118,8 +118,8 @@ def other_content(before: Lot) -> Refused:
     ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
     pays = "" if before.features is None else f", for {', '.join(before.features)}"
     given = (
-        f"{in_credits(before.amount_micro)} credits to {before.customer_id} ({before.kind}, priority {before.priority}, "
-        f"from {utc(before.begins_ms)} {ends}{pays})"
+        f"{in_credits(before.amount_micro)} credits to {before.customer_id} ({before.kind}, priority "
+        f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
     )
     return Refused(
         f"the key of {before.lot} was used before, for {given}: nothing was moved; `drawdown ledger lots "
