@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from drawdown.cli.app import App, new_key
-from drawdown.cli.options import Actor, Most, PageSize, Reason
+from drawdown.cli.options import Actor, Most, New, PageSize, Reason
 from drawdown.cli.parsing import parse_credits, parse_time, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost
@@ -23,11 +23,14 @@ COLUMNS: Final = (
 
 
 @commands.command()
-def make(context: typer.Context, pool: Pool, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Make a pool: a wallet of its own, to be filled as any other (`ledger grant POOL CREDITS`)."""
+def make(
+    context: typer.Context, pool: Pool, new: New = False, actor: Actor = None, reason: Reason = "not given"
+) -> None:
+    """Make a pool: a wallet of its own, to be filled as any other (`ledger grant POOL CREDITS`). Where its name is like
+    that of a pool or a customer, only with --new."""
     app: App = context.obj
     by = app.by(actor, reason)
-    is_new = app.write(lambda c: pools.make(c, pool, by))
+    is_new = app.write(lambda c: pools.make(c, pool, by, new=new))
     said = "made; give it credit with `drawdown ledger grant`" if is_new else "it is there already: nothing changes"
     show(app, {"pool": pool, "made": is_new}, [f"pool {pool}: {said}"])
 

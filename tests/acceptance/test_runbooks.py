@@ -350,8 +350,8 @@ def test_the_months_end(home: Home) -> None:
 
 
 def test_a_database_was_restored(home: Home) -> None:
-    """Both providers have pushes, late samples and a withdrawal that the backup knows nothing of; the ledger a run and a
-    batch that was handed over."""
+    """Both providers have pushes, late samples and a withdrawal that the backup knows nothing of; the ledger a run
+    and a batch that was handed over."""
     home.clock.at_ms = T0 - 2 * DAY_MS
     for line in (
         "ledger grant carol 300 --new", "supplier set pixel --share 70 --hold 1d --threshold 1 --clawbacks --new",
