@@ -35,7 +35,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.runner import World
 from drawdown.worker.halts.cell_client import CellClient
-from drawdown.worker.history.incarnation import recognise
+from drawdown.worker.history.incarnation import read_doubt, recognise
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.hooks.client import HookClient
 
@@ -84,6 +84,12 @@ class App:
             return work(connection)
 
         return write(engine, noticed, rollback=rollback)
+
+    def doubt(self) -> str | None:
+        """Why the database may have lost history, by itself or by what this host remembers; nothing is written."""
+        engine = self.ready()
+        witness = self._recall(engine)
+        return read(engine, lambda connection: read_doubt(connection, witness))
 
     def _recall(self, engine: sa.Engine) -> Witness | None:
         """What this host remembers; nothing where this user may not read it: an order to halt must not fail by that."""

@@ -140,11 +140,13 @@ def parse_credits(text: str) -> int:
     Errors: UsageError for what is no number, or finer than a micro-credit.
     """
     try:
+        if not text.isascii():  # digits of other scripts are a slip, and look like others
+            raise InvalidOperation
         return micro_of(Decimal(text))
     except InvalidOperation as error:
         raise UsageError(f"{text!r} is no amount of credits; write 12 or 12.50") from error
     except ValueError as error:
-        raise UsageError(f"{text!r}: credits have at most six decimals and lie below a thousand million") from error
+        raise UsageError(f"{text!r}: credits have at most six decimals, and are a thousand million at most") from error
 
 
 def show_credits(micro: int) -> str:
@@ -157,6 +159,8 @@ def show_credits(micro: int) -> str:
 def parse_percent(text: str) -> int:
     """Parts per million, of a percentage: `70` or `12.5`. Errors: UsageError."""
     try:
+        if not text.isascii():
+            raise InvalidOperation
         ppm = Decimal(text.removesuffix("%")) * 10_000
     except InvalidOperation as error:
         raise UsageError(f"{text!r} is no percentage; write 70 or 12.5") from error

@@ -23,9 +23,10 @@ from drawdown.ledger.closing import left as left
 from drawdown.ledger.closing import promised as promised
 from drawdown.ledger.entries import EVER_MS, SOURCE, post
 from drawdown.ledger.monthly import grants
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import GRACE_MS, WINDOW_MS
+from drawdown.schema.units import GRACE_MS, WINDOW_MS, in_credits
 
 SQL = queries(__file__)
 
@@ -82,7 +83,7 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
         before = read(connection, lot.lot)
         assert before is not None
         if not is_same(before, lot):
-            raise Refused(f"the grant key {lot.lot} was used before, for {said(before)}: give a new one")
+            raise other_content(before)
         return False
     account = wallet_account(lot.customer_id)
     open_accounts(connection, [account])
@@ -100,18 +101,29 @@ def look_again(connection: sa.Connection, customer_id: str) -> None:
 
 
 def is_same(before: Lot, lot: Lot) -> bool:
-    """A begin that was not said is the moment it was given at, which is another one each time."""
-    unsaid = before.begins_ms == before.at_ms and lot.begins_ms == lot.at_ms
+    """A begin that was not said, and an end that was said as `+30d`, are counted from the moment at which the lot is
+    given, which is another one each time: as far from it as the first's is the same."""
+    later_ms = lot.at_ms - before.at_ms
+    begins, expires = lot.begins_ms, lot.expires_ms
+    if begins - before.begins_ms == later_ms:
+        begins = before.begins_ms
+    if expires is not None and before.expires_ms is not None and expires - before.expires_ms == later_ms:
+        expires = before.expires_ms
     again = replace(before, at_ms=lot.at_ms, actor=lot.actor, reason=lot.reason)
-    return again == (replace(lot, begins_ms=before.begins_ms) if unsaid else lot)
+    return again == replace(lot, begins_ms=begins, expires_ms=expires)
 
 
-def said(lot: Lot) -> str:
-    ends = "never expiring" if lot.expires_ms is None else f"expiring at {lot.expires_ms}"
-    pays = "" if lot.features is None else f", for {', '.join(lot.features)}"
-    return (
-        f"{lot.amount_micro} micro-credits to {wallet_account(lot.customer_id)} ({lot.kind}, priority {lot.priority}, "
-        f"from {lot.begins_ms}, {ends}{pays})"
+def other_content(before: Lot) -> Refused:
+    """A key that comes again with other content. Who takes its advice for a lost answer's must not give twice."""
+    ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
+    pays = "" if before.features is None else f", for {', '.join(before.features)}"
+    given = (
+        f"{in_credits(before.amount_micro)} credits to {before.customer_id} ({before.kind}, priority "
+        f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
+    )
+    return Refused(
+        f"the key of {before.lot} was used before, for {given}: nothing was moved; `drawdown ledger lots "
+        f"{before.customer_id}` shows it. Only what is to be given besides takes another key"
     )
 
 

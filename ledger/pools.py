@@ -75,7 +75,7 @@ def allot(
     before = lots.read(connection, lot.lot)
     if before is not None:
         if not lots.is_same(before, lot):
-            raise Denied("other_content", f"the key {key} was used before, for {lots.said(before)}: give a new one")
+            raise Denied("other_content", str(lots.other_content(before)))
         return Allotment(before, repeated=True)
     room = wallet.payable(connection, pool, by.now_ms)
     if amount_micro > room:

@@ -25,6 +25,7 @@ from drawdown.ledger.runs.reservations import MATURE_TRIES
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
+from drawdown.schema.units import in_credits
 
 SQL = queries(__file__)
 
@@ -153,10 +154,11 @@ def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key
 
 def _used_before(connection: sa.Connection, key: str) -> Refused:
     before = SQL.run(connection, "grant", {"key": key}).one_or_none()
-    given = (
-        "a lot that begins later" if before is None else f"{before.amount_micro} micro-credits to {before.to_account}"
-    )
-    return Refused(f"the grant key {key} was used before, for {given}")
+    given, shown = "a lot that begins later", "ledger lots CUSTOMER"
+    if before is not None:
+        customer = before.to_account.removeprefix(WALLET)
+        given, shown = f"{in_credits(before.amount_micro)} credits to {customer}", f"ledger show {customer}"
+    return Refused(f"the key of {key} was used before, for {given}: nothing was moved; `drawdown {shown}` shows it")
 
 
 @dataclass(frozen=True)

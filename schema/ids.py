@@ -145,15 +145,16 @@ def tells_names(connection: sa.Connection) -> bool:
     return bool(connection.get_execution_options().get("tells_names", True))
 
 
-def require_meant(connection: sa.Connection, given: str, *, new: bool) -> None:
+def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
     """Insist that a customer is known, has samples, or is like none there is: that one is new, and nobody's mistyped.
+    The same for another `kind` that has a wallet.
 
     Errors: UnknownId, with the nearest one there is; `new` takes it all the same.
     """
     if not (new or is_known(connection, CUSTOMER, given) or has_samples(connection, given)):
         around = [*_around(connection, CUSTOMER, given), *_sampled_around(connection, given)]
         if nearest(given, around) is not None:
-            raise unknown(CUSTOMER, given, around, may_be_new=True)
+            raise unknown(kind, given, around, may_be_new=True)
 
 
 def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) -> None:

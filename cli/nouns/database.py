@@ -88,7 +88,10 @@ def verify_(
     stop: Annotated[bool, typer.Option(help="Stop the pushes of an organisation with a breach")] = True,
     actor: Actor = None,
 ) -> None:
-    """Prove the invariants from the raw tables. A breach stops that organisation's pushes, and no other's."""
+    """Prove the invariants from the raw tables. A breach stops that organisation's pushes, and no other's.
+
+    A database that lost history proves nothing of what it forgot: the command says so, and ends with 1.
+    """
     app: App = context.obj
     for name in org or ():
         app.read(partial(require_org, org_id=name))
@@ -108,8 +111,10 @@ def verify_(
         lines += [f"stopped: {name}; mend it, then `drawdown org release {name} --reason …`" for name in stopped]
     else:
         lines.append("all invariants hold")
+    if (doubted := app.doubt()) is not None:
+        lines.append(f"but this database lost history: {doubted}; what it forgot is not verified: `drawdown recover`")
     result = {"breaches": found.breaches, "count": found.count, "checked": found.checked, "open": found.open}
-    result["newest_action"] = found.newest_action
+    result |= {"newest_action": found.newest_action, "doubted": doubted}
     show(app, {**result, "stopped": stopped}, lines)
-    if found.breaches:
+    if found.breaches or doubted is not None:
         raise typer.Exit(Exit.PERSON)

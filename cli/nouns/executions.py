@@ -48,14 +48,15 @@ class StateName(StrEnum):
 Key = Annotated[
     str, typer.Argument(metavar="KEY", help="The run's key, yours to choose; the same again changes nothing")
 ]
+Made = Annotated[str, typer.Argument(metavar="KEY", help="The run's key, as it was accepted under")]
 OfOrg = Annotated[str, typer.Option("--org", help="The organisation that runs it")]
 Estimate = Annotated[str | None, typer.Option(metavar="CREDITS", help="What it may cost, in credits")]
 Uses = Annotated[
     list[str] | None, typer.Option("--use", metavar="FEATURE=N", help="Or base units of a feature; may be repeated")
 ]
-Project = Annotated[str | None, typer.Option(help="A label that lists are narrowed by")]
-Subject = Annotated[str | None, typer.Option(help="Who or what runs it; a label")]
-Action = Annotated[str | None, typer.Option(help="What is done; a label")]
+Project = Annotated[str | None, typer.Option(help="A label that lists are narrowed by; Site is not site")]
+Subject = Annotated[str | None, typer.Option(help="Who or what runs it; a label, as it is written")]
+Action = Annotated[str | None, typer.Option(help="What is done; a label, as it is written")]
 OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Who is owed a share of what it costs")]
 By = Annotated[
     SettledByName | None,
@@ -132,13 +133,17 @@ def accept(
     found = done.reservation
     said = "was accepted before: nothing was added" if done.repeated else "accepted"
     line = f"{key}: {said}; {show_credits(found.left_micro)} credits are held until {show_time(found.expires_ms)}"
+    if found.state != "held":
+        at = f" at {show_credits(found.drawn_micro)} credits"
+        line = f"{key}: was accepted before, and it {'has' if found.state == 'expired' else 'was'} {found.state}{at}: "
+        line += "it holds nothing; accept another run under another key"
     show_with_wallet(app, found, done, line, repeated=done.repeated)
 
 
 @commands.command()
 def draw(
     context: typer.Context,
-    key: Key,
+    key: Made,
     number: Annotated[int, typer.Argument(min=0, help="Its number: the same again changes nothing")],
     credits: Annotated[str | None, typer.Option("--credits", metavar="CREDITS", help="What this part cost")] = None,
     use: Uses = None,
@@ -154,7 +159,7 @@ def draw(
 @commands.command()
 def extend(
     context: typer.Context,
-    key: Key,
+    key: Made,
     to: Annotated[str | None, typer.Option(metavar="CREDITS", help="What it may cost in all, from now on")] = None,
     for_: For = None,
     actor: Actor = None,
@@ -173,7 +178,7 @@ def extend(
 @commands.command()
 def settle(
     context: typer.Context,
-    key: Key,
+    key: Made,
     actual: Actual = None,
     use: Uses = None,
     actor: Actor = None,
@@ -189,7 +194,7 @@ def settle(
 @commands.command()
 def release(
     context: typer.Context,
-    key: Key,
+    key: Made,
     incurred: Annotated[
         str | None, typer.Option(metavar="CREDITS", help="What it cost all the same", show_default="what was drawn")
     ] = None,
@@ -254,7 +259,7 @@ def list_(
 
 
 @commands.command("show")
-def show_(context: typer.Context, key: Key, most: Most = 100) -> None:
+def show_(context: typer.Context, key: Made, most: Most = 100) -> None:
     """Show one run: what was reserved, what it drew, and how it ended."""
     app: App = context.obj
     run, entries = app.read(lambda c: show_run(c, key, app.clock.now_ms(), most))

@@ -11,7 +11,7 @@ from rich.table import Table
 from drawdown.cli.app import App, new_key
 from drawdown.cli.nouns.statement import statement
 from drawdown.cli.options import Actor, Most, New, PageSize, Reason
-from drawdown.cli.parsing import parse_credits, show_credits, show_time
+from drawdown.cli.parsing import parse_credits, parse_time, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.ledger import accounts, wallet
 from drawdown.ledger.allocation import KINDS, Kind
@@ -61,7 +61,10 @@ def grant(
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
     grant_key = _clean_key(new_key() if key is None else key)
-    begins_ms, expires_ms = _moment(app, begins, "--begins"), _moment(app, expires, "--expires")
+    begins_ms, expires_ms = (
+        None if text is None else parse_time(text, option, by.now_ms)
+        for text, option in ((begins, "--begins"), (expires, "--expires"))
+    )
     terms = Terms(cast(Kind, kind), priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
 
     def work(connection: sa.Connection) -> tuple[int | None, wallet.Granted, accounts.Wallet]:
@@ -77,14 +80,12 @@ def grant(
     moved = _what_moved(before, micro, terms, by.now_ms)
     if granted.repeated:
         micro, moved = 0, f"the grant {grant_key} was made before: nothing was added"
+    elif key is None:  # for whoever wants to take it back
+        moved += f"; {'granted' if micro > 0 else 'booked'} {show_credits(micro)} as grant:{grant_key}"
     balance = granted.balance_micro
     line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; {moved}"
     result = {"key": grant_key, "granted_micro": micro, "balance_micro": balance, "repeated": granted.repeated}
     show(app, {"customer_id": customer, **result, "plan": held.plan, "is_new": before is None}, [line])
-
-
-def _moment(app: App, text: str | None, option: str) -> int | None:
-    return None if text is None else app.moment(text, option)
 
 
 def _clean_key(key: str) -> str:
@@ -94,7 +95,7 @@ def _clean_key(key: str) -> str:
 
 
 def _again(key: str, terms: Terms) -> str:
-    """The options of a repetition: `+30d` would be another time by then."""
+    """The options of a repetition."""
     times = (("--begins", terms.begins_ms), ("--expires", terms.expires_ms))
     return " ".join((f"--key {key}", *(f"{name} {show_time(ms)}" for name, ms in times if ms is not None)))
 
@@ -203,19 +204,23 @@ def _lot_cells(row: LotRow) -> tuple[object, ...]:
 @commands.command("take-back")
 def take_back(
     context: typer.Context,
-    lot: Annotated[str, typer.Argument(metavar="LOT", help="The lot, or the key of its grant")],
+    lot: Annotated[
+        str, typer.Argument(metavar="LOT", help="The lot, as `ledger lots` and `pool show` name it; or its grant's key")
+    ],
     whole: Annotated[
         bool, typer.Option("--whole", help="All of it: what it paid for is paid by other lots, or owed")
     ] = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Take back what nobody used of a lot, nor reserved. What was taken before is not taken again."""
+    """Take back what nobody used of a lot, nor reserved. What was taken before is not taken again. An allotment goes
+    back to its pool."""
     app: App = context.obj
     by = app.by(actor, reason)
     taken = app.write(lambda c: credit.take_back(c, lot, by, whole=whole))
     did = f"took back {show_credits(taken.taken_micro)} credits" if taken.taken_micro else "nothing is left to take"
-    line = f"{taken.customer_id}: {did} of {taken.lot}; {show_credits(taken.balance_micro)} credits now"
+    back = f", which went back to the pool {taken.pool}" if taken.pool and taken.taken_micro else ""
+    line = f"{taken.customer_id}: {did} of {taken.lot}{back}; {show_credits(taken.balance_micro)} credits now"
     if taken.reserved_micro:
         line += f"; {show_credits(taken.reserved_micro)} of it are reserved: take them back once those runs have ended"
     show(app, vars(taken), [line])
@@ -236,7 +241,7 @@ def rate(
 ) -> None:
     """Set a feature's price. What was charged keeps its price; the first rate of a feature counts from ever.
 
-    Each push is charged by itself, rounded to a whole micro-credit, half of one up.
+    Each push is charged by itself, rounded to a whole micro-credit, a half away from zero.
     """
     app: App = context.obj
     by, start = app.by(actor, reason), app.window(from_, "--from")

@@ -76,12 +76,17 @@ def set_(
     before = "no such plan" if was is None else f"{was:,}"
     lines = [f"plan {name}: {most:,} at once; before: {before}"]
     changed |= gives_now
-    lines += [f"{field.removesuffix('_micro')}: {_said(field, value)}" for field, value in sorted(changed.items())]
+    lines += [f"{_named(field)}: {_said(field, value)}" for field, value in sorted(changed.items())]
     show(app, {"plan": name, "max_concurrent": most, "was": was, **changed}, lines)
 
 
 def _amount(text: str) -> int | None:
     return None if text == "none" else parse_credits(text)
+
+
+def _named(field: str) -> str:
+    """As its option is called."""
+    return field.removesuffix("_micro").removesuffix("_ppm").replace("_", "-")
 
 
 def _said(field: str, value: object) -> str:

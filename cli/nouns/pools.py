@@ -7,8 +7,8 @@ from typing import Annotated, Final
 import typer
 
 from drawdown.cli.app import App, new_key
-from drawdown.cli.options import Actor, Most, PageSize, Reason
-from drawdown.cli.parsing import parse_credits, show_credits, show_time
+from drawdown.cli.options import Actor, Most, New, PageSize, Reason
+from drawdown.cli.parsing import parse_credits, parse_time, show_credits, show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import AnswerLost
 from drawdown.worker.commands import pools
@@ -23,11 +23,14 @@ COLUMNS: Final = (
 
 
 @commands.command()
-def make(context: typer.Context, pool: Pool, actor: Actor = None, reason: Reason = "not given") -> None:
-    """Make a pool: a wallet of its own, to be filled as any other (`ledger grant POOL CREDITS`)."""
+def make(
+    context: typer.Context, pool: Pool, new: New = False, actor: Actor = None, reason: Reason = "not given"
+) -> None:
+    """Make a pool: a wallet of its own, to be filled as any other (`ledger grant POOL CREDITS`). Where its name is like
+    that of a pool or a customer, only with --new."""
     app: App = context.obj
     by = app.by(actor, reason)
-    is_new = app.write(lambda c: pools.make(c, pool, by))
+    is_new = app.write(lambda c: pools.make(c, pool, by, new=new))
     said = "made; give it credit with `drawdown ledger grant`" if is_new else "it is there already: nothing changes"
     show(app, {"pool": pool, "made": is_new}, [f"pool {pool}: {said}"])
 
@@ -49,19 +52,19 @@ def allot(
     """Move credit out of a pool into a customer's wallet, where it is used before all else. What nobody used of it by
     its end goes back. `ledger take-back LOT` takes it back sooner."""
     app: App = context.obj
-    by, micro, expires_ms = app.by(actor, reason), parse_credits(amount), app.moment(expires, "--expires")
-    own = key or new_key()
+    by, micro, own = app.by(actor, reason), parse_credits(amount), key or new_key()
+    expires_ms = parse_time(expires, "--expires", by.now_ms)
     try:
         done = app.write(lambda c: pools.allot(c, pool, customer, micro, expires_ms, by, key=own))
     except AnswerLost as error:
         again = f"give it again with --key {own} --expires {show_time(expires_ms)}, and it counts once"
         raise AnswerLost(error.why, again) from error
-    said = "was allotted before: nothing was moved" if done.repeated else "allotted"
-    line = f"{show_credits(micro)} credits of {pool} to {customer} until {show_time(expires_ms)}: {said}; "
+    said, ends_ms = "was allotted before: nothing was moved" if done.repeated else "allotted", done.lot.expires_ms
+    line = f"{show_credits(micro)} credits of {pool} to {customer} until {show_time(ends_ms)}: {said}; "
     line += f"{pool} has {show_credits(done.pool.available_micro)} available, "
     line += f"{customer} {show_credits(done.member.available_micro)}"
     result = {"pool": pool, "customer_id": customer, "lot": done.lot.lot, "key": own, "repeated": done.repeated}
-    result |= {"allotted_micro": 0 if done.repeated else micro, "expires_ms": expires_ms}
+    result |= {"allotted_micro": 0 if done.repeated else micro, "expires_ms": ends_ms}
     wallets = {"pool_available_micro": done.pool.available_micro, "available_micro": done.member.available_micro}
     show(app, {**result, **wallets}, [line])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,6 +12,16 @@ from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show
 from drawdown.worker.engine.runner import run
 from drawdown.worker.history.recover import Recovered, recover
+
+CHANGES: Final = (
+    "`org assign`, `feature map`; `ledger grant`, `take-back` and `rate`, `plan set`, `tier take`, `pool allot`, "
+    "`payer allow`, `supplier set`, `topup set`"
+)
+OF_THE_LEDGER: Final = (
+    "The ledger forgot as much: runs that were accepted or settled since, reversals, batches that were handed over. "
+    "Before the next batch, do them again, as `ops/runbooks/database-restored.md` says: else a supplier is paid twice. "
+    "Credit for a top-up that took money is given by itself, and never by hand."
+)
 
 
 def register(commands: typer.Typer) -> None:
@@ -64,7 +74,7 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
     if dry_run:
         lines += [
             f"Before: import again the samples written since {since} (the newest here is of {sample}), and do again "
-            "what people changed since (`org assign`, `feature map`, `ledger grant`, …).",
+            f"what people changed since: {CHANGES}.",
             "Then the same without --dry-run. Nothing was changed.",
         ]
     else:
@@ -74,4 +84,4 @@ def _lines(found: Recovered, *, dry_run: bool) -> list[str]:
             f"When `drawdown status` says that all is settled: `drawdown reconcile --from {day}`, then "
             "`drawdown verify`.",
         ]
-    return lines
+    return [*lines, OF_THE_LEDGER]

@@ -91,7 +91,7 @@ def freeze(
     by = app.by(actor, reason)
     found, done = app.write(lambda c: settlements.freeze(c, run, by, undo=undo))
     said = "not frozen" if undo else "frozen"
-    line = f"{run}: {said}{'' if done else ' before; nothing changes'}; it is {found.state}"
+    line = f"{run}: {said}{'' if done else ' before; nothing changes'}; its state is {found.state}"
     show(app, {**_said(found), "changed": done}, [line])
 
 

@@ -153,7 +153,7 @@ def stop(
     app: App = context.obj
     if _is_all(wallet, all_):
         before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=True))
-        show(app, {"stopped": True, "was": before}, [f"nobody is charged any more; before: {before or 'not stopped'}"])
+        show(app, {"stopped": True, "was": before}, [f"nobody is charged any more; before: {_stopped_by(before)}"])
         return
     _set_mode(app, wallet or "", "stopped", actor, reason)
 
@@ -173,7 +173,7 @@ def start(
         if shadow:
             raise UsageError("--shadow goes with a wallet")
         before = app.write(lambda c: topups.switch(c, app.by(actor, reason), stopped=False))
-        show(app, {"stopped": False, "was": before}, [f"top-ups go on; before: {before or 'not stopped'}"])
+        show(app, {"stopped": False, "was": before}, [f"top-ups go on; before: {_stopped_by(before)}"])
         return
     if not shadow:
         _require_only_one(app, app.read(lambda c: topups.require_terms(c, wallet or "")))
@@ -241,6 +241,10 @@ def _is_all(wallet: str | None, all_: bool) -> bool:
     if (wallet is None) != all_:
         raise UsageError("name a wallet, or give --all: one of them")
     return all_
+
+
+def _stopped_by(before: str | None) -> str:
+    return "not stopped" if before is None else f"stopped by {before}"
 
 
 def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str) -> None:

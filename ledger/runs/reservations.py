@@ -9,7 +9,7 @@ key with other content is refused. What is due by time is made true before a bal
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
@@ -110,9 +110,13 @@ class Reservation:
         return max(self.amount_micro - self.drawn_micro, 0) if self.state == "held" else 0
 
 
-def other_content(reservation: str) -> Denied:
-    """A key that comes again with other content."""
-    return Denied("other_content", f"the key {reservation} was used before, for another run: give a new one")
+def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> Denied:
+    """A key that comes again with other content: in what it differs."""
+    return Denied(
+        "other_content",
+        f"the key {reservation} was used before, for a run with another {', another '.join(differs)}: nothing was "
+        f"held; `drawdown execution show {reservation}` shows it. For another run give a new one",
+    )
 
 
 def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "") -> Denied:

@@ -350,7 +350,15 @@ def test_the_months_end(home: Home) -> None:
 
 
 def test_a_database_was_restored(home: Home) -> None:
-    """Both providers have pushes, late samples and a withdrawal that the backup knows nothing of."""
+    """Both providers have pushes, late samples and a withdrawal that the backup knows nothing of; the ledger a run
+    and a batch that was handed over."""
+    home.clock.at_ms = T0 - 2 * DAY_MS
+    for line in (
+        "ledger grant carol 300 --new", "supplier set pixel --share 70 --hold 1d --threshold 1 --clawbacks --new",
+        "execution accept r-1 --org carol --estimate 10 --supplier pixel", "execution settle r-1 --actual 10",
+    ):  # fmt: skip
+        home.run(*line.split())
+    home.clock.at_ms = T0
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     home.run("org", "assign", "--new", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", show_time(T0))
     for org, seconds in (("alice", 60), ("bob", 600)):
@@ -368,13 +376,22 @@ def test_a_database_was_restored(home: Home) -> None:
     home.tick()
     home.run("sample", "withdraw", *wrong, "--reason", "counted twice")
     home.tick()
+    handed_over = ("settlement", "batch", "pixel", "--period", show_time(T0)[:7], "--expect", "7")
+    home.run(*handed_over)
+    again_run = ("execution", "accept", "r-2", "--org", "carol", "--estimate", "4", "--supplier", "pixel")
+    home.run(*again_run)
+    home.run("execution", "settle", "r-2", "--actual", "3")
     billed = {"autumn": home.at_autumn(), "stripe": home.stripe.charged("cus_bob", FEATURE)}
     assert billed == {"autumn": 231, "stripe": 1851}
     for suffix in ("-wal", "-shm"):
         Path(f"{home.folder}/home.db{suffix}").unlink(missing_ok=True)
     shutil.copyfile(home.folder / "kept.db", home.folder / "home.db")
+    assert "history was lost" in home.run(*handed_over, status=1).err, "at once, not only after a tick"
+    assert "what it forgot is not verified" in home.run("verify", status=1).out
     home.use("bob", 50)  # since then, and nobody was billed for it
     home.tick(status=1)
+    assert "history was lost" in home.run(*handed_over, status=1).err
+    assert "what it forgot is not verified" in home.run("verify", status=1).out
     assert number(home.url, "SELECT COUNT(*) FROM pushes") == 4, "nothing is sealed meanwhile"
 
     again = home.folder / "again.csv"
@@ -382,9 +399,13 @@ def test_a_database_was_restored(home: Home) -> None:
     again.write_text("\n".join([kept[0][0], *(lines[1] for lines in kept)]) + "\n", encoding="utf-8")
     values = {
         "FILE": str(again), "SAMPLES": " ".join(wrong), "SINCE": show_time(since), "DAY": show_time(T0)[:10],
+        "RUN": "r-2", "ORG": "carol", "ESTIMATE": "4", "ACTUAL": "3", "SUPPLIER": "pixel", "MONTH": show_time(T0)[:7],
+        "TOTAL": "7",
     }  # fmt: skip
     home.follow("database-restored", "Before", values)
     home.follow("database-restored", "Recover", values, wait_ms=2 * HOUR_MS)
+    home.follow("database-restored", "What the ledger", values)
+    assert rows(home.url, "SELECT payout, total_micro FROM payouts") == [(f"payout:pixel:{values['MONTH']}", 7_000_000)]
     home.clock.at_ms += DAY_MS
     home.follow("database-restored", "When", values)
     assert (home.at_autumn(), home.stripe.charged("cus_bob", FEATURE)) == (231, 1901)

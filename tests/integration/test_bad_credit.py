@@ -31,12 +31,17 @@ READY: Final = (
     "execution accept over --org acme --estimate 1 --for 1m --at +1s",
     "execution block --org acme --project shut --new --reason fraud",
     "supplier freeze pixel --reason dispute",
+    "pool make course --new",
+    "ledger grant rich 30 --key term --new",
+    "topup set rich --below 5 --amount 20 --price 100 --currency usd --customer c --most 9000",
 )
 CORRECT: Final = "a correction is a grant: `drawdown ledger grant`"
 # What is typed: the exit status, the code, and what it says to do.
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),
-    "execution accept new --org acme --use render=5": (2, "unknown_feature", "`drawdown feature list`"),
+    "execution accept new --org acme --use render=5": (
+        2, "unknown_feature", "`drawdown feature list` shows those there are; a price makes a new one: `drawdown "
+        "ledger rate render --micro-credits 2 --new`"),
     "execution accept new --org acme --use compute_1gb=5 --supplier pixle --estimate 1": (
         2, "bad_value", "in credits or in quantities of features, not in both"),
     "execution accept new --org acme --estimate 1 --supplier pixle": (2, "unknown_supplier", "did you mean pixel?"),
@@ -46,13 +51,21 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution settle goin --actual 1": (2, "unknown_run", "did you mean going? `drawdown execution list`"),
     "settlement freeze setled": (2, "unknown_settlement", "did you mean settled? `drawdown settlement list`"),
     "execution accept going --org acme --estimate 7": (1, "other_content", "give a new one"),
+    "execution accept going --org acme --estimate 6 --project site --overage cap --subject bob": (
+        1, "other_content", "with another subject, another overage: nothing was held; `drawdown execution show going`"),
+    "execution accept going --org rich --estimate 6": (1, "other_content", "with another organisation: nothing"),
+    "ledger grant rich 31 --key term": (1, "refused", "30 credits to rich (purchased, priority 50"),
+    "pool make cours": (2, "unknown_pool", "did you mean course?"),
+    "pool make riche": (2, "unknown_pool", "did you mean rich?"),
+    "execution settle settled": (2, "bad_value", "settled is settled already: the same again has its cost, 4 credits"),
+    "ledger grant acme \u0661\u0662": (2, "bad_value", "write 12 or 12.50"),
     "execution draw going 1 --credits 2": (1, "other_content", "give another number"),
     "execution accept new --org acme": (1, "no_estimate", "give credits, or quantities of features"),
     "execution accept new --org acme --estimate 0": (2, "bad_estimate", "give what the run may cost"),
     "execution accept new --org acme --estimate -3": (2, "bad_estimate", "give what the run may cost"),
     "execution accept new --org acme --use compute_1gb=0": (2, "bad_estimate", "give what the run may cost"),
-    "execution accept new --org acme --estimate 99999999999": (2, "bad_estimate", "lie below a thousand million"),
-    "execution accept new --org acme --estimate 1e400": (2, "bad_estimate", "lie below a thousand million"),
+    "execution accept new --org acme --estimate 99999999999": (2, "bad_estimate", "a thousand million at most"),
+    "execution accept new --org acme --estimate 1e400": (2, "bad_estimate", "a thousand million at most"),
     "execution accept new --org acme --estimate six": (2, "bad_estimate", "write 12 or 12.50"),
     "execution accept new --org acme --estimate nan": (2, "bad_estimate", "at most six decimals"),
     "execution accept new --org acme --estimate 11": (1, "above_cap", "ask for less, or change the plan"),
@@ -71,6 +84,12 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "key rotate ap": (2, "unknown_key", "did you mean app? `drawdown key list`"),
     "topup set acme --below 5 --amount 20 --price 100 --currency gold --customer c --most 10": (
         2, "bad_value", "a currency"),
+    "topup set acme --below 5 --amount 20 --price 100 --currency xxx --customer c --most 9000": (
+        2, "bad_value", "is not known to take xxx"),
+    "topup set rich --below 5 --amount 20 --price 100 --currency eur --customer c --most 9000": (
+        2, "bad_value", "charges were in usd so far"),
+    "topup set rich --below -5 --amount 20 --price 100 --currency usd --customer c --most 9000": (
+        2, "bad_value", "halts at 0"),
 }  # fmt: skip
 
 
@@ -133,6 +152,36 @@ def test_the_same_again_is_the_first_answer_and_charges_nothing(
         found, told = typed(capsys, line)
         assert (found, told["repeated"], told.get("charged", 0)) == (0, True, 0), line
     assert content(ready) == before
+
+
+def told(capsys: pytest.CaptureFixture[str], line: str) -> str:
+    capsys.readouterr()
+    assert run(global_options_first(line.split())) == 0, line
+    return capsys.readouterr().out
+
+
+def test_a_run_that_ended_says_so_as_it_is_accepted_again(ready: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted = next(line for line in READY if line.startswith("execution accept settled"))
+    assert "was accepted before, and it was settled at 4.00 credits: it holds nothing; accept" in told(capsys, accepted)
+    accepted = next(line for line in READY if line.startswith("execution accept released"))
+    assert "it was released at 0.00 credits" in told(capsys, accepted)
+    going = next(line for line in READY if line.startswith("execution accept going"))
+    assert "nothing was added; 5.00 credits are held until" in told(capsys, going)
+
+
+def test_credit_that_was_given_without_a_key_is_found_and_an_allotment_goes_back(
+    ready: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(capsys, "ledger grant course 50")
+    key = said.strip().rpartition("; granted 50.00 as ")[2]
+    assert key.startswith("grant:")
+    told(capsys, "pool allot course rich 20 --expires +30d --key spring")
+    assert "took back 20.00 credits of allot:course:spring, which went back to the pool course" in told(
+        capsys, "ledger take-back allot:course:spring"
+    )
+    shown = json.loads(told(capsys, "pool show course --json"))
+    assert [one["state"] for one in shown["allotments"]] == ["taken back"]
+    assert f"took back 50.00 credits of {key}; 0.00 credits now" in told(capsys, f"ledger take-back {key}")
 
 
 @pytest.mark.parametrize(("overage", "charged", "off"), [("charge", 9, 0), ("cap", 6, 3)])

@@ -467,3 +467,37 @@ def test_commands_on_lots(tmp_path: Path) -> None:
     assert "did you mean grant:k" in run(url, "ledger", "take-back", "grant:kk", status=2)
     assert "took back 12.50 credits of grant:k; 0.00 credits now" in run(url, "ledger", "take-back", "k")
     assert "nothing is left to take of grant:k" in run(url, "ledger", "take-back", "k", "--whole")
+
+
+@pytest.mark.parametrize("times", ["--expires +30d", "--begins +2h", "--begins +1d --expires +30d"])
+def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: str) -> None:
+    """`+30d` is another moment each time, and the same credit; a length that differs is other content."""
+    url = f"sqlite:///{tmp_path}/lots.db"
+    run(url, "init")
+    given = ("ledger", "grant", "acme", "20", "--key", "k", "--new", *times.split())
+    run(url, *given)
+    for at in ("2026-01-01T00:00:00.001", "2026-01-01T00:07", "2026-01-03T00:00"):
+        told = drawdown(url, *given, at=at)
+        assert told.status == 0 and "was made before: nothing was added" in told.out, told
+    other = drawdown(url, *given[:-1], "+31d", at="2026-01-01T00:07")
+    assert other.status == 1
+    for words in ("20 credits to acme", "nothing was moved", "`drawdown ledger lots acme`"):
+        assert words in other.err
+    assert len(json.loads(run(url, "ledger", "lots", "acme", "--json"))["lots"]) == 1
+
+
+def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/lots.db"
+    for words in ("init", "pool make course", "ledger grant course 50", "ledger grant acme 5 --new"):
+        run(url, *words.split())
+    allot = ["pool", "allot", "course", "acme", "20", "--expires", "+30d", "--key", "spring-acme"]
+    assert "until 2026-01-31T00:00:00Z: allotted; course has 30.00" in run(url, *allot)
+    told = drawdown(url, *allot, at="2026-01-02T12:00")
+    assert told.status == 0
+    assert "until 2026-01-31T00:00:00Z: was allotted before: nothing was moved; course has 30.00" in told.out
+    other = drawdown(
+        url,
+        *[*allot[:4], "21", *allot[5:]],
+        at="2026-01-02T12:00",
+    )
+    assert other.status == 1 and "20 credits to acme" in other.err and "nothing was moved" in other.err

@@ -103,13 +103,15 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
 
 @dataclass(frozen=True)
 class TakenBack:
-    """The lot, what was taken back of it now, what of it runs have reserved, and the balance after it."""
+    """The lot, what was taken back of it now, what of it runs have reserved, the balance after it, and the pool (None:
+    none) that has it again."""
 
     lot: str
     customer_id: str
     taken_micro: int
     reserved_micro: int
     balance_micro: int
+    pool: str | None = None
 
 
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
@@ -126,7 +128,8 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
         details = {"amount_micro": -taken.amount_micro, "key": taken.key, "lot": found.lot, "whole": whole}
         record(connection, "ledger_grant", found.customer_id, details, by)
     mark_for_projection(connection, orgs_of(connection, [found.customer_id]), by.now_ms)
-    return TakenBack(found.lot, found.customer_id, taken.amount_micro, taken.promised_micro, taken.balance_micro)
+    reserved, balance = taken.promised_micro, taken.balance_micro
+    return TakenBack(found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool)
 
 
 def wallet_of(connection: sa.Connection, customer_id: str) -> accounts.Wallet:

@@ -25,9 +25,9 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, in_credits
 from drawdown.worker.catalog.wallets import orgs_of
-from drawdown.worker.commands import remote_runs
+from drawdown.worker.commands import remote_runs, run_request
 from drawdown.worker.commands.run_permission import (
     Permit,
     above_cap,
@@ -103,7 +103,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
     before = reservations.read(connection, key)
     if before is not None:  # the first answer, whatever has become of the account since
         if before.fingerprint != fingerprint(request):
-            raise reservations.other_content(key)
+            raise reservations.other_content(key, run_request.differing(before, request))
         return Accepted(before, True, *_left(connection, before, by.now_ms, moved=False))
     found = permit(connection, request, by.now_ms)
     ask = _ask_of(key, request, found, by.now_ms)
@@ -208,6 +208,10 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By) -> Se
     """End a run with what it cost in all, or without a cost where metering charges for it; what is left of its hold is
     free. Errors: as `ledger.runs.draws.finish`; UnknownId; UsageError."""
     found = _held(connection, key, by.now_ms)
+    if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
+        raise UsageError(
+            f"{key} is settled already: the same again has its cost, {in_credits(found.drawn_micro)} credits"
+        )
     said = None if cost is None and found.settled_by == "metering" else _sane(cost or Cost())
     return _finish(connection, found, "settled", said, by)
 

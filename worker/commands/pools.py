@@ -34,13 +34,14 @@ class Allotted:
     member: Wallet
 
 
-def make(connection: sa.Connection, pool: str, by: By) -> bool:
+def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> bool:
     """Have a pool with a wallet of its name; whether it is new. Errors: UsageError for a name that is none; Denied
-    `taken` for the name of a customer."""
+    `taken` for the name of a customer; UnknownId, unless `new`, for a name like that of a pool or customer."""
     if not is_clean_id(pool) or ":" in pool:
         raise UsageError("a pool's name has 1 to 200 characters, none of them a colon or a control character")
     if not pools.is_pool(connection, pool) and ids.is_known(connection, ids.CUSTOMER, pool):
         raise Denied("taken", f"{pool} is a customer, whose wallet has that name: give the pool another one")
+    ids.require_meant(connection, pool, new=new, kind=ids.POOL)
     is_new = pools.make(connection, pool, by)
     if is_new:
         record(connection, "pool_make", pool, {}, by)

@@ -19,6 +19,7 @@ from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Denied, Hold, Reservation
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
+from drawdown.schema.errors import UnknownId
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MICRO
 from drawdown.worker.catalog.wallets import mirrored_at, wallets_at
@@ -255,7 +256,7 @@ def _priced(connection: sa.Connection, request: Request, now_ms: int, card: Rate
     for feature, quantity in request.quantities.items():
         price = card.price(feature, now_ms, quantity)
         if price is None:
-            ids.require(connection, ids.FEATURE, feature)
+            _require_feature(connection, feature)
             raise Denied("no_rate", f"{feature} has no rate: `drawdown ledger rate {feature} --micro-credits N`")
         amount += price
     return _sane_amount(amount)
@@ -265,3 +266,12 @@ def _sane_amount(amount: int) -> int:
     if not 0 < amount <= MAX_ENTRY_MICRO:
         raise bad_estimate()
     return amount
+
+
+def _require_feature(connection: sa.Connection, feature: str) -> None:
+    """Errors: UnknownId, which says how a feature of runs is made: by its price."""
+    try:
+        ids.require(connection, ids.FEATURE, feature)
+    except UnknownId as error:
+        text = f"{error}; a price makes a new one: `drawdown ledger rate {feature} --micro-credits 2 --new`"
+        raise UnknownId(text, error.noun, error.near) from error

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.runs.reservations import Denied, Overage, SettledBy
+from drawdown.ledger.runs.reservations import Denied, Overage, Reservation, SettledBy
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import DAY_MS, MINUTE_MS
@@ -61,6 +61,27 @@ def fingerprint(request: Request) -> str:
             del content[name]
     said = json.dumps(content, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
+
+
+def differing(before: Reservation, request: Request) -> list[str]:
+    """In what a request differs from what was accepted under its key, by name. What an organisation's run was is told
+    to no other: then nothing else is named."""
+    if before.org_id != request.org_id:
+        return ["organisation"]
+    payer = None if before.payer_number is None else before.customer_id
+    pairs = {
+        "project": (before.project, request.project),
+        "subject": (before.subject, request.subject),
+        "action": (before.action, request.action),
+        "overage": (before.overage, request.overage),
+        "supplier": (before.supplier, request.supplier),
+        "payer": (payer, None if request.payer == before.customer_id else request.payer),
+        "sandboxes": (before.named, request.named),
+        "settled_by": (before.settled_by, request.settled_by or "receipt"),
+    }
+    if payer is not None and request.payer == payer:
+        del pairs["payer"]
+    return [name for name, (was, now) in pairs.items() if was != now] or ["estimate, or the time that it holds for"]
 
 
 def require_life(for_ms: int | None) -> None:

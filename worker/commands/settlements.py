@@ -22,6 +22,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.units import DAY_MS, LATE_HORIZON_MS
+from drawdown.worker.history.incarnation import require_whole
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
 """For how long a settlement is held at most: ten years."""
@@ -119,8 +120,10 @@ def batch(
     """Release what a supplier is owed and is eligible now, as its batch of a period; also whether it was made before.
     `expect_micro`: what the dry run came to.
 
-    Errors: as `ledger.payouts.release`; UnknownId.
+    Errors: as `ledger.payouts.release`; UnknownId; HistoryDoubted while the database stands still: a batch that it
+    forgot may have been handed over, and would be paid twice (R1).
     """
+    require_whole(connection)
     made, repeated = payouts.release(connection, _held_supplier(connection, supplier), period, expect_micro, by)
     if not repeated:
         names = ("released_micro", "carried_micro", "total_micro", "lines")

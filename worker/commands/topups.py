@@ -74,7 +74,8 @@ def set_terms(
 ) -> Said:
     """Have a wallet topped up. What had stopped its top-ups is over: terms may name another card's customer.
 
-    Errors: UsageError for what makes no sense; Refused for a wallet that somebody else fills; UnknownId, unless `new`.
+    Errors: UsageError for what makes no sense, and unless `new` for a currency that the service is not known to take,
+    or that is not the one so far; Refused for a wallet that somebody else fills; UnknownId, unless `new`.
     """
     if not is_clean_id(customer_id):
         raise UsageError("a customer's id has 1 to 200 characters, none of them control characters")
@@ -82,6 +83,8 @@ def set_terms(
     ids.require(connection, ids.CUSTOMER, customer_id, new=new)
     _require_own(connection, customer_id, by.now_ms)
     row = _row(connection, customer_id)
+    if not new:
+        _require_known_currency(terms, can, None if row is None else str(row["currency"]))
     said = {"customer_id": customer_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "set", {**asdict(terms), **said})
     SQL.run(connection, "end_shadows", said)
@@ -204,14 +207,24 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
         raise UsageError(f"a price and the largest charge lie between 1 and {MAX_MINOR:,} minor units")
     if not (0 < terms.max_day <= MOST_A_DAY and 0 < terms.max_month <= MOST_A_MONTH):
         raise UsageError(f"a wallet is topped up 1 to {MOST_A_DAY} times a day, 1 to {MOST_A_MONTH:,} times in 30 days")
-    if not 0 <= abs(terms.threshold_micro) <= MAX_ENTRY_MICRO:
-        raise UsageError("a threshold lies within a thousand million credits")
+    if not 0 <= terms.threshold_micro <= MAX_ENTRY_MICRO:
+        raise UsageError("a wallet halts at 0: a threshold lies between that and a thousand million credits")
     micro = terms.amount_micro
     if terms.fill_to_micro is not None:
         micro = terms.fill_to_micro - terms.threshold_micro
     if micro is None or not 0 < micro <= MAX_ENTRY_MICRO:
         raise UsageError("a top-up lifts a wallet above its threshold, by at most a thousand million credits")
     _require_chargeable(terms, micro, can)
+
+
+def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str | None) -> None:
+    """Errors: UsageError for a currency that is probably a slip."""
+    if before is not None and terms.currency != before:
+        raise UsageError(f"charges were in {before} so far, and a price is not converted: --new has {terms.currency}")
+    if can.least and terms.currency not in can.least:
+        there = ", ".join(sorted(can.least))
+        text = f"{terms.service} is not known to take {terms.currency}, but {there}: --new takes it all the same"
+        raise UsageError(text)
 
 
 def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities) -> None:

@@ -78,6 +78,12 @@ def _keep_server(connection: sa.Connection, found: Incarnation) -> None:
     SQL.run(connection, "keep_server", {"system_id": system, "timeline": timeline})
 
 
+def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None:
+    """Why this database may have lost history, by itself or by what is remembered of it. Nothing is written."""
+    found = read_incarnation(connection)
+    return found.doubted or difference(connection, found, witness)
+
+
 def difference(connection: sa.Connection, found: Incarnation, witness: Witness | None) -> str | None:
     """Why this cannot be the database that was left, or None."""
     system, timeline = found.server
@@ -120,7 +126,9 @@ def count_sends(connection: sa.Connection, claimed: int, witness: Witness | None
     return replace(witness, sends=int(row.sends))
 
 
-STANDS_STILL = "history was lost, so nothing is sealed or sent: `drawdown status` says why, `drawdown recover` goes on"
+STANDS_STILL = (
+    "history was lost, so nothing is sealed, sent or released: `drawdown status` says why, `drawdown recover` goes on"
+)
 
 
 def require_same(connection: sa.Connection, witness: Witness | None) -> None:

@@ -34,7 +34,7 @@ class AllotmentRow:
 
     lot: str
     customer_id: str
-    state: Literal["in use", "over"]
+    state: Literal["in use", "taken back", "over"]
     amount_micro: int
     left_micro: int
     waits_micro: int
@@ -92,7 +92,7 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
             found[lot.lot] = AllotmentRow(
                 lot=lot.lot,
                 customer_id=customer_id,
-                state="over" if over else "in use",
+                state="over" if over else "taken back" if lot.taken_micro and not left else "in use",
                 amount_micro=lot.amount_micro,
                 left_micro=0 if over else left,
                 waits_micro=left if over else 0,
