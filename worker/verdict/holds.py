@@ -1,5 +1,5 @@
 """What runs have reserved of the wallets of organisations: taken off what an organisation may use, and free again once
-it is over. What is due in wallets by time: the ends of holds, lots that begin and expire.
+it is over. What is due in wallets by time: the ends of holds, lots that begin, end and expire.
 
 Guarantee: a hold that is over counts nowhere, whether it was expired yet or not. What the sandboxes of a run that
 metering settles have used is not held as well: usage is taken off by itself. The sweep is an optimisation of that;
@@ -9,6 +9,7 @@ whoever reserves credit has what is due made true first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -41,8 +42,27 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
     return {row.org_id: int(row.held_micro) - used.get(row.customer_id, 0) for row in rows}
 
 
+@dataclass(frozen=True)
+class Lapsed:
+    """Of an organisation's wallet, what is left of lots that are over and pays for nothing new, in micro-credits. What
+    was used before `until_ms`, and is not charged yet, they still pay for."""
+
+    lapsed_micro: int
+    until_ms: int
+
+
+def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, Lapsed]:
+    """What is left of lots that are over, of those organisations that have any."""
+    if not org_ids or provider not in wallets_at(connection):
+        return {}
+    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
+    rows = SQL.run(connection, "lapsed", values)
+    return {row.org_id: Lapsed(int(row.lapsed_micro), row.lots_over_ms) for row in rows}
+
+
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
-    """Make true what is due in all wallets: holds that are over, lots that begin or expire; how many wallets moved."""
+    """Make true what is due in all wallets: holds and lots that are over, lots that begin or expire; how many wallets
+    moved, or may pay another amount."""
     yield from shrink_holds(context)
     done = 0
     for _ in range(sweeps):

@@ -117,9 +117,37 @@ FROM (SELECT account_id, SUBSTR(account_id, 8) AS customer_id, SUM(given) AS giv
 WHERE q.given <> q.kept + q.consumed + q.expired + q.taken
 
 -- name: lot_never_over
--- A lot that its wallet does not know the end of would never expire. It is booked twelve minutes after it.
+-- A lot that its wallet does not know the end of would pay for ever, or never expire. It is booked twelve minutes after
+-- its end.
 SELECT 'lot_never_over' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots l
     LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
     WHERE l.expires_ms IS NOT NULL AND (w.lots_ended_ms IS NULL OR w.lots_ended_ms < l.expires_ms)
-        AND (w.next_due_ms IS NULL OR w.next_due_ms > l.expires_ms + 720000)) q
+        AND (w.next_due_ms IS NULL OR w.next_due_ms > l.expires_ms + CASE
+            WHEN w.lots_over_ms >= l.expires_ms THEN 720000 ELSE 0 END)) q
+
+-- name: over_wrong
+-- What is over is no more than what lots that are over still have, and no less than what of the balance no other lot
+-- can be, nor what was given back, nor what is to roll over; once nothing waits in the wallet.
+SELECT 'over_wrong' AS what, {owner}, q.*
+FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
+        COALESCE((SELECT SUM(r.rest) FROM {rests} r WHERE r.account_id = w.account_id
+            AND r.expires_ms <= w.lots_over_ms), 0) AS most,
+        w.balance_micro - COALESCE((SELECT SUM(CASE WHEN r.expires_ms <= w.lots_over_ms THEN r.rolls ELSE r.rest END)
+            FROM {rests} r WHERE r.account_id = w.account_id), 0)
+        - COALESCE((SELECT SUM(-e.amount_micro) FROM ledger_entries e WHERE e.from_account = w.account_id
+            AND e.amount_micro < 0), 0)
+        - COALESCE((SELECT SUM(e.amount_micro) FROM ledger_entries e WHERE e.to_account = w.account_id
+            AND e.kind = 'expiry' AND e.amount_micro > 0), 0) AS least
+    FROM ledger_accounts w WHERE w.deferred_micro = 0 AND w.next_due_ms > 0
+        AND (w.over_micro > 0 OR w.lots_over_ms IS NOT NULL)) q
+WHERE q.over_micro > q.most OR q.over_micro < q.least
+
+-- name: rests
+-- Of lots that are in a balance, what neither expired nor was taken back; and what of it may roll over.
+(SELECT b.account_id, b.expires_ms, b.rest, CASE WHEN b.rest < b.upto THEN b.rest ELSE b.upto END AS rolls
+    FROM (SELECT 'wallet:' || l.customer_id AS account_id, l.expires_ms, COALESCE(p.rollover_max_micro, 0) AS upto,
+            l.amount_micro - COALESCE((SELECT SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro
+                ELSE -e.amount_micro END) FROM ledger_entries e WHERE e.lot = l.lot), 0) AS rest
+        FROM ledger_lots l LEFT JOIN plan_lots p ON p.lot = l.lot
+        WHERE EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = l.lot)) b)
