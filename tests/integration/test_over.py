@@ -72,7 +72,7 @@ def test_nothing_new_is_reserved_of_a_lot_that_is_over(till: Till) -> None:
     with pytest.raises(Denied, match="1e-06 credits available"):
         till.accept("late", 45)
     preview = read(till.fleet.engine, lambda c: executions.preview(c, Request("acme", 2), END))
-    assert (preview.accepted, preview.code, preview.available_micro) == (False, "no_credit", 1)
+    assert (preview.allowed, preview.code, preview.available_micro) == (False, "no_credit", 1)
     assert till.accept("small", 1) == 0
     assert till.settle("small", 1).wallet.available_micro == 0
     till.at(END + EXPIRY_WAIT_MS)
@@ -107,8 +107,7 @@ def test_an_organisation_is_halted_as_its_last_lot_ends(till: Till) -> None:
     till.at(END - MINUTE_MS)
     fleet.tick(END - MINUTE_MS)
     halted = "SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'"
-    till.at(END - SECOND_MS)
-    look(fleet)
+    look(fleet, MINUTE_MS - SECOND_MS)
     assert fleet.rows(halted) == [(False, None)]
     look(fleet, 2 * SECOND_MS)
     assert fleet.rows(halted) == [(True, "credits_exhausted")]
@@ -121,13 +120,13 @@ def test_an_organisation_is_halted_as_its_last_lot_ends(till: Till) -> None:
 def test_what_was_used_in_time_and_is_not_billed_yet_halts_nobody(till: Till) -> None:
     """It is paid by the lot that is over; the next one has credit for what is new."""
     fleet = till.fleet
-    write(fleet.engine, lambda c: credit.set_rate(c, "compute_1gb", 1, 2, fleet.by, from_ms=0))
-    till.give("next", 5)
+    till.give("month", 5_000, END)
+    till.give("next", 500)
     till.at(END - 6 * MINUTE_MS)
     fleet.tick(END - 6 * MINUTE_MS)
-    fleet.sample("acme", END - MINUTE_MS, interval_s=60)  # 30 of the 50
+    fleet.sample("acme", END - MINUTE_MS, interval_s=30)  # 3,000 of it
     till.at(END)
-    look(fleet)
+    look(fleet, SECOND_MS)
     look(fleet, SECOND_MS)
     assert fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'") == [(False, None)]
     fleet.sample("acme", END + MINUTE_MS, interval_s=60)  # of what is new there is not as much

@@ -14,13 +14,13 @@ from typing import Final, Literal
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, payers, plans
+from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations
 from drawdown.ledger.runs.draws import Cost, Drawn
 from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Ask, Denied, Reservation
-from drawdown.ledger.wallet import read_ahead, read_rate_card
+from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
@@ -271,8 +271,9 @@ def _wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
 
 
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
-    """The wallet after it moved. Whom that may halt, let go on, or leave with little is asked about again."""
-    found = read_ahead(connection, [customer_id], now_ms)[customer_id]
+    """The wallet after it moved, once all that is due in it is true. Whom that may halt, let go on, or leave with
+    little is asked about again."""
+    found = maturing.look_ahead(connection, customer_id, now_ms)
     orgs = orgs_of(connection, [customer_id])
     values = {"orgs": orgs, "customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
     if found.available_micro <= 0 or SQL.run(connection, "verdict_may_change", values).first() is not None:
