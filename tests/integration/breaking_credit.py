@@ -127,13 +127,13 @@ CREDIT = {
             "UPDATE ledger_accounts SET lots_over_ms = (SELECT expires_ms FROM ledger_lots WHERE lot = 'grant:ends') "
             "WHERE account_id = 'wallet:other'",
         ),
-        "wallet:other has 0 left of lots that are over; it can be",
+        "wallet:other has 0 left of lots that are over; it can be 30 to 30",
         org="other",
     ),
     "more that is over than lots have left": Broken(
         10,
         ("UPDATE ledger_accounts SET over_micro = over_micro + 1 WHERE account_id = 'wallet:other'",),
-        "wallet:other has 1 left of lots that are over; it can be",
+        "wallet:other has 1 left of lots that are over; it can be 0 to 0",
         org="other",
     ),
     "a lot that was in the balance before it began": Broken(

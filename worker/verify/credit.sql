@@ -127,27 +127,33 @@ FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots 
             WHEN w.lots_over_ms >= l.expires_ms THEN 720000 ELSE 0 END)) q
 
 -- name: over_wrong
--- What is over is no more than what lots that are over still have, and no less than what of the balance no other lot
--- can be, nor what was given back, nor what is to roll over; once nothing waits in the wallet.
+-- What is over is no more than what lots that are over, and not booked yet, were; and no less than what of each of them
+-- nothing can have used that it pays for, nor is to roll over; once nothing waits in the wallet.
 SELECT 'over_wrong' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
-        COALESCE((SELECT SUM(r.rest) FROM {rests} r WHERE r.account_id = w.account_id
-            AND r.expires_ms <= w.lots_over_ms), 0) AS most,
-        w.balance_micro - COALESCE((SELECT SUM(CASE WHEN r.expires_ms <= w.lots_over_ms THEN r.rolls ELSE r.rest END)
-            FROM {rests} r WHERE r.account_id = w.account_id), 0)
-        - COALESCE((SELECT SUM(-e.amount_micro) FROM ledger_entries e WHERE e.from_account = w.account_id
-            AND e.amount_micro < 0), 0)
-        - COALESCE((SELECT SUM(e.amount_micro) FROM ledger_entries e WHERE e.to_account = w.account_id
-            AND e.kind = 'expiry' AND e.amount_micro > 0), 0) AS least
-    FROM ledger_accounts w WHERE w.deferred_micro = 0 AND w.next_due_ms > 0
-        AND (w.over_micro > 0 OR w.lots_over_ms IS NOT NULL)) q
+        COALESCE((SELECT SUM(r.rest) FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS most,
+        COALESCE((SELECT SUM(CASE WHEN r.rest > r.rolls + r.used THEN r.rest - r.rolls - r.used ELSE 0 END)
+            FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS least
+    FROM ledger_accounts w
+    WHERE w.deferred_micro = 0 AND w.next_due_ms > 0 AND (w.over_micro > 0 OR w.lots_over_ms > w.lots_ended_ms
+        OR (w.lots_over_ms IS NOT NULL AND w.lots_ended_ms IS NULL))) q
 WHERE q.over_micro > q.most OR q.over_micro < q.least
 
--- name: rests
--- Of lots that are in a balance, what neither expired nor was taken back; and what of it may roll over.
-(SELECT b.account_id, b.expires_ms, b.rest, CASE WHEN b.rest < b.upto THEN b.rest ELSE b.upto END AS rolls
-    FROM (SELECT 'wallet:' || l.customer_id AS account_id, l.expires_ms, COALESCE(p.rollover_max_micro, 0) AS upto,
-            l.amount_micro - COALESCE((SELECT SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro
-                ELSE -e.amount_micro END) FROM ledger_entries e WHERE e.lot = l.lot), 0) AS rest
-        FROM ledger_lots l LEFT JOIN plan_lots p ON p.lot = l.lot
-        WHERE EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = l.lot)) b)
+-- name: ended_lots
+-- Of lots that are over and not booked yet, what of each was not taken back, what of that may roll over, and what can
+-- have been paid by it.
+(SELECT 'wallet:' || l.customer_id AS account_id, l.amount_micro - COALESCE((SELECT SUM(CASE
+            WHEN b.kind = 'expiry' THEN b.amount_micro ELSE -b.amount_micro END) FROM ledger_entries b
+            WHERE b.lot = l.lot), 0) AS rest,
+        COALESCE(p.rollover_max_micro, 0) AS rolls, COALESCE((SELECT SUM(ABS(e.amount_micro)) FROM ledger_entries e
+            WHERE e.from_account = a.account_id AND e.ts < l.expires_ms AND {may_pay}), 0)
+        + COALESCE((SELECT SUM(ABS(e.amount_micro)) FROM ledger_entries e
+            WHERE e.to_account = a.account_id AND e.kind = 'grant' AND e.amount_micro < 0 AND e.lot IS NULL
+            AND e.ts < l.expires_ms AND {may_pay}), 0) AS used
+    FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
+    LEFT JOIN plan_lots p ON p.lot = l.lot
+    WHERE l.expires_ms <= a.lots_over_ms AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms)
+        AND EXISTS (SELECT 1 FROM ledger_entries g WHERE g.key = l.lot))
+
+-- name: may_pay
+(l.features IS NULL OR l.features LIKE '%"' || e.feature || '"%')
