@@ -263,8 +263,8 @@ OVER = (
     "INSERT INTO ledger_accounts (account_id, balance_micro, held_micro, next_due_ms, lots_ended_ms, deferred_micro) "
     f"VALUES ('wallet:acme', 60, 0, {T0 + 5 + WAIT}, NULL, 0), ('wallet:late', 7, 0, {T0 + 99}, NULL, 0), "
     f"('wallet:done', 4, 4, {T0 + 60_000}, {T0 + 1}, 4)",
-    "INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, begins_ms, expires_ms, at_ms, actor, reason) VALUES "
-    f"('grant:over', 'acme', 'bonus', 50, {T0}, {T0 + 5}, {T0}, 'ann', 'a gift'), "
+    "INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, begins_ms, expires_ms, at_ms, actor, reason) "
+    f"VALUES ('grant:over', 'acme', 'bonus', 50, {T0}, {T0 + 5}, {T0}, 'ann', 'a gift'), "
     f"('grant:bought', 'acme', 'purchased', 10, {T0}, NULL, {T0}, 'ann', 'paid'), "
     f"('grant:late', 'late', 'bonus', 7, {T0}, {T0 + 999_999}, {T0}, 'ann', 'a gift'), "
     f"('grant:done', 'done', 'bonus', 4, {T0}, {T0 + 1}, {T0}, 'ann', 'a gift')",
