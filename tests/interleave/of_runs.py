@@ -9,7 +9,6 @@ from functools import partial
 from typing import Final
 
 from drawdown.ledger.lots import Terms
-from drawdown.ledger.runs import reservations
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
@@ -50,11 +49,10 @@ def begin(stage: Stage) -> None:
 
 
 def _within_its_means(stage: Stage) -> Iterator[str]:
-    """No run here costs more than it holds, so nobody comes to owe anything. What is to be looked at again is not
-    judged."""
-    available = reservations.SQL.text("available_micro", "sqlite")
+    """No run here costs more than it holds, so nobody comes to owe anything; and none began on what was over by then.
+    What is to be looked at again is not judged."""
     for account, left in stage.rows(
-        f"SELECT account_id, {available} FROM ledger_accounts WHERE account_id = 'wallet:lab' "
+        "SELECT account_id, balance_micro - held_micro - over_micro FROM ledger_accounts WHERE account_id = 'wallet:lab' "
         "AND (next_due_ms IS NULL OR next_due_ms > 0)"
     ):
         if left < 0:
