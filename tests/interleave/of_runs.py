@@ -52,7 +52,8 @@ def _within_its_means(stage: Stage) -> Iterator[str]:
     """No run here costs more than it holds, so nobody comes to owe anything; and none began on what was over by then.
     What is to be looked at again is not judged."""
     for account, left in stage.rows(
-        "SELECT account_id, balance_micro - held_micro - over_micro FROM ledger_accounts WHERE account_id = 'wallet:lab' "
+        "SELECT account_id, balance_micro - held_micro - over_micro FROM ledger_accounts "
+        "WHERE account_id = 'wallet:lab' "
         "AND (next_due_ms IS NULL OR next_due_ms > 0)"
     ):
         if left < 0:
