@@ -176,6 +176,14 @@ class Pools(RuleBasedStateMachine):
     def wait(self, ms: int) -> None:
         self.fleet.clock.at_ms += ms
 
+    @rule(name=st.sampled_from(MEMBERS), amount=st.integers(2, 9))
+    def an_allotment_ends_minutes_ago(self, name: str, amount: int) -> None:
+        """What is left of it is nobody's to reserve."""
+        self.fill(amount, None)
+        self.allot(name, amount, HOUR_MS)
+        self.wait(HOUR_MS)
+        self.reserve(name, amount, False)
+
     def balance(self, name: str) -> int:
         found = self.fleet.rows("SELECT balance_micro FROM ledger_accounts WHERE account_id = :a", a=f"wallet:{name}")
         return int(str(found[0][0])) if found else 0
