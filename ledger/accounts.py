@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.ledger.closing import promised
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
@@ -19,19 +20,30 @@ WALLET: Final = "wallet:"
 
 @dataclass(frozen=True)
 class Wallet:
-    """A customer's wallet: what is left in micro-credits, what of it runs have reserved, the plan, and how many
-    sandboxes at once plan and tiers allow."""
+    """A customer's wallet: what is left in micro-credits, what of it runs have reserved, what of it is left of lots
+    that are over, the plan, and how many sandboxes at once plan and tiers allow."""
 
     balance_micro: int
     plan: str | None
     max_concurrent: int | None
     held_micro: int = 0
     overdraft_micro: int = 0
+    over_micro: int = 0
+
+    @property
+    def lapsed_micro(self) -> int:
+        """What pays for nothing any more, and is to leave the balance: of what is over, what no run has reserved."""
+        return self.over_micro - promised(self.over_micro, self.balance_micro, self.held_micro)
+
+    @property
+    def payable_micro(self) -> int:
+        """What there is for new use, and for the runs that go on."""
+        return self.balance_micro - self.lapsed_micro
 
     @property
     def available_micro(self) -> int:
-        """What may still be reserved."""
-        return self.balance_micro - self.held_micro + self.overdraft_micro
+        """What may still be reserved. In SQL: `available_micro` of `words.sql`."""
+        return self.payable_micro - self.held_micro + self.overdraft_micro
 
 
 def wallet_account(customer_id: str) -> str:
@@ -44,7 +56,12 @@ def read_wallets(connection: sa.Connection, customer_ids: Iterable[str]) -> Mapp
     rows = SQL.run(connection, "wallets", {"customers": [{"id": customer_id} for customer_id in customer_ids]})
     return {
         row.id: Wallet(
-            int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, row.held_micro, row.overdraft_micro
+            int(row.balance_micro),
+            row.plan,
+            row.max_concurrent_sandboxes,
+            row.held_micro,
+            row.overdraft_micro,
+            row.over_micro,
         )
         for row in rows
     }

@@ -76,6 +76,15 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
     return Closing(now, [now[lot] for lot in new], waits + pending, changed is not None)
 
 
+def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
+    """What is still to leave a wallet of lots that are over by now, as if all were booked at once and no run had
+    reserved anything: what is left of them, less what of it rolls over. `lots` as they were closed, by the same
+    `uses`."""
+    then = Room(room.balance_micro, 0)
+    close(lots, uses, then, now_ms, now_ms)
+    return max(room.balance_micro - then.balance_micro, 0)
+
+
 def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: int) -> tuple[int, Room]:
     """Book what the lots that are over expire with. What waits for runs; and what the wallet has without all that."""
     is_over = [lot for lot in now.values() if lot.is_over(over_ms)]

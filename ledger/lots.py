@@ -1,7 +1,8 @@
 """Lots: credit with a kind, an order of use, a begin and an end.
 
-Guarantee: a balance stays one number. A lot is in it from its begin on. Once a lot is over, what nobody used of it is
-booked as the difference to what was booked before, so that use which comes late gives it back. What runs that go on
+Guarantee: a balance stays one number. A lot is in it from its begin on. From its end on, what is left of it is not
+available; once the last windows of its life are in, what nobody used of it is booked as the difference to what was
+booked before, so that use which comes late gives it back. What runs that go on
 have reserved is not taken from under them. All under the wallet's lock, which the caller holds.
 """
 
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY as DEFAULT_PRIORITY
 from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, parts
-from drawdown.ledger.closing import Closing, Room, close, cut_for
+from drawdown.ledger.closing import Closing, Room, close, cut_for, leaves
 from drawdown.ledger.closing import left as left
 from drawdown.ledger.closing import promised as promised
 from drawdown.ledger.entries import EVER_MS, SOURCE, post
@@ -57,12 +58,15 @@ PLAIN: Final = Terms()
 
 @dataclass
 class Due:
-    """What has to be posted in wallets by now; what waits for a run's end in each of those that were looked at; the
-    lots that plans give, and that roll over; customers to whom plans have given all by now; and those who are to be
-    looked at again at once."""
+    """What has to be posted in wallets by now; of those that were looked at, what waits for a run's end, and what is
+    left of lots that are over (`over`), and who of them may pay another amount by it (`moved`); the lots that plans
+    give, and that roll over; customers to whom plans have given all by now; and those who are to be looked at again at
+    once."""
 
     entries: list[dict[str, object]] = field(default_factory=list)
     deferred: dict[str, int] = field(default_factory=dict)
+    over: dict[str, int] = field(default_factory=dict)
+    moved: set[str] = field(default_factory=set)
     given: list[Lot] = field(default_factory=list)
     caught_up: list[str] = field(default_factory=list)
     unfinished: set[str] = field(default_factory=set)
@@ -87,11 +91,12 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
         return False
     account = wallet_account(lot.customer_id)
     open_accounts(connection, [account])
-    over_ms = [] if lot.expires_ms is None else [lot.expires_ms + EXPIRY_WAIT_MS]
-    for moment_ms in [lot.begins_ms, *over_ms] if lot.begins_ms > lot.at_ms else over_ms:
+    ends_ms = [] if lot.expires_ms is None else [lot.expires_ms]
+    for moment_ms in [lot.begins_ms, *ends_ms] if lot.begins_ms > lot.at_ms else ends_ms:
         SQL.run(connection, "expect", {"account_id": account, "moment_ms": moment_ms})
-    if lot.pool is not None and over_ms:
-        SQL.run(connection, "expect", {"account_id": wallet_account(lot.pool), "moment_ms": over_ms[0]})
+    for end_ms in ends_ms if lot.pool is not None else ():
+        back = {"account_id": wallet_account(str(lot.pool)), "moment_ms": end_ms + EXPIRY_WAIT_MS}
+        SQL.run(connection, "expect", back)
     return True
 
 
@@ -200,8 +205,8 @@ def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due
     begun: dict[str, int] = defaultdict(int)
     for entry in found.entries:
         begun[str(entry["to_account"])] += int(str(entry["amount_micro"]))
-    over = {wallet_account(lot.customer_id) for lot in of_plans.lots if lot.is_over(over_ms)}
-    values = {"accounts": [wallet_account(one) for one in freed], "over_ms": over_ms, "too": sorted(over)}
+    over = {wallet_account(lot.customer_id) for lot in of_plans.lots if lot.is_over(now_ms)}
+    values = {"accounts": [wallet_account(one) for one in freed], "now_ms": now_ms, "too": sorted(over)}
     wallets = {row.account_id.removeprefix(WALLET): row for row in SQL.run(connection, "to_look_at", values)}
     if not wallets:
         return found
@@ -215,6 +220,11 @@ def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due
         room = Room(row.balance_micro + begun[row.account_id], row.held_micro - freed[customer_id])
         closing = close(those, uses[customer_id], room, over_ms, now_ms)
         _book(found, customer_id, those, closing, now_ms)
+        open_too = closing.deferred_micro or any(one.is_over(now_ms) > one.is_over(over_ms) for one in those)
+        rest = list(closing.lots.values())
+        found.over[customer_id] = leaves(rest, uses[customer_id], room, now_ms) if open_too else 0
+        if found.over[customer_id] != row.over_micro:
+            found.moved.add(customer_id)
     return found
 
 
@@ -262,7 +272,7 @@ def keep(connection: sa.Connection, found: Due, now_ms: int) -> None:
     grants.keep(connection, found.given)
     post(connection, found.entries)
     if found.deferred:
-        looked_at(connection, found.deferred, now_ms)
+        looked_at(connection, found, now_ms)
     grants.caught_up(connection, found.caught_up, now_ms)
 
 
@@ -285,7 +295,10 @@ def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
     return list(SQL.run(connection, "borrowers", values).scalars())
 
 
-def looked_at(connection: sa.Connection, deferred: Mapping[str, int], now_ms: int) -> None:
-    """Note of wallets that their lots were looked at, and what waits."""
-    looked = [{"account_id": wallet_account(one), "deferred_micro": deferred[one]} for one in sorted(deferred)]
-    SQL.run(connection, "looked_at", {"looked": looked, "over_ms": now_ms - EXPIRY_WAIT_MS})
+def looked_at(connection: sa.Connection, found: Due, now_ms: int) -> None:
+    """Note of wallets that their lots were looked at, what waits, and what is over."""
+    looked = [
+        {"account_id": wallet_account(one), "deferred_micro": found.deferred[one], "over_micro": found.over[one]}
+        for one in sorted(found.deferred)
+    ]
+    SQL.run(connection, "looked_at", {"looked": looked, "over_ms": now_ms - EXPIRY_WAIT_MS, "now_ms": now_ms})

@@ -34,11 +34,11 @@ WHERE l.customer_id IN :customers AND l.begins_ms > l.at_ms AND l.begins_ms <= :
 ORDER BY l.lot
 
 -- name: to_look_at
--- The wallets of which a lot is over since they were looked at last, or of which something changed since (0: at once);
--- and those that are given lots which are over already (:too).
-SELECT a.account_id, a.balance_micro, a.held_micro FROM ledger_accounts a
+-- The wallets of which a lot is over that was not booked when they were looked at last, or of which something changed
+-- since (0: at once); and those that are given lots which are over already (:too).
+SELECT a.account_id, a.balance_micro, a.held_micro, a.over_micro FROM ledger_accounts a
 WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 OR a.account_id IN :too OR EXISTS (
-    SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(a.account_id, 8) AND l.expires_ms <= :over_ms
+    SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(a.account_id, 8) AND l.expires_ms <= :now_ms
     AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms)))
 ORDER BY a.account_id
 
@@ -76,9 +76,12 @@ WHERE l.pool IN :customers AND l.expires_ms <= :over_ms
 ORDER BY l.customer_id LIMIT :at_most
 
 -- name: looked_at
-UPDATE ledger_accounts SET deferred_micro = r.deferred_micro, lots_ended_ms = (SELECT MAX(l.expires_ms)
-    FROM ledger_lots l WHERE l.customer_id = SUBSTR(r.account_id, 8) AND l.expires_ms <= :over_ms)
-FROM {rows :looked (account_id text, deferred_micro bigint)} r WHERE ledger_accounts.account_id = r.account_id
+UPDATE ledger_accounts SET deferred_micro = r.deferred_micro, over_micro = r.over_micro, lots_ended_ms = (
+    SELECT MAX(l.expires_ms) FROM ledger_lots l
+    WHERE l.customer_id = SUBSTR(r.account_id, 8) AND l.expires_ms <= :over_ms), lots_over_ms = (
+    SELECT MAX(l.expires_ms) FROM ledger_lots l
+    WHERE l.customer_id = SUBSTR(r.account_id, 8) AND l.expires_ms <= :now_ms)
+FROM {rows :looked (account_id text, deferred_micro bigint, over_micro bigint)} r WHERE ledger_accounts.account_id = r.account_id
 
 -- name: expect
 -- The wallet falls due by then.

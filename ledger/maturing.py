@@ -32,7 +32,7 @@ SWEPT_AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True)
 class Matured:
-    """The customers whose wallets moved, and whether more is due than was taken at once."""
+    """The customers whose wallets moved, or may pay another amount, and whether more is due than was taken at once."""
 
     moved: list[str]
     more: bool
@@ -48,7 +48,8 @@ def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: in
     row = SQL.run(connection, "look", {"account_id": wallet_account(customer_id), "now_ms": now_ms}).one_or_none()
     if row is None:
         return Wallet(0, None, None), []
-    found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, row.held_micro, row.overdraft_micro)
+    amounts = (row.held_micro, row.overdraft_micro, row.over_micro)
+    found = Wallet(int(row.balance_micro), row.plan, row.max_concurrent_sandboxes, *amounts)
     if not row.is_due:
         return found, []
     freed = {
@@ -57,7 +58,12 @@ def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: in
     }
     of_lots, own = lots.due(connection, freed, now_ms), wallet_account(customer_id)
     moved = sum(amount for entry in of_lots.entries for account, amount in moves(entry) if account == own)
-    then = replace(found, balance_micro=found.balance_micro + moved, held_micro=found.held_micro - freed[customer_id])
+    then = replace(
+        found,
+        balance_micro=found.balance_micro + moved,
+        held_micro=found.held_micro - freed[customer_id],
+        over_micro=of_lots.over.get(customer_id, found.over_micro),
+    )
     charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
     return replace(then, balance_micro=then.balance_micro - charged), [
         one for one in of_lots.given if one.customer_id == customer_id
@@ -105,7 +111,7 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     wallets = [{"account_id": wallet_account(one), "customer_id": one, "again": one in again} for one in customers]
     times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
     next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).scalars().all()
-    moved = turned | {one for one in customers if freed[one]}
+    moved = turned | of_lots.moved | {one for one in customers if freed[one]}
     moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
     return Matured(sorted(moved), any(moment is not None and moment <= now_ms for moment in next_due))
 

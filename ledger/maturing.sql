@@ -12,7 +12,7 @@ CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 -- name: look
 -- A wallet, and whether something is due by now that changes what it has.
 SELECT a.balance_micro, a.plan, p.max_concurrent_sandboxes, a.held_micro, a.overdraft_micro,
-    CASE WHEN a.next_due_ms <= :now_ms THEN 1 ELSE 0 END AS is_due
+    a.over_micro, CASE WHEN a.next_due_ms <= :now_ms THEN 1 ELSE 0 END AS is_due
 FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
 
 -- name: due_wallets
@@ -41,8 +41,8 @@ UPDATE ledger_accounts SET held_micro = held_micro - r.freed
 FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.account_id = r.account_id
 
 -- name: next_due
--- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen. A lot
--- that is over waits until it is booked; then only what changes of it makes its wallet due. A wallet on a plan is due as
+-- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen. A
+-- wallet is due as a lot ends, and again once that is booked; then only what changes of it makes its wallet due. A wallet on a plan is due as
 -- each month begins, whatever the plan gives by then; a pool as what it allotted comes back; one that is not settled
 -- yet (`again`), at once.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
@@ -50,6 +50,7 @@ UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
         AND h.hold = 'wallet'
     UNION ALL SELECT l.begins_ms FROM ledger_lots l
         WHERE l.customer_id = r.customer_id AND l.begins_ms > l.at_ms AND l.begins_ms > :now_ms
+    UNION ALL SELECT l.expires_ms FROM ledger_lots l WHERE l.customer_id = r.customer_id AND l.expires_ms > :now_ms
     UNION ALL SELECT l.expires_ms + :wait_ms FROM ledger_lots l
         WHERE l.customer_id = r.customer_id AND l.expires_ms > :now_ms - :wait_ms
     UNION ALL SELECT l.expires_ms + :wait_ms FROM ledger_lots l

@@ -2,7 +2,7 @@
 wallet, and at its end goes back there instead of expiring.
 
 Guarantee: no credit is made by it: what leaves one wallet is what comes into the other, in one entry, under the locks
-of both. A pool allots no more than it may pay at once.
+of both. A pool allots no more than it has available.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger import lots, wallet
-from drawdown.ledger.accounts import open_accounts, wallet_account
+from drawdown.ledger.accounts import open_accounts, read_wallets, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY, Lot
 from drawdown.ledger.entries import post
 from drawdown.ledger.runs.reservations import Denied
@@ -77,7 +77,7 @@ def allot(
         if not lots.is_same(before, lot):
             raise Denied("other_content", str(lots.other_content(before)))
         return Allotment(before, repeated=True)
-    room = wallet.payable(connection, pool, by.now_ms)
+    room = read_wallets(connection, [pool])[pool].available_micro
     if amount_micro > room:
         raise Denied(
             "no_credit",

@@ -7,7 +7,8 @@ SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan,
         SELECT p.max_concurrent_sandboxes AS at_once
         UNION ALL SELECT t.at_once FROM tier_holders h JOIN tiers t ON t.tier = h.tier
         WHERE h.customer_id = w.id AND h.ended_ms IS NULL) m) END AS max_concurrent_sandboxes,
-    COALESCE(a.held_micro, 0) AS held_micro, COALESCE(a.overdraft_micro, 0) AS overdraft_micro
+    COALESCE(a.held_micro, 0) AS held_micro, COALESCE(a.overdraft_micro, 0) AS overdraft_micro,
+    COALESCE(a.over_micro, 0) AS over_micro
 FROM {rows :customers (id text)} w
 LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id
 LEFT JOIN ledger_plans p ON p.plan = a.plan
@@ -54,10 +55,11 @@ FROM {rows :entries (key text, kind text, from_account text, to_account text, am
 WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move
--- What is dated before the end of lots that are over may change what they expired with; what comes in, what waits to.
+-- What is dated before the end of lots that are over may change what is left of them, or what they expired with; what
+-- comes in, what waits to.
 -- Either falls due at once (0).
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount,
-    next_due_ms = CASE WHEN r.first_ms < lots_ended_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
+    next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
         ELSE next_due_ms END
 FROM {rows :moves (id text, amount bigint, first_ms bigint)} r WHERE account_id = r.id
 RETURNING account_id, balance_micro

@@ -188,7 +188,8 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
         amount = lots.left(found, lots.allocations(connection, those)[customer])
         if found.begins_ms <= by.now_ms:
             now = read_wallets(connection, [customer])[customer]
-            promised = lots.promised(amount, now.balance_micro, now.held_micro)
+            others = max(now.over_micro - (amount if found.is_over(by.now_ms) else 0), 0)  # they pay for no new run
+            promised = lots.promised(amount, now.balance_micro - others, now.held_micro)
     amount -= promised
     if amount > 0:
         key = f"back:{found.lot}:r{found.takes}"
@@ -219,23 +220,15 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Wallets, for verdicts. One with nothing available, in which something is due by now, is told as it will be once
-    that is true: nobody is halted because credit of a month that has begun was not given yet. Nothing is written."""
+    """Wallets, for verdicts. One with nothing available, or with lots that are over, in which something is due by now,
+    is told as it will be once that is true: nobody is halted because credit of a month that has begun was not given
+    yet, or because of what a lot that is over has paid for. Nothing is written."""
     found = dict(read_wallets(connection, customer_ids))
-    spent = [wallet_account(customer_id) for customer_id, one in found.items() if one.available_micro <= 0]
+    spent = [wallet_account(name) for name, one in found.items() if one.available_micro <= 0 or one.over_micro]
     for account in SQL.run(connection, "due", {"accounts": spent, "now_ms": now_ms}).scalars().all() if spent else ():
         customer_id = str(account).removeprefix(WALLET)
         found[customer_id] = look_ahead(connection, customer_id, now_ms)
     return found
-
-
-def payable(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
-    """What a wallet in which all is true may pay at once: what is available, without what is left of lots that are over
-    and not booked yet."""
-    those = lots.read_all(connection, [customer_id])
-    allocation = lots.allocations(connection, those)[customer_id]
-    waits = sum(lots.left(lot, allocation) for lot in those[customer_id] if lot.is_over(now_ms))
-    return read_wallets(connection, [customer_id])[customer_id].available_micro - max(waits, 0)
 
 
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:

@@ -71,7 +71,7 @@ class EmbeddedProvider:
         now_ms = self._clock.now_ms()
         wallets = self._read(lambda connection: wallet.read_ahead(connection, customer_ids, now_ms))
         return {
-            customer_id: CustomerState(found.balance_micro, found.plan, found.max_concurrent)
+            customer_id: CustomerState(found.payable_micro, found.plan, found.max_concurrent)
             for customer_id, found in wallets.items()
         }
 

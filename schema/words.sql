@@ -101,6 +101,13 @@ FROM (
     WHERE {of_settlements}
 ) q)
 
+-- name: available_micro
+-- Of a wallet, `Wallet.available_micro`: the balance without what is held, and without what is left of lots that are
+-- over. What runs that go on have reserved of those is theirs: it is taken off once.
+CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balance_micro - held_micro - over_micro
+    WHEN balance_micro >= held_micro AND balance_micro >= over_micro THEN 0
+    WHEN held_micro > over_micro THEN balance_micro - held_micro ELSE balance_micro - over_micro END + overdraft_micro
+
 -- name: low_level
 -- At which balance the organisation `o` is low: by its own level, also where that is none, or by everybody's.
 (SELECT l.low_micro FROM balance_levels l WHERE l.org_id IN (o.org_id, '') ORDER BY l.org_id DESC LIMIT 1)

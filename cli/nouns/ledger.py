@@ -144,7 +144,9 @@ def _show_one(app: App, customer: str, most: int) -> None:
         for e in entries
     ]  # fmt: skip
     title = f"{customer}: {show_credits(account.available_micro)} credits available, "
-    title += f"{show_credits(account.reserved_micro)} reserved, plan {account.plan or '-'}"
+    title += f"{show_credits(account.reserved_micro)} reserved, "
+    title += f"{show_credits(account.over_micro)} over, " if account.over_micro else ""
+    title += f"plan {account.plan or '-'}"
     title += "".join(f", tier {_tier(one)}" for one in held if one.ended_ms is None)
     columns = ("booked", "of", "kind", "#credits", "feature", "#quantity", "key")
     over = [one for one in held if one.ended_ms is not None]

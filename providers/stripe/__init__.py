@@ -155,7 +155,7 @@ def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str], now_ms: 
     wallets = wallet.read_ahead(connection, list(prepaid), now_ms)
     return {
         customer_id: CustomerState(
-            found.balance_micro if prepaid[customer_id] else None, found.plan, found.max_concurrent
+            found.payable_micro if prepaid[customer_id] else None, found.plan, found.max_concurrent
         )
         for customer_id, found in wallets.items()
     }

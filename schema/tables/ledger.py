@@ -17,11 +17,15 @@ ledger_accounts = sa.Table(
     ms_column("lots_ended_ms", null=True),
     sa.Column("deferred_micro", Big, nullable=False, server_default="0"),
     ms_column("given_to_ms", null=True),
+    sa.Column("over_micro", Big, nullable=False, server_default="0"),
+    ms_column("lots_over_ms", null=True),
     sa.CheckConstraint("held_micro >= 0 AND overdraft_micro >= 0", name="ledger_accounts_sane"),
+    sa.CheckConstraint("over_micro >= 0", name="ledger_accounts_over"),
     sa.Index("ledger_accounts_due", "next_due_ms", sqlite_where=_DUE, postgresql_where=_DUE),
     comment="Wallets. The balance is the sum of its lines, kept; held: what runs that go on have reserved of it; "
-    "next_due_ms: when the first of them expires, or a lot begins or expires (0: at once); lots_ended_ms: use dated "
-    "before it may change what lots that are over expired with; deferred_micro: what waits to expire until a run ends; "
+    "next_due_ms: when the first of them expires, or a lot begins, ends or expires (0: at once); over_micro: what is "
+    "left of lots that are over, and not booked yet; lots_over_ms: use dated before it may change that, or what they "
+    "expired with; lots_ended_ms: the last end that was booked; deferred_micro: what waits to expire until a run ends; "
     "given_to_ms: the month up to which all is given that plans give.",
 )
 

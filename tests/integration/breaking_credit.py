@@ -142,6 +142,21 @@ CREDIT = {
         "grant:ends expires at",
         org="other",
     ),
+    "a lot that is over and goes on paying": Broken(
+        10,
+        (
+            "UPDATE ledger_accounts SET lots_over_ms = (SELECT expires_ms FROM ledger_lots WHERE lot = 'grant:ends') "
+            "WHERE account_id = 'wallet:other'",
+        ),
+        "wallet:other has 0 left of lots that are over; it can be 30 to 30",
+        org="other",
+    ),
+    "more that is over than lots have left": Broken(
+        10,
+        ("UPDATE ledger_accounts SET over_micro = over_micro + 1 WHERE account_id = 'wallet:other'",),
+        "wallet:other has 1 left of lots that are over; it can be 0 to 0",
+        org="other",
+    ),
     "a lot that was in the balance before it began": Broken(
         10,
         ("UPDATE ledger_lots SET begins_ms = at_ms + 1 WHERE lot = 'grant:ends'",),

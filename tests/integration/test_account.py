@@ -103,7 +103,8 @@ def test_the_parts_of_a_wallet_are_its_balance(typed: sa.Engine, capsys: pytest.
     def parts() -> Account:
         found = read(typed, lambda c: account_of(c, "acme", fleet.clock.at_ms))
         left = found.included_micro + found.bonus_micro + found.purchased_micro
-        assert left - found.owed_micro == found.balance_micro == found.available_micro + found.reserved_micro
+        assert left - found.owed_micro == found.balance_micro
+        assert found.balance_micro == found.available_micro + found.reserved_micro + found.over_micro
         told = said(capsys, f"ledger show acme --at {fleet.clock.at_ms}")
         assert {name: told[name] for name in vars(found)} == vars(found)
         return found

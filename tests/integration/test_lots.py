@@ -190,6 +190,8 @@ def test_what_nobody_used_expires_once_its_windows_are_over(purse: Purse) -> Non
     purse.give("month", 100, expires_ms=END)
     purse.give("bought", 50, "purchased")
     purse.use(30, T0 + DAY_MS)
+    assert purse.sweep(END - 1) == []
+    assert purse.sweep(END) == ["acme"], "it pays for nothing new"
     assert purse.sweep(END + EXPIRY_WAIT_MS - 1) == []
     assert (purse.balance, purse.lot("month").waits_micro, purse.lot("month").left_micro) == (120, 70, 0)
     assert purse.sweep(END + EXPIRY_WAIT_MS) == ["acme"]

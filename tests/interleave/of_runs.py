@@ -23,7 +23,7 @@ from tests.interleave.stage import FLIP, NOW, Stage
 
 LAB: Final = "lab"
 """A customer with ten micro-credits, of which all but one are held: six by a run that is over and not expired yet. Two
-more ended, and one began, neither booked yet."""
+more ended, and one began, neither booked yet; of what ended five minutes ago, nothing is booked or reserved."""
 METERED: Final = Request("acme", 10**6, for_ms=360 * MINUTE_MS, settled_by="metering", sandboxes=("box",))
 """What all samples of acme are of: its hold has not shrunk by any of them yet."""
 
@@ -40,6 +40,7 @@ def begin(stage: Stage) -> None:
     write(stage.engine, grant)
     for key, amount, terms in (
         ("lab-over", 2, Terms("included", expires_ms=NOW - 30 * MINUTE_MS)),
+        ("lab-ended", 5, Terms("bonus", priority=90, expires_ms=NOW - 5 * MINUTE_MS)),
         ("lab-begun", 1, Terms("bonus", begins_ms=NOW - MINUTE_MS, expires_ms=NOW + MINUTE_MS)),
     ):
         lot = partial(credit.grant, customer_id=LAB, amount_micro=amount, by=hour_ago, key=key, plan=None, terms=terms)
@@ -76,9 +77,12 @@ def _far_within_its_means(stage: Stage) -> Iterator[str]:
 
 
 def _within_its_means(stage: Stage) -> Iterator[str]:
-    """No run here costs more than it holds, so nobody comes to owe anything."""
+    """No run here costs more than it holds, so nobody comes to owe anything; and none began on what was over by then.
+    What is to be looked at again is not judged."""
     for account, left in stage.rows(
-        "SELECT account_id, balance_micro - held_micro FROM ledger_accounts WHERE account_id = 'wallet:lab'"
+        "SELECT account_id, balance_micro - held_micro - over_micro FROM ledger_accounts "
+        "WHERE account_id = 'wallet:lab' "
+        "AND (next_due_ms IS NULL OR next_due_ms > 0)"
     ):
         if left < 0:
             yield f"{account} has promised {-left} more than it has"

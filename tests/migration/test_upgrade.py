@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.ledger.maturing import mature_due
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.migrate import migrate_to, require_ready, upgrade
 from drawdown.worker.verify.verify import verify
@@ -320,4 +321,55 @@ def test_runs_of_0030_are_held_in_wallets(kind: str, request: pytest.FixtureRequ
     }.items():
         with pytest.raises(DBAPIError, match=rule):
             write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
+    engine.dispose()
+
+
+WAIT = 720_000
+OVER = (
+    "INSERT INTO ledger_accounts (account_id, balance_micro, held_micro, next_due_ms, lots_ended_ms, deferred_micro) "
+    f"VALUES ('wallet:acme', 60, 0, {T0 + 5 + WAIT}, NULL, 0), ('wallet:late', 7, 0, {T0 + 99}, NULL, 0), "
+    f"('wallet:done', 4, 4, {T0 + 60_000}, {T0 + 1}, 4)",
+    "INSERT INTO ledger_lots (lot, customer_id, kind, amount_micro, begins_ms, expires_ms, at_ms, actor, reason) "
+    f"VALUES ('grant:over', 'acme', 'bonus', 50, {T0}, {T0 + 5}, {T0}, 'ann', 'a gift'), "
+    f"('grant:bought', 'acme', 'purchased', 10, {T0}, NULL, {T0}, 'ann', 'paid'), "
+    f"('grant:late', 'late', 'bonus', 7, {T0}, {T0 + 999_999}, {T0}, 'ann', 'a gift'), "
+    f"('grant:done', 'done', 'bonus', 4, {T0}, {T0 + 1}, {T0}, 'ann', 'a gift')",
+    "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) VALUES "
+    f"('grant:over', 'grant', 'source:grants', 'wallet:acme', 50, {T0}, {T0}, 'ann', 'a gift'), "
+    f"('grant:bought', 'grant', 'source:grants', 'wallet:acme', 10, {T0}, {T0}, 'ann', 'paid'), "
+    f"('grant:late', 'grant', 'source:grants', 'wallet:late', 7, {T0}, {T0}, 'ann', 'a gift'), "
+    f"('grant:done', 'grant', 'source:grants', 'wallet:done', 4, {T0}, {T0}, 'ann', 'a gift')",
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_what_was_over_and_not_booked_at_0030_is_looked_at_by_the_first_sweep(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "sqlite":
+        engine = connect(f"sqlite:///{tmp_path}/old.db")
+    else:
+        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "over"))
+
+    def rows(text: str) -> list[tuple[object, ...]]:
+        return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])
+
+    with engine.begin() as connection:
+        migrate_to(connection, "0030")
+        for statement in OVER:
+            connection.execute(sa.text(statement.replace(":", "\\:")))
+    kept = "SELECT lot, customer_id, amount_micro, expires_ms FROM ledger_lots ORDER BY 1"
+    before = rows(kept)
+    upgrade(engine)
+    assert rows(kept) == before
+    wallets = "SELECT account_id, balance_micro, over_micro, next_due_ms, lots_over_ms FROM ledger_accounts ORDER BY 1"
+    assert rows(wallets) == [
+        ("wallet:acme", 60, 0, T0 + 5, None),
+        ("wallet:done", 4, 0, 0, T0 + 1),
+        ("wallet:late", 7, 0, T0 + 99, None),
+    ]
+    write(engine, lambda c: mature_due(c, T0 + 6))
+    assert rows(wallets)[0] == ("wallet:acme", 60, 50, T0 + 5 + WAIT, T0 + 5)
+    with pytest.raises(DBAPIError, match="ledger_accounts_over"):
+        write(engine, lambda c: c.execute(sa.text("UPDATE ledger_accounts SET over_micro = -1")))
     engine.dispose()

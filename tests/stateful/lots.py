@@ -17,6 +17,7 @@ from drawdown.ledger.entries import Usage
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import mature_due
 from drawdown.ledger.monthly.terms import Gives
+from drawdown.ledger.runs import reservations
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
@@ -34,6 +35,7 @@ MOST = {None: None, "a": 2, "b": 5}
 """Sandboxes at once, by plan."""
 PRO = 4
 """With the tier."""
+AVAILABLE: Final = reservations.SQL.text("available_micro", "sqlite")
 
 
 class Lots(RuleBasedStateMachine):
@@ -103,7 +105,8 @@ class Lots(RuleBasedStateMachine):
 
     @rule(wanted=st.sampled_from([1, 5, 9, "all", "all"]), lasts=st.sampled_from([HOUR_MS, DAY_MS, 2 * DAY_MS]))
     def reserve(self, wanted: int | str, lasts: int) -> None:
-        room = self.model.balance(self.now) - self.model.held
+        self.model.fall_due(self.now)
+        room = self.model.available(self.now)
         amount = wanted if isinstance(wanted, int) else max(room, 1)
         key, request = self.name("e"), Request("acme", amount, for_ms=lasts)
         try:
@@ -141,7 +144,9 @@ class Lots(RuleBasedStateMachine):
         left = lot.amount - lot.taken
         if not whole:
             left = lot.left
-            balance, held = self.model.balance(self.now), self.model.held
+            over = self.model.over(self.now)
+            others = max(over - (left if lot.ends <= self.now else 0), 0)  # they pay for no new run
+            balance, held = self.model.balance(self.now) - others, self.model.held
             while lot.begins <= self.now and left and held and balance - left < held:
                 left, held, balance = left - 1, held - 1, balance - 1  # what a run would have to draw stays
         assert told.taken_micro == left, "another amount was taken back"
@@ -181,8 +186,7 @@ class Lots(RuleBasedStateMachine):
 
     @rule()
     def buy_the_tier(self) -> None:
-        tier, waits = self.model.tier, sum(one.left for one in self.model.lots.values() if one.ends <= self.now)
-        room = self.model.balance(self.now) - self.model.held - max(waits, 0)
+        tier, room = self.model.tier, self.model.available(self.now)
         may = self.plan is not None and (month_of(self.now) in self.model.paid or room >= TIER)
         goes_on = tier is not None and tier.renews and not tier.ended and tier.paid_to > self.now
         try:
@@ -247,6 +251,30 @@ class Lots(RuleBasedStateMachine):
             self.the_wallet_and_its_lots_are_what_the_model_says()
             self.use(1, "x", 3 * DAY_MS)
 
+    @rule(
+        amount=st.integers(2, 9),
+        held=st.sampled_from([None, 1, "all"]),
+        used=st.integers(0, 4),
+        late=st.sampled_from([-2, 1, 3]),
+        wanted=st.sampled_from([1, "all"]),
+    )
+    def a_lot_ends_minutes_ago(
+        self, amount: int, held: int | str | None, used: int, late: int, wanted: int | str
+    ) -> None:
+        """What is left of it pays for nothing new; use that shows late is dated before its end."""
+        self.give(amount, 10, None, 2 * HOUR_MS, None)
+        self.the_wallet_and_its_lots_are_what_the_model_says()
+        if held is not None:
+            self.reserve(held, 4 * HOUR_MS)
+        self.wait(2 * HOUR_MS)
+        self.reserve(wanted, DAY_MS)
+        self.the_wallet_and_its_lots_are_what_the_model_says()
+        self.use(used, "x", 0)
+        self.use(late, "x", HOUR_MS)
+        self.reserve(wanted, DAY_MS)
+        self.wait(MINUTE_MS)
+        self.the_wallet_and_its_lots_are_what_the_model_says()
+
     @rule(amount=st.integers(2, 9), after=st.sampled_from([MINUTE_MS, HOUR_MS]))
     def a_run_outlives_its_lot(self, amount: int, after: int) -> None:
         self.give(amount, 10, None, 2 * HOUR_MS, None)
@@ -268,10 +296,12 @@ class Lots(RuleBasedStateMachine):
     @invariant()
     def the_wallet_and_its_lots_are_what_the_model_says(self) -> None:
         waits = self.swept()
-        row = self.fleet.rows("SELECT balance_micro, held_micro, deferred_micro, next_due_ms FROM ledger_accounts")
+        row = self.fleet.rows(
+            "SELECT balance_micro, held_micro, deferred_micro, over_micro, next_due_ms FROM ledger_accounts"
+        )
         if not row:
             return
-        ((balance, held, deferred, next_due),) = row
+        ((balance, held, deferred, over, next_due),) = row
         assert next_due is None or int(str(next_due)) > self.now, "it would fall due for ever"
         told = read(self.engine, lambda c: list_lots(c, "acme", self.now))
         found = {one.lot: (one.used_micro, one.expired_micro, one.taken_micro) for one in told.lots}
@@ -280,6 +310,12 @@ class Lots(RuleBasedStateMachine):
         assert (balance, held) == (self.model.balance(self.now), self.model.held), "the wallet is not"
         assert (told.owed_micro, told.back_micro) == (self.model.owed, self.model.back), "what is owed is not"
         assert deferred == waits, "what waits is not"
+        assert over == self.model.over(self.now), "what is over is not"
+        told_wallet = read(self.engine, lambda c: accounts.read_wallets(c, ["acme"]))["acme"]
+        assert told_wallet.available_micro == self.model.available(self.now), "what is available is not"
+        assert self.fleet.one(f"SELECT {AVAILABLE} FROM ledger_accounts") == self.model.available(self.now), (
+            "what SQL takes to be available is not"
+        )
 
     @invariant()
     def the_order_that_is_shown_is_the_order_of_use(self) -> None:
@@ -314,6 +350,18 @@ SCRIPTS: Final[dict[str, Sequence[tuple[str, dict[str, Any]]]]] = {
     "a month with runs at its end": (
         ("a_month_goes_by",
          {"included": 8, "rolls": (0, 20), "use": 0, "wanted": "all", "late": 0, "after": WAIT_MS + MINUTE_MS}),
+        ("wait", {"ms": DAY_MS}),
+    ),
+    "a lot that ended, and nothing was reserved": (
+        ("a_lot_ends_minutes_ago", {"amount": 9, "held": None, "used": 1, "late": 3, "wanted": 1}),
+        ("wait", {"ms": HOUR_MS}),
+    ),
+    "a lot that ended, and a run has reserved some of it": (
+        ("a_lot_ends_minutes_ago", {"amount": 9, "held": 1, "used": 2, "late": 3, "wanted": "all"}),
+        ("wait", {"ms": DAY_MS}),
+    ),
+    "a lot that ended, and a run has reserved all": (
+        ("a_lot_ends_minutes_ago", {"amount": 5, "held": "all", "used": 3, "late": -2, "wanted": 1}),
         ("wait", {"ms": DAY_MS}),
     ),
     "a month of which much shows late": (

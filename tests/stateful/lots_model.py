@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -92,6 +93,7 @@ class Model:
     """The months of the tier that were charged."""
     owed: int = 0
     back: int = 0
+    wait: int = WAIT_MS
 
     def add(self, lot: Given) -> None:
         self.lots.setdefault(lot.key, lot)
@@ -100,6 +102,25 @@ class Model:
         begun = [one for one in self.lots.values() if one.begins <= now or one.taken]
         spent = sum(amount for _, _, amount in self.uses)
         return sum(one.amount - one.taken - one.expired for one in begun) - spent
+
+    def over(self, now: int) -> int:
+        """What would leave the wallet if all that is over by now were booked at once, and no run held anything."""
+        then = deepcopy(self)
+        for run in then.runs.values():
+            run.state = "settled"
+        then.wait = 0
+        then.tier = None
+        then.fall_due(now)
+        return max(self.balance(now) - then.balance(now), 0)
+
+    def available(self, now: int) -> int:
+        """What is left, a micro-credit at a time: what is over goes first, as far as runs do not hold it."""
+        balance, held = self.balance(now), self.held
+        for _ in range(self.over(now)):
+            if balance <= held and held:
+                held -= 1
+            balance -= 1
+        return balance - held
 
     @property
     def held(self) -> int:
@@ -162,7 +183,7 @@ class Model:
                     self.add(lot)
 
     def _over(self, now: int) -> list[Given]:
-        over = [one for one in self.lots.values() if one.ends + WAIT_MS <= now]
+        over = [one for one in self.lots.values() if one.ends + self.wait <= now]
         return sorted(over, key=lambda one: (one.ends, one.key))
 
     def _expire(self, now: int) -> tuple[int, list[int]]:
@@ -206,7 +227,7 @@ class Model:
                 if taken:
                     lot.taken, lot.reduced = lot.taken + taken, lot.reduced + taken
                     return True, 0
-            if less > 0 and any(one.ends + WAIT_MS > now for one in rolled):
+            if less > 0 and any(one.ends + self.wait > now for one in rolled):
                 pending += less
         return False, pending
 
@@ -215,7 +236,7 @@ class Model:
         tier = self.tier
         if tier is None or tier.ended or tier.paid_to + (WAIT_MS if tier.renews else 0) > now:
             return False
-        if tier.renews and self.balance(now) - self.held >= TIER:
+        if tier.renews and self.available(now) >= TIER:
             self.charge(MONTHS[month_of(now)])
         else:
             tier.ended = True

@@ -116,7 +116,7 @@ class Pools(RuleBasedStateMachine):
     )
     def allot(self, name: str, amount: int, lasts: int) -> None:
         key = self.name("a")
-        before = self.balance("pool")
+        before, room = self.balance("pool"), self.available("pool")
         for repeated in (False, True):
             try:
                 done = write(
@@ -125,9 +125,11 @@ class Pools(RuleBasedStateMachine):
                 )
             except Denied as error:
                 assert error.code == "no_credit" and not repeated
+                assert amount > room, "refused, and there was room"
                 return
             assert done.repeated is repeated, "the same again moved something"
         assert self.balance("pool") == before - amount >= 0, "a pool allotted what it has not"
+        assert amount <= room, "a pool allotted what is held, or over"
         self.members[name].lots.append(Lot(f"allot:pool:{key}", amount, self.now, self.now + lasts, 40, pooled=True))
         self.pool.uses.append((self.now, amount))
 
@@ -141,11 +143,14 @@ class Pools(RuleBasedStateMachine):
     @rule(name=st.sampled_from(MEMBERS), amount=st.integers(1, 9), by_pool=st.booleans())
     def reserve(self, name: str, amount: int, by_pool: bool) -> None:
         key, request = self.name("e"), Request(name, amount, payer="pool" if by_pool else None, for_ms=30 * DAY_MS)
+        room = self.available("pool" if by_pool else name)
         try:
             write(self.engine, lambda c: executions.accept(c, key, request, self.fleet.by))
         except Denied as error:
             assert error.code in ("no_credit", "no_wallet"), "refused for another reason"
+            assert amount > room, "refused, and there was room"
             return
+        assert amount <= room, "reserved, and there was no room"
         self.runs[key] = (name, "pool" if by_pool else name, self.now)
 
     @precondition(lambda self: self.runs)
@@ -171,6 +176,14 @@ class Pools(RuleBasedStateMachine):
     def wait(self, ms: int) -> None:
         self.fleet.clock.at_ms += ms
 
+    @rule(name=st.sampled_from(MEMBERS), amount=st.integers(2, 9))
+    def an_allotment_ends_minutes_ago(self, name: str, amount: int) -> None:
+        """What is left of it is nobody's to reserve."""
+        self.fill(amount, None)
+        self.allot(name, amount, HOUR_MS)
+        self.wait(HOUR_MS)
+        self.reserve(name, amount, False)
+
     def balance(self, name: str) -> int:
         found = self.fleet.rows("SELECT balance_micro FROM ledger_accounts WHERE account_id = :a", a=f"wallet:{name}")
         return int(str(found[0][0])) if found else 0
@@ -178,6 +191,29 @@ class Pools(RuleBasedStateMachine):
     def held(self, name: str) -> int:
         return int(str(self.fleet.one("SELECT COALESCE(SUM(deferred_micro), 0) FROM ledger_accounts "
                                       "WHERE account_id = :a", a=f"wallet:{name}")))  # fmt: skip
+
+    def over(self, name: str) -> int:
+        """What is left of lots that are over, by the model; what was booked of each is judged elsewhere."""
+        booked = {one.lot: one.expired_micro for one in read(self.engine, lambda c: list_lots(c, name, self.now)).lots}
+        if name == "pool":
+            allotted = read(self.engine, lambda c: show_pool(c, "pool", self.now, 999)).allotments
+            back = [(one.begins_ms, -one.returned_micro) for one in allotted]
+            model = Member(self.pool.lots, [*self.pool.uses, *back])
+        else:
+            model = self.members[name]
+        model.pay()
+        return sum(one.amount - one.taken - one.paid - booked[one.key] for one in model.lots if one.ends <= self.now)
+
+    def available(self, name: str) -> int:
+        """What is over goes first, a micro-credit at a time, as far as runs do not hold it."""
+        self.swept()
+        balance = self.balance(name)
+        held = int(str(self.fleet.one("SELECT COALESCE(SUM(held_micro), 0) FROM ledger_accounts "
+                                      "WHERE account_id = :a", a=f"wallet:{name}")))  # fmt: skip
+        for _ in range(self.over(name)):
+            held -= 1 if balance <= held and held else 0
+            balance -= 1
+        return balance - held
 
     # What must hold after every step
 
@@ -228,6 +264,13 @@ class Pools(RuleBasedStateMachine):
             assert told[lot.key].used_micro == lot.paid, "a lot of the pool paid for something else"
             if lot.ends + WAIT_MS <= self.now and not self.held("pool"):
                 assert told[lot.key].expired_micro == lot.amount - lot.paid, "another amount of the pool's expired"
+
+    @invariant()
+    def what_is_over_is_what_the_model_says(self) -> None:
+        self.swept()
+        for name in (*MEMBERS, "pool"):
+            told = self.fleet.rows("SELECT over_micro FROM ledger_accounts WHERE account_id = :a", a=f"wallet:{name}")
+            assert not told or told == [(self.over(name),)], "what is over is another amount"
 
     @invariant()
     def a_run_is_paid_by_its_payer(self) -> None:

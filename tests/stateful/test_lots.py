@@ -49,6 +49,10 @@ def _rolls_while_anything_waits(*given: Any, grows: bool) -> tuple[Lot | None, i
     return roll(*given, grows=True)
 
 
+def _rolls_once_booked(now: Any, allocation: Any, rest: Any, over_ms: int, now_ms: int, *, grows: bool) -> Any:
+    return (None, 0) if over_ms == now_ms else roll(now, allocation, rest, over_ms, now_ms, grows=grows)
+
+
 def _paying(rows: Sequence[Any], available: Any) -> list[tiers.Turn]:
     return [tiers.Turn(one["customer_id"], one["tier"], one["price_micro"], True, True) for one in rows]
 
@@ -62,8 +66,8 @@ def _all_of_it(lot: Lot, found: Allocation) -> int:
 
 
 SAYS = (
-    "is not what the model says|the wallet is not|what is owed is not|what waits is not|another amount|room|another one"
-    "|for ever"
+    "is not what the model says|the wallet is not|what is over is not|what is available is not|what is owed is not"
+    "|what waits is not|another amount|room|another one|for ever"
 )
 CODE: dict[str, tuple[object, str, Any]] = {
     "a hold is expired from under its run": (closing, "changes", _at_once),
@@ -79,10 +83,16 @@ CODE: dict[str, tuple[object, str, Any]] = {
     "all that expired rolls over": (closing, "rolls", lambda expired, last: max(expired, 0)),
     "what rolled over is used last": (closing, "ROLLED_PRIORITY", 60),
     "what waits for runs rolls over, too": (closing, "_roll", _rolls_while_anything_waits),
+    "what is over is available": (lots, "leaves", lambda *_: 0),
+    "what is to roll over is over": (closing, "_roll", _rolls_once_booked),
     "a tier goes on unpaid": (tiers, "_turns", _paying),
 }
 TEXTS: dict[str, tuple[Any, str, str, str]] = {
-    "late use re-opens nothing": (entries.SQL, "move", "r.first_ms < lots_ended_ms OR", ""),
+    "late use re-opens nothing": (entries.SQL, "move", "r.first_ms < lots_over_ms OR", ""),
+    "late use leaves what is over": (entries.SQL, "move", "r.first_ms < lots_over_ms OR",
+                                     "r.first_ms < lots_ended_ms OR"),
+    "what is over may be reserved": (reservations.SQL, "hold", "{available_micro}", "balance_micro - held_micro"),
+    "nobody knows when a lot ends": (maturing.SQL, "next_due", "AND l.expires_ms > :now_ms\n", "AND 1 = 0\n"),
     "what waited for a run is forgotten": (reservations.SQL, "free", "deferred_micro > 0", "1 = 0"),
     "what comes in leaves what waits": (entries.SQL, "move", "(deferred_micro > 0 AND r.amount > 0)", "1 = 0"),
     "runs are no use": (lots.SQL, "used", "('usage', 'run', 'tier')", "('usage', 'tier')"),

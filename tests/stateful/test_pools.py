@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from drawdown.ledger import lots, maturing, payers, pools, wallet
+from drawdown.ledger import lots, maturing, payers, pools
+from drawdown.ledger.accounts import Wallet
+from drawdown.ledger.runs import reservations
 from tests.stateful.pools import Pools
 from tests.stateful.scale import scale, until_red
 from tests.whole import share
@@ -28,15 +30,25 @@ def _dated_at_the_end(lot: Any, amount_micro: int, now_ms: int) -> dict[str, obj
     return {**right(lot, amount_micro, now_ms), "ts": lot.expires_ms}
 
 
+def _endless(_connection: Any, names: Any) -> dict[str, Wallet]:
+    return {name: Wallet(10**9, None, None) for name in names}
+
+
 CODE: dict[str, tuple[object, str, Any]] = {
     "what nobody used of an allotment goes to nobody": (lots, "_expiry", _to_the_breakage),
     "what comes back is dated as it does": (lots, "_expiry", _dated_at_the_end),
-    "a pool allots what is not there": (wallet, "payable", lambda *_: 10**9),
+    "a pool allots what is not there": (pools, "read_wallets", _endless),
     "allotments are used last": (pools, "ALLOTTED_PRIORITY", 60),
 }
 TEXTS: dict[str, tuple[Any, str, str, str]] = {
     "a pool never uses what it allots": (lots.SQL, "used", "WHERE e.kind = 'grant' GROUP BY", "WHERE 1 = 0 GROUP BY"),
     "what comes back was used all the same": (lots.SQL, "used", "e.kind = 'expiry' AND", "1 = 0 AND"),
+    "an allotment that is over is reserved": (
+        reservations.SQL,
+        "hold",
+        "{available_micro}",
+        "balance_micro - held_micro",
+    ),
     "a pool does not wait for what comes back": (maturing.SQL, "next_due", "l.pool = r.customer_id", "1 = 0"),
     "a payer is not asked": (payers.SQL, "newest", "ORDER BY number DESC", "AND 1 = 0 ORDER BY number DESC"),
 }

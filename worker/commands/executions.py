@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, payers, plans
+from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations
 from drawdown.ledger.runs.draws import Cost
@@ -250,11 +250,12 @@ def _wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
 
 
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro: int = 0) -> accounts.Wallet:
-    """The wallet after it moved, and so much of it is held no longer. Whom that may halt, let go on, or leave with
-    little is asked about again: also who had nothing before, for a halt may be under way that nobody sees yet."""
-    found = _wallet(connection, customer_id)
+    """The wallet after it moved, once all that is due in it is true, and so much of it is held no longer. Whom that may
+    halt, let go on, or leave with little is asked about again: also who had nothing before, for a halt may be under way
+    that nobody sees yet."""
+    found = maturing.look_ahead(connection, customer_id, now_ms)
     orgs = orgs_of(connection, [customer_id])
-    values = {"orgs": orgs, "customer_id": customer_id, "balance_micro": found.balance_micro, "now_ms": now_ms}
+    values = {"orgs": orgs, "customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
     if found.available_micro <= freed_micro or SQL.run(connection, "verdict_may_change", values).first() is not None:
         mark_for_projection(connection, orgs, now_ms)
     return found

@@ -97,7 +97,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     before = tiers.holder(connection, customer_id, tier)
     if before is not None and before.ended_ms is None and before.renews and before.paid_to_ms > by.now_ms:
         return Bought(before, now, 0, changed=False)
-    has = wallet.payable(connection, customer_id, by.now_ms)
+    has = now.available_micro
     if not _is_paid(connection, customer_id, tier, by.now_ms) and found.price_micro > max(has, 0):
         asks = f"a month of {tier} costs {found.price_micro / MICRO:g}"
         raise Denied("no_credit", f"{customer_id} has {has / MICRO:g} credits to pay with, and {asks}", "credits")

@@ -22,7 +22,7 @@ FOR UPDATE OF p SKIP LOCKED
 ('due', 'sending', 'in_doubt')
 
 -- name: available
-COALESCE((SELECT a.balance_micro - a.held_micro + a.overdraft_micro FROM ledger_accounts a
+COALESCE((SELECT {available_micro} FROM ledger_accounts a
     WHERE a.account_id = 'wallet:' || t.customer_id), 0)
 
 -- name: shadowed

@@ -2,7 +2,8 @@
 
 Guarantee: an estimate is made of committed rows alone, at prices that somebody set. Usage without a price is left out
 and named. A push that may be in the balance or not (on its way, or accepted within the time by which balances trail) is
-counted until the balance was seen to fall by it, so it is never taken off twice for good.
+counted until the balance was seen to fall by it, so it is never taken off twice for good. What lots that are over still
+pay for is not taken off: they are in the balance no more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.catalog.mapping import mapping_rows, segments
-from drawdown.worker.verdict.holds import read_held
+from drawdown.worker.verdict.holds import Lapsed, read_held, read_lapsed
 from drawdown.worker.verdict.org_row import Effective, Row
 from drawdown.worker.verdict.rates import rate_card_of
 
@@ -34,6 +35,7 @@ class Used:
     """What one organisation used that its balance may not show yet, in micro-credits."""
 
     unsealed: int = 0
+    """Without what lots that are over pay for."""
     unsampled: int = 0
     """Not told by any sample yet: what runs is taken to go on until its next one."""
     unsent: int = 0
@@ -130,12 +132,17 @@ def _read_once(
     found: dict[str, Used] = defaultdict(Used)
     for org_id, held_micro in read_held(connection, provider, [org.org_id for org in orgs], now_ms).items():
         found[org_id].held = held_micro
+    lapsed = read_lapsed(connection, provider, [org.org_id for org in orgs], now_ms)
+    in_time: dict[str, int] = defaultdict(int)
+    """What was used before lots that are over ended, and is not charged yet."""
     reads = {org.org_id: org.balance_read_ms for org in orgs}
     read_before = min(now_ms if read_at is None else read_at for read_at in reads.values())
     run = _Run(connection, provider, sorted(reads), now_ms)
     for row in run.rows("unsealed"):
         used = found[row.org_id]
-        used.unsealed += run.price(used, row, row.owed)
+        amount = run.price(used, row, row.owed)
+        used.unsealed += amount
+        in_time[row.org_id] += amount if _is_in_time(row, lapsed) else 0
         used.unsampled += run.price(used, row, row.unsampled)
         used.lately += run.price(used, row, row.lately)
         used.just_now += run.price(used, row, row.just_now)
@@ -144,13 +151,20 @@ def _read_once(
         amount = run.price(used, row, row.sent_qty)
         if row.state == "rejected" or row.first_attempt_ms is None:
             used.unsent += amount
+            in_time[row.org_id] += amount if _is_in_time(row, lapsed) else 0
             continue
         read = reads[row.org_id] or 0
         # What was settled when the read began, in the same millisecond, was judged by that read: it is in `unseen`.
         settled_before = row.state == "accepted" and row.settled_ms is not None and row.settled_ms <= read
         used.sent_since += amount if row.first_attempt_ms >= read and not settled_before else 0
         used.maybe += amount if row.state != "accepted" or (row.settled_ms or read_ms) > read_ms - lag_ms else 0
+    for org_id, over in lapsed.items():
+        found[org_id].unsealed -= min(over.lapsed_micro, max(in_time[org_id], 0))
     return found
+
+
+def _is_in_time(row: Row, lapsed: Mapping[str, Lapsed]) -> bool:
+    return row.org_id in lapsed and bool(row.window_ms < lapsed[row.org_id].until_ms)
 
 
 class _Run:

@@ -9,6 +9,7 @@ whoever reserves credit has what is due made true first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -55,9 +56,27 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
     return {row.org_id: max(int(row.held_micro) - used.get(row.customer_id, 0), 0) for row in rows}
 
 
+@dataclass(frozen=True)
+class Lapsed:
+    """Of an organisation's wallet, what is left of lots that are over and pays for nothing new, in micro-credits. What
+    was used before `until_ms`, and is not charged yet, they still pay for."""
+
+    lapsed_micro: int
+    until_ms: int
+
+
+def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, Lapsed]:
+    """What is left of lots that are over, of those organisations that have any."""
+    if not org_ids or provider not in wallets_at(connection):
+        return {}
+    values = {"orgs": [{"org_id": org_id} for org_id in org_ids], "provider": provider, "now_ms": now_ms}
+    rows = SQL.run(connection, "lapsed", values)
+    return {row.org_id: Lapsed(int(row.lapsed_micro), row.lots_over_ms) for row in rows}
+
+
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
-    """Make true what is due in all wallets: holds that are over, lots that begin or expire; how many wallets moved.
-    Holds that lie in none end, too."""
+    """Make true what is due in all wallets: holds and lots that are over, lots that begin or expire; how many wallets
+    moved, or may pay another amount. Holds that lie in none end, too."""
     yield from shrink_holds(context)
     done = 0
     over = 0 if context.out_of_time() else (yield from _end_elsewhere(context, sweeps))

@@ -1,4 +1,4 @@
--- What is held of wallets, without what is over and was not expired yet.
+-- What is held of wallets, without holds that are over and were not expired yet; what is left of lots that are over.
 
 -- name: held
 SELECT o.org_id, a.customer_id, EXISTS (SELECT 1 FROM reservations m
@@ -27,3 +27,11 @@ ORDER BY reservation LIMIT :at_most {for_update}
 FOR UPDATE
 
 -- name: for_update [sqlite]
+
+-- name: lapsed
+-- What lots that are over no longer pay for what is new with (`Wallet.lapsed_micro`), and up to when what was used is
+-- theirs.
+SELECT o.org_id, w.balance_micro - w.held_micro + w.overdraft_micro - {available_micro} AS lapsed_micro, w.lots_over_ms
+FROM {rows :orgs (org_id text)} o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider
+    AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+JOIN ledger_accounts w ON w.account_id = 'wallet:' || a.customer_id WHERE w.over_micro > 0

@@ -149,12 +149,14 @@ FROM (SELECT account_id, SUBSTR(account_id, 8) AS customer_id, SUM(given) AS giv
 WHERE q.given <> q.kept + q.consumed + q.expired + q.taken
 
 -- name: lot_never_over
--- A lot that its wallet does not know the end of would never expire. It is booked twelve minutes after it.
+-- A lot that its wallet does not know the end of would pay for ever, or never expire. It is booked twelve minutes after
+-- its end.
 SELECT 'lot_never_over' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots l
     LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
     WHERE l.expires_ms IS NOT NULL AND (w.lots_ended_ms IS NULL OR w.lots_ended_ms < l.expires_ms)
-        AND (w.next_due_ms IS NULL OR w.next_due_ms > l.expires_ms + 720000)) q
+        AND (w.next_due_ms IS NULL OR w.next_due_ms > l.expires_ms + CASE
+            WHEN w.lots_over_ms >= l.expires_ms THEN 720000 ELSE 0 END)) q
 
 -- name: lots_ended
 -- A wallet that knows of a later end than any that is over would let lots go on for ever. Up to which end its lots were
@@ -169,3 +171,35 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_
 SELECT 'overdraft' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.overdraft_micro FROM ledger_accounts w
     WHERE w.overdraft_micro <> 0) q
+
+-- name: over_wrong
+-- What is over is no more than what lots that are over, and not booked yet, were; and no less than what of each of them
+-- nothing can have used that it pays for, nor is to roll over; once nothing waits in the wallet.
+SELECT 'over_wrong' AS what, {owner}, q.*
+FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
+        COALESCE((SELECT SUM(r.rest) FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS most,
+        COALESCE((SELECT SUM(CASE WHEN r.rest > r.rolls + r.used THEN r.rest - r.rolls - r.used ELSE 0 END)
+            FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS least
+    FROM ledger_accounts w
+    WHERE w.deferred_micro = 0 AND w.next_due_ms > 0 AND (w.over_micro > 0 OR w.lots_over_ms > w.lots_ended_ms
+        OR (w.lots_over_ms IS NOT NULL AND w.lots_ended_ms IS NULL))) q
+WHERE q.over_micro > q.most OR q.over_micro < q.least
+
+-- name: ended_lots
+-- Of lots that are over and not booked yet, what of each was not taken back, what of that may roll over, and what can
+-- have been paid by it.
+(SELECT 'wallet:' || l.customer_id AS account_id, l.amount_micro - COALESCE((SELECT SUM(CASE
+            WHEN b.kind = 'expiry' THEN b.amount_micro ELSE -b.amount_micro END) FROM ledger_entries b
+            WHERE b.lot = l.lot), 0) AS rest,
+        COALESCE(p.rollover_max_micro, 0) AS rolls, COALESCE((SELECT SUM(ABS(e.amount_micro)) FROM ledger_entries e
+            WHERE e.from_account = a.account_id AND e.ts < l.expires_ms AND {may_pay}), 0)
+        + COALESCE((SELECT SUM(ABS(e.amount_micro)) FROM ledger_entries e
+            WHERE e.to_account = a.account_id AND e.kind = 'grant' AND e.amount_micro < 0 AND e.lot IS NULL
+            AND e.ts < l.expires_ms AND {may_pay}), 0) AS used
+    FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
+    LEFT JOIN plan_lots p ON p.lot = l.lot
+    WHERE l.expires_ms <= a.lots_over_ms AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms)
+        AND EXISTS (SELECT 1 FROM ledger_entries g WHERE g.key = l.lot))
+
+-- name: may_pay
+(l.features IS NULL OR l.features LIKE '%"' || e.feature || '"%')

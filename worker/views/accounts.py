@@ -2,8 +2,8 @@
 
 Guarantee: what is due in the wallet by now counts as done, as it does for whoever reserves: a hold that is over is
 free, a month that began is given. What is left of the lots, less what no lot paid for, is the balance; available and
-reserved are the balance, too. Two moments are apart: a lot that is over and not booked yet is in the balance alone, and
-a tier that falls due is in it sooner than in the lots.
+reserved are the balance, too, with what is over: what is left of lots that are over and not booked yet is in the
+balance, and in no lot. A tier that falls due is in the balance sooner than in the lots.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Account:
-    """A customer's wallet, in micro-credits. `included` to `refund`: what is left of lots of each kind. `owed`: used,
-    and paid for by no lot. `hold`: of what its runs cost, what suppliers wait for; it was charged, and is in nothing
-    else here."""
+    """A customer's wallet, in micro-credits. `over`: left of lots that are over, and reserved by no run: it is on its
+    way out of the balance. `included` to `refund`: what is left of lots of each kind. `owed`: used, and paid for by no
+    lot. `hold`: of what its runs cost, what suppliers wait for; it was charged, and is in nothing else here."""
 
     customer_id: str
     plan: str | None
     available_micro: int
     reserved_micro: int
+    over_micro: int
     balance_micro: int
     included_micro: int
     bonus_micro: int
@@ -61,6 +62,7 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
         plan=found.plan,
         available_micro=found.available_micro,
         reserved_micro=found.held_micro,
+        over_micro=found.lapsed_micro,
         balance_micro=found.balance_micro,
         owed_micro=lots.owed_micro - lots.back_micro,
         hold_micro=int(hold),

@@ -1,7 +1,7 @@
 -- Pools, allotments and payers.
 
 -- name: pools
-SELECT p.pool, a.balance_micro - a.held_micro + a.overdraft_micro AS available_micro,
+SELECT p.pool, {available_micro} AS available_micro,
     CAST(COALESCE((SELECT SUM(e.amount_micro) FROM ledger_entries e
         WHERE e.from_account = a.account_id AND e.kind = 'grant'), 0) AS BIGINT) AS allotted_micro,
     CAST(COALESCE((SELECT SUM(e.amount_micro) FROM ledger_entries e

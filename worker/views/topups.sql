@@ -1,7 +1,7 @@
 -- Automatic top-ups, as people and metrics read them.
 
 -- name: terms
-SELECT t.*, COALESCE(a.balance_micro - a.held_micro + a.overdraft_micro, 0) AS available_micro
+SELECT t.*, COALESCE({available_micro}, 0) AS available_micro
 FROM topup_terms t LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || t.customer_id
 
 -- name: wallets
