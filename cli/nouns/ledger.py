@@ -61,10 +61,7 @@ def grant(
     app: App = context.obj
     by, micro = app.by(actor, reason), parse_credits(amount)
     grant_key = _clean_key(new_key() if key is None else key)
-    begins_ms, expires_ms = (
-        None if text is None else parse_time(text, option, by.now_ms)
-        for text, option in ((begins, "--begins"), (expires, "--expires"))
-    )
+    begins_ms, expires_ms = _moment(begins, "--begins", by.now_ms), _moment(expires, "--expires", by.now_ms)
     terms = Terms(cast(Kind, kind), priority, begins_ms, expires_ms, tuple(sorted(set(feature))) if feature else None)
 
     def work(connection: sa.Connection) -> tuple[int | None, wallet.Granted, accounts.Wallet]:
@@ -77,15 +74,22 @@ def grant(
         before, granted, held = app.write(work)
     except AnswerLost as error:
         raise AnswerLost(error.why, f"give it again with {_again(grant_key, terms)}, and it counts once") from error
-    moved = _what_moved(before, micro, terms, by.now_ms)
+    moved = _what_moved(before, micro, terms, by.now_ms) + ("" if key else _own_key(micro, grant_key))
     if granted.repeated:
         micro, moved = 0, f"the grant {grant_key} was made before: nothing was added"
-    elif key is None:  # for whoever wants to take it back
-        moved += f"; {'granted' if micro > 0 else 'booked'} {show_credits(micro)} as grant:{grant_key}"
     balance = granted.balance_micro
     line = f"{customer}: {show_credits(balance)} credits, plan {held.plan or '-'}; {moved}"
     result = {"key": grant_key, "granted_micro": micro, "balance_micro": balance, "repeated": granted.repeated}
     show(app, {"customer_id": customer, **result, "plan": held.plan, "is_new": before is None}, [line])
+
+
+def _moment(text: str | None, option: str, now_ms: int) -> int | None:
+    return None if text is None else parse_time(text, option, now_ms)
+
+
+def _own_key(micro: int, key: str) -> str:
+    """For whoever wants to take it back."""
+    return f"; {'granted' if micro > 0 else 'booked'} {show_credits(micro)} as grant:{key}"
 
 
 def _clean_key(key: str) -> str:
