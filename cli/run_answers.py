@@ -6,7 +6,7 @@ from drawdown.cli.app import App
 from drawdown.cli.parsing import in_credits, show_credits, show_time
 from drawdown.cli.rendering import show
 from drawdown.ledger.runs.reservations import Reservation
-from drawdown.worker.commands.run_results import Accepted, Settled
+from drawdown.worker.commands.run_results import Accepted, Preview, Settled
 
 
 def said_of(run: Reservation) -> dict[str, object]:
@@ -17,6 +17,15 @@ def said_of(run: Reservation) -> dict[str, object]:
         "sandboxes": run.named,
         **credits_of(reserved=run.amount_micro, drawn=run.drawn_micro, held=run.left_micro),
     }
+
+
+def preview_of(found: Preview) -> str:
+    """Of what a run's hold would be."""
+    if found.hold == "wallet" and found.available_micro is None:
+        return f"{found.customer_id}'s"
+    if found.available_micro is None:
+        return f"no bound ({found.hold}{read_at(found.balance_read_ms)})"
+    return f"{show_credits(found.available_micro)} available ({found.hold}{read_at(found.balance_read_ms)})"
 
 
 def credits_of(**micro: int | None) -> dict[str, object]:

@@ -11,9 +11,13 @@ from __future__ import annotations
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias, get_args
+
+from drawdown.schema.clock import utc
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import in_credits
 
 Kind: TypeAlias = Literal["included", "bonus", "purchased", "sponsor", "refund"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
@@ -76,6 +80,33 @@ class Allocation:
     used: dict[str, int]
     owed: dict[str | None, int] = field(default_factory=dict)
     back: int = 0
+
+
+def is_same(before: Lot, lot: Lot) -> bool:
+    """A begin that was not said, and an end that was said as `+30d`, are counted from the moment at which the lot is
+    given, which is another one each time: as far from it as the first's is the same."""
+    later_ms = lot.at_ms - before.at_ms
+    begins, expires = lot.begins_ms, lot.expires_ms
+    if begins - before.begins_ms == later_ms:
+        begins = before.begins_ms
+    if expires is not None and before.expires_ms is not None and expires - before.expires_ms == later_ms:
+        expires = before.expires_ms
+    again = replace(before, at_ms=lot.at_ms, actor=lot.actor, reason=lot.reason)
+    return again == replace(lot, begins_ms=begins, expires_ms=expires)
+
+
+def other_content(before: Lot) -> Refused:
+    """A key that comes again with other content. Who takes its advice for a lost answer's must not give twice."""
+    ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
+    pays = "" if before.features is None else f", for {', '.join(before.features)}"
+    given = (
+        f"{in_credits(before.amount_micro)} credits to {before.customer_id} ({before.kind}, priority "
+        f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
+    )
+    return Refused(
+        f"the key of {before.lot} was used before, for {given}: nothing was moved; `drawdown ledger lots "
+        f"{before.customer_id}` shows it. Only what is to be given besides takes another key"
+    )
 
 
 def parts(lots: Sequence[Lot], cuts: Collection[int] = ()) -> list[tuple[int | None, int | None]]:

@@ -18,16 +18,14 @@ import sqlalchemy as sa
 
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY as DEFAULT_PRIORITY
-from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, parts
+from drawdown.ledger.allocation import Allocation, Kind, Lot, Uses, allocate, is_same, other_content, parts
 from drawdown.ledger.closing import Closing, Room, close, cut_for, leaves
 from drawdown.ledger.closing import left as left
 from drawdown.ledger.closing import promised as promised
 from drawdown.ledger.entries import EVER_MS, SOURCE, post
 from drawdown.ledger.monthly import grants
-from drawdown.schema.clock import utc
-from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import GRACE_MS, WINDOW_MS, in_credits
+from drawdown.schema.units import GRACE_MS, WINDOW_MS
 
 SQL = queries(__file__)
 
@@ -103,33 +101,6 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
 def look_again(connection: sa.Connection, customer_id: str) -> None:
     """Have a wallet fall due at once: what one of its lots is worth changed."""
     SQL.run(connection, "expect", {"account_id": wallet_account(customer_id), "moment_ms": 0})
-
-
-def is_same(before: Lot, lot: Lot) -> bool:
-    """A begin that was not said, and an end that was said as `+30d`, are counted from the moment at which the lot is
-    given, which is another one each time: as far from it as the first's is the same."""
-    later_ms = lot.at_ms - before.at_ms
-    begins, expires = lot.begins_ms, lot.expires_ms
-    if begins - before.begins_ms == later_ms:
-        begins = before.begins_ms
-    if expires is not None and before.expires_ms is not None and expires - before.expires_ms == later_ms:
-        expires = before.expires_ms
-    again = replace(before, at_ms=lot.at_ms, actor=lot.actor, reason=lot.reason)
-    return again == replace(lot, begins_ms=begins, expires_ms=expires)
-
-
-def other_content(before: Lot) -> Refused:
-    """A key that comes again with other content. Who takes its advice for a lost answer's must not give twice."""
-    ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
-    pays = "" if before.features is None else f", for {', '.join(before.features)}"
-    given = (
-        f"{in_credits(before.amount_micro)} credits to {before.customer_id} ({before.kind}, priority "
-        f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
-    )
-    return Refused(
-        f"the key of {before.lot} was used before, for {given}: nothing was moved; `drawdown ledger lots "
-        f"{before.customer_id}` shows it. Only what is to be given besides takes another key"
-    )
 
 
 def entry_of(lot: Lot, now_ms: int) -> dict[str, object]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import lots, wallet
 from drawdown.ledger.accounts import open_accounts, read_wallets, wallet_account
-from drawdown.ledger.allocation import DEFAULT_PRIORITY, Lot
+from drawdown.ledger.allocation import DEFAULT_PRIORITY, Lot, is_same, other_content
 from drawdown.ledger.entries import post
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
@@ -74,8 +74,8 @@ def allot(
     wallet.make_true(connection, [pool, customer_id], by.now_ms)  # both are held from here on
     before = lots.read(connection, lot.lot)
     if before is not None:
-        if not lots.is_same(before, lot):
-            raise Denied("other_content", str(lots.other_content(before)))
+        if not is_same(before, lot):
+            raise Denied("other_content", str(other_content(before)))
         return Allotment(before, repeated=True)
     room = read_wallets(connection, [pool])[pool].available_micro
     if amount_micro > room:

@@ -11,7 +11,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import Actor, Most, New, Reason, Undo
 from drawdown.cli.parsing import parse_credits, parse_length, parse_quantities, show_credits, show_time
 from drawdown.cli.rendering import facts, show, table
-from drawdown.cli.run_answers import credits_of, read_at, said_of, show_settled, show_with_wallet
+from drawdown.cli.run_answers import credits_of, preview_of, said_of, show_settled, show_with_wallet
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.worker.commands import executions, run_blocks
@@ -95,7 +95,7 @@ def preview(
     request = _request(org, estimate, use, **labels, **_settled_by(settled_by, sandbox))
     found = app.read(lambda c: executions.preview(c, request, app.clock.now_ms()))
     amount = None if found.amount_micro is None else show_credits(found.amount_micro)
-    line = f"allowed: {amount} credits would be held of {_of(found)}"
+    line = f"allowed: {amount} credits would be held of {preview_of(found)}"
     if not found.allowed:
         line = f"refused at {found.step or 'the request'} ({found.code}): {found.reason}"
     show(app, {**vars(found), **credits_of(amount=found.amount_micro, available=found.available_micro)}, [line])
@@ -293,12 +293,3 @@ def _cost(credits: str | None, use: list[str] | None) -> Cost:
 
 def _length(text: str | None) -> int | None:
     return None if text is None else parse_length(text, "--for")
-
-
-def _of(found: executions.Preview) -> str:
-    """Of what a run's hold would be."""
-    if found.hold == "wallet" and found.available_micro is None:
-        return f"{found.customer_id}'s"
-    if found.available_micro is None:
-        return f"no bound ({found.hold}{read_at(found.balance_read_ms)})"
-    return f"{show_credits(found.available_micro)} available ({found.hold}{read_at(found.balance_read_ms)})"

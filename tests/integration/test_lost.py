@@ -489,7 +489,7 @@ def test_a_tick_that_lay_still_while_the_database_was_restored_seals_nothing(eng
             asked = steps.send(answer)
     finally:
         steps.close()
-    assert done == ["begin_tick", "recognise", "shrink_holds", "expire_holds"]
+    assert done == ["begin_tick", "recognise", "shrink_holds", "expire_holds_elsewhere", "expire_holds"]
     assert "sends" in str(fleet.one("SELECT doubted_reason FROM incarnation"))
 
 

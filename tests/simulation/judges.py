@@ -22,6 +22,7 @@ DECIDES: Final = "project"
 JUDGED: Final = frozenset({DECIDES, "watch", "gate", "webhook"})
 WATCHES: Final = JUDGED | {
     "expire_holds",
+    "expire_holds_elsewhere",
     "shrink_holds",
     "projections_due",
     "due_halts",

@@ -8,11 +8,12 @@ and `verify` finds nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
@@ -221,3 +222,40 @@ class Shrunk(Metering):
         sealed = self.charged_windows()
         wanted = sum(max(run.amount - self.used(run, sealed), 0) for run in going)
         assert read(self.engine, lambda c: read_wallets(c, ["x"])["x"]).held_micro == wanted, "a hold is not exact"
+
+
+ALL = {"amount": 50_000, "minutes": 400}
+ONE = frozenset({"one"})
+SCRIPTS: Final[dict[str, Sequence[tuple[str, dict[str, Any]]]]] = {
+    "a window that others used, too": (
+        ("accept", {"boxes": ONE, **ALL}),
+        ("use", {"boxes": BOXES, "seconds": 60, "whose": "x"}),
+        ("tick", {"windows": 3}),
+        ("use", {"boxes": BOXES, "seconds": 7, "whose": "y"}),
+        ("tick", {"windows": 3}),
+    ),
+    "a sandbox after another": (
+        ("accept", {"boxes": ONE, **ALL}),
+        ("end", {"which": 0, "cost": None, "gives_up": False}),
+        ("accept", {"boxes": ONE, "amount": 500, "minutes": 4}),
+        ("later", {"minutes": 7}),
+        ("accept", {"boxes": frozenset({"one", "two"}), **ALL}),
+    ),
+}
+"""What a search at random would come upon now and then: each by itself, with what must hold after every step."""
+
+
+def act_out(steps: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """One of the scripts."""
+    machine = Shrunk()
+    try:
+        machine.begin()
+        for rule_, values in steps:
+            getattr(machine, rule_)(**values)
+            machine.holds_are_what_runs_have_left()
+            machine.a_verdict_counts_usage_once()
+            machine.nothing_is_paid_twice()
+            machine.it_verifies()
+            machine.each_hold_is_exact()
+    finally:
+        machine.teardown()

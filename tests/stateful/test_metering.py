@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from drawdown.ledger.runs import draws, reservations
 from drawdown.worker.verdict import holds, metered
-from tests.stateful.metering import Metering, Shrunk
+from tests.stateful.metering import SCRIPTS, Metering, Shrunk, act_out
 from tests.stateful.scale import scale, until_red
 from tests.whole import share
 
@@ -17,6 +17,11 @@ from tests.whole import share
 @pytest.mark.parametrize("machine", [Metering, Shrunk])
 def test_any_order_of_acts_and_usage_pays_for_nothing_twice(machine: Any) -> None:
     run_state_machine_as_test(machine, settings=scale(share(8, whole=200), 20))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_a_search_seldom_meets(name: str) -> None:
+    act_out(SCRIPTS[name])
 
 
 def _shrinks_twice(connection: Any, runs: Any, now_ms: int) -> None:
@@ -66,5 +71,7 @@ def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> Non
     module, name, wrong = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)
     with pytest.raises(Exception) as seen:
+        for steps in SCRIPTS.values():
+            act_out(steps)
         run_state_machine_as_test(Shrunk, settings=until_red(60, 30))
     assert isinstance(seen.value, Exception)
