@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.ledger.accounts import WALLET, open_accounts, wallet_account
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import MICRO, in_credits
 
 SQL = queries(__file__)
 
@@ -93,7 +93,7 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
     for account, balance_micro in _move(connection, moved, dated).items():
         if account in bounded and abs(balance_micro) > MOST_BALANCE_MICRO:
             raise BeyondBalance(
-                f"{account} would stand at {balance_micro // MICRO:,} credits, and no wallet has or owes more than "
+                f"{account} would stand at {in_credits(balance_micro)} credits, and no wallet has or owes more than "
                 f"{MOST_BALANCE_MICRO // MICRO:,}: is that usage, and its rate, what it should be?"
             )
     return new

@@ -2,8 +2,8 @@
 
 Guarantee: a balance stays one number. A lot is in it from its begin on. From its end on, what is left of it is not
 available; once the last windows of its life are in, what nobody used of it is booked as the difference to what was
-booked before, so that use which comes late gives it back. What runs that go on
-have reserved is not taken from under them. All under the wallet's lock, which the caller holds.
+booked before, so that use which comes late gives it back. What runs that go on have reserved is not taken from under
+them. All under the wallet's lock, which the caller holds.
 """
 
 from __future__ import annotations

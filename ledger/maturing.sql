@@ -42,9 +42,9 @@ FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.acc
 
 -- name: next_due
 -- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen. A
--- wallet is due as a lot ends, and again once that is booked; then only what changes of it makes its wallet due. A wallet on a plan is due as
--- each month begins, whatever the plan gives by then; a pool as what it allotted comes back; one that is not settled
--- yet (`again`), at once.
+-- wallet is due as a lot ends, and again as that is booked; afterwards only what changes of it makes the wallet due. A
+-- wallet on a plan is due as each month begins, whatever the plan gives by then; a pool as what it allotted comes back;
+-- one that is not settled yet (`again`), at once.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
     SELECT h.expires_ms AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
         AND h.hold = 'wallet'

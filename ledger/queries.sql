@@ -56,8 +56,7 @@ WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move
 -- What is dated before the end of lots that are over may change what is left of them, or what they expired with; what
--- comes in, what waits to.
--- Either falls due at once (0).
+-- comes in, what waits to. Either makes the wallet due at once (0).
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount,
     next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
         ELSE next_due_ms END

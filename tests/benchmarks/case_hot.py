@@ -15,7 +15,7 @@ from drawdown.server.api.together import Together
 from drawdown.server.http.threads import Threads
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.executions import Asked
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from tests.benchmarks.databases import Databases, tidy
 from tests.benchmarks.measure import Figure, Result, alternate, stopwatch
 from tests.benchmarks.wallets import NOW, at_once, give_wallets, one

@@ -26,7 +26,7 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views.statement import LINES, Span, Statement, of_customer
 from tests.world import T0, Fleet
 

@@ -15,7 +15,7 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands import credit, executions, pools
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views.pools import AllotmentRow, PoolView, show_pool
 from tests.integration.verifying import verified
 from tests.world import T0, Fleet

@@ -15,7 +15,7 @@ from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import credit, executions, settlements
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.settlements import Change
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.accounts import Account, account_of

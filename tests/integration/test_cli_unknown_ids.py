@@ -20,7 +20,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import api_keys, credit, executions, hooks, pools, settlements, tiers, topups
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.topup.topups import begin
 from tests.fake_payments import CAN
 from tests.world import T0, Fleet

@@ -23,7 +23,7 @@ from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import credit, executions, run_blocks
 from drawdown.worker.commands.credit import grant, set_rate
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.executions import RunFilter, list_runs, show_run
 from drawdown.worker.views.status import org_status

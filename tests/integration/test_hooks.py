@@ -16,7 +16,7 @@ from drawdown.schema.messages import EVENTS, Message, tell
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS
 from drawdown.worker.commands import executions, hooks
 from drawdown.worker.commands import topups as said
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.effects import HookAnswer

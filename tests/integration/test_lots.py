@@ -22,7 +22,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views.ledger import LotRow, LotsView, list_lots
 from tests.acceptance.commands import drawdown
 from tests.integration.verifying import verified

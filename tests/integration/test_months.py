@@ -23,7 +23,7 @@ from drawdown.schema.database import read
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands import credit, executions, tiers
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from tests.integration.monthly import HOUR_MS, Account, month, proven
 from tests.world import T0
 

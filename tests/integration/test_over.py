@@ -13,7 +13,7 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.accounts import Account, account_of
 from tests.prepaid import look

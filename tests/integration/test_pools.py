@@ -17,7 +17,7 @@ from drawdown.schema.database import read
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import executions, pools
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.views.pools import list_payers, list_pools
 from tests.integration.pooling import BACK, END, Course

@@ -19,7 +19,7 @@ from drawdown.schema.migrate import upgrade
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions, rates
 from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
 from drawdown.worker.verdict import holds
 from drawdown.worker.verdict.holds import expire_holds

@@ -25,7 +25,7 @@ from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import executions, settlements
 from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.settlements import MAX_HOLD_MS, Change
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views import payout_file

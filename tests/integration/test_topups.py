@@ -15,7 +15,7 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import executions
 from drawdown.worker.commands import topups as said
 from drawdown.worker.commands.credit import grant, set_rate
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ChargeMoney, Transaction
 from drawdown.worker.engine.money import PAYMENTS_AT_ONCE

@@ -26,7 +26,7 @@ from drawdown.worker.commands.credit import grant, set_plan_limit, take_back
 from drawdown.worker.commands.features import map_size
 from drawdown.worker.commands.pushes import void
 from drawdown.worker.commands.rates import set_rate
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.hooks.deliver import deliver

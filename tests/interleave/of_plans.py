@@ -14,7 +14,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands import credit, executions, tiers
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from tests.interleave.party import Check, plain
 from tests.interleave.stage import OLD, Stage
 

@@ -13,7 +13,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions, pools
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from tests.interleave.party import plain
 from tests.interleave.stage import NOW, Stage
 

@@ -16,7 +16,7 @@ from drawdown.worker.commands import api_keys
 from drawdown.worker.commands import executions as runs
 from drawdown.worker.commands.api_keys import ApiKey
 from drawdown.worker.commands.executions import Asked
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain
 from tests.interleave.stage import NOW, Stage

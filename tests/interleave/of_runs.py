@@ -16,7 +16,7 @@ from drawdown.schema.database import write
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import credit, executions, rates, run_blocks
 from drawdown.worker.commands.assignments import assign
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
 from tests.interleave.party import Party, plain, step
 from tests.interleave.stage import FLIP, NOW, Stage

@@ -12,7 +12,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands import credit, executions, settlements
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.settlements import Change
 from tests.interleave.party import plain
 from tests.interleave.stage import NOW, Stage

@@ -35,12 +35,16 @@ BEFORE = (
 )
 
 
+def _empty(kind: str, request: pytest.FixtureRequest, tmp_path: Path, name: str) -> sa.Engine:
+    """A database without tables."""
+    if kind == "sqlite":
+        return connect(f"sqlite:///{tmp_path}/old.db")
+    return connect(_new_database(request.getfixturevalue("postgres_server"), name))
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_from_0001(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "upgrade"))
+    engine = _empty(kind, request, tmp_path, "upgrade")
     with engine.begin() as connection:
         migrate_to(connection, "0001")
         for statement in BEFORE:
@@ -95,10 +99,7 @@ CREDIT = (
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "credit"))
+    engine = _empty(kind, request, tmp_path, "credit")
 
     def rows(text: str) -> list[tuple[object, ...]]:
         return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])
@@ -138,10 +139,7 @@ def test_wallets_and_grants_of_0018_become_lots(kind: str, request: pytest.Fixtu
 def test_keys_of_0025_go_on_and_nothing_is_known_of_their_use(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "keys"))
+    engine = _empty(kind, request, tmp_path, "keys")
     insert = "INSERT INTO api_keys (key_sha256, name, scopes, created_ms, actor, reason) VALUES "
     insert += f"('{'a' * 64}', 'app', 'guard', {T0}, 'ann', 'new')"
     with engine.begin() as connection:
@@ -173,10 +171,7 @@ RUNS = (
 def test_runs_of_0025_have_receipts_and_name_no_sandbox(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "metered"))
+    engine = _empty(kind, request, tmp_path, "metered")
 
     def rows(text: str) -> list[tuple[object, ...]]:
         return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])
@@ -215,10 +210,7 @@ def test_runs_of_0025_have_receipts_and_name_no_sandbox(
 def test_a_sandbox_that_a_run_of_0030_names_is_its_organisations_own(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "boxes"))
+    engine = _empty(kind, request, tmp_path, "boxes")
     named = "SELECT reservation, sandbox_id, org_id, is_open FROM reservation_sandboxes ORDER BY 1, 2"
     theirs = "INSERT INTO reservation_sandboxes VALUES ('theirs', 'one', 'globex', TRUE)"
 
@@ -254,10 +246,7 @@ RUN_OF_0025 = (
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_lots_and_runs_of_before_pools_are_kept(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "pools"))
+    engine = _empty(kind, request, tmp_path, "pools")
     with engine.begin() as connection:
         migrate_to(connection, "0018")
         for statement in CREDIT:
@@ -294,10 +283,7 @@ def test_lots_and_runs_of_before_pools_are_kept(kind: str, request: pytest.Fixtu
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_runs_of_0030_are_held_in_wallets(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "remote"))
+    engine = _empty(kind, request, tmp_path, "remote")
     with engine.begin() as connection:
         migrate_to(connection, "0030")
         connection.execute(sa.text(RUN_OF_0025))
@@ -346,10 +332,7 @@ OVER = (
 def test_what_was_over_and_not_booked_at_0030_is_looked_at_by_the_first_sweep(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    if kind == "sqlite":
-        engine = connect(f"sqlite:///{tmp_path}/old.db")
-    else:
-        engine = connect(_new_database(request.getfixturevalue("postgres_server"), "over"))
+    engine = _empty(kind, request, tmp_path, "over")
 
     def rows(text: str) -> list[tuple[object, ...]]:
         return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])

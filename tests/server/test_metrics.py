@@ -15,7 +15,7 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.server.metrics.metrics import PROBLEMS, render
 from drawdown.worker.commands import executions, settlements
 from drawdown.worker.commands.credit import grant
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.settlements import Change
 from tests.server.house import House
 from tests.world import T0

@@ -19,7 +19,7 @@ from drawdown.worker.commands import executions, orgs
 from drawdown.worker.commands.credit import grant, set_plan_limit, set_rate
 from drawdown.worker.commands.executions import Asked
 from drawdown.worker.commands.rates import set_rate as set_price
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verify.verify import verify
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused

@@ -20,7 +20,7 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.audit import By
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from tests.simulation.actions import ORGS, Action
 from tests.simulation.oracle import Run
 from tests.simulation.world import World

@@ -23,7 +23,7 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions, tiers
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.views.ledger import list_lots
 from tests.fresh import fresh
 from tests.stateful import lots_model

@@ -26,8 +26,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_permission import Request
-from drawdown.worker.commands.run_request import MOST_LIFE_MS
+from drawdown.worker.commands.run_request import MOST_LIFE_MS, Request
 from drawdown.worker.engine import runner
 from drawdown.worker.verdict.holds import expire_holds, read_held
 from drawdown.worker.verify.verify import verify

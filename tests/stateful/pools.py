@@ -21,7 +21,7 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions, pools
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.ledger import list_lots
 from drawdown.worker.views.pools import show_pool

@@ -22,7 +22,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.commands import credit, executions
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verify.verify import verify
 from tests.fresh import fresh
 from tests.world import Fleet

@@ -21,7 +21,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, executions, settlements
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.settlements import Change
 from drawdown.worker.views.settlements import SettlementFilter, list_settlements, list_suppliers
 from tests.fresh import fresh

@@ -24,8 +24,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MICRO
 from drawdown.worker.catalog.wallets import mirrored_at, wallets_at
 from drawdown.worker.commands import remote_runs
-from drawdown.worker.commands.run_request import Request as Request
-from drawdown.worker.commands.run_request import bad_estimate
+from drawdown.worker.commands.run_request import Request, bad_estimate
 from drawdown.worker.verdict.metered import freed_by_now, shrink_of
 from drawdown.worker.verdict.rates import rate_card_of
 

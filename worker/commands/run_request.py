@@ -69,18 +69,17 @@ def differing(before: Reservation, request: Request) -> list[str]:
     if before.org_id != request.org_id:
         return ["organisation"]
     payer = None if before.payer_number is None else before.customer_id
+    own = payer is None and request.payer == before.customer_id  # who names its own wallet names nobody
     pairs = {
         "project": (before.project, request.project),
         "subject": (before.subject, request.subject),
         "action": (before.action, request.action),
         "overage": (before.overage, request.overage),
         "supplier": (before.supplier, request.supplier),
-        "payer": (payer, None if request.payer == before.customer_id else request.payer),
+        "payer": (payer, None if own else request.payer),
         "sandboxes": (before.named, request.named),
         "settled_by": (before.settled_by, request.settled_by or "receipt"),
     }
-    if payer is not None and request.payer == payer:
-        del pairs["payer"]
     return [name for name, (was, now) in pairs.items() if was != now] or ["estimate, or the time that it holds for"]
 
 

@@ -27,7 +27,7 @@ from drawdown.schema.units import MICRO
 from drawdown.worker.commands import executions, topups
 from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.features import install_defaults
-from drawdown.worker.commands.run_permission import Request
+from drawdown.worker.commands.run_request import Request
 from tests.acceptance.commands import must
 from tests.acceptance.drain import LEASE_MS, Process, SharedClock
 from tests.acceptance.tables import number, rows
