@@ -44,9 +44,9 @@ FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.acc
 -- Under the wallets' lock and in a statement of its own: what was reserved since this transaction began is seen. A
 -- wallet is due as a lot ends, and again as that is booked; afterwards only what changes of it makes the wallet due. A
 -- wallet on a plan is due as each month begins, whatever the plan gives by then; a pool as what it allotted comes back;
--- one that is not settled yet (`again`), at once.
+-- one that is not settled yet (`again`), at once. Of runs the first end alone is read, however many go on.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
-    SELECT h.expires_ms AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
+    SELECT MIN(h.expires_ms) AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
         AND h.hold = 'wallet'
     UNION ALL SELECT l.begins_ms FROM ledger_lots l
         WHERE l.customer_id = r.customer_id AND l.begins_ms > l.at_ms AND l.begins_ms > :now_ms

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -33,10 +34,14 @@ class HoldTerms:
         return amount if self.most_hold_micro is None else min(amount, self.most_hold_micro)
 
 
-def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms:
-    """Those of a customer's plan; the plain ones without a plan."""
+PLAIN: Final = HoldTerms()
+"""Of a wallet on no plan."""
+
+
+def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:
+    """Those of the plan of a customer's wallet; the plain ones where it is on no plan; None without a wallet."""
     row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).mappings().one_or_none()
-    return HoldTerms() if row is None else HoldTerms(**{**row, "holds_halt": bool(row["holds_halt"])})
+    return None if row is None else PLAIN if row["holds_halt"] is None else _terms(row)
 
 
 def set_hold_terms(connection: sa.Connection, plan: str, terms: HoldTerms) -> None:
@@ -47,4 +52,8 @@ def set_hold_terms(connection: sa.Connection, plan: str, terms: HoldTerms) -> No
 def read_hold_terms(connection: sa.Connection, plan: str) -> HoldTerms | None:
     """A plan's own; None where there is no such plan."""
     row = SQL.run(connection, "of_plan", {"plan": plan}).mappings().one_or_none()
-    return None if row is None else HoldTerms(**{**row, "holds_halt": bool(row["holds_halt"])})
+    return None if row is None else _terms(row)
+
+
+def _terms(row: Mapping[Any, Any]) -> HoldTerms:
+    return HoldTerms(**{**row, "holds_halt": bool(row["holds_halt"])})

@@ -4,7 +4,8 @@
 p.hold_factor_ppm, p.unknown_hold_micro, p.most_hold_micro, p.most_held_micro, p.holds_halt
 
 -- name: of_wallet
-SELECT {terms} FROM ledger_accounts a JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
+-- One row for each wallet, empty where it is on no plan.
+SELECT {terms} FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
 
 -- name: of_plan
 SELECT {terms} FROM ledger_plans p WHERE p.plan = :plan

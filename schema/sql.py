@@ -5,7 +5,7 @@ alone. Comments and blank lines go. A piece may hold:
 
 - `{other}`: another piece of the same file or of `words.sql`, or the one that the caller chose for this slot
   (`slot="other"`; `slot=""` puts nothing there). Text never comes from anywhere else.
-- `:value`: a value that is bound. `IN :values` binds a list of strings or integers.
+- `:value`: a value that is bound. `IN :values` binds a list of strings or integers, as one value.
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
 - several statements, each but the last ended by `;` at the end of its line; they run in order.
 
@@ -34,7 +34,7 @@ _WORDS: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
 _SLOT: Final = re.compile(r"\{([a-z_0-9]+)\}")
 _ROWS: Final = re.compile(r"\{rows :(\w+) \(([^)]*)\)\}")
 _BIND: Final = re.compile(r"(?<![:\w\\]):(\w+)(?![:\w])")
-_LIST: Final = re.compile(r"\bIN :(\w+)")
+_LIST: Final = re.compile(r"\b(NOT )?IN :(\w+)")
 
 
 class SqlError(Exception):
@@ -44,35 +44,24 @@ class SqlError(Exception):
 class _Statement:
     """One statement of one database, ready to run."""
 
-    def __init__(self, text: str, rows: frozenset[str]) -> None:
-        self.rows = rows & frozenset(_BIND.findall(text))
-        self.lists = frozenset(_LIST.findall(text))
-        self.clause = sa.text(text)
-        self.names = frozenset(_BIND.findall(text))
-        self._typed: dict[frozenset[str], sa.TextClause] = {}
+    def __init__(self, text: str, dialect: str, rows: frozenset[str]) -> None:
+        names = frozenset(_BIND.findall(text))
+        self.rows = rows & names
+        self.lists = frozenset(name for _, name in _LIST.findall(text))
+        self.names = names
+        self.is_array = dialect == "postgresql"
+        self.clause = sa.text(_LIST.sub(lambda found: _list_sql(dialect, found[2], found[1] or ""), text))
 
     def bound(self, values: Values) -> dict[str, object]:
         """The values that are named here, and no other. Errors: KeyError."""
         found = {name: values[name] for name in self.names}
         for name in self.rows:
             found[name] = json.dumps(found[name])
+        for name in self.lists:
+            value = found[name]
+            assert isinstance(value, Sequence) and not isinstance(value, str), "IN takes a list"
+            found[name] = list(value) if self.is_array else json.dumps(list(value))
         return found
-
-    def clause_for(self, values: Values) -> sa.TextClause:
-        """The statement for lists of these types; an empty list is one of text."""
-        if not self.lists:
-            return self.clause
-        numbers = frozenset(name for name in self.lists if _is_of_numbers(values[name]))
-        if numbers not in self._typed:
-            kinds = {name: sa.BigInteger() if name in numbers else sa.Text() for name in self.lists}
-            binds = (sa.bindparam(name, type_=kind, expanding=True) for name, kind in kinds.items())
-            self._typed[numbers] = self.clause.bindparams(*binds)
-        return self._typed[numbers]
-
-
-def _is_of_numbers(value: object) -> bool:
-    assert isinstance(value, Sequence) and not isinstance(value, str), "IN takes a list"
-    return any(isinstance(element, int) for element in value)
 
 
 class Queries:
@@ -100,10 +89,7 @@ class Queries:
                 bound = [statement.bound(row) for row in each]
             except KeyError as missing:
                 raise SqlError(f"{self.path}: {name}: no value for :{missing.args[0]}") from None
-            answer = connection.execute(
-                statement.clause_for(each[0]) if each else statement.clause,
-                bound[0] if isinstance(values, Mapping) else bound,
-            )
+            answer = connection.execute(statement.clause, bound[0] if isinstance(values, Mapping) else bound)
         return answer
 
     def text(self, name: str, dialect: str, /, **slots: str) -> str:
@@ -124,7 +110,7 @@ class Queries:
             if left:
                 raise SqlError(f"{self.path}: {name} has no slot {', '.join(sorted(left))}")
             parts = [part.strip() for part in re.split(r";\s*\n", text)]
-            ready = tuple(_Statement(part.rstrip(";"), frozenset(rows)) for part in parts if part)
+            ready = tuple(_Statement(part.rstrip(";"), dialect, frozenset(rows)) for part in parts if part)
             if not ready:
                 raise SqlError(f"{self.path}: {name} is no statement for {dialect}")
             self._ready[asked] = ready
@@ -159,6 +145,13 @@ def _rows_sql(dialect: str, value: str, columns: str) -> str:
     names = [column.split()[0] for column in columns.split(",")]
     fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
     return f"(SELECT {fields} FROM json_each({value}))"
+
+
+def _list_sql(dialect: str, name: str, negated: str) -> str:
+    """A comparison with a list that is one value: the same text for any length, which costs nothing to take apart."""
+    if dialect == "postgresql":
+        return f"<> ALL(:{name})" if negated else f"= ANY(:{name})"
+    return f"{negated}IN (SELECT value FROM json_each(:{name}))"
 
 
 @cache

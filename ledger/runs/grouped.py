@@ -48,19 +48,4 @@ def reserve_all(
     }
     if reservations.SQL.run(connection, "hold", values).first() is None:
         raise NotTogether(f"{customer_id} has no room for all of them, or something is due in its wallet")
-    return [_held(ask, by, now_ms) for ask, by in asked]
-
-
-def _held(ask: Ask, by: By, now_ms: int) -> Reservation:
-    """As its row is now."""
-    return Reservation(
-        **vars(ask),
-        drawn_micro=0,
-        state="held",
-        accepted_ms=now_ms,
-        ended_ms=None,
-        ended_by=None,
-        ended_reason=None,
-        actor=by.actor,
-        reason=by.reason,
-    )
+    return [reservations.noted(ask, by) for ask, by in asked]

@@ -181,7 +181,6 @@ def reserve(
         return found, True
     if ask.sandboxes != NO_SANDBOXES:
         sandboxes.take(connection, ask.reservation, ask.org_id, ask.customer_id, json.loads(ask.sandboxes), by.now_ms)
-        found = replace(found, sandboxes=ask.sandboxes)
     make_room()
     if not _hold(connection, ask.customer_id, ask.amount_micro, ask.expires_ms, by.now_ms, most_held_micro):
         raise _no_room(connection, found, ask.amount_micro, most_held_micro)
@@ -196,12 +195,28 @@ def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool
     Errors: Denied `other_content`.
     """
     values = {**vars(ask), "accepted_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    is_new = SQL.run(connection, "insert", values).first() is not None
+    if SQL.run(connection, "insert", values).first() is not None:
+        return noted(ask, by), True
     found = read(connection, ask.reservation)
     assert found is not None
-    if not is_new and found.fingerprint != ask.fingerprint:
+    if found.fingerprint != ask.fingerprint:
         raise other_content(ask.reservation)
-    return found, is_new
+    return found, False
+
+
+def noted(ask: Ask, by: By) -> Reservation:
+    """A new reservation, as its row is."""
+    return Reservation(
+        **vars(ask),
+        drawn_micro=0,
+        state="held",
+        accepted_ms=by.now_ms,
+        ended_ms=None,
+        ended_by=None,
+        ended_reason=None,
+        actor=by.actor,
+        reason=by.reason,
+    )
 
 
 def grow(

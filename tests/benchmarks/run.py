@@ -66,8 +66,8 @@ CASES: Final[dict[str, Case]] = {
     "transfers": lambda made, kind, o: case_transfers.run(made, kind, o.scale, min(o.runs, 3)),
     "memory": lambda made, kind, o: case_memory.run(made, kind, scaled(o.scale), min(o.runs, 5)),
 }
-"""`tick` gives also `ledger`, `memory` also `seal_of_many`; `credit` gives `check` and `reserve`, `transfers` gives
-`mix` and `rows`."""
+"""`tick` gives also `ledger`, `memory` also `seal_of_many`; `hot` gives two; `credit` gives `check` and `reserve`,
+`transfers` gives `mix` and `rows`."""
 
 
 def results(options: Options) -> Iterator[Result]:

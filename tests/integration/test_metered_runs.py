@@ -439,7 +439,7 @@ def test_of_runs_accepted_at_once_none_is_above_the_bound(lab: Lab, monkeypatch:
 
 
 def _permit_unlooked(connection: sa.Connection, request: Request, now_ms: int) -> run_permission.Permit:
-    found = plans.hold_terms(connection, request.org_id)
+    found = plans.hold_terms(connection, request.org_id) or plans.HoldTerms()
     return run_permission.Permit(request.org_id, request.amount_micro or 0, found)
 
 

@@ -186,7 +186,7 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
         raise UsageError("a run holds more than nothing, and at most a thousand million credits")
     before = None if to_micro is None else reservations.read(connection, key)
     if before is not None and to_micro is not None and before.hold == "wallet":
-        most = plans.hold_terms(connection, before.customer_id).most_held_micro
+        most = _terms(connection, before).most_held_micro
         make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
     found = _held(connection, key, by.now_ms)
     if found.state != "held":
@@ -195,7 +195,7 @@ def extend(connection: sa.Connection, key: str, to_micro: int | None, for_ms: in
     if found.hold != "wallet":
         grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)
         return Accepted(grown, grown == found, *_left(connection, found, by.now_ms))
-    terms = plans.hold_terms(connection, found.customer_id)
+    terms = _terms(connection, found)
     if terms.most_hold_micro is not None and to_micro > max(terms.most_hold_micro, found.amount_micro):
         raise above_cap(to_micro, terms.most_hold_micro)
     grown = reservations.grow(connection, found, to_micro, until_ms, by.now_ms, terms.most_held_micro)
@@ -245,6 +245,11 @@ def _held(connection: sa.Connection, key: str, now_ms: int) -> Reservation:
     return found
 
 
+def _terms(connection: sa.Connection, run: Reservation) -> plans.HoldTerms:
+    """By what its wallet goes now."""
+    return plans.hold_terms(connection, run.customer_id) or plans.PLAIN
+
+
 def _wallet(connection: sa.Connection, customer_id: str) -> accounts.Wallet:
     return accounts.read_wallets(connection, [customer_id])[customer_id]
 
@@ -254,10 +259,9 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
     halt, let go on, or leave with little is asked about again: also who had nothing before, for a halt may be under way
     that nobody sees yet."""
     found = maturing.look_ahead(connection, customer_id, now_ms)
-    orgs = orgs_of(connection, [customer_id])
-    values = {"orgs": orgs, "customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
+    values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
     if found.available_micro <= freed_micro or SQL.run(connection, "verdict_may_change", values).first() is not None:
-        mark_for_projection(connection, orgs, now_ms)
+        mark_for_projection(connection, orgs_of(connection, [customer_id]), now_ms)
     return found
 
 

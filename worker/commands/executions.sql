@@ -1,9 +1,10 @@
 -- Runs: whose verdict they may change.
 
 -- name: verdict_may_change
--- Of these organisations one is halted; or their wallet lost a tier just now; or its balance is low, and the operator's product wants to know
--- and was not told.
-SELECT 1 FROM orgs o WHERE o.org_id IN :orgs AND (o.is_halted OR (:balance_micro <= {low_level}
+-- Of the organisations whose wallet this is, one is halted; or the wallet lost a tier just now; or its balance is low,
+-- and the operator's product wants to know and was not told.
+SELECT 1 FROM assignments a JOIN orgs o ON o.org_id = a.org_id
+WHERE a.customer_id = :customer_id AND (o.is_halted OR (:balance_micro <= {low_level}
     AND EXISTS (SELECT 1 FROM hook_endpoints h WHERE h.ended_ms IS NULL
         AND ' ' || h.events || ' ' LIKE '% balance.low %')
     AND NOT EXISTS (SELECT 1 FROM balance_episodes e WHERE e.org_id = o.org_id AND e.level = 'low'

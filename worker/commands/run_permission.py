@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from drawdown.ledger import accounts, maturing, payers, plans
+from drawdown.ledger import accounts, maturing, payers
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.plans import HoldTerms
 from drawdown.ledger.rates import RateCard
@@ -21,9 +21,9 @@ from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS, MICRO
-from drawdown.worker.catalog.wallets import mirrored_at, wallets_at
+from drawdown.schema.units import MICRO
 from drawdown.worker.commands import remote_runs
+from drawdown.worker.commands.run_payer import Paying, own_wallet, read_asker, sponsor
 from drawdown.worker.commands.run_request import Request, bad_estimate
 from drawdown.worker.verdict.metered import freed_by_now, shrink_of
 from drawdown.worker.verdict.rates import rate_card_of
@@ -43,25 +43,16 @@ class Permit:
     hold: Hold = "wallet"
 
 
-@dataclass(frozen=True)
-class _Paying:
-    """Whose wallet pays; or, where the hold lies elsewhere, who is billed at which provider."""
-
-    customer_id: str
-    hold: Hold = "wallet"
-    provider: str = ""
-
-
 def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
     """Every step but the last, credits: those are asked for where they are held. Errors: Denied, with its step."""
-    payer = _sponsor(connection, request, now_ms)
-    paying = _paying(connection, request.org_id, now_ms) if payer is None else _Paying(payer.payer)
+    asker = read_asker(connection, request.org_id, now_ms)
+    paying = sponsor(connection, request, asker, now_ms) or own_wallet(connection, asker, now_ms)
     here = paying.hold == "wallet"
     if not here:
         _require_elsewhere(request, paying.provider)
-    _require_running(connection, request.org_id)
-    terms = plans.hold_terms(connection, paying.customer_id) if here else HoldTerms()
-    amount = _to_hold(connection, request, terms, now_ms) if here else _elsewhere(connection, request, paying, now_ms)
+    asker.require_running()
+    priced = _to_hold if here else _elsewhere
+    amount = priced(connection, request, paying, now_ms)
     _require_unblocked(connection, request)
     if request.supplier is not None:
         ids.require(connection, ids.SUPPLIER, request.supplier)
@@ -69,26 +60,25 @@ def permit(connection: sa.Connection, request: Request, now_ms: int) -> Permit:
         _require_own_sandboxes(connection, request, now_ms)
     if request.settled_by == "metering":
         sandboxes.require_few(connection, paying.customer_id, now_ms, with_new=False)
-    return Permit(paying.customer_id, amount, terms, payer, paying.hold)
+    return Permit(paying.customer_id, amount, paying.terms, paying.payer, paying.hold)
 
 
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
     """The same for several requests of one organisation: what is the same for all is asked for once. Errors: Denied, or
     UnknownId, of any of them; NotTogether where they draw on no wallet."""
     (org_id,) = {request.org_id for request in requests}
-    paying = _paying(connection, org_id, now_ms)
+    asker = read_asker(connection, org_id, now_ms)
+    paying = own_wallet(connection, asker, now_ms)
     if paying.hold != "wallet":
         raise NotTogether("each is decided by the balance that a provider keeps")
-    customer = paying.customer_id
-    _require_running(connection, org_id)
-    terms = plans.hold_terms(connection, customer)
+    asker.require_running()
     card = read_rate_card(connection, now_ms) if any(request.quantities for request in requests) else None
-    amounts = [_to_hold(connection, request, terms, now_ms, card) for request in requests]
+    amounts = [_to_hold(connection, request, paying, now_ms, card) for request in requests]
     for request in {(one.project, one.action): one for one in requests}.values():
         _require_unblocked(connection, request)
     for supplier in sorted({one.supplier for one in requests if one.supplier is not None}):
         ids.require(connection, ids.SUPPLIER, supplier)
-    return [Permit(customer, amount, terms) for amount in amounts]
+    return [Permit(paying.customer_id, amount, paying.terms) for amount in amounts]
 
 
 def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wallet, now_ms: int) -> None:
@@ -159,9 +149,10 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
 
 
 def _to_hold(
-    connection: sa.Connection, request: Request, terms: HoldTerms, now_ms: int, card: RateCard | None = None
+    connection: sa.Connection, request: Request, paying: Paying, now_ms: int, card: RateCard | None = None
 ) -> int:
     """A request's estimate times the plan's factor; without one, what the plan says."""
+    terms = paying.terms
     if request.quantities is None and request.amount_micro is None:
         if terms.unknown_hold_micro is None:
             raise Denied("no_estimate", "a run needs an estimate: give credits, or quantities of features", "plan")
@@ -170,45 +161,6 @@ def _to_hold(
     if terms.most_hold_micro is not None and estimate > terms.most_hold_micro:
         raise above_cap(estimate, terms.most_hold_micro)
     return terms.held_for(estimate)
-
-
-def _sponsor(connection: sa.Connection, request: Request, now_ms: int) -> payers.Payer | None:
-    """What the payer allows that a request names; None where the organisation itself pays. The nearest name is told of
-    those alone who pay for it; to whom no names are told, one that is unknown is one that does not pay. Errors:
-    UnknownId; Denied."""
-    payer, org_id = request.payer, request.org_id
-    if payer is None:
-        return None
-    ids.require(connection, ids.CUSTOMER, org_id)
-    if ids.tells_names(connection) and not ids.is_known(connection, ids.CUSTOMER, payer):
-        raise ids.unknown(ids.PAYER, payer, payers.of_org(connection, org_id))
-    row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
-    if payer == (str(row.customer_id) if row is not None and row.customer_id else org_id):
-        return None
-    found = payers.require(connection, payer, org_id, now_ms)
-    if not accounts.has_wallet(connection, payer):
-        text = f"{payer} has no credit yet: `drawdown ledger grant {payer} CREDITS`"
-        raise Denied("no_wallet", text, "account")
-    return found
-
-
-def _paying(connection: sa.Connection, org_id: str, now_ms: int) -> _Paying:
-    """Whose wallet pays for an organisation: its customer's at its biller; its own where nobody bills it. Whose balance
-    its biller keeps has none here, nor has who is billed afterwards and was never given credit."""
-    row = SQL.run(connection, "biller", {"org_id": org_id, "now_ms": now_ms}).one_or_none()
-    billed = row is not None and row.provider not in EXEMPT_PROVIDERS
-    customer = str(row.customer_id) if row is not None and billed and row.customer_id else org_id
-    if row is not None and billed and row.provider not in wallets_at(connection):
-        return _Paying(customer, remote_runs.hold_at(connection, org_id, now_ms, in_ledger=False), row.provider)
-    if not accounts.has_wallet(connection, customer):
-        if row is None:
-            ids.require(connection, ids.CUSTOMER, org_id)
-        elif row.provider in mirrored_at(connection):
-            return _Paying(customer, remote_runs.hold_at(connection, org_id, now_ms, in_ledger=True), row.provider)
-        raise Denied(
-            "no_wallet", f"{customer} has no credit yet: `drawdown ledger grant {customer} CREDITS`", "account"
-        )
-    return _Paying(customer)
 
 
 def _require_elsewhere(request: Request, provider: str) -> None:
@@ -226,7 +178,7 @@ def _require_elsewhere(request: Request, provider: str) -> None:
             raise Denied("needs_wallet", text, "account")
 
 
-def _elsewhere(connection: sa.Connection, request: Request, paying: _Paying, now_ms: int) -> int:
+def _elsewhere(connection: sa.Connection, request: Request, paying: Paying, now_ms: int) -> int:
     """The estimate of a run that a provider bills, by that provider's rates. No plan of ours has a say in it.
 
     Errors: Denied `no_rate`; UsageError.
@@ -235,15 +187,6 @@ def _elsewhere(connection: sa.Connection, request: Request, paying: _Paying, now
     for line in (request.quantities or {}).items():
         amount += remote_runs.price_of(connection, card, paying.provider, line, now_ms)
     return _sane_amount(amount)
-
-
-def _require_running(connection: sa.Connection, org_id: str) -> None:
-    row = SQL.run(connection, "standing", {"org_id": org_id}).one_or_none()
-    if row is not None and row.is_halted:
-        why = row.halt_reason or "no reason is on record"
-        raise Denied("halted", f"{org_id} is halted ({why}): see `drawdown org show {org_id}`", "account_state")
-    if row is not None and row.stopped_at_ms is not None:
-        raise Denied("stopped", f"{org_id} is stopped: see `drawdown org show {org_id}`", "account_state")
 
 
 def _priced(connection: sa.Connection, request: Request, now_ms: int, card: RateCard | None) -> int:

@@ -1,11 +1,4 @@
--- Who pays for a run, and what refuses it.
-
--- name: biller
-SELECT provider, customer_id FROM assignments WHERE org_id = :org_id AND start_ms <= :now_ms
-    AND (end_ms IS NULL OR :now_ms < end_ms)
-
--- name: standing
-SELECT is_halted, halt_reason, stopped_at_ms FROM orgs WHERE org_id = :org_id
+-- What refuses a run.
 
 -- name: blocks
 -- The project before the action.

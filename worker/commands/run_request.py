@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
@@ -55,7 +55,8 @@ class Request:
 def fingerprint(request: Request) -> str:
     """Tells a repetition from another request under the same key. One without a supplier, a payer or sandboxes reads
     as before there were any."""
-    content = {**asdict(request), "sandboxes": request.named}
+    quantities = None if request.quantities is None else dict(request.quantities)
+    content = {**vars(request), "quantities": quantities, "sandboxes": request.named}
     for name in ("supplier", "payer", "settled_by", "sandboxes"):
         if not content[name] or (name == "settled_by" and not request.sandboxes):
             del content[name]
