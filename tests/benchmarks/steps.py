@@ -18,6 +18,7 @@ _STEP_OF = {
     "seal": "seal",
     "sweep": "seal",
     "expire": "push",
+    "charge": "push",
     "claim": "push",
     "settle": "push",
     "projections_due": "project",

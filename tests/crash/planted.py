@@ -18,7 +18,7 @@ from drawdown.worker.engine import calls, flight, runner
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import Effect, Push
 from drawdown.worker.push import claim
-from drawdown.worker.push.request import request_of as sound_request_of
+from drawdown.worker.push.rows import request_of as sound_request_of
 from drawdown.worker.topup import claim as topup_claim
 from drawdown.worker.topup import fill as topup_fill
 from drawdown.worker.topup import settle as topup_settle

@@ -17,8 +17,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import credit, features, pushes
-from drawdown.worker.push.request import request_of
-from drawdown.worker.push.rows import find_push
+from drawdown.worker.push.rows import find_push, request_of
 from drawdown.worker.verify.verify import verify
 from tests.world import T0, Fleet
 

@@ -14,7 +14,7 @@ from drawdown.worker.catalog.terms import paused
 from drawdown.worker.commands.providers import pause, resume
 from drawdown.worker.commands.pushes import resolve_accepted, void
 from drawdown.worker.push.balances import acknowledge, told
-from drawdown.worker.push.request import dated
+from drawdown.worker.push.rows import dated
 from drawdown.worker.reconcile.over import ONLY_THERE
 from drawdown.worker.reconcile.reconcile import Line
 from tests.emulators.autumn import LOSS_FAULTS

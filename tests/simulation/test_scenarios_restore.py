@@ -14,7 +14,7 @@ from drawdown.worker.engine.effects import Push, Steps
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.push.notices import apply_notices
-from drawdown.worker.push.request import wire_key
+from drawdown.worker.push.rows import wire_key
 from drawdown.worker.tick import tick
 from tests.simulation.actions import insert
 from tests.simulation.operators import said

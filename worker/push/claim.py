@@ -18,7 +18,7 @@ from drawdown.worker.history.losses import loss_of, read_losses
 from drawdown.worker.push.lookup_drawn import MOST_TOGETHER
 from drawdown.worker.push.lost_revisions import NEXT_REVISIONS, Sought
 from drawdown.worker.push.outcome import safe_retention_ms
-from drawdown.worker.push.request import request_of
+from drawdown.worker.push.rows import request_of
 
 SQL = queries(__file__)
 

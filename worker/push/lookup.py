@@ -29,8 +29,7 @@ from drawdown.worker.push.claim import claim_lookups
 from drawdown.worker.push.lookup_drawn import Weighed, ends_by_balance, weigh
 from drawdown.worker.push.lost_revisions import CarryDoubt, Sought, carry_doubt, look_further
 from drawdown.worker.push.outcome import Adopt, Asked, Settlement, Void, after_lookup
-from drawdown.worker.push.request import request_of, wire_key
-from drawdown.worker.push.rows import PushRow, find_push, push_id_of
+from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, wire_key
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.asks import mark_for_projection

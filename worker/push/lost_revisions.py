@@ -20,8 +20,7 @@ from drawdown.worker.engine.effects import Steps
 from drawdown.worker.history.losses import Loss
 from drawdown.worker.push.adopt import Other
 from drawdown.worker.push.outcome import OTHERS, OTHERS_FIRST
-from drawdown.worker.push.request import dated, request_of, wire_key
-from drawdown.worker.push.rows import PushRow, push_id_of
+from drawdown.worker.push.rows import PushRow, dated, push_id_of, request_of, wire_key
 
 SQL = queries(__file__)
 

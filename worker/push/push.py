@@ -16,6 +16,7 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
+from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Capabilities, Outcome, RetryAt, Unknown
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
@@ -24,6 +25,7 @@ from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import Push, Remember, Steps, Transaction, Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.claim import Claim, Claimed, claim_due
+from drawdown.worker.push.in_place import charge_in_place
 from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.asks import mark_for_projection
@@ -61,6 +63,8 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
     done = Pushed()
     now = context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
+    if provider == EMBEDDED:
+        done.accepted += yield from charge_in_place(context, context.new_claim(), SENDING)
     while not context.out_of_time(SENDING) and context.breaker(provider).allows(context.clock.now_ms()):
         now, claim = context.clock.now_ms(), context.new_claim()
         claimed: Claim = yield Transaction(

@@ -25,6 +25,10 @@ FOR UPDATE OF p
 -- name: is_not_paused
 (SELECT COUNT(*) FROM provider_states s WHERE s.provider = :provider AND s.paused_ms IS NOT NULL) = 0
 
+-- name: may_be_sent
+p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND p.due_at_ms <= :now_ms
+    AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
+
 -- name: claim
 -- `due_at_ms` is the lease too: a claimed push is due again when its claimer has not settled it by then.
 -- Rule P2 is asked for here as well: a process may have slept since it expired what was too old.
@@ -32,9 +36,7 @@ UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempt
     first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now_ms)
 FROM (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-    WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND p.due_at_ms <= :now_ms
-        AND o.stopped_at_ms IS NULL AND o.bucket BETWEEN :lo AND :hi AND {is_not_paused}
-        AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
+    WHERE {may_be_sent} AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
     ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}) x
 WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
@@ -248,3 +250,72 @@ SELECT key FROM pushes WHERE wire_key = :wire_key AND provider = :provider ORDER
 -- Those of these customers that were ever given credit here.
 SELECT w.id FROM {rows :customers (id text)} w WHERE EXISTS (SELECT 1 FROM ledger_entries e
     WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant')
+
+-- name: make_charges [postgresql]
+CREATE TEMP TABLE charges_work (window_ms bigint, org_id text COLLATE "C", feature text COLLATE "C", revision bigint,
+    key text COLLATE "C", account_id text COLLATE "C", quantity bigint, ts bigint, amount_micro bigint) ON COMMIT DROP
+
+-- name: make_charges [sqlite]
+CREATE TEMP TABLE IF NOT EXISTS charges_work (window_ms bigint, org_id text, feature text, revision bigint, key text,
+    account_id text, quantity bigint, ts bigint, amount_micro bigint);
+DELETE FROM charges_work
+
+-- name: dated
+-- The moment that a push is dated at: in SQL, `rows.dated`.
+p.window_ms + CASE WHEN p.revision < :own_minutes THEN p.revision ELSE :own_minutes END * :minute_ms + :minute_ms / 2
+
+-- name: pick_charges
+-- Those that were never sent, of features that have a rate, up to the quantity that it may charge (`most`). The price
+-- is `Rate.price`: rounded half away from zero.
+INSERT INTO charges_work (window_ms, org_id, feature, revision, key, account_id, quantity, ts, amount_micro)
+WITH rates AS MATERIALIZED (SELECT * FROM {rows :rates (feature text, from_ms bigint, to_ms bigint,
+    micro_credits bigint, per_quantity bigint, most bigint)} r)
+SELECT p.window_ms, p.org_id, p.feature, p.revision, p.key, 'wallet:' || p.customer_id, p.sent_qty, {dated},
+    CASE WHEN p.sent_qty < 0 THEN -1 ELSE 1 END
+        * ((ABS(p.sent_qty) * r.micro_credits * 2 + r.per_quantity) / (2 * r.per_quantity))
+FROM pushes p JOIN orgs o ON o.org_id = p.org_id
+JOIN rates r ON r.feature = p.feature AND {dated} >= r.from_ms AND {dated} < r.to_ms
+WHERE {may_be_sent} AND p.attempts = 0 AND p.wire_key IS NULL AND p.sent_qty BETWEEN -r.most AND r.most
+ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}
+
+-- name: post_charges
+-- In the order of their keys, and the wallets in theirs: as everybody does it.
+INSERT INTO ledger_accounts (account_id) SELECT DISTINCT account_id FROM charges_work WHERE 1 = 1
+ORDER BY account_id ON CONFLICT (account_id) DO NOTHING;
+INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, feature, quantity, ts, at_ms, actor,
+    reason)
+SELECT key, 'usage', account_id, 'revenue:' || feature, amount_micro, feature, quantity, ts, :now_ms, 'drawdown', 'usage'
+FROM charges_work WHERE 1 = 1 ORDER BY key ON CONFLICT (key) DO NOTHING
+
+-- name: move_charges [postgresql]
+SELECT COUNT(*) FROM (SELECT 1 FROM ledger_accounts WHERE account_id IN (SELECT account_id FROM charges_work)
+    ORDER BY account_id FOR UPDATE) q;
+{move_charged}
+
+-- name: move_charges [sqlite]
+{move_charged}
+
+-- name: move_charged
+-- As `move` of the ledger.
+UPDATE ledger_accounts SET balance_micro = balance_micro - r.amount,
+    next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount < 0) THEN 0
+        ELSE next_due_ms END
+FROM (SELECT account_id, CAST(SUM(amount_micro) AS BIGINT) AS amount, MIN(ts) AS first_ms FROM charges_work
+    GROUP BY account_id) r
+WHERE ledger_accounts.account_id = r.account_id
+
+-- name: charged_beyond
+SELECT 1 FROM ledger_accounts WHERE account_id IN (SELECT account_id FROM charges_work)
+    AND balance_micro NOT BETWEEN -:most AND :most LIMIT 1
+
+-- name: settle_charges
+INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty, finished_ms, outcome,
+    attempts_then)
+SELECT window_ms, org_id, feature, revision, 1, :now_ms, :claim_owner, quantity, :now_ms, 'accepted', 1
+FROM charges_work;
+UPDATE pushes SET state = 'accepted', claim_owner = :claim_owner, due_at_ms = :now_ms, attempts = 1,
+    first_attempt_ms = :now_ms, settled_ms = :now_ms, last_error = NULL
+FROM charges_work x WHERE {is_of_updated_push}
+
+-- name: charged_orgs
+SELECT DISTINCT org_id FROM charges_work ORDER BY org_id

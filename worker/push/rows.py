@@ -1,19 +1,21 @@
-"""Pushes by their keys, and changes of many of them at once.
+"""Pushes by their keys, changes of many of them at once, and the request that each makes.
 
 Guarantee: for any number of pushes, each question and each change is one statement. Keys are found by the outbox's own
-primary key, for there is no index on their text.
+primary key, for there is no index on their text. The same row makes the same bytes (P2).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema import ids
 from drawdown.schema.sql import queries
-from drawdown.schema.units import PUSH_ID, parse_push_key
+from drawdown.schema.units import MINUTE_MS, OWN_MINUTES, PUSH_ID, parse_push_key
 
 PUSH: Final = ids.Kind("push", (), "drawdown push list")
 SQL = queries(__file__)
@@ -72,3 +74,22 @@ def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[in
     found = SQL.run(connection, "newest_unanswered", {"push_ids": [push_id_of(row) for row in rows]})
     newest = {tuple(push_id_of(row).values()): int(row.newest_ms) for row in found}
     return [newest.get(tuple(push_id_of(row).values())) for row in rows]
+
+
+def wire_key(key: str, capabilities: Capabilities) -> str:
+    """What a push is known by over there: its key, or a stable hash of it where that is too long."""
+    if capabilities.max_key_chars is None or len(key) <= capabilities.max_key_chars:
+        return key
+    return f"usage:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def dated(window_ms: int, revision: int) -> int:
+    """The moment a push is dated at: within its window, in the middle of a minute, whatever sums take for its ends."""
+    return window_ms + min(revision, OWN_MINUTES) * MINUTE_MS + MINUTE_MS // 2
+
+
+def request_of(row: sa.Row[tuple[object, ...]], capabilities: Capabilities) -> PushRequest:
+    """What is sent, or asked about, for a row of `pushes`."""
+    key = row.wire_key or wire_key(row.key, capabilities)
+    ts = dated(row.window_ms, row.revision)
+    return PushRequest(key, row.customer_id, row.feature, row.sent_qty, ts, row.attempts)

@@ -16,8 +16,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.engine.asking import look_up_all
 from drawdown.worker.engine.effects import ReadTotals, Steps, Transaction
-from drawdown.worker.push.request import dated, request_of
-from drawdown.worker.push.rows import PushRow, Row
+from drawdown.worker.push.rows import PushRow, Row, dated, request_of
 from drawdown.worker.reconcile.report import Line, of_line
 
 SQL = queries(__file__)

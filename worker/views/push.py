@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from drawdown.schema.sql import queries
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.mapping import MB_SECONDS, mapping_rows, resolve
-from drawdown.worker.push.request import dated
-from drawdown.worker.push.rows import find_push
+from drawdown.worker.push.rows import dated, find_push
 
 SAMPLES_SHOWN: Final = 200
 SQL = queries(__file__)

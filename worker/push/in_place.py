@@ -1,0 +1,96 @@
+"""Charges the embedded ledger's own pushes where they stand: picked, charged and settled in one transaction.
+
+Guarantee: entry, attempt and state are committed together, so that no answer can be lost: there is no byte that leaves
+(P1). Each key is charged once for good. What is not plain (sent before, no rate, beyond a bound, charged under its key
+already) stays due, and is sent the way of all providers, which has an answer for each.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.ledger.entries import EVER_MS, MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
+from drawdown.ledger.rates import RateCard
+from drawdown.ledger.wallet import read_rate_card
+from drawdown.providers.embedded import NAME as EMBEDDED
+from drawdown.schema.errors import Refused
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MINUTE_MS, OWN_MINUTES
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Remember, Steps, Transaction, Witness
+from drawdown.worker.engine.shard import Shard
+from drawdown.worker.history.incarnation import count_sends, require_same
+from drawdown.worker.verdict.asks import mark_for_projection
+
+SQL = queries(__file__)
+
+AT_ONCE: Final = 2_048
+"""Pushes that one transaction charges."""
+MOST_PRODUCT: Final = 2**62
+"""Twice a quantity times its rate, at most: what SQL works out stays within 64 bits."""
+
+
+class NotPlain(Refused):
+    """A key was charged before, or a wallet would stand beyond what any may; nothing was charged."""
+
+
+def charge_in_place(context: Context, claim: str, sending: int) -> Steps[int]:
+    """Charge all that is plain, until nothing of it is due or time is up; how many that were."""
+    done = 0
+    while not context.out_of_time(sending):
+        now = context.clock.now_ms()
+        work = partial(charge_due, claim=claim, now=now, shard=context.shard, witness=context.witness)
+        try:
+            charged, witness = yield Transaction("charge", work)
+        except NotPlain:
+            break
+        if witness is not None:
+            context.witness = witness
+            yield Remember(witness)  # R1: what is charged is counted outside of the database, too
+        done += charged
+        context.advanced("pushed", charged)
+        if charged < AT_ONCE:
+            break
+    return done
+
+
+def charge_due(
+    connection: sa.Connection, *, claim: str, now: int, shard: Shard, witness: Witness | None
+) -> tuple[int, Witness | None]:
+    """Charge and settle at most `AT_ONCE` pushes that are due; how many, and what to remember of it (None: nothing).
+
+    Errors: NotPlain; HistoryDoubted.
+    """
+    require_same(connection, witness)
+    SQL.run(connection, "make_charges")
+    limits = {"now_ms": now, "at_most": AT_ONCE, "lo": shard.lo, "hi": shard.hi}
+    dated = {"own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS}
+    rates = {"provider": EMBEDDED, "rates": rates_in_sql(read_rate_card(connection))}
+    picked = SQL.run(connection, "pick_charges", {**limits, **dated, **rates}).rowcount
+    if not picked:
+        return 0, None
+    if SQL.run(connection, "post_charges", {"now_ms": now}).rowcount < picked:
+        raise NotPlain("a key was charged before")
+    SQL.run(connection, "move_charges")
+    if SQL.run(connection, "charged_beyond", {"most": MOST_BALANCE_MICRO}).first() is not None:
+        raise NotPlain("a wallet would stand beyond what any may")
+    SQL.run(connection, "settle_charges", {"now_ms": now, "claim_owner": claim})
+    mark_for_projection(connection, SQL.run(connection, "charged_orgs").scalars().all(), now)
+    return picked, count_sends(connection, picked, witness)
+
+
+def rates_in_sql(card: RateCard) -> list[dict[str, object]]:
+    """The rate card as rows: each rate, from when until when it is in force, and the largest quantity that it charges
+    within one entry's bound."""
+    rows = []
+    for rate, later in zip(card.rates, [*card.rates[1:], None], strict=True):
+        ends_ms = later.start_ms if later is not None and later.feature == rate.feature else EVER_MS
+        micro, per = rate.micro_credits, rate.per_quantity
+        most = min(MAX_ENTRY_MICRO * per // max(micro, 1), (MOST_PRODUCT - per) // max(2 * micro, 1))
+        times = {"from_ms": rate.start_ms, "to_ms": ends_ms}
+        prices = {"micro_credits": micro, "per_quantity": per, "most": max(min(most, MOST_PRODUCT), -1)}
+        rows.append({"feature": rate.feature, **times, **prices})
+    return rows
