@@ -22,12 +22,12 @@ ROLES = ("importer", "ticker-a", "ticker-b")
 CHUNK = tuple(f"{when} chunk" for when in ("begin", "inside", "end"))
 TICK = (
     *(f"{when} {step}" for when in ("begin", "inside", "end") for step in (
-        "begin_tick", "seal", "sweep", "claim", "charge", "settle", "projections_due", "project", "due_halts",
+        "begin_tick", "seal", "sweep", "charge", "claim", "projections_due", "project", "due_halts",
         "end_tick",
     )),
-    *(f"{when} {step}" for when in ("begin", "end") for step in ("push", "read")),
+    *(f"{when} read" for when in ("begin", "end")),
 )  # fmt: skip
-HELD = tuple(f"inside {step}" for step in ("begin_tick", "seal", "claim", "charge", "settle", "project", "end_tick"))
+HELD = tuple(f"inside {step}" for step in ("begin_tick", "seal", "charge", "claim", "project", "end_tick"))
 """Where a worker stands with a transaction open, while its server is struck."""
 KILLED, ONE_KILLED, STOPPED, CUT = (
     "postmaster killed", "one backend killed", "stopped immediately", "connection cut"

@@ -5,19 +5,23 @@ Each is one that billing software really had: see what the siege says to it in `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
+from drawdown.ledger.rates import Rate, RateCard
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
+from drawdown.schema.units import MINUTE_MS, OWN_MINUTES
 from drawdown.worker.engine import calls, flight, runner
 from drawdown.worker.engine.calls import Calls
-from drawdown.worker.engine.effects import Effect, Push
-from drawdown.worker.push import claim
+from drawdown.worker.engine.context import Context
+from drawdown.worker.engine.effects import Effect, Push, Steps, Transaction
+from drawdown.worker.push import claim, in_place, push
 from drawdown.worker.push.rows import request_of as sound_request_of
 from drawdown.worker.topup import claim as topup_claim
 from drawdown.worker.topup import fill as topup_fill
@@ -27,8 +31,41 @@ from drawdown.worker.topup.topups import Topup
 ACCEPTED = "UPDATE pushes SET state = 'accepted' WHERE key = :key AND state = 'due'"
 
 
+def _sent() -> None:
+    """Nothing is charged in place: pushes at the ledger are sent the way of all providers."""
+
+    def charge_in_place(context: Context, claim: str, sending: int) -> Steps[int]:
+        yield from ()
+        return 0
+
+    vars(push)["charge_in_place"] = charge_in_place
+
+
+def _settled_apart() -> None:
+    """What is charged in place is settled by the next transaction, so that who dies between charges it again."""
+    found = in_place.SQL
+    found.put("post_charges", found.pieces["post_charges", ""].replace("SELECT key,", "SELECT key || ':' || :now_ms,"))
+    picks = ("make_charges", "pick_charges")
+
+    def work(connection: sa.Connection, names: Sequence[str], values: Mapping[str, object]) -> int:
+        done = [found.run(connection, name, values).rowcount for name in names]
+        return int(done[1])
+
+    def charge_in_place(context: Context, claim: str, sending: int) -> Steps[int]:
+        rates = in_place.rates_in_sql(RateCard(Rate(f"compute_{size}gb", 0, 100, 1) for size in (1, 2, 4, 8)))
+        now = context.clock.now_ms()
+        values = {"provider": "embedded", "now_ms": now, "at_most": 2_000, "lo": 0, "hi": 255, "rates": rates,
+                  "own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS, "claim_owner": claim}  # fmt: skip
+        yield Transaction("charge", partial(work, names=(*picks, "post_charges", "move_charges"), values=values))
+        done: int = yield Transaction("settle", partial(work, names=(*picks, "settle_charges"), values=values))
+        return done
+
+    vars(push)["charge_in_place"] = charge_in_place
+
+
 def _fresh_key() -> None:
     """Each attempt has a key of its own, so that a lost answer is charged again."""
+    _sent()
 
     def request_of(row: sa.Row[Any], capabilities: Capabilities) -> PushRequest:
         found = sound_request_of(row, capabilities)
@@ -39,6 +76,7 @@ def _fresh_key() -> None:
 
 def _settled_first() -> None:
     """What is about to be sent is written down as accepted, so that who dies before sending never sends."""
+    _sent()
     original = runner._do
 
     async def do(effect: Effect, world: runner.World, calls: Mapping[str, Calls]) -> Any:
@@ -80,6 +118,7 @@ def _paid_by_doubt() -> None:
 
 PLANTED: dict[str, Callable[[], None]] = {
     "fresh key": _fresh_key,
+    "settled apart": _settled_apart,
     "settled first": _settled_first,
     "settled at the end": _settled_at_the_end,
     "fresh charge": _fresh_charge,

@@ -16,6 +16,7 @@ from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.history import incarnation
+from drawdown.worker.push import in_place
 from tests.acceptance.commands import PROJECT, environment, must
 from tests.acceptance.tables import billed_exactly, number, rows
 from tests.crash.billers import blockade
@@ -26,7 +27,7 @@ from tests.simulation.mutants_remote import Patches
 from tests.whole import share
 from tests.world import T0, Fleet
 
-BATCH = 2000
+BATCH = in_place.AT_ONCE
 """The embedded ledger's; what is more than that is a second batch."""
 WINDOWS = BATCH + 400
 AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
@@ -81,7 +82,12 @@ def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("planted", "at"), [("fresh key", ("end charge", "begin settle")), ("settled first", ("begin charge",))]
+    ("planted", "at"),
+    [
+        ("fresh key", ("end charge", "begin settle")),
+        ("settled first", ("begin charge",)),
+        ("settled apart", ("end charge", "begin settle")),
+    ],
 )
 def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], tmp_path: Path) -> None:
     """What a retry charges again, and what is never sent."""
@@ -155,7 +161,7 @@ def test_sigterm_in_the_middle_of_a_push_ends_soundly(fleet: Fleet, database_url
         assert "Traceback" not in err
         assert running.process.returncode == 75, "something is left for the next tick"
         assert running.marks()[-1] == "end end_tick"
-        assert running.marks().count("begin push") == 1
+        assert running.marks().count("begin charge") == 1
     states = "SELECT state, COUNT(*) FROM pushes GROUP BY state ORDER BY state"
     assert rows(database_url, states) == [("accepted", BATCH), ("due", WINDOWS - BATCH)]
     assert number(database_url, "SELECT COUNT(*) FROM attempts WHERE outcome IS NULL") == 0

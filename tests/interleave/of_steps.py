@@ -61,6 +61,17 @@ def _sealed(stage: Stage) -> None:
     walk.until("sweep", stage.engine)
 
 
+def _sent_before(stage: Stage) -> None:
+    """And was sent once, by a worker that died: it is not charged in place."""
+    _sealed(stage)
+    due = "provider = 'embedded' AND state = 'due'"
+    stage.write(
+        "INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty) "
+        f"SELECT window_ms, org_id, feature, revision, 1, {NOW}, 'gone', sent_qty FROM pushes WHERE {due}"
+    )
+    stage.write(f"UPDATE pushes SET attempts = 1, first_attempt_ms = {NOW}, claim_owner = 'gone' WHERE {due}")
+
+
 def _seals(stage: Stage) -> Steps[Any]:
     return tick(stage.context(WITHOUT))
 
@@ -145,8 +156,9 @@ STEPS: Final = (
     step("expire", lambda s: push(s.context(WITHOUT), "fake")),
     step("claim", lambda s: push(s.context(WITHOUT), "fake")),
     step("settle", lambda s: push(s.context(WITHOUT), "fake")),
-    step("claim embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sealed),
-    step("settle embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sealed),
+    step("charge", lambda s: push(s.context(WITHOUT), "embedded"), _sealed),
+    step("claim embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sent_before),
+    step("settle embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sent_before),
     step("claim_lookups", lambda s: confirm(s.context(WITHOUT), "fake")),
     step("confirm_accounted", lambda s: confirm(s.context(WITHOUT), "fake")),
     step("confirm_lost", lambda s: confirm(s.context(WITHOUT), "fake")),

@@ -21,9 +21,9 @@ from drawdown.ledger import entries as ledger_entries
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
 from drawdown.worker.catalog.mapping import FOREVER_MS, segments
-from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.engine.effects import Steps, Transaction
 from drawdown.worker.halts import dispatch
-from drawdown.worker.push import push, request, void
+from drawdown.worker.push import in_place, push, rows, void
 from drawdown.worker.seal import newcomers, owed, statements
 from drawdown.worker.verdict import judge_read, org_row, project
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
@@ -40,7 +40,7 @@ def _keys(patches: Patches, change: Callable[[str, int], str]) -> None:
     def wrong(key: str, customer: str, feature: str, quantity: int, ts: int, attempt: int) -> PushRequest:
         return PushRequest(change(key, attempt), customer, feature, quantity, ts, attempt)
 
-    patches.put(request, "PushRequest", wrong)
+    patches.put(rows, "PushRequest", wrong)
 
 
 def _claim_not_committed(patches: Patches) -> None:
@@ -119,6 +119,13 @@ def _charged_again(patches: Patches) -> None:
         return {str(one["key"]) for one in entries}
 
     patches.put(wallet, "post", wrong)
+    patches.put(push, "charge_in_place", _nothing_in_place)
+
+
+def _nothing_in_place(context: Any, claim: str, sending: int) -> Steps[int]:
+    """Pushes at the ledger are sent, and answers lost, as at any provider."""
+    yield from ()
+    return 0
 
 
 def _acknowledged_on_failure(patches: Patches) -> None:
@@ -175,7 +182,14 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     ),
     "answers given to the wrong pushes": _answers_mixed_up,
     "ledger charges a known key again": _charged_again,
-    "ledger does not move the balance": lambda p: p.put(ledger_entries, "_move", lambda connection, moves: None),
+    "ledger does not move the balance": lambda p: p.put(ledger_entries, "_move", lambda connection, moved, dated: {}),
+    "charged in place, and no balance moves": lambda p: p.query(
+        in_place, "move_charged", "balance_micro - r.amount", "balance_micro"
+    ),
+    "charged in place, and nobody is asked about": lambda p: p.put(in_place, "mark_for_projection", lambda *rest: None),
+    "what is given back is charged in place": lambda p: p.query(
+        in_place, "pick_charges", "WHEN p.sent_qty < 0 THEN -1", "WHEN p.sent_qty < 0 THEN 1"
+    ),
     "halted_at rewritten by every projection": _halted_at_rewritten,
     "older read overwrites a newer one": _older_read_overwrites,
     "halt acknowledged on failure": _acknowledged_on_failure,

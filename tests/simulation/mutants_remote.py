@@ -232,7 +232,7 @@ REMOTE: Final[dict[str, Callable[[Patches], None]]] = {
     "keys expire only as a tick begins": lambda p: p.query(claim, "claim", _OLDEST, _NEVER),
     "late rejection ignored": lambda p: p.put(notices, "refuse_late", lambda *rest: None),
     "wire key not kept": lambda p: p.put(claim, "_keep_wire_keys", lambda connection, hashed: None),
-    "paused provider still sent": lambda p: p.query(claim, "claim", " AND {is_not_paused}", ""),
+    "paused provider still sent": lambda p: p.query(claim, "may_be_sent", " AND {is_not_paused}", ""),
     "unit of one feature forgotten on the wire": _unit_forgotten,
     "units of single features not sealed": _units_not_sealed,
     "whole units carried for ever": lambda p: p.query(

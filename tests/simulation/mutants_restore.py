@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from drawdown.providers.protocol import Absent
 from drawdown.worker.history import incarnation, recover
-from drawdown.worker.push import claim, lookup, outcome, push
+from drawdown.worker.push import claim, in_place, lookup, outcome, push
 from drawdown.worker.push.outcome import Void
 from drawdown.worker.seal import owed, statements
 from tests.simulation.mutants_remote import Patches
@@ -25,7 +25,7 @@ def _absent_is_void(patches: Patches) -> None:
 
 
 def _another_history_settled(patches: Patches) -> None:
-    for module in (push, claim, lookup, statements):
+    for module in (push, claim, in_place, lookup, statements):
         patches.put(module, "require_same", lambda connection, witness: None)
 
 

@@ -38,7 +38,7 @@ CHANCE_OF_RESTORE: Final = 0.004
 CHANCE_WHILE_LOST: Final = 0.01
 MOST_TRIES: Final = 100
 AGES: Final = {"restored_minutes": 30 * MINUTE_MS, "restored_hours": DAY_MS, "restored_days": 1000 * DAY_MS}
-DECISIVE: Final = frozenset({"seal", "sweep", "replay", "claim"})
+DECISIVE: Final = frozenset({"seal", "sweep", "replay", "claim", "charge"})
 """Transactions that must change nothing while history is lost."""
 _PUSHES: Final = "SELECT COUNT(*), COALESCE(SUM(attempts), 0) FROM pushes"
 

@@ -85,12 +85,13 @@ def charge_due(
 def rates_in_sql(card: RateCard) -> list[dict[str, object]]:
     """The rate card as rows: each rate, from when until when it is in force, and the largest quantity that it charges
     within one entry's bound."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for rate, later in zip(card.rates, [*card.rates[1:], None], strict=True):
         ends_ms = later.start_ms if later is not None and later.feature == rate.feature else EVER_MS
         micro, per = rate.micro_credits, rate.per_quantity
-        most = min(MAX_ENTRY_MICRO * per // max(micro, 1), (MOST_PRODUCT - per) // max(2 * micro, 1))
+        free = MOST_PRODUCT, MOST_PRODUCT
+        most = min((MAX_ENTRY_MICRO * per // micro, (MOST_PRODUCT - per) // (2 * micro)) if micro else free)
         times = {"from_ms": rate.start_ms, "to_ms": ends_ms}
-        prices = {"micro_credits": micro, "per_quantity": per, "most": max(min(most, MOST_PRODUCT), -1)}
+        prices = {"micro_credits": micro, "per_quantity": per, "most": max(most, -1)}
         rows.append({"feature": rate.feature, **times, **prices})
     return rows

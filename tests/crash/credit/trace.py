@@ -42,7 +42,7 @@ MOST_AT_ONCE = (*(1,) * 10, 2, CLIENTS + 1)
 """How many are killed in one moment: one, two, or all, as a power cut would."""
 BY_ORDER, LATE_SHARE = 0.3, 0.2
 CLIENT_STEPS = tuple(f"{when} {act}" for when in ("begin", "inside", "end") for act in ("accept", "draw", "settle"))
-TICK_STEPS = tuple(f"inside {step}" for step in ("seal", "claim", "charge", "settle", "project"))
+TICK_STEPS = tuple(f"inside {step}" for step in ("seal", "charge", "claim", "project"))
 ORDER_S, SETTLED_TICKS, BUSY_TRIES = 0.5, 3, 1_000
 NO_END, SERVER_EVERY = 10**9, 10
 POOR_EVERY, LOT_EVERY = 6, 3
