@@ -65,7 +65,7 @@ def _by(name: str, work: Callable[[sa.Connection, Stage], object], before: Calla
 
 def _told(stage: Stage) -> Iterator[str]:
     """Whatever is said to have been delivered was taken; whatever was not ended is decided."""
-    taken = set(stage.product.ids())
+    taken = {name for endpoint in list(stage.product.taken) for name in stage.product.ids(endpoint)}
     for name, state in stage.rows("SELECT message_id, state FROM hook_deliveries"):
         if state == "delivered" and name not in taken:
             yield f"{name} is delivered, and was not taken"

@@ -77,10 +77,11 @@ def _far_within_its_means(stage: Stage) -> Iterator[str]:
 
 
 def _within_its_means(stage: Stage) -> Iterator[str]:
-    """No run here costs more than it holds, so nobody comes to owe anything; and none began on what was over by then.
-    What is to be looked at again is not judged."""
+    """No run here costs more than it holds, so nobody comes to owe anything; and none began on what was over by then
+    (on the micro-credit of `lab-begun`, which ends later, it may have). What is to be looked at again is not judged."""
     for account, left in stage.rows(
-        "SELECT account_id, balance_micro - held_micro - over_micro FROM ledger_accounts "
+        "SELECT account_id, balance_micro - held_micro - CASE WHEN over_micro > 1 THEN over_micro - 1 ELSE 0 END "
+        "FROM ledger_accounts "
         "WHERE account_id = 'wallet:lab' "
         "AND (next_due_ms IS NULL OR next_due_ms > 0)"
     ):
