@@ -98,7 +98,7 @@ def test_connections_lost_in_the_middle(fleet: Fleet, database_url: str, tmp_pat
 def test_a_file_that_goes_away_in_the_middle(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
     file, away = Path(str(sa.make_url(database_url).database)), tmp_path / "away"
     away.mkdir()
-    with _in_the_middle(database_url, tmp_path, "begin settle") as ended:
+    with _in_the_middle(database_url, tmp_path, "begin charge") as ended:
         for part in tmp_path.glob(f"{file.name}*"):
             part.rename(away / part.name)
         status, err = ended()
@@ -121,7 +121,7 @@ def test_a_server_that_stops_in_the_middle_and_comes_back(tmp_path: Path) -> Non
         fleet.assign("acme", "bolt", from_ms=T0)
         fleet.sample("acme", T0 + 1)
         fleet.sample("bolt", T0 + 2, 30)
-        with _in_the_middle(url, tmp_path, "begin settle") as ended:
+        with _in_the_middle(url, tmp_path, "begin charge") as ended:
             os.kill(server.postmaster(), signal.SIGQUIT)  # at once, as a machine does that loses its power
             status, err = ended()
             _sound(status, err)

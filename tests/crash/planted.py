@@ -27,18 +27,13 @@ from drawdown.worker.topup import claim as topup_claim
 from drawdown.worker.topup import fill as topup_fill
 from drawdown.worker.topup import settle as topup_settle
 from drawdown.worker.topup.topups import Topup
+from tests.sent import nothing_in_place
 
 ACCEPTED = "UPDATE pushes SET state = 'accepted' WHERE key = :key AND state = 'due'"
 
 
 def _sent() -> None:
-    """Nothing is charged in place: pushes at the ledger are sent the way of all providers."""
-
-    def charge_in_place(context: Context, claim: str, sending: int) -> Steps[int]:
-        yield from ()
-        return 0
-
-    vars(push)["charge_in_place"] = charge_in_place
+    vars(push)["charge_in_place"] = nothing_in_place
 
 
 def _settled_apart() -> None:

@@ -13,12 +13,12 @@ from drawdown.ledger.rates import Rate, RateCard
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import credit, features
-from drawdown.worker.engine.effects import Steps
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.push import in_place
 from drawdown.worker.push import push as pushing
 from drawdown.worker.verify.verify import verify
 from tests.fresh import fresh
+from tests.sent import nothing_in_place
 from tests.world import T0, Fleet
 
 TABLES = {
@@ -37,12 +37,6 @@ SIZES = (1024, 2048, 4096)
 @pytest.fixture
 def fleet(engine: sa.Engine) -> Fleet:
     return Fleet(engine)
-
-
-def nobody(_context: object, _claim: str, _sending: int) -> Steps[int]:
-    """As if no push were charged in place."""
-    yield from ()
-    return 0
 
 
 def due(fleet: Fleet, *orgs: str) -> None:
@@ -80,7 +74,7 @@ def test_what_is_charged_in_place_leaves_what_sending_leaves(
     seed: int, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_place_rows = lived(fleet, seed)
-    monkeypatch.setattr(pushing, "charge_in_place", nobody)
+    monkeypatch.setattr(pushing, "charge_in_place", nothing_in_place)
     sent = lived(Fleet(fresh(tmp_path / "other.db")), seed)
     assert in_place_rows == sent
     assert len(sent["ledger_entries"]) > 30 and any(row[3] for row in sent["pushes"]), "revisions, too"
@@ -129,6 +123,12 @@ def test_a_price_in_sql_is_the_price(engine: sa.Engine) -> None:
     assert not charged and 100 < picked < len(PRICES)
 
 
+def test_without_any_rate_nothing_is_charged(engine: sa.Engine) -> None:
+    assert in_place.rates_in_sql(RateCard([])) == []
+    charged = write(engine, lambda c: in_place.charge_due(c, claim="w/1", now=T0, shard=Shard(), witness=None))
+    assert charged == (0, None)
+
+
 def test_each_moment_has_the_rate_in_force() -> None:
     card = RateCard([Rate("a", 0, 5, 1), Rate("a", 100, 7, 2), Rate("b", 50, 1, 1)])
     rows = {(row["feature"], row["from_ms"]): row["to_ms"] for row in in_place.rates_in_sql(card)}
@@ -149,7 +149,7 @@ def charge_now(fleet: Fleet) -> int:
 def sealed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sealed by a tick that had no time left to push."""
     with monkeypatch.context() as patched:
-        patched.setattr(pushing, "charge_in_place", nobody)
+        patched.setattr(pushing, "charge_in_place", nothing_in_place)
         patched.setattr("drawdown.worker.engine.context.Context.out_of_time", lambda _, eighths=8: eighths < 8)
         fleet.tick_windows(2)
     assert fleet.rows("SELECT DISTINCT state FROM pushes") == [("due",)]

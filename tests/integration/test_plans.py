@@ -11,12 +11,14 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, write
 from drawdown.schema.migrate import upgrade
 from drawdown.worker.engine import runner
+from drawdown.worker.push import push
 from drawdown.worker.tick import tick
 from tests.benchmarks.case_tick import world_of
 from tests.benchmarks.databases import tidy
 from tests.benchmarks.fleet import Fleet, give_credit, place_sandboxes, sealable_at, settle_in, use, window
 from tests.conftest import _new_database
 from tests.integration.plans import Plans, conditions, explained, plan_of, sequential
+from tests.sent import nothing_in_place
 
 HISTORY = 40
 """Windows sealed and settled before the one that is looked at."""
@@ -53,7 +55,11 @@ def plans(request: pytest.FixtureRequest, postgres_server: str) -> Iterator[Plan
     _late_sample(engine)
     with explained(engine) as found:
         _tick(engine, HISTORY)
-    yield found
+    use(engine, FLEET, HISTORY + 1)
+    with explained(engine) as sent, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(push, "charge_in_place", nothing_in_place)
+        _tick(engine, HISTORY + 1)
+    yield {**sent, **found}
     engine.dispose()
 
 
@@ -99,14 +105,20 @@ def test_the_seal_looks_up_what_was_sealed_before_by_the_primary_key(plans: Plan
 
 
 def test_a_claim_finds_what_is_due_without_reading_what_is_settled(plans: Plans) -> None:
-    for marks in (("UPDATE pushes SET claim_owner", "attempts = "), ("INSERT INTO attempts",)):
+    for marks in (
+        ("UPDATE pushes SET claim_owner", "attempts = "),
+        ("INSERT INTO attempts", "FROM pushes"),
+        ("INSERT INTO charges_work",),
+    ):
         plan = plan_of(plans, *marks)
         assert "pushes_open" in plan
         assert "pushes" not in sequential(plan)
 
 
 def test_a_settlement_finds_its_rows_by_the_primary_key(plans: Plans) -> None:
-    assert "pushes_pkey" in plan_of(plans, "UPDATE pushes SET state")
+    assert "pushes_pkey" in plan_of(plans, "UPDATE pushes SET state = x.state")
+    assert "pushes_pkey" in plan_of(plans, "UPDATE pushes SET state = 'accepted'", "charges_work")
+    assert "ledger_accounts_pkey" in plan_of(plans, "UPDATE ledger_accounts", "charges_work")
     assert "attempts_pkey" in plan_of(plans, "UPDATE attempts SET finished_ms")
 
 

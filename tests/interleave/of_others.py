@@ -17,8 +17,8 @@ from drawdown.worker.engine.effects import Push
 from drawdown.worker.push.push import push
 from drawdown.worker.sources.samples.importer import import_samples
 from drawdown.worker.sources.samples.rows import ImportOptions
-from drawdown.worker.tick import tick
 from drawdown.worker.verdict.gate_asks import asked, may_ask
+from tests.interleave.of_steps import sent_before
 from tests.interleave.party import Act, Party, host, plain, rest
 from tests.interleave.stage import FLIP, NOW, OLD, SAMPLE, T0, Stage, key
 from tests.interleave.walk import NothingLeft
@@ -35,8 +35,7 @@ def _refused(stage: Stage, connection: sa.Connection) -> None:
 
 def _charge(stage: Stage) -> Act:
     """What was claimed is sent to the embedded ledger; its answer is lost, and the same bytes are sent again."""
-    seals = stage.walk(tick(stage.context("other")))
-    seals.until("sweep", stage.engine)
+    sent_before(stage)
     sends = stage.walk(push(stage.context("other"), "embedded"))
     while not isinstance(sends.asked, Push):
         if sends.asked is None:

@@ -61,7 +61,7 @@ def _sealed(stage: Stage) -> None:
     walk.until("sweep", stage.engine)
 
 
-def _sent_before(stage: Stage) -> None:
+def sent_before(stage: Stage) -> None:
     """And was sent once, by a worker that died: it is not charged in place."""
     _sealed(stage)
     due = "provider = 'embedded' AND state = 'due'"
@@ -157,8 +157,8 @@ STEPS: Final = (
     step("claim", lambda s: push(s.context(WITHOUT), "fake")),
     step("settle", lambda s: push(s.context(WITHOUT), "fake")),
     step("charge", lambda s: push(s.context(WITHOUT), "embedded"), _sealed),
-    step("claim embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sent_before),
-    step("settle embedded", lambda s: push(s.context(WITHOUT), "embedded"), _sent_before),
+    step("claim embedded", lambda s: push(s.context(WITHOUT), "embedded"), sent_before),
+    step("settle embedded", lambda s: push(s.context(WITHOUT), "embedded"), sent_before),
     step("claim_lookups", lambda s: confirm(s.context(WITHOUT), "fake")),
     step("confirm_accounted", lambda s: confirm(s.context(WITHOUT), "fake")),
     step("confirm_lost", lambda s: confirm(s.context(WITHOUT), "fake")),

@@ -21,11 +21,12 @@ from drawdown.ledger import entries as ledger_entries
 from drawdown.ledger import wallet
 from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
 from drawdown.worker.catalog.mapping import FOREVER_MS, segments
-from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.halts import dispatch
 from drawdown.worker.push import in_place, push, rows, void
 from drawdown.worker.seal import newcomers, owed, statements
 from drawdown.worker.verdict import judge_read, org_row, project
+from tests.sent import nothing_in_place
 from tests.simulation.mutants_remote import REMOTE, Patches, settles_as
 from tests.simulation.mutants_restore import RESTORE
 from tests.simulation.mutants_seconds import SECONDS
@@ -119,13 +120,7 @@ def _charged_again(patches: Patches) -> None:
         return {str(one["key"]) for one in entries}
 
     patches.put(wallet, "post", wrong)
-    patches.put(push, "charge_in_place", _nothing_in_place)
-
-
-def _nothing_in_place(context: Any, claim: str, sending: int) -> Steps[int]:
-    """Pushes at the ledger are sent, and answers lost, as at any provider."""
-    yield from ()
-    return 0
+    patches.put(push, "charge_in_place", nothing_in_place)
 
 
 def _acknowledged_on_failure(patches: Patches) -> None:

@@ -8,6 +8,7 @@ already) stays due, and is sent the way of all providers, which has an answer fo
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Final
 
 import sqlalchemy as sa
@@ -72,6 +73,8 @@ def charge_due(
     picked = SQL.run(connection, "pick_charges", {**limits, **dated, **rates}).rowcount
     if not picked:
         return 0, None
+    if connection.dialect.name == "postgresql":
+        SQL.run(connection, "by_key")
     if SQL.run(connection, "post_charges", {"now_ms": now}).rowcount < picked:
         raise NotPlain("a key was charged before")
     SQL.run(connection, "move_charges")
@@ -86,7 +89,8 @@ def rates_in_sql(card: RateCard) -> list[dict[str, object]]:
     """The rate card as rows: each rate, from when until when it is in force, and the largest quantity that it charges
     within one entry's bound."""
     rows: list[dict[str, object]] = []
-    for rate, later in zip(card.rates, [*card.rates[1:], None], strict=True):
+    for rate, later in pairwise([*card.rates, None]):
+        assert rate is not None
         ends_ms = later.start_ms if later is not None and later.feature == rate.feature else EVER_MS
         micro, per = rate.micro_credits, rate.per_quantity
         free = MOST_PRODUCT, MOST_PRODUCT
