@@ -108,12 +108,20 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
     # What a tier cost may change what lots expired with; so may what comes back to a pool.
     again = of_lots.unfinished | turned | lots.returned_to(of_lots)
     again |= set(customer_ids) if len(returning) == lots.RETURNED_AT_ONCE else set()
-    wallets = [{"account_id": wallet_account(one), "customer_id": one, "again": one in again} for one in customers]
-    times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
-    next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).scalars().all()
     moved = turned | of_lots.moved | {one for one in customers if freed[one]}
     moved |= {account.removeprefix(WALLET) for entry in of_lots.entries for account, _ in moves(entry)}
-    return Matured(sorted(moved), any(moment is not None and moment <= now_ms for moment in next_due))
+    # Whoever asked tells of the wallets it asked for: others are left to the sweep, which tells of what is due at once.
+    others = moved.difference(customer_ids, again)
+    again |= others
+    wallets = [{"account_id": wallet_account(one), "customer_id": one, "again": one in again} for one in customers]
+    times = {"now_ms": now_ms, "wait_ms": lots.EXPIRY_WAIT_MS, "month_ms": next_start(now_ms)}
+    next_due = SQL.run(connection, "next_due", {"wallets": wallets, **times}).all()
+    still = {
+        row.account_id.removeprefix(WALLET)
+        for row in next_due
+        if row.next_due_ms is not None and row.next_due_ms <= now_ms
+    }
+    return Matured(sorted(moved), not still <= others)
 
 
 def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) -> Sequence[sa.Row[Any]]:
@@ -128,9 +136,12 @@ def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) 
 def mature_due(connection: sa.Connection, now_ms: int) -> Matured:
     """Make true what is due in the first of all wallets. A sweep: whoever needs a balance does the same for one."""
     values = {"now_ms": now_ms, "at_most": SWEPT_AT_ONCE}
-    customers = [account.removeprefix(WALLET) for account in SQL.run(connection, "due_wallets", values).scalars()]
+    rows = SQL.run(connection, "due_wallets", values).all()
+    customers = [row.account_id.removeprefix(WALLET) for row in rows]
     if not customers:
         return Matured([], more=False)
     found = _mature(connection, customers, now_ms)
+    at_once = {row.account_id.removeprefix(WALLET) for row in rows if row.next_due_ms == 0}
+    found = replace(found, moved=sorted(at_once.union(found.moved)))
     returned = not set(found.moved) <= set(customers)  # what comes back to a pool may fall due there
     return Matured(found.moved, found.more or returned or len(customers) == SWEPT_AT_ONCE)

@@ -17,7 +17,8 @@ FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.accou
 
 -- name: due_wallets
 -- The first of all wallets in which something is due.
-SELECT account_id FROM ledger_accounts WHERE next_due_ms <= :now_ms ORDER BY next_due_ms, account_id LIMIT :at_most
+SELECT account_id, next_due_ms FROM ledger_accounts WHERE next_due_ms <= :now_ms
+ORDER BY next_due_ms, account_id LIMIT :at_most
 
 -- name: hold_due
 -- By their keys, one order for all: rows that another ended meanwhile are left out.
@@ -61,7 +62,7 @@ UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
     UNION ALL SELECT t.paid_to_ms + CASE WHEN t.renews THEN :wait_ms ELSE 0 END FROM tier_holders t
         WHERE t.customer_id = r.customer_id AND t.ended_ms IS NULL) moments)
 FROM {rows :wallets (account_id text, customer_id text, again boolean)} r
-WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.next_due_ms
+WHERE ledger_accounts.account_id = r.account_id RETURNING ledger_accounts.account_id, ledger_accounts.next_due_ms
 
 -- name: due_left
 SELECT COALESCE(CAST(SUM({left}) AS BIGINT), 0) FROM reservations

@@ -48,6 +48,14 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
         )
 
 
+def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> list[str]:
+    """Who pays for runs that are over, were not expired yet and name these sandboxes: `take` makes their wallets
+    true."""
+    if not names:
+        return []
+    return list(SQL.run(connection, "over", {"org_id": org_id, "names": list(names), "now_ms": now_ms}).scalars())
+
+
 def take(
     connection: sa.Connection, reservation: str, org_id: str, customer_id: str, names: Sequence[str], now_ms: int
 ) -> None:
@@ -59,7 +67,7 @@ def take(
     new = set(SQL.run(connection, "take", {"named": named}).scalars())
     if len(new) == len(named):
         return
-    over = SQL.run(connection, "over", {"org_id": org_id, "names": list(names), "now_ms": now_ms}).scalars().all()
+    over = payers_over(connection, org_id, names, now_ms)
     if over:
         whose = sorted({customer_id, *over})
         due_of, _ = touched(connection, whose, now_ms)

@@ -157,6 +157,12 @@ CREDIT = {
         "wallet:other has 1 left of lots that are over; it can be 0 to 0",
         org="other",
     ),
+    "what is over of a wallet that falls due no more": Broken(
+        10,
+        ("UPDATE ledger_accounts SET over_micro = 1, next_due_ms = NULL WHERE account_id = 'wallet:acme'",),
+        "wallet:acme has 1 left of lots that are over; it can be 0 to 0",
+        org="acme",
+    ),
     "a lot that was in the balance before it began": Broken(
         10,
         ("UPDATE ledger_lots SET begins_ms = at_ms + 1 WHERE lot = 'grant:ends'",),
@@ -269,6 +275,18 @@ CREDIT = {
             "UPDATE ledger_accounts SET lots_ended_ms = (SELECT expires_ms FROM ledger_lots WHERE lot = 'grant:ends') "
             "WHERE account_id = 'wallet:other'",
         ),
+        "the lots of wallet:other were looked at as of",
+        org="other",
+    ),
+    "a wallet that forgot which lots are over, so that late use gives nothing back": Broken(
+        10,
+        ("UPDATE ledger_accounts SET lots_over_ms = NULL WHERE account_id = 'wallet:other'",),
+        "lots of wallet:other were booked up to",
+        org="other",
+    ),
+    "a wallet that takes lots to be over up to no end of any": Broken(
+        10,
+        ("UPDATE ledger_accounts SET lots_over_ms = lots_over_ms + 1 WHERE account_id = 'wallet:other'",),
         "the lots of wallet:other were looked at as of",
         org="other",
     ),

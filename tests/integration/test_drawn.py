@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger import entries
 from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, Found, PushRefused, Queued, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
@@ -79,6 +80,29 @@ def test_without_a_wallet_nothing_is_drawn(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine, balance_in_ledger=True)
     fleet.tick_windows(2)
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
+
+
+def test_a_wallet_that_can_owe_no_more_keeps_nobody_else_waiting(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the provider has charged is accepted; of the wallet that would owe beyond all bounds it is not drawn."""
+    monkeypatch.setattr(entries, "MOST_BALANCE_MICRO", 5_000)
+    fleet, _ = fleet_of(engine, balance_in_ledger=True)
+    fleet.assign("other", provider="fake")
+    fleet.sample("other", T0 + 1, 1)
+    for org in ("acme", "other"):
+        write(engine, lambda c, org=org: credit.grant(c, org, 500, fleet.by, key=org, plan=None))  # type: ignore[misc]
+    report = fleet.tick_windows(2)
+    assert (report.failures, report.accepted) == ([], 2)
+    assert fleet.rows("SELECT account_id, balance_micro FROM ledger_accounts ORDER BY 1") == [
+        ("wallet:acme", 500),
+        ("wallet:other", 400),
+    ]
+    clean(fleet)
+    fleet.write("UPDATE pushes SET settled_ms = settled_ms + :later", {"later": 2 * DAY_MS})
+    assert [(one.org_id, one.text.partition(", and ")[2]) for one in read(engine, verify).breaches] == [
+        ("acme", "the wallet of acme was not drawn on for it")
+    ], "it is found, once clocks are no reason"
 
 
 DRAWN = {**ASKED, "drawn": True}

@@ -501,3 +501,24 @@ def test_a_bounded_number_of_runs_is_looked_at_at_once(lab: Lab, monkeypatch: py
     lab.fleet.tick_windows(3)
     assert lab.purse == (70_000, 20_000)
     lab.proven()
+
+
+def test_who_paid_for_a_run_that_another_ends_by_its_sandbox_is_asked_about_again(engine: sa.Engine) -> None:
+    """The sweep finds nothing due in that wallet any more: nobody else would let its organisation go on."""
+    fleet = Fleet(engine)
+    fleet.assign("acme", "lender")
+    for org in ("acme", "lender"):
+        write(engine, lambda c, org=org: credit.grant(c, org, 10, fleet.by, key=org, plan=None))  # type: ignore[misc]
+    write(engine, lambda c: pools.allow(c, "lender", "acme", fleet.by))
+    fleet.tick_windows(1)
+    brief = Request("acme", 10, for_ms=WINDOW_MS, payer="lender", sandboxes=("box",), settled_by="receipt")
+    write(engine, lambda c: executions.accept(c, "brief", brief, fleet.by))
+    fleet.tick(fleet.clock.at_ms + MINUTE_MS)
+    halted = "SELECT is_halted FROM orgs WHERE org_id = 'lender'"
+    assert fleet.one(halted), "all it has is reserved"
+    fleet.clock.at_ms += WINDOW_MS
+    again = replace(brief, payer=None)
+    write(engine, lambda c: executions.accept(c, "again", again, fleet.by))
+    assert fleet.one("SELECT held_micro FROM ledger_accounts WHERE account_id = 'wallet:lender'") == 0
+    fleet.tick()
+    assert not fleet.one(halted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -13,15 +14,16 @@ from drawdown.ledger import lots
 from drawdown.ledger.maturing import look_ahead
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.reservations import Denied
-from drawdown.schema.database import read
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
-from drawdown.worker.commands import executions, pools
+from drawdown.worker.commands import credit, executions, pools
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.verdict.holds import read_held
+from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.pools import list_payers, list_pools
 from tests.integration.pooling import BACK, END, Course
-from tests.world import T0
+from tests.world import T0, Fleet
 
 
 @pytest.fixture
@@ -374,3 +376,29 @@ def test_who_pays_is_never_said_before_what_was_accepted(course: Course) -> None
     course.end()
     assert course.fleet.one("SELECT MAX(since_ms) FROM payers") == T0 + MINUTE_MS
     assert refused(lambda: course.accept("more", 20, payer="wayne")) == "payer_not_allowed"
+
+
+def test_whose_wallet_a_pool_has_made_true_is_asked_about_again(engine: sa.Engine) -> None:
+    """A run of a member is over as its allotment comes back. Whoever needs the pool ends both, and the next sweep tells
+    of the member, who was halted for what the run had reserved."""
+    fleet = Fleet(engine)
+    fleet.assign("acme", "pupil")
+    write(engine, lambda c: pools.make(c, "course", fleet.by))
+    for customer, amount in (("pupil", 10), ("course", 100)):
+        grant = partial(credit.grant, amount_micro=amount, by=fleet.by, key=customer, plan=None)
+        write(engine, partial(grant, customer_id=customer))
+    end = fleet.clock.at_ms + 10 * MINUTE_MS
+    write(engine, lambda c: pools.allot(c, "course", "pupil", 1, end, fleet.by, key="a"))
+    run = Request("pupil", 11, for_ms=lots.EXPIRY_WAIT_MS + 10 * MINUTE_MS)
+    write(engine, lambda c: executions.accept(c, "run", run, fleet.by))
+    fleet.tick(end)
+    halted = "SELECT is_halted FROM orgs WHERE org_id = 'pupil'"
+    assert fleet.one(halted), "all it has is reserved"
+    fleet.clock.at_ms = end + lots.EXPIRY_WAIT_MS
+    write(engine, lambda c: pools.allot(c, "course", "acme", 1, end + DAY_MS, fleet.by, key="b"))
+    assert fleet.rows("SELECT held_micro, balance_micro FROM ledger_accounts WHERE account_id = 'wallet:pupil'") == [
+        (0, 10)
+    ]
+    fleet.tick()
+    assert not fleet.one(halted)
+    assert read(engine, verify).breaches == []

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import accounts, maturing, payers, plans
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.ledger.runs import draws, grouped, reservations
+from drawdown.ledger.runs import draws, grouped, reservations, sandboxes
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
 from drawdown.ledger.runs.reservations import Ask, Denied, Reservation, State
@@ -112,9 +112,12 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By) -> Acc
         return Accepted(made, repeated, *_left(connection, made, by.now_ms))
     most = found.terms.most_held_micro
     room = partial(make_room, connection, found.customer_id, found.amount_micro, most, by.now_ms)
+    freed = sandboxes.payers_over(connection, request.org_id, request.named, by.now_ms)
     made, repeated = reservations.reserve(connection, ask, by, most, room)
     if not repeated:
         payers.require_within(connection, made, by.now_ms)
+        if freed:
+            mark_for_projection(connection, orgs_of(connection, freed), by.now_ms)
     return Accepted(made, repeated, *_left(connection, made, by.now_ms))
 
 

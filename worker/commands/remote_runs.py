@@ -75,11 +75,10 @@ def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool 
     ).one_or_none()
     if row is None or row.provider is None:
         return Standing(None, 0, None, "", is_halted=False)
-    used = read_used(connection, row.provider, [row], now_ms=now_ms, read_ms=now_ms, lag_ms=0).get(org_id)
-    found = None if used is None else since_read(row, used)
+    used = read_used(connection, row.provider, [row], now_ms=now_ms, read_ms=now_ms, lag_ms=0)[org_id]
+    found = since_read(row, used)
     if found is None:
-        held_micro = 0 if used is None else used.held
-        return Standing(row.balance_micro, held_micro, row.balance_read_ms, row.provider, bool(row.is_halted))
+        return Standing(row.balance_micro, used.held, row.balance_read_ms, row.provider, bool(row.is_halted))
     left = found.value + found.held
     return Standing(left, found.held, row.balance_read_ms, row.provider, bool(row.is_halted))
 

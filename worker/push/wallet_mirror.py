@@ -57,7 +57,25 @@ def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: i
     uses = [use for use in accepted if use.customer_id in have]
     names = _drawn_keys(connection, [use.key for use in uses])
     uses = [replace(use, key=names[use.key]) for use in uses]
-    for use, charge in zip(uses, wallet.charge(connection, uses, now_ms) if uses else [], strict=True):
+    if uses:
+        _charge(connection, uses, now_ms)
+
+
+def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: int) -> None:
+    """All of them at once; in halves where a wallet cannot owe so much, until that use stands alone. It was charged
+    elsewhere all the same: what it came to is not drawn, which `verify` finds (`undrawn`), and nothing else waits."""
+    try:
+        with connection.begin_nested():
+            charges = wallet.charge(connection, uses, now_ms)
+    except entries.BeyondBalance as error:
+        if len(uses) == 1:
+            log.warning("wallet_not_drawn", feature=uses[0].feature, key=uses[0].key, detail=str(error))
+            return
+        middle = len(uses) // 2
+        _charge(connection, uses[:middle], now_ms)
+        _charge(connection, uses[middle:], now_ms)
+        return
+    for use, charge in zip(uses, charges, strict=True):
         if charge is wallet.Charge.NO_RATE:
             log.warning("wallet_not_drawn", feature=use.feature, detail="the feature has no rate in the ledger")
 

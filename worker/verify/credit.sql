@@ -160,11 +160,17 @@ FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots 
 
 -- name: lots_ended
 -- A wallet that knows of a later end than any that is over would let lots go on for ever. Up to which end its lots were
--- looked at is that of one of them; and over by :now_ms, where that is said.
-SELECT 'lots_ended' AS what, {owner}, q.*
-FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_ms FROM ledger_accounts w
-    WHERE w.lots_ended_ms IS NOT NULL AND (w.lots_ended_ms > CAST(:now_ms AS BIGINT) OR NOT EXISTS (
-        SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(w.account_id, 8) AND l.expires_ms = w.lots_ended_ms))) q
+-- looked at is that of one of them; and was booked only where it is over by :now_ms, where that is said. By the last end
+-- that it knows it learns of use that comes late: it is no sooner than what was booked.
+SELECT CASE WHEN q.moment_ms IS NULL THEN 'lots_over' ELSE 'lots_ended' END AS what, {owner}, q.*
+FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_ms, w.lots_over_ms,
+        CASE WHEN w.lots_ended_ms > CAST(:now_ms AS BIGINT) OR NOT EXISTS (SELECT 1 FROM ledger_lots l
+                WHERE l.customer_id = SUBSTR(w.account_id, 8) AND l.expires_ms = w.lots_ended_ms) THEN w.lots_ended_ms
+            WHEN NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(w.account_id, 8)
+                AND l.expires_ms = w.lots_over_ms) THEN w.lots_over_ms END AS moment_ms
+    FROM ledger_accounts w WHERE w.lots_ended_ms IS NOT NULL OR w.lots_over_ms IS NOT NULL) q
+WHERE q.moment_ms IS NOT NULL OR q.lots_over_ms < q.lots_ended_ms
+    OR (q.lots_over_ms IS NULL AND q.lots_ended_ms IS NOT NULL)
 
 -- name: overdraft
 -- No command lets a wallet be overdrawn.
@@ -181,7 +187,7 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
         COALESCE((SELECT SUM(CASE WHEN r.rest > r.rolls + r.used THEN r.rest - r.rolls - r.used ELSE 0 END)
             FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS least
     FROM ledger_accounts w
-    WHERE w.deferred_micro = 0 AND w.next_due_ms > 0 AND (w.over_micro > 0 OR w.lots_over_ms > w.lots_ended_ms
+    WHERE w.deferred_micro = 0 AND COALESCE(w.next_due_ms, 1) > 0 AND (w.over_micro > 0 OR w.lots_over_ms > w.lots_ended_ms
         OR (w.lots_over_ms IS NOT NULL AND w.lots_ended_ms IS NULL))) q
 WHERE q.over_micro > q.most OR q.over_micro < q.least
 

@@ -183,7 +183,11 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "lot_never_over": (10, "{lot} expires at {expires_ms}, and its wallet falls due at {next_due_ms}"),
     "lots_ended": (
         10,
-        "the lots of {account_id} were looked at as of {lots_ended_ms}: none of them was over then",
+        "the lots of {account_id} were looked at as of {moment_ms}: none of them was over then",
+    ),
+    "lots_over": (
+        10,
+        "lots of {account_id} were booked up to {lots_ended_ms}, and it knows of {lots_over_ms} as the last end",
     ),
     "overdraft": (10, "{account_id} may be overdrawn by {overdraft_micro}, and nobody can have said so"),
     "credit_unsaid": (10, "{thing} is {kept}; on record is {said}"),
