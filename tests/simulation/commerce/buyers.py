@@ -11,8 +11,10 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, pools, tiers
-from tests.simulation.commerce.books import CLUBS, MEMBERS, MODELLED, PLANS, POOL, TIERS, Tier, month_of
+from drawdown.worker.verdict.asks import mark_for_projection
+from tests.simulation.commerce.books import CLUBS, FAR, MEMBERS, MODELLED, PLANS, POOL, TIERS, Tier, month_of
 from tests.simulation.commerce.calling import Shop
+from tests.simulation.providers import MEMORY
 from tests.stateful.pools import EVER, Lot
 
 AMOUNTS: Final = (10_000, 80_000, 400_000, 2_000_000)
@@ -43,6 +45,14 @@ def give(shop: Shop) -> str:
         shop.books.lots[customer].lots.append(lot)
     shop.note("lot_that_ends" if ends else "lot_for_later" if begins else "lot")
     return f"gives {customer} {amount} from {begins} to {ends}"
+
+
+def pay_provider(shop: Shop) -> str:
+    """Who is billed elsewhere pays there."""
+    amount = shop.rng.choice(AMOUNTS[:3])
+    shop.world.memory[MEMORY].granted[FAR] += amount
+    shop.write(lambda c, by: mark_for_projection(c, [FAR], by.now_ms))
+    return f"{FAR} pays {amount} at its provider"
 
 
 def take_back(shop: Shop) -> str | None:

@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -64,14 +63,16 @@ class Shop:
         self.world.breaches.append(f"shop: {text}")
 
     def write(self, work: Work) -> Any:
-        return self.world.write(partial(work, by=By(self.now, "shop", "simulated")))
+        by = By(self.now, "shop", "simulated")
+        return self.world.write(lambda c: work(c, by))
 
     def call(self, what: str, work: Work, repeats: Callable[[Any], bool], *, later: bool = True) -> Any:
         """The first answer, or how it was denied. With `later`, the same call is the same for ever."""
         if self.rng.random() < DIES:
-            self.note("died_before_commit")
+            by = By(self.now, "shop", "died")
             with suppress(Denied):
-                write(self.world.engine, partial(work, by=By(self.now, "shop", "died")), rollback=True)
+                write(self.world.engine, lambda c: work(c, by), rollback=True)
+                self.note("died_before_commit")
         try:
             answer = self.write(work)
         except Denied as denied:

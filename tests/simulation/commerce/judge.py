@@ -159,5 +159,3 @@ def _suppliers(shop: Shop) -> Iterator[str]:
         if paid.pop(key, 0) != want:
             yield f"{key}: the supplier was paid something else than {want}: {one}"
     yield from (f"{key} was paid to a supplier, and is owed to none" for key, amount in paid.items() if amount)
-
-

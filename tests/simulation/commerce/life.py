@@ -18,8 +18,19 @@ from drawdown.worker.commands.assignments import assign
 from drawdown.worker.commands.rates import set_rate
 from tests.simulation import actions
 from tests.simulation.commerce import buyers, payees, products
-from tests.simulation.commerce.books import BEYOND, CLUBS, FAR, FEATURE, MODELLED, PLANS, POOL, RUNNERS, TIERS
-from tests.simulation.commerce.books import month_of, turn_after
+from tests.simulation.commerce.books import (
+    BEYOND,
+    CLUBS,
+    FAR,
+    FEATURE,
+    MODELLED,
+    PLANS,
+    POOL,
+    RUNNERS,
+    TIERS,
+    month_of,
+    turn_after,
+)
 from tests.simulation.commerce.calling import Shop, hear
 from tests.simulation.healing import heal
 from tests.simulation.making import new_world
@@ -45,6 +56,7 @@ BUSY: Final = 4
 Act = Callable[[Shop], str | None]
 ACTS: Final[tuple[tuple[Act, float], ...]] = (
     (buyers.give, 8.0),
+    (buyers.pay_provider, 2.0),
     (buyers.take_back, 1.5),
     (buyers.come_onto, 1.5),
     (buyers.buy, 3.0),
@@ -145,7 +157,7 @@ def _open(shop: Shop) -> None:
         world.write(partial(assign, org_ids=[org], provider=provider, by=by, customer_id=customer, from_ms=first))
         world.oracle.assignments[org].append(Assignment(first, provider, customer))
     world.write(partial(set_rate, provider=MEMORY, feature=FEATURE, rate=(1, 1), by=by, from_ms=None, new=True))
-    world.memory[MEMORY].granted[FAR] = BEGIN
+    world.memory[MEMORY].granted[FAR] = buyers.AMOUNTS[1]
     stripe = world.remote[STRIPE]
     assert isinstance(stripe, Stripe)
     stripe.emulator.add_customer(f"cus_{BEYOND}")

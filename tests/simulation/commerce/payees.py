@@ -141,7 +141,9 @@ def _eligible(shop: Shop, supplier: str) -> dict[str, Owed]:
     if supplier in shop.books.frozen:
         return {}
     mine = {key: one for key, one in shop.books.owed.items() if one.supplier == supplier and one.batch is None}
-    return {key: one for key, one in mine.items() if not one.frozen and one.until <= shop.now and (one.left or not one.net)}
+    return {
+        key: one for key, one in mine.items() if not one.frozen and one.until <= shop.now and (one.left or not one.net)
+    }
 
 
 def _claws(shop: Shop, supplier: str) -> dict[tuple[str, str], Taken]:

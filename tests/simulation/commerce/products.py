@@ -15,8 +15,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import executions
 from drawdown.worker.commands.run_request import Request
 from tests.simulation.actions import insert
-from tests.simulation.commerce.books import BEYOND, CLUBS, FAR, FEATURE, MEMBERS, POOL, RUNNERS, SHOPPERS, SIZE
-from tests.simulation.commerce.books import Ran
+from tests.simulation.commerce.books import BEYOND, CLUBS, FAR, FEATURE, MEMBERS, POOL, RUNNERS, SHOPPERS, SIZE, Ran
 from tests.simulation.commerce.buyers import asked_of
 from tests.simulation.commerce.calling import Shop
 from tests.simulation.oracle import Sample
@@ -24,6 +23,8 @@ from tests.stateful.settlements import Owed
 
 SIZES: Final = (900, 20_000, 150_000, 600_000)
 LIVES_MS: Final = (10 * MINUTE_MS, 60 * MINUTE_MS, 2 * DAY_MS, 20 * DAY_MS)
+OVERAGES: Final[tuple[Overage, ...]] = ("charge", "cap", "refuse")
+REMOTE_OVERAGES: Final[tuple[Overage, ...]] = ("charge", "refuse")
 SUPPLIERS: Final = ("firm", "loose")
 PAYERS: Final = {"studio": (POOL,), "maker": (POOL,), "lab": ("maker",), "club-poor": ("studio",)}
 BOXES: Final = 6
@@ -32,8 +33,7 @@ LATE_MS: Final = (0, 0, MINUTE_MS, 20 * MINUTE_MS, 3 * DAY_MS)
 
 def accept(shop: Shop) -> str:
     """A run that its receipt settles, perhaps of a supplier's, perhaps paid by another."""
-    org, overages = shop.rng.choice(RUNNERS), ("charge", "cap", "refuse")
-    overage: Overage = shop.rng.choice(overages)  # type: ignore[assignment]
+    org, overage = shop.rng.choice(RUNNERS), shop.rng.choice(OVERAGES)
     supplier = shop.rng.choice((None, *SUPPLIERS, *SUPPLIERS))
     payer = shop.rng.choice((None, None, *PAYERS.get(org, ())))
     request = Request(org, shop.rng.choice(SIZES), overage=overage, supplier=supplier, payer=payer)
@@ -50,8 +50,7 @@ def accept_metered(shop: Shop) -> str:
 
 def accept_remote(shop: Shop) -> str:
     """A run of one whose balance a provider keeps, or has none to keep: in quantities."""
-    org, overages = shop.rng.choice((FAR, FAR, BEYOND)), ("charge", "refuse")
-    overage: Overage = shop.rng.choice(overages)  # type: ignore[assignment]
+    org, overage = shop.rng.choice((FAR, FAR, BEYOND)), shop.rng.choice(REMOTE_OVERAGES)
     request = Request(org, quantities={FEATURE: shop.rng.choice((30, 900, 20_000))}, overage=overage)
     return _accept(shop, request, Ran("", org, 0, overage, 0, kind="remote"))
 
@@ -74,8 +73,19 @@ def _accept(shop: Shop, request: Request, ran: Ran) -> str:
     shop.books.runs[key] = replace(ran, **more)  # type: ignore[arg-type]
     if ran.customer in CLUBS:
         asked_of(shop, ran.customer)
+    _require_room(shop, ran)
     shop.note(f"accepted_{ran.kind}_{made.hold}")
     return f"runs {key} of {request.org_id}, paid by {ran.customer}, at {amount}"
+
+
+def _require_room(shop: Shop, ran: Ran) -> None:
+    """A wallet holds no more than it has; what metering has drawn of holds by now only it knows."""
+    text = "SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_lines WHERE account_id = :id"
+    ((balance,),) = shop.world.rows(text, id=f"wallet:{ran.customer}")
+    those = [one for one in shop.books.runs.values() if (one.customer, one.kind) == (ran.customer, "receipt")]
+    held = sum(one.left for one in those if one.expires_ms > shop.now)
+    if ran.kind == "receipt" and held > balance:
+        shop.breach(f"{ran.customer} has {balance}, and was let hold {held}: {ran}")
 
 
 def go_on(shop: Shop) -> str | None:
