@@ -120,17 +120,15 @@ def let_end(shop: Shop) -> str | None:
     if not shop.books.tiers:
         return None
     customer, tier = shop.rng.choice(sorted(shop.books.tiers))
-    shop.call(
+    answer = shop.call(
         f"{customer} ends {tier}",
         lambda c, by: tiers.let_end(c, customer, tier, by),
         lambda answer: not answer.changed,
         later=False,
     )
     asked_of(shop, customer)
-    held, month = shop.books.tiers[(customer, tier)], month_of(shop.now)
-    if held.renews:
-        held.paid_to = month if month in held.wanted else month_of(shop.now - BOUGHT_MS)
-    held.renews = False
+    held = shop.books.tiers[(customer, tier)]
+    held.renews, held.paid_to = False, month_of(answer.holder.paid_to_ms - 1)
     shop.note("tier_ended")
     return f"{customer} ends {tier}"
 

@@ -32,6 +32,7 @@ from tests.simulation.commerce.books import (
     turn_after,
 )
 from tests.simulation.commerce.calling import Shop, hear
+from tests.simulation.commerce.judge import judged
 from tests.simulation.healing import heal
 from tests.simulation.making import new_world
 from tests.simulation.operators import said, void_rejected
@@ -125,18 +126,19 @@ class Life(Run):
         heal(self)
         for supplier in payees.TERMS:
             world.say("shop", payees.release_of(shop, supplier))
-        while shop.unheard and not world.breaches:
+        while shop.unheard:
             hear(shop)
 
 
-def lived(seed: int, ticks: int, *, intensity: float | None = None, show: bool = False) -> Life:
-    """One seed's life, to its end; the world is left open for its judge."""
+def lived(seed: int, ticks: int, *, intensity: float | None = None, show: bool = False) -> tuple[Life, list[str]]:
+    """One seed's life, and what is wrong with it, a line each; its world is left open."""
     with texts_kept():
         life = Life(new_world(seed, intensity, BILLING, show=show), ticks, seed)
         life.safety()
-        if not life.world.breaches:
-            life.end()
-        return life
+        if life.world.breaches:
+            return life, life.world.breaches
+        life.end()
+        return life, [*life.world.breaches, *judged(life.shop)]
 
 
 def _open(shop: Shop) -> None:

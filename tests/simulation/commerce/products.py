@@ -234,18 +234,18 @@ def _owe(shop: Shop, ran: Ran) -> None:
 def use(shop: Shop) -> str:
     """Sandboxes are used: of runs that metering settles, and others."""
     org = shop.rng.choice(SHOPPERS)
-    metered = [one for one in shop.books.runs.values() if one.kind == "metering" and one.state == "held"]
+    metered = [one for one in shop.books.runs.values() if one.kind == "metering" and _now(shop, one).state == "held"]
+    box, since = f"{org}-other", 0
     if metered and shop.rng.random() < 0.7:
-        org = shop.rng.choice(metered).org
+        run = shop.rng.choice(metered)
+        org, box, since = run.org, run.boxes[0], run.accepted_ms if shop.rng.random() < 0.9 else 0
     made = []
     for _ in range(shop.rng.randrange(1, 5)):
-        ts = shop.now - shop.rng.choice(LATE_MS) - shop.rng.randrange(5 * MINUTE_MS)
+        ts = max(shop.now - shop.rng.choice(LATE_MS) - shop.rng.randrange(5 * MINUTE_MS), since)
         seconds = shop.rng.choice((1, 30, 60, 300, 900))
         made.append(Sample(shop.name("shop-s"), org, ts, SIZE, seconds, good=True))
-    boxes = [name for one in metered if one.org == org for name in one.boxes]
-    box = shop.rng.choice([*boxes, *boxes, f"{org}-other"])
     insert(shop.world, made, box=box)
     if shop.rng.random() < 0.2:
         insert(shop.world, made, box=box)
-    shop.note("used_by_metered" if box in boxes else "used")
+    shop.note("used_by_metered" if since else "used")
     return f"uses {[one.seconds for one in made]} s of {org} in {box}"
