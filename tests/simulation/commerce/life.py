@@ -70,9 +70,9 @@ ACTS: Final[tuple[tuple[Act, float], ...]] = (
     (products.go_on, 26.0),
     (products.use, 9.0),
     (payees.set_terms, 0.7),
-    (payees.freeze, 1.5),
+    (payees.freeze, 3.0),
     (payees.reverse, 4.0),
-    (payees.release, 5.0),
+    (payees.release, 7.0),
     (hear, 5.0),
 )
 HOSTS: Final = ((actions.samples, 3.0), (actions.sandbox, 1.0), (actions.provider_trouble, 0.3),

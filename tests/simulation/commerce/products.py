@@ -27,7 +27,11 @@ OVERAGES: Final[tuple[Overage, ...]] = ("charge", "cap", "refuse")
 REMOTE_OVERAGES: Final[tuple[Overage, ...]] = ("charge", "refuse")
 SUPPLIERS: Final = ("firm", "loose")
 PAYERS: Final = {"studio": (POOL,), "maker": (POOL,), "lab": ("maker",), "club-poor": ("studio",)}
+ALL: Final = 0.15
+"""How often a run is to hold all that there may be, or a micro-credit more."""
 BOXES: Final = 6
+GOES_ON: Final = 0.6
+"""How often a run that metering settles uses its sandboxes rather than ends."""
 LATE_MS: Final = (0, 0, MINUTE_MS, 20 * MINUTE_MS, 3 * DAY_MS)
 
 
@@ -36,7 +40,10 @@ def accept(shop: Shop) -> str:
     org, overage = shop.rng.choice(RUNNERS), shop.rng.choice(OVERAGES)
     supplier = shop.rng.choice((None, *SUPPLIERS, *SUPPLIERS))
     payer = shop.rng.choice((None, None, *PAYERS.get(org, ())))
-    request = Request(org, shop.rng.choice(SIZES), overage=overage, supplier=supplier, payer=payer)
+    amount = shop.rng.choice(SIZES)
+    if (payer or org) != CLUBS[0] and shop.rng.random() < ALL:
+        amount = max(_room(shop, payer or org) + shop.rng.choice((0, 1)), 1)
+    request = Request(org, amount, overage=overage, supplier=supplier, payer=payer)
     return _accept(shop, request, Ran("", payer or org, 0, overage, 0, supplier=supplier))
 
 
@@ -57,7 +64,7 @@ def accept_remote(shop: Shop) -> str:
 
 def _accept(shop: Shop, request: Request, ran: Ran) -> str:
     key = shop.name("shop-run-")
-    request = replace(request, for_ms=shop.rng.choice(LIVES_MS))
+    request = replace(request, for_ms=shop.rng.choice(LIVES_MS[2:] if request.sandboxes else LIVES_MS))
     answer = shop.call(
         f"accept {key}", lambda c, by: executions.accept(c, key, request, by), lambda answer: bool(answer.repeated)
     )
@@ -73,19 +80,19 @@ def _accept(shop: Shop, request: Request, ran: Ran) -> str:
     shop.books.runs[key] = replace(ran, **more)  # type: ignore[arg-type]
     if ran.customer in CLUBS:
         asked_of(shop, ran.customer)
-    _require_room(shop, ran)
+    if ran.kind == "receipt" and _room(shop, ran.customer) < 0:
+        shop.breach(f"{key} was let hold {amount}: {-_room(shop, ran.customer)} more than {ran.customer} has")
     shop.note(f"accepted_{ran.kind}_{made.hold}")
     return f"runs {key} of {request.org_id}, paid by {ran.customer}, at {amount}"
 
 
-def _require_room(shop: Shop, ran: Ran) -> None:
-    """A wallet holds no more than it has; what metering has drawn of holds by now only it knows."""
+def _room(shop: Shop, customer: str) -> int:
+    """What a wallet has, less what runs hold of it that their receipts settle: no more is available. What metering has
+    drawn of the others' holds by now only it knows."""
     text = "SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_lines WHERE account_id = :id"
-    ((balance,),) = shop.world.rows(text, id=f"wallet:{ran.customer}")
-    those = [one for one in shop.books.runs.values() if (one.customer, one.kind) == (ran.customer, "receipt")]
-    held = sum(one.left for one in those if one.expires_ms > shop.now)
-    if ran.kind == "receipt" and held > balance:
-        shop.breach(f"{ran.customer} has {balance}, and was let hold {held}: {ran}")
+    ((balance,),) = shop.world.rows(text, id=f"wallet:{customer}")
+    those = [one for one in shop.books.runs.values() if (one.customer, one.kind) == (customer, "receipt")]
+    return int(balance) - sum(one.left for one in those if one.expires_ms > shop.now)
 
 
 def go_on(shop: Shop) -> str | None:
@@ -94,6 +101,8 @@ def go_on(shop: Shop) -> str | None:
     if not going:
         return None
     ran, how = shop.rng.choice(going), shop.rng.random()
+    if ran.kind == "metering" and ran.state == "held" and shop.rng.random() < GOES_ON:
+        return use(shop, ran)
     amount = shop.rng.choice((0, 7, ran.amount // 3, ran.amount, 2 * ran.amount))
     amount = min(amount, 40_000) if ran.kind == "remote" else amount
     if how < 0.15:
@@ -231,13 +240,14 @@ def _owe(shop: Shop, ran: Ran) -> None:
     shop.note("owed")
 
 
-def use(shop: Shop) -> str:
+def use(shop: Shop, run: Ran | None = None) -> str:
     """Sandboxes are used: of runs that metering settles, and others."""
     org = shop.rng.choice(SHOPPERS)
     metered = [one for one in shop.books.runs.values() if one.kind == "metering" and _now(shop, one).state == "held"]
     box, since = f"{org}-other", 0
-    if metered and shop.rng.random() < 0.7:
+    if run is None and metered and shop.rng.random() < 0.7:
         run = shop.rng.choice(metered)
+    if run is not None:
         org, box, since = run.org, run.boxes[0], run.accepted_ms if shop.rng.random() < 0.9 else 0
     made = []
     for _ in range(shop.rng.randrange(1, 5)):
