@@ -48,11 +48,12 @@ from tests.simulation.world import START, World
 from tests.stateful.pools import EVER, Lot
 
 BILLING: Final = (EMBEDDED, MEMORY, STRIPE)
-BEGIN: Final = 5_000_000
-RICH: Final = 10**10
+BEGIN: Final = {CLUBS[0]: 10**10, CLUBS[1]: 300_000}
+"""What customers begin with; others with `ENOUGH`."""
+ENOUGH: Final = 5_000_000
 LEAPS: Final = 0.15
 """How often, where nothing happens for a while, that while is days or weeks."""
-BUSY: Final = 4
+BUSY: Final = 6
 """Acts of the shop's, at most, for each moment in which the world acts."""
 Act = Callable[[Shop], str | None]
 ACTS: Final[tuple[tuple[Act, float], ...]] = (
@@ -84,7 +85,7 @@ class Life(Run):
 
     def __init__(self, world: World, ticks: int, seed: int) -> None:
         super().__init__(world, ticks, Restores(world, seed, False))
-        self.shop = Shop(world, random.Random(f"{seed}-commerce"))
+        self.shop, self.month = Shop(world, random.Random(f"{seed}-commerce")), month_of(START)
         _open(self.shop)
         world.limit_of = partial(limit_of, self.shop)
 
@@ -93,6 +94,10 @@ class Life(Run):
         what = self.shop.rng.choices(host, [weight for _, weight in HOSTS])[0](self.world)
         if what is not None:
             self.world.say("world", what)
+        if self.month != month_of(self.world.time.now):
+            self.month = month_of(self.world.time.now)
+            for supplier in payees.TERMS:
+                self.world.say("shop", payees.release_of(self.shop, supplier))
         for _ in range(self.shop.rng.randint(1, BUSY)):
             act = self.shop.rng.choices([act for act, _ in ACTS], [weight for _, weight in ACTS])[0]
             done = act(self.shop)
@@ -169,7 +174,7 @@ def _open(shop: Shop) -> None:
 
 
 def _begin(shop: Shop, customer: str) -> None:
-    amount, key = RICH if customer == CLUBS[0] else BEGIN, f"begin-{customer}"
+    amount, key = BEGIN.get(customer, ENOUGH), f"begin-{customer}"
     plan = "basic" if customer in CLUBS else None
     shop.write(lambda c, by: credit.grant(c, customer, amount, by, key=key, plan=plan, terms=Terms()))
     if customer in CLUBS:

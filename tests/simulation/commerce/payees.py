@@ -87,6 +87,8 @@ def reverse(shop: Shop) -> str | None:
     left = [key for key, one in sorted(shop.books.owed.items()) if one.left]
     if not left:
         return None
+    paid = [key for key in left if shop.books.owed[key].batch is not None]
+    left = paid if paid and shop.rng.random() < 0.5 else left
     key, name = shop.rng.choice(left), shop.name("reversal")
     one = shop.books.owed[key]
     amount = max(shop.rng.choice((one.left, one.left // 3, 1)), 1)
