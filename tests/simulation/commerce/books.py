@@ -5,7 +5,6 @@ Guarantee: nothing here is read from the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -38,7 +37,7 @@ SIZE: Final = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """What a plan gives and allows, all of it from the beginning."""
+    """What a plan gives and allows from the beginning."""
 
     at_once: int
     included: int
@@ -82,6 +81,10 @@ class Books:
     stays: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: {one: [] for one in CLUBS})
     """Which plan a customer came onto, and when."""
     tiers: dict[tuple[str, str], Tier] = field(default_factory=dict)
+    included: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Of each plan: from when on it gives how much a month."""
+    prices: dict[str, list[int]] = field(default_factory=lambda: {one: [price] for one, (_, price) in TIERS.items()})
+    """Of each tier: what a month of it ever cost, the last price last."""
     runs: dict[str, Ran] = field(default_factory=dict)
     terms: dict[str, Change] = field(default_factory=dict)
     owed: dict[str, Owed] = field(default_factory=dict)
@@ -92,27 +95,24 @@ class Books:
     def on_plan(self, customer: str) -> str:
         return self.stays[customer][-1][0]
 
-    def months(self, customer: str, now_ms: int) -> Iterator[tuple[str, str]]:
-        """(plan, month) of each month that a customer was on a plan, if only for a moment: who leaves just as a month
-        begins is given what is due by then first."""
-        found = set()
+    def months(self, customer: str, now_ms: int) -> dict[tuple[str, str], int]:
+        """What each month of each plan that a customer was on gives it, if it was for a moment only: who leaves just as
+        a month begins is given what is due by then first. By the terms as the month began, or the customer came."""
+        found: dict[tuple[str, str], int] = {}
         stays = self.stays[customer]
         for (plan, since), (_, until) in zip(stays, [*stays[1:], ("", now_ms)], strict=True):
-            found |= {(plan, month) for month in months_of(since, until + 1)}
-        yield from sorted(found)
+            begins = since
+            while begins <= until:
+                gives = next(amount for from_ms, amount in reversed(self.included[plan]) if from_ms <= begins)
+                if gives:
+                    found.setdefault((plan, month_of(begins)), gives)
+                begins = turn_after(begins)
+        return found
 
 
 def month_of(moment_ms: int) -> str:
     """2026-02, in UTC."""
     return datetime.fromtimestamp(moment_ms // 1000, UTC).strftime("%Y-%m")
-
-
-def months_of(from_ms: int, to_ms: int) -> Iterator[str]:
-    """Every month with a moment from `from_ms` on and before `to_ms`."""
-    moment = from_ms
-    while moment < to_ms:
-        yield month_of(moment)
-        moment = turn_after(moment)
 
 
 def turn_after(moment_ms: int) -> int:

@@ -11,14 +11,30 @@ from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.commands import credit, pools, tiers
+from drawdown.worker.commands.assignments import assign
 from drawdown.worker.verdict.asks import mark_for_projection
-from tests.simulation.commerce.books import CLUBS, FAR, MEMBERS, MODELLED, PLANS, POOL, TIERS, Tier, month_of
+from tests.simulation.commerce.books import (
+    CLUBS,
+    FAR,
+    MEMBERS,
+    MODELLED,
+    PLANS,
+    POOL,
+    TIERS,
+    Tier,
+    month_of,
+    turn_after,
+)
 from tests.simulation.commerce.calling import Shop
-from tests.simulation.providers import MEMORY
+from tests.simulation.operators import attempt, said
+from tests.simulation.oracle import Assignment
+from tests.simulation.providers import MEMORY, STRIPE
 from tests.stateful.pools import EVER, Lot
 
 AMOUNTS: Final = (10_000, 80_000, 400_000, 2_000_000)
 LASTS: Final = (30 * MINUTE_MS, DAY_MS, 9 * DAY_MS, 40 * DAY_MS)
+PRICES: Final = (0, 45_000, 120_000, 300_000)
+INCLUDED: Final = (0, 60_000, 300_000, 900_000)
 BOUGHT_MS: Final = 12 * MINUTE_MS
 """So long after a month began a tier is charged for it."""
 
@@ -27,8 +43,8 @@ def give(shop: Shop) -> str:
     """Somebody pays, for now or for later; for good, or for a while."""
     customer = shop.rng.choice((*CLUBS, *MODELLED, POOL))
     amount, key = shop.rng.choice(AMOUNTS), shop.name("gift")
-    begins = shop.rng.choice((None, None, None, shop.now + 2 * DAY_MS))
-    ends = shop.rng.choice((None, None, (begins or shop.now) + shop.rng.choice(LASTS)))
+    begins = shop.rng.choice((None, None, None, None, shop.now + 2 * DAY_MS, shop.now - 3 * DAY_MS))
+    ends = shop.rng.choice((None, None, max(begins or 0, shop.now) + shop.rng.choice(LASTS)))
     priority = shop.rng.choice((50, 50, 10, 90))
     terms = Terms("bonus" if ends else "purchased", priority, begins, ends)
 
@@ -53,6 +69,20 @@ def pay_provider(shop: Shop) -> str:
     shop.world.memory[MEMORY].granted[FAR] += amount
     shop.write(lambda c, by: mark_for_projection(c, [FAR], by.now_ms))
     return f"{FAR} pays {amount} at its provider"
+
+
+def flip(shop: Shop) -> str:
+    """Who is billed elsewhere is billed by another provider from its next window on; what runs goes on."""
+    biller = shop.world.oracle.latest(FAR)
+    assert biller is not None
+    provider = MEMORY if biller.provider == STRIPE else STRIPE
+    customer = f"cus_{FAR}" if provider == STRIPE else FAR
+    made = attempt(shop.world, lambda c: assign(c, [FAR], provider, said(shop.world), customer_id=customer))
+    if made is None:
+        return f"{FAR} to {provider}: refused"
+    shop.world.oracle.assignments[FAR].append(Assignment(made[0].start_ms, provider, customer))
+    shop.note("flipped")
+    return f"{FAR} is billed by {provider} from {made[0].start_ms}"
 
 
 def take_back(shop: Shop) -> str | None:
@@ -107,7 +137,7 @@ def buy(shop: Shop) -> str:
     asked_of(shop, customer)  # whoever buys is charged for what it held until now
     held, month = shop.books.tiers.setdefault((customer, tier), Tier()), month_of(shop.now)
     if answer.charged_micro:
-        if month in held.wanted or answer.charged_micro != TIERS[tier][1]:
+        if month in held.wanted or answer.charged_micro != shop.books.prices[tier][-1]:
             shop.breach(f"{customer} was charged {answer.charged_micro} for {tier} in {month}: {held}")
         shop.note("tier_bought")
     held.wanted.add(month)
@@ -131,6 +161,29 @@ def let_end(shop: Shop) -> str | None:
     held.renews, held.paid_to = False, month_of(answer.holder.paid_to_ms - 1)
     shop.note("tier_ended")
     return f"{customer} ends {tier}"
+
+
+def change_terms(shop: Shop) -> str | None:
+    """Another price of a tier, for charges to come; or what a plan includes, in months to come and for who comes."""
+    if shop.rng.random() < 0.5:
+        tier, price = shop.rng.choice(sorted(TIERS)), shop.rng.choice(PRICES)
+        change = tiers.Change(price_micro=price)
+        shop.call(
+            f"price of {tier}",
+            lambda c, by: tiers.set_tier(c, tier, change, by),
+            lambda answer: bool(answer[0] == answer[1]),
+            later=False,
+        )
+        shop.books.prices[tier].append(price)
+        shop.note("price_changed")
+        return f"{tier} costs {price}"
+    if turn_after(shop.now - 1) == shop.now:
+        return None  # in this very moment a month begins: by which terms is decided by who comes first
+    plan, gives = shop.rng.choice(sorted(PLANS)), {"included_micro": shop.rng.choice(INCLUDED)}
+    shop.write(lambda c, by: credit.set_plan_limit(c, plan, None, by, gives=gives))
+    shop.books.included[plan].append((shop.now, gives["included_micro"]))
+    shop.note("plan_gives_otherwise")
+    return f"{plan} gives {gives}"
 
 
 def asked_of(shop: Shop, customer: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from drawdown.worker.verify.verify import verify
-from tests.simulation.commerce.books import CLUBS, MEMBERS, MODELLED, PLANS, POOL, RATE, TIERS, month_of
+from tests.simulation.commerce.books import CLUBS, MEMBERS, MODELLED, PLANS, POOL, RATE, month_of
 from tests.simulation.commerce.calling import Shop
 from tests.stateful.pools import WAIT_MS, Member
 
@@ -62,8 +62,8 @@ def _months(shop: Shop) -> Iterator[str]:
         want.update((customer, f"grant:{key}", amount) for key, amount in shop.books.given[customer].items())
         first = PLANS[shop.books.stays[customer][0][0]].first
         want.update([(customer, f"first:{customer}", first)] if first else [])
-        for plan, month in shop.books.months(customer, shop.now):
-            want[(customer, f"included:{customer}:{plan}:{month}", PLANS[plan].included)] += 1
+        for (plan, month), amount in shop.books.months(customer, shop.now).items():
+            want[(customer, f"included:{customer}:{plan}:{month}", amount)] += 1
     yield from (f"{what} was given {given[what]} times, and should be {want[what]}" for what in given | want
                 if given[what] != want[what])  # fmt: skip
 
@@ -72,10 +72,12 @@ def _tiers(shop: Shop) -> Iterator[str]:
     """Each month of a tier was charged once at most; of one who can pay, each that was wanted; and none after its
     end."""
     charged: Counter[tuple[str, str, str]] = Counter()
-    names = {price: tier for tier, (_, price) in TIERS.items()}
-    for _, kind, account, _, amount, ts, _ in shop.world.rows(ENTRIES):
+    for key, kind, account, _, amount, ts, _ in shop.world.rows(ENTRIES):
         if kind == "tier":
-            charged[(account.removeprefix("wallet:"), names[amount], month_of(ts))] += 1
+            tier = key.split(":")[2]
+            charged[(account.removeprefix("wallet:"), tier, month_of(ts))] += 1
+            if amount not in shop.books.prices[tier]:
+                yield f"{key} cost {amount}, and {tier} never did"
     yield from (f"{what} was charged {times} times" for what, times in charged.items() if times > 1)
     for (customer, tier), held in shop.books.tiers.items():
         months = {month for whose, what, month in charged if (whose, what) == (customer, tier)}
@@ -132,7 +134,7 @@ def _left(member: Member, now_ms: int) -> int:
 
 def _left_of_plans(shop: Shop, customer: str) -> int:
     books = shop.books
-    plans = sum(PLANS[plan].included for plan, _ in books.months(customer, shop.now))
+    plans = sum(books.months(customer, shop.now).values())
     given = sum(books.given[customer].values()) + plans + PLANS[books.stays[customer][0][0]].first
     runs = sum(one.drawn for one in books.runs.values() if one.customer == customer and one.kind == "receipt")
     metered = _used_micro(shop, customer)

@@ -53,6 +53,7 @@ BEGIN: Final = {CLUBS[0]: 10**10, CLUBS[1]: 300_000}
 ENOUGH: Final = 5_000_000
 LEAPS: Final = 0.15
 """How often, where nothing happens for a while, that while is days or weeks."""
+SKEW_MS: Final = 5_000
 BUSY: Final = 6
 """Acts of the shop's, at most, for each moment in which the world acts."""
 Act = Callable[[Shop], str | None]
@@ -63,6 +64,8 @@ ACTS: Final[tuple[tuple[Act, float], ...]] = (
     (buyers.come_onto, 1.5),
     (buyers.buy, 3.0),
     (buyers.let_end, 1.0),
+    (buyers.change_terms, 1.5),
+    (buyers.flip, 0.7),
     (buyers.allot, 5.0),
     (buyers.name_payer, 2.0),
     (products.accept, 12.0),
@@ -76,7 +79,17 @@ ACTS: Final[tuple[tuple[Act, float], ...]] = (
     (payees.release, 7.0),
     (hear, 5.0),
 )
-HOSTS: Final = ((actions.samples, 3.0), (actions.sandbox, 1.0), (actions.provider_trouble, 0.3),
+
+
+def skew(world: World) -> str:
+    """A worker's clock is some seconds wrong."""
+    worker = world.rng.choice(world.workers)
+    worker.clock.offset_ms = world.rng.randint(-SKEW_MS, SKEW_MS)
+    world.faults.note("clock_skew")
+    return f"{worker.name}'s clock is off by {worker.clock.offset_ms / 1000} s"
+
+
+HOSTS: Final = ((skew, 1.0), (actions.samples, 3.0), (actions.sandbox, 1.0), (actions.provider_trouble, 0.3),
                 (actions.cell_trouble, 0.5), (webhooks, 1.0), (void_rejected, 0.3), (decide, 0.5))  # fmt: skip
 
 
@@ -154,6 +167,7 @@ def _open(shop: Shop) -> None:
         gives = {"included_micro": plan.included, "rollover_min_micro": plan.rolls[0],
                  "rollover_max_micro": plan.rolls[1], "first_micro": plan.first}  # fmt: skip
         world.write(partial(credit.set_plan_limit, plan=name, max_concurrent=plan.at_once, by=by, gives=gives))
+        shop.books.included[name] = [(START, plan.included)]
     for name, (at_once, price) in TIERS.items():
         world.write(partial(tiers.set_tier, tier=name, change=tiers.Change(at_once, price), by=by))
     for name, change in payees.TERMS.items():
@@ -167,7 +181,7 @@ def _open(shop: Shop) -> None:
     world.memory[MEMORY].granted[FAR] = buyers.AMOUNTS[1]
     stripe = world.remote[STRIPE]
     assert isinstance(stripe, Stripe)
-    stripe.emulator.add_customer(f"cus_{BEYOND}")
+    stripe.emulator.add_customer(f"cus_{BEYOND}", f"cus_{FAR}")
     world.write(partial(pools.make, pool=POOL, by=by))
     for customer in (*CLUBS, *MODELLED):
         _begin(shop, customer)

@@ -122,11 +122,17 @@ def end_all(shop: Shop) -> None:
 
 
 def _now(shop: Shop, ran: Ran) -> Ran:
-    """A run that is over is expired, whether anything has looked at it since or not."""
-    if ran.state == "held" and ran.expires_ms <= shop.now:
+    """A run that is over is expired, whether anything has looked at it since or not; so is one that any worker's clock
+    took for over."""
+    early = ran.expires_ms <= shop.world.latest and _kept(shop, ran.key) == "expired"
+    if ran.state == "held" and (ran.expires_ms <= shop.now or early):
         shop.note("expired")
         ran = shop.books.runs[ran.key] = replace(ran, state="expired")
     return ran
+
+
+def _kept(shop: Shop, key: str) -> str:
+    return str(shop.world.rows("SELECT state FROM reservations WHERE reservation = :key", key=key)[0][0])
 
 
 def _draw(shop: Shop, ran: Ran, amount: int) -> str:
