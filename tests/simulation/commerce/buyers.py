@@ -42,7 +42,7 @@ BOUGHT_MS: Final = 12 * MINUTE_MS
 def give(shop: Shop) -> str:
     """Somebody pays, for now or for later; for good, or for a while."""
     customer = shop.rng.choice((*CLUBS, *MODELLED, POOL))
-    amount, key = shop.rng.choice(AMOUNTS), shop.name("gift")
+    amount, key = shop.rng.choice(AMOUNTS[:2] if customer == CLUBS[1] else AMOUNTS), shop.name("gift")
     begins = shop.rng.choice((None, None, None, None, shop.now + 2 * DAY_MS, shop.now - 3 * DAY_MS))
     ends = shop.rng.choice((None, None, max(begins or 0, shop.now) + shop.rng.choice(LASTS)))
     priority = shop.rng.choice((50, 50, 10, 90))
