@@ -181,7 +181,9 @@ def change_terms(shop: Shop) -> str | None:
         return None  # in this very moment a month begins: by which terms is decided by who comes first
     plan, gives = shop.rng.choice(sorted(PLANS)), {"included_micro": shop.rng.choice(INCLUDED)}
     shop.write(lambda c, by: credit.set_plan_limit(c, plan, None, by, gives=gives))
-    shop.books.included[plan].append((shop.now, gives["included_micro"]))
+    # Who came onto it in this very moment came before that.
+    came = any((plan, shop.now) in stays for stays in shop.books.stays.values())
+    shop.books.included[plan].append((shop.now + came, gives["included_micro"]))
     shop.note("plan_gives_otherwise")
     return f"{plan} gives {gives}"
 
