@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from drawdown.providers.http import NotSent
+from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
+from drawdown.worker.commands.webhooks import KEPT_MS, WebhookEvent, is_taken, store_failed, take_event
+from tests.fresh import fresh
 from tests.server.house import FOREIGN, SVIX, Caller, House, served
 from tests.world import T0
 
@@ -77,6 +80,17 @@ def test_a_repeat_is_known_by_its_id_and_changes_nothing(house: House) -> None:
         assert (await caller.hook("autumn", *house.autumn_hook("acme", "msg_2"))).json() == {"status": "done"}
 
     served(house, work)
+
+
+def test_an_event_that_failed_longer_ago_than_any_is_kept_counts_once() -> None:
+    """It is kept from when it came last: taken, it was forgotten in the same moment, and counted again."""
+    engine, event = fresh(), WebhookEvent("stripe", "evt_1", "0" * 64)
+    write(engine, lambda c: store_failed(c, event, "not fetched", T0))
+    later = T0 + KEPT_MS + 1
+    took = [write(engine, lambda c, at=at: take_event(c, event, [], at)) for at in (later, later + 1)]  # type: ignore[misc]
+    assert took == [[], None]
+    assert read(engine, lambda c: is_taken(c, event))
+    engine.dispose()
 
 
 def test_of_one_event_delivered_many_times_at_once_one_counts(house: House) -> None:

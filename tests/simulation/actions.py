@@ -74,9 +74,10 @@ def samples(world: World) -> str:
     return "inserts " + " ".join(f"{one.id}:{one.org}@{(one.ts - START) // 1000}s={one.seconds}" for one in made)
 
 
-def insert(world: World, made: list[Sample]) -> None:
+def insert(world: World, made: list[Sample], box: str | None = None) -> None:
     # A box's number says nothing of whose it is: of those that are the organisation's own, more is expected to come.
-    rows = [{**one._asdict(), "box": f"box{len(world.written) % BOXES}", "now": world.time.now} for one in made]
+    name = f"box{len(world.written) % BOXES}" if box is None else box
+    rows = [{**one._asdict(), "box": name, "now": world.time.now} for one in made]
     world.write(lambda c: c.execute(_INSERT, rows))
     for one, row in zip(made, rows, strict=True):
         world.oracle.took(one)

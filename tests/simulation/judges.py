@@ -50,7 +50,8 @@ FROM projections p JOIN orgs o ON o.org_id = p.org_id LEFT JOIN assignments a ON
 WHERE p.projection_id > :last ORDER BY p.projection_id
 """
 _RESERVED: Final = """
-SELECT COALESCE(SUM(r.amount_micro - r.drawn_micro), 0) FROM reservations r JOIN assignments a
+SELECT COALESCE(SUM(r.amount_micro - r.drawn_micro), 0), COUNT(CASE WHEN r.settled_by = 'metering' THEN 1 END)
+FROM reservations r JOIN assignments a
 ON a.customer_id = r.customer_id AND a.org_id = :org AND a.provider = 'embedded' AND a.start_ms <= :now
     AND (a.end_ms IS NULL OR :now < a.end_ms)
 WHERE r.state = 'held' AND r.expires_ms > :now AND r.drawn_micro < r.amount_micro
@@ -153,7 +154,11 @@ def _verdict(world: World, one: Decided, state: Any, now: int) -> Iterator[str]:
     if one.reason == "operator":
         yield f"{told}, and no operator said so"
     if isinstance(state, CustomerState) and type(state.balance_micro) in (int, type(None)):
-        yield from _by_read(told, one, state.balance_micro, _reserved(world, one, now))
+        reserved, of_metering = _reserved(world, one, now)
+        balance = state.balance_micro
+        if of_metering and one.halted and one.reason == "estimate" and 0 < (balance or 0) <= reserved:
+            return  # what its sandboxes have used by now is reserved no longer: only the watch has seen how much
+        yield from _by_read(told, one, balance, reserved)
     elif not one.halted and one.before:
         yield f"{told}: resumed without a fresh read ({state})"
     elif one.halted:
@@ -162,12 +167,12 @@ def _verdict(world: World, one: Decided, state: Any, now: int) -> Iterator[str]:
             yield f"{told}: not read ({state}), and the policy is {policy}"
 
 
-def _reserved(world: World, one: Decided, now: int) -> int:
-    """What runs have reserved of its wallet, and hold by this clock."""
+def _reserved(world: World, one: Decided, now: int) -> tuple[int, int]:
+    """What runs have reserved of its wallet, and hold by this clock; how many of them metering settles."""
     if one.provider != EMBEDDED:
-        return 0
-    ((left,),) = world.rows(_RESERVED, org=one.org, now=now)
-    return int(left)
+        return 0, 0
+    ((left, of_metering),) = world.rows(_RESERVED, org=one.org, now=now)
+    return int(left), int(of_metering)
 
 
 def _by_read(told: str, one: Decided, balance: int | None, reserved: int) -> Iterator[str]:

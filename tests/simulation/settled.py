@@ -84,7 +84,7 @@ def _asked(world: World, provider: str, customer: str) -> tuple[int | None, int 
     rows = world.rows(
         "SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_lines WHERE account_id = :id", id=f"wallet:{customer}"
     )
-    return int(rows[0][0]), None
+    return int(rows[0][0]), world.limit_of(customer)
 
 
 def _verified(world: World) -> list[str]:

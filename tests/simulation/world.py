@@ -189,6 +189,8 @@ class World:
     def __post_init__(self) -> None:
         self.flights: WeakKeyDictionary[Push | LookUp, Flying] = WeakKeyDictionary()
         self.judged: Callable[[Transaction, Any], None] = lambda effect, answer: None
+        self.limit_of: Callable[[str], int | None] = lambda customer: None
+        """How many sandboxes at once a customer of the ledger may have: as many as it likes, where it is on no plan."""
         self.clock = FixedClock(self.time.now)
         self.process_clock = FixedClock(self.time.now)
         self.memory: dict[str, MemoryProvider] = {

@@ -6,7 +6,8 @@ SELECT state FROM webhooks WHERE provider = :provider AND event_id = :event_id A
 -- name: store
 INSERT INTO webhooks (provider, event_id, received_ms, body_sha256, state, attempts, error)
 VALUES (:provider, :event_id, :received_ms, :body_sha256, :state, 1, :error)
-ON CONFLICT (provider, event_id) DO UPDATE SET state = :state, attempts = webhooks.attempts + 1, error = :error
+ON CONFLICT (provider, event_id) DO UPDATE SET state = :state, attempts = webhooks.attempts + 1, error = :error,
+    received_ms = :received_ms
 WHERE webhooks.state = 'failed' RETURNING attempts
 
 -- name: forget
