@@ -115,6 +115,10 @@ def test_a_claim_finds_what_is_due_without_reading_what_is_settled(plans: Plans)
         assert "pushes" not in sequential(plan)
 
 
+def test_what_is_charged_in_place_reads_one_portion_of_a_backlog(plans: Plans) -> None:
+    assert "Sort" not in plan_of(plans, "INSERT INTO charges_work"), "sorted, all that is due is read first"
+
+
 def test_a_settlement_finds_its_rows_by_the_primary_key(plans: Plans) -> None:
     assert "pushes_pkey" in plan_of(plans, "UPDATE pushes SET state = x.state")
     assert "pushes_pkey" in plan_of(plans, "UPDATE pushes SET state = 'accepted'", "charges_work")

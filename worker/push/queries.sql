@@ -284,6 +284,14 @@ ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}
 SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off
 
+-- name: by_turn [postgresql]
+-- What is due is read in the order of its index, and no further than one portion: sorted, where there seemed to be few,
+-- each portion would read all of a backlog.
+SET LOCAL enable_sort = off
+
+-- name: by_any [postgresql]
+SET LOCAL enable_sort TO DEFAULT
+
 -- name: post_charges
 -- In the order of their keys, and the wallets in theirs: as everybody does it.
 INSERT INTO ledger_accounts (account_id) SELECT DISTINCT account_id FROM charges_work WHERE 1 = 1
