@@ -64,7 +64,9 @@ def push(context: Context, provider: str) -> Steps[Pushed]:
     now = context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
     if provider == EMBEDDED:
-        done.accepted += yield from charge_in_place(context, context.new_claim(), SENDING)
+        done.accepted = yield from charge_in_place(context, context.new_claim(), SENDING)
+        if done.accepted:
+            log.info("pushes_settled", provider=provider, accepted=done.accepted, in_place=True)
     while not context.out_of_time(SENDING) and context.breaker(provider).allows(context.clock.now_ms()):
         now, claim = context.clock.now_ms(), context.new_claim()
         claimed: Claim = yield Transaction(
