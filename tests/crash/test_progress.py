@@ -16,7 +16,7 @@ from tests.crash.billers import OPEN, WINDOW_MS, _biller, _charged, _served, _se
 from tests.crash.data import FROM_MS
 from tests.crash.nursery import Nursery
 
-ORGS, WINDOWS = 100, 8
+ORGS, WINDOWS = 100, 12
 PUSHES = ORGS * WINDOWS
 CALLS_A_LIFE = 330
 """More than are under way at once, and fewer than the two claims that a worker sends side by side."""
