@@ -64,7 +64,7 @@ def _sealed(stage: Stage) -> None:
 def sent_before(stage: Stage) -> None:
     """And was sent once, by a worker that died: it is not charged in place."""
     _sealed(stage)
-    due = "provider = 'embedded' AND state = 'due'"
+    due = "provider = 'embedded' AND state = 'due' AND attempts = 0"
     stage.write(
         "INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty) "
         f"SELECT window_ms, org_id, feature, revision, 1, {NOW}, 'gone', sent_qty FROM pushes WHERE {due}"
