@@ -92,7 +92,7 @@ def test_one_transaction_charges_and_settles(fleet: Fleet) -> None:
 PRICES = [
     (micro, per, quantity)
     for micro in (0, 1, 3, 20, 10**9, 2**62)
-    for per in (1, 2, 7, 3600, 2**61)
+    for per in (1, 2, 7, 3600, 2**61, 2**62, 2**63 - 1)
     for quantity in (0, 1, -1, 3, -7, 59, 3599, -3600, 2**53, -(2**53), 2**62)
 ]
 

@@ -31,7 +31,7 @@ SQL = queries(__file__)
 AT_ONCE: Final = 2_048
 """Pushes that one transaction charges."""
 MOST_PRODUCT: Final = 2**62
-"""Twice a quantity times its rate, at most: what SQL works out stays within 64 bits."""
+"""Twice a quantity times its rate, or twice what the rate is for, at most: what SQL works out stays within 64 bits."""
 
 
 class NotPlain(Refused):
@@ -101,7 +101,9 @@ def rates_in_sql(card: RateCard) -> list[dict[str, object]]:
         micro, per = rate.micro_credits, rate.per_quantity
         free = MOST_PRODUCT, MOST_PRODUCT
         most = min((MAX_ENTRY_MICRO * per // micro, (MOST_PRODUCT - per) // (2 * micro)) if micro else free)
+        if 2 * per > MOST_PRODUCT:  # SQL doubles it, too
+            most = -1
         times = {"from_ms": rate.start_ms, "to_ms": ends_ms}
-        prices = {"micro_credits": micro, "per_quantity": per, "most": max(most, -1)}
+        prices = {"micro_credits": micro, "per_quantity": per, "most": most}
         rows.append({"feature": rate.feature, **times, **prices})
     return rows
