@@ -12,7 +12,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from drawdown.ledger.rates import Rate, RateCard
 from drawdown.providers.payments.protocol import ChargeResult, InDoubt, Paid
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.database import write
@@ -47,10 +46,11 @@ def _settled_apart() -> None:
         return int(done[1])
 
     def charge_in_place(context: Context, claim: str, sending: int) -> Steps[int]:
-        rates = in_place.rates_in_sql(RateCard(Rate(f"compute_{size}gb", 0, 100, 1) for size in (1, 2, 4, 8)))
         now = context.clock.now_ms()
-        values = {"provider": "embedded", "now_ms": now, "at_most": 2_000, "lo": 0, "hi": 255, "rates": rates,
-                  "own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS, "claim_owner": claim}  # fmt: skip
+        most = {"most_rate": in_place.MOST_RATE, "most_product": in_place.MOST_PRODUCT, "most_entry_micro": 10**15}
+        dated = {"own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS}
+        due = {"provider": "embedded", "now_ms": now, "at_most": 2_000, "lo": 0, "hi": 255}
+        values = {**due, **dated, **most, "claim_owner": claim}
         yield Transaction("charge", partial(work, names=(*picks, "post_charges", "move_charges"), values=values))
         done: int = yield Transaction("settle", partial(work, names=(*picks, "settle_charges"), values=values))
         return done

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from drawdown.ledger.entries import EVER_MS, MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
-from drawdown.ledger.rates import Rate, RateCard
+from drawdown.ledger.entries import MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
+from drawdown.ledger.rates import Rate
 from drawdown.schema.database import read, write
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import credit, features
@@ -118,27 +118,25 @@ def test_a_price_in_sql_is_the_price(engine: sa.Engine) -> None:
     for number, (micro, per, quantity) in enumerate(PRICES):
         amount = Rate("f", 0, micro, per).price(quantity)
         found = charged.pop(f"f{number}", None)
-        bounded = abs(quantity) * micro // per < MAX_ENTRY_MICRO and abs(quantity) * micro * 2 + per < 2**62
-        assert found == amount if bounded else found in (None, amount), (micro, per, quantity)
+        bounded = max(micro, per) <= in_place.MOST_RATE and abs(quantity) <= in_place.MOST_PRODUCT // (2 * micro + 1)
+        expected = amount if bounded and abs(amount) <= MAX_ENTRY_MICRO else None
+        assert found == expected, (micro, per, quantity)
     assert not charged and 100 < picked < len(PRICES)
 
 
 def test_without_any_rate_nothing_is_charged(engine: sa.Engine) -> None:
-    assert in_place.rates_in_sql(RateCard([])) == []
     charged = write(engine, lambda c: in_place.charge_due(c, claim="w/1", now=T0, shard=Shard(), witness=None))
     assert charged == (0, None)
 
 
-def test_each_moment_has_the_rate_in_force() -> None:
-    card = RateCard([Rate("a", 0, 5, 1), Rate("a", 100, 7, 2), Rate("b", 50, 1, 1)])
-    rows = {(row["feature"], row["from_ms"]): row["to_ms"] for row in in_place.rates_in_sql(card)}
-    assert rows[("a", 0)] == 100 and rows[("a", 100)] == rows[("b", 50)] == EVER_MS
-    for feature, ts in (("a", 0), ("a", 99), ("a", 100), ("b", 49), ("b", 50)):
-        rate = card.rate(feature, ts)
-        held = [
-            start for (name, start), end in rows.items() if name == feature and int(str(start)) <= ts < int(str(end))
-        ]
-        assert held == ([] if rate is None else [rate.start_ms])
+def test_each_push_is_charged_at_the_rate_of_its_own_moment(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    due(fleet, "acme")
+    fleet.sample("acme", T0 + WINDOW_MS + 1, 60, 1024)
+    sealed(fleet, monkeypatch, 3)
+    for start_ms, micro in ((T0 + WINDOW_MS, 7), (T0 + 2 * WINDOW_MS, 9)):
+        write(fleet.engine, lambda c, s=start_ms, m=micro: credit.set_rate(c, "compute_1gb", m, 1, fleet.by, from_ms=s))  # type: ignore[misc]
+    assert charge_now(fleet) == 2
+    assert fleet.rows("SELECT amount_micro FROM ledger_entries ORDER BY ts") == [(6000,), (420,)]
 
 
 def charge_now(fleet: Fleet) -> int:
@@ -146,12 +144,12 @@ def charge_now(fleet: Fleet) -> int:
     return write(fleet.engine, lambda c: in_place.charge_due(c, claim="w/1", now=now, shard=Shard(), witness=None))[0]
 
 
-def sealed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def sealed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, windows: int = 2) -> None:
     """Sealed by a tick that had no time left to push."""
     with monkeypatch.context() as patched:
         patched.setattr(pushing, "charge_in_place", nothing_in_place)
         patched.setattr("drawdown.worker.engine.context.Context.out_of_time", lambda _, eighths=8: eighths < 8)
-        fleet.tick_windows(2)
+        fleet.tick_windows(windows)
     assert fleet.rows("SELECT DISTINCT state FROM pushes") == [("due",)]
 
 

@@ -8,14 +8,11 @@ already) stays due, and is sent the way of all providers, which has an answer fo
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger.entries import EVER_MS, MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
-from drawdown.ledger.rates import RateCard
-from drawdown.ledger.wallet import read_rate_card
+from drawdown.ledger.entries import MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
@@ -30,8 +27,10 @@ SQL = queries(__file__)
 
 AT_ONCE: Final = 2_048
 """Pushes that one transaction charges."""
+MOST_RATE: Final = 10**12
+"""What a rate charges, and for how many units, at most: as `ledger rate` takes it."""
 MOST_PRODUCT: Final = 2**62
-"""Twice a quantity times its rate, or twice what the rate is for, at most: what SQL works out stays within 64 bits."""
+"""Twice a quantity times its rate, at most: what SQL works out stays within 64 bits."""
 
 
 class NotPlain(Refused):
@@ -70,8 +69,8 @@ def charge_due(
     _plan(connection, "by_key", "by_turn")
     limits = {"now_ms": now, "at_most": AT_ONCE, "lo": shard.lo, "hi": shard.hi}
     dated = {"own_minutes": OWN_MINUTES, "minute_ms": MINUTE_MS}
-    rates = {"provider": EMBEDDED, "rates": rates_in_sql(read_rate_card(connection))}
-    picked = SQL.run(connection, "pick_charges", {**limits, **dated, **rates}).rowcount
+    most = {"most_rate": MOST_RATE, "most_product": MOST_PRODUCT, "most_entry_micro": MAX_ENTRY_MICRO}
+    picked = SQL.run(connection, "pick_charges", {"provider": EMBEDDED, **limits, **dated, **most}).rowcount
     if not picked:
         return 0, None
     _plan(connection, "by_any")
@@ -89,21 +88,3 @@ def _plan(connection: sa.Connection, *ways: str) -> None:
     """Have PostgreSQL do what follows in these ways, whatever its statistics say."""
     for way in ways if connection.dialect.name == "postgresql" else ():
         SQL.run(connection, way)
-
-
-def rates_in_sql(card: RateCard) -> list[dict[str, object]]:
-    """The rate card as rows: each rate, from when until when it is in force, and the largest quantity that it charges
-    within one entry's bound."""
-    rows: list[dict[str, object]] = []
-    for rate, later in pairwise([*card.rates, None]):
-        assert rate is not None
-        ends_ms = later.start_ms if later is not None and later.feature == rate.feature else EVER_MS
-        micro, per = rate.micro_credits, rate.per_quantity
-        free = MOST_PRODUCT, MOST_PRODUCT
-        most = min((MAX_ENTRY_MICRO * per // micro, (MOST_PRODUCT - per) // (2 * micro)) if micro else free)
-        if 2 * per > MOST_PRODUCT:  # SQL doubles it, too
-            most = -1
-        times = {"from_ms": rate.start_ms, "to_ms": ends_ms}
-        prices = {"micro_credits": micro, "per_quantity": per, "most": most}
-        rows.append({"feature": rate.feature, **times, **prices})
-    return rows

@@ -264,18 +264,23 @@ DELETE FROM charges_work
 -- The moment that a push is dated at: in SQL, `rows.dated`.
 p.window_ms + CASE WHEN p.revision < :own_minutes THEN p.revision ELSE :own_minutes END * :minute_ms + :minute_ms / 2
 
+-- name: price
+-- `Rate.price`: rounded half away from zero.
+(ABS(p.sent_qty) * r.micro_credits * 2 + r.per_quantity) / (2 * r.per_quantity)
+
 -- name: pick_charges
--- Those that were never sent, of features that have a rate, up to the quantity that it may charge (`most`). The price
--- is `Rate.price`: rounded half away from zero.
+-- Those that were never sent, at the rate in force when they are dated at. What is worked out stays within 64 bits, and
+-- within what one entry may come to: CASE keeps the one from being asked before the other.
 INSERT INTO charges_work (window_ms, org_id, feature, revision, key, account_id, quantity, ts, amount_micro)
-WITH rates AS MATERIALIZED (SELECT * FROM {rows :rates (feature text, from_ms bigint, to_ms bigint,
-    micro_credits bigint, per_quantity bigint, most bigint)} r)
 SELECT p.window_ms, p.org_id, p.feature, p.revision, p.key, 'wallet:' || p.customer_id, p.sent_qty, {dated},
-    CASE WHEN p.sent_qty < 0 THEN -1 ELSE 1 END
-        * ((ABS(p.sent_qty) * r.micro_credits * 2 + r.per_quantity) / (2 * r.per_quantity))
+    CASE WHEN p.sent_qty < 0 THEN -1 ELSE 1 END * ({price})
 FROM pushes p JOIN orgs o ON o.org_id = p.org_id
-JOIN rates r ON r.feature = p.feature AND {dated} >= r.from_ms AND {dated} < r.to_ms
-WHERE {may_be_sent} AND p.attempts = 0 AND p.wire_key IS NULL AND p.sent_qty BETWEEN -r.most AND r.most
+JOIN ledger_rates r ON r.feature = p.feature AND r.start_ms = (SELECT MAX(q.start_ms) FROM ledger_rates q
+    WHERE q.feature = p.feature AND q.start_ms <= {dated})
+WHERE {may_be_sent} AND p.attempts = 0 AND p.wire_key IS NULL
+    AND CASE WHEN r.micro_credits <= :most_rate AND r.per_quantity <= :most_rate
+            AND p.sent_qty BETWEEN -(:most_product / (2 * r.micro_credits + 1)) AND :most_product / (2 * r.micro_credits + 1)
+        THEN {price} <= :most_entry_micro ELSE 1 = 0 END
 ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}
 
 -- name: by_key [postgresql]
