@@ -10,6 +10,7 @@ RUN python -m venv /opt/drawdown \
     && /opt/build/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r build.lock
 COPY pyproject.toml README.md ./
 COPY schema schema
+COPY events events
 COPY ledger ledger
 COPY providers providers
 COPY worker worker
