@@ -69,9 +69,7 @@ class UsageEvent:
         if self.occurred_ms < EARLIEST_TS:
             raise Unfit("too_old", "the time lies before 2000: it is in milliseconds, or as ISO 8601", "time")
         if self.occurred_ms > now_ms + FUTURE_SLACK_MS:
-            raise Unfit(
-                "in_the_future", "the time lies over five minutes ahead: see to the sender's clock", "time"
-            )
+            raise Unfit("in_the_future", "the time lies over five minutes ahead: see to the sender's clock", "time")
 
 
 def _require_id(text: str, name: str) -> None:
