@@ -163,6 +163,21 @@ CREDIT = {
         "wallet:acme has 1 left of lots that are over; it can be 0 to 0",
         org="acme",
     ),
+    "what is left of a lot that is over, and will never expire": Broken(
+        10,
+        (
+            "DELETE FROM ledger_entries WHERE key = 'expiry:grant:over:r0'",
+            "UPDATE ledger_accounts SET balance_micro = balance_micro + 30 WHERE account_id = 'wallet:other'",
+        ),
+        "grant:over is over and booked, and 30 of it stay in wallet:other: 0 can have been used",
+        org="other",
+    ),
+    "more that waits to expire than runs hold": Broken(
+        10,
+        ("UPDATE ledger_accounts SET deferred_micro = 7 WHERE account_id = 'wallet:other'",),
+        "7 wait to expire in wallet:other; 0 are left of lots that are over, and",
+        org="other",
+    ),
     "a lot that was in the balance before it began": Broken(
         10,
         ("UPDATE ledger_lots SET begins_ms = at_ms + 1 WHERE lot = 'grant:ends'",),

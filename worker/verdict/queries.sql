@@ -3,7 +3,13 @@
 -- name: in_force_now
 a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
--- name: mark_for_projection
+-- name: mark_for_projection [postgresql]
+-- Held in the order of their ids first: two of these would otherwise wait for each other crosswise.
+UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1
+FROM (SELECT o.org_id FROM orgs o WHERE o.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
+    ORDER BY o.org_id FOR NO KEY UPDATE) held WHERE orgs.org_id = held.org_id
+
+-- name: mark_for_projection [sqlite]
 UPDATE orgs SET projection_due_ms = :now_ms, projection_asks = projection_asks + 1
 WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 

@@ -191,10 +191,36 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
         OR (w.lots_over_ms IS NOT NULL AND w.lots_ended_ms IS NULL))) q
 WHERE q.over_micro > q.most OR q.over_micro < q.least
 
+-- name: lot_left
+-- Of a lot that is over and booked nothing is left but what was used; once nothing waits in the wallet.
+SELECT 'lot_left' AS what, {owner}, q.*
+FROM (SELECT r.lot, SUBSTR(r.account_id, 8) AS customer_id, r.account_id, r.rest, r.used FROM {booked_lots} r
+    JOIN ledger_accounts w ON w.account_id = r.account_id
+    WHERE w.deferred_micro = 0 AND (w.next_due_ms IS NULL OR w.next_due_ms > r.expires_ms)) q
+WHERE q.rest > q.used
+
+-- name: deferred_wrong
+-- What waits to expire is held by runs, and is left of lots that are over; or is to be taken of what rolled over.
+SELECT 'deferred_wrong' AS what, {owner}, q.*
+FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.deferred_micro, w.held_micro,
+        COALESCE((SELECT SUM(r.rest) FROM {booked_lots} r WHERE r.account_id = w.account_id), 0) AS rest,
+        COALESCE((SELECT SUM(l.amount_micro) FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot
+            WHERE p.part = 'rollover' AND 'wallet:' || p.customer_id = w.account_id), 0) AS rolled
+    FROM ledger_accounts w WHERE w.deferred_micro <> 0 AND COALESCE(w.next_due_ms, 1) > 0) q
+WHERE q.deferred_micro < 0
+    OR q.deferred_micro > q.rolled + CASE WHEN q.rest < q.held_micro THEN q.rest ELSE q.held_micro END
+
 -- name: ended_lots
 -- Of lots that are over and not booked yet, what of each was not taken back, what of that may roll over, and what can
 -- have been paid by it.
-(SELECT 'wallet:' || l.customer_id AS account_id, l.amount_micro - COALESCE((SELECT SUM(CASE
+({of_lots} l.expires_ms <= a.lots_over_ms AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms))
+
+-- name: booked_lots
+-- The same of those that are booked.
+({of_lots} l.expires_ms <= a.lots_ended_ms)
+
+-- name: of_lots
+SELECT l.lot, l.expires_ms, 'wallet:' || l.customer_id AS account_id, l.amount_micro - COALESCE((SELECT SUM(CASE
             WHEN b.kind = 'expiry' THEN b.amount_micro ELSE -b.amount_micro END) FROM ledger_entries b
             WHERE b.lot = l.lot), 0) AS rest,
         COALESCE(p.rollover_max_micro, 0) AS rolls, COALESCE((SELECT SUM(ABS(e.amount_micro)) FROM ledger_entries e
@@ -204,8 +230,7 @@ WHERE q.over_micro > q.most OR q.over_micro < q.least
             AND e.ts < l.expires_ms AND {may_pay}), 0) AS used
     FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
     LEFT JOIN plan_lots p ON p.lot = l.lot
-    WHERE l.expires_ms <= a.lots_over_ms AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms)
-        AND EXISTS (SELECT 1 FROM ledger_entries g WHERE g.key = l.lot))
+    WHERE EXISTS (SELECT 1 FROM ledger_entries g WHERE g.key = l.lot) AND
 
 -- name: may_pay
 (l.features IS NULL OR l.features LIKE '%"' || e.feature || '"%')
