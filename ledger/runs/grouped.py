@@ -33,12 +33,12 @@ def reserve_all(
 
     Errors: NotTogether.
     """
-    said = {"accepted_ms": now_ms}
-    rows = [{**vars(ask), **said, "actor": by.actor, "reason": by.reason} for ask, by in asked]
-    new = SQL.run(connection, "insert", {"asks": rows}).scalars().all()
+    ((org_id, customer_id),) = {(ask.org_id, ask.customer_id) for ask, _ in asked}
+    rows = [{**vars(ask), "actor": by.actor, "reason": by.reason} for ask, by in asked]
+    same = {"org_id": org_id, "customer_id": customer_id, "accepted_ms": now_ms}
+    new = SQL.run(connection, "insert", {"asks": rows, **same}).scalars().all()
     if len(new) < len(rows):
         raise NotTogether("a key was used before, or stands there twice")
-    (customer_id,) = {ask.customer_id for ask, _ in asked}
     values = {
         "account_id": wallet_account(customer_id),
         "amount_micro": sum(ask.amount_micro for ask, _ in asked),

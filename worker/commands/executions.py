@@ -18,7 +18,7 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.runs import draws, grouped, reservations, sandboxes
 from drawdown.ledger.runs.draws import Cost
 from drawdown.ledger.runs.grouped import NotTogether
-from drawdown.ledger.runs.reservations import Ask, Denied, Reservation, State
+from drawdown.ledger.runs.reservations import NO_SANDBOXES, Ask, Denied, Reservation, State
 from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.audit import By
@@ -161,7 +161,7 @@ def _ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
         action=request.action,
         supplier=request.supplier,
         settled_by=request.settled_by or "receipt",
-        sandboxes=json.dumps(request.named),
+        sandboxes=json.dumps(request.named) if request.sandboxes else NO_SANDBOXES,
         payer_number=None if found.payer is None else found.payer.number,
         hold=found.hold,
     )
