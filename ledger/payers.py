@@ -15,7 +15,7 @@ from drawdown.ledger.accounts import wallet_account
 from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
 
@@ -117,7 +117,7 @@ def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_m
     total = int(SQL.run(connection, "spent", values).scalar_one()) + more_micro
     if total > found.limit_micro:
         text = (
-            f"{found.payer} pays {found.limit_micro / MICRO:g} credits for runs of {found.org_id}, and with this one "
+            f"{found.payer} pays {as_credits(found.limit_micro)} credits for runs of {found.org_id}, and with this one "
         )
-        text += f"they come to {total / MICRO:g}: ask for less, or `drawdown payer allow` more"
+        text += f"they come to {as_credits(total)}: ask for less, or `drawdown payer allow` more"
         raise Denied("payer_limit", text, "credits")

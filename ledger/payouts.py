@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from drawdown.ledger import settlements
 from drawdown.ledger.runs.reservations import Denied
-from drawdown.ledger.settlements import in_credits
 from drawdown.ledger.suppliers import Supplier
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
 
@@ -96,11 +96,11 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
     total = int(sums.released_micro) + int(sums.carried_micro)
     threshold = found.terms.threshold_micro if sums.threshold_micro is None else int(sums.threshold_micro)
     if total <= threshold:
-        less = f", less {in_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
+        less = f", less {as_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(
             "below_threshold",
-            f"{found.supplier} has {in_credits(sums.released_micro)} credits to be released{less}, and a batch comes "
-            f"to more than {in_credits(threshold)}: they wait for the next one",
+            f"{found.supplier} has {as_credits(sums.released_micro)} credits to be released{less}, and a batch comes "
+            f"to more than {as_credits(threshold)}: they wait for the next one",
         )
     return Payout(
         payout=payout,
@@ -120,7 +120,7 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
     if expect_micro is not None and found.total_micro != expect_micro:
         raise Denied(
             "not_as_expected",
-            f"{found.payout} comes to {in_credits(found.total_micro)} credits, not to {in_credits(expect_micro)}: look "
+            f"{found.payout} comes to {as_credits(found.total_micro)} credits, not to {as_credits(expect_micro)}: look "
             "at the dry run again",
         )
 

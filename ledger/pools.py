@@ -19,7 +19,7 @@ from drawdown.ledger.entries import post
 from drawdown.ledger.runs.reservations import Denied
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
 
@@ -81,8 +81,8 @@ def allot(
     if amount_micro > room:
         raise Denied(
             "no_credit",
-            f"the pool {pool} has {room / MICRO:g} credits left to allot, and this is {amount_micro / MICRO:g}: allot "
-            f"less, or give it more with `drawdown ledger grant {pool} CREDITS`",
+            f"the pool {pool} has {as_credits(room)} credits left to allot, and this is {as_credits(amount_micro)}: "
+            f"allot less, or give it more with `drawdown ledger grant {pool} CREDITS`",
             "credits",
         )
     lots.give(connection, lot)

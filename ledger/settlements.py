@@ -12,7 +12,6 @@ wallet's lock after it: no circle can close.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -22,7 +21,7 @@ from drawdown.ledger.runs.reservations import Denied, Reservation
 from drawdown.ledger.suppliers import PPM
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
 
@@ -87,11 +86,6 @@ class Reversal:
     at_ms: int
     actor: str
     reason: str
-
-
-def in_credits(micro: int) -> str:
-    """An amount in a message, exact: `12.5`."""
-    return f"{Decimal(micro) / MICRO:f}"
 
 
 def net_of(gross_micro: int, share_ppm: int) -> int:
@@ -203,10 +197,10 @@ def reverse(
             raise _other_content(key)
         return before, True
     if not found.left_micro:
-        raise Denied("nothing_left", f"{found.reservation}: nothing of {in_credits(found.net_micro)} credits is left")
+        raise Denied("nothing_left", f"{found.reservation}: nothing of {as_credits(found.net_micro)} credits is left")
     amount = found.left_micro if amount_micro is None else amount_micro
     if amount > found.left_micro:
-        left = f"{in_credits(found.left_micro)} of {in_credits(found.net_micro)} credits are left"
+        left = f"{as_credits(found.left_micro)} of {as_credits(found.net_micro)} credits are left"
         raise Denied("above_left", f"{found.reservation}: {left}, and no more can be reversed")
     if found.payout is not None and not found.takes_clawbacks:
         raise Denied(

@@ -64,6 +64,11 @@ def micro_of(amount: Decimal) -> int:
     return int(exact.scaleb(6))
 
 
+def as_credits(micro: int) -> str:
+    """Credits in a sentence: exact, with no more decimals than needed."""
+    return f"{Decimal(micro) / MICRO:f}"
+
+
 def in_credits(micro: int) -> int | float:
     """Credits as a JSON number: of 10^15 micro-credits and below, the shortest text of the float is exact."""
     return micro // MICRO if micro % MICRO == 0 else micro / MICRO

@@ -24,7 +24,7 @@ from drawdown.ledger.settlements import owe
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
 
@@ -109,7 +109,7 @@ def finish(
     if lines is None:
         raise Denied(
             "below_drawn",
-            f"{found.reservation} has drawn {found.drawn_micro / MICRO:g} credits: it costs no less; what was drawn "
+            f"{found.reservation} has drawn {as_credits(found.drawn_micro)} credits: it costs no less; what was drawn "
             "too much is given back with `drawdown ledger grant`",
         )
     charged, off = _charge(connection, found, FINAL, lines, by)
@@ -144,7 +144,7 @@ def _again(connection: sa.Connection, found: Reservation, cost: Cost | None, car
     if cost is not None or last:
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
         if wanted is None or [line.said for line in wanted] != [line.said for line in last]:
-            drawn = f"{found.drawn_micro / MICRO:g}"
+            drawn = f"{as_credits(found.drawn_micro)}"
             text = f"{found.reservation} is {found.state} already, at {drawn} credits; a correction is a grant: "
             raise Denied("other_content", f"{text}`drawdown ledger grant`")
     return Drawn(found, 0, 0, repeated=True)
@@ -249,7 +249,7 @@ def _charge(
 
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:
     """More than a run reserved, which refuses that."""
-    more = f"{above_micro / MICRO:g} credits more than {found.reservation} reserved"
+    more = f"{as_credits(above_micro)} credits more than {found.reservation} reserved"
     return Denied("beyond_hold", f"{more}: extend it first, or draw less")
 
 

@@ -23,7 +23,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import as_credits
 
 SQL = queries(__file__)
 
@@ -124,9 +124,11 @@ def no_credit(connection: sa.Connection, customer_id: str, wanted_micro: int, ow
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
     available = read_wallets(connection, [customer_id])[customer_id].available_micro
-    held = [f"{row.reservation} holds {row.left_micro / MICRO:g} until {utc(row.expires_ms)}" for row in holders]
-    text = f"{customer_id} has {available / MICRO:g} credits available, and the run asks for {wanted_micro / MICRO:g}: "
-    text += f"`drawdown ledger grant {customer_id} CREDITS`" + (", or end a run" if held else "")
+    held = [f"{row.reservation} holds {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
+    text = f"{customer_id} has {as_credits(available)} credits available, and the run asks for "
+    text += f"{as_credits(wanted_micro)}: `drawdown ledger grant {customer_id} CREDITS`" + (
+        ", or end a run" if held else ""
+    )
     return Denied("no_credit", "; ".join((text, *held)), "credits")
 
 
@@ -134,8 +136,8 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
     """More than all runs of a wallet may hold by its plan."""
     return Denied(
         "too_much_held",
-        f"runs of {customer_id} hold {held_micro / MICRO:g} credits and this one {wanted_micro / MICRO:g}; its plan "
-        f"allows {most_micro / MICRO:g} at once: wait until one ends, or change the plan",
+        f"runs of {customer_id} hold {as_credits(held_micro)} credits and this one {as_credits(wanted_micro)}; its "
+        f"plan allows {as_credits(most_micro)} at once: wait until one ends, or change the plan",
         "plan",
     )
 
@@ -146,7 +148,7 @@ def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> De
         text = f"runs that {customer_id} pays for hold as much as its plan allows: wait until one ends"
         return Denied("too_much_held", text, "plan")
     text = (
-        f"{customer_id} has less than {wanted_micro / MICRO:g} credits to pay with: ask for less, or of another payer"
+        f"{customer_id} has less than {as_credits(wanted_micro)} credits to pay with: ask for less, or of another payer"
     )
     return Denied("no_credit", text, "credits")
 

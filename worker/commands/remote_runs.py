@@ -26,7 +26,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO, window_of
+from drawdown.schema.units import as_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.sources.samples.made import CELL, NotMade, id_of, sizes_of
 from drawdown.worker.sources.samples.rows import Sample
@@ -100,11 +100,11 @@ def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: b
 def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
     """Errors: Denied `no_credit`."""
     if found.balance_micro is not None and wanted_micro > found.balance_micro - found.held_micro:
-        left = (found.balance_micro - found.held_micro) / MICRO
+        left = as_credits(found.balance_micro - found.held_micro)
         raise Denied(
             "no_credit",
-            f"{org_id} has {left:g} available at {found.provider} by the read of {found.read_ms}, and the run asks for "
-            f"{wanted_micro / MICRO:g}",
+            f"{org_id} has {left} available at {found.provider} by the read of {found.read_ms}, and the run asks for "
+            f"{as_credits(wanted_micro)}",
             "credits",
         )
 

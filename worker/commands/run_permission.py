@@ -21,7 +21,7 @@ from drawdown.ledger.wallet import read_rate_card
 from drawdown.schema import ids
 from drawdown.schema.errors import UnknownId
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import as_credits
 from drawdown.worker.commands import remote_runs
 from drawdown.worker.commands.run_payer import Paying, own_wallet, read_asker, sponsor
 from drawdown.worker.commands.run_request import Request, bad_estimate
@@ -126,7 +126,7 @@ def make_room(
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
     """More than one run may hold by the plan."""
-    text = f"{wanted_micro / MICRO:g} credits are more than one run may hold by the plan: {most_micro / MICRO:g}"
+    text = f"{as_credits(wanted_micro)} credits are more than one run may hold by the plan: {as_credits(most_micro)}"
     return Denied("above_cap", f"{text}; ask for less, or change the plan", "plan")
 
 

@@ -23,7 +23,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By, record
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.verdict.asks import mark_for_projection
 
@@ -99,8 +99,8 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
         return Bought(before, now, 0, changed=False)
     has = now.available_micro
     if not _is_paid(connection, customer_id, tier, by.now_ms) and found.price_micro > max(has, 0):
-        asks = f"a month of {tier} costs {found.price_micro / MICRO:g}"
-        raise Denied("no_credit", f"{customer_id} has {has / MICRO:g} credits to pay with, and {asks}", "credits")
+        asks = f"a month of {tier} costs {as_credits(found.price_micro)}"
+        raise Denied("no_credit", f"{customer_id} has {as_credits(has)} credits to pay with, and {asks}", "credits")
     charged = tiers.buy(connection, customer_id, found, by)
     record(connection, "ledger_tier_buy", customer_id, {"tier": tier, "charged_micro": charged}, by)
     return _changed(connection, customer_id, tier, charged, by)

@@ -20,7 +20,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import as_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.topup.settle import credit, rearm
 from drawdown.worker.topup.told import tell_ends
@@ -232,9 +232,11 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
     money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
     if money < least:
         raise UsageError(
-            f"{least_micro / MICRO:g} credits cost {money} minor units; {terms.service} takes {least} at least"
+            f"{as_credits(least_micro)} credits cost {money} minor units; {terms.service} takes {least} at least"
         )
     if money > terms.most_minor:
-        raise UsageError(f"{least_micro / MICRO:g} credits cost {money} minor units, and --most is {terms.most_minor}")
+        raise UsageError(
+            f"{as_credits(least_micro)} credits cost {money} minor units, and --most is {terms.most_minor}"
+        )
     if can.most is not None and terms.most_minor > can.most:
         raise UsageError(f"{terms.service} takes {can.most} minor units at most in one charge: --most")
