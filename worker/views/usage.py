@@ -70,9 +70,9 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
     if by not in BY:
         raise UsageError(f"--by {by!r}: there is {', '.join(BY)}")
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        raise UsageError("usage is counted in windows of five minutes: --from and --to lie on their boundaries")
+        raise UsageError("usage is counted in windows of five minutes: `from` and `to` lie on their boundaries")
     if not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
-        raise UsageError(f"the range is empty or longer than {MAX_DAYS} days: --to lies after --from")
+        raise UsageError(f"the range is empty or longer than {MAX_DAYS} days: `to` lies after `from`")
     floor = int(require_org(connection, org_id).floor_ms)
     rules = mapping_rows(connection)
     units = {row.feature: row.unit for row in sorted(rules, key=lambda row: row.start_ms) if row.feature is not None}
