@@ -50,8 +50,8 @@ def _usage(connection: sa.Connection, query: models.UsageQuery, said: Said, *, o
 
 
 def _name(row: UsageRow) -> str:
-    """No feature has a colon in its name."""
-    return f"{row.feature}:{row.what}"
+    """No feature has a colon in its name, and no unit."""
+    return f"{row.feature}:{row.unit}:{row.what}"
 
 
 def _after(rows: Sequence[UsageRow], name: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 
 from drawdown.events.fields import moment_of
 from drawdown.server.api.run_models import MOST_ROWS
@@ -61,7 +62,7 @@ class CarriedAnswer(BaseModel):
     quantity: int
 
 
-USAGE_EXAMPLE: Final = {
+USAGE_EXAMPLE: Final[JsonDict] = {
     "org_id": "acme",
     "by": "day",
     "from_ms": 1_770_076_800_000,

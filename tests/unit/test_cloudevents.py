@@ -143,7 +143,7 @@ WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
 @pytest.mark.parametrize(("changes", "code", "at"), WRONG, ids=lambda value: repr(value)[:40])
 def test_what_is_wrong_with_an_event_has_a_code_and_a_place(changes: dict[str, Any], code: str, at: str) -> None:
     found = read(event(**changes))
-    assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), (found.code, found.at, str(found))
+    assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), found
 
 
 OWN_WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
@@ -158,7 +158,7 @@ OWN_WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
 @pytest.mark.parametrize(("changes", "code", "at"), OWN_WRONG, ids=lambda value: repr(value)[:40])
 def test_what_is_wrong_with_our_envelope_has_a_code_and_a_place(changes: dict[str, Any], code: str, at: str) -> None:
     found = read(own(**changes))
-    assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), (found.code, found.at, str(found))
+    assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), found
 
 
 def test_a_batch_of_cloudevents_holds_nothing_else() -> None:
