@@ -21,8 +21,8 @@ from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.server.api.described import operation
 from drawdown.server.http.errors import ApiError
 from drawdown.server.usage import intake_models as models
-from drawdown.server.usage.intake import Intake, Result, Sent, Taker
-from drawdown.worker.sources.events.store import Taken, sample_id_of, take
+from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
+from drawdown.worker.sources.events.store import sample_id_of, take
 from drawdown.worker.sources.samples.store import times
 
 SCOPE: Final = "events:write"
@@ -38,7 +38,7 @@ def _read(sent: Sent) -> Iterable[Given | Unfit]:
 def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Sequence[Result]:
     timeless = {sample_id_of(one.event.source, one.event.event_id) for one in found if not one.has_time}
     if not timeless:
-        return [_result(one) for one in take(connection, [one.event for one in found], sent.now_ms)]
+        return [result_of(one) for one in take(connection, [one.event for one in found], sent.now_ms)]
     for _ in timeless:  # somebody else may send some of them at once, and date them first: each turn knows of one more
         known = times(connection, timeless)
         again = connection.begin_nested()
@@ -46,17 +46,13 @@ def _store(connection: sa.Connection, found: Sequence[Given], sent: Sent) -> Seq
         if all(one.status != "conflict" for one in taken) or times(connection, timeless).keys() == known.keys():
             break
         again.rollback()
-    return [_result(one) for one in taken]
+    return [result_of(one) for one in taken]
 
 
 def _dated(given: Given, known: dict[str, int]) -> UsageEvent:
     event = given.event
     then = None if given.has_time else known.get(sample_id_of(event.source, event.event_id))
     return event if then is None else replace(event, occurred_ms=then)
-
-
-def _result(taken: Taken) -> Result:
-    return Result(taken.status, taken.code, taken.message, "" if taken.status == "invalid" else None)
 
 
 EVENTS: Final = Taker("events", SCOPE, cloudevents.TYPES, _read, lambda given: given.event.org_id, _store)

@@ -30,6 +30,7 @@ from drawdown.server.http.unpacking import is_packed, unpack
 from drawdown.server.services import Services
 from drawdown.server.usage.quotas import Quotas
 from drawdown.worker.commands.api_keys import ApiKey
+from drawdown.worker.sources.events.store import Status, Taken
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Of a body as it is sent."""
@@ -43,7 +44,6 @@ STATUSES: Final = ("accepted", "conflict", "duplicate", "invalid", "pending")
 KINDS: Final = ("events", "samples")
 
 T = TypeVar("T")
-Status = Literal["accepted", "conflict", "duplicate", "invalid", "pending"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,10 @@ class Intake:
         self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
         stored = iter(database.write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
         return [_unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
+
+
+def result_of(taken: Taken) -> Result:
+    return Result(taken.status, taken.code, taken.message, "" if taken.status == "invalid" else None)
 
 
 def _unfit(error: Unfit) -> Result:

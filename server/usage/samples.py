@@ -18,13 +18,12 @@ from drawdown.events.cloudevents import JSON, LINES, items
 from drawdown.events.envelope import Unfit
 from drawdown.server.api.described import operation
 from drawdown.server.usage import intake_models as models
-from drawdown.server.usage.intake import Intake, Result, Sent, Taker
+from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
+from drawdown.worker.commands.host_samples import take_samples
 from drawdown.worker.sources.samples.given import sample_of
 from drawdown.worker.sources.samples.rows import Sample
-from drawdown.worker.sources.samples.store import store_each
 
 SCOPE: Final = "samples:write"
-_OTHER: Final = Result("conflict", "other_content", "its id is there with other content: this one is kept aside")
 
 
 def _read(sent: Sent) -> Iterator[Sample | Unfit]:
@@ -39,8 +38,7 @@ def _read(sent: Sent) -> Iterator[Sample | Unfit]:
 
 
 def _store(connection: sa.Connection, found: Sequence[Sample], sent: Sent) -> Sequence[Result]:
-    done = store_each(connection, list(found), f"http:{sent.key.name}")
-    return [_OTHER if one == "conflict" else Result(one) for one in done]
+    return [result_of(one) for one in take_samples(connection, found, f"http:{sent.key.name}")]
 
 
 SAMPLES: Final = Taker("samples", SCOPE, (JSON, LINES), _read, lambda sample: sample[1], _store)
