@@ -112,11 +112,6 @@ def test_what_is_wrong_with_one_sample_stops_no_other(fleet: House) -> None:
         assert {one[0] for one in told[::2]} <= {"accepted", "pending"}
         for (bad, code, at), found in zip(BAD, results[1::2], strict=True):
             assert (found["status"], found["code"], found["at"]) == ("invalid", code, at), (bad, found)
-            assert (
-                code in REASONS
-                or code.replace("bad_", "") in REASONS
-                or not code.startswith(("memory", "interval", "cpu"))
-            )
 
     served(fleet, work)
     assert fleet.fleet.one("SELECT COUNT(*) FROM usage_samples") == len(BAD) + 1
