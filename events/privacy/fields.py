@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 _PRIVATE: Final = {
@@ -52,6 +53,7 @@ _NAMES: Final = frozenset(("name", "displayname", "label", "handle", "slug", "ti
 _MASK: Final = re.compile(r"[*•.…\[\](){}<> -]*|x{3,}|[\[(<]?redacted[\])>]?", re.IGNORECASE)
 
 
+@lru_cache(4_096)
 def bare(name: str) -> str:
     """A name without case and separators, and without the `s` of a plural."""
     folded = unicodedata.normalize("NFKC", name).casefold()

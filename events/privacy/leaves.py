@@ -126,6 +126,8 @@ def _text(text: str, node: _Node, below: list[_Node]) -> Iterator[Leaf | Trouble
 
 def _number(text: str) -> tuple[str, ...]:
     """As it was written, and in digits alone, where it is a whole one that has few."""
+    if text.isdigit():
+        return (text,)
     try:
         number = Decimal(text)
     except ArithmeticError:

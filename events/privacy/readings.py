@@ -22,7 +22,7 @@ MAX_RUNS: Final = 20
 _UNSEEN: Final = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
 )
-_ESCAPE: Final = re.compile(r"\\+(?:u\{?([0-9a-fA-F]{4,6})\}?|x([0-9a-fA-F]{2})|([\"'/\\]))")
+_ESCAPE: Final = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{2})|([\"'/\\]))")
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{16,4096}={0,2}")
 _PLAIN: Final = re.compile(r"[ !#$'()*,.:;<>?@\[\]^`{|}~\w-]{0,15}", re.ASCII)
 """A short text that nothing hides in."""
@@ -60,9 +60,9 @@ def _decodings(text: str) -> Iterator[str]:
 
 
 def _character(found: re.Match[str]) -> str:
-    if found[3]:
-        return found[3]
-    number = int(found[1] or found[2], 16)
+    if found[4]:
+        return found[4]
+    number = int(found[1] or found[2] or found[3], 16)
     return chr(number) if number <= 0x10FFFF else ""
 
 

@@ -48,7 +48,7 @@ SECRETS: Final = (
         needles="basic",
         holds=_is_basic,
     ),
-    rule("json_web_token", "a JSON web token", r"\beyJ[\w-]{8,2000}\.[\w-]{4}", needles="eyj"),
+    rule("json_web_token", "a JSON web token", r"\beyJ[\w-]{8,500}\.[\w-]{4}", needles="eyj"),
     rule(
         "private_key",
         "a private key",

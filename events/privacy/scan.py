@@ -19,8 +19,6 @@ from drawdown.schema.errors import DrawdownError
 
 MAX_FINDINGS: Final = 1_000
 """That one scan tells; all are counted."""
-MAX_CACHED: Final = 20_000
-"""Texts of one report whose findings are kept while it is scanned: labels repeat."""
 _SHOWN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 KnownIds: TypeAlias = Callable[[frozenset[str]], Collection[str]]
@@ -93,9 +91,8 @@ def _is_of_key(one: Trouble) -> bool:
 
 
 def _found(leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str]) -> Iterator[_Found]:
-    cached: dict[tuple[str, str], tuple[str, ...]] = {}
     for leaf in leaves:
-        for name in dict.fromkeys(_rules_of(leaf, cached)):
+        for name in dict.fromkeys(_rules_of(leaf)):
             yield _Found(leaf.path, name, leaf.is_key)
         if known.holds_secret(leaf, secrets):
             yield _Found(leaf.path, "configured_secret", leaf.is_key)
@@ -103,7 +100,7 @@ def _found(leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str]
             yield _Found(leaf.path, "known_id", leaf.is_key)
 
 
-def _rules_of(leaf: Leaf, cached: dict[tuple[str, str], tuple[str, ...]]) -> Iterator[str]:
+def _rules_of(leaf: Leaf) -> Iterator[str]:
     text = leaf.readings[0]
     if leaf.is_key:
         private = fields.rule_of_keys(leaf.key)
@@ -115,12 +112,7 @@ def _rules_of(leaf: Leaf, cached: dict[tuple[str, str], tuple[str, ...]]) -> Ite
         return
     key = "" if leaf.is_key else leaf.key
     for reading in leaf.readings:
-        at = (reading, key)
-        if at not in cached:
-            if len(cached) >= MAX_CACHED:
-                cached.clear()
-            cached[at] = tuple(rules.found_in(IN_TEXT.sub(" ", reading), key))
-        yield from cached[at]
+        yield from rules.found_in(IN_TEXT.sub(" ", reading), key)
 
 
 def shown(path: Path, masked: Collection[str]) -> str:
