@@ -117,13 +117,10 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge(
         "watermark_lag_seconds", "Age of the oldest watermark: of the pack, and of those held back.", lags, ("of",)
     )
-    pending = dict.fromkeys(REASONS, 0) | figures.pending_seconds(connection)
-    yield gauge(
-        "pending_seconds",
-        "Used and not sealable yet.",
-        [((why,), s) for why, s in sorted(pending.items())],
-        ("reason",),
-    )
+    helps = {"pending_seconds": "Used and not sealable yet.", "pending_units": "The same of event types, in units."}
+    for (name, says), found in zip(helps.items(), figures.pending(connection), strict=True):
+        pending = dict.fromkeys(REASONS, 0) | found
+        yield gauge(name, says, [((why,), used) for why, used in sorted(pending.items())], ("reason",))
     yield gauge("dirty_windows", "Windows to be sealed again.", [((), figures.dirty_windows(connection))])
     oldest = oldest_open(connection)
     age = 0 if oldest is None else oldest.age_ms

@@ -17,7 +17,7 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.catalog.mapping import SECONDS, UNITS, mapping_rows, segments
 
 MAX_DAYS: Final = 400
 MAX_ROWS: Final = 100_000
@@ -27,7 +27,8 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One line: base units of `feature` ('': sizes that have none; then seconds). `what`: the day (UTC) or the sandbox
+    """One line: base units of `feature` ('': what has none; then seconds, of event
+    types units). `what`: the day (UTC) or the sandbox
     ('': windows whose samples were pruned). `sealed` None: no push says for which sandbox it is."""
 
     what: str
@@ -93,7 +94,7 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
         UsageRow(
             _day(row.what) if by == "day" else str(row.what),
             str(row.feature),
-            units.get(row.feature, "s"),
+            UNITS if row.of_events else units.get(row.feature, SECONDS),
             int(row.used),
             None if by == "sandbox" else int(row.sealed),
         )

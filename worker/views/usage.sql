@@ -19,16 +19,16 @@ taken AS (
     GROUP BY 1, 2, 3
 ),
 lines AS (
-    SELECT t.window_ms, t.sandbox_id, COALESCE(g.feature, '') AS feature,
-        CASE WHEN g.unit = 'mb_s' THEN t.memory_mb ELSE 1 END * t.seconds AS used, 0 AS sealed
-    FROM taken t LEFT JOIN segments g ON t.memory_mb BETWEEN g.lo AND g.hi AND t.window_ms >= g.start_ms
-        AND t.window_ms < g.end_ms
+    SELECT u.window_ms, u.sandbox_id, COALESCE(g.feature, '') AS feature,
+        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS used, 0 AS sealed,
+        CASE WHEN g.feature IS NULL AND u.memory_mb > {most_memory_mb} THEN 1 ELSE 0 END AS of_events
+    FROM taken u LEFT JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms AND u.window_ms < g.end_ms
     UNION ALL
-    SELECT q.window_ms, NULL, q.feature, CASE WHEN q.window_ms < :floor_ms THEN q.sealed_qty ELSE 0 END, q.sealed_qty
+    SELECT q.window_ms, NULL, q.feature, CASE WHEN q.window_ms < :floor_ms THEN q.sealed_qty ELSE 0 END, q.sealed_qty, 0
     FROM windows w {then} pushes q ON q.window_ms = w.window_ms AND q.org_id = :org_id AND q.state <> 'voided'
 )
-SELECT {grouping} AS what, feature, SUM(used) AS used, SUM(sealed) AS sealed FROM lines
-WHERE used <> 0 OR {shown} GROUP BY 1, 2 ORDER BY 1, 2 LIMIT :at_most
+SELECT {grouping} AS what, feature, of_events, SUM(used) AS used, SUM(sealed) AS sealed FROM lines
+WHERE used <> 0 OR {shown} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT :at_most
 
 -- name: then [postgresql]
 -- From the windows to what lies in them. Of a cross join SQLite keeps the order; else it might begin with all pushes

@@ -7,6 +7,7 @@ never billed (S7). Both happen in the transaction given, and may be repeated.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from decimal import Decimal
 
 import sqlalchemy as sa
@@ -29,7 +30,8 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
     stored = _stored(connection, rows)
     conflicts = [at for at, row in enumerate(rows) if not _same(stored.get(row[0]), row)]
     if conflicts:
-        _quarantine(connection, [(rows[at], origins[at]) for at in conflicts])
+        said = [(rows[at], origins[at]) for at in conflicts]
+        keep_conflicts(connection, [(row[0], origin, content(row), row[8]) for row, origin in said])
     return inserted, conflicts
 
 
@@ -65,9 +67,9 @@ def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
     return stored[:5] == row[:5] and stored[6:8] == row[6:8]
 
 
-def _quarantine(connection: sa.Connection, found: list[tuple[Sample, str]]) -> None:
-    values = [
-        {"sample_id": row[0], "source": origin, "content": content(row), "seen_ms": row[8]} for row, origin in found
-    ]
+def keep_conflicts(connection: sa.Connection, found: Iterable[tuple[str, str, str, int]]) -> None:
+    """Keep what was said otherwise, each once: the sample's id, where that came from, its content, and when."""
+    fields = ("sample_id", "source", "content", "seen_ms")
+    values = [dict(zip(fields, one, strict=True)) for one in found]
     values.sort(key=lambda value: (value["sample_id"], value["content"]))  # as for the samples: no crosswise waiting
     SQL.run(connection, "keep_conflict", values)
