@@ -91,6 +91,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "event show": ("event show app e-1",),
     "event withdraw": ("event withdraw app e-1 --reason 'counted twice by the product'",),
     "sample prune": ("sample prune --before 52w --dry-run", "sample prune --before 2025-01-01"),
+    "event summary": ("event summary --from 2026-01-01 --to 2026-02-01 --json",),
     "push list": ("push list", "push list --state rejected --provider stripe"),
     "push show": ("push show usage:acme:1767225600000:compute_4gb",),
     "push retry": (
@@ -241,5 +242,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "cell set": ("cell set cell-1 https://cell-1.internal:8443 --new --reason 'new host'",),
     "cell secret": ("cell secret cell-1", "cell secret cell-9 --new"),
     "cell remove": ("cell remove cell-1 --reason 'the host is gone'",),
+    "privacy scan": (
+        "privacy scan report.json",
+        "privacy scan - --json",
+        "privacy scan may.json --shape usage-summary",
+    ),
     "audit list": ("audit list", "audit list --target acme", "audit list --actor alice --from 7d --json"),
 }

@@ -72,6 +72,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "hook": CommandModule("hooks", "Webhooks to your product: endpoints, messages, replay"),
         "key": CommandModule("keys", "Keys: what programs may do over HTTP"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
+        "privacy": CommandModule("privacy", "Privacy: whether a report may be published"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },
 }

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from drawdown.cli.app import App
+from drawdown.cli.nouns.event_summary import summary
 from drawdown.cli.options import Actor, DryRun, PageSize, Reason
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
@@ -85,3 +86,6 @@ def withdraw(
     columns = ("event", "org", "window", "#quantity", "withdrawn before")
     title = "Would withdraw; nothing was changed" if dry_run else "Withdrawn"
     show(app, {"withdrawn": done, "dry_run": dry_run}, [table(title, columns, rows)])
+
+
+commands.command("summary")(summary)

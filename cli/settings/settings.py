@@ -6,6 +6,7 @@ Guarantee: this is the only module that reads it. Secrets never print.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -83,6 +84,15 @@ class Settings(BaseSettings):
     @property
     def files(self) -> SecretFiles:
         return self._files
+
+    def secrets(self) -> tuple[str, ...]:
+        """Each secret that is configured, alone: lists of several are taken apart. Providers' keys are among them."""
+        own = [value.get_secret_value() for value in vars(self).values() if isinstance(value, SecretStr)]
+        theirs = [text for name, text in self.of_providers().items() if name.endswith(("_key", "_secret", "_token"))]
+        password = sa.make_url(self.latest_database_url()).password
+        items = [item.strip() for text in (*own, *theirs, password or "") for item in re.split("[,;]", text)]
+        alone = [item.partition("=")[2] or item for item in items]  # of cell-1=SECRET, what is secret
+        return tuple(sorted({text for text in (*own, *theirs, *items, *alone) if text.strip("=")}))
 
     def latest_database_url(self) -> str:
         """With the login that is to be used now."""

@@ -1,0 +1,68 @@
+"""`drawdown privacy`: whether a report holds anything private."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import App
+from drawdown.cli.rendering import show
+from drawdown.events.privacy.documents import MAX_REPORT_BYTES
+from drawdown.schema.errors import DatabaseNotReady, Exit, UsageError
+from drawdown.worker.views.privacy import ScannedFile, scan_file
+
+commands = typer.Typer()
+
+
+@commands.callback()
+def privacy() -> None:
+    """Privacy: what of a report is private."""
+
+
+@commands.command("scan")
+def scan(
+    context: typer.Context,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON or JSON lines; - is stdin")],
+    shape: Annotated[str | None, typer.Option(help="What it is to be published as: usage-summary")] = None,
+) -> None:
+    """Look for anything private in reports: secrets, ids, addresses, bytes of pictures.
+
+    A finding is a place and a rule, never the value. The ids of the database are looked for, too, where there is one,
+    and the configured secrets. The exit status is 1 with findings, 0 without, 2 where a file cannot be read.
+    """
+    app: App = context.obj
+    contents = [(name, _content(name)) for name in files]
+    secrets = app.settings.secrets()
+    try:
+        app.ready()
+        found = [app.read(lambda c, n=name, b=body: scan_file(c, n, b, shape, secrets)) for name, body in contents]  # type: ignore[misc]
+        beside = True
+    except DatabaseNotReady:
+        found, beside = [scan_file(None, name, body, shape, secrets) for name, body in contents], False
+    show(app, {"files": found, "database": beside}, _lines(found, beside=beside))
+    if any(one.count for one in found):
+        raise typer.Exit(Exit.PERSON)
+
+
+def _content(name: str) -> bytes:
+    """One byte more than a report may have tells that it has too many. Errors: UsageError."""
+    try:
+        if name == "-":
+            return sys.stdin.buffer.read(MAX_REPORT_BYTES + 1)
+        with Path(name).open("rb") as file:
+            return file.read(MAX_REPORT_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror or 'it cannot be read'}") from error
+
+
+def _lines(found: list[ScannedFile], *, beside: bool) -> list[str]:
+    lines = [f"{one.file}: {finding.path}: {finding.rule}" for one in found for finding in one.findings]
+    told, count = len(lines), sum(one.count for one in found)
+    if count > told:
+        lines.append(f"and {count - told:,} more")
+    reports = sum(one.reports for one in found)
+    compared = "" if beside else "; compared with no database's ids: there is none here"
+    return [*lines, f"{reports:,} reports: {count:,} findings{compared}"]

@@ -1,0 +1,137 @@
+"""The leaves of a report: each text and number in it, each key, with the place where it stands.
+
+Guarantee: bounded in depth and in number; what lies beyond is told as trouble, never passed over. JSON that stands in a
+text is walked, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from decimal import Decimal
+from typing import Final, TypeAlias
+
+from drawdown.events.privacy.documents import Number, Pairs, parse
+from drawdown.events.privacy.fields import bare
+from drawdown.events.privacy.readings import MAX_TEXT_CHARS, readings
+from drawdown.schema.errors import UsageError
+
+MAX_DEPTH: Final = 32
+MAX_LEAVES: Final = 500_000
+"""Texts, numbers and keys of one report."""
+_NESTED: Final = ("{", "[", '"')
+
+
+@dataclass(frozen=True)
+class Key:
+    """A step into an object: the key, and its number there, from 1 on."""
+
+    name: str
+    number: int
+
+
+Step: TypeAlias = Key | int | None
+"""Into an object, into a list, or (None) into JSON that stands in a text."""
+Path: TypeAlias = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A text, number or key. `key` is the bare name of the field it stands in, `above` that of the one around it."""
+
+    path: Path
+    readings: tuple[str, ...]
+    key: str
+    above: str
+    is_key: bool = False
+    is_number: bool = False
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong with the form of a report at a place."""
+
+    path: Path
+    rule: str
+
+
+@dataclass(frozen=True)
+class _Node:
+    value: object
+    path: Path
+    key: str
+    above: str
+
+
+def leaves_of(report: object) -> Iterator[Leaf | Trouble]:
+    """All of a report, whether it was read by `documents` or is made of dictionaries, lists, dataclasses and scalars.
+
+    Errors: UsageError for a value that JSON does not have.
+    """
+    nodes, seen = [_Node(report, (), "", "")], 0
+    while nodes:
+        node = nodes.pop()
+        seen += 1
+        if seen > MAX_LEAVES or len(node.path) > MAX_DEPTH:
+            yield Trouble(node.path[:MAX_DEPTH], "too_large" if seen > MAX_LEAVES else "too_deep")
+            if seen > MAX_LEAVES:
+                return
+            continue
+        found: list[_Node] = []
+        yield from _look(node, found)
+        nodes.extend(reversed(found))
+
+
+def _look(node: _Node, below: list[_Node]) -> Iterator[Leaf | Trouble]:
+    value = asdict(node.value) if is_dataclass(node.value) and not isinstance(node.value, type) else node.value
+    if isinstance(value, Pairs | Mapping):
+        yield from _object(value if isinstance(value, Pairs) else Pairs(value.items()), node, below)
+    elif isinstance(value, Number | int | float | Decimal) and not isinstance(value, bool):
+        yield Leaf(node.path, _number(str(value)), node.key, node.above, is_number=True)
+    elif isinstance(value, str):
+        yield from _text(value, node, below)
+    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        below.extend(_Node(one, (*node.path, place), node.key, node.above) for place, one in enumerate(value))
+    elif value is not None and not isinstance(value, bool):
+        raise UsageError(f"a report holds no {type(value).__name__}: it is JSON")
+
+
+def _object(pairs: Pairs, node: _Node, below: list[_Node]) -> Iterator[Leaf | Trouble]:
+    names = set()
+    for number, (name, value) in enumerate(pairs, 1):
+        if not isinstance(name, str):
+            raise UsageError("a key of a report is a text: it is JSON")
+        path = (*node.path, Key(name, number))
+        yield Leaf(path, tuple(readings(name)), node.key, node.above, is_key=True)
+        if name in names:
+            yield Trouble(path, "duplicate_key")
+        names.add(name)
+        below.append(_Node(value, path, bare(name), node.key))
+
+
+def _text(text: str, node: _Node, below: list[_Node]) -> Iterator[Leaf | Trouble]:
+    if len(text) > MAX_TEXT_CHARS:
+        yield Trouble(node.path, "long_text")
+    found = tuple(readings(text))
+    yield Leaf(node.path, found, node.key, node.above)
+    for reading in found:
+        if reading.lstrip().startswith(_NESTED):
+            try:
+                inner = parse(reading)
+            except UsageError:
+                continue
+            if not (isinstance(inner, str) and inner == text):
+                below.append(_Node(inner, (*node.path, None), node.key, node.above))
+
+
+def _number(text: str) -> tuple[str, ...]:
+    """As it was written, and in digits alone, where it is a whole one that has few."""
+    if text.isdigit():
+        return (text,)
+    try:
+        number = Decimal(text)
+    except ArithmeticError:
+        return (text,)
+    if number.is_finite() and -40 < number.adjusted() < 40 and number == number.to_integral_value():
+        return tuple(dict.fromkeys((text, format(number.to_integral_value(), "f"))))
+    return (text,)

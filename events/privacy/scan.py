@@ -1,0 +1,127 @@
+"""`scan`: what of a report is private, by place and rule. `require_public`: the gate of whatever is published.
+
+Guarantee: neither says a value, nor a key that is private itself. A finding is certain to be told where a report is too
+large, too deep or says something twice: what cannot be looked through is not public.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from drawdown.events.privacy import fields, known, rules
+from drawdown.events.privacy.leaves import Key, Leaf, Path, Trouble, leaves_of
+from drawdown.events.privacy.references import IN_TEXT
+from drawdown.events.privacy.shapes import Shape, outside
+from drawdown.schema.errors import DrawdownError
+
+MAX_FINDINGS: Final = 1_000
+"""That one scan tells; all are counted."""
+_SHOWN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+
+KnownIds: TypeAlias = Callable[[frozenset[str]], Collection[str]]
+"""Of the words of a report, those that are ids: `worker.views.privacy` asks the database."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something private: where it stands (`$.rows[3].plan`), and the rule that found it."""
+
+    path: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found: `count` findings, of which the first MAX_FINDINGS are told."""
+
+    findings: tuple[Finding, ...]
+    count: int
+
+
+class NotPublic(DrawdownError):
+    """A report that may not be published."""
+
+    code = "not_public"
+
+    def __init__(self, scan: Scan) -> None:
+        first = "; ".join(f"{one.path}: {one.rule}" for one in scan.findings[:5])
+        more = f"; and {scan.count - 5:,} more" if scan.count > 5 else ""
+        super().__init__(f"this report may not be published: {first}{more}")
+        self.scan = scan
+
+
+def scan(
+    report: object, *, shape: Shape | None = None, known_ids: KnownIds | None = None, secrets: Collection[str] = ()
+) -> Scan:
+    """Look through a report: what `documents` read, or dictionaries, lists, dataclasses and scalars.
+
+    `shape` is the one it must have, if it is one that is published. Errors: UsageError for what JSON does not have.
+    """
+    trouble = [] if shape is None else list(outside(report, shape))
+    leaves: list[Leaf] = []
+    for one in leaves_of(report):
+        (leaves if isinstance(one, Leaf) else trouble).append(one)  # type: ignore[arg-type] # one of two lists
+    ids = frozenset() if known_ids is None else frozenset(map(str.casefold, known_ids(known.candidates(leaves))))
+    found = [*trouble, *_found(leaves, ids, secrets)]
+    last = (one.path[-1] for one in found if _is_of_key(one))
+    masked = {step.name for step in last if isinstance(step, Key)}
+    findings = dict.fromkeys(Finding(shown(one.path, masked), one.rule) for one in found)
+    return Scan(tuple(findings)[:MAX_FINDINGS], len(findings))
+
+
+def require_public(
+    report: object, shape: Shape, *, known_ids: KnownIds | None = None, secrets: Collection[str] = ()
+) -> None:
+    """The gate of whatever is published. Errors: NotPublic, with the places and the rules."""
+    found = scan(report, shape=shape, known_ids=known_ids, secrets=secrets)
+    if found.count:
+        raise NotPublic(found)
+
+
+@dataclass(frozen=True)
+class _Found(Trouble):
+    of_key: bool = False
+
+
+def _is_of_key(one: Trouble) -> bool:
+    return one.rule == "unknown_field" or (isinstance(one, _Found) and one.of_key)
+
+
+def _found(leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str]) -> Iterator[_Found]:
+    for leaf in leaves:
+        for name in dict.fromkeys(_rules_of(leaf)):
+            yield _Found(leaf.path, name, leaf.is_key)
+        if known.holds_secret(leaf, secrets):
+            yield _Found(leaf.path, "configured_secret", leaf.is_key)
+        if ids and known.holds_id(leaf, ids):
+            yield _Found(leaf.path, "known_id", leaf.is_key)
+
+
+def _rules_of(leaf: Leaf) -> Iterator[str]:
+    text = leaf.readings[0]
+    if leaf.is_key:
+        private = fields.rule_of_keys(leaf.key)
+    else:
+        private = fields.rule_of(leaf.key, leaf.above, is_number=leaf.is_number)
+    if private is not None and not fields.says_nothing(text) and IN_TEXT.fullmatch(text) is None:
+        yield private
+    if leaf.is_number:
+        return
+    key = "" if leaf.is_key else leaf.key
+    for reading in leaf.readings:
+        yield from rules.found_in(IN_TEXT.sub(" ", reading), key)
+
+
+def shown(path: Path, masked: Collection[str]) -> str:
+    """A place as JSONPath writes it; a key that is private, or no plain name, by its number in its object."""
+    text = "$"
+    for step in path:
+        if isinstance(step, Key):
+            plain = step.name not in masked and _SHOWN_KEY.fullmatch(step.name)
+            text += f".{step.name}" if plain else f".<key {step.number}>"
+        else:
+            text += "<json>" if step is None else f"[{step}]"
+    return text

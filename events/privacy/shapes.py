@@ -1,0 +1,112 @@
+"""The allow-list: the shape of a report that is published. Each value has a class, and no field stands there unknown.
+
+A shape is made of dictionaries (fields), `Rows` (lists of one shape) and classes of values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from drawdown.events.privacy.documents import Number, Pairs
+from drawdown.events.privacy.leaves import MAX_DEPTH, Key, Path, Trouble
+from drawdown.events.privacy.references import REFERENCE
+
+MAX_LABEL_CHARS: Final = 64
+_LABEL: Final = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9 ._/+-]{{0,{MAX_LABEL_CHARS - 2}}}[A-Za-z0-9+])?")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_COMMIT: Final = re.compile(r"[0-9a-f]{7,40}")
+
+
+@dataclass(frozen=True)
+class Class:
+    """A class of values. `words`: the labels there are, where they are few."""
+
+    name: str
+    words: frozenset[str] = frozenset()
+
+
+LABEL: Final = Class("public label")
+REFERENCE_: Final = Class("redacted reference")
+TIME: Final = Class("UTC time")
+DAY: Final = Class("day or other")
+COMMIT: Final = Class("commit")
+NUMBER: Final = Class("number")
+NUMBER_OR_NONE: Final = Class("number or null")
+FLAG: Final = Class("yes or no")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A list, whose items have one shape."""
+
+    of: Shape
+
+
+Shape: TypeAlias = Class | Rows | Mapping[str, "Shape"]
+
+
+def word(*words: str) -> Class:
+    """One of a few labels."""
+    return Class("public label", frozenset(words))
+
+
+def outside(report: object, shape: Shape, path: Path = ()) -> Iterator[Trouble]:
+    """What of a report its shape does not allow: `unknown_field`, `missing_field`, `not_of_its_class`."""
+    if len(path) > MAX_DEPTH:
+        return
+    if isinstance(shape, Rows):
+        if isinstance(report, list) and not isinstance(report, Pairs):
+            for place, one in enumerate(report):
+                yield from outside(one, shape.of, (*path, place))
+            return
+    elif isinstance(shape, Mapping):
+        if isinstance(report, Pairs | Mapping):
+            pairs = report if isinstance(report, Pairs) else Pairs(report.items())
+            yield from _fields(pairs, shape, path)
+            return
+    elif _is_of(report, shape):
+        return
+    yield Trouble(path, "not_of_its_class")
+
+
+def _fields(pairs: Pairs, shape: Mapping[str, Shape], path: Path) -> Iterator[Trouble]:
+    for number, (name, value) in enumerate(pairs, 1):
+        at = (*path, Key(name, number))
+        if name in shape:
+            yield from outside(value, shape[name], at)
+        else:
+            yield Trouble(at, "unknown_field")
+    if shape.keys() - {name for name, _ in pairs}:
+        yield Trouble(path, "missing_field")
+
+
+def _is_of(value: object, shape: Class) -> bool:
+    if shape is FLAG:
+        return isinstance(value, bool)
+    if shape is NUMBER_OR_NONE and value is None:
+        return True
+    if shape in (NUMBER, NUMBER_OR_NONE):
+        return isinstance(value, Number | int | float) and not isinstance(value, bool)
+    if not isinstance(value, str) or isinstance(value, Number):
+        return False
+    if shape.words:
+        return value in shape.words
+    if shape in (TIME, DAY):
+        return value == "other" if shape is DAY and value == "other" else _is_moment(value, shape)
+    pattern = {LABEL: _LABEL, REFERENCE_: REFERENCE, COMMIT: _COMMIT}[shape]
+    return pattern.fullmatch(value) is not None
+
+
+def _is_moment(text: str, shape: Class) -> bool:
+    if (_TIME if shape is TIME else _DAY).fullmatch(text) is None:
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

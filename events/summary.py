@@ -1,0 +1,100 @@
+"""The public summary of usage events: counts and quantities by plan, kind and day, of nobody in particular.
+
+Guarantee: pure. Each row is of LEAST organisations at least. A smaller group is told with the other plans of its kind
+and day; where these are too few, with all kinds of that day, then with all days; and what is still too few is left out.
+No sum of all is told, from which a row that is left out could be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from drawdown.events.privacy.shapes import DAY, FLAG, LABEL, NUMBER, NUMBER_OR_NONE, TIME, Rows, Shape, word
+from drawdown.schema.errors import UsageError
+
+NAME: Final = "usage-summary"
+LEAST: Final = 5
+MAX_GROUPS: Final = 100_000
+OTHER: Final = "other"
+NO_PLAN: Final = "none"
+SHAPE: Final[Shape] = {
+    "report": word(NAME),
+    "made_at": TIME,
+    "from": DAY,
+    "to": DAY,
+    "least": NUMBER,
+    "withheld": FLAG,
+    "rows": Rows({"plan": LABEL, "kind": LABEL, "day": DAY, "events": NUMBER, "quantity": NUMBER_OR_NONE}),
+}
+"""What a published summary may say, and no more."""
+
+Label: TypeAlias = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class OrgUse:
+    """What one organisation used of a kind on a day, on a plan: so many events, in base units of the kind."""
+
+    org_id: str
+    plan_key: str | None
+    kind: str
+    day: str
+    events: int
+    quantity: int
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One group of LEAST organisations or more. `quantity` None: of several kinds, whose units do not add up."""
+
+    plan: str
+    kind: str
+    day: str
+    events: int
+    quantity: int | None
+
+
+@dataclass
+class _Group:
+    events: int = 0
+    quantity: int = 0
+    orgs: set[str] = field(default_factory=set)
+    """LEAST of them at most: no more is asked of a group."""
+
+    def add(self, events: int, quantity: int, orgs: Iterable[str]) -> None:
+        self.events += events
+        self.quantity += quantity
+        for org_id in orgs:
+            if len(self.orgs) < LEAST:
+                self.orgs.add(org_id)
+
+    @property
+    def is_small(self) -> bool:
+        return len(self.orgs) < LEAST
+
+
+def grouped(uses: Iterable[OrgUse]) -> tuple[list[SummaryRow], bool]:
+    """The rows in the order of day, kind and plan; and whether something was left out, since it is of too few.
+
+    Errors: UsageError for more than MAX_GROUPS.
+    """
+    groups: dict[Label, _Group] = {}
+    for use in uses:
+        label = (use.plan_key or NO_PLAN, use.kind, use.day)
+        if label not in groups and len(groups) >= MAX_GROUPS:
+            raise UsageError(f"these are more than {MAX_GROUPS:,} groups: choose a shorter range")
+        groups.setdefault(label, _Group()).add(use.events, use.quantity, (use.org_id,))
+    for level in range(3):
+        for label in [label for label, group in groups.items() if group.is_small]:
+            group = groups.pop(label)
+            wider = (*(OTHER,) * (level + 1), *label[level + 1 :])
+            groups.setdefault(wider, _Group()).add(group.events, group.quantity, group.orgs)  # type: ignore[arg-type]
+    rows = [
+        SummaryRow(*label, group.events, None if label[1] == OTHER else group.quantity)
+        for label, group in groups.items()
+        if not group.is_small
+    ]
+    rows.sort(key=lambda row: (row.day, row.kind, row.plan))
+    return rows, any(group.is_small for group in groups.values())

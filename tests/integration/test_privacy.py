@@ -1,0 +1,203 @@
+"""`drawdown privacy scan` and `drawdown event summary`, beside a database and without one."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import global_options_first, run
+from drawdown.cli.settings import settings
+from drawdown.events.privacy import documents
+from drawdown.schema.database import read
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.views import event_summary
+from drawdown.worker.views import privacy as views
+from tests.integration.telling_events import event, told, withdrawn
+from tests.world import T0, Fleet
+
+NOW = T0 + 3 * DAY_MS
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
+    monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path / "state"))
+    made = Fleet(engine)
+    made.clock.at_ms = NOW
+    yield made
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No database anywhere near."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", "sqlite:///none-here.db")
+
+
+def written(name: str, content: object) -> str:
+    Path(name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return name
+
+
+def scanned(*words: str) -> int:
+    return run(global_options_first(["privacy", "scan", *words]))
+
+
+def test_a_finding_is_a_place_and_a_rule_and_the_status_is_1(alone: None, capsys: Said) -> None:
+    assert scanned(written("a.json", {"rows": [{"note": "alice@example.com"}], "bob@example.com": 1})) == 1
+    out = capsys.readouterr().out
+    assert "a.json: $.rows[0].note: email\n" in out and "a.json: $.<key 2>: email\n" in out
+    assert "alice" not in out and "bob" not in out and "1 reports: 2 findings" in out
+    assert not Path("none-here.db").exists()
+
+
+def test_a_clean_file_is_0_and_one_that_cannot_be_read_2(alone: None, capsys: Said) -> None:
+    assert scanned(written("clean.json", {"plan": "free", "events": 12})) == 0
+    assert "there is none here" in capsys.readouterr().out
+    for name, content in (("bad.json", "{"), ("empty.json", ""), ("text.json", "cus_9")):
+        assert scanned("clean.json", written(name, content)) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and f"{name}: it is no JSON" in said.err and "cus_9" not in said.err
+    assert scanned("missing.json") == 2 and "missing.json: No such file" in capsys.readouterr().err
+    assert scanned(".") == 2
+
+
+def test_for_programs_one_object(alone: None, capsys: Said) -> None:
+    lines = written("a.jsonl", '{"plan": "free"}\n{"plan": "cus_9"}\n')
+    assert scanned(lines, "--json") == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "database": False,
+        "files": [
+            {"file": "a.jsonl", "reports": 2, "count": 1,
+             "findings": [{"path": "line 2: $.plan", "rule": "customer_id"}]}
+        ],
+    }  # fmt: skip
+
+
+def test_standard_input(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"ip": "10.0.0.1"}')))
+    assert scanned("-") == 1
+    assert "-: $.ip: ip_address" in capsys.readouterr().out
+
+
+def test_what_is_too_large_is_read_no_further(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    monkeypatch.setattr("drawdown.cli.nouns.privacy.MAX_REPORT_BYTES", 100)
+    monkeypatch.setattr(documents, "MAX_REPORT_BYTES", 100)
+    assert scanned(written("large.json", "[" + "1," * 100 + "1]")) == 2
+    assert "at most" in capsys.readouterr().err
+
+
+def test_a_report_is_held_to_the_shape_it_is_to_be_published_in(alone: None, capsys: Said) -> None:
+    name = written("a.json", {"report": "usage-summary", "acme": 1})
+    assert scanned(name) == 0 and scanned(name, "--shape", "usage-summary") == 1
+    assert "$.<key 2>: unknown_field" in capsys.readouterr().out
+    assert scanned(name, "--shape", "other") == 2
+    assert "there is usage-summary" in capsys.readouterr().err
+
+
+def test_ids_of_the_database_are_found(fleet: Fleet, capsys: Said) -> None:
+    fleet.assign("acme", "wayne enterprises", from_ms=T0)
+    fleet.sample("globex", T0 + 1, sample_id="first-sample")
+    fleet.write("INSERT INTO ledger_accounts (account_id) VALUES ('wallet:initech')")
+    told(fleet, event("first-event", subject="reader seven"))
+    private = [
+        "acme",
+        "Acme",
+        "of acme.",
+        "wayne enterprises",
+        "first-sample",
+        "initech",
+        "first-event",
+        "reader seven",
+    ]
+    public = ["free", "page.render", "compute_1gb", "acmeville"]
+    assert scanned(written("a.json", [*private, *public])) == 1
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "known_id" in line] == [
+        f"a.json: $[{number}]: known_id" for number in range(len(private))
+    ]
+    assert "none here" not in out
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_words_are_looked_for_in_portions(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.assign("acme", "zorg", from_ms=T0)
+    monkeypatch.setattr(views, "WORDS_AT_ONCE", 2)
+    words = frozenset(("acme", "b", "c", "d", "zorg", "bad\x00word"))
+    assert read(fleet.engine, lambda c: views.known_ids(c, words)) == {"acme", "zorg"}
+
+
+def test_configured_secrets_are_found(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    monkeypatch.setenv("DRAWDOWN_CRON_SECRET", "tick tock tick")
+    monkeypatch.setenv("DRAWDOWN_ADMIN_SECRETS", "first of two,second of two")
+    monkeypatch.setenv("DRAWDOWN_CELL_SECRETS", "cell-1=only for it;*=for the others")
+    monkeypatch.setenv("DRAWDOWN_STRIPE_SECRET_KEY", "by no known pattern")
+    texts = ["tick tock tick", "a second of two b", "only for it", "for the others", "By no KNOWN pattern", "cell-1"]
+    assert scanned(written("a.json", texts)) == 1
+    found = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines() if "configured_secret" in line]
+    assert found == [f"$[{number}]" for number in range(5)]
+    assert "first of two" in settings.load().secrets()
+
+
+def summary(*words: str) -> int:
+    return run(global_options_first(["--at", str(NOW), "event", "summary", "--from", "2026-01-01", *words]))
+
+
+def of_many(fleet: Fleet, orgs: int, plan: str | None = "free", kind: str = "page.render", **more: Any) -> None:
+    events = [
+        event(f"{kind}-{plan}-{number}", 3, org_id=f"org{number:03}", plan_key=plan, event_type=kind, **more)
+        for number in range(orgs)
+    ]
+    assert all(one.status != "invalid" for one in told(fleet, *events))
+
+
+def test_the_summary_counts_events_in_groups_of_five(fleet: Fleet, capsys: Said) -> None:
+    of_many(fleet, 6)
+    of_many(fleet, 5, "team", occurred_ms=T0 + DAY_MS)
+    of_many(fleet, 2, "pro")
+    withdrawn(fleet, "page.render-free-5")
+    assert summary("--to", "2026-01-03", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == {
+        "report": "usage-summary", "made_at": "2026-01-04T00:00:00Z", "from": "2026-01-01", "to": "2026-01-03",
+        "least": 5, "withheld": True,
+        "rows": [
+            {"plan": "free", "kind": "page.render", "day": "2026-01-01", "events": 5, "quantity": 15},
+            {"plan": "team", "kind": "page.render", "day": "2026-01-02", "events": 5, "quantity": 15},
+        ],
+    }  # fmt: skip
+    assert scanned(written("may.json", report), "--shape", "usage-summary") == 0
+    capsys.readouterr()
+    assert summary() == 0
+    assert "something is left out" in capsys.readouterr().out
+
+
+def test_a_summary_with_a_private_label_is_refused(fleet: Fleet, capsys: Said) -> None:
+    of_many(fleet, 5, "alice@example.com")
+    assert summary() == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "$.rows[0].plan: email" in said.err and "alice" not in said.err
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_the_summary_is_of_has_bounds(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    of_many(fleet, 6)
+    for words, says in (
+        (("--to", "2026-01-01T12:00"), "whole days"),
+        (("--to", "2026-01-01"), "the range is empty"),
+        (("--to", "2027-02-06"), "longer than 400 days"),
+    ):
+        assert summary(*words) == 2
+        assert says in capsys.readouterr().err
+    monkeypatch.setattr(event_summary, "MAX_USES", 5)
+    assert summary() == 2
+    assert "choose a shorter range" in capsys.readouterr().err

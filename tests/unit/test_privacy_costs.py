@@ -1,0 +1,73 @@
+"""No rule costs more than in proportion to the text, whatever it is: counted, not timed."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import pytest
+
+from drawdown.events.privacy import fields, known, leaves, readings, references, shapes
+from drawdown.events.privacy.rule import Rule, rule
+from drawdown.events.privacy.rules import RULES
+from tests.unit.counting import PARSER, Counter, TooDearError, tree_of, width_of
+from tests.unit.test_privacy_rules import MUST
+
+MOST_WIDTH: Final = 700
+MOST_STEPS: Final = 25_000
+"""Of one place of a text: what all patterns of a rule compare there at most, tries again included."""
+STARTS: Final = 4
+HOSTILE: Final = re.split(
+    "[|]",
+    "a|0|a0|aA|-|_|.|/|:|=|@|+|\\|a-|a.|a/|a_|a:|0.|1/|a@a.|+1|://a.|://a:|a=|1-|secret=a|user/a|uploads/|uploads/1|"
+    "[at]|a%|eyJ|?sig=| |+1 |A1 ",
+)
+
+
+def hostile_to(one: Rule) -> list[str]:
+    """Texts that go on and on, and what the rule is for, but for its end."""
+    length = 2 * MOST_WIDTH
+    cut = [text[:-1] for text in MUST[one.name]] + [text[: len(text) // 2] for text in MUST[one.name]]
+    return [(piece * length)[:length] for piece in (*HOSTILE, *filter(None, cut))] + [
+        head + piece * MOST_WIDTH for head in cut for piece in ("a", "0", "a1", "/", "-")
+    ]
+
+
+def require_cheap(one: Rule) -> None:
+    """Errors: TooDearError."""
+    for text in hostile_to(one):
+        for place in range(STARTS):
+            Counter(one.pattern.pattern, text, MOST_STEPS).match(place)
+
+
+@pytest.mark.parametrize("one", RULES, ids=lambda one: one.name)
+def test_what_a_rule_costs_at_one_place_has_a_bound(one: Rule) -> None:
+    """So twice the text costs twice as much."""
+    assert width_of(one.pattern.pattern) <= MOST_WIDTH
+    require_cheap(one)
+
+
+@pytest.mark.parametrize("one", RULES, ids=lambda one: one.name)
+def test_what_counts_matches_as_python_does(one: Rule) -> None:
+    """Else it would count something else."""
+    for text in MUST[one.name]:
+        found = one.pattern.search(text)
+        assert found is not None
+        counter = Counter(one.pattern.pattern, text)
+        assert [counter.match(place) for place in range(found.start() + 1)] == [False] * found.start() + [True]
+
+
+def test_a_rule_that_costs_too_much_is_noticed() -> None:
+    with pytest.raises(TooDearError):
+        require_cheap(rule("email", "planted", r"(?:[a-z0-9]{1,60}){1,10}@(?:[a-z]{1,60}\.){1,4}!"))
+    assert width_of(rule("x", "planted", r"a+b").pattern.pattern) > MOST_WIDTH
+
+
+@pytest.mark.parametrize("module", [fields, known, leaves, readings, references, shapes], ids=lambda one: one.__name__)
+def test_other_patterns_never_try_again(module: object) -> None:
+    """A repetition without an end stands in them once, and nothing after it that may take back what it took."""
+    for one in vars(module).values():
+        if isinstance(one, re.Pattern):
+            parts = list(tree_of(one.pattern)) if one.pattern else []
+            endless = [part for part in parts if str(part[0]) == "MAX_REPEAT" and part[1][1] is PARSER.MAXREPEAT]
+            assert len(endless) <= 1, one.pattern

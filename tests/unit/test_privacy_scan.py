@@ -1,0 +1,234 @@
+"""A scan tells the place and the rule, never the value; what cannot be looked through is not public."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from drawdown.events.privacy import documents, leaves, readings, scan
+from drawdown.events.privacy.references import LEAST_KEY_BYTES, REFERENCE, reference
+from drawdown.events.privacy.scan import Finding, NotPublic, require_public
+from drawdown.events.privacy.shapes import (
+    COMMIT,
+    DAY,
+    FLAG,
+    LABEL,
+    NUMBER,
+    REFERENCE_,
+    TIME,
+    Rows,
+    Shape,
+    outside,
+    word,
+)
+from drawdown.schema.errors import UsageError
+
+SHAPE: Shape = {
+    "report": word("usage"),
+    "made_at": TIME,
+    "commit": COMMIT,
+    "complete": FLAG,
+    "rows": Rows({"plan": LABEL, "day": DAY, "subject": REFERENCE_, "events": NUMBER}),
+}
+GOOD = {
+    "report": "usage",
+    "made_at": "2026-01-31T12:00:00Z",
+    "commit": "9f2c1d7",
+    "complete": True,
+    "rows": [{"plan": "pro-100", "day": "2026-01-31", "subject": "ref_0123456789ab", "events": 7}],
+}
+
+
+def found(text: str | bytes) -> list[tuple[str, str]]:
+    content = text.encode() if isinstance(text, str) else text
+    return [(one.path, one.rule) for _, report in documents.read_reports(content) for one in scan.scan(report).findings]
+
+
+def test_a_finding_names_the_place_and_the_rule() -> None:
+    report = {"rows": [{"plan": "free"}, {"plan": "alice@example.com"}], "note": "cus_9"}
+    assert scan.scan(report).findings == (Finding("$.rows[1].plan", "email"), Finding("$.note", "customer_id"))
+
+
+def test_a_key_that_is_private_is_masked_wherever_it_is_part_of_a_place() -> None:
+    report = {"plans": {"alice@example.com": {"note": "cus_9"}, "free plan": {"note": "cus_8"}}}
+    assert scan.scan(report).findings == (
+        Finding("$.plans.<key 1>", "email"),
+        Finding("$.plans.<key 1>.note", "customer_id"),
+        Finding("$.plans.<key 2>.note", "customer_id"),
+    )
+    assert scan.scan({"by_owner": {"acme": 1}}).findings == (Finding("$.by_owner.<key 1>", "raw_owner_id"),)
+
+
+def test_both_values_of_a_key_that_stands_twice_are_looked_at() -> None:
+    assert found('{"plan": "cus_9", "plan": "free"}') == [("$.plan", "duplicate_key"), ("$.plan", "customer_id")]
+    assert found('{"plan": "free", "pl\\u0061n": "free"}') == [("$.plan", "duplicate_key")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'{"note": "cus\u005f9"}',
+        r'{"note": "cus\\u005f9"}',
+        '{"note": "cus%5F9"}',
+        '{"note": "cus%255F9"}',
+        '{"note": "CUS_9"}',
+        '{"note": "cus&#95;9"}',
+        '{"note": "\uff43\uff55\uff53\uff3f\uff19"}',
+        '{"note": "cus\u200b_9"}',
+        r'{"note": "{\"a\": \"cus_9\"}"}',
+        r'{"note": "[\"cus_\\u0039\"]"}',
+        '{"note": "%7B%22a%22%3A%22cus_9%22%7D"}',
+        '{"note": "Y3VzdG9tZXIgd2FzIGN1c185"}',
+    ],
+)
+def test_what_is_hidden_is_read(text: str) -> None:
+    assert "customer_id" in {rule for _, rule in found(text)}
+
+
+def test_a_field_is_private_in_json_that_stands_in_a_text() -> None:
+    assert found(json.dumps({"note": json.dumps({"actor": {"id": 7}})})) == [("$.note<json>.actor.id", "raw_actor_id")]
+
+
+def test_a_number_as_text_and_a_number_as_number_are_one() -> None:
+    ids = {"1234567"}
+    for value in ("1234567", "1234567.0", "1.234567e6", '"1234567"', '"no. 1234567."'):
+        ((_, report),) = documents.read_reports(f'{{"count": {value}}}'.encode())
+        assert scan.scan(report, known_ids=lambda _: ids).findings == (Finding("$.count", "known_id"),), value
+
+
+def test_known_ids_are_words_as_wholes_whatever_their_case() -> None:
+    def known_ids(words: frozenset[str]) -> set[str]:
+        return {"acme", "Globex Inc", "42", "ab"} & words
+
+    places = {"a": "acme", "b": "ACME", "c": "https://x.example/acme?x=1", "d": "Globex Inc", "e": "of acme."}
+    innocent = {"f": "acmeville", "g": 42, "h": "42", "i": "ab", "j": "free"}
+    got = {one.path for one in scan.scan({**places, **innocent}, known_ids=known_ids).findings}
+    assert got == {f"$.{name}" for name in places}
+    assert scan.scan({"acme": 1}, known_ids=known_ids).findings == (Finding("$.<key 1>", "known_id"),)
+
+
+def test_a_configured_secret_is_found_anywhere() -> None:
+    secrets = ("correct horse", "abc")
+    found_ = scan.scan({"a": "xxCORRECT horsexx", "b": "correct%20horse", "c": "abc"}, secrets=secrets).findings
+    assert found_ == (Finding("$.a", "configured_secret"), Finding("$.b", "configured_secret"))
+
+
+def test_objects_of_python_are_scanned_as_their_json() -> None:
+    @dataclass(frozen=True)
+    class Row:
+        plan: str
+        owner_id: str | None = None
+
+    assert scan.scan([Row("free"), Row("team", "acme")]).findings == (Finding("$[1].owner_id", "raw_owner_id"),)
+    for wrong in ({"a": b"x"}, {1: "a"}, [object()]):
+        with pytest.raises(UsageError):
+            scan.scan(wrong)
+
+
+def test_json_lines_are_reports_of_their_own() -> None:
+    content = b'{"plan": "free"}\n\n{"plan": "cus_9"}\r\n'
+    assert [number for number, _ in documents.read_reports(content)] == [1, 3]
+    assert [number for number, _ in documents.read_reports(b'{\n"plan":\n"free"\n}')] == [None]
+    assert found(content) == [("$.plan", "customer_id")]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "bad_json"),
+        (b"{", "bad_json"),
+        (b'{"a": 1}\n{"a"', "bad_json"),
+        (b'{"a": NaN}', "bad_json"),
+        (b"plain text", "bad_json"),
+        (b'{"a": "\xff"}', "bad_encoding"),
+        (b"[" * 100_000, "report_too_deep"),
+        (b" " * (documents.MAX_REPORT_BYTES + 1), "report_too_large"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_and_not_repeated(content: bytes, code: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        documents.read_reports(content)
+    assert refused.value.code == code and "plain" not in str(refused.value)
+
+
+def test_what_is_too_deep_too_long_or_too_much_is_told() -> None:
+    deep: object = "cus_9"
+    for _ in range(leaves.MAX_DEPTH + 1):
+        deep = [deep]
+    assert {one.rule for one in scan.scan(deep).findings} == {"too_deep"}
+    assert scan.scan(["a " * readings.MAX_TEXT_CHARS]).findings == (Finding("$[0]", "long_text"),)
+    many = [1] * (leaves.MAX_LEAVES + 1)
+    assert [one.rule for one in scan.scan(many).findings] == ["too_large"]
+
+
+def test_findings_are_all_counted_and_the_first_told() -> None:
+    result = scan.scan(["cus_9"] * (scan.MAX_FINDINGS + 5))
+    assert (len(result.findings), result.count) == (scan.MAX_FINDINGS, scan.MAX_FINDINGS + 5)
+
+
+def test_readings_of_one_text_have_a_bound() -> None:
+    hostile = "&amp;" * 30 + "%25" * 30 + "\\\\u0041" * 30 + "QUJDREVGR0hJSktMTU5PUA== " * 100 + "ﷺ" * 9_000
+    found_ = readings.readings(hostile)
+    assert len(found_) == readings.MAX_READINGS and max(map(len, found_)) == readings.MAX_TEXT_CHARS
+    runs = " ".join(["QUJDREVGR0hJSktMTU5P"] * readings.MAX_RUNS + ["Y3VzdG9tZXIgd2FzIGN1c185"])
+    assert len(readings.readings(runs)) == 2, "what comes after MAX_RUNS runs of base64 is not decoded"
+
+
+def test_a_report_of_its_shape_is_public() -> None:
+    require_public(GOOD, SHAPE)
+    ((_, read),) = documents.read_reports(json.dumps(GOOD).encode())
+    require_public(read, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "rule"),
+    [
+        ({"more": 1}, "$.<key 6>", "unknown_field"),
+        ({"report": "other"}, "$.report", "not_of_its_class"),
+        ({"made_at": "2026-01-31"}, "$.made_at", "not_of_its_class"),
+        ({"made_at": "2026-13-31T12:00:00Z"}, "$.made_at", "not_of_its_class"),
+        ({"made_at": "2026-01-31T12:00:00+01:00"}, "$.made_at", "not_of_its_class"),
+        ({"commit": "HEAD"}, "$.commit", "not_of_its_class"),
+        ({"complete": 1}, "$.complete", "not_of_its_class"),
+        ({"rows": {}}, "$.rows", "not_of_its_class"),
+        ({"rows": [{}]}, "$.rows[0]", "missing_field"),
+        ({"rows": [GOOD["rows"][0] | {"plan": "free\n"}]}, "$.rows[0].plan", "not_of_its_class"),  # type: ignore[index]
+        ({"rows": [GOOD["rows"][0] | {"plan": "x" * 65}]}, "$.rows[0].plan", "not_of_its_class"),  # type: ignore[index]
+        ({"rows": [GOOD["rows"][0] | {"plan": "org_42"}]}, "$.rows[0].plan", "raw_account_id"),  # type: ignore[index]
+        ({"rows": [GOOD["rows"][0] | {"subject": "acme"}]}, "$.rows[0].subject", "not_of_its_class"),  # type: ignore[index]
+        ({"rows": [GOOD["rows"][0] | {"events": "7"}]}, "$.rows[0].events", "not_of_its_class"),  # type: ignore[index]
+        ({"rows": [GOOD["rows"][0] | {"events": True}]}, "$.rows[0].events", "not_of_its_class"),  # type: ignore[index]
+    ],
+)
+def test_the_gate_refuses_what_its_shape_does_not_allow(change: dict[str, object], path: str, rule: str) -> None:
+    with pytest.raises(NotPublic) as refused:
+        require_public(GOOD | change, SHAPE)
+    assert Finding(path, rule) in refused.value.scan.findings
+    assert f"{path}: {rule}" in str(refused.value) and refused.value.code == "not_public"
+
+
+def test_the_gate_knows_this_databases_ids() -> None:
+    with pytest.raises(NotPublic, match=r"\$\.rows\[0\]\.plan: known_id"):
+        require_public(GOOD, SHAPE, known_ids=lambda words: {"pro-100"} & words)
+
+
+def test_shapes_end_where_reports_are_too_deep() -> None:
+    shape: object = NUMBER
+    report: object = 1
+    for _ in range(leaves.MAX_DEPTH + 10):
+        shape, report = Rows(shape), [report]  # type: ignore[arg-type]
+    assert list(outside(report, shape)) == []  # type: ignore[arg-type]
+    with pytest.raises(NotPublic, match="too_deep"):
+        require_public(report, shape)  # type: ignore[arg-type]
+
+
+def test_a_reference_is_the_same_for_the_same_thing_under_the_same_key() -> None:
+    key, other = b"k" * LEAST_KEY_BYTES, b"l" * LEAST_KEY_BYTES
+    made = {reference(key, "org", "acme"), reference(key, "org", "acme")}
+    assert len(made) == 1 and REFERENCE.fullmatch(made.pop())
+    assert len({reference(k, kind, text) for k in (key, other) for kind in ("o", "org") for text in ("a", "rg:a")}) == 8
+    assert scan.scan({"owner_id": reference(key, "org", "acme")}).findings == ()
+    with pytest.raises(UsageError):
+        reference(b"short", "org", "acme")
