@@ -45,6 +45,9 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: event_types
 (SELECT event_type AS id FROM event_types)
 
+-- name: backfills
+(SELECT backfill AS id FROM backfills)
+
 -- name: sources
 (SELECT source AS id FROM usage_events)
 
