@@ -48,9 +48,6 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: backfills
 (SELECT backfill AS id FROM backfills)
 
--- name: sources
-(SELECT source AS id FROM usage_events)
-
 -- name: priced_features
 (SELECT feature AS id FROM ledger_rates)
 
