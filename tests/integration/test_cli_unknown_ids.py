@@ -21,6 +21,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import api_keys, credit, executions, hooks, pools, settlements, tiers, topups
+from drawdown.worker.commands.backfills import open_backfill
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup.topups import begin
@@ -221,7 +222,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
-    ("event list", "after"), ("backfill open", "name"),
+    ("event list", "after"), ("backfill open", "name"), ("backfill stage", "file"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("pool make", "pool"), ("pool allot", "key"),
@@ -280,6 +281,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     write(engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
+    write(engine, lambda c: open_backfill(c, "june", "acme", T0 - WINDOW_MS, T0, fleet.by))
     seen = UsageEvent("shop", "e-first", "page.render", "acme", 1, T0)
     write(engine, lambda c: take(c, [seen], T0))
     terms = topups.Terms(10**10, 20, None, 10**8, "usd", "fake", "cus_1", 10**9, mode="shadow")

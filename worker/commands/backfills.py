@@ -94,13 +94,13 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
     """
     if not is_clean_id(name):
         raise UsageError("a backfill's name has 1 to 200 characters, none of them control characters")
+    floor = int(require_org(connection, org_id).floor_ms)
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
         raise UsageError("--from and --to must lie on a window boundary (a multiple of five minutes)")
     if not 0 < to_ms - from_ms <= MAX_RANGE_MS:
         raise UsageError(f"a backfill is of {MAX_RANGE_MS // DAY_MS} days at most, and --to lies after --from")
     if to_ms > by.now_ms:
         raise UsageError("--to lies ahead: a backfill is of the past")
-    floor = int(require_org(connection, org_id).floor_ms)
     if from_ms < floor:
         raise Refused(f"{org_id}: windows before {utc(floor)} are closed for good; give --from {utc(floor)}")
     values = {"backfill": name, "org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_ms": by.now_ms}
