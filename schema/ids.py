@@ -95,6 +95,7 @@ ENDPOINT: Final = Kind("endpoint", (IdSource("hook_endpoints"),), "drawdown hook
 MESSAGE: Final = Kind("message", (IdSource("hook_messages"),), "drawdown hook messages")
 EVENT: Final = Kind("event", (), "drawdown hook set --help")
 EVENT_TYPE: Final = Kind("event type", (IdSource("event_types"),), "drawdown feature list")
+BACKFILL: Final = Kind("backfill", (IdSource("backfills"),), "drawdown backfill list")
 SOURCE: Final = Kind("source of events", (), "drawdown event list")
 USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")

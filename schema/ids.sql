@@ -45,6 +45,9 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: event_types
 (SELECT event_type AS id FROM event_types)
 
+-- name: backfills
+(SELECT backfill AS id FROM backfills)
+
 -- name: priced_features
 (SELECT feature AS id FROM ledger_rates)
 

@@ -1,6 +1,7 @@
 """Every table, as SQLAlchemy Core sees it, in one file for each part of the house. The migrations create them, with
 the triggers that carry the rules. A test holds the two equal."""
 
+from drawdown.schema.tables.backfills import backfill_events, backfills
 from drawdown.schema.tables.columns import metadata
 from drawdown.schema.tables.fleet import (
     action_chain,
@@ -76,6 +77,8 @@ __all__ = [
     "api_keys",
     "assignments",
     "attempts",
+    "backfill_events",
+    "backfills",
     "balance_episodes",
     "balance_levels",
     "balance_marks",

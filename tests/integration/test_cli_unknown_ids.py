@@ -21,6 +21,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import api_keys, credit, executions, hooks, pools, settlements, tiers, topups
+from drawdown.worker.commands.backfills import open_backfill
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup.topups import begin
@@ -83,6 +84,12 @@ IDS: dict[tuple[str, str], Typed] = {
     ("event show", "event"): t("shop e-frist", "e-first"),
     ("event withdraw", "source"): t("shopp e-first", "shop"),
     ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
+    ("backfill open", "org"): t(f"july --org acmee {RANGE}", "acme"),
+    ("backfill list", "org"): t("--org acmee", "acme"),
+    **{
+        (f"backfill {verb}", "name"): t(f"junne {more}", "june")
+        for verb, more in (("stage", FILE), ("show", ""), ("close", "--hash 0"), ("revert", ""))
+    },
     ("feature end", "feature"): t("compute_1gbb", "compute_1gb"),
     ("sample list", "org"): t("--quarantined --org acmee", "acme"),
     ("sample list", "why"): t("--quarantined --why interval_negativ", "interval_negative"),
@@ -211,11 +218,11 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
-    rollover_max first at_once settled_by shape limit"""
+    rollover_max first at_once settled_by shape limit hash_"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
-    ("event list", "after"),
+    ("event list", "after"), ("backfill open", "name"), ("backfill stage", "file"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("pool make", "pool"), ("pool allot", "key"),
@@ -274,6 +281,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     write(engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
+    write(engine, lambda c: open_backfill(c, "june", "acme", T0 - WINDOW_MS, T0, fleet.by))
     seen = UsageEvent("shop", "e-first", "page.render", "acme", 1, T0)
     write(engine, lambda c: take(c, [seen], T0))
     terms = topups.Terms(10**10, 20, None, 10**8, "usd", "fake", "cus_1", 10**9, mode="shadow")

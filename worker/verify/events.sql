@@ -27,3 +27,20 @@ SELECT 'eventless' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window
 FROM usage_samples s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NULL
     AND NOT EXISTS (SELECT 1 FROM usage_events e WHERE e.sample_id = s.id)
     AND NOT EXISTS (SELECT 1 FROM run_samples r WHERE r.sample_id = s.id)
+
+-- name: backfilled_otherwise
+-- What went in by a backfill is usage as it was staged, above the floor.
+SELECT 'backfilled_otherwise' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,
+    CAST(NULL AS TEXT) AS feature, f.source, f.event_id, b.backfill
+FROM backfills b JOIN backfill_events f ON f.backfill = b.backfill LEFT JOIN usage_events e ON e.sample_id = f.sample_id
+LEFT JOIN orgs o ON o.org_id = b.org_id
+WHERE b.closed_ms IS NOT NULL AND f.ts >= COALESCE(o.floor_ms, 0) AND (e.sample_id IS NULL OR e.org_id <> b.org_id
+    OR e.source <> f.source OR e.event_id <> f.event_id OR e.event_type <> f.event_type OR e.quantity <> f.quantity
+    OR e.ts <> f.ts OR f.ts < b.from_ms OR f.ts >= b.to_ms)
+
+-- name: backfill_unreverted
+SELECT 'backfill_unreverted' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,
+    CAST(NULL AS TEXT) AS feature, f.source, f.event_id, b.backfill
+FROM backfills b JOIN backfill_events f ON f.backfill = b.backfill LEFT JOIN orgs o ON o.org_id = b.org_id
+WHERE b.state = 'reverted' AND f.ts >= COALESCE(o.floor_ms, 0)
+    AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = f.sample_id)

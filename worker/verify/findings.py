@@ -53,7 +53,7 @@ STATEMENTS: Final = (
     (SAID, ("lot_unsaid", "acts")),
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
     (HOOKS, ("told_nothing", "undelivered")),
-    (EVENTS, ("sampleless", "event_otherwise", "eventless")),
+    (EVENTS, ("sampleless", "event_otherwise", "eventless", "backfilled_otherwise", "backfill_unreverted")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
@@ -271,6 +271,11 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         "the event {event_id} of {source} says {quantity} of {event_type}; its sample says {its_quantity} of the meter "
         "{its_meter} for {its_org}, or another moment",
     ),
+    "backfilled_otherwise": (
+        9,
+        "the event {event_id} of {source} went in by {backfill}, and is not there as it was staged",
+    ),
+    "backfill_unreverted": (9, "{backfill} was reverted, and the event {event_id} of {source} still counts"),
     "eventless": (9, "{sample_id} counts units of the meter {meter}, and no event says so"),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
 }

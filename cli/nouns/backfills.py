@@ -1,0 +1,162 @@
+"""`drawdown backfill`: usage events of the past, staged, shown, put in, taken back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Annotated, Final
+
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import App
+from drawdown.cli.options import Actor, PageSize, Reason
+from drawdown.cli.parsing import show_credits, show_time
+from drawdown.cli.rendering import facts, show, table
+from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.schema.errors import Exit
+from drawdown.schema.text import clean
+from drawdown.worker.commands import backfills
+from drawdown.worker.commands.backfills import TAKEN_AT_ONCE, Diff
+from drawdown.worker.sources.events.files import read_events
+from drawdown.worker.sources.samples.lines import open_lines
+from drawdown.worker.views.backfills import list_backfills, show_backfill
+
+commands = typer.Typer()
+
+FIRST_FEW: Final = 20
+"""Lines that are shown of those that were refused."""
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The backfill's name")]
+
+
+@commands.command("open")
+def open_(
+    context: typer.Context,
+    name: Name,
+    org: Annotated[str, typer.Option("--org", help="Of this organisation")],
+    from_: Annotated[str, typer.Option("--from", help="Of events used from this window boundary on")],
+    to: Annotated[str, typer.Option("--to", help="Of events used before this window boundary")],
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Begin a backfill: events of the past that are no usage until it is closed. An organisation has one at a time."""
+    app: App = context.obj
+    start, end, by = app.window(from_, "--from"), app.window(to, "--to"), app.by(actor, reason)
+    assert start is not None and end is not None
+    found = app.write(lambda c: backfills.open_backfill(c, name, org, start, end, by))
+    show(app, {"backfill": found}, [f"{name}: open for {org}, {show_time(start)} to {show_time(end)}"])
+
+
+@commands.command()
+def stage(
+    context: typer.Context,
+    name: Name,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines of events, .gz too; - is stdin")],
+) -> None:
+    """Add a file's events to a backfill. Staged again, also after a kill half-way, only what is missing is added."""
+    app: App = context.obj
+    org, now = app.read(lambda c: show_backfill(c, name)).org_id, app.clock.now_ms()
+    counts: Counter[str] = Counter()
+    wrong: list[tuple[int, str, str]] = []
+    with open_lines(file) as lines:
+        items = read_events(lines, org, now)
+        while some := list(islice(items, TAKEN_AT_ONCE)):
+            for number, status, code, message in _stage(app, name, some, now):
+                counts[status] += 1
+                if status in ("invalid", "conflict") and len(wrong) < FIRST_FEW:
+                    wrong.append((number, code, message))
+    said = ", ".join(f"{times:,} {status}" for status, times in sorted(counts.items())) or "no event"
+    rows = [f"line {number}: {code}: {clean(message)}" for number, code, message in wrong]
+    result = {
+        "backfill": name,
+        "events": dict(counts),
+        "wrong": [{"line": n, "code": c, "message": m} for n, c, m in wrong],
+    }
+    show(app, result, [f"{name}: {said}", *rows])
+    if counts["invalid"] or counts["conflict"]:
+        raise typer.Exit(Exit.PERSON)
+
+
+def _stage(
+    app: App, name: str, some: Sequence[tuple[int, UsageEvent | Unfit]], now: int
+) -> Iterator[tuple[int, str, str, str]]:
+    good = [(number, one) for number, one in some if not isinstance(one, Unfit)]
+    answers = app.write(lambda c: backfills.stage(c, name, [event for _, event in good], now))
+    for (number, _), answer in zip(good, answers, strict=True):
+        yield number, answer.status, answer.code or "", answer.message or ""
+    for number, one in some:
+        if isinstance(one, Unfit):
+            yield number, "invalid", one.code, str(one)
+
+
+@commands.command("list")
+def list_(
+    context: typer.Context,
+    org: Annotated[str, typer.Option("--org", help="Of this organisation alone")] = "",
+    most: PageSize = 100,
+) -> None:
+    """List backfills, the latest first."""
+    app: App = context.obj
+    found = app.read(lambda c: list_backfills(c, org_id=org, most=most))
+    columns = ("backfill", "org", "from", "to", "state", "#events", "#withdrawn", "by")
+    rows = [
+        (b.backfill, b.org_id, show_time(b.from_ms), show_time(b.to_ms), b.state, b.events, b.withdrawn, b.actor)
+        for b in found
+    ]
+    show(app, {"backfills": found}, [table("Backfills", columns, rows)])
+
+
+@commands.command("show")
+def show_(context: typer.Context, name: Name) -> None:
+    """Show what closing a backfill would bill, with the hash that closes it; or what became of it."""
+    app: App = context.obj
+    found = app.read(lambda c: show_backfill(c, name))
+    diff = app.read(lambda c: backfills.diff(c, name)) if found.state == "open" else None
+    lines = [f"{key}: {value}" for key, value in facts(vars(found))]
+    show(app, {"backfill": found, "diff": diff}, [*lines, *([] if diff is None else _diff_lines(diff))])
+
+
+@commands.command()
+def close(
+    context: typer.Context,
+    name: Name,
+    hash_: Annotated[str, typer.Option("--hash", help="Of what `backfill show` showed")],
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Make usage of what was shown. The next tick bills it as usage that came late."""
+    app: App = context.obj
+    by = app.by(actor, reason)
+    diff = app.write(lambda c: backfills.close(c, name, hash_, by))
+    found = app.read(lambda c: show_backfill(c, name))
+    show(app, {"backfill": found, "diff": diff}, [f"{name}: closed; {found.events:,} events went in by it"])
+
+
+@commands.command()
+def revert(context: typer.Context, name: Name, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Withdraw all that went in by a backfill; the next tick gives back what was billed.
+
+    Ended half-way, give it again.
+    """
+    app: App = context.obj
+    by, total, done = app.by(actor, reason), 0, False
+    while not done:
+        count, done = app.write(lambda c: backfills.revert(c, name, by))
+        total += count
+    show(app, {"backfill": name, "withdrawn": total}, [f"{name}: reverted; {total:,} events withdrawn"])
+
+
+def _diff_lines(diff: Diff) -> list[str | Table]:
+    counts = ", ".join(f"{times:,} {what}" for what, times in sorted(diff.counts.items())) or "no event"
+    columns = ("feature", "provider", "#events", "#quantity", "#windows", "#credits", "")
+    rows = [
+        (one.what, one.provider or "-", one.events, one.quantity, one.windows,
+         "-" if one.price_micro is None else show_credits(one.price_micro), one.code or "")
+        for one in diff.lines
+    ]  # fmt: skip
+    total = (
+        "not known: a feature has no price" if diff.price_micro is None else f"{show_credits(diff.price_micro)} credits"
+    )
+    close_it = f"drawdown backfill close {diff.backfill.backfill} --hash {diff.hash}"
+    return [counts, table("Closing would bill", columns, rows), f"in all: {total}", f"to close it: {close_it}"]

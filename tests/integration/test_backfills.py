@@ -1,0 +1,319 @@
+"""Backfills: events of the past are staged, shown, put in exactly as shown, and taken back, on both databases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.events.envelope import UsageEvent
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.commands import backfills
+from drawdown.worker.commands.backfills import Backfill, Diff
+from drawdown.worker.commands.features import map_event
+from drawdown.worker.commands.prune import raise_floors
+from drawdown.worker.sources.events.store import Taken
+from drawdown.worker.verify.verify import verify
+from drawdown.worker.views.backfills import list_backfills
+from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
+from tests.world import T0, Fleet
+
+PRICE = 2
+"""Micro-credits a unit."""
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    """A day after the first window: all of it is sealed."""
+    made = Fleet(engine)
+    made.clock.at_ms = T0 + 10
+    billed_by_units(made, "acme")
+    told(made, event("before", 5))
+    made.tick(T0 + DAY_MS)
+    return made
+
+
+def opened(fleet: Fleet, name: str = "june", to_ms: int = T0 + 10 * WINDOW_MS) -> Backfill:
+    return write(fleet.engine, lambda c: backfills.open_backfill(c, name, "acme", T0, to_ms, fleet.by))
+
+
+def staged(fleet: Fleet, *events: UsageEvent, name: str = "june") -> list[Taken]:
+    return write(fleet.engine, lambda c: backfills.stage(c, name, events, fleet.clock.at_ms))
+
+
+def shown(fleet: Fleet, name: str = "june") -> Diff:
+    return read(fleet.engine, lambda c: backfills.diff(c, name))
+
+
+def closed(fleet: Fleet, name: str = "june", hash_: str | None = None) -> Diff:
+    given = shown(fleet, name).hash if hash_ is None else hash_
+    return write(fleet.engine, lambda c: backfills.close(c, name, given, fleet.by))
+
+
+def reverted(fleet: Fleet, name: str = "june") -> list[int]:
+    counts, done = [], False
+    while not done:
+        count, done = write(fleet.engine, lambda c: backfills.revert(c, name, fleet.by))
+        counts.append(count)
+    return counts
+
+
+def billed(fleet: Fleet) -> int:
+    return int(str(fleet.one("SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_entries WHERE feature = 'render'")))
+
+
+def test_what_is_staged_is_no_usage_until_it_is_closed_and_then_billed_once(fleet: Fleet) -> None:
+    opened(fleet)
+    answers = staged(fleet, event("a", 3), event("b", 4, occurred_ms=T0 + WINDOW_MS), event("a", 3))
+    assert statuses(answers) == [("accepted", None), ("accepted", None), ("duplicate", None)]
+    fleet.tick(T0 + DAY_MS + WINDOW_MS)
+    assert billed(fleet) == 5 * PRICE
+    found = closed(fleet)
+    assert (found.counts, found.price_micro) == ({"new": 2}, 7 * PRICE)
+    assert [(one.what, one.provider, one.code, one.events, one.quantity, one.windows) for one in found.lines] == [
+        ("render", "embedded", None, 2, 7, 2)
+    ]
+    fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
+    fleet.tick(T0 + DAY_MS + 3 * WINDOW_MS)
+    assert billed(fleet) == 12 * PRICE
+    clean(fleet)
+
+
+def test_reverting_gives_the_money_back_and_its_ids_are_never_taken_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfills, "REVERTED_AT_ONCE", 2)
+    opened(fleet)
+    staged(fleet, *(event(f"e-{number}", number) for number in range(1, 6)))
+    closed(fleet)
+    fleet.tick(T0 + DAY_MS + WINDOW_MS)
+    assert billed(fleet) == 20 * PRICE
+    assert reverted(fleet) == [2, 2, 1]
+    assert reverted(fleet) == [0]
+    fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
+    assert billed(fleet) == 5 * PRICE
+    assert statuses(told(fleet, event("e-1", 1))) == [("duplicate", "withdrawn")]
+    opened(fleet, "again")
+    staged(fleet, event("e-2", 2), name="again")
+    assert shown(fleet, "again").counts == {"withdrawn": 1}
+    clean(fleet)
+
+
+def test_an_open_one_is_reverted_without_a_trace_in_usage(fleet: Fleet) -> None:
+    opened(fleet)
+    staged(fleet, event("a", 3))
+    assert reverted(fleet) == [0]
+    assert fleet.rows("SELECT * FROM backfill_events") == []
+    assert statuses(told(fleet, event("a", 3))) == [("accepted", None)]
+    clean(fleet)
+
+
+def test_what_came_in_otherwise_is_shown_and_never_taken_twice(fleet: Fleet) -> None:
+    opened(fleet)
+    told(fleet, event("there", 2), event("other", 2), event("gone", 2))
+    withdrawn(fleet, "gone")
+    staged(fleet, event("there", 2), event("other", 3), event("gone", 2), event("new", 1))
+    assert shown(fleet).counts == {"conflict": 1, "duplicate": 1, "new": 1, "withdrawn": 1}
+    closed(fleet)
+    assert fleet.rows("SELECT event_id FROM backfill_events") == [("new",)]
+    fleet.tick(T0 + DAY_MS + WINDOW_MS)
+    assert billed(fleet) == (5 + 2 + 2 + 1) * PRICE
+    reverted(fleet)
+    fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
+    assert billed(fleet) == (5 + 2 + 2) * PRICE
+    clean(fleet)
+
+
+def _more(fleet: Fleet) -> None:
+    staged(fleet, event("late", 1))
+
+
+def _known(fleet: Fleet) -> None:
+    told(fleet, event("a", 3, occurred_ms=T0 + WINDOW_MS))
+
+
+def _rated(fleet: Fleet) -> None:
+    fleet.write(
+        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+        f"VALUES ('render', {T0 + WINDOW_MS}, 3, 1, {T0 + DAY_MS}, 'test', 'a test')"
+    )
+
+
+def _mapped_type(fleet: Fleet) -> None:
+    mapped(fleet, "other.type", "render_other")
+
+
+@pytest.mark.parametrize("change", [_more, _known, _rated, _mapped_type])
+def test_nothing_but_what_was_shown_is_put_in(fleet: Fleet, change: Callable[[Fleet], None]) -> None:
+    opened(fleet)
+    staged(fleet, event("a", 3, occurred_ms=T0 + WINDOW_MS), event("b", 1, event_type="other.type"))
+    before = shown(fleet).hash
+    assert shown(fleet).hash == before
+    change(fleet)
+    with pytest.raises(Refused, match="that is no hash of what june comes to now"):
+        closed(fleet, hash_=before)
+    assert fleet.one("SELECT state FROM backfills") == "open"
+    closed(fleet)
+    clean(fleet)
+
+
+def test_closing_again_with_the_same_hash_does_nothing(fleet: Fleet) -> None:
+    opened(fleet)
+    staged(fleet, event("a", 3))
+    said = closed(fleet).hash
+    closed(fleet, hash_=said)
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'backfill_close'") == 1
+    with pytest.raises(Refused, match="the backfill june is closed"):
+        closed(fleet, hash_="0" * 32)
+    with pytest.raises(Refused, match="the backfill june is closed"):
+        staged(fleet, event("b", 3))
+    with pytest.raises(Refused, match="the backfill june is closed"):
+        shown(fleet)
+
+
+def test_each_item_has_its_own_answer(fleet: Fleet) -> None:
+    opened(fleet)
+    answers = staged(
+        fleet, event("a", 3), event("a", 4), event("b", org_id="globex"), event("c", occurred_ms=T0 + 10 * WINDOW_MS),
+        event("d", occurred_ms=T0 - 1), event("e", occurred_ms=T0),
+    )  # fmt: skip
+    assert statuses(answers) == [
+        ("accepted", None), ("conflict", "other_content"), ("invalid", "foreign_org"), ("invalid", "outside"),
+        ("invalid", "outside"), ("accepted", None),
+    ]  # fmt: skip
+    again = staged(fleet, event("a", 4), event("e", occurred_ms=T0))
+    assert statuses(again) == [("conflict", "other_content"), ("duplicate", None)]
+
+
+def test_what_nobody_bills_or_nothing_maps_is_shown_as_what_waits(fleet: Fleet) -> None:
+    opened(fleet)
+    staged(fleet, event("a", 3, event_type="strange"), event("b", 4))
+    lines = [(one.what, one.code, one.quantity, one.price_micro) for one in shown(fleet).lines]
+    assert lines == [("render", None, 4, 4 * PRICE), ("strange", "unmapped", 3, 0)]
+    closed(fleet)
+    fleet.tick(T0 + DAY_MS + WINDOW_MS)
+    write(fleet.engine, lambda c: map_event(c, "strange", "oddly", fleet.by, from_ms=T0, confirmed=True))
+    fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
+    assert fleet.rows("SELECT feature, SUM(sealed_qty) FROM pushes GROUP BY feature ORDER BY 1") == [
+        ("oddly", 3), ("render", 9),
+    ]  # fmt: skip
+    clean(fleet)
+
+
+WRONG: Sequence[tuple[dict[str, Any], type[Exception], str]] = (
+    ({"name": ""}, UsageError, "a backfill's name has 1 to 200 characters"),
+    ({"from_ms": T0 + 1}, UsageError, "must lie on a window boundary"),
+    ({"to_ms": T0}, UsageError, "31 days at most, and --to lies after --from"),
+    ({"from_ms": T0 - 32 * DAY_MS}, UsageError, "31 days at most"),
+    ({"to_ms": T0 + 2 * DAY_MS}, UsageError, "lies ahead: a backfill is of the past"),
+    ({"org_id": "acmee"}, UnknownId, "acme"),
+)
+
+
+@pytest.mark.parametrize(("values", "error", "said"), WRONG)
+def test_a_backfill_that_cannot_be_is_refused(
+    fleet: Fleet, values: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    given = {"name": "june", "org_id": "acme", "from_ms": T0, "to_ms": T0 + WINDOW_MS, **values}
+    with pytest.raises(error, match=said):
+        write(fleet.engine, partial(_open, by=fleet.by, given=given))
+
+
+def _open(connection: sa.Connection, *, by: Any, given: dict[str, Any]) -> None:
+    backfills.open_backfill(connection, given["name"], given["org_id"], given["from_ms"], given["to_ms"], by)
+
+
+def test_one_is_open_at_a_time_and_opened_again_it_is_the_same(fleet: Fleet) -> None:
+    assert opened(fleet) == opened(fleet)
+    with pytest.raises(Refused, match="acme has a backfill open: close or revert june first"):
+        opened(fleet, "july")
+    with pytest.raises(Refused, match="there is a backfill june of acme, of another range"):
+        opened(fleet, to_ms=T0 + WINDOW_MS)
+    reverted(fleet)
+    opened(fleet, "july")
+    assert [row.backfill for row in read(fleet.engine, list_backfills)] == ["july", "june"]
+    with pytest.raises(UnknownId, match="july"):
+        shown(fleet, "julyy")
+
+
+def test_nothing_goes_in_below_the_floor(fleet: Fleet) -> None:
+    opened(fleet)
+    staged(fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 5 * WINDOW_MS))
+    write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
+    assert shown(fleet).counts == {"new": 1, "too_late": 1}
+    closed(fleet)
+    assert fleet.rows("SELECT event_id FROM backfill_events") == [("b",)]
+    clean(fleet)
+    with pytest.raises(Refused, match="are closed for good"):
+        opened(fleet, "july")
+
+
+def test_a_backfill_has_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backfills, "MOST_STAGED", 2)
+    opened(fleet)
+    with pytest.raises(Refused, match="a backfill holds 2 events at most"):
+        staged(fleet, event("a"), event("b"), event("c"))
+    assert fleet.rows("SELECT * FROM backfill_events") == []
+
+
+BROKEN = {
+    "an event that never went in": (
+        "DELETE FROM usage_events WHERE event_id = 'a'",
+        "the event a of app went in by june, and is not there as it was staged",
+    ),
+    "an event that counts though it was reverted": (
+        "DELETE FROM withdrawals",
+        "june was reverted, and the event a of app still counts",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_backfill_is_found(fleet: Fleet, broken: str) -> None:
+    opened(fleet)
+    staged(fleet, event("a", 3))
+    closed(fleet)
+    fleet.tick(T0 + DAY_MS + WINDOW_MS)
+    if "reverted" in broken:
+        reverted(fleet)
+    clean(fleet)
+    statement, said = BROKEN[broken]
+    _unguarded(fleet, statement)
+    assert said in [one.text for one in read(fleet.engine, verify).breaches]
+
+
+def _unguarded(fleet: Fleet, statement: str) -> None:
+    """As somebody who owns the tables may."""
+    if fleet.engine.dialect.name == "postgresql":
+        fleet.write("SET session_replication_role = replica;" + statement)
+        return
+    triggers = fleet.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+    with fleet.engine.begin() as connection:
+        for (name,) in triggers:
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        connection.exec_driver_sql(statement)
+
+
+def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
+    from drawdown.worker.sources.events.files import read_events
+    from drawdown.worker.sources.samples.lines import open_lines
+
+    good = {"source": "app", "event_id": "a", "event_type": RENDER, "quantity": 3, "occurred_at": T0 + 1}
+    cloud = {"specversion": "1.0", "source": "app", "id": "c", "type": RENDER, "time": "2026-01-01T00:00:01Z",
+             "data": {"quantity": 1}}  # fmt: skip
+    wrong = [{**good, "quantity": 1.5}, {**good, "org_id": "globex"}, {**good, "occurred_at": None}]
+    path = tmp_path / "events.jsonl"
+    lines = [json.dumps(good), "", json.dumps(cloud), *map(json.dumps, wrong), "{", "[]"]
+    path.write_text("\n".join(lines))
+    with open_lines(str(path)) as given:
+        found = list(read_events(given, "acme", fleet.clock.at_ms))
+    kinds = [one.event_id if isinstance(one, UsageEvent) else one.code for _, one in found]
+    assert kinds == ["a", "c", "not_whole", "foreign_org", "no_time", "not_json", "not_an_object"]
+    assert [number for number, _ in found] == [1, 3, 4, 5, 6, 7, 8]

@@ -1,0 +1,89 @@
+-- Backfills: staged, shown, closed, reverted.
+
+-- name: read
+SELECT backfill, org_id, from_ms, to_ms, state, at_ms, closed_ms, reverted_ms, diff_hash, actor, reason FROM backfills
+WHERE backfill = :backfill {held}
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: open
+-- Nothing is returned where the name is taken, or the organisation has another one open.
+INSERT INTO backfills (backfill, org_id, from_ms, to_ms, state, at_ms, actor, reason)
+VALUES (:backfill, :org_id, :from_ms, :to_ms, 'open', :at_ms, :actor, :reason) ON CONFLICT DO NOTHING RETURNING backfill
+
+-- name: open_of
+SELECT backfill FROM backfills WHERE org_id = :org_id AND state = 'open'
+
+-- name: columns
+sample_id, source, event_id, event_type, quantity, ts, subject, project, plan_key, properties
+
+-- name: staged
+SELECT COUNT(*) FROM backfill_events WHERE backfill = :backfill
+
+-- name: stage
+-- In the order of ids, as all who write many rows at once.
+INSERT INTO backfill_events (backfill, {columns})
+SELECT :backfill, {columns} FROM {rows :events (sample_id text, source text, event_id text, event_type text,
+    quantity bigint, ts bigint, subject text, project text, plan_key text, properties text)} r
+WHERE 1 = 1 ORDER BY sample_id ON CONFLICT (backfill, sample_id) DO NOTHING RETURNING sample_id
+
+-- name: staged_before
+SELECT {columns} FROM backfill_events WHERE backfill = :backfill AND sample_id IN :sample_ids
+
+-- name: same
+e.org_id = :org_id AND e.event_type = b.event_type AND e.quantity = b.quantity AND e.ts = b.ts
+    AND COALESCE(e.subject, '') = COALESCE(b.subject, '') AND COALESCE(e.project, '') = COALESCE(b.project, '')
+    AND COALESCE(e.plan_key, '') = COALESCE(b.plan_key, '') AND e.properties = b.properties
+
+-- name: standing
+-- What closing would make of each event: an id that was taken, or withdrawn, is never taken again.
+(SELECT b.sample_id, b.source, b.event_id, b.event_type, b.quantity, b.ts, b.subject, b.project, b.plan_key, b.properties,
+        CASE WHEN w.sample_id IS NOT NULL THEN 'withdrawn' WHEN b.ts < COALESCE(o.floor_ms, 0) THEN 'too_late'
+            WHEN s.id IS NULL THEN 'new' WHEN {same} THEN 'duplicate' ELSE 'conflict' END AS standing
+    FROM backfill_events b LEFT JOIN withdrawals w ON w.sample_id = b.sample_id
+    LEFT JOIN usage_samples s ON s.id = b.sample_id LEFT JOIN usage_events e ON e.sample_id = b.sample_id
+    LEFT JOIN orgs o ON o.org_id = :org_id WHERE b.backfill = :backfill)
+
+-- name: counts
+SELECT standing, COUNT(*) AS events FROM {standing} b GROUP BY standing
+
+-- name: new_events
+SELECT {columns} FROM {standing} b WHERE standing = 'new' ORDER BY sample_id
+
+-- name: windows
+-- What would be used, by window and type, and what is made of it then: as the seal reads it (S5, P4).
+SELECT g.window_ms, g.event_type, g.events, g.quantity, a.provider, (
+    SELECT m.feature FROM event_types t JOIN mappings m ON m.memory_mb = t.meter AND m.kind = 'exact'
+        AND m.start_ms <= g.window_ms
+    WHERE t.event_type = g.event_type ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1) AS feature
+FROM (SELECT ts - ts % {window_length_ms} AS window_ms, event_type, COUNT(*) AS events,
+        CAST(SUM(quantity) AS BIGINT) AS quantity
+    FROM {standing} b WHERE standing = 'new' GROUP BY ts - ts % {window_length_ms}, event_type) g
+LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= g.window_ms
+    AND (a.end_ms IS NULL OR g.window_ms < a.end_ms)
+ORDER BY g.window_ms, g.event_type
+
+-- name: drop_others
+-- Once it is closed, a backfill holds what went in by it.
+DELETE FROM backfill_events WHERE backfill = :backfill
+    AND sample_id IN (SELECT sample_id FROM {standing} b WHERE standing <> 'new')
+
+-- name: held
+SELECT {columns} FROM backfill_events WHERE backfill = :backfill ORDER BY sample_id
+
+-- name: drop_all
+DELETE FROM backfill_events WHERE backfill = :backfill
+
+-- name: close
+UPDATE backfills SET state = 'closed', closed_ms = :now_ms, diff_hash = :diff_hash WHERE backfill = :backfill
+
+-- name: revert
+UPDATE backfills SET state = 'reverted', reverted_ms = :now_ms WHERE backfill = :backfill
+
+-- name: in_force
+SELECT b.sample_id FROM backfill_events b WHERE b.backfill = :backfill
+    AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = b.sample_id)
+ORDER BY b.sample_id LIMIT :at_most
