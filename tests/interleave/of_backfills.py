@@ -50,5 +50,5 @@ BACKFILLS: Final = (
     Party("cli.nouns.backfills:close", _closing),
     plain("cli.nouns.backfills:revert", lambda s, c: backfills.revert(c, "may", s.by)),
     plain("cli.nouns.backfills:revert an open one", lambda s, c: backfills.revert(c, "june", s.by)),
-    plain("server.api.events:send what is staged", lambda s, c: take(c, [_event("acme-2"), _event("acme-9")], NOW)),
+    plain("server.usage.intake:_done what is staged", lambda s, c: take(c, [_event("acme-2"), _event("acme-9")], NOW)),
 )
