@@ -73,8 +73,8 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
 }  # fmt: skip
 """What is put in the place of what."""
 SLOW = frozenset(
-    {"what was drawn is charged again at the end", "holds of a plan without an end", "an overage that nobody asks about",
-     "a repeated draw that is charged"}
+    {"what was drawn is charged again at the end", "holds of a plan without an end",
+     "an overage that nobody asks about", "a repeated draw that is charged"}
 )  # fmt: skip
 """Shown by few lives: not hunted every day."""
 
