@@ -72,9 +72,14 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
         reservations, "_hold", lambda c, a, m, e, n, most: _hold(c, a, m, e, n, None)),
 }  # fmt: skip
 """What is put in the place of what."""
+SLOW = frozenset(
+    {"what was drawn is charged again at the end", "holds of a plan without an end",
+     "an overage that nobody asks about", "a repeated draw that is charged"}
+)  # fmt: skip
+"""Shown by few lives: not hunted every day."""
 
 
-@pytest.mark.parametrize("bug", PLANTED)
+@pytest.mark.parametrize("bug", share([one for one in PLANTED if one not in SLOW], whole=list(PLANTED)))
 def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)
