@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.interleave.of_backfills import BACKFILLS
+from tests.interleave.of_events import EVENTS
 from tests.interleave.of_hooks import HOOKS
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
@@ -23,7 +24,9 @@ from tests.interleave.party import Party
 
 PARTIES: Final[dict[str, Party]] = {
     one.name: one
-    for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *POOLS, *BACKFILLS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
+    for one in (
+        *STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *POOLS, *BACKFILLS, *PEOPLE, *EVENTS, *SERVER, *PROGRAMS, *HOSTS
+    )
 }
 
 APART: Final[dict[str, str]] = {
