@@ -20,7 +20,7 @@ from starlette.requests import Request
 from drawdown.events.cloudevents import type_of
 from drawdown.events.envelope import Unfit
 from drawdown.events.reading import Unreadable
-from drawdown.schema import database
+from drawdown.schema.database import write
 from drawdown.schema.text import MAX_ERROR_CHARS, clean
 from drawdown.server.api.programs import Programs, soon
 from drawdown.server.http.bodies import Budget, body_of
@@ -136,7 +136,7 @@ class Intake:
             raise ApiError(413 if error.code == "too_large" else 400, error.code, str(error)) from None
         fit = [one for one in read if not isinstance(one, Unfit)]
         self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
-        stored = iter(database.write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
+        stored = iter(write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
         return [_unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
 
 

@@ -158,6 +158,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),
     ("key create", "scope"): t("other --scope usage:raed", "usage:read"),
     ("key create", "org"): t("other --scope guard --org acmee", "acme"),
+    ("key create", "cell"): t("other --scope guard --cell cell-11", "cell-1"),
     ("key rotate", "name"): t("apps", "app"),
     ("key end", "name"): t("apps", "app"),
     **{
