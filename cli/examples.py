@@ -252,7 +252,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "privacy scan": (
         "privacy scan report.json",
         "privacy scan - --json",
-        "privacy scan may.json --shape usage-summary",
+        "privacy scan may.json --shape usage-summary --rules gitleaks.toml",
     ),
     "audit list": ("audit list", "audit list --target acme", "audit list --actor alice --from 7d --json"),
 }

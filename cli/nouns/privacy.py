@@ -11,8 +11,9 @@ import typer
 from drawdown.cli.app import App
 from drawdown.cli.rendering import show
 from drawdown.events.privacy.documents import MAX_REPORT_BYTES
+from drawdown.events.privacy.gitleaks import MAX_RULES_FILE_BYTES, ForeignRule, rules_of
 from drawdown.schema.errors import DatabaseNotReady, Exit, UsageError
-from drawdown.worker.views.privacy import ScannedFile, scan_file
+from drawdown.worker.views.privacy import Beside, ScannedFile, scan_file
 
 commands = typer.Typer()
 
@@ -27,6 +28,9 @@ def scan(
     context: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON or JSON lines; - is stdin")],
     shape: Annotated[str | None, typer.Option(help="What it is to be published as: usage-summary")] = None,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Look by these rules, too: a gitleaks.toml")
+    ] = None,
 ) -> None:
     """Look for anything private in reports: secrets, ids, addresses, bytes of pictures.
 
@@ -34,26 +38,36 @@ def scan(
     and the configured secrets. The exit status is 1 with findings, 0 without, 2 where a file cannot be read.
     """
     app: App = context.obj
-    contents = [(name, _content(name)) for name in files]
-    secrets = app.settings.secrets()
+    contents = [(name, _content(name, MAX_REPORT_BYTES)) for name in files]
+    by = Beside(shape, app.settings.secrets(), () if rules is None else _others(str(rules)))
     try:
         app.ready()
-        found = [app.read(lambda c, n=name, b=body: scan_file(c, n, b, shape, secrets)) for name, body in contents]  # type: ignore[misc]
+        found = [app.read(lambda c, n=name, b=body: scan_file(c, n, b, by)) for name, body in contents]  # type: ignore[misc]
         beside = True
     except DatabaseNotReady:
-        found, beside = [scan_file(None, name, body, shape, secrets) for name, body in contents], False
+        found, beside = [scan_file(None, name, body, by) for name, body in contents], False
     show(app, {"files": found, "database": beside}, _lines(found, beside=beside))
     if any(one.count for one in found):
         raise typer.Exit(Exit.PERSON)
 
 
-def _content(name: str) -> bytes:
-    """One byte more than a report may have tells that it has too many. Errors: UsageError."""
+def _others(name: str) -> tuple[ForeignRule, ...]:
+    content = _content(name, MAX_RULES_FILE_BYTES)
+    if len(content) > MAX_RULES_FILE_BYTES:
+        raise UsageError(f"{name}: a file of rules has {MAX_RULES_FILE_BYTES:,} bytes at most", code="bad_rules")
+    try:
+        return rules_of(content)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}", code=error.code) from None
+
+
+def _content(name: str, most: int) -> bytes:
+    """One byte more than there may be tells that there are too many. Errors: UsageError."""
     try:
         if name == "-":
-            return sys.stdin.buffer.read(MAX_REPORT_BYTES + 1)
+            return sys.stdin.buffer.read(most + 1)
         with Path(name).open("rb") as file:
-            return file.read(MAX_REPORT_BYTES + 1)
+            return file.read(most + 1)
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror or 'it cannot be read'}") from error
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from drawdown.events.privacy import fields, known, rules
+from drawdown.events.privacy.gitleaks import ForeignRule
 from drawdown.events.privacy.leaves import Key, Leaf, Path, Trouble, leaves_of
 from drawdown.events.privacy.references import IN_TEXT
 from drawdown.events.privacy.shapes import Shape, outside
@@ -54,18 +55,24 @@ class NotPublic(DrawdownError):
 
 
 def scan(
-    report: object, *, shape: Shape | None = None, known_ids: KnownIds | None = None, secrets: Collection[str] = ()
+    report: object,
+    *,
+    shape: Shape | None = None,
+    known_ids: KnownIds | None = None,
+    secrets: Collection[str] = (),
+    others: Collection[ForeignRule] = (),
 ) -> Scan:
     """Look through a report: what `documents` read, or dictionaries, lists, dataclasses and scalars.
 
-    `shape` is the one it must have, if it is one that is published. Errors: UsageError for what JSON does not have.
+    `shape` is the one it must have, if it is one that is published; `others` are rules beside our own. Errors:
+    UsageError for what JSON does not have.
     """
     trouble = [] if shape is None else list(outside(report, shape))
     leaves: list[Leaf] = []
     for one in leaves_of(report):
         (leaves if isinstance(one, Leaf) else trouble).append(one)  # type: ignore[arg-type] # one of two lists
     ids = frozenset() if known_ids is None else frozenset(map(str.casefold, known_ids(known.candidates(leaves))))
-    found = [*trouble, *_found(leaves, ids, secrets)]
+    found = [*trouble, *_found(leaves, ids, secrets), *_found_by_others(leaves, others)]
     last = (one.path[-1] for one in found if _is_of_key(one))
     masked = {step.name for step in last if isinstance(step, Key)}
     findings = dict.fromkeys(Finding(shown(one.path, masked), one.rule) for one in found)
@@ -98,6 +105,14 @@ def _found(leaves: Iterable[Leaf], ids: frozenset[str], secrets: Collection[str]
             yield _Found(leaf.path, "configured_secret", leaf.is_key)
         if ids and known.holds_id(leaf, ids):
             yield _Found(leaf.path, "known_id", leaf.is_key)
+
+
+def _found_by_others(leaves: Iterable[Leaf], others: Collection[ForeignRule]) -> Iterator[_Found]:
+    for leaf in leaves if others else ():
+        texts = [(reading, reading.lower()) for reading in leaf.readings]
+        for rule in others:
+            if any(rule.finds(text, lowered) for text, lowered in texts):
+                yield _Found(leaf.path, rule.name, leaf.is_key)
 
 
 def _rules_of(leaf: Leaf) -> Iterator[str]:

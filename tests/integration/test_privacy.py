@@ -201,3 +201,15 @@ def test_what_the_summary_is_of_has_bounds(fleet: Fleet, monkeypatch: pytest.Mon
     monkeypatch.setattr(event_summary, "MAX_USES", 5)
     assert summary() == 2
     assert "choose a shorter range" in capsys.readouterr().err
+
+
+def test_rules_of_others_are_looked_by_too(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    rules = written("rules.toml", "[[rules]]\nid = 'acme-key'\nregex = 'acme_[a-z]{8}'\n")
+    report = written("a.json", {"note": "acme_qwertyui"})
+    assert scanned(report) == 0 and scanned(report, "--rules", rules) == 1
+    assert "a.json: $.note: acme-key" in capsys.readouterr().out
+    assert scanned(report, "--rules", report) == 2
+    assert "a.json: it is no TOML" in capsys.readouterr().err
+    monkeypatch.setattr("drawdown.cli.nouns.privacy.MAX_RULES_FILE_BYTES", 10)
+    assert scanned(report, "--rules", rules) == 2
+    assert "10 bytes at most" in capsys.readouterr().err

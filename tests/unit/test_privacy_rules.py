@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from drawdown.events.privacy import fields
 from drawdown.events.privacy.rules import RULES, found_in
+from drawdown.events.privacy.rules_ids import IDS
+from drawdown.events.privacy.rules_places import PLACES
+from drawdown.events.privacy.rules_secrets import SECRETS
 from drawdown.events.privacy.scan import scan
 
 MUST: Final[dict[str, tuple[str, ...]]] = {
@@ -272,6 +276,13 @@ def test_a_rule_finds_what_it_is_for(rule: str, text: str) -> None:
 def test_what_is_public_is_found_by_no_rule(text: str) -> None:
     assert list(found_in(text, "")) == []
     assert scan({"note": text, "rows": [text]}).findings == ()
+
+
+def test_the_page_says_how_many_rules_there_are_and_shows_what_is_so() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    assert [int(number) for number in re.findall(r"(\d+) rules of", page)] == list(map(len, (SECRETS, IDS, PLACES)))
+    shown = re.search(r"^(scan\(.*\)\.findings)  # (.+)$", page, re.MULTILINE)
+    assert shown is not None and str(eval(shown[1], {"scan": scan})) == shown[2]
 
 
 def test_each_rule_has_texts_of_its_own() -> None:

@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.events.privacy.documents import read_reports
+from drawdown.events.privacy.gitleaks import ForeignRule
 from drawdown.events.privacy.scan import MAX_FINDINGS, Finding, scan
 from drawdown.events.privacy.shapes import Shape
 from drawdown.events.summary import NAME, SHAPE
@@ -43,15 +44,22 @@ def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
     return found
 
 
-def scan_file(
-    connection: sa.Connection | None, name: str, content: bytes, shape: str | None, secrets: Collection[str] = ()
-) -> ScannedFile:
-    """Scan a file of reports. `connection` None: beside no database. `shape` names the one that each has to have.
+@dataclass(frozen=True)
+class Beside:
+    """What a scan goes by beside the rules: a shape's name, configured secrets, rules of others."""
+
+    shape: str | None = None
+    secrets: Collection[str] = ()
+    others: Collection[ForeignRule] = ()
+
+
+def scan_file(connection: sa.Connection | None, name: str, content: bytes, beside: Beside) -> ScannedFile:
+    """Scan a file of reports. `connection` None: beside no database. The shape is the one that each has to have.
 
     Errors: UsageError for a shape there is not, and for what cannot be read, with the file's name.
     """
-    if shape is not None and shape not in SHAPES:
-        raise UsageError(f"--shape {shape!r}: there is {', '.join(SHAPES)}")
+    if beside.shape is not None and beside.shape not in SHAPES:
+        raise UsageError(f"--shape {beside.shape!r}: there is {', '.join(SHAPES)}")
     try:
         reports = read_reports(content)
     except UsageError as error:
@@ -61,9 +69,10 @@ def scan_file(
     for line, report in reports:
         found = scan(
             report,
-            shape=None if shape is None else SHAPES[shape],
+            shape=None if beside.shape is None else SHAPES[beside.shape],
             known_ids=None if connection is None else lambda words: known_ids(connection, words),
-            secrets=secrets,
+            secrets=beside.secrets,
+            others=beside.others,
         )
         count += found.count
         before = "" if line is None else f"line {line}: "

@@ -1,0 +1,107 @@
+"""Rules in the form of gitleaks' file are used beside our own, on RE2."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import pytest
+
+from drawdown.events.privacy import gitleaks
+from drawdown.events.privacy.gitleaks import entropy_of, rules_of
+from drawdown.events.privacy.scan import Finding, scan
+from drawdown.schema.errors import UsageError
+
+RULES = rb"""
+title = "rules"
+[allowlist]
+regexes = ['''.*''']
+
+[[rules]]
+id = "acme-key"
+regex = '''(?i)\b(acme_[a-z]{8})(?:[\x60'"\s;]|$)'''
+entropy = 2.5
+keywords = ["ACME_"]
+
+[[rules]]
+id = "second-group"
+regex = '''(id|ref)=([0-9]{4})'''
+secretGroup = 2
+entropy = 1
+
+[[rules]]
+id = "a-path"
+path = '''\.p12$'''
+"""
+
+
+def test_a_rule_finds_what_is_mixed_enough() -> None:
+    others = rules_of(RULES)
+    assert [one.name for one in others] == ["acme-key", "second-group"]
+    report = [
+        "acme_qwertyui",
+        "ACME_QWERTYUI",
+        "acme_aaaaaaaa",
+        "other_qwertyui",
+        "id=1234",
+        "ref=1111",
+        "acme%5Fqwertyui",
+    ]
+    found = [
+        Finding(f"$[{place}]", rule)
+        for place, rule in ((0, "acme-key"), (1, "acme-key"), (4, "second-group"), (6, "acme-key"))
+    ]
+    assert list(scan(report, others=others).findings) == found
+    assert scan({"acme_qwertyui": 1}, others=others).findings == (Finding("$.<key 1>", "acme-key"),)
+
+
+def test_entropy_is_counted_in_bits_a_character() -> None:
+    assert entropy_of("") == 0 and 0 < entropy_of("aaaa") < 0.001
+    assert entropy_of("abcd") == 2 and entropy_of("aabb") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"rules = [", "no TOML"),
+        (b"\xff", "no TOML"),
+        (b"title = 'x'", "no [[rules]]"),
+        (b"rules = [1]", "no [[rules]]"),
+        (b"[[rules]]\nid = 'a'\npath = 'b'", "none of its rules"),
+        (b"[[rules]]\nregex = 'a'", "rule 1 cannot"),
+        (b"[[rules]]\nid = 'a'\nregex = '(a'", "rule 1 cannot"),
+        (b"[[rules]]\nid = 'a'\nregex = 'a(?=b)'", "rule 1 cannot"),
+        (b"[[rules]]\nid = 'a'\nregex = 'a'\nentropy = 'high'", "rule 1 cannot"),
+    ],
+)
+def test_what_is_no_such_file_is_refused(content: bytes, says: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        rules_of(content)
+    assert says in str(refused.value) and refused.value.code == "bad_rules"
+
+
+def test_rules_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gitleaks, "MAX_RULES", 2)
+    with pytest.raises(UsageError, match="more than 2 rules"):
+        rules_of(RULES)
+
+
+def test_a_pattern_that_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = b"[[rules]]\nid = 'a'\nregex = '((a{100}){100}){10}'"
+    assert gitleaks.RE2_MEMORY_BYTES > 10**6
+    monkeypatch.setattr(gitleaks, "RE2_MEMORY_BYTES", 10_000)
+    with pytest.raises(UsageError):
+        rules_of(large)
+
+
+def test_without_re2_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *given: Any, **named: Any) -> Any:
+        if name == "re2":
+            raise ImportError(name)
+        return real(name, *given, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UsageError, match=r"drawdown\[privacy\]"):
+        rules_of(RULES)
