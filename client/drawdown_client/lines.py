@@ -1,0 +1,98 @@
+"""The connection to a server, for programs with threads and for programs with an event loop.
+
+Guarantee: a process that was forked shares no connection with the one it comes from.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import httpx
+from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
+
+from drawdown_client import calls
+from drawdown_client.calls import Answer, Backoff, Call
+from drawdown_client.clock import World
+from drawdown_client.errors import Unreachable
+from drawdown_client.settings import Settings
+
+_AGAIN: Final = retry_if_exception_type(Unreachable)
+_FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
+
+
+class Line:
+    """For any thread."""
+
+    def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
+        self._url = calls.base_url(url)
+        self._headers = calls.headers(key)
+        self._settings = settings
+        self._world = world
+        self._http = self._new()
+        self._pid = os.getpid()
+        self._inherited: list[httpx.Client] = []
+
+    def _new(self) -> httpx.Client:
+        return httpx.Client(base_url=self._url, headers=self._headers, timeout=calls.timeouts(self._settings))
+
+    def once(self, call: Call) -> Answer:
+        """Errors: Refused, Unreachable."""
+        if self._pid != os.getpid():  # the other process goes on using that one: it is kept, and never closed here
+            self._inherited.append(self._http)
+            self._http, self._pid = self._new(), os.getpid()
+        try:
+            response = self._http.request(
+                call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
+            )
+        except _FAILURES as error:
+            raise calls.failed(error) from error
+        return calls.read(response, self._world)
+
+    def ask(self, call: Call) -> Answer:
+        """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
+        again = Retrying(
+            retry=_AGAIN,
+            wait=Backoff(self._world),
+            stop=calls.patience(self._settings, self._world),
+            reraise=True,
+        )
+        return again(self.once, call)
+
+    def close(self) -> None:
+        if self._pid == os.getpid():
+            self._http.close()
+
+
+class AsyncLine:
+    """For one event loop."""
+
+    def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
+        self._settings = settings
+        self._world = world
+        self._http = httpx.AsyncClient(
+            base_url=calls.base_url(url), headers=calls.headers(key), timeout=calls.timeouts(settings)
+        )
+
+    async def once(self, call: Call) -> Answer:
+        """Errors: Refused, Unreachable."""
+        try:
+            response = await self._http.request(
+                call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
+            )
+        except _FAILURES as error:
+            raise calls.failed(error) from error
+        return calls.read(response, self._world)
+
+    async def ask(self, call: Call) -> Answer:
+        """Tried again within the bounds of a call that somebody waits for. Errors: as `once`."""
+        again = AsyncRetrying(
+            retry=_AGAIN,
+            wait=Backoff(self._world),
+            stop=calls.patience(self._settings, self._world),
+            reraise=True,
+        )
+        return await again(self.once, call)
+
+    async def close(self) -> None:
+        await self._http.aclose()
