@@ -60,6 +60,7 @@ class AsyncClient:
         self._bulk = Line(url, key, self.settings, world)
         self._outbox = Outbox(
             lambda kind, found: calls.results(self._bulk.once(calls.batch(kind, found)), len(found)),
+            self._bulk.close,
             self.settings,
             world,
         )
@@ -88,7 +89,6 @@ class AsyncClient:
         try:
             await asyncio.to_thread(self._outbox.close, self.settings.close_s if timeout_s is None else timeout_s)
         finally:
-            self._bulk.close()
             await self._line.close()
 
     async def __aenter__(self) -> AsyncClient:

@@ -59,6 +59,7 @@ class Client:
         self._bulk = Line(url, key, self.settings, world)
         self._outbox = Outbox(
             lambda kind, found: calls.results(self._bulk.once(calls.batch(kind, found)), len(found)),
+            self._bulk.close,
             self.settings,
             world,
         )
@@ -88,7 +89,6 @@ class Client:
             self._outbox.close(self.settings.close_s if timeout_s is None else timeout_s)
         finally:
             self._line.close()
-            self._bulk.close()
 
     def __enter__(self) -> Client:
         return self

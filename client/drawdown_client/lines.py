@@ -6,6 +6,8 @@ Guarantee: a process that was forked shares no connection with the one it comes 
 from __future__ import annotations
 
 import os
+import ssl
+from functools import cache
 from typing import Final
 
 import httpx
@@ -21,6 +23,12 @@ _AGAIN: Final = retry_if_exception_type(Unreachable)
 _FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients of a process: it takes longer to make than a call."""
+    return httpx.create_ssl_context()
+
+
 class Line:
     """For any thread."""
 
@@ -29,20 +37,23 @@ class Line:
         self._headers = calls.headers(key)
         self._settings = settings
         self._world = world
-        self._http = self._new()
-        self._pid = os.getpid()
-        self._inherited: list[httpx.Client] = []
+        self._made: dict[int, httpx.Client] = {}
+        """By process: what another one made goes on being used there, and is never closed here."""
 
-    def _new(self) -> httpx.Client:
-        return httpx.Client(base_url=self._url, headers=self._headers, timeout=calls.timeouts(self._settings))
+    def _http(self) -> httpx.Client:
+        pid = os.getpid()
+        if pid not in self._made:
+            made = httpx.Client(
+                base_url=self._url, headers=self._headers, timeout=calls.timeouts(self._settings), verify=_tls()
+            )
+            if self._made.setdefault(pid, made) is not made:  # another thread was first
+                made.close()
+        return self._made[pid]
 
     def once(self, call: Call) -> Answer:
         """Errors: Refused, Unreachable."""
-        if self._pid != os.getpid():  # the other process goes on using that one: it is kept, and never closed here
-            self._inherited.append(self._http)
-            self._http, self._pid = self._new(), os.getpid()
         try:
-            response = self._http.request(
+            response = self._http().request(
                 call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
             )
         except _FAILURES as error:
@@ -60,8 +71,8 @@ class Line:
         return again(self.once, call)
 
     def close(self) -> None:
-        if self._pid == os.getpid():
-            self._http.close()
+        if (made := self._made.get(os.getpid())) is not None:
+            made.close()
 
 
 class AsyncLine:
@@ -71,7 +82,7 @@ class AsyncLine:
         self._settings = settings
         self._world = world
         self._http = httpx.AsyncClient(
-            base_url=calls.base_url(url), headers=calls.headers(key), timeout=calls.timeouts(settings)
+            base_url=calls.base_url(url), headers=calls.headers(key), timeout=calls.timeouts(settings), verify=_tls()
         )
 
     async def once(self, call: Call) -> Answer:

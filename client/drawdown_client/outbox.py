@@ -47,14 +47,17 @@ class Outbox:
     _waiting: deque[tuple[int, Item]]
     _thread: threading.Thread | None
     _spool: Spool | None
+    _has_ended: bool
 
-    def __init__(self, send: Send, settings: Settings, world: World) -> None:
+    def __init__(self, send: Send, hang_up: Callable[[], None], settings: Settings, world: World) -> None:
         self._send = send
+        self._hang_up = hang_up
         self._settings = settings
         self._world = world
         self._empty()
         self._closing = False
-        self._open_spool()
+        with self._changed:
+            self._open_spool()
         atexit.register(self._at_exit)
         if hasattr(os, "register_at_fork"):
             itself = weakref.ref(self)
@@ -89,7 +92,7 @@ class Outbox:
     def close(self, timeout_s: float) -> None:
         """Send what waits within this time, then stop. Errors: as `flush`."""
         with self._changed:
-            if self._closing and self._thread is None:
+            if self._has_ended:
                 return
             self._closing = True
             self._deadline_s = self._world.monotonic_s() + timeout_s
@@ -99,10 +102,8 @@ class Outbox:
             thread.join(timeout_s)
         with self._changed:
             atexit.unregister(self._at_exit)
-            self._thread = None
-            spool, self._spool = self._spool, None
-            if spool is not None and (thread is None or not thread.is_alive()):
-                spool.close()  # else its lock stays until the program ends: the thread may yet write to it
+            if thread is None:
+                self._end()
             self._require_sent(len(self._waiting))
 
     def _empty(self) -> None:
@@ -112,6 +113,14 @@ class Outbox:
         self._spool = None
         self._put = self._done = self._refused = self._hurried = self._waited_for = 0
         self._deadline_s = 0.0
+        self._has_ended = False
+
+    def _end(self) -> None:
+        """Once; by the thread, where there is one: it may be in a call when the time to close is over."""
+        self._has_ended = True
+        self._hang_up()
+        if self._spool is not None:
+            self._spool.close()
 
     def _open_spool(self) -> None:
         if self._settings.spool is None or self._spool is not None or self._closing:
@@ -159,10 +168,12 @@ class Outbox:
         while batch := self._next():
             try:
                 if not self._deliver(batch):
-                    return
+                    break
             except Exception:
                 log.exception("a batch of %d items could not be dealt with; it is tried again", len(batch))
                 self._pause(CLOSING_PAUSE_S, may_hurry=False)
+        with self._changed:
+            self._end()
 
     def _next(self) -> list[tuple[int, Item]]:
         """A batch that waits, of one kind; none: it is over."""

@@ -1,7 +1,7 @@
 """A file that keeps items until they are acknowledged: JSON lines, one for each item, and one for each range of numbers
 that is done.
 
-Guarantee: what `add` returned for is on disk, and is read again at the next start unless it was acknowledged. An item may
+Guarantee: what `add` returned for is on disk, and is read again at the next start unless it was acknowledged. One may
 be read again that was acknowledged the moment before a crash: the server knows it. Each process has a file of its own
 under a lock (`app.spool`, `app.spool.1`, …), and takes over what others left whose process is gone. A line that was cut
 by a crash is dropped: `add` had not returned for it.
