@@ -71,6 +71,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "feature map compute_rest --rest --unit mb_s --new --dry-run",
         "feature map compute_2gb --memory-mb 2048 --from 2026-02-01 --new",
     ),
+    "feature map-event": (
+        "feature map-event page.render render --unit units",
+        "feature map-event page.render render --from 2026-02-01 --reason 'billed from February on' --dry-run",
+    ),
     "feature end": ("feature end compute_2gb --from 2026-03-01",),
     "sample list": (
         "sample list --quarantined",
@@ -83,6 +87,9 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "sample dismiss": ("sample dismiss a-7 --reason 'a test'", "sample dismiss a-7 --undo --reason 'it was none'"),
     "sample withdraw": ("sample withdraw a-2 --reason 'counted twice by the host'",),
+    "event list": ("event list --org acme --from 2h", "event list --org acme --from today --to now --json"),
+    "event show": ("event show app e-1",),
+    "event withdraw": ("event withdraw app e-1 --reason 'counted twice by the product'",),
     "sample prune": ("sample prune --before 52w --dry-run", "sample prune --before 2025-01-01"),
     "push list": ("push list", "push list --state rejected --provider stripe"),
     "push show": ("push show usage:acme:1767225600000:compute_4gb",),

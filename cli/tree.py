@@ -55,8 +55,9 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     },
     "Nouns, each with commands of its own": {
         "org": CommandModule("orgs", "Organisations: who bills them, limits, halts"),
-        "feature": CommandModule("features", "Features: which memory sizes are billed as what"),
+        "feature": CommandModule("features", "Features: which sizes and event types are billed as what"),
         "sample": CommandModule("samples", "Samples: find, mend or withdraw wrong ones, prune old"),
+        "event": CommandModule("events", "Usage events: what products told, find and withdraw"),
         "push": CommandModule("pushes", "Pushes: quantities on their way to a provider"),
         "provider": CommandModule("providers", "Providers: the services that bill, and their state"),
         "ledger": CommandModule("ledger", "The embedded prepaid ledger: credit, lots, rates"),

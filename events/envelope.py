@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from drawdown.schema.errors import UsageError
@@ -56,10 +57,14 @@ class UsageEvent:
                 _require_id(getattr(self, name), name)
         if not 0 <= self.quantity <= MAX_QUANTITY:
             raise Unfit("bad_quantity", f"a quantity is a whole number from 0 to {MAX_QUANTITY:,}", "quantity")
-        if len(self.properties_json.encode()) > MAX_PROPERTIES_BYTES:
+        try:
+            size = len(self.properties_json.encode())
+        except (TypeError, ValueError, RecursionError):
+            raise Unfit("bad_properties", "properties are what JSON can say, in clean UTF-8", "properties") from None
+        if size > MAX_PROPERTIES_BYTES:
             raise Unfit("properties_too_large", f"properties are {MAX_PROPERTIES_BYTES:,} bytes at most", "properties")
 
-    @property
+    @cached_property
     def properties_json(self) -> str:
         """The properties as they are kept: the same text for the same content."""
         return json.dumps(self.properties, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -94,6 +94,9 @@ TOPPED_UP: Final = Kind("customer with top-ups", (IdSource("topped_up"),), "draw
 ENDPOINT: Final = Kind("endpoint", (IdSource("hook_endpoints"),), "drawdown hook list")
 MESSAGE: Final = Kind("message", (IdSource("hook_messages"),), "drawdown hook messages")
 EVENT: Final = Kind("event", (), "drawdown hook set --help")
+EVENT_TYPE: Final = Kind("event type", (IdSource("event_types"),), "drawdown feature list")
+SOURCE: Final = Kind("source", (IdSource("sources"),), "drawdown event list")
+"""Of usage events."""
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")
@@ -143,6 +146,17 @@ def tell_no_names(connection: sa.Connection) -> None:
 def tells_names(connection: sa.Connection) -> bool:
     """Whether who asks may learn names of any organisation."""
     return bool(connection.get_execution_options().get("tells_names", True))
+
+
+def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:
+    """Insist that an id is known, or is like none there is: that one is new, and nobody's mistyped.
+
+    Errors: UnknownId, with the nearest one there is; `new` takes it all the same.
+    """
+    if not (new or is_known(connection, kind, given)):
+        around = list(_around(connection, kind, given))
+        if nearest(given, around) is not None:
+            raise unknown(kind, given, around, may_be_new=True)
 
 
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:

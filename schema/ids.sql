@@ -42,6 +42,12 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: mapped_features
 (SELECT feature AS id FROM mappings WHERE feature IS NOT NULL)
 
+-- name: event_types
+(SELECT event_type AS id FROM event_types)
+
+-- name: sources
+(SELECT source AS id FROM usage_events)
+
 -- name: priced_features
 (SELECT feature AS id FROM ledger_rates)
 

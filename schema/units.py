@@ -48,6 +48,10 @@ FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
 MAX_INTERVAL_S: Final = 86_400
 MAX_MEMORY_MB: Final = 16_777_216
 """16 TiB: with MAX_INTERVAL_S, six million samples of one window still fit in 64 bits as MB-seconds."""
+MAX_EVENT_TYPES: Final = 10_000
+"""An event type has a meter for good. One that is unknown beyond is refused."""
+MAX_METER: Final = MAX_MEMORY_MB + MAX_EVENT_TYPES
+"""Meters stand where samples of sandboxes have their memory size, and are above each of them."""
 MAX_ID_CHARS: Final = 200
 
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})

@@ -11,6 +11,21 @@
 -- name: window_length_ms
 300000
 
+-- name: most_memory_mb
+-- Above the largest memory size there are meters alone: a meter stands for an event type.
+16777216
+
+-- name: seconds_and_units
+-- Of usage that is pending: seconds of sandboxes, and units of event types, which are never added up.
+SUM(CASE WHEN memory_mb > {most_memory_mb} THEN 0 ELSE seconds END) AS seconds,
+SUM(CASE WHEN memory_mb > {most_memory_mb} THEN seconds ELSE 0 END) AS units
+
+-- name: in_segment
+-- What usage `u` is of the mapping's segment `g`. A meter is a segment alone, and there may be thousands: the first
+-- condition is one that is looked up.
+CASE WHEN u.memory_mb > {most_memory_mb} THEN u.memory_mb ELSE 0 END
+    = CASE WHEN g.lo > {most_memory_mb} THEN g.lo ELSE 0 END AND u.memory_mb BETWEEN g.lo AND g.hi
+
 -- name: is_of_push
 -- `p` is a push, or what is asked about one; `x` is whatever else names it by the primary key of a push: an attempt, an
 -- adoption, a void, a row of values.

@@ -26,6 +26,7 @@ from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
+from drawdown.server.docs_page import serve_docs
 from drawdown.server.http import bodies, errors, signing
 from drawdown.server.http.limits import Limits, told
 from drawdown.server.http.paths import PathsAsSent
@@ -33,6 +34,10 @@ from drawdown.server.http.threads import Threads
 from drawdown.server.metrics import metrics
 from drawdown.server.services import Services
 from drawdown.server.step_threads import StepThreads
+from drawdown.server.usage.events import Events
+from drawdown.server.usage.intake import Intake
+from drawdown.server.usage.routes import UsageRoutes
+from drawdown.server.usage.samples import Samples
 
 log = structlog.get_logger()
 
@@ -55,6 +60,7 @@ class Server:
         self._cron = Cron(services, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
+        self._intake = Intake(services, self._programs, self._budget, self.refused)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         self.routes = self._app()
@@ -63,6 +69,7 @@ class Server:
     def close(self) -> None:
         """End what is under way at its next effect. Whatever was promised is in the database."""
         self.step_threads.close()
+        self._intake.close()
         self._programs.close()
         self.threads.close()
 
@@ -83,9 +90,12 @@ class Server:
             },
         )
         made.include_router(self._router())
-        for group in (Executions, Accounts, Settlements):
+        for group in (Executions, Accounts, Settlements, UsageRoutes):
             made.include_router(group(self._programs).routes())
+        for way_in in (Events, Samples):
+            made.include_router(way_in(self._intake).routes())
         describe(made)
+        serve_docs(made)
         return made
 
     async def renewing(self) -> None:
@@ -171,6 +181,7 @@ class Server:
             if self._metrics is None or not 0 <= now - self._metrics[0] < METRICS_KEPT_MS:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now)
             measured = self._metrics[1]
-        of_process = [metrics.refusals(self.refused), metrics.denials(self._programs.denied)]
+        counts = (metrics.refusals(self.refused), metrics.denials(self._programs.denied))
+        of_process = [*counts, metrics.intake(self._intake.items)]
         found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""`drawdown feature`: which memory sizes make which feature."""
+"""`drawdown feature`: which memory sizes and event types make which feature."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from drawdown.cli.options import Actor, DryRun, From, New, Reason
 from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
-from drawdown.worker.catalog.mapping import FOREVER_MS, mapping_rows, segments
+from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.commands import features
-from drawdown.worker.views.features import unmapped_sizes
+from drawdown.worker.views.features import list_features
 
 commands = typer.Typer()
 
@@ -23,20 +23,24 @@ commands = typer.Typer()
 def list_(context: typer.Context) -> None:
     """Show the mapping, and what is used but has no feature."""
     app: App = context.obj
-    found = segments(app.read(mapping_rows))
-    waiting = app.read(unmapped_sizes)
+    found = app.read(list_features)
     rows = [
         (g.feature, g.lo, g.hi, g.unit, show_time(g.start_ms), "-" if g.end_ms == FOREVER_MS else show_time(g.end_ms))
-        for g in found
+        for g in found.mapping
     ]
-    show(
-        app,
-        {"mapping": found, "without_feature": waiting},
-        [
-            table("Mapping", ("feature", "#MB from", "#MB to", "unit", "from", "to"), rows),
-            table("Used, but without a feature", ("#MB", "#seconds", "#samples", "#orgs"), map(astuple, waiting)),
-        ],
-    )
+    events = [
+        (e.feature, e.event_type, e.unit, show_time(e.start_ms), "-" if e.end_ms is None else show_time(e.end_ms))
+        for e in found.event_types
+    ]
+    sizes, types = map(astuple, found.without_feature), [astuple(one) for one in found.events_without_feature]
+    lines = [
+        table("Mapping", ("feature", "#MB from", "#MB to", "unit", "from", "to"), rows),
+        *([table("Event types", ("feature", "event type", "unit", "from", "to"), events)] if events else []),
+        table("Used, but without a feature", ("#MB", "#seconds", "#samples", "#orgs"), sizes),
+    ]
+    if types:
+        lines.append(table("Events without a feature", ("event type", "#units", "#events", "#orgs"), types))
+    show(app, vars(found), lines)
 
 
 @commands.command("map")
@@ -87,6 +91,45 @@ def map_(
     )
 
 
+@commands.command("map-event")
+def map_event_(
+    context: typer.Context,
+    event_type: Annotated[str, typer.Argument(metavar="TYPE", help="The event type, as events say it")],
+    feature: Annotated[str, typer.Argument(help="a-z, 0-9 and _")],
+    unit: Annotated[str, typer.Option(help="units: one of what the type counts")] = "units",
+    from_: From = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Fill holes in sealed windows; or it was so before a restore")
+    ] = False,
+    new: New = False,
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Bill events of a type as a feature: the sum of their quantities.
+
+    A type may be mapped before its first event. What a window meant once it was sealed never changes.
+    """
+    app: App = context.obj
+    start, by = app.window(from_, "--from"), app.by(actor, reason)
+    made = app.write(
+        lambda c: features.map_event(
+            c, event_type, feature, by, unit=unit, from_ms=start, confirmed=yes or dry_run, new=new
+        ),
+        rollback=dry_run,
+    )
+    show(
+        app,
+        {"event_type": event_type, "feature": feature, "dry_run": dry_run, "mapped": made},
+        [
+            f"{'would map' if dry_run else 'mapped'} {event_type} to {feature} from {show_time(made.start_ms)} on; "
+            f"before: {made.was or 'nothing'}",
+            f"{made.mended_s:,} units in {made.mended_windows:,} places that waited for a feature "
+            f"{'would be' if dry_run else 'will be'} sealed by the next tick",
+        ],
+    )
+
+
 @commands.command()
 def end(
     context: typer.Context,
@@ -96,12 +139,12 @@ def end(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Stop making a feature; its sizes wait, visibly, for another one."""
+    """Stop making a feature; its sizes and event types wait, visibly, for another one."""
     app: App = context.obj
     start, by = app.window(from_, "--from"), app.by(actor, reason)
     ended = app.write(lambda c: features.end_feature(c, feature, by, from_ms=start, confirmed=yes))
     show(
         app,
         {"feature": feature, "ended": ended},
-        [f"{feature} ends at {show_time(ended[0].start_ms)}, for {len(ended):,} sizes"],
+        [f"{feature} ends at {show_time(ended[0].start_ms)}, for {len(ended):,} sizes or event types"],
     )

@@ -31,6 +31,7 @@ def create(
         list[str], typer.Option(metavar="SCOPE", help=f"What it may; may be repeated: {', '.join(api_keys.SCOPES)}")
     ],
     org: Annotated[str | None, typer.Option(help="It may name this organisation alone", show_default="any")] = None,
+    cell: Annotated[str | None, typer.Option(help="It may send samples of this cell alone", show_default="any")] = None,
     for_: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="How long it lives: 90d", show_default="no end")
     ] = None,
@@ -42,12 +43,13 @@ def create(
     """Make a key, and show it: this once, and never again."""
     app: App = context.obj
     by, key, for_ms = app.by(actor, reason), new_api_key(), None if for_ is None else parse_length(for_, "--for")
+    bound = {"org_id": org, "cell_id": cell}
     try:
-        expires = app.write(lambda c: api_keys.create(c, key, name, scope, by, org_id=org, for_ms=for_ms, new=new))
+        expires = app.write(lambda c: api_keys.create(c, key, name, scope, by, **bound, for_ms=for_ms, new=new))
     except AnswerLost as error:
         again = f"where `drawdown key list` has {name}, `drawdown key rotate {name}` shows a new key"
         raise AnswerLost(error.why, again) from error
-    result = {"name": name, "key": key, "scopes": sorted(set(scope)), "org_id": org, "expires_ms": expires}
+    result = {"name": name, "key": key, "scopes": sorted(set(scope)), **bound, "expires_ms": expires}
     _tell(app, result, key, quiet, f"{name}: until {show_time(expires)}" if expires else f"{name}: without an end")
 
 
@@ -66,7 +68,8 @@ def rotate(
     app: App = context.obj
     by, key, overlap_ms = app.by(actor, reason), new_api_key(), parse_length(overlap, "--overlap")
     done = app.write(lambda c: api_keys.rotate(c, key, name, by, overlap_ms=overlap_ms))
-    result = {"name": name, "key": key, "scopes": done.key.scopes, "org_id": done.key.org_id}
+    bound = {"org_id": done.key.org_id, "cell_id": done.key.cell_id}
+    result = {"name": name, "key": key, "scopes": done.key.scopes, **bound}
     more = {"expires_ms": done.expires_ms, "old_until_ms": done.old_until_ms}
     _tell(app, {**result, **more}, key, quiet, f"{name}: the old key is taken until {show_time(done.old_until_ms)}")
 
@@ -86,11 +89,12 @@ def list_(context: typer.Context, most: Most = 100) -> None:
     app: App = context.obj
     found = app.read(lambda c: list_keys(c, app.clock.now_ms(), most))
     rows = [
-        (key.name, " ".join(key.scopes), key.org_id or "any", key.state, show_time(key.created_ms),
-         show_time(key.ended_ms if key.ended_ms is not None else key.expires_ms), show_time(key.used_ms), key.actor)
+        (key.name, " ".join(key.scopes), key.org_id or "any", key.cell_id or "any", key.state,
+         show_time(key.created_ms), show_time(key.ended_ms if key.ended_ms is not None else key.expires_ms),
+         show_time(key.used_ms), key.actor)
         for key in found
     ]  # fmt: skip
-    columns = ("key", "scopes", "org", "state", "made", "until", "last used", "by")
+    columns = ("key", "scopes", "org", "cell", "state", "made", "until", "last used", "by")
     show(app, {"keys": found}, [table("Keys", columns, rows)])
 
 

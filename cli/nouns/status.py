@@ -23,7 +23,7 @@ from drawdown.schema.units import DAY_MS
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.views.headline import missed_minutes, unwatched_minutes
 from drawdown.worker.views.org_standing import OrgStatus
-from drawdown.worker.views.standing import OpenReplay, Standing, Status
+from drawdown.worker.views.standing import OpenReplay, Standing, Status, how_much
 from drawdown.worker.views.status import org_status, status
 from drawdown.worker.views.waiting import Waiting
 
@@ -88,7 +88,7 @@ def status_lines(found: Status) -> list[str]:
     lines += [
         wrapped(
             "pending" if not number else "",
-            f"{usage.reason}: {usage.seconds:,} s of {usage.orgs:,} organisations, {since(usage.since_ms, now)}",
+            f"{usage.reason}: {how_much(usage)} of {usage.orgs:,} organisations, {since(usage.since_ms, now)}",
         )
         for number, usage in enumerate(standing.pending)
     ]
@@ -246,7 +246,8 @@ def org_lines(found: OrgStatus, now: int) -> list[str | Table]:
     if found.floor_ms:
         lines.append(wrapped("floor", f"{show_time(found.floor_ms)}; before it all is closed for good"))
     for usage in found.pending:
-        text = f"{usage.seconds:,} s of {usage.memory_mb:,} MB, {since(usage.since_ms, now)}: {usage.reason}"
+        of = f"s of {usage.memory_mb:,} MB" if usage.event_type is None else f"units of {usage.event_type}"
+        text = f"{usage.seconds:,} {of}, {since(usage.since_ms, now)}: {usage.reason}"
         lines.append(wrapped("pending", text))
     for halt in found.halts:
         told = f"due {since(halt.due_at_ms, now)}" if halt.due_at_ms else "acknowledged"

@@ -158,6 +158,7 @@ def report_lines(report: Report) -> list[str]:
         "organisations to read": left.projections_due,
         "stopped organisations": left.stopped_orgs,
         **{f"seconds pending ({reason})": seconds for reason, seconds in left.pending_s.items()},
+        **{f"units of events pending ({reason})": units for reason, units in left.pending_units.items()},
         **{f"samples quarantined ({reason})": number for reason, number in left.quarantined.items()},
         "samples dated later than now": left.dated_ahead,
     }

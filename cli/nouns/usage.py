@@ -14,7 +14,7 @@ from drawdown.cli.parsing import show_time
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import no_formula
-from drawdown.worker.views.usage import BY, UsageReport, read_usage
+from drawdown.worker.views.usage import BY, OF_SAMPLES, UsageReport, read_usage
 
 
 def register(commands: typer.Typer) -> None:
@@ -44,7 +44,7 @@ def usage(
     if as_csv:
         return _print_csv(found)
     what = "" if by == "feature" else by
-    columns = (what, "feature", "unit", "#used", *(() if by == "sandbox" else ("#sealed", "#not sealed")))
+    columns = (what, "feature", "unit", "#used", *(() if by in OF_SAMPLES else ("#sealed", "#not sealed")))
     rows = [tuple(line) for line in _lines(found)]
     title = f"{org}, {show_time(start)} to {show_time(end)}"
     notes = ["samples of the range's beginning are pruned: there, used is what was sealed"] if found.pruned else []
@@ -58,16 +58,17 @@ def usage(
 
 def _lines(found: UsageReport) -> list[list[object]]:
     lines: list[list[object]] = []
+    nothing = "none" if found.by in ("project", "subject") else "pruned"
     for row in found.rows:
         sealed = [] if row.sealed is None else [row.sealed, row.used - row.sealed]
-        line: list[object] = [row.what or "pruned", row.feature or "no feature", row.unit, row.used, *sealed]
+        line: list[object] = [row.what or nothing, row.feature or "no feature", row.unit, row.used, *sealed]
         lines.append(line[1:] if found.by == "feature" else line)
     return lines
 
 
 def _sum(found: UsageReport, name: str) -> dict[str, int | None]:
     """By unit: seconds and MB-seconds are never added up."""
-    if name == "sealed" and found.by == "sandbox":
+    if name == "sealed" and found.by in OF_SAMPLES:
         return {}
     units = sorted({row.unit for row in found.rows})
     return {unit: sum(getattr(row, name) for row in found.rows if row.unit == unit) for unit in units}

@@ -50,9 +50,11 @@ from drawdown.schema.tables.outbox import (
 from drawdown.schema.tables.plans import plan_lots, plan_stays, plan_terms, tier_holders, tiers
 from drawdown.schema.tables.pools import payers, pools
 from drawdown.schema.tables.samples import (
+    event_types,
     late_quarantine,
     quarantine_closed,
     sample_conflicts,
+    usage_events,
     usage_samples,
     withdrawals,
 )
@@ -81,6 +83,7 @@ __all__ = [
     "carries",
     "cells",
     "dirty_windows",
+    "event_types",
     "gate_asks",
     "halts",
     "hook_deliveries",
@@ -134,6 +137,7 @@ __all__ = [
     "topup_switch",
     "topup_terms",
     "topups",
+    "usage_events",
     "usage_samples",
     "used_signatures",
     "voids",

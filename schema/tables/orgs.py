@@ -102,10 +102,16 @@ mappings = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint("kind IN ('exact', 'up_to')", name="mappings_kind"),
-    sa.CheckConstraint("unit IN ('s', 'mb_s')", name="mappings_unit"),
+    sa.CheckConstraint("unit IN ('s', 'mb_s', 'units')", name="mappings_unit"),
+    sa.CheckConstraint(
+        "(unit = 'units') = COALESCE(memory_mb > 16777216, 1 = 0) AND (unit <> 'units' OR kind = 'exact')",
+        name="mappings_meter",
+    ),
     sa.CheckConstraint("kind = 'up_to' OR memory_mb IS NOT NULL", name="mappings_exact_has_size"),
     sa.CheckConstraint("start_ms % 300000 = 0", name="mappings_on_window"),
-    comment="Which memory sizes make which feature, from which window on (S5). Append-only; NULL ends a selector.",
+    sa.Index("mappings_by_size", "memory_mb", "start_ms"),
+    comment="Which memory sizes, and which event types by their meters, make which feature, from which window on (S5). "
+    "Append-only; NULL ends a selector.",
 )
 
 assignments = sa.Table(

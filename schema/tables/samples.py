@@ -69,3 +69,33 @@ late_quarantine = sa.Table(
     ms_column("found_ms"),
     comment="Samples that arrived below their organisation's floor (S4): too late for good.",
 )
+
+event_types = sa.Table(
+    "event_types",
+    metadata,
+    id_column("event_type", key=True),
+    sa.Column("meter", Big, nullable=False),
+    ms_column("first_seen_ms"),
+    sa.UniqueConstraint("meter", name="event_types_meter"),
+    sa.CheckConstraint("meter BETWEEN 16777217 AND 16787216", name="event_types_meters"),
+    comment="Kinds of usage events; the meter stands where a sample of a sandbox has its memory size. Append-only.",
+)
+
+usage_events = sa.Table(
+    "usage_events",
+    metadata,
+    id_column("sample_id", key=True),
+    id_column("source"),
+    id_column("event_id"),
+    id_column("event_type"),
+    id_column("org_id"),
+    sa.Column("quantity", Big, nullable=False),
+    ms_column("ts"),
+    id_column("subject", null=True),
+    id_column("project", null=True),
+    id_column("plan_key", null=True),
+    sa.Column("properties", sa.Text, nullable=False),
+    ms_column("ingested_ms"),
+    sa.CheckConstraint("quantity BETWEEN 0 AND 1000000000000", name="usage_events_quantity"),
+    comment="What usage events said; each is billed by its sample, and goes with it. Rows never change (S7).",
+)

@@ -1,4 +1,5 @@
-"""/v1/accounts: an organisation's wallet, its entries and its statement, for programs. Guarantee: reads only."""
+"""/v1/accounts: an organisation's wallet, its entries and its statement, for programs. /v1/balance and /v1/ledger are
+short names of the same. Guarantee: reads only."""
 
 from __future__ import annotations
 
@@ -36,13 +37,15 @@ class Accounts:
         router = APIRouter(default_response_class=JSONResponse)
         known = (401, 403, 404, 422, 429, 500, 503)
         entries = operation(models.EntriesAnswer, *known, query=models.EntriesQuery, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:id}/ledger", self.entries, methods=["GET"], **entries)
+        for path in ("/v1/accounts/{org:id}/ledger", "/v1/ledger/{org:id}"):
+            router.add_api_route(path, self.entries, methods=["GET"], **entries)
         lots = operation(account_models.LotsAnswer, *known, query=models.MostQuery, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:id}/lots", self.lots, methods=["GET"], **lots)
         statement = operation(account_models.StatementAnswer, *known, query=account_models.StatementQuery, scope=SCOPE)
         router.add_api_route("/v1/accounts/{org:id}/statement", self.statement, methods=["GET"], **statement)
         account = operation(account_models.AccountAnswer, *known, scope=SCOPE)
-        router.add_api_route("/v1/accounts/{org:id}", self.account, methods=["GET"], **account)
+        for path in ("/v1/accounts/{org:id}", "/v1/balance/{org:id}"):
+            router.add_api_route(path, self.account, methods=["GET"], **account)
         return router
 
     async def entries(self, org: str, request: Request) -> JSONResponse:

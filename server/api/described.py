@@ -24,7 +24,7 @@ MEANINGS: Final = {
     408: "The body did not come in time",
     409: "A rule forbids it, or it is under way or done already",
     413: "Too large",
-    415: "Not application/json",
+    415: "Of a type, or packed in a way, that is not read",
     422: "JSON, and not what this takes",
     429: "Too many requests from this address, or with this key",
     500: "Something failed here",
@@ -49,6 +49,9 @@ IDEMPOTENCY_KEY: Final[Mapping[str, object]] = {
 }  # fmt: skip
 
 
+NO_BODIES: Final[Mapping[str, Mapping[str, object]]] = {}
+
+
 class _Operation(TypedDict):
     responses: dict[int | str, dict[str, object]]
     openapi_extra: dict[str, object]
@@ -59,19 +62,24 @@ def operation(
     answer: type[BaseModel] | None,
     *statuses: int,
     body: type[BaseModel] | Literal["any"] | None = None,
+    bodies: Mapping[str, Mapping[str, object]] = NO_BODIES,
     security: Literal["signed", "bearer"] | None = None,
     scope: str | None = None,
     query: type[BaseModel] | None = None,
     headers: Sequence[Mapping[str, object]] = (),
+    empty: bool = False,
 ) -> _Operation:
     """What FastAPI is told of a route: its answers, and the body, query, headers and proof that the route itself reads
-    and checks. `scope`: what an API key needs for it."""
+    and checks. `bodies`: by their types, where there are several; `scope`: what an API key needs for it; `empty`: the
+    answer is 204."""
     extra: dict[str, object] = {}
     if body == "any":
         content: dict[str, object] = {"application/json": {"schema": {"type": "object"}}}
         extra["requestBody"] = {"required": True, "content": content}
     elif body is not None:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}
+    if bodies:
+        extra["requestBody"] = {"required": True, "content": dict(bodies)}
     if security is not None:
         extra["security"] = _NEEDS[security]
     if scope is not None:
@@ -82,7 +90,9 @@ def operation(
     responses: dict[int | str, dict[str, object]] = {
         status: {"model": Error, "description": MEANINGS[status]} for status in statuses
     }
-    if answer is not None:
+    if empty:
+        responses[204] = {"description": "Done"}
+    elif answer is not None:
         responses[200] = {"model": answer, "description": "Done"}
     else:
         responses[200] = {
@@ -94,8 +104,9 @@ def operation(
 
 
 def _parameters(query: type[BaseModel]) -> Iterator[Mapping[str, object]]:
-    for name, schema in query.model_json_schema()["properties"].items():
-        yield {"name": name, "in": "query", "required": False, "schema": schema}
+    found = query.model_json_schema()
+    for name, schema in found["properties"].items():
+        yield {"name": name, "in": "query", "required": name in found.get("required", ()), "schema": schema}
 
 
 def describe(app: FastAPI) -> None:

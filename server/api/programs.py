@@ -52,14 +52,14 @@ STATUSES: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Of what a rule refuses; all else is 409."""
 CODES: Final = (
-    "above_cap", "answer_lost", "bad_estimate", "bad_request", "bad_value", "balance_unknown", "below_drawn",
-    "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database", "ended", "foreign_org", "halted",
-    "metered", "metering_alone", "needs_quantities", "needs_wallet", "no_credit", "no_estimate", "no_rate",
-    "no_sandbox", "no_scope", "no_wallet", "not_json", "not_metered", "other_content", "other_key", "other_org",
-    "other_unit", "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped", "too_large", "too_many_requests",
-    "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow", "unauthorized", "unknown_action",
-    "unknown_feature", "unknown_org", "unknown_payer", "unknown_project", "unknown_run", "unknown_settlement",
-    "unknown_subject", "unknown_supplier", "unsaid_settlement",
+    "above_cap", "answer_lost", "bad_encoding", "bad_estimate", "bad_request", "bad_value", "balance_unknown",
+    "below_drawn", "beyond_balance", "beyond_hold", "blocked", "busy", "cut_short", "database", "ended",
+    "foreign_org", "halted", "metered", "metering_alone", "needs_quantities", "needs_wallet", "no_credit",
+    "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json", "not_metered", "other_content",
+    "other_key", "other_org", "other_unit", "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped",
+    "too_large", "too_many_requests", "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow",
+    "unauthorized", "unknown_action", "unknown_feature", "unknown_org", "unknown_payer", "unknown_project",
+    "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier", "unsaid_settlement",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
 NOT_FOUND: Final = ("unknown_org", "unknown_run", "unknown_settlement")
@@ -114,6 +114,14 @@ class Programs:
 
         return await self._answered(self._ordered(request, scope, model, do))
 
+    async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
+        """Have `do` take a body that is no order, once the key is found and has the scope."""
+
+        async def taken() -> T:
+            return await do(await self._proven(request, scope))
+
+        return await self.refused(taken())
+
     async def act_together(
         self, request: Request, scope: str, model: type[M], do: Callable[[M, Said], Awaitable[Answer]]
     ) -> JSONResponse:
@@ -126,7 +134,7 @@ class Programs:
         key = await self._proven(request, scope)
         async with bodies.body_of(request, MAX_BYTES, self._budget) as body:
             order = bodies.parse(body, request.headers.get("content-type", ""), model)
-        return await _soon(do(order, key))
+        return await soon(do(order, key))
 
     async def ask(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
@@ -136,7 +144,7 @@ class Programs:
         async def asked() -> Answer:
             key = await self._proven(request, scope)
             query = _query_of(request, model)
-            return await _soon(self._threads.read(lambda c: work(c, query, self._said(key, c))))
+            return await soon(self._threads.read(lambda c: work(c, query, self._said(key, c))))
 
         return await self._answered(asked())
 
@@ -157,7 +165,7 @@ class Programs:
         key = None
         if scheme.lower() == "bearer" and api_keys.KEY.fullmatch(offered):
             now = self._services.clock.now_ms()
-            key = await _soon(self._threads.read(lambda connection: api_keys.find(connection, offered, now)))
+            key = await soon(self._threads.read(lambda connection: api_keys.find(connection, offered, now)))
         if key is None:
             message = "send Authorization: Bearer with an API key that goes on (`drawdown key create`)"
             raise ApiError(401, "unauthorized", message, headers=BEARER)
@@ -187,8 +195,12 @@ class Programs:
             self.noting = None
 
     async def _answered(self, work: Awaitable[Answer]) -> JSONResponse:
+        return JSONResponse(dict(await self.refused(work)))
+
+    async def refused(self, work: Awaitable[T]) -> T:
+        """The work's answer, where it has one; a refusal is counted by its code."""
         try:
-            return JSONResponse(dict(await work))
+            return await work
         except DrawdownError as error:
             self._deny(of_program(error))
         except ApiError as error:
@@ -226,7 +238,7 @@ def clean_id(text: str, what: str) -> str:
     return text
 
 
-async def _soon(work: Awaitable[T]) -> T:
+async def soon(work: Awaitable[T]) -> T:
     try:
         return await asyncio.wait_for(work, WITHIN_S)
     except TimeoutError:

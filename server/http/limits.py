@@ -44,15 +44,23 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._left)
 
-    def take(self, caller: str, now_ms: int) -> bool:
+    def has(self, caller: str, now_ms: int, amount: int = 1) -> bool:
+        """Whether this caller has so many tokens now, which stay in the bucket."""
+        return self._now(caller, now_ms) >= amount * SECOND_MS
+
+    def take(self, caller: str, now_ms: int, amount: int = 1) -> bool:
         """Whether this caller may ask now."""
-        left, at_ms = self._left.pop(caller, (self._full, now_ms))
-        left = min(self._full, left + max(now_ms - at_ms, 0) * self._per_ms)
-        allowed = left >= SECOND_MS
-        self._left[caller] = (left - SECOND_MS if allowed else left, now_ms)
+        left = self._now(caller, now_ms)
+        allowed = left >= amount * SECOND_MS
+        self._left.pop(caller, None)
+        self._left[caller] = (left - amount * SECOND_MS if allowed else left, now_ms)
         if len(self._left) > self._most:
             self._left.popitem(last=False)
         return allowed
+
+    def _now(self, caller: str, now_ms: int) -> int:
+        left, at_ms = self._left.get(caller, (self._full, now_ms))
+        return min(self._full, left + max(now_ms - at_ms, 0) * self._per_ms)
 
 
 class Limits:
@@ -79,7 +87,8 @@ class Limits:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *HEADERS]
+                said = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in HEADERS if one[0] not in said)]
             await send(message)
 
         client = scope.get("client")

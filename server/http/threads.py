@@ -31,5 +31,9 @@ class Threads:
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, database.write, self._engine, work)
 
+    async def run(self, work: Callable[[sa.Engine], T]) -> T:
+        """Work that has more to do than a transaction, and makes its own."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._engine)
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

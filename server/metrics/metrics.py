@@ -35,7 +35,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_STATES: Final = ("due", "queued", "in_doubt", "rejected")
 REASONS: Final = ("unknown_org", "no_assignment", "no_customer", "no_provider", "no_mapping")
 
-REFUSED: Final = ("bodies", "connections", "keys", "requests")
+REFUSED: Final = ("batches", "bodies", "connections", "keys", "requests")
 
 PROBLEMS: Final = (
     "bad_id", "bad_org_id", "bad_sandbox_id", "bad_cell_id", "memory_missing", "memory_out_of_bounds",
@@ -72,6 +72,15 @@ def refusals(refused: Mapping[str, int]) -> Metric:
 def denials(denied: Mapping[str, int]) -> Metric:
     """What programs asked this process for and were refused, by the code of the answer."""
     return _counted("programs_denied", "Calls of programs that this process refused, by code.", "code", denied)
+
+
+def intake(items: Mapping[tuple[str, str], int]) -> Metric:
+    """What became of events and samples that programs sent this process."""
+    labels = ("kind", "status")
+    metric = CounterMetricFamily("drawdown_intake_items", "Items that programs sent this process.", labels=labels)
+    for found, count in sorted(items.items()):
+        metric.add_metric(found, count)
+    return metric
 
 
 def _counted(name: str, says: str, label: str, counts: Mapping[str, int]) -> Metric:
@@ -117,13 +126,10 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge(
         "watermark_lag_seconds", "Age of the oldest watermark: of the pack, and of those held back.", lags, ("of",)
     )
-    pending = dict.fromkeys(REASONS, 0) | figures.pending_seconds(connection)
-    yield gauge(
-        "pending_seconds",
-        "Used and not sealable yet.",
-        [((why,), s) for why, s in sorted(pending.items())],
-        ("reason",),
-    )
+    helps = {"pending_seconds": "Used and not sealable yet.", "pending_units": "The same of event types, in units."}
+    for (name, says), found in zip(helps.items(), figures.pending(connection), strict=True):
+        pending = dict.fromkeys(REASONS, 0) | found
+        yield gauge(name, says, [((why,), used) for why, used in sorted(pending.items())], ("reason",))
     yield gauge("dirty_windows", "Windows to be sealed again.", [((), figures.dirty_windows(connection))])
     oldest = oldest_open(connection)
     age = 0 if oldest is None else oldest.age_ms

@@ -29,7 +29,7 @@ from drawdown.worker.views.audit import AuditFilter, list_deeds
 from drawdown.worker.views.backlog import quarantined
 from drawdown.worker.views.orgs import OrgFilter, list_orgs
 from drawdown.worker.views.status import org_status
-from drawdown.worker.views.usage import BY, read_usage
+from drawdown.worker.views.usage import BY, OF_SAMPLES, read_usage
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
@@ -206,11 +206,15 @@ def test_usage_adds_up_to_the_samples_in_force_and_to_what_was_sealed(fleet: Fle
     }
     assert used == {"compute_1gb": 240, "compute_4gb": 200, "": 40}
     sealed = sum(one.sealed or 0 for one in found.rows)
-    assert sealed == (0 if by == "sandbox" else fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'voided'"))
+    assert sealed == (
+        0 if by in OF_SAMPLES else fleet.one("SELECT SUM(sealed_qty) FROM pushes WHERE state <> 'voided'")
+    )
     if by == "day":
         assert {one.what for one in found.rows} == {"2026-01-01", "2026-01-02"}
     if by == "sandbox":
         assert {one.what for one in found.rows} == {"box"}
+    if by in ("project", "subject"):
+        assert {one.what for one in found.rows} == {""}, "no sample of a sandbox says one"
 
 
 @pytest.mark.parametrize("by", list(BY))

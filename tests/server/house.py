@@ -222,6 +222,7 @@ def _route(path: str) -> str:
         ("/v1/settlements/", "", "/v1/settlements/{run}"),
         ("/v1/accounts/", "/statement", "/v1/accounts/{org}/statement"),
         ("/v1/accounts/", "", "/v1/accounts/{org}"),
+        *((f"/v1/{noun}/", "", f"/v1/{noun}/{{org}}") for noun in ("usage", "balance", "ledger")),
     ):
         if bare.startswith(start) and bare.endswith(end):
             return route

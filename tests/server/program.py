@@ -24,12 +24,19 @@ def key_of(name: str) -> str:
     return api_keys.PREFIX + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def make_key(house: House, name: str, *scopes: str, org: str | None = None, for_ms: int | None = None) -> str:
-    key = key_of(name)
+def make_key(
+    house: House,
+    name: str,
+    *scopes: str,
+    org: str | None = None,
+    cell_id: str | None = None,
+    for_ms: int | None = None,
+) -> str:
+    key, by = key_of(name), house.fleet.by
     wanted = scopes or RUNS
     write(
         house.fleet.engine,
-        lambda c: api_keys.create(c, key, name, wanted, house.fleet.by, org_id=org, for_ms=for_ms, new=True),
+        lambda c: api_keys.create(c, key, name, wanted, by, org_id=org, cell_id=cell_id, for_ms=for_ms, new=True),
     )
     return key
 

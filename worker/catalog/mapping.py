@@ -1,18 +1,18 @@
-"""The mapping: which memory size makes which feature, in which window (rule S5). Pure, but for `mapping_rows`, which
-reads it.
+"""The mapping: which memory size, or which event type by its meter, makes which feature, in which window (rule S5).
+Pure, but for `mapping_rows`, which reads it.
 
 Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window whose feature
 a new row would change, so that a change which reaches back can only fill holes.
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that holds it, the open top.
 Rows with the same selector (kind and size) follow one another in time. The row started last is in force, and a row
-without a feature ends it.
+without a feature ends it. A meter is above all sizes, and has exact rows alone: no tier and no open top holds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -26,6 +26,8 @@ SQL = queries(__file__)
 FOREVER_MS: Final = 1 << 52
 SECONDS: Final = "s"
 MB_SECONDS: Final = "mb_s"
+UNITS: Final = "units"
+"""What an event type counts, and nothing else is counted in."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class MappingRow:
     feature: str | None
     unit: str
     start_ms: int
+
+    @property
+    def is_of_events(self) -> bool:
+        """Whether an event type makes the feature; `memory_mb` is its meter."""
+        return is_meter(self.memory_mb)
 
     @property
     def selector(self) -> tuple[str, int | None]:
@@ -55,6 +62,11 @@ class Segment:
     unit: str
 
 
+def is_meter(memory_mb: int | None) -> bool:
+    """Whether a number stands for an event type, and is no memory size."""
+    return memory_mb is not None and memory_mb > MAX_MEMORY_MB
+
+
 def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
     """The whole mapping, in the order it was added."""
     rows = SQL.run(connection, "mapping_rows")
@@ -70,7 +82,7 @@ def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> Mappi
             in_force[row.selector] = row
     live = {selector: row for selector, row in in_force.items() if row.feature is not None}
     exact = live.get(("exact", memory_mb))
-    if exact is not None:
+    if exact is not None or is_meter(memory_mb):
         return exact
     tiers = sorted(size for kind, size in live if kind == "up_to" and size is not None and size >= memory_mb)
     return live.get(("up_to", tiers[0] if tiers else None))
@@ -88,7 +100,32 @@ def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
 
 
 def segments(rows: Sequence[MappingRow]) -> list[Segment]:
-    """The mapping as rectangles of sizes and windows that do not overlap: what the seal joins."""
+    """The mapping as rectangles of sizes and windows that do not overlap: what the seal joins; meters' come last."""
+    of_sizes = _segments([row for row in rows if not row.is_of_events])
+    by_meter: dict[int, list[MappingRow]] = {}
+    for row in rows:  # each apart: there may be thousands, and no row of one says anything of another
+        if row.memory_mb is not None and row.is_of_events:
+            by_meter.setdefault(row.memory_mb, []).append(row)
+    return of_sizes + [found for _, mine in sorted(by_meter.items()) for found in _of_meter(mine)]
+
+
+def _of_meter(rows: list[MappingRow]) -> list[Segment]:
+    """The segments of one meter."""
+    last = {row.start_ms: row for row in rows}  # of two with one start, the later one counts
+    starts = sorted(last)
+    found: list[Segment] = []
+    for start, end in pairwise([*starts, FOREVER_MS]):
+        row = last[start]
+        if row.feature is None or row.memory_mb is None:
+            continue
+        if found and (found[-1].end_ms, found[-1].feature) == (start, row.feature):
+            found[-1] = replace(found[-1], end_ms=end)
+        else:
+            found.append(Segment(row.memory_mb, row.memory_mb, start, end, row.feature, row.unit))
+    return found
+
+
+def _segments(rows: Sequence[MappingRow]) -> list[Segment]:
     times = sorted({row.start_ms for row in rows})
     sizes = _size_edges(rows) if rows else []
     found: list[Segment] = []
@@ -106,12 +143,21 @@ def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     return found
 
 
+def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
+    """The rows that can say something of what a new row is about: those of its meter, or of all sizes."""
+    if new.is_of_events:
+        return [row for row in rows if row.memory_mb == new.memory_mb]
+    return [row for row in rows if not row.is_of_events]
+
+
 def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> tuple[int, int, str] | None:
     """The first (size, window, feature) below `sealed_to_ms` whose meaning the new row would change; None if it
     changes nothing there, or only gives a feature to what had none."""
+    rows = akin(rows, new)
     after = [*rows, new]
     times = {new.start_ms, *(row.start_ms for row in rows if new.start_ms <= row.start_ms < sealed_to_ms)}
-    for size in _size_edges(after)[:-1]:
+    sizes = [new.memory_mb] if new.memory_mb is not None and new.is_of_events else _size_edges(after)[:-1]
+    for size in sizes:
         for window in sorted(time for time in times if time < sealed_to_ms):
             was, becomes = resolve(rows, size, window), resolve(after, size, window)
             if was is None or was.feature is None:

@@ -26,7 +26,8 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 SCOPES: Final = (
-    "events:write", "executions:read", "executions:write", "guard", "ledger:read", "settlements:read", "usage:read",
+    "events:write", "executions:read", "executions:write", "guard", "ledger:read", "samples:write", "settlements:read",
+    "usage:read",
 )  # fmt: skip
 """All there are. Each route asks for one."""
 PREFIX: Final = "ddk_"
@@ -44,13 +45,15 @@ USED_EVERY_MS: Final = 60_000
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a key may: its scopes, and the one organisation it may name (None: any)."""
+    """What a key may: its scopes, the one organisation it may name, and the one cell whose samples it may send (None:
+    any)."""
 
     name: str
     scopes: tuple[str, ...]
     org_id: str | None
     used_ms: int | None = None
     """When it was last used before, to a minute."""
+    cell_id: str | None = None
 
     @property
     def actor(self) -> str:
@@ -77,7 +80,7 @@ def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
     if not KEY.fullmatch(key):
         return None
     row = SQL.run(connection, "find", {"key_sha256": hash_of(key), "now_ms": now_ms}).one_or_none()
-    return None if row is None else ApiKey(row.name, tuple(row.scopes.split()), row.org_id, row.used_ms)
+    return None if row is None else ApiKey(row.name, tuple(row.scopes.split()), row.org_id, row.used_ms, row.cell_id)
 
 
 def note_use(connection: sa.Connection, key: str, now_ms: int) -> None:
@@ -94,13 +97,14 @@ def create(
     by: By,
     *,
     org_id: str | None = None,
+    cell_id: str | None = None,
     for_ms: int | None = None,
     new: bool = False,
 ) -> int | None:
     """Let a program in by `key`; until when, None without an end.
 
-    Errors: UsageError; UnknownId for a scope there is not and, unless `new`, for an organisation of which nothing is
-    known; Refused for a name that is taken.
+    Errors: UsageError; UnknownId for a scope there is not and, unless `new`, for an organisation or a cell of which
+    nothing is known; Refused for a name that is taken.
     """
     if not is_clean_id(name):
         raise UsageError("a key's name has 1 to 200 characters, none of them control characters")
@@ -110,14 +114,17 @@ def create(
         ids.require_among(ids.SCOPE, scope, SCOPES)
     if org_id is not None:
         ids.require(connection, ids.CUSTOMER, org_id, new=new)
+    if cell_id is not None:
+        ids.require(connection, ids.CELL, cell_id, new=new)
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError("a key lives for a minute at least, and for 3,650 days at most")
-    made = ApiKey(name, tuple(sorted(set(scopes))), org_id)
+    made = ApiKey(name, tuple(sorted(set(scopes))), org_id, cell_id=cell_id)
     expires_ms = None if for_ms is None else by.now_ms + for_ms
     taken = Refused(f"there is a key {name}, or there was: `drawdown key rotate {name}`, or give another name")
     if ids.is_known(connection, ids.API_KEY, name) or not _insert(connection, made, key, expires_ms, by):
         raise taken
-    record(connection, "key_create", name, {"scopes": made.scopes, "org_id": org_id, "expires_ms": expires_ms}, by)
+    bound = {"org_id": org_id, "cell_id": cell_id}
+    record(connection, "key_create", name, {"scopes": made.scopes, **bound, "expires_ms": expires_ms}, by)
     return expires_ms
 
 
@@ -133,7 +140,7 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
     old_until = by.now_ms + overlap_ms
     old_until = old_until if row.expires_ms is None else min(old_until, row.expires_ms)
     expires = None if row.expires_ms is None else by.now_ms + row.expires_ms - row.created_ms
-    made = ApiKey(name, tuple(row.scopes.split()), row.org_id)
+    made = ApiKey(name, tuple(row.scopes.split()), row.org_id, cell_id=row.cell_id)
     values = {"key_sha256": row.key_sha256, "now_ms": by.now_ms, "expires_ms": old_until}
     SQL.run(connection, "supersede", values)
     if not _insert(connection, made, key, expires, by):
@@ -167,6 +174,7 @@ def _insert(connection: sa.Connection, made: ApiKey, key: str, expires_ms: int |
         "name": made.name,
         "scopes": " ".join(made.scopes),
         "org_id": made.org_id,
+        "cell_id": made.cell_id,
         "created_ms": by.now_ms,
         "expires_ms": expires_ms,
         "actor": by.actor,

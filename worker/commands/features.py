@@ -1,4 +1,4 @@
-"""Changes of the mapping: which memory sizes make which feature (rule S5).
+"""Changes of the mapping: which memory sizes, and which event types, make which feature (rule S5).
 
 Guarantee: a feature has one unit. A change starts after every watermark it touches. A change that reaches back may only
 fill a hole, after a dry run and a confirmation. The usage that a new mapping covers becomes dirty, and the next tick
@@ -18,12 +18,15 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
-from drawdown.schema.units import MAX_MEMORY_MB, WINDOW_MS, next_window
+from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB, WINDOW_MS, next_window
 from drawdown.worker.catalog.mapping import (
     FOREVER_MS,
     MB_SECONDS,
     SECONDS,
+    UNITS,
     MappingRow,
+    akin,
+    is_meter,
     mapping_rows,
     other_unit,
     resolve,
@@ -31,6 +34,7 @@ from drawdown.worker.catalog.mapping import (
 )
 from drawdown.worker.commands import credit
 from drawdown.worker.history.losses import read_losses
+from drawdown.worker.sources.events.types import meters
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
@@ -43,6 +47,7 @@ class Mapped:
 
     start_ms: int
     mended_s: int
+    """Seconds; of an event type, units."""
     mended_windows: int
     mended_sizes: int
     was: str | None = None
@@ -68,12 +73,48 @@ def map_size(
     give the feature a second unit;
     UnknownId, unless `new`, for a feature that there is not.
     """
+    _require_name(feature)
+    ids.require(connection, ids.FEATURE, feature, new=new)
+    row = MappingRow(kind, memory_mb, feature, unit, 0)
+    _check_size(row)
+    return _add(connection, row, by, from_ms, confirmed=confirmed)
+
+
+def map_event(
+    connection: sa.Connection,
+    event_type: str,
+    feature: str,
+    by: By,
+    *,
+    unit: str = UNITS,
+    from_ms: int | None = None,
+    confirmed: bool = False,
+    new: bool = True,
+) -> Mapped:
+    """Give an event type a feature from a window on: what its events count is billed as that. The type may be mapped
+    before its first event.
+
+    Errors: as `map_size`; UnknownId, unless `new`, for a feature or a type that there is not and that is like one there
+    is; Refused where there are too many types.
+    """
+    _require_name(feature)
+    if not ids.is_clean_id(event_type):
+        raise UsageError("an event type has 1 to 200 characters, none of them control characters")
+    if unit != UNITS:
+        raise UsageError(f"--unit is {UNITS}: a unit is one of what the event type counts")
+    ids.require_unlike(connection, ids.FEATURE, feature, new=new)
+    ids.require_unlike(connection, ids.EVENT_TYPE, event_type, new=new)
+    meter = meters(connection, [event_type], by.now_ms).get(event_type)
+    if meter is None:
+        raise Refused(f"there are {MAX_EVENT_TYPES:,} event types already: `drawdown feature list` shows them")
+    return _add(connection, MappingRow("exact", meter, feature, unit, 0), by, from_ms, confirmed=confirmed)
+
+
+def _require_name(feature: str) -> None:
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
             "a feature's name is made of a-z, 0-9 and _, at most 64 of them, and is no number or r and a number"
         )
-    ids.require(connection, ids.FEATURE, feature, new=new)
-    return _add(connection, MappingRow(kind, memory_mb, feature, unit, 0), by, from_ms, confirmed=confirmed)
 
 
 def end_feature(
@@ -96,19 +137,21 @@ def end_feature(
 def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | None, *, confirmed: bool) -> Mapped:
     start = next_window(by.now_ms) if from_ms is None else from_ms
     row = MappingRow(wanted.kind, wanted.memory_mb, wanted.feature, wanted.unit, start)
-    _check(row)
+    if row.start_ms % WINDOW_MS:
+        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
     lock_buckets(connection)
     mapping = mapping_rows(connection)
     sealed_to = int(SQL.run(connection, "sealed_to").scalar_one())
     if [before for before in mapping if (before.selector, before.start_ms) == (row.selector, start)][-1:] == [row]:
         # It is given again, perhaps for an answer that was lost.
         return Mapped(start, 0, 0, 0)
-    _require_one_unit(mapping, row)
+    _require_one_unit(connection, mapping, row)
     changed = rewrites(mapping, row, sealed_to)
     if changed is not None:
         size, window, meant = changed
+        what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
         raise Refused(
-            f"{size} MB is {meant} in windows from {window} on, which are sealed; a mapping may only be changed from "
+            f"{what} is {meant} in windows from {window} on, which are sealed; a mapping may only be changed from "
             f"{sealed_to} on"
         )
     if row.feature and start < sealed_to and not confirmed:
@@ -122,6 +165,8 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "insert_mapping", {**asdict(row), **person})
     details = {"kind": row.kind, "memory_mb": row.memory_mb, "unit": row.unit, "start_ms": start}
+    if row.is_of_events:
+        details = {"event_type": _type_of(connection, row.memory_mb), "unit": row.unit, "start_ms": start}
     action = "feature_map" if row.feature else "feature_end"
     record(connection, action, row.feature or "", details, by)
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
@@ -129,24 +174,34 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     return replace(_mend(connection, start, mapping, row), was=was)
 
 
-def _require_one_unit(mapping: list[MappingRow], row: MappingRow) -> None:
+def _type_of(connection: sa.Connection, meter: int | None) -> str:
+    return str(SQL.run(connection, "event_type", {"meter": meter}).scalar())
+
+
+def _said(connection: sa.Connection, kind: str, memory_mb: int | None) -> str:
+    """What a selector says, in words."""
+    if is_meter(memory_mb):
+        return f"the event type {_type_of(connection, memory_mb)}"
+    return "the open top" if memory_mb is None else f"{kind.replace('_', ' ')} {memory_mb} MB"
+
+
+def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
     """A feature has one rate, one meter and one carry, so seconds and MB-seconds of it would be added up."""
     other = other_unit(mapping, row)
     if other is not None:
-        size = "the open top" if other.memory_mb is None else f"{other.kind.replace('_', ' ')} {other.memory_mb} MB"
+        unit = "" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or "
         raise Refused(
-            f"{row.feature} is counted in {other.unit} ({size}, in windows from {other.start_ms} on), and a feature "
-            f"has one unit for good: give --unit {other.unit}, or these sizes a feature of another name"
+            f"{row.feature} is counted in {other.unit} ({_said(connection, other.kind, other.memory_mb)}, in windows "
+            f"from {other.start_ms} on), and a feature has one unit for good: give {unit}these a "
+            "feature of another name"
         )
 
 
-def _check(row: MappingRow) -> None:
-    if row.start_ms % WINDOW_MS:
-        raise UsageError("--from must lie on a window boundary (a multiple of five minutes)")
+def _check_size(row: MappingRow) -> None:
     if row.memory_mb is not None and not 0 <= row.memory_mb <= MAX_MEMORY_MB:
         raise UsageError(f"a memory size lies between 0 and {MAX_MEMORY_MB} MB")
     if row.unit not in (SECONDS, MB_SECONDS):
-        raise UsageError("--unit is s (seconds) or mb_s (MB-seconds)")
+        raise UsageError("--unit is s (seconds) or mb_s (MB-seconds); event types count units (`feature map-event`)")
     if row.kind not in ("exact", "up_to") or (row.kind == "exact" and row.memory_mb is None):
         raise UsageError("give --memory-mb N, --up-to N or --rest")
 
@@ -154,7 +209,10 @@ def _check(row: MappingRow) -> None:
 def _mend(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
     """Mark the windows in which pending usage has a feature by this row, and had none before it."""
     seconds = windows = sizes = 0
+    mapping = akin(mapping, row)
     for size in SQL.run(connection, "pending_sizes", {"start_ms": start}).scalars().all():
+        if is_meter(size) != row.is_of_events or (row.is_of_events and size != row.memory_mb):
+            continue
         ranges = _filled(mapping, row, size, start)
         sizes += bool(ranges)
         for from_ms, to_ms in ranges:

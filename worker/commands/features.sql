@@ -8,6 +8,9 @@ UNION ALL SELECT MAX(held_watermark_ms) FROM orgs) x
 INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason)
 VALUES (:kind, :memory_mb, :feature, :unit, :start_ms, :at_ms, :actor, :reason)
 
+-- name: event_type
+SELECT event_type FROM event_types WHERE meter = :meter
+
 -- name: pending_sizes
 SELECT DISTINCT memory_mb FROM pending_usage WHERE reason = 'no_mapping' AND window_ms >= :start_ms
 

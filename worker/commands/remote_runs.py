@@ -252,7 +252,9 @@ def _samples(
     window = window_of(now_ms)
     makes = [one for one in mapped if one.feature == line.feature and one.start_ms <= window < one.end_ms]
     if not makes:
-        said = f"no memory size makes {line.feature}, so that nothing could bill it: `drawdown feature map`"
+        said = (
+            f"no memory size or event type makes {line.feature}, so that nothing could bill it: `drawdown feature map`"
+        )
         raise Denied("not_metered", said)
     made: list[tuple[Sample, dict[str, object]]] = []
     try:

@@ -11,8 +11,8 @@
 SELECT lo, start_ms, end_ms, feature, unit FROM {segments} g
 
 -- name: mapped_tiers
-SELECT z.memory_mb, g.start_ms, g.end_ms, g.feature, g.unit
-FROM (SELECT DISTINCT memory_mb FROM seal_work) z JOIN {segments} g ON z.memory_mb BETWEEN g.lo AND g.hi
+SELECT u.memory_mb, g.start_ms, g.end_ms, g.feature, g.unit
+FROM (SELECT DISTINCT memory_mb FROM seal_work) u JOIN {segments} g ON {in_segment}
 
 -- name: above_floor
 -- PostgreSQL takes two of three rows to fail a comparison of columns, and after three of them it expects hundreds of

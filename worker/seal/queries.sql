@@ -67,9 +67,9 @@ s.ts - s.ts % {window_length_ms}
 1, 3
 
 -- name: seconds [postgresql]
--- A sample without a problem has whole seconds, a day of them at most. PostgreSQL adds up integers, into a bigint, with
--- a twentieth less work for the whole scan than numerics.
-s.interval_s::int
+-- A sample without a problem has whole numbers, of 64 bits: an event may have a million million units. PostgreSQL adds
+-- them up with less work than numerics.
+s.interval_s::bigint
 
 -- name: seconds [sqlite]
 s.interval_s

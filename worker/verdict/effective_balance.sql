@@ -65,15 +65,15 @@ both_sides AS (
     SELECT u.org_id, u.window_ms, g.feature, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS owed,
         CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.lately AS lately,
         CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.just_now AS just_now, 0 AS unsampled
-    FROM used u JOIN segments g ON u.memory_mb BETWEEN g.lo AND g.hi AND u.window_ms >= g.start_ms
+    FROM used u JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms
         AND u.window_ms < g.end_ms
     UNION ALL
-    SELECT t.org_id, g.window_ms, g.feature, 0, 0, 0, CASE WHEN g.unit = 'mb_s' THEN t.memory_mb ELSE 1 END
-        * CASE WHEN t.told_ms + 3000 * t.every_s < :now_ms OR t.told_ms > :now_ms THEN 0
-            WHEN t.told_ms + 2000 * t.every_s < :now_ms THEN 2 * t.every_s ELSE (:now_ms - t.told_ms) / 1000 END
-    FROM telling t JOIN (SELECT s.*, :now_ms - :now_ms % {window_length_ms} AS window_ms FROM segments s) g
-        ON t.memory_mb BETWEEN g.lo AND g.hi AND g.window_ms >= g.start_ms AND g.window_ms < g.end_ms
-    WHERE t.every_s <= 60
+    SELECT u.org_id, g.window_ms, g.feature, 0, 0, 0, CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END
+        * CASE WHEN u.told_ms + 3000 * u.every_s < :now_ms OR u.told_ms > :now_ms THEN 0
+            WHEN u.told_ms + 2000 * u.every_s < :now_ms THEN 2 * u.every_s ELSE (:now_ms - u.told_ms) / 1000 END
+    FROM telling u JOIN (SELECT s.*, :now_ms - :now_ms % {window_length_ms} AS window_ms FROM segments s) g
+        ON {in_segment} AND g.window_ms >= g.start_ms AND g.window_ms < g.end_ms
+    WHERE u.every_s <= 60
     UNION ALL
     SELECT d.org_id, d.window_ms, q.feature, -q.sealed_qty, 0, 0, 0
     {from_dirty} {look_up} pushes q {looked_up_by} q.org_id = d.org_id AND q.window_ms = d.window_ms

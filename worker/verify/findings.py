@@ -21,6 +21,7 @@ SAID: Final = queries(str(_HERE.with_name("said.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
 TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
 HOOKS: Final = queries(str(_HERE.with_name("hooks.sql")))
+EVENTS: Final = queries(str(_HERE.with_name("events.sql")))
 STATE: Final = queries(str(_HERE.with_name("state.sql")))
 
 STATEMENTS: Final = (
@@ -52,6 +53,7 @@ STATEMENTS: Final = (
     (SAID, ("lot_unsaid", "acts")),
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
     (HOOKS, ("told_nothing", "undelivered")),
+    (EVENTS, ("sampleless", "event_otherwise", "eventless")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
@@ -263,6 +265,13 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "topup_uncalled": (12, "{topup} is {state}, and was never called"),
     "told_nothing": (13, "{message_id} tells of {fact}, which is on no record"),
     "undelivered": (13, "{message_id} is {state} at {endpoint} after {attempts} calls and {failures} failures"),
+    "sampleless": (9, "the event {event_id} of {source} has no sample, so that nothing bills it"),
+    "event_otherwise": (
+        9,
+        "the event {event_id} of {source} says {quantity} of {event_type}; its sample says {its_quantity} of the meter "
+        "{its_meter} for {its_org}, or another moment",
+    ),
+    "eventless": (9, "{sample_id} counts units of the meter {meter}, and no event says so"),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

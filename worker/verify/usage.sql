@@ -124,15 +124,16 @@ s.arrival = ANY (COALESCE(o.in_flight, (SELECT in_flight FROM earliest)))
 -- name: meaning
 -- What each size means between one change of the mapping and the next (rule S5): of each selector the row started last
 -- is in force, and it ends the selector where it has no feature; exact beats "up to", the smallest tier that holds the
--- size beats larger ones and the open top.
+-- size beats larger ones and the open top. A meter has rows of its own alone: each lasts until the next.
+of_sizes AS MATERIALIZED (SELECT * FROM mappings WHERE memory_mb IS NULL OR memory_mb <= {most_memory_mb}),
 spans AS (
-    SELECT start_ms, LEAD(start_ms) OVER (ORDER BY start_ms) AS end_ms FROM (SELECT DISTINCT start_ms FROM mappings) t
+    SELECT start_ms, LEAD(start_ms) OVER (ORDER BY start_ms) AS end_ms FROM (SELECT DISTINCT start_ms FROM of_sizes) t
 ),
 live AS MATERIALIZED (
     SELECT t.start_ms, m.mapping_id, m.kind, m.memory_mb
-    FROM spans t JOIN mappings m ON m.start_ms <= t.start_ms
+    FROM spans t JOIN of_sizes m ON m.start_ms <= t.start_ms
     WHERE m.feature IS NOT NULL AND NOT EXISTS (
-        SELECT 1 FROM mappings n WHERE n.kind = m.kind AND COALESCE(n.memory_mb, -1) = COALESCE(m.memory_mb, -1)
+        SELECT 1 FROM of_sizes n WHERE n.kind = m.kind AND COALESCE(n.memory_mb, -1) = COALESCE(m.memory_mb, -1)
             AND n.start_ms <= t.start_ms
             AND (n.start_ms > m.start_ms OR (n.start_ms = m.start_ms AND n.mapping_id > m.mapping_id)))
 ),
@@ -142,12 +143,21 @@ chosen AS (
             AND l.memory_mb = z.memory_mb) OR (l.kind = 'up_to' AND COALESCE(l.memory_mb, z.memory_mb) >= z.memory_mb))
         ORDER BY CASE WHEN l.kind = 'exact' THEN 0 WHEN l.memory_mb IS NOT NULL THEN 1 ELSE 2 END, l.memory_mb LIMIT 1
     ) AS mapping_id
-    FROM (SELECT DISTINCT memory_mb FROM used) z CROSS JOIN spans t
+    FROM (SELECT DISTINCT memory_mb FROM used WHERE memory_mb <= {most_memory_mb}) z CROSS JOIN spans t
+),
+of_meters AS (
+    SELECT m.memory_mb, m.start_ms, LEAD(m.start_ms) OVER (PARTITION BY m.memory_mb ORDER BY m.start_ms) AS end_ms,
+        m.feature
+    FROM mappings m JOIN (
+        SELECT memory_mb, start_ms, MAX(mapping_id) AS mapping_id FROM mappings
+        WHERE memory_mb > {most_memory_mb} GROUP BY memory_mb, start_ms) l ON l.mapping_id = m.mapping_id
 ),
 meaning AS MATERIALIZED (
     SELECT c.memory_mb, c.start_ms, COALESCE(c.end_ms, 9000000000000000) AS end_ms, m.feature,
         CASE WHEN m.unit = 'mb_s' THEN c.memory_mb ELSE 1 END AS factor
     FROM chosen c JOIN mappings m ON m.mapping_id = c.mapping_id
+    UNION ALL
+    SELECT memory_mb, start_ms, COALESCE(end_ms, 9000000000000000), feature, 1 FROM of_meters WHERE feature IS NOT NULL
 )
 
 -- name: meant

@@ -14,12 +14,13 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class KeyRow:
-    """One key: times are milliseconds. `org_id`: the one organisation it may name; None: any.
-    `used_ms`: when it was last used, to a minute; None: never."""
+    """One key: times are milliseconds. `org_id`: the one organisation it may name, `cell_id`: the one cell
+    whose samples it may send; None: any. `used_ms`: when it was last used, to a minute; None: never."""
 
     name: str
     scopes: list[str]
     org_id: str | None
+    cell_id: str | None
     state: Literal["good", "rotated", "expired", "ended"]
     created_ms: int
     expires_ms: int | None

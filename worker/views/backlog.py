@@ -20,7 +20,8 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Backlog:
-    """Counts of what is not settled. `pending_s` is in seconds, by reason."""
+    """Counts of what is not settled. `pending_s` is in seconds, `pending_units` in what event types count, both by
+    reason."""
 
     due: int = 0
     queued: int = 0
@@ -33,6 +34,7 @@ class Backlog:
     projections_due: int = 0
     stopped_orgs: int = 0
     pending_s: dict[str, int] = field(default_factory=dict)
+    pending_units: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
     dated_ahead: int = 0
     """Samples dated later than now, by more than clocks differ: billed only when their time has come."""
@@ -67,7 +69,8 @@ def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlo
         halts_unheeded=len(unheeded(connection, shard)),
         projections_due=count("projections_due"),
         stopped_orgs=count("stopped_orgs"),
-        pending_s={row.reason: int(row.seconds) for row in pending},
+        pending_s={row.reason: int(row.seconds) for row in pending if row.seconds},
+        pending_units={row.reason: int(row.units) for row in pending if row.units},
         quarantined=quarantined(connection),
         dated_ahead=count("dated_ahead"),
     )

@@ -14,7 +14,7 @@ SELECT state, COUNT(*) AS pushes FROM pushes left_over WHERE state IN {open_stat
 
 -- name: pending_seconds
 -- Of 0 s there is nothing to wait for.
-SELECT reason, SUM(seconds) AS seconds FROM pending_usage left_over WHERE seconds <> 0 AND {in_shard} GROUP BY reason
+SELECT reason, {seconds_and_units} FROM pending_usage left_over WHERE seconds <> 0 AND {in_shard} GROUP BY reason
 
 -- name: dirty_windows
 SELECT COUNT(*) FROM dirty_windows left_over WHERE {in_shard}

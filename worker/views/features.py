@@ -1,4 +1,4 @@
-"""Usage that has no feature. Reads only."""
+"""What makes features, and usage that has none. Reads only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries
+from drawdown.worker.catalog.mapping import FOREVER_MS, Segment, is_meter, mapping_rows, segments
 
 SQL = queries(__file__)
 
@@ -19,6 +20,53 @@ class UnmappedSize:
     seconds: int
     samples: int
     orgs: int
+
+
+@dataclass(frozen=True)
+class MappedEvent:
+    """An event type that makes a feature in windows that start in [start_ms, end_ms); `end_ms` None: for good."""
+
+    event_type: str
+    feature: str
+    unit: str
+    start_ms: int
+    end_ms: int | None
+
+
+@dataclass(frozen=True)
+class UnmappedEvent:
+    """Usage of one event type that waits for a feature."""
+
+    event_type: str
+    units: int
+    events: int
+    orgs: int
+
+
+@dataclass(frozen=True)
+class FeatureList:
+    """What makes features: memory sizes, and event types by name. And what is used and has none."""
+
+    mapping: list[Segment]
+    event_types: list[MappedEvent]
+    without_feature: list[UnmappedSize]
+    events_without_feature: list[UnmappedEvent]
+
+
+def list_features(connection: sa.Connection) -> FeatureList:
+    """The whole mapping, the event types in the order of their first event."""
+    found = segments(mapping_rows(connection))
+    names = {int(row.meter): str(row.event_type) for row in SQL.run(connection, "event_types")}
+    events = [
+        MappedEvent(
+            names[one.lo], one.feature, one.unit, one.start_ms, None if one.end_ms == FOREVER_MS else one.end_ms
+        )
+        for one in found
+        if is_meter(one.lo)
+    ]
+    waiting = [UnmappedEvent(str(row[0]), *map(int, row[1:])) for row in SQL.run(connection, "unmapped_events")]
+    sizes = [one for one in found if not is_meter(one.lo)]
+    return FeatureList(sizes, events, unmapped_sizes(connection), waiting)
 
 
 def unmapped_sizes(connection: sa.Connection) -> list[UnmappedSize]:

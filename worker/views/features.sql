@@ -2,7 +2,15 @@
 
 -- name: unmapped_sizes
 SELECT memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples, COUNT(DISTINCT org_id) AS orgs FROM pending_usage
-WHERE reason = 'no_mapping' GROUP BY memory_mb ORDER BY memory_mb
+WHERE reason = 'no_mapping' AND memory_mb <= {most_memory_mb} GROUP BY memory_mb ORDER BY memory_mb
+
+-- name: unmapped_events
+SELECT t.event_type, SUM(p.seconds) AS units, SUM(p.samples) AS events, COUNT(DISTINCT p.org_id) AS orgs
+FROM pending_usage p JOIN event_types t ON t.meter = p.memory_mb
+WHERE p.reason = 'no_mapping' AND p.memory_mb > {most_memory_mb} GROUP BY t.event_type, t.meter ORDER BY t.meter
+
+-- name: event_types
+SELECT event_type, meter FROM event_types
 
 -- name: mapped_features
 SELECT DISTINCT feature FROM mappings WHERE feature IS NOT NULL ORDER BY 1

@@ -11,7 +11,7 @@ from typing import Final
 from drawdown.schema.clock import utc
 from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
-from drawdown.worker.views.standing import Headline, Standing
+from drawdown.worker.views.standing import Headline, Standing, how_much
 from drawdown.worker.views.waiting import Waiting
 
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
@@ -123,8 +123,8 @@ def _unsettled(found: Standing) -> Headline | None:
         since = datetime.fromtimestamp(first.since_ms // 1000, UTC).date()
         return Headline("behind", reason, f"drawdown reconcile --provider {first.provider} --from {since}")
     if found.pending:
-        most = max(found.pending, key=lambda usage: usage.seconds)
-        reason = f"{most.seconds:,} s of usage are billed by nobody yet ({most.reason})"
+        most = max(found.pending, key=lambda usage: (usage.seconds, usage.units))
+        reason = f"{how_much(most)} of usage are billed by nobody yet ({most.reason})"
         return Headline("behind", reason, PENDING.get(most.reason, "drawdown org list"))
     for why, samples in found.left.quarantined.items():
         reason = f"{samples:,} samples are quarantined ({why}) and billed to nobody"

@@ -80,9 +80,10 @@ def watermarks(connection: sa.Connection) -> Watermarks:
     return Watermarks(SQL.run(connection, "oldest_watermark").scalar(), SQL.run(connection, "held").scalar())
 
 
-def pending_seconds(connection: sa.Connection) -> dict[str, int]:
-    """Used and not sealable yet, by reason."""
-    return {row.reason: int(row.seconds) for row in SQL.run(connection, "pending_seconds")}
+def pending(connection: sa.Connection) -> tuple[dict[str, int], dict[str, int]]:
+    """Used and not sealable yet, by reason: seconds, and units of event types."""
+    rows = SQL.run(connection, "pending_seconds").all()
+    return {row.reason: int(row.seconds) for row in rows}, {row.reason: int(row.units) for row in rows}
 
 
 def dirty_windows(connection: sa.Connection) -> int:

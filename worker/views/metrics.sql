@@ -7,7 +7,7 @@ SELECT MIN(watermark_ms) AS watermark_ms FROM buckets WHERE watermark_ms > 0
 SELECT MIN(held_watermark_ms) AS held FROM orgs WHERE held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL
 
 -- name: pending_seconds
-SELECT reason, SUM(seconds) AS seconds FROM pending_usage GROUP BY reason
+SELECT reason, {seconds_and_units} FROM pending_usage GROUP BY reason
 
 -- name: dirty_windows
 SELECT COUNT(*) FROM dirty_windows

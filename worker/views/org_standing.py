@@ -24,13 +24,15 @@ class AssignmentRow:
 
 @dataclass(frozen=True)
 class PendingSize:
-    """Usage of one memory size that is billed by nobody yet, for one reason."""
+    """Usage of one memory size, or of an event type, that is billed by nobody yet, for one reason."""
 
     reason: str
     memory_mb: int
     seconds: int
     samples: int
     since_ms: int
+    event_type: str | None = None
+    """Whose meter `memory_mb` is; then `seconds` are what it counts."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Final
 
 import sqlalchemy as sa
@@ -126,11 +127,12 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
 def _samples(connection: sa.Connection, push: PushColumns) -> tuple[list[ShownSample], int]:
     """The first of those that make a push's feature, and the quantity of all that are in force."""
     rules = mapping_rows(connection)
+    made_of = cache(lambda memory_mb: resolve(rules, memory_mb, push.window_ms))
     quantity = 0
     samples: list[ShownSample] = []
     values = {"org_id": push.org_id, "window_ms": push.window_ms, "window_end_ms": push.window_ms + WINDOW_MS}
     for row in SQL.run(connection, "samples", values):
-        rule = resolve(rules, row.memory_mb, push.window_ms)
+        rule = made_of(row.memory_mb)
         if rule is None or rule.feature != push.feature:
             continue
         if not row.withdrawn:

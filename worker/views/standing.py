@@ -29,6 +29,14 @@ class PendingUsage:
     seconds: int
     orgs: int
     since_ms: int
+    units: int = 0
+    """What event types counted, beside seconds of sandboxes."""
+
+
+def how_much(usage: PendingUsage) -> str:
+    """Seconds, and what event types counted, for people."""
+    parts = [f"{usage.seconds:,} s"] if usage.seconds or not usage.units else []
+    return " and ".join([*parts, *([f"{usage.units:,} units"] if usage.units else [])])
 
 
 @dataclass(frozen=True)

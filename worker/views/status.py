@@ -68,7 +68,7 @@ def status(connection: sa.Connection, now_ms: int, witness: Witness | None = Non
 
 def _pending(connection: sa.Connection) -> list[parts.PendingUsage]:
     return [
-        parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms)
+        parts.PendingUsage(row.reason, int(row.seconds), row.orgs, row.since_ms, int(row.units))
         for row in SQL.run(connection, "pending")
     ]
 
@@ -120,7 +120,7 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
         watermark_ms=SQL.run(connection, "org_watermark", of_org).scalar_one_or_none(),
         assignments=[AssignmentRow(**row._mapping) for row in SQL.run(connection, "org_assignments", of_org)],
         pending=[
-            PendingSize(row.reason, row.memory_mb, int(row.seconds), int(row.samples), row.since_ms)
+            PendingSize(row.reason, row.memory_mb, int(row.seconds), int(row.samples), row.since_ms, row.event_type)
             for row in SQL.run(connection, "org_pending", of_org)
         ],
         pushes=[

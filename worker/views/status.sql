@@ -20,7 +20,7 @@ WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
 SELECT MAX(started_ms) FROM ticks WHERE finished_ms IS NULL AND tick_id > :last_tick_id AND started_ms > :since_ms
 
 -- name: pending
-SELECT reason, SUM(seconds) AS seconds, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage
+SELECT reason, {seconds_and_units}, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage
 WHERE seconds <> 0 GROUP BY reason ORDER BY reason
 
 -- name: halts
@@ -44,8 +44,10 @@ SELECT replay_id, scope, from_ms, to_ms, next_ms, pushes, actor, started_ms, lea
 WHERE finished_ms IS NULL AND lease_ms > :since_ms ORDER BY replay_id
 
 -- name: org_pending
-SELECT reason, memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples, MIN(window_ms) AS since_ms
-FROM pending_usage WHERE org_id = :org_id AND seconds <> 0 GROUP BY reason, memory_mb ORDER BY reason, memory_mb
+SELECT p.reason, p.memory_mb, SUM(p.seconds) AS seconds, SUM(p.samples) AS samples, MIN(p.window_ms) AS since_ms,
+    MAX(t.event_type) AS event_type
+FROM pending_usage p LEFT JOIN event_types t ON t.meter = p.memory_mb
+WHERE p.org_id = :org_id AND p.seconds <> 0 GROUP BY p.reason, p.memory_mb ORDER BY p.reason, p.memory_mb
 
 -- name: org_pushes
 SELECT state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes

@@ -1,4 +1,4 @@
-"""One organisation's usage, and its sealed part, by feature, day or sandbox. Reads only.
+"""One organisation's usage, and its sealed part, by feature, day, sandbox, project or subject. Reads only.
 
 Guarantee: used is the sum of the samples in force, mapped as the seal maps them. Where samples were pruned, below the
 floor, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. Nothing is cut: a
@@ -17,18 +17,21 @@ from drawdown.schema.audit import require_org
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.catalog.mapping import mapping_rows, segments
+from drawdown.worker.catalog.mapping import SECONDS, UNITS, mapping_rows, segments
 
 MAX_DAYS: Final = 400
 MAX_ROWS: Final = 100_000
-BY: Final = ("feature", "day", "sandbox")
+BY: Final = ("feature", "day", "sandbox", "project", "subject")
+OF_SAMPLES: Final = ("sandbox", "project", "subject")
+"""What samples alone say, and no push."""
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One line: base units of `feature` ('': sizes that have none; then seconds). `what`: the day (UTC) or the sandbox
-    ('': windows whose samples were pruned). `sealed` None: no push says for which sandbox it is."""
+    """One line: base units of `feature` ('': what has none; then seconds, of event types units). `what`: the day (UTC),
+    or the sandbox, project or subject ('': no event said one, or the window's samples were pruned). `sealed` None: no
+    push says for which of them it is."""
 
     what: str
     feature: str
@@ -70,9 +73,9 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
     if by not in BY:
         raise UsageError(f"--by {by!r}: there is {', '.join(BY)}")
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
-        raise UsageError("usage is counted in windows of five minutes: --from and --to lie on their boundaries")
+        raise UsageError("usage is counted in windows of five minutes: `from` and `to` lie on their boundaries")
     if not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
-        raise UsageError(f"the range is empty or longer than {MAX_DAYS} days: --to lies after --from")
+        raise UsageError(f"the range is empty or longer than {MAX_DAYS} days: `to` lies after `from`")
     floor = int(require_org(connection, org_id).floor_ms)
     rules = mapping_rows(connection)
     units = {row.feature: row.unit for row in sorted(rules, key=lambda row: row.start_ms) if row.feature is not None}
@@ -85,17 +88,22 @@ def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int,
         "at_most": MAX_ROWS + 1,
         "segments": [asdict(segment) for segment in segments(rules)],
     }
-    shown = "nothing_more" if by == "sandbox" else "all_sealed"
-    found = SQL.run(connection, "usage", values, grouping=f"by_{by}", shown=shown).all()
+    slots = {
+        "grouping": "by_day" if by == "day" else "by_label",
+        "label": f"its_{by}" if by in OF_SAMPLES else "no_label",
+        "of_event": "with_event" if by in ("project", "subject") else "",
+        "shown": "nothing_more" if by in OF_SAMPLES else "all_sealed",
+    }
+    found = SQL.run(connection, "usage", values, **slots).all()
     if len(found) > MAX_ROWS:
         raise UsageError(f"these are more than {MAX_ROWS:,} rows: choose a shorter range")
     rows = [
         UsageRow(
             _day(row.what) if by == "day" else str(row.what),
             str(row.feature),
-            units.get(row.feature, "s"),
+            UNITS if row.of_events else units.get(row.feature, SECONDS),
             int(row.used),
-            None if by == "sandbox" else int(row.sealed),
+            None if by in OF_SAMPLES else int(row.sealed),
         )
         for row in found
     ]

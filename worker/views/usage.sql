@@ -1,8 +1,9 @@
 -- One organisation's usage, and its sealed part.
 
 -- name: usage
--- `grouping`: by what; `shown`: which lines besides those with usage. A push lies at its window and organisation: one
--- look for each window, however many organisations there are.
+-- `grouping`: by what; `label`: what of a sample that is, `of_event` where only its event says it; `shown`: which lines
+-- besides those with usage. A push lies at its window and organisation: one look for each window, however many
+-- organisations there are.
 WITH RECURSIVE windows (window_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)
     UNION ALL SELECT window_ms + {window_length_ms} FROM windows WHERE window_ms + {window_length_ms} < :to_ms
@@ -12,23 +13,23 @@ segments AS MATERIALIZED (
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r
 ),
 taken AS (
-    SELECT s.ts - s.ts % {window_length_ms} AS window_ms, s.sandbox_id, s.memory_mb, SUM(s.interval_s) AS seconds
-    FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id
+    SELECT s.ts - s.ts % {window_length_ms} AS window_ms, {label} AS label, s.memory_mb, SUM(s.interval_s) AS seconds
+    FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id {of_event}
     WHERE s.org_id = :org_id AND s.ts >= :samples_from_ms AND s.ts < :to_ms AND s.problem IS NULL
         AND w.sample_id IS NULL
     GROUP BY 1, 2, 3
 ),
 lines AS (
-    SELECT t.window_ms, t.sandbox_id, COALESCE(g.feature, '') AS feature,
-        CASE WHEN g.unit = 'mb_s' THEN t.memory_mb ELSE 1 END * t.seconds AS used, 0 AS sealed
-    FROM taken t LEFT JOIN segments g ON t.memory_mb BETWEEN g.lo AND g.hi AND t.window_ms >= g.start_ms
-        AND t.window_ms < g.end_ms
+    SELECT u.window_ms, u.label, COALESCE(g.feature, '') AS feature,
+        CASE WHEN g.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * u.seconds AS used, 0 AS sealed,
+        CASE WHEN g.feature IS NULL AND u.memory_mb > {most_memory_mb} THEN 1 ELSE 0 END AS of_events
+    FROM taken u LEFT JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms AND u.window_ms < g.end_ms
     UNION ALL
-    SELECT q.window_ms, NULL, q.feature, CASE WHEN q.window_ms < :floor_ms THEN q.sealed_qty ELSE 0 END, q.sealed_qty
+    SELECT q.window_ms, '', q.feature, CASE WHEN q.window_ms < :floor_ms THEN q.sealed_qty ELSE 0 END, q.sealed_qty, 0
     FROM windows w {then} pushes q ON q.window_ms = w.window_ms AND q.org_id = :org_id AND q.state <> 'voided'
 )
-SELECT {grouping} AS what, feature, SUM(used) AS used, SUM(sealed) AS sealed FROM lines
-WHERE used <> 0 OR {shown} GROUP BY 1, 2 ORDER BY 1, 2 LIMIT :at_most
+SELECT {grouping} AS what, feature, of_events, SUM(used) AS used, SUM(sealed) AS sealed FROM lines
+WHERE used <> 0 OR {shown} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT :at_most
 
 -- name: then [postgresql]
 -- From the windows to what lies in them. Of a cross join SQLite keeps the order; else it might begin with all pushes
@@ -38,20 +39,32 @@ JOIN
 -- name: then [sqlite]
 CROSS JOIN
 
--- name: by_feature
-CAST('' AS TEXT)
+-- name: by_label
+label
 
 -- name: by_day
 CAST(window_ms - window_ms % 86400000 AS TEXT)
 
--- name: by_sandbox
-COALESCE(sandbox_id, '')
+-- name: no_label
+CAST('' AS TEXT)
+
+-- name: its_sandbox
+COALESCE(s.sandbox_id, '')
+
+-- name: its_project
+COALESCE(e.project, '')
+
+-- name: its_subject
+COALESCE(e.subject, '')
+
+-- name: with_event
+LEFT JOIN usage_events e ON e.sample_id = s.id
 
 -- name: all_sealed
 sealed <> 0
 
 -- name: nothing_more
--- No push says for which sandbox it is.
+-- No push says for which sandbox, project or subject it is.
 1 = 0
 
 -- name: carried

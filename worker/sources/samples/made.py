@@ -14,6 +14,8 @@ from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 
 MOST_SAMPLES: Final = 1_000
 """Of one quantity: 86,400,000 seconds, or MB-seconds of that many times the largest size."""
+MAX_UNITS: Final = 10**11
+"""Of one sample of an event type: times its meter they still fit in 64 bits."""
 CELL: Final = "runs"
 """Stands where the cell of a sandbox stands."""
 
@@ -23,10 +25,14 @@ class NotMade(Refused):
 
 
 def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, int]]:
-    """(memory in MB, seconds) of samples of the sizes lo to hi that come to a quantity of base units.
+    """(memory in MB, seconds) of samples of the sizes lo to hi that come to a quantity of base units; of an event type,
+    its meter and units.
 
     Errors: NotMade for one that they cannot come to, or that takes too many.
     """
+    if unit == "units":
+        yield from _in_parts(lo, quantity, MAX_UNITS)
+        return
     least, most = max(lo, 1), min(hi, MAX_MEMORY_MB)
     parts = [(least, quantity)]
     if unit == "mb_s":
@@ -41,9 +47,15 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
     if sum(-(-seconds // MAX_INTERVAL_S) for _, seconds in parts) > MOST_SAMPLES:
         raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the run in parts")
     for size, seconds in parts:
-        whole, rest = divmod(seconds, MAX_INTERVAL_S)
-        yield from [(size, MAX_INTERVAL_S)] * whole
-        yield from [(size, rest)] if rest else []
+        yield from _in_parts(size, seconds, MAX_INTERVAL_S)
+
+
+def _in_parts(size: int, quantity: int, most: int) -> Iterator[tuple[int, int]]:
+    whole, rest = divmod(quantity, most)
+    if whole >= MOST_SAMPLES:
+        raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the run in parts")
+    yield from [(size, most)] * whole
+    yield from [(size, rest)] if rest else []
 
 
 def id_of(*parts: object) -> str:

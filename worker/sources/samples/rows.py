@@ -196,7 +196,11 @@ def meaning(reason: str) -> str:
 
 def content(sample: Sample) -> str:
     """What a sample says, as canonical JSON: equal texts for equal content. When it came is no part of it."""
-    values: dict[str, object] = dict(zip(FIELDS[1:], sample[1:8], strict=True))
+    return content_of(dict(zip(FIELDS[1:], sample[1:8], strict=True)))
+
+
+def content_of(values: Mapping[str, object]) -> str:
+    """As canonical JSON, of a length that the database can index."""
     text = _canonical(values)
     if len(text.encode()) > _INDEXED_BYTES:
         text = _canonical({key: _shortened(value) for key, value in values.items()})

@@ -7,7 +7,9 @@ never billed (S7). Both happen in the transaction given, and may be repeated.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Iterator
 from decimal import Decimal
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -29,8 +31,48 @@ def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> 
     stored = _stored(connection, rows)
     conflicts = [at for at, row in enumerate(rows) if not _same(stored.get(row[0]), row)]
     if conflicts:
-        _quarantine(connection, [(rows[at], origins[at]) for at in conflicts])
+        said = [(rows[at], origins[at]) for at in conflicts]
+        keep_conflicts(connection, [(row[0], origin, content(row), row[8]) for row, origin in said])
     return inserted, conflicts
+
+
+def store_each(
+    connection: sa.Connection, rows: list[Sample], origin: str
+) -> list[Literal["accepted", "duplicate", "conflict"]]:
+    """As `store`, and what became of each. Of equal ids among them the first goes in."""
+    assert rows
+    new = _insert_each(connection, rows)
+    if len(new) == len(rows):
+        return ["accepted"] * len(rows)
+    stored = _stored(connection, rows)
+    found: list[Literal["accepted", "duplicate", "conflict"]] = []
+    conflicts: list[Sample] = []
+    for row in rows:
+        is_new, is_same = row[0] in new, _same(stored.get(row[0]), row)
+        new.discard(row[0])
+        found.append("accepted" if is_new else "duplicate" if is_same else "conflict")
+        if found[-1] == "conflict":
+            conflicts.append(row)
+    if conflicts:
+        keep_conflicts(connection, [(row[0], origin, content(row), row[8]) for row in conflicts])
+    return found
+
+
+def times(connection: sa.Connection, ids: Collection[str]) -> dict[str, int]:
+    """When samples were taken, of those with these ids that are there."""
+    rows = SQL.run(connection, "times", {"sample_ids": sorted(ids)})
+    return {row.id: row.ts for row in rows if row.ts is not None}
+
+
+def _insert_each(connection: sa.Connection, rows: list[Sample]) -> set[str]:
+    """Insert those whose ids are new; these ids."""
+    if connection.dialect.name == "postgresql":
+        arrays = map(list, zip(*rows, strict=True))
+        return set(SQL.run(connection, "insert_each", dict(zip(COLUMNS, arrays, strict=True))).scalars())
+    unknown = list(_unknown(connection, rows))
+    if unknown:
+        connection.exec_driver_sql(SQL.text("insert", "sqlite"), unknown)
+    return {row[0] for row in unknown}
 
 
 def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
@@ -38,15 +80,20 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
     if connection.dialect.name == "postgresql":
         arrays = map(list, zip(*rows, strict=True))
         return SQL.run(connection, "insert", dict(zip(COLUMNS, arrays, strict=True))).rowcount
-    # Looked up before, as nobody else writes meanwhile: a trigger would keep second ones aside as well, and does not
-    # know their file and line.
+    unknown = list(_unknown(connection, rows))
+    # Straight to the driver: a mapping for each row would take longer than to insert it.
+    return connection.exec_driver_sql(SQL.text("insert", "sqlite"), unknown).rowcount if unknown else 0
+
+
+def _unknown(connection: sa.Connection, rows: list[Sample]) -> Iterator[Sample]:
+    """Those whose ids are not there, of equal ids the first. Looked up on SQLite, as nobody else writes meanwhile: a
+    trigger would keep second ones aside as well, and does not know their file and line."""
     names = [row[0] for row in rows]
     there = set(SQL.run(connection, "there", {"sample_ids": json.dumps(names)}).scalars())
-    if there or len(set(names)) < len(names):
-        first = {row[0]: row for row in reversed(rows) if row[0] not in there}
-        rows = list(reversed(first.values()))
-    # Straight to the driver: a mapping for each row would take longer than to insert it.
-    return connection.exec_driver_sql(SQL.text("insert", "sqlite"), rows).rowcount if rows else 0
+    if not there and len(set(names)) == len(names):
+        return iter(rows)
+    first = {row[0]: row for row in reversed(rows) if row[0] not in there}
+    return reversed(first.values())
 
 
 def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[object, ...]]:
@@ -65,9 +112,9 @@ def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
     return stored[:5] == row[:5] and stored[6:8] == row[6:8]
 
 
-def _quarantine(connection: sa.Connection, found: list[tuple[Sample, str]]) -> None:
-    values = [
-        {"sample_id": row[0], "source": origin, "content": content(row), "seen_ms": row[8]} for row, origin in found
-    ]
+def keep_conflicts(connection: sa.Connection, found: Iterable[tuple[str, str, str, int]]) -> None:
+    """Keep what was said otherwise, each once: the sample's id, where that came from, its content, and when."""
+    fields = ("sample_id", "source", "content", "seen_ms")
+    values = [dict(zip(fields, one, strict=True)) for one in found]
     values.sort(key=lambda value: (value["sample_id"], value["content"]))  # as for the samples: no crosswise waiting
     SQL.run(connection, "keep_conflict", values)

@@ -16,6 +16,9 @@ INSERT INTO usage_samples ({columns}) SELECT {columns} FROM unnest(
     CAST(:ingested_at AS bigint[])
 ) WITH ORDINALITY AS incoming ({columns}, n) ORDER BY id COLLATE "C", n ON CONFLICT (id) DO NOTHING
 
+-- name: insert_each
+{insert} RETURNING id
+
 -- name: there
 SELECT id FROM usage_samples WHERE id {among}
 
@@ -28,6 +31,9 @@ IN (SELECT value FROM json_each(:sample_ids))
 
 -- name: among [postgresql]
 = ANY (CAST(:sample_ids AS text[]))
+
+-- name: times
+SELECT id, ts FROM usage_samples WHERE id IN :sample_ids
 
 -- name: keep_conflict
 INSERT INTO sample_conflicts (sample_id, source, content, seen_ms)

@@ -1,0 +1,87 @@
+"""`drawdown event`: finding usage events, and taking them back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import App
+from drawdown.cli.options import Actor, DryRun, PageSize, Reason
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show, table
+from drawdown.schema.audit import require_org
+from drawdown.worker.commands.events import withdraw_events
+from drawdown.worker.views.events import EventRow, list_events, show_event
+
+commands = typer.Typer()
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as the events say it")]
+
+
+@commands.command("list")
+def list_(
+    context: typer.Context,
+    org: Annotated[str, typer.Option("--org", help="Of this organisation")],
+    from_: Annotated[str, typer.Option("--from", help="Used from this time on")],
+    to: Annotated[str, typer.Option("--to", help="Used before this time")] = "now",
+    after: Annotated[str, typer.Option(help="Go on after this sample: a page's `next_after`")] = "",
+    most: PageSize = 100,
+) -> None:
+    """List an organisation's usage events by the time of their use."""
+    app: App = context.obj
+    start, end = app.moment(from_, "--from"), app.moment(to, "--to")
+    app.read(lambda c: require_org(c, org))
+    page = app.read(lambda c: list_events(c, org, start, end, after=after, most=most))
+    columns = ("source", "event", "at", "type", "#quantity", "feature", "subject", "project", "")
+    rows = [
+        (e.source, e.event_id, show_time(e.ts), e.event_type, e.quantity, e.feature or "-", e.subject or "-",
+         e.project or "-", "" if e.withdrawn is None else "withdrawn")
+        for e in page.events
+    ]  # fmt: skip
+    more = (
+        []
+        if page.next_after is None
+        else [f"there are more: --from {show_time(page.next_from_ms)} --after {page.next_after}"]
+    )
+    show(app, vars(page), [table(f"Events of {org}", columns, rows), *more])
+
+
+@commands.command("show")
+def show_(
+    context: typer.Context,
+    source: Source,
+    event: Annotated[str, typer.Argument(metavar="ID", help="The event's id")],
+) -> None:
+    """Show all that an event said, and what became of it."""
+    app: App = context.obj
+    found = app.read(lambda c: show_event(c, source, event))
+    show(app, {"event": found}, [f"{name}: {text}" for name, text in _facts(found).items()])
+
+
+def _facts(found: EventRow) -> dict[str, str]:
+    facts = {**vars(found), "ts": show_time(found.ts), "ingested_ms": show_time(found.ingested_ms)}
+    named = {"ts": "used", "ingested_ms": "came in", "plan_key": "plan", "event_id": "event", "sample_id": "sample"}
+    return {named.get(name, name.replace("_", " ")): str(value) for name, value in facts.items() if value is not None}
+
+
+@commands.command()
+def withdraw(
+    context: typer.Context,
+    source: Source,
+    given: Annotated[list[str], typer.Argument(metavar="ID...", help="Events")],
+    dry_run: DryRun = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Declare events wrong; the next tick gives back what was billed for them. Their ids are never taken again."""
+    app: App = context.obj
+    by = app.by(actor, reason)
+    done = app.write(lambda c: withdraw_events(c, source, given, by), rollback=dry_run)
+    rows = [
+        (event, d.org_id, show_time(d.window_ms), d.interval_s, d.already)
+        for event, d in zip(dict.fromkeys(given), done, strict=True)
+    ]
+    columns = ("event", "org", "window", "#quantity", "withdrawn before")
+    title = "Would withdraw; nothing was changed" if dry_run else "Withdrawn"
+    show(app, {"withdrawn": done, "dry_run": dry_run}, [table(title, columns, rows)])

@@ -1,0 +1,164 @@
+"""Usage events as they are sent: CloudEvents 1.0, or objects with the names of our own envelope.
+
+Guarantee: pure. Each item gives one usage event, or one `Unfit` with a code and a place. What a sender says again gives
+the same event again: extension attributes, which a tracing library changes with each try, are not kept. The official
+`cloudevents` package is not used to read: it takes names that stand twice and numbers that JSON has not, reads all
+numbers as floats, and refuses a batch for one bad event.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from drawdown.events import reading
+from drawdown.events.envelope import Unfit, UsageEvent
+from drawdown.events.fields import moment_of, optional_text, properties_of, quantity_of, text_of
+from drawdown.events.reading import Item
+
+JSON: Final = "application/json"
+EVENT: Final = "application/cloudevents+json"
+BATCH: Final = "application/cloudevents-batch+json"
+LINES: Final = "application/x-ndjson"
+TYPES: Final = (JSON, EVENT, BATCH, LINES)
+"""Of bodies that are read."""
+VERSION: Final = "1.0"
+
+OWN: Final = frozenset(
+    {"source", "event_id", "event_type", "org_id", "subject", "project", "plan_key", "quantity", "occurred_at",
+     "properties"}
+)  # fmt: skip
+"""The names of our envelope. Another is refused: it is one of these mistyped, most likely."""
+
+_PLACES: Final = {
+    "event_id": "id", "event_type": "type", "org_id": "subject", "project": "data.project", "plan_key": "data.plan",
+    "properties": "data",
+}  # fmt: skip
+"""What a CloudEvent calls what the envelope found wrong."""
+_OWN_PLACES: Final = {"time": "occurred_at"}
+_HEADER: Final = "ce-"
+_JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Given:
+    """An event as it was sent. Without a time of its own, it stands at the time of its arrival: a repetition is the
+    same event, whenever it comes, so that its time is looked up where it came before."""
+
+    event: UsageEvent
+    has_time: bool
+
+
+def given(
+    body: bytes, content_type: str, headers: Mapping[str, str], org_id: str | None, now_ms: int
+) -> Iterator[Given | Unfit]:
+    """The events of a body, in order. `headers` have names in lower case; `org_id`: the organisation that the sender
+    is bound to, if it is. Errors: Unreadable, also after some: then none of them counts."""
+    kind = type_of(content_type)
+    if kind == JSON and f"{_HEADER}specversion" in headers:
+        found = _binary(body, headers)
+        yield found if isinstance(found, Unfit) else _read(found, EVENT, org_id, now_ms)
+        return
+    for item in items(body, content_type):
+        yield item if isinstance(item, Unfit) else _read(item, kind, org_id, now_ms)
+
+
+def type_of(content_type: str) -> str:
+    """A Content-Type without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def items(body: bytes, content_type: str) -> Iterator[Item | Unfit]:
+    """What a body of this type holds. Errors: Unreadable."""
+    kind = type_of(content_type)
+    if kind == LINES:
+        return reading.lines(body)
+    if kind == BATCH or (kind == JSON and reading.is_array(body)):
+        return reading.array(body)
+    return iter([reading.one(body)])
+
+
+def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
+    """An event whose attributes stand in headers, percent-encoded, and whose body is its data."""
+    data = reading.one(body)
+    if isinstance(data, Unfit):
+        return data
+    given = {name.removeprefix(_HEADER): unquote(text) for name, text in headers.items() if name.startswith(_HEADER)}
+    return {**given, "data": data}
+
+
+def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> Given | Unfit:
+    is_cloudevent = kind in (EVENT, BATCH) or "specversion" in item
+    try:
+        found = (_of_cloudevent if is_cloudevent else _of_envelope)(item, org_id, now_ms)
+        found.event.require_time(now_ms)
+    except Unfit as error:
+        error.at = (_PLACES if is_cloudevent else _OWN_PLACES).get(error.at, error.at)
+        return error
+    return found
+
+
+def _of_cloudevent(item: Item, org_id: str | None, now_ms: int) -> Given:
+    """The organisation is the subject, unless the sender is bound to one: then the subject is a label."""
+    if text_of(item, "specversion", "specversion") != VERSION:
+        raise Unfit("bad_specversion", f"specversion is {VERSION}: no other version is read", "specversion")
+    source, event_id, event_type = (text_of(item, name, name) for name in ("source", "id", "type"))
+    subject = optional_text(item, "subject", "subject") if org_id else text_of(item, "subject", "subject")
+    data = _data_of(item)
+    rest = {name: value for name, value in data.items() if name not in ("quantity", "project", "plan")}
+    when = item.get("time")
+    event = UsageEvent(
+        source=source,
+        event_id=event_id,
+        event_type=event_type,
+        org_id=org_id or subject or "",
+        quantity=quantity_of(data.get("quantity"), "data.quantity"),
+        occurred_ms=now_ms if when is None else moment_of(text_of(item, "time", "time"), "time"),
+        subject=subject if org_id else None,
+        project=optional_text(data, "project", "data.project"),
+        plan_key=optional_text(data, "plan", "data.plan"),
+        properties=properties_of(rest, "data"),
+    )
+    return Given(event, has_time=when is not None)
+
+
+def _data_of(item: Item) -> Item:
+    """Errors: Unfit `bad_data`, `missing`."""
+    kind = optional_text(item, "datacontenttype", "datacontenttype")
+    if "data_base64" in item or (kind is not None and not _JSON_DATA.fullmatch(kind.partition(";")[0].strip())):
+        raise Unfit("bad_data", "data is a JSON object: what is in other formats is not read", "data")
+    data = item.get("data")
+    if data is None:
+        raise Unfit("missing", "data is missing: it has the quantity", "data")
+    if not isinstance(data, dict):
+        raise Unfit("bad_data", "data is a JSON object, which has the quantity", "data")
+    return data
+
+
+def _of_envelope(item: Item, org_id: str | None, now_ms: int) -> Given:
+    for name in item:
+        if name not in OWN:
+            raise Unfit("unknown_field", f"an event has no {name}: its names are {', '.join(sorted(OWN))}", name)
+    named = optional_text(item, "org_id", "org_id")
+    if org_id is not None and named not in (None, org_id):
+        raise Unfit("foreign_org", f"this key is bound to {org_id}: name that, or use another key", "org_id")
+    found = item.get("properties")
+    if found is not None and not isinstance(found, dict):
+        raise Unfit("wrong_type", "properties is an object", "properties")
+    when = item.get("occurred_at")
+    event = UsageEvent(
+        source=text_of(item, "source", "source"),
+        event_id=text_of(item, "event_id", "event_id"),
+        event_type=text_of(item, "event_type", "event_type"),
+        org_id=org_id or text_of(item, "org_id", "org_id"),
+        quantity=quantity_of(item.get("quantity"), "quantity"),
+        occurred_ms=now_ms if when is None else moment_of(when, "occurred_at"),
+        subject=optional_text(item, "subject", "subject"),
+        project=optional_text(item, "project", "project"),
+        plan_key=optional_text(item, "plan_key", "plan_key"),
+        properties=properties_of(found or {}, "properties"),
+    )
+    return Given(event, has_time=when is not None)

@@ -1,0 +1,135 @@
+"""Single values of an item: a text, a moment, a quantity, labels and properties.
+
+Guarantee: pure and exact. A value is taken as it was meant or refused by a code; no number is rounded, and none costs
+more than its own length.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from drawdown.events.envelope import MAX_QUANTITY, Unfit
+from drawdown.events.reading import MAX_DEPTH, Item
+
+MOST_VALUES: Final = 100
+"""Of an event's own properties, those within one another counted."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
+_TIME: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,]([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:?[0-9]{2})?"
+)
+_NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_MOST_MS: Final = 10**15
+_FINEST: Final = 100
+"""Decimals of a number that are looked at: no number that is meant has more."""
+
+
+def text_of(item: Item, name: str, at: str) -> str:
+    """A text that has to be there. Errors: Unfit `missing`, `wrong_type`."""
+    found = optional_text(item, name, at)
+    if found is None:
+        raise Unfit("missing", f"{at} is missing", at)
+    return found
+
+
+def optional_text(item: Item, name: str, at: str) -> str | None:
+    """A text that may be missing, or null. Errors: Unfit `wrong_type`."""
+    found = item.get(name)
+    if found is not None and not isinstance(found, str):
+        raise Unfit("wrong_type", f"{at} is a text", at)
+    return found
+
+
+def moment_of(value: object, at: str) -> int:
+    """Milliseconds since 1970: of ISO 8601 with its offset, or of a whole number of them. What is finer is cut off.
+
+    Errors: Unfit `bad_time`.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < _MOST_MS:
+            raise Unfit("bad_time", f"{at} counts milliseconds since 1970", at)
+        return value
+    if not isinstance(value, str):
+        raise Unfit("bad_time", f"{at} is a time: 2026-02-03T04:05:06Z, or milliseconds since 1970", at)
+    return _of_iso(value, at)
+
+
+def _of_iso(text: str, at: str) -> int:
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise Unfit("bad_time", f"{at} is ISO 8601: 2026-02-03T04:05:06.789Z", at)
+    day, clock, part, offset = found.groups()
+    if offset is None:
+        raise Unfit("bad_time", f"{at} names no offset: end it with Z, or as +01:00", at)
+    leap = clock.endswith(":60")  # a leap second is the last moment that clocks without one can show
+    try:
+        whole = datetime.fromisoformat(f"{day}T{clock[:6]}59{offset}" if leap else f"{day}T{clock}{offset}".upper())
+        since = whole - _EPOCH
+    except (ValueError, OverflowError):
+        raise Unfit("bad_time", f"{at} is no moment that there is", at) from None
+    ms = 999 if leap else int(((part or "") + "000")[:3])
+    return since // _MS + ms
+
+
+def quantity_of(value: object, at: str) -> int:
+    """A whole number of base units: as a number of JSON, or as the text of one. 3.0 is 3, and 1.5 is refused.
+
+    Errors: Unfit `missing`, `wrong_type`, `not_whole`, `bad_quantity`.
+    """
+    if value is None:
+        raise Unfit("missing", f"{at} is missing", at)
+    number = value
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        number = Decimal(value)
+    if isinstance(number, bool) or not isinstance(number, int | Decimal):
+        raise Unfit("wrong_type", f"{at} is a whole number", at)
+    if not 0 <= number <= MAX_QUANTITY:  # before any arithmetic: 1e999999 has a million digits
+        raise Unfit("bad_quantity", f"{at} is a whole number from 0 to {MAX_QUANTITY:,}", at)
+    if isinstance(number, Decimal) and (number.adjusted() < -_FINEST or number != number.to_integral_value()):
+        raise Unfit("not_whole", f"{at} has parts: count in a smaller unit, so that it is whole", at)
+    return int(number)
+
+
+def properties_of(found: Mapping[str, object], at: str) -> dict[str, object]:
+    """An event's own properties, as they are kept. Errors: Unfit `too_deep`, `properties_too_large`, `bad_text`,
+    `bad_number`."""
+    left = [MOST_VALUES]
+    return {_storable(name, at): _plain(value, f"{at}.{name}", 2, left) for name, value in found.items()}
+
+
+def _plain(value: object, at: str, depth: int, left: list[int]) -> object:
+    left[0] -= 1
+    if left[0] < 0:
+        raise Unfit("properties_too_large", f"properties have {MOST_VALUES} values at most", "properties")
+    if isinstance(value, dict | list) and depth >= MAX_DEPTH:
+        raise Unfit("too_deep", f"objects and arrays lie in one another {MAX_DEPTH} deep at most", at)
+    match value:
+        case str():
+            return _storable(value, at)
+        case Decimal():
+            return _float(value, at)
+        case dict():
+            return {_storable(name, at): _plain(one, f"{at}.{name}", depth + 1, left) for name, one in value.items()}
+        case list():
+            return [_plain(one, f"{at}.{number}", depth + 1, left) for number, one in enumerate(value)]
+    return value
+
+
+def _float(number: Decimal, at: str) -> float:
+    found = float(number)
+    if not math.isfinite(found):
+        raise Unfit("bad_number", f"{at} is a number that no program reads", at)
+    return found
+
+
+def _storable(text: str, at: str) -> str:
+    if _UNSTORABLE.search(text):
+        raise Unfit("bad_text", f"{at} has a NUL, or half of a surrogate pair", at)
+    return text

@@ -1,0 +1,1 @@
+"""Usage that programs send, and ask about."""

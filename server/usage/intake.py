@@ -1,0 +1,148 @@
+"""The way in that events and samples share: a body is bounded, unpacked and read, its items are stored in one
+transaction, and each is answered.
+
+Guarantee: 200 is answered after the commit, and what is wrong with one item stops no other. A batch that was refused
+whole changed nothing. Reading and storing have threads of their own, so that no batch keeps a run, the gate or a
+webhook waiting; as many as MOST_BATCHES are held, and of those AT_ONCE are unpacked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Generic, Literal, TypeVar
+
+import sqlalchemy as sa
+from starlette.requests import Request
+
+from drawdown.events.cloudevents import type_of
+from drawdown.events.envelope import Unfit
+from drawdown.events.reading import Unreadable
+from drawdown.schema import database
+from drawdown.schema.text import MAX_ERROR_CHARS, clean
+from drawdown.server.api.programs import Programs, soon
+from drawdown.server.http.bodies import Budget, body_of
+from drawdown.server.http.errors import SOON, ApiError
+from drawdown.server.http.threads import Threads
+from drawdown.server.http.unpacking import is_packed, unpack
+from drawdown.server.services import Services
+from drawdown.server.usage.quotas import Quotas
+from drawdown.worker.commands.api_keys import ApiKey
+from drawdown.worker.sources.events.store import Status, Taken
+
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Of a body as it is sent."""
+MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
+"""Of a body as it is read: 1,000 items of 8 KB."""
+AT_ONCE: Final = 2
+"""Batches that are read and stored; with all others of the process, fewer than the engine has connections."""
+MOST_BATCHES: Final = 32
+"""Batches at once and waiting."""
+STATUSES: Final = ("accepted", "conflict", "duplicate", "invalid", "pending")
+KINDS: Final = ("events", "samples")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an item. `code` and `message` say why it is not simply taken; `at`: where in it."""
+
+    status: Status
+    code: str | None = None
+    message: str | None = None
+    at: str | None = None
+
+    def said(self) -> dict[str, object]:
+        found = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value if name == "status" else clean(value, MAX_ERROR_CHARS) for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A body as it was sent, unpacked, and who sent it."""
+
+    body: bytes
+    content_type: str
+    headers: Mapping[str, str]
+    key: ApiKey
+    now_ms: int
+
+
+@dataclass(frozen=True)
+class Taker(Generic[T]):
+    """One kind of items: how they are read out of a body, whose each is, and how they are stored."""
+
+    kind: Literal["events", "samples"]
+    scope: str
+    types: Sequence[str]
+    """Of bodies."""
+    read: Callable[[Sent], Iterable[T | Unfit]]
+    org_of: Callable[[T], str]
+    store: Callable[[sa.Connection, Sequence[T], Sent], Sequence[Result]]
+
+
+class Intake:
+    """Of one server. `items` counts what became of items, by kind and status."""
+
+    def __init__(self, services: Services, programs: Programs, budget: Budget, refused: Counter[str]) -> None:
+        self._clock = services.clock
+        self._programs = programs
+        self._budget = budget
+        self._refused = refused
+        self._threads = Threads(services.engine, AT_ONCE, "intake")
+        self._quotas = Quotas()
+        self._batches = 0
+        self.items: Counter[tuple[str, str]] = Counter(
+            dict.fromkeys(((kind, status) for kind in KINDS for status in STATUSES), 0)
+        )
+
+    def close(self) -> None:
+        self._threads.close()
+
+    async def take(self, request: Request, taker: Taker[T]) -> list[Result]:
+        """What became of each item of a body, in order. Errors: ApiError, and then nothing was taken."""
+        return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
+
+    async def _take(self, request: Request, taker: Taker[T], key: ApiKey) -> list[Result]:
+        kind = request.headers.get("content-type", "")
+        if type_of(kind) not in taker.types:
+            raise ApiError(415, "not_json", f"send one of {', '.join(taker.types)}")
+        packed = is_packed(request.headers.get("content-encoding", ""))
+        if self._batches >= MOST_BATCHES:
+            self._refused["batches"] += 1
+            raise ApiError(429, "busy", "too many batches wait here; send it again", headers=SOON)
+        self._batches += 1
+        try:
+            async with body_of(request, MAX_BYTES, self._budget) as body:
+
+                def work(engine: sa.Engine) -> list[Result]:
+                    whole = unpack(body, MAX_UNPACKED_BYTES) if packed else body
+                    return self._done(engine, taker, Sent(whole, kind, headers, key, self._clock.now_ms()))
+
+                headers = dict(request.headers)
+                found = await soon(self._threads.run(work))
+        finally:
+            self._batches -= 1
+        self.items.update((taker.kind, one.status) for one in found)
+        return found
+
+    def _done(self, engine: sa.Engine, taker: Taker[T], sent: Sent) -> list[Result]:
+        try:
+            read = list(taker.read(sent))
+        except Unreadable as error:
+            raise ApiError(413 if error.code == "too_large" else 400, error.code, str(error)) from None
+        fit = [one for one in read if not isinstance(one, Unfit)]
+        self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
+        stored = iter(database.write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
+        return [_unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
+
+
+def result_of(taken: Taken) -> Result:
+    return Result(taken.status, taken.code, taken.message, "" if taken.status == "invalid" else None)
+
+
+def _unfit(error: Unfit) -> Result:
+    return Result("invalid", error.code, str(error), error.at)

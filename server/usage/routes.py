@@ -1,0 +1,62 @@
+"""GET /v1/usage: what an organisation used, as `drawdown usage` says it. Guarantee: reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.schema.units import window_of
+from drawdown.server.api.described import operation
+from drawdown.server.api.programs import Programs, Said
+from drawdown.server.http.errors import ApiError
+from drawdown.server.usage import usage_models as models
+from drawdown.worker.views.usage import UsageRow, read_usage
+
+SCOPE: Final = "usage:read"
+
+
+class UsageRoutes:
+    """The route."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        known = (401, 403, 404, 422, 429, 500, 503)
+        described = operation(models.UsageAnswer, *known, query=models.UsageQuery, scope=SCOPE)
+        router.add_api_route("/v1/usage/{org:id}", self.usage, methods=["GET"], **described)
+        return router
+
+    async def usage(self, org: str, request: Request) -> JSONResponse:
+        """What an organisation used, and what of it is sealed, by feature, day, sandbox, project or subject."""
+        return await self._programs.ask(request, SCOPE, models.UsageQuery, partial(_usage, org=org))
+
+
+def _usage(connection: sa.Connection, query: models.UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
+    to_ms = window_of(said.now_ms) if query.to_ms is None else query.to_ms
+    found = read_usage(connection, said.require_org(org), query.from_ms, to_ms, query.by)
+    begin = 0 if query.after is None else _after(found.rows, query.after)
+    page = found.rows[begin : begin + query.most]
+    more = _name(page[-1]) if begin + len(page) < len(found.rows) else None
+    carried = [vars(one) for one in found.carried]
+    return {**vars(found), "rows": [vars(row) for row in page], "carried": carried, "next": more}
+
+
+def _name(row: UsageRow) -> str:
+    """No feature has a colon in its name, and no unit."""
+    return f"{row.feature}:{row.unit}:{row.what}"
+
+
+def _after(rows: Sequence[UsageRow], name: str) -> int:
+    """Where the page after the row of this name begins. Errors: ApiError 422."""
+    for at, row in enumerate(rows):
+        if _name(row) == name:
+            return at + 1
+    raise ApiError(422, "bad_value", "`after` is `next` of a page, and that row is there no more: begin anew")

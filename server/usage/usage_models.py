@@ -1,0 +1,90 @@
+"""The query and the answer of GET /v1/usage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
+
+from drawdown.events.fields import moment_of
+from drawdown.server.api.run_models import MOST_ROWS
+
+_MAX_CHARS: Final = 40
+
+
+def _moment(value: object) -> int:
+    """Milliseconds since 1970. Errors: Unfit, which is a ValueError to pydantic."""
+    text = str(value)
+    if len(text) <= _MAX_CHARS and text.isascii() and text.isdecimal():
+        return moment_of(int(text), "it")
+    return moment_of(f"{text}T00:00:00Z" if len(text) == len("2026-02-03") else text, "it")
+
+
+Moment = Annotated[
+    int,
+    BeforeValidator(_moment),
+    WithJsonSchema({"type": "string", "description": "2026-02-03, 2026-02-03T04:05:00Z, or milliseconds since 1970"}),
+]
+
+
+class UsageQuery(BaseModel):
+    """What was used in windows from `from` on and before `to` (now, if it is not said). `after`: `next` of the page
+    before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_ms: Annotated[Moment, Field(alias="from")]
+    to_ms: Annotated[Moment | None, Field(alias="to")] = None
+    by: Literal["feature", "day", "sandbox", "project", "subject"] = "feature"
+    most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = MOST_ROWS
+    after: Annotated[str, Field(max_length=300)] | None = None
+
+
+class UsageRowAnswer(BaseModel):
+    """Base units of a feature: seconds (`s`), MB-seconds (`mb_s`) or `units`. `what`: the day, sandbox, project or
+    subject; empty: none was said, or it was pruned. `feature` empty: nothing makes one of it yet. `sealed` null: no
+    push says for which of them it is."""
+
+    what: str
+    feature: str
+    unit: str
+    used: int
+    sealed: int | None
+
+
+class CarriedAnswer(BaseModel):
+    """Base units that are sealed and wait for a whole unit of their provider."""
+
+    provider: str
+    customer_id: str
+    feature: str
+    quantity: int
+
+
+USAGE_EXAMPLE: Final[JsonDict] = {
+    "org_id": "acme",
+    "by": "day",
+    "from_ms": 1_770_076_800_000,
+    "to_ms": 1_770_163_200_000,
+    "pruned": False,
+    "rows": [{"what": "2026-02-03", "feature": "render", "unit": "units", "used": 3, "sealed": 3}],
+    "carried": [],
+    "next": None,
+}
+
+
+class UsageAnswer(BaseModel):
+    """An organisation's usage. `pruned`: of the range's beginning, samples are gone: there, used is what was sealed.
+    `next` of a page is `after` of the next one."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [USAGE_EXAMPLE]})
+
+    org_id: str
+    by: str
+    from_ms: int
+    to_ms: int
+    pruned: bool
+    rows: list[UsageRowAnswer]
+    carried: list[CarriedAnswer]
+    next: str | None

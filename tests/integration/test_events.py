@@ -1,0 +1,415 @@
+"""Usage events become samples, and are sealed, pushed, withdrawn and proven as all usage, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.events.envelope import MAX_QUANTITY, UsageEvent
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, WINDOW_MS
+from drawdown.worker.commands.events import withdraw_events
+from drawdown.worker.commands.features import end_feature, map_event, map_size
+from drawdown.worker.commands.prune import prune, raise_floors
+from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.sources.events.store import Taken, sample_id_of, sandbox_of, take
+from drawdown.worker.sources.events.types import meters
+from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
+from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
+from tests.world import T0, Fleet
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    made = Fleet(engine)
+    made.clock.at_ms = T0 + 10
+    return made
+
+
+def sealed(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT window_ms, feature, revision, sealed_qty, state FROM pushes ORDER BY 1, 2, 3")
+
+
+def test_events_are_billed_as_the_sum_of_what_they_count(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    assert statuses(told(fleet, event("a", 3), event("b", 4), event("c", 0))) == [("accepted", None)] * 3
+    fleet.sample("acme", T0 + 1, 60)
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    assert sealed(fleet) == [(T0, "compute_1gb", 0, 60, "accepted"), (T0, "render", 0, 7, "accepted")]
+    charged = "SELECT amount_micro FROM ledger_entries WHERE feature = 'render'"
+    assert fleet.rows(charged) == [(14,)]
+    clean(fleet)
+
+
+def test_an_event_is_kept_as_it_was_said_beside_its_sample(fleet: Fleet) -> None:
+    more = {"subject": "u-1", "project": "site", "plan_key": "pro", "properties": {"b": "ü", "a": [1]}}
+    told(fleet, event("a", 3, **more))
+    assert fleet.rows("SELECT * FROM usage_events") == [
+        (sample_id_of("app", "a"), "app", "a", RENDER, "acme", 3, T0 + 1, "u-1", "site", "pro", '{"a":[1],"b":"ü"}',
+         T0 + 10)
+    ]  # fmt: skip
+    meter = fleet.one("SELECT meter FROM event_types")
+    sample = (
+        "SELECT id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at, problem FROM usage_samples"
+    )
+    assert fleet.rows(sample) == [
+        (sample_id_of("app", "a"), "acme", "event:page.render", "events", meter, 3, T0 + 1, T0 + 10, None)
+    ]
+    assert meter == MAX_MEMORY_MB + 1
+
+
+def test_ids_of_samples_tell_keys_apart() -> None:
+    keys = [("a", "bc"), ("ab", "c"), ("abc", ""), ("bc", "a")]
+    assert len({sample_id_of(*key) for key in keys}) == len(keys)
+    assert len({sandbox_of("x" * 200), sandbox_of("x" * 199 + "y"), sandbox_of("x")}) == 3
+    assert all(len(sandbox_of("x" * count)) <= 200 for count in (1, 194, 195, 200))
+
+
+def test_the_same_event_again_is_a_duplicate_and_billed_once(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    assert statuses(told(fleet, event("a", 3), event("a", 3), event("b"))) == [
+        ("accepted", None), ("duplicate", None), ("accepted", None),
+    ]  # fmt: skip
+    assert statuses(told(fleet, event("b"), event("a", 3))) == [("duplicate", None)] * 2
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    assert statuses(told(fleet, event("a", 3))) == [("duplicate", None)]
+    assert [row[3] for row in sealed(fleet)] == [4]
+
+
+OTHERWISE: dict[str, Any] = {
+    "quantity": 4, "event_type": "page.view", "org_id": "other", "occurred_ms": T0 + 2, "subject": "u-2",
+    "project": "other", "plan_key": "free", "properties": {"a": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", OTHERWISE)
+def test_the_same_key_with_other_content_is_a_conflict_and_kept_aside(fleet: Fleet, field: str) -> None:
+    billed_by_units(fleet, "acme", "other")
+    said: dict[str, Any] = {
+        "quantity": 3,
+        "subject": "u-1",
+        "project": "site",
+        "plan_key": "pro",
+        "properties": {"a": 1},
+    }
+    first = event("a", **said)
+    second = event("a", **{**said, field: OTHERWISE[field]})
+    assert statuses(told(fleet, first, second)) == [("accepted", None), ("conflict", "other_content")]
+    for batch in ((second,), (second, first), (event("b"), second)):
+        answers = told(fleet, *batch)
+        found = {one.event_id + str(one == second): answer.status for one, answer in zip(batch, answers, strict=True)}
+        assert found["aTrue"] == "conflict"
+        assert found.get("aFalse", "duplicate") == "duplicate"
+    kept = fleet.rows("SELECT sample_id, source FROM sample_conflicts")
+    assert kept == [(sample_id_of("app", "a"), "event:app")], "once, however often it is said"
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    assert [row[3] for row in sealed(fleet)] == [3 + 1]
+    page = read(fleet.engine, lambda c: list_quarantined(c, QuarantineFilter(), fleet.clock.at_ms))
+    assert [(one.sample_id, one.reason) for one in page.samples] == [(sample_id_of("app", "a"), "id_conflict")]
+    clean(fleet)
+
+
+def test_what_is_wrong_with_one_leaves_the_others_alone(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    write(fleet.engine, lambda c: raise_floors(c, before=T0, by=fleet.by))
+    answers = told(
+        fleet,
+        event("ancient", occurred_ms=5),
+        event("late", occurred_ms=T0 - 1),
+        event("early", occurred_ms=fleet.clock.at_ms + FUTURE_SLACK_MS + 1),
+        event("early", occurred_ms=fleet.clock.at_ms + FUTURE_SLACK_MS),
+        event("good"),
+        event("late", occurred_ms=T0 - 1),
+        event("late"),
+    )
+    assert statuses(answers) == [
+        ("invalid", "too_old"), ("invalid", "too_late"), ("invalid", "in_the_future"), ("accepted", None),
+        ("accepted", None), ("invalid", "too_late"), ("invalid", "key_repeated"),
+    ]  # fmt: skip
+    assert fleet.rows("SELECT event_id FROM usage_events ORDER BY 1") == [("early",), ("good",)]
+    assert statuses(told(fleet, event("late"))) == [("accepted", None)], "nothing was taken by that key"
+    assert told(fleet) == []
+
+
+def test_usage_waits_for_a_feature_and_a_biller_and_is_billed_once(fleet: Fleet) -> None:
+    assert statuses(told(fleet, event("a", 5))) == [("pending", "unassigned")]
+    fleet.assign("acme", from_ms=T0)
+    assert statuses(told(fleet, event("b", 6))) == [("pending", "unmapped")]
+    assert statuses(told(fleet, event("x", org_id="free"))) == [("pending", "unassigned")]
+    fleet.assign("free", provider="legacy", from_ms=T0)
+    assert statuses(told(fleet, event("y", org_id="free"))) == [("accepted", None)]
+    report = fleet.tick(T0 + 2 * WINDOW_MS)
+    assert (report.left.pending_s, report.left.pending_units) == ({}, {"no_mapping": 11})
+    with pytest.raises(Refused, match="--dry-run"):
+        write(fleet.engine, lambda c: map_event(c, RENDER, "render", fleet.by, from_ms=T0))
+    found = mapped(fleet)
+    assert (found.mended_s, found.mended_windows, found.mended_sizes) == (11, 1, 1)
+    for _ in range(2):
+        assert fleet.tick_windows(1).left.pending_units == {}
+        assert [row[:4] for row in sealed(fleet)] == [(T0, "render", 0, 11)]
+    clean(fleet)
+
+
+def test_a_late_event_falls_into_its_own_window(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    told(fleet, event("a", 3))
+    fleet.tick(T0 + 4 * WINDOW_MS)
+    assert statuses(told(fleet, event("b", 4))) == [("accepted", None)]
+    fleet.tick_windows(1)
+    assert sealed(fleet) == [(T0, "render", 0, 3, "accepted"), (T0, "render", 1, 4, "accepted")]
+    clean(fleet)
+
+
+@pytest.mark.parametrize("by_sample", [False, True])
+def test_a_withdrawn_event_is_given_back_and_its_id_never_taken_again(fleet: Fleet, *, by_sample: bool) -> None:
+    billed_by_units(fleet, "acme")
+    told(fleet, event("a", 3), event("b", 4))
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    if by_sample:
+        write(fleet.engine, lambda c: withdraw(c, [sample_id_of("app", "a")], fleet.by))
+    else:
+        withdrawn(fleet, "a")
+        withdrawn(fleet, "a")
+    fleet.tick_windows(1)
+    assert [row[3] for row in sealed(fleet)] == [7, -3]
+    assert statuses(told(fleet, event("a", 3))) == [("duplicate", "withdrawn")]
+    assert statuses(told(fleet, event("a", 9))) == [("conflict", "other_content")]
+    assert statuses(told(fleet, event("a-right", 2))) == [("accepted", None)]
+    fleet.tick_windows(1)
+    assert [row[3] for row in sealed(fleet)] == [7, -3, 2]
+    clean(fleet)
+
+
+def test_an_event_there_is_not_is_not_withdrawn(fleet: Fleet) -> None:
+    told(fleet, event("a"))
+    with pytest.raises(Refused, match="no event b of app"):
+        withdrawn(fleet, "a", "b")
+    assert fleet.rows("SELECT * FROM withdrawals") == []
+    with pytest.raises(UnknownId, match="did you mean app"):
+        read(fleet.engine, lambda c: withdraw_events(c, "apps", ["a"], fleet.by))
+
+
+def test_a_prune_takes_events_along_and_a_withdrawn_id_stays_out_for_good(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    told(fleet, event("a", 3), event("gone", 4), event("new", 5, occurred_ms=fleet.clock.at_ms))
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    withdrawn(fleet, "gone")
+    fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
+    told(fleet, event("kept", 6, occurred_ms=fleet.clock.at_ms))
+    assert prune(partial(write, fleet.engine), T0 + DAY_MS, fleet.by).samples == 3
+    assert fleet.rows("SELECT event_id FROM usage_events") == [("kept",)]
+    clean(fleet)
+    assert statuses(told(fleet, event("a", 3), event("gone", 4))) == [("invalid", "too_late")] * 2
+    now = fleet.clock.at_ms
+    assert statuses(told(fleet, event("gone", 4, occurred_ms=now))) == [("invalid", "withdrawn")]
+    assert statuses(told(fleet, event("a", 3, occurred_ms=now))) == [("accepted", None)], "keys hold above the floor"
+    fleet.tick_windows(2)
+    clean(fleet)
+
+
+def test_no_tier_and_no_open_top_takes_what_events_count(fleet: Fleet) -> None:
+    fleet.assign("acme", from_ms=T0)
+
+    def work(connection: sa.Connection) -> None:
+        for size in (None, MAX_MEMORY_MB):
+            map_size(connection, "rest", fleet.by, kind="up_to", memory_mb=size, unit="mb_s", from_ms=T0)
+
+    write(fleet.engine, work)
+    told(fleet, event("a", 5))
+    fleet.sample("acme", T0 + 1, 2, memory_mb=MAX_MEMORY_MB)
+    report = fleet.tick(T0 + 2 * WINDOW_MS)
+    assert [row[:4] for row in sealed(fleet)] == [(T0, "rest", 0, 2 * MAX_MEMORY_MB)]
+    assert report.left.pending_units == {"no_mapping": 5}
+    clean(fleet)
+    mapped(fleet)
+    fleet.tick_windows(1)
+    assert [row[1:4] for row in sealed(fleet)] == [("render", 0, 5), ("rest", 0, 2 * MAX_MEMORY_MB)]
+    clean(fleet)
+
+
+def test_the_largest_quantities_are_exact(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    told(fleet, *(event(str(number), MAX_QUANTITY - number) for number in range(9)))
+    fleet.sample("acme", T0 + 1, 86_400)
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    assert [row[3] for row in sealed(fleet)] == [86_400, 9 * MAX_QUANTITY - 36]
+    withdrawn(fleet, "0")
+    fleet.tick_windows(1)
+    assert [row[3] for row in sealed(fleet)] == [86_400, 9 * MAX_QUANTITY - 36, -MAX_QUANTITY]
+    clean(fleet)
+
+
+def test_a_feature_ends_and_another_takes_its_place(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    told(fleet, event("a", 3))
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    ends = T0 + 3 * WINDOW_MS
+    write(fleet.engine, lambda c: end_feature(c, "render", fleet.by, from_ms=ends))
+    told(fleet, event("b", 4, occurred_ms=ends - 1), event("c", 5, occurred_ms=fleet.clock.at_ms))
+    fleet.clock.at_ms = ends + 10
+    assert statuses(told(fleet, event("d", 6, occurred_ms=ends))) == [("pending", "unmapped")]
+    assert fleet.tick(ends + 3 * WINDOW_MS).left.pending_units == {"no_mapping": 6}
+    mapped(fleet, feature="drawing", from_ms=ends)
+    fleet.tick_windows(1)
+    assert sum(int(str(row[3])) for row in sealed(fleet) if row[1] == "render") == 12
+    assert [row[3] for row in sealed(fleet) if row[1] == "drawing"] == [6]
+    with pytest.raises(Refused, match=r"event type page\.render is render in windows"):
+        mapped(fleet, feature="drawing", from_ms=T0)
+    clean(fleet)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "feature", "unit", "error"),
+    [
+        (RENDER, "Render", "units", UsageError),
+        (RENDER, "render", "s", UsageError),
+        ("", "render", "units", UsageError),
+        ("x\n", "render", "units", UsageError),
+        (RENDER, "compute_1gb", "units", Refused),
+    ],
+)
+def test_a_mapping_that_cannot_be_is_refused(
+    fleet: Fleet, event_type: str, feature: str, unit: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        write(fleet.engine, lambda c: map_event(c, event_type, feature, fleet.by, unit=unit))
+    assert fleet.rows("SELECT * FROM event_types") == []
+
+
+def test_sizes_have_no_feature_that_counts_units(fleet: Fleet) -> None:
+    mapped(fleet)
+    with pytest.raises(Refused, match=r"counted in units \(the event type page\.render"):
+        write(fleet.engine, lambda c: map_size(c, "render", fleet.by, kind="exact", memory_mb=77, unit="s"))
+    for size, unit in ((MAX_MEMORY_MB + 1, "units"), (77, "units"), (MAX_METER, "s")):
+        with pytest.raises(UsageError):
+            write(
+                fleet.engine,
+                lambda c, size=size, unit=unit: map_size(c, "x", fleet.by, kind="exact", memory_mb=size, unit=unit),  # type: ignore[misc]
+            )
+
+
+def test_a_mistyped_type_or_feature_is_refused_and_others_need_no_more(fleet: Fleet) -> None:
+    def add(event_type: str, feature: str, *, new: bool = False) -> object:
+        return write(fleet.engine, lambda c: map_event(c, event_type, feature, fleet.by, new=new))
+
+    add(RENDER, "render")
+    for slip in (("page.rendr", "render"), (RENDER, "rendr"), ("page.view", "rendre")):
+        with pytest.raises(UnknownId, match="did you mean"):
+            add(*slip)
+    add("page.rendr", "rendr", new=True)
+    add("email", "mail")
+    assert fleet.one("SELECT COUNT(*) FROM event_types") == 3
+
+
+def test_there_are_so_many_types_and_no_more(fleet: Fleet) -> None:
+    fleet.assign("acme", from_ms=T0)
+    fleet.write(
+        "INSERT INTO event_types (event_type, meter, first_seen_ms) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL "
+        f"SELECT i + 1 FROM n WHERE i < {MAX_EVENT_TYPES - 2}) SELECT 't' || i, {MAX_MEMORY_MB} + i, 0 FROM n"
+    )
+    answers = told(fleet, *(event(name, event_type=name) for name in ("c", "a", "b", "t1")))
+    assert statuses(answers) == [
+        ("invalid", "too_many_types"), ("pending", "unmapped"), ("pending", "unmapped"), ("pending", "unmapped"),
+    ]  # fmt: skip
+    assert fleet.one("SELECT MAX(meter) FROM event_types") == MAX_METER
+    assert statuses(told(fleet, event("c", event_type="c"), event("d", event_type="a"))) == [
+        ("invalid", "too_many_types"), ("pending", "unmapped"),
+    ]  # fmt: skip
+    with pytest.raises(Refused, match="10,000 event types"):
+        mapped(fleet, "c")
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    clean(fleet)
+
+
+def test_a_sample_of_a_host_has_no_meter(fleet: Fleet) -> None:
+    """What a host writes by mistake stays quarantined, as it was before there were meters."""
+    told(fleet, event("a"))
+    for size, seconds, reason in (
+        (MAX_MEMORY_MB + 1, 60, "memory_out_of_bounds"),
+        (MAX_METER, 60, "memory_out_of_bounds"),
+        (MAX_METER + 1, 60, "memory_out_of_bounds"),
+        (MAX_MEMORY_MB, 86_401, "interval_over_a_day"),
+    ):
+        name = fleet.sample("acme", T0 + 1, seconds, memory_mb=size)
+        assert fleet.one("SELECT problem FROM usage_samples WHERE id = :id", id=name) == reason
+
+
+def at_once(engine: sa.Engine, works: list[Callable[[sa.Connection], list[Taken]]]) -> list[list[Taken]]:
+    """Transactions that begin together, each in its own thread."""
+    barrier = Barrier(len(works))
+
+    def one(work: Callable[[sa.Connection], list[Taken]]) -> list[Taken]:
+        barrier.wait()
+        return write(engine, work)
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(one, works))
+
+
+def test_batches_of_the_same_events_at_once_take_each_once(fleet: Fleet) -> None:
+    """In opposite orders, with types that nobody has seen yet: nobody waits crosswise, and nothing fails."""
+    fleet.assign("acme", from_ms=T0)
+    for number in range(6):
+        events = [event(f"{number}-{i}", i, event_type=f"t{number}-{i % 7}") for i in range(200)]
+
+        def work(connection: sa.Connection, batch: list[UsageEvent]) -> list[Taken]:
+            return take(connection, batch, T0 + 10)
+
+        batches = [events, events[::-1], events[50:150]]
+        found = at_once(fleet.engine, [partial(work, batch=batch) for batch in batches])
+        names = [one.event_id for batch in batches for one in batch]
+        answers = [one.status for answers in found for one in answers]
+        for each in events:
+            mine = [answer for name, answer in zip(names, answers, strict=True) if name == each.event_id]
+            assert sorted(mine, reverse=True)[0] == "pending"
+            assert mine.count("pending") == 1
+            assert set(mine) <= {"pending", "duplicate"}
+    assert fleet.one("SELECT COUNT(*) FROM usage_events") == 1_200
+    assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 1_200
+    assert (
+        fleet.one("SELECT COUNT(DISTINCT meter) FROM event_types")
+        == 42
+        == fleet.one("SELECT COUNT(*) FROM event_types")
+    )
+    clean(fleet)
+
+
+def test_a_type_that_was_rolled_back_takes_no_number_away(postgres: sa.Engine) -> None:
+    fleet = Fleet(postgres)
+    with postgres.begin() as open_:
+        assert meters(open_, ["a", "b"], T0) == {"a": MAX_MEMORY_MB + 1, "b": MAX_MEMORY_MB + 2}
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(write, postgres, lambda c: meters(c, ["b", "c"], T0))
+            open_.rollback()
+            assert other.result(10) == {"b": MAX_MEMORY_MB + 1, "c": MAX_MEMORY_MB + 2}
+    assert write(fleet.engine, lambda c: meters(c, ["a", "c"], T0)) == {"a": MAX_MEMORY_MB + 3, "c": MAX_MEMORY_MB + 2}
+
+
+def test_a_batch_is_a_few_statements(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    count = 0
+
+    def counted(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    def taking(batch: list[UsageEvent]) -> int:
+        nonlocal count
+        count = 0
+        write(engine, lambda c: take(c, batch, T0 + 10))
+        return count
+
+    sa.event.listen(engine, "before_cursor_execute", counted)
+    small, large = ([event(f"{size}-{i}") for i in range(size)] for size in (2, 1_000))
+    taking(small)
+    assert taking(large) <= 12
+    assert taking(large) <= taking(small) + 1

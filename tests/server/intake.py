@@ -1,0 +1,85 @@
+"""Programs that send events and samples."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any, Final
+
+import httpx
+
+from drawdown.schema.database import read, write
+from drawdown.worker.commands.prune import raise_floors
+from drawdown.worker.verify.verify import verify
+from tests.server.house import Caller, House
+from tests.server.program import key_of, make_key
+from tests.world import T0
+
+SENDER: Final = ("events:write", "samples:write", "usage:read")
+EVENTS: Final = "/v1/events"
+SAMPLES: Final = "/v1/samples"
+TIME: Final = "2026-01-01T00:00:01Z"
+RENDER: Final = "page.render"
+
+
+def event(event_id: str = "e1", quantity: object = 3, **changes: Any) -> dict[str, Any]:
+    """A CloudEvent of acme's, a second after the world began; `…` takes a name away."""
+    whole = {"specversion": "1.0", "id": event_id, "source": "/web", "type": RENDER, "subject": "acme", "time": TIME,
+             "data": {"quantity": quantity}, **changes}  # fmt: skip
+    return {name: value for name, value in whole.items() if value is not ...}
+
+
+def sample(sample_id: str = "s1", **changes: Any) -> dict[str, Any]:
+    """A sample of acme's, a second after the world began."""
+    whole = {"id": sample_id, "org_id": "acme", "sandbox_id": "box", "cell_id": "cell-1", "memory_mb": 1024,
+             "interval_s": 60, "ts": T0 + 1_000, **changes}  # fmt: skip
+    return {name: value for name, value in whole.items() if value is not ...}
+
+
+class Sender:
+    """One program; each answer is held to the description (`Caller.send`)."""
+
+    def __init__(self, caller: Caller, name: str = "app") -> None:
+        self.caller, self.name = caller, name
+
+    async def send(
+        self, path: str, items: Any, kind: str = "application/json", *, packed: bool = False, **headers: str
+    ) -> httpx.Response:
+        body = items if isinstance(items, bytes) else json.dumps(items).encode()
+        head = {"authorization": f"Bearer {key_of(self.name)}", "content-type": kind, **headers}
+        if packed:
+            body, head = gzip.compress(body), {**head, "content-encoding": "gzip"}
+        return await self.caller.send("POST", path, body, head)
+
+    async def told(self, path: str, items: Any, kind: str = "application/json", **more: Any) -> list[tuple[str, ...]]:
+        """Each item's status, and code where it has one."""
+        answer = await self.send(path, items, kind, **more)
+        assert answer.status_code == 200, answer.text
+        return said(answer)
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self.caller.get(path, authorization=f"Bearer {key_of(self.name)}")
+
+
+def said(answer: httpx.Response) -> list[tuple[str, ...]]:
+    results = answer.json()["results"]
+    for one in results:
+        assert set(one) <= {"status", "code", "message", "at"}, one
+        assert (one["status"] in ("accepted", "duplicate")) or (one["code"] and one["message"]), one
+        assert ("at" in one) == (one["status"] == "invalid"), one
+    return [(one["status"], one["code"]) if "code" in one else (one["status"],) for one in results]
+
+
+def sender(house: House, name: str = "app", **bound: Any) -> None:
+    make_key(house, name, *SENDER, **bound)
+
+
+def close(house: House, before_ms: int) -> None:
+    """Close what lies before a moment for good."""
+    house.fleet.tick(house.clock.at_ms)
+    write(house.fleet.engine, lambda c: raise_floors(c, before=before_ms, by=house.fleet.by))
+
+
+def clean(house: House) -> None:
+    breaches = read(house.fleet.engine, verify).breaches
+    assert breaches == [], breaches

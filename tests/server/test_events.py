@@ -1,0 +1,260 @@
+"""Usage events over HTTP: each item answered for itself, taken once, and billed with its window."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES
+from drawdown.events.envelope import UsageEvent
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.server.usage import events as way_in
+from drawdown.worker.sources.events.store import Taken, take
+from tests.integration.telling_events import billed_by_units
+from tests.server.house import Caller, House, served
+from tests.server.intake import EVENTS, RENDER, TIME, Sender, clean, close, event, said, sender
+from tests.server.program import make_key, refused
+from tests.world import T0
+
+OWN: Final = {
+    "source": "/web",
+    "event_id": "e1",
+    "event_type": RENDER,
+    "org_id": "acme",
+    "quantity": 3,
+    "occurred_at": TIME,
+}
+
+
+@pytest.fixture
+def shop(house: House) -> House:
+    """acme is billed for renders; the clock shows ten seconds after its first window began."""
+    house.clock.at_ms = T0 + 10_000
+    billed_by_units(house.fleet, "acme")
+    sender(house)
+    return house
+
+
+def sealed(house: House) -> list[tuple[object, ...]]:
+    return house.fleet.rows("SELECT window_ms, feature, sealed_qty FROM pushes ORDER BY 1, 2")
+
+
+def test_an_event_is_taken_once_and_billed_with_its_window(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        assert await send.told(EVENTS, event(), EVENT) == [("accepted",)]
+        assert await send.told(EVENTS, event(), EVENT) == [("duplicate",)]
+        assert await send.told(EVENTS, event(quantity=4), EVENT) == [("conflict", "other_content")]
+        text = (await caller.get("/metrics")).text
+        for status, count in (("accepted", 1), ("duplicate", 1), ("conflict", 1), ("invalid", 0), ("pending", 0)):
+            assert f'drawdown_intake_items_total{{kind="events",status="{status}"}} {count}.0' in text
+
+    served(shop, work)
+    shop.fleet.tick(T0 + 2 * WINDOW_MS)
+    assert sealed(shop) == [(T0, "render", 3)]
+    clean(shop)
+
+
+def test_each_shape_says_the_same_event(shop: House) -> None:
+    binary = {f"ce-{name}": value for name, value in event().items() if name != "data"}
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        assert await send.told(EVENTS, event(), EVENT) == [("accepted",)]
+        for items, kind, more in (
+            (event(), JSON, {}), ([event()], JSON, {}), ([event()], BATCH, {}), ([event(), event()], BATCH, {}),
+            ({"quantity": 3}, JSON, binary), (event(), LINES, {}), (OWN, JSON, {}), ([OWN], JSON, {}),
+            (json.dumps(OWN).encode() + b"\n\n" + json.dumps(event()).encode(), LINES, {}),
+            (event(), EVENT, {"packed": True}), ([event()], BATCH, {"packed": True}),
+        ):  # fmt: skip
+            told = await send.told(EVENTS, items, kind, **more)
+            assert set(told) == {("duplicate",)}, (items, kind, told)
+
+    served(shop, work)
+    assert shop.fleet.one("SELECT COUNT(*) FROM usage_events") == 1
+
+
+BAD: Final[list[tuple[Any, str, str, str]]] = [
+    (3, "invalid", "not_an_object", ""), (b"nonsense", "invalid", "not_json", ""),
+    (b'{"a": 1, "a": 2}', "invalid", "duplicate_keys", ""), (b'{"a": NaN}', "invalid", "not_json", ""),
+    (b'{"a":' * 2_000 + b"1" + b"}" * 2_000, "invalid", "too_deep", ""),
+    (event(data={"quantity": 1, "x": "y" * 20_000}), "invalid", "too_large", ""),
+    (event(data={"quantity": 1, "x": "y" * 5_000}), "invalid", "properties_too_large", "data"),
+    (event(data={"quantity": 1, "x": "a\x00"}), "invalid", "bad_text", "data.x"),
+    (event(data={"quantity": 1, "x": "\ud800"}), "invalid", "bad_text", "data.x"),
+    (event(id=7), "invalid", "wrong_type", "id"), (event(id="\x00"), "invalid", "bad_id", "id"),
+    (event(quantity=1.5), "invalid", "not_whole", "data.quantity"),
+    (event(quantity=10**30), "invalid", "bad_quantity", "data.quantity"),
+    (event(quantity=-1), "invalid", "bad_quantity", "data.quantity"),
+    (event(quantity=True), "invalid", "wrong_type", "data.quantity"),
+    (event(time="2026-01-01T00:06:00Z"), "invalid", "in_the_future", "time"),
+    (event(time="1999-12-31T00:00:00Z"), "invalid", "too_old", "time"),
+    (event(time="2025-01-01T00:00:00Z"), "invalid", "too_late", ""),
+    (event(subject=...), "invalid", "missing", "subject"),
+    (event(specversion="0.3"), "invalid", "bad_specversion", "specversion"),
+    ({**OWN, "quantitiy": 3}, "invalid", "unknown_field", "quantitiy"),
+    (event("first", 4), "conflict", "other_content", ""), (event("first"), "duplicate", "", ""),
+    (event("un", type="un.mapped"), "pending", "unmapped", ""),
+    (event("no", subject="nobody"), "pending", "unassigned", ""),
+]  # fmt: skip
+
+
+def test_what_is_wrong_with_one_item_stops_no_other(shop: House) -> None:
+    """Every bad item there is, each between two good ones, in one batch; as lines, too."""
+    close(shop, T0 - DAY_MS)
+
+    def body(turn: int, separator: bytes) -> bytes:
+        items = [event(f"{turn}-0")]
+        for at, (bad, *_) in enumerate(BAD):
+            items += [bad, event(f"{turn}-{at + 1}")]
+        return separator.join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in items)
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        assert await send.told(EVENTS, event("first")) == [("accepted",)]
+        for turn, (begin, separator, end, kind) in enumerate(((b"[", b",", b"]", JSON), (b"", b"\n", b"", LINES))):
+            answer = await send.send(EVENTS, begin + body(turn, separator) + end, kind, packed=bool(turn))
+            told, results = said(answer), answer.json()["results"]
+            assert told[::2] == [("accepted",)] * (len(BAD) + 1)
+            for (bad, status, code, at), found in zip(BAD, results[1::2], strict=True):
+                again = status == "pending" and turn
+                expected = ("duplicate", None) if again else (status, code or None)
+                assert (found["status"], found.get("code")) == expected, (bad, found)
+                assert found.get("at", "") == ("" if again else at), (bad, found)
+                assert len(found.get("message", "")) <= 300 and "\ud800" not in found.get("message", "")
+
+    served(shop, work)
+    shop.fleet.tick(T0 + 2 * WINDOW_MS)
+    assert sealed(shop) == [(T0, "render", 3 * (2 * len(BAD) + 3))]
+    clean(shop)
+
+
+def test_a_key_that_is_bound_names_no_other_organisation(shop: House) -> None:
+    sender(shop, "bound", org="acme")
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller, "bound")
+        items = [event("a", subject="globex"), {**OWN, "event_id": "b", "org_id": "globex"},
+                 {name: value for name, value in OWN.items() if name != "org_id"}]  # fmt: skip
+        answer = await send.send(EVENTS, items)
+        assert said(answer) == [("accepted",), ("invalid", "foreign_org"), ("accepted",)]
+        assert answer.json()["results"][1]["at"] == "org_id" and "globex" not in answer.text
+
+    served(shop, work)
+    rows = shop.fleet.rows("SELECT org_id, subject FROM usage_events ORDER BY event_id")
+    assert rows == [("acme", "globex"), ("acme", None)], "the subject is a label"
+
+
+def test_an_event_without_a_time_is_the_same_event_whenever_it_comes_again(shop: House) -> None:
+    timeless = event(time=...)
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        assert await send.told(EVENTS, [timeless, timeless, event("e2")]) == [
+            ("accepted",),
+            ("duplicate",),
+            ("accepted",),
+        ]
+        shop.clock.at_ms += 7 * WINDOW_MS
+        assert await send.told(EVENTS, [event("e3", time=...), timeless]) == [("accepted",), ("duplicate",)]
+        assert await send.told(EVENTS, {**timeless, "data": {"quantity": 4}}) == [("conflict", "other_content")]
+
+    served(shop, work)
+    times = shop.fleet.rows("SELECT event_id, ts FROM usage_events ORDER BY 1")
+    assert times == [("e1", T0 + 10_000), ("e2", T0 + 1_000), ("e3", T0 + 10_000 + 7 * WINDOW_MS)]
+    assert shop.fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 1
+    clean(shop)
+
+
+def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
+    shop: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one dates and commits it between our look for its time and our insert."""
+    times: Callable[..., dict[str, int]] = way_in.times
+    looks = 0
+
+    def looked(connection: sa.Connection, ids: Any) -> dict[str, int]:
+        nonlocal looks
+        found = times(connection, ids)
+        looks += 1
+        if looks == 1:
+            other = UsageEvent("/web", "e1", RENDER, "acme", 3, T0 + 5_000)
+            if shop.fleet.engine.dialect.name == "postgresql":
+                with shop.fleet.engine.begin() as another:
+                    assert take(another, [other], T0 + 10_000) == [Taken("accepted")]
+            else:  # where nobody else writes meanwhile, the transaction itself
+                take(connection, [other], T0 + 10_000)
+        return found
+
+    monkeypatch.setattr(way_in, "times", looked)
+
+    async def work(caller: Caller) -> None:
+        items = [event(time=...), event("e2", time=...), event("e3")]
+        assert await Sender(caller).told(EVENTS, items) == [("duplicate",), ("accepted",), ("accepted",)]
+
+    served(shop, work)
+    assert looks > 2
+    assert shop.fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 0, "and nobody is told of a conflict"
+    assert shop.fleet.one("SELECT COUNT(*) FROM usage_events") == 3
+    clean(shop)
+
+
+def test_what_many_send_at_once_is_taken_once(shop: House) -> None:
+    """Eight send the same events at once, in different orders, each with one that is its own."""
+    names = [f"e{number}" for number in range(60)]
+
+    async def client(caller: Caller, number: int) -> list[tuple[str, ...]]:
+        turned = names[number:] + names[:number]
+        answer = await Sender(caller).send(EVENTS, [event(one) for one in (*turned, f"own-{number}")])
+        assert answer.status_code == 200, answer.text
+        return said(answer)
+
+    async def work(caller: Caller) -> None:
+        found = await asyncio.gather(*(client(caller, number) for number in range(8)))
+        accepted = sum(one == ("accepted",) for told in found for one in told)
+        assert accepted == len(names) + 8 and {one for told in found for one in told} == {("accepted",), ("duplicate",)}
+
+    served(shop, work)
+    shop.fleet.tick(T0 + 2 * WINDOW_MS)
+    assert sealed(shop) == [(T0, "render", 3 * (len(names) + 8))]
+    clean(shop)
+
+
+def test_openmeters_way_answers_with_nothing_or_with_one_error(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        for items, kind in ((event(), EVENT), ([event(), event("e2")], BATCH), ([event("e3", type="x")], JSON)):
+            answer = await send.send("/api/v1/events", items, kind)
+            assert (answer.status_code, answer.content) == (204, b"")
+        answer = await send.send("/api/v1/events", [event("e4"), event("e2", 9), event("e5", 1.5)], BATCH)
+        assert refused(answer) == (422, "bad_items")
+        results = answer.json()["error"]["details"]["results"]
+        assert [(one["item"], one["code"]) for one in results] == [(1, "other_content"), (2, "not_whole")]
+        many = [event(f"m{number}", 1.5) for number in range(100)]
+        answer = await send.send("/api/v1/events", many, BATCH)
+        assert len(answer.json()["error"]["details"]["results"]) == way_in.MOST_SAID
+        assert refused(await send.send("/api/v1/events", b"[", BATCH)) == (400, "not_json")
+
+    served(shop, work)
+    ids = [row[0] for row in shop.fleet.rows("SELECT event_id FROM usage_events ORDER BY 1")]
+    assert ids == ["e1", "e2", "e3", "e4"], "what was right of a refused batch is in"
+
+
+def test_a_key_needs_the_scope(lone: House) -> None:
+    make_key(lone, "reader", "usage:read", "executions:write")
+
+    async def work(caller: Caller) -> None:
+        for path in (EVENTS, "/api/v1/events", "/v1/samples"):
+            assert refused(await Sender(caller, "reader").send(path, event())) == (403, "no_scope")
+            assert refused(await Sender(caller, "nobody").send(path, event())) == (401, "unauthorized")
+            plain = await caller.send("POST", path, gzip.compress(b"{}"))
+            assert refused(plain) == (401, "unauthorized")
+
+    served(lone, work)
+    assert lone.fleet.one("SELECT COUNT(*) FROM usage_samples") == 0

@@ -1,0 +1,239 @@
+"""What the way in takes at most, and what it answers to more: nothing is taken, and the sender keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.events.cloudevents import JSON, LINES
+from drawdown.events.reading import MOST_ITEMS
+from drawdown.schema import database
+from drawdown.schema.errors import AnswerLost, DatabaseBusy
+from drawdown.server.http import unpacking
+from drawdown.server.http.errors import ApiError
+from drawdown.server.usage import intake, quotas
+from drawdown.server.usage.quotas import Quotas
+from tests.server.house import Caller, House, served
+from tests.server.intake import EVENTS, SAMPLES, Sender, event, said, sample, sender
+from tests.server.program import refused
+
+LIMIT_S: Final = 60
+PATHS: Final = (EVENTS, SAMPLES)
+
+
+@pytest.fixture
+def shop(lone: House) -> House:
+    sender(lone)
+    return lone
+
+
+def kept(house: House) -> object:
+    return house.fleet.one("SELECT COUNT(*) FROM usage_samples")
+
+
+def test_a_body_has_a_size_packed_and_unpacked(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = b" " * (intake.MAX_BYTES - 2)
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        for path in PATHS:
+            assert said(await send.send(path, b"[]" + blank)) == []
+            assert refused(await send.send(path, b"[] " + blank)) == (413, "too_large")
+            full = b"[]" + b" " * (intake.MAX_UNPACKED_BYTES - 2)
+            assert said(await send.send(path, full, packed=True)) == []
+            assert refused(await send.send(path, full + b" ", packed=True)) == (413, "too_large")
+            bomb = gzip.compress(b"[" * 300_000_000, 9)
+            assert len(bomb) < intake.MAX_BYTES
+            assert refused(await send.send(path, bomb, **{"content-encoding": "gzip"})) == (413, "too_large")
+        assert caller.server._budget.bytes == 0
+
+    served(shop, work)
+
+
+def test_no_more_is_unpacked_than_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted where it is unpacked: of bombs of one member and of many, one behind the other."""
+    got = 0
+    make: Callable[[int], Any] = zlib.decompressobj
+
+    class Counted:
+        def __init__(self, bits: int) -> None:
+            self._real = make(bits)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            nonlocal got
+            found: bytes = self._real.decompress(data, most)
+            got += len(found)
+            return found
+
+    monkeypatch.setattr(unpacking.zlib, "decompressobj", Counted)
+    for bomb in (gzip.compress(b"0" * 50_000_000), gzip.compress(b"0" * 900) * 100_000):
+        got = 0
+        with pytest.raises(ApiError, match="not unpacked"):
+            unpacking.unpack(bomb, 1_000_000)
+        assert got == 1_000_001
+    many = gzip.compress(b"[{}") + gzip.compress(b"]")
+    assert unpacking.unpack(many, 4) == b"[{}]" and unpacking.unpack(b"", 4) == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status"),
+    [
+        (b"[]", "gzip", 400), (gzip.compress(b"[]")[:-3], "gzip", 400), (gzip.compress(b"[]") + b"x", "gzip", 400),
+        (zlib.compress(b"[]"), "gzip", 400), (b"[]", "br", 415), (gzip.compress(b"[]"), "gzip, gzip", 415),
+        (b"[]", "deflate", 415),
+    ],
+)  # fmt: skip
+def test_what_is_packed_in_another_way_is_refused(shop: House, body: bytes, encoding: str, status: int) -> None:
+    async def work(caller: Caller) -> None:
+        for path in PATHS:
+            answer = await Sender(caller).send(path, body, **{"content-encoding": encoding})
+            assert refused(answer) == (status, "bad_encoding")
+
+    served(shop, work)
+
+
+@pytest.mark.parametrize("body", [b"", b"  ", b"nonsense", b"[{}", b"[{}]x", b"\xff", b"[" * 100_000])
+def test_a_body_that_cannot_be_read_is_refused_whole(shop: House, body: bytes) -> None:
+    async def work(caller: Caller) -> None:
+        for path, good in ((EVENTS, event()), (SAMPLES, sample())):
+            sent = body.replace(b"{}", json.dumps(good).encode())
+            assert refused(await Sender(caller).send(path, sent))[1] in ("not_json", "bad_value"), body
+
+    served(shop, work)
+    assert kept(shop) == 0, "also of what stood before the place where it broke off"
+
+
+def test_items_have_a_number(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        for path, make in ((EVENTS, event), (SAMPLES, sample)):
+            items = [make(f"{path}{number}") for number in range(MOST_ITEMS + 1)]
+            for kind, body in (
+                (JSON, json.dumps(items).encode()),
+                (LINES, b"\n".join(json.dumps(one).encode() for one in items)),
+            ):
+                assert refused(await send.send(path, body, kind)) == (413, "too_large")
+            assert kept(shop) == (0 if path == EVENTS else MOST_ITEMS)
+            assert len(await send.told(path, items[:-1])) == MOST_ITEMS
+
+    served(shop, work)
+
+
+def test_batches_that_wait_have_an_end(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MOST_BATCHES", 3)
+    free = threading.Event()
+    write: Callable[..., Any] = database.write
+
+    def slow(engine: sa.Engine, work: Callable[[sa.Connection], Any]) -> Any:
+        assert free.wait(LIMIT_S)
+        return write(engine, work)
+
+    monkeypatch.setattr(intake.database, "write", slow)
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        waiting = [asyncio.create_task(send.send(EVENTS, event(f"e{number}"))) for number in range(3)]
+        async with asyncio.timeout(LIMIT_S):
+            while caller.server._intake._batches < 3:
+                await asyncio.sleep(0.01)
+        answer = await send.send(SAMPLES, sample())
+        assert refused(answer) == (429, "busy") and answer.headers["retry-after"] == "1"
+        assert (await send.get("/v1/usage/acme?from=2025-12-01")).status_code == 404, "nobody else waits for them"
+        free.set()
+        assert {said(one)[0][0] for one in await asyncio.gather(*waiting)} == {"pending"}
+        assert (await send.told(SAMPLES, sample()))[0][0] == "pending" and caller.server._intake._batches == 0
+        assert 'drawdown_server_refused_total{what="batches"} 1.0' in (await caller.get("/metrics")).text
+
+    served(shop, work)
+
+
+def test_a_key_and_an_organisation_send_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "KEY_ITEMS_PER_S", 100)
+    monkeypatch.setattr(quotas, "ORG_ITEMS_PER_S", 50)
+    made = Quotas()
+
+    def takes(key: str, now_ms: int, **by_org: int) -> bool:
+        try:
+            made.take(key, sum(by_org.values()), Counter(by_org), now_ms)
+        except ApiError as error:
+            assert (error.status, error.code, error.headers["Retry-After"]) == (429, "too_many_requests", "1")
+            return False
+        return True
+
+    assert takes("one", 0, acme=60, globex=40)
+    assert not takes("one", 0, acme=41), "acme has sent 60, and may have 100 at once"
+    assert not takes("two", 0, other=10, acme=41), "whoever sends them"
+    assert takes("two", 0, other=100), "of a batch that was refused nothing counts"
+    assert takes("one", 0, acme=40, globex=60) and not takes("one", 0, third=1), "the key has sent 200"
+    assert takes("one", 1_000, third=100) and not takes("one", 1_000, third=1)
+    assert takes("three", 1_000, acme=50) and not takes("three", 1_000, acme=1)
+
+
+def test_a_batch_beyond_its_rate_is_kept_by_its_sender(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(caller: Caller) -> None:
+        monkeypatch.setattr(quotas, "ORG_ITEMS_PER_S", 5)
+        caller.server._intake._quotas = Quotas()
+        send = Sender(caller)
+        assert len(await send.told(EVENTS, [event(f"a{number}") for number in range(10)])) == 10
+        answer = await send.send(EVENTS, [event("b", subject="globex"), event("c")])
+        assert refused(answer) == (429, "too_many_requests") and answer.headers["retry-after"] == "1"
+        assert kept(shop) == 10
+        shop.clock.at_ms += 1_000
+        assert len(await send.told(EVENTS, [event("b", subject="globex"), event("c")])) == 2
+
+    served(shop, work)
+
+
+def test_a_database_that_is_away_leaves_it_with_the_sender(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    write: Callable[..., Any] = database.write
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        for error, code in ((DatabaseBusy("away"), "database"), (AnswerLost("cut"), "answer_lost")):
+
+            def away(_engine: sa.Engine, _work: object, error: Exception = error) -> Any:
+                raise error
+
+            monkeypatch.setattr(intake.database, "write", away)
+            for path, item in ((EVENTS, event()), (SAMPLES, sample())):
+                answer = await send.send(path, item)
+                assert refused(answer) == (503, code) and answer.headers["retry-after"] == "1"
+                assert refused(await send.send("/api/v1/events", event())) == (503, code)
+        monkeypatch.setattr(intake.database, "write", write)
+        assert kept(shop) == 0
+        assert (await send.told(EVENTS, event()))[0][0] == "pending"
+
+    served(shop, work)
+
+
+def test_what_is_answered_is_committed(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the commit itself is no answer of 200, and leaves nothing."""
+    commit: Callable[..., None] = database._commit
+
+    def fails(transaction: sa.RootTransaction) -> None:
+        transaction.rollback()
+        raise DatabaseBusy("the disk is full")
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        monkeypatch.setattr(database, "_commit", fails)
+        for path, item in ((EVENTS, event()), (SAMPLES, sample())):
+            assert refused(await send.send(path, item)) == (503, "database")
+        monkeypatch.setattr(database, "_commit", commit)
+        assert kept(shop) == 0 and shop.fleet.one("SELECT COUNT(*) FROM usage_events") == 0
+        for path, item in ((EVENTS, event()), (SAMPLES, sample())):
+            assert (await send.told(path, item))[0][0] == "pending"
+
+    served(shop, work)

@@ -1,0 +1,221 @@
+"""CloudEvents, and objects with our own names, as usage events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from drawdown.events import cloudevents
+from drawdown.events.cloudevents import BATCH, EVENT, JSON, LINES, Given
+from drawdown.events.envelope import MAX_PROPERTIES_BYTES, MAX_QUANTITY, Unfit, UsageEvent
+from drawdown.events.fields import MOST_VALUES, moment_of, quantity_of
+from drawdown.events.reading import MAX_DEPTH
+
+NOW: Final = 1_770_091_506_789
+TIME: Final = "2026-02-03T04:05:06.789Z"
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    """A CloudEvent; `…` takes a name away."""
+    whole = {"specversion": "1.0", "id": "e1", "source": "/web", "type": "page.render", "subject": "acme", "time": TIME,
+             "data": {"quantity": 3, "project": "site", "plan": "pro", "model": "small"}, **changes}  # fmt: skip
+    return {name: value for name, value in whole.items() if value is not ...}
+
+
+def own(**changes: Any) -> dict[str, Any]:
+    whole = {"event_id": "e1", "source": "/web", "event_type": "page.render", "org_id": "acme", "occurred_at": TIME,
+             "quantity": 3, "project": "site", "plan_key": "pro", "properties": {"model": "small"},
+             **changes}  # fmt: skip
+    return {name: value for name, value in whole.items() if value is not ...}
+
+
+def read(item: Any, kind: str = JSON, org: str | None = None, **headers: str) -> Given | Unfit:
+    body = item if isinstance(item, bytes) else json.dumps(item).encode()
+    (found,) = cloudevents.given(body, kind, headers, org, NOW)
+    return found
+
+
+EXPECTED: Final = UsageEvent("/web", "e1", "page.render", "acme", 3, NOW, None, "site", "pro", {"model": "small"})
+
+
+def test_each_shape_is_the_same_event() -> None:
+    binary = {f"ce-{name}": str(value) for name, value in event().items() if name != "data"}
+    for found in (
+        read(event()),
+        read(event(), EVENT),
+        read(event(), "Application/CloudEvents+JSON; charset=utf-8"),
+        read([event()]),
+        read([event()], BATCH),
+        read(json.dumps(event()).encode() + b"\n", LINES),
+        read(event()["data"], JSON, **binary),
+        read(own()),
+        read(own(occurred_at=NOW)),
+        read([own()]),
+        read(own(), LINES),
+    ):
+        assert found == Given(EXPECTED, has_time=True)
+
+
+def test_headers_are_percent_encoded() -> None:
+    headers = {"ce-specversion": "1.0", "ce-id": "a%20%22b%22", "ce-source": "/%E2%82%AC", "ce-type": "t",
+               "ce-subject": "acme", "ce-traceparent": "x"}  # fmt: skip
+    found = read({"quantity": 1}, JSON, **headers)
+    assert isinstance(found, Given) and (found.event.event_id, found.event.source) == ('a "b"', "/€")
+    assert not found.has_time and found.event.occurred_ms == NOW
+    assert read(b'{"quantity": 1, "quantity": 1}', JSON, **headers).code == "duplicate_keys"  # type: ignore[union-attr]
+
+
+def test_the_organisation_is_the_subject_unless_the_key_is_bound_to_one() -> None:
+    free, bound = read(event()), read(event(subject="page/7"), org="globex")
+    assert isinstance(free, Given) and (free.event.org_id, free.event.subject) == ("acme", None)
+    assert isinstance(bound, Given) and (bound.event.org_id, bound.event.subject) == ("globex", "page/7")
+    without = read(event(subject=...), org="globex")
+    assert isinstance(without, Given) and (without.event.org_id, without.event.subject) == ("globex", None)
+    named = read(own(org_id=..., subject="page/7"), org="acme")
+    assert isinstance(named, Given) and (named.event.org_id, named.event.subject) == ("acme", "page/7")
+    foreign = read(own(), org="globex")
+    assert isinstance(foreign, Unfit) and foreign.code == "foreign_org" and "acme" not in str(foreign)
+
+
+def test_what_a_tracing_library_adds_makes_no_other_event() -> None:
+    assert read(event(traceparent="00-1", tracestate={"a": 1}, dataschema="x")) == read(event(traceparent="00-2"))
+
+
+@pytest.mark.parametrize("quantity", [3, 3.0, "3", "3.00", "0003", b"3e0", b"30E-1", b"3.000000000000000000000"])
+def test_a_whole_quantity_is_taken_however_it_is_written(quantity: Any) -> None:
+    text = quantity.decode() if isinstance(quantity, bytes) else json.dumps(quantity)
+    assert read(json.dumps(event()).replace('"quantity": 3', f'"quantity": {text}').encode()) == read(event())
+
+
+NO_QUANTITY: Final[list[tuple[str, str]]] = [
+    ("1.5", "not_whole"), ('"1.5"', "not_whole"), ("1e-999999", "not_whole"), ("0.1", "not_whole"),
+    ("-1", "bad_quantity"), ('"-1"', "bad_quantity"), (str(10**30), "bad_quantity"), ("1e400", "bad_quantity"),
+    ("1e999999", "bad_quantity"), (str(MAX_QUANTITY + 1), "bad_quantity"), ('"' + "9" * 40 + '"', "bad_quantity"),
+    ("true", "wrong_type"), ("false", "wrong_type"), ("[3]", "wrong_type"), ('{"n": 3}', "wrong_type"),
+    ('""', "wrong_type"), ('"three"', "wrong_type"), ('"٣"', "wrong_type"), ('" 3"', "wrong_type"),
+    ('"1e3"', "wrong_type"), ('"' + "9" * 41 + '"', "wrong_type"), ("null", "missing"), ("NaN", "not_json"),
+    ('"NaN"', "wrong_type"), ("Infinity", "not_json"), ("0x3", "not_json"), ("03", "not_json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "code"), NO_QUANTITY)
+def test_what_is_no_whole_quantity_is_refused_exactly(text: str, code: str) -> None:
+    item = json.dumps(event()).replace('"quantity": 3', f'"quantity": {text}').encode()
+    (found,) = cloudevents.given(b"[" + item + b"]", JSON, {}, None, NOW)
+    assert isinstance(found, Unfit) and found.code == code, found
+    assert code == "not_json" or found.at == "data.quantity"
+    assert quantity_of(MAX_QUANTITY, "q") == MAX_QUANTITY and quantity_of(0, "q") == 0
+
+
+WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
+    ({"specversion": "0.3"}, "bad_specversion", "specversion"),
+    ({"specversion": 1.0}, "wrong_type", "specversion"),
+    ({"id": ...}, "missing", "id"), ({"id": None}, "missing", "id"), ({"id": 7}, "wrong_type", "id"),
+    ({"id": ""}, "bad_id", "id"), ({"id": "x" * 201}, "bad_id", "id"),
+    ({"id": "a\nb"}, "bad_id", "id"),
+    ({"source": ...}, "missing", "source"), ({"source": "\ud800"}, "bad_id", "source"),
+    ({"type": ...}, "missing", "type"), ({"type": ["t"]}, "wrong_type", "type"),
+    ({"type": "\x00"}, "bad_id", "type"),
+    ({"subject": ...}, "missing", "subject"), ({"subject": 3}, "wrong_type", "subject"),
+    ({"subject": ""}, "bad_id", "subject"),
+    ({"time": "yesterday"}, "bad_time", "time"), ({"time": "2026-02-03"}, "bad_time", "time"),
+    ({"time": "2026-02-03T04:05:06"}, "bad_time", "time"), ({"time": "2026-02-30T04:05:06Z"}, "bad_time", "time"),
+    ({"time": NOW}, "wrong_type", "time"), ({"time": "1999-12-31T23:59:59Z"}, "too_old", "time"),
+    ({"time": "2026-02-03T04:11:00Z"}, "in_the_future", "time"),
+    ({"time": "9999-12-31T23:59:59Z"}, "in_the_future", "time"),
+    ({"data": ...}, "missing", "data"), ({"data": []}, "bad_data", "data"), ({"data": "3"}, "bad_data", "data"),
+    ({"data_base64": "e30="}, "bad_data", "data"), ({"datacontenttype": "text/xml"}, "bad_data", "data"),
+    ({"data": {}}, "missing", "data.quantity"),
+    ({"data": {"quantity": 1, "project": 3}}, "wrong_type", "data.project"),
+    ({"data": {"quantity": 1, "project": ""}}, "bad_id", "data.project"),
+    ({"data": {"quantity": 1, "plan": "x" * 201}}, "bad_id", "data.plan"),
+    ({"data": {"quantity": 1, "x": "\ud800"}}, "bad_text", "data.x"),
+    ({"data": {"quantity": 1, "x": "a\x00"}}, "bad_text", "data.x"),
+    ({"data": {"quantity": 1, "\ud800": 1}}, "bad_text", "data"),
+    ({"data": {"quantity": 1, "x": "y" * MAX_PROPERTIES_BYTES}}, "properties_too_large", "data"),
+    ({"data": {"quantity": 1, "x": [0] * MOST_VALUES}}, "properties_too_large", "data"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "code", "at"), WRONG, ids=lambda value: repr(value)[:40])
+def test_what_is_wrong_with_an_event_has_a_code_and_a_place(changes: dict[str, Any], code: str, at: str) -> None:
+    found = read(event(**changes))
+    assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), found
+
+
+OWN_WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
+    ({"quantitiy": 3}, "unknown_field", "quantitiy"), ({"event_id": ...}, "missing", "event_id"),
+    ({"org_id": ...}, "missing", "org_id"), ({"properties": []}, "wrong_type", "properties"),
+    ({"occurred_at": True}, "bad_time", "occurred_at"), ({"occurred_at": -1}, "bad_time", "occurred_at"),
+    ({"occurred_at": NOW // 1000}, "too_old", "occurred_at"), ({"occurred_at": 1.5}, "bad_time", "occurred_at"),
+    ({"occurred_at": 10**15}, "bad_time", "occurred_at"), ({"plan_key": 1}, "wrong_type", "plan_key"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "code", "at"), OWN_WRONG, ids=lambda value: repr(value)[:40])
+def test_what_is_wrong_with_our_envelope_has_a_code_and_a_place(changes: dict[str, Any], code: str, at: str) -> None:
+    found = read(own(**changes))
+    assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), found
+
+
+def test_a_batch_of_cloudevents_holds_nothing_else() -> None:
+    for kind in (EVENT, BATCH):
+        found = read([own()] if kind == BATCH else own(), kind)
+        assert isinstance(found, Unfit) and (found.code, found.at) == ("missing", "specversion")
+
+
+def test_properties_go_so_deep_and_no_deeper() -> None:
+    def nested(levels: int) -> dict[str, Any]:
+        found: Any = 1
+        for _ in range(levels):
+            found = {"a": found}
+        return event(data={"quantity": 1, "x": found})
+
+    assert isinstance(read(nested(MAX_DEPTH - 2)), Given)
+    found = read(nested(MAX_DEPTH - 1))
+    assert isinstance(found, Unfit) and found.code == "too_deep"
+
+
+def test_properties_are_kept_as_json_says_them() -> None:
+    text = b'{"quantity": 1, "a": 0.1, "b": 2.0, "c": [1, null, true], "d": {"e": "x"}, "f": 123456789012345678901}'
+    item = json.dumps(event()).encode().replace(json.dumps(event()["data"]).encode(), text)
+    found = read(item)
+    assert isinstance(found, Given)
+    expected = {"a": 0.1, "b": 2.0, "c": [1, None, True], "d": {"e": "x"}, "f": 123456789012345678901}
+    assert found.event.properties == expected and json.loads(found.event.properties_json) == expected
+    for number in (b"1e400", b"-1e9999"):
+        wrong = read(item.replace(b"0.1", number))
+        assert isinstance(wrong, Unfit) and (wrong.code, wrong.at) == ("bad_number", "data.a")
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("2026-02-03T04:05:06Z", 0), ("2026-02-03t04:05:06z", 0), ("2026-02-03 04:05:06Z", 0),
+        ("2026-02-03T05:05:06+01:00", 0), ("2026-02-02T20:05:06-0800", 0), ("2026-02-03T04:05:06.7Z", 700),
+        ("2026-02-03T04:05:06.789999999Z", 789), ("2026-02-03T04:05:06,001Z", 1),
+    ],
+)  # fmt: skip
+def test_a_moment_is_exact_to_the_millisecond(text: str, ms: int) -> None:
+    assert moment_of(text, "time") == 1_770_091_506_000 + ms
+
+
+def test_a_leap_second_is_the_end_of_its_minute() -> None:
+    assert moment_of("2016-12-31T23:59:60Z", "time") == moment_of("2016-12-31T23:59:59.999Z", "time")
+
+
+def test_a_place_that_a_sender_chose_does_no_harm() -> None:
+    for kind, item in ((JSON, own(**{"\ud800" * 5000: 1})), (JSON, own(**{"a\x1b[2J": 1}))):
+        found = read(item, kind)
+        assert isinstance(found, Unfit) and found.code in ("unknown_field", "too_large")
+
+
+def test_each_of_many_is_answered_in_its_place() -> None:
+    wrong: list[Callable[[], Any]] = [lambda: event(id=7), lambda: 3, lambda: event(data={"quantity": 1.5})]
+    items = [event(id=f"e{n}") if n % 2 else wrong[n % 3]() for n in range(1_000)]
+    found = list(cloudevents.given(json.dumps(items).encode(), JSON, {}, None, NOW))
+    assert [isinstance(one, Given) for one in found] == [bool(n % 2) for n in range(1_000)]
+    assert [one.event.event_id for one in found if isinstance(one, Given)] == [f"e{n}" for n in range(1, 1_000, 2)]

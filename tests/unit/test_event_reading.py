@@ -1,0 +1,151 @@
+"""Items out of bodies: each for itself, whatever stands beside it."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drawdown.events import reading
+from drawdown.events.envelope import Unfit
+from drawdown.events.reading import MAX_DEPTH, MAX_ITEM_BYTES, MOST_ITEMS, Unreadable, array, is_array, lines, one
+
+SCALARS: Final = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.text(max_size=20)
+VALUES: Final = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3))
+OBJECTS: Final = st.dictionaries(st.text(max_size=5), VALUES, max_size=4)
+DEEP: Final = b'{"a":' * 2_000 + b"1" + b"}" * 2_000
+
+
+def codes(found: Any) -> list[object]:
+    return [item.code if isinstance(item, Unfit) else item for item in found]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(OBJECTS, max_size=6), st.booleans(), st.sampled_from(["", " ", "\n\t "]))
+def test_an_array_reads_as_any_reader_of_json_reads_it(items: list[object], plain: bool, blank: str) -> None:
+    body = f"{blank}{json.dumps(items, ensure_ascii=plain, indent=blank or None)}{blank}"
+    sent = body.encode(errors="surrogatepass")
+    expected = json.loads(body)
+    try:
+        sent.decode()
+    except UnicodeDecodeError:
+        expected = ["not_json" if _is_broken(item, plain) else item for item in expected]
+    assert codes(array(sent)) == expected
+
+
+def _is_broken(item: object, plain: bool) -> bool:
+    text = json.dumps(item, ensure_ascii=plain)
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60) | st.text('[]{},:"\\ a1e.-\n', max_size=60).map(str.encode))
+def test_no_bytes_escape_and_none_is_read_that_json_has_not(body: bytes) -> None:
+    for read in (array, lines, lambda b: iter([one(b)])):
+        try:
+            found = list(read(body))
+        except Unreadable as error:
+            assert error.code in ("not_json", "too_large")
+            continue
+        if read is array and not any(isinstance(item, Unfit) for item in found):
+            assert found == json.loads(body, parse_float=Decimal)
+
+
+BAD: Final[dict[str, tuple[bytes, str]]] = {
+    "cut": (b'{"a": 1', "not_json"),
+    "no value": (b'{"a": }', "not_json"),
+    "a word": (b"nonsense", "not_json"),
+    "nothing": (b" ", "not_json"),
+    "two at once": (b'{"a": 1} {"a": 2}', "not_json"),
+    "brackets that do not match": (b'{"a": [1}', "not_json"),
+    "no UTF-8": (b'{"a": "\xff"}', "not_json"),
+    "NaN": (b'{"a": NaN}', "not_json"),
+    "infinity": (b'{"a": -Infinity}', "not_json"),
+    "a line's end in a text": (b'{"a": "x\ny"}', "not_json"),
+    "a number of a million digits": (b'{"a": ' + b"9" * 5_000 + b"}", "not_json"),
+    "an exponent beyond all": (b'{"a": 1e99999999999999999999}', "not_json"),
+    "a name twice": (b'{"a": 1, "a": 1}', "duplicate_keys"),
+    "a name twice within": (b'{"b": [{"a": 1, "\\u0061": 2}]}', "duplicate_keys"),
+    "a number": (b"3", "not_an_object"),
+    "a text with signs": (b'"],[{"', "not_an_object"),
+    "an array": (b"[{}]", "not_an_object"),
+    "null": (b"null", "not_an_object"),
+    "deep": (DEEP, "too_deep"),
+    "large": (b'{"a": "' + b"x" * MAX_ITEM_BYTES + b'"}', "too_large"),
+    "large and deep": (b'{"a":' * 9_000 + b"1" + b"}" * 9_000, "too_large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_with_one_item_is_said_of_it_alone(name: str) -> None:
+    item, code = BAD[name]
+    if name not in ("cut", "brackets that do not match"):  # in an array, their ends cannot be told
+        assert codes(array(b'[{"n": 1}, ' + item + b' , {"n": 2}]')) == [{"n": 1}, code, {"n": 2}]
+        assert codes(array(b"[" + item + b"]")) == ([] if not item.strip() else [code])
+    if b"\n" not in item and item.strip():
+        assert codes(lines(b'{"n": 1}\n' + item + b'\n\n{"n": 2}\n')) == [{"n": 1}, code, {"n": 2}]
+    if code == "not_json":
+        with pytest.raises(Unreadable):
+            one(item)
+    else:
+        assert codes([one(item)]) == [code]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" ", b"{}", b"[", b"[{}", b"[{},", b"[{}]x", b"[{}]]", b'[{"a": "]', b"[{}}", b'[{"a": "\\', b"[,", b"3"],
+)
+def test_an_array_that_does_not_end_or_is_none_is_no_array(body: bytes) -> None:
+    with pytest.raises(Unreadable) as found:
+        list(array(body))
+    assert found.value.code == "not_json"
+
+
+def test_a_comma_too_many_is_an_item_that_is_none() -> None:
+    assert codes(array(b"[{},]")) == [{}, "not_json"]
+    assert codes(array(b"[,{}]")) == ["not_json", {}]
+    assert codes(array(b" [ ] ")) == []
+
+
+def test_numbers_are_exact() -> None:
+    assert list(array(b'[{"a": 0.1, "b": 3.0, "c": 1e400, "d": 123456789012345678901}]')) == [
+        {"a": Decimal("0.1"), "b": Decimal("3.0"), "c": Decimal("1e400"), "d": 123456789012345678901}
+    ]
+
+
+def test_items_and_their_size_have_a_bound() -> None:
+    assert len(list(array(b"[" + b",".join([b"{}"] * MOST_ITEMS) + b"]"))) == MOST_ITEMS
+    for body, read in (
+        (b"[" + b",".join([b"{}"] * (MOST_ITEMS + 1)) + b"]", array),
+        (b"{}\n" * (MOST_ITEMS + 1), lines),
+    ):
+        with pytest.raises(Unreadable) as found:
+            list(read(body))
+        assert found.value.code == "too_large"
+    full = b'{"a": "' + b"x" * (MAX_ITEM_BYTES - 9) + b'"}'
+    assert len(full) == MAX_ITEM_BYTES
+    for read in (array, lines):
+        (item,) = read(b"[" + full + b"]" if read is array else full)
+        assert isinstance(item, dict)
+        (item,) = read(b"[" + full.replace(b"x", b"xx", 1) + b"]" if read is array else full.replace(b"x", b"xx", 1))
+        assert isinstance(item, Unfit) and item.code == "too_large"
+    assert reading.MAX_DEPTH == MAX_DEPTH and is_array(b" \n[") and not is_array(b"{}") and not is_array(b"")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [b"[" * 8_000_000, b"[" + b"[]" * 1_000_000, b'[{"a":"' + b'\\"' * 4_000_000, b"[[" + b'"\\' * 4_000_000,
+     b'[{"a":"' + b"\\" * 8_000_001, b"[[" + b'" ' * 1_000_000, b"\n" * 8_000_000, b"[" + b"," * 2_000],
+    ids=["open", "pairs", "escapes", "texts", "backslashes", "signs", "lines", "commas"],
+)  # fmt: skip
+def test_a_body_costs_its_length_and_no_more(bomb: bytes) -> None:
+    """Each would take hours, were any byte of it looked at again for each of the others."""
+    for read in (array, lines):
+        try:
+            assert len(list(read(bomb))) <= MOST_ITEMS
+        except Unreadable as error:
+            assert error.code in ("not_json", "too_large")

@@ -1,0 +1,76 @@
+"""Samples that hosts send over HTTP, a batch at a time, each answered for itself as usage events are.
+
+Guarantee: a sample goes in once by its id; the same id with other content is kept aside (S7). What lies below its
+organisation's floor does not go in: its window is closed for good (S4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema.sql import queries
+from drawdown.schema.units import EXEMPT_PROVIDERS, window_of
+from drawdown.worker.catalog.mapping import MappingRow, mapping_rows, resolve
+from drawdown.worker.sources.events.store import Taken
+from drawdown.worker.sources.samples.rows import Sample
+from drawdown.worker.sources.samples.store import store_each
+
+SQL = queries(__file__)
+
+_PLAIN: Final = {"accepted": Taken("accepted"), "duplicate": Taken("duplicate")}
+_OTHER: Final = Taken(
+    "conflict", "other_content", "its id was taken before, with other content: this one is kept aside"
+)
+_TOO_LATE: Final = Taken(
+    "invalid", "too_late", "it lies below the floor of its organisation: its window is closed for good"
+)
+_UNASSIGNED: Final = Taken("pending", "unassigned", "nobody bills its organisation then: `drawdown org assign`")
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Of an organisation in a window."""
+
+    provider: str | None
+    floor_ms: int
+
+
+def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str) -> list[Taken]:
+    """Take samples; an answer for each, in their order. `origin`: what is kept beside those in conflict."""
+    spots = [(row[1], int(window_of(row[7]))) for row in rows]
+    standing = _standing(connection, spots)
+    fit = [at for at, row in enumerate(rows) if row[7] >= standing[spots[at]].floor_ms]
+    stored = dict(zip(fit, store_each(connection, [rows[at] for at in fit], origin) if fit else (), strict=True))
+    mapping = mapping_rows(connection) if "accepted" in stored.values() else []
+    waits = cache(partial(_waits, [row for row in mapping if not row.is_of_events]))
+    answers = []
+    for at, row in enumerate(rows):
+        if (found := stored.get(at)) is None:
+            answers.append(_TOO_LATE)
+        elif found == "conflict":
+            answers.append(_OTHER)
+        else:
+            why = waits(row[4], spots[at][1], standing[spots[at]].provider) if found == "accepted" else None
+            answers.append(why or _PLAIN[found])
+    return answers
+
+
+def _standing(connection: sa.Connection, spots: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], _Standing]:
+    asked = [{"org_id": org, "window_ms": window} for org, window in sorted(set(spots))]
+    rows = SQL.run(connection, "standing", {"spots": asked})
+    return {(row.org_id, int(row.window_ms)): _Standing(row.provider, int(row.floor_ms)) for row in rows}
+
+
+def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provider: str | None) -> Taken | None:
+    """Why a sample that went in is not billed with its window, if it is not."""
+    if provider is None:
+        return _UNASSIGNED
+    if provider in EXEMPT_PROVIDERS or resolve(mapping, memory_mb, window_ms) is not None:
+        return None
+    said = f"nothing makes a feature of {memory_mb} MB then: `drawdown feature map FEATURE --memory-mb {memory_mb}`"
+    return Taken("pending", "unmapped", said)

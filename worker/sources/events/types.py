@@ -1,0 +1,37 @@
+"""Event types and their meters: the numbers that stand where samples of sandboxes have their memory size.
+
+Guarantee: a type has one meter, for good, and no other type has it. Transactions that meet types at once wait for one
+another and fail no statement; the bound holds among them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from drawdown.schema.sql import queries
+from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER
+
+SQL = queries(__file__)
+
+
+def meters(connection: sa.Connection, event_types: Collection[str], now_ms: int) -> dict[str, int]:
+    """The meter of each type; one that is unknown is given the next. Those that MAX_EVENT_TYPES leaves no room for are
+    not among them."""
+    wanted = sorted(set(event_types))
+    found = _known(connection, wanted)
+    for _ in range(MAX_EVENT_TYPES):  # of two that take one number the second takes another: each time one more is in
+        unknown = [name for name in wanted if name not in found]
+        if not unknown or int(SQL.run(connection, "newest").scalar() or 0) >= MAX_METER:
+            break
+        types = [{"event_type": name} for name in unknown]
+        values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, "most": MAX_METER}
+        SQL.run(connection, "meet", values)
+        found = _known(connection, wanted)
+    return found
+
+
+def _known(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
+    rows = SQL.run(connection, "known", {"event_types": wanted})
+    return {str(row.event_type): int(row.meter) for row in rows}

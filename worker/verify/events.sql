@@ -1,0 +1,29 @@
+-- Usage events and the samples by which they are billed (invariant 9).
+
+-- name: chosen
+(SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: of_chosen
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
+
+-- name: sampleless
+-- A sample below the floor may be deleted, and takes its event along.
+SELECT 'sampleless' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
+    e.source, e.event_id
+FROM usage_events e LEFT JOIN usage_samples s ON s.id = e.sample_id WHERE s.id IS NULL
+
+-- name: event_otherwise
+SELECT 'event_otherwise' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms,
+    CAST(NULL AS TEXT) AS feature, e.source, e.event_id, e.quantity, e.event_type, s.org_id AS its_org,
+    s.interval_s AS its_quantity, s.memory_mb AS its_meter
+FROM usage_events e JOIN usage_samples s ON s.id = e.sample_id LEFT JOIN event_types t ON t.event_type = e.event_type
+WHERE s.org_id <> e.org_id OR s.interval_s <> e.quantity OR s.ts <> e.ts OR s.memory_mb <> COALESCE(t.meter, -1)
+    OR s.problem IS NOT NULL
+
+-- name: eventless
+-- Of what a run used at another provider, a sample may count units too, and that run's row says so.
+SELECT 'eventless' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
+    s.id AS sample_id, s.memory_mb AS meter
+FROM usage_samples s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NULL
+    AND NOT EXISTS (SELECT 1 FROM usage_events e WHERE e.sample_id = s.id)
+    AND NOT EXISTS (SELECT 1 FROM run_samples r WHERE r.sample_id = s.id)

@@ -1,0 +1,81 @@
+"""Usage events as they are stored. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.schema import ids
+from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.sql import queries
+from drawdown.worker.sources.events.store import sample_id_of
+
+SQL = queries(__file__)
+
+MOST_LISTED: Final = 10_000
+"""Events of one page."""
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """One event. `quantity` in units of its type, `ts` when it was used, both as it said; `feature` None: nothing made
+    one of it then. `withdrawn`: why. `properties` as JSON."""
+
+    source: str
+    event_id: str
+    event_type: str
+    org_id: str
+    quantity: int
+    ts: int
+    subject: str | None
+    project: str | None
+    plan_key: str | None
+    properties: str
+    ingested_ms: int
+    sample_id: str
+    withdrawn: str | None
+    feature: str | None
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """A page of events; `next_after`: the sample id after which, from `next_from_ms` on, the next one begins."""
+
+    events: list[EventRow]
+    next_from_ms: int | None
+    next_after: str | None
+
+
+def list_events(
+    connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, *, after: str = "", most: int = 100
+) -> EventPage:
+    """An organisation's events dated in [from, to), the oldest first, the withdrawn ones among them. `after`: of those
+    dated `from_ms`, only what comes after this sample.
+
+    Errors: UsageError for a page of more than MOST_LISTED.
+    """
+    if not 0 < most <= MOST_LISTED:
+        raise UsageError(f"a page has 1 to {MOST_LISTED:,} events")
+    values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "after_sample_id": after, "at_most": most + 1}
+    found = [EventRow(**row._mapping) for row in SQL.run(connection, "list", values)]
+    page = found[:most]
+    last = page[-1] if len(found) > most else None
+    return EventPage(page, None if last is None else last.ts, None if last is None else last.sample_id)
+
+
+def show_event(connection: sa.Connection, source: str, event_id: str) -> EventRow:
+    """One event, by its key. Errors: UnknownId for a source there is not; Refused for an event."""
+    found = SQL.run(connection, "show", {"sample_id": sample_id_of(source, event_id)}).one_or_none()
+    if found is None:
+        raise no_event(connection, source, event_id)
+    return EventRow(**found._mapping)
+
+
+def no_event(connection: sa.Connection, source: str, event_id: str) -> Refused:
+    """Why there is none of a key. Errors: UnknownId, for its source."""
+    ids.require(connection, ids.SOURCE, source)
+    return Refused(
+        f"there is no event {event_id[:200]} of {source}; `drawdown event list` shows those of an organisation"
+    )
