@@ -34,7 +34,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 types: install
-	$(BIN)/mypy drawdown tests
+	$(BIN)/mypy drawdown tests client/drawdown_client
 
 # Seeded, repeatable, on all cores: make simulate SEEDS=1000 TICKS=200 START=0 AT_LEAST=1000
 SEEDS ?= 200
@@ -104,7 +104,7 @@ $(BIN)/python:
 		  rm -rf $(VENV); exit 1; }
 
 install: $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --editable './client[test]'
 
 # What the image installs: exact versions with their hashes. Kept as they are unless told: make lock UPGRADE=1
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

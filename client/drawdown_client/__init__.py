@@ -1,0 +1,33 @@
+"""Sends usage to Drawdown in the background, each event once, and asks its guard before a program acts."""
+
+from drawdown_client.async_client import AsyncClient
+from drawdown_client.async_guard import AsyncBudget
+from drawdown_client.client import Client
+from drawdown_client.clock import World
+from drawdown_client.errors import BadItem, ClientError, Closed, QueueFull, Refused, Unreachable, Unsent
+from drawdown_client.guard import Budget
+from drawdown_client.guard_words import Blocked, Decision, Wish
+from drawdown_client.items import Event, Item, Result
+from drawdown_client.settings import Settings
+
+__all__ = [
+    "AsyncBudget",
+    "AsyncClient",
+    "BadItem",
+    "Blocked",
+    "Budget",
+    "Client",
+    "ClientError",
+    "Closed",
+    "Decision",
+    "Event",
+    "Item",
+    "QueueFull",
+    "Refused",
+    "Result",
+    "Settings",
+    "Unreachable",
+    "Unsent",
+    "Wish",
+    "World",
+]

@@ -1,0 +1,120 @@
+"""The client, for programs with an event loop.
+
+Items are sent by a thread, as those of `Client` are: they go on being sent where the loop is busy, and after its end.
+No call here blocks the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+
+from drawdown_client import calls, items, reads
+from drawdown_client.async_guard import AsyncGuard
+from drawdown_client.calls import Answer
+from drawdown_client.clock import World
+from drawdown_client.errors import ClientError
+from drawdown_client.items import Event, Item
+from drawdown_client.lines import AsyncLine, Line
+from drawdown_client.outbox import Outbox, log
+from drawdown_client.reads import By, Moment
+from drawdown_client.settings import Settings
+
+
+class _Sender:
+    def __init__(self, outbox: Outbox, settings: Settings, world: World) -> None:
+        self._outbox, self._settings, self._world = outbox, settings, world
+
+    async def _put(self, made: Sequence[Item]) -> list[str]:
+        await asyncio.to_thread(self._outbox.put, made)
+        return [one.item_id for one in made]
+
+
+class AsyncEvents(_Sender):
+    """What was used, as events."""
+
+    async def send(self, *events: Event) -> list[str]:
+        """As `Events.send`."""
+        new_id, now_ms = self._world.new_id, self._world.now_ms()
+        return await self._put([items.of_event(one, self._settings.source, now_ms, new_id()) for one in events])
+
+
+class AsyncSamples(_Sender):
+    """What ran, as hosts observe it."""
+
+    async def send(self, *samples: Mapping[str, object]) -> list[str]:
+        """As `Samples.send`."""
+        return await self._put([items.of_sample(one, self._world.now_ms(), self._world.new_id()) for one in samples])
+
+
+class AsyncClient:
+    """One server and one key; for one event loop. Used as a context manager, or closed."""
+
+    def __init__(self, url: str, key: str, settings: Settings | None = None, *, world: World | None = None) -> None:
+        self.settings = settings or Settings()
+        world = world or World()
+        self._url = url
+        self._line = AsyncLine(url, key, self.settings, world)
+        self._bulk = Line(url, key, self.settings, world)
+        self._outbox = Outbox(
+            lambda kind, found: calls.results(self._bulk.once(calls.batch(kind, found)), len(found)),
+            self._bulk.close,
+            self.settings,
+            world,
+        )
+        self.events = AsyncEvents(self._outbox, self.settings, world)
+        self.samples = AsyncSamples(self._outbox, self.settings, world)
+        self.guard = AsyncGuard(self._line)
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._url!r})"
+
+    async def record(
+        self, event_type: str, quantity: int, *, org: str | None = None, at: datetime | int | None = None,
+        event_id: str | None = None, source: str | None = None, subject: str | None = None, project: str | None = None,
+        plan: str | None = None, properties: Mapping[str, object] | None = None,
+    ) -> str:  # fmt: skip
+        """Record one event; its id. Errors: as `Events.send`."""
+        event = Event(event_type, quantity, org, at, event_id, source, subject, project, plan, properties)
+        return (await self.events.send(event))[0]
+
+    async def flush(self, timeout_s: float = 30.0) -> None:
+        """As `Client.flush`."""
+        await asyncio.to_thread(self._outbox.flush, timeout_s)
+
+    async def close(self, timeout_s: float | None = None) -> None:
+        """As `Client.close`."""
+        try:
+            await asyncio.to_thread(self._outbox.close, self.settings.close_s if timeout_s is None else timeout_s)
+        finally:
+            await self._line.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.close()
+        except ClientError as unsent:
+            if kind is None:
+                raise
+            log.error("%s", unsent)  # what the block raised is told
+
+    async def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Answer:
+        """As `Client.usage`."""
+        pages: list[Answer] = []
+        after: str | None = None
+        while len(pages) < reads.MOST_PAGES:
+            pages.append(await self._line.ask(reads.usage(org, from_, to, by, after)))
+            after = pages[-1].get("next")
+            if after is None:
+                return reads.joined(pages)
+        raise reads.too_many()
+
+    async def balance(self, org: str) -> Answer:
+        """As `Client.balance`."""
+        return await self._line.ask(reads.balance(org))

@@ -1,0 +1,145 @@
+"""The guard, for programs with an event loop: as `guard`, with `await`.
+
+Guarantee: a budget whose task is cancelled is released before the cancellation goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import TypeVar
+
+from drawdown_client import guard_words as words
+from drawdown_client.errors import ClientError, Refused
+from drawdown_client.guard import ENDED, EXTENDS_A_HOLD, LONGEST_S
+from drawdown_client.guard_words import HOLD_S, Blocked, Decision, Wish
+from drawdown_client.lines import AsyncLine
+
+T = TypeVar("T")
+
+log = logging.getLogger("drawdown_client")
+
+
+class AsyncGuard:
+    """For one event loop. Errors of all: as `Guard`."""
+
+    def __init__(self, line: AsyncLine) -> None:
+        self._line = line
+
+    async def check(
+        self, metric: str, amount: int = 1, *, org: str | None = None, payer: str | None = None
+    ) -> Decision:
+        """Whether so much may be used now; nothing is used."""
+        return words.decided(await self._line.ask(words.check(Wish(metric, amount, org, payer=payer))))
+
+    async def consume(self, key: str, wish: Wish) -> Decision:
+        """Use so much at once, where it may be used."""
+        return words.decided(await self._line.ask(words.consume(key, wish)))
+
+    async def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
+        """Hold so much, where it may be used."""
+        return words.decided(await self._line.ask(words.reserve(key, wish, hold_s)))
+
+    async def settle(self, key: str, actual: int) -> Decision:
+        """End it with what was used in all, also after its hold was over."""
+        return words.decided(await self._line.ask(words.settle(key, actual)))
+
+    async def release(self, key: str, incurred: int = 0) -> Decision:
+        """Give it up; what it used all the same counts."""
+        return words.decided(await self._line.ask(words.release(key, incurred)))
+
+    async def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
+        """Hold `to` in all, and for longer."""
+        return words.decided(await self._line.ask(words.extend(key, to, hold_s)))
+
+    def budget(
+        self, key: str, metric: str, estimate: int, *, org: str | None = None, project: str | None = None,
+        subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
+        longest_s: float = LONGEST_S,
+    ) -> AsyncBudget:  # fmt: skip
+        """Hold an estimate while a block runs. `extend`: the hold goes on as long as the block, up to `longest_s`."""
+        wish = Wish(metric, estimate, org, project, subject, payer)
+        return AsyncBudget(self, key, wish, hold_s, longest_s if extend else 0.0)
+
+
+class AsyncBudget:
+    """As `Budget`; a cancelled task releases it, too."""
+
+    def __init__(self, guard: AsyncGuard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
+        self.key = key
+        self.actual: int | None = None
+        self.answer: Decision | None = None
+        """Of the entry, and then of the end."""
+        self._guard = guard
+        self._wish = wish
+        self._hold_s = hold_s
+        self._longest_s = longest_s
+        self._going_on: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> AsyncBudget:
+        try:
+            self.answer = await self._guard.reserve(self.key, self._wish, hold_s=self._hold_s)
+        except ClientError:
+            raise
+        except BaseException:  # cancelled: it may be held
+            await _whole(self._give_up(0))
+            raise
+        if not self.answer.is_allowed:
+            raise Blocked(self.answer)
+        if self._longest_s:
+            self._going_on = asyncio.create_task(self._go_on())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._going_on is not None:
+            self._going_on.cancel()
+        if kind is not None:
+            await _whole(self._give_up(self.actual or 0))
+            return
+        used = self._wish.amount if self.actual is None else self.actual
+        self.answer = await _whole(self._guard.settle(self.key, used))
+
+    async def _give_up(self, incurred: int) -> None:
+        """What the block raised is what is told: this is only logged."""
+        try:
+            try:
+                await self._guard.release(self.key, incurred)
+            except Refused as error:
+                if error.code != ENDED or not incurred:
+                    raise
+                await self._guard.settle(self.key, incurred)  # the hold was over: what was used is said late
+        except ClientError as error:
+            log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", self.key, incurred, error)
+
+    async def _go_on(self) -> None:
+        turn_s = self._hold_s / EXTENDS_A_HOLD
+        for _ in range(int(self._longest_s / turn_s)):
+            await asyncio.sleep(turn_s)
+            try:
+                await self._guard.extend(self.key, hold_s=self._hold_s)
+            except ClientError as error:
+                log.warning("the hold of %s was not extended: %s", self.key, error)
+                if isinstance(error, Refused):
+                    return
+
+
+async def _whole(work: Coroutine[object, object, T]) -> T:
+    """To its end, which the bounds of a call make come soon; a cancellation meanwhile is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except Exception:
+            break
+    if cancelled is not None:
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("while a task was cancelled: %s", task.exception())
+        raise cancelled
+    return task.result()

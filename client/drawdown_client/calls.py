@@ -1,0 +1,167 @@
+"""One call of the server: how it is made, how its answer is read, and when it is tried again.
+
+Guarantee: a call is tried again only where the same call is safe and may help: no connection, a cut one, an answer that
+cannot be read, 408, 429, 5xx. Any other refusal is final. A server that says how long to wait is believed, up to
+LONGEST_RETRY_AFTER_S. Redirects are not followed: the key goes to no other address.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+from tenacity import RetryCallState
+from tenacity.wait import wait_base
+
+from drawdown_client.clock import World
+from drawdown_client.errors import Refused, Unreachable
+from drawdown_client.items import Item, Kind, Result
+from drawdown_client.settings import FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S, Settings
+
+Answer = dict[str, Any]
+
+VERSION: Final = "0.1.0"
+_AGAIN: Final = (408, 429)
+_SHOWN: Final = 200
+"""Characters of an answer that is not ours."""
+_STATUSES: Final = frozenset(("accepted", "duplicate", "pending", "conflict", "invalid"))
+
+
+@dataclass(frozen=True)
+class Call:
+    method: str
+    path: str
+    body: bytes | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    is_packed: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        found = {} if self.body is None else {"Content-Type": "application/json"}
+        return {**found, "Content-Encoding": "gzip"} if self.is_packed else found
+
+
+def get(*path: str, query: Mapping[str, str | None] | None = None) -> Call:
+    """Of a path by its parts, each an id or a word."""
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    return Call("GET", "/" + "/".join(quote(part, safe="") for part in path), query=given)
+
+
+def post(path: str, order: Mapping[str, object]) -> Call:
+    """What is None is not said."""
+    given = {name: value for name, value in order.items() if value is not None}
+    return Call("POST", path, json.dumps(given, allow_nan=False).encode())
+
+
+def batch(kind: Kind, items: Sequence[Item]) -> Call:
+    packed = gzip.compress(b"[" + b",".join(item.body for item in items) + b"]", mtime=0)
+    return Call("POST", f"/v1/{kind}", packed, is_packed=True)
+
+
+def headers(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}", "User-Agent": f"drawdown-client/{VERSION}", "Accept": "application/json"}
+
+
+def base_url(url: str) -> str:
+    """Errors: ValueError."""
+    found = httpx.URL(url)
+    if found.scheme not in ("http", "https") or not found.host:
+        raise ValueError("the server's address is http://… or https://…")
+    return url.rstrip("/")
+
+
+def read(response: httpx.Response, world: World) -> Answer:
+    """A JSON object. Errors: Refused; Unreachable where it may be tried again."""
+    status = response.status_code
+    found = _object(response)
+    if 200 <= status < 300 and found is not None:
+        return found
+    if 200 <= status < 300:
+        raise Unreachable(f"the answer to a call is no JSON object: {response.text[:_SHOWN]!r}")
+    said = found.get("error") if found is not None else None
+    error = said if isinstance(said, dict) else {}
+    code, message = str(error.get("code", "no_code")), str(error.get("message", response.text[:_SHOWN]))
+    if status >= 500 or status in _AGAIN:
+        raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world))
+    raise Refused(status, code, message, error.get("details"))
+
+
+def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
+    """A call without an answer."""
+    return Unreachable(f"no answer ({type(error).__name__}): {error}")
+
+
+def results(answer: Answer, count: int) -> list[Result]:
+    """What became of so many items. Errors: Unreachable where the answer does not say it of each."""
+    found = answer.get("results")
+    if not isinstance(found, list) or len(found) != count:
+        raise Unreachable(f"the answer does not say what became of {count:,} items")
+    return [_result(one) for one in found]
+
+
+def _result(said: object) -> Result:
+    if not isinstance(said, dict) or said.get("status") not in _STATUSES:
+        raise Unreachable("the answer says of an item what this version does not know")
+    return Result(said["status"], said.get("code"), said.get("message"), said.get("at"))
+
+
+def _object(response: httpx.Response) -> Answer | None:
+    try:
+        found = response.json()
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _retry_after_s(response: httpx.Response, world: World) -> float | None:
+    said = response.headers.get("retry-after", "").strip()
+    if not said:
+        return None
+    if said.isascii() and said.isdecimal():
+        found = float(said[:10])
+    else:
+        try:
+            when = parsedate_to_datetime(said)
+        except ValueError:
+            return None
+        found = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - world.now_ms() / 1000
+    return min(max(found, 0.0), LONGEST_RETRY_AFTER_S)
+
+
+class Backoff(wait_base):
+    """Up to FIRST_PAUSE_S, twice as long each time up to `longest_s()`, somewhere between none of it and all; not less
+    than the server asked for. `asked`: whether it asked, the last time."""
+
+    def __init__(self, world: World, longest_s: Callable[[], float] = lambda: LONGEST_PAUSE_S) -> None:
+        self._world = world
+        self._longest_s = longest_s
+        self.asked = False
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        most = min(FIRST_PAUSE_S * 2.0 ** min(retry_state.attempt_number - 1, 30), self._longest_s())
+        error = retry_state.outcome.exception() if retry_state.outcome is not None else None
+        asked = error.retry_after_s if isinstance(error, Unreachable) else None
+        self.asked = bool(asked)
+        return max(self._world.jitter.uniform(0.0, most), asked or 0.0)
+
+
+def patience(settings: Settings, world: World) -> Callable[[RetryCallState], bool]:
+    """When a call that somebody waits for is given up: after so many tries, or where the next pause ends too late."""
+    started = world.monotonic_s()
+
+    def is_over(state: RetryCallState) -> bool:
+        late = world.monotonic_s() - started + state.upcoming_sleep > settings.call_within_s
+        return late or state.attempt_number >= settings.call_tries
+
+    return is_over
+
+
+def timeouts(settings: Settings) -> httpx.Timeout:
+    return httpx.Timeout(settings.answer_s, connect=settings.connect_s)

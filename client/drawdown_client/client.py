@@ -1,0 +1,119 @@
+"""The client, for programs with threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+
+from drawdown_client import calls, items, reads
+from drawdown_client.calls import Answer
+from drawdown_client.clock import World
+from drawdown_client.errors import ClientError
+from drawdown_client.guard import Guard
+from drawdown_client.items import Event
+from drawdown_client.lines import Line
+from drawdown_client.outbox import Outbox, log
+from drawdown_client.reads import By, Moment
+from drawdown_client.settings import Settings
+
+
+class Events:
+    """What was used, as events."""
+
+    def __init__(self, outbox: Outbox, settings: Settings, world: World) -> None:
+        self._outbox, self._settings, self._world = outbox, settings, world
+
+    def send(self, *events: Event) -> list[str]:
+        """Record events, which are sent in the background; their ids. Errors: BadItem, QueueFull, Closed; then none
+        of them was recorded."""
+        made = [
+            items.of_event(one, self._settings.source, self._world.now_ms(), self._world.new_id()) for one in events
+        ]
+        self._outbox.put(made)
+        return [one.item_id for one in made]
+
+
+class Samples:
+    """What ran, as hosts observe it."""
+
+    def __init__(self, outbox: Outbox, world: World) -> None:
+        self._outbox, self._world = outbox, world
+
+    def send(self, *samples: Mapping[str, object]) -> list[str]:
+        """Record samples by the names of docs/samples.md; their ids. Errors: as `Events.send`."""
+        made = [items.of_sample(one, self._world.now_ms(), self._world.new_id()) for one in samples]
+        self._outbox.put(made)
+        return [one.item_id for one in made]
+
+
+class Client:
+    """One server and one key; for any thread. Used as a context manager, or closed: what is recorded is sent in the
+    background. `world` is for tests."""
+
+    def __init__(self, url: str, key: str, settings: Settings | None = None, *, world: World | None = None) -> None:
+        self.settings = settings or Settings()
+        world = world or World()
+        self._url = url
+        self._line = Line(url, key, self.settings, world)
+        self._bulk = Line(url, key, self.settings, world)
+        self._outbox = Outbox(
+            lambda kind, found: calls.results(self._bulk.once(calls.batch(kind, found)), len(found)),
+            self._bulk.close,
+            self.settings,
+            world,
+        )
+        self.events = Events(self._outbox, self.settings, world)
+        self.samples = Samples(self._outbox, world)
+        self.guard = Guard(self._line)
+
+    def __repr__(self) -> str:
+        return f"Client({self._url!r})"
+
+    def record(
+        self, event_type: str, quantity: int, *, org: str | None = None, at: datetime | int | None = None,
+        event_id: str | None = None, source: str | None = None, subject: str | None = None, project: str | None = None,
+        plan: str | None = None, properties: Mapping[str, object] | None = None,
+    ) -> str:  # fmt: skip
+        """Record one event; its id. Errors: as `Events.send`."""
+        event = Event(event_type, quantity, org, at, event_id, source, subject, project, plan, properties)
+        return self.events.send(event)[0]
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Wait until all that was recorded before is answered for. Errors: Unsent."""
+        self._outbox.flush(timeout_s)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Send what waits, and end. Errors: Unsent. Again: nothing."""
+        try:
+            self._outbox.close(self.settings.close_s if timeout_s is None else timeout_s)
+        finally:
+            self._line.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except ClientError as unsent:
+            if kind is None:
+                raise
+            log.error("%s", unsent)  # what the block raised is told
+
+    def usage(self, org: str, from_: Moment, to: Moment | None = None, *, by: By = "feature") -> Answer:
+        """What an organisation used from `from_` on and before `to` (now), as GET /v1/usage says it, all pages."""
+        pages: list[Answer] = []
+        after: str | None = None
+        while len(pages) < reads.MOST_PAGES:
+            pages.append(self._line.ask(reads.usage(org, from_, to, by, after)))
+            after = pages[-1].get("next")
+            if after is None:
+                return reads.joined(pages)
+        raise reads.too_many()
+
+    def balance(self, org: str) -> Answer:
+        """What an organisation has, as GET /v1/balance says it."""
+        return self._line.ask(reads.balance(org))

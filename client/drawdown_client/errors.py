@@ -1,0 +1,52 @@
+"""What goes wrong, by what the caller can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class ClientError(Exception):
+    """All that this package raises by itself."""
+
+
+class BadItem(ClientError, ValueError):
+    """An event or sample that no server takes; it was not recorded. Mend the call."""
+
+
+class QueueFull(ClientError):
+    """So much waits to be sent that no more is kept; this item was not recorded. Wait, or let it go."""
+
+
+class Closed(ClientError):
+    """The client is closed; nothing was recorded."""
+
+
+class Unsent(ClientError):
+    """Items that were not sent in time. `count`: how many; `kept`: whether a spool has them for the next start."""
+
+    def __init__(self, count: int, *, kept: bool) -> None:
+        where = "the spool keeps them for the next start" if kept else "nothing else keeps them"
+        super().__init__(f"{count:,} items are not sent: {where}")
+        self.count = count
+        self.kept = kept
+
+
+class Refused(ClientError):
+    """The server refused a call; the same call is refused again. `status` is of HTTP; `code` is what docs/http-api.md
+    lists."""
+
+    def __init__(self, status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = dict(details or {})
+
+
+class Unreachable(ClientError):
+    """No answer after all tries: it may have been done, or not. The same call again, with the same key, is safe.
+    `retry_after_s`: how long the server asked to wait after the last try, if it did."""
+
+    def __init__(self, why: str, retry_after_s: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s

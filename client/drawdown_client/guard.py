@@ -1,0 +1,129 @@
+"""The guard, for programs with threads: ask before acting, and hold what an act may cost while it goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+from typing import Final
+
+from drawdown_client import guard_words as words
+from drawdown_client.errors import ClientError, Refused
+from drawdown_client.guard_words import HOLD_S, Blocked, Decision, Wish
+from drawdown_client.lines import Line
+
+EXTENDS_A_HOLD: Final = 3
+"""How often what is held is extended while a hold goes on: one may fail, and the next comes in time."""
+LONGEST_S: Final = 86_400.0
+"""A budget that extends itself is extended for this long, unless it is said: a program that hangs holds no more."""
+ENDED: Final = "ended"
+
+log = logging.getLogger("drawdown_client")
+
+
+class Guard:
+    """For any thread. Errors of all: Refused; Unreachable after all tries. What a program does without an answer is for
+    it to decide."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def check(self, metric: str, amount: int = 1, *, org: str | None = None, payer: str | None = None) -> Decision:
+        """Whether so much may be used now; nothing is used."""
+        return words.decided(self._line.ask(words.check(Wish(metric, amount, org, payer=payer))))
+
+    def consume(self, key: str, wish: Wish) -> Decision:
+        """Use so much at once, where it may be used."""
+        return words.decided(self._line.ask(words.consume(key, wish)))
+
+    def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
+        """Hold so much, where it may be used."""
+        return words.decided(self._line.ask(words.reserve(key, wish, hold_s)))
+
+    def settle(self, key: str, actual: int) -> Decision:
+        """End it with what was used in all, also after its hold was over."""
+        return words.decided(self._line.ask(words.settle(key, actual)))
+
+    def release(self, key: str, incurred: int = 0) -> Decision:
+        """Give it up; what it used all the same counts."""
+        return words.decided(self._line.ask(words.release(key, incurred)))
+
+    def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
+        """Hold `to` in all, and for longer."""
+        return words.decided(self._line.ask(words.extend(key, to, hold_s)))
+
+    def budget(
+        self, key: str, metric: str, estimate: int, *, org: str | None = None, project: str | None = None,
+        subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
+        longest_s: float = LONGEST_S,
+    ) -> Budget:  # fmt: skip
+        """Hold an estimate while a block runs. `extend`: the hold goes on as long as the block, up to `longest_s`."""
+        wish = Wish(metric, estimate, org, project, subject, payer)
+        return Budget(self, key, wish, hold_s, longest_s if extend else 0.0)
+
+
+class Budget:
+    """Reserves on entry (errors: Blocked), settles at the end with `actual`, or the estimate where it was not set. An
+    error in the block, also an interrupt, releases it with `actual`, or nothing, as what was incurred."""
+
+    def __init__(self, guard: Guard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
+        self.key = key
+        self.actual: int | None = None
+        self.answer: Decision | None = None
+        """Of the entry, and then of the end."""
+        self._guard = guard
+        self._wish = wish
+        self._hold_s = hold_s
+        self._longest_s = longest_s
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Budget:
+        try:
+            self.answer = self._guard.reserve(self.key, self._wish, hold_s=self._hold_s)
+        except ClientError:
+            raise
+        except BaseException:  # an interrupt: it may be held
+            self._give_up(0)
+            raise
+        if not self.answer.is_allowed:
+            raise Blocked(self.answer)
+        if self._longest_s:
+            self._thread = threading.Thread(target=self._go_on, name=f"drawdown-budget {self.key}", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if kind is not None:
+            self._give_up(self.actual or 0)
+            return
+        self.answer = self._guard.settle(self.key, self._wish.amount if self.actual is None else self.actual)
+
+    def _give_up(self, incurred: int) -> None:
+        """What the block raised is what is told: this is only logged."""
+        try:
+            try:
+                self._guard.release(self.key, incurred)
+            except Refused as error:
+                if error.code != ENDED or not incurred:
+                    raise
+                self._guard.settle(self.key, incurred)  # the hold was over: what was used is said late
+        except ClientError as error:
+            log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", self.key, incurred, error)
+
+    def _go_on(self) -> None:
+        turn_s = self._hold_s / EXTENDS_A_HOLD
+        for _ in range(int(self._longest_s / turn_s)):
+            if self._over.wait(turn_s):
+                return
+            try:
+                self._guard.extend(self.key, hold_s=self._hold_s)
+            except ClientError as error:
+                if self._over.is_set():
+                    return
+                log.warning("the hold of %s was not extended: %s", self.key, error)
+                if isinstance(error, Refused):
+                    return

@@ -1,0 +1,118 @@
+"""What the guard is asked, and what it answers.
+
+Guarantee: pure. Amounts are whole numbers of base units of the metric. The key of a use is the caller's: the same call
+again, after an answer that was lost, is done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from drawdown_client.calls import Answer, Call, post
+from drawdown_client.errors import ClientError, Unreachable
+
+HOLD_S: Final = 3_600.0
+"""How long what is reserved stands, unless it is said: as the server has it."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`decision` counts; `would` is what phase 3 would say. `rule` decided, for `reason`. Of the limit that is nearest:
+    `limit`, `used` before, `remaining` after, and when its period ends. `options`: what else can be done. `degraded`:
+    decided without knowing the credit. `said`: the whole answer."""
+
+    decision: Literal["allow", "warn", "block"]
+    would: str
+    enforced: bool
+    rule: str
+    reason: str
+    limit: int | None = None
+    used: int | None = None
+    remaining: int | None = None
+    resets_ms: int | None = None
+    payer: str | None = None
+    options: tuple[str, ...] = ()
+    degraded: bool = False
+    repeated: bool = False
+    said: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def is_allowed(self) -> bool:
+        return self.decision != "block"
+
+
+class Blocked(ClientError):
+    """The guard lets it not be done. `answer` says why, and what else can be done."""
+
+    def __init__(self, answer: Decision) -> None:
+        options = f"; options: {', '.join(answer.options)}" if answer.options else ""
+        super().__init__(f"blocked by {answer.rule}: {answer.reason}{options}")
+        self.answer = answer
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be used, by whom (None: the organisation that the key is bound to), with which labels, and who pays in
+    place of the metric's word."""
+
+    metric: str
+    amount: int
+    org: str | None = None
+    project: str | None = None
+    subject: str | None = None
+    payer: str | None = None
+
+    def said(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+def check(wish: Wish) -> Call:
+    return post("/v1/guard/check", wish.said())
+
+
+def consume(key: str, wish: Wish) -> Call:
+    return post("/v1/guard/consume", {"key": key, **wish.said()})
+
+
+def reserve(key: str, wish: Wish, hold_s: float | None) -> Call:
+    return post("/v1/guard/reserve", {"key": key, **wish.said(), "for_ms": _ms(hold_s)})
+
+
+def settle(key: str, actual: int) -> Call:
+    return post("/v1/guard/settle", {"key": key, "actual": actual})
+
+
+def release(key: str, incurred: int) -> Call:
+    return post("/v1/guard/release", {"key": key, "incurred": incurred})
+
+
+def extend(key: str, to: int | None, hold_s: float | None) -> Call:
+    return post("/v1/guard/extend", {"key": key, "to": to, "for_ms": _ms(hold_s)})
+
+
+def decided(answer: Answer) -> Decision:
+    """An answer; what it says beyond this version is in `said`. Errors: Unreachable for one that says nothing."""
+    if answer.get("decision") not in ("allow", "warn", "block"):
+        raise Unreachable("the answer of the guard has no decision that this version knows")
+    return Decision(
+        decision=answer["decision"],
+        would=str(answer.get("would")),
+        enforced=bool(answer.get("enforced")),
+        rule=str(answer.get("rule")),
+        reason=str(answer.get("reason")),
+        limit=answer.get("limit"),
+        used=answer.get("used"),
+        remaining=answer.get("remaining"),
+        resets_ms=answer.get("resets_ms"),
+        payer=answer.get("payer"),
+        options=tuple(answer.get("options", ())),
+        degraded=bool(answer.get("degraded")),
+        repeated=bool(answer.get("repeated")),
+        said=answer,
+    )
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -1,0 +1,139 @@
+"""Events and samples as they are sent: one JSON text each, made once.
+
+Guarantee: whatever is sent again is the same bytes under the same id, so that the server knows it again. What no server
+takes is refused at once, in the call that made it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+from drawdown_client.errors import BadItem
+
+Kind: TypeAlias = Literal["events", "samples"]
+Status: TypeAlias = Literal["accepted", "duplicate", "pending", "conflict", "invalid", "refused"]
+
+MAX_ID_CHARS: Final = 200
+MAX_QUANTITY: Final = 10**12
+MAX_ITEM_BYTES: Final = 16 * 1024
+"""Of one item as JSON: as the server has it."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class Item:
+    """`item_id` is that of the event or sample; `body` its JSON."""
+
+    kind: Kind
+    item_id: str
+    body: bytes
+
+    @property
+    def said(self) -> dict[str, object]:
+        """What was recorded."""
+        found = json.loads(self.body)
+        assert isinstance(found, dict)
+        return found
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an item. `accepted`: it is kept. `duplicate`: it was kept before. `pending`: it is kept, and
+    billed once what `code` names is mended. `conflict`: its id was kept with other content. `invalid`: the server does
+    not take it; `at` says where it is wrong. `refused`: the server refused the call, and this item with it."""
+
+    status: Status
+    code: str | None = None
+    message: str | None = None
+    at: str | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the server has it."""
+        return self.status in ("accepted", "duplicate", "pending")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One act of use. `quantity` is a whole number of base units of the type. `at`: when (an aware datetime, or
+    milliseconds since 1970; None: now). `event_id` None: one is made. `source` None: the client's."""
+
+    event_type: str
+    quantity: int
+    org: str | None = None
+    at: datetime | int | None = None
+    event_id: str | None = None
+    source: str | None = None
+    subject: str | None = None
+    project: str | None = None
+    plan: str | None = None
+    properties: Mapping[str, object] | None = None
+
+
+def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
+    """Errors: BadItem."""
+    _require_quantity(event.quantity)
+    said = {
+        "source": _id(event.source or source, "source"),
+        "event_id": _id(new_id if event.event_id is None else event.event_id, "event_id"),
+        "event_type": _id(event.event_type, "event_type"),
+        "org_id": _label(event.org, "org"),
+        "quantity": event.quantity,
+        "occurred_at": now_ms if event.at is None else moment_ms(event.at),
+        "subject": _label(event.subject, "subject"),
+        "project": _label(event.project, "project"),
+        "plan_key": _label(event.plan, "plan"),
+        "properties": None if event.properties is None else dict(event.properties),
+    }
+    return _item("events", str(said["event_id"]), said)
+
+
+def of_sample(sample: Mapping[str, object], now_ms: int, new_id: str) -> Item:
+    """A sample by the names of docs/samples.md. Without `id` or `ts`, it has a new id, and is of now.
+
+    Errors: BadItem.
+    """
+    ts = sample.get("ts")
+    item_id = _id(sample.get("id") or new_id, "id")
+    when = now_ms if ts is None else moment_ms(ts) if isinstance(ts, datetime) else ts
+    return _item("samples", item_id, {**sample, "id": item_id, "ts": when})
+
+
+def moment_ms(at: datetime | int) -> int:
+    """Milliseconds since 1970. Errors: BadItem for a datetime without an offset."""
+    if not isinstance(at, datetime):
+        return at
+    if at.tzinfo is None:
+        raise BadItem("the time has no offset: datetime.now(UTC), not datetime.now()")
+    return (at - _EPOCH) // _MS
+
+
+def _item(kind: Kind, item_id: str, said: Mapping[str, object]) -> Item:
+    given = {name: value for name, value in said.items() if value is not None}
+    try:
+        body = json.dumps(given, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadItem(f"it is nothing that JSON can say: {error}") from None
+    if len(body) > MAX_ITEM_BYTES:
+        raise BadItem(f"it has {len(body):,} bytes as JSON, and {MAX_ITEM_BYTES:,} are taken")
+    return Item(kind, item_id, body)
+
+
+def _require_quantity(quantity: object) -> None:
+    if not isinstance(quantity, int) or isinstance(quantity, bool) or not 0 <= quantity <= MAX_QUANTITY:
+        raise BadItem(f"a quantity is a whole number from 0 to {MAX_QUANTITY:,}: count in a smaller unit for parts")
+
+
+def _id(text: object, name: str) -> str:
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_ID_CHARS:
+        raise BadItem(f"{name} is a text of 1 to {MAX_ID_CHARS} characters")
+    return text
+
+
+def _label(text: object, name: str) -> str | None:
+    return None if text is None else _id(text, name)

@@ -1,0 +1,284 @@
+"""Items that wait to be sent, and the thread that sends them.
+
+Guarantee: an item that was recorded is sent, the same bytes under the same id, until the server has answered for it or
+refused the call; `on_result` is told of it once. What waits is bounded. Nothing is forgotten silently: what is not sent
+when the client is closed, or the program ends, is in the spool, or is raised or logged with its count. A forked process
+begins with nothing: what waits is sent by the process that recorded it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing
+import multiprocessing.util
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final, TypeAlias
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
+
+from drawdown_client.calls import Backoff
+from drawdown_client.clock import World
+from drawdown_client.errors import Closed, QueueFull, Refused, Unreachable, Unsent
+from drawdown_client.items import Item, Kind, Result
+from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
+from drawdown_client.spool import Spool
+
+Send: TypeAlias = Callable[[Kind, Sequence[Item]], list[Result]]
+"""One try. Errors: Unreachable, Refused."""
+
+CLOSING_PAUSE_S: Final = 0.5
+"""The longest pause between tries while the client is being closed."""
+_TOO_LARGE: Final = 413
+_UNSPOOLED: Final = 0
+
+log = logging.getLogger("drawdown_client")
+
+
+class Outbox:
+    """For any thread."""
+
+    _changed: threading.Condition
+    _waiting: deque[tuple[int, Item]]
+    _thread: threading.Thread | None
+    _spool: Spool | None
+    _has_ended: bool
+
+    def __init__(self, send: Send, hang_up: Callable[[], None], settings: Settings, world: World) -> None:
+        self._send = send
+        self._hang_up = hang_up
+        self._settings = settings
+        self._world = world
+        self._empty()
+        self._closing = False
+        with self._changed:
+            self._open_spool()
+        atexit.register(self._at_exit)
+        if hasattr(os, "register_at_fork"):
+            itself = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: _forked(itself))
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Errors: QueueFull, Closed, OSError of the spool; then none of them was recorded."""
+        with self._changed:
+            self._open_spool()
+            self._wait_for_room(len(items))
+            if self._closing:
+                raise Closed("the client is closed")
+            numbers = [_UNSPOOLED] * len(items) if self._spool is None else self._spool.add(items)
+            self._take(list(zip(numbers, items, strict=True)))
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all that was recorded before is answered for. Errors: Unsent, also for what the server refused
+        since this was last asked."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("on_result cannot wait for the thread that it is called from")
+        with self._changed:
+            wanted = self._put
+            self._hurried += 1
+            self._waited_for += 1
+            self._changed.notify_all()
+            try:
+                self._changed.wait_for(lambda: self._done >= wanted, timeout_s)
+            finally:
+                self._waited_for -= 1
+            self._require_sent(max(wanted - self._done, 0))
+
+    def close(self, timeout_s: float) -> None:
+        """Send what waits within this time, then stop. Errors: as `flush`."""
+        with self._changed:
+            if self._has_ended:
+                return
+            self._closing = True
+            self._deadline_s = self._world.monotonic_s() + timeout_s
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+        with self._changed:
+            atexit.unregister(self._at_exit)
+            if thread is None:
+                self._end()
+            self._require_sent(len(self._waiting))
+
+    def _empty(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting = deque()
+        self._thread = None
+        self._spool = None
+        self._put = self._done = self._refused = self._hurried = self._waited_for = 0
+        self._deadline_s = 0.0
+        self._has_ended = False
+
+    def _end(self) -> None:
+        """Once; by the thread, where there is one: it may be in a call when the time to close is over."""
+        self._has_ended = True
+        self._hang_up()
+        if self._spool is not None:
+            self._spool.close()
+
+    def _open_spool(self) -> None:
+        if self._settings.spool is None or self._spool is not None or self._closing:
+            return
+        self._spool = Spool(self._settings.spool, self._settings.spool_bytes)
+        self._take(list(self._spool.left.items()))
+        self._spool.left = {}
+
+    def _take(self, found: list[tuple[int, Item]]) -> None:
+        if not found:
+            return
+        self._waiting.extend(found)
+        self._put += len(found)
+        if self._thread is None or not self._thread.is_alive():
+            if multiprocessing.parent_process() is not None:  # such a process ends without `atexit`
+                multiprocessing.util.Finalize(None, self._at_exit, exitpriority=0)
+            self._thread = threading.Thread(target=self._run, name="drawdown-client", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _wait_for_room(self, count: int) -> None:
+        settings = self._settings
+
+        def has_room() -> bool:
+            return self._closing or len(self._waiting) + count <= settings.queue_items
+
+        may_wait = settings.when_full == "block" and threading.current_thread() is not self._thread
+        if not has_room() and not (may_wait and self._changed.wait_for(has_room, settings.block_s)):
+            raise QueueFull(f"{len(self._waiting):,} items wait to be sent, and {settings.queue_items:,} may")
+
+    def _require_sent(self, left: int) -> None:
+        count, self._refused = left + self._refused, 0
+        if count:
+            raise Unsent(count, kept=self._settings.spool is not None)
+
+    def _at_exit(self) -> None:
+        try:
+            self.close(self._settings.close_s)
+        except Unsent as error:
+            log.error("at the end of the program, %s", error)
+
+    # What the thread does.
+
+    def _run(self) -> None:
+        while batch := self._next():
+            try:
+                if not self._deliver(batch):
+                    break
+            except Exception:
+                log.exception("a batch of %d items could not be dealt with; it is tried again", len(batch))
+                self._pause(CLOSING_PAUSE_S, may_hurry=False)
+        with self._changed:
+            self._end()
+
+    def _next(self) -> list[tuple[int, Item]]:
+        """A batch that waits, of one kind; none: it is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            most = self._settings.batch_items
+            self._changed.wait_for(
+                lambda: len(self._waiting) >= most or self._closing or self._waited_for, self._settings.batch_ms / 1000
+            )
+            if self._closing and self._world.monotonic_s() > self._deadline_s:
+                return []
+            found: list[tuple[int, Item]] = []
+            room = BATCH_BYTES
+            for number, item in islice(self._waiting, most):
+                room -= len(item.body) + 1
+                if found and (item.kind != found[0][1].kind or room < 0):
+                    break
+                found.append((number, item))
+            return found
+
+    def _deliver(self, batch: Sequence[tuple[int, Item]]) -> bool:
+        """Send it until there is an answer; False: the client was closed, and it still waits."""
+        try:
+            found = self._until_answered([item for _, item in batch])
+        except Unreachable as error:
+            log.warning("given up while the client is closed: %s", error)
+            return False
+        except Refused as error:
+            if error.status == _TOO_LARGE and len(batch) > 1:
+                middle = len(batch) // 2
+                return self._deliver(batch[:middle]) and self._deliver(batch[middle:])
+            log.error("the server refused %d items: %s", len(batch), error)
+            found = [Result("refused", error.code, error.message)] * len(batch)
+        self._answered(batch, found)
+        return True
+
+    def _until_answered(self, items: Sequence[Item]) -> list[Result]:
+        backoff = Backoff(self._world, lambda: CLOSING_PAUSE_S if self._closing else LONGEST_PAUSE_S)
+
+        def is_over(state: RetryCallState) -> bool:
+            return self._closing and self._world.monotonic_s() + state.upcoming_sleep > self._deadline_s
+
+        again = Retrying(
+            retry=retry_if_exception_type(Unreachable),
+            wait=backoff,
+            stop=is_over,
+            sleep=lambda seconds: self._pause(seconds, may_hurry=not backoff.asked),
+            before_sleep=_say,
+            reraise=True,
+        )
+        return again(self._send, items[0].kind, items)
+
+    def _pause(self, seconds: float, *, may_hurry: bool) -> None:
+        """Somebody who closes the client ends it, and somebody who waits for it, unless the server asked to wait."""
+        with self._changed:
+            hurried, closing = self._hurried, self._closing
+            self._changed.wait_for(
+                lambda: self._closing != closing or (may_hurry and self._hurried != hurried), seconds
+            )
+
+    def _answered(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
+        is_refused = found[0].status == "refused"
+        with self._changed:
+            if self._spool is not None and not is_refused:
+                self._spool_done([number for number, _ in batch])
+            for _ in batch:
+                self._waiting.popleft()
+            self._changed.notify_all()
+        for (_, item), result in zip(batch, found, strict=True):
+            self._tell(item, result)
+        with self._changed:
+            self._done += len(batch)
+            self._refused += len(batch) if is_refused else 0
+            self._changed.notify_all()
+
+    def _spool_done(self, numbers: Sequence[int]) -> None:
+        assert self._spool is not None
+        try:
+            self._spool.done(numbers)
+        except OSError as error:
+            log.error("the spool cannot be written: %d items will be sent once more: %s", len(numbers), error)
+
+    def _tell(self, item: Item, result: Result) -> None:
+        if not result.is_kept and result.status != "refused":
+            log.warning("%s %s: %s %s", item.kind, item.item_id, result.status, result.code)
+        if self._settings.on_result is None:
+            return
+        try:
+            self._settings.on_result(item, result)
+        except BaseException:  # whatever it is, the thread goes on
+            log.exception("on_result failed")
+
+    def forked(self) -> None:
+        """In the new process: its own lock, thread and spool, and nothing that waits."""
+        if self._spool is not None:
+            self._spool.close()
+        self._empty()
+
+
+def _forked(itself: weakref.ref[Outbox]) -> None:
+    outbox = itself()
+    if outbox is not None:
+        outbox.forked()
+
+
+def _say(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    log.warning("items are sent again in %.1f s (try %d): %s", state.upcoming_sleep, state.attempt_number, error)

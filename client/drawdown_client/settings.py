@@ -1,0 +1,60 @@
+"""How a client behaves, and its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from drawdown_client.items import Item, Result
+
+BATCH_ITEMS: Final = 1_000
+"""Of one body: as the server has it."""
+BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Of one body, before it is packed."""
+BATCH_MS: Final = 200
+"""For how long an item waits for others to go with it."""
+QUEUE_ITEMS: Final = 10_000
+BLOCK_S: Final = 5.0
+CLOSE_S: Final = 10.0
+SPOOL_BYTES: Final = 64 * 1024 * 1024
+CALL_TRIES: Final = 4
+"""Of a call that somebody waits for: the guard, usage, a balance."""
+CALL_WITHIN_S: Final = 15.0
+"""After which no such call is tried again."""
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 30.0
+FIRST_PAUSE_S: Final = 0.2
+"""After the first failure, at most; twice as long after each further one."""
+LONGEST_PAUSE_S: Final = 60.0
+LONGEST_RETRY_AFTER_S: Final = 300.0
+"""That a server asks for; more is taken as this."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`source`: of events that name none. `on_result`: is told of each item once, from the thread that sends. `spool`:
+    a file that keeps items until they are acknowledged. `when_full`: a call waits up to `block_s` seconds for room
+    and raises QueueFull then, or raises it at once. `close_s`: how long closing, and the end of the program, wait."""
+
+    source: str = "drawdown-client"
+    on_result: Callable[[Item, Result], None] | None = None
+    spool: Path | None = None
+    spool_bytes: int = SPOOL_BYTES
+    when_full: Literal["block", "raise"] = "block"
+    block_s: float = BLOCK_S
+    queue_items: int = QUEUE_ITEMS
+    batch_items: int = BATCH_ITEMS
+    batch_ms: int = BATCH_MS
+    close_s: float = CLOSE_S
+    call_tries: int = CALL_TRIES
+    call_within_s: float = CALL_WITHIN_S
+    connect_s: float = CONNECT_S
+    answer_s: float = ANSWER_S
+
+    def __post_init__(self) -> None:
+        if not 0 < self.batch_items <= BATCH_ITEMS:
+            raise ValueError(f"batch_items is from 1 to {BATCH_ITEMS:,}")
+        if min(self.queue_items, self.call_tries, self.spool_bytes) < 1 or min(self.batch_ms, self.block_s) < 0:
+            raise ValueError("a bound of the client is negative, or nothing")

@@ -1,0 +1,156 @@
+"""A file that keeps items until they are acknowledged: JSON lines, one for each item, and one for each range of numbers
+that is done.
+
+Guarantee: what `add` returned for is on disk, and is read again at the next start unless it was acknowledged. One may
+be read again that was acknowledged the moment before a crash: the server knows it. Each process has a file of its own
+under a lock (`app.spool`, `app.spool.1`, …), and takes over what others left whose process is gone. A line that was cut
+by a crash is dropped: `add` had not returned for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from drawdown_client.errors import QueueFull
+from drawdown_client.items import Item
+
+MOST_SPOOLS: Final = 64
+"""Processes with a spool of one name at once."""
+_MODE: Final = 0o600
+
+log = logging.getLogger("drawdown_client")
+
+
+class Spool:
+    """For one thread at a time. `left`: what was there, by number. Errors: OSError wherever the disk fails."""
+
+    def __init__(self, path: Path, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        places = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, MOST_SPOOLS))]
+        owned = next(_free(places), None)
+        if owned is None:
+            raise OSError(f"{path} and {MOST_SPOOLS - 1} beside it are in use by other processes")
+        self._path, self._lock = owned
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, _MODE)
+        self.left = dict(_read(self._file))
+        self._lengths = {number: len(_line(number, item)) for number, item in self.left.items()}
+        self._last = max(self.left, default=0)
+        for other in [place for place in places if place != self._path and place.exists()]:
+            self._adopt(other)
+
+    def add(self, items: Sequence[Item]) -> list[int]:
+        """The items' numbers. Errors: QueueFull, and nothing was added."""
+        numbers = list(range(self._last + 1, self._last + 1 + len(items)))
+        lines = [_line(number, item) for number, item in zip(numbers, items, strict=True)]
+        self._make_room(sum(map(len, lines)))
+        size = os.fstat(self._file).st_size
+        try:
+            _write(self._file, b"".join(lines))
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
+        self._last += len(items)
+        self._lengths.update(zip(numbers, map(len, lines), strict=True))
+        return numbers
+
+    def done(self, numbers: Sequence[int]) -> None:
+        """These are acknowledged. It need not reach the disk at once."""
+        for number in numbers:
+            self._lengths.pop(number, None)
+        if not self._lengths:
+            os.ftruncate(self._file, 0)
+        elif numbers:
+            _write(self._file, b'{"done":[%d,%d]}\n' % (numbers[0], numbers[-1]))
+
+    def close(self) -> None:
+        """The next process may take it over. In a process that was forked: the other one keeps it."""
+        os.close(self._file)
+        os.close(self._lock)
+
+    def _make_room(self, more: int) -> None:
+        if os.fstat(self._file).st_size + more <= self._most_bytes:
+            return
+        if sum(self._lengths.values()) + more > self._most_bytes:
+            raise QueueFull(f"the spool has {self._most_bytes:,} bytes at most, which are not acknowledged")
+        self._compact()
+
+    def _compact(self) -> None:
+        """Leave out what is done. A crash leaves the old file, or the new one."""
+        new = self._path.with_name(f"{self._path.name}.new")
+        made = os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC, _MODE)
+        _write(made, b"".join(_line(number, item) for number, item in _read(self._file) if number in self._lengths))
+        os.fsync(made)
+        new.replace(self._path)
+        os.close(self._file)
+        self._file = made
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def _adopt(self, other: Path) -> None:
+        """What a process left that is gone. A crash in between leaves it in both, under the same ids."""
+        for place, lock in _free([other]):
+            file = os.open(place, os.O_RDWR)
+            try:
+                found = [item for _, item in _read(file)]
+                self.left.update(zip(self.add(found), found, strict=True) if found else ())
+                os.ftruncate(file, 0)
+            except QueueFull:
+                log.warning("%s keeps %d items: there is no room for them here yet", place, len(found))
+            finally:
+                os.close(file)
+                os.close(lock)
+
+
+def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:
+    """Those that no process has, each with the lock that was taken."""
+    import fcntl  # not on every system, and only a spool needs it
+
+    for place in places:
+        lock = os.open(place.with_name(f"{place.name}.lock"), os.O_RDWR | os.O_CREAT, _MODE)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        yield place, lock
+
+
+def _line(number: int, item: Item) -> bytes:
+    said = {"number": number, "kind": item.kind, "id": item.item_id, "item": item.body.decode()}
+    return json.dumps(said, separators=(",", ":")).encode() + b"\n"
+
+
+def _read(file: int) -> list[tuple[int, Item]]:
+    """What is not done; a line that was cut at the end is taken off."""
+    text = os.pread(file, os.fstat(file).st_size, 0)
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        os.ftruncate(file, len(whole))
+    found: dict[int, Item] = {}
+    latest = 0
+    for line in whole.splitlines():
+        try:
+            said = json.loads(line)
+            if "done" in said:
+                first, last = said["done"]
+                for number in range(first, min(last, latest) + 1):
+                    found.pop(number, None)
+            else:
+                latest = max(latest, said["number"])
+                found[said["number"]] = Item(said["kind"], said["id"], said["item"].encode())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.error("a line of the spool cannot be read, and is passed over")
+    return list(found.items())
+
+
+def _write(file: int, text: bytes) -> None:
+    at = 0
+    while at < len(text):
+        at += os.write(file, text[at:])

@@ -1,0 +1,203 @@
+"""The client for programs with an event loop: what it shares, and what cancellation does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from drawdown_client import AsyncClient, Blocked, Event, QueueFull, Settings, Unsent, Wish
+from tests.client.book import KEY, URL, Book, hasty
+from tests.client.counter import Counter
+
+
+@pytest.fixture
+def router() -> Iterator[respx.MockRouter]:
+    with respx.mock(base_url=URL, using="httpx", assert_all_called=False) as made:
+        yield made
+
+
+def run(work: Callable[[AsyncClient], Awaitable[None]], **settings: Any) -> None:
+    async def whole() -> None:
+        async with AsyncClient(URL, KEY, Settings(batch_ms=0, **settings), world=hasty()) as client:
+            await work(client)
+
+    asyncio.run(whole())
+
+
+def guarded(router: respx.MockRouter) -> Counter:
+    made = Counter()
+    router.post(path__startswith="/v1/guard/").side_effect = made.answer
+    return made
+
+
+def test_events_and_samples_arrive_once(router: respx.MockRouter, tmp_path: Path) -> None:
+    events, samples, faults = Book(), Book(), [httpx.ConnectError("refused"), httpx.ReadError("cut")]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if faults:
+            raise faults.pop()
+        return events.answer(request)
+
+    router.post("/v1/events").side_effect = answer
+    router.post("/v1/samples").side_effect = samples.answer
+
+    async def work(client: AsyncClient) -> None:
+        await asyncio.gather(*(client.record("page.render", number + 100, org="acme") for number in range(50)))
+        assert await client.events.send(Event("page.render", 99, "acme", event_id="mine")) == ["mine"]
+        await client.samples.send({"id": "s-1", "sandbox_id": "sb-1", "memory_mb": 512, "interval_s": 60})
+        await client.flush(20)
+
+    run(work, spool=tmp_path / "app.spool")
+    assert events.numbers == list(range(99, 150)) and len(samples.kept) == 1
+
+
+def test_a_full_queue_does_not_hold_up_the_loop(router: respx.MockRouter) -> None:
+    router.post("/v1/events").mock(httpx.Response(503, headers={"retry-after": "60"}))
+    turns = 0
+
+    async def work(client: AsyncClient) -> None:
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0.01)
+
+        going = asyncio.create_task(turn())
+        await client.record("page.render", 1, org="acme")
+        with pytest.raises(QueueFull):
+            await client.record("page.render", 2, org="acme")
+        going.cancel()
+        with pytest.raises(Unsent):
+            await client.close(0.1)
+
+    run(work, queue_items=1, block_s=0.3)
+    assert turns > 5
+
+
+def test_reads(router: respx.MockRouter) -> None:
+    router.get("/v1/balance/acme").side_effect = [httpx.Response(503), httpx.Response(200, json={"available": 1.5})]
+    page = {"org_id": "acme", "rows": [{"used": 1}], "next": "f:1"}
+    router.get("/v1/usage/acme").side_effect = [
+        httpx.Response(200, json=page),
+        httpx.Response(200, json={**page, "next": None}),
+    ]
+
+    async def work(client: AsyncClient) -> None:
+        assert await client.balance("acme") == {"available": 1.5}
+        assert (await client.usage("acme", 0))["rows"] == [{"used": 1}, {"used": 1}]
+
+    run(work)
+
+
+def test_a_budget_is_settled_or_given_up(router: respx.MockRouter) -> None:
+    counter = guarded(router)
+
+    async def work(client: AsyncClient) -> None:
+        async with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+            budget.actual = 4
+        with pytest.raises(LookupError):
+            async with client.guard.budget("b-2", "idea.create", 6, org="acme") as budget:
+                budget.actual = 2
+                raise LookupError
+        with pytest.raises(Blocked):
+            async with client.guard.budget("b-3", "idea.create", 600, org="acme"):
+                pytest.fail("it ran")
+        assert (await client.guard.check("idea.create", 94, org="acme")).is_allowed
+        assert (await client.guard.consume("c-1", Wish("idea.create", 90, "acme"))).is_allowed
+
+    run(work)
+    assert counter.uses["b-1"] == {"state": "settled", "amount": 4}
+    assert counter.uses["b-2"] == {"state": "released", "amount": 2}
+    assert counter.used == 96
+
+
+@pytest.mark.parametrize("when", ["enters", "runs", "settles"])
+def test_a_cancelled_task_leaves_no_hold(router: respx.MockRouter, when: str) -> None:
+    """Cancelled while it enters, works or ends; cancelled twice, even. The cancellation goes on afterwards."""
+    counter = Counter()
+    slow = {"enters": "reserve", "runs": "release", "settles": "settle"}[when]
+    is_slow = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        found = counter.answer(request)
+        if request.url.path.endswith(slow):
+            is_slow.set()
+            await asyncio.sleep(0.1)
+        return found
+
+    router.post(path__startswith="/v1/guard/").side_effect = answer
+
+    async def work(client: AsyncClient) -> None:
+        entered = asyncio.Event()
+
+        async def spend() -> None:
+            async with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+                budget.actual = 3
+                entered.set()
+                if when == "runs":
+                    await asyncio.sleep(60)
+
+        task = asyncio.create_task(spend())
+        await (entered if when == "runs" else is_slow).wait()
+        task.cancel()
+        if when == "runs":
+            await is_slow.wait()
+            task.cancel()  # again, while it is given up
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(work)
+    wanted = {"enters": ("released", 0), "runs": ("released", 3), "settles": ("settled", 3)}[when]
+    assert (counter.uses["b-1"]["state"], counter.uses["b-1"]["amount"]) == wanted
+
+
+def test_a_task_that_the_end_of_the_loop_cancels_leaves_no_hold(router: respx.MockRouter) -> None:
+    counter = guarded(router)
+
+    async def main() -> None:
+        client = AsyncClient(URL, KEY, world=hasty())
+        entered = asyncio.Event()
+
+        async def spend() -> None:
+            async with client.guard.budget("b-1", "idea.create", 6, org="acme"):
+                entered.set()
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(spend())
+        await entered.wait()
+        assert not task.done()
+
+    asyncio.run(main())
+    assert counter.uses["b-1"] == {"state": "released", "amount": 0}
+
+
+def test_a_long_one_goes_on_until_it_ends(router: respx.MockRouter) -> None:
+    counter = guarded(router)
+
+    async def work(client: AsyncClient) -> None:
+        async with client.guard.budget("b-1", "idea.create", 6, org="acme", hold_s=0.15, extend=True):
+            while len(counter.said("extend")) < 3:
+                await asyncio.sleep(0.01)
+        count = len(counter.said("extend"))
+        await asyncio.sleep(0.15)
+        assert len(counter.said("extend")) == count
+
+    run(work)
+
+
+def test_an_error_in_the_block_is_what_is_told(router: respx.MockRouter) -> None:
+    router.post("/v1/events").mock(httpx.Response(503, headers={"retry-after": "60"}))
+
+    async def whole() -> None:
+        async with AsyncClient(URL, KEY, Settings(close_s=0.1), world=hasty()) as client:
+            await client.record("page.render", 1, org="acme")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        asyncio.run(whole())

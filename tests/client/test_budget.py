@@ -1,0 +1,191 @@
+"""A budget: held on entry, settled at the end, given up by any error; for threads."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from drawdown_client import Blocked, Client, Refused, Unreachable, Wish
+from tests.client.book import KEY, URL, hasty
+from tests.client.counter import Counter
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    made = Counter()
+    with respx.mock(base_url=URL, using="httpx") as router:
+        router.post(path__startswith="/v1/guard/").side_effect = made.answer
+        yield made
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    with Client(URL, KEY, world=hasty()) as made:
+        yield made
+
+
+def test_it_is_settled_with_what_was_used(counter: Counter, client: Client) -> None:
+    with client.guard.budget("b-1", "idea.create", 6, org="acme", project="site", hold_s=90) as budget:
+        assert counter.uses["b-1"] == {"state": "held", "amount": 6}
+        assert budget.answer is not None and budget.answer.remaining == 94
+        budget.actual = 4
+    assert counter.uses["b-1"] == {"state": "settled", "amount": 4}
+    wanted = {"key": "b-1", "metric": "idea.create", "amount": 6, "org": "acme", "project": "site", "for_ms": 90_000}
+    assert counter.said("reserve") == [wanted]
+
+
+def test_what_nobody_says_is_settled_as_estimated_and_nothing_as_nothing(counter: Counter, client: Client) -> None:
+    with client.guard.budget("b-1", "idea.create", 6, org="acme"):
+        pass
+    with client.guard.budget("b-2", "idea.create", 6, org="acme") as budget:
+        budget.actual = 0
+    assert [counter.uses[key]["amount"] for key in ("b-1", "b-2")] == [6, 0]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("incurred", [None, 2])
+def test_an_error_gives_it_up_with_what_was_incurred(
+    counter: Counter, client: Client, error: type[BaseException], incurred: int | None
+) -> None:
+    with pytest.raises(error), client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+        budget.actual = incurred
+        raise error
+    assert counter.uses["b-1"] == {"state": "released", "amount": incurred or 0}
+
+
+def test_what_is_blocked_does_not_run(counter: Counter, client: Client) -> None:
+    with pytest.raises(Blocked) as found, client.guard.budget("b-1", "idea.create", 101, org="acme"):
+        pytest.fail("it ran")
+    assert found.value.answer.options == ("request_override", "run_locally")
+    assert str(found.value) == "blocked by limit:*:day: limit; options: request_override, run_locally"
+    assert counter.calls == [("reserve", counter.said("reserve")[0])], "and nothing is ended"
+
+
+def test_a_hold_that_was_over_is_settled_late_also_after_an_error(counter: Counter, client: Client) -> None:
+    for key, fails in (("b-1", False), ("b-2", True)):
+        try:
+            with client.guard.budget(key, "idea.create", 6, org="acme") as budget:
+                budget.actual = 5
+                counter.uses[key]["state"] = "expired"
+                if fails:
+                    raise LookupError
+        except LookupError:
+            assert fails
+        assert counter.uses[key] == {"state": "settled", "amount": 5}
+
+
+def test_what_cannot_be_given_up_does_not_hide_the_error(
+    counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(LookupError), client.guard.budget("b-1", "idea.create", 6, org="acme"):
+        counter.uses.clear()
+        raise LookupError
+    assert "b-1 used (0) is not told" in caplog.text
+
+
+def test_what_cannot_be_settled_is_raised(counter: Counter, client: Client) -> None:
+    with pytest.raises(Refused, match="unknown_use"), client.guard.budget("b-1", "idea.create", 6, org="acme"):
+        counter.uses.clear()
+
+
+def test_a_long_one_goes_on(counter: Counter, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    with client.guard.budget("b-1", "idea.create", 6, org="acme", hold_s=0.15, extend=True):
+        while len(counter.said("extend")) < 3:
+            time.sleep(0.01)
+    count = len(counter.said("extend"))
+    time.sleep(0.15)
+    assert len(counter.said("extend")) == count and counter.said("extend")[0] == {"key": "b-1", "for_ms": 150}
+    assert not caplog.records
+
+
+def test_a_long_one_goes_on_for_as_long_as_it_may(counter: Counter, client: Client) -> None:
+    with client.guard.budget("b-1", "idea.create", 6, org="acme", hold_s=0.09, extend=True, longest_s=0.13):
+        time.sleep(0.5)
+    assert len(counter.said("extend")) == 4
+
+
+def test_one_that_was_ended_elsewhere_is_extended_no_more(
+    counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Refused), client.guard.budget("b-1", "idea.create", 6, org="a", hold_s=0.06, extend=True):
+        counter.uses["b-1"].update(state="released", amount=0)
+        while not caplog.records:
+            time.sleep(0.01)
+        time.sleep(0.1)
+    assert len(counter.said("extend")) == 1 and "the hold of b-1 was not extended: 409 ended" in caplog.text
+
+
+def test_an_interrupt_on_entry_gives_up_what_may_be_held(client: Client) -> None:
+    made, is_first = Counter(), [True]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        found = made.answer(request)
+        if is_first:
+            is_first.pop()
+            raise KeyboardInterrupt
+        return found
+
+    with respx.mock(base_url=URL, using="httpx") as router:
+        router.post(path__startswith="/v1/guard/").side_effect = answer
+        with pytest.raises(KeyboardInterrupt), client.guard.budget("b-1", "idea.create", 6, org="acme"):
+            pytest.fail("it ran")
+    assert made.uses["b-1"] == {"state": "released", "amount": 0}
+
+
+@pytest.mark.parametrize("fault", [httpx.ReadError("cut"), httpx.ReadTimeout("late"), httpx.Response(503)])
+def test_an_answer_that_was_lost_counts_once(client: Client, fault: Any) -> None:
+    """Each act is done, its answer is lost, and it is said again."""
+    made, lost = Counter(), set[str]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        found = made.answer(request)
+        if request.url.path not in lost:
+            lost.add(request.url.path)
+            if isinstance(fault, Exception):
+                raise fault
+            assert isinstance(fault, httpx.Response)
+            return fault
+        return found
+
+    with respx.mock(base_url=URL, using="httpx") as router:
+        router.post(path__startswith="/v1/guard/").side_effect = answer
+        assert client.guard.consume("c-1", Wish("idea.create", 3, "acme")).repeated
+        with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+            budget.actual = 4
+    assert made.used == 7 and [act for act, _ in made.calls] == ["consume"] * 2 + ["reserve"] * 2 + ["settle"] * 2
+
+
+def test_a_guard_that_is_away_is_told_after_all_tries_and_nothing_runs(client: Client) -> None:
+    with respx.mock(base_url=URL, using="httpx") as router:
+        route = router.post("/v1/guard/reserve").mock(side_effect=httpx.ConnectError("refused"))
+        with pytest.raises(Unreachable, match="ConnectError"), client.guard.budget("b-1", "idea.create", 6, org="a"):
+            pytest.fail("it ran")
+        assert route.call_count == 4
+
+
+def test_an_answer_without_a_decision_is_no_permission(client: Client) -> None:
+    with respx.mock(base_url=URL, using="httpx") as router:
+        router.post("/v1/guard/check").mock(httpx.Response(200, json={"decision": "perhaps"}))
+        with pytest.raises(Unreachable, match="no decision"):
+            client.guard.check("idea.create", 1, org="acme")
+
+
+def test_check_and_consume_say_what_was_decided(counter: Counter, client: Client) -> None:
+    assert client.guard.check("idea.create", 100, org="acme").is_allowed and not counter.uses
+    assert not client.guard.check("idea.create", 101, org="acme").is_allowed
+    found = client.guard.consume("c-1", Wish("idea.create", 60, "acme", payer="platform"))
+    assert (found.decision, found.limit, found.remaining, found.repeated) == ("allow", 100, 40, False)
+    assert client.guard.consume("c-1", Wish("idea.create", 60, "acme", payer="platform")).repeated
+    assert not client.guard.consume("c-2", Wish("idea.create", 41, "acme")).is_allowed
+    assert counter.said("consume")[0]["payer"] == "platform" and "project" not in counter.said("consume")[0]
+    assert client.guard.reserve("r-1", Wish("idea.create", 40, "acme")).is_allowed
+    assert client.guard.extend("r-1", to=40).is_allowed and counter.said("extend") == [{"key": "r-1", "to": 40}]
+    client.guard.release("r-1", 1)
+    assert counter.used == 61

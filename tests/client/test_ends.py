@@ -1,0 +1,118 @@
+"""How programs end: without closing, by an error, killed, forked; and what of their events arrives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.client.book import Book, on_a_socket
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(url: str, spool: Path | None, count: int, how: str) -> subprocess.Popen[str]:
+    arguments = [url, "" if spool is None else str(spool), str(count), how]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.client.program", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(url: str, spool: Path | None, count: int, how: str, status: int = 0) -> str:
+    process = start(url, spool, count, how)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == status, err
+    return err
+
+
+@pytest.mark.parametrize(("how", "status"), [("end", 0), ("raise", 1), ("exit", 3)])
+def test_a_program_that_ends_without_closing_loses_nothing(how: str, status: int) -> None:
+    book = Book()
+    with on_a_socket(book) as url:
+        run(url, None, 2_345, how, status)
+    assert book.numbers == list(range(100, 2_445))
+
+
+def test_the_end_of_a_program_has_a_bound_and_says_what_is_lost() -> None:
+    with on_a_socket(Book(), lambda: 503) as url:
+        script = (
+            "from drawdown_client import *; import sys\n"
+            "client = Client(sys.argv[1], 'dd_1', Settings(close_s=0.5))\n"
+            "for n in range(7): client.record('page.render', n, org='acme')\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script, url], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "at the end of the program, 7 items are not sent: nothing else keeps them" in done.stderr
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+def test_a_program_that_is_killed_has_its_events_in_the_spool(tmp_path: Path, is_away: bool) -> None:
+    """Killed while it records, with the server away or there: what was recorded arrives, and each event once."""
+    book = Book()
+    spool = tmp_path / "app.spool"
+    with on_a_socket(book, lambda: 503 if is_away else 200) as url:
+        process = start(url, spool, 100_000, "hang")
+        assert process.stdout is not None
+        recorded = [int(process.stdout.readline()) for _ in range(400)]
+        process.kill()
+        recorded += [int(line) for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+        process.wait(60)
+        process.communicate()
+    with on_a_socket(book) as url:
+        run(url, spool, 0, "end")
+    assert set(recorded) <= set(book.numbers), "what was recorded is there"
+    assert book.numbers == list(range(100, 100 + len(book.numbers))), "each once"
+    assert len(book.numbers) <= len(recorded) + 1, "at most the one whose recording nobody learnt of"
+    assert len({item["event_id"] for item in book.kept.values()}) == len(book.numbers)
+
+
+def test_with_a_spool_what_is_left_at_the_end_is_kept(tmp_path: Path) -> None:
+    book = Book()
+    with on_a_socket(book, lambda: 401) as url:
+        assert "the server refused" in run(url, tmp_path / "app.spool", 50, "end")
+    assert not book.kept
+    with on_a_socket(book) as url:
+        run(url, tmp_path / "app.spool", 0, "end")
+    assert book.numbers == list(range(100, 150))
+
+
+@pytest.mark.parametrize("has_spool", [True, False])
+def test_a_forked_process_sends_its_own_and_nothing_twice(tmp_path: Path, has_spool: bool) -> None:
+    book = Book()
+    with on_a_socket(book) as url:
+        run(url, tmp_path / "app.spool" if has_spool else None, 150, "fork")
+    wanted = [*range(100, 250), *range(5_000, 5_150), *range(9_000, 9_150)]
+    assert book.numbers == wanted
+    assert sum(map(len, book.bodies)) == len(wanted), "no item was sent by both"
+    senders = {item["event_id"].partition("-")[0] for item in book.kept.values()}
+    assert len(senders) == 2
+
+
+def test_a_worker_process_sends_what_it_recorded(tmp_path: Path) -> None:
+    book = Book()
+    with on_a_socket(book) as url:
+        run(url, tmp_path / "app.spool", 100, "worker")
+    assert book.numbers == [*range(100, 200), *range(5_000, 5_100)]
+
+
+def test_two_processes_with_one_spool_lose_nothing_and_send_nothing_for_another(tmp_path: Path) -> None:
+    book = Book()
+    spool = tmp_path / "app.spool"
+    with on_a_socket(book, lambda: 503) as url:
+        both = [start(url, spool, 120, "hang") for _ in range(2)]
+        for process in both:
+            assert process.stdout is not None
+            assert [int(process.stdout.readline()) for _ in range(120)] == list(range(100, 220))
+        for process in both:
+            process.kill()
+            process.communicate()
+    with on_a_socket(book) as url:
+        run(url, spool, 0, "end")
+    assert len(book.kept) == 240
+    assert len({item["event_id"] for item in book.kept.values()}) == 240

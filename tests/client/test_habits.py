@@ -1,0 +1,77 @@
+"""The client is a distribution of its own: what it needs, and that it is as readable as the rest."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import drawdown_client
+from drawdown_client import calls
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+FILES: Final = sorted((ROOT / "client" / "drawdown_client").rglob("*.py"))
+MAY_IMPORT: Final = {"drawdown_client", "httpx", "tenacity"}
+PROJECT: Final = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PAGE: Final = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+BOUND: Final = re.compile(r"_(S|MS|BYTES|CHARS|ITEMS|TRIES|QUANTITY)$|^MOST_|^EXTENDS")
+
+
+def trees() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def test_it_needs_httpx_and_tenacity_alone() -> None:
+    found = set()
+    for tree in trees().values():
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names}
+    assert found - sys.stdlib_module_names == MAY_IMPORT
+    assert {re.split(r"[><=]", one)[0] for one in PROJECT["dependencies"]} == MAY_IMPORT - {"drawdown_client"}
+
+
+def test_its_version_is_said_once() -> None:
+    assert calls.VERSION == PROJECT["version"]
+
+
+def test_what_it_offers_is_there_and_it_is_typed() -> None:
+    assert all(hasattr(drawdown_client, name) for name in drawdown_client.__all__)
+    assert (ROOT / "client" / "drawdown_client" / "py.typed").exists()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    tree = trees()[path]
+    assert ast.get_docstring(tree) and path.read_text(encoding="utf-8").count("\n") <= 300 and len(FILES) <= 15
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 45, node.name
+
+
+def test_one_module_reads_clocks_and_makes_ids() -> None:
+    words = ("time.time", "time.monotonic", "datetime.now", "uuid", "secrets", "os.environ", "os.getenv", "utcnow")
+    for path in FILES:
+        text = re.sub(r'"[^"\n]*"', "", path.read_text(encoding="utf-8"))
+        assert path.name == "clock.py" or [word for word in words if word in text] == [], path.name
+
+
+def test_each_bound_stands_on_the_page_with_its_value() -> None:
+    rows = dict(re.findall(r"^\| `([a-z_]+\.[A-Z_]+)` \| ([0-9,.]+)", PAGE, re.MULTILINE))
+    found = {}
+    for path, tree in trees().items():
+        module = importlib.import_module(f"drawdown_client.{path.stem}")
+        for node in tree.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and BOUND.search(node.target.id):
+                value = getattr(module, node.target.id)
+                if node.target.id.isupper() and not node.target.id.startswith("_"):
+                    found[f"{path.stem}.{node.target.id}"] = f"{value:,}".removesuffix(".0")
+    assert rows == found

@@ -1,0 +1,197 @@
+"""The queue: its bounds, what callers wait for, and what a callback may do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from drawdown_client import Closed, Item, QueueFull, Result, Settings, Unreachable, Unsent
+from drawdown_client.items import Kind
+from drawdown_client.outbox import Outbox
+from tests.client.book import hasty
+
+
+class Door:
+    """Takes items while it is open."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.is_open = threading.Event()
+        self.taken: list[str] = []
+        self.bodies: list[int] = []
+        if is_open:
+            self.is_open.set()
+
+    def __call__(self, _kind: Kind, items: Sequence[Item]) -> list[Result]:
+        if not self.is_open.wait(0.02):
+            raise Unreachable("closed")
+        self.taken += [item.item_id for item in items]
+        self.bodies.append(len(items))
+        return [Result("accepted")] * len(items)
+
+
+def item(name: str) -> Item:
+    return Item("events", name, b"{}")
+
+
+def box(door: Door, **settings: object) -> Outbox:
+    given: dict[str, object] = {"batch_ms": 0, **settings}
+    return Outbox(door, lambda: None, Settings(**given), hasty())  # type: ignore[arg-type]
+
+
+def test_a_full_queue_raises_at_once_where_that_is_wanted() -> None:
+    door = Door(is_open=False)
+    made = box(door, queue_items=3, when_full="raise", block_s=60)
+    made.put([item("a"), item("b")])
+    with pytest.raises(QueueFull, match="2 items wait to be sent, and 3 may"):
+        made.put([item("c"), item("d")])
+    made.put([item("e")])
+    door.is_open.set()
+    made.close(20)
+    assert door.taken == ["a", "b", "e"], "of what was refused nothing was recorded"
+
+
+def test_a_full_queue_waits_for_room_and_no_longer_than_is_said() -> None:
+    door = Door(is_open=False)
+    made = box(door, queue_items=1, block_s=0.2)
+    made.put([item("a")])
+    began = time.monotonic()
+    with pytest.raises(QueueFull):
+        made.put([item("b")])
+    assert 0.2 <= time.monotonic() - began < 10
+    threading.Timer(0.05, door.is_open.set).start()
+    made._settings = Settings(queue_items=1, block_s=30, batch_ms=0)
+    made.put([item("c")])
+    made.close(20)
+    assert door.taken == ["a", "c"]
+
+
+def test_threads_share_a_client_and_each_item_is_sent_once() -> None:
+    door = Door()
+    made = box(door, queue_items=50, block_s=60)
+
+    def put(n: int) -> None:
+        for k in range(200):
+            made.put([item(f"{n}.{k}")])
+
+    threads = [threading.Thread(target=put, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    made.close(60)
+    assert sorted(door.taken) == sorted(f"{n}.{k}" for n in range(8) for k in range(200))
+    for n in range(8):
+        assert [one for one in door.taken if one.startswith(f"{n}.")] == [f"{n}.{k}" for k in range(200)]
+
+
+def test_items_wait_for_one_another_for_a_moment() -> None:
+    door = Door()
+    made = box(door, batch_ms=150)
+    for number in range(20):
+        made.put([item(str(number))])
+    while not door.taken:
+        time.sleep(0.01)
+    assert door.bodies == [20]
+    made.close(20)
+
+
+def test_whoever_flushes_waits_for_no_others_to_join() -> None:
+    door = Door()
+    made = box(door, batch_ms=60_000)
+    made.put([item("a")])
+    made.flush(20)
+    assert door.taken == ["a"]
+    made.put([item("b")])
+    with pytest.raises(Unsent):
+        door.is_open.clear()
+        made.flush(0.1)
+    door.is_open.set()
+    made.close(20)
+    assert door.taken == ["a", "b"]
+
+
+def test_results_are_told_before_a_flush_returns() -> None:
+    told: list[str] = []
+
+    def on_result(one: Item, _result: Result) -> None:
+        time.sleep(0.05)
+        told.append(one.item_id)
+
+    made = box(Door(), on_result=on_result)
+    made.put([item("a"), item("b")])
+    made.flush(20)
+    assert told == ["a", "b"]
+    made.close(20)
+
+
+def test_a_callback_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    failures: list[Callable[[], None]] = [lambda: {"b": None}["a"], lambda: (_ for _ in ()).throw(SystemExit(3))]
+
+    def on_result(_item: Item, _result: Result) -> None:
+        if failures:
+            failures.pop()()
+
+    door = Door()
+    made = box(door, on_result=on_result)
+    for name in "abc":
+        made.put([item(name)])
+        made.flush(20)
+    made.close(20)
+    assert door.taken == ["a", "b", "c"] and caplog.text.count("on_result failed") == 2
+
+
+def test_a_callback_may_record_and_never_waits_for_its_own_thread() -> None:
+    seen: list[str] = []
+
+    def on_result(one: Item, _result: Result) -> None:
+        if one.item_id == "a":
+            made.put([item("b")])
+            with pytest.raises(RuntimeError, match="cannot wait"):
+                made.flush(1)
+            with pytest.raises(QueueFull):
+                made.put([item("c"), item("d")])
+        seen.append(one.item_id)
+
+    made = box(Door(), on_result=on_result, queue_items=2, block_s=60)
+    made.put([item("a")])
+    made.flush(20)
+    made.flush(20)
+    made.close(20)
+    assert seen == ["a", "b"]
+
+
+def test_what_is_closed_takes_nothing_more() -> None:
+    made = box(Door())
+    made.close(1)
+    with pytest.raises(Closed):
+        made.put([item("a")])
+
+
+def test_whoever_waits_for_room_is_told_that_it_was_closed() -> None:
+    door = Door(is_open=False)
+    made = box(door, queue_items=1, block_s=60)
+    made.put([item("a")])
+    found: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            made.put([item("b")])
+        except Closed as error:
+            found.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.05)
+    with pytest.raises(Unsent):
+        made.close(0.2)
+    thread.join(20)
+    assert len(found) == 1
+
+
+def test_a_bound_that_makes_no_sense_is_refused() -> None:
+    for wrong in ({"batch_items": 1_001}, {"batch_items": 0}, {"queue_items": 0}, {"block_s": -1.0}):
+        with pytest.raises(ValueError):
+            Settings(**wrong)

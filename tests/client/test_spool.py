@@ -1,0 +1,142 @@
+"""The spool by itself: torn lines, full disks, bounds, and other processes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from drawdown_client import Item, QueueFull
+from drawdown_client.spool import MOST_SPOOLS, Spool
+
+
+def items(*names: str, size: int = 0) -> list[Item]:
+    return [Item("events", name, json.dumps({"event_id": name, "x": "x" * size}).encode()) for name in names]
+
+
+def names(spool: Spool) -> list[str]:
+    return [item.item_id for item in spool.left.values()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "app.spool"
+
+
+def test_what_is_not_acknowledged_is_read_again_in_order_and_alone(path: Path) -> None:
+    first = Spool(path, 10_000)
+    numbers = first.add(items("a", "b", "c", "d"))
+    first.done(numbers[1:3])
+    first.close()
+    second = Spool(path, 10_000)
+    assert names(second) == ["a", "d"] and second.left[1] == items("a")[0]
+    second.done(second.add(items("e")))
+    second.close()
+    third = Spool(path, 10_000)
+    assert names(third) == ["a", "d"]
+    third.done(list(third.left))
+    assert path.stat().st_size == 0
+    third.close()
+
+
+def test_only_the_owner_may_read_it(path: Path) -> None:
+    made = Spool(path, 10_000)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    made.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 70, 7))
+def test_a_line_that_a_crash_cut_is_dropped_and_the_next_one_is_whole(path: Path, cut: int) -> None:
+    made = Spool(path, 10_000)
+    made.add(items("a"))
+    made.add(items("b"))
+    made.close()
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = Spool(path, 10_000)
+    assert names(again) == ["a"]
+    again.add(items("c"))
+    again.close()
+    third = Spool(path, 10_000)
+    assert names(third) == ["a", "c"]
+    third.close()
+
+
+def test_a_line_that_a_disk_spoilt_costs_no_other(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = Spool(path, 10_000)
+    made.add(items("a", "b", "c"))
+    made.close()
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], b'{"done":7}', b"\xff\xfe", b"3", lines[2], b""]))
+    again = Spool(path, 10_000)
+    assert names(again) == ["a", "c"] and caplog.text.count("cannot be read") == 3
+    again.close()
+
+
+def test_a_disk_that_is_full_records_nothing_and_leaves_no_half(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Spool(path, 10_000)
+    made.add(items("a"))
+    whole, real, left = path.read_bytes(), os.write, [30]
+
+    def write(file: int, text: bytes) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "no space left")
+        count, left[0] = min(left[0], len(text)), 0
+        return real(file, text[:count])
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="no space"):
+        made.add(items("b", "c"))
+    monkeypatch.undo()
+    assert path.read_bytes() == whole
+    made.add(items("d"))
+    made.close()
+    again = Spool(path, 10_000)
+    assert names(again) == ["a", "d"]
+    again.close()
+
+
+def test_it_has_a_bound_which_what_is_done_does_not_count_for(path: Path) -> None:
+    made = Spool(path, 2_000)
+    first = made.add(items("a", size=800))
+    keep = made.add(items("b", size=100))
+    with pytest.raises(QueueFull, match="2,000 bytes"):
+        made.add(items("c", size=1_200))
+    made.done(first)
+    made.add(items("c", size=1_200))
+    assert path.stat().st_size <= 2_000
+    made.close()
+    again = Spool(path, 2_000)
+    assert names(again) == ["b", "c"] and keep[0] in again.left
+    again.close()
+
+
+def test_two_at_once_have_a_file_each_and_what_one_left_is_taken_over_once(path: Path) -> None:
+    one, two = Spool(path, 10_000), Spool(path, 10_000)
+    one.add(items("a"))
+    two.add(items("b"))
+    assert sorted(place.name for place in path.parent.glob("*.spool*") if place.suffix != ".lock") == [
+        "app.spool", "app.spool.1",
+    ]  # fmt: skip
+    two.close()
+    three = Spool(path, 10_000)  # beside the one: it takes the second's place
+    assert names(three) == ["b"]
+    three.close()
+    one.close()
+    four = Spool(path, 10_000)
+    assert names(four) == ["a", "b"]
+    four.close()
+    five = Spool(path, 10_000)
+    assert names(five) == ["a", "b"], "once"
+    five.close()
+
+
+def test_so_many_processes_share_a_name_and_no_more(path: Path) -> None:
+    made = [Spool(path, 1_000) for _ in range(MOST_SPOOLS)]
+    with pytest.raises(OSError, match="in use by other processes"):
+        Spool(path, 1_000)
+    for one in made:
+        one.close()
