@@ -234,5 +234,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "cell set": ("cell set cell-1 https://cell-1.internal:8443 --new --reason 'new host'",),
     "cell secret": ("cell secret cell-1", "cell secret cell-9 --new"),
     "cell remove": ("cell remove cell-1 --reason 'the host is gone'",),
+    "parity check": (
+        "parity check totals.csv",
+        "parity check --cells",
+        "parity check --cells --from 7d --to today --tolerance 0.01",
+    ),
     "audit list": ("audit list", "audit list --target acme", "audit list --actor alice --from 7d --json"),
 }

@@ -71,6 +71,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "hook": CommandModule("hooks", "Webhooks to your product: endpoints, messages, replay"),
         "key": CommandModule("keys", "Keys: what programs may do over HTTP"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
+        "parity": CommandModule("parity", "Parity: what cells count themselves, beside ours"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },
 }

@@ -202,10 +202,12 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
-    rollover_max first at_once settled_by limit"""
+    rollover_max first at_once settled_by limit cells
+    tolerance"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
+    ("parity check", "file"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("pool make", "pool"), ("pool allot", "key"),
