@@ -239,5 +239,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "parity check --cells",
         "parity check --cells --from 7d --to today --tolerance 0.01",
     ),
+    "export ledger": (
+        "export ledger --from 2026-01-01 --to 2026-02-01",
+        "export ledger --org acme --from 30d --format jsonl",
+    ),
+    "export usage": ("export usage --from 2026-01-01 --to 2026-02-01", "export usage --org acme --from 7d"),
     "audit list": ("audit list", "audit list --target acme", "audit list --actor alice --from 7d --json"),
 }

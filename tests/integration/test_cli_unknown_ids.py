@@ -174,6 +174,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("hook show", "message"): t(f"{MESSAGE}x", MESSAGE),
     ("hook replay", "message"): t(f"{MESSAGE}x", MESSAGE),
     ("hook replay", "endpoint"): t("--failed --endpoint appp", "app"),
+    **{(f"export {what}", "org"): t("--org acmee --from 2026-01-01", "acme") for what in ("ledger", "usage")},
     ("cell set", "cell"): t("cell-11 http://127.0.0.1:9", "cell-1"),
     ("cell secret", "cell"): t("cell-11", "cell-1"),
     ("cell remove", "cell"): t("cell-11", "cell-1"),
