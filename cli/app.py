@@ -35,6 +35,7 @@ from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Witness
 from drawdown.worker.engine.runner import World
 from drawdown.worker.halts.cell_client import CellClient
+from drawdown.worker.halts.cell_usage import CellUsageClient
 from drawdown.worker.history.incarnation import read_doubt, recognise
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.hooks.client import HookClient
@@ -171,7 +172,8 @@ class App:
         witness = WitnessFile(self.settings.state_folder())
         engine, services = self.ready(), self.payments.services
         hooks = HookClient(self.settings.hooks(), self.clock)
-        return World(engine, self.registry.providers, cells, self.clock, self.http, witness, services, hooks)
+        usage = CellUsageClient(self.settings.cells(), self.clock)
+        return World(engine, self.registry.providers, cells, self.clock, self.http, witness, services, hooks, usage)
 
     def context(self) -> Context:
         for name, why in self.registry.broken.items():

@@ -254,5 +254,15 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "privacy scan - --json",
         "privacy scan may.json --shape usage-summary --rules gitleaks.toml",
     ),
+    "parity check": (
+        "parity check totals.csv",
+        "parity check --cells",
+        "parity check --cells --from 7d --to today --tolerance 0.01",
+    ),
+    "export ledger": (
+        "export ledger --from 2026-01-01 --to 2026-02-01",
+        "export ledger --org acme --from 30d --format jsonl",
+    ),
+    "export usage": ("export usage --from 2026-01-01 --to 2026-02-01", "export usage --org acme --from 7d"),
     "audit list": ("audit list", "audit list --target acme", "audit list --actor alice --from 7d --json"),
 }

@@ -74,6 +74,8 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "key": CommandModule("keys", "Keys: what programs may do over HTTP"),
         "cell": CommandModule("cells", "Cells: who is told to halt an organisation"),
         "privacy": CommandModule("privacy", "Privacy: whether a report may be published"),
+        "parity": CommandModule("parity", "Parity: what cells count themselves, beside ours"),
+        "export": CommandModule("export", "Export the ledger and sealed usage: CSV, JSON lines"),
         "audit": CommandModule("audit", "What people did: who, when, why, through what"),
     },
 }

@@ -130,6 +130,8 @@ class Server:
             **operation(models.OverrideAnswer, *signed, body=models.OverrideOrder, security="signed"))  # fmt: skip
         add("/cron/tick", self.tick, methods=["POST"],
             **operation(models.TickAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
+        add("/cron/parity", self.parity, methods=["POST"],
+            **operation(models.ParityAnswer, 400, 401, 409, 503, *shut, security="bearer"))  # fmt: skip
         add("/healthz", self.healthz, methods=["GET"], **operation(models.Health, 500))
         add("/readyz", self.readyz, methods=["GET"], **operation(models.Health, 503, *shut))
         router.add_api_route(
@@ -164,6 +166,11 @@ class Server:
         """Run one tick to its end, and report as `drawdown tick --json`."""
         signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
         return JSONResponse(await self._cron.tick())
+
+    async def parity(self, request: Request) -> JSONResponse:
+        """Compare yesterday's totals of all cells with ours, and report as `drawdown parity check --cells --json`."""
+        signing.check_bearer(self.services.settings.cron_secret, request.headers.get("authorization", ""))
+        return JSONResponse(await self._cron.parity())
 
     async def healthz(self) -> JSONResponse:
         """Whether the process lives."""

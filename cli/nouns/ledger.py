@@ -22,6 +22,7 @@ from drawdown.schema import ids
 from drawdown.schema.errors import AnswerLost, UsageError
 from drawdown.worker.commands import credit
 from drawdown.worker.views.accounts import Account, account_of
+from drawdown.worker.views.forecast import MIN_DAYS, Forecast, forecast_of
 from drawdown.worker.views.ledger import EntryRow, LotRow, list_entries, list_lots, list_rates, list_wallets
 from drawdown.worker.views.tiers import HeldTier, tiers_of
 
@@ -136,12 +137,15 @@ def _show_all(app: App, most: int) -> None:
 
 
 def _show_one(app: App, customer: str, most: int) -> None:
-    def work(connection: sa.Connection) -> tuple[int | None, Account, list[EntryRow], list[HeldTier]]:
-        at_once = credit.require_wallet(connection, customer).max_concurrent
-        account = account_of(connection, customer, app.clock.now_ms())
-        return at_once, account, list_entries(connection, customer, most), tiers_of(connection, customer)
+    now_ms = app.clock.now_ms()
 
-    at_once, account, entries, held = app.read(work)
+    def work(connection: sa.Connection) -> tuple[int | None, Account, list[EntryRow], list[HeldTier], Forecast]:
+        at_once = credit.require_wallet(connection, customer).max_concurrent
+        account = account_of(connection, customer, now_ms)
+        ends = forecast_of(connection, customer, account.available_micro, now_ms)
+        return at_once, account, list_entries(connection, customer, most), tiers_of(connection, customer), ends
+
+    at_once, account, entries, held, ends = app.read(work)
     rows = [
         (show_time(e.at_ms), show_time(e.ts), e.kind, show_credits(e.moved_micro),
          e.feature, e.quantity, e.key)
@@ -156,7 +160,19 @@ def _show_one(app: App, customer: str, most: int) -> None:
     over = [one for one in held if one.ended_ms is not None]
     ended = [f"tier {one.tier} ended at {show_time(one.ended_ms)}{_why(one)}" for one in over]
     result = {**vars(account), **account.in_credits(), "max_concurrent": at_once, "tiers": held, "entries": entries}
-    show(app, result, [table(title, columns, rows), *_parts(account), *ended])
+    lines: list[str | Table] = [table(title, columns, rows), *_parts(account), *ended, _ends(ends)]
+    show(app, {**result, "forecast": ends}, lines)
+
+
+def _ends(found: Forecast) -> str:
+    """When the credit ends, and what that rests on."""
+    if found.used_micro is None:
+        state = "nothing is available" if found.state == "spent" else "when the credit ends is not known"
+        return f"{state}: {found.days} of {MIN_DAYS} full days of use are known"
+    rests = f"{show_credits(found.used_micro)} were used in {found.days} full days from {show_time(found.from_ms)} on"
+    said = {"ends": f"the credit ends at {show_time(found.ends_ms)}", "spent": "nothing is available",
+            "lasts": "the credit does not end"}  # fmt: skip
+    return f"{said[found.state]}, by the use of late: {rests}"
 
 
 def _parts(account: Account) -> list[str]:

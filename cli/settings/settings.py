@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     admin_hosts: str = ""
     """Names under which /admin is called, as Host has them, separated by commas; without it, any name will do."""
     cron_secret: SecretStr = SecretStr("")
-    """The bearer secret of the server's /cron/tick."""
+    """The bearer secret of the server's /cron routes."""
     gate_unknown_org: UnknownOrg = "not_found"
     """What the gate says of an organisation it does not know: not_found (404), deny or allow."""
     gate_open_when_in_doubt: bool = False

@@ -3,6 +3,7 @@ the triggers that carry the rules. A test holds the two equal."""
 
 from drawdown.schema.tables.backfills import backfill_events, backfills
 from drawdown.schema.tables.columns import metadata
+from drawdown.schema.tables.drift import parity_checks
 from drawdown.schema.tables.fleet import (
     action_chain,
     balance_marks,
@@ -104,6 +105,7 @@ __all__ = [
     "metadata",
     "operator_actions",
     "orgs",
+    "parity_checks",
     "payers",
     "payout_lines",
     "payouts",

@@ -24,6 +24,18 @@ class PayerAnswer(BaseModel):
     spent_micro: int
 
 
+class ForecastAnswer(BaseModel):
+    """When what is available ends, if it is used as on the last full days: `days` of them, from `from_ms` on. `ends_ms`
+    with `ends` alone; `unknown` below three full days of use."""
+
+    state: Literal["ends", "spent", "lasts", "unknown"]
+    ends_ms: int | None
+    days: int
+    from_ms: int | None
+    used: float | None
+    used_micro: int | None
+
+
 class AccountAnswer(BaseModel):
     """What an organisation's wallet has, and who else pays for its runs. `available`: what may still be reserved.
     `over`: left of lots that are over, and on its way out of the balance, which is available, reserved and over.
@@ -56,6 +68,7 @@ class AccountAnswer(BaseModel):
     hold: float
     hold_micro: int
     payers: list[PayerAnswer]
+    forecast: ForecastAnswer
 
 
 class LotAnswer(BaseModel):

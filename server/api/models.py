@@ -105,5 +105,11 @@ class TickAnswer(BaseModel):
     tick: dict[str, object]
 
 
+class ParityAnswer(BaseModel):
+    """As `drawdown parity check --json`."""
+
+    parity: dict[str, object]
+
+
 class Health(BaseModel):
     status: str

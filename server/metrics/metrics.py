@@ -22,6 +22,7 @@ from drawdown.server.metrics.calls import calls
 from drawdown.server.metrics.credit import reserving
 from drawdown.server.metrics.hooks import hooking
 from drawdown.server.metrics.metric_kinds import gauge, seconds
+from drawdown.server.metrics.parity import comparing
 from drawdown.server.metrics.ticks import ticking
 from drawdown.server.metrics.topups import topping_up
 from drawdown.server.metrics.watch import watching
@@ -114,6 +115,7 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from reserving(connection, now_ms)
     yield from topping_up(connection, now_ms)
     yield from hooking(connection, now_ms)
+    yield from comparing(connection, now_ms)
     yield from _samples(connection, now_ms)
     webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)
     yield gauge("webhooks", "Genuine webhooks of the last hour.", webhooks.items(), ("provider", "state"))

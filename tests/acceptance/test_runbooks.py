@@ -328,6 +328,27 @@ def test_usage_was_doubled(home: Home) -> None:
     home.clean()
 
 
+def test_cells_count_something_else(home: Home) -> None:
+    """A host's samples of one organisation were lost on their way; its cell counted them."""
+    home.run("cell", "set", "--new", "cell-1", home.env["DRAWDOWN_CELL_ORIGINS"])
+    home.run("org", "assign", "--new", "alice", "bob", "--provider", "embedded", "--from", show_time(T0))
+    home.use("alice", 60, ts=T0)
+    home.cell.counted[show_time(T0)[:10]] = [
+        {"org_id": org, "memory_mb": 4096, "seconds": 60} for org in ("alice", "bob")
+    ]
+    home.clock.at_ms = T0 + DAY_MS + HOUR_MS
+    home.run("tick")
+    lost = home.folder / "lost.csv"
+    head = "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts"
+    lost.write_text(f"{head}\nlost-1,bob,box,cell-1,4096,60,{show_time(T0)}\n", encoding="utf-8")
+    days = {"DAY": show_time(T0)[:10], "NEXT_DAY": show_time(T0 + DAY_MS)[:10]}
+    values = {"ORG": "bob", "FILE": str(lost), **days}
+    home.follow("cells-differ", "Look", values)
+    home.follow("cells-differ", "Mend", values)
+    home.used["bob"] = 60
+    home.clean()
+
+
 def test_the_months_end(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     home.run("org", "assign", "--new", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", show_time(T0))

@@ -1,4 +1,4 @@
-"""An emulator of an execution cell: it obeys POST /admin/halt-org when the call is signed.
+"""An emulator of an execution cell: it obeys POST /admin/halt-org and answers GET /admin/usage when the call is signed.
 
 Guarantee: `halted` holds only what a call with a right, fresh signature asked of this cell; what a lying cell
 acknowledged without doing it is in `lies`. Fault kinds: down, slow (the call times out, nothing done), answer_lost
@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from tests.emulators.wire import FaultPlan
@@ -21,6 +21,7 @@ from tests.emulators.wire import FaultPlan
 CELL = "cell-1"
 ROOT = "root-secret-of-the-emulators"
 HALT_PATH = "/admin/halt-org"
+USAGE_PATH = "/admin/usage"
 MAX_AGE_S = 300
 NOT_DONE = ("down", "slow", "lie", "broken")
 KINDS = (*NOT_DONE, "answer_lost", "nonsense")
@@ -38,6 +39,8 @@ class CellEmulator:
     """`halted_at` by organisation, as last told."""
     acknowledged: Counter[str] = field(default_factory=Counter)
     lies: list[str] = field(default_factory=list)
+    counted: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    """What it counted itself, by day: organisation, memory size, seconds."""
     refused: Counter[int] = field(default_factory=Counter)
     """Calls that were not what a cell obeys, by the status they got."""
 
@@ -52,6 +55,8 @@ class CellEmulator:
             return NoAnswer("timed out")
         if fault == "broken":
             return _said(500, {"error": "internal"})
+        if urlsplit(call.url).path == USAGE_PATH:
+            return self._usage(call, now_ms)
         status, org_id, halted_at = self._judged(call, now_ms)
         if status != 200:
             self.refused[status] += 1
@@ -72,18 +77,32 @@ class CellEmulator:
     def release(self, org_id: str) -> None:
         self.halted.pop(org_id, None)
 
+    def _usage(self, call: Call, now_ms: int) -> HttpResult:
+        """What it counted on the day that is asked for; nothing where it counted nothing."""
+        day = parse_qs(urlsplit(call.url).query).get("day", [""])[0]
+        status = 200 if self._is_signed(call, f"usage\n{self.cell_id}\n{day}".encode(), now_ms) else 401
+        if call.method != "GET":
+            status = 405
+        if status != 200:
+            self.refused[status] += 1
+            return _said(status, {"error": "refused"})
+        return _said(200, {"cell_id": self.cell_id, "day": day, "usage": self.counted.get(day, [])})
+
+    def _is_signed(self, call: Call, what: bytes, now_ms: int) -> bool:
+        headers = {name.lower(): text for name, text in call.headers.items()}
+        stamp = headers.get("x-timestamp", "")
+        if not stamp.isascii() or not stamp.isdigit() or abs(now_ms // 1000 - int(stamp[:12])) > MAX_AGE_S:
+            return False
+        wanted = hmac.new(self.secret.encode(), f"{stamp}.".encode() + what, sha256).hexdigest()
+        return hmac.compare_digest(wanted.encode(), headers.get("x-signature", "").encode())
+
     def _judged(self, call: Call, now_ms: int) -> tuple[int, str, object]:
         """Status, organisation and time of a halt; 200 where it is to be obeyed."""
-        headers = {name.lower(): text for name, text in call.headers.items()}
         if urlsplit(call.url).path != HALT_PATH:
             return 404, "", None
         if call.method != "POST":
             return 405, "", None
-        stamp = headers.get("x-timestamp", "")
-        if not stamp.isascii() or not stamp.isdigit() or abs(now_ms // 1000 - int(stamp[:12])) > MAX_AGE_S:
-            return 401, "", None
-        wanted = hmac.new(self.secret.encode(), f"{stamp}.".encode() + call.body, sha256).hexdigest()
-        if not hmac.compare_digest(wanted.encode(), headers.get("x-signature", "").encode()):
+        if not self._is_signed(call, call.body, now_ms):
             return 401, "", None
         try:
             asked = json.loads(call.body)

@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import orgs
 from drawdown.worker.commands import topups as said
 from drawdown.worker.commands.flip_rules import FlipOptions, Wish
@@ -18,6 +19,7 @@ from drawdown.worker.engine.effects import Recall, Steps
 from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.halts.dispatch import dispatch
 from drawdown.worker.history.recover import recover
+from drawdown.worker.parity.parity import check_cells, check_totals
 from drawdown.worker.push.lookup import confirm
 from drawdown.worker.push.push import push
 from drawdown.worker.reconcile.reconcile import ReconcileScope, reconcile
@@ -111,6 +113,14 @@ def _reconciles(stage: Stage) -> Steps[Any]:
     return reconcile(stage.context(WITHOUT), ReconcileScope(provider="fake", correct=True), stage.by)
 
 
+def _compares(stage: Stage) -> Steps[Any]:
+    """What one cell counted of the first day, which is taken to be over; another cannot be read."""
+    day = T0 - T0 % DAY_MS
+    clock = FixedClock(day + 2 * DAY_MS)
+    yield from check_totals({(day, "cell-1"): {"acme": {1024: 60}, "nobody": {None: 5}}}, 0, clock)
+    return (yield from check_cells([day], 0, clock))
+
+
 def _doubts(stage: Stage) -> Steps[Any]:
     stage.write("UPDATE incarnation SET doubted_ms = :now, doubted_reason = 'a person says so'", now=NOW)
     return recover(stage.context(WITHOUT), stage.by)
@@ -188,6 +198,9 @@ STEPS: Final = (
     step("reconcile_over", _reconciles),
     step("reconcile_lost", _reconciles),
     step("reconcile_drawn", _reconciles),
+    step("parity_cells", _compares),
+    step("parity_ours", _compares),
+    step("parity_keep", _compares),
     step("recover", _doubts, last=True),
     step("flip_candidates", _flips, ends=(Refused,)),
     step("assign", _flips),

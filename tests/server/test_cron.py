@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
 from tests.server.house import CRON, Caller, House, served
 from tests.world import T0
 
@@ -44,6 +44,23 @@ def test_who_has_not_the_secret_is_refused(house: House) -> None:
 
     served(house, work)
     assert house.counts()["ticks"] == 0
+
+
+def test_parity_is_checked_for_yesterday_by_who_has_the_secret(house: House) -> None:
+    house.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')")
+    house.clock.at_ms = T0 + DAY_MS + 1_000_000
+
+    async def work(caller: Caller) -> None:
+        for given in ("", f"Bearer {CRON}x", CRON):
+            assert (await caller.send("POST", "/cron/parity", headers={"authorization": given})).status_code == 401
+        assert house.fleet.rows("SELECT verdict FROM parity_checks") == []
+        answer = await caller.send("POST", "/cron/parity", headers={"authorization": f"Bearer {CRON}"})
+        assert answer.status_code == 200
+        found = answer.json()["parity"]
+        assert (found["unread"], found["exit_status"]) == (1, 75)
+        assert house.fleet.rows("SELECT day_ms, verdict FROM parity_checks") == [(T0, "unread")]
+
+    served(house, work)
 
 
 async def under_way(house: House, caller: Caller) -> asyncio.Task[httpx.Response]:

@@ -50,6 +50,7 @@ from drawdown.worker.engine.effects import (
     LookUpMoney,
     Over,
     Push,
+    ReadCells,
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
@@ -58,6 +59,7 @@ from drawdown.worker.engine.effects import (
     SendHalts,
     SendHooks,
     Transaction,
+    UsageAnswer,
     Witness,
 )
 from drawdown.worker.push.claim import Claim
@@ -288,6 +290,8 @@ class World:
             case SendHooks(messages, over):
                 unsent = HookAnswer(error=NOT_SENT, sent=False)
                 return [unsent] * len(messages) if too_late or over() else self._send_hooks(messages)
+            case ReadCells(requests, _):
+                return [UsageAnswer(error="no cell is asked here") for _ in requests]
         raise AssertionError(f"no such effect: {effect!r}")
 
     def _charge(self, charge: Charge, too_late: bool) -> ChargeResult:

@@ -25,6 +25,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "push": {"verdict", "catalog", "history", "engine"},
     "topup": {"verdict", "catalog", "history", "engine"},
     "reconcile": {"push", "catalog", "history", "engine"},
+    "parity": {"sources", "engine"},
     "commands": {"push", "topup", "verdict", "seal", "halts", "catalog", "history", "engine", "sources", "verify"},
     "views": {"push", "topup", "verdict", "hooks", "halts", "catalog", "history", "engine", "sources"},
     "replay": {"seal", "push", "verdict", "views", "history", "engine", "catalog"},

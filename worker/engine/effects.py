@@ -141,6 +141,23 @@ class HookAnswer:
     sent: bool = True
 
 
+@dataclass(frozen=True)
+class UsageRequest:
+    """What a cell is asked: what it counted itself on one day (`2026-01-31`, UTC)."""
+
+    cell_id: str
+    url: str
+    day: str
+
+
+@dataclass(frozen=True)
+class UsageAnswer:
+    """The bytes that it answered, as they are; or, where `body` is None, what went wrong."""
+
+    body: bytes | None = None
+    error: str | None = None
+
+
 ANSWERED: Final = "the cell answered"
 """How the error begins of a cell that is there and said no."""
 
@@ -156,6 +173,13 @@ class HookSender(Protocol):
     """What tells the operator's product."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
+        """One answer each, in order, within a bounded time."""
+
+
+class CellReader(Protocol):
+    """What asks cells."""
+
+    async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
         """One answer each, in order, within a bounded time."""
 
 
@@ -183,6 +207,14 @@ class SendHooks:
     """Send messages to the operator's product, none begun once it is `over`; a HookAnswer each, in order."""
 
     messages: Sequence[HookRequest]
+    over: Over = never
+
+
+@dataclass(frozen=True)
+class ReadCells:
+    """Ask cells what they counted, none once it is `over`; a UsageAnswer each, in order."""
+
+    requests: Sequence[UsageRequest]
     over: Over = never
 
 
@@ -231,6 +263,7 @@ Effect: TypeAlias = (
     | LookUpMoney
     | SendHalts
     | SendHooks
+    | ReadCells
     | Recall
     | Remember
     | Together
@@ -243,6 +276,13 @@ class NoHooks:
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
         return [HookAnswer(error="nobody tells the operator's product here", sent=False) for _ in messages]
+
+
+class NoCells:
+    """Where no cell can be asked."""
+
+    async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
+        return [UsageAnswer(error="nobody asks cells here") for _ in requests]
 
 
 class NoWitness:

@@ -21,6 +21,7 @@ from drawdown.schema.database import write
 from drawdown.worker.engine.calls import Calls
 from drawdown.worker.engine.effects import (
     NOT_SENT,
+    CellReader,
     ChargeMoney,
     CheckCustomers,
     Effect,
@@ -29,10 +30,12 @@ from drawdown.worker.engine.effects import (
     HookSender,
     LookUp,
     LookUpMoney,
+    NoCells,
     NoHooks,
     NoWitness,
     Over,
     Push,
+    ReadCells,
     ReadCustomers,
     ReadDrawn,
     ReadTotals,
@@ -43,6 +46,7 @@ from drawdown.worker.engine.effects import (
     Steps,
     Together,
     Transaction,
+    UsageAnswer,
     WitnessStore,
 )
 from drawdown.worker.engine.flight import POLL_S
@@ -64,6 +68,7 @@ class World:
     witness: WitnessStore = field(default_factory=NoWitness)
     payments: Mapping[str, PaymentService] = field(default_factory=dict)
     hooks: HookSender = field(default_factory=NoHooks)
+    usage: CellReader = field(default_factory=NoCells)
 
 
 def run(steps: Steps[R], world: World) -> R:
@@ -159,6 +164,10 @@ async def _do(effect: Effect, world: World, calls: Mapping[str, Calls]) -> objec
             return [HookAnswer(error=NOT_SENT, sent=False)] * len(messages)
         case SendHooks(messages):
             return await world.hooks.send(messages)
+        case ReadCells(requests, over) if over():
+            return [UsageAnswer(error=NOT_SENT)] * len(requests)
+        case ReadCells(requests):
+            return await world.usage.read(requests)
         case Recall():
             return await asyncio.to_thread(world.witness.recall, world.engine)
         case Remember(witness):

@@ -1,0 +1,44 @@
+"""`drawdown export`: the ledger and sealed usage for other programs, as CSV or JSON lines."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, cast
+
+import typer
+
+from drawdown.cli.app import App
+from drawdown.schema.errors import UsageError
+from drawdown.worker.views import export
+from drawdown.worker.views.export import Format, Kind, Span
+
+commands = typer.Typer()
+
+Org = Annotated[str, typer.Option("--org", help="Only this organisation's", show_default="all")]
+From = Annotated[str, typer.Option("--from", help="From this time on")]
+To = Annotated[str, typer.Option("--to", help="...and before this time")]
+Form = Annotated[str, typer.Option("--format", help="csv (safe to open in a spreadsheet) or jsonl")]
+
+
+@commands.command()
+def ledger(context: typer.Context, from_: From, org: Org = "", to: To = "now", format_: Form = "csv") -> None:
+    """Print the ledger's entries by the time of booking; with --org those of its wallet, and how each moved it."""
+    _print(context.obj, "ledger", org, from_, to, format_)
+
+
+@commands.command()
+def usage(context: typer.Context, from_: From, org: Org = "", to: To = "now", format_: Form = "csv") -> None:
+    """Print sealed usage by window, one line for each push, in base units. What is voided counts nothing."""
+    _print(context.obj, "usage", org, from_, to, format_)
+
+
+def _print(app: App, kind: Kind, org: str, from_: str, to: str, form: str) -> None:
+    if form not in ("csv", "jsonl"):
+        raise UsageError(f"--format {form!r}: write csv or jsonl")
+    if app.json:
+        raise UsageError("--json is one object: give --format jsonl")
+    span = Span(org, app.moment(from_, "--from"), app.moment(to, "--to"))
+    if span.to_ms <= span.from_ms:
+        raise UsageError("the range ends before it starts")
+    now_ms = app.clock.now_ms()
+    app.read(lambda c: sys.stdout.writelines(export.lines(c, kind, span, cast(Format, form), now_ms)))

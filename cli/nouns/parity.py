@@ -1,0 +1,94 @@
+"""`drawdown parity`: what cells count themselves, beside what came in from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Final
+
+import typer
+from rich.table import Table
+
+from drawdown.cli.app import App
+from drawdown.cli.options import only_with
+from drawdown.cli.parsing import parse_percent, show_percent
+from drawdown.cli.rendering import show, table
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.engine.runner import run
+from drawdown.worker.parity.compare import Line
+from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells, check_totals
+from drawdown.worker.parity.totals import MAX_DAYS, day_text, read_file
+
+commands = typer.Typer()
+
+SHOWN: Final = 100
+"""Rows of a table."""
+TOLERANCE: Final = show_percent(TOLERANCE_PPM).removesuffix(" %")
+
+
+@commands.command()
+def check(
+    context: typer.Context,
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="CSV or JSON lines: day, org_id, seconds, memory_mb, cell_id")
+    ] = "",
+    cells: Annotated[bool, typer.Option("--cells", help="Ask each registered cell instead")] = False,
+    from_: Annotated[str, typer.Option("--from", help="With --cells: from this day on (UTC)")] = "yesterday",
+    to: Annotated[str, typer.Option("--to", help="With --cells: up to the begin of this day (UTC)")] = "today",
+    tolerance: Annotated[str, typer.Option(help="Per cent that may differ without a word")] = TOLERANCE,
+) -> None:
+    """Compare what cells count themselves with the samples that came in from them, by organisation and day.
+
+    Exit status 1: something differs, or one side alone knows an organisation; 75: a cell could not be read, or a day is
+    not over.
+    """
+    app: App = context.obj
+    tolerance_ppm = parse_percent(tolerance)
+    if cells == bool(file):
+        raise UsageError("give a FILE of totals, or --cells to ask the cells")
+    if file:
+        only_with(context, "FILE", "file", "tolerance")
+        steps = check_totals(read_file(file), tolerance_ppm, app.clock)
+    else:
+        steps = check_cells(_days(app, from_, to), tolerance_ppm, app.clock)
+    app.ready()
+    found = run(steps, app.world())
+    show(app, {"parity": {**asdict(found), "exit_status": found.exit_status}}, _shown(found, tolerance_ppm))
+    raise typer.Exit(found.exit_status)
+
+
+def _days(app: App, from_: str, to: str) -> list[int]:
+    start, end = app.moment(from_, "--from"), app.moment(to, "--to")
+    if start % DAY_MS or end % DAY_MS or not 0 < end - start <= MAX_DAYS * DAY_MS:
+        raise UsageError(
+            f"--from and --to are days such as 2026-01-31, --to the day after the last; {MAX_DAYS} at most"
+        )
+    return list(range(start, end, DAY_MS))
+
+
+def _shown(found: Checked, tolerance_ppm: int) -> list[str | Table]:
+    text = f"{found.compared:,} compared (organisation, day), {found.differing:,} differ by more than "
+    lines: list[str | Table] = [text + f"{show_percent(tolerance_ppm)}; {found.unknown:,} unknown"]
+    lines += [f"{day}: not compared: the day is not over" for day in found.waiting]
+    read = [line for line in found.cells if line.verdict != "unread"][:SHOWN]
+    if read:
+        lines.append(table("Whole days, in seconds", _columns("cell"), [_row(line, line.cell_id) for line in read]))
+    if found.lines:
+        rows = [(*_row(line, line.cell_id, line.org_id), line.verdict) for line in found.lines[:SHOWN]]
+        lines.append(table("What differs, or is unknown, in seconds", (*_columns("cell", "org"), ""), rows))
+        lines += [f"{_whose(line)}: {line.note}" for line in found.lines[:SHOWN] if line.note]
+    left = found.more + len(found.lines[SHOWN:])
+    return [*lines, f"{left:,} more: --json shows those it holds, the table parity_checks all"] if left else lines
+
+
+def _columns(*names: str) -> tuple[str, ...]:
+    return ("day", *names, "#ours", "#theirs", "#withdrawn", "#apart", "#ppm")
+
+
+def _row(line: Line, *names: str) -> tuple[object, ...]:
+    shown = (name or "all" for name in names)
+    return (day_text(line.day_ms), *shown, line.ours, line.theirs, line.withdrawn, line.off, line.ppm)
+
+
+def _whose(line: Line) -> str:
+    return ", ".join(name for name in (day_text(line.day_ms), line.cell_id, line.org_id) if name)

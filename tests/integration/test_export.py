@@ -1,0 +1,164 @@
+"""Exports: exact, complete, in a steady order, at one moment, in parts, and safe to open."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import tracemalloc
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run as drawdown
+from drawdown.ledger.runs.draws import Cost
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import UnknownId
+from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.worker.commands import credit, executions
+from drawdown.worker.commands.run_request import Request
+from drawdown.worker.views import export
+from drawdown.worker.views.export import COLUMNS, Format, Kind, Span
+from tests.world import T0, Fleet
+
+ALL = Span("", 0, T0 + 400 * DAY_MS)
+BAD = '=HYPERLINK("http://x",1),\n\'\u202e'
+
+
+@pytest.fixture
+def billed(engine: sa.Engine) -> Fleet:
+    """Two wallets with a grant each, usage, a run, and a reason that a spreadsheet would obey."""
+    fleet = Fleet(engine)
+    for org in ("acme", "globex"):
+        write(
+            engine,
+            lambda c, org=org: credit.grant(c, org, 10 * MICRO, fleet.by, key=f"paid-{org}", plan=None, new=True),
+        )
+    fleet.assign("acme", "globex", from_ms=T0)
+    for minute in range(3):
+        fleet.sample("acme", T0 + minute * WINDOW_MS)
+    fleet.sample("globex", T0)
+    fleet.tick(T0 + 5 * WINDOW_MS)
+    write(engine, lambda c: executions.accept(c, "e-1", Request("acme", MICRO, project="site"), fleet.by))
+    write(engine, lambda c: executions.settle(c, "e-1", Cost(1), fleet.by))
+    fleet.write("INSERT INTO ledger_accounts (account_id, balance_micro) VALUES ('wallet:-1+1', 0)")
+    fleet.write(
+        "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
+        "VALUES ('=1', 'grant', 'grants', 'wallet:-1+1', -5, 1, 1, '@me', :bad)", {"bad": BAD}
+    )  # fmt: skip
+    return fleet
+
+
+def told(fleet: Fleet, kind: Kind, span: Span = ALL, form: Format = "csv") -> list[dict[str, Any]]:
+    text = "".join(read(fleet.engine, lambda c: list(export.lines(c, kind, span, form, fleet.clock.at_ms))))
+    if form == "jsonl":
+        return [json.loads(line) for line in text.splitlines()]
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_the_ledger_is_told_whole_and_exactly_in_both_forms(billed: Fleet) -> None:
+    rows, objects = told(billed, "ledger"), told(billed, "ledger", form="jsonl")
+    assert [list(row) for row in rows] == [list(COLUMNS["ledger"])] * len(rows)
+    kept = billed.rows("SELECT key, amount_micro, from_account, to_account FROM ledger_entries ORDER BY at_ms, key")
+    assert [(one["key"], one["amount_micro"], one["from_account"], one["to_account"]) for one in objects] == kept
+    assert [int(row["amount_micro"]) for row in rows] == [one[1] for one in kept]
+    assert all(Decimal(row["amount"]) * MICRO == int(row["amount_micro"]) for row in rows)
+    assert len(rows) == 2 + 4 + 1 + 1
+    (run,) = (one for one in objects if one["kind"] == "run")
+    assert (run["run"], run["amount_micro"], run["amount"], run["ts_ms"]) == ("e-1", 1, "0.000001", T0 + 5 * WINDOW_MS)
+
+
+def test_of_one_organisation_what_moved_adds_up_to_its_balance(billed: Fleet) -> None:
+    rows = told(billed, "ledger", Span("acme", 0, ALL.to_ms))
+    balance = billed.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
+    assert sum(int(row["moved_micro"]) for row in rows) == balance
+    assert sum(Decimal(row["moved"]) for row in rows) * MICRO == balance
+    assert all("wallet:acme" in (row["from_account"], row["to_account"]) for row in rows) and len(rows) == 5
+    with pytest.raises(UnknownId, match="acme"):
+        told(billed, "ledger", Span("acmee", 0, ALL.to_ms))
+
+
+def test_nothing_is_a_formula_and_nothing_turns_the_direction(billed: Fleet) -> None:
+    first = told(billed, "ledger")[0]
+    assert (first["key"], first["actor"]) == ("'=1", "'@me")
+    assert first["to_account"] == "wallet:-1+1" and first["amount_micro"] == "-5", "an amount stays a number"
+    assert first["reason"].startswith("'=HYPERLINK") and "\u202e" not in first["reason"] and "\n" not in first["reason"]
+    assert told(billed, "ledger", form="jsonl")[0]["reason"] == BAD
+
+
+def test_usage_is_told_by_window_and_what_was_voided_is_said(billed: Fleet) -> None:
+    rows = told(billed, "usage", form="jsonl")
+    assert [(row["key"], row["quantity"], row["state"]) for row in rows] == [
+        (f"usage:{org}:{T0 + at * WINDOW_MS}:compute_1gb", 60, "accepted")
+        for at, org in ((0, "acme"), (0, "globex"), (1, "acme"), (2, "acme"))
+    ]
+    assert [row["key"] for row in told(billed, "usage")] == [row["key"] for row in rows]
+    acme = told(billed, "usage", Span("acme", T0 + WINDOW_MS, T0 + 2 * WINDOW_MS))
+    assert [row["key"] for row in acme] == [rows[2]["key"]]
+
+
+@pytest.mark.parametrize("kind", ["ledger", "usage"])
+def test_ranges_side_by_side_have_each_row_once(billed: Fleet, kind: Kind) -> None:
+    edges = [0, 1, 2, T0, T0 + WINDOW_MS, T0 + 5 * WINDOW_MS, ALL.to_ms]
+    parts = [told(billed, kind, Span("", lo, hi)) for lo, hi in itertools.pairwise(edges)]
+    assert [row for part in parts for row in part] == told(billed, kind)
+
+
+def test_it_is_read_in_parts_and_never_held_as_a_whole(billed: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = 30_000
+    billed.write(
+        "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :many) "
+        "SELECT 'many:' || i, 'grant', 'grants', 'wallet:acme', 1, 5, 5, 'a', 'a reason of some length' FROM n",
+        {"many": many},
+    )
+
+    def counted(connection: sa.Connection) -> tuple[int, int]:
+        count = open_cursors = 0
+        tracemalloc.start()
+        for _ in export.lines(connection, "ledger", ALL, "jsonl", 0):
+            count += 1
+            if count == 10 and connection.dialect.name == "postgresql":
+                raw = connection.connection.dbapi_connection
+                assert raw is not None
+                with raw.cursor() as cursor:
+                    cursor.execute("SELECT COUNT(*) FROM pg_cursors")
+                    open_cursors = cursor.fetchone()[0]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert connection.dialect.name == "sqlite" or open_cursors == 1, "the server holds what was not fetched"
+        return count, peak
+
+    count, peak = read(billed.engine, counted)
+    assert count == many + 8
+    assert peak < 4 << 20, "some hundred bytes a row would be more than that for all of them"
+
+
+def test_what_is_booked_meanwhile_is_not_in_it(billed: Fleet) -> None:
+    before = len(told(billed, "ledger"))
+
+    def slowly(connection: sa.Connection) -> int:
+        lines = export.lines(connection, "ledger", ALL, "jsonl", 0)
+        next(lines)
+        write(billed.engine, lambda c: credit.grant(c, "acme", MICRO, billed.by, key="meanwhile", plan=None))
+        return 1 + len(list(lines))
+
+    assert read(billed.engine, slowly) == before
+    assert len(told(billed, "ledger")) == before + 1
+
+
+def test_the_command_prints_rows_and_refuses_what_it_does_not_know(
+    billed: Fleet, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    url = billed.engine.url.render_as_string(hide_password=False)
+    line = ["--database-url", url, "--at", "2026-02-01"]
+    assert drawdown([*line, "export", "ledger", "--from", "2025-12-01", "--format", "jsonl"]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 7
+    assert drawdown([*line, "export", "usage", "--from", "2026-01-01", "--org", "globex"]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 2
+    for bad in (["--format", "xlsx"], ["--to", "2025-01-01"], ["--org", "acmee"]):
+        assert drawdown([*line, "export", "ledger", "--from", "2026-01-01", *bad]) == 2
+    assert drawdown([*line, "--json", "export", "ledger", "--from", "2026-01-01"]) == 2

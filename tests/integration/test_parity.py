@@ -1,0 +1,341 @@
+"""Parity: totals of cells beside samples, by organisation and day; unknown is not zero."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run as drawdown
+from drawdown.schema.database import read, write
+from drawdown.schema.units import DAY_MS
+from drawdown.worker.commands.withdrawals import withdraw
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import ReadCells, Transaction, UsageAnswer, UsageRequest
+from drawdown.worker.parity.parity import CELLS_AT_ONCE, MAX_LINES, SETTLING_MS, Checked, check_cells, check_totals
+from drawdown.worker.parity.totals import Days, day_text, read_file
+from drawdown.worker.views.parity import parity_figures
+from tests.acceptance import gentd26
+from tests.acceptance.commands import must
+from tests.world import T0, Fleet
+
+BY_TURNS = True
+DAY = "2026-01-01"
+AFTER = T0 + DAY_MS + SETTLING_MS
+
+
+class Asked:
+    """Cells that answer as told, by (cell, day)."""
+
+    def __init__(self, answers: dict[str, object]) -> None:
+        self.answers = answers
+        self.asked: list[UsageRequest] = []
+
+    async def read(self, requests: Any) -> list[UsageAnswer]:
+        self.asked += requests
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: UsageRequest) -> UsageAnswer:
+        usage = self.answers.get(request.cell_id)
+        if usage is None or isinstance(usage, str):
+            return UsageAnswer(error=usage or "no connection")
+        said = {"cell_id": request.cell_id, "day": request.day, "usage": usage}
+        return UsageAnswer(json.dumps(said).encode())
+
+
+def asked(fleet: Fleet, answers: dict[str, object], *days: int, tolerance: int = 70) -> Checked:
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, usage=Asked(answers))
+    return runner.run(check_cells(days or [T0], tolerance, fleet.clock), world)
+
+
+def compared(fleet: Fleet, totals: Days, tolerance: int = 70) -> Checked:
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    return runner.run(check_totals(totals, tolerance, fleet.clock), world)
+
+
+def register(fleet: Fleet, *cells: str) -> None:
+    for cell in cells:
+        fleet.write("INSERT INTO cells (cell_id, url) VALUES (:cell, :url)", {"cell": cell, "url": f"http://{cell}"})
+
+
+def told(found: Checked) -> list[tuple[object, ...]]:
+    return [(line.cell_id, line.org_id, line.ours, line.theirs, line.ppm, line.verdict) for line in found.lines]
+
+
+def kept(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT cell_id, org_id, ours_s, theirs_s, off_s, ppm, verdict FROM parity_checks ORDER BY 1, 2")
+
+
+def of(org: str, seconds: int, memory_mb: int | None = None) -> dict[str, object]:
+    return {"org_id": org, "seconds": seconds, **({} if memory_mb is None else {"memory_mb": memory_mb})}
+
+
+@pytest.fixture
+def busy(engine: sa.Engine) -> Fleet:
+    """Organisations with use on one day, at cell-1: acme has 120 s of 1 GB and 60 s of 4 GB, globex 10,000 s."""
+    fleet = Fleet(engine)
+    fleet.sample("acme", T0, 60)
+    fleet.sample("acme", T0 + DAY_MS - 1, 60)
+    fleet.sample("acme", T0 + 5, 60, memory_mb=4096)
+    fleet.sample("globex", T0 + 7, 10_000)
+    fleet.sample("acme", T0 - 1, 7)
+    fleet.sample("acme", T0 + DAY_MS, 7)
+    fleet.clock.at_ms = AFTER
+    return fleet
+
+
+def test_what_is_the_same_is_compared_and_kept(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    usage = [of("acme", 120, 1024), of("acme", 60, 4096), of("globex", 10_000)]
+    found = asked(busy, {"cell-1": usage})
+    assert (found.compared, found.differing, found.unknown, found.exit_status) == (2, 0, 0, 0)
+    assert found.lines == []
+    assert kept(busy) == [
+        ("cell-1", "", 10_180, 10_180, 0, 0, "compared"),
+        ("cell-1", "acme", 180, 180, 0, 0, "equal"),
+        ("cell-1", "globex", 10_000, 10_000, 0, 0, "equal"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "tolerance", "verdict", "ppm"),
+    [
+        (10_000, 0, "equal", 0),
+        (10_001, 70, "differs", 100),
+        (10_001, 100, "within", 100),
+        (10_001, 99, "differs", 100),
+        (9_999, 100, "within", 100),
+        (9_999, 99, "differs", 100),
+        (0, 999_999, "differs", 1_000_000),
+        (20_000, 500_000, "within", 500_000),
+        (20_000, 499_999, "differs", 500_000),
+    ],
+)
+def test_the_bound_is_exact(busy: Fleet, theirs: int, tolerance: int, verdict: str, ppm: int) -> None:
+    register(busy, "cell-1")
+    found = asked(busy, {"cell-1": [of("acme", 180), of("globex", theirs)]}, tolerance=tolerance)
+    assert busy.rows("SELECT verdict, ppm FROM parity_checks WHERE org_id = 'globex'") == [(verdict, ppm)]
+    assert found.exit_status == (1 if verdict == "differs" else 0)
+
+
+def test_too_much_of_one_size_hides_no_lack_of_another(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    found = asked(busy, {"cell-1": [of("acme", 60, 1024), of("acme", 120, 4096), of("globex", 10_000)]})
+    assert told(found) == [("cell-1", "acme", 180, 180, 500_000, "differs")]
+    assert (found.lines[0].off, found.exit_status) == (120, 1)
+
+
+def test_an_organisation_that_one_side_alone_knows_is_not_zero(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    found = asked(busy, {"cell-1": [of("acme", 180), of("initech", 5)]})
+    assert told(found) == [
+        ("cell-1", "globex", 10_000, None, None, "only_here"),
+        ("cell-1", "initech", None, 5, None, "only_there"),
+    ]
+    assert (found.differing, found.exit_status) == (2, 1)
+    assert kept(busy)[0] == ("cell-1", "", 10_180, 185, 10_005, 982_327, "compared")
+
+
+def test_who_counted_nothing_and_wrote_nothing_agrees(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    busy.sample("umbrella", T0 + 9, 0)
+    found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000), of("initech", 0)]})
+    assert (found.lines, found.exit_status) == ([], 0)
+
+
+def test_a_cell_that_cannot_be_read_is_unknown_and_never_zero(busy: Fleet) -> None:
+    register(busy, "cell-0", "cell-1", "cell-2")
+    answers: dict[str, object] = {"cell-1": [of("acme", 180), of("globex", 10_000)], "cell-2": "the cell answered 500"}
+    found = asked(busy, answers)
+    assert told(found) == [
+        ("cell-0", "", None, None, None, "unread"),
+        ("cell-2", "", None, None, None, "unread"),
+    ]
+    assert (found.compared, found.unread, found.unknown, found.exit_status) == (2, 2, 2, 75)
+    answers["cell-0"] = answers["cell-2"] = []
+    assert asked(busy, answers).exit_status == 0
+    assert [row[6] for row in kept(busy) if not row[1]] == ["compared"] * 3
+
+
+def test_a_cell_that_nobody_registered_is_told(busy: Fleet) -> None:
+    found = asked(busy, {})
+    assert told(found) == [("cell-1", "", None, None, None, "unread")]
+    assert "drawdown cell set" in (found.lines[0].note or "")
+
+
+def test_what_a_sandbox_did_not_use_is_no_cells(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    busy.write(
+        "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+        f"VALUES ('run:1', 'acme', 'r-1', 'runs', 1024, 500, {T0}, {T0})"
+    )
+    found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000)]})
+    assert (found.lines, found.exit_status) == ([], 0)
+    assert compared(busy, {(T0, ""): {"acme": {None: 180}, "globex": {None: 10_000}}}).exit_status == 0
+
+
+def test_quarantined_is_not_ours_and_is_told_as_a_difference(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    busy.sample("globex", T0 + 8, -5)
+    found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_060)]})
+    assert told(found) == [("cell-1", "globex", 10_000, 10_060, 5_965, "differs")]
+    assert "1 quarantined" in (found.lines[0].note or "")
+
+
+def test_what_was_withdrawn_explains_a_difference_and_hides_no_other(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    wrong = busy.sample("globex", T0 + 8, 60)
+    busy.assign("acme", "globex", from_ms=T0 - 300_000)
+    busy.tick()
+    write(busy.engine, lambda c: withdraw(c, [wrong], busy.by))
+    same = [of("acme", 180)]
+    found = asked(busy, {"cell-1": [*same, of("globex", 10_060, 1024)]})
+    assert told(found) == [("cell-1", "globex", 10_000, 10_060, 5_965, "withdrawn")]
+    assert (found.differing, found.exit_status) == (0, 0)
+    assert asked(busy, {"cell-1": [*same, of("globex", 10_000, 1024)]}).lines == []
+    assert asked(busy, {"cell-1": [*same, of("globex", 10_030, 1024)]}).exit_status == 1
+    assert asked(busy, {"cell-1": [*same, of("globex", 10_120, 1024)]}).exit_status == 1
+
+
+def test_a_day_that_is_pruned_here_proves_nothing(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    busy.assign("acme", "globex", from_ms=T0 - 300_000)
+    busy.tick()
+    busy.write("UPDATE orgs SET floor_ms = :ms WHERE org_id = 'acme'", {"ms": T0 + 300_000})
+    found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000)]})
+    assert told(found) == [("cell-1", "acme", None, 180, None, "pruned")]
+    assert (found.unknown, found.unread, found.exit_status) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("early_ms", [0, 1])
+def test_a_day_is_compared_once_it_is_over(busy: Fleet, early_ms: int) -> None:
+    register(busy, "cell-1")
+    busy.clock.at_ms = AFTER - early_ms
+    for found in asked(busy, {}), compared(busy, {(T0, ""): {"acme": {None: 1}}}):
+        assert found.waiting == ([DAY] if early_ms else [])
+        assert bool(kept(busy)) is not bool(early_ms)
+    if early_ms:
+        assert (found.compared, found.exit_status) == (0, 75)
+
+
+def test_a_line_of_an_earlier_check_counts_no_more(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000), of("initech", 5)]})
+    busy.clock.at_ms += 1000
+    asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000)]})
+    now = "SELECT p.org_id FROM parity_checks p JOIN parity_checks w ON w.org_id = '' AND w.cell_id = p.cell_id "
+    found = busy.rows(now + "AND w.day_ms = p.day_ms AND w.at_ms = p.at_ms WHERE p.org_id <> '' ORDER BY 1")
+    assert found == [("acme",), ("globex",)]
+
+
+def test_an_older_check_that_ends_late_overwrites_no_newer_one(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000)]})
+    busy.clock.at_ms -= 1
+    busy.write("UPDATE parity_checks SET at_ms = at_ms + 10")
+    asked(busy, {"cell-1": "down"})
+    assert [row[6] for row in kept(busy)] == ["compared", "equal", "equal"]
+
+
+def test_what_is_left_out_is_counted(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    found = asked(busy, {"cell-1": [of(f"org-{number}", 1) for number in range(MAX_LINES + 5)]})
+    assert (len(found.lines), found.more, found.differing) == (MAX_LINES, 7, MAX_LINES + 7)
+
+
+def test_cells_are_asked_a_few_at_a_time(engine: sa.Engine) -> None:
+    fleet = Fleet(engine)
+    fleet.clock.at_ms = AFTER + DAY_MS
+    names = [f"cell-{number:02}" for number in range(2 * CELLS_AT_ONCE + 1)]
+    register(fleet, *names)
+    steps = check_cells([T0, T0 + DAY_MS], 0, fleet.clock)
+    batches = []
+    effect = next(steps)
+    with suppress(StopIteration):
+        while True:
+            if isinstance(effect, ReadCells):
+                batches.append([request.cell_id for request in effect.requests])
+                effect = steps.send([UsageAnswer(error="down")] * len(effect.requests))
+            else:
+                assert isinstance(effect, Transaction)
+                effect = steps.send(write(engine, effect.work))
+    assert [len(batch) for batch in batches] == [CELLS_AT_ONCE, CELLS_AT_ONCE, 1] * 2
+    assert [name for batch in batches for name in batch] == names * 2
+
+
+def test_what_was_found_is_measured(busy: Fleet) -> None:
+    register(busy, "cell-1", "cell-2")
+
+    def figures(later_ms: int = 0) -> tuple[object, ...]:
+        found = read(busy.engine, lambda c: parity_figures(c, T0 + later_ms))
+        return found.differing, found.unread, found.checked_ms
+
+    assert figures() == (0, 0, None)
+    asked(busy, {"cell-1": [of("acme", 181), of("initech", 1)], "cell-2": "down"})
+    assert figures() == (3, 1, AFTER)
+    assert figures(1) == (0, 0, AFTER)
+    busy.clock.at_ms += 1000
+    asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000)], "cell-2": []})
+    assert figures() == (0, 0, AFTER + 1000)
+
+
+def totals_file(folder: Path, text: str) -> Path:
+    made = folder / "totals.csv"
+    made.write_text(text, encoding="utf-8")
+    return made
+
+
+def test_the_command_compares_a_file(database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    must(database_url, "init", at=DAY)
+    samples = tmp_path / "samples.csv"
+    samples.write_text(
+        "id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n"
+        "a,acme,box,cell-1,1024,60,2026-01-01T00:01:00Z\nb,acme,box,cell-2,1024,60,2026-01-01T00:02:00Z\n"
+    )
+    must(database_url, "import", str(samples), at="2026-01-02T01:00")
+    line = ["--database-url", database_url, "--at", "2026-01-02T01:00", "--json", "parity", "check"]
+
+    def checked(text: str, *more: str) -> tuple[int, dict[str, Any]]:
+        status = drawdown([*line, str(totals_file(tmp_path, text)), *more])
+        return status, json.loads(capfd.readouterr().out)["parity"]
+
+    assert checked(f"day,org_id,seconds\n{DAY},acme,120\n")[0] == 0
+    by_cell = f"day,cell_id,org_id,seconds\n{DAY},cell-1,acme,60\n{DAY},cell-2,acme,61\n"
+    status, found = checked(by_cell)
+    assert (status, found["exit_status"], found["differing"], found["lines"][0]["ppm"]) == (1, 1, 1, 16_394)
+    assert checked(by_cell, "--tolerance", "2")[0] == 0
+    assert checked(json.dumps({"day": DAY, "org_id": "acme", "memory_mb": 1024, "seconds": 120}) + "\n")[0] == 0
+    for bad in (["--cells", "x.csv"], [], ["--cells", "--from", "2026-01-01T00:05"]):
+        assert drawdown([*line, *bad]) == 2
+    assert drawdown([*line, str(totals_file(tmp_path, f"day,org_id,seconds\n{DAY},acme,x\n"))]) == 2
+    assert "line 2: seconds is no whole number" in capfd.readouterr().err
+
+
+class TestRealDay:
+    """The cell's own totals are taken from the trace by the csv module; ours are what the import made of it."""
+
+    pytestmark = gentd26.needed()
+
+    def test_real_days_agree_to_the_second(self, database_url: str, tmp_path: Path) -> None:
+        url = database_url
+        must(url, "init", at=gentd26.FROM)
+        must(url, "import", str(gentd26.FILE), "--id-from-line", *gentd26.MAPPED, at=gentd26.AT)
+        sums: dict[tuple[int, str], int] = defaultdict(int)
+        for _line, org, ts, seconds in gentd26.moments():
+            sums[ts - ts % DAY_MS, org] += seconds
+        file = tmp_path / "totals.csv"
+        with file.open("w", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(("day", "cell_id", "org_id", "memory_mb", "seconds"))
+            writer.writerows((day_text(day), "cell-1", org, 1024, seconds) for (day, org), seconds in sums.items())
+        found = must(url, "parity", "check", str(file), at="2024-12-10")["parity"]
+        assert (found["compared"], found["differing"], found["unknown"]) == (len(sums), 0, 0)
+        assert sum(cell["ours"] for cell in found["cells"]) == gentd26.SECONDS
+        assert sum(cell["theirs"] for cell in found["cells"]) == gentd26.SECONDS
+        assert len(read_file(str(file))) == len({day for day, _ in sums})

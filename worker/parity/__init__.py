@@ -1,0 +1,1 @@
+"""What cells say was used, beside what came in from them."""

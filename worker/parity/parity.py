@@ -1,0 +1,211 @@
+"""Parity: what cells count themselves beside what came in from them, by organisation and day.
+
+Guarantee: a day is compared once it is over, and what was under way at its end has come in. Comparing changes nothing
+but the record of it. A cell that gives no answer, one that answers nonsense, and one that nobody registered are each
+told as unread, and never taken for a cell without use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.schema.clock import Clock
+from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, MINUTE_MS
+from drawdown.worker.engine.effects import Over, ReadCells, Steps, Transaction, UsageAnswer, UsageRequest, never
+from drawdown.worker.parity.compare import ALERTING, UNKNOWN, Line, Ours, compare, unread
+from drawdown.worker.parity.totals import ALL_CELLS, BadTotal, BySize, Days, day_text, of_answer
+from drawdown.worker.sources.samples.made import CELL as MADE_CELL
+
+log = structlog.get_logger()
+SQL = queries(__file__)
+
+TOLERANCE_PPM: Final = 70
+"""0.007 %: what may differ without a word."""
+SETTLING_MS: Final = 15 * MINUTE_MS
+"""How long after its end a day is first compared: hosts write a minute's samples after it."""
+CELLS_AT_ONCE: Final = 8
+"""Cells that are asked together; as many answers are held."""
+MAX_STRANGERS: Final = 100
+"""Cells without a registration that are told, each day."""
+MAX_LINES: Final = 1_000
+"""Lines that are told; the rest are counted, and on record."""
+
+
+@dataclass
+class Checked:
+    """What was found. `lines`: what differs or is unknown, the first so many; `more`: of how many it leaves out."""
+
+    compared: int = 0
+    """Organisations and days that both sides were looked at for."""
+    differing: int = 0
+    unknown: int = 0
+    """Organisations' days that are pruned here, and cells' days that could not be read."""
+    unread: int = 0
+    """Of these, cells' days that could not be read."""
+    waiting: list[str] = field(default_factory=list)
+    """Days that are not over."""
+    cells: list[Line] = field(default_factory=list)
+    """Of each day and cell, what all organisations come to."""
+    lines: list[Line] = field(default_factory=list)
+    more: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        """1: a person is needed. 75: something could not be compared yet, or read."""
+        if self.differing or self.unknown > self.unread:
+            return 1
+        return 75 if self.unread or self.waiting else 0
+
+
+def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checked]:
+    """Compare totals that a person has."""
+    done = Checked()
+    over = _over_by(clock.now_ms())
+    done.waiting = sorted({day_text(day) for day, _ in totals if day >= over})
+    for (day, cell), theirs in sorted(totals.items()):
+        if day < over:
+            yield from _compare(day, cell, theirs, tolerance_ppm, clock.now_ms(), done)
+    return done
+
+
+def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Over = never) -> Steps[Checked]:
+    """Ask each registered cell for its totals of each of these days, and compare."""
+    done = Checked()
+    ended = _over_by(clock.now_ms())
+    done.waiting = [day_text(day) for day in days if day >= ended]
+    for day in (day for day in days if day < ended):
+        cells: list[tuple[str, str]]
+        cells, strangers = yield Transaction("parity_cells", partial(_cells, day_ms=day), rollback=True)
+        for at in range(0, len(cells), CELLS_AT_ONCE):
+            asked = [UsageRequest(cell, url, day_text(day)) for cell, url in cells[at : at + CELLS_AT_ONCE]]
+            answers: list[UsageAnswer] = yield ReadCells(asked, over)
+            for request, answer in zip(asked, answers, strict=True):
+                theirs = _read(answer, request.cell_id, day)
+                if isinstance(theirs, str):
+                    yield from _note([unread(day, request.cell_id, theirs)], clock.now_ms(), done)
+                else:
+                    yield from _compare(day, request.cell_id, theirs, tolerance_ppm, clock.now_ms(), done)
+        why = "samples name it, and nobody registered it: drawdown cell set"
+        for cell in strangers:
+            yield from _note([unread(day, cell, why)], clock.now_ms(), done)
+    return done
+
+
+def _over_by(now_ms: int) -> int:
+    """Days that begin before this are over, and what was used in them has come in."""
+    return now_ms - SETTLING_MS - DAY_MS + 1
+
+
+def _read(answer: UsageAnswer, cell_id: str, day_ms: int) -> dict[str, BySize] | str:
+    if answer.body is None:
+        return answer.error or "no answer"
+    try:
+        return of_answer(answer.body, cell_id, day_ms)
+    except BadTotal as bad:
+        return f"its answer is refused: {bad}"
+
+
+def _compare(
+    day_ms: int, cell_id: str, theirs: dict[str, BySize], tolerance_ppm: int, now_ms: int, done: Checked
+) -> Steps[None]:
+    here: _Here = yield Transaction("parity_ours", partial(_here, day_ms=day_ms, cell_id=cell_id), rollback=True)
+    lines = compare(day_ms, cell_id, theirs, here.ours, here.pruned, tolerance_ppm)
+    yield from _note([_explained(line, here.quarantined.get(line.org_id, 0)) for line in lines], now_ms, done)
+
+
+def _explained(line: Line, quarantined: int) -> Line:
+    if not quarantined or line.verdict not in ALERTING:
+        return line
+    note = f"{quarantined:,} quarantined of that day: drawdown sample list --quarantined"
+    return replace(line, note=f"{line.note}; {note}" if line.note else note)
+
+
+def _note(lines: list[Line], now_ms: int, done: Checked) -> Steps[None]:
+    """Keep lines, tell those that somebody has to know of."""
+    yield Transaction("parity_keep", partial(_keep, lines=lines, now_ms=now_ms))
+    done.cells.append(lines[0])
+    done.compared += sum(1 for line in lines if line.org_id and line.verdict not in UNKNOWN)
+    told = [line for line in lines if line.verdict in (*ALERTING, *UNKNOWN, "withdrawn")]
+    done.differing += sum(1 for line in told if line.verdict in ALERTING)
+    done.unknown += sum(1 for line in told if line.verdict in UNKNOWN)
+    done.unread += sum(1 for line in told if line.verdict == "unread")
+    for line in told:
+        _tell(line)
+    room = max(0, MAX_LINES - len(done.lines))
+    done.lines += told[:room]
+    done.more += len(told) - len(told[:room])
+
+
+def _tell(line: Line) -> None:
+    """An event for each, so that an alert can rest on it."""
+    say = log.error if line.verdict in ALERTING else log.warning
+    event = "parity_differs" if line.verdict in ALERTING else "parity_unknown"
+    say(
+        "parity_withdrawn" if line.verdict == "withdrawn" else event,
+        day=day_text(line.day_ms),
+        cell=line.cell_id,
+        org=line.org_id,
+        verdict=line.verdict,
+        ours=line.ours,
+        theirs=line.theirs,
+        ppm=line.ppm,
+        note=line.note,
+    )
+
+
+def _cells(connection: sa.Connection, *, day_ms: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """Registered cells with their URLs, and those that samples name besides."""
+    registered = [(str(row.cell_id), str(row.url)) for row in SQL.run(connection, "cells")]
+    values = {**_span(day_ms), "at_most": MAX_STRANGERS}
+    return registered, list(SQL.run(connection, "strangers", values).scalars())
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What is known of a day here, by organisation: samples, whether they may be pruned, how many are quarantined."""
+
+    ours: dict[str, Ours]
+    pruned: set[str]
+    quarantined: dict[str, int]
+
+
+def _here(connection: sa.Connection, *, day_ms: int, cell_id: str) -> _Here:
+    values = {**_span(day_ms), "cell_id": cell_id}
+    of_cell = "every_cell" if cell_id == ALL_CELLS else "one_cell"
+    found: dict[str, Ours] = {}
+    for row in SQL.run(connection, "ours", values, of_cell=of_cell):
+        ours = found.setdefault(row.org_id, Ours({}, {}))
+        ours.used[int(row.memory_mb)], ours.withdrawn[int(row.memory_mb)] = int(row.used), int(row.withdrawn)
+    quarantined = {row.org_id: int(row.samples) for row in SQL.run(connection, "quarantined", values, of_cell=of_cell)}
+    return _Here(found, set(SQL.run(connection, "pruned", {"from_ms": day_ms}).scalars()), quarantined)
+
+
+def _span(day_ms: int) -> dict[str, object]:
+    return {"from_ms": day_ms, "to_ms": day_ms + DAY_MS, "largest_mb": MAX_MEMORY_MB, "made_cell": MADE_CELL}
+
+
+def _keep(connection: sa.Connection, *, lines: Sequence[Line], now_ms: int) -> None:
+    SQL.run(connection, "keep", list(_rows(lines, now_ms)))
+
+
+def _rows(lines: Sequence[Line], now_ms: int) -> Iterator[dict[str, object]]:
+    for line in lines:
+        yield {
+            "day_ms": line.day_ms,
+            "cell_id": line.cell_id,
+            "org_id": line.org_id,
+            "ours_s": line.ours,
+            "theirs_s": line.theirs,
+            "withdrawn_s": line.withdrawn,
+            "off_s": line.off,
+            "ppm": line.ppm,
+            "verdict": line.verdict,
+            "at_ms": now_ms,
+        }

@@ -1,0 +1,47 @@
+-- Our side of parity: what samples say was used, by day, cell and organisation; and what was compared.
+
+-- name: ours
+-- Seconds of the samples of one day by organisation and size, in force and withdrawn. What no sandbox used (runs at a
+-- provider, events) comes from no cell. `of_cell`: one cell's, or all of them.
+SELECT s.org_id, s.memory_mb,
+    CAST(SUM(CASE WHEN w.sample_id IS NULL THEN s.interval_s ELSE 0 END) AS BIGINT) AS used,
+    CAST(SUM(CASE WHEN w.sample_id IS NULL THEN 0 ELSE s.interval_s END) AS BIGINT) AS withdrawn
+FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id
+WHERE s.ts >= :from_ms AND s.ts < :to_ms AND s.problem IS NULL AND s.memory_mb <= :largest_mb AND {of_cell}
+GROUP BY s.org_id, s.memory_mb
+
+-- name: every_cell
+s.cell_id <> :made_cell
+
+-- name: one_cell
+s.cell_id = :cell_id
+
+-- name: pruned
+-- Whose samples of a day may be gone: windows of it are closed for good, and prune deletes below that.
+SELECT org_id FROM orgs WHERE floor_ms > :from_ms
+
+-- name: cells
+SELECT cell_id, url FROM cells ORDER BY cell_id
+
+-- name: strangers
+-- Cells that samples of those days name, and that nobody registered.
+SELECT DISTINCT s.cell_id FROM usage_samples s
+WHERE s.ts >= :from_ms AND s.ts < :to_ms AND s.problem IS NULL AND s.memory_mb <= :largest_mb
+    AND s.cell_id <> :made_cell AND s.cell_id NOT IN (SELECT c.cell_id FROM cells c)
+ORDER BY 1 LIMIT :at_most
+
+-- name: quarantined
+-- Samples of a day that are not billed as they are, by organisation: often the very difference.
+SELECT s.org_id, COUNT(*) AS samples FROM usage_samples s
+WHERE s.problem IS NOT NULL AND s.ts >= :from_ms AND s.ts < :to_ms AND s.org_id IS NOT NULL AND {of_cell}
+GROUP BY s.org_id
+
+-- name: keep
+-- A line counts while it was written with its cell's own, which has no organisation: what neither side names any more
+-- stays behind, and is of an earlier check.
+INSERT INTO parity_checks (day_ms, cell_id, org_id, ours_s, theirs_s, withdrawn_s, off_s, ppm, verdict, at_ms)
+VALUES (:day_ms, :cell_id, :org_id, :ours_s, :theirs_s, :withdrawn_s, :off_s, :ppm, :verdict, :at_ms)
+ON CONFLICT (day_ms, cell_id, org_id) DO UPDATE SET ours_s = excluded.ours_s, theirs_s = excluded.theirs_s,
+    withdrawn_s = excluded.withdrawn_s, off_s = excluded.off_s, ppm = excluded.ppm, verdict = excluded.verdict,
+    at_ms = excluded.at_ms
+WHERE excluded.at_ms >= parity_checks.at_ms

@@ -1,0 +1,224 @@
+"""Totals of usage as cells count them: read from a file, or from a cell's answer. Pure, but for opening the file.
+
+Guarantee: what is not exactly as asked for is refused as a whole, by its place: a total that is read wrongly would pass
+for a difference, or hide one. Nothing is cut, and nothing is taken twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.units import DAY_MS, MAX_MEMORY_MB, SECOND_MS
+
+FIELDS: Final = ("day", "cell_id", "org_id", "memory_mb", "seconds")
+MAX_FILE_BYTES: Final = 64 << 20
+MAX_TOTALS: Final = 500_000
+"""Of one file, or of one cell's day."""
+MAX_SECONDS: Final = 10**15
+"""Of one total: a million sandboxes for thirty years."""
+MAX_DAYS: Final = 400
+STDIN: Final = "-"
+ALL_CELLS: Final = ""
+_NEEDED: Final = ("day", "org_id", "seconds")
+_BOM: Final = "\ufeff"
+_DAY: Final = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+class BadTotal(ValueError):
+    """What is wrong with a total, in words."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """Seconds of use of one organisation on one day (UTC). `cell_id` '': of all cells together. `memory_mb` None: of
+    all sizes together."""
+
+    day_ms: int
+    cell_id: str
+    org_id: str
+    memory_mb: int | None
+    seconds: int
+
+
+BySize = dict[int | None, int]
+"""Seconds by memory size."""
+Days = dict[tuple[int, str], dict[str, BySize]]
+"""By day and cell, what each organisation used."""
+
+
+def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
+    """The totals of a file of CSV or JSON lines, or of standard input for `-`.
+
+    Errors: UsageError naming the line.
+    """
+    text = _text_of(name, stdin)
+    rows: Iterator[tuple[int, Mapping[str, object] | str]]
+    rows = _json_lines(text) if text.lstrip()[:1] == "{" else _csv_rows(text)
+    line = 1
+    found: list[Total] = []
+    try:
+        for number, row in rows:
+            line = number
+            found.append(total_of(_object_of_line(row) if isinstance(row, str) else row))
+            if len(found) > MAX_TOTALS:
+                raise BadTotal(f"these are more than {MAX_TOTALS:,} totals: give fewer days at once")
+        if not found:
+            raise BadTotal("it has no totals")
+        return by_day(found)
+    except BadTotal as bad:
+        raise UsageError(f"{name}, line {line}: {bad}") from bad
+
+
+def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
+    """What a cell says of a day: `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`.
+
+    Errors: BadTotal.
+    """
+    answer = _object(body.decode("utf-8", "replace"))
+    if answer.get("cell_id") != cell_id or answer.get("day") != day_text(day_ms):
+        raise BadTotal(f"it is not the answer of {cell_id} for {day_text(day_ms)}")
+    usage = answer.get("usage")
+    if not isinstance(usage, list):
+        raise BadTotal("`usage` is no list")
+    if len(usage) > MAX_TOTALS:
+        raise BadTotal(f"it has more than {MAX_TOTALS:,} totals")
+    same = {"day": day_text(day_ms), "cell_id": cell_id}
+    found: list[Total] = []
+    for number, row in enumerate(usage):
+        if not isinstance(row, dict) or set(row) - {"org_id", "memory_mb", "seconds"}:
+            raise BadTotal(f"usage[{number}] is no total")
+        try:
+            found.append(total_of({**row, **same}))
+        except BadTotal as bad:
+            raise BadTotal(f"usage[{number}]: {bad}") from bad
+    return by_day(found).get((day_ms, cell_id), {})
+
+
+def total_of(row: Mapping[str, object]) -> Total:
+    """One total, of texts (CSV) or of JSON's values. Errors: BadTotal."""
+    org, cell = row.get("org_id"), row.get("cell_id")
+    if not isinstance(org, str) or not is_clean_id(org):
+        raise BadTotal("org_id is no id")
+    if cell not in (None, "") and not (isinstance(cell, str) and is_clean_id(cell)):
+        raise BadTotal("cell_id is no id")
+    size = row.get("memory_mb")
+    memory_mb = None if size in (None, "") else _whole("memory_mb", size, MAX_MEMORY_MB)
+    seconds = _whole("seconds", row.get("seconds"), MAX_SECONDS)
+    return Total(_day(row.get("day")), str(cell or ALL_CELLS), org, memory_mb, seconds)
+
+
+def by_day(totals: Iterable[Total]) -> Days:
+    """Errors: BadTotal for what is said twice, or both by size and for all sizes, or both by cell and for all cells."""
+    found: Days = {}
+    for one in totals:
+        of_org = found.setdefault((one.day_ms, one.cell_id), {}).setdefault(one.org_id, {})
+        if one.memory_mb in of_org or (of_org and (None in of_org) != (one.memory_mb is None)):
+            size = "" if one.memory_mb is None else f" at {one.memory_mb} MB"
+            raise BadTotal(f"{one.org_id}{size} is said twice for {day_text(one.day_ms)}")
+        of_org[one.memory_mb] = one.seconds
+    if len({day for day, _ in found}) > MAX_DAYS:
+        raise BadTotal(f"these are more than {MAX_DAYS} days")
+    both = {day for day, cell in found if cell == ALL_CELLS} & {day for day, cell in found if cell != ALL_CELLS}
+    if both:
+        raise BadTotal(f"{day_text(min(both))} has totals with a cell_id and totals without one")
+    return found
+
+
+def day_text(day_ms: int) -> str:
+    """`2026-01-31`."""
+    return datetime.fromtimestamp(day_ms // SECOND_MS, UTC).date().isoformat()
+
+
+def _text_of(name: str, stdin: BinaryIO | None) -> str:
+    try:
+        if name == STDIN:
+            raw = (stdin if stdin is not None else sys.stdin.buffer).read(MAX_FILE_BYTES + 1)
+        else:
+            with Path(name).open("rb") as file:
+                raw = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{name}: {getattr(error, 'strerror', None) or error}; give a file that can be read"
+        ) from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise UsageError(f"{name}: is larger than {MAX_FILE_BYTES >> 20} MiB: give fewer days at once")
+    try:
+        return raw.decode().removeprefix(_BOM)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: is not UTF-8 at byte {error.start:,}") from error
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        unknown = [name for name in names if name not in FIELDS]
+        if unknown or len(set(names)) != len(names) or not set(_NEEDED) <= set(names):
+            raise BadTotal(
+                f"the columns are day, org_id, seconds and, where you have them, memory_mb, cell_id: {names}"
+            )
+        for fields in reader:
+            if fields and len(fields) != len(names):
+                yield reader.line_num, {}
+            elif fields:
+                yield reader.line_num, dict(zip(names, fields, strict=True))
+    except csv.Error as error:
+        raise BadTotal(f"it is no CSV: {error}") from error
+
+
+def _json_lines(text: str) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _object_of_line(line: str) -> Mapping[str, object]:
+    row = _object(line)
+    if unknown := set(row) - set(FIELDS):
+        raise BadTotal(f"unknown field {sorted(unknown)[0]!r}: it has {', '.join(FIELDS)}")
+    return row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadTotal("a name stands twice in one object")
+    return found
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text, object_pairs_hook=_once)
+    except BadTotal:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadTotal("it is no JSON") from error
+    if not isinstance(found, dict):
+        raise BadTotal("it is no object")
+    return found
+
+
+def _whole(name: str, value: object, most: int) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(most)):
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= most:
+        raise BadTotal(f"{name} is no whole number from 0 to {most:,}")
+    return value
+
+
+def _day(value: object) -> int:
+    try:
+        if not isinstance(value, str) or not _DAY.fullmatch(value):
+            raise ValueError
+        return (date.fromisoformat(value) - date(1970, 1, 1)).days * DAY_MS
+    except ValueError as error:
+        raise BadTotal("day is no day such as 2026-01-31") from error

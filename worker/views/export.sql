@@ -1,0 +1,22 @@
+-- Everything of a time, in an order that does not change.
+
+-- name: entries
+SELECT key, at_ms, ts AS ts_ms, kind, from_account, to_account, amount_micro, feature, quantity, reservation AS run, lot,
+    actor, reason
+FROM ledger_entries WHERE at_ms >= :from_ms AND at_ms < :to_ms AND {of_whom} ORDER BY at_ms, key
+
+-- name: of_wallet
+(from_account = :account_id OR to_account = :account_id)
+
+-- name: pushes
+-- What was voided is among them, so that whoever has an earlier export learns of it.
+SELECT key, window_ms, org_id, feature, revision, sealed_qty AS quantity, provider, customer_id,
+    sent_qty AS sent_quantity, state
+FROM pushes WHERE window_ms >= :from_ms AND window_ms < :to_ms AND {of_whom}
+ORDER BY window_ms, org_id, feature, revision
+
+-- name: of_org
+org_id = :org_id
+
+-- name: of_all
+1 = 1
