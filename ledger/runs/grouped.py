@@ -7,6 +7,8 @@ asks for each alone. Locks are taken in the order of `reservations`: their keys,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -33,11 +35,9 @@ def reserve_all(
 
     Errors: NotTogether.
     """
-    ((org_id, customer_id),) = {(ask.org_id, ask.customer_id) for ask, _ in asked}
-    rows = [{**vars(ask), "actor": by.actor, "reason": by.reason} for ask, by in asked]
-    same = {"org_id": org_id, "customer_id": customer_id, "accepted_ms": now_ms}
-    new = SQL.run(connection, "insert", {"asks": rows, **same}).scalars().all()
-    if len(new) < len(rows):
+    (customer_id,) = {ask.customer_id for ask, _ in asked}
+    made = [reservations.noted(ask, by) for ask, by in asked]
+    if _insert(connection, made) < len(made):
         raise NotTogether("a key was used before, or stands there twice")
     values = {
         "account_id": wallet_account(customer_id),
@@ -48,4 +48,18 @@ def reserve_all(
     }
     if reservations.SQL.run(connection, "hold", values).first() is None:
         raise NotTogether(f"{customer_id} has no room for all of them, or something is due in its wallet")
-    return [reservations.noted(ask, by) for ask, by in asked]
+    return made
+
+
+_SAID: Final = attrgetter(
+    "reservation", "org_id", "customer_id", "project", "subject", "action", "estimate", "amount_micro", "overage",
+    "accepted_ms", "expires_ms", "fingerprint", "actor", "reason", "supplier",
+)  # fmt: skip
+
+
+def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
+    """How many of them are new."""
+    if connection.dialect.name == "postgresql":
+        return SQL.run(connection, "insert", {"asks": [vars(one) for one in made]}).rowcount
+    # Straight to the driver: a mapping for each row would take as long as all the rest.
+    return connection.exec_driver_sql(SQL.text("insert", "sqlite"), list(map(_SAID, made))).rowcount

@@ -72,7 +72,7 @@ def test_nothing_new_is_reserved_of_a_lot_that_is_over(till: Till) -> None:
     assert till.parts == (51, 0, 0, 51)
     till.at(END)
     assert till.parts == (1, 0, 50, 51), "nobody has looked at it yet"
-    with pytest.raises(Denied, match="0.000001 credits available"):
+    with pytest.raises(Denied, match=r"0\.000001 credits available"):
         till.accept("late", 45)
     preview = read(till.fleet.engine, lambda c: executions.preview(c, Request("acme", 2), END))
     assert (preview.allowed, preview.code, preview.available_micro) == (False, "no_credit", 1)
