@@ -348,6 +348,17 @@ def test_a_sample_of_a_host_has_no_meter(fleet: Fleet) -> None:
         assert fleet.one("SELECT problem FROM usage_samples WHERE id = :id", id=name) == reason
 
 
+def test_a_sample_that_has_an_events_id_stays_and_the_event_is_kept_aside(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    fleet.sample("acme", T0 + 1, 60, sample_id=sample_id_of("app", "a"))
+    assert statuses(told(fleet, event("a", 3), event("b", 4))) == [("conflict", "other_content"), ("accepted", None)]
+    assert fleet.rows("SELECT event_id FROM usage_events") == [("b",)]
+    assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 1
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    assert [row[1:4] for row in sealed(fleet)] == [("compute_1gb", 0, 60), ("render", 0, 4)]
+    clean(fleet)
+
+
 def at_once(engine: sa.Engine, works: list[Callable[[sa.Connection], list[Taken]]]) -> list[list[Taken]]:
     """Transactions that begin together, each in its own thread."""
     barrier = Barrier(len(works))
