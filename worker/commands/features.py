@@ -186,7 +186,7 @@ def _said(connection: sa.Connection, kind: str, memory_mb: int | None) -> str:
 
 
 def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
-    """A feature has one rate, one meter and one carry, so seconds and MB-seconds of it would be added up."""
+    """A feature has one rate and one carry, so seconds and MB-seconds of it would be added up."""
     other = other_unit(mapping, row)
     if other is not None:
         instead = "these" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or these sizes"
