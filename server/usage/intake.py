@@ -17,7 +17,7 @@ from typing import Final, Generic, Literal, TypeVar
 import sqlalchemy as sa
 from starlette.requests import Request
 
-from drawdown.events.cloudevents import type_of
+from drawdown.events.cloudevents import JSON, is_binary, type_of
 from drawdown.events.envelope import Unfit
 from drawdown.events.reading import Unreadable
 from drawdown.schema.database import write
@@ -107,7 +107,8 @@ class Intake:
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 
     async def _take(self, request: Request, taker: Taker[T], key: ApiKey) -> list[Result]:
-        kind = request.headers.get("content-type", "")
+        headers = dict(request.headers)
+        kind = headers.get("content-type", JSON if is_binary(headers) else "")
         if type_of(kind) not in taker.types:
             raise ApiError(415, "not_json", f"send one of {', '.join(taker.types)}")
         packed = is_packed(request.headers.get("content-encoding", ""))
@@ -122,7 +123,6 @@ class Intake:
                     whole = unpack(body, MAX_UNPACKED_BYTES) if packed else body
                     return self._done(engine, taker, Sent(whole, kind, headers, key, self._clock.now_ms()))
 
-                headers = dict(request.headers)
                 found = await soon(self._threads.run(work))
         finally:
             self._batches -= 1

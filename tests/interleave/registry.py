@@ -12,6 +12,7 @@ from typing import Final
 from tests.interleave.of_backfills import BACKFILLS
 from tests.interleave.of_events import EVENTS
 from tests.interleave.of_hooks import HOOKS
+from tests.interleave.of_intake import INTAKE
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
 from tests.interleave.of_plans import PLANS
@@ -25,7 +26,19 @@ from tests.interleave.party import Party
 PARTIES: Final[dict[str, Party]] = {
     one.name: one
     for one in (
-        *STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *POOLS, *BACKFILLS, *PEOPLE, *EVENTS, *SERVER, *PROGRAMS, *HOSTS
+        *STEPS,
+        *HOOKS,
+        *RUNS,
+        *SUPPLIERS,
+        *PLANS,
+        *POOLS,
+        *BACKFILLS,
+        *PEOPLE,
+        *EVENTS,
+        *INTAKE,
+        *SERVER,
+        *PROGRAMS,
+        *HOSTS,
     )
 }
 
