@@ -196,7 +196,7 @@ MUST_NOT: Final = re.split(
     """free · team · pro-100 · team_50 · pro+ 600 · enterprise-2026 · team-2026 · Base 5 · image.converted
 workflow.step.finished · page.render · idea.create · usage-event-ledger · compute_4gb
 cloudflare-saas-core/packages/usage-ledger · 2026-01-31 · 2026-01-31T12:00:00Z · 2026-01-31T12:05:00.123Z · 12:30:45
-ref_0123456789ab · 9f2c1d7 · v1.2.3 · 0.1.0 · 1,234,567 · 1200 of 4000 · -12.50 · +12.50 · 99.9 % · 3.11.7
+ref_0123456789ab · 9f2c1d7 · v1.2.3 · 1.2.3.4.5 · 0.1.0 · 1,234,567 · 1200 of 4000 · -12.50 · +12.50 · 99.9 % · 3.11.7
 usage by plan, kind and day · the rest stands under other · bearer tokens are never shown · Basic subscription plans
 basic authentication is not used · user accounts were counted · users · actors · owner: read · usage:read
 events:write · account_balance · user_count · workspace_limit · org total · tokens: 123456 · token: number of tokens
