@@ -75,6 +75,11 @@ def rule_of(key: str, above: str, *, is_number: bool) -> str | None:
     return "secret_field" if key.endswith(_SECRET) else None
 
 
+def rule_of_bytes(key: str) -> str | None:
+    """The rule by which numbers in a list are private: bytes of a picture, one by one."""
+    return "image_bytes" if BY_FIELD.get(key) == "image_bytes" else None
+
+
 def rule_of_keys(key: str) -> str | None:
     """The rule by which the keys of an object are private, as those of `by_owner` and `per_account` are."""
     for head in ("by", "per"):

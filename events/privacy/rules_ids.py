@@ -10,10 +10,14 @@ from drawdown.events.privacy.rules_secrets import DIGIT, MIXED
 
 _END: Final = r"(?![a-z0-9])"
 _BEGIN: Final = r"(?<![a-z0-9])"
-_SOME: Final = rf"(?:\d{{1,20}}{_END}|{DIGIT}[a-z0-9]{{6}})"
+_SPAN: Final = rf"(?!\d{{1,4}}(?:d|h|m|w|y|s|k|x|days?|th){_END}|[qhvp]\d{{1,2}}{_END})"
+"""No length of time, quarter, version or quantile: `user_30d`, `user_p99`."""
+_SOME: Final = rf"(?:\d{{1,20}}{_END}|{DIGIT}[a-z0-9]{{6}}|{_SPAN}{DIGIT}(?=\d{{0,40}}[a-z])[a-z0-9]{{3}})"
 """A number, or letters and digits, behind `user_` and the like."""
 _AFTER_DASH: Final = rf"(?:\d{{5,20}}{_END}|{DIGIT}[a-z0-9]{{8}})"
 """The same behind `user-`: `user-2026` may be a label."""
+_RAW: Final = r"(?:raw|private|secret|real|test|live|internal)[_-][a-z0-9]"
+"""Behind `user_` and the like, words by which ids are told from labels."""
 _SCOPE: Final = r"(?!(?:read|write|admin|manage|list|create|delete|any|all|none|other|redacted|ref_)\b|ref_)"
 
 
@@ -23,6 +27,7 @@ def _owned(*words: str) -> tuple[str, ...]:
     return (
         rf"{_BEGIN}(?:{names})(?:[_-]?id)?[_#]{_SOME}",
         rf"{_BEGIN}(?:{names})(?:[_-]?id)?-{_AFTER_DASH}",
+        rf"{_BEGIN}(?:{names})[_-]{_RAW}",
         rf"{_BEGIN}(?:{names}):{_SCOPE}[^\s\"',;:}}\])]",
         rf"{_BEGIN}(?:{names})[_-]?id[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?{_SCOPE}[^\s\"',;}}\])*<\[]",
         rf"\b(?:{names})s?/{_SCOPE}(?=[^\s/\"'\d]{{0,80}}\d)[^\s/\"']{{4}}",
@@ -56,14 +61,14 @@ IDS: Final = (
     rule(
         "subscription_id",
         "a subscription of a payment service",
-        rf"{_BEGIN}sub(?:_sched)?_(?:{DIGIT}[a-z0-9]{{1}}|{MIXED})",
+        rf"{_BEGIN}sub(?:_sched)?_(?:{DIGIT}[a-z0-9]{{1}}|{_RAW}|{MIXED})",
         needles="sub_",
     ),
     rule(
         "payment_id",
         "a payment, card or invoice of a payment service",
         rf"{_BEGIN}(?:pi|pm|ch|in|ii|il|evt|price|prod|seti|si|cs|txn|re|po|card|src|tok|ba|dp|promo|req|we|acct|mbur|plink|tr|py)_"
-        rf"(?:test_|live_)?(?:{DIGIT}[a-z0-9]{{8}}|{MIXED})",
+        rf"(?:(?:test_|live_)?(?:{DIGIT}[a-z0-9]{{8}}|{MIXED})|(?:test|live)_{DIGIT}[a-z0-9]{{3}})",
         needles="_",
     ),
     rule(
@@ -111,7 +116,8 @@ IDS: Final = (
         "execution_id",
         "a run at a provider",
         rf"{_BEGIN}(?:run|exec|execution|job|task|pred|prediction|req|request|inv|invocation|call|trace|span|thread|msg|resp|batch|gen|render|workflow|wf|"
-        rf"wfr|step|asst|sess|session|sandbox|sbx|deploy|fal|modal|ap|fc|evt|event|conv)[_:-](?:{DIGIT}(?=\d{{0,40}}[a-z])[a-z0-9]{{6,64}}|\d{{7,20}}{_END}|{MIXED})",
+        rf"wfr|step|asst|sess|session|sandbox|sbx|deploy|fal|modal|ap|fc|evt|event|conv)[_:-](?:{DIGIT}(?=\d{{0,40}}[a-z])[a-z0-9]{{6,64}}|\d{{7,20}}{_END}|{_RAW}|{MIXED})",
+        r"\bfal[_-](?:req|request)[_-]\w{3}",
         r"\bchatcmpl-\w{4}",
         r"\bcmpl-\w{8}",
         holds=_is_run,

@@ -72,6 +72,7 @@ PLACES: Final = (
     rule(
         "private_url",
         "a URL of a private network, or of a page that is no public one",
+        r"://(?:private|internal|intranet|admin|staging)[.-]",
         r"://(?:localhost|127\.|10\.\d|192\.168\.|169\.254\.|172\.(?:1[6-9]|2\d|3[01])\.|\[)",
         r"://[\w.-]{1,200}\.(?:internal|local|lan|corp|intranet|svc|cluster|home|private)(?![\w.-])",
         r"://[\w.-]{1,200}\.svc\.cluster\.local",

@@ -14,7 +14,10 @@ from drawdown.events.privacy.rule import rule
 
 DIGIT: Final = r"(?=[a-z]{0,40}\d)"
 """What follows holds a digit behind letters."""
-MIXED: Final = r"(?:(?=[a-z]{0,40}\d)[a-z0-9]{4}|(?-i:(?=[a-z0-9]{0,40}[A-Z])(?=[A-Z0-9]{0,40}[a-z])[A-Za-z0-9]{10}))"
+MIXED: Final = (
+    r"(?:(?=[a-z]{0,40}\d)(?=\d{0,40}[a-z])[a-z0-9]{4}|"
+    r"(?-i:(?=[a-z0-9]{0,40}[A-Z])(?=[A-Z0-9]{0,40}[a-z])[A-Za-z0-9]{10}))"
+)
 """Letters with a digit among them, or in both cases: no word of a language."""
 
 
@@ -31,7 +34,7 @@ SECRETS: Final = (
     rule(
         "bearer_token",
         "a bearer token",
-        r"\bbearer[\s:=]{1,3}(?:[a-z0-9]{20}|(?=[a-z_.~+/-]{0,30}\d)[\w.~+/-]{6}|(?-i:[a-z0-9._~+/-]{1,40}[A-Z])[\w.~+/-]{8})",
+        r"\bbearer[\s:=]{1,3}(?:[a-z0-9]{20}|(?=[a-z_.~+/-]{0,30}\d)[\w.~+/-]{6}|[a-z]{1,30}[-_.~+/][\w.~+/-]{3}|(?-i:[a-z0-9._~+/-]{1,40}[A-Z])[\w.~+/-]{8})",
         needles="bearer",
     ),
     rule(
@@ -59,14 +62,14 @@ SECRETS: Final = (
     rule(
         "webhook_secret",
         "a secret that signs webhooks",
-        r"\bwhsec_[\w+/=-]{6}",
+        r"\bwhsec_[\w+/=-]{3}",
         r"\bwhsk_\w{8}",
         needles="whsec_ whsk_",
     ),
     rule(
         "payment_key",
         "a key of a payment service",
-        r"\b(?:sk|rk|pk)_(?:live|test)_\w{6}",
+        r"\b(?:sk|rk|pk)_(?:live|test)_\w{3}",
         r"\bam_[sp]k_\w{4}",
         r"\bsq0(?:atp|csp|idp)-[\w-]{8}",
         r"\bEAAA[\w-]{40}",

@@ -121,6 +121,8 @@ def _rules_of(leaf: Leaf) -> Iterator[str]:
         private = fields.rule_of_keys(leaf.key)
     else:
         private = fields.rule_of(leaf.key, leaf.above, is_number=leaf.is_number)
+        if leaf.is_number and leaf.path and isinstance(leaf.path[-1], int):
+            private = private or fields.rule_of_bytes(leaf.key)
     if private is not None and not fields.says_nothing(text) and IN_TEXT.fullmatch(text) is None:
         yield private
     if leaf.is_number:

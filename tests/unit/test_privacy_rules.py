@@ -17,6 +17,8 @@ from drawdown.events.privacy.scan import scan
 
 MUST: Final[dict[str, tuple[str, ...]]] = {
     "bearer_token": (
+        "Bearer test-token",
+        "bearer raw_token_value",
         "Bearer abcdefghij0123",
         "sent with bearer: Zm9vYmFyLXRva2Vu",
         "BEARER=tok_9f8e7d",
@@ -31,8 +33,9 @@ MUST: Final[dict[str, tuple[str, ...]]] = {
     "basic_auth": ("Basic dXNlcjpwYXNz", "basic YWxpY2U6aHVudGVyMg=="),
     "json_web_token": ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln",),
     "private_key": ("-----BEGIN RSA PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----", "AGE-SECRET-KEY-1QPZRY9X8"),
-    "webhook_secret": ("whsec_C2FVsBQIhrscChlQIMV", "WHSEC_ABCDEF", "whsk_12345678"),
+    "webhook_secret": ("whsec_test", "whsec_C2FVsBQIhrscChlQIMV", "WHSEC_ABCDEF", "whsk_12345678"),
     "payment_key": (
+        "sk_test_abc",
         "sk_live_4eC39H",
         "rk_test_abcdefgh",
         "am_sk_live_x1",
@@ -94,8 +97,9 @@ MUST: Final[dict[str, tuple[str, ...]]] = {
         "https://a.example/b?token=abcd",
     ),
     "customer_id": ("cus_1", "cus_NffrFeUfNV2Hib", "of CUS_9S6XKZMH"),
-    "subscription_id": ("sub_1MowQVLkdIwHu7ix", "sub_9", "sub_sched_1Nv0", "sub_JQkLmNoPqRsTuV"),
+    "subscription_id": ("sub_test_abc", "sub_1MowQVLkdIwHu7ix", "sub_9", "sub_sched_1Nv0", "sub_JQkLmNoPqRsTuV"),
     "payment_id": (
+        "pi_test_123",
         "pi_3MtwBwLkdIwHu7ix28a3tqPa",
         "ch_3MmlLrLkdIwHu7ix",
         "in_1MtHbELkdIwHu7ix",
@@ -103,6 +107,9 @@ MUST: Final[dict[str, tuple[str, ...]]] = {
         "acct_1032D82eZvKYlo2C",
     ),
     "raw_actor_id": (
+        "user_8f2k",
+        "user_raw_abc",
+        "actor_private_7",
         "user_42",
         "actor:alice",
         "user_2aBcDeFg1",
@@ -114,6 +121,7 @@ MUST: Final[dict[str, tuple[str, ...]]] = {
         "UID#77",
     ),
     "raw_account_id": (
+        "acct_private_a",
         "account_42",
         "acct:acme",
         "tenant_id: acme",
@@ -134,6 +142,9 @@ MUST: Final[dict[str, tuple[str, ...]]] = {
     "hex_id": ("507f1f77bcf86cd799439011", "0123456789abcdef0123456789abcdef", "a" * 39 + "1"),
     "opaque_token": ("cjld2cjxh0000qzrmn831i7rn", "tz4a98xxat96iws9zmbrgj3a", "V1StGXR8Z5jdHi6BmyT12"),
     "execution_id": (
+        "run_private_a",
+        "fal-request-abc",
+        "exec_raw_1",
         "run_8f3k2m1a",
         "prediction:gm3qorzdhgbfurvjtvhg6",
         "fc-01HXYZ12abc",
@@ -151,6 +162,8 @@ MUST: Final[dict[str, tuple[str, ...]]] = {
     ),
     "object_key": ("uploads/7/cat.png", "renders/a/b/c.webp", "job9/out/1.mp4", "users/u1/outputs", "tenants/acme7/x"),
     "private_url": (
+        "https://private.example.com/x",
+        "https://internal-tools.example.com/",
         "http://localhost:8080/",
         "http://10.0.0.3/x",
         "https://app.internal/x",
@@ -196,12 +209,13 @@ MUST_NOT: Final = re.split(
     """free · team · pro-100 · team_50 · pro+ 600 · enterprise-2026 · team-2026 · Base 5 · image.converted
 workflow.step.finished · page.render · idea.create · usage-event-ledger · compute_4gb
 cloudflare-saas-core/packages/usage-ledger · 2026-01-31 · 2026-01-31T12:00:00Z · 2026-01-31T12:05:00.123Z · 12:30:45
-ref_0123456789ab · 9f2c1d7 · v1.2.3 · 0.1.0 · 1,234,567 · 1200 of 4000 · -12.50 · +12.50 · 99.9 % · 3.11.7
+ref_0123456789ab · 9f2c1d7 · v1.2.3 · 1.2.3.4.5 · 0.1.0 · 1,234,567 · 1200 of 4000 · -12.50 · +12.50 · 99.9 % · 3.11.7
 usage by plan, kind and day · the rest stands under other · bearer tokens are never shown · Basic subscription plans
 basic authentication is not used · user accounts were counted · users · actors · owner: read · usage:read
 events:write · account_balance · user_count · workspace_limit · org total · tokens: 123456 · token: number of tokens
 password: reset · input tokens 12000 · job_count · run_total · batch_20260101 · event_type · trace_enabled · step_3
-step-12 · gen_2 · sub_total · sub_accounts_total · in_progress · price_increase · re_opened · evt · cus · SKU 12
+step-12 · gen_2 · sub_total · in_2026 · step-2026 · run_2026 · job-2026 · user_30d · user_p99 · org_q1 · account_7day
+sub_accounts_total · in_progress · price_increase · re_opened · evt · cus · SKU 12
 sk-learn · docs/credits.md · packages/core/src · https://example.com/docs · https://www.example.org/a/b?page=2
 either/or · 1.5 GB · 5 organisations at least · sent at 10:00, read at 10:05 · a::b · 100% · C:D · no. 12 · Jan-Feb
 std::vector · x = y · key=value · page=2&size=50 · monkeys · hockey-stick growth · SG and DE · ac/dc
@@ -240,7 +254,10 @@ FIELDS: Final[dict[str, tuple[object, ...]]] = {
     "ip_address": ({"ip": "here"}, {"remote_addr": "gate-3"}),
     "email": ({"email": "alice"},),
     "personal_data": ({"first_name": "Alice"},),
-    "image_bytes": ({"image_base64": "AAAA"},),
+    "image_bytes": (
+        {"image_base64": "AAAA"},
+        {"image_bytes": [137, 80, 78, 71]},
+    ),
     "private_content": ({"prompt": "a cat"},),
     "secret_field": ({"password": 1234}, {"client_secret": "abc"}, {"X-Webhook-Signature": "a"}, {"api_keys": ["abc"]}),
 }
@@ -259,6 +276,7 @@ OPEN_FIELDS: Final = (
     {"commit": "9f2c1d7e8a6b5c4d3e2f1a0b9c8d7e6f5a4b3c2d"},
     {"sha256": "ab" * 31 + "12"},
     {"user": 5},
+    {"image_bytes": 52_000},
     {"is_owner": True},
     {"plan": "team", "kind": "image.converted", "day": "2026-01-31", "events": 12},
 )
