@@ -217,6 +217,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "key create": (
         "key create app --scope events:write --scope usage:read --scope guard",
         "key create builds --scope executions:write --scope executions:read --org acme --for 90d --quiet",
+        "key create host-1 --scope samples:write --cell cell-1 --new",
     ),
     "key rotate": ("key rotate app --overlap 2h --reason 'once a quarter'", "key rotate app --quiet"),
     "key end": ("key end app --reason 'it was in a log'",),

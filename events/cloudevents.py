@@ -58,12 +58,17 @@ def given(
     """The events of a body, in order. `headers` have names in lower case; `org_id`: the organisation that the sender
     is bound to, if it is. Errors: Unreadable, also after some: then none of them counts."""
     kind = type_of(content_type)
-    if kind == JSON and f"{_HEADER}specversion" in headers:
+    if kind == JSON and is_binary(headers):
         found = _binary(body, headers)
         yield found if isinstance(found, Unfit) else _read(found, EVENT, org_id, now_ms)
         return
     for item in items(body, content_type):
         yield item if isinstance(item, Unfit) else _read(item, kind, org_id, now_ms)
+
+
+def is_binary(headers: Mapping[str, str]) -> bool:
+    """Whether an event's attributes stand in the headers. Its data are JSON, also where no Content-Type says so."""
+    return f"{_HEADER}specversion" in headers
 
 
 def type_of(content_type: str) -> str:
@@ -86,8 +91,16 @@ def _binary(body: bytes, headers: Mapping[str, str]) -> Item | Unfit:
     data = reading.one(body)
     if isinstance(data, Unfit):
         return data
-    given = {name.removeprefix(_HEADER): unquote(text) for name, text in headers.items() if name.startswith(_HEADER)}
+    given = {name.removeprefix(_HEADER): _header(text) for name, text in headers.items() if name.startswith(_HEADER)}
     return {**given, "data": data}
+
+
+def _header(text: str) -> str:
+    """A header is read byte by byte. Some senders write UTF-8 into it, and encode nothing."""
+    try:
+        return unquote(text.encode("latin-1").decode())
+    except ValueError:
+        return unquote(text)
 
 
 def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> Given | Unfit:

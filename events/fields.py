@@ -26,7 +26,7 @@ _TIME: Final = re.compile(
 )
 _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
-_MOST_MS: Final = 10**15
+_LAST_MOMENT: Final = 10**15
 _FINEST: Final = 100
 """Decimals of a number that are looked at: no number that is meant has more."""
 
@@ -53,7 +53,7 @@ def moment_of(value: object, at: str) -> int:
     Errors: Unfit `bad_time`.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        if not 0 <= value < _MOST_MS:
+        if not 0 <= value < _LAST_MOMENT:
             raise Unfit("bad_time", f"{at} counts milliseconds since 1970", at)
         return value
     if not isinstance(value, str):

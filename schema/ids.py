@@ -95,8 +95,8 @@ ENDPOINT: Final = Kind("endpoint", (IdSource("hook_endpoints"),), "drawdown hook
 MESSAGE: Final = Kind("message", (IdSource("hook_messages"),), "drawdown hook messages")
 EVENT: Final = Kind("event", (), "drawdown hook set --help")
 EVENT_TYPE: Final = Kind("event type", (IdSource("event_types"),), "drawdown feature list")
-SOURCE: Final = Kind("source", (IdSource("sources"),), "drawdown event list")
-"""Of usage events."""
+SOURCE: Final = Kind("source of events", (), "drawdown event list")
+USAGE_EVENT: Final = Kind("event of this source", (), "drawdown event list")
 CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), "drawdown cell list")
 """Also those that hosts told of."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample list --quarantined")
@@ -259,7 +259,7 @@ def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
             "id": source.prefix + given,
             "at_most": NEIGHBOURS,
             "scanned": SCANNED,
-            **_halves(source.prefix, given),
+            **halves(source.prefix, given),
         }
         for statement in ("from_id_on", "before_id", "with_a_half"):
             for name in SQL.run(connection, statement, values, source=source.piece).scalars():
@@ -267,7 +267,7 @@ def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
                     yield str(name).removeprefix(source.prefix)
 
 
-def _halves(prefix: str, given: str) -> dict[str, str]:
+def halves(prefix: str, given: str) -> dict[str, str]:
     """What an id begins or ends with that has one slip in its other half."""
     middle = len(given) // 2
     head, tail = (

@@ -45,9 +45,6 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: event_types
 (SELECT event_type AS id FROM event_types)
 
--- name: sources
-(SELECT source AS id FROM usage_events)
-
 -- name: priced_features
 (SELECT feature AS id FROM ledger_rates)
 

@@ -17,10 +17,10 @@ from typing import Final, Generic, Literal, TypeVar
 import sqlalchemy as sa
 from starlette.requests import Request
 
-from drawdown.events.cloudevents import type_of
+from drawdown.events.cloudevents import JSON, is_binary, type_of
 from drawdown.events.envelope import Unfit
 from drawdown.events.reading import Unreadable
-from drawdown.schema import database
+from drawdown.schema.database import write
 from drawdown.schema.text import MAX_ERROR_CHARS, clean
 from drawdown.server.api.programs import Programs, soon
 from drawdown.server.http.bodies import Budget, body_of
@@ -107,7 +107,8 @@ class Intake:
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 
     async def _take(self, request: Request, taker: Taker[T], key: ApiKey) -> list[Result]:
-        kind = request.headers.get("content-type", "")
+        headers = dict(request.headers)
+        kind = headers.get("content-type", JSON if is_binary(headers) else "")
         if type_of(kind) not in taker.types:
             raise ApiError(415, "not_json", f"send one of {', '.join(taker.types)}")
         packed = is_packed(request.headers.get("content-encoding", ""))
@@ -122,7 +123,6 @@ class Intake:
                     whole = unpack(body, MAX_UNPACKED_BYTES) if packed else body
                     return self._done(engine, taker, Sent(whole, kind, headers, key, self._clock.now_ms()))
 
-                headers = dict(request.headers)
                 found = await soon(self._threads.run(work))
         finally:
             self._batches -= 1
@@ -136,7 +136,7 @@ class Intake:
             raise ApiError(413 if error.code == "too_large" else 400, error.code, str(error)) from None
         fit = [one for one in read if not isinstance(one, Unfit)]
         self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
-        stored = iter(database.write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
+        stored = iter(write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())
         return [_unfit(one) if isinstance(one, Unfit) else next(stored) for one in read]
 
 

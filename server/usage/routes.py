@@ -29,7 +29,7 @@ class UsageRoutes:
 
     def routes(self) -> APIRouter:
         router = APIRouter(default_response_class=JSONResponse)
-        known = (401, 403, 404, 422, 429, 500, 503)
+        known = (401, 403, 404, 409, 422, 429, 500, 503)
         described = operation(models.UsageAnswer, *known, query=models.UsageQuery, scope=SCOPE)
         router.add_api_route("/v1/usage/{org:id}", self.usage, methods=["GET"], **described)
         return router

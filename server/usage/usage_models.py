@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
+from drawdown.events.envelope import Unfit
 from drawdown.events.fields import moment_of
 from drawdown.server.api.run_models import MOST_ROWS
 
-_MAX_CHARS: Final = 40
+_COUNT: Final = re.compile("[0-9]{1,20}")
+_DAY: Final = "2026-02-03"
 
 
 def _moment(value: object) -> int:
-    """Milliseconds since 1970. Errors: Unfit, which is a ValueError to pydantic."""
+    """Milliseconds since 1970. Errors: ValueError."""
     text = str(value)
-    if len(text) <= _MAX_CHARS and text.isascii() and text.isdecimal():
-        return moment_of(int(text), "it")
-    return moment_of(f"{text}T00:00:00Z" if len(text) == len("2026-02-03") else text, "it")
+    is_count = _COUNT.fullmatch(text)
+    try:
+        return moment_of(int(text) if is_count else f"{text}T00:00:00Z" if len(text) == len(_DAY) else text, "it")
+    except Unfit as error:
+        raise ValueError(str(error)) from None
 
 
 Moment = Annotated[

@@ -13,7 +13,7 @@ import yaml
 
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
-from drawdown.server.metrics.metrics import REFUSED, measure, refusals
+from drawdown.server.metrics.metrics import REFUSED, intake, measure, refusals
 from tests.acceptance.commands import PROJECT
 from tests.world import Fleet
 
@@ -100,7 +100,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     fleet = Fleet(engine)
     fleet.tick()
     fleet.write("UPDATE watch_state SET round_ms = 1")
-    families = [*read(engine, lambda c: list(measure(c, fleet.clock.at_ms))), refusals(dict.fromkeys(REFUSED, 0))]
+    of_process = [refusals(dict.fromkeys(REFUSED, 0)), intake({("events", "invalid"): 0})]
+    families = [*read(engine, lambda c: list(measure(c, fleet.clock.at_ms))), *of_process]
     engine.dispose()
     suffixes = {"counter": "_total", "gaugehistogram": "_bucket"}
     return {

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from drawdown.cli.main import app, run
 from drawdown.cli.tree import walk
+from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
@@ -21,6 +22,7 @@ from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.commands import api_keys, credit, executions, hooks, pools, settlements, tiers, topups
 from drawdown.worker.commands.run_request import Request
+from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup.topups import begin
 from tests.fake_payments import CAN
 from tests.world import T0, Fleet
@@ -74,6 +76,13 @@ IDS: dict[tuple[str, str], Typed] = {
     ("org halt", "plan"): t("--plan tema", "team"),
     ("org release", "org"): t("acmee", "acme"),
     ("feature map", "feature"): t("compute_1gbb --memory-mb 7", "compute_1gb"),
+    ("feature map-event", "event_type"): t("page.rendr draw", "page.render"),
+    ("feature map-event", "feature"): t("page.render compute_1gbb", "compute_1gb"),
+    ("event list", "org"): t("--org acmee --from 2026-01-01", "acme"),
+    ("event show", "source"): t("shopp e-first", "shop"),
+    ("event show", "event"): t("shop e-frist", "e-first"),
+    ("event withdraw", "source"): t("shopp e-first", "shop"),
+    ("event withdraw", "given"): t("shop e-first e-frist", "e-first"),
     ("feature end", "feature"): t("compute_1gbb", "compute_1gb"),
     ("sample list", "org"): t("--quarantined --org acmee", "acme"),
     ("sample list", "why"): t("--quarantined --why interval_negativ", "interval_negative"),
@@ -142,6 +151,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("topup resolve", "topup"): t("topup:acme:2 --absent --evidence e", "topup:acme:1"),
     ("key create", "scope"): t("other --scope usage:raed", "usage:read"),
     ("key create", "org"): t("other --scope guard --org acmee", "acme"),
+    ("key create", "cell"): t("other --scope guard --cell cell-11", "cell-1"),
     ("key rotate", "name"): t("apps", "app"),
     ("key end", "name"): t("apps", "app"),
     **{
@@ -206,6 +216,7 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
+    ("event list", "after"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
     ("pool make", "pool"), ("pool allot", "key"),
@@ -264,6 +275,8 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     write(engine, lambda c: hooks.try_endpoint(c, "app", fleet.by))
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + 2, -1, sample_id="bad-sample")
+    seen = UsageEvent("shop", "e-first", "page.render", "acme", 1, T0)
+    write(engine, lambda c: take(c, [seen], T0))
     terms = topups.Terms(10**10, 20, None, 10**8, "usd", "fake", "cus_1", 10**9, mode="shadow")
     write(engine, lambda c: topups.set_terms(c, "acme", terms, CAN, fleet.by))
     write(engine, lambda c: begin(c, ready=(), now=fleet.clock.at_ms, witness=None))

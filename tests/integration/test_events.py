@@ -190,8 +190,9 @@ def test_a_withdrawn_event_is_given_back_and_its_id_never_taken_again(fleet: Fle
 
 def test_an_event_there_is_not_is_not_withdrawn(fleet: Fleet) -> None:
     told(fleet, event("a"))
-    with pytest.raises(Refused, match="no event b of app"):
-        withdrawn(fleet, "a", "b")
+    told(fleet, event("first-one"))
+    with pytest.raises(UnknownId, match=r"no event of this source frist-one; did you mean first-one\?"):
+        withdrawn(fleet, "a", "frist-one")
     assert fleet.rows("SELECT * FROM withdrawals") == []
     with pytest.raises(UnknownId, match="did you mean app"):
         read(fleet.engine, lambda c: withdraw_events(c, "apps", ["a"], fleet.by))

@@ -20,6 +20,7 @@ from tests.integration.breaking import BROKEN as TABLES
 from tests.integration.breaking import LATER, sample
 from tests.integration.breaking_books import BOOKS
 from tests.integration.breaking_credit import CREDIT
+from tests.integration.breaking_events import EVENTS
 from tests.integration.breaking_hooks import HOOKS
 from tests.integration.breaking_plans import PLANS
 from tests.integration.breaking_pools import POOLS
@@ -29,7 +30,7 @@ from tests.integration.breaking_topups import TOPUPS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.world import T0, Fleet
 
-BROKEN = {**TABLES, **BOOKS, **CREDIT, **PLANS, **POOLS, **SAID, **SETTLEMENTS, **TOPUPS, **HOOKS}
+BROKEN = {**TABLES, **BOOKS, **CREDIT, **PLANS, **POOLS, **SAID, **SETTLEMENTS, **TOPUPS, **HOOKS, **EVENTS}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -11,6 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.ledger.lots import Terms
 from drawdown.ledger.maturing import mature, mature_due
 from drawdown.ledger.monthly.terms import Gives
@@ -23,7 +24,7 @@ from drawdown.schema.messages import ORG_HALTED
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.commands import executions, hooks, orgs, pools, settlements, tiers, topups
 from drawdown.worker.commands.credit import grant, set_plan_limit, take_back
-from drawdown.worker.commands.features import map_size
+from drawdown.worker.commands.features import map_event, map_size
 from drawdown.worker.commands.pushes import void
 from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.commands.run_request import Request
@@ -31,6 +32,7 @@ from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.engine import runner
 from drawdown.worker.hooks.deliver import deliver
 from drawdown.worker.seal.stops import stop_org
+from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verify.verify import Verification, verify
 from tests.fake_payments import CAN, FakePayments
@@ -60,6 +62,7 @@ class Minutes(FakeProvider):
 def busy(engine: sa.Engine) -> Fleet:
     """A database in which everything happened that may happen, and nothing that may not."""
     fleet = Fleet(engine, extra={"minutes": Minutes()})
+    _told(fleet)
     fleet.write("INSERT INTO orgs (org_id) VALUES ('idle')")
     fleet.assign("acme", "other", "stuck", from_ms=T0)
     fleet.assign("exempt", provider="legacy", from_ms=T0)
@@ -254,6 +257,23 @@ def _topped_up(fleet: Fleet) -> None:
     pay.cards.clear()
     write(fleet.engine, lambda c: topups.arm(c, "filled", fleet.by))
     runner.run(fill(fleet.context(payments={"fake": CAN})), world)
+
+
+def _told(fleet: Fleet) -> None:
+    """Usage events, of a type that makes a feature, and of one that makes none."""
+    fleet.assign("told", from_ms=T0)
+    rate = "VALUES ('render', 0, 2, 1, 0, 'test', 'a test')"
+    columns = "feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason"
+    fleet.write(f"INSERT INTO ledger_rates ({columns}) {rate}")
+    said = (("e-1", "page.render", 7), ("e-2", "page.view", 5), ("e-3", "page.render", 9))
+    events = [UsageEvent("app", name, kind, "told", count, T0 + 1) for name, kind, count in said]
+
+    def work(connection: sa.Connection) -> None:
+        map_event(connection, "page.render", "render", fleet.by, from_ms=T0)
+        grant(connection, "told", 10**6, fleet.by, key="told", plan=None)
+        take(connection, events, T0 + 2)
+
+    write(fleet.engine, work)
 
 
 def _hooked(fleet: Fleet) -> None:

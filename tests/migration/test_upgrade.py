@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.ledger.maturing import mature_due
 from drawdown.schema.database import connect, read, write
-from drawdown.schema.migrate import migrate_to, require_ready, upgrade
+from drawdown.schema.migrate import MIGRATIONS, migrate_to, require_ready, upgrade
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.views.api_keys import list_keys
 from tests.conftest import _new_database
@@ -355,4 +357,101 @@ def test_what_was_over_and_not_booked_at_0030_is_looked_at_by_the_first_sweep(
     assert rows(wallets)[0] == ("wallet:acme", 60, 50, T0 + 5 + WAIT, T0 + 5)
     with pytest.raises(DBAPIError, match="ledger_accounts_over"):
         write(engine, lambda c: c.execute(sa.text("UPDATE ledger_accounts SET over_micro = -1")))
+    engine.dispose()
+
+
+SIZES = (
+    *BEFORE[:3],
+    "INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason) "
+    f"VALUES ('exact', 1024, 'one', 's', 0, 0, 'a', 'r'), ('up_to', NULL, 'rest', 'mb_s', {T0}, 0, 'a', 'r')",
+    "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) VALUES "
+    + ", ".join(
+        f"('{name}', 'acme', 'box', '{cell}', {size}, {seconds}, {T0}, {T0})"
+        for name, cell, size, seconds in (
+            ("good", "cell-1", 1024, 86_400),
+            ("long", "cell-1", 1024, 86_401),
+            ("large", "cell-1", 16_777_217, 60),
+            ("gone", "cell-1", 1024, 1),
+        )
+    ),
+    f"UPDATE buckets SET watermark_ms = {T0 + 300_000}",
+    f"UPDATE orgs SET floor_ms = {T0 + 300_000}",
+    "DELETE FROM usage_samples WHERE id = 'gone'",
+)
+KEPT = "SELECT arrival, id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at, problem "
+KEPT += "FROM usage_samples ORDER BY id"
+EVENT_SAMPLE = (
+    "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
+    f"VALUES ('event:1', 'acme', 'event:page.render', 'events', 16777217, 1000000000000, {T0}, {T0})"
+)
+OF_EVENT = "INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason) VALUES "
+REFUSED = {
+    f"{OF_EVENT} ('exact', 16777217, 'x', 's', 0, 0, 'a', 'r')": "mappings_meter",
+    f"{OF_EVENT} ('exact', 16777216, 'x', 'units', 0, 0, 'a', 'r')": "mappings_meter",
+    f"{OF_EVENT} ('up_to', 16777217, 'x', 'units', 0, 0, 'a', 'r')": "mappings_meter",
+    f"{OF_EVENT} ('up_to', NULL, 'x', 'units', 0, 0, 'a', 'r')": "mappings_meter",
+    f"{OF_EVENT} ('exact', 1, 'x', 'pieces', 0, 0, 'a', 'r')": "mappings_unit",
+    "UPDATE mappings SET feature = 'x'": "append-only",
+    "UPDATE usage_samples SET interval_s = 1": "S7",
+    "INSERT INTO event_types VALUES ('x', 16777216, 0)": "event_types_meters",
+    "INSERT INTO event_types VALUES ('x', 16787217, 0)": "event_types_meters",
+}
+MAPPED = "SELECT mapping_id, kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason FROM mappings ORDER BY 1"
+
+
+def _config(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_samples_and_mappings_of_0033_are_as_they_were(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """They may speak of meters from then on; back, as long as no event type is known."""
+    engine = _empty(kind, request, tmp_path, "events")
+
+    def rows(text: str) -> list[tuple[object, ...]]:
+        return read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(text))])
+
+    def hung_on() -> set[object]:
+        if kind == "postgresql":
+            tables = "('usage_samples'::regclass, 'mappings'::regclass)"
+            indexes = "SELECT indexname FROM pg_indexes WHERE tablename IN ('usage_samples', 'mappings')"
+            return {
+                row[0] for row in rows(f"SELECT tgname::text FROM pg_trigger WHERE tgrelid IN {tables}") + rows(indexes)
+            }
+        named = "type IN ('index', 'trigger') AND tbl_name IN ('usage_samples', 'mappings')"
+        return {row[0] for row in rows(f"SELECT name FROM sqlite_master WHERE {named}")}
+
+    with engine.begin() as connection:
+        migrate_to(connection, "0033")
+        for statement in SIZES:
+            connection.execute(sa.text(statement))
+    before, hung = (rows(KEPT), rows(MAPPED)), hung_on()
+    assert [row[-1] for row in before[0]] == [None, "memory_out_of_bounds", "interval_over_a_day"]
+    with engine.begin() as connection:
+        migrate_to(connection, "0034")
+    assert (rows(KEPT), rows(MAPPED)) == before
+    assert hung_on() == hung | {"events_go_with_samples", "mappings_by_size"}
+    write(engine, lambda c: c.execute(sa.text(EVENT_SAMPLE)))
+    assert rows("SELECT problem FROM usage_samples WHERE id = 'event:1'") == [(None,)]
+    if kind == "sqlite":
+        assert rows("SELECT arrival FROM usage_samples WHERE id = 'event:1'") == [(5,)], "no number is given again"
+    for statement, rule in REFUSED.items():
+        with pytest.raises(DBAPIError, match=rule):
+            write(engine, lambda c, text=statement: c.execute(sa.text(text)))  # type: ignore[misc]
+    with engine.begin() as connection:
+        command.downgrade(_config(connection), "0033")
+    assert hung_on() == hung
+    assert rows(MAPPED) == before[1]
+    assert [row for row in rows(KEPT) if row[1] != "event:1"] == before[0]
+    assert rows("SELECT problem FROM usage_samples WHERE id = 'event:1'") == [("memory_out_of_bounds",)]
+    with engine.begin() as connection:
+        migrate_to(connection, "0034")
+        connection.execute(sa.text("INSERT INTO event_types VALUES ('page.render', 16777217, 0)"))
+    with pytest.raises(NotImplementedError, match="backup"), engine.begin() as connection:
+        command.downgrade(_config(connection), "0033")
     engine.dispose()

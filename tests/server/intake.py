@@ -43,7 +43,7 @@ class Sender:
         self.caller, self.name = caller, name
 
     async def send(
-        self, path: str, items: Any, kind: str = "application/json", *, packed: bool = False, **headers: str
+        self, path: str, items: Any, kind: str = "application/json", *, packed: Any = False, **headers: Any
     ) -> httpx.Response:
         body = items if isinstance(items, bytes) else json.dumps(items).encode()
         head = {"authorization": f"Bearer {key_of(self.name)}", "content-type": kind, **headers}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -16,6 +15,7 @@ from drawdown.events.envelope import UsageEvent
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.usage import events as way_in
 from drawdown.worker.sources.events.store import Taken, take
+from drawdown.worker.sources.samples.store import times
 from tests.integration.telling_events import billed_by_units
 from tests.server.house import Caller, House, served
 from tests.server.intake import EVENTS, RENDER, TIME, Sender, clean, close, event, said, sender
@@ -176,7 +176,6 @@ def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
     shop: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one dates and commits it between our look for its time and our insert."""
-    times: Callable[..., dict[str, int]] = way_in.times
     looks = 0
 
     def looked(connection: sa.Connection, ids: Any) -> dict[str, int]:
@@ -192,7 +191,7 @@ def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
                 take(connection, [other], T0 + 10_000)
         return found
 
-    monkeypatch.setattr(way_in, "times", looked)
+    monkeypatch.setattr("drawdown.server.usage.events.times", looked)
 
     async def work(caller: Caller) -> None:
         items = [event(time=...), event("e2", time=...), event("e3")]

@@ -22,14 +22,15 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "http-api.md").read_text(
 def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
     (block,) = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
     database = f"sqlite:///{tmp_path}/drawdown.db"
-    for words in ("init", "ledger grant acme 100 --new --reason first"):
+    for words in ("init", "ledger grant acme 100 --new --reason first", "org assign acme --provider embedded --new"):
         assert drawdown(database, *words.split()).status == 0
     with serving(database, {}, tmp_path / "log") as (url, _process):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         env = environment(database, {"URL": url, "PATH": path})
         done = subprocess.run(["bash", "-ec", block], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for said in ('"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"available":95.999999', '"next":"'):
+    for said in ('"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"available":95.999999', '"next":"',
+                 '"status":"pending"', '"code":"not_whole"', '"what":"site"'):  # fmt: skip
         assert said in done.stdout.replace(" ", ""), done.stdout
     assert "Traceback" not in (tmp_path / "log").read_text()
 

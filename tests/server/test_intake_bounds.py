@@ -77,7 +77,7 @@ def test_no_more_is_unpacked_than_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
             got += len(found)
             return found
 
-    monkeypatch.setattr(unpacking.zlib, "decompressobj", Counted)
+    monkeypatch.setattr(zlib, "decompressobj", Counted)
     for bomb in (gzip.compress(b"0" * 50_000_000), gzip.compress(b"0" * 900) * 100_000):
         got = 0
         with pytest.raises(ApiError, match="not unpacked"):
@@ -140,7 +140,7 @@ def test_batches_that_wait_have_an_end(shop: House, monkeypatch: pytest.MonkeyPa
         assert free.wait(LIMIT_S)
         return write(engine, work)
 
-    monkeypatch.setattr(intake.database, "write", slow)
+    monkeypatch.setattr("drawdown.server.usage.intake.write", slow)
 
     async def work(caller: Caller) -> None:
         send = Sender(caller)
@@ -206,12 +206,12 @@ def test_a_database_that_is_away_leaves_it_with_the_sender(shop: House, monkeypa
             def away(_engine: sa.Engine, _work: object, error: Exception = error) -> Any:
                 raise error
 
-            monkeypatch.setattr(intake.database, "write", away)
+            monkeypatch.setattr("drawdown.server.usage.intake.write", away)
             for path, item in ((EVENTS, event()), (SAMPLES, sample())):
                 answer = await send.send(path, item)
                 assert refused(answer) == (503, code) and answer.headers["retry-after"] == "1"
                 assert refused(await send.send("/api/v1/events", event())) == (503, code)
-        monkeypatch.setattr(intake.database, "write", write)
+        monkeypatch.setattr("drawdown.server.usage.intake.write", write)
         assert kept(shop) == 0
         assert (await send.told(EVENTS, event()))[0][0] == "pending"
 

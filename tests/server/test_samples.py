@@ -33,7 +33,7 @@ def test_a_sample_is_taken_once_and_billed_with_its_window(fleet: House) -> None
 
     async def work(caller: Caller) -> None:
         send = Sender(caller)
-        here = {"ts": T0 + WINDOW_MS + 1_000}
+        here: Any = {"ts": T0 + WINDOW_MS + 1_000}
         assert await send.told(SAMPLES, sample(**here)) == [("accepted",)]
         assert await send.told(SAMPLES, [sample(**here), sample("s2", **here)], packed=True) == [
             ("duplicate",),
@@ -123,7 +123,7 @@ def test_samples_that_nothing_bills_yet_wait_and_say_why(fleet: House) -> None:
     fleet.clock.at_ms = T0 + WINDOW_MS + 10_000
 
     async def work(caller: Caller) -> None:
-        here = {"ts": T0 + WINDOW_MS + 1_000}
+        here: Any = {"ts": T0 + WINDOW_MS + 1_000}
         items = [sample("1", memory_mb=77, **here), sample("2", org_id="nobody", **here), sample("3", **here)]
         answer = await Sender(caller).send(SAMPLES, items)
         assert said(answer) == [("pending", "unmapped"), ("pending", "unassigned"), ("accepted",)]

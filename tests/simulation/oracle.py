@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 WINDOW: Final = 300_000
+LARGEST_SIZE: Final = 16_777_216
+"""What is above it stands for an event type, which counts units."""
 EXEMPT: Final = frozenset({"legacy", "none"})
 OWN_IDS: Final = frozenset({"stripe"})
 """Providers whose customers have ids of their own: an organisation met for the first time has none there yet."""
@@ -172,9 +174,10 @@ class Oracle:
         return True
 
     def rule(self, size: int, window: int) -> Rule | None:
-        """The exact size's rule, else the narrowest tier's that holds it, else the open top's."""
+        """The exact size's rule, else the narrowest tier's that holds it, else the open top's; an event type's own."""
         tiers = sorted({r.size for r in self.rules if r.kind == "up_to" and r.size is not None and r.size >= size})
         choices: list[tuple[str, int | None]] = [("exact", size), *(("up_to", tier) for tier in tiers), ("up_to", None)]
+        choices = choices[:1] if size > LARGEST_SIZE else choices
         for kind, limit in choices:
             found = None
             for one in self.rules:

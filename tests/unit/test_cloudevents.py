@@ -68,6 +68,13 @@ def test_headers_are_percent_encoded() -> None:
     assert read(b'{"quantity": 1, "quantity": 1}', JSON, **headers).code == "duplicate_keys"  # type: ignore[union-attr]
 
 
+def test_headers_may_be_written_as_plain_utf_8() -> None:
+    headers = {"ce-specversion": "1.0", "ce-id": "é".encode().decode("latin-1"), "ce-source": "/\xe9", "ce-type": "t",
+               "ce-subject": "acme"}  # fmt: skip
+    found = read({"quantity": 1}, JSON, **headers)
+    assert isinstance(found, Given) and (found.event.event_id, found.event.source) == ("é", "/é")
+
+
 def test_the_organisation_is_the_subject_unless_the_key_is_bound_to_one() -> None:
     free, bound = read(event()), read(event(subject="page/7"), org="globex")
     assert isinstance(free, Given) and (free.event.org_id, free.event.subject) == ("acme", None)

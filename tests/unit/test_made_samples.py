@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
-from drawdown.worker.sources.samples.made import MOST_SAMPLES, NotMade, id_of, sizes_of
+from drawdown.schema.units import MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB, MAX_METER
+from drawdown.worker.sources.samples.made import MAX_UNITS, MOST_SAMPLES, NotMade, id_of, sizes_of
 
 
 @given(
@@ -37,6 +37,18 @@ def test_they_come_to_it_within_their_bounds(quantity: int, unit: str, one: int,
 )
 def test_of_which_sizes(quantity: int, unit: str, lo: int, hi: int, made: list[tuple[int, int]]) -> None:
     assert list(sizes_of(quantity, unit, lo, hi)) == made
+
+
+@given(st.integers(1, 2**50))
+def test_units_come_to_their_quantity_and_fit_in_64_bits(quantity: int) -> None:
+    try:
+        made = list(sizes_of(quantity, "units", MAX_METER, MAX_METER))
+    except NotMade:
+        assert quantity > MAX_UNITS * MOST_SAMPLES
+        return
+    assert sum(units for _, units in made) == quantity
+    assert {meter for meter, _ in made} == {MAX_METER}
+    assert all(0 < units <= MAX_UNITS and units * MAX_METER < 2**63 for _, units in made)
 
 
 @pytest.mark.parametrize(

@@ -10,22 +10,20 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from drawdown.schema import ids
 from drawdown.schema.audit import By
-from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.worker.commands.withdrawals import Withdrawn, withdraw
+from drawdown.worker.sources.events.find import no_event
 from drawdown.worker.sources.events.store import sample_id_of
 
 SQL = queries(__file__)
 
 
 def withdraw_events(connection: sa.Connection, source: str, event_ids: Sequence[str], by: By) -> list[Withdrawn]:
-    """Declare events of a source wrong. Errors: as for samples; UnknownId for a source there is not."""
+    """Declare events of a source wrong. Errors: as for samples."""
     names = {sample_id_of(source, event_id): event_id for event_id in event_ids}
     there = set(SQL.run(connection, "events_there", {"sample_ids": list(names)}).scalars())
     for name, event_id in names.items():
         if name not in there:
-            ids.require(connection, ids.SOURCE, source)
-            raise Refused(f"there is no event {event_id[:200]} of {source}; nothing was changed")
+            raise no_event(connection, source, event_id)
     return withdraw(connection, list(names), by)

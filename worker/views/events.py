@@ -7,9 +7,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from drawdown.schema import ids
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
+from drawdown.worker.sources.events.find import no_event
 from drawdown.worker.sources.events.store import sample_id_of
 
 SQL = queries(__file__)
@@ -66,16 +66,8 @@ def list_events(
 
 
 def show_event(connection: sa.Connection, source: str, event_id: str) -> EventRow:
-    """One event, by its key. Errors: UnknownId for a source there is not; Refused for an event."""
+    """One event, by its key. Errors: UnknownId."""
     found = SQL.run(connection, "show", {"sample_id": sample_id_of(source, event_id)}).one_or_none()
     if found is None:
         raise no_event(connection, source, event_id)
     return EventRow(**found._mapping)
-
-
-def no_event(connection: sa.Connection, source: str, event_id: str) -> Refused:
-    """Why there is none of a key. Errors: UnknownId, for its source."""
-    ids.require(connection, ids.SOURCE, source)
-    return Refused(
-        f"there is no event {event_id[:200]} of {source}; `drawdown event list` shows those of an organisation"
-    )

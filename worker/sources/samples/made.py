@@ -52,7 +52,7 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
 
 def _in_parts(size: int, quantity: int, most: int) -> Iterator[tuple[int, int]]:
     whole, rest = divmod(quantity, most)
-    if whole >= MOST_SAMPLES:
+    if whole + (rest > 0) > MOST_SAMPLES:
         raise NotMade(f"{quantity:,} take more than {MOST_SAMPLES:,} samples: draw the run in parts")
     yield from [(size, most)] * whole
     yield from [(size, rest)] if rest else []

@@ -1,0 +1,141 @@
+"""Usage events at the command line: mapped, listed, shown, withdrawn, and seen in what an organisation used."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.cli.main import run
+from drawdown.schema.database import write
+from drawdown.schema.errors import UsageError
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.sources.events.store import sample_id_of
+from drawdown.worker.views.events import MOST_LISTED, list_events
+from tests.integration.telling_events import RENDER, clean, event, mapped, told
+from tests.world import T0, Fleet
+
+NOW = T0 + 2 * WINDOW_MS
+
+
+class Shell:
+    """Runs commands against a fleet's database."""
+
+    def __init__(self, fleet: Fleet, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self.fleet, self._url, self._capsys = fleet, url, capsys
+
+    def __call__(self, words: str, status: int = 0) -> str:
+        code = run(["--database-url", self._url, "--at", str(self.fleet.clock.at_ms), *words.split()])
+        said = self._capsys.readouterr()
+        assert code == status, said.out + said.err
+        return said.out + said.err
+
+    def json(self, words: str) -> Any:
+        code = run(["--database-url", self._url, "--at", str(self.fleet.clock.at_ms), "--json", *words.split()])
+        said = self._capsys.readouterr()
+        assert code == 0, said.err
+        return json.loads(said.out)
+
+
+@pytest.fixture
+def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[str]) -> Shell:
+    fleet = Fleet(engine)
+    fleet.assign("acme", from_ms=T0)
+    fleet.clock.at_ms = T0 + 10
+    return Shell(fleet, database_url, capsys)
+
+
+def test_an_event_type_is_mapped_before_its_first_event(shell: Shell) -> None:
+    said = shell("feature map-event page.render render --unit units")
+    assert "mapped page.render to render from 2026-01-01T00:05:00Z on; before: nothing" in said
+    told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))
+    shell.fleet.clock.at_ms = T0 + WINDOW_MS
+    told(shell.fleet, event("c", 5, occurred_ms=T0 + WINDOW_MS))
+    shell.fleet.write(
+        "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
+        "VALUES ('render', 0, 2, 1, 0, 'test', 'a test')"
+    )
+    shell.fleet.tick(T0 + 3 * WINDOW_MS)
+    assert shell.fleet.pushes() == [("acme", T0 + WINDOW_MS, "render", 0, 5, "accepted")]
+    listed = shell("feature list")
+    assert "page.render" in listed
+    assert str(16_777_217) not in listed.replace(",", "")
+    found = shell.json("feature list")
+    assert found["event_types"] == [
+        {"event_type": RENDER, "feature": "render", "unit": "units", "start_ms": T0 + WINDOW_MS, "end_ms": None}
+    ]
+    assert found["events_without_feature"] == [{"event_type": RENDER, "units": 7, "events": 2, "orgs": 1}]
+    assert found["without_feature"] == []
+    assert all(row["hi"] <= 16_777_216 for row in found["mapping"])
+    assert "7 units of page.render" in shell("status acme", 75)
+    assert "7 units of usage are billed by nobody yet (no_mapping)" in shell("status", 75)
+    assert "units of events pending (no_mapping)" in shell("tick", 0)
+    said = shell(f"feature map-event page.render render --from {T0} --dry-run")
+    assert "would map page.render" in said
+    assert "7 units in 1 places" in said
+    shell(f"feature map-event page.render render --from {T0} --yes --reason late")
+    shell.fleet.tick_windows(1)
+    assert [row[4] for row in shell.fleet.pushes()] == [7, 5]
+    said = shell("feature end render")
+    assert "for 1 sizes or event types" in said
+    clean(shell.fleet)
+
+
+def test_usage_shows_what_events_count(shell: Shell) -> None:
+    mapped(shell.fleet)
+    told(shell.fleet, event("a", 3), event("b", 4, event_type="page.view"))
+    shell.fleet.sample("acme", T0 + 1, 60)
+    shell.fleet.sample("acme", T0 + 1, 50, memory_mb=77)
+    shell.fleet.tick(NOW)
+    found = shell.json(f"usage acme --from {T0} --to {NOW}")
+    rows = {(row["feature"], row["unit"]): (row["used"], row["sealed"]) for row in found["usage"]["rows"]}
+    assert rows == {
+        ("compute_1gb", "s"): (60, 60), ("render", "units"): (3, 3), ("", "s"): (50, 0), ("", "units"): (4, 0),
+    }  # fmt: skip
+    assert found["used"] == {"s": 110, "units": 7}
+    boxes = {row["what"] for row in shell.json(f"usage acme --from {T0} --to {NOW} --by sandbox")["usage"]["rows"]}
+    assert boxes == {"box", "event:page.render", "event:page.view"}
+    assert shell.json(f"push show usage:acme:{T0}:render")["samples_in_force_qty"] == 3
+
+
+def test_events_are_listed_by_pages_and_shown_whole(shell: Shell) -> None:
+    mapped(shell.fleet)
+    told(shell.fleet, *(event(f"e-{number}", number, occurred_ms=T0 + number // 2) for number in range(7)))
+    told(shell.fleet, event("whole", 9, occurred_ms=T0 + 9, subject="u-1", project="site", properties={"a": "b"}))
+    shell.fleet.sample("acme", T0 + 1)
+    seen: list[str] = []
+    words = f"--from {T0}"
+    for _ in range(9):
+        page = shell.json(f"event list --org acme {words} --to {T0 + 100} --most 3")
+        seen += [row["event_id"] for row in page["events"]]
+        assert page["events"] == sorted(page["events"], key=lambda row: (row["ts"], row["sample_id"]))
+        if page["next_after"] is None:
+            break
+        words = f"--from {page['next_from_ms']} --after {page['next_after']}"
+    assert sorted(seen) == sorted({*(f"e-{number}" for number in range(7)), "whole"})
+    plain = shell(f"event list --org acme --from {T0} --most 2")
+    assert "there are more: --from 2026-01-01T00:00:00Z --after event:" in plain
+    shown = shell.json("event show app whole")["event"]
+    assert shown == {
+        "source": "app", "event_id": "whole", "event_type": RENDER, "org_id": "acme", "quantity": 9, "ts": T0 + 9,
+        "subject": "u-1", "project": "site", "plan_key": None, "properties": '{"a":"b"}', "ingested_ms": T0 + 10,
+        "sample_id": sample_id_of("app", "whole"), "withdrawn": None, "feature": "render",
+    }  # fmt: skip
+    assert "subject: u-1" in shell("event show app whole")
+    with pytest.raises(UsageError, match="10,000"):
+        write(shell.fleet.engine, lambda c: list_events(c, "acme", T0, NOW, most=MOST_LISTED + 1))
+
+
+def test_an_event_is_withdrawn_by_its_key_or_by_its_sample(shell: Shell) -> None:
+    mapped(shell.fleet)
+    told(shell.fleet, event("a", 3), event("b", 4), event("c", 5))
+    assert "Would withdraw" in shell("event withdraw app a --dry-run")
+    said = shell("event withdraw app a a --reason twice")
+    assert [line.split()[:2] for line in said.splitlines() if line.startswith("a ")] == [["a", "acme"]]
+    shell(f"sample withdraw {sample_id_of('app', 'b')} --reason twice")
+    listed = {row["event_id"]: row["withdrawn"] for row in shell.json(f"event list --org acme --from {T0}")["events"]}
+    assert listed == {"a": "twice", "b": "twice", "c": None}
+    shell.fleet.tick(NOW)
+    assert [row[4] for row in shell.fleet.pushes()] == [5]

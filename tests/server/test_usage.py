@@ -1,0 +1,201 @@
+"""An organisation's usage over HTTP, as `drawdown usage` says it; the short names of its wallet; and /docs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from drawdown.cli.main import global_options_first, run
+from drawdown.schema.units import WINDOW_MS
+from drawdown.server import docs_page
+from drawdown.worker.views.usage import BY
+from tests.integration.telling_events import billed_by_units
+from tests.server.house import Caller, House, served
+from tests.server.intake import EVENTS, Sender, event, sender
+from tests.server.program import make_key, refused
+from tests.world import T0
+
+DAY = "from=2026-01-01&to=2026-01-02"
+
+
+@pytest.fixture
+def shop(house: House, database_url: str, monkeypatch: pytest.MonkeyPatch) -> House:
+    """acme has used a sandbox, and rendered for two projects and two subjects; of one type nothing is made."""
+    monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
+    house.clock.at_ms = T0 + 10_000
+    billed_by_units(house.fleet, "acme")
+    sender(house)
+    sender(house, "bound", org="acme")
+    house.fleet.sample("acme", T0 + 1)
+    items = [
+        event("e1", subject="ann", data={"quantity": 3, "project": "site"}),
+        event("e2", subject="bob", data={"quantity": 4, "project": "site"}),
+        event("e3", data={"quantity": 5, "project": "app"}, subject=...),
+        event("e4", 7, subject="ann", type="un.mapped"),
+    ]
+
+    async def work(caller: Caller) -> None:
+        assert len(await Sender(caller, "bound").told(EVENTS, items)) == len(items)
+
+    served(house, work)
+    house.server = house.another()
+    house.fleet.tick(T0 + 2 * WINDOW_MS)
+    return house
+
+
+def command(house: House, line: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    assert run(global_options_first([*line.split(), "--at", str(house.clock.at_ms), "--json"])) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("by", BY)
+def test_usage_reads_as_the_command_says_by_whatever_it_is_asked(
+    shop: House, by: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = {
+        "feature": {("", "render"): 12, ("", "compute_1gb"): 60, ("", ""): 7},
+        "day": {("2026-01-01", "render"): 12, ("2026-01-01", "compute_1gb"): 60, ("2026-01-01", ""): 7},
+        "project": {("site", "render"): 7, ("app", "render"): 5, ("", "compute_1gb"): 60, ("", ""): 7},
+        "subject": {("ann", "render"): 3, ("bob", "render"): 4, ("", "render"): 5, ("", "compute_1gb"): 60,
+                    ("ann", ""): 7},
+        "sandbox": {("event:page.render", "render"): 12, ("box", "compute_1gb"): 60, ("event:un.mapped", ""): 7},
+    }  # fmt: skip
+
+    async def work(caller: Caller) -> None:
+        found = (await Sender(caller).get(f"/v1/usage/acme?{DAY}&by={by}")).json()
+        assert {(row["what"], row["feature"]): row["used"] for row in found["rows"]} == expected[by]
+        units = {row["feature"]: row["unit"] for row in found["rows"]}
+        assert units == {"render": "units", "compute_1gb": "s", "": "units"}
+        told = command(shop, f"usage acme --from 2026-01-01 --to 2026-01-02 --by {by}", capsys)["usage"]
+        assert {**found, "next": None} == {**told, "next": None} and found["next"] is None
+        assert all((row["sealed"] is None) == (by not in ("feature", "day")) for row in found["rows"])
+
+    served(shop, work)
+
+
+def test_pages_of_usage_are_the_whole_of_it(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        whole = (await send.get(f"/v1/usage/acme?{DAY}&by=subject")).json()["rows"]
+        rows, after = [], ""
+        for _ in whole:
+            page = (await send.get(f"/v1/usage/acme?{DAY}&by=subject&most=1{after}")).json()
+            rows += page["rows"]
+            after = f"&after={page['next']}"
+        assert rows == whole and page["next"] is None and len(whole) == 5
+        assert refused(await send.get(f"/v1/usage/acme?{DAY}&after=x")) == (422, "bad_value")
+
+    served(shop, work)
+
+
+def test_a_range_is_said_as_a_day_a_moment_or_in_milliseconds(shop: House) -> None:
+    async def work(caller: Caller) -> None:
+        send = Sender(caller)
+        for span in (DAY, f"from={T0}&to={T0 + 86_400_000}", "from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z"):
+            answer = (await send.get(f"/v1/usage/acme?{span}")).json()
+            assert (answer["from_ms"], answer["to_ms"]) == (T0, T0 + 86_400_000)
+        assert (await send.get("/v1/usage/acme?from=2026-01-01")).json()["to_ms"] == T0 + 2 * WINDOW_MS, "now"
+        for span in ("", "from=yesterday", "from=2026-01-01T00:00:00", "from=2026-01-02&to=2026-01-01", "from=1&to=2",
+                     "from=2020-01-01&to=2026-01-01", f"{DAY}&by=colour", f"{DAY}&most=0", f"{DAY}&x=1",
+                     "from=9999999999999999999999", "from=2026-13-01", "from=%D9%A3"):  # fmt: skip
+            assert refused(await send.get(f"/v1/usage/acme?{span}")) == (422, "bad_value"), span
+
+    served(shop, work)
+
+
+def test_usage_is_for_keys_that_may_read_it(shop: House) -> None:
+    make_key(shop, "other", "ledger:read")
+
+    async def work(caller: Caller) -> None:
+        assert refused(await Sender(caller, "other").get(f"/v1/usage/acme?{DAY}")) == (403, "no_scope")
+        assert refused(await Sender(caller, "bound").get(f"/v1/usage/globex?{DAY}")) == (403, "foreign_org")
+        assert (await Sender(caller, "bound").get(f"/v1/usage/acme?{DAY}")).status_code == 200
+        assert refused(await Sender(caller).get(f"/v1/usage/acmee?{DAY}")) == (404, "unknown_org")
+
+    served(shop, work)
+
+
+def test_a_wallet_has_short_names(shop: House) -> None:
+    make_key(shop, "reader", "ledger:read")
+
+    async def work(caller: Caller) -> None:
+        send = Sender(caller, "reader")
+        for short, long in (("/v1/balance/acme", "/v1/accounts/acme"), ("/v1/ledger/acme", "/v1/accounts/acme/ledger")):
+            found, same = await send.get(short), await send.get(long)
+            assert (found.status_code, found.json()) == (200, same.json())
+        page = await send.get("/v1/ledger/acme?most=1")
+        assert len(page.json()["entries"]) == 1 and page.json()["next"]
+
+    served(shop, work)
+
+
+class Seen(HTMLParser):
+    """What a browser would load, run or be led to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.ids: set[str | None] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids.add(dict(attrs).get("id"))
+
+
+def test_docs_shows_each_route_and_loads_and_runs_nothing(lone: House) -> None:
+    async def work(caller: Caller) -> None:
+        answer = await caller.client.get("/docs")
+        assert answer.status_code == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"
+        (policy,) = answer.headers.get_list("content-security-policy")
+        style = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
+        assert (
+            policy.startswith("default-src 'none'; ") and f"style-src 'sha256-{digest}'" in policy and len(style) == 1
+        )
+        assert "unsafe" not in policy and "script" not in policy
+        seen = Seen()
+        seen.feed(answer.text)
+        assert not {tag for tag, _ in seen.tags} & {"script", "img", "link", "iframe", "form", "object", "base"}
+        for tag, attributes in seen.tags:
+            assert not {name for name in attributes if name.startswith("on") or name in ("src", "style")}, tag
+            link = attributes.get("href")
+            assert link is None or link == "/openapi.json" or (link[0] == "#" and link[1:] in seen.ids), link
+        found = (await caller.client.get("/openapi.json")).json()
+        for path, by_method in found["paths"].items():
+            assert all(f"{method}-{path}" in seen.ids for method in by_method), path
+        assert "render-1" in answer.text, "an example"
+
+    served(lone, work)
+
+
+def test_no_text_of_the_description_is_taken_for_a_tag() -> None:
+    bad = "<script>alert(1)</script>\"'&"
+    schema = {"description": bad, "examples": [{bad: bad}]}
+    operation = {
+        "description": bad, "security": [{bad: [bad]}], "parameters": [{"name": bad, "in": bad, "schema": schema}],
+        "requestBody": {"content": {bad: {"schema": schema, "example": bad}}},
+        "responses": {bad: {"description": bad, "content": {"a": {"schema": {"$ref": bad}}}}},
+    }  # fmt: skip
+    found = {"info": {"title": bad}, "paths": {bad: {"get": operation}}, "components": {"schemas": {bad: schema}}}
+    seen = Seen()
+    text = docs_page.page(found)
+    seen.feed(text)
+    assert "<script" not in text and not any("alert" in name for _, attributes in seen.tags for name in attributes)
+
+
+def test_each_new_route_is_described_with_an_example(lone: House) -> None:
+    paths = lone.server.routes.openapi()["paths"]
+    for path in (EVENTS, "/v1/samples", "/api/v1/events"):
+        content = paths[path]["post"]["requestBody"]["content"]
+        assert any("example" in body for body in content.values()), path
+        assert {"400", "401", "403", "413", "415", "429", "503"} <= set(paths[path]["post"]["responses"])
+    names = {
+        one["name"]: one["required"] for one in paths["/v1/usage/{org}"]["get"]["parameters"] if one["in"] == "query"
+    }
+    assert names == {"from": True, "to": False, "by": False, "most": False, "after": False}

@@ -1,0 +1,65 @@
+"""The envelope: what an event says, and what no event can say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from drawdown.events.envelope import MAX_PROPERTIES_BYTES, MAX_QUANTITY, Unfit, UsageEvent
+from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER
+
+GOOD: dict[str, Any] = {
+    "source": "app", "event_id": "e-1", "event_type": "page.render", "org_id": "acme", "quantity": 1,
+    "occurred_ms": EARLIEST_TS, "subject": "u", "project": "p", "plan_key": "pro", "properties": {"a": 1},
+}  # fmt: skip
+DEEP: dict[str, Any] = {}
+for _ in range(100_000):
+    DEEP = {"a": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        *((name, text, "bad_id") for name in list(GOOD)[:4] for text in ("", "x" * 201, "a\0b", "\ud800", "\ufffd")),
+        *((name, "", "bad_id") for name in ("subject", "project", "plan_key")),
+        ("quantity", -1, "bad_quantity"),
+        ("quantity", MAX_QUANTITY + 1, "bad_quantity"),
+        ("properties", {"a": "x" * (MAX_PROPERTIES_BYTES - 7)}, "properties_too_large"),
+        ("properties", {"a": "ü" * (MAX_PROPERTIES_BYTES // 2)}, "properties_too_large"),
+        ("properties", {"a": math.nan}, "bad_properties"),
+        ("properties", {"a": math.inf}, "bad_properties"),
+        ("properties", {"a": "\ud800"}, "bad_properties"),
+        ("properties", {"a": {1, 2}}, "bad_properties"),
+        ("properties", DEEP, "bad_properties"),
+    ],
+    ids=lambda value: "content" if isinstance(value, dict) else ascii(value)[:14],
+)
+def test_what_no_event_can_say_is_refused_with_its_place(field: str, value: object, code: str) -> None:
+    UsageEvent(**GOOD)
+    UsageEvent(**{**GOOD, "quantity": MAX_QUANTITY, "properties": {"a": "x" * (MAX_PROPERTIES_BYTES - 8)}})
+    with pytest.raises(Unfit) as caught:
+        UsageEvent(**{**GOOD, field: value})
+    assert (caught.value.code, caught.value.at) == (code, field)
+
+
+def test_the_bounds_of_time_are_inclusive() -> None:
+    event = UsageEvent(**GOOD)
+    event.require_time(EARLIEST_TS - FUTURE_SLACK_MS)
+    for other, now, code in (
+        (GOOD, EARLIEST_TS - FUTURE_SLACK_MS - 1, "in_the_future"),
+        ({**GOOD, "occurred_ms": EARLIEST_TS - 1}, EARLIEST_TS, "too_old"),
+    ):
+        with pytest.raises(Unfit) as caught:
+            UsageEvent(**other).require_time(now)
+        assert caught.value.code == code
+
+
+def test_equal_content_is_kept_as_equal_text() -> None:
+    one, other = (UsageEvent(**{**GOOD, "properties": said}) for said in ({"a": 1, "b": [2]}, {"b": [2], "a": 1}))
+    assert one.properties_json == other.properties_json == '{"a":1,"b":[2]}'
+
+
+def test_meters_are_above_every_size() -> None:
+    assert MAX_METER - MAX_MEMORY_MB == MAX_EVENT_TYPES
