@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from drawdown_client import guard_words as words
 from drawdown_client.errors import ClientError, Refused
-from drawdown_client.guard import ENDED, EXTENDS_A_HOLD, LONGEST_S, NOT_HELD
-from drawdown_client.guard_words import HOLD_S, Blocked, Decision, Wish
+from drawdown_client.guard import EXTENDS_A_HOLD, LONGEST_S
+from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, Wish
 from drawdown_client.lines import AsyncLine
 
 T = TypeVar("T")
@@ -84,8 +84,7 @@ class AsyncBudget:
         except BaseException:  # cancelled: by now it is held, or it is not
             await _whole(self._give_up(0, "interrupted"))
             raise
-        if not self.answer.is_allowed:
-            raise Blocked(self.answer)
+        words.require_held(self.key, self.answer)
         if self._longest_s:
             self._going_on = asyncio.create_task(self._go_on())
         return self

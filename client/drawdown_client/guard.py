@@ -9,15 +9,13 @@ from typing import Final
 
 from drawdown_client import guard_words as words
 from drawdown_client.errors import ClientError, Refused
-from drawdown_client.guard_words import HOLD_S, Blocked, Decision, Wish
+from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, Wish
 from drawdown_client.lines import Line
 
 EXTENDS_A_HOLD: Final = 3
 """How often what is held is extended while a hold goes on: one may fail, and the next comes in time."""
 LONGEST_S: Final = 86_400.0
 """A budget that extends itself is extended for this long, unless it is said: a program that hangs holds no more."""
-ENDED: Final = "ended"
-NOT_HELD: Final = "unknown_use"
 
 log = logging.getLogger("drawdown_client")
 
@@ -87,8 +85,7 @@ class Budget:
         except BaseException:  # an interrupt: it may be held
             self._give_up(0, "interrupted")
             raise
-        if not self.answer.is_allowed:
-            raise Blocked(self.answer)
+        words.require_held(self.key, self.answer)
         if self._longest_s:
             self._thread = threading.Thread(target=self._go_on, name=f"drawdown-budget {self.key}", daemon=True)
             self._thread.start()

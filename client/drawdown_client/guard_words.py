@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from drawdown_client.calls import Answer, Call, post
-from drawdown_client.errors import ClientError, Unreachable
+from drawdown_client.errors import ClientError, Refused, Unreachable
 
+HELD: Final = "held"
+ENDED: Final = "ended"
+NOT_HELD: Final = "unknown_use"
 HOLD_S: Final = 3_600.0
 """How long what is reserved stands, unless it is said: as the server has it."""
 
@@ -113,6 +116,15 @@ def decided(answer: Answer) -> Decision:
         repeated=bool(answer.get("repeated")),
         said=answer,
     )
+
+
+def require_held(key: str, answer: Decision) -> None:
+    """Errors: Blocked; Refused `ended` for the key of a use that is over: nothing is held by it any more."""
+    if not answer.is_allowed:
+        raise Blocked(answer)
+    state = answer.said.get("state", HELD)
+    if state != HELD:
+        raise Refused(409, ENDED, f"{key} is {state}: give another use a key of its own")
 
 
 def _ms(seconds: float | None) -> int | None:

@@ -94,6 +94,21 @@ def test_what_cannot_be_settled_is_raised(counter: Counter, client: Client) -> N
         counter.uses.clear()
 
 
+def test_a_key_of_a_use_that_is_over_holds_nothing(counter: Counter, client: Client) -> None:
+    with client.guard.budget("b-1", "idea.create", 6, org="acme"):
+        pass
+    again = client.guard.budget("b-1", "idea.create", 6, org="acme")
+    with pytest.raises(Refused, match="409 ended: b-1 is settled"), again:
+        pytest.fail("it ran")
+
+
+def test_a_key_that_is_held_goes_on_after_a_crash(counter: Counter, client: Client) -> None:
+    client.guard.reserve("b-1", Wish("acme", "idea.create", 6))
+    with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+        budget.actual = 5
+    assert counter.uses["b-1"] == {"state": "settled", "amount": 5}
+
+
 def test_a_long_one_goes_on(counter: Counter, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with client.guard.budget("b-1", "idea.create", 6, org="acme", hold_s=0.15, extend=True):

@@ -67,6 +67,8 @@ def test_a_budget_is_held_settled_and_given_up(shop: tuple[str, str, str]) -> No
         with pytest.raises(KeyboardInterrupt), client.guard.budget("b-2", "idea.create", 6, org="acme") as budget:
             budget.actual = 1
             raise KeyboardInterrupt
+        with pytest.raises(Refused, match="settled"), client.guard.budget("b-1", "idea.create", 6, org="acme"):
+            pytest.fail("it ran")
         with pytest.raises(Blocked), client.guard.budget("b-3", "idea.create", 96, org="acme"):
             pytest.fail("it ran")
         with client.guard.budget("b-4", "idea.create", 2, org="acme", hold_s=60, extend=True) as budget:
