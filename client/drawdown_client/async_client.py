@@ -28,7 +28,8 @@ class _Sender:
         self._outbox, self._settings, self._world = outbox, settings, world
 
     async def _put(self, made: Sequence[Item]) -> list[str]:
-        await asyncio.to_thread(self._outbox.put, made)
+        if not self._outbox.offer(made):
+            await asyncio.to_thread(self._outbox.put, made)
         return [one.item_id for one in made]
 
 

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from drawdown_client import guard_words as words
 from drawdown_client.errors import ClientError, Refused
-from drawdown_client.guard import ENDED, EXTENDS_A_HOLD, LONGEST_S
-from drawdown_client.guard_words import HOLD_S, Blocked, Decision, Wish
+from drawdown_client.guard import EXTENDS_A_HOLD, LONGEST_S
+from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, Wish
 from drawdown_client.lines import AsyncLine
 
 T = TypeVar("T")
@@ -28,11 +28,9 @@ class AsyncGuard:
     def __init__(self, line: AsyncLine) -> None:
         self._line = line
 
-    async def check(
-        self, metric: str, amount: int = 1, *, org: str | None = None, payer: str | None = None
-    ) -> Decision:
+    async def check(self, wish: Wish) -> Decision:
         """Whether so much may be used now; nothing is used."""
-        return words.decided(await self._line.ask(words.check(Wish(metric, amount, org, payer=payer))))
+        return words.decided(await self._line.ask(words.check(wish)))
 
     async def consume(self, key: str, wish: Wish) -> Decision:
         """Use so much at once, where it may be used."""
@@ -42,25 +40,25 @@ class AsyncGuard:
         """Hold so much, where it may be used."""
         return words.decided(await self._line.ask(words.reserve(key, wish, hold_s)))
 
-    async def settle(self, key: str, actual: int) -> Decision:
+    async def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
         """End it with what was used in all, also after its hold was over."""
-        return words.decided(await self._line.ask(words.settle(key, actual)))
+        return words.decided(await self._line.ask(words.settle(key, actual, reason)))
 
-    async def release(self, key: str, incurred: int = 0) -> Decision:
+    async def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
         """Give it up; what it used all the same counts."""
-        return words.decided(await self._line.ask(words.release(key, incurred)))
+        return words.decided(await self._line.ask(words.release(key, incurred, reason)))
 
     async def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
         """Hold `to` in all, and for longer."""
         return words.decided(await self._line.ask(words.extend(key, to, hold_s)))
 
     def budget(
-        self, key: str, metric: str, estimate: int, *, org: str | None = None, project: str | None = None,
+        self, key: str, metric: str, estimate: int, *, org: str, project: str | None = None,
         subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
         longest_s: float = LONGEST_S,
     ) -> AsyncBudget:  # fmt: skip
         """Hold an estimate while a block runs. `extend`: the hold goes on as long as the block, up to `longest_s`."""
-        wish = Wish(metric, estimate, org, project, subject, payer)
+        wish = Wish(org, metric, estimate, project, subject, payer)
         return AsyncBudget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
 
@@ -80,14 +78,13 @@ class AsyncBudget:
 
     async def __aenter__(self) -> AsyncBudget:
         try:
-            self.answer = await self._guard.reserve(self.key, self._wish, hold_s=self._hold_s)
+            self.answer = await _whole(self._guard.reserve(self.key, self._wish, hold_s=self._hold_s))
         except ClientError:
             raise
-        except BaseException:  # cancelled: it may be held
-            await _whole(self._give_up(0))
+        except BaseException:  # cancelled: by now it is held, or it is not
+            await _whole(self._give_up(0, "interrupted"))
             raise
-        if not self.answer.is_allowed:
-            raise Blocked(self.answer)
+        words.require_held(self.key, self.answer)
         if self._longest_s:
             self._going_on = asyncio.create_task(self._go_on())
         return self
@@ -98,21 +95,25 @@ class AsyncBudget:
         if self._going_on is not None:
             self._going_on.cancel()
         if kind is not None:
-            await _whole(self._give_up(self.actual or 0))
+            await _whole(self._give_up(self.actual or 0, kind.__name__))
             return
         used = self._wish.amount if self.actual is None else self.actual
         self.answer = await _whole(self._guard.settle(self.key, used))
 
-    async def _give_up(self, incurred: int) -> None:
+    async def _give_up(self, incurred: int, why: str) -> None:
         """What the block raised is what is told: this is only logged."""
         try:
             try:
-                await self._guard.release(self.key, incurred)
+                await self._guard.release(self.key, incurred, reason=why)
             except Refused as error:
                 if error.code != ENDED or not incurred:
                     raise
-                await self._guard.settle(self.key, incurred)  # the hold was over: what was used is said late
+                await self._guard.settle(
+                    self.key, incurred, reason=why
+                )  # the hold was over: what was used is said late
         except ClientError as error:
+            if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
+                return
             log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", self.key, incurred, error)
 
     async def _go_on(self) -> None:

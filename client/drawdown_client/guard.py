@@ -9,14 +9,13 @@ from typing import Final
 
 from drawdown_client import guard_words as words
 from drawdown_client.errors import ClientError, Refused
-from drawdown_client.guard_words import HOLD_S, Blocked, Decision, Wish
+from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, Wish
 from drawdown_client.lines import Line
 
 EXTENDS_A_HOLD: Final = 3
 """How often what is held is extended while a hold goes on: one may fail, and the next comes in time."""
 LONGEST_S: Final = 86_400.0
 """A budget that extends itself is extended for this long, unless it is said: a program that hangs holds no more."""
-ENDED: Final = "ended"
 
 log = logging.getLogger("drawdown_client")
 
@@ -28,9 +27,9 @@ class Guard:
     def __init__(self, line: Line) -> None:
         self._line = line
 
-    def check(self, metric: str, amount: int = 1, *, org: str | None = None, payer: str | None = None) -> Decision:
+    def check(self, wish: Wish) -> Decision:
         """Whether so much may be used now; nothing is used."""
-        return words.decided(self._line.ask(words.check(Wish(metric, amount, org, payer=payer))))
+        return words.decided(self._line.ask(words.check(wish)))
 
     def consume(self, key: str, wish: Wish) -> Decision:
         """Use so much at once, where it may be used."""
@@ -40,25 +39,25 @@ class Guard:
         """Hold so much, where it may be used."""
         return words.decided(self._line.ask(words.reserve(key, wish, hold_s)))
 
-    def settle(self, key: str, actual: int) -> Decision:
+    def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
         """End it with what was used in all, also after its hold was over."""
-        return words.decided(self._line.ask(words.settle(key, actual)))
+        return words.decided(self._line.ask(words.settle(key, actual, reason)))
 
-    def release(self, key: str, incurred: int = 0) -> Decision:
+    def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
         """Give it up; what it used all the same counts."""
-        return words.decided(self._line.ask(words.release(key, incurred)))
+        return words.decided(self._line.ask(words.release(key, incurred, reason)))
 
     def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
         """Hold `to` in all, and for longer."""
         return words.decided(self._line.ask(words.extend(key, to, hold_s)))
 
     def budget(
-        self, key: str, metric: str, estimate: int, *, org: str | None = None, project: str | None = None,
+        self, key: str, metric: str, estimate: int, *, org: str, project: str | None = None,
         subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
         longest_s: float = LONGEST_S,
     ) -> Budget:  # fmt: skip
         """Hold an estimate while a block runs. `extend`: the hold goes on as long as the block, up to `longest_s`."""
-        wish = Wish(metric, estimate, org, project, subject, payer)
+        wish = Wish(org, metric, estimate, project, subject, payer)
         return Budget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
 
@@ -84,10 +83,9 @@ class Budget:
         except ClientError:
             raise
         except BaseException:  # an interrupt: it may be held
-            self._give_up(0)
+            self._give_up(0, "interrupted")
             raise
-        if not self.answer.is_allowed:
-            raise Blocked(self.answer)
+        words.require_held(self.key, self.answer)
         if self._longest_s:
             self._thread = threading.Thread(target=self._go_on, name=f"drawdown-budget {self.key}", daemon=True)
             self._thread.start()
@@ -98,20 +96,22 @@ class Budget:
     ) -> None:
         self._over.set()
         if kind is not None:
-            self._give_up(self.actual or 0)
+            self._give_up(self.actual or 0, kind.__name__)
             return
         self.answer = self._guard.settle(self.key, self._wish.amount if self.actual is None else self.actual)
 
-    def _give_up(self, incurred: int) -> None:
+    def _give_up(self, incurred: int, why: str) -> None:
         """What the block raised is what is told: this is only logged."""
         try:
             try:
-                self._guard.release(self.key, incurred)
+                self._guard.release(self.key, incurred, reason=why)
             except Refused as error:
                 if error.code != ENDED or not incurred:
                     raise
-                self._guard.settle(self.key, incurred)  # the hold was over: what was used is said late
+                self._guard.settle(self.key, incurred, reason=why)  # the hold was over: what was used is said late
         except ClientError as error:
+            if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
+                return
             log.warning("what %s used (%d) is not told, and its hold ends by itself: %s", self.key, incurred, error)
 
     def _go_on(self) -> None:

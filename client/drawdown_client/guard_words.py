@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from drawdown_client.calls import Answer, Call, post
-from drawdown_client.errors import ClientError, Unreachable
+from drawdown_client.errors import ClientError, Refused, Unreachable
 
+HELD: Final = "held"
+ENDED: Final = "ended"
+NOT_HELD: Final = "unknown_use"
 HOLD_S: Final = 3_600.0
 """How long what is reserved stands, unless it is said: as the server has it."""
 
@@ -20,7 +23,7 @@ HOLD_S: Final = 3_600.0
 @dataclass(frozen=True)
 class Decision:
     """`decision` counts; `would` is what phase 3 would say. `rule` decided, for `reason`. Of the limit that is nearest:
-    `limit`, `used` before, `remaining` after, and when its period ends. `options`: what else can be done. `degraded`:
+    `limit`, `used` before, `remaining` after, and when it begins anew. `options`: what else can be done. `degraded`:
     decided without knowing the credit. `said`: the whole answer."""
 
     decision: Literal["allow", "warn", "block"]
@@ -31,7 +34,7 @@ class Decision:
     limit: int | None = None
     used: int | None = None
     remaining: int | None = None
-    resets_ms: int | None = None
+    resets_at: str | None = None
     payer: str | None = None
     options: tuple[str, ...] = ()
     degraded: bool = False
@@ -54,12 +57,11 @@ class Blocked(ClientError):
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be used, by whom (None: the organisation that the key is bound to), with which labels, and who pays in
-    place of the metric's word."""
+    """What is to be used, by whom, with which labels, and who pays in place of the metric's word."""
 
+    org: str
     metric: str
-    amount: int
-    org: str | None = None
+    amount: int = 1
     project: str | None = None
     subject: str | None = None
     payer: str | None = None
@@ -69,7 +71,9 @@ class Wish:
 
 
 def check(wish: Wish) -> Call:
-    return post("/v1/guard/check", wish.said())
+    """The labels are of no use to it, and it knows none."""
+    said = {name: value for name, value in wish.said().items() if name not in ("project", "subject")}
+    return post("/v1/guard/check", said)
 
 
 def consume(key: str, wish: Wish) -> Call:
@@ -80,12 +84,12 @@ def reserve(key: str, wish: Wish, hold_s: float | None) -> Call:
     return post("/v1/guard/reserve", {"key": key, **wish.said(), "for_ms": _ms(hold_s)})
 
 
-def settle(key: str, actual: int) -> Call:
-    return post("/v1/guard/settle", {"key": key, "actual": actual})
+def settle(key: str, actual: int, reason: str | None) -> Call:
+    return post("/v1/guard/settle", {"key": key, "actual": actual, "reason": reason})
 
 
-def release(key: str, incurred: int) -> Call:
-    return post("/v1/guard/release", {"key": key, "incurred": incurred})
+def release(key: str, incurred: int, reason: str | None) -> Call:
+    return post("/v1/guard/release", {"key": key, "incurred": incurred, "reason": reason})
 
 
 def extend(key: str, to: int | None, hold_s: float | None) -> Call:
@@ -105,13 +109,22 @@ def decided(answer: Answer) -> Decision:
         limit=answer.get("limit"),
         used=answer.get("used"),
         remaining=answer.get("remaining"),
-        resets_ms=answer.get("resets_ms"),
+        resets_at=answer.get("resets_at"),
         payer=answer.get("payer"),
         options=tuple(answer.get("options", ())),
         degraded=bool(answer.get("degraded")),
         repeated=bool(answer.get("repeated")),
         said=answer,
     )
+
+
+def require_held(key: str, answer: Decision) -> None:
+    """Errors: Blocked; Refused `ended` for the key of a use that is over: nothing is held by it any more."""
+    if not answer.is_allowed:
+        raise Blocked(answer)
+    state = answer.said.get("state", HELD)
+    if state != HELD:
+        raise Refused(409, ENDED, f"{key} is {state}: give another use a key of its own")
 
 
 def _ms(seconds: float | None) -> int | None:

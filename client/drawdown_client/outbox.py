@@ -18,6 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
@@ -73,6 +74,15 @@ class Outbox:
             numbers = [_UNSPOOLED] * len(items) if self._spool is None else self._spool.add(items)
             self._take(list(zip(numbers, items, strict=True)))
 
+    def offer(self, items: Sequence[Item]) -> bool:
+        """The same where nothing is to be waited for, neither room nor a disk; False: use `put`."""
+        with self._changed:
+            has_room = len(self._waiting) + len(items) <= self._settings.queue_items
+            if self._settings.spool is not None or self._closing or not has_room:
+                return False
+            self._take([(_UNSPOOLED, item) for item in items])
+            return True
+
     def flush(self, timeout_s: float) -> None:
         """Wait until all that was recorded before is answered for. Errors: Unsent, also for what the server refused
         since this was last asked."""
@@ -121,11 +131,12 @@ class Outbox:
         self._hang_up()
         if self._spool is not None:
             self._spool.close()
+            self._spool = None
 
     def _open_spool(self) -> None:
         if self._settings.spool is None or self._spool is not None or self._closing:
             return
-        self._spool = Spool(self._settings.spool, self._settings.spool_bytes)
+        self._spool = Spool(Path(self._settings.spool), self._settings.spool_bytes)
         self._take(list(self._spool.left.items()))
         self._spool.left = {}
 

@@ -40,7 +40,7 @@ class Settings:
 
     source: str = "drawdown-client"
     on_result: Callable[[Item, Result], None] | None = None
-    spool: Path | None = None
+    spool: Path | str | None = None
     spool_bytes: int = SPOOL_BYTES
     when_full: Literal["block", "raise"] = "block"
     block_s: float = BLOCK_S

@@ -35,7 +35,7 @@ class Counter:
     def _begun(self, act: str, order: dict[str, Any]) -> httpx.Response:
         before = self.uses.get(order.get("key", ""))
         if before is not None:
-            return _decision("allow", repeated=True)
+            return _decision("allow", repeated=True, state=before["state"])
         if self.used + order["amount"] > self.limit:
             return _decision("block", rule="limit:*:day", reason="limit", options=["request_override", "run_locally"])
         if act != "check":

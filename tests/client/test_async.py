@@ -108,8 +108,8 @@ def test_a_budget_is_settled_or_given_up(router: respx.MockRouter) -> None:
         with pytest.raises(Blocked):
             async with client.guard.budget("b-3", "idea.create", 600, org="acme"):
                 pytest.fail("it ran")
-        assert (await client.guard.check("idea.create", 94, org="acme")).is_allowed
-        assert (await client.guard.consume("c-1", Wish("idea.create", 90, "acme"))).is_allowed
+        assert (await client.guard.check(Wish("acme", "idea.create", 94))).is_allowed
+        assert (await client.guard.consume("c-1", Wish("acme", "idea.create", 90))).is_allowed
 
     run(work)
     assert counter.uses["b-1"] == {"state": "settled", "amount": 4}

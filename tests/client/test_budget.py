@@ -84,7 +84,7 @@ def test_what_cannot_be_given_up_does_not_hide_the_error(
     counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(LookupError), client.guard.budget("b-1", "idea.create", 6, org="acme"):
-        counter.uses.clear()
+        counter.uses["b-1"]["state"] = "settled"
         raise LookupError
     assert "b-1 used (0) is not told" in caplog.text
 
@@ -92,6 +92,21 @@ def test_what_cannot_be_given_up_does_not_hide_the_error(
 def test_what_cannot_be_settled_is_raised(counter: Counter, client: Client) -> None:
     with pytest.raises(Refused, match="unknown_use"), client.guard.budget("b-1", "idea.create", 6, org="acme"):
         counter.uses.clear()
+
+
+def test_a_key_of_a_use_that_is_over_holds_nothing(counter: Counter, client: Client) -> None:
+    with client.guard.budget("b-1", "idea.create", 6, org="acme"):
+        pass
+    again = client.guard.budget("b-1", "idea.create", 6, org="acme")
+    with pytest.raises(Refused, match="409 ended: b-1 is settled"), again:
+        pytest.fail("it ran")
+
+
+def test_a_key_that_is_held_goes_on_after_a_crash(counter: Counter, client: Client) -> None:
+    client.guard.reserve("b-1", Wish("acme", "idea.create", 6))
+    with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
+        budget.actual = 5
+    assert counter.uses["b-1"] == {"state": "settled", "amount": 5}
 
 
 def test_a_long_one_goes_on(counter: Counter, client: Client, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,7 +171,7 @@ def test_an_answer_that_was_lost_counts_once(client: Client, fault: Any) -> None
 
     with respx.mock(base_url=URL, using="httpx") as router:
         router.post(path__startswith="/v1/guard/").side_effect = answer
-        assert client.guard.consume("c-1", Wish("idea.create", 3, "acme")).repeated
+        assert client.guard.consume("c-1", Wish("acme", "idea.create", 3)).repeated
         with client.guard.budget("b-1", "idea.create", 6, org="acme") as budget:
             budget.actual = 4
     assert made.used == 7 and [act for act, _ in made.calls] == ["consume"] * 2 + ["reserve"] * 2 + ["settle"] * 2
@@ -174,18 +189,18 @@ def test_an_answer_without_a_decision_is_no_permission(client: Client) -> None:
     with respx.mock(base_url=URL, using="httpx") as router:
         router.post("/v1/guard/check").mock(httpx.Response(200, json={"decision": "perhaps"}))
         with pytest.raises(Unreachable, match="no decision"):
-            client.guard.check("idea.create", 1, org="acme")
+            client.guard.check(Wish("acme", "idea.create", 1))
 
 
 def test_check_and_consume_say_what_was_decided(counter: Counter, client: Client) -> None:
-    assert client.guard.check("idea.create", 100, org="acme").is_allowed and not counter.uses
-    assert not client.guard.check("idea.create", 101, org="acme").is_allowed
-    found = client.guard.consume("c-1", Wish("idea.create", 60, "acme", payer="platform"))
+    assert client.guard.check(Wish("acme", "idea.create", 100)).is_allowed and not counter.uses
+    assert not client.guard.check(Wish("acme", "idea.create", 101)).is_allowed
+    found = client.guard.consume("c-1", Wish("acme", "idea.create", 60, payer="platform"))
     assert (found.decision, found.limit, found.remaining, found.repeated) == ("allow", 100, 40, False)
-    assert client.guard.consume("c-1", Wish("idea.create", 60, "acme", payer="platform")).repeated
-    assert not client.guard.consume("c-2", Wish("idea.create", 41, "acme")).is_allowed
+    assert client.guard.consume("c-1", Wish("acme", "idea.create", 60, payer="platform")).repeated
+    assert not client.guard.consume("c-2", Wish("acme", "idea.create", 41)).is_allowed
     assert counter.said("consume")[0]["payer"] == "platform" and "project" not in counter.said("consume")[0]
-    assert client.guard.reserve("r-1", Wish("idea.create", 40, "acme")).is_allowed
+    assert client.guard.reserve("r-1", Wish("acme", "idea.create", 40)).is_allowed
     assert client.guard.extend("r-1", to=40).is_allowed and counter.said("extend") == [{"key": "r-1", "to": 40}]
     client.guard.release("r-1", 1)
     assert counter.used == 61

@@ -94,6 +94,20 @@ def test_a_forked_process_sends_its_own_and_nothing_twice(tmp_path: Path, has_sp
     assert len(senders) == 2
 
 
+def test_a_process_that_is_forked_after_the_client_was_closed_closes_no_file_of_others(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from drawdown_client import *\n"
+        "client = Client('http://127.0.0.1:9', 'dd_1', Settings(spool=sys.argv[1] + '/app.spool'))\n"
+        "client.close()\n"
+        "files = [open(sys.argv[1] + f'/{n}', 'w') for n in range(9)]\n"
+        "child = os.fork()\n"
+        "for file in files: print('written', file=file, flush=True)\n"
+        "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_worker_process_sends_what_it_recorded(tmp_path: Path) -> None:
     book = Book()
     with on_a_socket(book) as url:

@@ -40,7 +40,7 @@ def test_it_needs_httpx_and_tenacity_alone() -> None:
 
 
 def test_its_version_is_said_once() -> None:
-    assert calls.VERSION == PROJECT["version"]
+    assert PROJECT["version"] == calls.VERSION
 
 
 def test_what_it_offers_is_there_and_it_is_typed() -> None:
