@@ -17,6 +17,15 @@ from drawdown.schema.tables.fleet import (
     sandboxes,
     ticks,
 )
+from drawdown.schema.tables.guard import (
+    guard_corrections,
+    guard_counters,
+    guard_denials,
+    guard_limits,
+    guard_metrics,
+    guard_overrides,
+    guard_uses,
+)
 from drawdown.schema.tables.hooks import (
     balance_episodes,
     balance_levels,
@@ -82,6 +91,13 @@ __all__ = [
     "cells",
     "dirty_windows",
     "gate_asks",
+    "guard_corrections",
+    "guard_counters",
+    "guard_denials",
+    "guard_limits",
+    "guard_metrics",
+    "guard_overrides",
+    "guard_uses",
     "halts",
     "hook_deliveries",
     "hook_endpoints",
