@@ -82,6 +82,8 @@ CREATE TABLE guard_uses (
     CONSTRAINT guard_uses_sane CHECK (asked > 0 AND amount >= 0 AND charged_micro >= 0 AND forgone_micro >= 0 AND number > 0)
 );
 
+CREATE INDEX guard_uses_by_time ON guard_uses (metric, at_ms);
+
 CREATE INDEX guard_uses_by_metric ON guard_uses (org_id, metric, at_ms);
 
 CREATE INDEX guard_uses_held ON guard_uses (org_id, metric, expires_ms) WHERE state = 'held';
