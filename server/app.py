@@ -24,6 +24,7 @@ from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
+from drawdown.server.api.guard import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
 from drawdown.server.http import bodies, errors, signing
@@ -83,7 +84,7 @@ class Server:
             },
         )
         made.include_router(self._router())
-        for group in (Executions, Accounts, Settlements):
+        for group in (Executions, Accounts, Settlements, Guard):
             made.include_router(group(self._programs).routes())
         describe(made)
         return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -87,7 +87,7 @@ def test_one_whose_end_has_come_is_approved_no_more(guarded: Guarded) -> None:
 def test_an_override_ends_within_90_days_or_is_said_to_be_for_good(guarded: Guarded) -> None:
     guarded.override("look", 5, ends_ms=T0 + 90 * DAY_MS)
     guarded.override("look", 6, permanent=True)
-    for work in (
+    wrong: tuple[Callable[[], object], ...] = (
         lambda: guarded.override("look", 5, ends_ms=T0 + 90 * DAY_MS + 1),
         lambda: guarded.override("look", 5, ends_ms=T0),
         lambda: guarded.override("look", -1),
@@ -97,7 +97,8 @@ def test_an_override_ends_within_90_days_or_is_said_to_be_for_good(guarded: Guar
         lambda: guarded.override("look", 5, target="acmee"),
         lambda: guarded.override("look", 5, target="fere", reach="plan"),
         lambda: guarded.override("lok", 5),
-    ):
+    )
+    for work in wrong:
         with pytest.raises(UsageError):
             work()
     guarded.later(83 * DAY_MS)
