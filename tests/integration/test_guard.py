@@ -13,6 +13,7 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.commands import executions, guard_counts, pools
 from drawdown.worker.commands.run_request import MOST_LIFE_MS as MOST_HOLD_MS
 from drawdown.worker.commands.run_request import Request
+from tests.integration.guard_rush import rush
 from tests.integration.guarding import Guarded
 from tests.world import T0
 
@@ -420,3 +421,12 @@ def test_what_makes_no_sense_is_refused(guarded: Guarded) -> None:
         guarded.consume("look", org="nobody")
     assert guarded.used("look") == 0
     assert guarded.consume("look", key="x" * 194).decision == "allow"
+
+
+@pytest.mark.parametrize("price_micro", [0, 3])
+def test_many_processes_use_a_limit_up_to_its_last_unit_and_never_beyond(engine: sa.Engine, price_micro: int) -> None:
+    url = engine.url.render_as_string(hide_password=False)
+    engine.dispose()
+    wrong, said = rush(url, 3, 180, 7, 120, price_micro)
+    assert (wrong, said.total() - said["busy"]) == ([], 180)
+    assert said["block"] > 0 and said["allow"] > 30

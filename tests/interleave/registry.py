@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.interleave.of_guard import GUARD
 from tests.interleave.of_hooks import HOOKS
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
@@ -21,7 +22,8 @@ from tests.interleave.of_suppliers import SUPPLIERS
 from tests.interleave.party import Party
 
 PARTIES: Final[dict[str, Party]] = {
-    one.name: one for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *POOLS, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
+    one.name: one
+    for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *POOLS, *GUARD, *PEOPLE, *SERVER, *PROGRAMS, *HOSTS)
 }
 
 APART: Final[dict[str, str]] = {

@@ -91,7 +91,8 @@ def set_metric(
     if not is_clean_id(metric) or metric == ANY_PLAN:
         raise UsageError("a metric's name has 1 to 200 characters, none of them control characters")
     ids.require(connection, ids.METRIC, metric, new=new)
-    was = find(connection, metric) if ids.is_known(connection, ids.METRIC, metric) else None
+    is_there = SQL.run(connection, "hold", {"metric": metric}).first() is not None
+    was = find(connection, metric) if is_there else None
     given = {name: value for name, value in vars(change).items() if value is not None}
     now = replace(was or Metric(metric, 0), **given)
     now = replace(now, payer=now.payer or None)
@@ -100,7 +101,9 @@ def set_metric(
         ids.require(connection, ids.CUSTOMER, change.payer)
     if now != was:
         now = replace(now, number=now.number + 1)
-        SQL.run(connection, "add_metric", {**vars(now), "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason})
+        values = {**vars(now), "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+        if SQL.run(connection, "add_metric", values).first() is None:  # somebody made it this moment
+            return set_metric(connection, metric, change, by)
         details = {name: value for name, value in vars(now).items() if name != "metric"}
         record(connection, "guard_metric", metric, details, by)
     return now, was
@@ -118,6 +121,7 @@ def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: boo
     if limit.amount is not None and not 0 <= limit.amount <= MAX_UNITS:
         raise UsageError(f"a limit is a whole number from 0 to {MAX_UNITS:,}, or none: without an end")
     _require_phase(limit.phase)
+    SQL.run(connection, "hold", {"metric": limit.metric})
     key = {"metric": limit.metric, "plan": limit.plan, "period": limit.period}
     row = SQL.run(connection, "last_limit", key).one_or_none()
     if ended:
