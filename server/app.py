@@ -24,7 +24,7 @@ from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
-from drawdown.server.api.guard import Guard
+from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
 from drawdown.server.http import bodies, errors, signing

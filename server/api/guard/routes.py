@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.schema.units import in_credits
-from drawdown.server.api import guard_models as models
 from drawdown.server.api.described import operation
 from drawdown.server.api.gate import iso
+from drawdown.server.api.guard import models
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import ApiError
 from drawdown.worker.commands import guard, guard_holds
