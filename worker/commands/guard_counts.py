@@ -61,13 +61,16 @@ class Use:
 
 @dataclass(frozen=True)
 class Counters:
-    """Those of an organisation's metric at a moment, locked or as they are. `uses`: those of the month."""
+    """Those of an organisation's metric at a moment, locked or as they are. `uses`: those of the month; `overs`: how
+    many holds of the metric are over, and counted; `rows`: how many of the counters are there."""
 
     org_id: str
     metric: str
     at_ms: int
     counted: Mapping[Period, Counted]
     uses: int
+    overs: int = 0
+    rows: int = 0
 
 
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
@@ -83,6 +86,8 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
     """Nobody else counts any of it until this transaction is over. What is held and over is given back first."""
     found = _locked(connection, org_id, metric, now_ms)
+    if not found.overs:
+        return found
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
     over = SQL.run(connection, "over", values).all()
     if not over:
@@ -154,19 +159,24 @@ def deny(
 
 
 def _locked(connection: sa.Connection, org_id: str, metric: str, at_ms: int) -> Counters:
-    rows = [{"period": period, "start_ms": start} for period, start in reversed(starts(at_ms).items())]
-    SQL.run(connection, "make", {"org_id": org_id, "metric": metric, "rows": rows})
-    return _read(connection, org_id, metric, at_ms, held="for_update")
+    found = _read(connection, org_id, metric, at_ms, held="for_update")
+    if found.rows < len(PERIODS):  # it is the first use of a period
+        rows = [{"period": period, "start_ms": start} for period, start in reversed(starts(at_ms).items())]
+        SQL.run(connection, "make", {"org_id": org_id, "metric": metric, "rows": rows})
+        found = _read(connection, org_id, metric, at_ms, held="for_update")
+    return found
 
 
 def _read(connection: sa.Connection, org_id: str, metric: str, at_ms: int, *, held: str) -> Counters:
-    values = {"org_id": org_id, "metric": metric, **_starts(at_ms)}
+    values = {"org_id": org_id, "metric": metric, "now_ms": at_ms, **_starts(at_ms)}
     rows = {row.period: row for row in SQL.run(connection, "counters", values, held=held)}
     counted = {
         period: Counted(int(rows[period].used), bool(rows[period].warned)) if period in rows else Counted()
         for period in PERIODS
     }
-    return Counters(org_id, metric, at_ms, counted, int(rows["month"].uses) if "month" in rows else 0)
+    uses = int(rows["month"].uses) if "month" in rows else 0
+    overs = max((int(row.overs) for row in rows.values()), default=0)
+    return Counters(org_id, metric, at_ms, counted, uses, overs, len(rows))
 
 
 def _starts(at_ms: int) -> dict[str, int]:
