@@ -12,6 +12,7 @@ COPY pyproject.toml README.md ./
 COPY schema schema
 COPY events events
 COPY ledger ledger
+COPY guard guard
 COPY providers providers
 COPY worker worker
 COPY server server

@@ -78,6 +78,8 @@ PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")
 ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown plan list")
 """Also those that other providers told of."""
 RUN: Final = Kind("run", (IdSource("runs"),), "drawdown execution list")
+METRIC: Final = Kind("metric", (IdSource("guard_metrics"),), "drawdown guard list")
+USE: Final = Kind("use", (IdSource("guard_uses"),), "drawdown guard uses")
 TIER: Final = Kind("tier", (IdSource("tiers"),), "drawdown tier list")
 LOT: Final = Kind("lot", (IdSource("lots"), IdSource("lots", "grant:")), "drawdown ledger lots CUSTOMER")
 """By its key, or by that which its grant was given."""

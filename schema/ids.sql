@@ -69,6 +69,12 @@ SELECT 1 FROM usage_samples WHERE org_id = :org_id LIMIT 1
 -- name: tiers
 (SELECT tier AS id FROM tiers)
 
+-- name: guard_metrics
+(SELECT metric AS id FROM guard_metrics)
+
+-- name: guard_uses
+(SELECT use_key AS id FROM guard_uses)
+
 -- name: pools
 (SELECT pool AS id FROM pools)
 

@@ -24,6 +24,7 @@ from drawdown.server.api.cron import Cron
 from drawdown.server.api.described import describe, operation
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.gate import Gate
+from drawdown.server.api.guard.routes import Guard
 from drawdown.server.api.programs import Programs
 from drawdown.server.api.settlements import Settlements
 from drawdown.server.docs_page import serve_docs
@@ -90,7 +91,7 @@ class Server:
             },
         )
         made.include_router(self._router())
-        for group in (Executions, Accounts, Settlements, UsageRoutes):
+        for group in (Executions, Accounts, Settlements, Guard, UsageRoutes):
             made.include_router(group(self._programs).routes())
         for way_in in (Events, Samples):
             made.include_router(way_in(self._intake).routes())

@@ -19,6 +19,15 @@ from drawdown.schema.tables.fleet import (
     sandboxes,
     ticks,
 )
+from drawdown.schema.tables.guard import (
+    guard_corrections,
+    guard_counters,
+    guard_denials,
+    guard_limits,
+    guard_metrics,
+    guard_overrides,
+    guard_uses,
+)
 from drawdown.schema.tables.hooks import (
     balance_episodes,
     balance_levels,
@@ -89,6 +98,13 @@ __all__ = [
     "dirty_windows",
     "event_types",
     "gate_asks",
+    "guard_corrections",
+    "guard_counters",
+    "guard_denials",
+    "guard_limits",
+    "guard_metrics",
+    "guard_overrides",
+    "guard_uses",
     "halts",
     "hook_deliveries",
     "hook_endpoints",

@@ -58,11 +58,12 @@ CODES: Final = (
     "no_estimate", "no_rate", "no_sandbox", "no_scope", "no_wallet", "not_json", "not_metered", "other_content",
     "other_key", "other_org", "other_unit", "payer_limit", "payer_not_allowed", "sandbox_taken", "stopped",
     "too_large", "too_many_requests", "too_many_runs", "too_many_sandboxes", "too_much_held", "too_slow",
-    "unauthorized", "unknown_action", "unknown_feature", "unknown_org", "unknown_payer", "unknown_project",
-    "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier", "unsaid_settlement",
+    "unauthorized", "unknown_action", "unknown_feature", "unknown_metric", "unknown_org", "unknown_payer",
+    "unknown_project", "unknown_run", "unknown_settlement", "unknown_subject", "unknown_supplier", "unknown_use",
+    "unsaid_settlement",
 )  # fmt: skip
 """Those that are counted by their names; any other is `other`."""
-NOT_FOUND: Final = ("unknown_org", "unknown_run", "unknown_settlement")
+NOT_FOUND: Final = ("unknown_metric", "unknown_org", "unknown_run", "unknown_settlement", "unknown_use")
 BEARER: Final = {"WWW-Authenticate": "Bearer"}
 
 T = TypeVar("T")
@@ -121,6 +122,16 @@ class Programs:
             return await do(await self._proven(request, scope))
 
         return await self.refused(taken())
+
+    async def look(
+        self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Said], Answer]
+    ) -> JSONResponse:
+        """Answer a question, which is in the body."""
+
+        def do(order: M, key: ApiKey) -> Awaitable[Answer]:
+            return self._threads.read(lambda c: work(c, order, self._said(key, c)))
+
+        return await self._answered(self._ordered(request, scope, model, do))
 
     async def act_together(
         self, request: Request, scope: str, model: type[M], do: Callable[[M, Said], Awaitable[Answer]]

@@ -20,8 +20,20 @@ from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.messages import Message
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import api_keys, credit, executions, hooks, pools, settlements, tiers, topups
+from drawdown.worker.commands import (
+    api_keys,
+    credit,
+    executions,
+    guard_holds,
+    guard_terms,
+    hooks,
+    pools,
+    settlements,
+    tiers,
+    topups,
+)
 from drawdown.worker.commands.backfills import open_backfill
+from drawdown.worker.commands.guard import Wish
 from drawdown.worker.commands.run_request import Request
 from drawdown.worker.sources.events.store import take
 from drawdown.worker.topup.topups import begin
@@ -130,6 +142,39 @@ IDS: dict[tuple[str, str], Typed] = {
     ("ledger show", "customer"): t("acmee", "acme"),
     ("ledger rate", "feature"): t("compute_1gbb --micro-credits 5", "compute_1gb"),
     ("plan set", "name"): t("tema --max-concurrent 5", "team"),
+    ("guard set", "metric"): t("lok --phase 1", "look"),
+    ("guard set", "payer"): t("look --payer wayn", "wayne"),
+    ("guard uses", "metric"): t("--metric lok", "look"),
+    ("guard uses", "org"): t("--org acmee", "acme"),
+    ("guard report", "metric"): t("lok", "look"),
+    ("guard check", "metric"): t("lok --org acme", "look"),
+    ("guard check", "org"): t("look --org acmee", "acme"),
+    ("guard check", "payer"): t("paid --org acme --payer wayn", "wayne"),
+    **{
+        (f"guard {verb}", name): t(f"new {words}", near)
+        for verb in ("consume", "reserve")
+        for name, words, near in (
+            ("metric", "lok --org acme", "look"), ("org", "look --org acmee", "acme"),
+            ("payer", "paid --org acme --payer wayn", "wayne"),
+        )
+    },
+    ("guard settle", "key"): t("u-11 1", "u-1"),
+    ("guard release", "key"): t("u-11", "u-1"),
+    ("guard extend", "key"): t("u-11", "u-1"),
+    ("limit set", "metric"): t("lok 5", "look"),
+    ("limit set", "plan"): t("look 5 --plan tema", "team"),
+    ("limit end", "metric"): t("lok", "look"),
+    ("limit end", "plan"): t("look --plan tema", "team"),
+    ("limit list", "metric"): t("--metric lok", "look"),
+    **{
+        (f"override {verb}", name): t(f"{words} --expires +1d", near)
+        for verb in ("make", "ask")
+        for name, words, near in (
+            ("metric", "lok 5 --org acme", "look"), ("org", "look 5 --org acmee", "acme"),
+            ("plan", "look 5 --plan tema", "team"),
+        )
+    },
+    ("override list", "metric"): t("--metric lok", "look"),
     ("tier set", "name"): t("por --price 5", "pro"),
     ("tier buy", "customer"): t("acmee pro", "acme"),
     ("tier buy", "name"): t("acme por", "pro"),
@@ -220,7 +265,8 @@ NO_IDS = """help database_url at json_ actor reason dry_run from_ to most expect
     strict rejects body header hold_factor unknown_hold most_hold most_held holds_halt estimate use overage for_ queued
     state number credits actual incurred roles apply acknowledge although_accepted share hold clawbacks
     failed never period overlap kind begins expires priority whole month included rollover_min
-    rollover_max first at_once settled_by shape rules limit hash_ cells tolerance"""
+    rollover_max first at_once settled_by shape rules limit hash_ cells tolerance units warn_left fail phase
+    permanent soon to"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("sample list", "after"), ("demo", "file"),
@@ -228,6 +274,8 @@ BESIDE = {  # names that are an id in one command and none in another; a page go
     ("parity check", "file"),
     ("provider check", "feature"), ("provider check", "customer"), ("execution accept", "key"),
     ("settlement reverse", "key"), *((f"execution {verb}", "sandbox") for verb in ("preview", "accept")),
+    ("guard consume", "key"), ("guard reserve", "key"), *((f"guard {verb}", label) for verb in ("consume", "reserve")
+    for label in ("project", "subject")), *((f"override {verb}", "number") for verb in ("approve", "refuse", "end")),
     ("pool make", "pool"), ("pool allot", "key"),
     ("topup set", "customer"),
     *((f"execution {verb}", label) for verb in ("preview", "accept") for label in ("project", "subject", "action")),
@@ -271,6 +319,14 @@ def supply(connection: sa.Connection, by: By) -> None:
     settlements.batch(connection, "pixel", "2026-01", by)
 
 
+def count_looks(connection: sa.Connection, by: By) -> None:
+    """A metric that costs nothing, of which something is held, and one that costs something."""
+    for metric, price in (("look", 0), ("paid", 1)):
+        guard_terms.set_metric(connection, metric, guard_terms.Change(price_micro=price), by)
+        guard_terms.set_limit(connection, guard_terms.PlanLimit(metric, "*", "month", None), by)
+    guard_holds.reserve(connection, "u-1", Wish("acme", "look", 1), by)
+
+
 @pytest.fixture
 def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     fleet = Fleet(engine)
@@ -296,6 +352,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pyte
     assert fleet.rows("SELECT key FROM pushes") == [(KEY,)]
     write(engine, lambda c: supply(c, fleet.by))
     write(engine, lambda c: pools.make(c, "course", fleet.by))
+    write(engine, lambda c: count_looks(c, fleet.by))
     write(engine, lambda c: pools.allow(c, "wayne", "acme", fleet.by))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)

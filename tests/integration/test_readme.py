@@ -16,7 +16,7 @@ from tests import forked, settings_table
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ORDER = ("tutorial", "samples", "providers", "operate", "on-call")
+ORDER = ("tutorial", "samples", "providers", "operate", "on-call", "guard")
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 TEXT = README + "".join(DOCS.values())
 

@@ -21,6 +21,7 @@ from tests.integration.breaking import LATER, sample
 from tests.integration.breaking_books import BOOKS
 from tests.integration.breaking_credit import CREDIT
 from tests.integration.breaking_events import EVENTS
+from tests.integration.breaking_guard import GUARD
 from tests.integration.breaking_hooks import HOOKS
 from tests.integration.breaking_plans import PLANS
 from tests.integration.breaking_pools import POOLS
@@ -30,7 +31,7 @@ from tests.integration.breaking_topups import TOPUPS
 from tests.integration.verifying import NEXT, busy, copy, tamper, verified
 from tests.world import T0, Fleet
 
-BROKEN = {**TABLES, **BOOKS, **CREDIT, **PLANS, **POOLS, **SAID, **SETTLEMENTS, **TOPUPS, **HOOKS, **EVENTS}
+BROKEN = {**TABLES, **BOOKS, **CREDIT, **PLANS, **POOLS, **SAID, **SETTLEMENTS, **TOPUPS, **HOOKS, **EVENTS, **GUARD}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -131,7 +132,7 @@ def test_an_empty_database_is_clean_and_says_that_it_is_empty(engine: sa.Engine)
 
 
 def test_each_of_them_is_broken_somewhere_here() -> None:
-    assert {broken.invariant for broken in BROKEN.values()} == set(range(1, 14))
+    assert {broken.invariant for broken in BROKEN.values()} == set(range(1, 15))
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -22,9 +22,22 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.messages import ORG_HALTED
 from drawdown.schema.units import DAY_MS, WINDOW_MS
-from drawdown.worker.commands import executions, hooks, orgs, pools, settlements, tiers, topups
+from drawdown.worker.commands import (
+    executions,
+    guard,
+    guard_holds,
+    guard_overrides,
+    guard_terms,
+    hooks,
+    orgs,
+    pools,
+    settlements,
+    tiers,
+    topups,
+)
 from drawdown.worker.commands.credit import grant, set_plan_limit, take_back
 from drawdown.worker.commands.features import map_event, map_size
+from drawdown.worker.commands.guard import Wish
 from drawdown.worker.commands.pushes import void
 from drawdown.worker.commands.rates import set_rate
 from drawdown.worker.commands.run_request import Request
@@ -86,6 +99,7 @@ def busy(engine: sa.Engine) -> Fleet:
     _planned(fleet)
     _boxed(fleet)
     _pooled(fleet)
+    _guarded(fleet)
     _reject_and_void(fleet)
     _ran_far(fleet)
     write(engine, lambda c: stop_org(c, org_id="stuck", reason="a test", now_ms=fleet.clock.at_ms, actor="test"))
@@ -330,6 +344,34 @@ def _pooled(fleet: Fleet) -> None:
         executions.accept(connection, "pupil-paid", Request("pupil", 9, payer="course"), by)
         executions.settle(connection, "pupil-paid", Cost(7), by)
         pools.end(connection, "course", "pupil", replace(by, now_ms=by.now_ms + 1))
+
+    write(fleet.engine, work)
+
+
+def _guarded(fleet: Fleet) -> None:
+    """Of a metric that costs five and one that costs nothing: what was used, held, settled above its hold, given up and
+    over; refused, and let through; a limit, an override in force, one that was refused, and a counter corrected."""
+    fleet.assign("keen", from_ms=T0)
+    by, ago = fleet.by, replace(fleet.by, now_ms=fleet.by.now_ms - DAY_MS)
+
+    def work(connection: sa.Connection) -> None:
+        grant(connection, "keen", 500, ago, key="keen", plan=None)
+        for metric, price, phase in (("spark", 5, 3), ("peek", 0, 1)):
+            guard_terms.set_metric(connection, metric, guard_terms.Change(price_micro=price, phase=phase), ago)
+            guard_terms.set_limit(connection, guard_terms.PlanLimit(metric, "*", "day", 20), ago)
+        guard.consume(connection, "keen-1", Wish("keen", "spark", 3), by)
+        guard.consume(connection, "keen-2", Wish("keen", "spark", 4), by)
+        guard.consume(connection, "keen-much", Wish("keen", "spark", 40), by)
+        guard.consume(connection, "keen-peek", Wish("keen", "peek", 25), by)
+        guard_holds.reserve(connection, "keen-over", Wish("keen", "spark", 2), ago)
+        for key in ("keen-done", "keen-off", "keen-going"):
+            guard_holds.reserve(connection, key, Wish("keen", "spark", 2), by)
+        guard_holds.settle(connection, "keen-done", 3, by)
+        guard_holds.release(connection, "keen-off", 1, by)
+        for amount, asked in ((7, False), (8, True)):
+            terms = guard_overrides.Terms("peek", "pattern", "ke*", "hour", amount, by.now_ms + DAY_MS)
+            made = guard_overrides.add(connection, terms, by, asked=asked)
+        guard_overrides.decide(connection, made.number, "refuse", by)
 
     write(fleet.engine, work)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.interleave.of_backfills import BACKFILLS
 from tests.interleave.of_events import EVENTS
+from tests.interleave.of_guard import GUARD
 from tests.interleave.of_hooks import HOOKS
 from tests.interleave.of_intake import INTAKE
 from tests.interleave.of_others import HOSTS, SERVER
@@ -32,6 +33,7 @@ PARTIES: Final[dict[str, Party]] = {
         *SUPPLIERS,
         *PLANS,
         *POOLS,
+        *GUARD,
         *BACKFILLS,
         *PEOPLE,
         *EVENTS,

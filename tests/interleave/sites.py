@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-ROOMS: Final = ("schema", "ledger", "providers", "worker", "server", "cli")
+ROOMS: Final = ("schema", "ledger", "guard", "providers", "worker", "server", "cli")
 
 
 def sites() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("schema", "events", "ledger", "providers", "worker", "server", "cli")
+ROOMS = ("schema", "events", "ledger", "guard", "providers", "worker", "server", "cli")
 BOUND: Final = re.compile(
     r"(^|_)(MAX|MOST|LIMIT|TIMEOUT|AT_ONCE|BATCH|PATIENCE|WITHIN|BUDGET|TRIES|A_ROUND|THREADS|SLOTS|BACKLOG|CHUNK|PAGES"
     r"|GIVE_UP|NEWEST|REVISIONS)(_|$)|_(S|MS|BYTES|CHARS|LINES|PER_S)$"

@@ -15,7 +15,7 @@ from tests.unit.test_rooms import MAY_IMPORT
 ROOT: Final = Path(__file__).resolve().parents[2]
 RULES: Final = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
 INVARIANTS: Final = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
-LAYERS: Final = ("cli", "server", "worker", "providers", "ledger", "events", "schema")
+LAYERS: Final = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema")
 CITED: Final = re.compile(r"(?<![\w#&.'\"-])([SPR][0-9]{1,2})(?![\w'\"])")
 CONTRIBUTING: Final = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TESTS: Final = sorted(set(re.findall(r"`(tests/[^`]+\.py)::(\w+)`", RULES)))

@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> server -> worker -> providers -> ledger -> events -> schema."""
+"""Imports point one way: cli -> server -> worker -> providers -> guard -> ledger -> events -> schema."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = ("cli", "server", "worker", "providers", "ledger", "events", "schema")
+LAYERS = ("cli", "server", "worker", "providers", "guard", "ledger", "events", "schema")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 

@@ -16,6 +16,7 @@ LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
 CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
 METERING: Final = queries(str(_HERE.with_name("metering.sql")))
 PLANS: Final = queries(str(_HERE.with_name("plans.sql")))
+GUARD: Final = queries(str(_HERE.with_name("guard.sql")))
 POOLS: Final = queries(str(_HERE.with_name("pools.sql")))
 SAID: Final = queries(str(_HERE.with_name("said.sql")))
 SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
@@ -54,6 +55,7 @@ STATEMENTS: Final = (
     (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
     (HOOKS, ("told_nothing", "undelivered")),
     (EVENTS, ("sampleless", "event_otherwise", "eventless", "backfilled_otherwise", "backfill_unreverted")),
+    (GUARD, ("guard_counter", "guard_number", "guard_beyond", "guard_charged", "guard_price", "guard_unsaid")),
     (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
 )
 """Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
@@ -278,5 +280,22 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "backfill_unreverted": (9, "{backfill} was reverted, and the event {event_id} of {source} still counts"),
     "eventless": (9, "{sample_id} counts units of the meter {meter}, and no event says so"),
     "stranger": (9, "{n1} samples of an organisation that has no row with a bucket"),
+    "guard_counter": (
+        14,
+        "the counter of {metric} for the {period} from {start_ms} says {kept} in {kept_uses} uses; they come to "
+        "{amount} in {uses}",
+    ),
+    "guard_number": (14, "{uses} uses of {metric} in the month from {month_ms} are numbered up to {highest}"),
+    "guard_beyond": (14, "{use_key} was within {limit_amount} of {metric} a {limit_period}, and it came to {came_to}"),
+    "guard_charged": (
+        14,
+        "{use_key} is {state} and was charged {charged_micro}; its run is {run_state} and has drawn {drawn_micro}",
+    ),
+    "guard_price": (
+        14,
+        "{use_key} used {amount} at {price_micro} for {per_units}; {charged_micro} were charged, {forgone_micro} "
+        "let go",
+    ),
+    "guard_unsaid": (14, "{thing} is {kept}; on record is {said}"),
 }
 """The invariant that each is a breach of, and its words, with the row's numbers."""

@@ -19,6 +19,7 @@ These are not claimed:
 - a newcomer's assignment by the tick as it was before it was altered
 - the order of attempts and voids written before schema 0010
 - that what happened was told to each endpoint that wanted to know then
+- what a hold of the guard's counted for before it ended, and what was refused
 - that withdrawals, rates, mappings, overrides, cells and the policies for a provider that is down have an action each,
   and agree with it; and the limits of a plan of which no action tells
 
@@ -47,7 +48,7 @@ LISTED: Final = 1_000
 
 @dataclass(frozen=True)
 class Breach:
-    """One broken invariant (1 to 13). `org_id` is None where it is no single organisation's, as with the ledger's sum;
+    """One broken invariant (1 to 14). `org_id` is None where it is no single organisation's, as with the ledger's sum;
     `window_ms` and `feature` are None where it is about no window or feature."""
 
     invariant: int

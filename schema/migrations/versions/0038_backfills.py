@@ -7,7 +7,7 @@ from alembic import op
 from drawdown.schema.migrations.guards import Guard, create, drop
 
 revision = "0038"
-down_revision = "0036"
+down_revision = "0037"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,130 @@
+"""`drawdown guard check|consume|reserve|settle|release|extend`: may it be used, and what became of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import App
+from drawdown.cli.nouns.limits import Metric
+from drawdown.cli.options import Actor, Reason
+from drawdown.cli.parsing import parse_length, show_credits, show_time
+from drawdown.cli.rendering import show
+from drawdown.schema.errors import Exit, UsageError
+from drawdown.worker.commands import guard, guard_holds
+from drawdown.worker.commands.guard import Answer, Wish
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="The use's key, which is yours to choose")]
+Amount = Annotated[int, typer.Argument(metavar="AMOUNT", help="Base units")]
+Org = Annotated[str, typer.Option(help="The organisation that uses it")]
+Payer = Annotated[str | None, typer.Option(help="Whose wallet pays, where it allowed that", show_default="as set")]
+Project = Annotated[str | None, typer.Option(help="A label")]
+Subject = Annotated[str | None, typer.Option(help="A label: who acts, or on what")]
+HoldFor = Annotated[
+    str | None, typer.Option("--for", metavar="TIME", help="How long it is held: 10m", show_default="1h")
+]
+
+
+def is_open(text: str) -> bool:
+    """Errors: UsageError."""
+    if text not in ("open", "closed"):
+        raise UsageError("--fail is open or closed")
+    return text == "open"
+
+
+def register(commands: typer.Typer) -> None:
+    """Add them to the noun."""
+    for work in (check, consume, reserve, settle, release, extend):
+        commands.command(work.__name__)(work)
+
+
+def check(context: typer.Context, metric: Metric, org: Org, amount: Amount = 1, payer: Payer = None) -> int:
+    """Say whether so much may be used now. Changes nothing."""
+    app: App = context.obj
+    wish = Wish(org, metric, amount, payer=payer)
+    return _tell(app, app.read(lambda c: guard.check(c, wish, app.clock.now_ms())))
+
+
+def consume(
+    context: typer.Context,
+    key: Key,
+    metric: Metric,
+    org: Org,
+    amount: Amount = 1,
+    payer: Payer = None,
+    project: Project = None,
+    subject: Subject = None,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> int:
+    """Use so much at once, where it may be used: it is counted, and charged. The same again changes nothing."""
+    app: App = context.obj
+    by, wish = app.by(actor, reason), Wish(org, metric, amount, None, project, subject, payer)
+    return _tell(app, app.write(lambda c: guard.consume(c, key, wish, by)))
+
+
+def reserve(
+    context: typer.Context,
+    key: Key,
+    metric: Metric,
+    org: Org,
+    amount: Amount = 1,
+    for_: HoldFor = None,
+    payer: Payer = None,
+    project: Project = None,
+    subject: Subject = None,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> int:
+    """Hold so much to be used, where it may be used, before it is known how much it will be."""
+    app: App = context.obj
+    for_ms = None if for_ is None else parse_length(for_, "--for")
+    by, wish = app.by(actor, reason), Wish(org, metric, amount, for_ms, project, subject, payer)
+    return _tell(app, app.write(lambda c: guard_holds.reserve(c, key, wish, by)))
+
+
+def settle(context: typer.Context, key: Key, amount: Amount, actor: Actor = None, reason: Reason = "not given") -> int:
+    """End what is held with what was used in all, also after its hold was over."""
+    app: App = context.obj
+    by = app.by(actor, reason)
+    return _tell(app, app.write(lambda c: guard_holds.settle(c, key, amount, by)))
+
+
+def release(
+    context: typer.Context, key: Key, amount: Amount = 0, actor: Actor = None, reason: Reason = "not given"
+) -> int:
+    """Give up what is held; what was used all the same counts, and is charged."""
+    app: App = context.obj
+    by = app.by(actor, reason)
+    return _tell(app, app.write(lambda c: guard_holds.release(c, key, amount, by)))
+
+
+def extend(
+    context: typer.Context,
+    key: Key,
+    to: Annotated[int | None, typer.Option(help="Hold so many base units in all", show_default="as it is")] = None,
+    for_: HoldFor = None,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> int:
+    """Say that what is held goes on: for another hour, or as long as is said; it may grow."""
+    app: App = context.obj
+    by, for_ms = app.by(actor, reason), None if for_ is None else parse_length(for_, "--for")
+    return _tell(app, app.write(lambda c: guard_holds.extend(c, key, to, for_ms, by)))
+
+
+def _tell(app: App, found: Answer) -> int:
+    """A use that is blocked ends with 1, as anything that a rule refuses."""
+    said = f"{found.decision}: {found.metric} {found.amount:,} by {found.rule} ({found.reason})"
+    if found.would != found.decision:
+        said += f"; it would be: {found.would}"
+    lines = [said]
+    if found.limit is not None and found.remaining is not None:
+        lines.append(f"{found.remaining:,} of {found.limit:,} left until {show_time(found.resets_ms)}")
+    if found.price_micro:
+        lines.append(f"costs {show_credits(found.price_micro)}, charged {show_credits(found.charged_micro)}")
+    if found.options:
+        lines.append(f"what can be done: {', '.join(found.options)}")
+    show(app, vars(found), lines)
+    return Exit.PERSON if found.decision == "block" else Exit.SETTLED

@@ -1,0 +1,99 @@
+"""`drawdown limit`: how much of a metric plans allow."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import App
+from drawdown.cli.options import Actor, Most, Reason
+from drawdown.cli.parsing import show_time
+from drawdown.cli.rendering import show, table
+from drawdown.guard.periods import PERIODS, Period
+from drawdown.schema.errors import UsageError
+from drawdown.worker.commands import guard_terms
+from drawdown.worker.commands.guard_terms import ANY_PLAN, PlanLimit
+from drawdown.worker.views.guard import list_limits
+
+commands = typer.Typer()
+
+Metric = Annotated[str, typer.Argument(metavar="METRIC", help="What is counted")]
+Per = Annotated[str, typer.Option(metavar="PERIOD", help=f"In UTC: {', '.join(PERIODS)}")]
+Phase = Annotated[
+    int | None, typer.Option(min=0, max=3, help="0 silent, 1 warn, 2 block who never bought credit, 3 block all")
+]
+
+
+@commands.command("set")
+def set_(
+    context: typer.Context,
+    metric: Metric,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="Base units; none: without an end")],
+    per: Per = "month",
+    plan: Annotated[str, typer.Option(help="The plan; *: every other one, and who is on none")] = ANY_PLAN,
+    phase: Phase = None,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Have a plan allow so much of a metric. It counts from now on, also in the period that goes on."""
+    app: App = context.obj
+    by, terms = app.by(actor, reason), PlanLimit(metric, plan, period_of(per), units_of(amount), phase)
+    changed = app.write(lambda c: guard_terms.set_limit(c, terms, by))
+    said = f"{metric} of {plan}: {shown(terms.amount)} a {per}"
+    show(app, {**vars(terms), "changed": changed}, [said if changed else f"{said}; it was so before"])
+
+
+@commands.command()
+def end(
+    context: typer.Context,
+    metric: Metric,
+    per: Per = "month",
+    plan: Annotated[str, typer.Option(help="The plan; *: every other one, and who is on none")] = ANY_PLAN,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Have a plan say nothing of a metric and a period any more. Where it then says nothing at all, it allows none."""
+    app: App = context.obj
+    by, terms = app.by(actor, reason), PlanLimit(metric, plan, period_of(per), None)
+    changed = app.write(lambda c: guard_terms.set_limit(c, terms, by, ended=True))
+    said = f"{metric} of {plan} a {per}: {'ended' if changed else 'there is no such limit'}"
+    show(app, {"metric": metric, "plan": plan, "period": per, "changed": changed}, [said])
+
+
+@commands.command("list")
+def list_(
+    context: typer.Context,
+    metric: Annotated[str, typer.Option(help="Of this metric alone")] = "",
+    most: Most = 100,
+) -> None:
+    """List what plans allow."""
+    app: App = context.obj
+    found = app.read(lambda c: list_limits(c, metric, most))
+    rows = [
+        (one.metric, one.plan, one.period, shown(one.amount), one.phase, show_time(one.at_ms), one.actor, one.reason)
+        for one in found
+    ]
+    columns = ("metric", "plan", "a", "#amount", "#phase", "since", "by", "reason")
+    show(app, {"limits": found}, [table("Limits", columns, rows)])
+
+
+def period_of(text: str) -> Period:
+    """Errors: UsageError."""
+    for period in PERIODS:
+        if text == period:
+            return period
+    raise UsageError(f"--per is {', '.join(PERIODS)}")
+
+
+def units_of(text: str) -> int | None:
+    """Base units, None where it has no end. Errors: UsageError."""
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise UsageError("an amount is a whole number of base units, or none: without an end")
+    return int(text)
+
+
+def shown(amount: int | None) -> str:
+    return "without an end" if amount is None else f"{amount:,}"

@@ -1,0 +1,139 @@
+"""`drawdown override`: what stands in place of a plan's limit for a while."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drawdown.cli.app import App
+from drawdown.cli.nouns.limits import Metric, Per, period_of, shown, units_of
+from drawdown.cli.options import Actor, Most, Reason
+from drawdown.cli.parsing import parse_time, show_time
+from drawdown.cli.rendering import show, table
+from drawdown.guard.decide import Reach
+from drawdown.schema.errors import UsageError
+from drawdown.worker.commands import guard_overrides
+from drawdown.worker.commands.guard_overrides import OverrideRow, Terms, Word
+
+commands = typer.Typer()
+
+Number = Annotated[int, typer.Argument(metavar="NUMBER", help="The override's number")]
+Amount = Annotated[str, typer.Argument(metavar="AMOUNT", help="Base units in place of the limit; none: without an end")]
+Org = Annotated[str | None, typer.Option(help="For this organisation, or for all that begin alike: 'acme-*'")]
+Plan = Annotated[str | None, typer.Option(help="For all of this plan")]
+Expires = Annotated[str | None, typer.Option(help="When it ends, 90 days from now at the latest: +7d, 2026-03-01")]
+Permanent = Annotated[bool, typer.Option("--permanent", help="It has no end")]
+
+
+@commands.command()
+def make(
+    context: typer.Context,
+    metric: Metric,
+    amount: Amount,
+    org: Org = None,
+    plan: Plan = None,
+    per: Per = "month",
+    expires: Expires = None,
+    permanent: Permanent = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Let another amount count in place of the plan's limit, from now on. The nearest counts: an organisation's own,
+    then a pattern's, then a plan's; of those the newest."""
+    app: App = context.obj
+    _add(app, _terms(app, metric, amount, org, plan, per, expires), actor, reason, permanent, asked=False)
+
+
+@commands.command()
+def ask(
+    context: typer.Context,
+    metric: Metric,
+    amount: Amount,
+    org: Org = None,
+    plan: Plan = None,
+    per: Per = "month",
+    expires: Expires = None,
+    permanent: Permanent = False,
+    actor: Actor = None,
+    reason: Reason = "not given",
+) -> None:
+    """Ask for an override: it counts once somebody approves it."""
+    app: App = context.obj
+    _add(app, _terms(app, metric, amount, org, plan, per, expires), actor, reason, permanent, asked=True)
+
+
+@commands.command()
+def approve(context: typer.Context, number: Number, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Let an override that is asked for count from now on."""
+    _decide(context.obj, number, "approve", actor, reason)
+
+
+@commands.command()
+def refuse(context: typer.Context, number: Number, actor: Actor = None, reason: Reason = "not given") -> None:
+    """Refuse an override that is asked for."""
+    _decide(context.obj, number, "refuse", actor, reason)
+
+
+@commands.command()
+def end(context: typer.Context, number: Number, actor: Actor = None, reason: Reason = "not given") -> None:
+    """End an override that is in force, now."""
+    _decide(context.obj, number, "end", actor, reason)
+
+
+@commands.command("list")
+def list_(
+    context: typer.Context,
+    metric: Annotated[str, typer.Option(help="Of this metric alone")] = "",
+    soon: Annotated[bool, typer.Option("--soon", help="Those alone that end within 7 days")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Also those that were refused, were ended or are over")] = False,
+    most: Most = 50,
+) -> None:
+    """List overrides: those that are asked for first, then those in force, by their ends."""
+    app: App = context.obj
+    now = app.clock.now_ms()
+    found = app.read(lambda c: guard_overrides.list_overrides(c, metric, now, most, everything=all_, soon=soon))
+    rows = [
+        (one.number, _state(one, now), one.metric, one.target, one.period, shown(one.amount), _until(one), one.actor,
+         one.reason, one.decided_by)
+        for one in found
+    ]  # fmt: skip
+    columns = ("#number", "state", "metric", "for", "a", "#amount", "until", "by", "reason", "decided by")
+    show(app, {"overrides": found}, [table("Overrides", columns, rows)])
+
+
+def _terms(
+    app: App, metric: str, amount: str, org: str | None, plan: str | None, per: str, expires: str | None
+) -> Terms:
+    if (org is None) == (plan is None):
+        raise UsageError("an override is for an organisation (--org) or for a plan (--plan): give one of them")
+    target = org or plan or ""
+    reach: Reach = "plan" if org is None else "pattern" if target.endswith("*") else "org"
+    ends = None if expires is None else parse_time(expires, "--expires", app.clock.now_ms())
+    return Terms(metric, reach, target, period_of(per), units_of(amount), ends)
+
+
+def _add(app: App, terms: Terms, actor: str | None, reason: str, permanent: bool, *, asked: bool) -> None:
+    by = app.by(actor, reason)
+    made = app.write(lambda c: guard_overrides.add(c, terms, by, asked=asked, permanent=permanent))
+    said = f"override {made.number}: {shown(terms.amount)} of {terms.metric} a {terms.period} for {terms.target}, "
+    said += f"until {_until(made)}; "
+    said += f"`drawdown override approve {made.number}` lets it count" if asked else "in force"
+    show(app, vars(made), [said])
+
+
+def _decide(app: App, number: int, word: Word, actor: str | None, reason: str) -> None:
+    by = app.by(actor, reason)
+    found, changed = app.write(lambda c: guard_overrides.decide(c, number, word, by))
+    said = f"override {number}: {found.state.replace('_', ' ')}{'' if changed else '; it was so before'}"
+    show(app, {**vars(found), "changed": changed}, [said])
+
+
+def _state(one: OverrideRow, now_ms: int) -> str:
+    if one.is_over(now_ms):
+        return "over"
+    return f"{one.state.replace('_', ' ')}{', ends soon' if one.ends_soon(now_ms) else ''}"
+
+
+def _until(one: OverrideRow) -> str:
+    return "for good" if one.ends_ms is None else show_time(one.ends_ms)

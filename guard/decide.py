@@ -1,0 +1,195 @@
+"""The decision: may so much of a metric be used now, by which rule, and how much is left. Pure.
+
+Guarantee: rules are asked in one order: the operator, an override in place of the plan's limit, the plan's limit, the
+credit of whoever pays. A plan that says nothing of a metric allows none of it; unlimited is said. What would be decided
+is always computed (`would`); the phase says what comes of it.
+
+    phase          nothing left                     little left
+    0 silent       allow                            allow
+    1 warn         warn                             warn
+    2 block free   block who never bought credit    warn
+    3 block all    block                            warn
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from drawdown.guard.periods import PERIODS, Period
+
+Decision: TypeAlias = Literal["allow", "warn", "block"]
+Reach: TypeAlias = Literal["org", "pattern", "plan"]
+"""Whom an override is for: one organisation, those whose ids begin alike, or all of a plan."""
+
+ONE_PPM: Final = 1_000_000
+HYSTERESIS_PPM: Final = 100_000
+"""By how much of a limit use has to fall below where it was warned of, before it is warned of again."""
+SILENT: Final = 0
+WARN: Final = 1
+BLOCK_FREE: Final = 2
+BLOCK_ALL: Final = 3
+_CLOSENESS: Final[Mapping[Reach, int]] = {"org": 0, "pattern": 1, "plan": 2}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much of a metric a plan allows in a period: base units; None: without an end. `phase` None: the metric's."""
+
+    period: Period
+    amount: int | None
+    phase: int | None = None
+    plan: str = ""
+
+
+@dataclass(frozen=True)
+class Override:
+    """What stands in place of a plan's limit: the same words, and how it came to be about whoever asks."""
+
+    number: int
+    reach: Reach
+    period: Period
+    amount: int | None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was used of a metric in a period, in base units; and whether it was warned of."""
+
+    used: int = 0
+    warned: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a decision goes by. `halted`: why an operator lets nothing run. `limits`: at most one for each period,
+    the plan's. `overrides`: those in force for whoever asks, in any order. `no_credit`: the code with which whoever
+    pays was refused. `pays`: credit was bought at some time."""
+
+    phase: int
+    warn_ppm: int
+    pays: bool
+    limits: Sequence[Limit]
+    counted: Mapping[Period, Counted]
+    overrides: Sequence[Override] = ()
+    halted: str | None = None
+    no_credit: str | None = None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A limit as it counts, with the rule that says so."""
+
+    rule: str
+    period: Period
+    amount: int | None
+    phase: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`decision` counts; `would` is what it were if each phase were 3; `enforced`: whether the phase holds whoever asks
+    to it. `rule` is that which decided, `reason` its code. Of the bound that is nearest (None: there is none that
+    ends): its amount and period, what was used before, and what is left after."""
+
+    decision: Decision
+    would: Decision
+    enforced: bool
+    rule: str
+    reason: str
+    bound: Bound | None
+    used: int | None
+    remaining: int | None
+
+
+def in_force(facts: Facts) -> list[Bound]:
+    """What counts in each period: the override that is nearest to whoever asks, then the newest; else the limit."""
+    found: list[Bound] = []
+    for period in PERIODS:
+        limit = next((one for one in facts.limits if one.period == period), None)
+        over = min(
+            (one for one in facts.overrides if one.period == period),
+            key=lambda one: (_CLOSENESS[one.reach], -one.number),
+            default=None,
+        )
+        phase = facts.phase if limit is None or limit.phase is None else limit.phase
+        if over is not None:
+            found.append(Bound(f"override:{over.number}", period, over.amount, phase))
+        elif limit is not None:
+            found.append(Bound(f"limit:{limit.plan}:{period}", period, limit.amount, phase))
+    return found
+
+
+def decide(facts: Facts, amount: int) -> Verdict:
+    """What comes of a wish for `amount` base units (more than nothing)."""
+    bounds = in_force(facts)
+    nearest = min((one for one in bounds if one.amount is not None), key=lambda one: _room(facts, one), default=None)
+    if facts.halted is not None:
+        return _verdict(facts, nearest, amount, "block", "operator", facts.halted, BLOCK_ALL)
+    if not bounds:
+        return _verdict(facts, None, amount, "block", "limit", "no_entitlement", facts.phase)
+    short = [one for one in bounds if one.amount is not None and _room(facts, one) < amount]
+    if short:
+        worst = min(short, key=lambda one: (not holds(one.phase, facts.pays), _room(facts, one)))
+        return _verdict(facts, worst, amount, "block", worst.rule, "limit", worst.phase)
+    if facts.no_credit is not None:
+        return _verdict(facts, nearest, amount, "block", "credits", facts.no_credit, facts.phase)
+    rule = "unlimited" if nearest is None else nearest.rule
+    phase = facts.phase if nearest is None else nearest.phase
+    is_new = any(_warns_anew(facts, one, amount) for one in bounds)
+    would: Decision = "warn" if is_new else "allow"
+    return _verdict(facts, nearest, amount, would, rule, "low" if is_new else "allowed", phase)
+
+
+def holds(phase: int, pays: bool) -> bool:
+    """Whether a phase holds whoever asks to what is decided."""
+    return phase == BLOCK_ALL or (phase == BLOCK_FREE and not pays)
+
+
+def warned_after(warn_ppm: int, limit: int | None, used: int, *, before: bool) -> bool:
+    """Whether it is warned of so much use: once little is left, and until so much was given back that it is clearly
+    more than little. What was given back by itself shows as it is next asked; a new period begins anew."""
+    if limit is None:
+        return False
+    left = (limit - used) * ONE_PPM
+    return left <= limit * warn_ppm or (before and left < limit * (warn_ppm + HYSTERESIS_PPM))
+
+
+def _verdict(
+    facts: Facts, bound: Bound | None, amount: int, would: Decision, rule: str, reason: str, phase: int
+) -> Verdict:
+    enforced = holds(phase, facts.pays)
+    decision = would
+    if would == "block" and not enforced:
+        decision = "warn"
+    if decision == "warn" and phase == SILENT:
+        decision = "allow"
+    used = None if bound is None else facts.counted[bound.period].used
+    left = None
+    if bound is not None and bound.amount is not None and used is not None:
+        left = max(bound.amount - used - (0 if decision == "block" else amount), 0)
+    return Verdict(decision, would, enforced, rule, reason, bound, used, left)
+
+
+def _room(facts: Facts, bound: Bound) -> int:
+    assert bound.amount is not None
+    return bound.amount - facts.counted[bound.period].used
+
+
+def _warns_anew(facts: Facts, bound: Bound, amount: int) -> bool:
+    found = facts.counted[bound.period]
+    before = found.warned and warned_after(facts.warn_ppm, bound.amount, found.used, before=True)
+    return not before and warned_after(facts.warn_ppm, bound.amount, found.used + amount, before=False)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a metric costs: `micro` micro-credits for `per` base units. Nothing is charged for one that costs none."""
+
+    micro: int
+    per: int
+
+    def of(self, amount: int) -> int:
+        """To the nearest micro-credit, half of one up."""
+        return (2 * amount * self.micro + self.per) // (2 * self.per)

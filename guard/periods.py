@@ -1,0 +1,37 @@
+"""Hours, days and months in UTC, in which the guard counts. Pure.
+
+Guarantee: the periods of a kind do not overlap, and leave no moment out. The begin of its period is a part of each
+counter's key, so that nothing is ever set back to zero. Moments are milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, get_args
+
+from drawdown.ledger.monthly import calendar
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+
+Period: TypeAlias = Literal["hour", "day", "month"]
+
+PERIODS: Final[tuple[Period, ...]] = get_args(Period)
+"""From the shortest to the longest."""
+_LENGTH: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
+
+
+def start_of(period: Period, moment_ms: int) -> int:
+    """When the period of a moment began."""
+    if period == "month":
+        return calendar.start_of(moment_ms)
+    return moment_ms - moment_ms % _LENGTH[period]
+
+
+def end_of(period: Period, moment_ms: int) -> int:
+    """When the period after that of a moment begins."""
+    if period == "month":
+        return calendar.next_start(moment_ms)
+    return start_of(period, moment_ms) + _LENGTH[period]
+
+
+def starts(moment_ms: int) -> dict[Period, int]:
+    """When each period of a moment began."""
+    return {period: start_of(period, moment_ms) for period in PERIODS}

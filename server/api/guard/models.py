@@ -1,0 +1,116 @@
+"""The bodies and answers of the guard."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from drawdown.server.api.run_models import Id, LifeMs, Why
+from drawdown.worker.commands.guard_terms import MAX_UNITS
+
+Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
+UsedUnits = Annotated[int, Field(ge=0, le=MAX_UNITS)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class CheckOrder(_Body):
+    """As `drawdown guard check`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"org": "acme", "metric": "idea.create"}]})
+
+    org: Id
+    metric: Id
+    amount: Units = 1
+    payer: Id | None = None
+
+
+class ConsumeOrder(CheckOrder):
+    """As `drawdown guard consume`. The key is yours to choose: the same again is the first answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "idea-17", "org": "acme", "metric": "idea.create", "subject": "ann"}]}
+    )
+
+    key: Id
+    project: Id | None = None
+    subject: Id | None = None
+    reason: Why = "not given"
+
+
+class ReserveOrder(ConsumeOrder):
+    """As `drawdown guard reserve`: `amount` is the estimate, held for an hour or for `for_ms`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "copy-3", "org": "acme", "metric": "bandwidth", "amount": 50_000_000}]}
+    )
+
+    for_ms: LifeMs | None = None
+
+
+class SettleUseOrder(_Body):
+    """As `drawdown guard settle`: what was used in all."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-3", "actual": 31_250_000}]})
+
+    key: Id
+    actual: UsedUnits
+    reason: Why = "not given"
+
+
+class ReleaseUseOrder(_Body):
+    """As `drawdown guard release`: what was used all the same."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-3", "reason": "cancelled"}]})
+
+    key: Id
+    incurred: UsedUnits = 0
+    reason: Why = "not given"
+
+
+class ExtendUseOrder(_Body):
+    """As `drawdown guard extend`: what is held in all, and for how long from now on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-3", "to": 75_000_000}]})
+
+    key: Id
+    to: Units | None = None
+    for_ms: LifeMs | None = None
+    reason: Why = "not given"
+
+
+class GuardAnswer(BaseModel):
+    """`decision` counts; `would` is what phase 3 would say, `enforced` whether the phase holds the organisation to it.
+    `rule` decided, for `reason`. Of the limit that is nearest (null: none ends): its `period`, what was `used` before,
+    what `remaining` after, and when it begins anew. `charged`: by this call. `balance` is what the payer has available,
+    where that is the organisation itself and it was asked. `degraded`: decided without knowing the credit. `state` is
+    that of the use; null: nothing is used."""
+
+    decision: Literal["allow", "warn", "block"]
+    would: Literal["allow", "warn", "block"]
+    enforced: bool
+    rule: str
+    reason: str
+    metric: str
+    amount: int
+    period: Literal["hour", "day", "month"] | None
+    limit: int | None
+    used: int | None
+    remaining: int | None
+    resets_at: str | None
+    price: float
+    price_micro: int
+    charged: float
+    charged_micro: int
+    payer: str | None
+    balance: float | None
+    balance_micro: int | None
+    options: list[Literal["top_up", "sponsor", "request_override", "run_locally"]]
+    degraded: bool
+    as_of: str
+    repeated: bool
+    state: Literal["used", "held", "settled", "released", "expired"] | None
+    expires_ms: int | None

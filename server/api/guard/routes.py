@@ -1,0 +1,127 @@
+"""/v1/guard: may it be used now, and what became of it, by the functions of `drawdown guard`.
+
+Guarantee: each call is one transaction of the same function that the command line calls, under the caller's own key:
+whoever lost the answer sends the same again. What is blocked is an answer, and no error. A check writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from drawdown.schema.units import in_credits
+from drawdown.server.api.described import operation
+from drawdown.server.api.gate import iso
+from drawdown.server.api.guard import models
+from drawdown.server.api.programs import Programs, Said
+from drawdown.server.http.errors import ApiError
+from drawdown.worker.commands import guard, guard_holds
+from drawdown.worker.commands.guard import Answer, Wish
+from drawdown.worker.views.guard import org_of_use
+
+ROOT: Final = "/v1/guard"
+SCOPE: Final = "guard"
+
+
+class Guard:
+    """The routes."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(default_response_class=JSONResponse)
+        sent = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
+        for name, work, body, more in (
+            ("check", self.check, models.CheckOrder, ()),
+            ("consume", self.consume, models.ConsumeOrder, (409,)),
+            ("reserve", self.reserve, models.ReserveOrder, (409,)),
+            ("settle", self.settle, models.SettleUseOrder, (409,)),
+            ("release", self.release, models.ReleaseUseOrder, (409,)),
+            ("extend", self.extend, models.ExtendUseOrder, (402, 409)),
+        ):
+            described = operation(models.GuardAnswer, 404, *more, *sent, body=body, scope=SCOPE)
+            router.add_api_route(f"{ROOT}/{name}", work, methods=["POST"], **described)
+        return router
+
+    async def check(self, request: Request) -> JSONResponse:
+        """Whether so much of a metric may be used now. Changes nothing."""
+        return await self._programs.look(request, SCOPE, models.CheckOrder, _check)
+
+    async def consume(self, request: Request) -> JSONResponse:
+        """Use so much at once, where it may be used: it is counted, and charged."""
+        return await self._programs.act(request, SCOPE, models.ConsumeOrder, _consume)
+
+    async def reserve(self, request: Request) -> JSONResponse:
+        """Hold so much to be used, where it may be used, before it is known how much it will be."""
+        return await self._programs.act(request, SCOPE, models.ReserveOrder, _reserve)
+
+    async def settle(self, request: Request) -> JSONResponse:
+        """End what is held with what was used in all, also after its hold was over."""
+        return await self._programs.act(request, SCOPE, models.SettleUseOrder, _settle)
+
+    async def release(self, request: Request) -> JSONResponse:
+        """Give up what is held; what was used all the same counts, and is charged."""
+        return await self._programs.act(request, SCOPE, models.ReleaseUseOrder, _release)
+
+    async def extend(self, request: Request) -> JSONResponse:
+        """Say that what is held goes on; it may grow."""
+        return await self._programs.act(request, SCOPE, models.ExtendUseOrder, _extend)
+
+
+def _check(connection: sa.Connection, order: models.CheckOrder, said: Said) -> Mapping[str, object]:
+    wish = Wish(said.require_org(order.org), order.metric, order.amount, payer=order.payer)
+    return shown(guard.check(connection, wish, said.now_ms))
+
+
+def _consume(connection: sa.Connection, order: models.ConsumeOrder, said: Said) -> Mapping[str, object]:
+    return shown(guard.consume(connection, order.key, _wish(order, said, None), said.by(order.reason)))
+
+
+def _reserve(connection: sa.Connection, order: models.ReserveOrder, said: Said) -> Mapping[str, object]:
+    return shown(guard_holds.reserve(connection, order.key, _wish(order, said, order.for_ms), said.by(order.reason)))
+
+
+def _settle(connection: sa.Connection, order: models.SettleUseOrder, said: Said) -> Mapping[str, object]:
+    settle = partial(guard_holds.settle, connection, _own(connection, order.key, said))
+    return shown(settle(order.actual, said.by(order.reason)))
+
+
+def _release(connection: sa.Connection, order: models.ReleaseUseOrder, said: Said) -> Mapping[str, object]:
+    release = partial(guard_holds.release, connection, _own(connection, order.key, said))
+    return shown(release(order.incurred, said.by(order.reason)))
+
+
+def _extend(connection: sa.Connection, order: models.ExtendUseOrder, said: Said) -> Mapping[str, object]:
+    extend = partial(guard_holds.extend, connection, _own(connection, order.key, said))
+    return shown(extend(order.to, order.for_ms, said.by(order.reason)))
+
+
+def _wish(order: models.ConsumeOrder, said: Said, for_ms: int | None) -> Wish:
+    org = said.require_org(order.org)
+    return Wish(org, order.metric, order.amount, for_ms, order.project, order.subject, order.payer)
+
+
+def _own(connection: sa.Connection, key: str, said: Said) -> str:
+    """A use's key. To a key that is bound to an organisation, another's use is none. Errors: ApiError 404."""
+    if said.key.org_id is not None and org_of_use(connection, key) != said.key.org_id:
+        raise ApiError(404, "unknown_use", f"{said.key.org_id} has no use of this key")
+    return key
+
+
+def shown(found: Answer) -> dict[str, object]:
+    """A `GuardAnswer`."""
+    kept = {name: value for name, value in vars(found).items() if name not in ("resets_ms", "as_of_ms")}
+    micro = {"price": found.price_micro, "charged": found.charged_micro, "balance": found.balance_micro}
+    return {
+        **kept,
+        **{name: None if value is None else in_credits(value) for name, value in micro.items()},
+        "resets_at": None if found.resets_ms is None else iso(found.resets_ms),
+        "as_of": iso(found.as_of_ms),
+    }

@@ -1,0 +1,84 @@
+"""Ways to break what the guard counted, allowed and charged; and what `verify` must say of each."""
+
+from __future__ import annotations
+
+from tests.integration.breaking import Broken
+
+
+def _of(text: str, *statements: str, org: str | None = "keen", also: tuple[int, ...] = ()) -> Broken:
+    return Broken(14, statements, text, org=org, also=also)
+
+
+SPARK = "org_id = 'keen' AND metric = 'spark'"
+GUARD = {
+    "a counter that says more than was used": _of(
+        "says 14 in 5 uses; they come to 13 in 5",
+        f"UPDATE guard_counters SET used = used + 1 WHERE {SPARK} AND period = 'day' AND uses = 5",
+    ),
+    "a counter that says less than was used": _of(
+        "says 12 in 5 uses; they come to 13 in 5",
+        f"UPDATE guard_counters SET used = used - 1 WHERE {SPARK} AND period = 'hour' AND uses = 5",
+    ),
+    "a counter that is gone": _of(
+        "says 0 in 0 uses; they come to 25 in 1",
+        "DELETE FROM guard_counters WHERE metric = 'peek' AND period = 'hour' AND used = 25",
+    ),
+    "a use that is gone": _of(
+        "in 5 uses; they come to",
+        "DELETE FROM guard_uses WHERE use_key = 'keen-2'",
+    ),
+    "two uses with one number": _of(
+        "5 uses of spark in the month from",
+        "UPDATE guard_uses SET number = 1 WHERE use_key = 'keen-2'",
+    ),
+    "a use beyond its limit": _of(
+        "keen-2 was within 6 of spark a day, and it came to 7",
+        "UPDATE guard_uses SET limit_amount = 6 WHERE use_key = 'keen-2'",
+    ),
+    "a use that was charged otherwise than its run": _of(
+        "keen-1 is used and was charged 14; its run is settled and has drawn 15",
+        "UPDATE guard_uses SET charged_micro = 14, forgone_micro = 1 WHERE use_key = 'keen-1'",
+    ),
+    "a use whose run goes on": _of(
+        "keen-off is released and was charged 5; its run is settled and has drawn 5",
+        "UPDATE reservations SET state = 'settled' WHERE reservation = 'guard:keen-off'",
+    ),
+    "a use that was charged by another one's run": _of(
+        "keen-1 is used and was charged 15",
+        "UPDATE guard_uses SET reservation = 'guard:keen-done' WHERE use_key = 'keen-1'",
+    ),
+    "a use that has no run and says that it was charged": _of(
+        "keen-peek is used and was charged 2; its run is nothing and has drawn nothing",
+        "UPDATE guard_uses SET charged_micro = 2 WHERE use_key = 'keen-peek'",
+    ),
+    "a use at another price": _of(
+        "keen-1 used 3 at 5 for 2; 15 were charged, 0 let go",
+        "UPDATE guard_metrics SET per_units = 2 WHERE metric = 'spark'",
+    ),
+    "a limit that nobody set so": _of(
+        "limit spark of * a day, number 1 is 21, phase as its metric; on record is 20, phase as its metric",
+        "UPDATE guard_limits SET amount = 21 WHERE metric = 'spark'",
+        org=None,
+    ),
+    "a limit that is gone": _of(
+        "limit peek of * a day, number 1 is nothing; on record is 20, phase as its metric",
+        "DELETE FROM guard_limits WHERE metric = 'peek'",
+        org=None,
+    ),
+    "an override that nobody made": _of(
+        "override 3 is spark a day of keen: no end until no end; on record is nothing",
+        "INSERT INTO guard_overrides (number, metric, reach, target, period, state, at_ms, actor, reason, decided_ms) "
+        "VALUES (3, 'spark', 'org', 'keen', 'day', 'in_force', 0, 't', 't', 0)",
+        org=None,
+    ),
+    "an override that was refused and is in force": _of(
+        "word on override 2 is in force; on record is refused",
+        "UPDATE guard_overrides SET state = 'in_force' WHERE number = 2",
+        org=None,
+    ),
+    "an override that ends later than was said": _of(
+        "override 1 is peek a hour of ke*: 7 until",
+        "UPDATE guard_overrides SET ends_ms = ends_ms + 1 WHERE number = 1",
+        org=None,
+    ),
+}

@@ -1,0 +1,165 @@
+"""Many clients, each a process of its own, ask to use one metric of one organisation at once.
+
+    python -m tests.integration.guard_rush --database-url URL --clients 16 --decisions 100000 --seed 0
+
+on an empty database of that URL. Exit status 1 where one more was used than the limit, where a counter is not the sum
+of its uses, or where `verify` finds anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from drawdown.schema.audit import By
+from drawdown.schema.database import connect, read, write
+from drawdown.schema.errors import DatabaseBusy
+from drawdown.schema.migrate import upgrade
+from drawdown.schema.units import MICRO, MINUTE_MS
+from drawdown.worker.commands import credit, guard, guard_holds, guard_terms
+from drawdown.worker.commands.guard import Answer, Wish
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from drawdown.worker.verify.verify import verify
+from tests.world import T0
+
+MOST_S: Final = 3_600.0
+
+
+def begin(engine: sa.Engine, limit: int, price_micro: int) -> None:
+    """An organisation with credit, and a metric of which it may use so much a month, and an hour."""
+    by = By(T0, "test", "a rush")
+
+    def work(connection: sa.Connection) -> None:
+        credit.grant(connection, "acme", 10**6 * MICRO, by, key="first", plan=None, new=True)
+        guard_terms.set_metric(connection, "hot", Change(price_micro=price_micro, phase=3), by)
+        guard_terms.set_limit(connection, PlanLimit("hot", "*", "month", limit), by)
+        guard_terms.set_limit(connection, PlanLimit("hot", "*", "hour", limit), by)
+
+    write(engine, work)
+
+
+class Client:
+    """Asks so often, by a random stream of its own; what it is unsure of it asks again, by the same key."""
+
+    def __init__(self, engine: sa.Engine, seed: int, number: int) -> None:
+        self.engine, self.number = engine, number
+        self.random = random.Random(f"{seed} {number}")
+        self.said: Counter[str] = Counter()
+        self.keys = 0
+
+    def once(self) -> None:
+        """One decision; of a hold that was given, its end, too."""
+        self.keys += 1
+        key, amount = f"c{self.number}-{self.keys}", self.random.choice((1, 1, 1, 2, 3))
+        wish, by = Wish("acme", "hot", amount), By(T0 + self.keys % MINUTE_MS, f"client {self.number}", "rushed")
+        if self.random.random() < 0.8:
+            found = self.sure(lambda c: guard.consume(c, key, wish, by))
+            self.said[found.decision] += 1
+            if self.random.random() < 0.05 and found.state is not None:
+                assert self.sure(lambda c: guard.consume(c, key, wish, by)).repeated
+            return
+        found = self.sure(lambda c: guard_holds.reserve(c, key, wish, by))
+        self.said[found.decision] += 1
+        if found.state is None:
+            return
+        actual, gives_up = self.random.randint(0, amount), self.random.random() < 0.5
+        end = guard_holds.release if gives_up else guard_holds.settle
+        self.sure(lambda c: end(c, key, actual, by))
+
+    def sure(self, work: Callable[[sa.Connection], Answer]) -> Answer:
+        for _ in range(100):
+            try:
+                return write(self.engine, work)
+            except DatabaseBusy:
+                self.said["busy"] += 1
+                time.sleep(self.random.random() / 50)
+        raise AssertionError("the database was busy a hundred times")
+
+
+def client(url: str, seed: int, number: int, decisions: int) -> Counter[str]:
+    """One process."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    engine = connect(url)
+    mine = Client(engine, seed, number)
+    for _ in range(decisions):
+        mine.once()
+    engine.dispose()
+    return mine.said
+
+
+def rush(
+    url: str, clients: int, decisions: int, seed: int, limit: int, price_micro: int
+) -> tuple[list[str], Counter[str]]:
+    """All of them; what is wrong afterwards, and what they were told."""
+    engine = connect(url)
+    begin(engine, limit, price_micro)
+    engine.dispose()
+    share = [(url, seed, number, decisions // clients) for number in range(clients)]
+    with multiprocessing.get_context("spawn").Pool(clients) as pool:
+        said = sum(pool.starmap(client, share), Counter[str]())
+    last = Client(engine, seed, clients)
+    while guard_ends(last, "last") != "block":
+        last.keys += 1
+    wrong = judge(engine, limit)
+    engine.dispose()
+    return wrong, said
+
+
+def guard_ends(last: Client, name: str) -> str:
+    """One unit more, while there is one: then exactly the limit is used."""
+    by = By(T0, "last", "rushed")
+    key = f"{name}-{last.keys}"
+    return last.sure(lambda c: guard.consume(c, key, Wish("acme", "hot", 1), by)).decision
+
+
+def judge(engine: sa.Engine, limit: int) -> list[str]:
+    """By rows alone, and by `verify`."""
+
+    def sums(connection: sa.Connection) -> list[tuple[str, int]]:
+        rows = connection.execute(sa.text("SELECT period, used FROM guard_counters ORDER BY period")).all()
+        used = connection.execute(sa.text("SELECT SUM(amount) FROM guard_uses")).scalar_one()
+        charged = connection.execute(sa.text("SELECT SUM(charged_micro) FROM guard_uses")).scalar_one()
+        paid = connection.execute(
+            sa.text("SELECT SUM(drawn_micro) FROM reservations WHERE reservation LIKE 'guard:%'")
+        ).scalar_one()
+        held = connection.execute(sa.text("SELECT SUM(held_micro) FROM ledger_accounts")).scalar_one()
+        counted = [(f"the {row.period}'s counter", int(row.used) - limit) for row in rows]
+        money = [("charged less drawn", int(charged) - int(paid or 0)), ("held", int(held))]
+        return [*counted, ("uses", int(used) - limit), *money]
+
+    wrong = [f"{what} is off by {by:,}" for what, by in read(engine, sums) if by]
+    return [*wrong, *(one.text for one in read(engine, verify).breaches)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--database-url", required=True)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--decisions", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--price", type=int, default=0, help="micro-credits a unit: each use is charged, too")
+    given = parser.parse_args()
+    engine = connect(given.database_url)
+    upgrade(engine)
+    engine.dispose()
+    began, limit = time.monotonic(), given.decisions // 2
+    wrong, said = rush(given.database_url, given.clients, given.decisions, given.seed, limit, given.price)
+    took = time.monotonic() - began
+    asked = said.total() - said["busy"]
+    print(f"{asked:,} decisions of {given.clients} clients in {took:,.0f} s, on a limit of {limit:,}: {dict(said)}")
+    for one in wrong:
+        print(f"WRONG: {one}")
+    return 1 if wrong or took > MOST_S else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,432 @@
+"""The guard: what is used is counted and charged once, never beyond a limit, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger.runs.reservations import Denied
+from drawdown.schema.errors import UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.worker.commands import executions, guard_counts, pools
+from drawdown.worker.commands.run_request import MOST_LIFE_MS as MOST_HOLD_MS
+from drawdown.worker.commands.run_request import Request
+from tests.integration.guard_rush import rush
+from tests.integration.guarding import Guarded
+from tests.world import T0
+
+HOUR_MS = 60 * MINUTE_MS
+
+
+@pytest.fixture
+def guarded(engine: sa.Engine) -> Iterator[Guarded]:
+    """In the end nothing is a breach: counters are sums of uses, and what they charged is their runs'."""
+    made = Guarded(engine)
+    yield made
+    made.prove()
+
+
+def refused(work: Callable[[], object]) -> str:
+    with pytest.raises(Denied) as found:
+        work()
+    return found.value.code
+
+
+# What is used at once
+
+
+def test_what_is_used_is_counted_and_charged_in_one_act(guarded: Guarded) -> None:
+    guarded.limit("idea", 5)
+    first = guarded.consume("idea", 2, key="first", project="site", subject="ann")
+    assert (first.decision, first.rule, first.limit, first.used, first.remaining) == ("allow", "limit:*:month", 5, 0, 3)
+    assert (first.price_micro, first.charged_micro, first.payer) == (2 * MICRO, 2 * MICRO, "acme")
+    assert first.balance_micro == 98 * MICRO
+    assert first.resets_ms == T0 + 31 * DAY_MS
+    assert [guarded.used("idea", period) for period in ("hour", "day", "month")] == [2, 2, 2]
+    assert guarded.wallet() == (98 * MICRO, 0)
+    run = guarded.fleet.rows("SELECT reservation, state, drawn_micro, project, subject, action FROM reservations")
+    assert run == [("guard:first", "settled", 2 * MICRO, "site", "ann", "idea")]
+
+
+def test_the_same_again_is_the_first_answer_and_uses_nothing(guarded: Guarded) -> None:
+    guarded.limit("idea", 5)
+    first = guarded.consume("idea", 2, key="one")
+    again = guarded.consume("idea", 2, key="one")
+    assert (again.repeated, again.decision, again.charged_micro) == (True, first.decision, 0)
+    assert again.price_micro == first.charged_micro
+    for work in (
+        lambda: guarded.consume("idea", 3, key="one"),
+        lambda: guarded.consume("look", 2, key="one"),
+        lambda: guarded.reserve("idea", 2, key="one"),
+        lambda: guarded.consume("idea", 2, key="one", subject="ann"),
+    ):
+        assert refused(work) == "other_content"
+    assert guarded.used("idea") == 2
+    assert guarded.wallet() == (98 * MICRO, 0)
+
+
+def test_a_key_that_a_run_has_is_refused_and_nothing_is_used(guarded: Guarded) -> None:
+    guarded.limit("idea", 5)
+    guarded.write(lambda c: executions.accept(c, "guard:taken", Request("acme", 1), guarded.fleet.by))
+    assert refused(lambda: guarded.consume("idea", key="taken")) == "other_content"
+    assert guarded.used("idea") == 0
+
+
+def test_beyond_a_limit_nothing_is_used_charged_or_kept_but_the_count_of_refusals(guarded: Guarded) -> None:
+    guarded.limit("idea", 3)
+    guarded.consume("idea", 2)
+    for _ in range(3):
+        found = guarded.consume("idea", 2, key="much")
+        assert (found.decision, found.rule, found.remaining, found.charged_micro) == ("block", "limit:*:month", 1, 0)
+        assert found.options == ("request_override", "run_locally")
+    assert guarded.consume("idea", 1, key="much").decision == "warn", "a key that was refused is free"
+    assert guarded.wallet() == (97 * MICRO, 0)
+    rows = guarded.fleet.rows("SELECT count, amount, enforced, reason_code, sample FROM guard_denials")
+    assert [(*row[:2], bool(row[2]), *row[3:]) for row in rows] == [(3, 6, True, "limit", "much")]
+
+
+def test_several_limits_hold_together_or_nothing_is_used(guarded: Guarded) -> None:
+    guarded.limit("look", 2, "hour")
+    guarded.limit("look", 3, "day")
+    guarded.limit("look", 4, "month")
+    said = []
+    for wait in (0, 0, 0, HOUR_MS, 0, DAY_MS, 0):
+        guarded.later(wait)
+        found = guarded.consume("look")
+        said.append((found.decision == "block", found.rule.rpartition(":")[2]))
+    assert said == [
+        (False, "hour"), (False, "hour"), (True, "hour"), (False, "day"), (True, "day"), (False, "month"),
+        (True, "month"),
+    ]  # fmt: skip
+    assert guarded.used("look") == 4
+
+
+def test_a_period_begins_anew_by_itself(guarded: Guarded) -> None:
+    guarded.limit("look", 1)
+    assert guarded.consume("look").decision != "block"
+    guarded.later(31 * DAY_MS - 1)
+    assert guarded.consume("look").decision == "block"
+    guarded.later(1)
+    assert guarded.consume("look").decision != "block"
+    assert guarded.fleet.one("SELECT COUNT(*) FROM guard_counters WHERE period = 'month' AND used = 1") == 2
+
+
+def test_what_a_plan_says_nothing_of_is_not_allowed(guarded: Guarded) -> None:
+    found = guarded.consume("look")
+    assert (found.decision, found.reason) == ("block", "no_entitlement")
+    guarded.limit("look", None)
+    found = guarded.consume("look")
+    assert (found.decision, found.rule, found.limit, found.remaining) == ("allow", "unlimited", None, None)
+    assert guarded.limit("look", None, ended=True)
+    assert not guarded.limit("look", None, ended=True)
+    assert guarded.consume("look").reason == "no_entitlement"
+
+
+def test_the_own_plans_limit_counts_before_that_of_any_plan(guarded: Guarded) -> None:
+    guarded.limit("look", 1)
+    guarded.limit("look", 2, plan="free")
+    guarded.give("acme", 1, plan="free")
+    guarded.give("wayne", 1)
+    assert [guarded.consume("look").decision == "block" for _ in range(3)] == [False, False, True]
+    assert [guarded.consume("look", org="wayne").decision == "block" for _ in range(2)] == [False, True]
+
+
+def test_a_limit_that_changes_counts_at_once(guarded: Guarded) -> None:
+    guarded.limit("look", 1)
+    guarded.consume("look")
+    assert guarded.check("look").decision == "block"
+    guarded.limit("look", 2)
+    assert guarded.consume("look").decision != "block"
+    guarded.limit("look", 1)
+    found = guarded.check("look")
+    assert (found.decision, found.used, found.remaining) == ("block", 2, 0)
+
+
+def test_checking_writes_nothing(guarded: Guarded) -> None:
+    guarded.limit("idea", 1)
+    guarded.reserve("idea", key="held")
+
+    def content() -> list[object]:
+        names = ("guard_uses", "guard_counters", "guard_denials", "reservations", "ledger_accounts", "ledger_entries")
+        return [sorted(map(str, guarded.fleet.rows(f"SELECT * FROM {name}"))) for name in names]
+
+    before = content()
+    assert guarded.check("idea").decision == "block"
+    guarded.later(2 * HOUR_MS)
+    found = guarded.check("idea")
+    assert (found.decision, found.used, found.price_micro, found.charged_micro) == ("warn", 0, MICRO, 0)
+    assert found.balance_micro == 100 * MICRO, "what is held and over counts nowhere"
+    assert content() == before
+
+
+# Credit
+
+
+def test_without_credit_nothing_is_used_and_it_is_said_what_can_be_done(guarded: Guarded) -> None:
+    guarded.limit("idea", None)
+    for found in (guarded.check("idea", 101), guarded.consume("idea", 101)):
+        assert (found.decision, found.rule, found.reason) == ("block", "credits", "no_credit")
+        assert found.options == ("top_up", "sponsor", "run_locally")
+    assert (guarded.used("idea"), guarded.wallet()) == (0, (100 * MICRO, 0))
+    assert guarded.consume("idea", 100).decision == "allow"
+    assert guarded.consume("look", 1).reason == "no_entitlement"
+
+
+def test_in_a_phase_that_blocks_nobody_it_is_counted_and_what_nobody_paid_is_written_down(guarded: Guarded) -> None:
+    guarded.metric("idea", phase=0)
+    guarded.limit("idea", 150)
+    found = guarded.consume("idea", 101)
+    assert (found.decision, found.would, found.rule, found.charged_micro) == ("allow", "block", "credits", 0)
+    guarded.metric("idea", phase=1)
+    found = guarded.consume("idea", 99)
+    assert (found.decision, found.would, found.rule, found.charged_micro) == (
+        "warn",
+        "block",
+        "limit:*:month",
+        99 * MICRO,
+    )
+    assert guarded.used("idea") == 200
+    text = "SELECT would, charged_micro, forgone_micro FROM guard_uses ORDER BY number"
+    assert guarded.fleet.rows(text) == [("block", 0, 101 * MICRO), ("block", 99 * MICRO, 0)]
+    rows = guarded.fleet.rows("SELECT reason_code, enforced, count FROM guard_denials ORDER BY 1")
+    assert [(code, bool(is_so), count) for code, is_so, count in rows] == [("limit", False, 1), ("no_credit", False, 1)]
+
+
+def test_who_ever_bought_credit_is_blocked_in_phase_3_alone(guarded: Guarded) -> None:
+    guarded.metric("look", phase=2)
+    guarded.limit("look", 0)
+    guarded.give("wayne", 1, kind="purchased")
+    assert guarded.consume("look").decision == "block"
+    found = guarded.consume("look", org="wayne")
+    assert (found.decision, found.would, found.enforced) == ("warn", "block", False)
+
+
+def test_a_metric_may_name_who_pays(guarded: Guarded) -> None:
+    """As the platform does for what it wants to be used: it is that one's run, about the organisation."""
+    guarded.give("platform", 1)
+    guarded.metric("mail", price_micro=MICRO // 10, payer="platform")
+    guarded.limit("mail", None)
+    found = guarded.consume("mail", 2, key="login")
+    assert (found.decision, found.payer, found.charged_micro, found.balance_micro) == (
+        "allow",
+        "platform",
+        MICRO // 5,
+        None,
+    )
+    assert (guarded.wallet(), guarded.wallet("platform")) == ((100 * MICRO, 0), (MICRO * 4 // 5, 0))
+    text = "SELECT org_id, customer_id, subject FROM reservations"
+    assert guarded.fleet.rows(text) == [("platform", "platform", "acme")]
+    assert guarded.consume("mail", 9).reason == "no_credit"
+
+
+def test_another_wallet_may_pay_where_it_allowed_it(guarded: Guarded) -> None:
+    guarded.give("wayne", 1)
+    guarded.limit("idea", None)
+    found = guarded.consume("idea", payer="wayne")
+    assert (found.decision, found.reason) == ("block", "payer_not_allowed")
+    guarded.write(lambda c: pools.allow(c, "wayne", "acme", guarded.fleet.by))
+    found = guarded.consume("idea", payer="wayne")
+    assert (found.decision, found.payer, found.balance_micro) == ("allow", "wayne", None)
+    assert (guarded.wallet(), guarded.wallet("wayne")) == ((100 * MICRO, 0), (0, 0))
+
+
+def test_where_credit_cannot_be_known_the_metric_says_whether_it_is_allowed(guarded: Guarded) -> None:
+    """As of whom a provider bills by features: what was let through is written down with its cost."""
+    guarded.fleet.assign("afar", provider="legacy2")
+    guarded.limit("idea", None)
+    guarded.limit("byte", None)
+    guarded.metric("byte", fails_open=True)
+    for found in (guarded.check("idea", org="afar"), guarded.consume("idea", org="afar")):
+        assert (found.decision, found.rule, found.degraded) == ("block", "credits", True)
+    for found in (guarded.check("byte", 50, org="afar"), guarded.consume("byte", 50, org="afar")):
+        assert (found.decision, found.degraded, found.charged_micro) == ("allow", True, 0)
+    rows = guarded.fleet.rows("SELECT degraded, forgone_micro FROM guard_uses")
+    assert [(bool(is_so), micro) for is_so, micro in rows] == [(True, 2 * MICRO)]
+
+
+def test_an_operators_word_stops_everything_in_every_phase(guarded: Guarded) -> None:
+    guarded.fleet.assign("wayne")
+    guarded.metric("look", phase=0)
+    guarded.limit("look", None)
+    assert guarded.consume("look", org="wayne").decision == "allow"
+    guarded.fleet.write("UPDATE orgs SET stopped_at_ms = 1 WHERE org_id = 'wayne'")
+    found = guarded.consume("look", org="wayne")
+    assert (found.decision, found.rule, found.reason, found.options) == ("block", "operator", "stopped", ())
+    guarded.fleet.write("UPDATE orgs SET stopped_at_ms = NULL WHERE org_id = 'wayne'")
+
+
+def test_a_change_of_price_is_for_later_uses_alone(guarded: Guarded) -> None:
+    guarded.limit("idea", None)
+    guarded.reserve("idea", 2, key="early")
+    guarded.metric("idea", price_micro=7)
+    assert guarded.consume("idea").charged_micro == 7
+    assert guarded.settle("early", 3).charged_micro == 3 * MICRO
+
+
+# What is held
+
+
+def test_what_is_held_counts_and_what_was_used_is_charged(guarded: Guarded) -> None:
+    guarded.limit("idea", 10)
+    held = guarded.reserve("idea", 6, key="build")
+    assert (held.state, held.charged_micro, held.expires_ms) == ("held", 0, T0 + HOUR_MS)
+    assert (guarded.used("idea"), guarded.wallet()) == (6, (100 * MICRO, 6 * MICRO))
+    assert guarded.consume("idea", 5).decision == "block"
+    done = guarded.settle("build", 4)
+    assert (done.state, done.charged_micro, done.repeated) == ("settled", 4 * MICRO, False)
+    assert (guarded.used("idea"), guarded.wallet()) == (4, (96 * MICRO, 0))
+    again = guarded.settle("build", 4)
+    assert (again.repeated, again.charged_micro) == (True, 0)
+    assert refused(lambda: guarded.settle("build", 5)) == "other_content"
+    assert refused(lambda: guarded.release("build")) == "ended"
+    assert refused(lambda: guarded.extend("build")) == "ended"
+    assert guarded.wallet() == (96 * MICRO, 0)
+
+
+def test_what_is_given_up_frees_all_but_what_was_used(guarded: Guarded) -> None:
+    guarded.limit("idea", 10)
+    guarded.reserve("idea", 6, key="all")
+    assert guarded.release("all").charged_micro == 0
+    guarded.reserve("idea", 6, key="part")
+    assert guarded.release("part", 2).charged_micro == 2 * MICRO
+    assert guarded.release("part", 2).repeated
+    assert refused(lambda: guarded.settle("part", 2)) == "ended"
+    assert (guarded.used("idea"), guarded.wallet()) == (2, (98 * MICRO, 0))
+
+
+def test_more_than_was_held_counts_and_is_charged_in_the_period_of_its_hold(guarded: Guarded) -> None:
+    guarded.limit("byte", 100, "hour")
+    guarded.reserve("byte", 75, key="copy")
+    guarded.later(HOUR_MS // 2)
+    guarded.extend("copy")
+    guarded.later(HOUR_MS - 1)
+    assert guarded.check("byte").used == 0, "another hour"
+    assert guarded.settle("copy", 125).charged_micro == 5 * MICRO
+    text = "SELECT start_ms, used FROM guard_counters WHERE period = 'hour' AND used > 0"
+    assert guarded.fleet.rows(text) == [(T0, 125)]
+
+
+def test_what_is_held_and_over_is_free_and_may_be_settled_late(guarded: Guarded) -> None:
+    guarded.limit("idea", 10)
+    guarded.reserve("idea", 6, key="gone", for_ms=MINUTE_MS)
+    guarded.reserve("idea", 3, key="silent", for_ms=MINUTE_MS)
+    guarded.later(MINUTE_MS)
+    assert guarded.consume("idea", 10).decision == "warn", "nobody had to look"
+    assert guarded.used("idea") == 10
+    assert refused(lambda: guarded.release("gone")) == "ended"
+    late = guarded.settle("gone", 5)
+    assert (late.state, late.charged_micro) == ("settled", 5 * MICRO)
+    assert guarded.used("idea") == 15, "what was used is used, whatever the limit is by then"
+    assert guarded.fleet.one("SELECT state FROM guard_uses WHERE use_key = 'silent'") == "expired"
+    assert guarded.wallet() == (85 * MICRO, 0)
+
+
+def test_holds_that_are_over_are_given_back_in_parts(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_counts, "OVER_AT_ONCE", 2)
+    guarded.limit("look", 5)
+    for _ in range(5):
+        guarded.reserve("look", for_ms=MINUTE_MS)
+        guarded.later(HOUR_MS if _ == 1 else 0)
+    guarded.later(MINUTE_MS)
+    assert guarded.check("look", 5).decision == "warn"
+    said = [guarded.consume("look", 5).decision for _ in range(3)]
+    assert said == ["block", "warn", "block"]
+    assert [guarded.used("look", period) for period in ("hour", "day", "month")] == [5, 5, 5]
+
+
+def test_a_hold_grows_where_there_is_room_and_goes_on_in_any_case(guarded: Guarded) -> None:
+    guarded.limit("idea", 10)
+    guarded.reserve("idea", 4, key="long")
+    guarded.later(MINUTE_MS)
+    grown = guarded.extend("long", 9)
+    assert (grown.decision, grown.expires_ms, grown.amount) == ("allow", T0 + 61 * MINUTE_MS, 9)
+    assert (guarded.used("idea"), guarded.wallet()) == (9, (100 * MICRO, 9 * MICRO))
+    found = guarded.extend("long", 11)
+    assert (found.decision, found.rule) == ("block", "limit:*:month")
+    assert guarded.extend("long", 3).amount == 9, "it never shrinks"
+    assert (guarded.used("idea"), guarded.wallet()) == (9, (100 * MICRO, 9 * MICRO))
+    guarded.later(30 * MINUTE_MS)
+    assert guarded.extend("long", for_ms=2 * HOUR_MS).expires_ms == guarded.now + 2 * HOUR_MS
+    guarded.later(2 * HOUR_MS - 1)
+    assert guarded.settle("long", 1).charged_micro == MICRO
+
+
+def test_a_hold_that_finds_no_credit_grows_where_its_phase_blocks_nobody(guarded: Guarded) -> None:
+    guarded.limit("idea", None)
+    guarded.reserve("idea", 60, key="firm")
+    assert guarded.extend("firm", 101).reason == "no_credit"
+    assert (guarded.used("idea"), guarded.wallet()) == (60, (100 * MICRO, 60 * MICRO))
+    guarded.metric("idea", phase=1)
+    assert guarded.extend("firm", 101).state == "held"
+    assert (guarded.used("idea"), guarded.wallet()) == (101, (100 * MICRO, 60 * MICRO))
+    assert guarded.settle("firm", 101).charged_micro == 101 * MICRO, "it was used: it is owed"
+
+
+def test_what_was_used_at_once_ends_no_more(guarded: Guarded) -> None:
+    guarded.limit("look", 5)
+    guarded.consume("look", key="done")
+    for work in (
+        lambda: guarded.settle("done", 1), lambda: guarded.release("done"), lambda: guarded.extend("done"),
+    ):  # fmt: skip
+        assert refused(work) == "ended"
+    with pytest.raises(UnknownId) as found:
+        guarded.settle("dnoe", 1)
+    assert (found.value.code, found.value.near) == ("unknown_use", "done")
+
+
+def test_little_is_warned_of_once_until_much_was_given_back(guarded: Guarded) -> None:
+    guarded.limit("look", 100)
+    said = [guarded.consume("look", 40).decision, guarded.consume("look", 40).decision]
+    said.append(guarded.consume("look", 5).decision)
+    guarded.reserve("look", 10, key="held")
+    said.append(guarded.release("held").decision)
+    said.append(guarded.consume("look", 1).decision)
+    assert said == ["allow", "warn", "allow", "allow", "allow"]
+    guarded.metric("look", warn_ppm=500_000)
+    assert guarded.consume("look", 1).decision == "allow", "it was warned of before"
+
+
+def test_it_is_warned_of_again_after_much_was_given_back(guarded: Guarded) -> None:
+    guarded.limit("look", 100)
+    guarded.consume("look", 60)
+    assert guarded.reserve("look", 25, key="held").decision == "warn"
+    guarded.release("held")
+    assert guarded.consume("look", 25).decision == "warn"
+
+
+# What makes no sense
+
+
+def test_what_makes_no_sense_is_refused(guarded: Guarded) -> None:
+    guarded.limit("look", 5)
+    for work in (
+        lambda: guarded.consume("look", 0), lambda: guarded.check("look", 10**12 + 1),
+        lambda: guarded.consume("look", key="x" * 195), lambda: guarded.consume("look", key="a\nb"),
+        lambda: guarded.reserve("look", for_ms=1), lambda: guarded.reserve("look", for_ms=MOST_HOLD_MS + 1),
+        lambda: guarded.consume("look", subject=""), lambda: guarded.limit("look", -1),
+        lambda: guarded.limit("look", 10**12 + 1), lambda: guarded.limit("look", 1, phase=4),
+        lambda: guarded.metric("look", phase=4), lambda: guarded.metric("look", per_units=0),
+        lambda: guarded.metric("look", warn_ppm=1_000_001), lambda: guarded.metric("*"),
+        lambda: guarded.metric("look", price_micro=-1), lambda: guarded.settle("k", -1),
+        lambda: guarded.extend("k", 0), lambda: guarded.metric("look", payer="nobody-at-all"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError):
+            work()
+    with pytest.raises(UnknownId) as found:
+        guarded.consume("lok")
+    assert (found.value.code, found.value.near) == ("unknown_metric", "look")
+    with pytest.raises(UnknownId):
+        guarded.consume("look", org="nobody")
+    assert guarded.used("look") == 0
+    assert guarded.consume("look", key="x" * 194).decision == "allow"
+
+
+@pytest.mark.parametrize("price_micro", [0, 3])
+def test_many_processes_use_a_limit_up_to_its_last_unit_and_never_beyond(engine: sa.Engine, price_micro: int) -> None:
+    url = engine.url.render_as_string(hide_password=False)
+    engine.dispose()
+    wrong, said = rush(url, 3, 180, 7, 120, price_micro)
+    assert (wrong, said.total() - said["busy"]) == ([], 180)
+    assert said["block"] > 0 and said["allow"] > 30

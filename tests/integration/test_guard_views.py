@@ -1,0 +1,210 @@
+"""Overrides and their queue, what the guard refused, what a phase would block, and counters that are put right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+
+from drawdown.ledger.runs.reservations import Denied
+from drawdown.schema.errors import UnknownId, UsageError
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.worker.commands import guard_overrides, guard_reconcile
+from drawdown.worker.commands.guard_reconcile import Correction, Counter
+from drawdown.worker.views import guard as views
+from tests.integration.guarding import Guarded
+from tests.integration.verifying import verified
+from tests.world import T0
+
+
+@pytest.fixture
+def guarded(engine: sa.Engine) -> Iterator[Guarded]:
+    made = Guarded(engine)
+    yield made
+    made.prove()
+
+
+# Overrides
+
+
+def test_an_override_stands_in_place_of_the_limit_until_its_end(guarded: Guarded) -> None:
+    guarded.limit("look", 1)
+    guarded.override("look", 3, ends_ms=T0 + DAY_MS)
+    assert [guarded.consume("look").decision == "block" for _ in range(4)] == [False, False, False, True]
+    assert guarded.consume("look").rule == "override:1"
+    guarded.later(DAY_MS)
+    found = guarded.check("look")
+    assert (found.decision, found.rule, found.used) == ("block", "limit:*:month", 3), "no job had to end it"
+
+
+def test_exact_comes_before_pattern_before_plan_and_then_the_newest(guarded: Guarded) -> None:
+    guarded.limit("look", 0)
+    guarded.give("acme", 1, plan="free")
+    said = []
+    for reach, target, amount in (
+        ("plan", "free", 10), ("pattern", "ac*", 20), ("pattern", "ac*", 30), ("pattern", "wa*", 1),
+        ("plan", "free", 2), ("org", "acme", 40), ("pattern", "acme*", 3), ("org", "acme", 50),
+    ):  # fmt: skip
+        guarded.override("look", amount, target, reach)
+        said.append(guarded.check("look").limit)
+    assert said == [10, 20, 30, 30, 30, 40, 40, 50]
+    guarded.give("acid", 1)
+    guarded.give("wayne", 1)
+    assert [guarded.check("look", org=org).limit for org in ("acid", "wayne")] == [30, 1]
+
+
+def test_an_override_that_is_asked_for_counts_once_it_is_approved(guarded: Guarded) -> None:
+    guarded.limit("look", 0)
+    one = guarded.override("look", 5, asked=True)
+    two = guarded.override("look", 9, asked=True)
+    assert guarded.check("look").decision == "block"
+    shown = guarded.read(lambda c: guard_overrides.list_overrides(c, "look", guarded.now, 10))
+    assert [row.number for row in shown] == [one.number, two.number]
+    done, changed = guarded.decide(one.number, "approve")
+    assert (done.state, done.decided_by, changed) == ("in_force", "test", True)
+    assert guarded.decide(one.number, "approve")[1] is False, "the same again changes nothing"
+    assert guarded.check("look").limit == 5
+    assert guarded.decide(two.number, "refuse")[0].state == "refused"
+    for number, word in ((one.number, "refuse"), (two.number, "approve"), (two.number, "end")):
+        with pytest.raises(Denied) as found:
+            guarded.decide(number, word)  # type: ignore[arg-type]
+        assert found.value.code == "ended"
+    assert guarded.decide(one.number, "end")[0].state == "ended"
+    assert guarded.check("look").decision == "block"
+    with pytest.raises(UnknownId):
+        guarded.decide(99, "end")
+
+
+def test_one_whose_end_has_come_is_approved_no_more(guarded: Guarded) -> None:
+    made = guarded.override("look", 5, asked=True, ends_ms=T0 + MINUTE_MS)
+    guarded.later(MINUTE_MS)
+    with pytest.raises(Denied, match="the end of the override 1 has come"):
+        guarded.decide(made.number, "approve")
+
+
+def test_an_override_ends_within_90_days_or_is_said_to_be_for_good(guarded: Guarded) -> None:
+    guarded.override("look", 5, ends_ms=T0 + 90 * DAY_MS)
+    guarded.override("look", 6, permanent=True)
+    wrong: tuple[Callable[[], object], ...] = (
+        lambda: guarded.override("look", 5, ends_ms=T0 + 90 * DAY_MS + 1),
+        lambda: guarded.override("look", 5, ends_ms=T0),
+        lambda: guarded.override("look", -1),
+        lambda: guarded.override("look", 10**12 + 1),
+        lambda: guarded.override("look", 5, target="acm", reach="pattern"),
+        lambda: guarded.override("look", 5, target="*", reach="pattern"),
+        lambda: guarded.override("look", 5, target="acmee"),
+        lambda: guarded.override("look", 5, target="fere", reach="plan"),
+        lambda: guarded.override("lok", 5),
+    )
+    for work in wrong:
+        with pytest.raises(UsageError):
+            work()
+    guarded.later(83 * DAY_MS)
+    soon = guarded.read(lambda c: guard_overrides.list_overrides(c, "", guarded.now, 10, soon=True))
+    assert [row.number for row in soon] == [1]
+    guarded.later(7 * DAY_MS)
+    left = guarded.read(lambda c: guard_overrides.list_overrides(c, "", guarded.now, 10))
+    everything = guarded.read(lambda c: guard_overrides.list_overrides(c, "", guarded.now, 10, everything=True))
+    assert ([row.number for row in left], len(everything)) == ([2], 2)
+    assert everything[0].is_over(guarded.now) and not everything[1].is_over(guarded.now)
+
+
+# What was refused, and would be
+
+
+def test_a_client_that_loops_leaves_a_row_a_minute(guarded: Guarded) -> None:
+    guarded.limit("look", 0)
+    for step in range(50):
+        guarded.consume("look", 2, key=f"loop-{step}")
+        guarded.later(MINUTE_MS // 20)
+    rows = guarded.fleet.rows("SELECT count, amount, first_ms, last_ms, sample FROM guard_denials ORDER BY minute_ms")
+    assert rows == [
+        (20, 40, T0, T0 + 57_000, "loop-0"), (20, 40, T0 + 60_000, T0 + 117_000, "loop-20"),
+        (10, 20, T0 + 120_000, T0 + 147_000, "loop-40"),
+    ]  # fmt: skip
+
+
+def test_before_a_phase_is_set_it_is_said_what_it_would_have_blocked(guarded: Guarded) -> None:
+    guarded.metric("look", phase=0)
+    guarded.limit("look", 1)
+    guarded.give("wayne", 1, kind="purchased")
+    for org in ("acme", "wayne", "wayne"):
+        for _ in range(2):
+            guarded.consume("look", org=org)
+    found = {phase: guarded.read(partial(views.report, metric="look", phase=phase, since_ms=T0)) for phase in range(4)}
+    said = {phase: (one.asked, one.blocked, one.amount, one.orgs, one.paying) for phase, one in found.items()}
+    assert said == {0: (6, 0, 0, 0, 0), 1: (6, 0, 0, 0, 0), 2: (6, 1, 1, 1, 0), 3: (6, 4, 4, 2, 1)}
+
+
+def test_rates_are_of_a_day_a_week_and_a_month(guarded: Guarded) -> None:
+    guarded.limit("look", 1)
+    for wait in (0, 0, 20 * DAY_MS, 5 * DAY_MS, 2 * DAY_MS):
+        guarded.later(wait)
+        guarded.consume("look")
+    (row,) = [one for one in guarded.read(lambda c: views.list_metrics(c, guarded.now, 10)) if one.metric == "look"]
+    assert [(one.span, one.asked, one.blocked, one.would, one.blocked_ppm) for one in row.rates] == [
+        ("24h", 1, 1, 1, 1_000_000), ("7d", 3, 3, 3, 1_000_000), ("30d", 5, 4, 4, 800_000),
+    ]  # fmt: skip
+
+
+def test_what_was_let_through_is_counted_with_its_amount(guarded: Guarded) -> None:
+    guarded.fleet.assign("afar", provider="legacy2")
+    guarded.limit("byte", None)
+    guarded.metric("byte", fails_open=True)
+    guarded.consume("byte", 50, org="afar")
+    guarded.metric("idea", phase=0)
+    guarded.limit("idea", None)
+    guarded.consume("idea", 150)
+    rows = guarded.read(lambda c: views.list_metrics(c, guarded.now, 10))
+    assert {row.metric: (row.rates[0].dark, row.rates[0].forgone_micro) for row in rows} == {
+        "byte": (50, 2 * MICRO), "idea": (0, 150 * MICRO), "look": (0, 0),
+    }  # fmt: skip
+    uses = guarded.read(lambda c: views.list_uses(c, "byte", "afar", 10))
+    assert [(one.amount, one.degraded, one.forgone_micro) for one in uses] == [(50, True, 2 * MICRO)]
+
+
+# Counters
+
+
+def test_a_counter_that_is_off_is_shown_and_put_right_with_what_was_before(guarded: Guarded) -> None:
+    guarded.limit("look", 10)
+    guarded.consume("look", 3)
+    guarded.later(DAY_MS)
+    guarded.reserve("look", 2)
+    guarded.fleet.write("UPDATE guard_counters SET used = 9 WHERE period = 'month'")
+    guarded.fleet.write("UPDATE guard_counters SET used = 1 WHERE period = 'hour' AND used = 3")
+    found = guarded.read(lambda c: views.drifts(c, T0, 10))
+    assert [(one.period, one.counted, one.amount, one.known) for one in found] == [
+        ("month", 9, 5, True), ("hour", 1, 3, True),
+    ]  # fmt: skip
+    assert [one.is_above(800_000) for one in found] == [False, False]
+    assert [one.is_above(700_000) for one in found] == [True, False]
+    assert not verified(guarded.fleet).clean
+    counters = [Counter(one.org_id, one.metric, one.period, one.start_ms) for one in found]
+    done = guarded.write(lambda c: guard_reconcile.correct(c, counters, guarded.fleet.by))
+    assert done == [Correction(counters[0], 9, 5), Correction(counters[1], 1, 3)]
+    assert guarded.write(lambda c: guard_reconcile.correct(c, counters, guarded.fleet.by)) == []
+    assert guarded.fleet.rows('SELECT "before", "after" FROM guard_corrections ORDER BY number') == [(9, 5), (1, 3)]
+    assert guarded.read(lambda c: views.drifts(c, T0, 10)) == []
+
+
+def test_a_counter_without_uses_is_unknown_and_not_nothing(guarded: Guarded) -> None:
+    guarded.fleet.write(
+        "INSERT INTO guard_counters (org_id, metric, period, start_ms, used, uses, warned) "
+        "VALUES ('acme', 'look', 'day', :t, 7, 1, :no)", {"t": T0, "no": False},
+    )  # fmt: skip
+    (found,) = guarded.read(lambda c: views.drifts(c, T0, 10))
+    assert (found.counted, found.known) == (7, False)
+    counter = Counter("acme", "look", "day", T0)
+    assert guarded.write(lambda c: guard_reconcile.correct(c, [counter], guarded.fleet.by)) == []
+    assert guarded.used("look", "day") == 7
+    guarded.fleet.write("UPDATE guard_counters SET used = 0, uses = 0")
+
+
+def test_a_bounded_number_of_counters_is_corrected_at_once(guarded: Guarded) -> None:
+    many = [Counter("acme", "look", "hour", T0)] * (guard_reconcile.CORRECTED_AT_ONCE + 1)
+    with pytest.raises(UsageError, match="1,000 counters at most"):
+        guarded.write(lambda c: guard_reconcile.correct(c, many, guarded.fleet.by))
+    assert guarded.fleet.one("SELECT COUNT(*) FROM guard_counters") == 0

@@ -1,0 +1,100 @@
+"""The guard: uses of one small limit, holds of it that end, grow and are over, beside what changes the limit and puts
+counters right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import sqlalchemy as sa
+
+from drawdown.guard.periods import start_of
+from drawdown.schema.audit import By
+from drawdown.schema.database import write
+from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.commands import credit, guard, guard_holds, guard_overrides, guard_reconcile, guard_terms
+from drawdown.worker.commands.guard import Answer, Wish
+from drawdown.worker.commands.guard_overrides import Terms
+from drawdown.worker.commands.guard_reconcile import Counter
+from drawdown.worker.commands.guard_terms import Change, PlanLimit
+from tests.interleave.party import plain
+from tests.interleave.stage import NOW, Stage
+
+BEE: Final = "bee"
+"""A customer with twenty micro-credits, which may use ten sparks a month, at one each: one was used, two are held, and
+four are held by a use that is over."""
+MOST: Final = 10
+
+
+def begin(stage: Stage) -> None:
+    """What every case finds."""
+    hour_ago = By(NOW - 61 * MINUTE_MS, "somebody", "explored")
+
+    def work(connection: sa.Connection) -> None:
+        credit.grant(connection, BEE, 20, hour_ago, key=BEE, plan=None, new=True)
+        guard_terms.set_metric(connection, "spark", Change(price_micro=1, phase=3), hour_ago)
+        guard_terms.set_limit(connection, PlanLimit("spark", "*", "month", MOST), hour_ago)
+        guard.consume(connection, "bee-used", Wish(BEE, "spark", 1), hour_ago)
+        guard_holds.reserve(connection, "bee-over", Wish(BEE, "spark", 4), hour_ago)
+        guard_holds.reserve(connection, "bee-going", Wish(BEE, "spark", 2, for_ms=DAY_MS), hour_ago)
+        terms = Terms("spark", "org", BEE, "day", 9, NOW + DAY_MS)
+        guard_overrides.add(connection, terms, hour_ago, asked=True)
+
+    write(stage.engine, work)
+
+
+def _never_beyond(stage: Stage) -> Iterator[str]:
+    """Counters are sums of uses; nothing but what was settled late brings them above the limit; each is paid for."""
+    for used, lines in stage.rows(
+        "SELECT c.used, (SELECT COALESCE(SUM(u.amount), 0) FROM guard_uses u WHERE u.org_id = c.org_id) "
+        "FROM guard_counters c WHERE c.org_id = 'bee' AND c.period = 'month'"
+    ):
+        if used != lines or int(str(used)) > MOST:
+            yield f"bee's counter says {used}, its uses come to {lines}, of {MOST}"
+    ((charged, drawn),) = stage.rows(
+        "SELECT (SELECT COALESCE(SUM(charged_micro), 0) FROM guard_uses WHERE org_id = 'bee'), "
+        "(SELECT COALESCE(SUM(drawn_micro), 0) FROM reservations WHERE org_id = 'bee')"
+    )
+    if charged != drawn:
+        yield f"bee's uses were charged {charged}, its runs have drawn {drawn}"
+
+
+def _use(work: Callable[..., Answer], key: str, amount: int) -> Callable[[Stage, sa.Connection], object]:
+    return lambda s, c: work(c, key, Wish(BEE, "spark", amount), s.by)
+
+
+def _counters(stage: Stage) -> list[Counter]:
+    return [Counter(BEE, "spark", "month", start_of("month", stage.by.now_ms))]
+
+
+ACTS: Final = "cli.nouns.guard_acts"
+GUARD: Final = (
+    plain(f"{ACTS}:consume", _use(guard.consume, "bee-1", 4), _never_beyond),
+    plain(f"{ACTS}:consume another", _use(guard.consume, "bee-2", 5), _never_beyond),
+    plain(f"{ACTS}:reserve", _use(guard_holds.reserve, "bee-3", 6), _never_beyond),
+    plain(f"{ACTS}:settle", lambda s, c: guard_holds.settle(c, "bee-going", 1, s.by), _never_beyond),
+    plain(f"{ACTS}:settle what is over", lambda s, c: guard_holds.settle(c, "bee-over", 1, s.by)),
+    plain(f"{ACTS}:release", lambda s, c: guard_holds.release(c, "bee-going", 0, s.by), _never_beyond),
+    plain(f"{ACTS}:extend", lambda s, c: guard_holds.extend(c, "bee-going", 6, None, s.by), _never_beyond),
+    plain(
+        "cli.nouns.guard:set_", lambda s, c: guard_terms.set_metric(c, "spark", Change(price_micro=2, phase=3), s.by)
+    ),
+    plain("cli.nouns.guard:set_ a new one", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=1), s.by)),
+    plain("cli.nouns.guard:set_ it otherwise", lambda s, c: guard_terms.set_metric(c, "glow", Change(phase=2), s.by)),
+    plain(
+        "cli.nouns.guard:reconcile",
+        lambda s, c: guard_reconcile.correct(c, _counters(s), s.by),
+        _never_beyond,
+    ),
+    plain("cli.nouns.limits:set_", lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", 8), s.by)),
+    plain(
+        "cli.nouns.limits:end",
+        lambda s, c: guard_terms.set_limit(c, PlanLimit("spark", "*", "month", None), s.by, ended=True),
+    ),
+    plain(
+        "cli.nouns.overrides:_add",
+        lambda s, c: guard_overrides.add(c, Terms("spark", "plan", "free", "hour", 9, NOW + DAY_MS), s.by, asked=True),
+    ),
+    plain("cli.nouns.overrides:_decide", lambda s, c: guard_overrides.decide(c, 1, "approve", s.by)),
+    plain("cli.nouns.overrides:_decide against it", lambda s, c: guard_overrides.decide(c, 1, "refuse", s.by)),
+)

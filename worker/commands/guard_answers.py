@@ -1,0 +1,120 @@
+"""What the guard answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from drawdown.guard.decide import Decision, Verdict
+from drawdown.guard.periods import Period, end_of
+from drawdown.worker.commands.guard_counts import State, Use
+
+Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locally"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether something may be used, or what was: `decision` counts, `would` is what phase 3 would say. `rule` decided,
+    for `reason`. Of the limit that is nearest (None: none ends): its period, amount, what was used before, what is left
+    after, and when its period ends. `price_micro` is what it costs, `charged_micro` what was charged now, `payer` who
+    pays (None: it costs nothing), `balance_micro` what that one has available (None: it is not asked for, or not for
+    whoever asks to know). `options`: what else can be done. `degraded`: decided without knowing the credit. `repeated`:
+    it was decided before, and nothing was done. `state` is that of the use (None: there is none)."""
+
+    decision: Decision
+    would: Decision
+    enforced: bool
+    rule: str
+    reason: str
+    metric: str
+    amount: int
+    period: Period | None
+    limit: int | None
+    used: int | None
+    remaining: int | None
+    resets_ms: int | None
+    price_micro: int
+    charged_micro: int
+    payer: str | None
+    balance_micro: int | None
+    options: tuple[Option, ...]
+    degraded: bool
+    as_of_ms: int
+    repeated: bool = False
+    state: State | None = None
+    expires_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What it costs, what of that was charged now, who pays, and what that one has available."""
+
+    price_micro: int = 0
+    charged_micro: int = 0
+    payer: str | None = None
+    balance_micro: int | None = None
+    degraded: bool = False
+
+
+def answer(metric: str, amount: int, verdict: Verdict, costs: Costs, now_ms: int, use: Use | None = None) -> Answer:
+    """By a verdict of now."""
+    bound = verdict.bound
+    ends = bound is not None and bound.amount is not None
+    return Answer(
+        decision=verdict.decision,
+        would=verdict.would,
+        enforced=verdict.enforced,
+        rule=verdict.rule,
+        reason=verdict.reason,
+        metric=metric,
+        amount=amount,
+        period=bound.period if bound is not None and ends else None,
+        limit=None if bound is None else bound.amount,
+        used=verdict.used if ends else None,
+        remaining=verdict.remaining,
+        resets_ms=end_of(bound.period, now_ms) if bound is not None and ends else None,
+        price_micro=costs.price_micro,
+        charged_micro=costs.charged_micro,
+        payer=costs.payer,
+        balance_micro=costs.balance_micro,
+        options=_options(verdict),
+        degraded=costs.degraded,
+        as_of_ms=now_ms,
+        state=None if use is None else use.state,
+        expires_ms=None if use is None else use.expires_ms,
+    )
+
+
+def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answer:
+    """Of what was decided before: how it was, and what became of it."""
+    return Answer(
+        decision="warn" if use.decision == "warn" else "allow",
+        would="block" if use.would == "block" else "warn" if use.would == "warn" else "allow",
+        enforced=use.enforced,
+        rule=use.rule,
+        reason="decided_before",
+        metric=use.metric,
+        amount=use.amount,
+        period=use.limit_period,
+        limit=use.limit_amount,
+        used=None,
+        remaining=None,
+        resets_ms=None if use.limit_period is None else end_of(use.limit_period, use.at_ms),
+        price_micro=use.charged_micro + use.forgone_micro,
+        charged_micro=charged_micro,
+        payer=None,
+        balance_micro=None,
+        options=(),
+        degraded=use.degraded,
+        as_of_ms=now_ms,
+        repeated=repeated,
+        state=use.state,
+        expires_ms=use.expires_ms,
+    )
+
+
+def _options(verdict: Verdict) -> tuple[Option, ...]:
+    """What whoever was refused, or would be, can do: nothing against an operator's word."""
+    if verdict.would != "block" or verdict.rule == "operator":
+        return ()
+    return ("top_up", "sponsor", "run_locally") if verdict.rule == "credits" else ("request_override", "run_locally")

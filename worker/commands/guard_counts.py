@@ -1,0 +1,190 @@
+"""The guard's counters and the uses they are sums of.
+
+Guarantee: a counter is locked before it is believed, and moves in the transaction of the use that it counts. Counters
+of an organisation's metric are locked in one order: by the begin of their period, of two that begin together the longer
+first. Then come uses, then reservations, then wallets. What is held and over counts nowhere, whether anything has
+looked at it since or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from drawdown.guard.decide import Bound, Counted, warned_after
+from drawdown.guard.periods import PERIODS, Period, start_of, starts
+from drawdown.schema.errors import DatabaseBusy
+from drawdown.schema.sql import queries
+
+SQL = queries(__file__)
+
+State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
+OVER_AT_ONCE: Final = 1_000
+"""Holds of one metric that are over, and that one transaction gives back."""
+NO_END: Final = 2**62
+"""More than any counter counts."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A row of `guard_uses`: what was used, or is held to be used, in base units, micro-credits and milliseconds."""
+
+    use_key: str
+    org_id: str
+    metric: str
+    number: int
+    month_ms: int
+    metric_number: int
+    asked: int
+    amount: int
+    state: State
+    decision: str
+    would: str
+    rule: str
+    enforced: bool
+    limit_period: Period | None
+    limit_amount: int | None
+    degraded: bool
+    reservation: str | None
+    charged_micro: int
+    forgone_micro: int
+    fingerprint: str
+    at_ms: int
+    expires_ms: int | None
+    ended_ms: int | None
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Those of an organisation's metric at a moment, locked or as they are. `uses`: those of the month; `overs`: how
+    many holds of the metric are over, and counted; `rows`: how many of the counters are there."""
+
+    org_id: str
+    metric: str
+    at_ms: int
+    counted: Mapping[Period, Counted]
+    uses: int
+    overs: int = 0
+    rows: int = 0
+
+
+def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
+    """As they are; what is held and over is taken off. Nothing is written."""
+    found = _read(connection, org_id, metric, now_ms, held="")
+    values = {"org_id": org_id, "metric": metric, "now_ms": now_ms}
+    over = SQL.run(connection, "over_in_all", {**values, **_starts(now_ms)}).one()
+    given_back = dict(zip(PERIODS, (int(over.hour), int(over.day), int(over.month)), strict=True))
+    counted = {period: Counted(one.used - given_back[period], one.warned) for period, one in found.counted.items()}
+    return Counters(org_id, metric, now_ms, counted, found.uses)
+
+
+def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
+    """Nobody else counts any of it until this transaction is over. What is held and over is given back first."""
+    found = _locked(connection, org_id, metric, now_ms)
+    if not found.overs:
+        return found
+    values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
+    over = SQL.run(connection, "over", values).all()
+    if not over:
+        return found
+    SQL.run(connection, "expire", {"keys": [row.use_key for row in over], "now_ms": now_ms})
+    hours = [start_of("hour", int(row.at_ms)) for row in over]
+    for hour_ms in sorted(set(hours)):
+        back = sum(int(row.amount) for row, its_ms in zip(over, hours, strict=True) if its_ms == hour_ms)
+        _locked(connection, org_id, metric, hour_ms)
+        SQL.run(connection, "give_back", {"org_id": org_id, "metric": metric, "amount": back, **_starts(hour_ms)})
+    return _read(connection, org_id, metric, now_ms, held="")
+
+
+def lock_of(connection: sa.Connection, use: Use) -> Counters:
+    """The counters that count a use, of the periods in which it was decided."""
+    return _locked(connection, use.org_id, use.metric, use.at_ms)
+
+
+def move(
+    connection: sa.Connection, found: Counters, amount: int, bounds: Mapping[Period, Bound], warn_ppm: int,
+    *, uses: int, passes: Collection[Period] = (),
+) -> None:  # fmt: skip
+    """Count so much more, or less, of what is locked. `bounds` are those by which it is warned, and which it is not to
+    pass but in the periods that `passes` names. The statement asks for the limit once more.
+
+    Errors: DatabaseBusy where a limit would be passed all the same: nothing of the transaction is kept.
+    """
+    most, warned = {}, {}
+    for period in PERIODS:
+        bound, before = bounds.get(period), found.counted[period]
+        limit = None if bound is None else bound.amount
+        most[f"most_{period}"] = NO_END if limit is None or period in passes else limit
+        was = before.warned and warned_after(warn_ppm, limit, before.used, before=True)
+        warned[f"warned_{period}"] = warned_after(warn_ppm, limit, before.used + amount, before=was)
+    values = {"org_id": found.org_id, "metric": found.metric, "amount": amount, "uses": uses, **most, **warned}
+    moved = SQL.run(connection, "move", {**values, **_starts(found.at_ms)}).rowcount
+    if moved != len(PERIODS):
+        raise DatabaseBusy(f"a limit of {found.metric} was reached this moment; try again")
+
+
+def read_use(connection: sa.Connection, key: str) -> Use | None:
+    """A use; None where there is none."""
+    return _use(connection, key, "")
+
+
+def hold_use(connection: sa.Connection, key: str) -> Use | None:
+    """The same, and nobody else ends it until this transaction is over."""
+    return _use(connection, key, "for_update")
+
+
+def add_use(connection: sa.Connection, use: Use) -> bool:
+    """Write down a use; whether its key was free."""
+    return SQL.run(connection, "add_use", vars(use)).first() is not None
+
+
+def change_use(connection: sa.Connection, use: Use) -> None:
+    """What becomes of a use that is held, or over."""
+    SQL.run(connection, "change_use", vars(use))
+
+
+def deny(
+    connection: sa.Connection, org_id: str, metric: str, code: str, amount: int, now_ms: int,
+    *, enforced: bool, pays: bool, sample: str,
+) -> None:  # fmt: skip
+    """Count what was refused, or would be: a row a minute."""
+    values = {"org_id": org_id, "metric": metric, "minute_ms": now_ms - now_ms % 60_000, "reason_code": code}
+    more = {"amount": amount, "enforced": enforced, "pays": pays, "sample": sample, "now_ms": now_ms}
+    SQL.run(connection, "deny", {**values, **more})
+
+
+def _locked(connection: sa.Connection, org_id: str, metric: str, at_ms: int) -> Counters:
+    found = _read(connection, org_id, metric, at_ms, held="for_update")
+    if found.rows < len(PERIODS):  # it is the first use of a period
+        rows = [{"period": period, "start_ms": start} for period, start in reversed(starts(at_ms).items())]
+        SQL.run(connection, "make", {"org_id": org_id, "metric": metric, "rows": rows})
+        found = _read(connection, org_id, metric, at_ms, held="for_update")
+    return found
+
+
+def _read(connection: sa.Connection, org_id: str, metric: str, at_ms: int, *, held: str) -> Counters:
+    values = {"org_id": org_id, "metric": metric, "now_ms": at_ms, **_starts(at_ms)}
+    rows = {row.period: row for row in SQL.run(connection, "counters", values, held=held)}
+    counted = {
+        period: Counted(int(rows[period].used), bool(rows[period].warned)) if period in rows else Counted()
+        for period in PERIODS
+    }
+    uses = int(rows["month"].uses) if "month" in rows else 0
+    overs = max((int(row.overs) for row in rows.values()), default=0)
+    return Counters(org_id, metric, at_ms, counted, uses, overs, len(rows))
+
+
+def _starts(at_ms: int) -> dict[str, int]:
+    return {f"{period}_ms": start for period, start in starts(at_ms).items()}
+
+
+def _use(connection: sa.Connection, key: str, held: str) -> Use | None:
+    row = SQL.run(connection, "use", {"use_key": key}, held=held).mappings().one_or_none()
+    if row is None:
+        return None
+    return Use(**{**row, "enforced": bool(row["enforced"]), "degraded": bool(row["degraded"])})

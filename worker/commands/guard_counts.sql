@@ -1,0 +1,82 @@
+-- The guard's counters, and the uses they are sums of.
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: these
+-- The counters of an organisation's metric at a moment.
+org_id = :org_id AND metric = :metric AND ((period = 'hour' AND start_ms = :hour_ms)
+    OR (period = 'day' AND start_ms = :day_ms) OR (period = 'month' AND start_ms = :month_ms))
+
+-- name: make
+INSERT INTO guard_counters (org_id, metric, period, start_ms, used, uses, warned)
+SELECT :org_id, :metric, period, start_ms, 0, 0, {no} FROM {rows :rows (period text, start_ms bigint)} x WHERE 1 = 1
+ON CONFLICT DO NOTHING
+
+-- name: no [postgresql]
+FALSE
+
+-- name: no [sqlite]
+0
+
+-- name: counters
+-- The order is that in which all lock them: the month's first, as whoever holds it lets nobody else count.
+-- `overs`: how many holds are over, as it was when the statement began: whoever waited for the lock may give back none.
+SELECT period, used, uses, warned, (SELECT COUNT(*) FROM guard_uses WHERE {is_over}) AS overs
+FROM guard_counters WHERE {these}
+ORDER BY start_ms, CASE period WHEN 'month' THEN 0 WHEN 'day' THEN 1 ELSE 2 END {held}
+
+-- name: move
+-- The rows decide: where a limit would be passed, fewer than three are moved.
+UPDATE guard_counters SET used = used + :amount, uses = uses + :uses,
+    warned = CASE period WHEN 'hour' THEN :warned_hour WHEN 'day' THEN :warned_day ELSE :warned_month END
+WHERE {these} AND used + :amount
+    <= CASE period WHEN 'hour' THEN :most_hour WHEN 'day' THEN :most_day ELSE :most_month END
+
+-- name: give_back
+UPDATE guard_counters SET used = used - :amount WHERE {these}
+
+-- name: is_over
+org_id = :org_id AND metric = :metric AND state = 'held' AND expires_ms <= :now_ms
+
+-- name: over
+SELECT use_key, amount, at_ms FROM guard_uses WHERE {is_over} ORDER BY use_key LIMIT :at_most {for_update}
+
+-- name: over_in_all
+SELECT COALESCE(SUM(CASE WHEN at_ms >= :hour_ms THEN amount END), 0) AS "hour",
+    COALESCE(SUM(CASE WHEN at_ms >= :day_ms THEN amount END), 0) AS "day",
+    COALESCE(SUM(CASE WHEN at_ms >= :month_ms THEN amount END), 0) AS "month"
+FROM guard_uses WHERE {is_over}
+
+-- name: expire
+UPDATE guard_uses SET state = 'expired', amount = 0, ended_ms = :now_ms WHERE use_key IN :keys
+
+-- name: use
+SELECT use_key, org_id, metric, number, month_ms, metric_number, asked, amount, state, decision, would, rule, enforced,
+    limit_period, limit_amount, degraded, reservation, charged_micro, forgone_micro, fingerprint, at_ms, expires_ms,
+    ended_ms, actor, reason
+FROM guard_uses WHERE use_key = :use_key {held}
+
+-- name: add_use
+INSERT INTO guard_uses (use_key, org_id, metric, number, month_ms, metric_number, asked, amount, state, decision, would,
+    rule, enforced, limit_period, limit_amount, degraded, reservation, charged_micro, forgone_micro, fingerprint, at_ms,
+    expires_ms, ended_ms, actor, reason)
+VALUES (:use_key, :org_id, :metric, :number, :month_ms, :metric_number, :asked, :amount, :state, :decision, :would,
+    :rule, :enforced, :limit_period, :limit_amount, :degraded, :reservation, :charged_micro, :forgone_micro,
+    :fingerprint, :at_ms, :expires_ms, :ended_ms, :actor, :reason)
+ON CONFLICT DO NOTHING RETURNING use_key
+
+-- name: change_use
+UPDATE guard_uses SET amount = :amount, state = :state, charged_micro = :charged_micro,
+    forgone_micro = :forgone_micro, expires_ms = :expires_ms, ended_ms = :ended_ms
+WHERE use_key = :use_key
+
+-- name: deny
+INSERT INTO guard_denials (org_id, metric, minute_ms, reason_code, enforced, count, amount, pays, first_ms, last_ms,
+    sample)
+VALUES (:org_id, :metric, :minute_ms, :reason_code, :enforced, 1, :amount, :pays, :now_ms, :now_ms, :sample)
+ON CONFLICT (org_id, metric, minute_ms, reason_code, enforced) DO UPDATE SET count = guard_denials.count + 1,
+    amount = guard_denials.amount + excluded.amount, pays = excluded.pays,
+    last_ms = CASE WHEN excluded.last_ms > guard_denials.last_ms THEN excluded.last_ms ELSE guard_denials.last_ms END

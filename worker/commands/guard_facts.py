@@ -1,0 +1,108 @@
+"""What a decision of the guard goes by: who asks, the metric, what the plan allows, and what people put in its place.
+
+Guarantee: nothing is written here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from drawdown.guard.decide import Facts, Limit, Override
+from drawdown.ledger.accounts import wallet_account
+from drawdown.schema import ids
+from drawdown.schema.errors import UsageError
+from drawdown.schema.ids import is_clean_id
+from drawdown.schema.sql import queries
+from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.worker.commands import guard_terms
+from drawdown.worker.commands.guard_counts import Counters
+from drawdown.worker.commands.guard_terms import ANY_PLAN, MAX_UNITS, Metric
+from drawdown.worker.commands.run_payer import read_asker
+from drawdown.worker.commands.run_request import Request, require_life
+
+SQL = queries(__file__)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be used: so many base units of a metric by an organisation; for how long a hold stands
+    (milliseconds); the run's labels; and whose wallet pays, in place of the metric's word (see `Request.payer`)."""
+
+    org_id: str
+    metric: str
+    amount: int
+    for_ms: int | None = None
+    project: str | None = None
+    subject: str | None = None
+    payer: str | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """Who asks, and what of the metric counts for it. `customer_id` has the plan that is gone by."""
+
+    metric: Metric
+    customer_id: str
+    plan: str | None
+    pays: bool
+    halted: str | None
+    limits: tuple[Limit, ...]
+    overrides: tuple[Override, ...]
+
+    def facts(self, counters: Counters, no_credit: str | None = None) -> Facts:
+        return Facts(
+            phase=self.metric.phase,
+            warn_ppm=self.metric.warn_ppm,
+            pays=self.pays,
+            limits=self.limits,
+            counted=counters.counted,
+            overrides=self.overrides,
+            halted=self.halted,
+            no_credit=no_credit,
+        )
+
+
+def require_sane(wish: Wish) -> None:
+    """Errors: UsageError."""
+    if not 0 < wish.amount <= MAX_UNITS:
+        raise UsageError(f"an amount is a whole number from 1 to {MAX_UNITS:,} base units of the metric")
+    for label in (wish.project, wish.subject):
+        if label is not None and not is_clean_id(label):
+            raise UsageError("a project or subject has 1 to 200 characters, none of them control characters")
+    require_life(wish.for_ms)
+
+
+def know(connection: sa.Connection, wish: Wish, now_ms: int) -> Known:
+    """Errors: UnknownId for a metric that is none, or an organisation that nobody knows."""
+    metric = guard_terms.find(connection, wish.metric)
+    asker = read_asker(connection, wish.org_id, now_ms)
+    billed = asker.provider is not None and asker.provider not in EXEMPT_PROVIDERS
+    customer = asker.customer_id if billed and asker.customer_id else wish.org_id
+    values = {"customer_id": customer, "account_id": wallet_account(customer), "org_id": wish.org_id}
+    row = SQL.run(connection, "customer", values).one()
+    if asker.provider is None and not row.has_wallet:
+        ids.require(connection, ids.CUSTOMER, wish.org_id)
+    asked = {"metric": wish.metric, "plans": [row.plan or ANY_PLAN, ANY_PLAN], "any_plan": ANY_PLAN}
+    limits: dict[str, Limit] = {}
+    for one in SQL.run(connection, "limits", asked):
+        limits.setdefault(one.period, Limit(one.period, one.amount, one.phase, one.plan))
+    said = {"metric": wish.metric, "org_id": wish.org_id, "plan": row.plan or "", "now_ms": now_ms}
+    overrides = tuple(Override(**one) for one in SQL.run(connection, "overrides", said).mappings())
+    halted = "halted" if asker.is_halted and asker.halt_reason == "operator" else None
+    halted = "stopped" if asker.stopped_at_ms is not None else halted
+    return Known(metric, customer, row.plan, bool(row.pays), halted, tuple(limits.values()), overrides)
+
+
+def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
+    """The run that charges for it: the organisation's own, or, where the metric names who pays, that one's, with the
+    organisation as its subject."""
+    if metric.payer is None or wish.payer is not None:
+        return Request(
+            wish.org_id, amount_micro, project=wish.project, subject=wish.subject, action=metric.metric,
+            for_ms=wish.for_ms, payer=wish.payer,
+        )  # fmt: skip
+    return Request(
+        metric.payer, amount_micro, project=wish.project, subject=wish.org_id, action=metric.metric, for_ms=wish.for_ms
+    )

@@ -1,0 +1,177 @@
+"""What is held to be used: reserved by its estimate, settled by what it was, or given up.
+
+Guarantee: what is held counts as used until it ends, or until its hold is over; then it counts as what it was. The
+counters of the hour, day and month in which it was reserved move by the difference, in the transaction of the end.
+Money is held by a run of the same end, `guard:KEY`. What was used above the estimate counts, and is charged, all the
+same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from drawdown.guard.decide import Verdict, decide, in_force
+from drawdown.guard.periods import PERIODS
+from drawdown.ledger.runs.draws import Cost
+from drawdown.ledger.runs.reservations import Denied
+from drawdown.schema import ids
+from drawdown.schema.audit import By
+from drawdown.schema.errors import UsageError
+from drawdown.worker.commands import executions, guard_counts, guard_terms
+from drawdown.worker.commands.executions import LIFE_MS
+from drawdown.worker.commands.guard import RUN, Charged, attempt, refuse, require_key, take
+from drawdown.worker.commands.guard_answers import Answer, Costs, answer, of_use
+from drawdown.worker.commands.guard_counts import Counters, State, Use
+from drawdown.worker.commands.guard_facts import Known, Wish, know, run_of
+from drawdown.worker.commands.guard_terms import MAX_UNITS
+from drawdown.worker.commands.run_request import require_life
+
+
+def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
+    """Hold so much to be used, where it may be used, for an hour or as long as is said. Errors: those of
+    `guard.consume`."""
+    return take(connection, key, wish, by, "held", _held)
+
+
+def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
+    """End it with what was used in all, also after its hold was over; what is left is free. Errors: Denied `ended`,
+    `other_content`; UnknownId; UsageError."""
+    return _end(connection, key, "settled", actual, by)
+
+
+def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answer:
+    """Give it up; what it used all the same counts. Errors: as `settle`."""
+    return _end(connection, key, "released", incurred, by)
+
+
+def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
+    """Have it hold `to` base units in all, and go on for `for_ms` from now (an hour); neither shrinks. It tells that
+    the use goes on. Where so much may not be used, nothing changes.
+
+    Errors: Denied `ended`; UnknownId; UsageError.
+    """
+    require_life(for_ms)
+    if to is not None and not 0 < to <= MAX_UNITS:
+        raise UsageError(f"what is held is a whole number from 1 to {MAX_UNITS:,} base units of the metric")
+    counters, use = _locked(connection, key, by.now_ms)
+    if use.state != "held":
+        raise _ended(use)
+    wanted, life_ms = max(to or 0, use.amount), for_ms or LIFE_MS
+    more, until = wanted - use.amount, max(by.now_ms + life_ms, use.expires_ms or 0)
+    known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
+    reason = "allowed"
+    if more:
+        verdict, done = _grown(connection, use, counters, wanted, known, by)
+        reason = verdict.reason
+        if verdict.decision == "block":
+            return answer(use.metric, wanted, verdict, done.costs, by.now_ms, use)
+    if use.reservation is not None:
+        executions.extend(connection, use.reservation, None, life_ms, by)
+    grown = replace(use, amount=wanted, expires_ms=until)
+    _moved(connection, counters, more, known)
+    guard_counts.change_use(connection, grown)
+    return replace(of_use(grown, 0, by.now_ms, repeated=grown == use), reason=reason)
+
+
+def _grown(
+    connection: sa.Connection, use: Use, counters: Counters, wanted: int, known: Known, by: By
+) -> tuple[Verdict, Charged]:
+    """Whether it may hold so much; its run holds the price of it, by the terms of its acceptance. A run that cannot
+    hold more, and is let through, goes on with what it holds."""
+    wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
+    verdict = decide(known.facts(counters), wish.amount)
+    if verdict.decision != "block" and use.reservation is not None:
+        run, price = use.reservation, _price(connection, use, wanted)
+
+        def work() -> Charged:
+            executions.extend(connection, run, price, None, by)
+            return Charged(Costs(price), run)
+
+        done = attempt(connection, known, price, use.org_id, work)
+        if done.code is not None and verdict.would != "block":
+            verdict = decide(known.facts(counters, done.code), wish.amount)
+    if verdict.would == "block":
+        refuse(connection, use.use_key, wish, known, verdict, by.now_ms)
+    return verdict, done
+
+
+def _held(connection: sa.Connection, key: str, wish: Wish, known: Known, by: By) -> Charged:
+    price = known.metric.price.of(wish.amount)
+    if not price:
+        return Charged(Costs())
+    run = run_of(wish, known.metric, price)
+
+    def work() -> Charged:
+        done = executions.accept(connection, RUN + key, run, by)
+        paid = done.reservation.customer_id
+        balance = None if done.wallet is None or paid != known.customer_id else done.wallet.available_micro
+        return Charged(Costs(price, 0, paid, balance), RUN + key)
+
+    return attempt(connection, known, price, run.payer or run.org_id, work)
+
+
+def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By) -> Answer:
+    if not 0 <= amount <= MAX_UNITS:
+        raise UsageError(f"what was used is a whole number from 0 to {MAX_UNITS:,} base units of the metric")
+    counters, use = _locked(connection, key, by.now_ms)
+    if use.state == state:
+        if use.amount != amount:
+            text = f"{key} is {state} already, with {use.amount:,}: what was used is said once"
+            raise Denied("other_content", text)
+        return of_use(use, 0, by.now_ms, repeated=True)
+    if use.state != "held" and (use.state, state) != ("expired", "settled"):
+        raise _ended(use)
+    price = _price(connection, use, amount)
+    charged = 0
+    if use.reservation is not None:
+        if state == "settled":
+            done = executions.settle(connection, use.reservation, Cost(price), by)
+        else:
+            done = executions.release(connection, use.reservation, Cost(price) if price else None, by)
+        charged = done.drawn.charged_micro
+    after = replace(
+        use,
+        state=state,
+        amount=amount,
+        charged_micro=charged,
+        forgone_micro=0 if use.reservation is not None else price,
+        ended_ms=by.now_ms,
+    )
+    known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
+    _moved(connection, counters, amount - use.amount, known)
+    guard_counts.change_use(connection, after)
+    return of_use(after, charged, by.now_ms, repeated=False)
+
+
+def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
+    """A use that nobody else ends meanwhile, expired if it is due; and the counters that count it."""
+    require_key(key)
+    use = guard_counts.read_use(connection, key)
+    if use is None:
+        ids.require(connection, ids.USE, key)
+        raise UsageError(f"{key} appeared this moment: try again")
+    guard_counts.lock(connection, use.org_id, use.metric, now_ms)
+    counters = guard_counts.lock_of(connection, use)
+    found = guard_counts.hold_use(connection, key)
+    assert found is not None
+    if found.state == "used":
+        raise Denied("ended", f"{key} was used at once: it cannot be settled, released or extended")
+    return counters, found
+
+
+def _moved(connection: sa.Connection, counters: Counters, amount: int, known: Known) -> None:
+    """What was used is counted whatever the limit is by now."""
+    bounds = {one.period: one for one in in_force(known.facts(counters))}
+    guard_counts.move(connection, counters, amount, bounds, known.metric.warn_ppm, uses=0, passes=PERIODS)
+
+
+def _price(connection: sa.Connection, use: Use, amount: int) -> int:
+    """By the terms that the metric had as it was reserved."""
+    return guard_terms.find(connection, use.metric, use.metric_number).price.of(amount)
+
+
+def _ended(use: Use) -> Denied:
+    late = "settle it with what was used, which it may be late" if use.state == "expired" else "reserve another one"
+    return Denied("ended", f"{use.use_key} is {use.state}; {late}")

@@ -1,0 +1,32 @@
+-- What stands in place of a plan's limit.
+
+-- name: add
+INSERT INTO guard_overrides (metric, reach, target, period, amount, ends_ms, state, at_ms, actor, reason, decided_ms,
+    decided_by, decided_reason)
+VALUES (:metric, :reach, :target, :period, :amount, :ends_ms, :state, :at_ms, :actor, :reason, :decided_ms, :decided_by,
+    :decided_reason)
+RETURNING number
+
+-- name: columns
+number, metric, reach, target, period, amount, ends_ms, state, at_ms, actor, reason, decided_ms, decided_by,
+    decided_reason
+
+-- name: for_update [postgresql]
+FOR UPDATE
+
+-- name: for_update [sqlite]
+
+-- name: read
+SELECT {columns} FROM guard_overrides WHERE number = :number {for_update}
+
+-- name: decide
+UPDATE guard_overrides SET state = :state, decided_ms = :decided_ms, decided_by = :decided_by,
+    decided_reason = :decided_reason
+WHERE number = :number
+
+-- name: list
+-- Those that are in force and over are shown as over.
+SELECT {columns} FROM guard_overrides
+WHERE (:everything = 1 OR state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
+    AND (:metric = '' OR metric = :metric) AND (CAST(:before_ms AS BIGINT) IS NULL OR ends_ms <= :before_ms)
+ORDER BY CASE WHEN state = 'asked' THEN 0 ELSE 1 END, COALESCE(ends_ms, 9223372036854775807), number LIMIT :at_most

@@ -1,0 +1,123 @@
+-- The guard (invariant 14): what was used, what counters say of it, and what was charged for it.
+--
+-- Guarantee: as in `ledger.sql`. What holds counted for before they were settled is not on record: limits are claimed of
+-- what was used at once. A price is claimed where 64 bits hold it.
+
+-- name: of_chosen
+SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
+
+-- name: no_window
+CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
+
+-- name: guard_counter
+-- A counter is the sum of its period's uses, and counts how many there are.
+WITH lines AS MATERIALIZED (
+    SELECT u.org_id, u.metric, p.period, CASE p.period WHEN 'hour' THEN u.at_ms - u.at_ms % 3600000
+        WHEN 'day' THEN u.at_ms - u.at_ms % 86400000 ELSE u.month_ms END AS start_ms,
+        SUM(u.amount) AS amount, COUNT(*) AS uses
+    FROM guard_uses u CROSS JOIN (SELECT 'hour' AS period UNION ALL SELECT 'day' UNION ALL SELECT 'month') p
+    GROUP BY 1, 2, 3, 4)
+SELECT 'guard_counter' AS what, q.org_id, {no_window}, q.metric, q.period, q.start_ms, q.kept, q.kept_uses, q.amount, q.uses
+FROM (SELECT COALESCE(c.org_id, l.org_id) AS org_id, COALESCE(c.metric, l.metric) AS metric,
+        COALESCE(c.period, l.period) AS period, COALESCE(c.start_ms, l.start_ms) AS start_ms,
+        COALESCE(c.used, 0) AS kept, COALESCE(c.uses, 0) AS kept_uses, COALESCE(l.amount, 0) AS amount,
+        COALESCE(l.uses, 0) AS uses
+    FROM guard_counters c FULL JOIN lines l ON l.org_id = c.org_id AND l.metric = c.metric AND l.period = c.period
+        AND l.start_ms = c.start_ms) q
+WHERE q.kept <> q.amount OR q.kept_uses <> q.uses
+
+-- name: guard_number
+-- Uses of a metric are numbered, each number once, in each month of an organisation.
+SELECT 'guard_number' AS what, q.org_id, {no_window}, q.metric, q.month_ms, q.uses, q.highest
+FROM (SELECT org_id, metric, month_ms, COUNT(*) AS uses, COUNT(DISTINCT number) AS numbers, MAX(number) AS highest
+    FROM guard_uses GROUP BY org_id, metric, month_ms) q
+WHERE q.uses <> q.highest OR q.numbers <> q.highest
+
+-- name: guard_beyond
+-- What was decided to be within a limit was: with all that was used at once before it in the same period.
+SELECT 'guard_beyond' AS what, q.org_id, {no_window}, q.use_key, q.metric, q.limit_period, q.limit_amount,
+    q.came_to
+FROM (SELECT u.org_id, u.use_key, u.metric, u.limit_period, u.limit_amount, u.state, u.would,
+        CASE u.limit_period WHEN 'hour' THEN u.of_hour WHEN 'day' THEN u.of_day ELSE u.of_month END AS came_to
+    FROM (SELECT n.*, SUM(CASE WHEN state = 'used' THEN amount ELSE 0 END)
+            OVER (PARTITION BY org_id, metric, at_ms - at_ms % 3600000 ORDER BY number) AS of_hour,
+        SUM(CASE WHEN state = 'used' THEN amount ELSE 0 END)
+            OVER (PARTITION BY org_id, metric, at_ms - at_ms % 86400000 ORDER BY number) AS of_day,
+        SUM(CASE WHEN state = 'used' THEN amount ELSE 0 END)
+            OVER (PARTITION BY org_id, metric, month_ms ORDER BY number) AS of_month FROM guard_uses n) u
+    WHERE u.limit_amount IS NOT NULL AND u.state = 'used' AND u.would <> 'block') q
+WHERE q.came_to > q.limit_amount
+
+-- name: guard_charged
+-- A use was charged what its own run has drawn, once it ended; nothing where it has none, and nothing before.
+SELECT 'guard_charged' AS what, u.org_id, {no_window}, u.use_key, u.charged_micro, u.state, r.state AS run_state,
+    r.drawn_micro
+FROM guard_uses u LEFT JOIN reservations r ON r.reservation = u.reservation
+WHERE CASE WHEN u.reservation IS NULL OR u.state IN ('held', 'expired') THEN u.charged_micro <> 0
+        ELSE r.reservation IS NULL OR r.drawn_micro <> u.charged_micro
+            OR r.state <> CASE u.state WHEN 'released' THEN 'released' ELSE 'settled' END END
+    OR u.reservation <> 'guard:' || u.use_key OR (u.reservation IS NOT NULL AND r.reservation IS NULL)
+
+-- name: guard_price
+-- What was charged, and what was let through without it, is the price of what was used, by the terms of then.
+SELECT 'guard_price' AS what, u.org_id, {no_window}, u.use_key, u.amount, u.charged_micro, u.forgone_micro, m.price_micro,
+    m.per_units
+FROM guard_uses u LEFT JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
+WHERE m.metric IS NULL OR (u.state IN ('used', 'settled', 'released')
+    AND u.amount <= 4000000000000000000 / (m.price_micro + 1)
+    AND u.charged_micro + u.forgone_micro <> (2 * u.amount * m.price_micro + m.per_units) / (2 * m.per_units))
+
+-- name: actions [postgresql]
+(SELECT action, target, CAST(details AS json) AS said FROM operator_actions) x
+
+-- name: actions [sqlite]
+(SELECT action, target, details AS said FROM operator_actions) x
+
+-- name: said_number [postgresql]
+CAST(x.said ->> 'number' AS BIGINT)
+
+-- name: said_number [sqlite]
+CAST(x.said ->> 'number' AS INTEGER)
+
+-- name: said_ended [postgresql]
+x.said ->> 'ended'
+
+-- name: said_ended [sqlite]
+CASE WHEN x.said ->> 'ended' THEN 'true' ELSE 'false' END
+
+-- name: guard_unsaid
+-- What people allow, and what metrics cost, is what they said. An override is in force by an act that made or approved it.
+SELECT 'guard_unsaid' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.thing, q.kept, q.said
+FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({kept}) k FULL JOIN ({said}) s
+    ON s.thing = k.thing) q
+WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')
+
+-- name: kept
+SELECT 'metric ' || m.metric || ', number ' || m.number AS thing, m.price_micro || ' for ' || m.per_units || ' by '
+    || COALESCE(m.payer, 'itself') || ', phase ' || m.phase AS kept
+FROM guard_metrics m
+UNION ALL SELECT 'limit ' || l.metric || ' of ' || l.plan || ' a ' || l.period || ', number ' || l.number,
+    COALESCE(CAST(l.amount AS TEXT), 'no end') || ', phase ' || COALESCE(CAST(l.phase AS TEXT), 'as its metric')
+    || CASE WHEN l.ended THEN ', ended' ELSE '' END
+FROM guard_limits l
+UNION ALL SELECT 'override ' || o.number, o.metric || ' a ' || o.period || ' of ' || o.target || ': '
+    || COALESCE(CAST(o.amount AS TEXT), 'no end') || ' until ' || COALESCE(CAST(o.ends_ms AS TEXT), 'no end')
+FROM guard_overrides o
+UNION ALL SELECT 'word on override ' || o.number, CASE o.state WHEN 'refused' THEN 'refused' ELSE 'in force' END
+FROM guard_overrides o WHERE o.state <> 'asked'
+
+-- name: said
+SELECT 'metric ' || x.target || ', number ' || {said_number} AS thing, (x.said ->> 'price_micro') || ' for '
+    || (x.said ->> 'per_units') || ' by ' || COALESCE(x.said ->> 'payer', 'itself') || ', phase '
+    || (x.said ->> 'phase') AS said
+FROM {actions} WHERE x.action = 'guard_metric'
+UNION ALL SELECT 'limit ' || x.target || ' of ' || (x.said ->> 'plan') || ' a ' || (x.said ->> 'period') || ', number '
+    || {said_number}, COALESCE(x.said ->> 'amount', 'no end') || ', phase '
+    || COALESCE(x.said ->> 'phase', 'as its metric') || CASE WHEN {said_ended} = 'true' THEN ', ended' ELSE '' END
+FROM {actions} WHERE x.action = 'guard_limit'
+UNION ALL SELECT 'override ' || x.target, (x.said ->> 'metric') || ' a ' || (x.said ->> 'period') || ' of '
+    || (x.said ->> 'target') || ': ' || COALESCE(x.said ->> 'amount', 'no end') || ' until '
+    || COALESCE(x.said ->> 'ends_ms', 'no end')
+FROM {actions} WHERE x.action IN ('override_ask', 'override_make')
+UNION ALL SELECT 'word on override ' || x.target, CASE x.action WHEN 'override_refuse' THEN 'refused' ELSE 'in force' END
+FROM {actions} WHERE x.action IN ('override_make', 'override_approve', 'override_refuse')
