@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-from drawdown.worker.verify.findings import FINDINGS, STATEMENTS
+from drawdown.worker.verify.findings import FINDINGS
+from drawdown.worker.verify.questions import STATEMENTS
 from tests.unit.test_rooms import MAY_IMPORT
 
 ROOT: Final = Path(__file__).resolve().parents[2]

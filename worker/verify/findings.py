@@ -1,77 +1,10 @@
-"""The questions of `verify`, their order, and the words of each finding.
+"""The words of what `verify` finds.
 
 Guarantee: each breach that a statement may answer has its invariant and its words here. docs/invariants.md names them
 all.
 """
 
-from pathlib import Path
 from typing import Final
-
-from drawdown.schema.sql import queries
-
-_HERE: Final = Path(__file__)
-USAGE: Final = queries(str(_HERE.with_name("usage.sql")))
-PUSHES: Final = queries(str(_HERE.with_name("pushes.sql")))
-LEDGER: Final = queries(str(_HERE.with_name("ledger.sql")))
-CREDIT: Final = queries(str(_HERE.with_name("credit.sql")))
-METERING: Final = queries(str(_HERE.with_name("metering.sql")))
-PLANS: Final = queries(str(_HERE.with_name("plans.sql")))
-GUARD: Final = queries(str(_HERE.with_name("guard.sql")))
-POOLS: Final = queries(str(_HERE.with_name("pools.sql")))
-SAID: Final = queries(str(_HERE.with_name("said.sql")))
-SETTLEMENTS: Final = queries(str(_HERE.with_name("settlements.sql")))
-TOPUPS: Final = queries(str(_HERE.with_name("topups.sql")))
-HOOKS: Final = queries(str(_HERE.with_name("hooks.sql")))
-EVENTS: Final = queries(str(_HERE.with_name("events.sql")))
-STATE: Final = queries(str(_HERE.with_name("state.sql")))
-
-STATEMENTS: Final = (
-    (USAGE, ("usage",)),
-    (PUSHES, ("carry", "state", "shadow", "key", "twice", "revisions")),
-    (LEDGER, ("charged", "uncommitted", "mirrored", "undrawn", "given_back")),
-    (PUSHES, ("adopted",)),
-    (LEDGER, ("balance", "sides", "priced", "granted", "ungranted")),
-    (PUSHES, ("biller", "assignments", "unsaid")),
-    (LEDGER, ("shared",)),
-    (STATE, ("above", "pending_above", "floor", "floored", "refloored")),
-    (STATE, ("watermark", "ahead", "cursor", "cursor_order", "beyond")),
-    (PUSHES, ("attempt", "attempts", "resent", "no_evidence", "void_of_nothing", "sent_void")),
-    (CREDIT, ("held", "never_due", "run_drawn", "run_entry", "unsettled", "above_hold")),
-    (CREDIT, ("run_twice", "run_unbilled", "run_sample")),
-    (
-        CREDIT,
-        ("lot_entry", "lotless", "lot_moved", "lot_beyond", "lots_sum", "lot_never_over", "lots_ended", "overdraft"),
-    ),
-    (CREDIT, ("over_wrong", "lot_left", "deferred_wrong")),
-    (METERING, ("paid_twice", "metered_entry", "sandboxless", "sandbox_open", "sandbox_elsewhere")),
-    (METERING, ("metered_beyond", "metered_uncharged")),
-    (PLANS, ("period_missing", "first_missing", "period_twice", "period_otherwise", "rolled", "reduced_otherwise")),
-    (PLANS, ("plan_unsaid", "plan_never_due", "tier_entry", "tier_holder")),
-    (POOLS, ("allotted_otherwise", "allotted_unsaid", "returned_otherwise", "pool_never_due")),
-    (POOLS, ("payer_unallowed", "payer_limit")),
-    (SETTLEMENTS, ("no_settlement", "settles_nothing", "gross", "share", "over_reversed", "clawed_back")),
-    (SETTLEMENTS, ("released_early", "released_frozen", "released_amount", "released_twice", "line", "batch")),
-    (SAID, ("lot_unsaid", "acts")),
-    (TOPUPS, ("uncredited", "unpaid", "two_open", "named", "cost", "capped", "calls", "uncalled")),
-    (HOOKS, ("told_nothing", "undelivered")),
-    (EVENTS, ("sampleless", "event_otherwise", "eventless", "backfilled_otherwise", "backfill_unreverted")),
-    (GUARD, ("guard_counter", "guard_number", "guard_beyond", "guard_charged", "guard_price", "guard_unsaid")),
-    (STATE, ("no_halt", "half_halted", "halted_never", "back", "verdict")),
-)
-"""Everything `verify` asks. `usage` also answers with one row that counts what it looked at."""
-
-CHECKED: Final = {
-    "pushes": True,
-    "attempts": True,
-    "entries": False,
-    "settlements": False,
-    "actions": False,
-    "projections": True,
-}
-"""What is counted beside samples and windows, so that "clean" cannot mean that nothing was looked at; and whether of
-those organisations alone that are asked about."""
-OPEN: Final = ("dirty_windows", "stopped_orgs")
-"""Known and not settled yet, beside samples after the cursor."""
 
 FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "vanished": (1, "sealed {n2}, and all samples there ever were come to {n1}: some are gone"),

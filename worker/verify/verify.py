@@ -40,7 +40,8 @@ import sqlalchemy as sa
 
 from drawdown.schema import audit_chain
 from drawdown.schema.sql import Values
-from drawdown.worker.verify.findings import CHECKED, FINDINGS, OPEN, STATE, STATEMENTS, USAGE
+from drawdown.worker.verify.findings import FINDINGS
+from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
 
 LISTED: Final = 1_000
 """How many breaches are listed; all are counted."""
