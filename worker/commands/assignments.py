@@ -27,7 +27,8 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Assigned:
-    """One assignment that was made, and what used time it brings in (`mended_s`, seconds that had been pending)."""
+    """One assignment that was made, and what used time it brings in (`mended_s`, seconds, and units of event
+    types, that had been pending)."""
 
     org_id: str
     provider: str

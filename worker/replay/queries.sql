@@ -68,16 +68,20 @@ WHERE seal_id = :seal_id AND window_ms >= :start_ms ORDER BY window_ms, org_id, 
 q.window_ms >= :start_ms AND q.window_ms < :end_ms
 
 -- name: left_pending
-SELECT 'pending: ' || q.reason AS reason, 's' AS unit, COUNT(*) AS windows, SUM(q.seconds) AS quantity
-FROM pending_usage q WHERE {in_range} {only} GROUP BY q.reason
+SELECT 'pending: ' || q.reason AS reason, {unit_of_size} AS unit, COUNT(*) AS windows, SUM(q.seconds) AS quantity
+FROM pending_usage q WHERE {in_range} {only} GROUP BY q.reason, {unit_of_size}
+
+-- name: unit_of_size
+-- What an event type counts is no seconds.
+CASE WHEN q.memory_mb > {most_memory_mb} THEN 'units' ELSE 's' END
 
 -- name: left_exempt
 -- The seal's work table still holds the range's usage.
-SELECT 'exempt: ' || a.provider AS reason, 's' AS unit, COUNT(DISTINCT q.org_id || ' ' || q.window_ms) AS windows,
+SELECT 'exempt: ' || a.provider AS reason, {unit_of_size} AS unit, COUNT(DISTINCT q.org_id || ' ' || q.window_ms) AS windows,
     SUM(q.seconds) AS quantity FROM seal_work q
 JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= q.window_ms
     AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.provider IN {unbilled}
-WHERE 1 = 1 {only} GROUP BY a.provider
+WHERE 1 = 1 {only} GROUP BY a.provider, {unit_of_size}
 
 -- name: left_shadow
 SELECT 'shadow: ' || q.provider AS reason, q.feature AS unit, COUNT(*) AS windows, SUM(q.sealed_qty) AS quantity
