@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from drawdown.schema.units import window_of
+from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.server.api.described import operation
 from drawdown.server.api.programs import Programs, Said
 from drawdown.server.http.errors import ApiError
@@ -40,7 +40,7 @@ class UsageRoutes:
 
 
 def _usage(connection: sa.Connection, query: models.UsageQuery, said: Said, *, org: str) -> Mapping[str, object]:
-    to_ms = window_of(said.now_ms) if query.to_ms is None else query.to_ms
+    to_ms = window_of(said.now_ms) + WINDOW_MS if query.to_ms is None else query.to_ms
     found = read_usage(connection, said.require_org(org), query.from_ms, to_ms, query.by)
     begin = 0 if query.after is None else _after(found.rows, query.after)
     page = found.rows[begin : begin + query.most]

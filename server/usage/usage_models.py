@@ -34,8 +34,8 @@ Moment = Annotated[
 
 
 class UsageQuery(BaseModel):
-    """What was used in windows from `from` on and before `to` (now, if it is not said). `after`: `next` of the page
-    before."""
+    """What was used in windows from `from` on and before `to` (if it is not said, up to the one that goes on now).
+    `after`: `next` of the page before."""
 
     model_config = ConfigDict(extra="forbid")
 
