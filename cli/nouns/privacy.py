@@ -43,10 +43,11 @@ def scan(
     try:
         app.ready()
         found = [app.read(lambda c, n=name, b=body: scan_file(c, n, b, by)) for name, body in contents]  # type: ignore[misc]
-        beside = True
-    except DatabaseNotReady:
-        found, beside = [scan_file(None, name, body, by) for name, body in contents], False
-    show(app, {"files": found, "database": beside}, _lines(found, beside=beside))
+        alone = ""
+    except DatabaseNotReady as error:
+        alone = str(error)
+        found = [scan_file(None, name, body, by) for name, body in contents]
+    show(app, {"files": found, "database": not alone}, _lines(found, alone))
     if any(one.count for one in found):
         raise typer.Exit(Exit.PERSON)
 
@@ -72,11 +73,11 @@ def _content(name: str, most: int) -> bytes:
         raise UsageError(f"{name}: {error.strerror or 'it cannot be read'}") from error
 
 
-def _lines(found: list[ScannedFile], *, beside: bool) -> list[str]:
+def _lines(found: list[ScannedFile], alone: str) -> list[str]:
     lines = [f"{one.file}: {finding.path}: {finding.rule}" for one in found for finding in one.findings]
     told, count = len(lines), sum(one.count for one in found)
     if count > told:
         lines.append(f"and {count - told:,} more")
     reports = sum(one.reports for one in found)
-    compared = "" if beside else "; compared with no database's ids: there is none here"
+    compared = f"; compared with no database's ids: {alone}" if alone else ""
     return [*lines, f"{reports:,} reports: {count:,} findings{compared}"]

@@ -11,7 +11,7 @@ from typing import Final
 
 from drawdown.schema.errors import UsageError
 
-MAX_REPORT_BYTES: Final = 8_388_608
+MAX_REPORT_BYTES: Final = 2_097_152
 
 
 class Pairs(list[tuple[str, object]]):

@@ -17,8 +17,8 @@ from drawdown.events.privacy.readings import MAX_TEXT_CHARS, readings
 from drawdown.schema.errors import UsageError
 
 MAX_DEPTH: Final = 32
-MAX_LEAVES: Final = 500_000
-"""Texts, numbers and keys of one report."""
+MAX_LEAVES: Final = 200_000
+"""Values of one report: texts, numbers, and the objects and lists around them."""
 _NESTED: Final = ("{", "[", '"')
 
 
@@ -72,10 +72,11 @@ def leaves_of(report: object) -> Iterator[Leaf | Trouble]:
     while nodes:
         node = nodes.pop()
         seen += 1
-        if seen > MAX_LEAVES or len(node.path) > MAX_DEPTH:
-            yield Trouble(node.path[:MAX_DEPTH], "too_large" if seen > MAX_LEAVES else "too_deep")
-            if seen > MAX_LEAVES:
-                return
+        if seen + len(nodes) + _size(node.value) > MAX_LEAVES:
+            yield Trouble(node.path[:MAX_DEPTH], "too_large")
+            return
+        if len(node.path) > MAX_DEPTH:
+            yield Trouble(node.path[:MAX_DEPTH], "too_deep")
             continue
         found: list[_Node] = []
         yield from _look(node, found)
@@ -118,10 +119,17 @@ def _text(text: str, node: _Node, below: list[_Node]) -> Iterator[Leaf | Trouble
         if reading.lstrip().startswith(_NESTED):
             try:
                 inner = parse(reading)
-            except UsageError:
+            except UsageError as error:
+                if error.code == "report_too_deep":
+                    yield Trouble(node.path, "too_deep")
                 continue
             if not (isinstance(inner, str) and inner == text):
                 below.append(_Node(inner, (*node.path, None), node.key, node.above))
+
+
+def _size(value: object) -> int:
+    """How many nodes lie in a value, not those below them."""
+    return len(value) if isinstance(value, Mapping | list | tuple) else 0
 
 
 def _number(text: str) -> tuple[str, ...]:

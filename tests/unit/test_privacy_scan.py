@@ -159,8 +159,10 @@ def test_what_is_too_deep_too_long_or_too_much_is_told() -> None:
         deep = [deep]
     assert {one.rule for one in scan.scan(deep).findings} == {"too_deep"}
     assert scan.scan(["a " * readings.MAX_TEXT_CHARS]).findings == (Finding("$[0]", "long_text"),)
-    many = [1] * (leaves.MAX_LEAVES + 1)
-    assert [one.rule for one in scan.scan(many).findings] == ["too_large"]
+    for many in ([1] * (leaves.MAX_LEAVES + 1), [[1] * (leaves.MAX_LEAVES // 2)] * 3):
+        assert [one.rule for one in scan.scan(many).findings] == ["too_large"]
+    assert scan.scan([1] * (leaves.MAX_LEAVES - 1)).findings == ()
+    assert scan.scan({"a": "[" * 9_000}).findings == (Finding("$.a", "too_deep"),)
 
 
 def test_findings_are_all_counted_and_the_first_told() -> None:
