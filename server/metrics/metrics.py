@@ -20,7 +20,6 @@ from drawdown.schema.database import read
 from drawdown.schema.units import EXEMPT_PROVIDERS, WINDOW_MS, horizon
 from drawdown.server.metrics.calls import calls
 from drawdown.server.metrics.credit import reserving
-from drawdown.server.metrics.guard import guarding
 from drawdown.server.metrics.hooks import hooking
 from drawdown.server.metrics.metric_kinds import gauge, seconds
 from drawdown.server.metrics.ticks import ticking
@@ -105,7 +104,6 @@ def measure(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield from ticking(connection, now_ms)
     yield from reserving(connection, now_ms)
     yield from topping_up(connection, now_ms)
-    yield from guarding(connection, now_ms)
     yield from hooking(connection, now_ms)
     yield from _samples(connection, now_ms)
     webhooks = figures.webhooks_since(connection, now_ms - 12 * WINDOW_MS)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
-import pytest
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS, MICRO
-from drawdown.server.metrics import guard as guard_metrics
-from drawdown.server.metrics.metrics import render
 from drawdown.worker.commands import guard_holds, guard_terms
 from drawdown.worker.commands.guard import Wish
 from drawdown.worker.commands.guard_terms import Change, PlanLimit
@@ -120,24 +116,3 @@ def test_a_key_without_the_scope_may_not(house: House) -> None:
         assert refused(await _post(program, "check", {"org": "acme", "metric": "idea"})) == (403, "no_scope")
 
     served(house, work)
-
-
-def test_the_metrics_tell_of_the_last_day(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard_metrics, "MOST_METRICS", 1)
-
-    async def work(send: Send) -> None:
-        await send("consume", key="i-1", org="acme", metric="idea", amount=5)
-        for _ in range(2):
-            await send("consume", key="i-2", org="acme", metric="idea")
-        by = house.fleet.by
-        write(house.fleet.engine, lambda c: guard_terms.set_metric(c, "later", Change(phase=1), by))
-        told = render(house.fleet.engine, house.clock.at_ms).decode()
-        said = dict(re.findall(r'^drawdown_guard_([a-z_]+){metric="idea"} ([0-9.]+)$', told, re.MULTILINE))
-        assert {name: float(value) for name, value in said.items()} == {
-            "asked": 3, "blocked": 2, "would_block": 2, "dark_units": 0, "forgone_credits": 0,
-        }  # fmt: skip
-        assert 'metric="later"' not in told, "a bounded number of series"
-        later = render(house.fleet.engine, house.clock.at_ms + DAY_MS + 60_001).decode()
-        assert 'drawdown_guard_asked{metric="idea"} 0.0' in later
-
-    with_guard(house, work)

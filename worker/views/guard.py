@@ -136,12 +136,6 @@ def rates_of(connection: sa.Connection, metric: str, now_ms: int) -> tuple[Rate,
     return tuple(_rate(connection, metric, span, now_ms - length) for span, length in SPANS.items())
 
 
-def last_day(connection: sa.Connection, now_ms: int, most: int) -> dict[str, Rate]:
-    """The rate of 24 hours of each metric, by its name."""
-    names = [row.metric for row in SQL.run(connection, "metrics", {"at_most": most})]
-    return {name: _rate(connection, name, "24h", now_ms - DAY_MS) for name in names}
-
-
 def list_limits(connection: sa.Connection, metric: str, most: int) -> list[LimitRow]:
     """Those that count now, of one metric where it is given. Errors: UnknownId."""
     _require(connection, metric, "")
