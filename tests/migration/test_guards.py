@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.database import write
 from drawdown.schema.units import WINDOW_MS
-from drawdown.worker.commands import topups
+from drawdown.worker.commands import guard, guard_overrides, guard_terms, topups
 from drawdown.worker.engine import runner
 from drawdown.worker.topup.fill import fill
 from tests.fake_payments import CAN, FakePayments
@@ -28,6 +28,12 @@ def fleet(engine: sa.Engine) -> Fleet:
     made.tick_windows(3)
     terms = topups.Terms(5, 20, None, 10**8, "usd", "fake", "cus_1", 10**9)
     write(engine, lambda c: topups.set_terms(c, "acme", terms, CAN, made.by))
+    write(engine, lambda c: guard_terms.set_metric(c, "look", guard_terms.Change(phase=3), made.by))
+    write(engine, lambda c: guard_terms.set_limit(c, guard_terms.PlanLimit("look", "*", "day", 9), made.by))
+    write(engine, lambda c: guard.consume(c, "u-1", guard.Wish("acme", "look", 1), made.by))
+    write(engine, lambda c: guard.consume(c, "u-2", guard.Wish("acme", "look", 10), made.by))
+    override = guard_overrides.Terms("look", "org", "acme", "day", 5, None)
+    write(engine, lambda c: guard_overrides.add(c, override, made.by, asked=False, permanent=True))
     world = runner.World(engine, {}, made.cells, made.clock, payments={"fake": FakePayments(made.clock)})
     runner.run(fill(made.context(payments={"fake": CAN})), world)
     return made
@@ -35,6 +41,22 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 SAMPLE = "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at"
 REFUSED = {
+    "a use is deleted": ("DELETE FROM guard_uses", "What was used is never deleted"),
+    "a use is moved to another metric": ("UPDATE guard_uses SET metric = 'x'", "(but by its end|ends once)"),
+    "a use ends twice": ("UPDATE guard_uses SET amount = 5", "A use ends once"),
+    "a counter is deleted": ("DELETE FROM guard_counters", "A counter is never deleted"),
+    "a refusal is deleted": ("DELETE FROM guard_denials", "never deleted, but added up"),
+    "a limit is rewritten": ("UPDATE guard_limits SET amount = 99", "Limits are append-only"),
+    "a metric's price is rewritten": ("UPDATE guard_metrics SET price_micro = 9", "terms are append-only"),
+    "an override allows more": (
+        "UPDATE guard_overrides SET amount = 50, state = 'ended'",
+        "What an override allows never changes",
+    ),
+    "an override is asked for again": (
+        "UPDATE guard_overrides SET state = 'asked', decided_ms = NULL",
+        "decided once, and ends once",
+    ),
+    "an override is deleted": ("DELETE FROM guard_overrides", "ended, never deleted"),
     "a sample is changed": ("UPDATE usage_samples SET interval_s = 1", "S7"),
     "a sample above the floor is deleted": ("DELETE FROM usage_samples", "S4"),
     "a push's quantity is changed": ("UPDATE pushes SET sealed_qty = 1", "S3"),

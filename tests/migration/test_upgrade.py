@@ -312,6 +312,24 @@ def test_runs_of_0030_are_held_in_wallets(kind: str, request: pytest.FixtureRequ
     engine.dispose()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_run_of_0033_is_kept_and_the_guard_counts_nothing_yet(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine = _empty(kind, request, tmp_path, "guard")
+    with engine.begin() as connection:
+        migrate_to(connection, "0033")
+        connection.execute(sa.text(RUN_OF_0025))
+    upgrade(engine)
+    run = "SELECT reservation, amount_micro, state FROM reservations"
+    assert read(engine, lambda c: [tuple(row) for row in c.execute(sa.text(run))]) == [("e-1", 5, "held")]
+    tables = [name for name in sa.inspect(engine).get_table_names() if name.startswith("guard_")]
+    assert len(tables) == 7
+    for name in tables:
+        assert read(engine, lambda c, n=name: c.execute(sa.text(f"SELECT COUNT(*) FROM {n}")).scalar_one()) == 0  # type: ignore[misc]
+    engine.dispose()
+
+
 WAIT = 720_000
 OVER = (
     "INSERT INTO ledger_accounts (account_id, balance_micro, held_micro, next_due_ms, lots_ended_ms, deferred_micro) "
