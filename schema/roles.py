@@ -27,7 +27,7 @@ SAMPLE_COLUMNS: Final = ("id", "org_id", "sandbox_id", "cell_id", "memory_mb", "
 """What a host says of a sample. `arrival`, `ingested_at` and `problem` are the database's to say."""
 DELETED_FROM: Final = (
     "assignments", "cells", "dirty_windows", "halts", "pending_usage", "provider_when_down", "quarantine_closed",
-    "run_blocks", "usage_events", "usage_samples", "used_signatures", "webhooks",
+    "run_blocks", "usage_samples", "used_signatures", "webhooks",
 )  # fmt: skip
 """Where Drawdown's own commands delete, guarded as everywhere."""
 

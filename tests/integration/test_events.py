@@ -10,18 +10,23 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from drawdown.events.envelope import MAX_QUANTITY, UsageEvent
+from drawdown.ledger.runs.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
-from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, WINDOW_MS
+from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, MICRO, WINDOW_MS
+from drawdown.worker.commands import executions, rates
 from drawdown.worker.commands.events import withdraw_events
 from drawdown.worker.commands.features import end_feature, map_event, map_size
 from drawdown.worker.commands.prune import prune, raise_floors
+from drawdown.worker.commands.run_request import Request
 from drawdown.worker.commands.withdrawals import withdraw
 from drawdown.worker.sources.events.store import Taken, sample_id_of, sandbox_of, take
 from drawdown.worker.sources.events.types import meters
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
+from tests.integration.remote import Far
 from tests.integration.telling_events import RENDER, billed_by_units, clean, event, mapped, statuses, told, withdrawn
 from tests.world import T0, Fleet
 
@@ -343,6 +348,17 @@ def test_a_sample_of_a_host_has_no_meter(fleet: Fleet) -> None:
         assert fleet.one("SELECT problem FROM usage_samples WHERE id = :id", id=name) == reason
 
 
+def test_a_sample_that_has_an_events_id_stays_and_the_event_is_kept_aside(fleet: Fleet) -> None:
+    billed_by_units(fleet, "acme")
+    fleet.sample("acme", T0 + 1, 60, sample_id=sample_id_of("app", "a"))
+    assert statuses(told(fleet, event("a", 3), event("b", 4))) == [("conflict", "other_content"), ("accepted", None)]
+    assert fleet.rows("SELECT event_id FROM usage_events") == [("b",)]
+    assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 1
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    assert [row[1:4] for row in sealed(fleet)] == [("compute_1gb", 0, 60), ("render", 0, 4)]
+    clean(fleet)
+
+
 def at_once(engine: sa.Engine, works: list[Callable[[sa.Connection], list[Taken]]]) -> list[list[Taken]]:
     """Transactions that begin together, each in its own thread."""
     barrier = Barrier(len(works))
@@ -414,3 +430,65 @@ def test_a_batch_is_a_few_statements(engine: sa.Engine) -> None:
     taking(small)
     assert taking(large) <= 12
     assert taking(large) <= taking(small) + 1
+
+
+def test_a_run_at_another_provider_may_use_what_events_count(engine: sa.Engine) -> None:
+    """Its samples have the meter, and its own rows say so."""
+    far = Far(engine)
+    mapped(far.fleet, from_ms=far.fleet.clock.at_ms + WINDOW_MS)
+    far.fleet.tick_windows(1)
+    by = far.fleet.by
+    far.write(lambda c: rates.set_rate(c, "far", "render", (1, 1), by, from_ms=T0, new=True))
+    request = Request("acme", quantities={"render": 5}, overage="charge")
+    far.write(lambda c: executions.accept(c, "e-1", request, by))
+    used = Cost(quantities={"render": 2 * 10**11 + 3})
+    for _ in range(2):
+        far.write(lambda c: executions.settle(c, "e-1", used, by))
+    assert told(far.fleet, event("a", 4, occurred_ms=far.fleet.clock.at_ms))[0].status == "accepted"
+    far.fleet.tick_windows(2)
+    assert far.billed == 2 * 10**11 + 7
+    samples = "SELECT cell_id, COUNT(*) FROM usage_samples WHERE problem IS NULL GROUP BY 1 ORDER BY 1"
+    assert far.fleet.rows(samples) == [("events", 1), ("runs", 3)]
+    far.clean()
+
+
+def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine: sa.Engine) -> None:
+    """A halt comes within seconds of the event that used up the credit, and by no later tick."""
+    far = Far(engine)
+    mapped(far.fleet, from_ms=far.fleet.clock.at_ms + WINDOW_MS)
+    far.fleet.tick_windows(1)
+    by = far.fleet.by
+    far.write(lambda c: rates.set_rate(c, "far", "render", (MICRO, 1), by, from_ms=T0, new=True))
+    before = far.available
+    now = far.fleet.clock.at_ms
+    told(far.fleet, event("a", 30, occurred_ms=now), event("b", 5, occurred_ms=now), event("c", 9, event_type="x"))
+    assert before - far.available == 35
+    withdrawn(far.fleet, "b")
+    assert before - far.available == 30
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule"),
+    [
+        ("UPDATE usage_events SET quantity = 1", "S7: events never change"),
+        ("DELETE FROM usage_events", "S4: an event is deleted with its sample alone"),
+        ("DELETE FROM usage_samples", "S4"),
+        ("UPDATE event_types SET meter = 16777300", "append-only"),
+        ("DELETE FROM event_types", "append-only"),
+        ("INSERT INTO event_types VALUES ('other', 16777217, 0)", "(?i)unique"),
+        ("INSERT INTO usage_events SELECT 'x', source, event_id, event_type, org_id, -1, ts, subject, project, "
+         "plan_key, properties, ingested_ms FROM usage_events", "usage_events_quantity"),
+    ],
+)  # fmt: skip
+def test_what_events_said_is_kept_by_the_database(fleet: Fleet, statement: str, rule: str) -> None:
+    told(fleet, event("a"))
+    with pytest.raises(DBAPIError, match=rule):
+        fleet.write(statement)
+
+
+@pytest.mark.parametrize("table", ["usage_events", "event_types"])
+def test_no_table_of_events_is_truncated(postgres: sa.Engine, table: str) -> None:
+    fleet = Fleet(postgres)
+    told(fleet, event("a", occurred_ms=T0))
+    with pytest.raises(DBAPIError, match="never truncated"):
+        fleet.write(f"TRUNCATE {table}")

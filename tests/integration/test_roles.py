@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.events.envelope import UsageEvent
 from drawdown.schema import roles
 from drawdown.schema.database import connect, read, write
 from drawdown.schema.errors import Refused
@@ -19,6 +20,7 @@ from drawdown.schema.migrate import upgrade
 from drawdown.schema.tables import metadata
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.commands.prune import prune
+from drawdown.worker.sources.events.store import take
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import PROJECT, drawdown
 from tests.conftest import _new_database
@@ -243,11 +245,14 @@ def test_an_id_that_another_host_took_first_is_refused_or_passed_over(login: As)
 def test_a_worker_ticks_and_prunes_and_a_reader_proves_it(fleet: Fleet, login: As) -> None:
     fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL")
     fleet.engine = worker = login("worker")
+    seen = UsageEvent("app", "e-1", "page.render", "acme", 0, T0)
+    assert write(worker, lambda c: take(c, [seen], T0))[0].code == "unmapped"
     fleet.tick_windows(3)
     assert fleet.one("SELECT state FROM pushes") == "accepted"
     assert fleet.cells.received, "the wallet is empty"
     fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
-    assert prune(partial(write, worker), T0 + DAY_MS, fleet.by).samples == 1
+    assert prune(partial(write, worker), T0 + DAY_MS, fleet.by).samples == 2
+    assert fleet.rows("SELECT event_id FROM usage_events") == [], "it goes with its sample"
     reader = login("reader")
     found = read(reader, verify)
     assert found.breaches == [] and found.checked["pushes"] == 1

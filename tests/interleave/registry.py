@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.interleave.of_events import EVENTS
 from tests.interleave.of_hooks import HOOKS
+from tests.interleave.of_intake import INTAKE
 from tests.interleave.of_others import HOSTS, SERVER
 from tests.interleave.of_people import PEOPLE
 from tests.interleave.of_plans import PLANS
@@ -23,7 +24,20 @@ from tests.interleave.party import Party
 
 PARTIES: Final[dict[str, Party]] = {
     one.name: one
-    for one in (*STEPS, *HOOKS, *RUNS, *SUPPLIERS, *PLANS, *POOLS, *PEOPLE, *EVENTS, *SERVER, *PROGRAMS, *HOSTS)
+    for one in (
+        *STEPS,
+        *HOOKS,
+        *RUNS,
+        *SUPPLIERS,
+        *PLANS,
+        *POOLS,
+        *PEOPLE,
+        *EVENTS,
+        *INTAKE,
+        *SERVER,
+        *PROGRAMS,
+        *HOSTS,
+    )
 }
 
 APART: Final[dict[str, str]] = {

@@ -455,3 +455,46 @@ def test_samples_and_mappings_of_0033_are_as_they_were(
     with pytest.raises(NotImplementedError, match="backup"), engine.begin() as connection:
         command.downgrade(_config(connection), "0033")
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_keys_of_0034_are_bound_to_no_cell_and_a_binding_is_for_good(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine = _empty(kind, request, tmp_path, "key_cells")
+    columns = "INSERT INTO api_keys (key_sha256, name, scopes, created_ms, actor, reason{more}) VALUES "
+    values = "('{hash}', '{name}', 'samples:write', 0, 'ann', 'new'{more})"
+    with engine.begin() as connection:
+        migrate_to(connection, "0034")
+        connection.execute(sa.text(columns.format(more="") + values.format(hash="a" * 64, name="old", more="")))
+        migrate_to(connection, "0036")
+        more = {"more": ", cell_id"}, {"more": ", 'cell-1'"}
+        connection.execute(sa.text(columns.format(**more[0]) + values.format(hash="b" * 64, name="host", **more[1])))
+    for change in ("cell_id = NULL", "cell_id = 'cell-2'", "org_id = 'acme'"):
+        with pytest.raises(DBAPIError, match="API key"):
+            write(engine, lambda c, text=change: c.execute(sa.text(f"UPDATE api_keys SET {text}")))  # type: ignore[misc]
+    with pytest.raises(NotImplementedError), engine.begin() as connection:
+        command.downgrade(_config(connection), "-1")
+    upgrade(engine)
+    assert [(one.name, one.cell_id) for one in read(engine, lambda c: list_keys(c, T0, 9))] == [
+        ("host", "cell-1"),
+        ("old", None),
+    ]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_going_back_from_0036_keeps_keys_as_they_were(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine = _empty(kind, request, tmp_path, "key_cells_back")
+    insert = "INSERT INTO api_keys (key_sha256, name, scopes, created_ms, actor, reason) VALUES "
+    with engine.begin() as connection:
+        migrate_to(connection, "0036")
+        connection.execute(sa.text(insert + f"('{'a' * 64}', 'old', 'guard', 0, 'ann', 'new')"))
+        command.downgrade(_config(connection), "-1")
+        assert connection.execute(sa.text("SELECT name, org_id FROM api_keys")).all() == [("old", None)]
+    with pytest.raises(DBAPIError, match="API key"):
+        write(engine, lambda c: c.execute(sa.text("UPDATE api_keys SET scopes = 'events:write'")))
+    upgrade(engine)
+    engine.dispose()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawdown.worker.catalog.mapping import MappingRow, resolve, rewrites, segments
+from drawdown.schema.units import MAX_EVENT_TYPES, MAX_MEMORY_MB
+from drawdown.worker.catalog.mapping import UNITS, MappingRow, Segment, resolve, rewrites, segments
 
 SIZES = st.integers(0, 12)
 rows = st.builds(
@@ -21,6 +22,15 @@ rows = st.builds(
     memory_mb=SIZES | st.none(),
     feature=st.sampled_from(["c", "d", None]),
     unit=st.just("s"),
+    start_ms=st.integers(0, 6),
+)
+METERS = st.integers(MAX_MEMORY_MB + 1, MAX_MEMORY_MB + 3)
+all_rows = rows | st.builds(
+    MappingRow,
+    kind=st.just("exact"),
+    memory_mb=METERS,
+    feature=st.sampled_from(["e", "f", None]),
+    unit=st.just(UNITS),
     start_ms=st.integers(0, 6),
 )
 
@@ -49,7 +59,7 @@ def test_where_an_exact_size_ends_the_tier_takes_over() -> None:
     assert [feature(resolve(known, 4, window)) for window in (1, 2)] == ["a", "tier"]
 
 
-@given(st.lists(rows, max_size=7), SIZES, st.integers(0, 8))
+@given(st.lists(all_rows, max_size=7), SIZES | METERS, st.integers(0, 8))
 def test_segments_say_the_same_as_looking_a_size_up(known: list[MappingRow], size: int, window: int) -> None:
     found = [s for s in segments(known) if s.lo <= size <= s.hi and s.start_ms <= window < s.end_ms]
     looked_up = resolve(known, size, window)
@@ -57,10 +67,10 @@ def test_segments_say_the_same_as_looking_a_size_up(known: list[MappingRow], siz
     assert (found[0].feature, found[0].unit) == (looked_up.feature, looked_up.unit) if looked_up else found == []
 
 
-@given(st.lists(rows, max_size=6), rows, st.integers(0, 8))
+@given(st.lists(all_rows, max_size=6), all_rows, st.integers(0, 8))
 def test_rewrites_finds_every_change_of_a_sealed_meaning(known: list[MappingRow], new: MappingRow, sealed: int) -> None:
     changed = []
-    for size in range(14):
+    for size in (*range(14), *range(MAX_MEMORY_MB, MAX_MEMORY_MB + 5)):
         for window in range(sealed):
             was, becomes = resolve(known, size, window), resolve([*known, new], size, window)
             if was is not None and (becomes is None or (becomes.feature, becomes.unit) != (was.feature, was.unit)):
@@ -75,3 +85,24 @@ def test_reaching_back_may_fill_a_hole_and_nothing_else() -> None:
     assert rewrites(known, row("up_to", None, "top"), 9) is None
     assert rewrites(known, row("exact", 4, "z", start=3), 4) == (4, 3, "a")
     assert rewrites(known, row("exact", 4, "z", start=4), 4) is None
+
+
+def test_a_meter_is_taken_by_no_tier_and_a_size_by_no_meter() -> None:
+    known = [
+        row("up_to", None, "top"),
+        row("up_to", MAX_MEMORY_MB, "mid"),
+        row("exact", MAX_MEMORY_MB + 2, "e", unit=UNITS),
+    ]
+    wanted = {MAX_MEMORY_MB: "mid", MAX_MEMORY_MB + 1: None, MAX_MEMORY_MB + 2: "e", MAX_MEMORY_MB + 3: None}
+    assert {size: feature(resolve(known, size, 0)) for size in wanted} == wanted
+    assert [(one.lo, one.hi) for one in segments(known)] == [(0, MAX_MEMORY_MB), (MAX_MEMORY_MB + 2, MAX_MEMORY_MB + 2)]
+
+
+def test_as_many_types_as_there_may_be_are_mapped_one_by_one() -> None:
+    """Each from a window of its own: beside as many sizes that would take hours."""
+    meters = range(MAX_MEMORY_MB + 1, MAX_MEMORY_MB + 1 + MAX_EVENT_TYPES)
+    known = [row("exact", meter, f"f{meter}", start=meter, unit=UNITS) for meter in meters]
+    found = segments([row("up_to", None, "top"), *known])
+    assert len(found) == MAX_EVENT_TYPES + 1
+    assert isinstance(found[-1], Segment) and found[-1].start_ms == meters[-1]
+    assert rewrites(known, known[5], 1 << 40) is None

@@ -186,14 +186,14 @@ def _said(connection: sa.Connection, kind: str, memory_mb: int | None) -> str:
 
 
 def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
-    """A feature has one rate, one meter and one carry, so seconds and MB-seconds of it would be added up."""
+    """A feature has one rate and one carry, so seconds and MB-seconds of it would be added up."""
     other = other_unit(mapping, row)
     if other is not None:
-        unit = "" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or "
+        instead = "these" if UNITS in (other.unit, row.unit) else f"--unit {other.unit}, or these sizes"
         raise Refused(
             f"{row.feature} is counted in {other.unit} ({_said(connection, other.kind, other.memory_mb)}, in windows "
-            f"from {other.start_ms} on), and a feature has one unit for good: give {unit}these a "
-            "feature of another name"
+            f"from {other.start_ms} on), and a feature has one unit for good: give "
+            f"{instead} a feature of another name"
         )
 
 

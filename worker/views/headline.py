@@ -150,7 +150,7 @@ PENDING: Final = {
     "no_assignment": "drawdown org assign --unassigned --from TIME",
     "no_customer": "drawdown org assign ORG --provider NAME --customer ID",
     "no_provider": "drawdown provider list",
-    "no_mapping": "drawdown feature list, then drawdown feature map",
+    "no_mapping": "drawdown feature list, then drawdown feature map or map-event",
 }
 """What mends usage that waits for a person, by its reason."""
 

@@ -31,7 +31,7 @@ GUARDS = (
     ),
 )
 GONE = "DELETE FROM usage_events WHERE sample_id = OLD.id"
-"""What is pruned goes whole, whoever deletes the sample."""
+"""What is pruned goes whole. On PostgreSQL by the owner's right: a worker may delete no event by itself."""
 
 BOUND = "WHEN ts >= 4102444800000 THEN 'ts_not_milliseconds'"
 """Of 0015."""
@@ -64,9 +64,10 @@ def upgrade() -> None:
         create(guard)
     if postgresql:
         op.execute(
-            f"CREATE FUNCTION events_go_with_samples() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {GONE}; "
-            "RETURN NULL; END $$"
+            "CREATE FUNCTION events_go_with_samples() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+            f"SET search_path = {_schema()}, pg_temp AS $$ BEGIN {GONE}; RETURN NULL; END $$"
         )
+        op.execute("REVOKE EXECUTE ON FUNCTION events_go_with_samples() FROM PUBLIC")
     body = "EXECUTE FUNCTION events_go_with_samples()" if postgresql else f"BEGIN {GONE}; END"
     op.execute(
         "CREATE TRIGGER events_go_with_samples AFTER DELETE ON usage_samples FOR EACH ROW "
@@ -88,6 +89,10 @@ def downgrade() -> None:
     _change(_samples(postgresql, metered=False), _mappings(metered=False))
     for table in reversed(KEPT):
         op.execute(f"DROP TABLE {table}")
+
+
+def _schema() -> str:
+    return str(op.get_bind().execute(sa.text("SELECT quote_ident(current_schema())")).scalar_one())
 
 
 def _samples(postgresql: bool, *, metered: bool) -> str:
