@@ -110,7 +110,7 @@ def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> Given | Unf
         found.event.require_time(now_ms)
     except Unfit as error:
         error.at = (_PLACES if is_cloudevent else _OWN_PLACES).get(error.at, error.at)
-        return error
+        return reading.told(error)
     return found
 
 

@@ -37,6 +37,12 @@ class Unreadable(UsageError):
     """A body of which nothing can be taken. `code`: `not_json`, `too_large`."""
 
 
+def told(error: Unfit) -> Unfit:
+    """An error to be kept: without where it was raised, which would keep all that was read there."""
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
 def _once(pairs: list[tuple[str, object]]) -> Item:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -85,7 +91,7 @@ def one(body: bytes) -> Item | Unfit:
     except Unfit as error:
         if error.code == "not_json":
             raise Unreadable("the body is no JSON object in UTF-8", code="not_json") from None
-        return error
+        return told(error)
 
 
 def lines(body: bytes) -> Iterator[Item | Unfit]:
@@ -96,7 +102,7 @@ def lines(body: bytes) -> Iterator[Item | Unfit]:
         try:
             yield _whole(found[0])
         except Unfit as error:
-            yield error
+            yield told(error)
 
 
 def _whole(text: bytes) -> Item:
@@ -124,7 +130,7 @@ def _next(body: bytes, at: int) -> tuple[Item | Unfit, int]:
         if _sign(body, _skip(body, end)) in (b",", b"]"):
             return _object(item), end
     except Unfit as error:
-        wrong = error
+        wrong = told(error)
     except (ValueError, RecursionError, ArithmeticError):
         wrong = None
     end, deepest = _end(body, at)

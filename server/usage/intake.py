@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Generic, Literal, TypeVar
 
@@ -21,8 +21,9 @@ from drawdown.events.cloudevents import JSON, is_binary, type_of
 from drawdown.events.envelope import Unfit
 from drawdown.events.reading import Unreadable
 from drawdown.schema.database import write
+from drawdown.schema.errors import DrawdownError
 from drawdown.schema.text import MAX_ERROR_CHARS, clean
-from drawdown.server.api.programs import Programs, soon
+from drawdown.server.api.programs import Programs, of_program, soon
 from drawdown.server.http.bodies import Budget, body_of
 from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
@@ -117,23 +118,35 @@ class Intake:
             raise ApiError(429, "busy", "too many batches wait here; send it again", headers=SOON)
         self._batches += 1
         try:
-            async with body_of(request, MAX_BYTES, self._budget) as body:
-
-                def work(engine: sa.Engine) -> list[Result]:
-                    whole = unpack(body, MAX_UNPACKED_BYTES) if packed else body
-                    return self._done(engine, taker, Sent(whole, kind, headers, key, self._clock.now_ms()))
-
-                found = await soon(self._threads.run(work))
+            found = await self._outcome(request, taker, Sent(b"", kind, headers, key, 0), packed)
         finally:
             self._batches -= 1
+        if isinstance(found, ApiError):
+            raise found
         self.items.update((taker.kind, one.status) for one in found)
         return found
 
+    async def _outcome(self, request: Request, taker: Taker[T], sent: Sent, packed: bool) -> list[Result] | ApiError:
+        """What became of each item, or why nothing was taken: an error that is raised keeps the body, and all that was
+        read of it, for as long as somebody holds the error."""
+        async with body_of(request, MAX_BYTES, self._budget) as body:
+
+            def work(engine: sa.Engine) -> list[Result] | ApiError:
+                try:
+                    whole = unpack(body, MAX_UNPACKED_BYTES) if packed else body
+                    return self._done(engine, taker, replace(sent, body=whole, now_ms=self._clock.now_ms()))
+                except Unreadable as error:
+                    return ApiError(413 if error.code == "too_large" else 400, error.code, str(error))
+                except DrawdownError as error:
+                    return of_program(error)
+                except ApiError as error:
+                    error.__context__ = None
+                    return error.with_traceback(None)
+
+            return await soon(self._threads.run(work))
+
     def _done(self, engine: sa.Engine, taker: Taker[T], sent: Sent) -> list[Result]:
-        try:
-            read = list(taker.read(sent))
-        except Unreadable as error:
-            raise ApiError(413 if error.code == "too_large" else 400, error.code, str(error)) from None
+        read = list(taker.read(sent))
         fit = [one for one in read if not isinstance(one, Unfit)]
         self._quotas.take(sent.key.name, len(read), Counter(map(taker.org_of, fit)), sent.now_ms)
         stored = iter(write(engine, lambda c: taker.store(c, fit, sent)) if fit else ())

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 
 from drawdown.events.cloudevents import JSON, LINES, items
 from drawdown.events.envelope import Unfit
+from drawdown.events.reading import told
 from drawdown.server.api.described import operation
 from drawdown.server.usage import intake_models as models
 from drawdown.server.usage.intake import Intake, Result, Sent, Taker, result_of
@@ -34,7 +35,7 @@ def _read(sent: Sent) -> Iterator[Sample | Unfit]:
         try:
             yield sample_of(item, sent.key.org_id, sent.key.cell_id, sent.now_ms)
         except Unfit as error:
-            yield error
+            yield told(error)
 
 
 def _store(connection: sa.Connection, found: Sequence[Sample], sent: Sent) -> Sequence[Result]:

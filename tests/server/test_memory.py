@@ -6,10 +6,12 @@ as it takes to fill all places.
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from itertools import cycle
 from pathlib import Path
@@ -108,3 +110,31 @@ def test_memory_stays_under_its_limit_and_health_is_answered(
         assert peak_mb(pid) < LIMIT_MB
     assert json.loads(httpx.get(f"{url}/healthz", timeout=120).text) == {"status": "ok"}
     assert peak_mb(pid) < LIMIT_MB
+
+
+def packed_batches() -> list[bytes]:
+    """A few bytes that become as many as are taken, or more: spaces; items as deep, as wide and as many as may be."""
+    data = {"quantity": 1, **{f"p{number}": {} for number in range(99)}}
+    event = {"specversion": "1.0", "source": "s", "type": "t", "subject": "acme", "data": data}
+    items = [json.dumps({**event, "id": f"e{number}"}) for number in range(1_000)]
+    small = [json.dumps({"a": [[]] * 1_000})] * 1_000
+    bodies = ["[" + " " * 60_000_000, "[" + ",".join(items) + "]", "[" + ",".join(small) + "]", "[" + "[]," * 2_700_000]
+    return [gzip.compress(body.encode(), 1) for body in bodies]
+
+
+def test_what_programs_send_packed_stays_under_the_limit(database: str, tmp_path: Path) -> None:
+    made = drawdown(database, "key", "create", "app", "--scope", "events:write", "--quiet")
+    headers = {"authorization": f"Bearer {made.out.strip()}", "content-encoding": "gzip"}
+    headers["content-type"] = "application/json"
+    env = {**SECRETS, "DRAWDOWN_LOG_LEVEL": "WARNING"}
+    with serving(database, env, tmp_path / "log") as (url, process), ThreadPoolExecutor(16) as pool:
+
+        def send(number: int, body: bytes) -> int:
+            transport = httpx.HTTPTransport(local_address=SOURCES[number % len(SOURCES)])
+            with httpx.Client(transport=transport, timeout=120) as client:
+                return client.post(f"{url}/v1/events", headers=headers, content=body).status_code
+
+        found = list(pool.map(send, range(32), packed_batches() * 8))
+        assert set(found) <= {200, 400, 413, 429, 503} and {200, 413} <= set(found), found
+        assert httpx.get(f"{url}/healthz", timeout=120).status_code == 200
+        assert peak_mb(process.pid) < LIMIT_MB, peak_mb(process.pid)
